@@ -1,0 +1,64 @@
+# Everything a checkout needs: the first `make` of any target sets up .venv by itself.
+PYTHON ?= python3
+QUERY  ?= binary search
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+RUNTIME := $(VENV)/.installed
+DEV     := $(VENV)/.installed-dev
+DEMO    := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench stress soak clean
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "make: no $(PYTHON) here; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: zpipe needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1);" \
+	       "name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(RUNTIME)
+
+demo: $(RUNTIME) ## index the Python standard library into SQLite, then search it (QUERY='...')
+	@mkdir -p $(DEMO)
+	@rm -f $(DEMO)/index.db $(DEMO)/index.db-wal $(DEMO)/index.db-shm
+	STDLIB="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+	INDEX_DB="$(CURDIR)/$(DEMO)/index.db" ZPIPE_STATE_DIR="$(CURDIR)/$(DEMO)/state" \
+	  $(BIN)/zpipe run configs/index.toml --fresh
+	@echo
+	$(BIN)/python configs/search.py $(DEMO)/index.db "$(QUERY)"
+
+check: $(DEV) ## lint, format, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## check, then the tests
+	$(BIN)/python -m pytest
+
+bench: $(RUNTIME) ## zpipe against the same three processes written by hand
+	$(BIN)/python -m benchmarks
+
+stress: $(DEV) ## tests that kill, stall and load for minutes
+	$(BIN)/python -m pytest -m stress --timeout=1800
+
+soak: $(DEV) ## tests that run for an hour or more
+	$(BIN)/python -m pytest -m soak --timeout=0
+
+clean: ## remove everything made here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find zpipe plugins tests benchmarks configs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""`files`: a source that reads files: whole, by line, as NDJSON or as CSV.
+
+A position is ``[path, number, offset]``: the file, which record of it, and where the next one starts, so that a start
+after a crash reads nothing again. What cannot be read becomes a dead letter of this stage and does not stop it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from zpipe import Context, hookimpl
+from zpipe.errors import OperatorError
+from zpipe_plugins.readers import READERS, Record, read_file
+
+
+@dataclass
+class Options:
+    """paths: globs, relative to the config file, `**` for any depth;  format: what a record is;  exclude: globs left out."""
+
+    paths: list[str]
+    format: Literal["file", "lines", "ndjson", "csv"] = "file"
+    exclude: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.paths or not all(self.paths):
+            raise ValueError("paths has nothing to read: allowed is a list of one or more names or globs")
+        if self.format not in READERS:
+            raise ValueError(f"format is {self.format!r}: allowed are {', '.join(READERS)}")
+
+
+@hookimpl
+def zpipe_options() -> type:
+    return Options
+
+
+@hookimpl
+def zpipe_open(context: Context) -> None:
+    context.scratch = _find(context)
+
+
+@hookimpl
+def zpipe_total(context: Context) -> int | None:
+    if context.options.format != "file":
+        return None
+    return sum(1 for name, _ in _files(context) if context.position is None or name > context.position[0])
+
+
+@hookimpl
+def zpipe_source(context: Context) -> Iterator[Record]:
+    read = READERS[context.options.format]
+    files, resumed = _files(context), context.position
+    if resumed is not None:
+        # A file that is gone since: the next one by name comes after it.
+        files = files[bisect_left(files, resumed[0], key=lambda file: file[0]) :]
+    for name, path in files:
+        is_resumed = resumed is not None and resumed[0] == name
+        for record in read_file(read, name, path, resumed if is_resumed else [name, 0, 0]):
+            yield record
+            if context.stopping.is_set():
+                return
+
+
+# Which files
+
+
+def _files(context: Context) -> list[tuple[str, Path]]:
+    if context.scratch is None:
+        context.scratch = _find(context)
+    return context.scratch  # type: ignore[no-any-return]
+
+
+def _find(context: Context) -> list[tuple[str, Path]]:
+    """(name, path) of every file, sorted by name. The name is what payloads and positions have: it stays the same when
+    the folder with the config moves."""
+    base = os.path.abspath(context.config_dir)
+    found: dict[str, tuple[str, Path]] = {}
+    left_out = [os.path.normpath(os.path.join(base, os.path.expanduser(pattern))) for pattern in context.options.exclude]
+    for pattern in context.options.paths:
+        matches = glob.glob(os.path.expanduser(pattern), root_dir=base, recursive=True)
+        matches = [match for match in matches if os.path.isfile(os.path.join(base, match))]
+        if not matches:
+            context.log.warning("no file matches %r in %s", pattern, base)
+        for match in matches:
+            path = os.path.join(base, match)
+            normal = os.path.normpath(path)
+            if any(fnmatch(normal, pattern) for pattern in left_out):
+                continue
+            is_near = not os.path.isabs(match) or Path(normal).is_relative_to(base)
+            name = os.path.relpath(normal, base) if is_near else normal
+            found.setdefault(normal, (_as_text(name), Path(path)))
+    if not found:
+        raise OperatorError(f"no file matches {', '.join(map(repr, context.options.paths))} in {base}")
+    return sorted(found.values())
+
+
+def _as_text(name: str) -> str:
+    """A file's name may be any bytes, a message's text is UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

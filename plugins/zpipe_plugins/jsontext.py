@@ -1,0 +1,36 @@
+"""Payloads as JSON, for the plugins that write it. JSON has no bytes and no NaN: bytes become base64 text, NaN and
+infinities null."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import Any
+
+
+def json_text(value: Any) -> str:
+    """One line of JSON without blanks; letters stay as they are."""
+    try:
+        return _encode(value)
+    except ValueError:  # looking for NaN beforehand would cost as much as the encoding
+        return _encode(_finite(value))
+
+
+def _base64(value: Any) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_base64).encode
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value

@@ -1,0 +1,187 @@
+"""`ndjson`: writes one JSON value a line, and never leaves half a line behind.
+
+A call returns when its lines are on the disk (fsync), so an acknowledged message is in the file. A file is no index:
+a message that is delivered again is written again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zpipe import Context, Message, hookimpl
+from zpipe.errors import OperatorError
+from zpipe_plugins.jsontext import json_text
+
+_BLOCK = 1 << 16
+_STDOUT = 1
+
+
+@dataclass
+class Options:
+    """path: the file to append to, relative to the config file, or `-` for standard output."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty: allowed is the name of a file, or '-' for standard output")
+
+
+@hookimpl
+def zpipe_options() -> type:
+    return Options
+
+
+@hookimpl
+def zpipe_open(context: Context) -> None:
+    path = context.options.path
+    try:
+        is_stdout = path == "-"
+        context.scratch = _Output(_STDOUT if is_stdout else _open_file(context.config_dir / Path(path).expanduser()))
+        with context.scratch.exclusive():
+            cut = context.scratch.repair()
+    except OSError as error:
+        raise OperatorError(f"cannot write to {path}: {error.strerror or error}") from error
+    if cut:
+        context.log.warning("%s ended in %d bytes of a line that was never finished: cut off", path, cut)
+
+
+@hookimpl
+def zpipe_close(context: Context) -> None:
+    if isinstance(context.scratch, _Output):
+        context.scratch.close()
+
+
+@hookimpl
+def zpipe_process(message: Message, context: Context) -> Any:
+    context.scratch.write(_line(message.payload))
+    return None if context.last else _passed_on(message)
+
+
+@hookimpl
+def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
+    context.scratch.write(b"".join([_line(message.payload) for message in messages]))
+    return None if context.last else list(map(_passed_on, messages))
+
+
+def _passed_on(message: Message) -> Message:
+    """In a Message of its own, as a bare None would be taken for a forgotten result and a bare list for many."""
+    return Message(message.payload)
+
+
+def _line(payload: Any) -> bytes:
+    return json_text(payload).encode() + b"\n"
+
+
+# The file
+
+
+def _open_file(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    if is_new:
+        # A new file's name is on the disk only when its folder is.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return descriptor
+
+
+class _Output:
+    """An open file or stream that several threads, and several instances of the stage, append to.
+
+    A regular file holds only whole lines whenever nobody has the lock: whoever takes it first cuts off what a killed
+    instance left, so that no sibling appends to half a line.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        # What standard output leads to is not ours to cut, even where it is a file.
+        self._is_file = descriptor != _STDOUT and stat.S_ISREG(os.fstat(descriptor).st_mode)
+        # Siblings inherited one and the same standard output, and `flock` would let them all in.
+        self._lock = fcntl.lockf if descriptor == _STDOUT else fcntl.flock
+        self._threads = threading.Lock()
+
+    def close(self) -> None:
+        if self._descriptor != _STDOUT:
+            os.close(self._descriptor)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Blocks until no other thread or process writes. The kernel gives the lock back when its holder is killed."""
+        with self._threads:
+            self._lock(self._descriptor, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                self._lock(self._descriptor, fcntl.LOCK_UN)
+
+    def write(self, lines: bytes) -> None:
+        """Appends all of `lines` durably, or raises and leaves the file as it was."""
+        with self.exclusive():
+            self.repair()
+            if not self._is_file:
+                self._write_all(lines)
+                return
+            size = os.fstat(self._descriptor).st_size
+            try:
+                self._write_all(lines)
+                os.fsync(self._descriptor)
+            except BaseException:
+                os.ftruncate(self._descriptor, size)
+                raise
+
+    def _write_all(self, lines: bytes) -> None:
+        rest = memoryview(lines)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # a stdout that whoever started us made non-blocking
+                select.select([], [self._descriptor], [])
+
+    def repair(self) -> int:
+        """Has the file end in a whole line; returns how many bytes were cut off. Call it in `exclusive`."""
+        size = os.fstat(self._descriptor).st_size if self._is_file else 0
+        if not size or os.pread(self._descriptor, 1, size - 1) == b"\n":
+            return 0
+        start = self._last_line(size)
+        if self._is_whole(start, size):
+            self._write_all(b"\n")
+            return 0
+        os.ftruncate(self._descriptor, start)
+        os.fsync(self._descriptor)
+        return size - start
+
+    def _last_line(self, size: int) -> int:
+        """Where the text after the last newline starts, looked for from the end, a block at a time."""
+        end = size
+        while end:
+            start = max(0, end - _BLOCK)
+            found = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+        return 0
+
+    def _is_whole(self, start: int, size: int) -> bool:
+        """Only the newline is missing, as in many a file made by hand. A torn number would look whole, a map cannot."""
+        if size - start > _BLOCK or os.pread(self._descriptor, 1, start) not in (b"{", b"[", b'"'):
+            return False
+        try:
+            json.loads(os.pread(self._descriptor, size - start, start))
+        except ValueError:
+            return False
+        return True

@@ -1,0 +1,42 @@
+"""What every test stands on: folders of its own, so that none touches the user's runtime or state."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+FROM_SYSTEMD = ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC")
+
+
+@contextmanager
+def short_folders(patch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for runtime (r) and state (s) whose path leaves room for an ipc address; pytest's own are too long."""
+    with tempfile.TemporaryDirectory(prefix="zp-", ignore_cleanup_errors=True) as folder:
+        patch.setenv("ZPIPE_RUNTIME_DIR", f"{folder}/r")
+        patch.setenv("ZPIPE_STATE_DIR", f"{folder}/s")
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_test_outside_its_folders() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, short_folders(patch):
+        for name in FROM_SYSTEMD:
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This test's own runtime (r) and state (s) folders; processes it starts inherit them."""
+    with short_folders(monkeypatch) as folder:
+        yield folder

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import contextlib
+import datetime
+import decimal
+import math
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zpipe.core import cbor
+from zpipe.errors import PeerError
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.binary(max_size=8)
+)
+PLAIN = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@settings(max_examples=50)
+@given(PLAIN)
+def test_plain_values_come_back(value: Any) -> None:
+    assert cbor.read(cbor.write(value)) == value
+    assert cbor.read(cbor.write_payloads([[value]], [value])) == [[value]]
+
+
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"a": v}], ids=["arrays", "maps"])
+def test_depth_is_limited_at_the_limit(wrap: Any) -> None:
+    value: Any = 0
+    for _ in range(cbor.MAX_DEPTH):
+        value = wrap(value)
+    cbor.read(cbor2.dumps(value))
+    with pytest.raises(PeerError):
+        cbor.read(cbor2.dumps(wrap(value)))
+
+
+# cbor2 makes these into IP addresses by itself
+NOT_REFUSED_YET = {52, 54}
+REFUSED = sorted({*range(300), 1004, 2000, 12345, 43000, 55799, 2**32, 2**64 - 1} - {2, 3} - NOT_REFUSED_YET)
+INSIDES = [0, "2020-01-01", "1/2", b"abcd", b"abcdabcdabcdabcd", [], [1, 2], [b"abcd", 8], {}, {b"abcd": 8}, 1.5]
+
+
+def tags_read(tags: list[int] | set[int]) -> list[tuple[int, Any]]:
+    read = []
+    for tag in tags:
+        for inside in INSIDES:
+            try:
+                cbor.read(cbor2.dumps(cbor2.CBORTag(tag, inside)))
+            except PeerError:
+                continue
+            read.append((tag, inside))
+    return read
+
+
+def test_every_tag_but_bignums_is_refused() -> None:
+    assert tags_read(REFUSED) == []
+
+
+@pytest.mark.xfail(reason="CORE BUG: tags 52 and 54 become IPv4Address and IPv6Address")
+def test_ip_addresses_are_refused() -> None:
+    assert tags_read(NOT_REFUSED_YET) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "back"), [(2**64, 2**64), (-(2**64) - 1, -(2**64) - 1), (2**64 - 1, 2**64 - 1), (-(2**64), -(2**64))]
+)
+def test_bignums_are_read(value: int, back: int) -> None:
+    assert cbor.read(cbor.write(value)) == back
+
+
+class Odd:
+    pass
+
+
+SELF: list[Any] = []
+SELF.append(SELF)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {1: 2},
+        {None: 1},
+        {"a": {1.5: 1}},
+        {1, 2},
+        frozenset([1]),
+        datetime.date(2020, 1, 1),
+        datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
+        decimal.Decimal("1.5"),
+        1 + 2j,
+        Odd(),
+        Odd,
+        "\ud800",
+        SELF,
+        nested(32),
+        {"a": cbor2.CBORTag(12345, 1)},
+        pytest.param({b"a": 1}, marks=pytest.mark.xfail(reason="CORE BUG: keys of bytes are read")),
+        pytest.param(cbor2.undefined, marks=pytest.mark.xfail(reason="CORE BUG: undefined is read")),
+        pytest.param(cbor2.CBORSimpleValue(9), marks=pytest.mark.xfail(reason="CORE BUG: simple values are read")),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_what_cannot_be_read_cannot_be_sent(payload: Any) -> None:
+    for payloads in ([payload], [{"a": 1}, payload], [1, payload]):
+        with pytest.raises(ValueError, match="cannot be sent"):
+            cbor.write_payloads([payloads], payloads)
+
+
+def test_a_tuple_is_sent_as_an_array() -> None:
+    assert cbor.read(cbor.write_payloads([[(1, (2,))]], [(1, (2,))])) == [[[1, [2]]]]
+
+
+def test_payloads_whose_own_methods_fail_are_a_value_error() -> None:
+    class Mean(dict):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            raise RuntimeError("no")
+
+    try:
+        cbor.write_payloads([[Mean()]], [Mean()])
+    except ValueError as error:
+        assert "cannot be sent" in str(error)
+
+
+def test_special_floats_are_plain() -> None:
+    back = cbor.read(cbor.write_payloads([[math.inf, -math.inf, math.nan]], [math.inf, -math.inf, math.nan]))
+    assert back[0][:2] == [math.inf, -math.inf]
+    assert math.isnan(back[0][2])
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+def test_random_bytes_raise_nothing_but_peer_errors(encoded: bytes) -> None:
+    with contextlib.suppress(PeerError):
+        cbor.read(encoded)
+
+
+def test_lengths_that_are_lies_cost_nothing() -> None:
+    for major in (0x40, 0x60, 0x80, 0xA0):
+        for length in (2**20, 2**32, 2**63 - 1, 2**64 - 1):
+            with pytest.raises(PeerError):
+                cbor.read(bytes([major | 27]) + length.to_bytes(8, "big") + b"\x00" * 16)

@@ -1,0 +1,252 @@
+"""PROTOCOL.md, protocol.cddl, the golden vectors and the code say the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cddl_verifier import Validator, schema_diagnostics
+
+from zpipe.core import cbor, section, wire
+from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
+from zpipe.core.downstream import HIGH_WATER_SLACK, Downstream
+from zpipe.core.inlet import Inlet
+from zpipe.core.intake import Intake, Self
+from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.lifecycle import State
+from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
+from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
+from zpipe.errors import PeerError
+
+HERE = Path(__file__).parent
+CORE = HERE.parents[1] / "zpipe" / "core"
+CDDL = CORE / "protocol.cddl"
+DOCUMENT = (CORE / "PROTOCOL.md").read_text(encoding="utf-8")
+VALIDATOR = Validator(CDDL)
+logging.getLogger("cddl_verifier").disabled = True  # it logs every refusal, a page each
+KINDS = {c.kind: c for c in wire.Frame.__args__}
+EXAMPLES = [
+    (label, bytes.fromhex("".join(lines.split())))
+    for label, lines in re.findall(r"^```hex (\w+)\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+]
+
+
+def vectors(name: str) -> list[Any]:
+    rows = json.loads((HERE / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
+    return [pytest.param(row, id=row["name"], marks=bug(row.get("bug"))) for row in rows]
+
+
+def bug(what: str | None) -> list[Any]:
+    """Vectors marked so show a bug of the core that is reported and open; strict, so that mending it shows."""
+    return [pytest.mark.xfail(reason=f"CORE BUG: {what}")] if what else []
+
+
+def plain(value: Any) -> Any:
+    """JSON's stand-ins for bytes."""
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return bytes.fromhex(value["$bytes"]) if "$bytes" in value else {k: plain(v) for k, v in value.items()}
+    return value
+
+
+def as_map(frame: wire.Frame) -> dict[str, Any]:
+    return {"kind": frame.kind, **asdict(frame)}
+
+
+def faults(encoded: bytes, root: str) -> tuple[str, ...]:
+    return VALIDATOR.validate(encoded, root_type=root).errors
+
+
+# ---- golden vectors
+
+
+@pytest.mark.parametrize("vector", vectors("frames"))
+def test_frames_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]) -> None:
+    encoded = bytes.fromhex(vector["hex"])
+    frame = wire.read(encoded)
+    assert as_map(frame) == vector["frame"]
+    assert wire.write(frame) == encoded
+    assert not faults(encoded, "frame")
+    assert not faults(encoded, vector["frame"]["kind"])
+
+
+@pytest.mark.parametrize("vector", vectors("readable"))
+def test_other_writers_may_differ(vector: dict[str, Any]) -> None:
+    encoded = bytes.fromhex(vector["hex"])
+    assert as_map(wire.read(encoded)) == vector["frame"]
+    assert not faults(encoded, "frame")
+
+
+@pytest.mark.parametrize("vector", vectors("sections"))
+def test_sections_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]) -> None:
+    encoded = bytes.fromhex(vector["hex"])
+    columns = plain(vector["section"])
+    assert list(section.decode(encoded, len(columns[0]))) == columns
+    assert section.encode(*columns) == encoded
+    assert not faults(encoded, "section")
+
+
+@pytest.mark.parametrize("vector", vectors("refused"))
+def test_what_is_no_frame_is_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(PeerError):
+        wire.read(bytes.fromhex(vector["hex"]))
+
+
+@pytest.mark.parametrize("vector", vectors("refused_sections"))
+def test_what_is_no_section_is_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(PeerError):
+        section.decode(bytes.fromhex(vector["hex"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "root"), [("refused", "frame"), ("refused_sections", "section")], ids=["frames", "sections"]
+)
+def test_the_schema_refuses_what_a_schema_can_tell(name: str, root: str) -> None:
+    rows = json.loads((HERE / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
+    told = {row["name"]: not VALIDATOR.validate(bytes.fromhex(row["hex"]), root_type=root).valid for row in rows}
+    assert told == {row["name"]: row["cddl"] for row in rows}
+
+
+def test_every_kind_has_a_vector() -> None:
+    rows = json.loads((HERE / "vectors" / "frames.json").read_text(encoding="utf-8"))
+    assert {row["frame"]["kind"] for row in rows} == set(KINDS)
+
+
+def test_a_frame_over_the_limit_is_refused_at_the_limit() -> None:
+    padding = wire.MAX_FRAME_BYTES - len(cbor.write({"kind": "snapshot", "body": {"x": b"0" * (1 << 16)}})) + (1 << 16)
+    fits = cbor.write({"kind": "snapshot", "body": {"x": b"0" * padding}})
+    assert len(fits) == wire.MAX_FRAME_BYTES
+    wire.read(fits)
+    with pytest.raises(PeerError, match="over"):
+        wire.read(cbor.write({"kind": "snapshot", "body": {"x": b"0" * (padding + 1)}}))
+
+
+# ---- the documents
+
+
+def test_the_schema_is_sound_and_has_every_kind_and_field() -> None:
+    assert not schema_diagnostics(CDDL)
+    text = re.sub(r";.*", "", CDDL.read_text(encoding="utf-8"))
+    for kind, frame in KINDS.items():
+        rule = re.search(rf"^{kind} = {{\n(.*?)^}}", text, re.MULTILINE | re.DOTALL)
+        assert rule, kind
+        keys = re.findall(r"^  (\w+):", rule[1], re.MULTILINE)
+        assert keys == ["kind", *(f.name for f in fields(frame))]
+        assert f'kind: "{kind}"' in rule[1]
+        assert "* tstr => any" in rule[1]
+    root = re.search(r"^frame = (.*)$", text, re.MULTILINE)
+    assert root and set(root[1].split(" / ")) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_document_has_every_kind_and_field(kind: str) -> None:
+    heading = re.search(rf"^### 5\.\d+ [^\n]*`{kind}`.*?(?=^##)", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert heading, f"PROTOCOL.md has no section on {kind}"
+    rows = re.findall(r"^\| `(\w+)` \|", heading[0], re.MULTILINE)
+    missing = [f.name for f in fields(KINDS[kind]) if f.name not in rows]
+    assert not missing
+
+
+def test_the_document_has_the_constants_and_states_of_the_code() -> None:
+    link = LinkPolicy()
+    for name, value in {
+        "version": f"{wire.VERSION}",
+        "heartbeat": f"{link.heartbeat_s:g} s",
+        "peer timeout": f"{link.peer_timeout_s:g} s",
+        "ack delay": f"{link.ack_delay_s * 1000:g} ms",
+        "frame": f"{wire.MAX_FRAME_BYTES} bytes",
+        "text": "1024 characters",
+        "sections": f"{wire.MAX_SECTIONS}",
+        "depth": f"{cbor.MAX_DEPTH}",
+        "parcel": f"{link.parcel_messages} messages, {link.parcel_bytes} bytes",
+        "message": f"{link.max_message_bytes} bytes",
+        "slack": f"{HIGH_WATER_SLACK}",
+    }.items():
+        assert f"\n| {name} | {value} |" in DOCUMENT
+    states = [state.value for state in State]
+    assert f"| `state` | text | {', '.join(states[:-1])} or {states[-1]} |" in DOCUMENT
+    assert "state = " + " / ".join(f'"{state}"' for state in states) in CDDL.read_text(encoding="utf-8")
+    for topic in (ANNOUNCEMENT, SNAPSHOT):
+        assert f"`{topic.decode()}`" in DOCUMENT
+
+
+def test_the_examples_of_the_document_decode() -> None:
+    assert len(EXAMPLES) >= 11
+    for label, encoded in EXAMPLES:
+        if label == "section":
+            columns = section.decode(encoded, 2)
+            assert section.encode(*columns) == encoded
+            assert not faults(encoded, "section")
+        else:
+            frame = wire.read(encoded)
+            assert frame.kind == label
+            assert wire.write(frame) == encoded
+            assert not faults(encoded, label)
+
+
+def test_the_example_session_is_what_the_core_does() -> None:
+    """The producer's answers and parcels, and what the consumer makes of them, byte for byte."""
+    examples = iter(EXAMPLES)
+    policy = StagePolicy(queue=Bound(4, 65536))
+    producer = Downstream("demo", "read", "r1", [("", "store")], policy)
+    inlet = Inlet(policy.queue, policy.link, Counts())
+    inlet.window = 4
+    inbox = "ipc:///run/zpipe/demo.store.1/inbox-s1.sock"
+    consumer = Intake(Self("demo", "store", 1, "s1", inbox), [("read", "")], inlet, policy)
+
+    def expect(label: str, encoded: bytes) -> None:
+        assert next(examples) == (label, encoded)
+
+    def state(now: float) -> None:
+        [(_, statement)] = inlet.statements(now)
+        expect("statement", wire.write(statement))
+        assert producer.statement(b"route", statement, now) == []
+
+    consumer.connected(("read", 1), 0.0)
+    [tell] = consumer.hellos(0.0)
+    assert isinstance(tell, Tell)
+    expect("hello", tell.frame)
+    hello = wire.read(tell.frame)
+    assert isinstance(hello, wire.Hello)
+    opened, welcome = producer.hello(b"route", hello, 0.0)
+    assert isinstance(opened, OpenSession) and opened.address == inbox
+    assert isinstance(welcome, Reply)
+    expect("welcome", welcome.frame)
+    consumer.heard(("read", 1), wire.read(welcome.frame), 0.0)
+    producer.ready(opened.session)
+    state(0.0)
+    body = section.encode(["read:0", "read:1"], [1700000000.0, 1700000000.5], [{"n": 0}, {"n": 1}], None)
+    producer.offer([("", 2, body)], Derivation([]))
+    [parcel] = producer.dispatch()
+    assert isinstance(parcel, SendParcel)
+    expect("parcel", parcel.header)
+    expect("section", parcel.body)
+    consumer.parcel(wire.read(parcel.header), parcel.body, 0.001)
+    for piece in inlet.take(9, 9999):
+        inlet.release(piece)
+        piece.finish()
+    state(0.01)
+    [end] = producer.say_end()
+    assert isinstance(end, SendParcel)
+    expect("end", end.header)
+    consumer.parcel(wire.read(end.header), end.body, 0.02)
+    state(0.03)
+    assert producer.ends_acked
+    [confirm] = producer.heartbeat(1.0)
+    assert isinstance(confirm, Reply)
+    expect("confirm", confirm.frame)
+
+
+def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
+    stage = Stage(Self("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0)
+    stage.opened()
+    stage.settle(0.0)
+    body = stage.snapshot(1.0)
+    assert not faults(cbor.write(body), "snapshot-body")
+    assert not faults(wire.write(wire.Snapshot(body)), "frame")

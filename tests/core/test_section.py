@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zpipe.core import section
+from zpipe.core.inlet import part
+from zpipe.core.section import Section
+from zpipe.core.wire import Parcel
+from zpipe.errors import PeerError
+
+PAYLOADS = st.lists(st.none() | st.integers(-5, 5) | st.text(max_size=9) | st.just({"a": [1]}), min_size=1, max_size=12)
+
+
+def columns(payloads: list[Any], headers: bool = False) -> section.Columns:
+    return (
+        [f"s:{n}" for n in range(len(payloads))],
+        [float(n) for n in range(len(payloads))],
+        payloads,
+        [None if n % 2 else {"h": n} for n in range(len(payloads))] if headers else None,
+    )
+
+
+@settings(max_examples=80)
+@given(PAYLOADS, st.booleans(), st.data())
+def test_parts_cut_in_any_way_are_the_whole(payloads: list[Any], headers: bool, data: st.DataObject) -> None:
+    whole = Section(section.encode(*columns(payloads, headers)), len(payloads), first=10, attempt=3)
+    size = whole.size
+    pieces = [whole]
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(pieces) - 1))
+        piece = pieces[at]
+        if piece.count < 2:
+            continue
+        cut = data.draw(st.integers(1, piece.count - 1))
+        pieces[at : at + 1] = [piece.cut(0, cut), piece.cut(cut, piece.count)]
+    assert sum(p.count for p in pieces) == len(payloads)
+    assert sum(p.size for p in pieces) == size, "shares add up exactly before they are encoded"
+    assert all(p.size >= p.count for p in pieces)
+    number, back = 10, ([], [], [], [])  # type: ignore[var-annotated]
+    for piece in pieces:
+        assert (piece.first, piece.attempt) == (number, 3)
+        number += piece.count
+        body = piece.body()
+        assert piece.size == len(body)
+        decoded = section.decode(body, piece.count)
+        for column, more in zip(back, decoded, strict=True):
+            column.extend(more or [])
+    assert back == tuple(column or [] for column in columns(payloads, headers))
+
+
+@given(st.integers(1, 40), st.integers(1, 4000), st.lists(st.integers(0, 40), max_size=5))
+def test_byte_shares_of_disjoint_parts_add_up(count: int, size: int, cuts: list[int]) -> None:
+    piece = Section(b"x" * size, count)
+    edges = sorted({0, count, *(c for c in cuts if c < count)})
+    assert sum(piece.bytes_between(a, b) for a, b in itertools.pairwise(edges)) == size
+
+
+def test_the_body_of_an_uncut_section_is_the_very_same() -> None:
+    body = section.encode(*columns([1, 2]))
+    whole = Section(body, 2)
+    whole.columns()
+    assert whole.body() is body
+    assert whole.columns() is whole.columns()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_count_that_is_wrong_is_a_peer_error(count: int) -> None:
+    with pytest.raises(PeerError, match="columns"):
+        section.decode(section.encode(*columns([1, 2])), count)
+
+
+def test_parting_a_parcel() -> None:
+    bodies = [section.encode(*columns([1])), section.encode(*columns(["x"] * 3))]
+    rows = [[1, len(bodies[0]), 5, 1], [3, len(bodies[1]), 9, 2]]
+    parts = part(Parcel("s", 1, rows), b"".join(bodies))
+    assert [(p.count, p.size, p.first, p.attempt) for p in parts] == [tuple(row) for row in rows]
+    assert parts[1].columns()[2] == ["x"] * 3
+    for body in (b"".join(bodies)[:-1], b"".join(bodies) + b"\x00", b""):
+        with pytest.raises(PeerError, match="add up"):
+            part(Parcel("s", 1, rows), body)
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=60), st.integers(0, 5))
+def test_random_bodies_raise_nothing_but_peer_errors(body: bytes, count: int) -> None:
+    with contextlib.suppress(PeerError):
+        section.decode(body, count)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_mutated_bodies_raise_nothing_but_peer_errors(data: st.DataObject) -> None:
+    body = bytearray(section.encode(*columns([1, {"a": b"x"}, None], headers=True)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(PeerError):
+        section.decode(bytes(body), 3)

@@ -1,0 +1,160 @@
+"""`kill -9` of anything at any moment: nothing is lost, and an idempotent sink has each message once."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from conftest import MakePipeline
+from pipeline import ids, wait_until
+
+SQUARES = """
+def square(payload):
+    return {"id": payload["id"], "square": payload["id"] ** 2}
+"""
+
+THREE_STAGES = """
+[pipeline]
+name = "p"
+
+[stages.read]
+plugin = "generate"
+options = {{ count = {count}, rate = {rate} }}
+
+[stages.square]
+input = "read"
+plugin = "python"
+options = {{ function = "squares.py:square" }}
+
+[stages.store]
+input = "square"
+plugin = "sqlite"
+batch = {{ messages = 200, timeout = "100ms" }}
+options = {{ path = "out.db", table = "t", key = "id" }}
+"""
+
+
+def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int) -> None:
+    """Kills random stages; each of `count` messages must be stored once all the same."""
+    pipeline = make(THREE_STAGES.format(count=count, rate=rate), squares=SQUARES)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")
+    killed = pipeline.kill_at_random(run, random.Random(seed), kills, (0.3, 1.0))
+    assert len(killed) == kills, f"the run ended after {len(killed)} of {kills} kills: {run.stderr}"
+    ledger = run.ledger()
+    assert {stage for stage, _ in killed} == set(pipeline.config.stages)
+    restarts = {stage: row["restarts"] for stage, row in ledger["stages"].items()}
+    assert restarts == Counter(stage for stage, _ in killed)
+    assert pipeline.query("SELECT count(*), min(id), max(id) FROM t") == [(count, 0, count - 1)]
+    assert pipeline.query("SELECT count(*) FROM t WHERE square != id * id") == [(0,)]
+    assert pipeline.position("read") == count - 1
+
+
+def test_random_kills_lose_nothing(make: MakePipeline) -> None:
+    kill_often(make, count=60_000, rate=6000, kills=8, seed=1)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", range(5))
+def test_many_random_kills_lose_nothing(make: MakePipeline, seed: int) -> None:
+    kill_often(make, count=200_000, rate=12_000, kills=15, seed=seed)
+
+
+def test_killed_tree_continues_from_its_position(make: MakePipeline) -> None:
+    count = 20_000
+    pipeline = make(THREE_STAGES.format(count=count, rate=8000), squares=SQUARES)
+    pipeline.run()
+    wait_until(lambda: (pipeline.position("read") or 0) > 4000, "a position is committed")
+    pipeline.kill_all()
+    position = pipeline.position("read")
+    stored = pipeline.count()
+    assert position < stored < count, "what is committed is stored, and it was cut"
+
+    second = pipeline.run().ledger()
+    assert second["stages"]["read"]["received"] == count - position - 1
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(count))
+
+
+def test_completed_run_starts_over_and_fresh_forgets(make: MakePipeline) -> None:
+    count = 3000
+    pipeline = make(THREE_STAGES.format(count=count, rate=1_000_000), squares=SQUARES)
+    for _ in range(2):
+        assert pipeline.run().ledger()["stages"]["read"]["received"] == count
+
+    pipeline.path.write_text(THREE_STAGES.format(count=count, rate=2000))
+    cut = pipeline.run()
+    wait_until(lambda: pipeline.state("SELECT 1 FROM position WHERE completed_by IS NULL AND finished > 500", "read"), "cut")
+    pipeline.kill_all()
+    assert not cut.running
+    pipeline.path.write_text(THREE_STAGES.format(count=count, rate=1_000_000))
+    assert pipeline.run("--fresh").ledger()["stages"]["read"]["received"] == count
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(count))
+
+
+TWO_SINKS = """
+[pipeline]
+name = "p"
+
+[stages.read]
+plugin = "generate"
+options = { count = 12000, rate = 3000, size = 200 }
+
+[stages.plain]
+input = "read"
+plugin = "python"
+options = { function = "plain.py:plain" }
+
+[stages.rows]
+input = "plain"
+plugin = "sqlite"
+batch = { messages = 50, timeout = "50ms" }
+options = { path = "out.db", table = "t", key = "id" }
+
+[stages.lines]
+input = "plain"
+plugin = "ndjson"
+batch = { messages = 50, timeout = "50ms" }
+options = { path = "out.ndjson" }
+"""
+PLAIN = """
+def plain(payload):
+    return {"id": payload["id"], "text": "x" * 400}
+"""
+
+
+def test_killed_while_writing(make: MakePipeline) -> None:
+    """The sinks leave no torn line and no half transaction; the source's position is never ahead of them."""
+    pipeline = make(TWO_SINKS, plain=PLAIN)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")
+    chance = random.Random(6)
+    kills = 0
+    for victim in ["lines", "rows", "read"] * 3:
+        if run.over_within(chance.uniform(0.05, 0.5)):
+            break
+        pipeline.kill(victim)
+        kills += 1
+    assert kills == 9, run.stderr
+    run.ledger()
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(12_000))
+    lines = pipeline.lines("out.ndjson")
+    assert {line["id"] for line in lines} == set(range(12_000))
+    assert all(line["text"] == "x" * 400 for line in lines)
+
+
+def test_source_killed_again_and_again(make: MakePipeline) -> None:
+    """Its position only grows, whatever moment of its commits a kill hits."""
+    pipeline = make(THREE_STAGES.format(count=12_000, rate=3000), squares=SQUARES)
+    run = pipeline.run()
+    chance = random.Random(7)
+    positions = [0]
+    while len(positions) <= 6:
+        wait_until(lambda: (pipeline.position("read") or 0) > positions[-1] or not run.running, "a position is committed")
+        assert not run.over_within(chance.uniform(0.0, 0.2)), run.stderr
+        pipeline.kill("read")
+        positions.append(pipeline.position("read"))
+    ledger = run.ledger()
+    assert positions == sorted(positions)
+    assert ledger["stages"]["read"]["restarts"] == 6
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(12_000))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zpipe import DROP, Message
+from zpipe.errors import OperatorError
+from zpipe_plugins import python
+from zpipe_plugins.python import Options
+
+WORK = """
+from zpipe import DROP, Message
+seen = []
+def double(p): return p * 2
+def both(p):
+    yield p
+    yield -p
+def seen_last(p): return Message(seen.pop())
+def pair(p): return [p, p]
+def drop(p): return DROP
+def nothing(p): seen.append(p)
+async def later(p): return (p, p)
+async def many(p):
+    yield p
+    yield -p
+def note(p):
+    seen.append(p)
+    yield p
+def each(ps): return [DROP if p == 2 else [p] for p in ps]
+def spread(ps):
+    for p in ps:
+        yield p
+        yield p
+def table(ps): return {"a": 1}
+def number(ps): return 5
+class Scale:
+    by = 3
+    def times(self, p): return p * self.by
+    async def __call__(self, p): return p * self.by
+scale = Scale()
+not_callable = 5
+def two(a, b): return a
+"""
+
+
+@pytest.fixture
+def call(make_context: Any, tmp_path: Path) -> Any:
+    (tmp_path / "work.py").write_text(WORK)
+
+    def call(name: str, argument: Any, **more: Any) -> Any:
+        context = make_context(Options(f"work.py:{name}"), **({"last": False} | more))
+        python.zpipe_open(context)
+        if context.batching:
+            return python.zpipe_process_batch([Message(p) for p in argument], context)
+        return python.zpipe_process(Message(argument), context)
+
+    return call
+
+
+def test_one_message(call: Any) -> None:
+    assert call("double", 2) == 4
+    assert list(call("both", 2)) == [2, -2]
+    assert call("drop", 2) is DROP
+    assert call("nothing", 2) is None
+    assert call("scale.times", 2) == 6
+    pair = call("pair", 2)
+    assert isinstance(pair, Message)
+    assert pair.payload == [2, 2]
+
+
+def test_async(call: Any) -> None:
+    later = asyncio.run(call("later", 2))
+    assert isinstance(later, Message)
+    assert later.payload == (2, 2)
+    assert asyncio.run(call("scale", 2)) == 6
+    many = asyncio.run(call("many", 2))
+    assert not isinstance(many, list)
+    assert list(many) == [2, -2]
+
+
+def test_batch(call: Any) -> None:
+    first, second, third = call("each", [1, 2, 3], batching=True)
+    assert second is DROP
+    assert (first.payload, third.payload) == ([1], [3])
+    assert list(call("spread", [1, 2], batching=True)) == [1, 1, 2, 2]
+    assert call("drop", [1, 2], batching=True) == [DROP, DROP]
+    assert call("nothing", [1, 2], batching=True) is None
+    for wrong in ("table", "number"):
+        with pytest.raises(TypeError, match="for a batch of 2: expected is a list"):
+            call(wrong, [1, 2], batching=True)
+
+
+def test_a_last_stage_runs_generators_and_ignores_results(call: Any) -> None:
+    for batching in (False, True):
+        argument = [7] if batching else 7
+        assert call("note", argument, last=True, batching=batching) is None
+        assert call("seen_last", None).payload == argument
+    assert call("table", [1], last=True, batching=True) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        ("work.py:doubel", "work.py has no 'doubel' (did you mean 'double'?)"),
+        ("work.py:scale.tims", "work.py has no 'scale.tims' (did you mean 'times'?)"),
+        ("work.py:not_callable", "not_callable is a int, which cannot be called"),
+        ("work.py:two", "called with one argument, the payload, but missing a required argument: 'b'"),
+        ("wrk.py:double", "(did you mean 'work.py'?)"),
+        ("broken.py:f", "importing it failed: ZeroDivisionError: division by zero"),
+        ("exits.py:f", "importing it failed: SystemExit"),
+        ("broken:f", "importing it failed: ZeroDivisionError"),
+        ("needy:f", "importing it failed: ModuleNotFoundError: No module named 'surely_not_there'"),
+        ("brokn:f", "there is no module 'brokn' in"),
+        ("brokn:f", "(did you mean 'broken'?)"),
+    ],
+)
+def test_what_cannot_be_called_is_told_at_once(make_context: Any, tmp_path: Path, function: str, text: str) -> None:
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "exits.py").write_text("raise SystemExit(1)")
+    (tmp_path / "needy.py").write_text("import surely_not_there")
+    with pytest.raises(OperatorError) as caught:
+        python.zpipe_open(make_context(Options(function)))
+    assert text in str(caught.value)
+    assert repr(function) in str(caught.value)
+
+
+def test_module_beside_the_config(make_context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    (tmp_path / "beside_the_config.py").write_text("import helper_of_it\nf = helper_of_it.f\n")
+    (tmp_path / "helper_of_it.py").write_text("def f(p): return p + 1\n")
+    for spec in ("beside_the_config:f", "beside_the_config.py:f"):
+        context = make_context(Options(spec), last=False)
+        python.zpipe_open(context)
+        assert python.zpipe_process(Message(1), context) == 2
+
+
+def test_two_files_of_one_name(make_context: Any, tmp_path: Path) -> None:
+    found = []
+    for n in (1, 2):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / "same.py").write_text(f"def f(p): return {n}\n")
+        context = make_context(Options(f"{n}/same.py:f"), last=False)
+        python.zpipe_open(context)
+        found.append(python.zpipe_process(Message(None), context))
+    assert found == [1, 2]
+
+
+def test_functions_that_do_not_say_what_they_take(make_context: Any) -> None:
+    context = make_context(Options("builtins:dict"), last=False)
+    python.zpipe_open(context)
+    assert python.zpipe_process(Message({"a": 1}), context) == {"a": 1}
+
+
+@pytest.mark.parametrize("function", ["", "f", ":f", "module:", "a b:f", "module:f()", "x.py:1"])
+def test_wrong_options(function: str) -> None:
+    with pytest.raises(ValueError, match=r"allowed are 'module:name' and 'path.py:name'"):
+        Options(function)

@@ -1,0 +1,195 @@
+"""plugins/README.md says what is so: its snippets run, its tables are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+import re
+import sqlite3
+import sys
+import threading
+import tomllib
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zpipe import DROP, Message, Throttled
+from zpipe.hookspecs import Hooks
+from zpipe.messages import BadRecord
+
+README = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
+SNIPPETS: dict[str, str] = {
+    name: body
+    for _, name, body in re.findall(r"^```(python|toml)\n# (\S+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+}
+PYTHON = [name.removesuffix(".py") for name in SNIPPETS if name.endswith(".py")]
+
+
+@pytest.fixture
+def snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, body in SNIPPETS.items():
+        (tmp_path / name).write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in PYTHON:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in PYTHON:
+        sys.modules.pop(name, None)
+
+
+def test_every_snippet_has_a_name() -> None:
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(SNIPPETS)
+
+
+@pytest.mark.parametrize("name", [name for name in PYTHON if not name.startswith(("test_", "lines"))])
+def test_plugin_snippets_are_plugins(snippets: Any, name: str) -> None:
+    module = snippets(name)
+    hooks = {hook: function for hook, function in vars(module).items() if hook.startswith("zpipe_")}
+    assert {"zpipe_source", "zpipe_process", "zpipe_process_batch"} & set(hooks)
+    for hook, function in hooks.items():
+        assert hasattr(function, "zpipe_impl"), f"{hook} lacks @hookimpl"
+        assert set(inspect.signature(function).parameters) <= set(inspect.signature(getattr(Hooks, hook)).parameters)
+
+
+def test_the_readmes_own_tests_pass(snippets: Any) -> None:
+    tests = [test for name, test in vars(snippets("test_plugins")).items() if name.startswith("test_")]
+    assert len(tests) == 4
+    for test in tests:
+        test()
+
+
+def test_lines_and_outlets(snippets: Any) -> None:
+    assert snippets("lines").text({"text": "x"}) == "x"
+    assert snippets("words").zpipe_outlets() == ("numbers",)
+
+
+def test_limits(snippets: Any, make_context: Any) -> None:
+    limits = snippets("limits")
+    with pytest.raises(ValueError, match="allowed is any number above 0"):
+        limits.Options("n", at_most=0)
+    context = make_context(limits.Options("n"))
+    assert limits.zpipe_process(Message({"n": 100.5}), context) is DROP
+    assert limits.zpipe_process(Message({"n": 1}), context) == {"n": 1}
+    assert limits.zpipe_options() is limits.Options
+
+
+def test_squares(snippets: Any, make_context: Any) -> None:
+    squares = snippets("squares")
+    context = make_context(squares.Options(15), position=11)
+    assert squares.zpipe_total(context) == 3
+    found = list(squares.zpipe_source(context))
+    assert found[0] == (12, {"n": 12, "square": 144})
+    assert isinstance(found[1][1], BadRecord)
+    context.stopping.set()
+    assert list(squares.zpipe_source(context)) == []
+
+
+def test_counted_stores_each_once(snippets: Any, make_context: Any, opened: Any, tmp_path: Path) -> None:
+    counted = snippets("counted")
+    with opened(counted, make_context(counted.Options("c.db"))) as context:
+        for _ in range(2):
+            counted.zpipe_process_batch([Message(1, id="a"), Message(2, id="b")], context)
+    with closing(sqlite3.connect(tmp_path / "c.db")) as connection:
+        assert connection.execute("SELECT * FROM seen").fetchall() == [("a", "1"), ("b", "2")]
+
+
+def test_patient(snippets: Any) -> None:
+    assert asyncio.run(snippets("patient").zpipe_process(Message({"a": 1}))) == {"a": 1}
+
+
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:]))
+        self.send_header("Retry-After", "7")
+        self.end_headers()
+        self.wfile.write(b"body")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_lookup(snippets: Any) -> None:
+    lookup = snippets("lookup")
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            assert lookup.zpipe_process(Message({"url": f"{url}/200"}))["body"] == b"body"
+            assert lookup.zpipe_process(Message({"url": f"{url}/404"})) is DROP
+            with pytest.raises(Throttled) as caught:
+                lookup.zpipe_process(Message({"url": f"{url}/429"}))
+            assert caught.value.retry_after == 7
+            with pytest.raises(Exception, match="500"):
+                lookup.zpipe_process(Message({"url": f"{url}/500"}))
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_configs_name_what_is_there() -> None:
+    configs = [tomllib.loads(body) for name, body in SNIPPETS.items() if name in ("shout.toml", "words.toml")]
+    assert len(configs) == 2
+    for config in configs:
+        for stage in config["stages"].values():
+            assert stage["plugin"] in first_party() or stage["plugin"].removeprefix("./") in SNIPPETS
+            assert stage.get("input", "read").partition(".")[0] in config["stages"]
+    assert tomllib.loads(SNIPPETS["pyproject.toml"])["project"]["entry-points"]["zpipe.plugins"]
+
+
+# Tables
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without their backquotes."""
+    section = README.split(f"\n## {title}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert table is not None
+    lines = table[0].splitlines()[2:]
+    return [
+        [cell.strip().strip("`").replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines
+    ]
+
+
+def first_party() -> set[str]:
+    points = importlib.metadata.entry_points(group="zpipe.plugins")
+    folder = Path(__file__).parents[2] / "plugins" / "zpipe_plugins"
+    found = {point.name for point in points if point.module.startswith("zpipe_plugins.")}
+    return found or {path.stem for path in folder.glob("*.py") if "@hookimpl" in path.read_text(encoding="utf-8")}
+
+
+def default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return repr(field.default_factory())
+    return "required" if field.default is dataclasses.MISSING else repr(field.default)
+
+
+def test_table_of_options() -> None:
+    expected = []
+    for name in first_party():
+        module = importlib.import_module(f"zpipe_plugins.{name}")
+        if hasattr(module, "zpipe_options"):
+            for field in dataclasses.fields(module.zpipe_options()):
+                expected.append([name, field.name, ast.unparse(ast.parse(str(field.type))), default(field)])
+    assert sorted(row[:4] for row in rows("The plugins that come with zpipe")) == sorted(expected)
+
+
+def test_every_plugin_is_described() -> None:
+    described = set(re.findall(r"^\*\*`(\w+)`\*\*", README, re.MULTILINE))
+    assert described == first_party() == {"generate", "files", "python", "sqlite", "ndjson", "discard"}
+
+
+def test_table_of_hooks() -> None:
+    specs = {name: spec for name, spec in vars(Hooks).items() if hasattr(spec, "zpipe_spec")}
+    expected = [
+        f"{name}({', '.join(p for p in inspect.signature(spec).parameters if p != 'self')})"
+        for name, spec in specs.items()
+    ]
+    assert sorted(row[0] for row in rows("All hooks")) == sorted(expected)

@@ -1,0 +1,162 @@
+"""The project's own rules, where no linter knows them."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zpipe
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (ROOT / "zpipe", ROOT / "plugins" / "zpipe_plugins")
+MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
+CORE = sorted((ROOT / "zpipe" / "core").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins" / "zpipe_plugins").rglob("*.py"))
+
+MODULE_LINES = 300
+FUNCTION_LINES = 60
+# What the core may import besides itself: nothing here reads a clock, a file, an environment or a socket.
+CORE_MAY_IMPORT = {
+    "__future__",
+    "abc",
+    "bisect",
+    "cbor2",
+    "collections",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "enum",
+    "functools",
+    "hashlib",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "re",
+    "struct",
+    "types",
+    "typing",
+    "zpipe.core",
+    "zpipe.errors",
+    "zpipe.messages",
+}
+PLUGINS_MAY_IMPORT_OF_ZPIPE = {"zpipe", "zpipe.errors", "zpipe.messages"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import, at any depth; of `from a import b` both a.b (if it is one of ours) and else a."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}:{node.lineno}: imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                inner = ROOT / node.module.replace(".", "/") / alias.name
+                ours = inner.is_dir() or inner.with_suffix(".py").is_file()
+                yield node.lineno, f"{node.module}.{alias.name}" if ours else node.module
+
+
+def within(module: str, allowed: set[str]) -> bool:
+    return any(module == one or module.startswith(one + ".") for one in allowed)
+
+
+def visible_files() -> list[Path]:
+    """The files git tracks or would track."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for path in (ROOT / one for one in listed.split("\0") if one) if path.is_file()]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    too_long = []
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    if lines > MODULE_LINES:
+        too_long.append(f"{name(path)} has {lines} lines, at most {MODULE_LINES}")
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            lines = node.end_lineno - node.lineno + 1
+            if lines > FUNCTION_LINES:
+                too_long.append(f"{name(path)}:{node.lineno} {node.name} has {lines} lines, at most {FUNCTION_LINES}")
+    assert not too_long, "\n".join(too_long)
+
+
+@pytest.mark.parametrize("path", CORE, ids=name)
+def test_core_modules_say_what_may_live_in_them(path: Path) -> None:
+    body = path.read_text(encoding="utf-8").strip()
+    assert not body or ast.get_docstring(tree(path)), f"{name(path)} does not open with a docstring"
+
+
+@pytest.mark.parametrize("path", CORE, ids=name)
+def test_core_is_pure(path: Path) -> None:
+    impure = [f"{name(path)}:{line} imports {m}" for line, m in imports(path) if not within(m, CORE_MAY_IMPORT)]
+    assert not impure, "\n".join(impure)
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=name)
+def test_plugins_use_the_public_api_only(path: Path) -> None:
+    private = [
+        f"{name(path)}:{line} imports {module}"
+        for line, module in imports(path)
+        if within(module, {"zpipe"}) and module not in PLUGINS_MAY_IMPORT_OF_ZPIPE
+    ]
+    assert not private, "\n".join(private)
+
+
+def test_only_sockets_imports_zmq() -> None:
+    importers = {name(path) for path in MODULES for _, module in imports(path) if within(module, {"zmq"})}
+    assert importers <= {"zpipe/daemon/sockets.py"}
+
+
+def test_the_command_line_is_light_to_import() -> None:
+    """`zpipe --help` answers at once: it loads neither zmq nor what draws the monitor."""
+    script = "import sys, zpipe.cli; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"zmq", "rich", "sqlite3", "asyncio"} & set(loaded)
+
+
+def test_changelog_has_a_section_for_this_version() -> None:
+    sections = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"Unreleased", zpipe.__version__} & set(sections)
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    machine = re.compile(r"(?<![\w.])/(?:wo" r"rk|ro" r"ot|ho" r"me/\w+)/")
+    found = []
+    for path in visible_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name(path)}:{n}: {line}" for n, line in enumerate(text.splitlines(), 1) if machine.search(line)]
+    assert not found, "\n".join(found)
+
+
+def test_entry_points_name_modules_that_are_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    modules = {f"zpipe_plugins.{path.stem}" for path in PLUGINS}
+    declared = project["entry-points"]["zpipe.plugins"]
+    assert set(declared.values()) <= modules
+    installed = {entry.name: entry.value for entry in importlib.metadata.entry_points(group="zpipe.plugins")}
+    assert declared.items() <= installed.items()

@@ -1,0 +1,70 @@
+"""The commands, a file each, without logic of their own. May live here: the group, loading a command when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from zpipe import __version__
+from zpipe.errors import ExitCode, ZpipeError
+
+COMMANDS = {
+    "run": "Run a whole pipeline in this terminal until its sources end.",
+    "stage": "Run one instance of a stage in the foreground (what systemd runs).",
+    "check": "Check configs: every mistake at once, and the memory they may take.",
+    "graph": "Print a pipeline as a graph (mermaid or dot).",
+    "monitor": "Show states, depths and rates of a running pipeline.",
+    "plugins": "List the plugins that are installed.",
+}
+
+
+class _Group(click.Group):
+    """Commands are imported when called: `zpipe --help` must not pay for sockets and terminals."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"zpipe.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from zpipe.plugin import nearest_name
+
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS and (near := nearest_name(name, COMMANDS)):
+            ctx.fail(f"no such command: {name!r} (did you mean {near!r}?)")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="zpipe", message="%(prog)s %(version)s")
+def group() -> None:
+    """Independent pipeline stages, connected by bounded queues over ZeroMQ, with no broker."""
+
+
+def main() -> None:
+    """The console script: a mistake of the user's ends in one clear message and an exit code, never in a traceback."""
+    try:
+        code = group.main(standalone_mode=False)
+    except click.Abort:
+        code = ExitCode.FAILED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except ZpipeError as error:
+        click.echo(f"zpipe: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of our output went away (| head)
+        sys.stderr.close()
+        code = ExitCode.DONE
+    sys.exit(int(code or 0))

@@ -1,0 +1,46 @@
+"""zpipe graph CONFIG"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zpipe.config import PipelineConfig, dot, load, mermaid
+from zpipe.errors import ExitCode
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--format", "language", type=click.Choice(["mermaid", "dot"]), default="mermaid", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Nodes and links as one JSON value.")
+def command(config: Path, language: str, as_json: bool) -> ExitCode:
+    """Print a pipeline as a graph."""
+    pipeline = load(config, only="")  # the picture needs none of the plugins
+    if as_json:
+        click.echo(json.dumps(_graph(pipeline)))
+    else:
+        click.echo(dot(pipeline) if language == "dot" else mermaid(pipeline), nl=False)
+    return ExitCode.DONE
+
+
+def _graph(pipeline: PipelineConfig) -> dict[str, Any]:
+    nodes = [
+        {
+            "name": stage.name,
+            "plugin": stage.plugin,
+            "instances": stage.instances,
+            "queue": dataclasses.asdict(stage.queue) if stage.inputs else None,
+            "batch": dataclasses.asdict(stage.batch) if stage.batch else None,
+        }
+        for stage in pipeline.stages.values()
+    ]
+    links = [
+        {"from": entry.stage, "to": stage.name, "outlet": entry.outlet}
+        for stage in pipeline.stages.values()
+        for entry in stage.inputs
+    ]
+    return {"pipeline": pipeline.name, "nodes": nodes, "links": links}

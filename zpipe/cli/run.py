@@ -1,0 +1,56 @@
+"""zpipe run CONFIG"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from zpipe.config import load
+from zpipe.errors import ExitCode
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
+@click.option("--fresh", is_flag=True, help="Forget the committed positions: the sources start over.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True
+)
+def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: str) -> ExitCode:
+    """Run a whole pipeline in this terminal until its sources end.
+
+    Every instance is a daemon of its own; one that dies is started again. Ctrl-C drains: the sources are closed and
+    everything held is finished. A second one stops now; the next run goes on from the committed positions.
+    """
+    from zpipe.daemon.supervisor import Supervisor
+    from zpipe.monitor.ledger import Ledger
+    from zpipe.monitor.progress import LiveProgress, PlainProgress
+    from zpipe.monitor.view import ledger_table
+
+    pipeline = load(config)
+    ledger = Ledger(pipeline)
+    display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
+    began = time.monotonic()
+    try:
+        supervisor = Supervisor(pipeline, os.environ, display, ledger, fresh, log_level)
+        code = supervisor.run()
+    finally:
+        display.close()
+    result = ledger.as_json(time.monotonic() - began)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        from rich.console import Console
+
+        Console().print(ledger_table(result))
+    for problem in ledger.problems():
+        click.echo(f"zpipe: {problem}", err=True)
+    if code is ExitCode.DONE and not ledger.balanced:
+        return ExitCode.UNBALANCED
+    return code

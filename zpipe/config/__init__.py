@@ -1,0 +1,26 @@
+"""The config of a pipeline: one TOML file, checked as a whole before anything is started.
+
+May live here: the package's public names.
+"""
+
+from zpipe.config.addresses import Address
+from zpipe.config.addresses import parse as parse_address
+from zpipe.config.graph import dot, mermaid
+from zpipe.config.loading import load
+from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
+from zpipe.config.model import Input, PipelineConfig, StageConfig, Workers
+
+__all__ = [
+    "Address",
+    "Input",
+    "MemoryRow",
+    "MemoryStatement",
+    "PipelineConfig",
+    "StageConfig",
+    "Workers",
+    "dot",
+    "load",
+    "mermaid",
+    "parse_address",
+    "worst_case",
+]

@@ -1,0 +1,105 @@
+"""The addresses of a pipeline's instances, and what can be wrong with them before anything is bound.
+
+May live here: parsing and comparing addresses. Nothing is resolved or opened.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from zpipe import folders
+from zpipe.config.model import StageConfig
+from zpipe.config.report import Report
+from zpipe.config.values import refused
+
+LONGEST_SOCKET_PATH = 107
+"""sun_path holds 108 bytes, of which one is the closing zero."""
+_LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
+
+_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+@dataclass(frozen=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        ip = self._ip()
+        return ip.is_loopback if ip else False
+
+    def clashes(self, other: Address) -> bool:
+        """Whether both cannot be bound on one machine. Each takes its port and the next one."""
+        if abs(self.port - other.port) > 1:
+            return False
+        mine, others = self._ip(), other._ip()
+        if mine is None or others is None:
+            return self.host.lower() == other.host.lower() or any(ip and ip.is_unspecified for ip in (mine, others))
+        return mine == others or mine.is_unspecified or others.is_unspecified
+
+    def _ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        if self.host.lower() == "localhost":
+            return ipaddress.IPv4Address("127.0.0.1")
+        try:
+            return ipaddress.ip_address(self.host.strip("[]"))
+        except ValueError:
+            return None
+
+
+def parse(text: str) -> Address:
+    """Raises ValueError where `text` is not tcp://HOST:PORT."""
+    found = _TCP.fullmatch(text)
+    # PORT + 1 is the control socket's
+    if found is None or not 1 <= int(found.group(2)) <= 65534:
+        raise refused('"tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1)', text)
+    address = Address(found.group(1), int(found.group(2)))
+    looks_numeric = address.host.startswith("[") or re.fullmatch(r"[0-9.]+", address.host)
+    if looks_numeric and address._ip() is None:
+        raise ValueError(f"holds no valid IP address: {address.host}")
+    return address
+
+
+def read_listen(given: object) -> str:
+    """A reader of one element of `listen`."""
+    if not isinstance(given, str):
+        raise refused('a string "tcp://HOST:PORT"', given)
+    parse(str(given))
+    return str(given)
+
+
+def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: Report) -> None:
+    listening: list[tuple[str, str, Address]] = []
+    for stage in stages:
+        if report.spoiled("stages", stage.name, "listen"):
+            continue
+        if not stage.listen:
+            _check_socket_path(pipeline, stage, env, report)
+            continue
+        if len(stage.listen) < stage.instances:
+            problem = f"has {len(stage.listen)} for {stage.instances} instances; each instance needs an address"
+            report.add(("stages", stage.name, "listen"), problem, given=list(stage.listen))
+        for index, text in enumerate(stage.listen):
+            address = parse(text)
+            path = ("stages", stage.name, "listen", index)
+            if not address.is_loopback and not insecure:
+                problem = f"{text} is not loopback and this version has no keys: anyone on the network could take part"
+                report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
+            for other, other_text, other_address in listening:
+                if address.clashes(other_address):
+                    problem = f"{text} clashes with {other_text} of {other}: each uses PORT and PORT + 1"
+                    report.add(path, problem, given=text)
+                    break
+            listening.append((stage.name, text, address))
+
+
+def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Report) -> None:
+    path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
+    length = len(os.fsencode(path))
+    if length > LONGEST_SOCKET_PATH:
+        problem = f"the path of its sockets would have {length} bytes, at most {LONGEST_SOCKET_PATH} can be: {path}"
+        report.add(("stages", stage.name), f"{problem}; shorten the names, or set $ZPIPE_RUNTIME_DIR to a shorter path")

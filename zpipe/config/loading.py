@@ -1,0 +1,159 @@
+"""From a file to a checked PipelineConfig, or to all of its mistakes at once.
+
+May live here: reading the file and the order of the checks. What is allowed where is said by the modules it calls.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zpipe import plugin as plugins
+from zpipe.config import addresses, topology, values
+from zpipe.config.expansion import UNSET, expand
+from zpipe.config.lines import key_lines
+from zpipe.config.model import PipelineConfig, StageConfig
+from zpipe.config.options import fill
+from zpipe.config.report import Report, dotted, shown
+from zpipe.config.stages import read_stage
+from zpipe.config.table import Table
+from zpipe.core.policy import LinkPolicy, StagePolicy
+from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
+from zpipe.plugin import Plugin
+
+_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | None = None) -> PipelineConfig:
+    """The pipeline that the file describes. Raises ConfigError with every mistake in it.
+
+    only  a stage: import the plugin of this one alone (and leave the options of the others None). For a daemon, whose
+          neighbours' plugins are not its business; checks that need a plugin are then made for this stage only.
+    """
+    file, path = str(path), Path(path).absolute()
+    text = _read(file, path)
+    raw = _parse(file, text)
+    report = Report(file, key_lines(text))
+    raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
+    config = _pipeline(Table(report, (), raw), path)
+    loaded = _plugins(config, only, report)
+    stages = {
+        name: replace(stage, options=_options(stage, loaded.get(name), raw["stages"][name], report))
+        for name, stage in config.stages.items()
+    }
+    if stages:
+        topology.check(stages, loaded, report)
+    try:
+        addresses.check(config.name, stages.values(), config.insecure, env, report)
+    except OperatorError as error:
+        report.add((), str(error))
+    if report.mistakes:
+        raise ConfigError(report.mistakes)
+    return replace(config, stages=stages)
+
+
+def _read(file: str, path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        near = plugins.nearest_name(path.name, (p.name for p in path.parent.glob("*.toml")))
+        nearest = near if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError([Mistake(file, 0, "", None, problem, nearest)]) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        problem = f"is not UTF-8: byte 0x{error.object[error.start]:02x}"
+        raise ConfigError([Mistake(file, line, "", None, problem)]) from error
+
+
+def _parse(file: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        place = _TOML_PLACE.search(message)
+        line = int(place.group(1) or text.count("\n") + 1) if place else 0
+        problem = f"is not TOML: {_TOML_PLACE.sub('', message)}"
+        if "Cannot overwrite" in message or "twice" in message:
+            problem += " (a key or a table stands here a second time)"
+        given = text.split("\n")[line - 1].strip() if line else None
+        raise ConfigError([Mistake(file, line, "", given, problem)]) from error
+    except RecursionError as error:
+        raise ConfigError([Mistake(file, 0, "", None, "is nested too deeply")]) from error
+
+
+def _pipeline(top: Table, path: Path) -> PipelineConfig:
+    pipeline, stages = top.table("pipeline"), top.table("stages")
+    telemetry, security = top.table("telemetry"), top.table("security")
+    name = pipeline.require("name", values.name, "pipeline")
+    config = PipelineConfig(
+        name=name,
+        path=path,
+        stages=_stages(stages),
+        interval_s=telemetry.get("interval", values.duration(), StagePolicy().interval_s),
+        peer_timeout_s=pipeline.get("peer_timeout", values.duration(), LinkPolicy().peer_timeout_s),
+        insecure=security.get("insecure", values.boolean, False),
+    )
+    pipeline.finish()
+    telemetry.finish()
+    # Whatever it is: the keys of CURVE and the lists of who may take part have no names yet.
+    security.finish(later=frozenset(security.values))
+    top.finish()
+    return config
+
+
+def _stages(table: Table) -> dict[str, StageConfig]:
+    if not table.values and not table.report.spoiled("stages"):
+        table.report.add(("stages",), "has no stages: at least one [stages.NAME] is required")
+    found = {}
+    for name in table.values:
+        try:
+            values.name(name)
+        except ValueError as problem:
+            table.report.add((*table.path, name), f"the name of a stage {problem}", given=name)
+        if isinstance(table.values[name], dict):
+            found[name] = read_stage(name, table.table(name))
+        else:
+            table.table(name)
+    return found
+
+
+def _plugins(config: PipelineConfig, only: str | None, report: Report) -> dict[str, Plugin]:
+    """By stage. A plugin that several stages name is imported once."""
+    loaded: dict[str, Plugin | PluginError] = {}
+    found = {}
+    for stage in config.stages.values():
+        if not stage.plugin or only not in (None, stage.name):
+            continue
+        if stage.plugin not in loaded:
+            try:
+                loaded[stage.plugin] = plugins.load(stage.plugin, config.folder)
+            except PluginError as error:
+                loaded[stage.plugin] = error
+        result = loaded[stage.plugin]
+        if isinstance(result, Plugin):
+            found[stage.name] = result
+        else:
+            report.add(("stages", stage.name, "plugin"), str(result), given=stage.plugin)
+    return found
+
+
+def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Report) -> Any:
+    path = ("stages", stage.name, "options")
+    given = raw.get("options", {})
+    if not isinstance(given, dict):
+        if given is not UNSET:
+            report.add(path, f"must be a table, not {shown(given)}", given=given)
+        return None
+    if plugin is None:
+        return None
+    if plugin.options_type is None:
+        if given:
+            report.add(path, f"plugin {stage.plugin!r} takes no options; {dotted(path)} must be left out", given=given)
+        return None
+    return fill(plugin.options_type, given, path, report)

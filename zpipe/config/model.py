@@ -1,0 +1,62 @@
+"""What a pipeline's config says, checked and typed. May live here: frozen values only; reading is `loading`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where a stage's messages come from: a stage's outlet ("" is the default one)."""
+
+    stage: str
+    outlet: str = ""
+
+
+@dataclass(frozen=True)
+class Workers:
+    kind: Literal["thread"] = "thread"
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One [stages.NAME] table. `options` is of the type that the plugin declared; None if it declared none."""
+
+    name: str
+    plugin: str
+    inputs: tuple[Input, ...]
+    options: Any
+    instances: int
+    workers: Workers
+    queue: Bound
+    unacked: Bound
+    retry: RetryPolicy
+    batch: BatchPolicy | None
+    listen: tuple[str, ...]
+    """One feedback address tcp://HOST:PORT for each instance (control is at PORT + 1); empty: ipc."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """A whole file. `stages` are in the order of the file."""
+
+    name: str
+    path: Path
+    stages: dict[str, StageConfig]
+    interval_s: float
+    peer_timeout_s: float
+    insecure: bool
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths in the file are relative to."""
+        return self.path.parent
+
+    def consumers(self, stage: str) -> list[tuple[str, str]]:
+        """(outlet, consumer stage) of every link that leaves `stage`."""
+        return [(i.outlet, s.name) for s in self.stages.values() for i in s.inputs if i.stage == stage]

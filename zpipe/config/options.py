@@ -1,0 +1,188 @@
+"""Filling a plugin's own options dataclass from its `options` table, checked as strictly as zpipe's own keys.
+
+May live here: the types an options dataclass may have, and what is said of values that are not of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from zpipe.config import values
+from zpipe.config.expansion import UNSET, Expanded, plain
+from zpipe.config.lines import KeyPath
+from zpipe.config.report import Report, quoted, shown
+from zpipe.plugin import nearest_name
+
+_WORDS: dict[Any, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    list: "a list",
+    tuple: "a list",
+    dict: "a table",
+    Any: "anything",
+    datetime: "a date and time",
+    date: "a date",
+    time: "a time of day",
+}
+_SCALARS: dict[Any, values.Reader[Any]] = {int: values.integer, float: values.number, bool: values.boolean}
+
+
+class _Failed:
+    pass
+
+
+_FAILED: Final = _Failed()
+
+
+def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
+    """An `options_type` made of the table `given` at `path`; None where that has mistakes, which are on the report."""
+    made = _dataclass(options_type, given, path, report)
+    return None if made is _FAILED else made
+
+
+def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:
+        report.add(path, f"the plugin's options type {cls.__name__} cannot be read: {type(error).__name__}: {error}")
+        return _FAILED
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    arguments = {}
+    for name, field in fields.items():
+        if name in given:
+            arguments[name] = _value(hints[name], given[name], (*path, name), report)
+        elif _is_required(field):
+            report.add((*path, name), f"is required: {describe(hints[name])}")
+            arguments[name] = _FAILED
+    for key in given.keys() - fields.keys():
+        problem = f"is not an option here; allowed: {', '.join(fields) or 'none'}"
+        report.add((*path, key), problem, given=given[key], nearest=nearest_name(key, fields))
+    if _FAILED in arguments.values() or given.keys() - fields.keys():
+        return _FAILED
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        report.add(path, str(error), given=plain(dict(given)))
+    except Exception as error:
+        report.add(path, f"is refused by the plugin: {type(error).__name__}: {error}", given=plain(dict(given)))
+    return _FAILED
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _value(hint: Any, given: Any, path: KeyPath, report: Report) -> Any:
+    """`given` as a value of the type `hint`, or _FAILED."""
+    if given is UNSET:
+        return _FAILED
+    if hint is Any or hint is object:
+        return _FAILED if _holds_unset(given) else plain(given)
+    origin = get_origin(hint) or hint
+    if origin in (Union, types.UnionType):
+        return _union(hint, given, path, report)
+    if origin in (list, tuple, Sequence) and isinstance(given, list):
+        return _sequence(hint, origin, given, path, report)
+    if origin in (dict, Mapping) and isinstance(given, dict):
+        return _mapping(hint, given, path, report)
+    if dataclasses.is_dataclass(hint) and isinstance(given, dict):
+        return _dataclass(hint, given, path, report)
+    try:
+        return _scalar(hint, given)
+    except ValueError as problem:
+        report.add(path, str(problem), given=given, nearest=_nearest_choice(hint, given))
+        return _FAILED
+
+
+def _scalar(hint: Any, given: Any) -> Any:
+    if hint in (str, Path) and isinstance(given, str):
+        return hint(str(given))
+    if hint in _SCALARS:
+        return _SCALARS[hint](given)
+    if get_origin(hint) is Literal:
+        bare = plain(given)
+        for choice in get_args(hint):
+            # Types too: True == 1, yet they are not the same choice.
+            same = bare == choice and type(bare) is type(choice)
+            if same or (isinstance(given, Expanded) and bare == str(choice)):
+                return choice
+    if hint in (datetime, date, time) and type(given) is hint:
+        return given
+    raise values.refused(describe(hint), given)
+
+
+def _union(hint: Any, given: Any, path: KeyPath, report: Report) -> Any:
+    # TOML has no null: None is only ever a default.
+    arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
+    if len(arms) == 1:
+        return _value(arms[0], given, path, report)
+    if _holds_unset(given):
+        return _FAILED
+    for arm in arms:
+        made = _value(arm, given, path, Report("", {}))
+        if made is not _FAILED:
+            return made
+    report.add(path, str(values.refused(describe(hint), given)), given=given)
+    return _FAILED
+
+
+def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: Report) -> Any:
+    arms = get_args(hint) or (Any,)
+    if origin is tuple and get_args(hint) and arms[-1] is not Ellipsis:
+        if len(given) != len(arms):
+            report.add(path, f"must be a list of exactly {len(arms)}, not of {len(given)}", given=given)
+            return _FAILED
+        hints = list(arms)
+    else:
+        hints = [arms[0]] * len(given)
+    made = [_value(h, element, (*path, i), report) for i, (h, element) in enumerate(zip(hints, given, strict=True))]
+    if _FAILED in made:
+        return _FAILED
+    return tuple(made) if origin is tuple else made
+
+
+def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: Report) -> Any:
+    _, element = get_args(hint) or (str, Any)
+    made = {key: _value(element, inner, (*path, key), report) for key, inner in given.items()}
+    return _FAILED if _FAILED in made.values() else made
+
+
+def _holds_unset(given: Any) -> bool:
+    if isinstance(given, dict):
+        return any(map(_holds_unset, given.values()))
+    if isinstance(given, list):
+        return any(map(_holds_unset, given))
+    return given is UNSET
+
+
+def _nearest_choice(hint: Any, given: Any) -> str:
+    if get_origin(hint) is not Literal or not isinstance(given, str):
+        return ""
+    return nearest_name(given, [choice for choice in get_args(hint) if isinstance(choice, str)])
+
+
+def describe(hint: Any) -> str:
+    """A type in the words of somebody who writes a config."""
+    origin, arms = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(quoted(c) if isinstance(c, str) else shown(c) for c in arms)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arm) for arm in arms if arm is not types.NoneType)
+    if origin in (list, tuple, Sequence) and arms:
+        if origin is tuple and arms[-1] is not Ellipsis:
+            return f"a list of exactly {len(arms)}"
+        return f"a list, each {describe(arms[0])}"
+    if origin in (dict, Mapping) and arms:
+        return f"a table, each {describe(arms[1])}"
+    if dataclasses.is_dataclass(hint):
+        return "a table"
+    return _WORDS.get(origin or hint) or f"of a type that a config cannot hold ({hint})"

@@ -1,0 +1,72 @@
+"""The mistakes of one config, gathered until all are known. May live here: naming places and values for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from zpipe.config.expansion import Expanded
+from zpipe.config.lines import KeyPath
+from zpipe.errors import Mistake
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_SHOWN = 60
+
+
+class Report:
+    def __init__(self, file: str, lines: Mapping[KeyPath, int]) -> None:
+        self._file = file
+        self._lines = lines
+        self._found: list[tuple[KeyPath, Mistake]] = []
+
+    def add(self, path: KeyPath, problem: str, *, given: Any = None, nearest: str = "") -> None:
+        # A list of one may be written as a plain value: then there is no element to point at.
+        while path and isinstance(path[-1], int) and path not in self._lines:
+            path = path[:-1]
+        line = next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 0)
+        self._found.append((path, Mistake(self._file, line, dotted(path), given, problem, nearest)))
+
+    def spoiled(self, *path: str | int) -> bool:
+        """Whether a mistake at or below `path` is known: what was read there is then a stand-in."""
+        return any(found[: len(path)] == path for found, _ in self._found)
+
+    @property
+    def mistakes(self) -> list[Mistake]:
+        """In the order of the file."""
+        return sorted((mistake for _, mistake in self._found), key=lambda mistake: mistake.line)
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as TOML writes it: stages.parse.input[1]."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part if _BARE_KEY.fullmatch(part) else quoted(part)}"
+    return text.removeprefix(".")
+
+
+def quoted(text: str) -> str:
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.replace("\\", "\\\\").replace('"', '\\"'))
+    return f'"{escaped}"'
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a config, cut to a readable length."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case Expanded():
+            return f"{shown(str(value))} (from {value.template})"
+        case str():
+            return quoted(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")
+        case dict():
+            return "a table"
+        case list():
+            return "a list"
+        case int() | float():
+            return str(value)[:_LONGEST_SHOWN]
+        case _:
+            return str(value)

@@ -1,0 +1,147 @@
+"""Whether the stages of a config make a pipeline that can run. May live here: checks across stages; each is pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from zpipe.config.model import Input, StageConfig
+from zpipe.config.report import Report
+from zpipe.config.values import show_size
+from zpipe.plugin import Plugin, nearest_name
+
+Stages = Mapping[str, StageConfig]
+
+
+def check(stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None:
+    """Reports what is wrong across stages. `plugins`: by stage, those that could be loaded."""
+    for stage in stages.values():
+        _check_inputs(stage, stages, plugins, report)
+        _check_room(stage, stages, report)
+        if plugin := plugins.get(stage.name):
+            _check_role(stage, plugin, report)
+            _check_batch_plugin(stage, plugin, report)
+    has_cycle = _check_cycles(stages, report)
+    if not any(_is_head(stage, report) for stage in stages.values()):
+        report.add(("stages",), "has no head: one stage must have no `input`, and a source for its plugin")
+    for stage in stages.values():
+        _check_batch_queue(stage, report)
+    if not has_cycle:
+        _check_batch_upstream(stages, report)
+
+
+def _is_head(stage: StageConfig, report: Report) -> bool:
+    return not stage.inputs and not report.spoiled("stages", stage.name, "input")
+
+
+def _check_inputs(stage: StageConfig, stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None:
+    seen: set[Input] = set()
+    for index, entry in enumerate(stage.inputs):
+        path = ("stages", stage.name, "input", index)
+        given = f"{entry.stage}.{entry.outlet}" if entry.outlet else entry.stage
+        if entry in seen:
+            report.add(path, f"names {given} twice", given=given)
+        seen.add(entry)
+        if entry.stage == stage.name:
+            report.add(path, "a stage cannot be its own input", given=given)
+        elif entry.stage not in stages:
+            others = [name for name in stages if name != stage.name]
+            problem = f"there is no stage {entry.stage!r}; stages are {', '.join(stages)}"
+            report.add(path, problem, given=given, nearest=nearest_name(entry.stage, others))
+        elif (outlets := _declared_outlets(entry, plugins)) is not None and entry.outlet not in ("", *outlets):
+            has = f"its outlets are {', '.join(outlets)}" if outlets else "it has only the default one"
+            problem = f"stage {entry.stage!r} has no outlet {entry.outlet!r}; {has}"
+            report.add(path, problem, given=given, nearest=nearest_name(entry.outlet, outlets))
+
+
+def _declared_outlets(entry: Input, plugins: Mapping[str, Plugin]) -> tuple[str, ...] | None:
+    plugin = plugins.get(entry.stage)
+    return plugin.outlets if plugin else None
+
+
+def _check_role(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+    if report.spoiled("stages", stage.name, "input") and not stage.inputs:
+        return
+    if not stage.inputs and not plugin.is_source:
+        problem = f"plugin {stage.plugin!r} is not a source: give the stage an `input`, or a source for its plugin"
+        report.add(("stages", stage.name), problem)
+    elif stage.inputs and plugin.is_source:
+        problem = f"plugin {stage.plugin!r} is a source, which takes no input"
+        report.add(("stages", stage.name, "input"), problem, given=[i.stage for i in stage.inputs])
+    if not stage.inputs and stage.instances > 1:
+        problem = f"must be 1 in a head stage, not {stage.instances}: each instance would read the whole source"
+        report.add(("stages", stage.name, "instances"), problem, given=stage.instances)
+
+
+def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+    path = ("stages", stage.name, "batch")
+    if stage.batch and not plugin.takes_batches:
+        report.add(path, f"plugin {stage.plugin!r} takes no batches (it has no zpipe_process_batch); leave `batch` out")
+    elif not stage.batch and plugin.takes_batches and not plugin.takes_messages and not report.spoiled(*path):
+        report.add(path, f"is required: plugin {stage.plugin!r} takes only batches")
+
+
+def _check_room(stage: StageConfig, stages: Stages, report: Report) -> None:
+    upstream = {entry.stage for entry in stage.inputs if entry.stage in stages}
+    producers = sum(stages[name].instances for name in upstream)
+    path = ("stages", stage.name, "queue", "messages")
+    if stage.queue.messages < producers and not report.spoiled(*path):
+        problem = f"must be at least {producers}, one for each upstream instance, not {stage.queue.messages}"
+        report.add(path, problem, given=stage.queue.messages)
+
+
+def _check_cycles(stages: Stages, report: Report) -> bool:
+    upstream = {
+        name: {i.stage for i in stage.inputs if i.stage in stages and i.stage != name} for name, stage in stages.items()
+    }
+    order = list(stages)
+    found = False
+    while True:
+        try:
+            TopologicalSorter(upstream).prepare()
+            return found
+        except CycleError as error:
+            # Each is upstream of the next, and the last is the first again. Told from the one that comes first.
+            cycle = error.args[1][:-1]
+            first = cycle.index(min(cycle, key=order.index))
+            cycle = [*cycle[first:], *cycle[:first]]
+            path = ("stages", cycle[0], "input", [i.stage for i in stages[cycle[0]].inputs].index(cycle[-1]))
+            problem = f"the stages make a cycle: {' -> '.join([*cycle, cycle[0]])}"
+            report.add(path, problem, given=cycle[-1])
+            # The next one, if there is one, does not go through here.
+            upstream[cycle[0]].discard(cycle[-1])
+            found = True
+
+
+def _check_batch_queue(stage: StageConfig, report: Report) -> None:
+    if stage.batch is None:
+        return
+    batch, queue = stage.batch, stage.queue
+    for key, wanted, room, size in (
+        ("messages", batch.messages, queue.messages, str),
+        ("bytes", batch.bytes, queue.bytes, show_size),
+    ):
+        path = ("stages", stage.name, "batch", key)
+        if wanted > room and not report.spoiled(*path) and not report.spoiled("stages", stage.name, "queue"):
+            problem = f"{size(wanted)} can never fill: queue.{key} holds {size(room)}"
+            report.add(path, problem, given=wanted)
+
+
+def _check_batch_upstream(stages: Stages, report: Report) -> None:
+    """A batch acks its inputs when it is done, so all of one batch must be unacked at once in every stage before it."""
+    if any(report.spoiled("stages", name, key) for name in stages for key in ("input", "unacked", "instances")):
+        return
+    # By stage: how many of its messages can be unacked at once, and the stages whose bound says so.
+    most: dict[str, tuple[int, frozenset[str]]] = {}
+    for name in TopologicalSorter({s.name: {i.stage for i in s.inputs} for s in stages.values()}).static_order():
+        stage = stages[name]
+        own = stage.unacked.messages * stage.instances
+        upstream = [most[u] for u in {i.stage for i in stage.inputs}]
+        arriving = sum(count for count, _ in upstream)
+        narrow = frozenset[str]().union(*(names for _, names in upstream))
+        most[name] = (arriving, narrow) if upstream and arriving < own else (own, frozenset([name]))
+        path = ("stages", name, "batch", "messages")
+        if stage.batch and upstream and stage.batch.messages > arriving and not report.spoiled(*path):
+            bounds = ", ".join(f"stages.{n}.unacked.messages" for n in sorted(narrow))
+            problem = f"{stage.batch.messages} can never fill: {bounds} lets {arriving} be unacked at once"
+            report.add(path, problem, given=stage.batch.messages)

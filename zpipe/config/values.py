@@ -1,0 +1,132 @@
+"""Readers of single values. Each takes what stands in the config and gives the typed value, or raises ValueError with
+a sentence that says what is allowed and what was given. May live here: values only, no tables, no places.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from zpipe.config.expansion import Expanded
+from zpipe.config.report import shown
+
+T = TypeVar("T")
+Reader = Callable[[Any], T]
+
+MOST_MESSAGES = 1_000_000_000
+"""Counts reach libzmq as C ints."""
+MOST_BYTES = 2**63 - 1
+LONGEST_S = 365 * 86400.0
+NAME_LENGTH = 40
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NUMBER_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def refused(allowed: str, given: Any) -> ValueError:
+    return ValueError(f"must be {allowed}, not {shown(given)}")
+
+
+def string(given: Any) -> str:
+    if not isinstance(given, str):
+        raise refused("a string", given)
+    if not given:
+        raise refused("a string that is not empty", given)
+    return str(given)
+
+
+def name(given: Any) -> str:
+    """Letters, digits, - and _: a dot would make `PIPELINE.STAGE.N` read two ways."""
+    if not isinstance(given, str) or not _NAME.fullmatch(given) or len(given) > NAME_LENGTH:
+        raise refused(f"1 to {NAME_LENGTH} letters, digits, '-' or '_'", given)
+    return str(given)
+
+
+def boolean(given: Any) -> bool:
+    if isinstance(given, Expanded) and given in ("true", "false"):
+        return given == "true"
+    if not isinstance(given, bool):
+        raise refused("true or false", given)
+    return given
+
+
+def integer(given: Any) -> int:
+    number = _converted(given, int)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise refused("a whole number", given)
+    return number
+
+
+def number(given: Any) -> float:
+    value = _converted(given, float)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refused("a number", given)
+    return float(value)
+
+
+def whole(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
+    allowed = f"a whole number from {least} to {most}"
+
+    def read(given: Any) -> int:
+        value = _converted(given, int)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise refused(allowed, given)
+        return value
+
+    return read
+
+
+def duration(*, zero: bool = False) -> Reader[float]:
+    allowed = 'a time such as "500ms", "1s", "2m" or "1h"' + (", or 0" if zero else ", above 0") + ', at most "8760h"'
+
+    def read(given: Any) -> float:
+        seconds = _in_unit(given, _SECONDS, "s")
+        if seconds is None or not 0 <= seconds <= LONGEST_S or not (seconds or zero):
+            raise refused(allowed, given)
+        return float(seconds)
+
+    return read
+
+
+def size(given: Any) -> int:
+    value = _in_unit(given, _BYTES, "B")
+    if value is None or value != int(value) or not 1 <= value <= MOST_BYTES:
+        raise refused('a size such as 1000, "4KiB", "64MiB" or "2GB", at least 1 byte', given)
+    return int(value)
+
+
+def show_size(count: int) -> str:
+    """A size as it would be written in a config."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if count and count % _BYTES[unit] == 0:
+            return f"{count // _BYTES[unit]}{unit}"
+    return f"{count}B"
+
+
+def _converted(given: Any, wanted: type[int] | type[float]) -> Any:
+    if isinstance(given, Expanded):
+        try:
+            return wanted(str(given))
+        except ValueError:
+            return given
+    return given
+
+
+def _in_unit(given: Any, units: Mapping[str, float], without: str) -> float | None:
+    """`given` in the base unit; None where it is no number with one of `units`."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    if isinstance(given, float):
+        return given if math.isfinite(given) else None
+    if not isinstance(given, str) or not (found := _NUMBER_UNIT.fullmatch(given.strip())):
+        return None
+    digits, unit = found.groups()
+    if not unit and isinstance(given, Expanded):
+        unit = without
+    if unit not in units:
+        return None
+    return (float(digits) if "." in digits else int(digits)) * units[unit]

@@ -1,0 +1,118 @@
+"""What the core asks the shell to do, in order. May live here: frozen orders; nothing that performs or decides.
+
+The shell performs each without blocking; what fails comes back as an event (`session_lost`, `buried(stored=False)`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from zpipe.core.work import DeadLetter, Task
+
+
+@dataclass(slots=True)
+class OpenSession:
+    """Connect a PUSH of its own to `address`; answer with session_ready or session_lost."""
+
+    session: str
+    address: str
+    high_water_mark: int
+
+
+@dataclass(slots=True)
+class CloseSession:
+    session: str
+
+
+@dataclass(slots=True)
+class SendParcel:
+    """Send at once or report session_lost: within the credit a send never blocks on a sound session."""
+
+    session: str
+    header: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
+class Reply:
+    """To a consumer or operator on the feedback ROUTER, by the route its frame came with."""
+
+    route: bytes
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Tell:
+    """To the feedback of an upstream instance (stage, instance), by the DEALER connected to it."""
+
+    peer: tuple[str, int]
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Publish:
+    topic: bytes
+    frame: bytes
+
+
+@dataclass(slots=True)
+class StartTask:
+    task: Task
+
+
+@dataclass(slots=True)
+class Bury:
+    """Write a dead letter durably, then report `buried`."""
+
+    letter: DeadLetter
+
+
+@dataclass(slots=True)
+class Commit:
+    """Make `position` durable: all up to it is finished. `count` messages in all; `ended`: the source has no more."""
+
+    position: Any
+    count: int
+    ended: bool
+
+
+@dataclass(slots=True)
+class Gate:
+    """Outputs are bounded. A source may emit up to `limit` messages in all; workers may emit while it is not 0."""
+
+    limit: int
+
+
+@dataclass(slots=True)
+class CloseSource:
+    pass
+
+
+@dataclass(slots=True)
+class Stop:
+    """All is finished and said: leave a mark that this incarnation stopped (`ended`: at the end of the stream)."""
+
+    ended: bool
+
+
+@dataclass(slots=True)
+class Exit:
+    failed: bool
+
+
+Action = (
+    OpenSession
+    | CloseSession
+    | SendParcel
+    | Reply
+    | Tell
+    | Publish
+    | StartTask
+    | Bury
+    | Commit
+    | Gate
+    | CloseSource
+    | Stop
+    | Exit
+)

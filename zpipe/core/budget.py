@@ -1,0 +1,66 @@
+"""Where the time of a stage goes, and how long messages take. May live here: sums over time; no clock.
+
+The shares of a budget add up to 1: every worker-second is in exactly one of them.
+"""
+
+from __future__ import annotations
+
+SHARES = ("waiting", "working", "blocked", "limited", "retrying")
+
+
+class Budget:
+    """Seconds of workers by what they did since the last `take`."""
+
+    def __init__(self, workers: int, now: float) -> None:
+        self._workers = workers
+        self._now = now
+        self._spent = dict.fromkeys(SHARES, 0.0)
+
+    def advance(self, now: float, busy: int, idle_as: str) -> None:
+        """Since the last call `busy` workers worked and the others were idle for the reason `idle_as`."""
+        seconds = max(0.0, now - self._now)
+        busy = min(busy, self._workers)
+        self._spent["working"] += seconds * busy
+        self._spent[idle_as] += seconds * (self._workers - busy)
+        self._now = max(now, self._now)
+
+    def take(self) -> dict[str, float]:
+        """The shares since the last call, adding up to 1 (all waiting if no time passed)."""
+        total = sum(self._spent.values())
+        shares = {k: v / total for k, v in self._spent.items()} if total else {**self._spent, "waiting": 1.0}
+        self._spent = dict.fromkeys(SHARES, 0.0)
+        return shares
+
+
+class Histogram:
+    """Seconds in buckets a quarter of a power of two wide: percentiles within 19 %, in 200 numbers, from 1 µs on."""
+
+    _least = 1e-6
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, int] = {}
+        self._total = 0
+
+    def add(self, seconds: float, messages: int) -> None:
+        ratio = max(seconds, self._least) / self._least
+        whole = int(ratio).bit_length() - 1
+        bucket = whole * 4 + int((ratio / (1 << whole) - 1.0) * 4)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + messages
+        self._total += messages
+
+    def percentile(self, share: float) -> float:
+        """The upper edge of the bucket that holds the `share` (0..1) of all; 0.0 when empty."""
+        left = share * self._total
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 0:
+                whole, quarter = divmod(bucket, 4)
+                return self._least * (1 << whole) * (1.0 + (quarter + 1) / 4)
+        return 0.0
+
+    def take(self) -> dict[str, float]:
+        """p50, p90 and p99 since the last call, in seconds."""
+        values = {f"p{p}_s": self.percentile(p / 100) for p in (50, 90, 99)}
+        self._buckets = {}
+        self._total = 0
+        return values

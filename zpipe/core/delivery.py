@@ -1,0 +1,93 @@
+"""A parcel as its consumer holds it, and the slices of it that wait, are worked on and finish.
+
+May live here: which messages of a parcel are finished. It knows no credit and no frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zpipe.core.ranges import RangeSet
+from zpipe.core.section import Section
+
+if TYPE_CHECKING:
+    from zpipe.core.inlet_session import InletSession
+
+
+class Delivery:
+    """One parcel that arrived. Calls `on_finished(self)` once every message of it is finished.
+
+    session  the inlet session it came by; its acks go there
+    done     offsets of finished messages
+    """
+
+    __slots__ = ("_adopters", "_on_finished", "count", "done", "sections", "sequence", "session", "unfinished")
+
+    def __init__(
+        self, session: InletSession, sequence: int, sections: list[Section], on_finished: Callable[[Delivery], None]
+    ) -> None:
+        self.session = session
+        self.sequence = sequence
+        self.sections = sections
+        self.count = sum(section.count for section in sections)
+        self.unfinished = self.count
+        self.done = RangeSet()
+        self._on_finished = on_finished
+        self._adopters: dict[int, list[tuple[Delivery, int]]] = {}
+
+    def finish(self, start: int, stop: int) -> None:
+        """Messages [start, stop) of the parcel are finished, with all that was derived from them."""
+        self.done.add(start, stop)
+        self.unfinished -= stop - start
+        assert self.unfinished >= 0, "finished twice"
+        if self._adopters:
+            for offset in range(start, stop):
+                for delivery, at in self._adopters.pop(offset, ()):
+                    delivery.finish(at, at + 1)
+        if not self.unfinished:
+            self._on_finished(self)
+
+    def adopt(self, offset: int, delivery: Delivery, at: int) -> None:
+        """Message `offset` came again as message `at` of `delivery`, which waits for it."""
+        self._adopters.setdefault(offset, []).append((delivery, at))
+
+    def find(self, number: int) -> int | None:
+        """The offset of the unfinished message with this number, or None."""
+        offset = 0
+        for section in self.sections:
+            if section.first <= number < section.first + section.count:
+                at = offset + number - section.first
+                return None if at in self.done else at
+            offset += section.count
+        return None
+
+
+class Slice:
+    """Messages [start, stop) of one section of a delivery: the piece that is queued, worked on and finished together."""
+
+    __slots__ = ("arrived_at", "delivery", "offset", "section", "start", "stop")
+
+    def __init__(self, delivery: Delivery, section: Section, offset: int, start: int, stop: int, now: float) -> None:
+        self.delivery = delivery
+        self.section = section
+        self.offset = offset
+        self.start = start
+        self.stop = stop
+        self.arrived_at = now
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def size(self) -> int:
+        return self.section.bytes_between(self.start, self.stop)
+
+    def part(self, start: int, stop: int) -> Slice:
+        """Messages [start, stop) of this slice, counted from its own first."""
+        base = self.start
+        return Slice(self.delivery, self.section, self.offset, base + start, base + stop, self.arrived_at)
+
+    def finish(self) -> None:
+        self.delivery.finish(self.offset + self.start, self.offset + self.stop)

@@ -1,0 +1,192 @@
+"""Everything below this stage: its outlets, the sessions of all of them, and answering what consumers say.
+
+May live here: matching a hello to an outlet, liveness of consumers, and the bound on what is held for them. Choosing a
+consumer and keeping sections is the outlet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zpipe.core import wire
+from zpipe.core.actions import Action, CloseSession, OpenSession, Reply, SendParcel
+from zpipe.core.ledger import Derivation
+from zpipe.core.outlet import Outlet
+from zpipe.core.outlet_session import OutletSession
+from zpipe.core.policy import StagePolicy
+from zpipe.core.work import Chunk
+
+HIGH_WATER_SLACK = 64
+"""Above the credit, for ends and for parcels that cross a lowered limit: the high-water mark is the fuse, not the bound."""
+
+
+class Downstream:
+    """`links` are (outlet, consumer stage), in the order of the config."""
+
+    def __init__(
+        self, pipeline: str, stage: str, incarnation: str, links: Sequence[tuple[str, str]], policy: StagePolicy
+    ) -> None:
+        self.outlets = [Outlet(name, consumer, policy.link) for name, consumer in links]
+        self._pipeline = pipeline
+        self._stage = stage
+        self._incarnation = incarnation
+        self._policy = policy
+        self._by_name: dict[str, list[Outlet]] = {}
+        for outlet in self.outlets:
+            self._by_name.setdefault(outlet.name, []).append(outlet)
+        self._sessions: dict[str, tuple[Outlet, OutletSession]] = {}
+        self._opened = 0
+
+    # ---- outputs
+
+    def offer(self, chunks: list[Chunk], derivation: Derivation) -> None:
+        """Takes outputs in charge, once for each link they leave by. Those of an outlet that nobody reads are let go."""
+        for name, count, body in chunks:
+            for outlet in self._by_name.get(name, ()):
+                outlet.offer(body, count, derivation)
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be produced now, by the link with the least room."""
+        link, unacked = self._policy.link, self._policy.unacked
+        room = unacked.messages
+        for outlet in self.outlets:
+            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
+            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
+                return 0
+        return max(room, 0)
+
+    @property
+    def full(self) -> bool:
+        return bool(self.outlets) and self.room == 0
+
+    @property
+    def unacked_full(self) -> bool:
+        """Nothing more can be sent until something is acked: consumers should not wait for more to come."""
+        bound = self._policy.unacked
+        return any(o.held_messages >= bound.messages or o.held_bytes >= bound.bytes for o in self.outlets)
+
+    @property
+    def unsent(self) -> int:
+        return sum(outlet.unsent_messages for outlet in self.outlets)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(outlet.in_flight_messages for outlet in self.outlets)
+
+    def dispatch(self) -> list[Action]:
+        """Everything that credit allows to be sent now."""
+        return [
+            SendParcel(session.id, header, body)
+            for outlet in self.outlets
+            if outlet.unsent_messages
+            for session, header, body in outlet.sendable()
+        ]
+
+    def say_end(self) -> list[Action]:
+        """Tells every consumer that has not been told since its last parcel."""
+        return [SendParcel(s.id, header, body) for outlet in self.outlets for s, header, body in outlet.ends()]
+
+    @property
+    def ends_acked(self) -> bool:
+        """On every link somebody has acked the end, and everybody in session has."""
+        told = all(outlet.told for outlet in self.outlets)
+        return told and all(session.ended and not session.flights for _, session in self._sessions.values())
+
+    def told_before(self, consumer: str) -> None:
+        """That stage has heard the end of this run's stream, though not from this incarnation."""
+        for outlet in self.outlets:
+            outlet.told |= outlet.consumer == consumer
+
+    @property
+    def stop_seen(self) -> bool:
+        return all(session.seen_stopped for _, session in self._sessions.values())
+
+    # ---- what consumers say
+
+    def hello(self, route: bytes, hello: wire.Hello, now: float) -> list[Action]:
+        """Opens a session, after closing the one this consumer had. A repeated hello is answered again."""
+        outlet = next((o for o in self._by_name.get(hello.outlet, ()) if o.consumer == hello.stage), None)
+        problem = self._problem(hello, outlet)
+        if problem or outlet is None:
+            return [Reply(route, wire.write(wire.Refuse("", problem, hello.number)))]
+        actions: list[Action] = []
+        for session in [s for s in outlet.sessions.values() if s.peer == (hello.stage, hello.instance)]:
+            if session.hello.incarnation == hello.incarnation and hello.number <= session.hello.number:
+                if hello.number == session.hello.number:
+                    session.route = route
+                    actions.append(self._welcome(session))
+                return actions
+            actions += self.close(session.id)
+        self._opened += 1
+        id = f"{self._incarnation}:{hello.incarnation}:{self._opened}"
+        session = OutletSession(id, hello, route, now)
+        outlet.sessions[id] = session
+        self._sessions[id] = (outlet, session)
+        high_water_mark = hello.queue_messages + HIGH_WATER_SLACK
+        return [*actions, OpenSession(id, hello.inbox, high_water_mark), self._welcome(session)]
+
+    def _problem(self, hello: wire.Hello, outlet: Outlet | None) -> str:
+        if hello.version != wire.VERSION:
+            return f"protocol version {hello.version}: this producer speaks {wire.VERSION}"
+        if hello.pipeline != self._pipeline:
+            return f"pipeline {hello.pipeline!r}: this is {self._pipeline!r}"
+        if hello.upstream != self._stage:
+            return f"stage {hello.upstream!r}: this is {self._stage!r}"
+        if outlet is None:
+            name = f"outlet {hello.outlet!r}" if hello.outlet else "the default outlet"
+            return f"the config of {self._stage!r} has no link from {name} to stage {hello.stage!r}"
+        return ""
+
+    def _welcome(self, session: OutletSession) -> Reply:
+        welcome = wire.Welcome(wire.VERSION, session.id, self._incarnation, session.hello.number)
+        return Reply(session.route, wire.write(welcome))
+
+    def statement(self, route: bytes, statement: wire.Statement, now: float) -> list[Action]:
+        known = self._sessions.get(statement.session)
+        if known is None:
+            return [Reply(route, wire.write(wire.Refuse(statement.session, "no such session", statement.number)))]
+        outlet, session = known
+        session.route = route
+        outlet.read_statement(session, statement, now)
+        return [self._confirm(outlet, session)] if statement.reply else []
+
+    def _confirm(self, outlet: Outlet, session: OutletSession) -> Reply:
+        return Reply(session.route, wire.write(session.confirm(outlet.lowest)))
+
+    def ready(self, session_id: str) -> None:
+        """The session's PUSH is connected."""
+        if session_id in self._sessions:
+            self._sessions[session_id][1].ready = True
+
+    def close(self, session_id: str) -> list[Action]:
+        """The session is over, for whatever reason; what it held is unsent again."""
+        known = self._sessions.pop(session_id, None)
+        if known is None:
+            return []
+        outlet, session = known
+        outlet.close(session)
+        return [CloseSession(session_id)]
+
+    # ---- time
+
+    def heartbeat(self, now: float) -> list[Action]:
+        """Closes sessions of the dead, repeats to the others what this producer has sent."""
+        actions: list[Action] = []
+        silence_s = self._policy.link.peer_timeout_s
+        for session_id, (outlet, session) in list(self._sessions.items()):
+            stuck = session.received < session.sequence and now - session.moved_at > silence_s
+            if now - session.heard_at > silence_s or stuck:
+                actions += self.close(session_id)
+            else:
+                actions.append(self._confirm(outlet, session))
+        return actions
+
+    def slept(self, now: float) -> None:
+        """This process stood still: the silence was its own, so nobody is dead for it."""
+        for _, session in self._sessions.values():
+            session.heard_at = session.moved_at = now
+
+    def needy(self) -> list[Action]:
+        """Confirms to consumers whose byte limit is too low for the next message."""
+        return [self._confirm(o, s) for o, s in self._sessions.values() if s.need_unsaid()]

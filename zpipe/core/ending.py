@@ -1,0 +1,109 @@
+"""The end of an instance's life: when it may drain, flush, stop and exit, and what it must say on the way.
+
+May live here: the conditions of the lifecycle's moves. Who asks for a drain or a leave, and what is held, is others'.
+
+Two ways lead here. *Drain*: the stream ends at the heads and the end travels down; an instance stops once everything is
+acked and its upstream has stopped. *Leave*: this instance alone goes; what it has not started is handed back.
+"""
+
+from __future__ import annotations
+
+from zpipe.core.actions import Action, CloseSource, Exit, Stop
+from zpipe.core.downstream import Downstream
+from zpipe.core.inlet import Inlet
+from zpipe.core.intake import Intake
+from zpipe.core.ledger import Counts
+from zpipe.core.lifecycle import Lifecycle, Move, State
+from zpipe.core.source import Source
+
+NEVER = float("inf")
+
+
+class Ending:
+    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        source: Source | None,
+        counts: Counts,
+        inlet: Inlet,
+        intake: Intake,
+        downstream: Downstream,
+    ) -> None:
+        self.draining = False
+        self.leaving = False
+        self.exited = False
+        self.closing = False
+        self.exit_at = NEVER
+        self._lifecycle = lifecycle
+        self._source = source
+        self._counts = counts
+        self._inlet = inlet
+        self._intake = intake
+        self._downstream = downstream
+
+    def advance(self, now: float, patience_s: float) -> list[Action]:
+        """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it."""
+        actions: list[Action] = []
+        lifecycle = self._lifecycle
+        over = self.leaving or self.input_ended()
+        if lifecycle.state is State.RUNNING and (over or self.draining):
+            actions += self._close_source()
+            lifecycle.make(Move.DRAIN)
+        if lifecycle.state is State.DRAINING and over and self.idle() and (self._source is None or self._source.ended):
+            lifecycle.make(Move.FLUSH)
+        if lifecycle.state is State.FLUSHED:
+            actions += self._flushed(now, patience_s)
+        gone = lifecycle.state is State.STOPPED and (self.exit_at <= now or self._downstream.stop_seen)
+        if (gone or lifecycle.state is State.FAILED) and not self.exited:
+            self.exited = True
+            actions.append(Exit(failed=not gone))
+        return actions
+
+    def _flushed(self, now: float, patience_s: float) -> list[Action]:
+        if not self.idle():  # a redelivery came, or a consumer was lost
+            self._lifecycle.make(Move.REFILL)
+            return []
+        actions = [] if self.leaving else self._downstream.say_end()
+        if self._finished():
+            self._lifecycle.make(Move.STOP)
+            self.exit_at = now + patience_s
+            actions.append(Stop(ended=not self.leaving))
+        return actions
+
+    def _close_source(self) -> list[Action]:
+        if self._source is None or self._source.ended or self.closing:
+            return []
+        self.closing = True
+        return [CloseSource()]
+
+    def input_ended(self) -> bool:
+        """Nothing new comes: the source is over, or every upstream stage has said its end."""
+        return self._source.ended if self._source is not None else self._intake.ended()
+
+    def idle(self) -> bool:
+        """Nothing is held here that could still become an output."""
+        return not (self._counts.queued or self._counts.in_process or self._downstream.unsent)
+
+    def _finished(self) -> bool:
+        """Everything this instance answers for is acked, and nothing can come to it any more."""
+        source = self._source
+        if self._downstream.in_flight or self._inlet.unfinished:
+            return False
+        if source is not None and not (source.completed if source.exhausted else source.all_stored):
+            return False
+        if self.leaving:
+            return self._inlet.all_confirmed
+        return self._downstream.ends_acked and (source is not None or self._intake.stopped())
+
+    def hungry(self) -> bool:
+        """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
+        if self._downstream.unsent:
+            return False
+        if self._downstream.unacked_full:
+            return True
+        if self._source is not None:
+            return self._source.ended
+        ending = self.leaving or self._lifecycle.state is not State.RUNNING
+        return self.idle() and (self._intake.hungry or ending)

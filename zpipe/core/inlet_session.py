@@ -1,0 +1,111 @@
+"""A session as its consumer sees it: one upstream incarnation, the credit given, and what of its parcels is finished.
+
+May live here: the state of one session and writing its statements. Sharing the bound and keeping the queue is the inlet's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zpipe.core import wire
+from zpipe.core.credit import Grant
+from zpipe.core.delivery import Delivery
+from zpipe.core.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from zpipe.core.upstream import Upstream
+
+NEVER = float("inf")
+
+
+class InletSession:
+    """`due_at`: when the next statement is to go out at the latest. `ended`: its producer has said the end."""
+
+    def __init__(self, id: str, incarnation: str, upstream: Upstream, now: float) -> None:
+        self.id = id
+        self.incarnation = incarnation
+        self.upstream = upstream
+        self.messages = Grant(need=1)
+        self.bytes = Grant(need=0)
+        self.deliveries: dict[int, Delivery] = {}
+        self.finished = RangeSet()
+        self.sequence = 0
+        self.ended = False
+        self.open = True
+        self.due_at = now
+        self.reply = False
+        self.changed = True
+        self._floor = 0
+        self._number = 0
+        self._confirmed = 0
+        self._returned: list[tuple[int, int, int, int]] = []
+        self._stated_limit = 0
+
+    def due(self, at: float) -> None:
+        """A statement is worth sending by `at`."""
+        self.due_at = min(self.due_at, at)
+
+    def hand_back(self, delivery: Delivery, start: int, stop: int) -> None:
+        """Messages [start, stop) of the parcel go back unstarted. They are finished here once the producer has confirmed."""
+        self._returned.append((delivery.sequence, start, stop, self._number + 1))
+        self.reply = True
+
+    def confirmed(self, confirm: wire.Confirm) -> None:
+        """What the producer has read and sent is now known."""
+        self.messages.confirm(confirm.number, confirm.sent_messages)
+        self.bytes.confirm(confirm.number, confirm.sent_bytes)
+        self.bytes.need = confirm.need_bytes
+        self._confirmed = max(self._confirmed, confirm.number)
+        waiting, self._returned = self._returned, []
+        for entry in waiting:
+            sequence, start, stop, number = entry
+            if number > confirm.number:
+                self._returned.append(entry)
+            elif sequence in self.deliveries:
+                self.deliveries[sequence].finish(start, stop)
+        self.reply = bool(self._returned)
+
+    def finish_returned(self) -> None:
+        """The session is over: what was handed back is the producer's, whether or not it has confirmed."""
+        for sequence, start, stop, _ in self._returned:
+            self.deliveries[sequence].finish(start, stop)
+        self._returned = []
+
+    @property
+    def all_confirmed(self) -> bool:
+        """The producer has read the last statement, and nothing has changed since."""
+        return self._confirmed == self._number and not self.changed
+
+    @property
+    def low(self) -> bool:
+        """The producer may soon stand still for want of credit that could be stated."""
+        stated = self._stated_limit - self.messages.received
+        return self.messages.limit > self._stated_limit and 2 * stated <= self.messages.room
+
+    def state(self, rate: float, leaving: bool, seen_stopped: bool) -> wire.Statement:
+        """The next statement."""
+        self._number += 1
+        self.messages.issue(self._number)
+        self.bytes.issue(self._number)
+        self._stated_limit = self.messages.limit
+        for start, stop in self.finished:
+            if start <= self._floor + 1:
+                self._floor = max(self._floor, stop - 1)
+        self.finished.discard_below(self._floor + 1)
+        self.due_at = NEVER
+        self.changed = False
+        return wire.Statement(
+            self.id,
+            self._number,
+            self.messages.limit,
+            self.bytes.limit,
+            self.sequence,
+            self.messages.released,
+            self._floor,
+            [[start, stop] for start, stop in self.finished],
+            [[sequence, start, stop] for sequence, start, stop, _ in self._returned],
+            rate,
+            self.reply or leaving,
+            leaving,
+            seen_stopped,
+        )

@@ -1,0 +1,207 @@
+"""Everything above this stage: its upstream instances, their liveness, and answering what they say.
+
+May live here: hello and welcome, silence, the end of input. Parcels, credit and the queue are the inlet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from zpipe.core import wire
+from zpipe.core.actions import Action, Tell
+from zpipe.core.inlet import Inlet
+from zpipe.core.policy import StagePolicy
+from zpipe.core.upstream import Upstream
+from zpipe.errors import PeerError
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Self:
+    """Who this instance is, as it says in a hello."""
+
+    pipeline: str
+    stage: str
+    instance: int
+    incarnation: str
+    inbox: str = ""
+
+
+class Intake:
+    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage."""
+
+    def __init__(self, me: Self, links: Sequence[tuple[str, str]], inlet: Inlet, policy: StagePolicy) -> None:
+        self._me = me
+        self._links = links
+        self._inlet = inlet
+        self._policy = policy
+        self._upstreams: dict[tuple[str, str, int], Upstream] = {}
+        self._hello_number = 0
+        self.refusals: list[str] = []
+
+    def _of(self, peer: tuple[str, int]) -> list[Upstream]:
+        """An upstream instance, once for each link it feeds; made when first heard of."""
+        stage, instance = peer
+        found = []
+        for link_stage, outlet in self._links:
+            if link_stage == stage:
+                key = (stage, outlet, instance)
+                found.append(self._upstreams.setdefault(key, Upstream(stage, outlet, instance)))
+        return found
+
+    # ---- connections
+
+    def connected(self, peer: tuple[str, int], now: float) -> None:
+        for upstream in self._of(peer):
+            upstream.connected = upstream.known = True
+            upstream.heard_at = now
+            self._ask_anew(upstream, now)
+
+    def disconnected(self, peer: tuple[str, int]) -> None:
+        """Its process is gone, or the line: what it still holds comes again in another session."""
+        for upstream in self._of(peer):
+            upstream.connected = False
+            self._inlet.close(upstream)
+            upstream.hello_at = None
+
+    def gone(self, peer: tuple[str, int], now: float) -> None:
+        """A mark on disk says that the instance stopped at the end of its stream, before this one started."""
+        for upstream in self._of(peer):
+            upstream.known = upstream.stopped = True
+            upstream.left = False
+
+    def _ask_anew(self, upstream: Upstream, now: float) -> None:
+        self._inlet.close(upstream)
+        self._hello_number += 1
+        upstream.hello_number = self._hello_number
+        upstream.hello_at = now
+
+    # ---- what upstream instances say
+
+    def heard(self, peer: tuple[str, int], frame: wire.Frame, now: float) -> None:
+        """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
+        for upstream in self._of(peer):
+            upstream.heard_at = now
+            session = upstream.session
+            match frame:
+                case wire.Announcement():
+                    if frame.stage != upstream.stage or frame.instance != upstream.instance:
+                        raise PeerError(f"{frame.stage}.{frame.instance} announces itself as {upstream.name}")
+                    if upstream.hear(frame, now) and session is not None:
+                        self._ask_anew(upstream, now)
+                    elif upstream.stopped and session is not None:
+                        session.due(now)
+                case wire.Welcome():
+                    if frame.number == upstream.hello_number and session is None:
+                        upstream.hello_at = None
+                        self._inlet.open(upstream, frame, now)
+                case wire.Confirm():
+                    if session is not None and session.id == frame.session:
+                        self._inlet.confirmed(session, frame, now)
+                case wire.Refuse():
+                    if session is not None and session.id == frame.session:
+                        self._ask_anew(upstream, now)
+                    elif not frame.session and frame.number == upstream.hello_number:
+                        self.refusals.append(f"{upstream.name} refuses: {frame.reason}")
+                case _:
+                    raise PeerError(f"{upstream.name} sent a {frame.kind}")
+
+    def parcel(self, frame: wire.Frame, body: bytes, now: float) -> None:
+        """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
+        if not isinstance(frame, wire.Parcel | wire.End):
+            raise PeerError(f"a {frame.kind} in the inbox")
+        upstream = self._inlet.owner(frame.session)
+        try:
+            sound = self._inlet.accept(frame.session, frame, body, now)
+        except PeerError:
+            if upstream is not None:
+                self._ask_anew(upstream, now)
+            raise
+        if upstream is not None:
+            upstream.heard_at = now
+            if not sound:
+                self._ask_anew(upstream, now)
+
+    # ---- time
+
+    def hellos(self, now: float) -> list[Action]:
+        """The hellos that are due; each is repeated at every heartbeat until it is answered."""
+        actions: list[Action] = []
+        if self._inlet.leaving:
+            return actions
+        me = self._me
+        for upstream in self._upstreams.values():
+            if upstream.hello_at is None or upstream.hello_at > now or upstream.stopped or not upstream.connected:
+                continue
+            upstream.hello_at = now + self._policy.link.heartbeat_s
+            hello = wire.Hello(
+                wire.VERSION,
+                me.pipeline,
+                me.stage,
+                me.instance,
+                me.incarnation,
+                upstream.outlet,
+                upstream.stage,
+                me.inbox,
+                upstream.hello_number,
+                self._policy.queue.messages,
+            )
+            actions.append(Tell(upstream.peer, wire.write(hello)))
+        return actions
+
+    def next_at(self) -> float:
+        waiting = (u.hello_at for u in self._upstreams.values() if u.hello_at is not None and self._waits(u))
+        return min(waiting, default=NEVER)
+
+    def _waits(self, upstream: Upstream) -> bool:
+        return upstream.connected and not upstream.stopped and not self._inlet.leaving
+
+    def heartbeat(self, now: float) -> None:
+        """Sessions whose producer has been silent for too long are begun anew."""
+        for upstream in self._upstreams.values():
+            if upstream.session is not None and now - upstream.heard_at > self._policy.link.peer_timeout_s:
+                self._ask_anew(upstream, now)
+        self._inlet.heartbeat(now)
+
+    def slept(self, now: float) -> None:
+        """This process stood still for longer than its peers wait: what is queued has been given to others."""
+        for upstream in self._upstreams.values():
+            upstream.heard_at = now
+            if upstream.session is not None:
+                self._ask_anew(upstream, now)
+
+    # ---- the end of input
+
+    @property
+    def head(self) -> bool:
+        return not self._links
+
+    @property
+    def hungry(self) -> bool:
+        """Some producer waits for acks of what may lie in a partial batch here."""
+        return any(upstream.hungry for upstream in self._upstreams.values())
+
+    def ended(self) -> bool:
+        """On every link somebody has said the end, and nobody who is known may still have something."""
+        return self._every_link(lambda u: u.flushed)
+
+    def stopped(self) -> bool:
+        """On every link every known instance has stopped: nothing can come any more."""
+        return self._every_link(lambda u: u.stopped and not u.left)
+
+    def _every_link(self, over: Callable[[Upstream], bool]) -> bool:
+        for stage, outlet in self._links:
+            known = [u for u in self._upstreams.values() if u.known and (u.stage, u.outlet) == (stage, outlet)]
+            if not any(map(over, known)) or not all(over(u) or u.left for u in known):
+                return False
+        return True
+
+    def waiting_for(self) -> list[str]:
+        """Names of upstream instances whose end or stop is still to come, for people; a stage when none of it is known."""
+        names = []
+        for stage, outlet in self._links:
+            known = [u for u in self._upstreams.values() if u.known and (u.stage, u.outlet) == (stage, outlet)]
+            names += [u.name for u in known if not u.stopped] if known else [stage]
+        return names

@@ -1,0 +1,70 @@
+"""The life of an instance as a table. May live here: states, moves and the one place that makes them.
+
+Paused, leaving and blocked are not states: they do not change which moves are legal.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+
+
+class State(StrEnum):
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    DRAINING = "DRAINING"
+    FLUSHED = "FLUSHED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+
+class Move(Enum):
+    OPENED = "opened"
+    DRAIN = "drain"
+    FLUSH = "flush"
+    REFILL = "refill"
+    STOP = "stop"
+    FAIL = "fail"
+
+
+TABLE: dict[tuple[State, Move], State] = {
+    (State.STARTING, Move.OPENED): State.RUNNING,
+    (State.STARTING, Move.DRAIN): State.DRAINING,
+    (State.RUNNING, Move.DRAIN): State.DRAINING,
+    (State.DRAINING, Move.FLUSH): State.FLUSHED,
+    # A redelivery after FLUSHED: something is held again (FLUSHED says nothing is unsent, not that nothing can come).
+    (State.FLUSHED, Move.REFILL): State.DRAINING,
+    (State.FLUSHED, Move.STOP): State.STOPPED,
+    (State.STARTING, Move.FAIL): State.FAILED,
+    (State.RUNNING, Move.FAIL): State.FAILED,
+    (State.DRAINING, Move.FAIL): State.FAILED,
+    (State.FLUSHED, Move.FAIL): State.FAILED,
+}
+
+
+class Lifecycle:
+    """Where an instance stands; `make` is the only way on."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state = State.STARTING
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def make(self, move: Move) -> bool:
+        """Makes the move if the table has it. A refused move changes nothing and answers False."""
+        after = TABLE.get((self._state, move))
+        if after is None:
+            return False
+        self._state = after
+        return True
+
+    @property
+    def accepts_input(self) -> bool:
+        return self._state in (State.RUNNING, State.DRAINING, State.FLUSHED)
+
+    @property
+    def over(self) -> bool:
+        return self._state in (State.STOPPED, State.FAILED)

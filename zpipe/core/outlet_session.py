@@ -1,0 +1,162 @@
+"""A session as its producer sees it: one downstream incarnation, its credit, and the parcels in flight to it.
+
+May live here: the state of one session and reading a consumer's statements into it. Which session to send to, and what
+becomes of parcels, is the outlet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zpipe.core import wire
+from zpipe.core.ranges import RangeSet
+from zpipe.core.section import Section
+
+
+class Flight:
+    """A parcel that was sent and is not acked. `sections` are (offset in the parcel, section); none: an end."""
+
+    __slots__ = ("end", "returned", "sections", "sequence")
+
+    def __init__(self, sequence: int, sections: list[Section]) -> None:
+        self.sequence = sequence
+        self.end = not sections
+        self.returned = RangeSet()
+        self.sections: list[tuple[int, Section]] = []
+        offset = 0
+        for section in sections:
+            self.sections.append((offset, section))
+            offset += section.count
+
+    def header(self, session: str) -> bytes:
+        if self.end:
+            return wire.write(wire.End(session, self.sequence))
+        rows = [[s.count, s.size, s.first, s.attempt] for _, s in self.sections]
+        return wire.write(wire.Parcel(session, self.sequence, rows))
+
+
+class OutletSession:
+    """One downstream incarnation.
+
+    route       where its statements come from and answers go to
+    ready       its PUSH is connected
+    stated      it has stated its credit at least once
+    heard_at    when it last said anything
+    moved_at    when it last received what was sent, or had received everything
+    """
+
+    def __init__(self, id: str, hello: wire.Hello, route: bytes, now: float) -> None:
+        self.id = id
+        self.hello = hello
+        self.route = route
+        self.ready = False
+        self.stated = False
+        self.heard_at = now
+        self.moved_at = now
+        self.leaving = False
+        self.seen_stopped = False
+        self.flights: dict[int, Flight] = {}
+        self.sequence = 0
+        self.received = 0
+        self.sent_messages = 0
+        self.sent_bytes = 0
+        self.released = 0
+        self.limit_messages = 0
+        self.limit_bytes = 0
+        self.rate = 0.0
+        self.statement_number = 0
+        self.need_bytes = 0
+        self.end_sequence = 0
+        self._said_need = 0
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        return self.hello.stage, self.hello.instance
+
+    @property
+    def room_messages(self) -> int:
+        """How many more messages the consumer takes; 0 while nothing may be sent."""
+        if not self.ready or self.leaving:
+            return 0
+        return self.limit_messages - self.sent_messages
+
+    @property
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.sent_bytes
+
+    @property
+    def window(self) -> int:
+        """How much the consumer wants under way."""
+        return self.limit_messages - self.released
+
+    @property
+    def wait_s(self) -> float:
+        """How long a message sent now would wait there, by the consumer's own rate."""
+        return (self.sent_messages - self.released) / (self.rate or 1.0)
+
+    @property
+    def ended(self) -> bool:
+        """The end was the last thing sent."""
+        return self.end_sequence == self.sequence > 0
+
+    def launch(self, sections: list[Section]) -> Flight:
+        """The next parcel (no sections: the end), in flight from now."""
+        self.sequence += 1
+        flight = Flight(self.sequence, sections)
+        self.flights[self.sequence] = flight
+        if not sections:
+            self.end_sequence = self.sequence
+        for section in sections:
+            self.sent_messages += section.count
+            self.sent_bytes += section.size
+        self.need_bytes = self._said_need = 0
+        return flight
+
+    def read(self, statement: wire.Statement, now: float) -> bool:
+        """Takes over the consumer's state. False for one older than the last: they describe state, so the newest counts."""
+        self.heard_at = now
+        if statement.number <= self.statement_number:
+            return False
+        if statement.received > self.received or statement.received == self.sequence:
+            self.moved_at = now
+        self.stated = True
+        self.statement_number = statement.number
+        self.limit_messages = statement.limit_messages
+        self.limit_bytes = statement.limit_bytes
+        self.received = max(self.received, statement.received)
+        self.released = max(self.released, statement.released)
+        self.rate = statement.rate
+        self.leaving = statement.leaving
+        self.seen_stopped = statement.seen_stopped
+        return True
+
+    def pop_acked(self, statement: wire.Statement) -> Iterator[Flight]:
+        """Takes out every flight the statement acks. Sequences never sent are passed over: an ack cannot be early."""
+        acked = []
+        for sequence in self.flights:
+            if sequence > statement.floor:
+                break
+            acked.append(sequence)
+        for start, stop in statement.ranges:
+            acked += [
+                n for n in range(max(start, statement.floor + 1), min(stop, self.sequence + 1)) if n in self.flights
+            ]
+        for sequence in acked:
+            yield self.flights.pop(sequence)
+
+    def need_unsaid(self) -> bool:
+        """The next message needs more bytes than the limit, and the consumer has not been told."""
+        return self.need_bytes > self._said_need
+
+    def confirm(self, lowest: int) -> wire.Confirm:
+        """What this producer has sent and read."""
+        self._said_need = self.need_bytes
+        return wire.Confirm(
+            self.id,
+            self.statement_number,
+            self.sequence,
+            self.sent_messages,
+            self.sent_bytes,
+            lowest,
+            self.need_bytes,
+        )

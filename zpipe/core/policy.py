@@ -1,0 +1,79 @@
+"""The numbers a stage runs by: frozen, made once from the config, shared by the core's parts.
+
+May live here: frozen policies and their defaults with the reason for each. State lives with the part that has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KIB = 1024
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A hard bound on what is held: messages exactly, bytes by at most one message more."""
+
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """attempts: calls of the plugin in all; delay doubles from delay_s up to max_delay_s, with jitter."""
+
+    attempts: int = 5
+    delay_s: float = 1.0
+    max_delay_s: float = 60.0
+    deaths: int = 3
+
+
+@dataclass(frozen=True)
+class BatchPolicy:
+    """A batch is handed over when it has `messages` or `bytes`, or `timeout_s` after its first message came."""
+
+    messages: int = 100
+    bytes: int = 4 * MIB
+    timeout_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class LinkPolicy:
+    """Timing and sizes of links; the same at both ends of a pipeline.
+
+    heartbeat_s          every statement and announcement is repeated this often
+    peer_timeout_s       a peer silent this long is taken for dead and what it held is redelivered
+    ack_delay_s          acks wait this long for company; a chain of n stages acks within n times this
+    queue_time_s         a consumer asks for this much work ahead: about 100 round trips over ipc, so that it never
+                         runs dry, yet a consumer of 20/s holds one message, not the queue
+    parcel_messages      four parcels of 512 give 90 % of the throughput of sixteen (design 3.6)
+    section_messages     outputs are encoded in pieces of this: several fit into what credit is left, and few have to be cut
+    parcel_bytes         above it a message travels alone; small enough that heartbeats behind it are not late
+    max_message_bytes    a larger message is a dead letter at its producer
+    unsent_messages      outputs waiting for credit: enough to fill two parcels, more adds only latency
+    """
+
+    heartbeat_s: float = 1.0
+    peer_timeout_s: float = 5.0
+    ack_delay_s: float = 0.002
+    queue_time_s: float = 0.05
+    parcel_messages: int = 512
+    section_messages: int = 128
+    parcel_bytes: int = 256 * KIB
+    max_message_bytes: int = 16 * MIB
+    unsent_messages: int = 1024
+    unsent_bytes: int = 1 * MIB
+
+
+@dataclass(frozen=True)
+class StagePolicy:
+    """Everything the core of one stage needs to know of the config."""
+
+    queue: Bound = field(default_factory=lambda: Bound(1000, 64 * MIB))
+    unacked: Bound = field(default_factory=lambda: Bound(20_000, 128 * MIB))
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    batch: BatchPolicy | None = None
+    link: LinkPolicy = field(default_factory=LinkPolicy)
+    workers: int = 1
+    interval_s: float = 1.0

@@ -1,0 +1,208 @@
+"""Processing: from the queue to the workers and back, with retries and dead letters on the way.
+
+May live here: which messages go to a worker next and what a result means for the counts and the ledger. It knows no session
+and no socket; outputs go to the downstream, finished inputs to their deliveries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zpipe.core import batch
+from zpipe.core.budget import Budget, Histogram
+from zpipe.core.delivery import Slice
+from zpipe.core.downstream import Downstream
+from zpipe.core.inlet import Inlet
+from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.policy import StagePolicy
+from zpipe.core.work import Chunk, DeadLetter, Failure, Pace, Result, Retries, Task
+
+NEVER = float("inf")
+REBURY_S = 1.0
+"""A dead letter that could not be written (disk full) is written again after this long; its message stays unacked."""
+
+
+class Processing:
+    """`jitter` gives numbers in [0, 1): the core has no randomness of its own."""
+
+    def __init__(
+        self,
+        policy: StagePolicy,
+        counts: Counts,
+        inlet: Inlet,
+        downstream: Downstream,
+        jitter: Callable[[], float],
+        now: float,
+    ) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.paused = False
+        self.retries = Retries(policy.retry)
+        self.budget = Budget(policy.workers, now)
+        self.in_stage = Histogram()
+        self.since_origin = Histogram()
+        self.burying: list[DeadLetter] = []
+        self._rebury: list[tuple[float, DeadLetter]] = []
+        self._pace = Pace(policy.workers)
+        self._policy = policy
+        self._counts = counts
+        self._inlet = inlet
+        self._downstream = downstream
+        self._jitter = jitter
+        self._number = 0
+
+    # ---- to the workers
+
+    def start(self, now: float, hurry: bool) -> list[Task]:
+        """The tasks to start now: retries that are due, then what is queued, while a worker is free and outputs have room."""
+        started: list[Task] = []
+        while self._free() and (due := self.retries.pop_due(now)) is not None:
+            slices, attempt = due
+            self._counts.retries += 1
+            started.append(self._begin(slices, attempt + 1))
+        while self._free() and self._inlet.queue and self._ready_at(now, hurry) <= now:
+            started.append(self._begin(self._cut(), 1))
+        return started
+
+    def _free(self) -> bool:
+        """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
+        ahead = self._policy.batch is None and (self._pace.service_s or 1.0) < self._pace.task_s
+        slots = self._policy.workers + ahead
+        return len(self.tasks) < slots and not self.paused and not self._downstream.full
+
+    def _ready_at(self, now: float, hurry: bool) -> float:
+        if self._policy.batch is None:
+            return now
+        inlet = self._inlet
+        at = batch.ready_at(
+            self._policy.batch,
+            self._counts.queued,
+            inlet.queued_bytes,
+            inlet.queue[0].arrived_at if inlet.queue else now,
+            hurry,
+            now,
+        )
+        return NEVER if at is None else at
+
+    def _cut(self) -> list[Slice]:
+        policy = self._policy
+        if policy.batch is not None:
+            return self._inlet.take(policy.batch.messages, policy.batch.bytes)
+        share = -(-self._counts.queued // policy.workers)
+        most = min(self._pace.task_messages(policy.link.parcel_messages), share)
+        return self._inlet.take(most, policy.link.parcel_bytes)
+
+    def _begin(self, slices: list[Slice], attempt: int) -> Task:
+        self._number += 1
+        task = Task(self._number, slices, attempt, self._policy.batch is not None)
+        task.derivation = Derivation([])
+        self.tasks[task.number] = task
+        return task
+
+    # ---- and back
+
+    def emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        """Outputs of a task that goes on."""
+        assert task.derivation is not None
+        self._downstream.offer(chunks, task.derivation)
+
+    def done(self, task: Task, result: Result, now: float) -> None:
+        """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
+        assert task.derivation is not None
+        del self.tasks[task.number]
+        self._pace.measure(task.count, result.seconds)
+        self._downstream.offer(result.chunks, task.derivation)
+        failed = {failure.index for failure in result.failures}
+        filtered = result.filtered
+        self._counts.filtered += filtered
+        self._counts.completed += task.count - len(failed) - filtered
+        self._counts.in_process -= task.count - len(failed)
+        for piece in self._good(task, failed):
+            self._inlet.release(piece)
+            task.derivation.add_input(piece)
+            self.in_stage.add(now - piece.arrived_at, piece.count)
+        for age in result.ages:
+            self.since_origin.add(age, 1)
+        task.derivation.close()
+        self._fail(task, result.failures, now)
+
+    @staticmethod
+    def _good(task: Task, failed: set[int]) -> list[Slice]:
+        """The task's slices without the failed messages."""
+        if not failed:
+            return task.slices
+        good: list[Slice] = []
+        base = 0
+        for piece in task.slices:
+            start = 0
+            for at in [*(n - base for n in sorted(failed) if base <= n < base + piece.count), piece.count]:
+                if start < at:
+                    good.append(piece.part(start, at))
+                start = at + 1
+            base += piece.count
+        return good
+
+    def _fail(self, task: Task, failures: list[Failure], now: float) -> None:
+        if task.batch and task.count > 1 and len(failures) == task.count and not failures[0].final:
+            for half in task.halves():  # the bad one must end alone; what is good in the batch must not wait for it
+                self.retries.add(half, task.attempt - 1, now)
+            return
+        for failure in failures:
+            piece = task.at(failure.index)
+            if failure.final or self.retries.exhausted(task.attempt):
+                self.bury(DeadLetter(failure.reason, failure.traceback, task.attempt, piece))
+            else:
+                delay_s = self.retries.delay_s(task.attempt, self._jitter())
+                self.retries.add([piece], task.attempt, now + delay_s)
+
+    # ---- dead letters
+
+    def bury(self, letter: DeadLetter) -> None:
+        """To be written; until `buried` the message is in process and unacked."""
+        self.burying.append(letter)
+
+    def buried(self, letter: DeadLetter, stored: bool, now: float) -> None:
+        """The dead letter is durable (then its message is finished), or could not be written."""
+        if not stored:
+            self._rebury.append((now + REBURY_S, letter))
+            return
+        self._counts.dead += 1
+        self._counts.in_process -= 1
+        if letter.piece is not None:
+            self._inlet.release(letter.piece)
+            letter.piece.finish()
+        if letter.derivation is not None:
+            letter.derivation.settle()
+
+    def take_burying(self, now: float) -> list[DeadLetter]:
+        """The dead letters to write now."""
+        due = [letter for at, letter in self._rebury if at <= now]
+        self._rebury = [entry for entry in self._rebury if entry[0] > now]
+        letters, self.burying = self.burying + due, []
+        return letters
+
+    # ---- time
+
+    def next_at(self, now: float, hurry: bool) -> float:
+        """When `start` or `take_burying` should be called although nothing happens."""
+        at = min((at for at, _ in self._rebury), default=NEVER)
+        if not self._free():
+            return at
+        at = min(at, self.retries.next_at or NEVER)
+        return min(at, self._ready_at(now, hurry)) if self._inlet.queue else at
+
+    def size_window(self) -> None:
+        """What the inlet may ask its producers for, by the pace measured so far."""
+        policy = self._policy
+        least = policy.workers if policy.batch is None else 2 * policy.batch.messages
+        self._inlet.rate = self._pace.rate
+        self._inlet.window = self._pace.window(policy.link.queue_time_s, least, policy.queue.messages)
+
+    def spend(self, now: float) -> None:
+        """Books the time since the last call."""
+        if self._downstream.full:
+            idle_as = "blocked"
+        elif self.retries.messages and not self._inlet.queue:
+            idle_as = "retrying"
+        else:
+            idle_as = "waiting"
+        self.budget.advance(now, len(self.tasks), idle_as)

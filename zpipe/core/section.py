@@ -1,0 +1,91 @@
+"""A section: a run of messages encoded together, the piece a parcel's body is made of.
+
+May live here: the encoded form of messages and cutting it. It knows no link, no session and no plugin.
+
+The columns of a section (ids, origins, payloads, headers) are parallel arrays: 0.83 µs a message to encode against 1.17 as
+rows. A parcel's body is its sections one after another (a CBOR sequence, RFC 8742), so the daemon joins and parts parcels
+without decoding them; only a section larger than the credit left is decoded and cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zpipe.core import cbor
+from zpipe.core.ledger import Derivation
+from zpipe.errors import PeerError
+
+Columns = tuple[list[str], list[float], list[Any], list[Any] | None]
+"""(ids, origins in seconds since the epoch, payloads, headers or None), all of one length."""
+
+
+def encode(ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None) -> bytes:
+    """The body of a section. Raises ValueError if a payload or header is not plain CBOR."""
+    checked = payloads if headers is None else [*payloads, *headers]
+    return cbor.write_payloads([ids, origins, payloads, headers], checked)
+
+
+def decode(body: bytes, count: int) -> Columns:
+    """The columns of a body that is said to hold `count` messages. Raises PeerError if it does not."""
+    columns = cbor.read(body)
+    if not isinstance(columns, list) or len(columns) != 4:
+        raise PeerError("a section is an array of ids, origins, payloads and headers")
+    ids, origins, payloads, headers = columns
+    for column in (ids, origins, payloads) if headers is None else columns:
+        if not isinstance(column, list) or len(column) != count:
+            raise PeerError(f"a section's columns must each hold {count} entries")
+    if not set(map(type, ids)) <= {str} or not set(map(type, origins)) <= {float, int}:
+        raise PeerError("ids must be text and origins numbers")
+    if headers is not None and not set(map(type, headers)) <= {dict, type(None)}:
+        raise PeerError("headers must be maps")
+    return ids, origins, payloads, headers
+
+
+class Section:
+    """`count` messages, numbered [first, first + count) by the link's producer.
+
+    size        bytes of the body; of a part that was cut and not yet encoded, its share of the whole
+    attempt     1 for a first delivery, one more for each redelivery
+    derivation  what hears that this is acked (None at the receiver)
+    """
+
+    __slots__ = ("_body", "_columns", "attempt", "count", "derivation", "first", "size")
+
+    def __init__(
+        self, body: bytes, count: int, first: int = 0, attempt: int = 1, derivation: Derivation | None = None
+    ) -> None:
+        self._body: bytes | None = body
+        self._columns: Columns | None = None
+        self.size = len(body)
+        self.count = count
+        self.first = first
+        self.attempt = attempt
+        self.derivation = derivation
+
+    def body(self) -> bytes:
+        """The encoded messages; from here on `size` is exact."""
+        if self._body is None:
+            assert self._columns is not None
+            self._body = cbor.write(list(self._columns))
+            self.size = len(self._body)
+        return self._body
+
+    def columns(self) -> Columns:
+        """Decoded once and kept: several tasks may each take a part. Two threads at once decode twice, harmlessly."""
+        if self._columns is None:
+            assert self._body is not None
+            self._columns = decode(self._body, self.count)
+        return self._columns
+
+    def bytes_between(self, start: int, stop: int) -> int:
+        """The share of the size that messages [start, stop) stand for; shares of disjoint parts add up exactly."""
+        return self.size * stop // self.count - self.size * start // self.count
+
+    def cut(self, start: int, stop: int) -> Section:
+        """Messages [start, stop) with their numbers. Decodes; encoding waits for `body`, since a part may be cut again."""
+        part = Section(b"", stop - start, self.first + start, self.attempt, self.derivation)
+        ids, origins, payloads, headers = self.columns()
+        part._body = None
+        part._columns = (ids[start:stop], origins[start:stop], payloads[start:stop], headers and headers[start:stop])
+        part.size = self.bytes_between(start, stop)
+        return part

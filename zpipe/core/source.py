@@ -1,0 +1,88 @@
+"""The positions of a head stage: which are emitted, which are finished, which may be committed.
+
+May live here: the order of positions. It knows no store and no iterator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+
+class Run:
+    """`count` messages that were emitted together, the last of them at `position`."""
+
+    __slots__ = ("count", "finished", "position")
+
+    def __init__(self, position: Any, count: int) -> None:
+        self.position = position
+        self.count = count
+        self.finished = False
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+class Source:
+    """Acks come in any order; only the head is released (the model is a stream's receive buffer, acks for bytes).
+
+    emitted    messages taken from the iterator        finished  those whose predecessors are all finished
+    committed  the position of the last finished one   stored    how many of them a durable position covers
+    ended      the iterator will give no more          exhausted it ended by itself: the next run starts over
+    completed  that it ran to its end is durable
+    """
+
+    def __init__(self) -> None:
+        self.emitted = 0
+        self.finished = 0
+        self.committed: Any = None
+        self.ended = False
+        self.exhausted = False
+        self.completed = False
+        self._asked = 0
+        self._stored = 0
+        self._completion_asked = False
+        self._runs: deque[Run] = deque()
+
+    def emit(self, position: Any, count: int) -> Run:
+        """Takes `count` messages in order, the last at `position`."""
+        run = Run(position, count)
+        self._runs.append(run)
+        self.emitted += count
+        return run
+
+    def end(self, exhausted: bool) -> None:
+        self.ended = True
+        self.exhausted = exhausted
+
+    def advance(self) -> None:
+        """Moves `committed` past every run whose predecessors are all finished."""
+        while self._runs and self._runs[0].finished:
+            run = self._runs.popleft()
+            self.committed = run.position
+            self.finished += run.count
+
+    @property
+    def behind(self) -> bool:
+        """There is a position to commit that has not been asked for."""
+        return self.finished > self._asked
+
+    @property
+    def all_stored(self) -> bool:
+        """Everything emitted is finished, and durably so."""
+        return not self._runs and self._stored == self.finished
+
+    def ask(self) -> tuple[Any, int]:
+        """The position to commit now, and how many messages it covers."""
+        self._asked = self.finished
+        return self.committed, self.finished
+
+    def ask_completion(self) -> bool:
+        """True once, when the source ran to its end and everything is stored."""
+        due = self.exhausted and self.all_stored and not self._completion_asked
+        self._completion_asked |= due
+        return due
+
+    def stored(self, count: int, completed: bool) -> None:
+        self._stored = max(self._stored, count)
+        self.completed |= completed

@@ -1,0 +1,294 @@
+"""A stage: the core's parts put together, and the only face the shell sees.
+
+May live here: entry points for events, the order of things after them, and the moves of the lifecycle. What a part knows,
+it decides itself. An event changes state; `settle` then does all that follows from it and collects the actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zpipe.core import snapshot, wire
+from zpipe.core.actions import Action, Bury, Commit, Gate, Publish, Reply, StartTask, Tell
+from zpipe.core.downstream import Downstream
+from zpipe.core.ending import Ending
+from zpipe.core.inlet import Inlet
+from zpipe.core.intake import Intake, Self
+from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.lifecycle import Lifecycle, Move, State
+from zpipe.core.policy import StagePolicy
+from zpipe.core.processing import Processing
+from zpipe.core.report import Report
+from zpipe.core.source import Source
+from zpipe.core.work import Chunk, DeadLetter, Result, Task
+from zpipe.errors import PeerError
+
+NEVER = float("inf")
+COMMIT_S = 0.2
+"""A source's position goes to disk this often at most: what a crash then repeats is 0.2 s of messages."""
+ANNOUNCEMENT = b"announcement"
+SNAPSHOT = b"snapshot"
+
+
+class Stage:
+    """One instance.
+
+    inputs  (upstream stage, outlet) of each link into it;  links  (outlet, consumer stage) of each link out of it
+    now     a monotonic clock's seconds;  jitter  gives numbers in [0, 1)
+    vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
+    """
+
+    def __init__(
+        self,
+        me: Self,
+        inputs: Sequence[tuple[str, str]],
+        links: Sequence[tuple[str, str]],
+        policy: StagePolicy,
+        now: float,
+        jitter: Callable[[], float] = lambda: 0.5,
+        vitals: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.me = me
+        self.policy = policy
+        self.counts = Counts()
+        self.lifecycle = Lifecycle()
+        self.inlet = Inlet(policy.queue, policy.link, self.counts)
+        self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy)
+        self.intake = Intake(me, inputs, self.inlet, policy)
+        self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
+        self.source = Source() if not inputs else None
+        self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)
+        self._actions: list[Action] = []
+        self._now = now
+        self._heartbeat_at = now
+        self._interval_at = now
+        self._commit_at = now
+        self._limit = 0
+        self._emission_step = (
+            max(1, min(policy.unacked.messages, policy.link.unsent_messages) // 4) if not inputs else 1
+        )
+        self._announced: tuple[State, bool] | None = None
+        self._report = Report(now)
+        self._vitals = vitals
+
+    @property
+    def state(self) -> State:
+        return self.lifecycle.state
+
+    # ---- events: neighbours
+
+    def feedback_received(self, route: bytes, encoded: bytes, now: float) -> None:
+        """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol."""
+        self._wake(now)
+        frame = wire.read(encoded)
+        match frame:
+            case wire.Hello():
+                self._actions += self.downstream.hello(route, frame, now)
+            case wire.Statement():
+                self._actions += self.downstream.statement(route, frame, now)
+            case wire.Request():
+                self._actions.append(Reply(route, wire.write(self._answer(frame, now))))
+            case _:
+                raise PeerError(f"a {frame.kind} on the feedback socket")
+
+    def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
+        """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
+        self._wake(now)
+        self.intake.heard(peer, wire.read(encoded), now)
+
+    def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
+        """A parcel in the inbox. Raises PeerError."""
+        self._wake(now)
+        self.intake.parcel(wire.read(header), body, now)
+
+    def upstream_connected(self, peer: tuple[str, int], now: float) -> None:
+        self.intake.connected(peer, now)
+
+    def upstream_disconnected(self, peer: tuple[str, int], now: float) -> None:
+        self.intake.disconnected(peer)
+
+    def upstream_gone(self, peer: tuple[str, int], now: float) -> None:
+        """It stopped at the end of its stream before this incarnation started."""
+        self.intake.gone(peer, now)
+
+    def downstream_gone(self, stage: str) -> None:
+        """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
+        self.downstream.told_before(stage)
+
+    def session_ready(self, session: str) -> None:
+        self.downstream.ready(session)
+
+    def session_lost(self, session: str) -> None:
+        """Disconnected, or a send would have blocked."""
+        self._actions += self.downstream.close(session)
+
+    # ---- events: the plugin
+
+    def opened(self) -> None:
+        """The plugin is open and the sockets are bound."""
+        self.lifecycle.make(Move.OPENED)
+
+    def failed(self) -> None:
+        self.lifecycle.make(Move.FAIL)
+
+    def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        self.processing.emitted(task, chunks)
+
+    def task_done(self, task: Task, result: Result, now: float) -> None:
+        self.processing.spend(now)
+        self.processing.done(task, result, now)
+
+    def source_emitted(self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter]) -> None:
+        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
+        assert self.source is not None
+        derivation = Derivation([self.source.emit(position, count)])
+        self.counts.received += count
+        self.counts.completed += count - len(letters)
+        self.counts.in_process += len(letters)
+        self.downstream.offer(chunks, derivation)
+        for letter in letters:
+            derivation.expect()
+            letter.derivation = derivation
+            self.processing.bury(letter)
+        derivation.close()
+
+    def source_ended(self) -> None:
+        """The iterator is exhausted, or closed at the core's wish."""
+        assert self.source is not None
+        self.source.end(exhausted=not self.ending.closing)
+
+    def buried(self, letter: DeadLetter, stored: bool, now: float) -> None:
+        self.processing.buried(letter, stored, now)
+
+    def committed(self, count: int, ended: bool) -> None:
+        """A position is durable that covers `count` messages; `ended`: that the source ran to its end is, too."""
+        assert self.source is not None
+        self.source.stored(count, ended)
+
+    # ---- events: the operator
+
+    def drain(self) -> None:
+        """The end of the stream: a head closes its source; the others follow by what they hear from above."""
+        self.ending.draining = True
+
+    def leave(self, now: float) -> None:
+        """This instance alone is to go: grant nothing, hand back what is not started, finish the rest."""
+        self.ending.leaving = self.inlet.leaving = True
+        self.inlet.hand_back(now)
+
+    def _answer(self, request: wire.Request, now: float) -> wire.Done | wire.Refuse:
+        match request.what:
+            case "drain" if self.intake.head:
+                self.drain()
+            case "leave":
+                self.leave(now)
+            case "drain":
+                return wire.Refuse("", "a drain begins at a head stage", request.number)
+            case "snapshot":
+                self._interval_at = now
+            case _:
+                return wire.Refuse("", f"no such request: {request.what}"[:200], request.number)
+        return wire.Done(request.number, self.state.value)
+
+    # ---- time
+
+    def _wake(self, now: float) -> None:
+        """If this process stood still (a stop signal, a frozen machine) for longer than peers wait, nothing it knows of
+        them holds. Must come before any event is looked at."""
+        slept = now - self._now > self.policy.link.peer_timeout_s
+        self._now = max(self._now, now)
+        if slept:
+            self.intake.slept(now)
+            self.downstream.slept(now)
+
+    def next_timeout(self) -> float:
+        """When `settle` should be called although nothing happens."""
+        if self.ending.exited:
+            return NEVER
+        at = min(self._heartbeat_at, self._interval_at, self.inlet.next_statement_at(), self.intake.next_at())
+        at = min(at, self.processing.next_at(self._now, self._hurry()), self.ending.exit_at)
+        if self.source is not None and self.source.behind:
+            at = min(at, self._commit_at)
+        return at
+
+    def settle(self, now: float) -> list[Action]:
+        """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+        self._wake(now)
+        self.processing.spend(now)
+        if self.ending.leaving and self.inlet.queue:
+            self.inlet.hand_back(now)
+        self._work(now)
+        self._actions += self.ending.advance(now, self.policy.link.peer_timeout_s)
+        if self.lifecycle.accepts_input:
+            self._actions += self.intake.hellos(now)
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + self.policy.link.heartbeat_s
+            self.intake.heartbeat(now)
+            self._actions += self.downstream.heartbeat(now)
+            self._announced = None
+        self._actions += self.downstream.dispatch()
+        self._actions += self.downstream.needy()
+        self.processing.size_window()
+        for upstream, statement in self.inlet.statements(now):
+            self._actions.append(Tell(upstream.peer, wire.write(statement)))
+        self._speak(now)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _work(self, now: float) -> None:
+        if self.lifecycle.accepts_input:
+            self._actions += [StartTask(task) for task in self.processing.start(now, self._hurry())]
+        self._actions += [Bury(letter) for letter in self.processing.take_burying(now)]
+        self._pace_emission()
+        if self.source is not None:
+            self._commit(self.source, now)
+
+    def _pace_emission(self) -> None:
+        """Emitters are told an absolute limit, so that what is on its way from their threads needs no counting.
+
+        It is raised in steps: waking a source's thread for one message at a time would cost more than the message.
+        """
+        room = self.downstream.room
+        limit = self.source.emitted + room if self.source is not None else min(room, 1)
+        raised = limit - self._limit
+        if raised < 0 or raised >= self._emission_step or (raised and not self.downstream.unsent):
+            self._limit = limit
+            self._actions.append(Gate(limit))
+
+    def _commit(self, source: Source, now: float) -> None:
+        source.advance()
+        if source.behind and (now >= self._commit_at or source.ended):
+            self._commit_at = now + COMMIT_S
+            position, count = source.ask()
+            self._actions.append(Commit(position, count, ended=False))
+        if self.state is State.FLUSHED and source.ask_completion():
+            self._actions.append(Commit(source.committed, source.finished, ended=True))
+
+    def _hurry(self) -> bool:
+        """A partial batch should not wait: nothing more comes, or can come before it is done."""
+        stuck = self.inlet.crowded and not self.counts.in_process
+        return stuck or self.intake.hungry or self.ending.leaving or self.ending.input_ended()
+
+    # ---- what it says of itself
+
+    def _speak(self, now: float) -> None:
+        hungry = self.ending.hungry()
+        if self._announced != (self.state, hungry):
+            if self._announced is None or self._announced[0] is not self.state:
+                self._interval_at = min(self._interval_at, now)
+            self._announced = (self.state, hungry)
+            self._actions.append(Publish(ANNOUNCEMENT, wire.write(self._announcement(hungry))))
+        if now >= self._interval_at:
+            self._interval_at = now + self.policy.interval_s
+            self._actions.append(Publish(SNAPSHOT, wire.write(wire.Snapshot(self.snapshot(now)))))
+
+    def _announcement(self, hungry: bool) -> wire.Announcement:
+        me = self.me
+        ended = self.state is State.STOPPED and not self.ending.leaving
+        return wire.Announcement(me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, hungry, ended)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """The counts of this moment, with rates, budget and latencies since the snapshot before."""
+        parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
+        return self._vitals() | self._report.take(parts, self.processing, self.source, self.intake, now)

@@ -1,0 +1,82 @@
+"""One upstream instance on one link, as a consumer knows it: found, heard, in session, ended, gone.
+
+May live here: what is known of that neighbour and when to say hello again. It knows no parcel.
+"""
+
+from __future__ import annotations
+
+from zpipe.core import wire
+from zpipe.core.inlet_session import InletSession
+from zpipe.core.lifecycle import State
+from zpipe.core.ranges import RangeSet
+
+
+class Upstream:
+    """`key` is (stage, outlet, instance).
+
+    accepted  numbers of its current incarnation's messages that were accepted here and may be sent again
+    stopped   it has said that it is STOPPED: nothing is owed to or by it
+    """
+
+    def __init__(self, stage: str, outlet: str, instance: int) -> None:
+        self.stage = stage
+        self.outlet = outlet
+        self.instance = instance
+        self.connected = False
+        self.known = False
+        self.session: InletSession | None = None
+        self.accepted = RangeSet()
+        self.state = State.STARTING
+        self.incarnation = ""
+        self.hungry = False
+        self.stopped = False
+        self.left = False
+        self.heard_at = 0.0
+        self.hello_number = 0
+        self.hello_at: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.stage, self.outlet, self.instance
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        return self.stage, self.instance
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}.{self.instance}"
+
+    @property
+    def flushed(self) -> bool:
+        """Its stream has ended, as far as it knows now."""
+        return (self.stopped and not self.left) or (self.session is not None and self.session.ended)
+
+    def begin(self, session: InletSession) -> None:
+        """A session was opened; a new incarnation's messages have numbers of their own."""
+        if session.incarnation != self.incarnation:
+            self.met(session.incarnation)
+        self.session = session
+        self.known = True
+        self.stopped = self.left = False
+
+    def met(self, incarnation: str) -> None:
+        """Another incarnation of the instance was heard of."""
+        self.incarnation = incarnation
+        self.accepted = RangeSet()
+        self.stopped = self.left = self.hungry = False
+        self.state = State.STARTING
+
+    def hear(self, announcement: wire.Announcement, now: float) -> bool:
+        """Takes over what it announces. True if it was another incarnation: the session with the old one is over."""
+        self.heard_at = now
+        changed = announcement.incarnation != self.incarnation
+        if changed:
+            self.met(announcement.incarnation)
+        self.state = State(announcement.state)
+        self.hungry = announcement.hungry
+        self.known = True
+        if self.state is State.STOPPED:
+            self.stopped = True
+            self.left = not announcement.ended
+        return changed

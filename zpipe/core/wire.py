@@ -1,0 +1,228 @@
+"""The frames of the protocol: each kind's fields, reading with checks, writing.
+
+May live here: what PROTOCOL.md and protocol.cddl say of frames, one class a kind. It knows no session and no socket; it
+never judges whether a frame makes sense now, only whether it is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from zpipe.core import cbor
+from zpipe.core.policy import MIB
+from zpipe.errors import PeerError
+
+VERSION = 1
+MAX_FRAME_BYTES = 1 * MIB
+"""Of every frame but a parcel's body and a snapshot; a statement of 10,000 ranges has 0.1 MiB."""
+MAX_SECTIONS = 4096
+
+_CHECKS: dict[str, Any] = {
+    "str": lambda v: isinstance(v, str) and len(v) <= 1024,
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 63,
+    "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0,
+    "bool": lambda v: isinstance(v, bool),
+    "list[list[int]]": lambda v: isinstance(v, list) and all(map(_is_ints, v)),
+    "dict[str, Any]": lambda v: isinstance(v, dict),
+}
+
+
+def _is_ints(row: Any) -> bool:
+    return isinstance(row, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in row)
+
+
+@dataclass(slots=True)
+class Hello:
+    """Consumer to producer: open a session to my inbox. `number` grows with each session asked for by one incarnation."""
+
+    kind: ClassVar = "hello"
+    version: int
+    pipeline: str
+    stage: str
+    instance: int
+    incarnation: str
+    outlet: str
+    upstream: str
+    inbox: str
+    number: int
+    queue_messages: int
+
+
+@dataclass(slots=True)
+class Welcome:
+    """Producer to consumer: the session is open; state your credit."""
+
+    kind: ClassVar = "welcome"
+    version: int
+    session: str
+    incarnation: str
+    number: int
+
+
+@dataclass(slots=True)
+class Refuse:
+    """The answer to a hello, statement or request that cannot be met. `session` names what it is about, "" if none."""
+
+    kind: ClassVar = "refuse"
+    session: str
+    reason: str
+    number: int
+
+
+@dataclass(slots=True)
+class Statement:
+    """Consumer to producer, absolute state: how far you may send, what I have received, finished and hand back.
+
+    number           grows with every statement of the session; an older one than the last read is ignored
+    limit_*          the producer may have sent so many messages / bytes in this session
+    received         the last sequence that arrived
+    released         messages whose own work here is finished: progress
+    floor, ranges    every parcel up to `floor`, and in ranges [start, stop), is finished with all derived from it
+    returned         [sequence, start, stop): messages of a parcel handed back unstarted
+    rate             messages a second this consumer can serve
+    reply            asks for a confirm
+    leaving          send no more
+    seen_stopped     the consumer has read that the producer is STOPPED
+    """
+
+    kind: ClassVar = "statement"
+    session: str
+    number: int
+    limit_messages: int
+    limit_bytes: int
+    received: int
+    released: int
+    floor: int
+    ranges: list[list[int]]
+    returned: list[list[int]]
+    rate: float
+    reply: bool
+    leaving: bool
+    seen_stopped: bool
+
+
+@dataclass(slots=True)
+class Confirm:
+    """Producer to consumer, absolute state: what I have sent and which statement I have read.
+
+    lowest      no message numbered below it will be sent again
+    need_bytes  the next message has so many bytes and does not fit the limit (0: it does)
+    """
+
+    kind: ClassVar = "confirm"
+    session: str
+    number: int
+    sequence: int
+    sent_messages: int
+    sent_bytes: int
+    lowest: int
+    need_bytes: int
+
+
+@dataclass(slots=True)
+class Announcement:
+    """On the control PUB at every change and heartbeat: who I am and how far along in life.
+
+    hungry  nothing more can come from me until what you hold of mine is acked: do not wait for a batch to fill
+    ended   (STOPPED) the stream ended; false when the instance left
+    """
+
+    kind: ClassVar = "announcement"
+    pipeline: str
+    stage: str
+    instance: int
+    incarnation: str
+    state: str
+    hungry: bool
+    ended: bool
+
+
+@dataclass(slots=True)
+class Request:
+    """Operator to instance: `what` is one of drain, leave, pause, resume, snapshot."""
+
+    kind: ClassVar = "request"
+    number: int
+    what: str
+
+
+@dataclass(slots=True)
+class Done:
+    """The answer to a request that was met."""
+
+    kind: ClassVar = "done"
+    number: int
+    state: str
+
+
+@dataclass(slots=True)
+class Parcel:
+    """Header of a parcel: `sections` are [count, bytes, first number, attempt]; their bodies follow in the second frame."""
+
+    kind: ClassVar = "parcel"
+    session: str
+    sequence: int
+    sections: list[list[int]]
+
+
+@dataclass(slots=True)
+class End:
+    """In the data path, alone: no parcel will follow but redeliveries. Acknowledged like a parcel."""
+
+    kind: ClassVar = "end"
+    session: str
+    sequence: int
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """On the control PUB: an instance's counts. `body` is described in core/snapshot.py; monitors take unknown keys."""
+
+    kind: ClassVar = "snapshot"
+    body: dict[str, Any]
+
+
+Frame = Hello | Welcome | Refuse | Statement | Confirm | Announcement | Request | Done | Parcel | End | Snapshot
+_KINDS: dict[str, type[Any]] = {
+    c.kind: c for c in (Hello, Welcome, Refuse, Statement, Confirm, Announcement, Request, Done, Parcel, End, Snapshot)
+}
+_FIELDS = {kind: tuple((f.name, _CHECKS[str(f.type)]) for f in fields(c)) for kind, c in _KINDS.items()}
+_NAMES = {kind: tuple(name for name, _ in rows) for kind, rows in _FIELDS.items()}
+
+F = TypeVar("F")
+
+
+def write(frame: Frame) -> bytes:
+    """The frame as a map of its kind and fields."""
+    fields_ = {name: getattr(frame, name) for name in _NAMES[frame.kind]}
+    return cbor.write({"kind": frame.kind, **fields_})
+
+
+def read(encoded: bytes) -> Frame:
+    """The frame in `encoded`. Unknown keys are let by, for later versions. Raises PeerError for anything else."""
+    if len(encoded) > MAX_FRAME_BYTES:
+        raise PeerError(f"a frame of {len(encoded)} bytes, over {MAX_FRAME_BYTES}")
+    value = cbor.read(encoded)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    rows = _FIELDS.get(kind) if isinstance(kind, str) else None
+    if rows is None:
+        raise PeerError(f"no such kind of frame: {kind!r}"[:200])
+    values = []
+    for name, check in rows:
+        field = value.get(name)
+        if not check(field):
+            raise PeerError(f"{kind}.{name} is {field!r}"[:200])
+        values.append(field)
+    frame: Frame = _KINDS[value["kind"]](*values)
+    if isinstance(frame, Parcel):
+        _check_sections(frame)
+    return frame
+
+
+def _check_sections(parcel: Parcel) -> None:
+    if not 0 < len(parcel.sections) <= MAX_SECTIONS:
+        raise PeerError(f"a parcel of {len(parcel.sections)} sections")
+    for row in parcel.sections:
+        if len(row) != 4 or row[0] < 1 or row[1] < row[0] or row[3] < 1:
+            raise PeerError(f"a section [count, bytes, first, attempt] of {row!r}"[:200])

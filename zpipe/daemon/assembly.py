@@ -1,0 +1,284 @@
+"""Assembly: one instance from its config, started, run and ended. May live here: making the parts and joining them.
+
+`run_stage` is what `zpipe stage` does; it is all that knows every part of the daemon.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from zpipe import plugin as plugins
+from zpipe.config import PipelineConfig
+from zpipe.core.intake import Self
+from zpipe.core.lifecycle import State
+from zpipe.core.policy import LinkPolicy, StagePolicy
+from zpipe.core.stage import Stage
+from zpipe.core.work import Chunk, Result, Task
+from zpipe.daemon import journal
+from zpipe.daemon.discovery import Discovery
+from zpipe.daemon.feeder import Feeder
+from zpipe.daemon.journal import fields
+from zpipe.daemon.loop import Loop
+from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.places import InstanceLock, Places
+from zpipe.daemon.runner import Runner
+from zpipe.daemon.signals import Signals
+from zpipe.daemon.sockets import Sockets
+from zpipe.daemon.store import Saved, Store
+from zpipe.daemon.workers import Gate, Workers
+from zpipe.errors import ExitCode, OperatorError
+from zpipe.folders import instance_name, make_private
+from zpipe.hookspecs import Context
+
+SWITCH_S = 0.0005
+"""The loop's thread gets the interpreter after at most this much of a busy plugin (Python's default of 5 ms is ten times
+the latency of three stages)."""
+CLOSE_S = 5.0
+GC_THRESHOLDS = (10_000, 20, 20)
+"""Payloads are many small containers without cycles: Python's first threshold of 700 has the collector run for nothing."""
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Instance:
+    """The parts of one running instance. Raises OperatorError where something outside is in the way."""
+
+    def __init__(
+        self, config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool, level: str
+    ) -> None:
+        self.settings = config.stages[stage]
+        self.places = Places(config, env)
+        self.name = instance_name(config.name, stage, instance)
+        self.lock = InstanceLock(self.places.runtime(stage, instance), self.name)
+        self.log = journal.start(f"{stage}.{instance}", level, env)
+        state_dir = self.places.state(stage, instance)
+        make_private(state_dir)
+        self.store = Store(state_dir)
+        if fresh:
+            self.store.forget()
+        self.incarnation = secrets.token_hex(6)
+        self.context = Context(
+            pipeline=config.name,
+            stage=stage,
+            instance=instance,
+            incarnation=self.incarnation,
+            options=self.settings.options,
+            config_dir=config.folder,
+            state_dir=state_dir,
+            log=self.log.getChild("plugin"),
+            last=not config.consumers(stage),
+            batching=self.settings.batch is not None,
+        )
+        self.config = config
+        self.plugin = plugins.load(self.settings.plugin, config.folder)
+        self.total: int | None = None
+        self.mailbox = Mailbox()
+        self.sockets = Sockets()
+        self._bind(stage, instance)
+        self._join(env)
+
+    def _bind(self, stage: str, instance: int) -> None:
+        addresses = self.places.addresses(stage, instance)
+        inbox = self.places.inbox(stage, instance, self.incarnation)
+        bound = self.sockets.bind(inbox, addresses.feedback, addresses.control)
+        me = Self(self.config.name, stage, instance, self.incarnation, bound)
+        settings = self.settings
+        peer_timeout_s = self.config.peer_timeout_s
+        link = LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4))
+        policy = StagePolicy(
+            queue=settings.queue,
+            unacked=settings.unacked,
+            retry=settings.retry,
+            batch=settings.batch,
+            link=link,
+            workers=settings.workers.count,
+            interval_s=self.config.interval_s,
+        )
+        inputs = [(i.stage, i.outlet) for i in settings.inputs]
+        links = self.config.consumers(stage)
+        now = time.monotonic()
+        self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals)
+
+    def _join(self, env: Mapping[str, str]) -> None:
+        policy, mailbox = self.stage.policy, self.mailbox
+        hooks = self.plugin.hooks
+        gate = Gate()
+        self.feeder: Feeder | None = None
+        self.workers: Workers | None = None
+        if self.plugin.is_source:
+            self.feeder = Feeder(hooks["zpipe_source"], self.context, policy.link, self._wake, self._source_failed)
+        else:
+            self.workers = Workers(
+                policy.workers,
+                lambda waiter: Runner(hooks, self.context, policy.link, waiter),
+                gate,
+                self._emitted,
+                self._done,
+            )
+        self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
+        self.loop.run_id = self.places.run
+        self.loop.on_stop = self._stopped
+        self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
+        self.loop.on_turn = self.discovery.turn
+        self._signals = Signals()
+        self.loop.on_fd[self._signals.fd] = self._signalled
+        if env.get("ZPIPE_SUPERVISED"):
+            self.loop.on_fd[sys.stdin.fileno()] = self._orphaned
+
+    # ---- called on other threads: they only post
+
+    def _wake(self) -> None:
+        if self.mailbox.asleep:
+            self.mailbox.wakeup.set()
+
+    def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        self.mailbox.post(lambda: self.stage.task_emitted(task, chunks))
+
+    def _done(self, task: Task, result: Result) -> None:
+        self.mailbox.post(lambda: self.stage.task_done(task, result, time.monotonic()))
+
+    def _source_failed(self, error: BaseException) -> None:
+        self.mailbox.post(lambda: self._fail("source.failed", error))
+
+    # ---- called on the loop's thread
+
+    def _fail(self, event: str, error: BaseException) -> None:
+        known = isinstance(error, OperatorError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        self.log.error(
+            fields(event=event, plugin=self.settings.plugin, reason=reason), exc_info=None if known else error
+        )
+        self.stage.failed()
+
+    def _signalled(self) -> None:
+        for number in self._signals.read():
+            if number == signal.SIGHUP:
+                continue
+            if self.stage.ending.leaving or self.stage.ending.draining:
+                self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.inlet.held_messages))
+                self.loop.stop(failed=True)
+                return
+            self.log.info(fields(event="leaving", signal=number.name))
+            self.stage.leave(time.monotonic())
+
+    def _orphaned(self) -> None:
+        """The supervisor is gone: nothing is lost by stopping, what is held here is its upstream's."""
+        self.log.error(fields(event="supervisor.gone"))
+        self.loop.stop(failed=True)
+
+    def _stopped(self, ended: bool) -> None:
+        me = self.stage.me
+        self.places.mark(me.stage, me.instance, ended, self.stage.snapshot(time.monotonic()))
+
+    def vitals(self) -> dict[str, Any]:
+        """What a snapshot says of the process."""
+        with open("/proc/self/statm", "rb") as statm:
+            rss_bytes = int(statm.read().split()[1]) * PAGE_BYTES
+        done = self.loop.saved.finished
+        return {
+            "at": time.time(),
+            "pid": os.getpid(),
+            "rss_bytes": rss_bytes,
+            "total": self.total,
+            "finished_before": done,
+        }
+
+    # ---- its life
+
+    def open_plugin(self) -> None:
+        """Opens the plugin on a thread of its own, so that one that hangs does not hang the loop; then lets it work."""
+        self.store.start()
+        threading.Thread(target=self._open, name="zpipe-open", daemon=True).start()
+
+    def _open(self) -> None:
+        hooks = self.plugin.hooks
+        try:
+            if "zpipe_open" in hooks:
+                hooks["zpipe_open"](self.context)
+            saved = self._position() if self.feeder is not None else Saved()
+            complete = saved.completed_by != ""
+            if self.feeder is not None and not complete:
+                self.context.position = saved.position
+                if "zpipe_total" in hooks:
+                    self.total = hooks["zpipe_total"](self.context)
+        except Exception as error:
+            failure = error
+            self.mailbox.post(lambda: self._fail("open.failed", failure))
+            return
+        self.mailbox.post(lambda: self._opened(saved, complete))
+
+    def _position(self) -> Saved:
+        """Where to go on. A run that completed starts over the next time, but not when it is restarted within the run."""
+        saved = self.store.saved()
+        if saved.completed_by and saved.completed_by != self.places.run:
+            return Saved()
+        return saved
+
+    def _opened(self, saved: Saved, complete: bool) -> None:
+        self.loop.saved = saved
+        self.stage.opened()
+        self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
+        if self.workers is not None:
+            self.workers.start()
+        if self.feeder is not None:
+            if complete:
+                self.stage.source_ended()
+            else:
+                self.feeder.start()
+
+    def close(self) -> None:
+        """Ends the plugin and the sockets. A plugin that does not close in CLOSE_S seconds is left behind."""
+        hook = self.plugin.hooks.get("zpipe_close")
+        if self.feeder is not None:
+            self.feeder.close()
+        if self.workers is not None:
+            self.workers.close()
+        if hook is not None and self.stage.state is State.STOPPED:
+            closing = threading.Thread(target=self._close_plugin, args=(hook,), name="zpipe-close", daemon=True)
+            closing.start()
+            closing.join(CLOSE_S)
+        self.store.close()
+        self.sockets.close()
+        self._signals.close()
+        self.lock.release()
+
+    def _close_plugin(self, hook: Any) -> None:
+        try:
+            hook(self.context)
+        except Exception as error:
+            self.log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))
+
+
+def run_stage(
+    config: PipelineConfig,
+    stage: str,
+    instance: int,
+    env: Mapping[str, str],
+    fresh: bool = False,
+    level: str = "info",
+) -> ExitCode:
+    """Runs one instance in this process until it is over. Raises OperatorError or PluginError if it cannot start."""
+    sys.setswitchinterval(SWITCH_S)
+    places = Places(config, env)
+    if places.marked(stage, instance) is not None:
+        return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
+    parts = Instance(config, stage, instance, env, fresh, level)
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.freeze()  # what is loaded now stays: collections need not look at it
+    parts.open_plugin()
+    try:
+        parts.loop.run()
+    finally:
+        parts.close()
+    log = logging.getLogger("zpipe")
+    log.info(fields(event="exit", state=parts.stage.state.value, failed=parts.loop.failed))
+    return ExitCode.FAILED if parts.loop.failed else ExitCode.DONE

@@ -1,0 +1,24 @@
+"""A dead letter as it is kept. May live here: making a row of one; nothing that reads or writes the store."""
+
+from __future__ import annotations
+
+from zpipe.core import cbor
+from zpipe.core.work import DeadLetter
+from zpipe.daemon.store import LetterRow
+from zpipe.errors import PeerError
+
+
+def letter_row(letter: DeadLetter) -> LetterRow:
+    """The row of a letter. A message that cannot be decoded is kept as the bytes of its whole section."""
+    id, origin, payload, headers = letter.id, 0.0, letter.raw, None
+    if letter.piece is not None:
+        piece = letter.piece
+        try:
+            ids, origins, payloads, facts = piece.section.columns()
+        except PeerError:
+            payload = piece.section.body()
+        else:
+            at = piece.start
+            id, origin, payload = ids[at], origins[at], payloads[at]
+            headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
+    return LetterRow(id, origin, letter.reason, letter.traceback, letter.attempts, headers, cbor.write(payload))

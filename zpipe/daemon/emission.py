@@ -1,0 +1,104 @@
+"""What a plugin gave, as sections to send. May live here: gathering outputs by outlet, their ids, and encoding.
+
+An output that cannot be sent (not CBOR, too large) fails the message it came from, and only that one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zpipe.core import section
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.work import Chunk, Failure
+
+
+class Emission:
+    """Outputs for one outlet, in parallel arrays. `owners` are the indexes of the messages they were made from."""
+
+    __slots__ = ("headers", "ids", "origins", "outlet", "owners", "payloads", "with_headers")
+
+    def __init__(self, outlet: str) -> None:
+        self.outlet = outlet
+        self.ids: list[str] = []
+        self.origins: list[float] = []
+        self.payloads: list[Any] = []
+        self.headers: list[Any] = []
+        self.owners: list[int] = []
+        self.with_headers = False
+
+    def add(self, id: str, origin: float, payload: Any, headers: Any, owner: int) -> None:
+        self.ids.append(id)
+        self.origins.append(origin)
+        self.payloads.append(payload)
+        self.headers.append(headers)
+        self.owners.append(owner)
+        if headers is not None:
+            self.with_headers = True
+
+    def extend(
+        self, ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None, first_owner: int
+    ) -> None:
+        """One output each of the messages from `first_owner` on."""
+        self.ids += ids
+        self.origins += origins
+        self.payloads += payloads
+        self.headers += headers if headers is not None else [None] * len(ids)
+        self.owners += range(first_owner, first_owner + len(ids))
+        self.with_headers |= headers is not None
+
+    def clear(self) -> None:
+        """Forgets the outputs, in place: the runner's loop holds on to `add`."""
+        for column in (self.ids, self.origins, self.payloads, self.headers, self.owners):
+            column.clear()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def cut(self, start: int, stop: int) -> tuple[list[str], list[float], list[Any], list[Any] | None]:
+        headers = self.headers[start:stop] if self.with_headers else None
+        return self.ids[start:stop], self.origins[start:stop], self.payloads[start:stop], headers
+
+    def encode(self, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+        """The sections, each within the parcel limits where a single message allows it.
+
+        Messages whose outputs cannot be sent are put into `failures` by owner; their other outputs may be in the result.
+        """
+        chunks: list[Chunk] = []
+        for start in range(0, len(self), policy.section_messages):
+            chunks += self._encode(start, min(start + policy.section_messages, len(self)), policy, failures)
+        return chunks
+
+    def without(self, failures: dict[int, Failure]) -> Emission:
+        """The outputs of messages that did not fail."""
+        kept = Emission(self.outlet)
+        for at, owner in enumerate(self.owners):
+            if owner not in failures:
+                kept.add(self.ids[at], self.origins[at], self.payloads[at], self.headers[at], owner)
+        return kept
+
+    def _encode(self, start: int, stop: int, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+        try:
+            body = section.encode(*self.cut(start, stop))
+        except ValueError as error:
+            if stop - start == 1:
+                failures[self.owners[start]] = Failure(self.owners[start], f"its output {error}", final=True)
+                return []
+        else:
+            if len(body) <= policy.parcel_bytes or (stop - start == 1 and len(body) <= policy.max_message_bytes):
+                return [(self.outlet, stop - start, body)]
+            if stop - start == 1:
+                reason = f"its output has {len(body)} bytes, over the limit of {policy.max_message_bytes} a message"
+                failures[self.owners[start]] = Failure(self.owners[start], reason, final=True)
+                return []
+        middle = (start + stop) // 2
+        return self._encode(start, middle, policy, failures) + self._encode(middle, stop, policy, failures)
+
+
+def encode_all(emissions: list[Emission], policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+    """The sections of all outlets, without any output of a message that failed, here or before."""
+    while True:
+        known = len(failures)
+        chunks = [chunk for emission in emissions for chunk in emission.encode(policy, failures)]
+        if len(failures) == known:
+            return chunks
+        emissions = [emission.without(failures) for emission in emissions]

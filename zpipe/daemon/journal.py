@@ -1,0 +1,61 @@
+"""Logging: one event a line on stderr, key=value, with journald's levels. May live here: the format, nothing that logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+def fields(**values: Any) -> str:
+    """`event=session.opened consumer=parse.1`: values with spaces or quotes are quoted, None is left out."""
+    return " ".join(f"{key}={_quote(value)}" for key, value in values.items() if value is not None)
+
+
+def _quote(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    if text and not any(c in text for c in ' "=\n\t\\'):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
+
+
+class _Lines(logging.Formatter):
+    def __init__(self, to_journal: bool, instance: str) -> None:
+        super().__init__()
+        self._to_journal = to_journal
+        self._instance = instance
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage().replace("\n", "\\n")
+        if record.exc_info:
+            text += " " + fields(traceback=self.formatException(record.exc_info))
+        if self._to_journal:  # the journal keeps time, unit and level itself
+            return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{at}.{int(record.msecs):03d} {record.levelname.lower()} {self._instance} {text}"
+
+
+def journal_is_stderr(env: Mapping[str, str]) -> bool:
+    """Whether systemd connected stderr to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    device, _, inode = env.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        stat = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
+
+
+def start(instance: str, level: str, env: Mapping[str, str]) -> logging.Logger:
+    """The daemon's logger, on stderr."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(_Lines(journal_is_stderr(env), instance))
+    log = logging.getLogger("zpipe")
+    log.handlers[:] = [stream]
+    log.setLevel(level.upper())
+    log.propagate = False
+    return log

@@ -1,0 +1,225 @@
+"""The loop: polls until the core's deadline, hands it what came, performs what it asks for.
+
+May live here: the order of a turn, and one method an action. It owns the clock. It decides nothing about messages; a frame
+that breaks the protocol is counted, logged at a limited rate and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from zpipe.core import actions as act
+from zpipe.core.stage import Stage
+from zpipe.daemon.burial import letter_row
+from zpipe.daemon.feeder import Feeder
+from zpipe.daemon.journal import fields
+from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.sockets import Arrival, Sockets
+from zpipe.daemon.store import Saved, Store
+from zpipe.daemon.workers import Gate, Workers
+from zpipe.errors import PeerError
+
+NEVER = float("inf")
+COMPLAINT_S = 5.0
+
+
+class Loop:
+    """The shell of one instance. `run` blocks until the core exits or `stop` is called."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        sockets: Sockets,
+        mailbox: Mailbox,
+        workers: Workers | None,
+        feeder: Feeder | None,
+        store: Store,
+        gate: Gate,
+        log: logging.Logger,
+    ) -> None:
+        self.stage = stage
+        self.failed = False
+        self.on_fd: dict[int, Callable[[], None]] = {mailbox.wakeup.fd: mailbox.wakeup.clear}
+        self.on_stop: Callable[[bool], None] = lambda ended: None
+        self.on_turn: Callable[[float], float] = lambda now: NEVER
+        self.saved = Saved()
+        self.run_id = ""
+        self._sockets = sockets
+        self._mailbox = mailbox
+        self._workers = workers
+        self._feeder = feeder
+        self._store = store
+        self._gate = gate
+        self._log = log
+        self._over = False
+        self._complain_at = 0.0
+        self._complaints = 0
+        self._perform: dict[type[Any], Callable[[Any], object]] = {
+            act.SendParcel: self._send_parcel,
+            act.StartTask: self._start_task,
+            act.Tell: lambda a: self._sockets.tell(a.peer, a.frame),
+            act.Reply: lambda a: self._sockets.reply(a.route, a.frame),
+            act.Publish: lambda a: self._sockets.publish(a.topic, a.frame),
+            act.OpenSession: self._open_session,
+            act.CloseSession: self._close_session,
+            act.Bury: self._bury,
+            act.Commit: self._commit,
+            act.Gate: self._set_gate,
+            act.CloseSource: self._close_source,
+            act.Stop: lambda a: self.on_stop(a.ended),
+            act.Exit: self._exit,
+        }
+
+    def run(self) -> None:
+        """Turns until the core is done."""
+        for fd in self.on_fd:
+            self._sockets.watch_fd(fd)
+        while not self._over:
+            self.turn()
+
+    def stop(self, failed: bool) -> None:
+        """Ends the loop after this turn, whatever the core holds: its upstream answers for it."""
+        self._over = True
+        self.failed = failed
+
+    def turn(self) -> None:
+        """One turn. The only place that waits."""
+        now = time.monotonic()
+        at = min(self.stage.next_timeout(), self.on_turn(now))
+        self._mailbox.asleep = True
+        ready = bool(self._mailbox) or (self._feeder is not None and self._feeder.waiting and self._room)
+        arrivals = self._sockets.poll(0.0 if ready else at - time.monotonic())
+        for arrival in arrivals:
+            self._mailbox.asleep = False
+            self._handle(arrival, time.monotonic())
+        self._mailbox.asleep = False
+        self._mailbox.run()
+        self._feed()
+        for action in self.stage.settle(time.monotonic()):
+            self._perform[type(action)](action)
+
+    # ---- what comes in
+
+    def _handle(self, arrival: Arrival, now: float) -> None:
+        stage, frames = self.stage, arrival.frames
+        try:
+            match arrival.what:
+                case "parcel":
+                    header, body = frames if len(frames) == 2 else (b"", b"")
+                    stage.parcel_received(header, body, now)
+                case "feedback":
+                    if len(frames) != 2:
+                        raise PeerError(f"{len(frames) - 1} frames on the feedback socket")
+                    stage.feedback_received(frames[0], frames[1], now)
+                case "upstream":
+                    stage.upstream_received(arrival.key, frames[0] if frames else b"", now)
+                case "up":
+                    self._log.debug(fields(event="upstream.connected", upstream=_name(arrival.key)))
+                    stage.upstream_connected(arrival.key, now)
+                case "down":
+                    self._log.debug(fields(event="upstream.disconnected", upstream=_name(arrival.key)))
+                    stage.upstream_disconnected(arrival.key, now)
+                case "ready":
+                    stage.session_ready(arrival.key)
+                case "lost":
+                    stage.session_lost(arrival.key)
+                case "fd":
+                    self.on_fd[arrival.key]()
+        except PeerError as error:
+            self.complain(error, now)
+
+    def complain(self, error: PeerError, now: float) -> None:
+        """Counts a breach of the protocol and logs it, at most one line in COMPLAINT_S seconds."""
+        self.stage.counts.malformed += 1
+        self._complaints += 1
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAINT_S
+            self._log.warning(fields(event="peer.malformed", reason=error, count=self._complaints))
+            self._complaints = 0
+
+    @property
+    def _room(self) -> bool:
+        return not self.stage.lifecycle.over
+
+    def _feed(self) -> None:
+        feeder = self._feeder
+        if feeder is None:
+            return
+        while (batch := feeder.take()) is not None:
+            self.stage.source_emitted(*batch)
+        if feeder.take_end() and feeder.failure is None:
+            self.stage.source_ended()
+
+    # ---- what is asked for
+
+    def _send_parcel(self, action: act.SendParcel) -> None:
+        if not self._sockets.send_parcel(action.session, action.header, action.body):
+            self.stage.session_lost(action.session)
+
+    def _start_task(self, action: act.StartTask) -> None:
+        assert self._workers is not None
+        self._workers.put(action.task)
+
+    def _open_session(self, action: act.OpenSession) -> None:
+        self._log.debug(fields(event="session.opened", session=action.session, address=action.address))
+        if not self._sockets.open_session(action.session, action.address, action.high_water_mark):
+            self.stage.session_lost(action.session)
+
+    def _close_session(self, action: act.CloseSession) -> None:
+        self._log.debug(fields(event="session.closed", session=action.session))
+        self._sockets.close_session(action.session)
+
+    def _bury(self, action: act.Bury) -> None:
+        letter = action.letter
+        row = letter_row(letter)
+        self._log.warning(
+            fields(
+                event="message.dead", id=row.id, reason=letter.reason, attempts=letter.attempts, store=self._store.path
+            )
+        )
+
+        def done(error: Exception | None) -> None:
+            def report() -> None:
+                if error is not None:
+                    self._log.error(fields(event="dead_letter.unwritten", id=row.id, reason=error))
+                self.stage.buried(letter, error is None, time.monotonic())
+
+            self._mailbox.post(report)
+
+        self._store.bury(row, self.stage.me.incarnation, done)
+
+    def _commit(self, action: act.Commit) -> None:
+        finished = self.saved.finished + action.count
+        position = self.saved.position if action.count == 0 else action.position
+        saved = Saved(position, finished, (self.run_id or self.stage.me.incarnation) if action.ended else "")
+
+        def done(error: Exception | None) -> None:
+            def report() -> None:
+                if error is not None:
+                    self._log.error(fields(event="position.unwritten", reason=error))
+                    self._store.commit(saved, done)
+                    return
+                self.stage.committed(action.count, action.ended)
+
+            self._mailbox.post(report)
+
+        self._store.commit(saved, done)
+
+    def _set_gate(self, action: act.Gate) -> None:
+        self._gate.set(action.limit > 0)
+        if self._feeder is not None:
+            self._feeder.raise_limit(action.limit)
+
+    def _close_source(self, action: act.CloseSource) -> None:
+        if self._feeder is not None:
+            self._feeder.close()
+
+    def _exit(self, action: act.Exit) -> None:
+        self.stop(action.failed)
+
+
+def _name(peer: tuple[str, int]) -> str:
+    return f"{peer[0]}.{peer[1]}"

@@ -1,0 +1,35 @@
+"""The way from other threads to the loop. May live here: posting calls and waking the poll; nothing of what they do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from zpipe.daemon.sockets import Wakeup
+
+
+class Mailbox:
+    """Calls to be made on the loop's thread, in the order of posting.
+
+    Posting costs a deque append; the poll is woken only while it is `asleep`, since writing to a descriptor costs 1 µs and
+    a wake-up of the loop far more.
+    """
+
+    def __init__(self) -> None:
+        self.wakeup = Wakeup()
+        self.asleep = False
+        self._calls: deque[Callable[[], None]] = deque()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """From any thread. Does not block."""
+        self._calls.append(call)
+        if self.asleep:
+            self.wakeup.set()
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def run(self) -> None:
+        """On the loop's thread: makes the calls posted so far."""
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()

@@ -1,0 +1,257 @@
+"""Running a plugin's hooks on a task: messages in, outputs and failures out.
+
+May live here: calling process hooks, what their answers mean, and deriving ids. It knows no thread and no socket; `waiter`
+turns an awaitable into its result and `overflow` takes outputs early, both given by the worker.
+
+Ids are derived, never random: kept one to one; `ID.n` for the n-th of many; `FIRST~COUNT.n` for outputs of a whole batch.
+So a redelivered message makes the same ids again, and an idempotent sink stores each once.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from itertools import repeat
+from typing import Any
+
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.work import Chunk, Failure, Result, Task
+from zpipe.daemon.emission import Emission, encode_all
+from zpipe.errors import PeerError
+from zpipe.hookspecs import Context
+from zpipe.messages import DROP, Message
+
+_PLAIN = frozenset({dict, str, int, float, bool, bytes})
+_NOTHING = _PLAIN | {type(None)}
+_FAILED = object()
+EARLY_MESSAGES = 2048
+"""Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
+_TRACEBACK_LINES = 20
+
+Overflow = Callable[[list[Chunk]], None]
+
+
+class NoOutput(Exception):
+    """A process hook returned None though somebody waits for its output."""
+
+    def __init__(self) -> None:
+        super().__init__("returned None, but the stage has a downstream: return a payload, or zpipe.DROP to filter it")
+
+
+class Runner:
+    """One stage's process hooks, ready to run tasks."""
+
+    def __init__(
+        self,
+        hooks: Mapping[str, Callable[..., Any]],
+        context: Context,
+        policy: LinkPolicy,
+        waiter: Callable[[Any], Any],
+    ) -> None:
+        self._process = hooks.get("zpipe_process")
+        self._process_batch = hooks.get("zpipe_process_batch")
+        self._context = context
+        self._policy = policy
+        self._wait = waiter
+
+    def run(self, task: Task, overflow: Overflow) -> Result:
+        """Runs the task to its end, whatever the plugin does. Blocks as long as the plugin does."""
+        began = time.perf_counter()
+        run = _Run(task, self._context.last, self._policy, overflow)
+        try:
+            messages = run.messages()
+        except PeerError as error:
+            run.fail_all(f"malformed: {error}", final=True)
+            messages = []
+        if messages and task.batch:
+            self._batch(run, messages)
+        else:
+            self._each(run, messages)
+        result = run.result()
+        result.seconds = time.perf_counter() - began
+        return result
+
+    def _each(self, run: _Run, messages: list[Message]) -> None:
+        """Calls first, then looks at what came back: the usual case, a plain payload each, then needs no look at each."""
+        process, context = self._process, self._context
+        made: list[Any] = []
+        keep = made.append
+        for message in messages:
+            try:
+                keep(process(message, context))  # type: ignore[misc]
+            except Exception as error:
+                run.fail(len(made), error)
+                keep(_FAILED)
+        types = set(map(type, made))
+        if not types <= (_NOTHING if context.last else _PLAIN):
+            self._take_each(run, messages, made)
+        elif not context.last:
+            run.take_plain(made)
+
+    def _take_each(self, run: _Run, messages: list[Message], made: list[Any]) -> None:
+        for index, (message, one) in enumerate(zip(messages, made, strict=True)):
+            if one is _FAILED:
+                continue
+            try:
+                run.take(index, message, self._settled(one))
+            except Exception as error:
+                run.fail(index, error)
+
+    def _batch(self, run: _Run, messages: list[Message]) -> None:
+        assert self._process_batch is not None
+        try:
+            made = self._settled(self._process_batch(messages, self._context))
+            if self._context.last:
+                _exhaust(made)
+            elif made is None:
+                raise NoOutput
+            elif isinstance(made, list | tuple) and len(made) == len(messages):
+                for index, (message, one) in enumerate(zip(messages, made, strict=True)):
+                    run.take(index, message, one)
+            else:
+                run.take_many(messages, made)
+        except Exception as error:
+            run.fail_batch(error)
+
+    def _settled(self, made: Any) -> Any:
+        if isinstance(made, Awaitable | AsyncIterator):
+            return self._wait(made)
+        return made
+
+
+def _exhaust(made: Any) -> None:
+    """A generator does nothing until it is run, also in a last stage."""
+    if isinstance(made, Iterator):
+        for _ in made:
+            pass
+
+
+class _Run:
+    """One task under way."""
+
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy, overflow: Overflow) -> None:
+        self.task = task
+        self.default = Emission("")
+        self.filtered = 0
+        self._last = last
+        self._policy = policy
+        self._overflow = overflow
+        self._named: dict[str, Emission] = {}
+        self._failures: dict[int, Failure] = {}
+        self._many = 0
+
+    def messages(self) -> list[Message]:
+        """The task's messages, decoded. Raises PeerError if a section is malformed."""
+        messages: list[Message] = []
+        for piece in self.task.slices:
+            ids, origins, payloads, headers = piece.section.columns()
+            part = slice(piece.start, piece.stop)
+            facts = headers[part] if headers is not None else repeat(None)
+            of_slice = list(map(Message, payloads[part], ids[part], origins[part], facts))
+            attempt = piece.section.attempt + self.task.attempt - 1
+            if attempt > 1:
+                for message in of_slice:
+                    message.attempt = attempt
+            messages += of_slice
+        return messages
+
+    # ---- outputs
+
+    def take_plain(self, made: list[Any]) -> None:
+        """A payload for each message, in order: ids, origins and headers stay as they came."""
+        index = 0
+        for piece in self.task.slices:
+            ids, origins, _, headers = piece.section.columns()
+            part = slice(piece.start, piece.stop)
+            facts = headers[part] if headers is not None else None
+            self.default.extend(ids[part], origins[part], made[index : index + piece.count], facts, index)
+            index += piece.count
+
+    def take(self, index: int, message: Message, made: Any) -> None:
+        """What the hook returned for one message."""
+        if made is DROP:
+            self.filtered += 1
+        elif isinstance(made, Iterator) or _is_messages(made):
+            made_any = False
+            for n, one in enumerate(made):
+                made_any = True
+                if one is not DROP and not self._last:
+                    self._add(index, message, one, f"{message.id}.{n}")
+            if not made_any and not self._last:
+                self.filtered += 1
+        elif not self._last:
+            if made is None:
+                raise NoOutput
+            self._add(index, message, made, message.id)
+
+    def take_many(self, messages: list[Message], made: Iterable[Any]) -> None:
+        """Outputs made from the whole batch."""
+        first = messages[0]
+        origin = min(message.origin for message in messages)
+        whole = Message(None, origin=origin)
+        for n, one in enumerate(made):
+            if one is not DROP:
+                self._add(0, whole, one, f"{first.id}~{len(messages)}.{n}")
+
+    def _add(self, index: int, message: Message, one: Any, id: str) -> None:
+        if type(one) is Message:
+            emission = self._emission(one.outlet) if one.outlet else self.default
+            headers = one.headers if one.headers is not None else message.headers
+            emission.add(one.id or id, one.origin or message.origin, one.payload, headers, index)
+        elif one is None:
+            raise NoOutput
+        else:
+            self.default.add(id, message.origin, one, message.headers, index)
+        self._many += 1
+        if self._many >= EARLY_MESSAGES:
+            self._pass_on()
+
+    def _emission(self, outlet: str) -> Emission:
+        return self._named.setdefault(outlet, Emission(outlet))
+
+    def _emissions(self) -> list[Emission]:
+        return [self.default, *self._named.values()]
+
+    def _pass_on(self) -> None:
+        """Blocks while the stage's outputs are at their bound."""
+        chunks = encode_all(self._emissions(), self._policy, self._failures)
+        self.default.clear()
+        self._named = {}
+        self._many = 0
+        self._overflow(chunks)
+
+    # ---- failures
+
+    def fail(self, index: int, error: BaseException) -> None:
+        self._failures[index] = Failure(index, _reason(error), _traceback(error))
+
+    def fail_batch(self, error: BaseException) -> None:
+        reason, text = _reason(error), _traceback(error)
+        self._failures = {index: Failure(index, reason, text) for index in range(self.task.count)}
+
+    def fail_all(self, reason: str, final: bool) -> None:
+        self._failures = {index: Failure(index, reason, final=final) for index in range(self.task.count)}
+
+    def result(self) -> Result:
+        emissions = self._emissions()
+        if self._failures:
+            emissions = [emission.without(self._failures) for emission in emissions]
+        whole = self.task.batch and len(self._failures) == self.task.count
+        chunks = [] if whole else encode_all(emissions, self._policy, self._failures)
+        now = time.time()
+        ages = [now - piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
+        return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
+
+
+def _is_messages(made: Any) -> bool:
+    return isinstance(made, list | tuple) and bool(made) and isinstance(made[0], Message)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def _traceback(error: BaseException) -> str:
+    lines = traceback.format_exception(error)
+    return "".join(lines[-_TRACEBACK_LINES:])[-8000:]

@@ -1,0 +1,35 @@
+"""Signals: the handler only notes, the loop reads. May live here: which signals, and getting them to the poll.
+
+A handler that only sets a flag waits for the poll to end, so the interpreter itself writes the signal's number to a pipe in
+the poller (`signal.set_wakeup_fd`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Signals:
+    """Made on the main thread. `read` gives the signals that came since the last call."""
+
+    def __init__(self) -> None:
+        self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in WATCHED:
+            signal.signal(number, lambda *_: None)
+
+    def read(self) -> list[signal.Signals]:
+        try:
+            return [signal.Signals(number) for number in os.read(self.fd, 64)]
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in WATCHED:
+            signal.signal(number, signal.SIG_DFL)
+        os.close(self.fd)
+        os.close(self._write)

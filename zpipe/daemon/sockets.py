@@ -1,0 +1,300 @@
+"""Every ZeroMQ socket of zpipe: what is bound, what is connected, with which options and why.
+
+May live here: sockets, their options, polling and moving frames. This is the only module that imports zmq; it decodes
+nothing and decides nothing. Everything here is used by one thread.
+
+The options follow measured facts: IMMEDIATE and no reconnect, or a data PUSH delivers stale parcels to the next
+incarnation; LINGER 0, or a close waits for a dead peer; heartbeats, or a stopped host is never noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from zpipe.errors import OperatorError
+
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
+RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
+TURN = 64
+"""Frames read from one socket before the others have their turn."""
+MAX_FRAME_BYTES = 17 * 1024 * 1024
+"""libzmq drops the connection over a larger frame: a little above the largest message."""
+
+Peer = tuple[str, int]
+_UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
+_DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Something came in. `what` says by which socket; `key` whose it is; `frames` are undecoded."""
+
+    what: Literal["parcel", "feedback", "upstream", "up", "down", "ready", "lost", "fd"]
+    key: Any
+    frames: list[bytes]
+
+
+class Sockets:
+    """The sockets of one instance. Nothing blocks but `poll`."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context(1)
+        self._poller = zmq.Poller()
+        self._roles: dict[Any, tuple[str, Any]] = {}
+        self._upstreams: dict[Peer, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
+        self._sessions: dict[str, zmq.Socket[bytes]] = {}
+        self._feedback: zmq.Socket[bytes] | None = None
+        self._control: zmq.Socket[bytes] | None = None
+
+    # ---- binding
+
+    def bind(self, inbox: str, feedback: str, control: str) -> str:
+        """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
+        pull = self._socket(zmq.PULL, maxmsgsize=MAX_FRAME_BYTES, rcvhwm=0)
+        router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_FRAME_BYTES, sndhwm=0)
+        self._control = self._socket(zmq.PUB, sndhwm=1000)
+        for socket, address in ((pull, inbox), (router, feedback), (self._control, control)):
+            try:
+                socket.bind(address)
+            except zmq.ZMQError as error:
+                raise OperatorError(f"cannot bind {address}: {error.strerror or error}") from None
+        self._register(pull, "parcel", None)
+        self._register(router, "feedback", None)
+        return pull.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def watch_fd(self, fd: int) -> None:
+        """Has `poll` wake up when the file descriptor is readable."""
+        self._register(fd, "fd", fd)
+
+    # ---- upstream
+
+    def connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
+        """A DEALER and a SUB to an upstream instance, there or not yet; reconnecting by themselves."""
+        if peer in self._upstreams:
+            return
+        dealer = self._socket(zmq.DEALER, sndhwm=0, linger=500)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)  # a hello for the last incarnation must not reach the next
+        sub = self._socket(zmq.SUB, maxmsgsize=MAX_FRAME_BYTES)
+        sub.setsockopt(zmq.SUBSCRIBE, b"announcement")
+        for socket in (dealer, sub):
+            socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._monitor(dealer, "line", peer)
+        dealer.connect(feedback)
+        sub.connect(control)
+        self._register(dealer, "upstream", peer)
+        self._register(sub, "announcement", peer)
+        self._upstreams[peer] = (dealer, sub)
+
+    def tell(self, peer: Peer, frame: bytes) -> bool:
+        """To an upstream instance's feedback. False: there is no line; statements repeat, so nobody minds."""
+        try:
+            self._upstreams[peer][0].send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    # ---- downstream
+
+    def open_session(self, session: str, address: str, high_water_mark: int) -> bool:
+        """A PUSH for the life of one session. False: the address cannot be connected to."""
+        push = self._socket(zmq.PUSH, sndhwm=high_water_mark)
+        push.setsockopt(zmq.IMMEDIATE, 1)
+        push.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._monitor(push, "session", session)
+        self._sessions[session] = push
+        try:
+            push.connect(address)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def send_parcel(self, session: str, header: bytes, body: bytes) -> bool:
+        """False: the session is gone or would block; within the credit that means it is broken."""
+        push = self._sessions.get(session)
+        if push is None:
+            return False
+        try:
+            push.send(header, zmq.NOBLOCK | zmq.SNDMORE)
+            push.send(body, zmq.NOBLOCK, copy=len(body) < 1 << 18)
+        except zmq.Again:
+            return False
+        return True
+
+    def close_session(self, session: str) -> None:
+        push = self._sessions.pop(session, None)
+        if push is not None:
+            self._forget(push)
+
+    def reply(self, route: bytes, frame: bytes) -> None:
+        """To whoever sent a frame to the feedback. A route that is gone is passed over by ROUTER itself."""
+        assert self._feedback is not None
+        self._feedback.send_multipart([route, frame], zmq.NOBLOCK)
+
+    def publish(self, topic: bytes, frame: bytes) -> None:
+        assert self._control is not None
+        self._control.send_multipart([topic, frame], zmq.NOBLOCK)
+
+    # ---- polling
+
+    def poll(self, timeout_s: float) -> Iterator[Arrival]:
+        """Waits at most so long, then gives what has come, at most TURN frames a socket."""
+        timeout_ms = 0 if timeout_s <= 0 else min(int(timeout_s * 1000) + 1, 60_000)
+        for socket, _ in self._poller.poll(timeout_ms):
+            role = self._roles.get(socket)
+            if role is None:  # closed by an arrival handled just before
+                continue
+            what, key = role
+            if what == "fd":
+                yield Arrival("fd", key, [])
+            elif what == "line":
+                yield from self._line_events(socket, key)
+            elif what == "session":
+                yield from self._session_events(socket, key)
+            else:
+                yield from self._read(socket, what, key)
+
+    def _read(self, socket: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
+        for _ in range(TURN):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if what == "announcement":
+                yield Arrival("upstream", key, frames[1:])
+            else:
+                yield Arrival(what, key, frames)  # type: ignore[arg-type]
+
+    def _line_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
+        for event in self._events(monitor):
+            if event == _UP:
+                yield Arrival("up", peer, [])
+            elif event & zmq.EVENT_DISCONNECTED:
+                yield Arrival("down", peer, [])
+
+    def _session_events(self, monitor: zmq.Socket[bytes], session: str) -> Iterator[Arrival]:
+        for event in self._events(monitor):
+            if event == _UP:
+                yield Arrival("ready", session, [])
+            elif event & _DOWN:
+                yield Arrival("lost", session, [])
+                return
+
+    def _events(self, monitor: zmq.Socket[bytes]) -> Iterator[int]:
+        while not monitor.closed:
+            try:
+                frames = monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield int(parse_monitor_message(frames)["event"])
+
+    # ---- making and ending sockets
+
+    def _socket(
+        self, kind: int, *, sndhwm: int = 1000, rcvhwm: int = 1000, maxmsgsize: int = MAX_FRAME_BYTES, linger: int = 0
+    ) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.setsockopt(zmq.LINGER, linger)
+        socket.setsockopt(zmq.SNDHWM, sndhwm)
+        socket.setsockopt(zmq.RCVHWM, rcvhwm)
+        socket.setsockopt(zmq.MAXMSGSIZE, maxmsgsize)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+        return socket
+
+    def _register(self, socket: Any, what: str, key: Any) -> None:
+        self._roles[socket] = (what, key)
+        self._poller.register(socket, zmq.POLLIN)
+
+    def _monitor(self, socket: zmq.Socket[bytes], what: str, key: Any) -> None:
+        self._register(socket.get_monitor_socket(_UP | _DOWN), what, key)
+
+    def _forget(self, socket: zmq.Socket[bytes]) -> None:
+        monitor = socket.get_monitor_socket()
+        self._poller.unregister(monitor)
+        del self._roles[monitor]
+        socket.disable_monitor()
+        socket.close()
+
+    def close(self) -> None:
+        """Closes everything. What is left in a DEALER is sent for half a second yet; data sockets hold nothing by then."""
+        for session in list(self._sessions):
+            self.close_session(session)
+        for dealer, sub in self._upstreams.values():
+            self._forget(dealer)
+            sub.close()
+        for socket in (self._feedback, self._control, *(s for s in self._roles if isinstance(s, zmq.Socket))):
+            if socket is not None and not socket.closed:
+                socket.close(linger=500 if socket is self._control else 0)
+        self._context.term()
+
+
+class Wakeup:
+    """Has a poll return from another thread, or from a signal handler: an eventfd in the poller."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def set(self) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Listener:
+    """For those who only look on: SUBs to the control sockets of many instances."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context(1)
+        self._sub = self._context.socket(zmq.SUB)
+        self._sub.setsockopt(zmq.LINGER, 0)
+        self._sub.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._sub.setsockopt(zmq.SUBSCRIBE, b"")
+        self._addresses: set[str] = set()
+
+    def connect(self, address: str) -> None:
+        """There or not yet; does nothing the second time."""
+        if address not in self._addresses:
+            self._addresses.add(address)
+            self._sub.connect(address)
+
+    def read(self, timeout_s: float) -> Iterator[list[bytes]]:
+        """Waits at most so long for the first frames [topic, frame], then gives all that have come."""
+        if not self._sub.poll(max(0, int(timeout_s * 1000))):
+            return
+        while True:
+            try:
+                yield self._sub.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+
+    def ask(self, address: str, frame: bytes, timeout_s: float) -> bytes | None:
+        """One request to a feedback socket and its answer; None if nobody answers in time. Blocks."""
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        try:
+            dealer.connect(address)
+            dealer.send(frame)
+            return dealer.recv() if dealer.poll(int(timeout_s * 1000)) else None
+        finally:
+            dealer.close()
+
+    def close(self) -> None:
+        self._sub.close()
+        self._context.term()

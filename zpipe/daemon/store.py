@@ -1,0 +1,147 @@
+"""What an instance must not forget: its source's position and its dead letters, in SQLite in the state directory.
+
+May live here: the schema and writing it on a thread of its own. Results go back to the loop by the mailbox.
+
+WAL with synchronous=FULL: a position or dead letter is durable before anybody is told, also through a loss of power.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from zpipe.core import cbor
+from zpipe.errors import OperatorError, PeerError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS position (
+    one INTEGER PRIMARY KEY CHECK (one = 1), position BLOB, finished INTEGER NOT NULL, completed_by TEXT);
+CREATE TABLE IF NOT EXISTS dead_letters (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, at REAL NOT NULL, origin REAL NOT NULL, incarnation TEXT NOT NULL,
+    reason TEXT NOT NULL, traceback TEXT NOT NULL, attempts INTEGER NOT NULL, headers BLOB, payload BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where the source stood. `completed_by`: the run that read it to its end ("" while it is cut)."""
+
+    position: Any = None
+    finished: int = 0
+    completed_by: str = ""
+
+
+@dataclass(frozen=True)
+class LetterRow:
+    """One dead letter as it is kept. `payload` and `headers` are CBOR."""
+
+    id: str
+    origin: float
+    reason: str
+    traceback: str
+    attempts: int
+    headers: bytes | None
+    payload: bytes
+
+
+class Store:
+    """`open` and `forget` on the calling thread before `start`; after that everything is done by the store's own thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "state.db"
+        self._jobs: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
+        try:
+            with self._connect() as connection:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version not in (0, SCHEMA_VERSION):
+                    raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
+                connection.executescript(_SCHEMA)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.close()
+        except sqlite3.Error as error:
+            raise OperatorError(f"cannot use the state file {self.path}: {error}") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30.0)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def saved(self) -> Saved:
+        """The committed position. Raises OperatorError if it cannot be read."""
+        with self._connect() as connection:
+            row = connection.execute("SELECT position, finished, completed_by FROM position").fetchone()
+        connection.close()
+        if row is None:
+            return Saved()
+        try:
+            return Saved(cbor.read(row[0]), row[1], row[2] or "")
+        except PeerError as error:
+            raise OperatorError(f"the position in {self.path} cannot be read ({error}); start with --fresh") from None
+
+    def forget(self) -> None:
+        """The source starts over."""
+        with self._connect() as connection:
+            connection.execute("DELETE FROM position")
+        connection.close()
+
+    def dead_letters(self) -> int:
+        with self._connect() as connection:
+            count: int = connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
+        connection.close()
+        return count
+
+    # ---- on the store's thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def commit(self, saved: Saved, done: Callable[[Exception | None], None]) -> None:
+        """Writes the position, then calls `done(None)`, or `done(error)`, on the store's thread. Does not block."""
+        row = (cbor.write(saved.position), saved.finished, saved.completed_by or None)
+        sql = (
+            "INSERT INTO position VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE"
+            " SET position = excluded.position, finished = excluded.finished, completed_by = excluded.completed_by"
+        )
+        self._put(sql, row, done)
+
+    def bury(self, letter: LetterRow, incarnation: str, done: Callable[[Exception | None], None]) -> None:
+        """Writes a dead letter, then calls `done` on the store's thread. Does not block."""
+        sql = (
+            "INSERT INTO dead_letters (id, at, origin, incarnation, reason, traceback, attempts, headers, payload)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        values = (letter.id, time.time(), letter.origin, incarnation, letter.reason, letter.traceback)
+        self._put(sql, (*values, letter.attempts, letter.headers, letter.payload), done)
+
+    def _put(self, sql: str, row: tuple[Any, ...], done: Callable[[Exception | None], None]) -> None:
+        def job(connection: sqlite3.Connection) -> None:
+            try:
+                with connection:
+                    connection.execute(sql, row)
+            except sqlite3.Error as error:
+                done(error)
+            else:
+                done(None)
+
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        connection = self._connect()
+        while (job := self._jobs.get()) is not None:
+            job(connection)
+        connection.close()
+
+    def close(self) -> None:
+        """Does what was asked for, then ends the thread."""
+        self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join()

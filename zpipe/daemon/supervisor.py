@@ -1,0 +1,235 @@
+"""`zpipe run`: every stage as a child daemon, until the sources have ended and everything is acked.
+
+May live here: what a run does when a child dies, when the operator asks for a drain, and when it is over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import selectors
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from zpipe import folders
+from zpipe.config import PipelineConfig
+from zpipe.daemon.children import Child, Death
+from zpipe.daemon.journal import fields
+from zpipe.daemon.signals import Signals
+from zpipe.daemon.watch import Watch
+from zpipe.errors import ExitCode, NoPeerError, OperatorError
+
+TURN_S = 0.1
+STOP_S = 5.0
+EXTRA_S = 5.0
+"""How long the end of a run waits for instances that were started beside it."""
+
+
+class Display(Protocol):
+    """What shows a run to people. Called on the supervisor's thread."""
+
+    def line(self, text: str) -> None: ...
+    def snapshot(self, snapshot: dict[str, Any]) -> None: ...
+    def turn(self) -> None: ...
+
+
+class Ledger(Protocol):
+    """What adds up the counts of a run."""
+
+    restarts: dict[str, int]
+
+    def final(self, snapshot: dict[str, Any]) -> None: ...
+    def killed(self, snapshot: dict[str, Any]) -> None: ...
+
+
+class RunLock:
+    """One run of a pipeline at a time. Names the run, so that `zpipe stage` in another terminal can join it."""
+
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+        root = folders.runtime_root(env)
+        folders.make_private(root)
+        self.run = secrets.token_hex(6)
+        self._fd = os.open(root / f"{config.name}.run", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperatorError(f"pipeline {config.name!r} is running already: `zpipe monitor` shows it") from None
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, json.dumps({"run": self.run, "pid": os.getpid()}).encode())
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+class Supervisor:
+    """One run. Raises OperatorError if it cannot begin."""
+
+    def __init__(
+        self, config: PipelineConfig, env: Mapping[str, str], display: Display, ledger: Ledger, fresh: bool, level: str
+    ) -> None:
+        self._lock = RunLock(config, env)
+        env = {**env, "ZPIPE_RUN": self._lock.run}
+        self._config = config
+        self._display = display
+        self._ledger = ledger
+        self._fresh = fresh
+        self._watch = Watch(config, env)
+        self._signals = Signals()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._signals.fd, selectors.EVENT_READ)
+        self._counted: set[str] = set()
+        self._drain_asked: dict[str, str] = {}
+        self.interrupts = 0
+        stages = reversed(
+            list(config.stages.values())
+        )  # from the tail, so that consumers are there when the head starts
+        self._children = [
+            Child(config.path, stage.name, instance, env, level)
+            for stage in stages
+            for instance in range(1, stage.instances + 1)
+        ]
+        self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
+
+    def run(self) -> ExitCode:
+        """Blocks until the run is over. DONE: every child stopped in order; the ledger says whether it balances."""
+        for child in self._children:
+            self._start(child, self._fresh)
+        try:
+            code = self._turns()
+            self._collect()
+            return code
+        finally:
+            self._end()
+
+    def _turns(self) -> ExitCode:
+        while not all(child.done for child in self._children):
+            for snapshot in self._watch.poll(0.0):
+                self._see(snapshot)
+            self._read_stderr(TURN_S)
+            for number in self._signals.read():
+                self._interrupted(number.name)
+            if self.interrupts > 1:
+                return ExitCode.FAILED
+            if self.interrupts:
+                self._drain()
+            now = time.monotonic()
+            for child in self._children:
+                death = child.reap()
+                if death is not None:
+                    code = self._died(child, death, now)
+                    if code is not None:
+                        return code
+                elif child.process is None and not child.done and now >= child.start_at:
+                    self._start(child, fresh=False)
+            self._display.turn()
+        return ExitCode.DONE
+
+    # ---- children
+
+    def _start(self, child: Child, fresh: bool) -> None:
+        child.start(fresh)
+        self._ledger.restarts[child.stage] = sum(
+            c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
+        )
+        assert child.stderr is not None
+        self._selector.register(child.stderr, selectors.EVENT_READ, child)
+
+    def _died(self, child: Child, death: Death, now: float) -> ExitCode | None:
+        """Starts it again later, or gives up (the exit code)."""
+        if self._watch.places.marked(child.stage, child.instance) is not None:
+            child.done = True
+            return None
+        last = self._watch.snapshots.get((child.stage, child.instance))
+        if last is not None and last["incarnation"] not in self._counted:
+            self._counted.add(last["incarnation"])
+            self._ledger.killed(last)
+        child.plan_restart(now)
+        if death.code == ExitCode.USAGE:
+            self._display.line(
+                fields(event="run.failed", stage=child.name, reason="cannot start: see its message above")
+            )
+            return ExitCode.USAGE
+        if child.hopeless:
+            reason = f"{child.failed_starts} starts failed, the last with {death}: see its messages above"
+            self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
+            return ExitCode.FAILED
+        delay_s = round(child.start_at - now, 1)
+        self._display.line(fields(event="stage.died", stage=child.name, how=death, restart_in_s=delay_s))
+        return None
+
+    def _see(self, snapshot: dict[str, Any]) -> None:
+        for child in self._children:
+            if (child.stage, child.instance) == (snapshot["stage"], snapshot["instance"]):
+                child.ready |= snapshot["state"] != "STARTING" and snapshot.get("pid") == getattr(
+                    child.process, "pid", 0
+                )
+        self._display.snapshot(snapshot)
+
+    def _read_stderr(self, timeout_s: float) -> None:
+        for key, _ in self._selector.select(timeout_s):
+            if key.data is None:
+                continue
+            stream: Any = key.fileobj
+            lines = stream.readlines()
+            for line in lines:
+                self._display.line(line.decode(errors="replace").rstrip("\n"))
+            if not lines and stream.read(1) == b"":
+                self._selector.unregister(stream)
+                stream.close()
+
+    # ---- the end
+
+    def _interrupted(self, name: str) -> None:
+        if name == "SIGHUP":
+            return
+        self.interrupts += 1
+        if self.interrupts == 1:
+            self._display.line(fields(event="run.drain", signal=name, hint="once more stops now"))
+        else:
+            self._display.line(fields(event="run.stop", signal=name))
+
+    def _drain(self) -> None:
+        """Orders every head to close its source; one that was restarted since is told again."""
+        for child in self._children:
+            snapshot = self._watch.snapshots.get((child.stage, child.instance))
+            if child.stage not in self._heads or child.process is None or snapshot is None:
+                continue
+            if self._drain_asked.get(child.name) == snapshot["incarnation"] or snapshot["state"] == "STARTING":
+                continue
+            try:
+                self._watch.ask(child.stage, child.instance, "drain", timeout_s=1.0)
+            except NoPeerError:
+                continue  # it died or is busy: the next turn asks again
+            self._drain_asked[child.name] = snapshot["incarnation"]
+
+    def _collect(self) -> None:
+        """The final counts, from the marks that the instances left; those started beside the run are waited for."""
+        deadline = time.monotonic() + EXTRA_S
+        places = self._watch.places
+        for stage in self._config.stages:
+            for instance in sorted(places.instances(stage)):
+                while places.marked(stage, instance) is None and places.alive(stage, instance):
+                    if time.monotonic() > deadline:
+                        break
+                    self._watch.poll(TURN_S)
+                final = places.marked(stage, instance)
+                if final is not None:
+                    self._ledger.final(final)
+
+    def _end(self) -> None:
+        """Whatever is left of the children is stopped: nothing of what they hold was acked."""
+        for kill in (False, True):
+            for child in self._children:
+                child.end(kill)
+            deadline = time.monotonic() + STOP_S
+            while any(child.process is not None for child in self._children) and time.monotonic() < deadline:
+                self._read_stderr(TURN_S)
+                for child in self._children:
+                    child.reap()
+        self._read_stderr(0.0)
+        self._watch.close()
+        self._signals.close()
+        self._lock.release()

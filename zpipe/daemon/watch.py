@@ -1,0 +1,73 @@
+"""Watching a pipeline from outside: the last snapshot and announcement of each instance, and requests to it.
+
+May live here: finding the instances of a config and reading what they publish. What it means is the monitor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.core import wire
+from zpipe.daemon.places import Places
+from zpipe.daemon.sockets import Listener
+from zpipe.errors import NoPeerError, OperatorError, PeerError
+
+ASK_S = 3.0
+
+
+class Watch:
+    """Used by one thread. `snapshots` is by (stage, instance); an instance that is gone keeps its last one."""
+
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+        self.config = config
+        self.places = Places(config, env)
+        self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
+        self._listener = Listener()
+        self._numbers = count(1)
+
+    def poll(self, timeout_s: float) -> list[dict[str, Any]]:
+        """Waits at most so long for something, then gives the snapshots that came, oldest first."""
+        self._find()
+        came = []
+        for frames in self._listener.read(timeout_s):
+            snapshot = self._read(frames)
+            if snapshot is not None:
+                self.snapshots[snapshot["stage"], snapshot["instance"]] = snapshot
+                came.append(snapshot)
+        return came
+
+    def _find(self) -> None:
+        for stage in self.config.stages:
+            for instance in self.places.instances(stage):
+                self._listener.connect(self.places.addresses(stage, instance).control)
+
+    def _read(self, frames: list[bytes]) -> dict[str, Any] | None:
+        """A snapshot of this pipeline, or None for anything else: whoever looks on must not fall over what it sees."""
+        try:
+            frame = wire.read(frames[1]) if len(frames) == 2 else None
+        except PeerError:
+            return None
+        if not isinstance(frame, wire.Snapshot):
+            return None
+        body = frame.body
+        known = body.get("stage") in self.config.stages and isinstance(body.get("instance"), int)
+        return body if known and body.get("pipeline") == self.config.name else None
+
+    def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
+        """A request to an instance; the state it is in. Raises NoPeerError if it does not answer, OperatorError if it
+        refuses. Blocks."""
+        address = self.places.addresses(stage, instance).feedback
+        request = wire.Request(next(self._numbers), what)
+        encoded = self._listener.ask(address, wire.write(request), timeout_s)
+        if encoded is None:
+            raise NoPeerError(f"{stage}.{instance} does not answer at {address}: is it running?")
+        answer = wire.read(encoded)
+        if isinstance(answer, wire.Refuse):
+            raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")
+        return answer.state if isinstance(answer, wire.Done) else ""
+
+    def close(self) -> None:
+        self._listener.close()

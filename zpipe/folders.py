@@ -1,0 +1,107 @@
+"""Where an instance keeps its sockets and its state.
+
+May live here: names and folders, and making them safe to use. No sockets, no locks: those are the daemon's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from zpipe.errors import OperatorError
+
+_INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]+")
+
+
+def instance_name(pipeline: str, stage: str, n: int) -> str:
+    """One instance's name on this machine. Neither part holds a dot, so it reads back one way only."""
+    return f"{pipeline}.{stage}.{n}"
+
+
+def runtime_root(env: Mapping[str, str]) -> Path:
+    """The folder all instances share for their sockets."""
+    if named := _named_root(env, "ZPIPE_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
+        return named
+    if shared := env.get("XDG_RUNTIME_DIR"):
+        return Path(shared).absolute() / "zpipe"
+    temporary = env.get("TMPDIR")
+    if not temporary:
+        import tempfile  # 4 ms, and rarely needed
+
+        temporary = tempfile.gettempdir()
+    return Path(temporary).absolute() / f"zpipe-{os.getuid()}"
+
+
+def state_root(env: Mapping[str, str]) -> Path:
+    """The folder all instances share for what outlives them."""
+    if named := _named_root(env, "ZPIPE_STATE_DIR", "STATE_DIRECTORY"):
+        return named
+    if shared := env.get("XDG_STATE_HOME"):
+        return Path(shared).absolute() / "zpipe"
+    return _home(env) / ".local" / "state" / "zpipe"
+
+
+def runtime_folder(env: Mapping[str, str], pipeline: str, stage: str, n: int) -> Path:
+    return runtime_root(env) / instance_name(pipeline, stage, n)
+
+
+def state_folder(env: Mapping[str, str], pipeline: str, stage: str, n: int) -> Path:
+    return state_root(env) / instance_name(pipeline, stage, n)
+
+
+def make_private(path: Path) -> None:
+    """Makes `path`, and what is missing above it, for this user only.
+
+    Raises OperatorError where somebody else could put a socket of their own in its place: a symlink, another owner, or
+    a folder that others may write to; the same for the folder it stands in.
+    """
+    path = path.absolute()
+    try:
+        if not path.parent.exists():
+            make_private(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found, above = path.lstat(), path.parent.stat()
+    except FileExistsError:
+        raise OperatorError(f"{path} is not a folder") from None
+    except OSError as error:
+        raise OperatorError(f"cannot make the folder {path}: {error.strerror}") from error
+    user = os.getuid()
+    if stat.S_ISLNK(found.st_mode):
+        raise OperatorError(f"{path} is a symbolic link: zpipe uses a folder only where it stands itself")
+    if found.st_uid != user:
+        raise OperatorError(f"{path} belongs to user {found.st_uid}, not to {user}, whom this runs as")
+    if found.st_mode & 0o022:
+        mode = stat.S_IMODE(found.st_mode)
+        raise OperatorError(f"{path} may be written by others (mode {mode:04o}): chmod go-w {path}")
+    if above.st_uid not in (user, 0):
+        raise OperatorError(f"{path.parent} belongs to user {above.st_uid}, who could replace {path.name} in it")
+    if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
+        raise OperatorError(f"{path.parent} may be written by everyone, who could replace {path.name} in it")
+
+
+def _named_root(env: Mapping[str, str], ours: str, systemd: str) -> Path | None:
+    if folder := env.get(ours):
+        return Path(folder).absolute()
+    # A unit may have several; the first is the one its name comes from.
+    if first := env.get(systemd, "").split(":")[0]:
+        folder_given = Path(first)
+        # Units have a folder for each instance, since one they shared would go when the first of them stops: the
+        # neighbours are beside it.
+        return folder_given.parent if _INSTANCE.fullmatch(folder_given.name) else folder_given
+    return None
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    if home := env.get("HOME"):
+        return Path(home).absolute()
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise OperatorError(
+            f"user {os.getuid()} has no home folder, and $HOME is not set: set $ZPIPE_STATE_DIR"
+        ) from None

@@ -1,0 +1,100 @@
+"""The hooks a plugin may implement: the whole contract between zpipe and a stage's code.
+
+A plugin is a module or an object whose hooks carry ``@zpipe.hookimpl``. It implements exactly one of
+`zpipe_source`, or `zpipe_process` and/or `zpipe_process_batch`; everything else is optional. A hook may leave out
+trailing arguments it does not need. Hooks never run on the daemon's loop thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from zpipe.messages import Message, Position
+
+hookspec = pluggy.HookspecMarker("zpipe")
+hookimpl = pluggy.HookimplMarker("zpipe")
+
+
+@dataclass
+class Context:
+    """What a hook may know of where it runs. The same object for every call of one life of an instance.
+
+    options     an instance of what `zpipe_options` returned, filled from the config; None without that hook
+    config_dir  the folder of the config file: what relative paths are relative to
+    state_dir   a folder of this instance's own that outlives it
+    position    (sources) the committed position to resume after; None: from the start
+    last        the stage has no downstream, so what its process hook returns is ignored
+    batching    the stage has a `batch` table, so `zpipe_process_batch` is called
+    stopping    set when a source is to end early; a source that waits must wait on it
+    scratch     the plugin's own place for what `zpipe_open` made
+    """
+
+    pipeline: str
+    stage: str
+    instance: int
+    incarnation: str
+    options: Any
+    config_dir: Path
+    state_dir: Path
+    log: logging.Logger
+    position: Position = None
+    last: bool = False
+    batching: bool = False
+    stopping: threading.Event = field(default_factory=threading.Event)
+    scratch: Any = None
+
+
+class Hooks:
+    """The hook specifications, in the order of a stage's life."""
+
+    @hookspec(firstresult=True)
+    def zpipe_options(self) -> type | None:
+        """The type of the stage's options: a dataclass. Called when a config is checked, before anything is started."""
+
+    @hookspec(firstresult=True)
+    def zpipe_outlets(self) -> tuple[str, ...] | None:
+        """Names of the outlets messages may leave by besides the default one; None (or no hook): any name."""
+
+    @hookspec
+    def zpipe_open(self, context: Context) -> None:
+        """Once, before the first message, on the source's or a worker's thread. Raising fails the start of the stage."""
+
+    @hookspec
+    def zpipe_close(self, context: Context) -> None:
+        """Once, after the last message, when the instance stops in order."""
+
+    @hookspec(firstresult=True)
+    def zpipe_source(self, context: Context) -> Iterator[Message | tuple[Position, Any]]:  # type: ignore[empty-body]
+        """Yields ``(position, payload)``, or a Message with a position, from after `context.position` to the end.
+
+        May block: it runs on a thread of its own. Positions must be the same at every start for the same message: ids are
+        derived from them. When `context.stopping` is set the source should return soon.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_total(self, context: Context) -> int | None:
+        """How many messages `zpipe_source` will yield from `context.position` on, or None if nobody knows."""
+
+    @hookspec
+    def zpipe_commit(self, position: Position) -> None:
+        """Everything up to and including `position` is finished: acked by every sink. Already durable in the state directory."""
+
+    @hookspec(firstresult=True)
+    def zpipe_process(self, message: Message, context: Context) -> Any:
+        """One message in; a payload, a Message, an iterable of them (one to many), or `zpipe.DROP` out. May be ``async def``.
+
+        May block (a worker's thread). An exception has the message tried again, then makes it a dead letter.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_process_batch(self, messages: list[Message], context: Context) -> Iterable[Any] | None:
+        """A batch in. A list of the same length is one to one (entries as from `zpipe_process`); any other iterable is
+        many to many, each output derived from the whole batch. May be ``async def``. In a last stage the result is ignored.
+        """

@@ -1,0 +1,153 @@
+"""The ledger of a run: what became of every message, from the last snapshot of each instance.
+
+May live here: sums over final snapshots, and what keeps them from balancing. No sockets, clock or files.
+
+A killed incarnation is counted by the last snapshot it published; what it did after that is gone, but no message is:
+
+- what it had queued or in process went back to those above it, so it counts as returned;
+- of its links only what was acked counts as sent: what was in flight or unsent comes again from those above.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.core.lifecycle import State
+from zpipe.core.snapshot import COUNTS, at_rest, broken
+
+Snapshot = dict[str, Any]
+LinkName = tuple[str, str, str]
+"""(from, outlet, to)"""
+
+STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates")
+LINK_KEYS = ("sent", "acked", "in_flight", "unsent")
+
+
+class Ledger:
+    """Takes each incarnation's last snapshot, by `final` or by `killed`. `restarts` is for the caller to count."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.restarts: dict[str, int] = Counter()
+        self._config = config
+        self._finals: dict[tuple[str, int, str], Snapshot] = {}
+        self._killed: dict[tuple[str, int, str], Snapshot] = {}
+
+    def final(self, snapshot: Snapshot) -> None:
+        """The last snapshot of an incarnation that ended by itself, or that still runs when the ledger is drawn up."""
+        key = _key(snapshot)
+        self._killed.pop(key, None)
+        self._finals[key] = snapshot
+
+    def killed(self, snapshot: Snapshot) -> None:
+        """The last snapshot of an incarnation that ended otherwise. One that was STOPPED stays final."""
+        key = _key(snapshot)
+        if key in self._finals and self._finals[key]["state"] == State.STOPPED:
+            return
+        self._finals.pop(key, None)
+        self._killed[key] = snapshot
+
+    @property
+    def balanced(self) -> bool:
+        return not self.problems()
+
+    def problems(self) -> list[str]:
+        """Why the ledger does not balance: who holds what, in words. Empty when it balances."""
+        found = []
+        last = {(stage, instance): snapshot for (stage, instance, _), snapshot in self._finals.items()}
+        for stage in self._config.stages.values():
+            found += [
+                f"{stage.name}.{instance} gave no final account"
+                for instance in range(1, stage.instances + 1)
+                if (stage.name, instance) not in last
+            ]
+        for snapshot in self._finals.values():
+            found += _problems_of(snapshot)
+        return found
+
+    def as_json(self, seconds: float) -> dict[str, Any]:
+        """What `zpipe run --json` and `zpipe drain --json` print. `problems` and `killed` only if there are any."""
+        problems = self.problems()
+        ledger: dict[str, Any] = {
+            "pipeline": self._config.name,
+            "balanced": not problems,
+            "seconds": round(seconds, 3),
+            "stages": {name: self._stage(name) for name in self._config.stages},
+            "links": [
+                {"from": upstream, "to": consumer, **({"outlet": outlet} if outlet else {}), **row}
+                for (upstream, outlet, consumer), row in self._links().items()
+            ],
+        }
+        if self._killed:
+            ledger["killed"] = [f"{stage}.{instance}:{life}" for stage, instance, life in self._killed]
+        if problems:
+            ledger["problems"] = problems
+        return ledger
+
+    def _stage(self, stage: str) -> dict[str, int]:
+        row = dict.fromkeys(STAGE_KEYS, 0)
+        for snapshot in self._finals.values():
+            if snapshot["stage"] == stage:
+                _add(row, snapshot, killed=False)
+        for snapshot in self._killed.values():
+            if snapshot["stage"] == stage:
+                _add(row, snapshot, killed=True)
+        return {**row, "restarts": self.restarts[stage]}
+
+    def _links(self) -> dict[LinkName, dict[str, int]]:
+        rows = {
+            (stage, outlet, consumer): dict.fromkeys(LINK_KEYS, 0)
+            for stage in self._config.stages
+            for outlet, consumer in self._config.consumers(stage)
+        }
+        for snapshots, keys in ((self._finals, ("acked", "in_flight", "unsent")), (self._killed, ("acked",))):
+            for snapshot in snapshots.values():
+                for link in snapshot["links"]:
+                    row = rows.get((snapshot["stage"], link["outlet"], link["to"]))
+                    if row is not None:
+                        for key in keys:
+                            row[key] += link[key]
+        for row in rows.values():
+            row["sent"] = row["acked"] + row["in_flight"]
+        return rows
+
+
+def _key(snapshot: Snapshot) -> tuple[str, int, str]:
+    return snapshot["stage"], snapshot["instance"], snapshot["incarnation"]
+
+
+def _add(row: dict[str, int], snapshot: Snapshot, killed: bool) -> None:
+    for name in COUNTS:
+        row["returned" if killed and name in ("in_process", "queued") else name] += snapshot[name]
+    row["duplicates"] += snapshot.get("duplicates", 0)
+    for link in snapshot["links"]:
+        row["produced"] += link["acked" if killed else "produced"]
+        row["redelivered"] += link.get("redelivered", 0)
+
+
+def _problems_of(snapshot: Snapshot) -> list[str]:
+    name = f"{snapshot['stage']}.{snapshot['instance']}"
+    found = [f"{name}: {problem}" for problem in broken(snapshot)]
+    holdings = _holdings(snapshot)
+    waiting = f", waits for {', '.join(snapshot['waiting_for'])}" if snapshot.get("waiting_for") else ""
+    if snapshot["state"] != State.STOPPED:
+        found.append(f"{name} is {snapshot['state']}, holds {holdings or 'nothing'}{waiting}")
+    elif not at_rest(snapshot):
+        found.append(f"{name} stopped, but holds {holdings}")
+    finished = snapshot.get("finished")
+    if finished is not None and finished != snapshot["received"]:
+        found.append(f"{name} read {snapshot['received']} messages, of which {finished} are finished")
+    return found
+
+
+def _holdings(snapshot: Snapshot) -> str:
+    held = [
+        f"{snapshot[key]} {word}" for key, word in (("queued", "queued"), ("in_process", "in process")) if snapshot[key]
+    ]
+    for link in snapshot["links"]:
+        if link["in_flight"]:
+            held.append(f"{link['in_flight']} in flight to {link['to']}")
+        if link["unsent"]:
+            held.append(f"{link['unsent']} unsent to {link['to']}")
+    return ", ".join(held)

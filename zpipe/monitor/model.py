@@ -1,0 +1,231 @@
+"""The state of a whole pipeline, from the last snapshots of its instances: what `zpipe monitor --json` prints.
+
+May live here: sums over instances, rates and slopes over time. No sockets, clock, files or layout.
+
+- The *depth* of a link is what waits on it: unsent at its producers and queued at its consumers. What is on the wire or
+  in process is in `in_flight`, not in the depth. A stage with several inputs has one queue: it is split among them in
+  proportion to what their producers have under way to it, so that the parts add up to the queue.
+- An instance not heard of for SILENT_INTERVALS is silent. What a silent or failed one held is not counted: it is its
+  upstream's, which sends it again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.core.budget import SHARES
+from zpipe.core.lifecycle import State
+from zpipe.core.snapshot import COUNTS, OTHERS
+from zpipe.monitor.bottleneck import find
+from zpipe.monitor.flow import LinkName, fill, room, slope, split
+from zpipe.monitor.seen import Seen, sound
+
+SILENT_INTERVALS = 3.0
+SLOPE_INTERVALS = 6.0
+FULL = 0.7
+"""A link counts as full from this share of its producers' bound on: a source is woken in quarters of it."""
+LONGEST_S = 86400.0
+"""A time to full or empty beyond this says only that the depth hardly changes."""
+ABSENT, SILENT = "ABSENT", "SILENT"
+STATES = (State.FAILED.value, SILENT, *(s.value for s in State if s is not State.FAILED))
+"""From the worst and least advanced on: a stage is in the first of these that an instance of it is in."""
+
+Snapshot = dict[str, Any]
+
+
+class Model:
+    """Takes snapshots in any order of instances; the last of an instance counts, and of its incarnations the newest."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._config = config
+        self._seen: dict[tuple[str, int], Seen] = {}
+        self._inputs = {
+            stage.name: [LinkName(i.stage, i.outlet, stage.name) for i in stage.inputs]
+            for stage in config.stages.values()
+        }
+        self._depths: dict[LinkName, deque[tuple[float, int]]] = {
+            link: deque() for links in self._inputs.values() for link in links
+        }
+        self._peaks: dict[LinkName, float] = dict.fromkeys(self._depths, 0.0)
+        self._now = 0.0
+
+    def add(self, snapshot: Snapshot, now: float | None = None) -> None:
+        """A snapshot that came at `now` (default: when it was taken). One that makes no sense is passed over."""
+        if not sound(snapshot) or snapshot["stage"] not in self._config.stages:
+            return
+        key = snapshot["stage"], snapshot["instance"]
+        at = float(snapshot.get("at", 0.0)) if now is None else now
+        seen = self._seen.get(key)
+        if seen is None or seen.snapshot["incarnation"] != snapshot["incarnation"]:
+            seen = self._seen[key] = Seen()
+        seen.add(snapshot, at, SLOPE_INTERVALS * self._config.interval_s)
+        self._now = max(self._now, at)
+        for link, depths in self._depths.items():
+            if snapshot["stage"] in (link.upstream, link.consumer):
+                depths.append((at, self._link(link)["depth"]))
+                while depths[0][0] < at - SLOPE_INTERVALS * self._config.interval_s:
+                    depths.popleft()
+                self._peaks[link] = max(self._peaks[link], self._rate(link) or 0.0)
+
+    @property
+    def missing(self) -> list[str]:
+        """Instances of the config that were never heard of, as STAGE.N."""
+        return [f"{name}.{n}" for name in self._config.stages for n in self._absent(name)]
+
+    @property
+    def heard(self) -> bool:
+        return bool(self._seen)
+
+    @property
+    def over(self) -> bool:
+        """Every instance has said that it is STOPPED."""
+        return not self.missing and all(s.snapshot["state"] == State.STOPPED for s in self._seen.values())
+
+    def as_json(self, at: float) -> dict[str, Any]:
+        """The pipeline at `at`, in the shape that the design fixes (section 8)."""
+        self._now = at
+        links = [self._link(name) | self._times(name) for name in self._depths]
+        stages = {name: self._stage(name) for name in self._config.stages}
+        return {
+            "pipeline": self._config.name,
+            "at": at,
+            "stages": stages,
+            "links": links,
+            "bottleneck": find(stages, links, self._peaks),
+        }
+
+    # ---- instances
+
+    def _of(self, stage: str) -> dict[int, Seen]:
+        return {instance: self._seen[name, instance] for name, instance in sorted(self._seen) if name == stage}
+
+    def _absent(self, stage: str) -> list[int]:
+        return [n for n in range(1, self._config.stages[stage].instances + 1) if (stage, n) not in self._seen]
+
+    def _state(self, seen: Seen) -> str:
+        """Its own word for it; but one that has not said that it is over must be heard."""
+        state: str = seen.snapshot["state"]
+        silent = self._now - seen.heard_at > SILENT_INTERVALS * self._config.interval_s
+        return SILENT if silent and state not in (State.STOPPED, State.FAILED) else state
+
+    def _live(self, stage: str) -> list[Seen]:
+        """Those that work now: whatever others hold comes again."""
+        return [s for s in self._of(stage).values() if self._state(s) not in (SILENT, State.STOPPED, State.FAILED)]
+
+    # ---- stages
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        seen, live = self._of(name), self._live(name)
+        states = {instance: self._state(one) for instance, one in seen.items()}
+        all_, working = [s.snapshot for s in seen.values()], [s.snapshot for s in live]
+        return {
+            "state": min(states.values(), key=STATES.index, default=ABSENT),
+            "instances": all_,
+            "absent": self._absent(name),
+            "silent": [instance for instance, state in states.items() if state == SILENT],
+            "live": len(live),
+            "rate_in": sum(s.rate("received", self._config.interval_s) for s in live),
+            "rate_out": sum(s.rate("done", self._config.interval_s) for s in live),
+            "budget": _mean([s.get("budget") or {} for s in working]),
+            "latency": _slowest([s.get("latency") or {} for s in working]),
+            **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
+            "in_process": _sum(working, "in_process"),
+            "depth": _sum(working, "queued"),
+            "depth_bytes": _sum(working, "queued_bytes"),
+            "oldest_s": max((s.get("oldest_s", 0.0) for s in working), default=0.0),
+            "rss_bytes": _sum(working, "rss_bytes"),
+            "progress": None if self._config.stages[name].inputs else _progress(all_),
+        }
+
+    # ---- links
+
+    def _link(self, name: LinkName) -> dict[str, Any]:
+        """What is on the link now."""
+        producers = [seen.link(name) for seen in self._live(name.upstream)]
+        consumers = [seen.snapshot for seen in self._live(name.consumer)]
+        inputs = self._inputs[name.consumer]
+        queued, queued_bytes = _sum(consumers, "queued"), _sum(consumers, "queued_bytes")
+        if len(inputs) > 1:
+            weights = [sum(s.under_way(other) for s in self._live(other.upstream)) for other in inputs]
+            queued = split(queued, weights)[inputs.index(name)]
+            queued_bytes = split(queued_bytes, weights)[inputs.index(name)]
+        unsent = _sum(producers, "unsent")
+        return {
+            "from": name.upstream,
+            "to": name.consumer,
+            "outlet": name.outlet,
+            "depth": unsent + queued,
+            "depth_bytes": _sum(producers, "unsent_bytes") + queued_bytes,
+            "unsent": unsent,
+            "queued": queued,
+            "in_flight": _sum(producers, "in_flight"),
+            "credit": sum(_sum(link.get("consumers", ()), "credit") for link in producers),
+            "oldest_s": max((s.get("oldest_s", 0.0) for s in consumers), default=0.0) if queued else 0.0,
+        }
+
+    def _times(self, name: LinkName) -> dict[str, Any]:
+        """How it changes: 0.0 to full when its producers can put nothing more, None where nobody can say."""
+        times: dict[str, Any] = {"rate": self._rate(name), "full_in_s": None, "empty_in_s": None}
+        producers = [seen.link(name) for seen in self._live(name.upstream)]
+        unacked = self._config.stages[name.upstream].unacked
+        depths = self._depths[name]
+        if any(fill(link, unacked) >= FULL for link in producers):
+            times["full_in_s"] = 0.0
+        elif depths and (by := slope(depths, self._config.interval_s)):
+            depth = depths[-1][1]
+            key, left = (
+                ("full_in_s", sum(room(link, unacked) for link in producers)) if by > 0 else ("empty_in_s", depth)
+            )
+            if left / abs(by) < LONGEST_S:
+                times[key] = left / abs(by)
+        return times
+
+    def _rate(self, name: LinkName) -> float | None:
+        """Messages a second sent over it; None while no producer is there.
+
+        While only one snapshot is known, what the consumers say they receive (if all of it comes from here), else what
+        the producers say they have done, by the outputs that a message has made.
+        """
+        producers, consumers = self._live(name.upstream), self._live(name.consumer)
+        interval_s = self._config.interval_s
+        if not producers:
+            return None
+        measured = [seen.link_rate(name, interval_s) for seen in producers]
+        if None not in measured:
+            return sum(rate or 0.0 for rate in measured)
+        if len(self._inputs[name.consumer]) == 1 and consumers:
+            return sum(seen.rate("received", interval_s) for seen in consumers)
+        return sum(seen.rate("done", interval_s) * seen.outputs(name) for seen in producers)
+
+
+def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:
+    return sum(row.get(key, 0) for row in rows)
+
+
+def _mean(budgets: list[dict[str, float]]) -> dict[str, float]:
+    return {share: sum(b.get(share, 0.0) for b in budgets) / max(len(budgets), 1) for share in SHARES}
+
+
+def _slowest(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Each percentile of the slowest instance: those of all messages together cannot be had from these."""
+    slowest: dict[str, dict[str, float]] = {}
+    for latency in latencies:
+        for kind, percentiles in latency.items():
+            row = slowest.setdefault(kind, {})
+            for name, seconds in percentiles.items():
+                row[name] = max(row.get(name, 0.0), seconds)
+    return slowest
+
+
+def _progress(snapshots: list[Snapshot]) -> dict[str, int | None]:
+    """How far a source is: messages finished and in all (None: it does not say), with what earlier runs finished."""
+    before = _sum(snapshots, "finished_before")
+    totals = [s.get("total") for s in snapshots]
+    known = [total for total in totals if total is not None]
+    return {
+        "finished": before + sum(s.get("finished") or 0 for s in snapshots),
+        "total": before + sum(known) if known and len(known) == len(totals) else None,
+    }

@@ -1,0 +1,112 @@
+"""What `zpipe run` shows while it runs: a bar with the time left in a terminal, a line now and then elsewhere.
+
+May live here: drawing a run's progress from snapshots. It knows no child and no socket.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from zpipe.config import PipelineConfig
+from zpipe.monitor.model import Model
+from zpipe.monitor.view import status_table
+
+REDRAW_S = 0.25
+LINE_S = 5.0
+
+
+class Finished:
+    """How far the sources are, from their snapshots: messages finished, of how many (None: nobody knows)."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
+        self._last: dict[str, dict[str, Any]] = {}
+
+    def add(self, snapshot: dict[str, Any]) -> None:
+        if snapshot["stage"] in self._heads:
+            self._last[snapshot["stage"]] = snapshot
+
+    def done(self) -> int:
+        return sum(s["finished"] + s.get("finished_before", 0) for s in self._last.values())
+
+    def total(self) -> int | None:
+        """Known once every source has said how many it has; what earlier runs finished counts as done."""
+        totals = [s.get("total") for s in self._last.values()]
+        if len(totals) < len(self._heads) or None in totals:
+            return None
+        return sum(int(s["total"]) + int(s.get("finished_before", 0)) for s in self._last.values())
+
+
+class LiveProgress:
+    """In a terminal: a bar and the table of stages, redrawn in place on stderr; log lines go above."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self._model = Model(config)
+        self._finished = Finished(config)
+        self._bar = Progress(
+            TextColumn(f"[bold]{config.name}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._redraw_at = 0.0
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+        self._live.start()
+
+    def line(self, text: str) -> None:
+        self._live.console.print(Text(text), soft_wrap=True)
+
+    def snapshot(self, snapshot: dict[str, Any]) -> None:
+        self._model.add(snapshot)
+        self._finished.add(snapshot)
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        if now < self._redraw_at:
+            return
+        self._redraw_at = now + REDRAW_S
+        self._bar.update(self._task, completed=self._finished.done(), total=self._finished.total())
+        self._live.update(Group(self._bar, status_table(self._model.as_json(time.time()))), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class PlainProgress:
+    """Not in a terminal: log lines as they come, and how far it is every LINE_S seconds."""
+
+    def __init__(self, config: PipelineConfig, quiet: bool = False) -> None:
+        self._finished = Finished(config)
+        self._began = time.monotonic()
+        self._line_at = float("inf") if quiet else self._began + LINE_S
+
+    def line(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def snapshot(self, snapshot: dict[str, Any]) -> None:
+        self._finished.add(snapshot)
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        if now < self._line_at:
+            return
+        self._line_at = now + LINE_S
+        done, total = self._finished.done(), self._finished.total()
+        text = f"event=run.progress finished={done}"
+        if total:
+            left_s = (now - self._began) * (total - done) / max(done, 1)
+            text += f" total={total} percent={100 * done // total} left_s={left_s:.0f}"
+        self.line(text)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,300 @@
+"""Loading the one plugin that a stage names, and telling at once what is wrong with it.
+
+May live here: finding, importing and checking a plugin. It runs none of its hooks but those that describe it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from zpipe.errors import PluginError
+from zpipe.hookspecs import Hooks
+
+GROUP = "zpipe.plugins"
+WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_batch")
+ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
+
+Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was found, imported and checked.
+
+    hooks         what it implements, by hook name; each is called with all arguments of its spec, in the spec's order
+    options_type  the dataclass of its options, None if it takes none
+    outlets       the outlets it declares, None if any name will do
+    is_async      names of the hooks that are ``async def``
+    """
+
+    name: str
+    hooks: Mapping[str, Hook]
+    options_type: type | None
+    outlets: tuple[str, ...] | None
+    is_async: frozenset[str]
+
+    @property
+    def is_source(self) -> bool:
+        return "zpipe_source" in self.hooks
+
+    @property
+    def takes_messages(self) -> bool:
+        return "zpipe_process" in self.hooks
+
+    @property
+    def takes_batches(self) -> bool:
+        return "zpipe_process_batch" in self.hooks
+
+
+def load(name: str, folder: Path) -> Plugin:
+    """The plugin that `name` stands for: an entry point, ``module:object``, or a file (relative to `folder`).
+
+    Raises PluginError, which tells everything that is wrong with it.
+    """
+    target = _find(name, folder)
+    marked, unmarked = _hook_functions(target)
+    problems = [*_hook_problems(marked), *unmarked] or _role_problems(name, target, set(marked))
+    if problems:
+        raise PluginError(f"plugin {name!r}: " + "; ".join(problems))
+    manager = pluggy.PluginManager("zpipe")
+    manager.add_hookspecs(Hooks)
+    try:
+        manager.register(target, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"plugin {name!r}: {error}") from error
+    hooks = {hook: _adapt(hook, function) for hook, function in marked.items()}
+    return Plugin(
+        name,
+        hooks,
+        _options_type(name, hooks),
+        _outlets(name, hooks),
+        frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function)),
+    )
+
+
+def installed() -> list[tuple[str, str, str]]:
+    """(name, distribution, version) of every plugin that can be named by its entry point. Imports none of them."""
+    return sorted(
+        {
+            (e.name, e.dist.name if e.dist else "", e.dist.version if e.dist else "")
+            for e in metadata.entry_points(group=GROUP)
+        }
+    )
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The known name that `name` was most likely meant to be, or "" if none is near."""
+    import difflib  # needed for mistakes only
+
+    lowered = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), lowered, n=1)
+    return lowered[found[0]] if found else ""
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = nearest_name(name, known)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+# Finding
+
+
+def _find(name: str, folder: Path) -> Any:
+    if "/" in name or name.endswith(".py") or ".py:" in name:
+        return _from_file(name, folder)
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        return _from_module(name, module, attribute, folder)
+    points = metadata.entry_points(group=GROUP)
+    # The same value twice is one plugin seen through two path entries, as with an editable install.
+    found = {e.value: e for e in points if e.name == name}
+    if len(found) > 1:
+        raise PluginError(
+            f"plugin {name!r} is provided more than once: name one by module:object: {', '.join(sorted(found))}"
+        )
+    for entry in found.values():
+        return _from_module(name, entry.module, entry.attr, folder)
+    known = sorted(points.names)
+    beside = f"; a file is named './{name}.py'" if (folder / f"{name}.py").is_file() else ""
+    raise PluginError(
+        f"no plugin {name!r}{_did_you_mean(name, known)}; installed are: {', '.join(known) or 'none'}{beside}"
+    )
+
+
+def _from_module(name: str, module_name: str, attribute: str, folder: Path) -> Any:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _import_failure(name, error) from None
+        beside = folder / f"{module_name}.py"
+        hint = f"; for the file beside the config write './{beside.name}:{attribute}'" if beside.is_file() else ""
+        raise PluginError(f"plugin {name!r}: no module {error.name!r} can be imported{hint}") from None
+    except (Exception, SystemExit) as error:
+        raise _import_failure(name, error) from None
+    return _attribute(name, module, attribute)
+
+
+def _from_file(name: str, folder: Path) -> Any:
+    file, dot_py, attribute = name.partition(".py:")
+    path = (folder / f"{file}{'.py' if dot_py else ''}").absolute()
+    if not path.is_file():
+        near = nearest_name(path.name, (p.name for p in path.parent.glob("*.py")))
+        raise PluginError(f"plugin {name!r}: no file {path}" + (f" (did you mean {near!r}?)" if near else ""))
+    # Two files of one name in two folders are two modules.
+    module_name = f"zpipe_file_{path.stem}_{zlib.crc32(bytes(path)):08x}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {name!r}: {path} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look up their own module there while they are made.
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        raise _import_failure(name, error) from None
+    return _attribute(name, module, attribute)
+
+
+def _attribute(name: str, module: Any, attribute: str) -> Any:
+    try:
+        target = reduce(getattr, attribute.split("."), module) if attribute else module
+    except AttributeError:
+        hint = _did_you_mean(attribute, (a for a in dir(module) if not a.startswith("_")))
+        raise PluginError(f"plugin {name!r}: {module.__name__!r} has no {attribute!r}{hint}") from None
+    if inspect.isclass(target):
+        raise PluginError(f"plugin {name!r}: {attribute!r} is a class; name an object, such as {attribute}()")
+    return target
+
+
+def _import_failure(name: str, error: BaseException) -> PluginError:
+    where = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" at {error.filename}:{error.lineno}"
+        text = error.msg
+    else:
+        text = str(error)
+        trace = error.__traceback__
+        while trace is not None:
+            file = trace.tb_frame.f_code.co_filename
+            if file not in (__file__, importlib.__file__) and not file.startswith("<frozen"):
+                where = f" at {file}:{trace.tb_lineno}"
+            trace = trace.tb_next
+    return PluginError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {text}{where}")
+
+
+# Checking
+
+
+def _specs() -> dict[str, list[str]]:
+    return {
+        name: [p for p in inspect.signature(spec).parameters if p != "self"]
+        for name, spec in vars(Hooks).items()
+        if name.startswith("zpipe_")
+    }
+
+
+SPECS = _specs()
+
+
+def _hook_functions(target: Any) -> tuple[dict[str, Hook], list[str]]:
+    """What is marked with @hookimpl by hook name, and what is wrong with how things are marked."""
+    manager = pluggy.PluginManager("zpipe")
+    marked: dict[str, Hook] = {}
+    problems = []
+    for attribute in dir(target):
+        options = manager.parse_hookimpl_opts(target, attribute)
+        if options is None:
+            if attribute in SPECS and callable(getattr(target, attribute)):
+                problems.append(f"{attribute} is not marked with @zpipe.hookimpl, so it would never be called")
+            continue
+        hook = options.get("specname") or attribute
+        if options.get("wrapper") or options.get("hookwrapper"):
+            problems.append(f"{attribute} is a hook wrapper; a stage has one plugin, so there is nothing to wrap")
+        elif hook in marked:
+            problems.append(f"{hook} is implemented twice")
+        marked[hook] = getattr(target, attribute)
+    return marked, problems
+
+
+def _hook_problems(marked: Mapping[str, Hook]) -> Iterable[str]:
+    for hook, function in marked.items():
+        if hook not in SPECS:
+            yield f"there is no hook {hook!r}{_did_you_mean(hook, SPECS)}; hooks are {', '.join(SPECS)}"
+            continue
+        allowed = f"{hook}({', '.join(SPECS[hook])})"
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
+                given = str(parameter).split(":")[0]
+                yield f"{hook} may not take {given!r}: arguments come by position; it is {allowed}"
+            elif parameter.name not in SPECS[hook]:
+                hint = _did_you_mean(parameter.name, SPECS[hook])
+                yield f"{hook} has no argument {parameter.name!r}{hint}; it is {allowed}"
+        if inspect.isasyncgenfunction(function):
+            yield f"{hook} is an async generator; return a list instead of yielding"
+        elif inspect.iscoroutinefunction(function) and hook not in ASYNC_HOOKS:
+            yield f"{hook} may not be async def; only {' and '.join(ASYNC_HOOKS)} may"
+
+
+def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:
+    work = [hook for hook in WORK_HOOKS if hook in hooks]
+    if not work:
+        called = [a for a in dir(target) if a.startswith("zpipe_") and a not in hooks and callable(getattr(target, a))]
+        if called:
+            return [f"{', '.join(called)} not marked with @zpipe.hookimpl{_did_you_mean(called[0], SPECS)}"]
+        has = f"only {', '.join(sorted(hooks))}" if hooks else "no hooks at all"
+        return [f"it has {has}; one of {', '.join(WORK_HOOKS)} is needed, marked with @zpipe.hookimpl"]
+    if "zpipe_source" in work and len(work) > 1:
+        return [f"it has both {' and '.join(work)}; a plugin is either a source or handles messages"]
+    return []
+
+
+def _adapt(hook: str, function: Hook) -> Hook:
+    """`function` as something that takes all arguments of the spec. The full signature costs nothing extra."""
+    wanted = list(inspect.signature(function).parameters)
+    if wanted == SPECS[hook]:
+        return function
+    if wanted == SPECS[hook][:1]:
+        return lambda first, *_: function(first)
+    places = [SPECS[hook].index(name) for name in wanted]
+    return lambda *arguments: function(*[arguments[i] for i in places])
+
+
+def _describe(name: str, hook: str, hooks: Mapping[str, Hook]) -> Any:
+    if hook not in hooks:
+        return None
+    try:
+        return hooks[hook]()
+    except Exception as error:
+        raise PluginError(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}") from error
+
+
+def _options_type(name: str, hooks: Mapping[str, Hook]) -> type | None:
+    found = _describe(name, "zpipe_options", hooks)
+    if found is None or (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        return found
+    raise PluginError(f"plugin {name!r}: zpipe_options must return a dataclass (the type itself), not {found!r}")
+
+
+def _outlets(name: str, hooks: Mapping[str, Hook]) -> tuple[str, ...] | None:
+    found = _describe(name, "zpipe_outlets", hooks)
+    if found is None:
+        return None
+    if not isinstance(found, tuple | list) or not all(isinstance(outlet, str) and outlet for outlet in found):
+        raise PluginError(f"plugin {name!r}: zpipe_outlets must return a tuple of names, not {found!r}")
+    return tuple(found)
