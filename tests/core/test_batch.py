@@ -39,9 +39,6 @@ def test_no_batch_waits_beyond_its_timeout(messages: int, size: int, hurry: bool
     assert at is not None and at <= max(now, POLICY.timeout_s)
 
 
-@pytest.mark.xfail(
-    reason="CORE BUG (N8): the outlet keeps a parcel back until it is worth it while the consumer waits for its batch"
-)
 @pytest.mark.parametrize("timeout_s", [30.0, 300.0])
 def test_a_drain_does_not_wait_for_a_batch_timeout(timeout_s: float) -> None:
     policy = StagePolicy(batch=BatchPolicy(messages=200, timeout_s=timeout_s))

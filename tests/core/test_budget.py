@@ -19,11 +19,10 @@ def test_percentiles_are_within_a_bucket(seconds: list[float], share: float) -> 
     assert true * 0.999999 <= histogram.percentile(share) <= true * 1.250001
 
 
-@pytest.mark.xfail(reason="CORE BUG (docstring): a bucket's upper edge may be 25 % over, not 19 %")
-def test_percentiles_are_within_19_percent() -> None:
+def test_a_time_at_a_bucket_s_lower_edge_is_25_percent_off_at_most() -> None:
     histogram = Histogram()
     histogram.add(1e-6 * 1024, 1)
-    assert histogram.percentile(0.5) <= 1e-6 * 1024 * 1.19
+    assert histogram.percentile(0.5) == pytest.approx(1e-6 * 1024 * 1.25)
 
 
 def test_messages_weigh_and_take_forgets() -> None:
@@ -45,10 +44,11 @@ def test_times_below_the_least_count_as_the_least() -> None:
     assert 0 < histogram.percentile(1.0) < 2e-6
 
 
-@pytest.mark.xfail(reason="CORE BUG: a peer's origin of -inf or NaN, as an age, raises in the loop")
-@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e308])
+@pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan, 1e308, 1e6, 1.1e6])
 def test_times_that_are_none_do_not_raise(seconds: float) -> None:
-    Histogram().add(seconds, 1)
+    histogram = Histogram()
+    histogram.add(seconds, 1)
+    assert 0.0 < histogram.percentile(1.0) <= 1.25e6
 
 
 @given(

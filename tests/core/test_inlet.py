@@ -75,6 +75,13 @@ def statement(inlet: Inlet, producer: Producer, now: float = 10.0) -> wire.State
     return producer.statement
 
 
+def begin(inlet: Inlet, upstream: Upstream, name: str, incarnation: str = "u1") -> Producer:
+    """A producer that has read its first statement."""
+    producer = Producer(inlet, upstream, name, incarnation)
+    statement(inlet, producer)
+    return producer
+
+
 def ids(pieces: list[Slice]) -> list[int]:
     return [int(id) for piece in pieces for id in piece.section.columns()[0][piece.start : piece.stop]]
 
@@ -94,7 +101,7 @@ def finish(inlet: Inlet, pieces: list[Slice], acked: bool = True, counts: Counts
 
 def test_a_parcel_is_queued_worked_on_and_acked() -> None:
     inlet, counts, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     assert producer.send((1, 2), (3, 1))
     assert (counts.received, counts.queued, inlet.held_messages) == (3, 3, 3)
     assert inlet.queued_bytes == inlet.held_bytes == producer.sent_bytes
@@ -113,7 +120,7 @@ def test_a_parcel_is_queued_worked_on_and_acked() -> None:
 
 def test_acks_out_of_order_are_ranges() -> None:
     inlet, _, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     for n in range(1, 7):
         producer.send((n, 1))
     pieces = inlet.take(100, 1 << 20)
@@ -131,7 +138,7 @@ def test_acks_out_of_order_are_ranges() -> None:
 
 def test_a_gap_is_false_a_copy_and_an_unknown_session_are_passed_over() -> None:
     inlet, counts, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     first = producer.parcel((1, 1))
     second = producer.parcel((2, 1))
     assert not inlet.accept("s", *second, 0.0)
@@ -144,7 +151,7 @@ def test_a_gap_is_false_a_copy_and_an_unknown_session_are_passed_over() -> None:
 
 def test_a_malformed_parcel_changes_nothing() -> None:
     inlet, counts, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     parcel, body = producer.parcel((1, 1))
     with pytest.raises(PeerError):
         inlet.accept("s", parcel, body + b"\x00", 0.0)
@@ -154,7 +161,7 @@ def test_a_malformed_parcel_changes_nothing() -> None:
 
 def test_an_end_is_acked_and_a_parcel_after_it_ends_the_end() -> None:
     inlet, _, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     assert inlet.accept("s", wire.End("s", 1), b"", 0.0)
     assert upstream.flushed and statement(inlet, producer).floor == 1
     producer.sequence = 1
@@ -164,13 +171,49 @@ def test_an_end_is_acked_and_a_parcel_after_it_ends_the_end() -> None:
     assert upstream.flushed and statement(inlet, producer).floor == 1
 
 
-@pytest.mark.xfail(reason="CORE BUG (hardening): nothing checks a parcel against the credit that was given")
 def test_a_producer_that_sends_more_than_it_may_is_a_peer_error() -> None:
-    inlet, _, upstream = make(bound=3)
-    producer = Producer(inlet, upstream, "s")
-    statement(inlet, producer)
-    with pytest.raises(PeerError):
-        producer.send((1, 50))
+    inlet, counts, upstream = make(bound=3)
+    producer = begin(inlet, upstream, "s")
+    for run, size in (((1, 50), 0), ((1, 4), 0), ((1, 1), 1 << 20)):
+        parcel, body = producer.parcel(run, size=size)
+        parcel.sequence = 1
+        with pytest.raises(PeerError, match="credit"):
+            inlet.accept("s", parcel, body, 0.0)
+        assert inlet.held_messages == counts.received == 0
+    parcel, body = producer.parcel((1, 3))
+    parcel.sequence = 1
+    assert inlet.accept("s", parcel, body, 0.0) and inlet.held_messages == 3
+
+
+def test_what_was_sent_by_an_older_higher_limit_is_within_the_credit() -> None:
+    inlet, _, upstream = make(bound=4)
+    first = begin(inlet, upstream, "a")
+    joiner = begin(inlet, Upstream("up", "", 2), "b")
+    assert joiner.statement is not None and joiner.statement.limit_messages == 0
+    joiner.need_bytes = 1
+    joiner.confirm()
+    parcel = first.parcel((1, 4))
+    assert statement(inlet, first).limit_messages < 4
+    assert inlet.accept("a", *parcel, 0.0)
+
+
+def test_a_reply_is_asked_for_until_what_asked_is_confirmed() -> None:
+    inlet, _, upstream = make(bound=4)
+    first = begin(inlet, upstream, "a")
+    joiner = begin(inlet, Upstream("up", "", 2), "b")
+    assert first.statement is not None and not first.statement.reply
+    joiner.need_bytes = 1
+    joiner.confirm()
+    before = first.statement
+    asked = statement(inlet, first)
+    assert asked.reply and asked.limit_messages < before.limit_messages
+    first.statement = before
+    first.confirm()  # of the statement before: was under way
+    assert statement(inlet, first).reply, "the first confirm was of an older statement"
+    first.statement = asked
+    first.confirm()
+    assert not statement(inlet, first).reply
+    assert statement(inlet, joiner).limit_messages >= 1
 
 
 # ---- the queue
@@ -178,7 +221,7 @@ def test_a_producer_that_sends_more_than_it_may_is_a_peer_error() -> None:
 
 def test_taking_keeps_to_messages_and_bytes_but_takes_at_least_one() -> None:
     inlet, counts, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     producer.send((1, 10), size=100)
     each = inlet.queued_bytes // 10
     assert ids(inlet.take(3, 1 << 20)) == [1, 2, 3]
@@ -192,7 +235,7 @@ def test_taking_keeps_to_messages_and_bytes_but_takes_at_least_one() -> None:
 
 def test_taking_over_several_sections_keeps_the_order() -> None:
     inlet, _, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     for n in range(0, 12, 3):
         producer.send((n, 3))
     taken = []
@@ -206,11 +249,11 @@ def test_taking_over_several_sections_keeps_the_order() -> None:
 
 def test_queued_messages_are_dropped_and_taken_anew() -> None:
     inlet, counts, upstream = make()
-    Producer(inlet, upstream, "a").send((1, 3))
+    begin(inlet, upstream, "a").send((1, 3))
     inlet.close(upstream)
     assert (counts.queued, counts.returned, inlet.held_messages, inlet.queued_bytes) == (0, 3, 0, 0)
     assert not inlet.unfinished and counts.off() == 0
-    again = Producer(inlet, upstream, "b")
+    again = begin(inlet, upstream, "b")
     again.send((1, 3), attempt=2)
     assert (counts.queued, counts.received, counts.duplicates) == (3, 6, 0)
     finish(inlet, inlet.take(9, 1 << 20))
@@ -219,11 +262,11 @@ def test_queued_messages_are_dropped_and_taken_anew() -> None:
 
 def test_what_is_in_process_is_not_started_again_and_acks_the_copy() -> None:
     inlet, counts, upstream = make()
-    Producer(inlet, upstream, "a").send((1, 3))
+    begin(inlet, upstream, "a").send((1, 3))
     pieces = inlet.take(2, 1 << 20)
     inlet.close(upstream)
     assert inlet.held_messages == 2 and inlet.unfinished
-    again = Producer(inlet, upstream, "b")
+    again = begin(inlet, upstream, "b")
     again.send((1, 3), attempt=2)
     assert (counts.duplicates, counts.queued) == (2, 1)
     assert inlet.held_messages == 3
@@ -238,10 +281,10 @@ def test_what_is_in_process_is_not_started_again_and_acks_the_copy() -> None:
 
 def test_what_is_finished_is_acked_at_once() -> None:
     inlet, counts, upstream = make()
-    Producer(inlet, upstream, "a").send((1, 3))
+    begin(inlet, upstream, "a").send((1, 3))
     finish(inlet, inlet.take(9, 1 << 20))
     inlet.close(upstream)
-    again = Producer(inlet, upstream, "b")
+    again = begin(inlet, upstream, "b")
     again.send((1, 3), attempt=2)
     assert counts.duplicates == 3 and counts.queued == 0
     said = statement(inlet, again)
@@ -250,11 +293,11 @@ def test_what_is_finished_is_acked_at_once() -> None:
 
 def test_a_third_copy_and_the_second_both_wait_for_the_first() -> None:
     inlet, counts, upstream = make()
-    Producer(inlet, upstream, "a").send((1, 1))
+    begin(inlet, upstream, "a").send((1, 1))
     pieces = inlet.take(9, 1 << 20)
     for name in ("b", "c"):
         inlet.close(upstream)
-        last = Producer(inlet, upstream, name)
+        last = begin(inlet, upstream, name)
         last.send((1, 1), attempt=2)
     assert counts.duplicates == 2
     assert statement(inlet, last).floor == 0
@@ -265,41 +308,42 @@ def test_a_third_copy_and_the_second_both_wait_for_the_first() -> None:
 
 def test_below_lowest_numbers_are_forgotten_and_a_new_incarnation_forgets_all() -> None:
     inlet, counts, upstream = make()
-    first = Producer(inlet, upstream, "a")
+    first = begin(inlet, upstream, "a")
     first.send((1, 5))
     finish(inlet, inlet.take(9, 1 << 20))
     statement(inlet, first)
     first.confirm(lowest=4)
     assert list(upstream.accepted) == [(4, 6)]
     inlet.close(upstream)
-    other = Producer(inlet, upstream, "b", incarnation="u2")
+    other = begin(inlet, upstream, "b", incarnation="u2")
     other.send((4, 2))
     assert counts.duplicates == 0 and counts.queued == 2
 
 
 def test_the_same_number_of_another_incarnation_in_process_is_another_message() -> None:
     inlet, counts, upstream = make()
-    Producer(inlet, upstream, "a").send((1, 1))
+    begin(inlet, upstream, "a").send((1, 1))
     old = inlet.take(9, 1 << 20)
     inlet.close(upstream)
-    new = Producer(inlet, upstream, "b", incarnation="u2")
+    new = begin(inlet, upstream, "b", incarnation="u2")
     new.send((1, 1))
     assert counts.duplicates == 0
     finish(inlet, old)
     assert statement(inlet, new).floor == 0
 
 
-@pytest.mark.xfail(reason="CORE BUG (loss): orphans are matched by incarnation only, but numbers are the link's own")
 def test_the_same_number_of_another_outlet_is_another_message() -> None:
     """One upstream instance feeds this stage by two outlets, so two links with numbers of their own."""
     inlet, _, plain = make()
     errors = Upstream("up", "errors", 1)
-    Producer(inlet, plain, "a1").send((1, 1))
-    Producer(inlet, errors, "a2").send((1, 1))
+    producers = [Producer(inlet, plain, "a1"), Producer(inlet, errors, "a2")]
+    statement(inlet, producers[0])
+    producers[0].send((1, 1))
+    producers[1].send((1, 1))
     of_plain, of_errors = inlet.take(1, 1 << 20), inlet.take(1, 1 << 20)
     inlet.close(plain)
     inlet.close(errors)
-    again = Producer(inlet, errors, "b2")
+    again = begin(inlet, errors, "b2")
     again.send((1, 1), attempt=2)
     finish(inlet, of_plain)  # message 1 of the other link
     assert statement(inlet, again).floor == 0, "acked while the message itself is still in process"
@@ -312,7 +356,7 @@ def test_the_same_number_of_another_outlet_is_another_message() -> None:
 
 def test_unstarted_messages_are_handed_back_until_confirmed() -> None:
     inlet, counts, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     producer.send((1, 4))
     producer.send((5, 2))
     started = inlet.take(1, 1 << 20)
@@ -336,7 +380,7 @@ def test_unstarted_messages_are_handed_back_until_confirmed() -> None:
 
 def test_a_confirm_from_before_the_return_does_not_settle_it() -> None:
     inlet, _, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     producer.send((1, 2))
     statement(inlet, producer)
     inlet.hand_back(0.0)
@@ -348,7 +392,7 @@ def test_a_confirm_from_before_the_return_does_not_settle_it() -> None:
 
 def test_a_session_that_ends_while_handing_back_owes_nothing() -> None:
     inlet, counts, upstream = make()
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     producer.send((1, 2))
     inlet.hand_back(0.0)
     statement(inlet, producer)
@@ -382,9 +426,6 @@ def test_credit_that_runs_low_is_stated_at_once() -> None:
     assert [s.limit_messages for _, s in inlet.statements(0.0)] == [19]
 
 
-@pytest.mark.xfail(
-    reason="CORE BUG (1 s stall): room in bytes that a confirm asked for is not stated before a heartbeat"
-)
 def test_room_in_bytes_is_stated_at_once() -> None:
     inlet, _, upstream = make(bound=10, bytes_=100)
     producer = Producer(inlet, upstream, "s")
@@ -394,9 +435,23 @@ def test_room_in_bytes_is_stated_at_once() -> None:
     assert [s.limit_bytes for _, s in inlet.statements(0.1)] == [250]
 
 
+def test_a_need_said_before_what_has_arrived_meanwhile_is_over() -> None:
+    """Confirms and parcels come by different sockets."""
+    inlet, _, upstream = make(bound=10, bytes_=100)
+    producer = begin(inlet, upstream, "s")
+    producer.need_bytes = 250
+    producer.confirm()
+    statement(inlet, producer)
+    early = wire.Confirm("s", 1, 0, 0, 0, 1, 250)
+    producer.send((1, 1), size=200)
+    assert upstream.session is not None
+    inlet.confirmed(upstream.session, early, 0.0)
+    assert upstream.session.bytes.need == upstream.session.messages.need == 0
+
+
 def test_leaving_grants_nothing_more() -> None:
     inlet, _, upstream = make(bound=10)
-    producer = Producer(inlet, upstream, "s")
+    producer = begin(inlet, upstream, "s")
     before = statement(inlet, producer).limit_messages
     producer.send((1, 5))
     inlet.leaving = True
@@ -418,30 +473,29 @@ def intake() -> tuple[Intake, Inlet]:
     return made, inlet
 
 
-@pytest.mark.xfail(reason="CORE BUG: an unknown state raises ValueError in the loop")
 def test_a_state_that_is_none_is_a_peer_error() -> None:
     made, _ = intake()
     with pytest.raises(PeerError):
-        made.heard(("up", 1), wire.Announcement("p", "up", 1, "u1", "ASLEEP", False, False), 0.0)
+        announced = wire.write(wire.Announcement("p", "up", 1, "u1", "ASLEEP", False, False))
+        made.heard(("up", 1), wire.read(announced), 0.0)
 
 
-@pytest.mark.xfail(reason="CORE BUG (hardening): a statement's number that was never said counts as confirmed")
 def test_a_confirm_of_a_statement_never_made_does_not_confirm_for_ever() -> None:
     inlet, _, upstream = make(bound=10)
-    producer = Producer(inlet, upstream, "s")
-    statement(inlet, producer)
+    producer = begin(inlet, upstream, "s")
     assert upstream.session is not None
-    inlet.confirmed(upstream.session, wire.Confirm("s", 1 << 62, 0, 0, 0, 1, 0), 0.0)
+    for number in (upstream.session._number + 1, 1 << 62):
+        with pytest.raises(PeerError, match="confirms"):
+            inlet.confirmed(upstream.session, wire.Confirm("s", number, 0, 0, 0, 1, 0), 0.0)
+    assert not inlet.all_confirmed
     statement(inlet, producer)
     producer.confirm()
     assert inlet.all_confirmed
 
 
-@pytest.mark.xfail(reason="CORE BUG (hardening): what a producer says it sent is believed beyond its credit")
 def test_a_producer_cannot_claim_to_have_sent_more_than_it_may() -> None:
     inlet, _, upstream = make(bound=10)
-    producer = Producer(inlet, upstream, "s")
-    statement(inlet, producer)
+    begin(inlet, upstream, "s")
     assert upstream.session is not None
     inlet.confirmed(upstream.session, wire.Confirm("s", 1, 0, 1 << 62, 0, 1, 0), 0.0)
     assert upstream.session.messages.ceiling == 10

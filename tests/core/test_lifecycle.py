@@ -9,8 +9,8 @@ from zpipe.core.lifecycle import Lifecycle, Move, State
 EXPECTED = {
     "STARTING": {"OPENED": "RUNNING", "DRAIN": "DRAINING", "FAIL": "FAILED"},
     "RUNNING": {"DRAIN": "DRAINING", "FAIL": "FAILED"},
-    "DRAINING": {"FLUSH": "FLUSHED", "FAIL": "FAILED"},
-    "FLUSHED": {"REFILL": "DRAINING", "STOP": "STOPPED", "FAIL": "FAILED"},
+    "DRAINING": {"FLUSH": "FLUSHED", "ABANDON": "STOPPED", "FAIL": "FAILED"},
+    "FLUSHED": {"REFILL": "DRAINING", "STOP": "STOPPED", "ABANDON": "STOPPED", "FAIL": "FAILED"},
     "STOPPED": {},
     "FAILED": {},
 }

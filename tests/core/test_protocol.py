@@ -98,6 +98,23 @@ def test_what_is_no_frame_is_refused(vector: dict[str, Any]) -> None:
         wire.read(bytes.fromhex(vector["hex"]))
 
 
+@pytest.mark.parametrize("vector", vectors("lenient"))
+def test_what_a_writer_must_not_send_a_reader_may_accept(vector: dict[str, Any]) -> None:
+    """Not a duty: this reader takes them, and another may refuse them. Each says why."""
+    wire.read(bytes.fromhex(vector["hex"]))
+    assert vector["why"]
+
+
+@pytest.mark.parametrize("key", ["a", b"a"], ids=["text", "bytes"])
+def test_keys_of_maps_are_text_or_byte_strings(key: Any) -> None:
+    snapshot = wire.Snapshot({"x": {key: [1]}})
+    assert wire.read(wire.write(snapshot)) == snapshot
+    assert not faults(wire.write(snapshot), "frame")
+    body = section.encode(["a"], [0.0], [{key: 1}], [{key: 1}])
+    assert section.decode(body, 1)[2:] == ([{key: 1}], [{key: 1}])
+    assert not faults(body, "section")
+
+
 @pytest.mark.parametrize("vector", vectors("refused_sections"))
 def test_what_is_no_section_is_refused(vector: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
@@ -105,7 +122,9 @@ def test_what_is_no_section_is_refused(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "root"), [("refused", "frame"), ("refused_sections", "section")], ids=["frames", "sections"]
+    ("name", "root"),
+    [("refused", "frame"), ("lenient", "frame"), ("refused_sections", "section")],
+    ids=["frames", "lenient", "sections"],
 )
 def test_the_schema_refuses_what_a_schema_can_tell(name: str, root: str) -> None:
     rows = json.loads((HERE / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
@@ -162,7 +181,9 @@ def test_the_document_has_the_constants_and_states_of_the_code() -> None:
         "ack delay": f"{link.ack_delay_s * 1000:g} ms",
         "frame": f"{wire.MAX_FRAME_BYTES} bytes",
         "text": "1024 characters",
-        "sections": f"{wire.MAX_SECTIONS}",
+        "name": f"{wire.MAX_NAME_CHARACTERS} characters",
+        "sections": f"{wire.MAX_ROWS}",
+        "queue": f"{wire.MAX_QUEUE_MESSAGES} messages",
         "depth": f"{cbor.MAX_DEPTH}",
         "parcel": f"{link.parcel_messages} messages, {link.parcel_bytes} bytes",
         "message": f"{link.max_message_bytes} bytes",

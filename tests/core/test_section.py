@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -73,6 +74,22 @@ def test_the_body_of_an_uncut_section_is_the_very_same() -> None:
 def test_a_count_that_is_wrong_is_a_peer_error(count: int) -> None:
     with pytest.raises(PeerError, match="columns"):
         section.decode(section.encode(*columns([1, 2])), count)
+
+
+@pytest.mark.parametrize("origin", [0, 0.0, 1, section.MAX_ORIGIN_S - 1])
+def test_an_origin_is_a_time_of_this_age(origin: float) -> None:
+    assert section.decode(section.encode(["a", "b"], [1.0, origin], [1, 2], None), 2)[1] == [1.0, origin]
+
+
+@pytest.mark.parametrize(
+    "origin", [math.inf, -math.inf, math.nan, -1, -1e-9, section.MAX_ORIGIN_S, 1e308, 2**63, 10**400, True]
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_origin_that_is_no_time_is_a_peer_error(origin: float, at: int) -> None:
+    origins = [1.0, 2, 3.0]
+    origins[at] = origin
+    with pytest.raises(PeerError, match="origins"):
+        section.decode(section.encode(["a", "b", "c"], origins, [1, 2, 3], None), 3)
 
 
 def test_parting_a_parcel() -> None:

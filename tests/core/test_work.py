@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +59,7 @@ def test_retries_come_when_they_are_due_and_in_order(entries: list[tuple[float, 
     for n, (due_at, count) in enumerate(entries):
         retries.add(slices(count), n, due_at)
     assert retries.messages == sum(count for _, count in entries)
-    assert retries.next_at == min((at for at, _ in entries), default=None)
+    assert retries.next_at == min((at for at, _ in entries), default=math.inf)
     popped = []
     while (due := retries.pop_due(now)) is not None:
         popped.append(due[1])

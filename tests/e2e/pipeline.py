@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +46,9 @@ def wait_until(condition: Callable[[], T], what: str, deadline_s: float = DEADLI
 class Command:
     """A `zpipe` command under way. Its output goes to files, so that it never waits for a reader."""
 
-    def __init__(self, arguments: list[str], folder: Path, env: Mapping[str, str], python: str = sys.executable) -> None:
+    def __init__(
+        self, arguments: list[str], folder: Path, env: Mapping[str, str], python: str = sys.executable
+    ) -> None:
         self.arguments = arguments
         number = len(list(folder.glob("*.err"))) + 1
         self._out, self._err = folder / f"{number}.out", folder / f"{number}.err"
@@ -177,14 +179,16 @@ class Pipeline:
 
         def locked() -> int | None:
             pid = self.instances().get((stage, instance))
-            return pid if pid is not None and lock.is_file() and lock.read_text().strip() == str(pid) else None
+            return pid if pid is not None and lock.is_file() and lock.read_text().split()[:1] == [str(pid)] else None
 
         return wait_until(locked, f"{stage}.{instance} runs")  # type: ignore[return-value]
 
     def kill(self, stage: str, instance: int = 1) -> None:
         send(self.pid(stage, instance), signal.SIGKILL)
 
-    def kill_at_random(self, run: Command, chance: random.Random, kills: int, pauses: tuple[float, float]) -> list[Name]:
+    def kill_at_random(
+        self, run: Command, chance: random.Random, kills: int, pauses: tuple[float, float]
+    ) -> list[Name]:
         """`kill -9` of one instance after the other, at random moments, every one of them before any a second time.
 
         Ends after so many kills, or with the run; whom it killed."""
@@ -224,7 +228,7 @@ class Pipeline:
 
     def final(self, stage: str, instance: int = 1) -> Snapshot:
         """The last snapshot of an instance that stopped in order."""
-        mark = self.home / "r" / f"{self.config.name}.{stage}.{instance}" / "stopped.json"
+        mark = self.home / "s" / f"{self.config.name}.{stage}.{instance}" / "stopped.json"
         snapshot: Snapshot = json.loads(mark.read_text())["snapshot"]
         return snapshot
 
@@ -267,10 +271,8 @@ class Pipeline:
 
 def send(pid: int, number: signal.Signals) -> None:
     """A signal to a process that may be gone."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def ids(rows: list[tuple[Any, ...]]) -> list[int]:

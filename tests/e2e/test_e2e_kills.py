@@ -84,7 +84,9 @@ def test_completed_run_starts_over_and_fresh_forgets(make: MakePipeline) -> None
 
     pipeline.path.write_text(THREE_STAGES.format(count=count, rate=2000))
     cut = pipeline.run()
-    wait_until(lambda: pipeline.state("SELECT 1 FROM position WHERE completed_by IS NULL AND finished > 500", "read"), "cut")
+    wait_until(
+        lambda: pipeline.state("SELECT 1 FROM position WHERE completed_by IS NULL AND finished > 500", "read"), "cut"
+    )
     pipeline.kill_all()
     assert not cut.running
     pipeline.path.write_text(THREE_STAGES.format(count=count, rate=1_000_000))
@@ -150,7 +152,9 @@ def test_source_killed_again_and_again(make: MakePipeline) -> None:
     chance = random.Random(7)
     positions = [0]
     while len(positions) <= 6:
-        wait_until(lambda: (pipeline.position("read") or 0) > positions[-1] or not run.running, "a position is committed")
+        wait_until(
+            lambda: (pipeline.position("read") or 0) > positions[-1] or not run.running, "a position is committed"
+        )
         assert not run.over_within(chance.uniform(0.0, 0.2)), run.stderr
         pipeline.kill("read")
         positions.append(pipeline.position("read"))

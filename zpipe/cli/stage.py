@@ -17,10 +17,8 @@ from zpipe.plugin import nearest_name
 @click.argument("stage")
 @click.option("--instance", "-i", type=click.IntRange(min=1), default=1, show_default=True, help="Which instance.")
 @click.option("--fresh", is_flag=True, help="Forget the source's committed position.")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
-def command(config: Path, stage: str, instance: int, fresh: bool, log_level: str) -> ExitCode:
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: the config's.")
+def command(config: Path, stage: str, instance: int, fresh: bool, log_level: str | None) -> ExitCode:
     """Run one instance of a stage in the foreground (what systemd runs).
 
     SIGTERM or Ctrl-C leaves: what is started is finished, the rest goes back. A second one stops now.
@@ -32,4 +30,4 @@ def command(config: Path, stage: str, instance: int, fresh: bool, log_level: str
         near = nearest_name(stage, pipeline.stages)
         hint = f" (did you mean {near!r}?)" if near else ""
         raise click.UsageError(f"{config} has no stage {stage!r}{hint}; it has {', '.join(pipeline.stages)}")
-    return run_stage(pipeline, stage, instance, os.environ, fresh, log_level)
+    return run_stage(pipeline, stage, instance, os.environ, fresh, log_level or pipeline.log_level)

@@ -98,6 +98,7 @@ def _pipeline(top: Table, path: Path) -> PipelineConfig:
         interval_s=telemetry.get("interval", values.duration(), StagePolicy().interval_s),
         peer_timeout_s=pipeline.get("peer_timeout", values.duration(), LinkPolicy().peer_timeout_s),
         insecure=security.get("insecure", values.boolean, False),
+        log_level=telemetry.get("log_level", values.log_level, "info"),
     )
     pipeline.finish()
     telemetry.finish()

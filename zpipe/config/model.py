@@ -51,6 +51,7 @@ class PipelineConfig:
     interval_s: float
     peer_timeout_s: float
     insecure: bool
+    log_level: str = "info"
 
     @property
     def folder(self) -> Path:

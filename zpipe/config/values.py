@@ -54,6 +54,15 @@ def boolean(given: Any) -> bool:
     return given
 
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def log_level(given: Any) -> str:
+    if given not in LOG_LEVELS:
+        raise refused(f"one of {', '.join(LOG_LEVELS)}", given)
+    return str(given)
+
+
 def integer(given: Any) -> int:
     number = _converted(given, int)
     if isinstance(number, bool) or not isinstance(number, int):

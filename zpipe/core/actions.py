@@ -90,6 +90,13 @@ class CloseSource:
 
 
 @dataclass(slots=True)
+class Remember:
+    """Keep across restarts whether the operator has paused the instance."""
+
+    paused: bool
+
+
+@dataclass(slots=True)
 class Stop:
     """All is finished and said: leave a mark that this incarnation stopped (`ended`: at the end of the stream)."""
 
@@ -113,6 +120,7 @@ Action = (
     | Commit
     | Gate
     | CloseSource
+    | Remember
     | Stop
     | Exit
 )

@@ -33,16 +33,16 @@ class Budget:
 
 
 class Histogram:
-    """Seconds in buckets a quarter of a power of two wide: percentiles within 19 %, in 200 numbers, from 1 µs on."""
+    """Seconds in buckets a quarter of a power of two wide: percentiles within 25 %, in at most 160 numbers, 1 µs to 12 days."""
 
-    _least = 1e-6
+    _least, _most = 1e-6, 1e6
 
     def __init__(self) -> None:
         self._buckets: dict[int, int] = {}
         self._total = 0
 
     def add(self, seconds: float, messages: int) -> None:
-        ratio = max(seconds, self._least) / self._least
+        ratio = min(max(self._least, seconds), self._most) / self._least  # in this order NaN is the least
         whole = int(ratio).bit_length() - 1
         bucket = whole * 4 + int((ratio / (1 << whole) - 1.0) * 4)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + messages

@@ -3,7 +3,7 @@
 May live here: the closed set of types and the limits on what a peer may send. It knows no frame and no message.
 
 cbor2's defaults let 400 kB of string references take 12 s and 2.7 GB, so every tag but bignums (2, 3) is refused, depth is
-limited, indefinite lengths, duplicate keys and keys other than strings are refused (PROTOCOL.md, "Encoding").
+limited, indefinite lengths, duplicate keys and keys other than text or byte strings are refused (PROTOCOL.md, "Encoding").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zpipe.errors import PeerError
 MAX_DEPTH = 32
 
 # Every tag cbor2 decodes by itself; others reach tag_hook. Bignums stay: a plain Python int may need them.
-_REFUSED_TAGS = (0, 1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+_REFUSED_TAGS = (0, 1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _KEYS = frozenset({str})
 _MAPS = frozenset({dict})

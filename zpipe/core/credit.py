@@ -17,17 +17,21 @@ class Grant:
 
     received  arrived here           released  no longer held here
     limit     may be sent, as last decided; `ceiling` is what may still arrive whatever the producer has read
-    need      the least room that lets the producer send its next message
+    need      the room without which the producer cannot go on, as it said (0: it has not)
+    turn      when it was last favoured, in calls of `share`
     """
 
-    __slots__ = ("_issued", "ceiling", "limit", "need", "received", "released")
+    __slots__ = ("_issued", "_promised", "_stated", "ceiling", "limit", "need", "received", "released", "turn")
 
-    def __init__(self, need: int) -> None:
+    def __init__(self) -> None:
         self.received = 0
         self.released = 0
         self.limit = 0
         self.ceiling = 0
-        self.need = need
+        self.need = 0
+        self.turn = 0
+        self._promised = False
+        self._stated = 0
         self._issued: list[tuple[int, int]] = []
 
     @property
@@ -48,10 +52,35 @@ class Grant:
     def starving(self) -> bool:
         return self.room < self.need
 
+    @property
+    def low(self) -> bool:
+        """The producer may soon stand still for want of room that could be stated."""
+        return self.limit > self._stated and 2 * (self._stated - self.received) <= self.room
+
+    @property
+    def promised(self) -> bool:
+        """It was given what it needs and has not used it: taking it back would begin the same again."""
+        return self._promised and self.need > 0 and not self.starving
+
+    def receive(self, amount: int) -> None:
+        """So much arrived; what was needed has come, or will be asked for anew."""
+        self.received += amount
+        self.need = 0
+        self._promised = False
+
+    def raise_to(self, limit: int) -> None:
+        self.limit = limit
+        self.ceiling = max(self.ceiling, limit)
+
+    def promise(self, limit: int, turn: int) -> None:
+        self.raise_to(limit)
+        self.turn = turn
+        self._promised = True
+
     def issue(self, number: int) -> None:
         """Statement `number` goes out with the limit as it is now."""
+        self._stated = self.limit
         if self.limit >= self.ceiling:
-            self.ceiling = self.limit
             self._issued.clear()
         self._issued.append((number, self.limit))
 
@@ -60,7 +89,8 @@ class Grant:
         while len(self._issued) > 1 and self._issued[1][0] <= number:
             self._issued.pop(0)
         if self._issued and self._issued[0][0] <= number:
-            self.ceiling = max(self.limit, sent, *(limit for _, limit in self._issued))
+            reached = min(sent, self.ceiling)
+            self.ceiling = max(self.limit, reached, *(limit for _, limit in self._issued))
 
 
 def share(grants: Sequence[Grant], bound: int, window: int, taken: int) -> bool:
@@ -70,42 +100,52 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int) -> bool:
     window  how much is worth having under way in all (at most `bound`): a slow consumer asks for little
     Returns True if a limit was lowered, so that confirms are wanted.
 
-    Every producer gets an equal share of the window. One that cannot send its next message (`starving`) and finds nothing
-    free has the unused room above their shares taken back from the others. A need above the whole bound is granted only
-    when nothing else is held or may come: then one message exceeds the bound, as the promise allows.
+    Every producer gets an equal share of the window. Of those that cannot go on (`starving`), one at a time is favoured, in
+    turn: if nothing is free for it, room that the others do not use is taken back, and nobody else is given more until it
+    has what it needs. A need above the whole bound is met only when nothing else is held or may come: then one message
+    exceeds the bound, as the promise allows.
     """
     if not grants:
         return False
     fair = max(1, min(window, bound - taken) // len(grants))
-    free = bound - taken - sum(g.committed for g in grants)
-    hungry = False
-    # who has least comes first, and whoever cannot send at all before everyone else
-    for grant in sorted(grants, key=lambda g: (not g.starving, g.committed)):
-        want = grant.released + max(fair, grant.need if grant.starving else 0)
-        if want <= grant.limit:
-            continue
-        if want > grant.ceiling:
-            alone = grant.held == 0 and taken == 0 and all(g is grant or g.committed == 0 for g in grants)
-            extra = want - grant.ceiling if alone else min(want - grant.ceiling, max(free, 0))
-            if grant.starving and grant.ceiling + extra - grant.received < grant.need:
-                hungry = True
-                free = 0  # keep what is free for it: others would take it for ever
-                continue
-            grant.limit = max(grant.limit, grant.ceiling + extra)
-            grant.ceiling = grant.limit
+    starving = [grant for grant in grants if grant.starving]
+    if starving:
+        favourite = min(starving, key=lambda grant: grant.turn)
+        others = [grant for grant in grants if grant is not favourite]
+        if not _favour(favourite, others, bound, fair, taken):
+            return _take_back(others, fair, favourite.need > fair)
+    free = bound - taken - sum(grant.committed for grant in grants)
+    for grant in sorted(grants, key=lambda grant: grant.committed):
+        want = grant.released + fair
+        if want > grant.limit:
+            extra = min(max(want - grant.ceiling, 0), max(free, 0))
+            grant.raise_to(max(grant.limit, min(want, grant.ceiling + extra)))
             free -= extra
-        else:
-            grant.limit = want
-    return _take_back(grants, fair) if hungry else False
+    return False
 
 
-def _take_back(grants: Sequence[Grant], fair: int) -> bool:
-    """Lowers limits to what was received, or to the fair share where nothing needs more than that."""
-    crowded = any(g.starving and g.need > fair for g in grants)
+def _favour(favourite: Grant, others: Sequence[Grant], bound: int, fair: int, taken: int) -> bool:
+    """Gives it what it needs, if there is room."""
+    elsewhere = taken + sum(grant.committed for grant in others)
+    most = favourite.released + bound - elsewhere
+    want = favourite.released + max(fair, favourite.held + favourite.need)
+    if elsewhere == 0 and favourite.held == 0:
+        most = max(most, want)
+    limit = max(favourite.ceiling, min(want, most))
+    if limit - favourite.received < favourite.need:
+        return False
+    favourite.promise(limit, max((grant.turn for grant in others), default=0) + 1)
+    return True
+
+
+def _take_back(grants: Sequence[Grant], fair: int, crowded: bool) -> bool:
+    """Lowers limits to the fair share; where that frees nothing, or is not enough, to what was received."""
+    fair_limits = [max(grant.received, grant.released + fair) for grant in grants]
+    crowded |= all(grant.promised or grant.ceiling <= limit for grant, limit in zip(grants, fair_limits, strict=True))
     lowered = False
-    for grant in grants:
-        keep = grant.received if crowded else max(grant.received, grant.released + fair)
-        if not grant.starving and keep < grant.limit:
+    for grant, limit in zip(grants, fair_limits, strict=True):
+        keep = grant.received if crowded else limit
+        if not grant.promised and keep < grant.limit:
             grant.limit = keep
             lowered = True
     return lowered

@@ -74,6 +74,11 @@ class Downstream:
     def in_flight(self) -> int:
         return sum(outlet.in_flight_messages for outlet in self.outlets)
 
+    @property
+    def deserted(self) -> bool:
+        """On some link there is something to deliver, and nobody in session."""
+        return any(outlet.held_messages and not outlet.sessions for outlet in self.outlets)
+
     def dispatch(self) -> list[Action]:
         """Everything that credit allows to be sent now."""
         return [

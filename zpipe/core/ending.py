@@ -36,6 +36,7 @@ class Ending:
         self.exited = False
         self.closing = False
         self.exit_at = NEVER
+        self.abandon_at = NEVER
         self._lifecycle = lifecycle
         self._source = source
         self._counts = counts
@@ -55,6 +56,8 @@ class Ending:
             lifecycle.make(Move.FLUSH)
         if lifecycle.state is State.FLUSHED:
             actions += self._flushed(now, patience_s)
+        if self.leaving:
+            actions += self._abandon(now, patience_s)
         gone = lifecycle.state is State.STOPPED and (self.exit_at <= now or self._downstream.stop_seen)
         if (gone or lifecycle.state is State.FAILED) and not self.exited:
             self.exited = True
@@ -72,11 +75,26 @@ class Ending:
             actions.append(Stop(ended=not self.leaving))
         return actions
 
+    def _abandon(self, now: float, patience_s: float) -> list[Action]:
+        """A leaving instance does not wait for ever for a downstream that is not there."""
+        if self.abandon_at == NEVER:
+            self.abandon_at = now + patience_s
+        if now < self.abandon_at or not self._downstream.deserted:
+            return []
+        if not self._lifecycle.make(Move.ABANDON):
+            return []
+        self.exit_at = now + patience_s
+        return [Stop(ended=False)]
+
     def _close_source(self) -> list[Action]:
         if self._source is None or self._source.ended or self.closing:
             return []
         self.closing = True
         return [CloseSource()]
+
+    @property
+    def begun(self) -> bool:
+        return self._lifecycle.state not in (State.STARTING, State.RUNNING)
 
     def input_ended(self) -> bool:
         """Nothing new comes: the source is over, or every upstream stage has said its end."""

@@ -31,6 +31,7 @@ class Inlet:
     def __init__(self, bound: Bound, policy: LinkPolicy, counts: Counts) -> None:
         self.queue: deque[Slice] = deque()
         self.queued_bytes = 0
+        self.dead_by_link: dict[tuple[str, str], int] = {}
         self.rate = 0.0
         self.window = 1
         self.crowded = False
@@ -57,6 +58,8 @@ class Inlet:
         if parcel.sequence != session.sequence + 1:
             return False
         sections = [] if isinstance(parcel, wire.End) else part(parcel, body)
+        if not session.admits(sections):
+            raise PeerError(f"{session.upstream.name} sent more than its credit")
         session.sequence = parcel.sequence
         session.ended = not sections
         if not sections:
@@ -65,8 +68,8 @@ class Inlet:
             return True
         delivery = Delivery(session, parcel.sequence, sections, self._delivered)
         session.deliveries[parcel.sequence] = delivery
-        session.messages.received += delivery.count
-        session.bytes.received += sum(section.size for section in sections)
+        session.messages.receive(delivery.count)
+        session.bytes.receive(sum(section.size for section in sections))
         offset = 0
         for section in sections:
             self._enqueue(session, delivery, section, offset, now)
@@ -88,7 +91,8 @@ class Inlet:
             session.messages.released += 1
             session.bytes.released += one.size
             for orphan in self._orphans:
-                held = None if orphan.session.incarnation != session.incarnation else orphan.find(section.first + at)
+                ours = orphan.session.upstream is session.upstream and orphan.session.incarnation == session.incarnation
+                held = orphan.find(section.first + at) if ours else None
                 if held is not None:
                     orphan.adopt(held, delivery, offset + at)
                     break
@@ -150,6 +154,14 @@ class Inlet:
             self._orphan_messages -= piece.count
             self._orphan_bytes -= piece.size
         self._moved = True
+
+    def bury(self, piece: Slice) -> None:
+        """The message of the slice is a durable dead letter: released and finished, counted against the link it came by."""
+        upstream = piece.delivery.session.upstream
+        link = upstream.stage, upstream.outlet
+        self.dead_by_link[link] = self.dead_by_link.get(link, 0) + 1
+        self.release(piece)
+        piece.finish()
 
     def hand_back(self, now: float) -> None:
         """Leaving: every queued message goes back to its producer, unstarted."""
@@ -261,9 +273,9 @@ class Inlet:
             lowered = credit.share(messages, self._bound.messages, self.window, self._orphan_messages)
             lowered |= credit.share(bytes_, self._bound.bytes, self._bound.bytes, self._orphan_bytes)
             for session in sessions if lowered else ():
-                session.reply = True
+                session.ask_reply()
                 session.due(now)
-        self.crowded = any(s.messages.starving or s.bytes.starving for s in sessions)
+        self.crowded = any(s.messages.room < 1 or s.bytes.starving for s in sessions)
         for session in sessions:
             if session.low:
                 session.due(now)

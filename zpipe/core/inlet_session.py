@@ -11,6 +11,8 @@ from zpipe.core import wire
 from zpipe.core.credit import Grant
 from zpipe.core.delivery import Delivery
 from zpipe.core.ranges import RangeSet
+from zpipe.core.section import Section
+from zpipe.errors import PeerError
 
 if TYPE_CHECKING:
     from zpipe.core.upstream import Upstream
@@ -25,21 +27,20 @@ class InletSession:
         self.id = id
         self.incarnation = incarnation
         self.upstream = upstream
-        self.messages = Grant(need=1)
-        self.bytes = Grant(need=0)
+        self.messages = Grant()
+        self.bytes = Grant()
         self.deliveries: dict[int, Delivery] = {}
         self.finished = RangeSet()
         self.sequence = 0
         self.ended = False
         self.open = True
         self.due_at = now
-        self.reply = False
         self.changed = True
         self._floor = 0
         self._number = 0
         self._confirmed = 0
         self._returned: list[tuple[int, int, int, int]] = []
-        self._stated_limit = 0
+        self._reply_from = 0
 
     def due(self, at: float) -> None:
         """A statement is worth sending by `at`."""
@@ -48,13 +49,30 @@ class InletSession:
     def hand_back(self, delivery: Delivery, start: int, stop: int) -> None:
         """Messages [start, stop) of the parcel go back unstarted. They are finished here once the producer has confirmed."""
         self._returned.append((delivery.sequence, start, stop, self._number + 1))
-        self.reply = True
+        self.ask_reply()
+
+    def ask_reply(self) -> None:
+        """The next statement, and all until its confirm, ask for one."""
+        self._reply_from = self._number + 1
+
+    def admits(self, sections: list[Section]) -> bool:
+        """Whether what arrived is within the credit that was given."""
+        count, size = sum(s.count for s in sections), sum(s.size for s in sections)
+        return (
+            self.messages.received + count <= self.messages.ceiling and self.bytes.received + size <= self.bytes.ceiling
+        )
 
     def confirmed(self, confirm: wire.Confirm) -> None:
-        """What the producer has read and sent is now known."""
+        """What the producer has read and sent is now known. Raises PeerError if it claims a statement never made."""
+        if confirm.number > self._number:
+            raise PeerError(f"{self.upstream.name} confirms statement {confirm.number} of {self._number}")
         self.messages.confirm(confirm.number, confirm.sent_messages)
         self.bytes.confirm(confirm.number, confirm.sent_bytes)
-        self.bytes.need = confirm.need_bytes
+        need = (
+            confirm.need_bytes if confirm.sequence >= self.sequence else 0
+        )  # older than what arrived: not needed any more
+        self.bytes.need = need
+        self.messages.need = min(need, 1)
         self._confirmed = max(self._confirmed, confirm.number)
         waiting, self._returned = self._returned, []
         for entry in waiting:
@@ -63,7 +81,6 @@ class InletSession:
                 self._returned.append(entry)
             elif sequence in self.deliveries:
                 self.deliveries[sequence].finish(start, stop)
-        self.reply = bool(self._returned)
 
     def finish_returned(self) -> None:
         """The session is over: what was handed back is the producer's, whether or not it has confirmed."""
@@ -79,15 +96,13 @@ class InletSession:
     @property
     def low(self) -> bool:
         """The producer may soon stand still for want of credit that could be stated."""
-        stated = self._stated_limit - self.messages.received
-        return self.messages.limit > self._stated_limit and 2 * stated <= self.messages.room
+        return self.messages.low or self.bytes.low
 
     def state(self, rate: float, leaving: bool, seen_stopped: bool) -> wire.Statement:
         """The next statement."""
         self._number += 1
         self.messages.issue(self._number)
         self.bytes.issue(self._number)
-        self._stated_limit = self.messages.limit
         for start, stop in self.finished:
             if start <= self._floor + 1:
                 self._floor = max(self._floor, stop - 1)
@@ -105,7 +120,7 @@ class InletSession:
             [[start, stop] for start, stop in self.finished],
             [[sequence, start, stop] for sequence, start, stop, _ in self._returned],
             rate,
-            self.reply or leaving,
+            leaving or self._confirmed < self._reply_from,
             leaving,
             seen_stopped,
         )

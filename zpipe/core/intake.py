@@ -66,10 +66,15 @@ class Intake:
             self._inlet.close(upstream)
             upstream.hello_at = None
 
+    def expected(self, peer: tuple[str, int]) -> None:
+        """An instance that is to run, connected or not: the input has not ended before it has said so."""
+        for upstream in self._of(peer):
+            upstream.known = True
+
     def gone(self, peer: tuple[str, int], now: float) -> None:
         """A mark on disk says that the instance stopped at the end of its stream, before this one started."""
         for upstream in self._of(peer):
-            upstream.known = upstream.stopped = True
+            upstream.known = upstream.stopped = upstream.marked = True
             upstream.left = False
 
     def _ask_anew(self, upstream: Upstream, now: float) -> None:

@@ -23,6 +23,7 @@ class Move(Enum):
     FLUSH = "flush"
     REFILL = "refill"
     STOP = "stop"
+    ABANDON = "abandon"
     FAIL = "fail"
 
 
@@ -34,6 +35,9 @@ TABLE: dict[tuple[State, Move], State] = {
     # A redelivery after FLUSHED: something is held again (FLUSHED says nothing is unsent, not that nothing can come).
     (State.FLUSHED, Move.REFILL): State.DRAINING,
     (State.FLUSHED, Move.STOP): State.STOPPED,
+    # Leaving while nobody takes the outputs: their inputs are unacked, so upstream still answers for them.
+    (State.DRAINING, Move.ABANDON): State.STOPPED,
+    (State.FLUSHED, Move.ABANDON): State.STOPPED,
     (State.STARTING, Move.FAIL): State.FAILED,
     (State.RUNNING, Move.FAIL): State.FAILED,
     (State.DRAINING, Move.FAIL): State.FAILED,

@@ -132,21 +132,28 @@ class OutletSession:
 
     def pop_acked(self, statement: wire.Statement) -> Iterator[Flight]:
         """Takes out every flight the statement acks. Sequences never sent are passed over: an ack cannot be early."""
-        acked = []
-        for sequence in self.flights:
-            if sequence > statement.floor:
-                break
-            acked.append(sequence)
+        acked = RangeSet()
+        acked.add(0, statement.floor + 1)
         for start, stop in statement.ranges:
-            acked += [
-                n for n in range(max(start, statement.floor + 1), min(stop, self.sequence + 1)) if n in self.flights
-            ]
-        for sequence in acked:
+            acked.add(start, stop)
+        for sequence in [sequence for sequence in self.flights if sequence in acked]:
             yield self.flights.pop(sequence)
 
     def need_unsaid(self) -> bool:
-        """The next message needs more bytes than the limit, and the consumer has not been told."""
+        """The next message needs more room than the consumer gives, and it has not been told."""
         return self.need_bytes > self._said_need
+
+    @property
+    def shut(self) -> bool:
+        """In session, yet without credit for a single message and with nothing under way that would bring some."""
+        under_way = self.sent_messages > self.released
+        return (
+            self.ready
+            and self.stated
+            and not self.leaving
+            and self.limit_messages <= self.sent_messages
+            and not under_way
+        )
 
     def confirm(self, lowest: int) -> wire.Confirm:
         """What this producer has sent and read."""

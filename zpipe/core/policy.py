@@ -59,7 +59,7 @@ class LinkPolicy:
     ack_delay_s: float = 0.002
     queue_time_s: float = 0.05
     parcel_messages: int = 512
-    section_messages: int = 128
+    section_messages: int = 256
     parcel_bytes: int = 256 * KIB
     max_message_bytes: int = 16 * MIB
     unsent_messages: int = 1024

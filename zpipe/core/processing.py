@@ -119,7 +119,7 @@ class Processing:
         for piece in self._good(task, failed):
             self._inlet.release(piece)
             task.derivation.add_input(piece)
-            self.in_stage.add(now - piece.arrived_at, piece.count)
+        self.in_stage.add(now - task.slices[0].arrived_at, task.count)
         for age in result.ages:
             self.since_origin.add(age, 1)
         task.derivation.close()
@@ -168,8 +168,7 @@ class Processing:
         self._counts.dead += 1
         self._counts.in_process -= 1
         if letter.piece is not None:
-            self._inlet.release(letter.piece)
-            letter.piece.finish()
+            self._inlet.bury(letter.piece)
         if letter.derivation is not None:
             letter.derivation.settle()
 
@@ -187,7 +186,7 @@ class Processing:
         at = min((at for at, _ in self._rebury), default=NEVER)
         if not self._free():
             return at
-        at = min(at, self.retries.next_at or NEVER)
+        at = min(at, self.retries.next_at)
         return min(at, self._ready_at(now, hurry)) if self._inlet.queue else at
 
     def size_window(self) -> None:

@@ -69,4 +69,4 @@ class RangeSet:
     def overlaps(self, start: int, stop: int) -> bool:
         """Whether any number of [start, stop) is in the set."""
         at = bisect_right(self._stops, start)
-        return at < len(self._starts) and self._starts[at] < stop
+        return start < stop and at < len(self._starts) and self._starts[at] < stop

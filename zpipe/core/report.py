@@ -21,6 +21,7 @@ class Report:
         self._at = now
         self._received = 0
         self._done = 0
+        self.rate_out = 0.0
 
     def take(
         self, parts: snapshot.Parts, processing: Processing, source: Source | None, intake: Intake, now: float
@@ -31,11 +32,12 @@ class Report:
         seconds = max(now - self._at, 1e-9)
         done = counts.completed + counts.filtered + counts.dead
         taken["rate_in"] = (counts.received - self._received) / seconds
-        taken["rate_out"] = (done - self._done) / seconds
+        taken["rate_out"] = self.rate_out = (done - self._done) / seconds
         self._at, self._received, self._done = now, counts.received, done
         taken["budget"] = processing.budget.take()
         taken["latency"] = {"in_stage": processing.in_stage.take(), "since_origin": processing.since_origin.take()}
         taken["service_rate"] = parts.inlet.rate
+        taken["paused"] = processing.paused
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
         taken["waiting_for"] = [] if parts.state == State.STOPPED.value else intake.waiting_for()

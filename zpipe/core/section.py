@@ -9,11 +9,15 @@ without decoding them; only a section larger than the credit left is decoded and
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from zpipe.core import cbor
 from zpipe.core.ledger import Derivation
 from zpipe.errors import PeerError
+
+MAX_ORIGIN_S = 1e12
+"""About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
 
 Columns = tuple[list[str], list[float], list[Any], list[Any] | None]
 """(ids, origins in seconds since the epoch, payloads, headers or None), all of one length."""
@@ -36,9 +40,18 @@ def decode(body: bytes, count: int) -> Columns:
             raise PeerError(f"a section's columns must each hold {count} entries")
     if not set(map(type, ids)) <= {str} or not set(map(type, origins)) <= {float, int}:
         raise PeerError("ids must be text and origins numbers")
+    if not _are_times(origins):
+        raise PeerError("origins must be seconds since the epoch")
     if headers is not None and not set(map(type, headers)) <= {dict, type(None)}:
         raise PeerError("headers must be maps")
     return ids, origins, payloads, headers
+
+
+def _are_times(origins: list[float]) -> bool:
+    try:
+        return math.isfinite(sum(origins)) and min(origins) >= 0 and max(origins) < MAX_ORIGIN_S
+    except OverflowError:
+        return False
 
 
 class Section:

@@ -34,6 +34,7 @@ def of_link(outlet: Outlet) -> dict[str, Any]:
         "unsent": outlet.unsent_messages,
         "unsent_bytes": outlet.unsent_bytes,
         "redelivered": outlet.redelivered,
+        "returned": outlet.returned,
         "consumers": [
             {
                 "instance": session.hello.instance,
@@ -73,6 +74,9 @@ def of_stage(parts: Parts, oldest_s: float) -> dict[str, Any]:
         "held": inlet.held_messages,
         "held_bytes": inlet.held_bytes,
         "oldest_s": oldest_s,
+        "inputs": [
+            {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
+        ],
         "links": [of_link(outlet) for outlet in parts.downstream.outlets],
     }
 

@@ -7,10 +7,11 @@ it decides itself. An event changes state; `settle` then does all that follows f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from zpipe.core import snapshot, wire
-from zpipe.core.actions import Action, Bury, Commit, Gate, Publish, Reply, StartTask, Tell
+from zpipe.core.actions import Action, Bury, Commit, Gate, Publish, Remember, Reply, StartTask, Tell
 from zpipe.core.downstream import Downstream
 from zpipe.core.ending import Ending
 from zpipe.core.inlet import Inlet
@@ -20,6 +21,7 @@ from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing import Processing
 from zpipe.core.report import Report
+from zpipe.core.requests import answer
 from zpipe.core.source import Source
 from zpipe.core.work import Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
@@ -69,7 +71,7 @@ class Stage:
             max(1, min(policy.unacked.messages, policy.link.unsent_messages) // 4) if not inputs else 1
         )
         self._announced: tuple[State, bool] | None = None
-        self._report = Report(now)
+        self.report = Report(now)
         self._vitals = vitals
 
     @property
@@ -88,7 +90,7 @@ class Stage:
             case wire.Statement():
                 self._actions += self.downstream.statement(route, frame, now)
             case wire.Request():
-                self._actions.append(Reply(route, wire.write(self._answer(frame, now))))
+                self._actions.append(Reply(route, wire.write(answer(self, frame, now))))
             case _:
                 raise PeerError(f"a {frame.kind} on the feedback socket")
 
@@ -107,6 +109,10 @@ class Stage:
 
     def upstream_disconnected(self, peer: tuple[str, int], now: float) -> None:
         self.intake.disconnected(peer)
+
+    def upstream_expected(self, peer: tuple[str, int]) -> None:
+        """It belongs to this run, whether or not it is there yet: nothing ends before it has said its end."""
+        self.intake.expected(peer)
 
     def upstream_gone(self, peer: tuple[str, int], now: float) -> None:
         """It stopped at the end of its stream before this incarnation started."""
@@ -177,19 +183,19 @@ class Stage:
         self.ending.leaving = self.inlet.leaving = True
         self.inlet.hand_back(now)
 
-    def _answer(self, request: wire.Request, now: float) -> wire.Done | wire.Refuse:
-        match request.what:
-            case "drain" if self.intake.head:
-                self.drain()
-            case "leave":
-                self.leave(now)
-            case "drain":
-                return wire.Refuse("", "a drain begins at a head stage", request.number)
-            case "snapshot":
-                self._interval_at = now
-            case _:
-                return wire.Refuse("", f"no such request: {request.what}"[:200], request.number)
-        return wire.Done(request.number, self.state.value)
+    def set_interval(self, seconds: float) -> None:
+        """Snapshots are published this often from now on."""
+        self.policy = replace(self.policy, interval_s=seconds)
+        self._interval_at = min(self._interval_at, self._now + seconds)
+
+    def pause(self, paused: bool) -> None:
+        """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
+        self.processing.paused = paused
+        self._actions.append(Remember(paused))
+
+    def snapshot_now(self, now: float) -> None:
+        """Publishes a snapshot at the end of this turn."""
+        self._interval_at = now
 
     # ---- time
 
@@ -208,6 +214,8 @@ class Stage:
             return NEVER
         at = min(self._heartbeat_at, self._interval_at, self.inlet.next_statement_at(), self.intake.next_at())
         at = min(at, self.processing.next_at(self._now, self._hurry()), self.ending.exit_at)
+        if self.ending.abandon_at > self._now:
+            at = min(at, self.ending.abandon_at)
         if self.source is not None and self.source.behind:
             at = min(at, self._commit_at)
         return at
@@ -250,6 +258,8 @@ class Stage:
         It is raised in steps: waking a source's thread for one message at a time would cost more than the message.
         """
         room = self.downstream.room
+        if self.source is not None and self.processing.paused:
+            room = 0
         limit = self.source.emitted + room if self.source is not None else min(room, 1)
         raised = limit - self._limit
         if raised < 0 or raised >= self._emission_step or (raised and not self.downstream.unsent):
@@ -291,4 +301,4 @@ class Stage:
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
         parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
-        return self._vitals() | self._report.take(parts, self.processing, self.source, self.intake, now)
+        return self._vitals() | self.report.take(parts, self.processing, self.source, self.intake, now)

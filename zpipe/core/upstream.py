@@ -16,6 +16,7 @@ class Upstream:
 
     accepted  numbers of its current incarnation's messages that were accepted here and may be sent again
     stopped   it has said that it is STOPPED: nothing is owed to or by it
+    marked    a mark on disk says so: whatever frame of it is still to be read, it does not come back
     """
 
     def __init__(self, stage: str, outlet: str, instance: int) -> None:
@@ -30,6 +31,7 @@ class Upstream:
         self.incarnation = ""
         self.hungry = False
         self.stopped = False
+        self.marked = False
         self.left = False
         self.heard_at = 0.0
         self.hello_number = 0
@@ -58,13 +60,15 @@ class Upstream:
             self.met(session.incarnation)
         self.session = session
         self.known = True
-        self.stopped = self.left = False
+        self.stopped = self.marked
+        self.left = False
 
     def met(self, incarnation: str) -> None:
         """Another incarnation of the instance was heard of."""
         self.incarnation = incarnation
         self.accepted = RangeSet()
-        self.stopped = self.left = self.hungry = False
+        self.stopped = self.marked
+        self.left = self.hungry = False
         self.state = State.STARTING
 
     def hear(self, announcement: wire.Announcement, now: float) -> bool:
@@ -78,5 +82,5 @@ class Upstream:
         self.known = True
         if self.state is State.STOPPED:
             self.stopped = True
-            self.left = not announcement.ended
+            self.left = not announcement.ended and not self.marked
         return changed

@@ -10,22 +10,29 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from zpipe.core import cbor
+from zpipe.core.lifecycle import State
 from zpipe.core.policy import MIB
 from zpipe.errors import PeerError
 
 VERSION = 1
 MAX_FRAME_BYTES = 1 * MIB
-"""Of every frame but a parcel's body and a snapshot; a statement of 10,000 ranges has 0.1 MiB."""
-MAX_SECTIONS = 4096
+"""Of every frame but a parcel's body; a statement of 4,096 ranges has 0.05 MiB."""
+MAX_ROWS = 4096
+MAX_NAME_CHARACTERS = 128
+"""Of incarnations: a session's name has two of them."""
+MAX_QUEUE_MESSAGES = 1_000_000_000
+"""Goes into a high-water mark, a C int."""
 
 _CHECKS: dict[str, Any] = {
     "str": lambda v: isinstance(v, str) and len(v) <= 1024,
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 63,
     "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0,
     "bool": lambda v: isinstance(v, bool),
-    "list[list[int]]": lambda v: isinstance(v, list) and all(map(_is_ints, v)),
+    "list[list[int]]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_is_ints, v)),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
+_ROWS = {"ranges": 2, "returned": 3, "sections": 4}
+_STATES = frozenset(state.value for state in State)
 
 
 def _is_ints(row: Any) -> bool:
@@ -207,22 +214,38 @@ def read(encoded: bytes) -> Frame:
     kind = value.get("kind") if isinstance(value, dict) else None
     rows = _FIELDS.get(kind) if isinstance(kind, str) else None
     if rows is None:
-        raise PeerError(f"no such kind of frame: {kind!r}"[:200])
+        raise PeerError(f"no such kind of frame: {_show(kind)}")
     values = []
     for name, check in rows:
         field = value.get(name)
-        if not check(field):
-            raise PeerError(f"{kind}.{name} is {field!r}"[:200])
+        if not check(field) or not _fits(name, field):
+            raise PeerError(f"{kind}.{name} is {_show(field)}")
         values.append(field)
     frame: Frame = _KINDS[value["kind"]](*values)
-    if isinstance(frame, Parcel):
-        _check_sections(frame)
+    if isinstance(frame, Parcel) and not frame.sections:
+        raise PeerError("a parcel without sections")
     return frame
 
 
-def _check_sections(parcel: Parcel) -> None:
-    if not 0 < len(parcel.sections) <= MAX_SECTIONS:
-        raise PeerError(f"a parcel of {len(parcel.sections)} sections")
-    for row in parcel.sections:
-        if len(row) != 4 or row[0] < 1 or row[1] < row[0] or row[3] < 1:
-            raise PeerError(f"a section [count, bytes, first, attempt] of {row!r}"[:200])
+def _fits(name: str, value: Any) -> bool:
+    """What a field must be beyond its type."""
+    match name:
+        case "ranges" | "returned" | "sections":
+            if any(len(row) != _ROWS[name] for row in value):
+                return False
+            return name != "sections" or all(row[0] >= 1 and row[1] >= row[0] and row[3] >= 1 for row in value)
+        case "incarnation":
+            return 0 < len(value) <= MAX_NAME_CHARACTERS
+        case "state":
+            return value in _STATES
+        case "queue_messages":
+            return bool(value <= MAX_QUEUE_MESSAGES)
+    return True
+
+
+def _show(value: Any) -> str:
+    """For an error's text; an int of over 4,300 digits has no repr."""
+    try:
+        return repr(value)[:160]
+    except ValueError:
+        return f"a {type(value).__name__}"

@@ -125,8 +125,8 @@ class Retries:
         return slices, attempt
 
     @property
-    def next_at(self) -> float | None:
-        return self._waiting[0][0] if self._waiting else None
+    def next_at(self) -> float:
+        return self._waiting[0][0] if self._waiting else float("inf")
 
 
 class Pace:

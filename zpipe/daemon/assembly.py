@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zpipe import plugin as plugins
-from zpipe.config import PipelineConfig
+from zpipe.config import PipelineConfig, load
 from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import LinkPolicy, StagePolicy
@@ -31,19 +32,22 @@ from zpipe.daemon.journal import fields
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.places import InstanceLock, Places
+from zpipe.daemon.plugin_host import Opened, PluginHost
+from zpipe.daemon.reload import reload
 from zpipe.daemon.runner import Runner
+from zpipe.daemon.sdnotify import Notifier
 from zpipe.daemon.signals import Signals
 from zpipe.daemon.sockets import Sockets
-from zpipe.daemon.store import Saved, Store
+from zpipe.daemon.store import Store
+from zpipe.daemon.vital import vital_of
 from zpipe.daemon.workers import Gate, Workers
-from zpipe.errors import ExitCode, OperatorError
+from zpipe.errors import ConfigError, ExitCode, OperatorError
 from zpipe.folders import instance_name, make_private
 from zpipe.hookspecs import Context
 
 SWITCH_S = 0.0005
 """The loop's thread gets the interpreter after at most this much of a busy plugin (Python's default of 5 ms is ten times
 the latency of three stages)."""
-CLOSE_S = 5.0
 GC_THRESHOLDS = (10_000, 20, 20)
 """Payloads are many small containers without cycles: Python's first threshold of 700 has the collector run for nothing."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -55,6 +59,7 @@ class Instance:
     def __init__(
         self, config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool, level: str
     ) -> None:
+        self._env = env
         self.settings = config.stages[stage]
         self.places = Places(config, env)
         self.name = instance_name(config.name, stage, instance)
@@ -62,11 +67,12 @@ class Instance:
         self.log = journal.start(f"{stage}.{instance}", level, env)
         state_dir = self.places.state(stage, instance)
         make_private(state_dir)
+        self.places.begin_life(stage, instance)
         self.store = Store(state_dir)
         if fresh:
             self.store.forget()
         self.incarnation = secrets.token_hex(6)
-        self.context = Context(
+        context = Context(
             pipeline=config.name,
             stage=stage,
             instance=instance,
@@ -79,7 +85,8 @@ class Instance:
             batching=self.settings.batch is not None,
         )
         self.config = config
-        self.plugin = plugins.load(self.settings.plugin, config.folder)
+        plugin = plugins.load(self.settings.plugin, config.folder)
+        self.host = PluginHost(plugin, context, self.store, self.places.run, self.log)
         self.total: int | None = None
         self.mailbox = Mailbox()
         self.sockets = Sockets()
@@ -110,16 +117,16 @@ class Instance:
 
     def _join(self, env: Mapping[str, str]) -> None:
         policy, mailbox = self.stage.policy, self.mailbox
-        hooks = self.plugin.hooks
+        hooks, context = self.host.plugin.hooks, self.host.context
         gate = Gate()
         self.feeder: Feeder | None = None
         self.workers: Workers | None = None
-        if self.plugin.is_source:
-            self.feeder = Feeder(hooks["zpipe_source"], self.context, policy.link, self._wake, self._source_failed)
+        if self.host.plugin.is_source:
+            self.feeder = Feeder(hooks["zpipe_source"], context, policy.link, self._wake, self._source_failed)
         else:
             self.workers = Workers(
                 policy.workers,
-                lambda waiter: Runner(hooks, self.context, policy.link, waiter),
+                lambda waiter: Runner(hooks, context, policy.link, waiter),
                 gate,
                 self._emitted,
                 self._done,
@@ -127,21 +134,32 @@ class Instance:
         self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
         self.loop.run_id = self.places.run
         self.loop.on_stop = self._stopped
+        self.loop.on_committed = self.host.committed
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
-        self.loop.on_turn = self.discovery.turn
+        self.notifier = Notifier(env)
+        self.loop.on_turn = [self.discovery.turn, self.notifier.turn, self._report]
+        self.loop.on_remember = lambda paused: self.places.remember(self.stage.me.stage, self.stage.me.instance, paused)
         self._signals = Signals()
         self.loop.on_fd[self._signals.fd] = self._signalled
         if env.get("ZPIPE_SUPERVISED"):
             self.loop.on_fd[sys.stdin.fileno()] = self._orphaned
 
-    # ---- called on other threads: they only post
+    # ---- called on other threads: they touch nothing and only post
 
     def _wake(self) -> None:
         if self.mailbox.asleep:
             self.mailbox.wakeup.set()
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        self.mailbox.post(lambda: self.stage.task_emitted(task, chunks))
+        """Blocks until the core has them and the gate says whether there is room for more."""
+        taken = threading.Event()
+
+        def take() -> None:
+            self.stage.task_emitted(task, chunks)
+            self.mailbox.post(taken.set)  # runs in the next turn: this one still has to set the gate
+
+        self.mailbox.post(take)
+        taken.wait()
 
     def _done(self, task: Task, result: Result) -> None:
         self.mailbox.post(lambda: self.stage.task_done(task, result, time.monotonic()))
@@ -162,6 +180,7 @@ class Instance:
     def _signalled(self) -> None:
         for number in self._signals.read():
             if number == signal.SIGHUP:
+                self._reload()
                 continue
             if self.stage.ending.leaving or self.stage.ending.draining:
                 self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.inlet.held_messages))
@@ -169,6 +188,25 @@ class Instance:
                 return
             self.log.info(fields(event="leaving", signal=number.name))
             self.stage.leave(time.monotonic())
+
+    def _reload(self) -> None:
+        """SIGHUP: takes over what can change while running, and says what cannot."""
+        self.notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1e6)}")
+        try:
+            config = load(self.config.path, env=self._env, only="")
+        except ConfigError as error:
+            self.log.error(fields(event="reload.failed", reason=error))
+        else:
+            taken, left = reload(self.config, config, self.stage, self.log)
+            self.config = dataclasses.replace(self.config, interval_s=config.interval_s, log_level=config.log_level)
+            self.log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
+        self.notifier.send("READY=1")
+
+    def _report(self, now: float) -> float:
+        """STATUS for systemd, once a second."""
+        if self.notifier.status_due(now):
+            self.notifier.report(vital_of(self.stage), now)
+        return self.notifier.next_at
 
     def _orphaned(self) -> None:
         """The supervisor is gone: nothing is lost by stopping, what is held here is its upstream's."""
@@ -178,6 +216,7 @@ class Instance:
     def _stopped(self, ended: bool) -> None:
         me = self.stage.me
         self.places.mark(me.stage, me.instance, ended, self.stage.snapshot(time.monotonic()))
+        self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
 
     def vitals(self) -> dict[str, Any]:
         """What a snapshot says of the process."""
@@ -194,68 +233,46 @@ class Instance:
 
     # ---- its life
 
-    def open_plugin(self) -> None:
-        """Opens the plugin on a thread of its own, so that one that hangs does not hang the loop; then lets it work."""
+    def open(self) -> None:
+        """Opens the plugin, then lets it work. Does not block."""
         self.store.start()
-        threading.Thread(target=self._open, name="zpipe-open", daemon=True).start()
+        self.host.open(lambda opened: self.mailbox.post(lambda: self._opened(opened)))
 
-    def _open(self) -> None:
-        hooks = self.plugin.hooks
-        try:
-            if "zpipe_open" in hooks:
-                hooks["zpipe_open"](self.context)
-            saved = self._position() if self.feeder is not None else Saved()
-            complete = saved.completed_by != ""
-            if self.feeder is not None and not complete:
-                self.context.position = saved.position
-                if "zpipe_total" in hooks:
-                    self.total = hooks["zpipe_total"](self.context)
-        except Exception as error:
-            failure = error
-            self.mailbox.post(lambda: self._fail("open.failed", failure))
+    def _opened(self, opened: Opened | Exception) -> None:
+        if isinstance(opened, Exception):
+            self._fail("open.failed", opened)
             return
-        self.mailbox.post(lambda: self._opened(saved, complete))
-
-    def _position(self) -> Saved:
-        """Where to go on. A run that completed starts over the next time, but not when it is restarted within the run."""
-        saved = self.store.saved()
-        if saved.completed_by and saved.completed_by != self.places.run:
-            return Saved()
-        return saved
-
-    def _opened(self, saved: Saved, complete: bool) -> None:
-        self.loop.saved = saved
+        self.loop.saved = opened.saved
+        self.total = opened.total
         self.stage.opened()
+        self.lock.ready()
+        if self.places.paused(self.stage.me.stage, self.stage.me.instance):
+            self.stage.pause(True)
+        self.notifier.send("READY=1")
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
         if self.workers is not None:
             self.workers.start()
         if self.feeder is not None:
-            if complete:
+            if opened.complete:
                 self.stage.source_ended()
             else:
                 self.feeder.start()
 
     def close(self) -> None:
-        """Ends the plugin and the sockets. A plugin that does not close in CLOSE_S seconds is left behind."""
-        hook = self.plugin.hooks.get("zpipe_close")
+        """Ends the plugin, the sockets, the store: in this order, so that what the plugin closes can still be stored."""
         if self.feeder is not None:
             self.feeder.close()
         if self.workers is not None:
             self.workers.close()
-        if hook is not None and self.stage.state is State.STOPPED:
-            closing = threading.Thread(target=self._close_plugin, args=(hook,), name="zpipe-close", daemon=True)
-            closing.start()
-            closing.join(CLOSE_S)
+        if self.stage.state is State.STOPPED:
+            self.host.close()
         self.store.close()
         self.sockets.close()
+        self.notifier.close()
+        if self.stage.state is State.STOPPED:
+            self.places.end_life(self.stage.me.stage, self.stage.me.instance)
         self._signals.close()
         self.lock.release()
-
-    def _close_plugin(self, hook: Any) -> None:
-        try:
-            hook(self.context)
-        except Exception as error:
-            self.log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))
 
 
 def run_stage(
@@ -269,12 +286,12 @@ def run_stage(
     """Runs one instance in this process until it is over. Raises OperatorError or PluginError if it cannot start."""
     sys.setswitchinterval(SWITCH_S)
     places = Places(config, env)
-    if places.marked(stage, instance) is not None:
+    if places.run and places.marked(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
     parts = Instance(config, stage, instance, env, fresh, level)
     gc.set_threshold(*GC_THRESHOLDS)
     gc.freeze()  # what is loaded now stays: collections need not look at it
-    parts.open_plugin()
+    parts.open()
     try:
         parts.loop.run()
     finally:

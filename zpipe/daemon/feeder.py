@@ -27,7 +27,9 @@ Batch = tuple[list[Chunk], Position, int, list[DeadLetter]]
 
 
 class Feeder:
-    """`failed` is called on the source's thread with what the plugin raised; `waker` wakes the loop."""
+    """`eager`: nothing is unsent, so whatever comes should go out at once; else only what fills a section is worth a turn.
+
+    `failed` is called on the source's thread with what the plugin raised; `waker` wakes the loop."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Feeder:
         self._taken = 0
         self._yielded = 0
         self._more = threading.Condition()
+        self.eager = True
         self._over = False
         self._over_taken = False
         self.failure: BaseException | None = None
@@ -59,7 +62,8 @@ class Feeder:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        append, wake = self._items.append, self._wake
+        items, enough = self._items, self._policy.section_messages
+        append, wake = items.append, self._wake
         try:
             for item in self._source(self._context):
                 while self._yielded >= self._limit and not stopping.is_set():
@@ -68,7 +72,8 @@ class Feeder:
                     break  # this item was never taken in: its position is not committed, so it comes again
                 append(item)
                 self._yielded += 1
-                wake()
+                if self.eager or len(items) == enough:
+                    wake()
         except Exception as error:
             self.failure = error
             self._failed(error)
@@ -95,13 +100,15 @@ class Feeder:
 
     @property
     def waiting(self) -> bool:
-        """There is something to take."""
-        return bool(self._items) or (self._over and not self._over_taken)
+        """There is something worth taking."""
+        if self._over:
+            return not self._over_taken
+        return len(self._items) >= (1 if self.eager else self._policy.section_messages)
 
     def take(self) -> Batch | None:
-        """Up to a parcel of what has been yielded, encoded; None if there is nothing."""
+        """Up to a parcel of what has been yielded, encoded; None if there is nothing, or too little to be worth it now."""
         count = min(len(self._items), self._policy.parcel_messages)
-        if not count:
+        if not count or not (self.eager or self._over or count >= self._policy.section_messages):
             return None
         items = [self._items.popleft() for _ in range(count)]
         batch = self._take_plain(items) or self._take_any(items)

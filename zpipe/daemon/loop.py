@@ -44,7 +44,9 @@ class Loop:
         self.failed = False
         self.on_fd: dict[int, Callable[[], None]] = {mailbox.wakeup.fd: mailbox.wakeup.clear}
         self.on_stop: Callable[[bool], None] = lambda ended: None
-        self.on_turn: Callable[[float], float] = lambda now: NEVER
+        self.on_turn: list[Callable[[float], float]] = []
+        self.on_remember: Callable[[bool], None] = lambda paused: None
+        self.on_committed: Callable[[Any], None] = lambda position: None
         self.saved = Saved()
         self.run_id = ""
         self._sockets = sockets
@@ -69,6 +71,7 @@ class Loop:
             act.Commit: self._commit,
             act.Gate: self._set_gate,
             act.CloseSource: self._close_source,
+            act.Remember: lambda a: self.on_remember(a.paused),
             act.Stop: lambda a: self.on_stop(a.ended),
             act.Exit: self._exit,
         }
@@ -88,7 +91,9 @@ class Loop:
     def turn(self) -> None:
         """One turn. The only place that waits."""
         now = time.monotonic()
-        at = min(self.stage.next_timeout(), self.on_turn(now))
+        at = min(self.stage.next_timeout(), *(call(now) for call in self.on_turn))
+        if self._feeder is not None:
+            self._feeder.eager = not self.stage.downstream.unsent
         self._mailbox.asleep = True
         ready = bool(self._mailbox) or (self._feeder is not None and self._feeder.waiting and self._room)
         arrivals = self._sockets.poll(0.0 if ready else at - time.monotonic())
@@ -150,6 +155,7 @@ class Loop:
             return
         while (batch := feeder.take()) is not None:
             self.stage.source_emitted(*batch)
+            feeder.eager = not self.stage.downstream.unsent
         if feeder.take_end() and feeder.failure is None:
             self.stage.source_ended()
 
@@ -197,6 +203,9 @@ class Loop:
         saved = Saved(position, finished, (self.run_id or self.stage.me.incarnation) if action.ended else "")
 
         def done(error: Exception | None) -> None:
+            if error is None:
+                self.on_committed(position)
+
             def report() -> None:
                 if error is not None:
                     self._log.error(fields(event="position.unwritten", reason=error))

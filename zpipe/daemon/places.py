@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -18,8 +19,11 @@ from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
 from zpipe.errors import OperatorError
 
-MARK = "stopped.json"
+MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
+SYSTEM_CONFIGS = Path("/etc/zpipe")
+_SYSTEM = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "ZPIPE_STATE_DIR": "/var/lib/zpipe"}
 LOCK_S = 0.5
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,20 @@ class Addresses:
 
 
 class Places:
-    """The places of one pipeline's instances. `run` is the run they all belong to ("" outside `zpipe run`)."""
+    """The places of one pipeline's instances.
+
+    run    the run they all belong to ("" outside `zpipe run`)
+    since  (outside a run) marks older than this are of an earlier life of the pipeline
+
+    A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks.
+    """
 
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
         self._config = config
-        self._env = env
-        self.root = folders.runtime_root(env)
+        system = config.path.absolute().parent == SYSTEM_CONFIGS
+        self._env = {**_SYSTEM, **env} if system and not _names_folders(env) else env
+        self.since = math.inf
+        self.root = folders.runtime_root(self._env)
         self.run = env.get("ZPIPE_RUN", "") or self._run_under_way()
 
     def _run_under_way(self) -> str:
@@ -52,6 +64,13 @@ class Places:
     def alive(self, stage: str, instance: int) -> bool:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
         return _locked(self.runtime(stage, instance) / "lock")
+
+    def ready(self, stage: str, instance: int, pid: int) -> bool:
+        """Whether that process of the instance has opened its plugin."""
+        try:
+            return (self.runtime(stage, instance) / "lock").read_text().split() == [str(pid), "ready"]
+        except OSError:
+            return False
 
     def runtime(self, stage: str, instance: int) -> Path:
         return folders.runtime_folder(self._env, self._config.name, stage, instance)
@@ -94,26 +113,75 @@ class Places:
 
     # ---- the mark of a stop at the end of a run
 
-    def mark(self, stage: str, instance: int, ended: bool, snapshot: dict[str, Any]) -> None:
-        """Leaves word that the instance stopped, for neighbours that start later and for the run's ledger."""
-        path = self.runtime(stage, instance) / MARK
-        text = json.dumps({"run": self.run, "ended": ended, "snapshot": snapshot})
-        part = path.with_suffix(".part")
-        part.write_text(text)
-        part.replace(path)
+    def begin_life(self, stage: str, instance: int) -> None:
+        """The instance starts: marks count from here, or from the start that a crash cut short since the machine booted.
 
-    def marked(self, stage: str, instance: int) -> dict[str, Any] | None:
-        """The last snapshot of an instance that stopped in this run; None if it has not, or outside a run."""
-        if not self.run:
-            return None
-        try:
-            mark = json.loads((self.runtime(stage, instance) / MARK).read_text())
-        except (OSError, ValueError):
-            return None
-        if mark.get("run") != self.run or not mark.get("ended"):
+        Its own mark of an earlier life goes, unless that life ended within this one.
+        """
+        path = self.state(stage, instance) / LIFE
+        boot = BOOT_ID.read_text().strip()
+        life = _read(path)
+        if life.get("boot") != boot or self.run != life.get("run"):
+            life = {"boot": boot, "run": self.run, "since": time.time()}
+            _write(path, life)
+        self.since = float(life["since"])
+        if self.marked(stage, instance) is None:
+            (self.state(stage, instance) / MARK).unlink(missing_ok=True)
+
+    def end_life(self, stage: str, instance: int) -> None:
+        """The instance ended in order: the next start is a new life."""
+        (self.state(stage, instance) / LIFE).unlink(missing_ok=True)
+
+    def mark(self, stage: str, instance: int, ended: bool, snapshot: dict[str, Any]) -> None:
+        """Leaves word that the instance stopped, for neighbours that start later and for the ledger. Kept in the state
+        folder: systemd takes the runtime folder away when the unit stops."""
+        _write(
+            self.state(stage, instance) / MARK,
+            {"run": self.run, "at": time.time(), "ended": ended, "snapshot": snapshot},
+        )
+
+    def stopped(self, stage: str, instance: int) -> dict[str, Any] | None:
+        """The last snapshot of an instance that stopped in order in this life, at the end of the stream or not."""
+        mark = _read(self.state(stage, instance) / MARK)
+        if not mark or mark["run"] != self.run or (not self.run and mark["at"] < self.since):
             return None
         snapshot: dict[str, Any] = mark["snapshot"]
         return snapshot
+
+    def marked(self, stage: str, instance: int) -> dict[str, Any] | None:
+        """The same, only if it stopped at the end of the stream: nothing can come from it any more."""
+        snapshot = self.stopped(stage, instance)
+        return snapshot if snapshot is not None and _read(self.state(stage, instance) / MARK).get("ended") else None
+
+    def remember(self, stage: str, instance: int, paused: bool) -> None:
+        """Keeps across restarts that the operator has paused the instance."""
+        path = self.state(stage, instance) / PAUSED
+        if paused:
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
+
+    def paused(self, stage: str, instance: int) -> bool:
+        return (self.state(stage, instance) / PAUSED).exists()
+
+
+def _names_folders(env: Mapping[str, str]) -> bool:
+    return any(name in env for name in (*_SYSTEM, "RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A small JSON file; {} if there is none, or if a crash left half of one."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    part.replace(path)
 
 
 def _locked(path: Path) -> bool:
@@ -139,12 +207,12 @@ class InstanceLock:
         folders.make_private(folder)
         self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not self._take():
-            pid = os.read(self._fd, 20).decode(errors="replace").strip() or "unknown"
+            pid = (os.read(self._fd, 20).decode(errors="replace").split() or ["unknown"])[0]
             os.close(self._fd)
             raise OperatorError(f"{name} is running already (pid {pid}, {folder})")
         os.ftruncate(self._fd, 0)
         os.write(self._fd, f"{os.getpid()}\n".encode())
-        for stale in [*folder.glob("inbox-*.sock"), folder / MARK]:
+        for stale in folder.glob("inbox-*.sock"):
             stale.unlink(missing_ok=True)
 
     def _take(self) -> bool:
@@ -159,6 +227,10 @@ class InstanceLock:
                 time.sleep(0.02)
             else:
                 return True
+
+    def ready(self) -> None:
+        """Leaves word for the supervisor: a death from here on is no failed start. A snapshot may miss it."""
+        os.write(self._fd, b"ready\n")
 
     def release(self) -> None:
         os.close(self._fd)

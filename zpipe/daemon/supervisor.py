@@ -99,7 +99,7 @@ class Supervisor:
             self._start(child, self._fresh)
         try:
             code = self._turns()
-            self._collect()
+            self._collect(EXTRA_S if code is ExitCode.DONE else 0.0)
             return code
         finally:
             self._end()
@@ -117,8 +117,10 @@ class Supervisor:
                 self._drain()
             now = time.monotonic()
             for child in self._children:
+                pid = child.process.pid if child.process is not None else 0
                 death = child.reap()
                 if death is not None:
+                    child.ready |= self._watch.places.ready(child.stage, child.instance, pid)
                     code = self._died(child, death, now)
                     if code is not None:
                         return code
@@ -205,9 +207,9 @@ class Supervisor:
                 continue  # it died or is busy: the next turn asks again
             self._drain_asked[child.name] = snapshot["incarnation"]
 
-    def _collect(self) -> None:
+    def _collect(self, wait_s: float) -> None:
         """The final counts, from the marks that the instances left; those started beside the run are waited for."""
-        deadline = time.monotonic() + EXTRA_S
+        deadline = time.monotonic() + wait_s
         places = self._watch.places
         for stage in self._config.stages:
             for instance in sorted(places.instances(stage)):
@@ -215,7 +217,7 @@ class Supervisor:
                     if time.monotonic() > deadline:
                         break
                     self._watch.poll(TURN_S)
-                final = places.marked(stage, instance)
+                final = places.stopped(stage, instance)
                 if final is not None:
                     self._ledger.final(final)
 

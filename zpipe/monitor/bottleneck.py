@@ -20,6 +20,7 @@ Peaks = Mapping[LinkName, float]
 
 BLOCKED = 0.2
 BUSY = 0.25
+MOST_INSTANCES = 10_000
 _OWN = {"working": "works", "limited": "is held back by its limit", "retrying": "waits to try again"}
 
 
@@ -65,9 +66,9 @@ def _instances(name: str, stages: Stages, inputs: Mapping[str, Links], peaks: Pe
     """At least one more than there are: with these, the input is full."""
     stage = stages[name]
     each = stage["rate_in"] / _own(stage) / stage["live"] if stage["live"] else 0.0
-    if not each:
-        return None
     wanted = sum(_offered(link, stages, inputs, peaks, {}) for link in inputs[name])
+    if wanted >= each * MOST_INSTANCES:  # it stands still, or nearly so: its rate says nothing
+        return None
     return max(int(stage["live"]) + 1, math.ceil(wanted / each))
 
 

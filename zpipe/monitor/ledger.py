@@ -22,15 +22,20 @@ LinkName = tuple[str, str, str]
 """(from, outlet, to)"""
 
 STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates")
-LINK_KEYS = ("sent", "acked", "in_flight", "unsent")
+LINK_KEYS = ("sent", "acked", "dead", "returned", "in_flight", "unsent")
 
 
 class Ledger:
-    """Takes each incarnation's last snapshot, by `final` or by `killed`. `restarts` is for the caller to count."""
+    """Takes each incarnation's last snapshot, by `final` or by `killed`. `restarts` is for the caller to count.
 
-    def __init__(self, config: PipelineConfig) -> None:
+    expected  instances that must give a final account; by default those of the config
+    """
+
+    def __init__(self, config: PipelineConfig, expected: set[tuple[str, int]] | None = None) -> None:
         self.restarts: dict[str, int] = Counter()
         self._config = config
+        configured = {(s.name, n) for s in config.stages.values() for n in range(1, s.instances + 1)}
+        self._expected = configured if expected is None else expected
         self._finals: dict[tuple[str, int, str], Snapshot] = {}
         self._killed: dict[tuple[str, int, str], Snapshot] = {}
 
@@ -56,12 +61,8 @@ class Ledger:
         """Why the ledger does not balance: who holds what, in words. Empty when it balances."""
         found = []
         last = {(stage, instance): snapshot for (stage, instance, _), snapshot in self._finals.items()}
-        for stage in self._config.stages.values():
-            found += [
-                f"{stage.name}.{instance} gave no final account"
-                for instance in range(1, stage.instances + 1)
-                if (stage.name, instance) not in last
-            ]
+        missing = sorted(self._expected - set(last))
+        found += [f"{stage}.{instance} gave no final account" for stage, instance in missing]
         for snapshot in self._finals.values():
             found += _problems_of(snapshot)
         return found
@@ -96,21 +97,35 @@ class Ledger:
         return {**row, "restarts": self.restarts[stage]}
 
     def _links(self) -> dict[LinkName, dict[str, int]]:
+        """sent = acked + dead + returned + in_flight: what was sent over a link ended well, as a dead letter of the consumer,
+        or was handed back unstarted (and sent again, which counts again)."""
         rows = {
             (stage, outlet, consumer): dict.fromkeys(LINK_KEYS, 0)
             for stage in self._config.stages
             for outlet, consumer in self._config.consumers(stage)
         }
-        for snapshots, keys in ((self._finals, ("acked", "in_flight", "unsent")), (self._killed, ("acked",))):
-            for snapshot in snapshots.values():
-                for link in snapshot["links"]:
-                    row = rows.get((snapshot["stage"], link["outlet"], link["to"]))
-                    if row is not None:
-                        for key in keys:
-                            row[key] += link[key]
+        for snapshot in self._killed.values():
+            for link in snapshot["links"]:
+                _add_link(rows.get((snapshot["stage"], link["outlet"], link["to"])), link, ("acked",))
+        for snapshot in self._finals.values():
+            for link in snapshot["links"]:
+                row = rows.get((snapshot["stage"], link["outlet"], link["to"]))
+                _add_link(row, link, ("acked", "in_flight", "unsent", "returned"))
+        for snapshot in self._finals.values():
+            for link in snapshot.get("inputs", ()):
+                row = rows.get((link["from"], link["outlet"], snapshot["stage"]))
+                if row is not None:
+                    row["dead"] += link["dead"]
         for row in rows.values():
-            row["sent"] = row["acked"] + row["in_flight"]
+            row["sent"] = row["acked"] + row["returned"] + row["in_flight"]
+            row["acked"] -= row["dead"]
         return rows
+
+
+def _add_link(row: dict[str, int] | None, link: dict[str, Any], keys: tuple[str, ...]) -> None:
+    if row is not None:
+        for key in keys:
+            row[key] += link.get(key, 0)
 
 
 def _key(snapshot: Snapshot) -> tuple[str, int, str]:

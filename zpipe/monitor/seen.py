@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS
+from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor.flow import LinkName
 
 _STATES = {state.value for state in State}
 _LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
+_OPTIONAL = ("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before", *OTHERS)
 _WINDOW = 3.0
 """Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
 
 
 def sound(snapshot: dict[str, Any]) -> bool:
-    """Whether it has what PROTOCOL.md 5.9 promises. It may come from another program, or another version."""
-    counts = all(isinstance(snapshot.get(key), int) for key in (*COUNTS, "instance"))
-    texts = all(isinstance(snapshot.get(key), str) for key in ("stage", "incarnation"))
-    links = snapshot.get("links")
+    """Whether it has what PROTOCOL.md 5.9 promises, and numbers where numbers belong.
+
+    It may come from another program, or another version, and whoever looks on must not fall over it.
+    """
+    links, state = snapshot.get("links"), snapshot.get("state")
     return (
-        counts
-        and texts
-        and snapshot.get("state") in _STATES
+        all(isinstance(snapshot.get(key), int) for key in (*COUNTS, "instance"))
+        and all(isinstance(snapshot.get(key), str) for key in ("stage", "incarnation"))
+        and isinstance(state, str)
+        and state in _STATES
+        and _numbers(snapshot, _OPTIONAL)
+        and all(_is_number(snapshot.get(key) or 0) for key in ("finished", "total"))
+        and _numbers(snapshot.get("budget") or {})
+        and all(_numbers(row) for row in _rows(snapshot.get("latency") or {}))
         and isinstance(links, list)
-        and all(
-            isinstance(link, dict) and all(isinstance(link.get(key), int) for key in _LINK_COUNTS) for link in links
-        )
+        and all(_sound_link(link) for link in links)
     )
+
+
+def _sound_link(link: Any) -> bool:
+    return (
+        isinstance(link, dict)
+        and all(isinstance(link.get(key), int) for key in _LINK_COUNTS)
+        and _numbers(link, ("in_flight_bytes", "unsent_bytes"))
+        and isinstance(link.get("consumers", []), list)
+        and all(_numbers(consumer, ("credit", "under_way")) for consumer in link.get("consumers", ()))
+    )
+
+
+def _rows(table: Any) -> list[Any]:
+    return list(table.values()) if isinstance(table, dict) else [None]
+
+
+def _numbers(row: Any, keys: Iterable[str] | None = None) -> bool:
+    """Whether it is a map in which these keys (None: all) are numbers, or missing."""
+    return isinstance(row, dict) and all(_is_number(row.get(key, 0)) for key in (row if keys is None else keys))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Seen:

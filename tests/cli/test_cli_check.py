@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from zpipe.errors import ExitCode
+
+BAD = """
+[pipeline]
+name = "bad"
+[stages.read]
+plugin = "generat"
+colour = 2001-02-03
+[stages.sink]
+input = "raed"
+plugin = "discard"
+instances = -1
+"""
+
+
+def test_a_right_config_is_ok_and_its_memory_is_told(call, good: Path) -> None:
+    result: Result = call("check", good)
+    assert result.return_value == ExitCode.DONE
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{good}: OK"
+    assert lines[1].split() == ["stage", "instances", "queue", "unacked", "base", "at", "worst"]
+    assert lines[3].split() == ["map", "2", "17", "MiB", "-", "30", "MiB", "94", "MiB"]
+    assert lines[-1].split()[:2] == ["total", "4"]
+    assert result.stderr == ""
+
+
+def test_every_mistake_of_every_file_is_on_stderr(call, write, good: Path) -> None:
+    bad = write(BAD, "bad.toml")
+    result = call("check", bad, good, "none.toml")
+    assert result.return_value == ExitCode.USAGE
+    errors = result.stderr.splitlines()
+    assert errors[0].startswith(f"{bad}:5: stages.read.plugin: ")
+    assert errors[1].startswith(f"{bad}:6: stages.read.colour: ")
+    assert any(line.startswith(f"{bad}:8: stages.sink.input") and "did you mean 'read'?" in line for line in errors)
+    assert any(line.startswith(f"{bad}:10: stages.sink.instances: ") for line in errors)
+    assert errors[-1].startswith("none.toml: ")
+    assert result.stdout.splitlines()[0] == f"{good}: OK"
+
+
+def test_json(call, write, good: Path) -> None:
+    bad = write(BAD, "bad.toml")
+    result = call("check", "--json", good, bad)
+    assert result.return_value == ExitCode.USAGE
+    assert result.stderr == ""
+    value = json.loads(result.stdout)
+    assert set(value) == {"files"}
+    right, wrong = value["files"]
+    assert (right["file"], right["ok"], right["mistakes"]) == (str(good), True, [])
+    assert right["memory"]["total_bytes"] == sum(row["total_bytes"] for row in right["memory"]["stages"])
+    assert (wrong["ok"], wrong["memory"]) == (False, None)
+    assert all(set(one) == {"file", "line", "key", "given", "problem", "nearest"} for one in wrong["mistakes"])
+    by_key = {one["key"]: one for one in wrong["mistakes"]}
+    assert by_key["stages.read.colour"]["given"] == "2001-02-03"
+    assert by_key["stages.sink.instances"]["given"] == -1
+    assert by_key["stages.sink.instances"]["line"] == 10
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "[1, nan]"])
+def test_what_json_cannot_hold_is_given_as_text(call, write, value: str) -> None:
+    path = write(f'[pipeline]\nname = "x"\nodd = {value}\n[stages.a]\nplugin = "generate"\n')
+    result = call("check", "--json", path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    (mistake,) = json.loads(result.stdout, parse_constant=refuse)["files"][0]["mistakes"]
+    assert value.strip("[]").split(", ")[-1] in mistake["given"]

@@ -1,0 +1,153 @@
+"""`zpipe monitor` on real daemons."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zpipe.errors import ExitCode
+
+DEADLINE_S = 60.0
+CONFIG = """
+[pipeline]
+name = "watched"
+[telemetry]
+interval = "200ms"
+[stages.make]
+plugin = "generate"
+options = { rate = 200 }
+[stages.sink]
+input = "make"
+plugin = "discard"
+"""
+ZPIPE = (sys.executable, "-m", "zpipe")
+
+
+@pytest.fixture
+def config(home: Path) -> Path:
+    path = home / "watched.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def pipeline(config: Path) -> Iterator[Path]:
+    """Running, until the test is over."""
+    with contextlib.ExitStack() as stack:
+        for stage in ("sink", "make"):
+            command = [*ZPIPE, "stage", str(config), stage]
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+        yield config
+
+
+def monitor(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*ZPIPE, "monitor", str(config), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+def test_once_as_json(pipeline: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        result = monitor(pipeline, "--once", "--json", "--timeout", "20")
+        assert result.returncode == ExitCode.DONE, result.stderr
+        value = json.loads(result.stdout)
+        states = [stage["state"] for stage in value["stages"].values()]
+        # A snapshot covers one interval of 200 ms: 40 messages; the first after the start may cover less.
+        if states == ["RUNNING", "RUNNING"] and value["stages"]["sink"]["rate_in"] > 100:
+            break
+        assert time.monotonic() < deadline, value
+    assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck"}
+    assert (value["pipeline"], value["bottleneck"]) == ("watched", None)
+    for name, stage in value["stages"].items():
+        (snapshot,) = stage["instances"]
+        assert (snapshot["stage"], snapshot["instance"], snapshot["pipeline"]) == (name, 1, "watched")
+        assert sum(stage["budget"].values()) == pytest.approx(1.0)
+        assert {"dead", "retries", "duplicates", "depth", "rate_out"} <= set(stage)
+    (link,) = value["links"]
+    assert (link["from"], link["to"]) == ("make", "sink")
+    assert link["rate"] > 100
+    assert value["stages"]["make"]["progress"]["finished"] > 0
+
+
+def test_once_as_text_has_no_colours(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = monitor(pipeline, "--once", "--timeout", "20")
+    assert result.returncode == ExitCode.DONE, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "watched"
+    assert lines[1].split()[:2] == ["STAGE", "STATE"]
+    assert [line.split()[0] for line in lines[2:4]] == ["make", "sink"]
+    assert "\x1b" not in result.stdout
+
+
+def test_a_line_of_json_an_interval_until_interrupted(pipeline: Path) -> None:
+    command = [*ZPIPE, "monitor", str(pipeline), "--json", "--timeout", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        values = [json.loads(process.stdout.readline()) for _ in range(4)]
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(DEADLINE_S) == ExitCode.DONE
+        assert process.stderr.read() == ""
+    # Three intervals of 200 ms, less what the first was late; nothing bounds it from above on a busy machine.
+    assert values[-1]["at"] - values[0]["at"] > 0.3
+
+
+def test_a_terminal_is_redrawn_in_place(pipeline: Path) -> None:
+    command = [*ZPIPE, "monitor", str(pipeline), "--timeout", "20"]
+    leader, follower = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
+    with subprocess.Popen(command, stdout=follower, stderr=follower, env=env) as process:
+        os.close(follower)
+        seen = b""
+        deadline = time.monotonic() + DEADLINE_S
+        while seen.count(b"STAGE") < 3 and time.monotonic() < deadline:
+            if select.select([leader], [], [], 1.0)[0]:
+                seen += os.read(leader, 65536)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while os.read(leader, 65536):
+                pass
+        assert process.wait(DEADLINE_S) == ExitCode.DONE
+    os.close(leader)
+    assert seen.count(b"STAGE") >= 3
+    assert b"\x1b[1A" in seen
+    assert b"\x1b[32m" in seen
+
+
+def test_nobody_there(config: Path) -> None:
+    result = monitor(config, "--once", "--timeout", "0.3")
+    assert result.returncode == ExitCode.NO_PEER
+    assert result.stdout == ""
+    assert result.stderr.startswith("zpipe: no instance of pipeline 'watched' is heard of: is it running?")
+
+
+def test_ends_when_every_instance_has_stopped(home: Path) -> None:
+    path = home / "short.toml"
+    path.write_text(CONFIG.replace("rate = 200", "count = 300, rate = 100"))
+    with contextlib.ExitStack() as stack:
+        watching = [*ZPIPE, "monitor", str(path), "--json", "--timeout", "30"]
+        monitor = stack.enter_context(subprocess.Popen(watching, stdout=subprocess.PIPE, text=True))
+        stack.callback(monitor.kill)
+        for stage in ("sink", "make"):
+            command = [*ZPIPE, "stage", str(path), stage]
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+        output, _ = monitor.communicate(timeout=DEADLINE_S)
+        assert monitor.returncode == ExitCode.DONE
+    last = json.loads(output.splitlines()[-1])
+    assert [stage["state"] for stage in last["stages"].values()] == ["STOPPED", "STOPPED"]
+    assert last["stages"]["sink"]["completed"] == 300

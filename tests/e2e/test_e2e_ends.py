@@ -1,0 +1,187 @@
+"""How runs end: Ctrl-C drains, a second one stops, a lost supervisor leaves nothing behind; and what refuses to start."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakePipeline
+from pipeline import Pipeline, ids, send, wait_until
+
+ENDLESS = """
+[pipeline]
+name = "p"
+
+[stages.read]
+plugin = "generate"
+options = { rate = 2000 }
+
+[stages.work]
+input = "read"
+plugin = "python"
+options = { function = "work.py:work" }
+
+[stages.store]
+input = "work"
+plugin = "sqlite"
+batch = { messages = 100, timeout = "10m" }
+options = { path = "out.db", table = "t", key = "id" }
+"""
+SAME = "def work(payload):\n    return payload\n"
+STUCK = """
+import time
+from pathlib import Path
+
+
+def work(payload):
+    while Path(__file__).with_name("stuck").exists():
+        time.sleep(0.01)
+    return payload
+"""
+
+
+def assert_complete(pipeline: Pipeline) -> int:
+    """Every id from 0 on is stored once, up to the committed position. How many."""
+    count = pipeline.count()
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(count))
+    assert pipeline.position("read") == count - 1
+    return count
+
+
+def test_interrupt_drains_and_the_next_run_goes_on(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    first = run_and_interrupt(pipeline, more=500)
+    stored = assert_complete(pipeline)
+    assert first["stages"]["read"]["received"] == stored
+    second = run_and_interrupt(pipeline, more=500)
+    assert second["stages"]["read"]["received"] == assert_complete(pipeline) - stored
+    assert not pipeline.instances()
+
+
+def run_and_interrupt(pipeline: Pipeline, more: int) -> dict[str, Any]:
+    """The ledger of a run that is interrupted once so many more rows are stored."""
+    stored = pipeline.count()
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > stored + more or not run.running, f"{more} more rows are stored")
+    run.interrupt()
+    return run.ledger()
+
+
+def test_terminate_drains_too(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100 or not run.running, "something is stored")
+    run.process.terminate()
+    run.ledger()
+    assert_complete(pipeline)
+
+
+def test_interrupt_right_after_the_start(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    run = pipeline.run()
+    pipeline.pid("read")
+    run.interrupt()
+    run.ledger()
+    assert not pipeline.instances()
+
+
+def test_second_interrupt_stops_now_and_loses_nothing(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=STUCK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100 or not run.running, "something is stored")
+    stuck = pipeline.folder / "stuck"
+    stuck.touch()
+    with pipeline.watch() as watch:
+        wait_until(
+            lambda: watch.poll(0.0) and watch.snapshots.get(("work", 1), {}).get("queued"), "work waits in the queue"
+        )
+    run.interrupt()
+    wait_until(lambda: "event=run.drain" in run.stderr, "the drain is announced")
+    run.interrupt()
+    assert run.wait() == 1, run.stderr
+    assert not pipeline.instances(), "no process is left"
+    stuck.unlink()
+
+    run_and_interrupt(pipeline, more=300)
+    assert_complete(pipeline)
+
+
+def test_children_of_a_killed_supervisor_go_away(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100 or not run.running, "something is stored")
+    send(run.pid, signal.SIGKILL)
+    run.wait()
+    wait_until(lambda: not pipeline.instances(), "the children go by themselves")
+    run_and_interrupt(pipeline, more=500)
+    assert_complete(pipeline)
+
+
+# ---- what refuses to start
+
+
+def test_second_run_of_a_pipeline_is_refused(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    first = pipeline.run()
+    wait_until(lambda: pipeline.count() or not first.running, "the first works")
+    second = pipeline.run()
+    assert second.wait() == 1
+    assert second.stderr.startswith("zpipe: pipeline 'p' is running already")
+    assert "Traceback" not in second.stderr
+    first.interrupt()
+    first.ledger()
+
+
+def test_second_process_of_an_instance_is_refused(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    first = pipeline.stage("work")
+    pid = pipeline.pid("work")
+    second = pipeline.stage("work")
+    assert second.wait() == 1
+    assert f"p.work.1 is running already (pid {pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    wait_until(lambda: "event=ready" in first.stderr, "the first is ready")
+    first.process.terminate()
+    assert first.wait() == 0, first.stderr
+
+
+def test_instance_of_a_run_is_refused_too(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=SAME)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() or not run.running, "the run works")
+    beside = pipeline.stage("work")
+    assert beside.wait() == 1
+    assert f"p.work.1 is running already (pid {pipeline.pid('work')}" in beside.stderr
+    run.interrupt()
+    run.ledger()
+    assert_complete(pipeline)
+
+
+def test_unknown_stage_names_the_nearest(make: MakePipeline) -> None:
+    command = make(ENDLESS, work=SAME).stage("wrok")
+    assert command.wait() == 2
+    assert "no stage 'wrok' (did you mean 'work'?)" in " ".join(command.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong", "said"),
+    [
+        ('input = "read"', 'inptu = "read"', "did you mean 'input'?"),
+        ('plugin = "sqlite"', 'plugin = "sqlit"', "did you mean 'sqlite'?"),
+        ("rate = 2000", 'rate = "fast"', "stages.read.options.rate"),
+    ],
+)
+def test_mistake_in_the_config_starts_nothing(make: MakePipeline, given: str, wrong: str, said: str) -> None:
+    pipeline = make(ENDLESS.replace(given, wrong), work=SAME)
+    command = pipeline.run()
+    assert command.wait() == 2
+    assert said in command.stderr
+    assert "Traceback" not in command.stderr
+    assert not folders_below(pipeline.home / "r"), "no instance was started"
+    assert not folders_below(pipeline.home / "s")
+
+
+def folders_below(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.exists() else []

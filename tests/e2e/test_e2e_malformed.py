@@ -1,0 +1,152 @@
+"""Bytes that are not of the protocol, at every socket of a running pipeline: counted, logged at a limited rate, dropped."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import zmq
+from conftest import MakePipeline
+from pipeline import Pipeline, ids, wait_until
+
+from zpipe.core import cbor, wire
+
+CONFIG = """
+[pipeline]
+name = "p"
+peer_timeout = "2s"
+
+[telemetry]
+interval = "100ms"
+
+[stages.read]
+plugin = "generate"
+options = { count = 3000, rate = 1000 }
+
+[stages.work]
+input = "read"
+plugin = "python"
+options = { function = "work.py:work" }
+
+[stages.store]
+input = "work"
+plugin = "sqlite"
+batch = { messages = 100, timeout = "50ms" }
+options = { path = "out.db", table = "t", key = "id" }
+"""
+WORK = "def work(payload):\n    return payload\n"
+STAGES = ("read", "work", "store")
+COMPLAINT_S = 5.0
+
+
+def inbox(pipeline: Pipeline, stage: str) -> Path:
+    """The socket of its present incarnation."""
+    return next(iter(folder(pipeline, stage).glob("inbox-*.sock")))
+
+
+def folder(pipeline: Pipeline, stage: str) -> Path:
+    return pipeline.home / "r" / f"p.{stage}.1"
+
+
+@contextmanager
+def connected(kind: int, path: Path) -> Iterator[zmq.Socket[bytes]]:
+    context = zmq.Context()
+    plug = context.socket(kind)
+    plug.setsockopt(zmq.LINGER, 2000)
+    plug.setsockopt(zmq.SNDTIMEO, 5000)
+    try:
+        plug.connect(f"ipc://{path}")
+        yield plug
+    finally:
+        plug.close()
+        context.term()
+
+
+def broken_frames(chance: random.Random) -> list[list[bytes]]:
+    """What is not a frame, what is one cut short, one of the wrong kind, and one with fields out of range."""
+    parcel = wire.write(wire.Parcel("no-session", 1, [[1, 10, 1, 1]]))
+    frames = [[chance.randbytes(chance.randrange(200))] for _ in range(100)]
+    frames += [[parcel[:cut]] for cut in range(0, len(parcel), 5)]
+    frames += [[parcel, b"x", b"y"], [b""], [b"", b""], [wire.write(wire.Done(1, "RUNNING")), b""]]
+    frames += [[cbor.write({"kind": kind})] for kind in ("hello", "statement", "parcel", "nonsense")]
+    frames += [[cbor.write({"kind": "parcel", "session": "s", "sequence": -1, "sections": [[1 << 70]]})]]
+    frames += [[b"\x9f" * 2000], [b"\xc1\xc1\xc1"], [cbor.write([[[[]]]] * 10_000)]]
+    return frames
+
+
+def test_random_bytes_and_broken_frames(make: MakePipeline) -> None:
+    pipeline = make(CONFIG, work=WORK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() or not run.running, "the run works")
+    chance = random.Random(12)
+    for stage in STAGES:
+        for kind, path in ((zmq.PUSH, inbox(pipeline, stage)), (zmq.DEALER, folder(pipeline, stage) / "feedback.sock")):
+            with connected(kind, path) as plug:
+                for frames in broken_frames(chance):
+                    plug.send_multipart(frames)
+        with connected(zmq.XSUB, folder(pipeline, stage) / "control.sock") as plug:
+            for _ in range(100):
+                plug.send(chance.randbytes(100))
+        for path in folder(pipeline, stage).glob("*.sock"):
+            send_raw(path, chance.randbytes(4096))
+    assert run.running
+    ledger = run.ledger()
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(3000))
+    for stage in STAGES:
+        assert pipeline.final(stage)["malformed"] > 200, stage
+        assert ledger["stages"][stage]["restarts"] == 0
+        logged = run.stderr.count(f"{stage}.1 event=peer.malformed")
+        assert 1 <= logged <= 2 + ledger["seconds"] / COMPLAINT_S, run.stderr
+
+
+def send_raw(path: Path, data: bytes) -> None:
+    """To a socket below ZeroMQ: the other end may hang up at the first byte."""
+    with socket.socket(socket.AF_UNIX) as plug:
+        plug.settimeout(5)
+        plug.connect(str(path))
+        with suppress(OSError):
+            plug.sendall(data)
+
+
+def hello(stage: str, upstream: str, address: str, number: int) -> bytes:
+    body = wire.Hello(wire.VERSION, "p", stage, 1, "0123456789ab", "", upstream, address, number, 1000)
+    return wire.write(body)
+
+
+def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
+    """Sessions nobody has, consumers that cannot be reached, statements of everything: the work goes on around them."""
+    pipeline = make(CONFIG, work=WORK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() or not run.running, "the run works")
+    addresses = [
+        "",
+        "nonsense",
+        "ipc:///nowhere/at/all.sock",
+        "tcp://127.0.0.1:1",
+        "inproc://x",
+        "ipc://" + "x" * 900,
+        "\0",
+    ]
+    everything = wire.Statement(
+        "s", 1, 1 << 62, 1 << 62, 1 << 62, 1 << 62, 1 << 62, [[0, 1 << 62]], [[1, 0, 1 << 62]], 1e18, True, False, False
+    )
+    with connected(zmq.DEALER, folder(pipeline, "read") / "feedback.sock") as plug:
+        plug.setsockopt(zmq.RCVTIMEO, 5000)
+        plug.send(wire.write(everything))
+        assert isinstance(wire.read(plug.recv()), wire.Refuse)
+        plug.send(hello("store", "read", "ipc:///tmp/x", 1))
+        refused = wire.read(plug.recv())
+        assert isinstance(refused, wire.Refuse) and "no link" in refused.reason
+        for number, address in enumerate(addresses, 2):
+            body = wire.Hello(wire.VERSION, "p", "work", 99, f"{number:012}", "", "read", address, number, 1000)
+            plug.send(wire.write(body))
+    with connected(zmq.PUSH, inbox(pipeline, "store")) as plug:
+        for sequence in range(50):
+            plug.send_multipart([wire.write(wire.Parcel("no-session", sequence, [[1, 3, 1, 1]])), b"abc"])
+            plug.send_multipart([wire.write(wire.End("no-session", sequence)), b""])
+    ledger = run.ledger()
+    assert all(row["restarts"] == 0 for row in ledger["stages"].values()), run.stderr
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(3000))

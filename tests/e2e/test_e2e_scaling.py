@@ -1,0 +1,81 @@
+"""More instances of a stage: `zpipe stage` beside a run is all it takes."""
+
+from __future__ import annotations
+
+import time
+
+from conftest import MakePipeline
+from pipeline import ids, wait_until
+
+CONFIG = """
+[pipeline]
+name = "p"
+
+[telemetry]
+interval = "100ms"
+
+[stages.read]
+plugin = "generate"
+options = { count = 4000 }
+
+[stages.work]
+input = "read"
+plugin = "python"
+instances = 2
+options = { function = "work.py:work" }
+
+[stages.store]
+input = "work"
+plugin = "sqlite"
+batch = { messages = 100, timeout = "50ms" }
+options = { path = "out.db", table = "t", key = "id" }
+"""
+WORK = """
+import time
+
+
+def work(payload):
+    time.sleep(0.002)
+    return payload
+"""
+
+
+def test_another_instance_takes_its_share(make: MakePipeline) -> None:
+    pipeline = make(CONFIG, work=WORK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100, "the run is well under way")
+    with pipeline.watch() as watch:
+        began = time.monotonic()
+        third = pipeline.stage("work", 3)
+
+        def share() -> int:
+            watch.poll(0.0)
+            snapshot = watch.snapshots.get(("work", 3))
+            return snapshot["received"] if snapshot is not None else 0
+
+        wait_until(share, "the third instance receives", deadline_s=10)
+        print(f"the third instance had its first messages {time.monotonic() - began:.2f} s after exec")
+    ledger = run.ledger()
+    assert third.wait() == 0, third.stderr
+    received = [pipeline.final("work", instance)["received"] for instance in (1, 2, 3)]
+    print("received by each:", received)
+    assert min(received) > 0
+    assert sum(received) == ledger["stages"]["work"]["received"] == 4000
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(4000))
+
+
+def test_instance_that_leaves_hands_its_work_back(make: MakePipeline) -> None:
+    """SIGTERM to one started beside the run: siblings take over, and its account stays in the ledger."""
+    pipeline = make(CONFIG, work=WORK)
+    run = pipeline.run()
+    third = pipeline.stage("work", 3)
+    with pipeline.watch() as watch:
+        wait_until(
+            lambda: watch.poll(0.0) and watch.snapshots.get(("work", 3), {}).get("completed"), "the third one works"
+        )
+    third.process.terminate()
+    assert third.wait() == 0, third.stderr
+    assert run.running
+    ledger = run.ledger()
+    assert ledger["stages"]["work"]["completed"] == 4000
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(4000))

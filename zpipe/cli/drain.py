@@ -1,0 +1,73 @@
+"""zpipe drain CONFIG [STAGE.N]"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from zpipe.config import load
+from zpipe.errors import ExitCode
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("instance", required=False, metavar="[STAGE.N]")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
+def command(config: Path, instance: str | None, timeout: float, as_json: bool) -> ExitCode:
+    """Shut a running pipeline down in order, and prove it.
+
+    The heads close their sources, each stage flushes its partial batch at once, acks run back, and stages exit from the head.
+    With STAGE.N only that instance leaves: what it has not started goes to its siblings.
+
+    Exit codes: 0 everything stopped and the ledger balances, 3 it does not balance, 4 not within --timeout, 5 nobody there.
+    """
+    from zpipe.daemon.drain import Drain, parse_target
+    from zpipe.monitor.draining import DrainProgress
+    from zpipe.monitor.ledger import Ledger
+
+    pipeline = load(config, only="")
+    target = parse_target(pipeline, instance) if instance is not None else None
+    drain = Drain(pipeline, os.environ)
+    began = time.monotonic()
+    progress = DrainProgress(pipeline, drain.last, sys.stderr)
+    try:
+        if target is not None:
+            code = drain.leave(target[0], target[1] or 1, timeout, progress.turn)
+            if code is ExitCode.DONE:
+                click.echo(f"{target[0]}.{target[1] or 1} has left", err=True)
+            return code
+        drain.gather(2 * pipeline.interval_s + 1.0)
+        code = drain.run(timeout, progress.turn)
+    except KeyboardInterrupt:
+        click.echo("zpipe: the drain goes on without this command; `zpipe drain` again shows it", err=True)
+        return ExitCode.FAILED
+    finally:
+        progress.close()
+        drain.close()
+    ledger = Ledger(pipeline, expected=set(drain.last))
+    for snapshot in drain.last.values():
+        ledger.final(snapshot)
+    result = ledger.as_json(time.monotonic() - began)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        from rich.console import Console
+
+        from zpipe.monitor.view import ledger_table, link_table
+
+        console = Console()
+        console.print(ledger_table(result))
+        console.print(link_table(result))
+    for problem in ledger.problems():
+        click.echo(f"zpipe: {problem}", err=True)
+    if code is ExitCode.DONE and not ledger.balanced:
+        return ExitCode.UNBALANCED
+    return code

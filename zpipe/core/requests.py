@@ -1,0 +1,31 @@
+"""What an operator may ask of an instance over its feedback socket, and the answer. May live here: that list, no doing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zpipe.core import wire
+
+if TYPE_CHECKING:
+    from zpipe.core.stage import Stage
+
+
+def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.Refuse:
+    """Has the stage do what is asked, and says in which state it is then, or why it is not done.
+
+    Every request describes a state, so asking twice changes nothing: an operator whose answer was lost asks again.
+    """
+    match request.what:
+        case "drain" if stage.intake.head:
+            stage.drain()
+        case "drain":
+            return wire.Refuse("", "a drain begins at a head stage", request.number)
+        case "leave":
+            stage.leave(now)
+        case "pause" | "resume":
+            stage.pause(request.what == "pause")
+        case "snapshot":
+            stage.snapshot_now(now)
+        case _:
+            return wire.Refuse("", f"no such request: {request.what}"[:200], request.number)
+    return wire.Done(request.number, stage.state.value)

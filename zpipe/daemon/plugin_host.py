@@ -1,0 +1,88 @@
+"""The plugin of one instance: opening and closing it, its source's saved position, hearing of commits.
+
+May live here: calling the hooks that are called once, each on a thread that is not the loop's, so that a plugin that hangs
+does not hang the loop. Process hooks are the runner's, the source's iteration the feeder's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from zpipe.daemon.journal import fields
+from zpipe.daemon.store import Saved, Store
+from zpipe.hookspecs import Context
+from zpipe.plugin import Plugin
+
+CLOSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What was found on opening: the source's saved position, whether this run has read it to its end, how much is left."""
+
+    saved: Saved
+    complete: bool
+    total: int | None
+
+
+class PluginHost:
+    """`run` is the run this instance belongs to ("" outside one)."""
+
+    def __init__(self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger) -> None:
+        self.plugin = plugin
+        self.context = context
+        self._store = store
+        self._run = run
+        self._log = log
+
+    def open(self, done: Callable[[Opened | Exception], None]) -> None:
+        """Opens the plugin on a thread of its own and calls `done` there. Does not block."""
+        threading.Thread(target=lambda: done(self._open()), name="zpipe-open", daemon=True).start()
+
+    def _open(self) -> Opened | Exception:
+        hooks = self.plugin.hooks
+        try:
+            if "zpipe_open" in hooks:
+                hooks["zpipe_open"](self.context)
+            if not self.plugin.is_source:
+                return Opened(Saved(), False, None)
+            saved = self._position()
+            if saved.completed_by:
+                return Opened(saved, True, None)
+            self.context.position = saved.position
+            total = hooks["zpipe_total"](self.context) if "zpipe_total" in hooks else None
+        except Exception as error:
+            return error
+        return Opened(saved, False, total)
+
+    def _position(self) -> Saved:
+        """Where to go on. A run that completed starts over the next time, but not when it is restarted within the run."""
+        saved = self._store.saved()
+        return Saved() if saved.completed_by and saved.completed_by != self._run else saved
+
+    def committed(self, position: Any) -> None:
+        """On the store's thread: a position is durable."""
+        hook = self.plugin.hooks.get("zpipe_commit")
+        if hook is None:
+            return
+        try:
+            hook(position)
+        except Exception as error:  # the position is committed, whatever the plugin makes of it
+            self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
+
+    def close(self) -> None:
+        """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks up to that."""
+        if "zpipe_close" in self.plugin.hooks:
+            closing = threading.Thread(target=self._close, name="zpipe-close", daemon=True)
+            closing.start()
+            closing.join(CLOSE_S)
+
+    def _close(self) -> None:
+        try:
+            self.plugin.hooks["zpipe_close"](self.context)
+        except Exception as error:
+            self._log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))

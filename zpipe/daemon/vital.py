@@ -1,0 +1,27 @@
+"""What an instance is doing, in one line for `systemctl status`. May live here: that line, from the core's counts."""
+
+from __future__ import annotations
+
+from zpipe.core.stage import Stage
+from zpipe.daemon.sdnotify import Vital
+
+
+def vital_of(stage: Stage) -> Vital:
+    """State, depth, rate; `progress` moves with everything finished here or acked below."""
+    counts, downstream = stage.counts, stage.downstream
+    done = counts.completed + counts.filtered + counts.dead
+    acked = sum(outlet.acked for outlet in downstream.outlets)
+    source = stage.source
+    parts = [stage.state.value + (" (paused)" if stage.processing.paused else "")]
+    if source is None:
+        parts.append(f"depth {counts.queued}, in process {counts.in_process}")
+    if downstream.outlets:
+        parts.append(f"unsent {downstream.unsent}, unacked {downstream.in_flight}")
+    parts.append(f"done {done}, {stage.report.rate_out:.0f}/s")
+    if counts.dead:
+        parts.append(f"dead {counts.dead}")
+    if stage.ending.leaving or stage.ending.draining:
+        waits = stage.intake.waiting_for()
+        parts.append("ending" + (f", waits for {', '.join(waits)}" if waits and not stage.ending.leaving else ""))
+    progress = (done, acked, counts.returned, source.finished if source is not None else 0)
+    return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)

@@ -1,0 +1,38 @@
+"""A virtual clock: events in the order of their time. May live here: that order, and nothing that knows what happens."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+Event = Callable[[], None]
+NEVER = float("inf")
+
+
+class Clock:
+    """`now` moves only when `run` plays an event. Events of the same time are played as they were put in."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.played = 0
+        self._events: list[tuple[float, int, Event]] = []
+        self._order = count()
+
+    def at(self, when: float, event: Event) -> None:
+        heapq.heappush(self._events, (max(when, self.now), next(self._order), event))
+
+    def later(self, delay_s: float, event: Event) -> None:
+        self.at(self.now + delay_s, event)
+
+    def run(self, over: Callable[[], bool], seconds: float) -> bool:
+        """Plays events until `over` holds. False if `seconds` or the events run out before."""
+        end = self.now + seconds
+        while not over():
+            if not self._events or self._events[0][0] > end:
+                return False
+            when, _, event = heapq.heappop(self._events)
+            self.now = max(self.now, when)
+            self.played += 1
+            event()
+        return True

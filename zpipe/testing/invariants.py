@@ -1,0 +1,70 @@
+"""What must hold of an instance after every event. May live here: checks of one instance; what a run as a whole must
+have done is its test's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zpipe.core.inlet import Inlet
+from zpipe.core.ledger import Counts
+from zpipe.core.outlet import Outlet
+from zpipe.core.snapshot import COUNTS, OTHERS
+from zpipe.core.stage import Stage
+
+
+def breaches(stage: Stage, largest: int, expansion: int) -> Iterator[str]:
+    """Each rule that the instance breaks now, in words.
+
+    largest    bytes of the largest message, which the bound in bytes may be passed by
+    expansion  outputs of the largest task: what a worker that has begun may still produce above the bound on unacked
+    """
+    yield from _counts(stage.counts)
+    if stage.source is None:
+        yield from _inlet(stage.inlet, stage.counts, stage.policy.queue.messages, stage.policy.queue.bytes + largest)
+    elif stage.source.finished > stage.source.emitted:
+        yield f"source: finished {stage.source.finished} of {stage.source.emitted} emitted"
+    most = stage.policy.unacked.messages + (0 if stage.source is not None else expansion)
+    for outlet in stage.downstream.outlets:
+        yield from _outlet(outlet, most)
+
+
+def _counts(counts: Counts) -> Iterator[str]:
+    if counts.off():
+        yield f"received is off by {counts.off()}: {counts}"
+    for name in COUNTS + OTHERS:
+        value: int = getattr(counts, name)
+        if value < 0:
+            yield f"{name} is {value}"
+
+
+def _inlet(inlet: Inlet, counts: Counts, messages: int, bytes_: int) -> Iterator[str]:
+    if inlet.held_messages > messages:
+        yield f"holds {inlet.held_messages} messages, bound {messages}"
+    if inlet.held_bytes > bytes_:
+        yield f"holds {inlet.held_bytes} bytes, bound with one message {bytes_}"
+    if inlet.held_messages != counts.queued + counts.in_process:
+        yield f"holds {inlet.held_messages}, not queued {counts.queued} + in process {counts.in_process}"
+    if sum(piece.count for piece in inlet.queue) != counts.queued:
+        yield f"{counts.queued} counted as queued, not {sum(piece.count for piece in inlet.queue)}"
+    if sum(piece.size for piece in inlet.queue) != inlet.queued_bytes:
+        yield f"{inlet.queued_bytes} bytes counted as queued, not {sum(piece.size for piece in inlet.queue)}"
+
+
+def _outlet(outlet: Outlet, most: int) -> Iterator[str]:
+    where = f"link {outlet.name!r} to {outlet.consumer}"
+    if outlet.off():
+        yield f"{where}: produced is off by {outlet.off()}"
+    numbers = (outlet.unsent_messages, outlet.unsent_bytes, outlet.in_flight_messages, outlet.in_flight_bytes)
+    if min(numbers) < 0:
+        yield f"{where}: unsent and in flight (messages, bytes of each) are {numbers}"
+    in_flight = sum(
+        section.count for s in outlet.sessions.values() for f in s.flights.values() for _, section in f.sections
+    )
+    if in_flight != outlet.in_flight_messages:
+        yield f"{where}: {outlet.in_flight_messages} counted as in flight, not {in_flight}"
+    if outlet.held_messages > most:
+        yield f"{where}: {outlet.held_messages} unacked, bound {most}"
+    for session in outlet.sessions.values():
+        if session.sent_messages - session.released < 0:
+            yield f"{where}: {session.id} released {session.released} of {session.sent_messages}"

@@ -1,0 +1,101 @@
+"""The network of a simulation: what becomes of a frame on its way. May live here: faults and order; it reads no frame.
+
+Control frames may be lost, doubled, late and out of order. Data frames keep their order and are lost only with their
+connection: then of those under way a first part still arrives, as with a socket that is closed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zpipe.testing.clock import Clock
+
+LATENCY_S = 0.0001
+"""Of a frame between two processes of one machine."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Chances for each control frame, and what else goes wrong by itself.
+
+    delay_s    frames are late by up to this;  reorder: so that later ones overtake
+    connect_s  a neighbour is found and connected up to this late
+    disk       the chance that a dead letter cannot be written (it is tried again)
+    """
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay_s: float = 0.0
+    reorder: bool = False
+    connect_s: float = 0.0
+    disk: float = 0.0
+
+    @property
+    def any(self) -> bool:
+        return self != Faults()
+
+
+class Connection:
+    """One PUSH and what it sent. `kept`: once it is cut, how many of its frames arrive in all."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.sent = 0
+        self.arrived = 0
+        self.kept: int | None = None
+
+
+class Network:
+    """`connections` are the open ones, by the name of their session."""
+
+    def __init__(self, clock: Clock, chance: random.Random, faults: Faults) -> None:
+        self.faults = faults
+        self.connections: dict[str, Connection] = {}
+        self._clock = clock
+        self._random = chance
+        self._last: dict[tuple[str, ...], float] = {}
+
+    # ---- control
+
+    def control(self, line: tuple[str, ...], arrive: Callable[[], None]) -> None:
+        """Sends a frame that may be lost or doubled. Frames of one `line` keep their order unless faults say otherwise."""
+        faults, chance = self.faults, self._random
+        if chance.random() < faults.drop:
+            return
+        for _ in range(2 if chance.random() < faults.duplicate else 1):
+            self._send(line, faults.reorder, arrive)
+
+    def _send(self, line: tuple[str, ...], reorder: bool, arrive: Callable[[], None]) -> None:
+        when = self._clock.now + LATENCY_S + self._random.random() * self.faults.delay_s
+        if not reorder:
+            when = max(when, self._last.get(line, 0.0))
+            self._last[line] = when
+        self._clock.at(when, arrive)
+
+    # ---- data
+
+    def connect(self, session: str, address: str) -> None:
+        self.connections[session] = Connection(address)
+
+    def cut(self, session: str) -> None:
+        """The connection is closed or lost, at either end."""
+        connection = self.connections.pop(session, None)
+        if connection is not None:
+            connection.kept = self._random.randint(connection.arrived, connection.sent)
+
+    def data(self, session: str, arrive: Callable[[str], None]) -> None:
+        """Sends a parcel; `arrive` hears the address it was sent to."""
+        connection = self.connections.get(session)
+        if connection is None:
+            return
+        connection.sent += 1
+        number = connection.sent
+
+        def arrived() -> None:
+            if connection.kept is None or number <= connection.kept:
+                connection.arrived = number
+                arrive(connection.address)
+
+        self._send(("data", session), False, arrived)

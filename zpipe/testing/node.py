@@ -1,0 +1,123 @@
+"""One simulated instance: a core, its plugin's threads, and time as the process sees it.
+
+May live here: the process of an instance. What its actions do to others is the simulation's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from zpipe.core.intake import Self
+from zpipe.core.stage import Stage
+from zpipe.core.work import Chunk, Task
+from zpipe.testing.clock import NEVER, Clock, Event
+from zpipe.testing.plugin import Disk, Run, Source, Spec, Workers
+
+Key = tuple[str, int]
+READ_MESSAGES = 8
+TURN_S = 0.0005
+"""Between two turns of a loop whose source has more."""
+
+
+class Node:
+    """`turn` is one turn of its loop; `key` is (stage, instance).
+
+    gone  upstream instances whose mark it has seen
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        instance: int,
+        incarnation: str,
+        links: Sequence[tuple[str, str]],
+        disk: Disk,
+        clock: Clock,
+        chance: random.Random,
+        turned: Callable[[Node], None],
+        store: Callable[[Node, Run], None],
+    ) -> None:
+        self.spec = spec
+        self.key: Key = (spec.name, instance)
+        self.incarnation = incarnation
+        self.inbox = f"inbox:{incarnation}"
+        me = Self("sim", spec.name, instance, incarnation, self.inbox)
+        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, chance.random)
+        self.upstreams = {stage for stage, _ in spec.inputs}
+        self.consumers = {stage for _, stage in links}
+        self.alive = True
+        self.frozen_until = 0.0
+        self.gone: set[Key] = set()
+        self.exit_failed: bool | None = None
+        self.source = None if spec.inputs else Source(spec, disk.position, disk.completed)
+        self.workers = Workers(spec, instance, not links, self.later, self._emitted, self._done)
+        self._clock = clock
+        self._random = chance
+        self._turned = turned
+        self._store = store
+        self._wake_at = NEVER
+        self.stage.opened()
+
+    # ---- time
+
+    def event(self, event: Event) -> None:
+        """Something happens to the process: at once, when it wakes up, or never because it is dead."""
+        if not self.alive:
+            return
+        if self.frozen_until > self._clock.now:
+            self._clock.at(self.frozen_until, lambda: self.event(event))
+            return
+        event()
+        self.turn()
+
+    def later(self, delay_s: float, event: Event) -> None:
+        self._clock.later(delay_s, lambda: self.event(event))
+
+    def turn(self) -> None:
+        """Must not be called while the process is frozen or dead."""
+        if self.source is not None:
+            self._read(self.source)
+        self._turned(self)
+        if not self.alive:
+            return
+        at = self.stage.next_timeout()
+        if self.source is not None and self.source.ready:
+            at = min(at, self._clock.now + TURN_S)
+        at = max(at, self._clock.now + 1e-6)
+        if at < self._wake_at or self._wake_at <= self._clock.now:
+            self._wake_at = at
+            if at < NEVER:
+                self._clock.at(at, lambda: self.event(lambda: self._woken(at)))
+
+    def _woken(self, at: float) -> None:
+        if self._wake_at == at:
+            self._wake_at = NEVER
+
+    # ---- the plugin
+
+    def _read(self, source: Source) -> None:
+        if source.over:
+            return
+        chunks, position, count, letters = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
+        if count:
+            self.stage.source_emitted(chunks, position, count, letters)
+        if source.ended:
+            source.over = True
+            self.stage.source_ended()
+
+    def set_limit(self, limit: int) -> None:
+        self.workers.set_gate(limit > 0)
+        if self.source is not None:
+            self.source.limit = limit
+
+    def close_source(self) -> None:
+        if self.source is not None:
+            self.source.closing = True
+
+    def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        self.stage.task_emitted(task, chunks)
+
+    def _done(self, run: Run) -> None:
+        self._store(self, run)
+        self.stage.task_done(run.task, run.result, self._clock.now)

@@ -1,0 +1,241 @@
+"""What the plugin and the threads of an instance do in a simulation, in the way `zpipe.daemon` does it.
+
+May live here: a source that is read up to a limit, workers that take their time, what a stage makes of a message, and what
+is on disk. It knows no core but tasks and results.
+
+A payload is [[[id, path], ...], padding]: a sink stores each [id, path], so tests see by which way every message came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from zpipe.core import section
+from zpipe.core.policy import StagePolicy
+from zpipe.core.work import Chunk, DeadLetter, Failure, Result, Task
+
+Plan = Callable[[str, int], list[str]]
+"""What a stage makes of a message: (its id, attempt) to the ids of its outputs. Raises ValueError to fail."""
+
+SECTION_MESSAGES = 16
+
+
+@dataclass
+class Spec:
+    """One stage of a simulated pipeline.
+
+    seconds   of a worker a message, by the number of the instance
+    messages  (heads) how many records the source has;  bad: those that cannot be read
+    route     the outlet of an output, by its id;  size: bytes of padding, by the id
+    merge     (batches) one output is made of the whole batch
+    early     workers pass half of a task's outputs on before it is done
+    """
+
+    name: str
+    inputs: tuple[tuple[str, str], ...] = ()
+    instances: int = 1
+    policy: StagePolicy = field(default_factory=StagePolicy)
+    seconds: Callable[[int], float] = lambda instance: 0.001
+    plan: Plan = lambda id, attempt: [id]
+    messages: int = 0
+    bad: Callable[[str], bool] = lambda id: False
+    route: Callable[[str], str] = lambda id: ""
+    size: Callable[[str], int] = lambda id: 0
+    merge: bool = False
+    early: bool = False
+
+
+@dataclass
+class Disk:
+    """What an instance finds when it starts again."""
+
+    position: int = 0
+    completed: bool = False
+
+
+class Stored(NamedTuple):
+    """A message that a sink has stored. `path`: the stages it came by, joined by ">"."""
+
+    stage: str
+    id: str
+    path: str
+    instance: int
+    at: float
+
+
+class Source:
+    """The records of a head from position `start` on. `over`: its end was reported."""
+
+    def __init__(self, spec: Spec, start: int, completed: bool) -> None:
+        self.limit = 0
+        self.emitted = 0
+        self.over = False
+        self.closing = False
+        self._spec = spec
+        self._start = start
+        self._left = 0 if completed else spec.messages - start
+
+    @property
+    def ready(self) -> bool:
+        """There is something to read, or the end to report."""
+        return not self.over and (self.closing or self._left == 0 or self.limit > self.emitted)
+
+    @property
+    def ended(self) -> bool:
+        return self.closing or self._left == 0
+
+    def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter]]:
+        """Up to `most` records: sections by outlet, the position of the last, their number, and what cannot be read."""
+        spec = self._spec
+        count = min(self._left, self.limit - self.emitted, most)
+        first = self._start + self.emitted
+        self.emitted += count
+        self._left -= count
+        outputs = Outputs(spec)
+        letters = []
+        for id in (f"{spec.name}:{n}" for n in range(first, first + count)):
+            if spec.bad(id):
+                letters.append(DeadLetter("unreadable", "", 1, None, id=id, raw=id))
+            else:
+                outputs.add(id, now, [[id, spec.name]])
+        return outputs.chunks(), first + count, count, letters
+
+
+class Outputs:
+    """Outputs of a stage by outlet, encoded in small sections."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._by_outlet: dict[str, section.Columns] = {}
+
+    def add(self, id: str, origin: float, items: list[Any]) -> None:
+        ids, origins, payloads, _ = self._by_outlet.setdefault(self._spec.route(id), ([], [], [], None))
+        ids.append(id)
+        origins.append(origin)
+        payloads.append([items, "." * self._spec.size(id)])
+
+    def chunks(self) -> list[Chunk]:
+        made: list[Chunk] = []
+        for outlet, (ids, origins, payloads, _) in self._by_outlet.items():
+            for start in range(0, len(ids), SECTION_MESSAGES):
+                part = slice(start, start + SECTION_MESSAGES)
+                made.append((outlet, len(ids[part]), section.encode(ids[part], origins[part], payloads[part], None)))
+        return made
+
+
+class Run:
+    """One call of the plugin: what comes of a task. `stored`: the [id, path] that a sink keeps."""
+
+    def __init__(self, task: Task, spec: Spec, sink: bool) -> None:
+        self.task = task
+        self.result = Result([])
+        self.stored: list[Any] = []
+        self._spec = spec
+        self._sink = sink
+        self._merged: list[Any] = []
+        self._outputs = Outputs(spec)
+        for index, (id, origin, payload) in enumerate(messages(task)):
+            try:
+                made = spec.plan(id, task.attempt)
+            except ValueError as error:
+                self.result.failures.append(Failure(index, str(error)))
+                continue
+            self._take(id, origin, [[i, f"{path}>{spec.name}"] for i, path in payload[0]], made)
+        if task.batch and self.result.failures:  # a batch fails as a whole: which message was bad, nobody knows
+            reason = self.result.failures[0].reason
+            self.result = Result([], failures=[Failure(index, reason) for index in range(task.count)])
+            self.stored = []
+            return
+        if self._merged:
+            first, origin, _ = messages(task)[0]
+            self._outputs.add(f"{first}~{task.count}.0", origin, self._merged)
+        self.result.chunks = self._outputs.chunks()
+
+    def _take(self, id: str, origin: float, items: list[Any], made: list[str]) -> None:
+        if self._sink:
+            self.stored += items
+        elif not made:
+            self.result.filtered += 1
+        elif self._spec.merge:
+            self._merged += items
+        else:
+            for one in made:
+                self._outputs.add(one, origin, items if one == id else [[one, path] for _, path in items])
+
+
+def messages(task: Task) -> list[tuple[str, float, Any]]:
+    """(id, origin, payload) of each message of the task."""
+    found: list[tuple[str, float, Any]] = []
+    for piece in task.slices:
+        ids, origins, payloads, _ = piece.section.columns()
+        part = slice(piece.start, piece.stop)
+        found += zip(ids[part], origins[part], payloads[part], strict=True)
+    return found
+
+
+class Workers:
+    """As many tasks at a time as the policy says. `later` lets time pass for the instance they belong to.
+
+    A worker that has passed outputs on goes on when the gate is open.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        instance: int,
+        sink: bool,
+        later: Callable[[float, Callable[[], None]], None],
+        emitted: Callable[[Task, list[Chunk]], None],
+        done: Callable[[Run], None],
+    ) -> None:
+        self._spec = spec
+        self._seconds = spec.seconds(instance)
+        self._sink = sink
+        self._later = later
+        self._emitted = emitted
+        self._done = done
+        self._idle = spec.policy.workers
+        self._tasks: deque[Task] = deque()
+        self._at_gate: list[Callable[[], None]] = []
+        self._open = False
+
+    def put(self, task: Task) -> None:
+        self._tasks.append(task)
+        self._next()
+
+    def set_gate(self, open: bool) -> None:
+        self._open = open
+        if open:
+            waiting, self._at_gate = self._at_gate, []
+            for go_on in waiting:
+                self._later(0.0, go_on)
+
+    def _next(self) -> None:
+        while self._idle and self._tasks:
+            self._idle -= 1
+            task = self._tasks.popleft()
+            self._later(self._seconds * task.count / 2, lambda task=task: self._half(task))  # type: ignore[misc]
+
+    def _half(self, task: Task) -> None:
+        run = Run(task, self._spec, self._sink)
+        run.result.seconds = self._seconds * task.count
+        chunks = run.result.chunks
+        if self._spec.early and chunks:
+            early = -(-len(chunks) // 2)
+            run.result.chunks = chunks[early:]
+            self._emitted(task, chunks[:early])
+            if not self._open:
+                self._at_gate.append(lambda: self._rest(run))
+                return
+        self._rest(run)
+
+    def _rest(self, run: Run) -> None:
+        self._later(self._seconds * run.task.count / 2, lambda: self._end(run))
+
+    def _end(self, run: Run) -> None:
+        self._idle += 1
+        self._done(run)
+        self._next()
