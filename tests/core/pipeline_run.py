@@ -52,6 +52,8 @@ def _play(scenario: Scenario, disks: dict[tuple[str, int], Disk], events: tuple[
     expectation = Expectation(scenario.cases)
     required = expectation.of({name: (starts[name], ends[name]) for name in heads})
     possible = expectation.of({name: (starts[name], case.messages) for name, case in heads.items()})
+    if scenario.ordered:
+        problems += disordered(sim, required)
     return problems + compare(sim, required, possible, scenario.gentle or not (events or scenario.faults.any))
 
 
@@ -95,8 +97,10 @@ def happen(sim: Simulation, event: Event) -> None:
 
 
 def compare(sim: Simulation, required: Expected, possible: Expected, exact: bool) -> list[str]:
-    """What came out against what had to."""
+    """What came out against what had to. An instance that left while nobody took its outputs has left them undelivered:
+    then its inputs are done again."""
     problems = []
+    exact &= not any(s.ending.leaving and (s.downstream.unsent or s.downstream.in_flight) for s in sim.stopped)
     stored = Counter((one.stage, one.id, one.path) for one in sim.stored)
     dead = Counter((stage, id) for stage, id, _ in sim.buried)
     for what, got, least, most in (
@@ -121,6 +125,18 @@ def compare(sim: Simulation, required: Expected, possible: Expected, exact: bool
                 f"{stage.me.incarnation} stopped with {stage.source.finished} of {stage.source.emitted} finished"
             )
     return problems + (balance(sim) if exact else [])
+
+
+def disordered(sim: Simulation, required: Expected) -> list[str]:
+    """Sinks at which messages did not come in the order of their source."""
+    problems = []
+    for sink in {one.stage for one in sim.stored}:
+        got = [(one.stage, one.id, one.path) for one in sim.stored if one.stage == sink]
+        due = [one for one in required.stored if one[0] == sink]
+        at = next((n for n, (g, d) in enumerate(zip(got, due, strict=False)) if g != d), None)
+        if at is not None:
+            problems.append(f"{sink} got {got[at]} where {due[at]} was due")
+    return problems
 
 
 def balance(sim: Simulation) -> list[str]:

@@ -107,6 +107,15 @@ class Scenario:
         """Nothing happens by which a message may be done twice."""
         return not self.faults.any and {e.what for e in self.events} <= {"leave", "join", "drain"}
 
+    @property
+    def ordered(self) -> bool:
+        """One consumer and one worker all the way, and nothing tried again."""
+        cases = self.cases
+        alone = all(
+            c.instances == c.policy.workers == 1 and not c.fail and not c.flaky and len(c.inputs) < 2 for c in cases
+        )
+        return alone and self.gentle and {e.what for e in self.events} <= {"drain"}
+
     def without(self, index: int) -> Scenario:
         return replace(self, events=self.events[:index] + self.events[index + 1 :])
 

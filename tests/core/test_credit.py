@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpipe.core.credit import Grant, share
+from zpipe.core.policy import Bound, StagePolicy
+from zpipe.testing import Simulation, Spec
 
 
 class Line:
@@ -381,3 +383,13 @@ def test_nothing_starves_once_all_is_released_and_confirmed(held: list[int], bou
 
 def test_nobody_no_grants() -> None:
     assert not share([], 10, 10, 0)
+
+
+@pytest.mark.xfail(reason="CORE BUG (deadlock): messages are promised to one producer and bytes to another, for ever")
+@pytest.mark.parametrize(("bound", "size", "heads", "most"), [(1, 200, 5, 50), (1, 5000, 9, 900), (2, 200, 9, 50)])
+def test_needs_are_met_in_both_units_for_the_same_producer(bound: int, size: int, heads: int, most: int) -> None:
+    policy = StagePolicy(queue=Bound(bound, size))
+    head = Spec("a", messages=40, instances=heads, size=lambda id: int(id.split(":")[1]) * 7919 % (most + 1))
+    sim = Simulation([head, Spec("b", inputs=(("a", ""),), policy=policy)], largest=2 * most)
+    assert sim.run(seconds=60.0)
+    assert len(sim.stored) == 40 * heads and not sim.problems

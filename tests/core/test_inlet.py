@@ -435,6 +435,21 @@ def test_room_in_bytes_is_stated_at_once() -> None:
     assert [s.limit_bytes for _, s in inlet.statements(0.1)] == [250]
 
 
+@pytest.mark.parametrize("need", [60, 100, 150])
+def test_room_that_was_needed_is_stated_at_once_however_much_was_stated_before(need: int) -> None:
+    inlet, _, upstream = make(bound=10, bytes_=200)
+    producer = begin(inlet, upstream, "a")
+    other = begin(inlet, Upstream("up", "", 2), "b")
+    statement(inlet, producer)
+    producer.need_bytes, other.need_bytes = 0, need
+    for _ in range(4):  # no heartbeat in between
+        other.confirm()
+        producer.confirm()
+        for upstream, said in inlet.statements(10.0):
+            (producer if upstream is producer.upstream else other).statement = said
+    assert other.statement is not None and other.statement.limit_bytes >= need
+
+
 def test_a_need_said_before_what_has_arrived_meanwhile_is_over() -> None:
     """Confirms and parcels come by different sockets."""
     inlet, _, upstream = make(bound=10, bytes_=100)
@@ -447,6 +462,28 @@ def test_a_need_said_before_what_has_arrived_meanwhile_is_over() -> None:
     assert upstream.session is not None
     inlet.confirmed(upstream.session, early, 0.0)
     assert upstream.session.bytes.need == upstream.session.messages.need == 0
+
+
+@pytest.mark.parametrize("producers", [2, 5])
+def test_needs_in_both_units_are_met_for_one_producer_at_a_time(producers: int) -> None:
+    inlet, _, _ = make(bound=1, bytes_=200)
+    sizes = [20 + 30 * (n % 3) for n in range(producers)]
+    lines = [begin(inlet, Upstream("up", "", n + 1), f"s{n}") for n in range(producers)]
+    served = [0] * producers
+    for turn in range(60 * producers):
+        for n, line in enumerate(lines):
+            said = statement(inlet, line)
+            need = len(section.encode(["1"], [0.0], ["x" * sizes[n]], None)) + 2
+            if said.limit_messages > line.sent_messages and said.limit_bytes >= line.sent_bytes + need:
+                assert line.send((line.sequence + 1, 1), size=sizes[n])
+                finish(inlet, inlet.take(1, 1 << 20))
+                served[n] += 1
+                sizes[n] = 20 + 30 * ((n + turn) % 3)
+                line.need_bytes = 0
+            else:
+                line.need_bytes = max(line.need_bytes, need)
+            line.confirm()
+    assert min(served) >= 2
 
 
 def test_leaving_grants_nothing_more() -> None:

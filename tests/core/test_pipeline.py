@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pipeline_run import play
 from pipeline_scenario import make
@@ -31,7 +31,6 @@ def check(chance: random.Random, kinds: str) -> None:
     scenario = make(chance, kinds)
     problems = play(scenario)
     if problems:
-        note(repr(scenario))
         pytest.fail("\n".join([repr(scenario), *problems]))
 
 

@@ -1,4 +1,4 @@
-"""zpipe check CONFIG…"""
+"""zpipe check CONFIG…, zpipe check --unit PIPELINE.STAGE.N"""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ import click
 
 from zpipe.config import MemoryStatement, load, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
+from zpipe.units import names
 
 
 @click.command()
-@click.argument("configs", metavar="CONFIG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--unit", metavar="PIPELINE.STAGE.N", help="What that unit needs of /etc/zpipe/PIPELINE.toml; quiet if right."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout, mistakes included.")
-def command(configs: tuple[Path, ...], as_json: bool) -> ExitCode:
+def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitCode:
     """Check configs: every mistake at once, and the memory they may take at the worst.
 
     The plugins named in them are imported, and their options checked. Nothing is started.
     """
+    if unit is not None:
+        if configs or as_json:
+            raise click.UsageError("--unit names the config, and prints nothing but mistakes: leave the others out")
+        found = names.parse(unit)
+        names.find(found, load(found.config, only=found.stage))
+        return ExitCode.DONE
+    if not configs:
+        raise click.UsageError("give a CONFIG, or --unit PIPELINE.STAGE.N")
     results = [_check(path) for path in configs]
     if as_json:
         files = [

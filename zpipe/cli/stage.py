@@ -1,4 +1,4 @@
-"""zpipe stage CONFIG STAGE"""
+"""zpipe stage CONFIG STAGE, zpipe stage --unit PIPELINE.STAGE.N"""
 
 from __future__ import annotations
 
@@ -9,25 +9,35 @@ import click
 
 from zpipe.config import load
 from zpipe.errors import ExitCode
-from zpipe.plugin import nearest_name
+from zpipe.units import names
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@click.argument("stage")
-@click.option("--instance", "-i", type=click.IntRange(min=1), default=1, show_default=True, help="Which instance.")
+@click.argument("config", required=False, metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("stage", required=False, metavar="STAGE")
+@click.option("--instance", "-i", type=click.IntRange(min=1), help="Which instance.  [default: 1]")
+@click.option("--unit", metavar="PIPELINE.STAGE.N", help="All three at once; the config is /etc/zpipe/PIPELINE.toml.")
 @click.option("--fresh", is_flag=True, help="Forget the source's committed position.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: the config's.")
-def command(config: Path, stage: str, instance: int, fresh: bool, log_level: str | None) -> ExitCode:
+def command(
+    config: Path | None, stage: str | None, instance: int | None, unit: str | None, fresh: bool, log_level: str | None
+) -> ExitCode:
     """Run one instance of a stage in the foreground (what systemd runs).
 
     SIGTERM or Ctrl-C leaves: what is started is finished, the rest goes back. A second one stops now.
     """
     from zpipe.daemon.assembly import run_stage
 
-    pipeline = load(config, only=stage)
-    if stage not in pipeline.stages:
-        near = nearest_name(stage, pipeline.stages)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise click.UsageError(f"{config} has no stage {stage!r}{hint}; it has {', '.join(pipeline.stages)}")
-    return run_stage(pipeline, stage, instance, os.environ, fresh, log_level or pipeline.log_level)
+    if unit is not None:
+        if config is not None or instance is not None:
+            raise click.UsageError("--unit names the config, the stage and the instance: leave the others out")
+        found = names.parse(unit)
+        pipeline = load(found.config, only=found.stage)
+        names.find(found, pipeline)
+        stage, instance = found.stage, found.instance
+    elif config is None or stage is None:
+        raise click.UsageError("give CONFIG and STAGE, or --unit PIPELINE.STAGE.N")
+    else:
+        pipeline = load(config, only=stage)
+        names.stage_of(pipeline, stage)
+    return run_stage(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)

@@ -55,7 +55,8 @@ class Grant:
     @property
     def low(self) -> bool:
         """The producer may soon stand still for want of room that could be stated."""
-        return self.limit > self._stated and 2 * (self._stated - self.received) <= self.room
+        left = self._stated - self.received
+        return self.limit > self._stated and (left < self.need or 2 * left <= self.room)
 
     @property
     def promised(self) -> bool:

@@ -5,14 +5,16 @@ May live here: threads, handing tasks to them and results back. What a task mean
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zpipe.core.work import Chunk, Result, Task
 from zpipe.daemon.runner import Runner
+
+if TYPE_CHECKING:
+    import asyncio
 
 Runners = Callable[[Callable[[Any], Any]], Runner]
 
@@ -79,6 +81,8 @@ class Workers:
 
     def _wait(self, made: Any) -> Any:
         """Runs an awaitable, or an async iterator to a list, on the event loop; blocks this worker until it is done."""
+        import asyncio  # 6 MiB that only async plugins need
+
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()

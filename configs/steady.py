@@ -1,0 +1,9 @@
+"""The step of steady.toml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def square(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"id": payload["id"], "square": payload["id"] ** 2}

@@ -1,0 +1,67 @@
+"""zpipe units CONFIG"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from zpipe.config import load
+from zpipe.errors import ExitCode, OperatorError
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--install", "installing", is_flag=True, help="Write the files, and have systemd read them.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="/",
+    show_default=True,
+    help="Another system's root.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What is changed, as one JSON value.")
+def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCode:
+    """Make a pipeline's systemd units: its target, and for each instance a drop-in that orders it.
+
+    Shows what would change in ROOT/etc/systemd/system; nothing is written without --install. Units read
+    /etc/zpipe/PIPELINE.toml.
+    """
+    from zpipe.units import install, text
+
+    pipeline = load(config, only="")  # the order of the stages is all that matters, and plugins are not root's business
+    called = install.program()
+    try:
+        wanted = text.files(pipeline, install.template(), called)
+    except ValueError as error:
+        raise OperatorError(str(error)) from None
+    folder = root.absolute() / install.FOLDER
+    todo = install.changes(folder, pipeline.name, wanted)
+    if installing:
+        install.apply(folder, todo)
+        reloaded = root.absolute() == Path("/") and bool(todo) and install.reload_manager()
+    warnings = install.warnings(pipeline, called, root.absolute(), todo)
+    for warning in warnings:
+        click.echo(f"zpipe: {warning}", err=True)
+    target = text.target_name(pipeline.name)
+    if as_json:
+        changes = [{"path": str(folder / one.path), "action": one.action} for one in todo]
+        value = {"pipeline": pipeline.name, "target": target, "installed": installing, "changes": changes}
+        click.echo(json.dumps({**value, "warnings": warnings}))
+    elif not installing:
+        click.echo(install.diff(folder, todo), nl=False)
+        click.echo(
+            f"zpipe: {_count(len(todo))}; --install makes them" if todo else "zpipe: nothing to change", err=True
+        )
+    elif todo:
+        for one in todo:
+            click.echo(f"{one.action} {folder / one.path}")
+        click.echo(f"zpipe: next: systemctl {'' if reloaded else 'daemon-reload; systemctl '}start {target}", err=True)
+    else:
+        click.echo("nothing to change")
+    return ExitCode.DONE
+
+
+def _count(changes: int) -> str:
+    return "1 change" if changes == 1 else f"{changes} changes"

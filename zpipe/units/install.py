@@ -1,0 +1,156 @@
+"""Unit files on this machine. May live here: comparing them with what they should be, and making them so."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pwd
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zpipe
+from zpipe.config import PipelineConfig
+from zpipe.errors import OperatorError
+from zpipe.units import text
+from zpipe.units.names import config_path
+
+FOLDER = Path("etc/systemd/system")
+USER = "zpipe"
+BOOTED = Path("/run/systemd/system")
+_UNSEEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+"""ProtectHome= and PrivateTmp= hide these from the units."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file that is not what it should be. `before`, `after`: its text; None where there is none."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+    @property
+    def action(self) -> Literal["create", "update", "remove"]:
+        if self.before is None:
+            return "create"
+        return "update" if self.after is not None else "remove"
+
+
+def program() -> str:
+    """The zpipe that this is, as a unit has to call it."""
+    beside = Path(sys.executable).with_name("zpipe")
+    return str(beside if beside.is_file() else Path(sys.argv[0]).absolute())
+
+
+def template() -> str:
+    """The template as it is shipped: in the wheel, or beside the package in a checkout."""
+    package = Path(zpipe.__file__).parent
+    for folder in (package / "systemd", package.parent / "systemd"):
+        path = folder / text.TEMPLATE
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise OperatorError(f"{text.TEMPLATE} is missing from this installation of zpipe ({package})")
+
+
+def changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
+    """What is to be done so that `folder` has the files of the pipeline, and none of an earlier config."""
+    there = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe@*.service.d/{text.DROP_IN}")]
+    gone = [path for path in there if text.is_drop_in_of(pipeline, path) and path not in wanted]
+    found = [Change(path, _read(folder / path), wanted.get(path)) for path in [*wanted, *sorted(gone)]]
+    return [change for change in found if change.before != change.after]
+
+
+def diff(folder: Path, todo: list[Change]) -> str:
+    """As `diff -u` shows it."""
+    lines: list[str] = []
+    for change in todo:
+        path = str(folder / change.path)
+        before, after = (None if one is None else one.splitlines() for one in (change.before, change.after))
+        names = ("/dev/null" if before is None else path, "/dev/null" if after is None else path)
+        lines += difflib.unified_diff(before or [], after or [], *names, lineterm="")
+    return "".join(line + "\n" for line in lines)
+
+
+def apply(folder: Path, todo: list[Change]) -> None:
+    """Makes the changes; one that is not made yet never leaves half a file. Raises OperatorError."""
+    for change in todo:
+        path = folder / change.path
+        try:
+            if change.after is None:
+                path.unlink(missing_ok=True)
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+            else:
+                _write(path, change.after)
+        except OSError as error:
+            raise OperatorError(f"cannot write {path}: {error.strerror}") from error
+
+
+def reload_manager() -> bool:
+    """Has a manager that runs here read the files again; False where none runs. Raises OperatorError."""
+    if not BOOTED.is_dir():
+        return False
+    try:
+        done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise OperatorError(f"cannot run systemctl: {error.strerror}") from error
+    if done.returncode:
+        raise OperatorError(f"systemctl daemon-reload failed: {done.stderr.strip()}")
+    return True
+
+
+def warnings(config: PipelineConfig, called: str, root: Path, todo: list[Change]) -> list[str]:
+    """What would keep the units from running, as far as it can be seen from here."""
+    found = []
+    read = config_path(config.name)
+    if config.path.absolute() != read:
+        copy = f"install -m 644 {config.path} {read}"
+        found.append(
+            f"the units read {read}, which is not the config given here: {copy} (and the files it names beside it)"
+        )
+    if called.startswith(_UNSEEN):
+        found.append(
+            f"the units cannot see {called} (ProtectHome=, PrivateTmp=): install zpipe elsewhere, such as /opt/zpipe"
+        )
+    if root == Path("/") and not _has_user():
+        found.append(
+            f"there is no user {USER}: install zpipe-sysusers.conf in /etc/sysusers.d and run systemd-sysusers"
+        )
+    for change in todo:
+        if change.action == "remove":
+            unit = Path(change.path).parent.name.removesuffix(".d")
+            found.append(f"{unit} is not in the config any more: systemctl stop it, if it runs")
+    return found
+
+
+def _has_user() -> bool:
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        return False
+    return True
+
+
+def _read(path: Path) -> str | None:
+    try:
+        if path.is_symlink() and path.resolve() == Path(os.devnull):
+            raise OperatorError(f"{path} is masked: systemctl unmask {path.name}")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"cannot read {path}: {error}") from error
+
+
+def _write(path: Path, content: str) -> None:
+    """Readable for everybody, whatever the umask is: `systemctl cat` shows it."""
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)
+    part = path.with_name(path.name + ".part")  # systemd looks at no such name
+    part.write_text(content, encoding="utf-8")
+    part.chmod(0o644)
+    part.replace(path)

@@ -1,0 +1,87 @@
+"""Names of units, and what they stand for. May live here: reading PIPELINE.STAGE.N, and finding it in a config."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from zpipe.config import PipelineConfig, StageConfig
+from zpipe.errors import ExitCode, ZpipeError
+from zpipe.plugin import nearest_name
+
+CONFIGS = Path("/etc/zpipe")
+"""Where the configs of the system's pipelines are."""
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
+
+
+class UnitError(ZpipeError):
+    """The name of a unit stands for nothing that could run."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One instance of a stage, as the part of its unit's name between @ and .service says it."""
+
+    pipeline: str
+    stage: str
+    instance: int
+
+    @property
+    def config(self) -> Path:
+        return config_path(self.pipeline)
+
+    def __str__(self) -> str:
+        return f"{self.pipeline}.{self.stage}.{self.instance}"
+
+
+def config_path(pipeline: str) -> Path:
+    """The config that the units of a pipeline read."""
+    return CONFIGS / f"{pipeline}.toml"
+
+
+def parse(text: str) -> Unit:
+    """Raises UnitError where `text` is not PIPELINE.STAGE.N."""
+    parts = text.split(".")
+    allowed = "PIPELINE.STAGE.N, such as index.parse.1"
+    if len(parts) != 3:
+        raise UnitError(f"{text!r} is no name of a unit: it must be {allowed}")
+    for part, what in zip(parts, ("PIPELINE", "STAGE"), strict=False):
+        if not _NAME.fullmatch(part):
+            problem = f"its {what} {part!r} must be letters, digits, '-' or '_'"
+            raise UnitError(f"{text!r} is no name of a unit ({allowed}): {problem}")
+    if not _NUMBER.fullmatch(parts[2]):
+        problem = f"its N {parts[2]!r} must be a whole number from 1"
+        raise UnitError(f"{text!r} is no name of a unit ({allowed}): {problem}")
+    return Unit(parts[0], parts[1], int(parts[2]))
+
+
+def find(unit: Unit, config: PipelineConfig) -> None:
+    """Raises UnitError where `config` has no such instance, nor could have one."""
+    if config.name != unit.pipeline:
+        raise UnitError(
+            f"{config.path} is named for pipeline {unit.pipeline!r}, but [pipeline] name in it is {config.name!r}: "
+            "make them the same"
+        )
+    stage = stage_of(config, unit.stage)
+    if not stage.inputs and unit.instance > 1:
+        raise UnitError(
+            f"{unit}: stages.{unit.stage} in {config.path} is a head, which has one instance: each would read the whole source"
+        )
+    if stage.listen and unit.instance > len(stage.listen):
+        raise UnitError(
+            f"{unit}: stages.{unit.stage}.listen in {config.path} has {len(stage.listen)} addresses: add one for instance "
+            f"{unit.instance}"
+        )
+
+
+def stage_of(config: PipelineConfig, name: str) -> StageConfig:
+    """Raises UnitError, with the nearest name, where `config` has no such stage."""
+    if name in config.stages:
+        return config.stages[name]
+    near = nearest_name(name, config.stages)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    raise UnitError(f"{config.path} has no stage {name!r}{hint}; it has {', '.join(config.stages)}")

@@ -1,0 +1,125 @@
+"""What the unit files of a pipeline say. May live here: texts by path, made from a config; nothing is read or written."""
+
+from __future__ import annotations
+
+import re
+
+from zpipe.config import PipelineConfig, StageConfig, parse_address
+from zpipe.units.names import Unit, config_path
+
+TEMPLATE = "zpipe@.service"
+PROGRAM = "/opt/zpipe/bin/zpipe"
+"""The path of the program in the template as it is shipped."""
+DROP_IN = "50-pipeline.conf"
+SPARE = 8
+"""Instances up to this number are ordered and stop with the target, so that starting one more needs no new files."""
+_PLAIN = re.compile(r"[A-Za-z0-9_./+:@-]+")
+
+
+def target_name(pipeline: str) -> str:
+    return f"zpipe-{pipeline}.target"
+
+
+def service_name(unit: Unit) -> str:
+    return f"zpipe@{unit}.service"
+
+
+def drop_in_path(service: str) -> str:
+    return f"{service}.d/{DROP_IN}"
+
+
+def is_drop_in_of(pipeline: str, path: str) -> bool:
+    """Whether `path` is of a drop-in that was written for an instance of the pipeline."""
+    pattern = rf"zpipe@{re.escape(pipeline)}\.[A-Za-z0-9_-]+\.[0-9]+\.service\.d/{re.escape(DROP_IN)}"
+    return re.fullmatch(pattern, path) is not None
+
+
+def files(config: PipelineConfig, template: str, program: str) -> dict[str, str]:
+    """All files of a pipeline by their path below the folder of unit files. `template` is the shipped one."""
+    made = {TEMPLATE: template.replace(PROGRAM, quoted(program)), target_name(config.name): _target(config)}
+    for stage in config.stages.values():
+        for n in range(1, _numbers(stage) + 1):
+            made[drop_in_path(service_name(Unit(config.name, stage.name, n)))] = _drop_in(config, stage)
+    return made
+
+
+def quoted(program: str) -> str:
+    """A path as it stands in ExecStart=. Raises ValueError where it cannot."""
+    if "\n" in program or not program.startswith("/"):
+        raise ValueError(f"the path of the program must be absolute and of one line, not {program!r}")
+    escaped = program.replace("%", "%%").replace("$", "$$")
+    if _PLAIN.fullmatch(program):
+        return escaped
+    return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _numbers(stage: StageConfig) -> int:
+    """How many instances can be started without a change of the config."""
+    if not stage.inputs:
+        return 1  # each instance of a head would read the whole source
+    return len(stage.listen) if stage.listen else max(SPARE, stage.instances)
+
+
+def _services(config: PipelineConfig, stage: StageConfig, count: int) -> list[str]:
+    return [service_name(Unit(config.name, stage.name, n)) for n in range(1, count + 1)]
+
+
+def _target(config: PipelineConfig) -> str:
+    wanted = [f"Wants={' '.join(_services(config, stage, stage.instances))}" for stage in config.stages.values()]
+    return "\n".join(
+        [
+            f"# Written by `zpipe units {config_path(config.name)}`, which replaces it.",
+            "",
+            "[Unit]",
+            f"Description=zpipe pipeline {config.name}",
+            *wanted,
+            "",
+            "[Install]",
+            "WantedBy=multi-user.target",
+            "",
+        ]
+    )
+
+
+def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
+    consumers = dict.fromkeys(name for _, name in config.consumers(stage.name))
+    downstream = [config.stages[name] for name in consumers]
+    lines = [
+        f"# Written by `zpipe units {config_path(config.name)}`, which replaces it. Put settings of your own beside it.",
+        "",
+        "[Unit]",
+        f"PartOf={target_name(config.name)}",
+    ]
+    if downstream:
+        lines.append("# Starts after the stages it sends to, and so stops before them: the head stops first.")
+        lines += [f"After={' '.join(_services(config, one, _numbers(one)))}" for one in downstream]
+    lines += [
+        "",
+        "[Service]",
+        "# Values for ${VAR} in the config.",
+        f"EnvironmentFile=-{config_path(config.name).with_suffix('.env')}",
+        *_network(config, stage, downstream),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _network(config: PipelineConfig, stage: StageConfig, downstream: list[StageConfig]) -> list[str]:
+    """What a stage needs that has a tcp address, or a neighbour with one."""
+    upstream = [config.stages[entry.stage] for entry in stage.inputs]
+    listen = [address for one in (stage, *upstream, *downstream) for address in one.listen]
+    if not listen:
+        return []
+    lines = [
+        "",
+        "# Open: `listen` of this stage or of a neighbour has tcp addresses.",
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+    ]
+    if all(parse_address(address).is_loopback for address in listen):
+        return [*lines, "IPAddressAllow=localhost"]
+    return [
+        *lines,
+        "# Narrow it: IPAddressDeny=any, and IPAddressAllow= with the hosts of the pipeline.",
+        "IPAddressDeny=",
+    ]
