@@ -174,7 +174,7 @@ class Expectation:
 
 
 def make(chance: random.Random, kinds: str = "all") -> Scenario:
-    """A scenario by `chance`. `kinds`: all, gentle (no faults, nothing violent), calm (gentle, one worker each, in order)."""
+    """A scenario by `chance`. `kinds`: all, storm (many events), gentle (no faults, nothing violent), calm (in order)."""
     calm = kinds == "calm"
     cases: list[Case] = []
     count = chance.choice([2, 2, 3, 3, 4, 5])
@@ -182,9 +182,10 @@ def make(chance: random.Random, kinds: str = "all") -> Scenario:
         cases.append(_case(chance, number, cases, count, calm))
     cases = [_bounded(case, cases, chance) for case in cases]
     cases = [_merging(case, cases, chance) for case in cases]
-    faults = Faults() if kinds != "all" else _faults(chance)
-    whats = {"all": VIOLENT, "gentle": GENTLE, "calm": ("drain",)}[kinds]
-    return Scenario(chance.randrange(10**6), tuple(cases), faults, tuple(_events(chance, cases, whats)))
+    faults = _faults(chance) if kinds in ("all", "storm") else Faults()
+    whats = {"gentle": GENTLE, "calm": ("drain",)}.get(kinds, VIOLENT)
+    events = 60 if kinds == "storm" else chance.choice([0, 1, 2, 3, 5, 10, 20])
+    return Scenario(chance.randrange(10**6), tuple(cases), faults, tuple(_events(chance, cases, whats, events)))
 
 
 GENTLE = ("leave", "join", "drain")
@@ -277,11 +278,10 @@ def _faults(chance: random.Random) -> Faults:
     )
 
 
-def _events(chance: random.Random, cases: list[Case], whats: tuple[str, ...]) -> Iterator[Event]:
+def _events(chance: random.Random, cases: list[Case], whats: tuple[str, ...], count: int) -> Iterator[Event]:
     """Some events, as close together as chance has it; mostly few, so that failures are easy to read."""
     at = 0.0
     work_s = max(case.messages for case in cases) * sum(case.service_s for case in cases)
-    count = chance.choice([0, 1, 2, 3, 5, 10, 20])
     spread_s = chance.choice([0.01, 0.1, 0.5, 2.0, work_s / (count + 1), work_s / (count + 1)])
     drained = False
     for _ in range(count):

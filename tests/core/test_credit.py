@@ -385,7 +385,6 @@ def test_nobody_no_grants() -> None:
     assert not share([], 10, 10, 0)
 
 
-@pytest.mark.xfail(reason="CORE BUG (deadlock): messages are promised to one producer and bytes to another, for ever")
 @pytest.mark.parametrize(("bound", "size", "heads", "most"), [(1, 200, 5, 50), (1, 5000, 9, 900), (2, 200, 9, 50)])
 def test_needs_are_met_in_both_units_for_the_same_producer(bound: int, size: int, heads: int, most: int) -> None:
     policy = StagePolicy(queue=Bound(bound, size))

@@ -78,6 +78,9 @@ class Grant:
         self.turn = turn
         self._promised = True
 
+    def unpromise(self) -> None:
+        self._promised = False
+
     def issue(self, number: int) -> None:
         """Statement `number` goes out with the limit as it is now."""
         self._stated = self.limit
@@ -94,11 +97,12 @@ class Grant:
             self.ceiling = max(self.limit, reached, *(limit for _, limit in self._issued))
 
 
-def share(grants: Sequence[Grant], bound: int, window: int, taken: int) -> bool:
+def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourite: Grant | None = None) -> bool:
     """Raises and lowers the limits so that the sum committed, with `taken` by others, stays within `bound`.
 
     bound   of all that is held and may come
     window  how much is worth having under way in all (at most `bound`): a slow consumer asks for little
+    favourite  the only one that may be favoured (None: whoever has waited longest)
     Returns True if a limit was lowered, so that confirms are wanted.
 
     Every producer gets an equal share of the window. Of those that cannot go on (`starving`), one at a time is favoured, in
@@ -109,7 +113,7 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int) -> bool:
     if not grants:
         return False
     fair = max(1, min(window, bound - taken) // len(grants))
-    starving = [grant for grant in grants if grant.starving]
+    starving = [grant for grant in grants if grant.starving and favourite in (None, grant)]
     if starving:
         favourite = min(starving, key=lambda grant: grant.turn)
         others = [grant for grant in grants if grant is not favourite]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from zpipe.core import credit, wire
+from zpipe.core import wire
+from zpipe.core.allotment import Allotment
 from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.inlet_session import NEVER, InletSession
 from zpipe.core.ledger import Counts
@@ -36,7 +37,7 @@ class Inlet:
         self.window = 1
         self.crowded = False
         self.leaving = False
-        self._bound = bound
+        self._allotment = Allotment(bound)
         self._policy = policy
         self._counts = counts
         self._sessions: dict[str, InletSession] = {}
@@ -268,11 +269,8 @@ class Inlet:
 
     def _share(self, now: float) -> None:
         sessions = list(self._sessions.values())
-        if not self.leaving:
-            messages, bytes_ = [s.messages for s in sessions], [s.bytes for s in sessions]
-            lowered = credit.share(messages, self._bound.messages, self.window, self._orphan_messages)
-            lowered |= credit.share(bytes_, self._bound.bytes, self._bound.bytes, self._orphan_bytes)
-            for session in sessions if lowered else ():
+        if not self.leaving and self._allotment.share(sessions, self.window, self._orphan_messages, self._orphan_bytes):
+            for session in sessions:
                 session.ask_reply()
                 session.due(now)
         self.crowded = any(s.messages.room < 1 or s.bytes.starving for s in sessions)

@@ -33,6 +33,7 @@ class InletSession:
         self.finished = RangeSet()
         self.sequence = 0
         self.ended = False
+        self.turn = 0
         self.open = True
         self.due_at = now
         self.changed = True

@@ -138,9 +138,6 @@ class Stage:
     def failed(self) -> None:
         self.lifecycle.make(Move.FAIL)
 
-    def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        self.processing.emitted(task, chunks)
-
     def task_done(self, task: Task, result: Result, now: float) -> None:
         self.processing.spend(now)
         self.processing.done(task, result, now)
@@ -163,9 +160,6 @@ class Stage:
         """The iterator is exhausted, or closed at the core's wish."""
         assert self.source is not None
         self.source.end(exhausted=not self.ending.closing)
-
-    def buried(self, letter: DeadLetter, stored: bool, now: float) -> None:
-        self.processing.buried(letter, stored, now)
 
     def committed(self, count: int, ended: bool) -> None:
         """A position is durable that covers `count` messages; `ended`: that the source ran to its end is, too."""
@@ -258,9 +252,9 @@ class Stage:
         It is raised in steps: waking a source's thread for one message at a time would cost more than the message.
         """
         room = self.downstream.room
-        if self.source is not None and self.processing.paused:
-            room = 0
-        limit = self.source.emitted + room if self.source is not None else min(room, 1)
+        limit = min(room, 1)
+        if self.source is not None:
+            limit = self.source.emitted + (0 if self.processing.paused else room)
         raised = limit - self._limit
         if raised < 0 or raised >= self._emission_step or (raised and not self.downstream.unsent):
             self._limit = limit

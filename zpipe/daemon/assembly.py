@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import logging
 import os
 import random
 import secrets
@@ -155,7 +154,7 @@ class Instance:
         taken = threading.Event()
 
         def take() -> None:
-            self.stage.task_emitted(task, chunks)
+            self.stage.processing.emitted(task, chunks)
             self.mailbox.post(taken.set)  # runs in the next turn: this one still has to set the gate
 
         self.mailbox.post(take)
@@ -296,6 +295,5 @@ def run_stage(
         parts.loop.run()
     finally:
         parts.close()
-    log = logging.getLogger("zpipe")
-    log.info(fields(event="exit", state=parts.stage.state.value, failed=parts.loop.failed))
+    parts.log.info(fields(event="exit", state=parts.stage.state.value, failed=parts.loop.failed))
     return ExitCode.FAILED if parts.loop.failed else ExitCode.DONE

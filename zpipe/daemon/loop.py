@@ -191,7 +191,7 @@ class Loop:
             def report() -> None:
                 if error is not None:
                     self._log.error(fields(event="dead_letter.unwritten", id=row.id, reason=error))
-                self.stage.buried(letter, error is None, time.monotonic())
+                self.stage.processing.buried(letter, error is None, time.monotonic())
 
             self._mailbox.post(report)
 

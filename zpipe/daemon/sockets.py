@@ -9,8 +9,6 @@ incarnation; LINGER 0, or a close waits for a dead peer; heartbeats, or a stoppe
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -237,23 +235,6 @@ class Sockets:
             if socket is not None and not socket.closed:
                 socket.close(linger=500 if socket is self._control else 0)
         self._context.term()
-
-
-class Wakeup:
-    """Has a poll return from another thread, or from a signal handler: an eventfd in the poller."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def set(self) -> None:
-        os.eventfd_write(self.fd, 1)
-
-    def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
-
-    def close(self) -> None:
-        os.close(self.fd)
 
 
 class Listener:

@@ -119,6 +119,9 @@ class Ledger:
         for row in rows.values():
             row["sent"] = row["acked"] + row["returned"] + row["in_flight"]
             row["acked"] -= row["dead"]
+            for key in ("dead", "returned"):  # only where there are any
+                if not row[key]:
+                    del row[key]
         return rows
 
 

@@ -99,7 +99,7 @@ def link_table(ledger: dict[str, Any]) -> Table:
         table.add_column(key.replace("_", " "), justify="right", no_wrap=True)
     for link in ledger["links"]:
         outlet = f".{link['outlet']}" if link.get("outlet") else ""
-        table.add_row(f"{link['from']}{outlet} -> {link['to']}", *[str(link[key]) for key in keys])
+        table.add_row(f"{link['from']}{outlet} -> {link['to']}", *[str(link.get(key, 0)) for key in keys])
     return table
 
 

@@ -116,7 +116,7 @@ class Node:
             self.source.closing = True
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        self.stage.task_emitted(task, chunks)
+        self.stage.processing.emitted(task, chunks)
 
     def _done(self, run: Run) -> None:
         self._store(self, run)

@@ -20,7 +20,7 @@ from zpipe.units.names import config_path
 FOLDER = Path("etc/systemd/system")
 USER = "zpipe"
 BOOTED = Path("/run/systemd/system")
-_UNSEEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+_UNSEEN = tuple(f"/{folder}/" for folder in ("home", "root", "run/user", "tmp", "var/tmp"))
 """ProtectHome= and PrivateTmp= hide these from the units."""
 
 

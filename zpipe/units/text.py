@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from zpipe.config import PipelineConfig, StageConfig, parse_address
+from zpipe.config import Address, PipelineConfig, StageConfig, parse_address
 from zpipe.units.names import Unit, config_path
 
 TEMPLATE = "zpipe@.service"
@@ -13,6 +13,10 @@ PROGRAM = "/opt/zpipe/bin/zpipe"
 DROP_IN = "50-pipeline.conf"
 SPARE = 8
 """Instances up to this number are ordered and stop with the target, so that starting one more needs no new files."""
+_ANYWHERE = [
+    "# Narrow it in a drop-in of your own: IPAddressDeny=any, and IPAddressAllow= with the hosts of the pipeline.",
+    "IPAddressDeny=",
+]
 _PLAIN = re.compile(r"[A-Za-z0-9_./+:@-]+")
 
 
@@ -84,8 +88,9 @@ def _target(config: PipelineConfig) -> str:
 def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     consumers = dict.fromkeys(name for _, name in config.consumers(stage.name))
     downstream = [config.stages[name] for name in consumers]
+    read = config_path(config.name)
     lines = [
-        f"# Written by `zpipe units {config_path(config.name)}`, which replaces it. Put settings of your own beside it.",
+        f"# Written by `zpipe units {read}`, which replaces it. Put settings of your own beside it.",
         "",
         "[Unit]",
         f"PartOf={target_name(config.name)}",
@@ -93,33 +98,23 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     if downstream:
         lines.append("# Starts after the stages it sends to, and so stops before them: the head stops first.")
         lines += [f"After={' '.join(_services(config, one, _numbers(one)))}" for one in downstream]
-    lines += [
-        "",
-        "[Service]",
-        "# Values for ${VAR} in the config.",
-        f"EnvironmentFile=-{config_path(config.name).with_suffix('.env')}",
-        *_network(config, stage, downstream),
-        "",
-    ]
-    return "\n".join(lines)
+    addresses = _addresses(config, stage, downstream)
+    everywhere = not all(address.is_loopback for address in addresses)
+    if everywhere:
+        lines += ["Wants=network-online.target", "After=network-online.target"]
+    lines += ["", "[Service]", "# Values for ${VAR} in the config.", f"EnvironmentFile=-{read.with_suffix('.env')}"]
+    if addresses:
+        lines += [
+            "",
+            "# Open: `listen` of this stage or of a neighbour has tcp addresses.",
+            "PrivateNetwork=no",
+            "RestrictAddressFamilies=AF_INET AF_INET6",
+        ]
+        lines += _ANYWHERE if everywhere else ["IPAddressAllow=localhost"]
+    return "\n".join([*lines, ""])
 
 
-def _network(config: PipelineConfig, stage: StageConfig, downstream: list[StageConfig]) -> list[str]:
-    """What a stage needs that has a tcp address, or a neighbour with one."""
+def _addresses(config: PipelineConfig, stage: StageConfig, downstream: list[StageConfig]) -> list[Address]:
+    """The tcp addresses that a stage has to reach or to bind: its own and its neighbours'."""
     upstream = [config.stages[entry.stage] for entry in stage.inputs]
-    listen = [address for one in (stage, *upstream, *downstream) for address in one.listen]
-    if not listen:
-        return []
-    lines = [
-        "",
-        "# Open: `listen` of this stage or of a neighbour has tcp addresses.",
-        "PrivateNetwork=no",
-        "RestrictAddressFamilies=AF_INET AF_INET6",
-    ]
-    if all(parse_address(address).is_loopback for address in listen):
-        return [*lines, "IPAddressAllow=localhost"]
-    return [
-        *lines,
-        "# Narrow it: IPAddressDeny=any, and IPAddressAllow= with the hosts of the pipeline.",
-        "IPAddressDeny=",
-    ]
+    return [parse_address(address) for one in (stage, *upstream, *downstream) for address in one.listen]
