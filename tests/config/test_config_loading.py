@@ -119,7 +119,7 @@ input = [
   "read.error",
 ]
 plugin = "./batchs.py"
-batch = { messages = 2000, timeout = "1 day" }
+batch = { messages = 5000, timeout = "1 day" }
 listen = "tcp://0.0.0.0:70000"
 
 [stages."a.b"]
@@ -154,7 +154,7 @@ weights, either, mode, server, extra (did you mean 'name'?)
 35: stages.store.plugin: plugin './batchs.py': no file FOLDER/batchs.py (did you mean 'batches.py'?)
 36: stages.store.batch.timeout: must be a time such as "500ms", "1s", "2m" or "1h", above 0, at most "8760h", not \
 "1 day"
-36: stages.store.batch.messages: 2000 can never fill: queue.messages holds 1000
+36: stages.store.batch.messages: 5000 can never fill: queue.messages holds 4096
 37: stages.store.listen: must be "tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1), not \
 "tcp://0.0.0.0:70000"
 39: stages."a.b": the name of a stage must be 1 to 40 letters, digits, '-' or '_', not "a.b"

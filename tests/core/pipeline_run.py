@@ -83,6 +83,8 @@ def happen(sim: Simulation, event: Event) -> None:
             sim.boot_later(key, event.seconds)
         case "freeze":
             sim.freeze(key, event.seconds)
+        case "pause":
+            sim.pause(key, event.seconds)
         case "leave":
             sim.back_later(key, event.seconds)
             sim.leave(key)

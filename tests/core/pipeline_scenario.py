@@ -83,9 +83,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Event:
-    """`what` happens `at` seconds after the start: kill, freeze, leave, join, session, line, drain.
+    """`what` happens `at` seconds after the start: kill, freeze, leave, pause, join, session, line, drain.
 
-    seconds  until a killed instance, or one that left, is started again; how long it is frozen, its line down
+    seconds  until a killed instance, or one that left, is started again; how long it is frozen, paused, its line down
     """
 
     at: float
@@ -105,7 +105,7 @@ class Scenario:
     @property
     def gentle(self) -> bool:
         """Nothing happens by which a message may be done twice."""
-        return not self.faults.any and {e.what for e in self.events} <= {"leave", "join", "drain"}
+        return not self.faults.any and {e.what for e in self.events} <= set(GENTLE)
 
     @property
     def ordered(self) -> bool:
@@ -188,8 +188,10 @@ def make(chance: random.Random, kinds: str = "all") -> Scenario:
     return Scenario(chance.randrange(10**6), tuple(cases), faults, tuple(_events(chance, cases, whats, events)))
 
 
-GENTLE = ("leave", "join", "drain")
-VIOLENT = ("kill",) * 6 + ("freeze",) * 3 + ("leave",) * 2 + ("session",) * 3 + ("line",) * 2 + ("join", "drain")
+GENTLE = ("leave", "join", "drain", "pause")
+VIOLENT = (
+    ("kill",) * 6 + ("freeze",) * 3 + ("leave",) * 2 + ("session",) * 3 + ("line",) * 2 + ("join", "drain", "pause")
+)
 
 
 def _case(chance: random.Random, number: int, before: list[Case], count: int, calm: bool) -> Case:

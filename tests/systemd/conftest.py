@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from machine import ROOT, Pipeline, run, shell
+from machine import CONFIGS, ROOT, Pipeline, run, shell
 
 ASKED = "ZPIPE_TEST_SYSTEMD"
 MakePipeline = Callable[..., Pipeline]
@@ -36,7 +36,9 @@ def manager() -> None:
     if not os.environ.get(ASKED):
         pytest.skip(f"needs a running systemd to change at will: make test-systemd (which sets ${ASKED})")
     state = run("systemctl", "is-system-running").stdout.strip()
-    assert state in ("running", "degraded"), f"no systemd runs here (systemctl is-system-running says {state or 'nothing'})"
+    assert state in ("running", "degraded"), (
+        f"no systemd runs here (systemctl is-system-running says {state or 'nothing'})"
+    )
     assert os.geteuid() == 0, "needs root"
 
 
@@ -64,9 +66,8 @@ def make(installed: None) -> Iterator[MakePipeline]:
 
 
 @pytest.fixture
-def flag(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file that plugins see: they wait while it is there."""
-    path = Path("/etc/zpipe/hold")
-    path.unlink(missing_ok=True)
+def hold(manager: None) -> Iterator[Path]:
+    """A file that a test's plugin looks for: it hangs while it is there."""
+    path = CONFIGS / "hold"
     yield path
     path.unlink(missing_ok=True)

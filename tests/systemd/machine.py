@@ -210,7 +210,9 @@ class Pipeline:
     def assert_exactly_once(self, table: str = "t") -> int:
         """Each id is there once (it is the key), from 0 on without a gap, and everything that was committed. The last one."""
         count, least, most = self.query(f"SELECT count(*), min(id), max(id) FROM {table}")[0]
-        assert (count, least) == (most + 1, 0), f"{count} rows from {least} to {most}: {self._missing(table)} are missing"
+        assert (count, least) == (most + 1, 0), (
+            f"{count} rows from {least} to {most}: {self._missing(table)} are missing"
+        )
         assert self.position() <= most, "more is committed than is stored"
         return int(most)
 

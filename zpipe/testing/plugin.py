@@ -227,10 +227,15 @@ class Workers:
             early = -(-len(chunks) // 2)
             run.result.chunks = chunks[early:]
             self._emitted(task, chunks[:early])
-            if not self._open:
-                self._at_gate.append(lambda: self._rest(run))
-                return
-        self._rest(run)
+            self._later(0.0, lambda: self._wait(run))  # in the next turn: this one has to set the gate
+        else:
+            self._rest(run)
+
+    def _wait(self, run: Run) -> None:
+        if self._open:
+            self._rest(run)
+        else:
+            self._at_gate.append(lambda: self._rest(run))
 
     def _rest(self, run: Run) -> None:
         self._later(self._seconds * run.task.count / 2, lambda: self._end(run))

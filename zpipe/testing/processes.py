@@ -179,6 +179,12 @@ class Processes(ABC):
         node = self.nodes[key]
         node.event(lambda: node.stage.leave(self.now))
 
+    def pause(self, key: Key, seconds: float) -> None:
+        """An operator has it start nothing for a while."""
+        node = self.nodes[key]
+        node.event(lambda: node.stage.pause(True))
+        node.later(seconds, lambda: node.stage.pause(False))
+
     def drain(self) -> None:
         """Every head is asked to end, also one that is started later in this run."""
         self.draining = True

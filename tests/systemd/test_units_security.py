@@ -1,0 +1,77 @@
+"""The shipped units, as `systemd-analyze` sees them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import MakePipeline
+from machine import ROOT
+
+from zpipe.config import load
+from zpipe.units import install, text
+
+GOLDEN = Path(__file__).parent / "golden"
+IPC, TCP = 1.0, 1.5
+"""What design N9 allows."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the units of an ipc-only pipeline and of one with tcp."""
+    root = tmp_path_factory.mktemp("root")
+    env = {"ZPIPE_RUNTIME_DIR": "/run/zpipe"}
+    folder = root / install.FOLDER
+    for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml"):
+        pipeline = load(config, env=env, only="")
+        wanted = text.files(pipeline, install.template(), text.PROGRAM)
+        install.apply(folder, install.changes(folder, pipeline.name, wanted))
+    return root
+
+
+def analyze(*arguments: str) -> tuple[int, str]:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [("steady.read.1", IPC), ("steady.square.8", IPC), ("tcp.read.1", TCP), ("tcp.join.1", TCP), ("tcp.far.3", TCP)],
+)
+def test_exposure(root: Path, unit: str, most: float) -> None:
+    threshold = f"--threshold={round(most * 10)}"  # in tenths
+    code, shown = analyze("security", "--offline=true", f"--root={root}", threshold, f"zpipe@{unit}.service")
+    score = re.search(r"Overall exposure level.*: ([0-9.]+) ", shown)
+    assert score, shown
+    assert float(score[1]) <= most, shown
+    assert code == 0, shown
+
+
+def test_readme_has_the_scores(root: Path) -> None:
+    page = " ".join((ROOT / "systemd" / "README.md").read_text().split())
+    said = re.search(
+        r"gives ([0-9.]+) to an instance that talks over ipc .* and ([0-9.]+) to one .* \(([0-9.]+) on", page
+    )
+    assert said, page
+    for unit, score in zip(("steady.read.1", "tcp.far.1", "tcp.read.1"), said.groups(), strict=True):
+        shown = analyze("security", "--offline=true", f"--root={root}", f"zpipe@{unit}.service")[1]
+        assert f"zpipe@{unit}.service: {score} " in shown, shown
+
+
+def test_every_opening_has_its_reason_beside_it() -> None:
+    """What `security` counts against the template stands below a comment that says why, or is no setting of it."""
+    lines = install.template().splitlines()
+    for setting in ("RestrictAddressFamilies=AF_UNIX", "SystemCallFilter=sched_setscheduler", "ProcSubset=all"):
+        assert lines[lines.index(setting) - 1].startswith("# Open: "), setting
+
+
+def test_verify_has_nothing_to_say(make: MakePipeline) -> None:
+    make("steady", (ROOT / "configs" / "steady.toml").read_text())
+    make("tcp", (GOLDEN / "tcp.toml").read_text())
+    names = ["zpipe-steady.target", "zpipe-tcp.target", "zpipe@steady.read.1.service", "zpipe@tcp.far.1.service"]
+    assert analyze("verify", "--man=no", *names) == (0, "")
