@@ -7,12 +7,16 @@ BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
 DEMO    := build/demo
+WHEELS  := build/wheels/.complete
+
+SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)
+WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench stress soak clean
+.PHONY: help demo test test-systemd check bench stress soak clean
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { \
@@ -49,6 +53,22 @@ check: $(DEV) ## lint, format, types and the direction of imports
 
 test: check ## check, then the tests
 	$(BIN)/python -m pytest
+
+# zpipe as a machine's own Python runs it (a unit cannot see one below /root), from wheels, so that no test needs an index.
+$(WHEELS): pyproject.toml
+	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "make: test-systemd needs a python3 of the system's, not one below /root" >&2; exit 1; }
+	rm -rf build/wheels build/wheels-venv
+	"$(SYSTEM_PYTHON)" -m venv build/wheels-venv
+	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels . 'hatchling>=1.27'
+	rm -f build/wheels/zpipe-*.whl
+	@touch $@
+
+test-systemd: $(DEV) $(WHEELS) ## the tests that start and kill units, in a systemd of their own (as root)
+	@[ "$$(id -u)" = 0 ] || { echo "make: test-systemd needs root" >&2; exit 1; }
+	@[ -x "$(WITH_SYSTEMD)" ] || { \
+	  echo "make: test-systemd needs a systemd that it may change, and there is no $(WITH_SYSTEMD) to start one." \
+	       "On a machine to throw away: ZPIPE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd" >&2; exit 1; }
+	ZPIPE_TEST_SYSTEMD=1 $(WITH_SYSTEMD) $(BIN)/python -m pytest tests/systemd
 
 bench: $(RUNTIME) ## zpipe against the same three processes written by hand
 	$(BIN)/python -m benchmarks

@@ -174,17 +174,17 @@ class Expectation:
 
 
 def make(chance: random.Random, kinds: str = "all") -> Scenario:
-    """A scenario by `chance`. `kinds`: all, storm (many events), gentle (no faults, nothing violent), calm (in order)."""
-    calm = kinds == "calm"
+    """A scenario by `chance`. `kinds`: all, storm (many events), broken (deep queues whose connections break),
+    gentle (no faults, nothing violent), calm (gentle, and in order)."""
     cases: list[Case] = []
     count = chance.choice([2, 2, 3, 3, 4, 5])
     for number in range(count):
-        cases.append(_case(chance, number, cases, count, calm))
+        cases.append(_case(chance, number, cases, count, kinds))
     cases = [_bounded(case, cases, chance) for case in cases]
     cases = [_merging(case, cases, chance) for case in cases]
-    faults = _faults(chance) if kinds in ("all", "storm") else Faults()
-    whats = {"gentle": GENTLE, "calm": ("drain",)}.get(kinds, VIOLENT)
-    events = 60 if kinds == "storm" else chance.choice([0, 1, 2, 3, 5, 10, 20])
+    faults = Faults() if kinds in ("gentle", "calm") else _faults(chance)
+    whats = {"gentle": GENTLE, "calm": ("drain",), "broken": ("session", "session", "line")}.get(kinds, VIOLENT)
+    events = 60 if kinds == "storm" else 20 if kinds == "broken" else chance.choice([0, 1, 2, 3, 5, 10, 20])
     return Scenario(chance.randrange(10**6), tuple(cases), faults, tuple(_events(chance, cases, whats, events)))
 
 
@@ -194,8 +194,9 @@ VIOLENT = (
 )
 
 
-def _case(chance: random.Random, number: int, before: list[Case], count: int, calm: bool) -> Case:
+def _case(chance: random.Random, number: int, before: list[Case], count: int, kinds: str) -> Case:
     pick = chance.choice
+    calm, deep = kinds == "calm", kinds == "broken"
     name = "abcdefgh"[number]
     head = number == 0 or (number == 1 and count > 2 and not calm and chance.random() < 0.15)
     inputs: list[tuple[str, str]] = []
@@ -204,7 +205,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ca
         link = (upstream.name, pick(["", "side"]) if upstream.side else "")
         if link not in inputs:
             inputs.append(link)
-    wide = chance.random() < 0.5
+    wide = deep or chance.random() < 0.5
     policy = StagePolicy(
         unacked=Bound(1000, BIG) if wide else Bound(pick([1, 2, 20, 1000]), pick([300, BIG, BIG])),
         retry=RetryPolicy(attempts=3, delay_s=pick([0.001, 0.05, 1.0])),
@@ -214,7 +215,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ca
             parcel_bytes=pick([100, 1000, BIG]),
             unsent_messages=1024 if wide else pick([1, 4, 1024]),
             unsent_bytes=BIG if wide else pick([200, BIG]),
-            queue_time_s=pick([0.005, 0.05]),
+            queue_time_s=0.5 if deep else pick([0.005, 0.05]),
         ),
         batch=None if head or chance.random() < 0.65 else _batch(chance),
     )
@@ -223,7 +224,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ca
         name,
         tuple(inputs),
         instances=1 if head or calm else pick([1, 1, 2, 3]),
-        messages=pick([0, 1, 7, 50, 50, 200, 200]) if head else 0,
+        messages=(200 if deep else pick([0, 1, 7, 50, 50, 200, 200])) if head else 0,
         policy=policy,
         service_s=pick([0.0, 0.0001, 0.001, 0.02]),
         slow=pick([1, 1, 10]),

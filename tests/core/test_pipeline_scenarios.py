@@ -401,3 +401,26 @@ def test_order_is_kept_along_a_chain_with_narrow_queues() -> None:
     sim = Simulation(list(chain(5)))
     run(sim)
     assert ids(sim, "f") == every("a", 500)
+
+
+@pytest.mark.parametrize("how", ["leave", "kill"])
+def test_batches_fill_again_after_an_upstream_instance_is_gone(how: str) -> None:
+    """What it said last, that it waits for acks, holds no longer."""
+    sim = Simulation(
+        [
+            spec("a", messages=1000, policy=StagePolicy(unacked=Bound(300, MB))),
+            spec("b", "a", seconds=0.002, instances=2),
+            spec("c", "b", policy=StagePolicy(batch=BatchPolicy(20, MB, 5.0))),
+        ]
+    )
+    run_until(sim, lambda: len(sim.stored) >= 100)
+    if how == "leave":
+        sim.leave(("b", 2))
+    else:
+        sim.nodes["a", 1].stage.pause(True)
+        sim.kill(("b", 2))
+    run_until(sim, lambda: ("b", 2) not in sim.nodes)
+    gone = sim.now
+    run_until(sim, lambda: len(sim.stored) >= 800)
+    sizes = Counter(one.at for one in sim.stored if one.at > gone + 0.2)
+    assert sum(sizes.values()) / len(sizes) > 15

@@ -68,6 +68,7 @@ def test_instance_that_leaves_hands_its_work_back(make: MakePipeline) -> None:
     """SIGTERM to one started beside the run: siblings take over, and its account stays in the ledger."""
     pipeline = make(CONFIG, work=WORK)
     run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100, "the run is well under way")
     third = pipeline.stage("work", 3)
     with pipeline.watch() as watch:
         wait_until(

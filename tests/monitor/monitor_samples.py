@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config import Input, PipelineConfig, StageConfig, Workers
-from zpipe.core.policy import MIB, Bound, RetryPolicy
+from zpipe.core.policy import MIB, Bound, LinkPolicy, RetryPolicy
 
-UNSENT_BOUND = 1024
+UNSENT_BOUND = LinkPolicy().unsent_messages
 
 
 def config(stages: dict[str, list[str]], instances: dict[str, int] | None = None) -> PipelineConfig:

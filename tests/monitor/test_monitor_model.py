@@ -201,7 +201,7 @@ def test_the_bottleneck_is_the_busiest_stage_with_a_full_input() -> None:
     found = model.as_json(100.0)["bottleneck"]
     assert found["stage"] == "map"
     assert found["why"] == (
-        "map works 98% of its time while 1,024 messages wait for it and read is blocked 80% of its time"
+        "map works 98% of its time while 2,048 messages wait for it and read is blocked 80% of its time"
     )
     assert found["instances_needed"] == 2
 
@@ -221,8 +221,8 @@ def test_instances_needed_match_the_most_that_was_seen_of_the_source() -> None:
 
 def test_a_stage_that_passes_back_pressure_on_is_not_the_bottleneck() -> None:
     model = Model(config(CHAIN))
-    model.add(snapshot("read", [link("map", 2000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
-    model.add(snapshot("map", [link("sink", 2000, unsent=UNSENT_BOUND)], budget=budget(working=0.3, blocked=0.7)))
+    model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
+    model.add(snapshot("map", [link("sink", 4000, unsent=UNSENT_BOUND)], budget=budget(working=0.3, blocked=0.7)))
     model.add(snapshot("sink", budget=budget(working=0.2, limited=0.7), rate_in=3.0))
     found = model.as_json(100.0)["bottleneck"]
     assert found["stage"] == "sink"
@@ -243,7 +243,7 @@ def test_a_stage_that_is_not_running_is_the_bottleneck() -> None:
     found = model.as_json(100.0)["bottleneck"]
     assert found == {
         "stage": "map",
-        "why": "map is not running and 1,024 messages wait for it",
+        "why": "map is not running and 2,048 messages wait for it",
         "instances_needed": None,
     }
 

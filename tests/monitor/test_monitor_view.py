@@ -96,7 +96,7 @@ def test_names_are_whole_where_there_is_room() -> None:
 
 def chain(**more: Any) -> dict[str, Any]:
     model = Model(config(CHAIN, {"map": 2}))
-    rows = [link("map", 2000, unsent=UNSENT_BOUND)]
+    rows = [link("map", 4000, unsent=UNSENT_BOUND)]
     model.add(snapshot("read", rows, received=976, finished=500, total=2000, budget=budget(blocked=0.9)))
     model.add(snapshot("map", received=976, budget=budget(working=0.97), rate_in=12_345.0, **more))
     return model.as_json(100.0)
@@ -130,7 +130,7 @@ def test_the_status_says_what_is_missing_how_far_it_is_and_what_holds_it_up() ->
         "MiB",
         "read",
         "12.3k",
-        "1.0k",
+        "2.0k",
         "full",
         "now",
     ]

@@ -108,7 +108,8 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
             "",
             "# Open: `listen` of this stage or of a neighbour has tcp addresses.",
             "PrivateNetwork=no",
-            "RestrictAddressFamilies=AF_INET AF_INET6",
+            "# AF_NETLINK: libzmq lists the network interfaces when it binds, and aborts if it may not.",
+            "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK",
         ]
         lines += _ANYWHERE if everywhere else ["IPAddressAllow=localhost"]
     return "\n".join([*lines, ""])
