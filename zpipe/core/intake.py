@@ -186,7 +186,7 @@ class Intake:
     @property
     def hungry(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
-        return any(upstream.hungry for upstream in self._upstreams.values())
+        return any(u.hungry and u.session is not None and not u.stopped for u in self._upstreams.values())
 
     def ended(self) -> bool:
         """On every link somebody has said the end, and nobody who is known may still have something."""

@@ -181,11 +181,7 @@ class Loop:
     def _bury(self, action: act.Bury) -> None:
         letter = action.letter
         row = letter_row(letter)
-        self._log.warning(
-            fields(
-                event="message.dead", id=row.id, reason=letter.reason, attempts=letter.attempts, store=self._store.path
-            )
-        )
+        self._log.warning(fields(event="message.dead", id=row.id, reason=letter.reason, attempts=letter.attempts))
 
         def done(error: Exception | None) -> None:
             def report() -> None:
