@@ -7,27 +7,13 @@ failure.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import CONFIGS, ROOT, Pipeline, run, shell
+from machine import CONFIGS, MakePipeline, Pipeline, blocks, run, shell
 
 ASKED = "ZPIPE_TEST_SYSTEMD"
-MakePipeline = Callable[..., Pipeline]
-
-
-def blocks(section: str) -> list[str]:
-    """The shell blocks of a section of systemd/README.md."""
-    return re.findall(r"^```sh\n(.*?)^```", sections()[section], re.MULTILINE | re.DOTALL)
-
-
-def sections() -> dict[str, str]:
-    """By heading, in the order of the page."""
-    text = (ROOT / "systemd" / "README.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.fixture(scope="session")

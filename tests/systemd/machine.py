@@ -61,6 +61,18 @@ def shell(block: str, deadline_s: float = 60.0) -> str:
     return done.stdout
 
 
+def blocks(section: str) -> list[str]:
+    """The shell blocks of a section of systemd/README.md."""
+    return re.findall(r"^```sh\n(.*?)^```", sections()[section], re.MULTILINE | re.DOTALL)
+
+
+def sections() -> dict[str, str]:
+    """By heading, in the order of the page."""
+    text = (ROOT / "systemd" / "README.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
 def journal_end() -> str:
     subprocess.run(["journalctl", "--sync"], check=False)
     return run("journalctl", "--no-pager", "-o", "short-precise", "-n", "60").stdout
@@ -219,3 +231,7 @@ class Pipeline:
     def _missing(self, table: str) -> list[Any]:
         gaps = f"SELECT id - 1 FROM {table} WHERE id > 0 AND id - 1 NOT IN (SELECT id FROM {table}) LIMIT 10"
         return [row[0] for row in self.query(gaps)]
+
+
+MakePipeline = Callable[..., Pipeline]
+"""make(name, config, module=source…): a pipeline in /etc/zpipe with its units; not started."""

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
-from conftest import blocks, sections
-from machine import DATA, UNITS, Pipeline, events, journal, run, shell, since, wait_until
+from machine import DATA, UNITS, Pipeline, blocks, events, journal, run, sections, shell, since, wait_until
 
 TABLE = "squares"
 SECTIONS = [name for name in sections() if blocks(name)]

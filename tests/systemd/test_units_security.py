@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MakePipeline
-from machine import ROOT
+from machine import ROOT, MakePipeline
 
 from zpipe.config import load
 from zpipe.units import install, text
