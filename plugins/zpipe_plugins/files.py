@@ -81,7 +81,9 @@ def _find(context: Context) -> list[tuple[str, Path]]:
     the folder with the config moves."""
     base = os.path.abspath(context.config_dir)
     found: dict[str, tuple[str, Path]] = {}
-    left_out = [os.path.normpath(os.path.join(base, os.path.expanduser(pattern))) for pattern in context.options.exclude]
+    left_out = [
+        os.path.normpath(os.path.join(base, os.path.expanduser(pattern))) for pattern in context.options.exclude
+    ]
     for pattern in context.options.paths:
         matches = glob.glob(os.path.expanduser(pattern), root_dir=base, recursive=True)
         matches = [match for match in matches if os.path.isfile(os.path.join(base, match))]
