@@ -41,7 +41,7 @@ def command(config: Path, once: bool, as_json: bool, timeout: float | None) -> E
     watch = Watch(pipeline, os.environ)
     try:
         if not app.gather(watch, model, wait_s):
-            where = f"listened for {wait_s:g} s, runtime folder {watch.places.root}"
+            where = f"listened for {wait_s:g} s, {watch.places.silence()}"
             raise NoPeerError(f"no instance of pipeline {pipeline.name!r} is heard of: is it running? ({where})")
         values = app.follow(watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S))
         if sys.stdout.isatty() and not as_json:

@@ -121,7 +121,8 @@ class Instance:
         self.feeder: Feeder | None = None
         self.workers: Workers | None = None
         if self.host.plugin.is_source:
-            self.feeder = Feeder(hooks["zpipe_source"], context, policy.link, self._wake, self._source_failed)
+            enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
+            self.feeder = Feeder(hooks["zpipe_source"], context, policy.link, self._wake, self._source_failed, enough)
         else:
             self.workers = Workers(
                 policy.workers,

@@ -40,8 +40,8 @@ class Drain:
         while time.monotonic() < deadline and not expected <= set(self.last):
             self._listen(TURN_S)
         if not self.last:
-            root = self._watch.places.root
-            raise NoPeerError(f"no instance of pipeline {self._config.name!r} is running (runtime folder {root})")
+            where = self._watch.places.silence()
+            raise NoPeerError(f"no instance of pipeline {self._config.name!r} is running ({where})")
 
     def run(self, timeout_s: float, turn: Callable[[], None]) -> ExitCode:
         """Drains and waits; `turn` is called ten times a second. DONE when every instance has stopped, DRAIN_TIMEOUT when
@@ -63,7 +63,8 @@ class Drain:
         deadline = time.monotonic() + timeout_s
         while self._stopped(stage, instance) is None:
             self._listen(TURN_S)
-            turn()
+            if (stage, instance) in self.running():
+                turn()
             if time.monotonic() > deadline:
                 return ExitCode.DRAIN_TIMEOUT
         return ExitCode.DONE

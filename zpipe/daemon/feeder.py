@@ -27,7 +27,7 @@ Batch = tuple[list[Chunk], Position, int, list[DeadLetter]]
 
 
 class Feeder:
-    """`eager`: nothing is unsent, so whatever comes should go out at once; else only what fills a section is worth a turn.
+    """`eager`: nothing is unsent, so whatever comes should go out at once; else only `enough` messages are worth a turn.
 
     `failed` is called on the source's thread with what the plugin raised; `waker` wakes the loop."""
 
@@ -38,12 +38,14 @@ class Feeder:
         policy: LinkPolicy,
         waker: Callable[[], None],
         failed: Callable[[BaseException], None],
+        enough: int,
     ) -> None:
         self._source = source
         self._context = context
         self._policy = policy
         self._wake = waker
         self._failed = failed
+        self._enough = enough
         self._items: deque[Any] = deque()
         self._limit = 0
         self._taken = 0
@@ -62,7 +64,7 @@ class Feeder:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        items, enough = self._items, self._policy.section_messages
+        items, enough = self._items, self._enough
         append, wake = items.append, self._wake
         try:
             for item in self._source(self._context):
@@ -103,12 +105,12 @@ class Feeder:
         """There is something worth taking."""
         if self._over:
             return not self._over_taken
-        return len(self._items) >= (1 if self.eager else self._policy.section_messages)
+        return len(self._items) >= (1 if self.eager else self._enough)
 
     def take(self) -> Batch | None:
         """Up to a parcel of what has been yielded, encoded; None if there is nothing, or too little to be worth it now."""
         count = min(len(self._items), self._policy.parcel_messages)
-        if not count or not (self.eager or self._over or count >= self._policy.section_messages):
+        if not count or not (self.eager or self._over or count >= self._enough):
             return None
         items = [self._items.popleft() for _ in range(count)]
         batch = self._take_plain(items) or self._take_any(items)

@@ -65,6 +65,17 @@ class Places:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
         return _locked(self.runtime(stage, instance) / "lock")
 
+    def silence(self) -> str:
+        """Where instances were looked for, and whether this user may not look into it, for an error's text."""
+        for stage, settings in self._config.stages.items():
+            for instance in range(1, settings.instances + 1):
+                folder = self.runtime(stage, instance)
+                if self.root.exists() and not os.access(self.root, os.X_OK):
+                    return f"user {os.getuid()} may not look into {self.root}"
+                if folder.exists() and not os.access(folder, os.X_OK):
+                    return f"user {os.getuid()} may not look into {folder}: run this as the user of the daemons, or as root"
+        return f"runtime folder {self.root}"
+
     def ready(self, stage: str, instance: int, pid: int) -> bool:
         """Whether that process of the instance has opened its plugin."""
         try:

@@ -7,7 +7,7 @@ from zpipe.daemon.sdnotify import Vital
 
 
 def vital_of(stage: Stage) -> Vital:
-    """State, depth, rate; `progress` moves with everything finished here or acked below."""
+    """State, depth, rate; `progress` moves with everything finished here or acked below, not with what is handed back."""
     counts, downstream = stage.counts, stage.downstream
     done = counts.completed + counts.filtered + counts.dead
     acked = sum(outlet.acked for outlet in downstream.outlets)
@@ -23,5 +23,6 @@ def vital_of(stage: Stage) -> Vital:
     if stage.ending.leaving or stage.ending.draining:
         waits = stage.intake.waiting_for()
         parts.append("ending" + (f", waits for {', '.join(waits)}" if waits and not stage.ending.leaving else ""))
-    progress = (done, acked, counts.returned, source.finished if source is not None else 0)
+    # What a closing source still takes in is no progress towards its end.
+    progress: tuple[int, ...] = (acked, source.finished) if source is not None else (done, acked)
     return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)
