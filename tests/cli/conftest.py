@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli_types import Call, Write
 from click.testing import CliRunner, Result
 
 from zpipe.cli import group
 from zpipe.errors import ZpipeError
-
-Call = Callable[..., Result]
-Write = Callable[..., Path]
 
 
 @pytest.fixture

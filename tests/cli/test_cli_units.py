@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from cli_types import Call
 from click.testing import Result
-from conftest import Call
 
 from zpipe.errors import ExitCode, ZpipeError
 from zpipe.units import install, names

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from config_types import Problems, Read
 
 from zpipe.config import PipelineConfig, load
 from zpipe.errors import ConfigError
@@ -90,8 +91,6 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-Read = Callable[..., PipelineConfig]
-Problems = Callable[..., list[str]]
 ENV = {"ZPIPE_RUNTIME_DIR": "/run/z"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from config_texts import stages, step
-from conftest import Problems
+from config_types import Problems
 
 from zpipe.config import Address, parse_address
 

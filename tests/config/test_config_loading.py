@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from config_texts import stages, step
-from conftest import Problems, Read
+from config_types import Problems, Read
 
 from zpipe.config import Input, Workers, load
 from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy, StagePolicy

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from config_texts import stages, step
-from conftest import Problems, Read
+from config_types import Problems, Read
 
 
 def typed(keys: str) -> str:

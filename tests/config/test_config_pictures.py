@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from config_texts import stages, step
-from conftest import Read
+from config_types import Read
 
 from zpipe.config import dot, mermaid, worst_case
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e_types import MakePipeline
 from pipeline import Pipeline
-
-MakePipeline = Callable[..., Pipeline]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, send, wait_until
 
 ENDLESS = """

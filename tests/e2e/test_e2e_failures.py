@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import Command, ids
 
 MIB = 1 << 20

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import ids, wait_until
 
 SQUARES = """

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import zmq
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, wait_until
 
 from zpipe.core import cbor, wire

@@ -14,7 +14,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, send, wait_until
 
 from zpipe.core import cbor

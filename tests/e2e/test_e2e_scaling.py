@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import ids, wait_until
 
 CONFIG = """

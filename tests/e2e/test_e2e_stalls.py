@@ -6,7 +6,7 @@ import signal
 from collections import defaultdict
 
 import pytest
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import Name, Snapshot, ids, send, wait_until
 
 WORK = """

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from contextlib import ExitStack
 
-from conftest import MakePipeline
+from e2e_types import MakePipeline
 from pipeline import ids
 
 from zpipe.daemon.runner import EARLY_MESSAGES

@@ -8,7 +8,6 @@ import logging
 from zpipe.config import PipelineConfig
 from zpipe.core.stage import Stage
 
-
 _TOP = {"name": "pipeline.name", "peer_timeout_s": "pipeline.peer_timeout", "insecure": "security.insecure"}
 
 
