@@ -248,7 +248,7 @@ class Instance:
         self.lock.ready()
         if self.places.paused(self.stage.me.stage, self.stage.me.instance):
             self.stage.pause(True)
-        self.notifier.send("READY=1")
+        self.notifier.ready(vital_of(self.stage))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
         if self.workers is not None:
             self.workers.start()

@@ -26,6 +26,8 @@ class Discovery:
         self._look_at = 0.0
         self._connected: set[tuple[str, int]] = set()
         self._gone: set[tuple[str, int]] = set()
+        if places.run:
+            self._expect()
 
     def turn(self, now: float) -> float:
         """Looks if it is time. Returns when it will be time again."""
@@ -33,6 +35,13 @@ class Discovery:
             self._look_at = now + LOOK_S
             self._look(now)
         return self._look_at
+
+    def _expect(self) -> None:
+        """In a run every instance of the config is started, so one that has not been heard of yet may still have something:
+        else a consumer started again near the end would stop by the mark of one, and never hear of the other."""
+        for upstream in dict.fromkeys(i.stage for i in self._me.inputs):
+            for instance in range(1, self._config.stages[upstream].instances + 1):
+                self._stage.upstream_expected((upstream, instance))
 
     def _look(self, now: float) -> None:
         for upstream in dict.fromkeys(i.stage for i in self._me.inputs):

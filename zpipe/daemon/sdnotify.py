@@ -54,6 +54,10 @@ class Notifier:
         with contextlib.suppress(OSError):  # nobody reads: there is nothing better to do than to go on working
             self._socket.sendto("\n".join(lines).encode(), self._address)
 
+    def ready(self, vital: Vital) -> None:
+        """Bound, and the plugin is open. With the status, or `systemctl status` would say STARTING for a second yet."""
+        self.send("READY=1", f"STATUS={vital.status}")
+
     def turn(self, now: float) -> float:
         """Feeds the watchdog if it is time. Returns when to call again."""
         if now >= self._feed_at and self._feed_s != float("inf"):
