@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from zpipe.config import load
+from zpipe.cli.asking import ask
 
 
 @click.command()
@@ -15,9 +14,4 @@ from zpipe.config import load
 @click.argument("stage", metavar="STAGE[.N]")
 def command(config: Path, stage: str) -> None:
     """Have a paused stage go on."""
-    from zpipe.daemon.drain import ask_all, parse_target
-
-    pipeline = load(config, only="")
-    name, instance = parse_target(pipeline, stage)
-    for done in ask_all(pipeline, os.environ, name, instance, "resume"):
-        click.echo(f"{done} goes on")
+    ask(config, stage, "resume", "goes on")
