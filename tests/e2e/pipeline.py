@@ -50,6 +50,8 @@ class Command:
         self, arguments: list[str], folder: Path, env: Mapping[str, str], python: str = sys.executable
     ) -> None:
         self.arguments = arguments
+        self._env = dict(env)
+        self._python = python
         number = len(list(folder.glob("*.err"))) + 1
         self._out, self._err = folder / f"{number}.out", folder / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -58,7 +60,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=dict(env),
+                env=self._env,
                 start_new_session=True,
             )
 
@@ -88,8 +90,16 @@ class Command:
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
         """The exit code. Fails the test after the deadline, with what was logged."""
-        assert self.over_within(deadline_s), f"zpipe {' '.join(self.arguments)} still runs:\n{self.stderr[-4000:]}"
+        if not self.over_within(deadline_s):
+            name = " ".join(self.arguments)
+            raise AssertionError(f"zpipe {name} still runs:\n{self.stderr[-4000:]}\n{self.holdings()}")
         return self.process.returncode
+
+    def holdings(self) -> str:
+        """What every instance of the config says of itself now: who holds what, and waits for whom."""
+        command = [self._python, "-m", "zpipe", "monitor", self.arguments[1], "--once", "--json"]
+        shown = subprocess.run(command, capture_output=True, text=True, env=self._env, timeout=30)
+        return shown.stdout + shown.stderr
 
     def ledger(self, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
         """The ledger of a run that has to end well: exit code 0, balanced, identities hold."""
