@@ -42,6 +42,12 @@ class NoPeerError(OperatorError):
     exit_code = ExitCode.NO_PEER
 
 
+class TargetError(OperatorError):
+    """A command names a stage or instance that the config does not have."""
+
+    exit_code = ExitCode.USAGE
+
+
 class PluginError(ZpipeError):
     """A plugin is not what zpipe can load: names the plugin, what is wrong and the nearest right name."""
 

@@ -35,6 +35,8 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
 
     pipeline = load(config, only="")
     target = parse_target(pipeline, instance) if instance is not None else None
+    if target is not None and target[1] is None:
+        raise click.UsageError(f"which instance of {target[0]} is to leave? Name one, such as {target[0]}.1")
     drain = Drain(pipeline, os.environ)
     began = time.monotonic()
     progress = DrainProgress(pipeline, drain.last, sys.stderr)
@@ -46,6 +48,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
             return code
         drain.gather(2 * pipeline.interval_s + 1.0)
         code = drain.run(timeout, progress.turn)
+        missing = drain.missing()
     except KeyboardInterrupt:
         click.echo("zpipe: the drain goes on without this command; `zpipe drain` again shows it", err=True)
         return ExitCode.FAILED
@@ -53,6 +56,8 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
         progress.close()
         drain.close()
     ledger = Ledger(pipeline, expected=set(drain.last))
+    for snapshot in drain.dead:
+        ledger.killed(snapshot)
     for snapshot in drain.last.values():
         ledger.final(snapshot)
     result = ledger.as_json(time.monotonic() - began)
@@ -66,7 +71,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
         console = Console()
         console.print(ledger_table(result))
         console.print(link_table(result))
-    for problem in ledger.problems():
+    for problem in [*ledger.problems(), *(missing if code is ExitCode.DRAIN_TIMEOUT else [])]:
         click.echo(f"zpipe: {problem}", err=True)
     if code is ExitCode.DONE and not ledger.balanced:
         return ExitCode.UNBALANCED

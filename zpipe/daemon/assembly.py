@@ -38,7 +38,7 @@ from zpipe.daemon.sdnotify import Notifier
 from zpipe.daemon.signals import Signals
 from zpipe.daemon.sockets import Sockets
 from zpipe.daemon.store import Store
-from zpipe.daemon.vital import vital_of
+from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers import Gate, Workers
 from zpipe.errors import ConfigError, ExitCode, OperatorError
 from zpipe.folders import instance_name, make_private
@@ -49,7 +49,6 @@ SWITCH_S = 0.0005
 the latency of three stages)."""
 GC_THRESHOLDS = (10_000, 20, 20)
 """Payloads are many small containers without cycles: Python's first threshold of 700 has the collector run for nothing."""
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Instance:
@@ -87,6 +86,7 @@ class Instance:
         plugin = plugins.load(self.settings.plugin, config.folder)
         self.host = PluginHost(plugin, context, self.store, self.places.run, self.log)
         self.total: int | None = None
+        self._stops = 0
         self.mailbox = Mailbox()
         self.sockets = Sockets()
         self._bind(stage, instance)
@@ -182,7 +182,8 @@ class Instance:
             if number == signal.SIGHUP:
                 self._reload()
                 continue
-            if self.stage.ending.leaving or self.stage.ending.draining:
+            self._stops += 1
+            if self._stops > 1:
                 self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.inlet.held_messages))
                 self.loop.stop(failed=True)
                 return
@@ -219,17 +220,7 @@ class Instance:
         self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
 
     def vitals(self) -> dict[str, Any]:
-        """What a snapshot says of the process."""
-        with open("/proc/self/statm", "rb") as statm:
-            rss_bytes = int(statm.read().split()[1]) * PAGE_BYTES
-        done = self.loop.saved.finished
-        return {
-            "at": time.time(),
-            "pid": os.getpid(),
-            "rss_bytes": rss_bytes,
-            "total": self.total,
-            "finished_before": done,
-        }
+        return process_vitals(self.total, self.loop.saved.finished)
 
     # ---- its life
 

@@ -65,6 +65,10 @@ class Places:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
         return _locked(self.runtime(stage, instance) / "lock")
 
+    def local(self, stage: str) -> bool:
+        """Whether the stage's instances are on this machine, so that their locks can be seen."""
+        return not self._config.stages[stage].listen
+
     def silence(self) -> str:
         """Where instances were looked for, and whether this user may not look into it, for an error's text."""
         for stage, settings in self._config.stages.items():

@@ -144,6 +144,10 @@ class Supervisor:
         if self._watch.places.marked(child.stage, child.instance) is not None:
             child.done = True
             return None
+        if death.code == 0 and self._left(child):
+            child.done = True
+            self._display.line(fields(event="stage.left", stage=child.name, hint="its siblings go on"))
+            return None
         last = self._watch.snapshots.get((child.stage, child.instance))
         if last is not None and last["incarnation"] not in self._counted:
             self._counted.add(last["incarnation"])
@@ -161,6 +165,11 @@ class Supervisor:
         delay_s = round(child.start_at - now, 1)
         self._display.line(fields(event="stage.died", stage=child.name, how=death, restart_in_s=delay_s))
         return None
+
+    def _left(self, child: Child) -> bool:
+        """It left in order, by the operator's wish, and siblings do its work. A stage's only instance is started again."""
+        siblings = [c for c in self._children if c.stage == child.stage and c is not child and c.process is not None]
+        return bool(siblings) and self._watch.places.stopped(child.stage, child.instance) is not None
 
     def _see(self, snapshot: dict[str, Any]) -> None:
         for child in self._children:

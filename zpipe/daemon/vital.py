@@ -1,9 +1,15 @@
-"""What an instance is doing, in one line for `systemctl status`. May live here: that line, from the core's counts."""
+"""What an instance is doing: a line for `systemctl status`, and what a snapshot says of the process. May live here: both."""
 
 from __future__ import annotations
 
+import os
+import time
+from typing import Any
+
 from zpipe.core.stage import Stage
 from zpipe.daemon.sdnotify import Vital
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def vital_of(stage: Stage) -> Vital:
@@ -26,3 +32,16 @@ def vital_of(stage: Stage) -> Vital:
     # What a closing source still takes in is no progress towards its end.
     progress: tuple[int, ...] = (acked, source.finished) if source is not None else (done, acked)
     return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)
+
+
+def process_vitals(total: int | None, finished_before: int) -> dict[str, Any]:
+    """What only the process knows. `total`: messages its source has left at the start; `finished_before`: in earlier lives."""
+    with open("/proc/self/statm", "rb") as statm:
+        rss_bytes = int(statm.read().split()[1]) * PAGE_BYTES
+    return {
+        "at": time.time(),
+        "pid": os.getpid(),
+        "rss_bytes": rss_bytes,
+        "total": total,
+        "finished_before": finished_before,
+    }
