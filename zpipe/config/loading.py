@@ -59,7 +59,7 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
 
 def _read(file: str, path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
         near = plugins.nearest_name(path.name, (p.name for p in path.parent.glob("*.toml")))

@@ -32,6 +32,7 @@ from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.places import InstanceLock, Places
 from zpipe.daemon.plugin_host import Opened, PluginHost
+from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
 from zpipe.daemon.runner import Runner
 from zpipe.daemon.sdnotify import Notifier
@@ -40,7 +41,7 @@ from zpipe.daemon.sockets import Sockets
 from zpipe.daemon.store import Store
 from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers import Gate, Workers
-from zpipe.errors import ConfigError, ExitCode, OperatorError
+from zpipe.errors import ConfigError, ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private
 from zpipe.hookspecs import Context
 
@@ -170,8 +171,8 @@ class Instance:
     # ---- called on the loop's thread
 
     def _fail(self, event: str, error: BaseException) -> None:
-        known = isinstance(error, OperatorError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        known = isinstance(error, OperatorError | PluginError)
+        reason = str(error) if known else reason_of(error)
         self.log.error(
             fields(event=event, plugin=self.settings.plugin, reason=reason), exc_info=None if known else error
         )
@@ -229,8 +230,8 @@ class Instance:
         self.store.start()
         self.host.open(lambda opened: self.mailbox.post(lambda: self._opened(opened)))
 
-    def _opened(self, opened: Opened | Exception) -> None:
-        if isinstance(opened, Exception):
+    def _opened(self, opened: Opened | BaseException) -> None:
+        if isinstance(opened, BaseException):
             self._fail("open.failed", opened)
             return
         self.loop.saved = opened.saved

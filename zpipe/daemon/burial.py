@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zpipe.core import cbor
 from zpipe.core.work import DeadLetter
+from zpipe.daemon.reason import clean
 from zpipe.daemon.store import LetterRow
 from zpipe.errors import PeerError
 
@@ -21,4 +24,13 @@ def letter_row(letter: DeadLetter) -> LetterRow:
             at = piece.start
             id, origin, payload = ids[at], origins[at], payloads[at]
             headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
-    return LetterRow(id, origin, letter.reason, letter.traceback, letter.attempts, headers, cbor.write(payload))
+    reason, text = clean(letter.reason), clean(letter.traceback)
+    return LetterRow(clean(id), origin, reason, text, letter.attempts, headers, _encoded(payload))
+
+
+def _encoded(payload: Any) -> bytes:
+    """A payload that cannot be encoded is kept as what Python shows of it."""
+    try:
+        return cbor.write(payload)
+    except Exception:
+        return cbor.write(ascii(payload)[:10_000])

@@ -18,6 +18,9 @@ from zpipe.core import cbor, section
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Chunk, DeadLetter, Failure
 from zpipe.daemon.emission import Emission, encode_all
+from zpipe.daemon.reason import reason_of
+from zpipe.daemon.runner import check_message
+from zpipe.errors import PluginError
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
 
@@ -76,7 +79,7 @@ class Feeder:
                 self._yielded += 1
                 if self.eager or len(items) == enough:
                     wake()
-        except Exception as error:
+        except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
             self.failure = error
             self._failed(error)
         self._over = True
@@ -113,7 +116,13 @@ class Feeder:
         if not count or not (self.eager or self._over or count >= self._enough):
             return None
         items = [self._items.popleft() for _ in range(count)]
-        batch = self._take_plain(items) or self._take_any(items)
+        try:
+            batch = self._take_plain(items) or self._take_any(items)
+        except Exception as error:
+            self._items.clear()
+            self.failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
+            self._failed(self.failure)
+            return None
         self._taken += count
         return batch
 
@@ -155,6 +164,7 @@ class Feeder:
                 failures[index] = Failure(index, payload.reason)
             elif type(item) is Message:
                 position = item.position
+                check_message(item)
                 to = named.setdefault(item.outlet, Emission(item.outlet)) if item.outlet else emission
                 to.add(item.id or f"{stage}:{name(position)}", item.origin or now, item.payload, item.headers, index)
             else:
@@ -177,7 +187,7 @@ def letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
     position, payload = (item.position, item.payload) if type(item) is Message else (None, item)
     if type(item) is tuple and len(item) == 2:
         position, payload = item
-    raw = payload.raw if type(payload) is BadRecord else repr(payload)[:10_000]
+    raw = payload.raw if type(payload) is BadRecord else payload
     return DeadLetter(failure.reason, failure.traceback, 1, None, id=f"{stage}:{name(position)}", raw=raw)
 
 

@@ -39,11 +39,11 @@ class PluginHost:
         self._run = run
         self._log = log
 
-    def open(self, done: Callable[[Opened | Exception], None]) -> None:
+    def open(self, done: Callable[[Opened | BaseException], None]) -> None:
         """Opens the plugin on a thread of its own and calls `done` there. Does not block."""
         threading.Thread(target=lambda: done(self._open()), name="zpipe-open", daemon=True).start()
 
-    def _open(self) -> Opened | Exception:
+    def _open(self) -> Opened | BaseException:
         hooks = self.plugin.hooks
         try:
             if "zpipe_open" in hooks:
@@ -55,7 +55,7 @@ class PluginHost:
                 return Opened(saved, True, None)
             self.context.position = saved.position
             total = hooks["zpipe_total"](self.context) if "zpipe_total" in hooks else None
-        except Exception as error:
+        except BaseException as error:  # also sys.exit(): whoever waits must hear of it
             return error
         return Opened(saved, False, total)
 

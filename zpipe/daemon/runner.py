@@ -10,14 +10,15 @@ So a redelivered message makes the same ids again, and an idempotent sink stores
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.section import MAX_ORIGIN_S
 from zpipe.core.work import Chunk, Failure, Result, Task
 from zpipe.daemon.emission import Emission, encode_all
+from zpipe.daemon.reason import reason_of, traceback_of
 from zpipe.errors import PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
@@ -27,7 +28,6 @@ _NOTHING = _PLAIN | {type(None)}
 _FAILED = object()
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
-_TRACEBACK_LINES = 20
 
 Overflow = Callable[[list[Chunk]], None]
 
@@ -62,7 +62,7 @@ class Runner:
         try:
             messages = run.messages()
         except PeerError as error:
-            run.fail_all(f"malformed: {error}", final=True)
+            run.fail_all(f"malformed: {error}")
             messages = []
         if messages and task.batch:
             self._batch(run, messages)
@@ -80,7 +80,7 @@ class Runner:
         for message in messages:
             try:
                 keep(process(message, context))  # type: ignore[misc]
-            except Exception as error:
+            except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(len(made), error)
                 keep(_FAILED)
         types = set(map(type, made))
@@ -95,7 +95,7 @@ class Runner:
                 continue
             try:
                 run.take(index, message, self._settled(one))
-            except Exception as error:
+            except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(index, error)
 
     def _batch(self, run: _Run, messages: list[Message]) -> None:
@@ -111,7 +111,7 @@ class Runner:
                     run.take(index, message, one)
             else:
                 run.take_many(messages, made)
-        except Exception as error:
+        except BaseException as error:  # sys.exit() in a plugin must not end the worker
             run.fail_batch(error)
 
     def _settled(self, made: Any) -> Any:
@@ -196,6 +196,7 @@ class _Run:
 
     def _add(self, index: int, message: Message, one: Any, id: str) -> None:
         if type(one) is Message:
+            check_message(one)
             emission = self._emission(one.outlet) if one.outlet else self.default
             headers = one.headers if one.headers is not None else message.headers
             emission.add(one.id or id, one.origin or message.origin, one.payload, headers, index)
@@ -224,34 +225,35 @@ class _Run:
     # ---- failures
 
     def fail(self, index: int, error: BaseException) -> None:
-        self._failures[index] = Failure(index, _reason(error), _traceback(error))
+        self._failures[index] = Failure(index, reason_of(error), traceback_of(error))
 
     def fail_batch(self, error: BaseException) -> None:
-        reason, text = _reason(error), _traceback(error)
+        reason, text = reason_of(error), traceback_of(error)
         self._failures = {index: Failure(index, reason, text) for index in range(self.task.count)}
 
-    def fail_all(self, reason: str, final: bool) -> None:
-        self._failures = {index: Failure(index, reason, final=final) for index in range(self.task.count)}
+    def fail_all(self, reason: str) -> None:
+        """What cannot be decoded will not be the next time either."""
+        self._failures = {index: Failure(index, reason, final=True) for index in range(self.task.count)}
 
     def result(self) -> Result:
         emissions = self._emissions()
         if self._failures:
             emissions = [emission.without(self._failures) for emission in emissions]
-        whole = self.task.batch and len(self._failures) == self.task.count
+        whole = len(self._failures) == self.task.count
         chunks = [] if whole else encode_all(emissions, self._policy, self._failures)
         now = time.time()
         ages = [now - piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
         return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
 
 
+def check_message(message: Any) -> None:
+    """Raises TypeError for one that would not decode at the consumer, so that it fails where it was made."""
+    plain = isinstance(message.id, str) and isinstance(message.outlet, str)
+    if not plain or not isinstance(message.headers, dict | None):
+        raise TypeError("a Message's id and outlet are text, its headers a dict or None")
+    if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
+        raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
+
+
 def _is_messages(made: Any) -> bool:
     return isinstance(made, list | tuple) and bool(made) and isinstance(made[0], Message)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:1000]
-
-
-def _traceback(error: BaseException) -> str:
-    lines = traceback.format_exception(error)
-    return "".join(lines[-_TRACEBACK_LINES:])[-8000:]

@@ -127,7 +127,7 @@ class Store:
             try:
                 with connection:
                     connection.execute(sql, row)
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, the others must still be stored
                 done(error)
             else:
                 done(None)

@@ -1,0 +1,30 @@
+"""What an exception says, as text that can be logged, stored and sent. May live here: that, whatever the exception does."""
+
+from __future__ import annotations
+
+import traceback
+
+REASON_CHARACTERS, TRACEBACK_CHARACTERS, TRACEBACK_PARTS = 1000, 8000, 20
+
+
+def reason_of(error: BaseException) -> str:
+    """`Type: text`. An exception whose own text cannot be had is its type."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = f"{type(error).__name__} (its text cannot be had)"
+    return clean(text[:REASON_CHARACTERS])
+
+
+def traceback_of(error: BaseException) -> str:
+    """The end of its traceback."""
+    try:
+        lines = traceback.format_exception(error)
+    except Exception:
+        return ""
+    return clean("".join(lines[-TRACEBACK_PARTS:])[-TRACEBACK_CHARACTERS:])
+
+
+def clean(text: str) -> str:
+    """Without lone surrogates, which neither SQLite nor CBOR takes: a file's name may bring them in."""
+    return text.encode("utf-8", "backslashreplace").decode()
