@@ -6,7 +6,7 @@ May live here: the value types that plugins, the core and the daemon all speak. 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 Position = Any
 """A place in a source: any plain CBOR value (int, str, list of those) that the source can resume after."""
@@ -60,8 +60,6 @@ class _Drop(Enum):
 
 DROP: Final = _Drop.DROP
 """Returned by a process hook: the message is filtered on purpose, and acknowledged."""
-
-Dropped = Literal[_Drop.DROP]
 
 
 class BadRecord:

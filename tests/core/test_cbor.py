@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import decimal
 import math
+import uuid
 from typing import Any
 
 import cbor2
@@ -152,3 +153,20 @@ def test_lengths_that_are_lies_cost_nothing() -> None:
         for length in (2**20, 2**32, 2**63 - 1, 2**64 - 1):
             with pytest.raises(PeerError):
                 cbor.read(bytes([major | 27]) + length.to_bytes(8, "big") + b"\x00" * 16)
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"a": {1, 2}}, "a set at .a"),
+        ({"a": [1, {"b": decimal.Decimal(1)}]}, "a Decimal at .a[1].b"),
+        ({"at": datetime.datetime(2020, 1, 1)}, "a datetime at .at"),
+        ({"on": datetime.date(2020, 1, 1)}, "a date at .on"),
+        ({"a": {1: 2}}, "a map's key is a int at .a"),
+        (uuid.UUID(int=1), "a UUID is not plain CBOR"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_with_its_place(payload: object, said: str) -> None:
+    with pytest.raises(ValueError, match="cannot be sent: ") as caught:
+        cbor.write_payloads([["id"], [0.0], [payload], None], [payload])
+    assert said in str(caught.value)

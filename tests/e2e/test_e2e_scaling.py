@@ -80,3 +80,32 @@ def test_instance_that_leaves_hands_its_work_back(make: MakePipeline) -> None:
     ledger = run.ledger()
     assert ledger["stages"]["work"]["completed"] == 4000
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(4000))
+
+
+def test_an_instance_that_was_there_before_the_run_belongs_to_it(make: MakePipeline) -> None:
+    pipeline = make(CONFIG, work=WORK)
+    third = pipeline.stage("work", 3)
+    pipeline.pid("work", 3)
+    ledger = pipeline.run().ledger()
+    assert third.wait() == 0, third.stderr
+    assert ledger["stages"]["work"]["completed"] == 4000
+
+
+def test_an_instance_that_was_killed_beside_the_run_is_started_again_by_it(make: MakePipeline) -> None:
+    pipeline = make(CONFIG.replace("count = 4000", "count = 9000"), work=WORK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100, "the run is well under way")
+    third = pipeline.stage("work", 3)
+    with pipeline.watch() as watch:
+
+        def share() -> int:
+            watch.poll(0.0)
+            done: int = watch.snapshots.get(("work", 3), {"completed": 0})["completed"]
+            return done
+
+        wait_until(share, "the third instance works")
+    third.end()
+    ledger = run.ledger()
+    assert "event=stage.adopted stage=work.3" in run.stderr
+    assert ledger["stages"]["work"]["completed"] >= 9000
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(9000))

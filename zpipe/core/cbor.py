@@ -60,7 +60,7 @@ def write_payloads(columns: list[Any], payloads: list[Any]) -> bytes:
     try:
         encoded = cbor2.dumps(columns)
     except Exception as error:  # cbor2 runs the payload's own methods, so anything may come out of them
-        raise ValueError(f"cannot be sent: {error}") from None
+        raise ValueError(f"cannot be sent: {_culprit(payloads) or error}") from None
     types = set(map(type, payloads))
     if types == _MAPS:
         flat = set(map(type, chain.from_iterable(payloads))) <= _KEYS
@@ -71,5 +71,30 @@ def write_payloads(columns: list[Any], payloads: list[Any]) -> bytes:
         try:
             read(encoded)
         except PeerError as error:
-            raise ValueError(f"cannot be sent: {error}") from None
+            raise ValueError(f"cannot be sent: {_culprit(payloads) or error}") from None
     return encoded
+
+
+def _culprit(payloads: list[Any]) -> str:
+    """What in the payloads is not plain CBOR and where, for people; "" if nothing stands out. Only called on a failure."""
+    found = (_find_culprit(payload, "", 0) for payload in payloads)
+    return next((text for text in found if text), "")
+
+
+def _find_culprit(value: Any, path: str, depth: int) -> str:
+    where = f" at {path}" if path else ""
+    if depth > MAX_DEPTH:
+        return f"it is nested more than {MAX_DEPTH} deep{where[:60]}"
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str | bytes):
+                return f"a map's key is a {type(key).__name__}{where}: allowed is text"
+            if text := _find_culprit(item, f"{path}.{key!s}"[:200], depth + 1):
+                return text
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if text := _find_culprit(item, f"{path}[{index}]", depth + 1):
+                return text
+    elif type(value) not in _SCALARS:
+        return f"a {type(value).__name__}{where} is not plain CBOR (null, bool, int, float, text, bytes, list, map)"
+    return ""

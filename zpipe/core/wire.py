@@ -7,7 +7,7 @@ never judges whether a frame makes sense now, only whether it is one.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from zpipe.core import cbor
 from zpipe.core.lifecycle import State
@@ -196,8 +196,6 @@ _KINDS: dict[str, type[Any]] = {
 }
 _FIELDS = {kind: tuple((f.name, _CHECKS[str(f.type)]) for f in fields(c)) for kind, c in _KINDS.items()}
 _NAMES = {kind: tuple(name for name, _ in rows) for kind, rows in _FIELDS.items()}
-
-F = TypeVar("F")
 
 
 def write(frame: Frame) -> bytes:

@@ -28,9 +28,10 @@ from zpipe.daemon import journal
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
+from zpipe.daemon.locks import InstanceLock
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.places import InstanceLock, Places
+from zpipe.daemon.places import Places
 from zpipe.daemon.plugin_host import Opened, PluginHost
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
@@ -133,7 +134,7 @@ class Instance:
                 self._done,
             )
         self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
-        self.loop.run_id = self.places.run
+        self.loop.run_id = lambda: self.places.run
         self.loop.on_stop = self._stopped
         self.loop.on_committed = self.host.committed
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)

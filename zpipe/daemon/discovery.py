@@ -44,6 +44,7 @@ class Discovery:
                 self._stage.upstream_expected((upstream, instance))
 
     def _look(self, now: float) -> None:
+        self._places.join_run()
         for upstream in dict.fromkeys(i.stage for i in self._me.inputs):
             for instance in self._places.instances(upstream):
                 peer = (upstream, instance)

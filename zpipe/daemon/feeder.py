@@ -51,7 +51,6 @@ class Feeder:
         self._enough = enough
         self._items: deque[Any] = deque()
         self._limit = 0
-        self._taken = 0
         self._yielded = 0
         self._more = threading.Condition()
         self.eager = True
@@ -123,7 +122,6 @@ class Feeder:
             self.failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
             self._failed(self.failure)
             return None
-        self._taken += count
         return batch
 
     def _take_plain(self, items: list[Any]) -> Batch | None:

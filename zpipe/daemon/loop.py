@@ -48,7 +48,7 @@ class Loop:
         self.on_remember: Callable[[bool], None] = lambda paused: None
         self.on_committed: Callable[[Any], None] = lambda position: None
         self.saved = Saved()
-        self.run_id = ""
+        self.run_id: Callable[[], str] = str
         self._sockets = sockets
         self._mailbox = mailbox
         self._workers = workers
@@ -196,7 +196,7 @@ class Loop:
     def _commit(self, action: act.Commit) -> None:
         finished = self.saved.finished + action.count
         position = self.saved.position if action.count == 0 else action.position
-        saved = Saved(position, finished, (self.run_id or self.stage.me.incarnation) if action.ended else "")
+        saved = Saved(position, finished, (self.run_id() or self.stage.me.incarnation) if action.ended else "")
 
         def done(error: Exception | None) -> None:
             if error is None:

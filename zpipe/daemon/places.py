@@ -5,7 +5,6 @@ May live here: names of sockets and files in runtime folders, and the mark of an
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,12 +16,12 @@ from typing import Any
 
 from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
+from zpipe.daemon.locks import is_locked
 from zpipe.errors import OperatorError
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 SYSTEM_CONFIGS = Path("/etc/zpipe")
 _SYSTEM = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "ZPIPE_STATE_DIR": "/var/lib/zpipe"}
-LOCK_S = 0.5
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,21 +48,18 @@ class Places:
         self._env = {**_SYSTEM, **env} if system and not _names_folders(env) else env
         self.since = math.inf
         self.root = folders.runtime_root(self._env)
-        self.run = env.get("ZPIPE_RUN", "") or self._run_under_way()
+        self.run = env.get("ZPIPE_RUN", "")
+        self.join_run()
 
-    def _run_under_way(self) -> str:
-        """The run of a `zpipe run` of this pipeline that is alive now: an instance started beside it belongs to it."""
+    def join_run(self) -> None:
+        """An instance started beside a `zpipe run` belongs to it, also if it was there a moment before the run."""
         path = self.root / f"{self._config.name}.run"
-        if not _locked(path):
-            return ""
-        try:
-            return str(json.loads(path.read_text())["run"])
-        except (OSError, ValueError, KeyError):
-            return ""
+        if not self.run and is_locked(path):
+            self.run = str(_read(path).get("run", ""))
 
     def alive(self, stage: str, instance: int) -> bool:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
-        return _locked(self.runtime(stage, instance) / "lock")
+        return is_locked(self.runtime(stage, instance) / "lock")
 
     def local(self, stage: str) -> bool:
         """Whether the stage's instances are on this machine, so that their locks can be seen."""
@@ -79,6 +75,13 @@ class Places:
                 if folder.exists() and not os.access(folder, os.X_OK):
                     return f"user {os.getuid()} may not look into {folder}: run this as the user of the daemons, or as root"
         return f"runtime folder {self.root}"
+
+    def started_since(self, stage: str, instance: int, at: float) -> bool:
+        """Whether a process of the instance took its lock after `at` (seconds since the epoch), alive or not."""
+        try:
+            return (self.runtime(stage, instance) / "lock").stat().st_mtime >= at
+        except OSError:
+            return False
 
     def ready(self, stage: str, instance: int, pid: int) -> bool:
         """Whether that process of the instance has opened its plugin."""
@@ -197,55 +200,3 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value))
     part.replace(path)
-
-
-def _locked(path: Path) -> bool:
-    """Whether somebody holds the lock. The shared lock taken to find out is given back at once."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
-class InstanceLock:
-    """Held while an instance lives: a second bind of an ipc address would steal it silently."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        """Makes the folder. Raises OperatorError if the instance runs already."""
-        folders.make_private(folder)
-        self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not self._take():
-            pid = (os.read(self._fd, 20).decode(errors="replace").split() or ["unknown"])[0]
-            os.close(self._fd)
-            raise OperatorError(f"{name} is running already (pid {pid}, {folder})")
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
-        for stale in folder.glob("inbox-*.sock"):
-            stale.unlink(missing_ok=True)
-
-    def _take(self) -> bool:
-        """Tries for LOCK_S: a look by `_locked`, or the last moments of a killed process, may be in the way."""
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return False
-                time.sleep(0.02)
-            else:
-                return True
-
-    def ready(self) -> None:
-        """Leaves word for the supervisor: a death from here on is no failed start. A snapshot may miss it."""
-        os.write(self._fd, b"ready\n")
-
-    def release(self) -> None:
-        os.close(self._fd)

@@ -93,12 +93,6 @@ class Store:
             connection.execute("DELETE FROM position")
         connection.close()
 
-    def dead_letters(self) -> int:
-        with self._connect() as connection:
-            count: int = connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
-        connection.close()
-        return count
-
     # ---- on the store's thread
 
     def start(self) -> None:

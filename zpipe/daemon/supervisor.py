@@ -5,10 +5,6 @@ May live here: what a run does when a child dies, when the operator asks for a d
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import secrets
 import selectors
 import time
 from collections.abc import Mapping
@@ -16,14 +12,17 @@ from typing import Any, Protocol
 
 from zpipe import folders
 from zpipe.config import PipelineConfig
+from zpipe.core.lifecycle import State
 from zpipe.daemon.children import Child, Death
 from zpipe.daemon.journal import fields
+from zpipe.daemon.locks import RunLock
 from zpipe.daemon.signals import Signals
 from zpipe.daemon.watch import Watch
-from zpipe.errors import ExitCode, NoPeerError, OperatorError
+from zpipe.errors import ExitCode, NoPeerError
 
 TURN_S = 0.1
 STOP_S = 5.0
+ADOPT_S = 1.0
 EXTRA_S = 5.0
 """How long the end of a run waits for instances that were started beside it."""
 
@@ -33,6 +32,7 @@ class Display(Protocol):
 
     def line(self, text: str) -> None: ...
     def snapshot(self, snapshot: dict[str, Any]) -> None: ...
+    def draining(self) -> None: ...
     def turn(self) -> None: ...
 
 
@@ -45,32 +45,13 @@ class Ledger(Protocol):
     def killed(self, snapshot: dict[str, Any]) -> None: ...
 
 
-class RunLock:
-    """One run of a pipeline at a time. Names the run, so that `zpipe stage` in another terminal can join it."""
-
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
-        root = folders.runtime_root(env)
-        folders.make_private(root)
-        self.run = secrets.token_hex(6)
-        self._fd = os.open(root / f"{config.name}.run", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OperatorError(f"pipeline {config.name!r} is running already: `zpipe monitor` shows it") from None
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, json.dumps({"run": self.run, "pid": os.getpid()}).encode())
-
-    def release(self) -> None:
-        os.close(self._fd)
-
-
 class Supervisor:
     """One run. Raises OperatorError if it cannot begin."""
 
     def __init__(
         self, config: PipelineConfig, env: Mapping[str, str], display: Display, ledger: Ledger, fresh: bool, level: str
     ) -> None:
-        self._lock = RunLock(config, env)
+        self._lock = RunLock(folders.runtime_root(env), config.name)
         env = {**env, "ZPIPE_RUN": self._lock.run}
         self._config = config
         self._display = display
@@ -83,13 +64,15 @@ class Supervisor:
         self._counted: set[str] = set()
         self._drain_asked: dict[str, str] = {}
         self.interrupts = 0
+        self._began_at = time.time()
+        self._adopt_at = 0.0
+        self._env = env
+        self._level = level
         stages = reversed(
             list(config.stages.values())
         )  # from the tail, so that consumers are there when the head starts
         self._children = [
-            Child(config.path, stage.name, instance, env, level)
-            for stage in stages
-            for instance in range(1, stage.instances + 1)
+            self._new_child(stage.name, instance) for stage in stages for instance in range(1, stage.instances + 1)
         ]
         self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
 
@@ -108,6 +91,7 @@ class Supervisor:
         while not all(child.done for child in self._children):
             for snapshot in self._watch.poll(0.0):
                 self._see(snapshot)
+            self._adopt(time.monotonic())
             self._read_stderr(TURN_S)
             for number in self._signals.read():
                 self._interrupted(number.name)
@@ -139,6 +123,29 @@ class Supervisor:
         assert child.stderr is not None
         self._selector.register(child.stderr, selectors.EVENT_READ, child)
 
+    def _new_child(self, stage: str, instance: int) -> Child:
+        return Child(self._config.path, stage, instance, self._env, self._level)
+
+    def _adopt(self, now: float) -> None:
+        """An instance that was started beside the run and died is started again here: its neighbours wait for it, since what
+        it held comes again, and nobody else would start it. One that left is let go."""
+        if now < self._adopt_at:
+            return
+        self._adopt_at = now + ADOPT_S
+        places = self._watch.places
+        mine = {(child.stage, child.instance) for child in self._children}
+        for stage in self._config.stages:
+            for instance in places.instances(stage) if places.local(stage) else ():
+                key = stage, instance
+                last = self._watch.snapshots.get(key)
+                here = last is not None or places.started_since(stage, instance, self._began_at)
+                if key in mine or not here or places.alive(*key) or places.stopped(*key) is not None:
+                    continue
+                if last is not None:
+                    self._count_killed(last)
+                self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
+                self._children.append(self._new_child(stage, instance))
+
     def _died(self, child: Child, death: Death, now: float) -> ExitCode | None:
         """Starts it again later, or gives up (the exit code)."""
         if self._watch.places.marked(child.stage, child.instance) is not None:
@@ -149,9 +156,8 @@ class Supervisor:
             self._display.line(fields(event="stage.left", stage=child.name, hint="its siblings go on"))
             return None
         last = self._watch.snapshots.get((child.stage, child.instance))
-        if last is not None and last["incarnation"] not in self._counted:
-            self._counted.add(last["incarnation"])
-            self._ledger.killed(last)
+        if last is not None:
+            self._count_killed(last)
         child.plan_restart(now)
         if death.code == ExitCode.USAGE:
             self._display.line(
@@ -174,10 +180,16 @@ class Supervisor:
     def _see(self, snapshot: dict[str, Any]) -> None:
         for child in self._children:
             if (child.stage, child.instance) == (snapshot["stage"], snapshot["instance"]):
-                child.ready |= snapshot["state"] != "STARTING" and snapshot.get("pid") == getattr(
+                child.ready |= snapshot["state"] != State.STARTING.value and snapshot.get("pid") == getattr(
                     child.process, "pid", 0
                 )
         self._display.snapshot(snapshot)
+
+    def _count_killed(self, snapshot: dict[str, Any]) -> None:
+        """The last snapshot of an incarnation that did not stop in order, once."""
+        if snapshot["incarnation"] not in self._counted and snapshot["state"] != State.STOPPED.value:
+            self._counted.add(snapshot["incarnation"])
+            self._ledger.killed(snapshot)
 
     def _read_stderr(self, timeout_s: float) -> None:
         for key, _ in self._selector.select(timeout_s):
@@ -199,6 +211,7 @@ class Supervisor:
         self.interrupts += 1
         if self.interrupts == 1:
             self._display.line(fields(event="run.drain", signal=name, hint="once more stops now"))
+            self._display.draining()
         else:
             self._display.line(fields(event="run.stop", signal=name))
 
@@ -208,7 +221,10 @@ class Supervisor:
             snapshot = self._watch.snapshots.get((child.stage, child.instance))
             if child.stage not in self._heads or child.process is None or snapshot is None:
                 continue
-            if self._drain_asked.get(child.name) == snapshot["incarnation"] or snapshot["state"] == "STARTING":
+            if (
+                self._drain_asked.get(child.name) == snapshot["incarnation"]
+                or snapshot["state"] == State.STARTING.value
+            ):
                 continue
             try:
                 self._watch.ask(child.stage, child.instance, "drain", timeout_s=1.0)

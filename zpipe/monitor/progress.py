@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
+from zpipe.monitor.draining import Snapshots, as_text, holdings
 from zpipe.monitor.model import Model
 from zpipe.monitor.view import status_table
 
@@ -69,6 +70,9 @@ class LiveProgress:
         self._model.add(snapshot)
         self._finished.add(snapshot)
 
+    def draining(self) -> None:
+        """The table shows what each stage holds already."""
+
     def turn(self) -> None:
         now = time.monotonic()
         if now < self._redraw_at:
@@ -82,9 +86,12 @@ class LiveProgress:
 
 
 class PlainProgress:
-    """Not in a terminal: log lines as they come, and how far it is every LINE_S seconds."""
+    """Not in a terminal: log lines as they come, and every LINE_S seconds how far it is, or while draining who holds what."""
 
     def __init__(self, config: PipelineConfig, quiet: bool = False) -> None:
+        self._config = config
+        self._last: Snapshots = {}
+        self._draining = False
         self._finished = Finished(config)
         self._began = time.monotonic()
         self._line_at = float("inf") if quiet else self._began + LINE_S
@@ -95,12 +102,19 @@ class PlainProgress:
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
         self._finished.add(snapshot)
+        self._last[snapshot["stage"], snapshot["instance"]] = snapshot
+
+    def draining(self) -> None:
+        self._draining = True
 
     def turn(self) -> None:
         now = time.monotonic()
         if now < self._line_at:
             return
         self._line_at = now + LINE_S
+        if self._draining:
+            self.line(f"event=run.draining {as_text(holdings(self._config, self._last))}")
+            return
         done, total = self._finished.done(), self._finished.total()
         text = f"event=run.progress finished={done}"
         if total:
