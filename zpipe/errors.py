@@ -54,12 +54,34 @@ class PluginError(ZpipeError):
     exit_code = ExitCode.USAGE
 
 
-class Throttled(ZpipeError):
-    """Raised by a plugin: the service it calls asks to slow down. `retry_after` in seconds, or None."""
+class Answer(ZpipeError):
+    """What a process hook may raise, or return in place of a payload, to say what is to become of its message."""
 
-    def __init__(self, retry_after: float | None = None) -> None:
-        super().__init__("throttled" if retry_after is None else f"throttled: retry after {retry_after} s")
+
+class Throttled(Answer):
+    """The service that the plugin calls asks to slow down: the message is tried again, which costs none of its attempts.
+
+    retry_after  seconds to wait at least; None: zpipe's own delay, longer each time
+    """
+
+    def __init__(self, retry_after: float | None = None, reason: str = "throttled") -> None:
+        super().__init__(reason if retry_after is None else f"{reason}: retry after {retry_after:g} s")
         self.retry_after = retry_after
+
+
+class Retry(Answer):
+    """The message is to be tried again, while it has attempts left: after `delay` seconds (None: zpipe's own delay)."""
+
+    def __init__(self, delay: float | None = None, reason: str = "the plugin asks to try again") -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+class Reject(Answer):
+    """The message is a dead letter at once, for this reason: trying again cannot help."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.work import Chunk
 
 PATIENCE_S = StagePolicy().link.peer_timeout_s
 
@@ -19,7 +20,7 @@ def head(messages: int) -> Stage:
     stage.settle(0.0)
     if messages:
         body = section.encode([str(n) for n in range(messages)], [0.0] * messages, [None] * messages, None)
-        stage.source_emitted([("", messages, body)], messages, messages, [])
+        stage.source_emitted([Chunk("", messages, body)], messages, messages, [])
     return stage
 
 

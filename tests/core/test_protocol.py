@@ -21,6 +21,7 @@ from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
 from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
+from zpipe.core.work import Chunk
 from zpipe.errors import PeerError
 
 HERE = Path(__file__).parent
@@ -243,7 +244,7 @@ def test_the_example_session_is_what_the_core_does() -> None:
     producer.ready(opened.session)
     state(0.0)
     body = section.encode(["read:0", "read:1"], [1700000000.0, 1700000000.5], [{"n": 0}, {"n": 1}], None)
-    producer.offer([("", 2, body)], Derivation([]))
+    producer.offer([Chunk("", 2, body)], Derivation([]))
     [parcel] = producer.dispatch()
     assert isinstance(parcel, SendParcel)
     expect("parcel", parcel.header)

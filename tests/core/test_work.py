@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from zpipe.core import section
 from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.pace import Pace
 from zpipe.core.policy import RetryPolicy
+from zpipe.core.retries import SPREAD, Retries
 from zpipe.core.section import Section
-from zpipe.core.work import Pace, Retries, Task
+from zpipe.core.work import HISTORY, Failure, Past, Task, Verdict
 
 
 def slices(*counts: int) -> list[Slice]:
@@ -30,7 +32,7 @@ def where(pieces: list[Slice]) -> list[tuple[int, int]]:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
 def test_a_task_finds_each_message_and_halves_without_loss(counts: list[int]) -> None:
     pieces = slices(*counts)
-    task = Task(1, pieces, 1, True)
+    task = Task(1, pieces, Past(), True)
     assert task.count == sum(counts)
     assert where([task.at(n) for n in range(task.count)]) == where(pieces)
     with pytest.raises(IndexError):
@@ -40,29 +42,58 @@ def test_a_task_finds_each_message_and_halves_without_loss(counts: list[int]) ->
     assert len(where(first)) == task.count // 2
 
 
-def test_delays_double_up_to_the_most_and_spread_over_their_upper_half() -> None:
+FAILED = Failure(0, "no")
+THROTTLED = Failure(0, "slow down", verdict=Verdict.THROTTLED)
+DIED = Failure(0, "SIGSEGV", verdict=Verdict.DEATH)
+
+
+def test_delays_double_up_to_the_most_with_full_jitter() -> None:
     retries = Retries(RetryPolicy(attempts=5, delay_s=1.0, max_delay_s=10.0))
-    assert [retries.delay_s(n, 0.999999) for n in range(1, 7)] == pytest.approx([1, 2, 4, 8, 10, 10], rel=1e-5)
-    assert [retries.delay_s(n, 0.0) for n in range(1, 7)] == pytest.approx([0.5, 1, 2, 4, 5, 5])
-    assert retries.delay_s(10_000, 0.0) == 5.0
+    most = [retries.delay_s(FAILED, Past(attempts=n), 0.999999) for n in range(1, 7)]
+    assert most == pytest.approx([1, 2, 4, 8, 10, 10], rel=1e-5)
+    assert [retries.delay_s(FAILED, Past(attempts=n), 0.0) for n in range(1, 7)] == [0.0] * 6
+    assert retries.delay_s(FAILED, Past(attempts=10_000), 0.5) == 5.0
 
 
-def test_attempts_are_finite() -> None:
-    retries = Retries(RetryPolicy(attempts=3))
-    assert [retries.exhausted(n) for n in (1, 2, 3, 4)] == [False, False, True, True]
-    assert Retries(RetryPolicy(attempts=1)).exhausted(1)
+def test_throttles_have_their_own_delays_and_a_delay_asked_for_is_kept() -> None:
+    retries = Retries(RetryPolicy(delay_s=1.0, max_delay_s=10.0))
+    assert retries.delay_s(THROTTLED, Past(attempts=4, throttles=1), 0.5) == 0.5
+    assert retries.delay_s(THROTTLED, Past(throttles=3), 0.5) == 2.0
+    asked = Failure(0, "", verdict=Verdict.THROTTLED, delay_s=30.0)
+    assert retries.delay_s(asked, Past(throttles=1), 0.0) == 30.0
+    assert retries.delay_s(asked, Past(throttles=1), 1.0) == 30.0 * (1 + SPREAD)
+    assert retries.delay_s(DIED, Past(deaths=1), 0.9) == 0.0
+
+
+def test_attempts_and_deaths_are_finite_and_throttles_are_not() -> None:
+    retries = Retries(RetryPolicy(attempts=3, deaths=2))
+    assert [retries.exhausted(Past(attempts=n)) for n in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [retries.exhausted(Past(deaths=n)) for n in (1, 2, 3)] == [False, True, True]
+    assert not retries.exhausted(Past(attempts=2, throttles=1000, deaths=1))
+    assert Retries(RetryPolicy(attempts=1)).exhausted(Past(attempts=1))
+
+
+@given(st.lists(st.sampled_from(Verdict), max_size=60))
+def test_a_past_counts_what_happened(verdicts: list[Verdict]) -> None:
+    past = Past()
+    for verdict in verdicts:
+        past = past.after(Failure(0, verdict.value, verdict=verdict))
+    assert past.attempts == verdicts.count(Verdict.RETRY) + verdicts.count(Verdict.REJECT)
+    assert past.deaths == verdicts.count(Verdict.DEATH)
+    assert past.throttles <= verdicts.count(Verdict.THROTTLED)
+    assert len(past.history) == min(past.calls, HISTORY)
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 4)), max_size=12), st.floats(0, 10))
 def test_retries_come_when_they_are_due_and_in_order(entries: list[tuple[float, int]], now: float) -> None:
     retries = Retries(RetryPolicy())
     for n, (due_at, count) in enumerate(entries):
-        retries.add(slices(count), n, due_at)
+        retries.add(slices(count), Past(attempts=n), due_at)
     assert retries.messages == sum(count for _, count in entries)
     assert retries.next_at == min((at for at, _ in entries), default=math.inf)
     popped = []
     while (due := retries.pop_due(now)) is not None:
-        popped.append(due[1])
+        popped.append(due[1].attempts)
     expected = sorted((at, n) for n, (at, _) in enumerate(entries) if at <= now)
     assert popped == [n for _, n in expected]
     assert retries.messages == sum(count for at, count in entries if at > now)

@@ -41,9 +41,9 @@ class Downstream:
 
     def offer(self, chunks: list[Chunk], derivation: Derivation) -> None:
         """Takes outputs in charge, once for each link they leave by. Those of an outlet that nobody reads are let go."""
-        for name, count, body in chunks:
-            for outlet in self._by_name.get(name, ()):
-                outlet.offer(body, count, derivation)
+        for chunk in chunks:
+            for outlet in self._by_name.get(chunk.outlet, ()):
+                outlet.offer(chunk.body, chunk.messages, derivation)
 
     @property
     def room(self) -> int:

@@ -14,8 +14,10 @@ from zpipe.core.delivery import Slice
 from zpipe.core.downstream import Downstream
 from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.pace import Pace
 from zpipe.core.policy import StagePolicy
-from zpipe.core.work import Chunk, DeadLetter, Failure, Pace, Result, Retries, Task
+from zpipe.core.retries import Retries
+from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
 
 NEVER = float("inf")
 REBURY_S = 1.0
@@ -56,11 +58,10 @@ class Processing:
         """The tasks to start now: retries that are due, then what is queued, while a worker is free and outputs have room."""
         started: list[Task] = []
         while self._free() and (due := self.retries.pop_due(now)) is not None:
-            slices, attempt = due
             self._counts.retries += 1
-            started.append(self._begin(slices, attempt + 1))
+            started.append(self._begin(*due))
         while self._free() and self._inlet.queue and self._ready_at(now, hurry) <= now:
-            started.append(self._begin(self._cut(), 1))
+            started.append(self._begin(self._cut(), Past()))
         return started
 
     def _free(self) -> bool:
@@ -91,9 +92,9 @@ class Processing:
         most = min(self._pace.task_messages(policy.link.parcel_messages), share)
         return self._inlet.take(most, policy.link.parcel_bytes)
 
-    def _begin(self, slices: list[Slice], attempt: int) -> Task:
+    def _begin(self, slices: list[Slice], past: Past) -> Task:
         self._number += 1
-        task = Task(self._number, slices, attempt, self._policy.batch is not None)
+        task = Task(self._number, slices, past, self._policy.batch is not None)
         task.derivation = Derivation([])
         self.tasks[task.number] = task
         return task
@@ -142,17 +143,31 @@ class Processing:
         return good
 
     def _fail(self, task: Task, failures: list[Failure], now: float) -> None:
-        if task.batch and task.count > 1 and len(failures) == task.count and not failures[0].final:
-            for half in task.halves():  # the bad one must end alone; what is good in the batch must not wait for it
-                self.retries.add(half, task.attempt - 1, now)
+        if task.batch and task.count > 1 and len(failures) == task.count:
+            self._fail_batch(task, failures[0], now)
             return
         for failure in failures:
-            piece = task.at(failure.index)
-            if failure.final or self.retries.exhausted(task.attempt):
-                self.bury(DeadLetter(failure.reason, failure.traceback, task.attempt, piece))
+            piece, past = task.at(failure.index), task.past.after(failure)
+            if failure.verdict is Verdict.REJECT or self.retries.exhausted(past):
+                self.bury(DeadLetter(failure.reason, failure.traceback, past, piece))
             else:
-                delay_s = self.retries.delay_s(task.attempt, self._jitter())
-                self.retries.add([piece], task.attempt, now + delay_s)
+                self._try_again([piece], failure, past, now)
+
+    def _fail_batch(self, task: Task, failure: Failure, now: float) -> None:
+        """A batch failed as one. Who is told to wait waits as one; else the bad message must be alone before it counts, and
+        what is good in the batch must not wait for it."""
+        past = task.past.after(failure)
+        if failure.verdict is Verdict.REJECT:
+            for index in range(task.count):
+                self.bury(DeadLetter(failure.reason, failure.traceback, past, task.at(index)))
+        elif failure.verdict is Verdict.THROTTLED or (failure.delay_s is not None and not self.retries.exhausted(past)):
+            self._try_again(task.slices, failure, past, now)
+        else:
+            for half in task.halves():
+                self.retries.add(half, Past(), now)
+
+    def _try_again(self, slices: list[Slice], failure: Failure, past: Past, now: float) -> None:
+        self.retries.add(slices, past, now + self.retries.delay_s(failure, past, self._jitter()))
 
     # ---- dead letters
 

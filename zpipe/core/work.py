@@ -1,4 +1,4 @@
-"""Work: tasks cut from the queue, their results, retries and dead letters.
+"""Work: tasks cut from the queue, their results, and dead letters.
 
 May live here: what is in process and what becomes of it. It knows no session, no outlet and no thread; a task goes to
 whoever runs plugins and comes back as a result.
@@ -6,27 +6,54 @@ whoever runs plugins and comes back as a result.
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any
+from enum import Enum
+from typing import Any, NamedTuple
 
 from zpipe.core.delivery import Slice
 from zpipe.core.ledger import Derivation
-from zpipe.core.policy import RetryPolicy
 
-Chunk = tuple[str, int, bytes]
-"""(outlet, number of messages, encoded section): outputs of a task or a source."""
+HISTORY = 20
+"""Entries kept of what happened to a message: more say nothing new, and a message may be retried for days."""
+
+
+class Chunk(NamedTuple):
+    """Outputs of a task or a source, encoded as one section of so many `messages`.
+
+    owners  for each of them the index of the task's message it was made from; None: all were made from all
+    """
+
+    outlet: str
+    messages: int
+    body: bytes
+    owners: Sequence[int] | None = None
+
+
+class Verdict(Enum):
+    """What a failure means for its message."""
+
+    RETRY = "retry"
+    """An attempt was used; try again after a delay, while attempts are left."""
+    THROTTLED = "throttled"
+    """The service it calls asks to slow down: no attempt was used."""
+    REJECT = "reject"
+    """Trying again cannot help: a dead letter at once."""
+    DEATH = "death"
+    """Its call was the end of its worker process, or outlived the timeout."""
+    AGAIN = "again"
+    """It shared a task with one that ended the worker: run it again at once, nothing is counted."""
 
 
 @dataclass(slots=True)
 class Failure:
-    """Message `index` of a task failed. `final`: trying again cannot help (not CBOR, over the size limit)."""
+    """Message `index` of a task failed. `delay_s`: how long the plugin wants to wait before it is tried again."""
 
     index: int
     reason: str
     traceback: str = ""
-    final: bool = False
+    verdict: Verdict = Verdict.RETRY
+    delay_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -46,16 +73,51 @@ class Result:
     ages: list[float] = field(default_factory=list)
 
 
+class Past(NamedTuple):
+    """What the plugin has made of a message (or of a group that was tried as one) so far.
+
+    attempts   calls that failed and count;  throttles: calls in a row that were asked to slow down
+    deaths     calls that ended their worker
+    history    a line for each of the last of them
+    """
+
+    attempts: int = 0
+    throttles: int = 0
+    deaths: int = 0
+    history: tuple[str, ...] = ()
+
+    @property
+    def calls(self) -> int:
+        return self.attempts + self.deaths
+
+    def after(self, failure: Failure) -> Past:
+        """With one more call, that ended so."""
+        kind = failure.verdict
+        if kind is Verdict.AGAIN:
+            return self
+        if kind is Verdict.THROTTLED:
+            return self._replace(throttles=self.throttles + 1)
+        died = kind is Verdict.DEATH
+        history = (*self.history, f"call {self.calls + 1}: {failure.reason}")[-HISTORY:]
+        return Past(self.attempts + (not died), 0, self.deaths + died, history)
+
+
 class Task:
-    """Messages handed to a worker in one go. `attempt` counts the calls of the plugin for them."""
+    """Messages handed to a worker in one go.
 
-    __slots__ = ("attempt", "batch", "count", "derivation", "number", "slices")
+    past     what happened to them before;  attempt: the number of this call of the plugin
+    batch    one call for all of them;  alone: no other task may run in the same process meanwhile
+    """
 
-    def __init__(self, number: int, slices: list[Slice], attempt: int, batch: bool) -> None:
+    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "number", "past", "slices")
+
+    def __init__(self, number: int, slices: list[Slice], past: Past, batch: bool, alone: bool = False) -> None:
         self.number = number
         self.slices = slices
-        self.attempt = attempt
+        self.past = past
+        self.attempt = past.calls + 1
         self.batch = batch
+        self.alone = alone
         self.count = sum(piece.count for piece in slices)
         self.derivation: Derivation | None = None
 
@@ -88,80 +150,8 @@ class DeadLetter:
 
     reason: str
     traceback: str
-    attempts: int
+    past: Past
     piece: Slice | None
     derivation: Derivation | None = None
     id: str = ""
     raw: Any = None
-
-
-class Retries:
-    """Messages that wait to be tried again, by when. They are in process: the plugin has had them."""
-
-    def __init__(self, policy: RetryPolicy) -> None:
-        self._policy = policy
-        self._waiting: list[tuple[float, int, list[Slice], int]] = []
-        self._order = count()
-        self.messages = 0
-
-    def add(self, slices: list[Slice], attempt: int, due_at: float) -> None:
-        self.messages += sum(piece.count for piece in slices)
-        heapq.heappush(self._waiting, (due_at, next(self._order), slices, attempt))
-
-    def delay_s(self, attempt: int, jitter: float) -> float:
-        """The delay before attempt + 1: doubling, bounded, and spread over its upper half by `jitter` in [0, 1)."""
-        delay = min(self._policy.delay_s * 2.0 ** min(attempt - 1, 32), self._policy.max_delay_s)
-        return delay * (0.5 + 0.5 * jitter)
-
-    def exhausted(self, attempt: int) -> bool:
-        return attempt >= self._policy.attempts
-
-    def pop_due(self, now: float) -> tuple[list[Slice], int] | None:
-        """The slices and attempts so far of the next that is due."""
-        if not self._waiting or self._waiting[0][0] > now:
-            return None
-        _, _, slices, attempt = heapq.heappop(self._waiting)
-        self.messages -= sum(piece.count for piece in slices)
-        return slices, attempt
-
-    @property
-    def next_at(self) -> float:
-        return self._waiting[0][0] if self._waiting else float("inf")
-
-
-class Pace:
-    """How fast this stage serves, measured: what task sizes and credit windows follow.
-
-    task_s  a task is cut to about this much work: long enough that handing it over (about 0.1 ms) is nothing, short enough
-            that several workers share what is queued
-    """
-
-    task_s = 0.005
-    _weight = 0.2
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._service_s: float | None = None
-
-    def measure(self, messages: int, seconds: float) -> None:
-        one = seconds / messages
-        self._service_s = one if self._service_s is None else self._service_s + self._weight * (one - self._service_s)
-
-    @property
-    def service_s(self) -> float | None:
-        """Seconds of a worker a message, or None before the first."""
-        return self._service_s
-
-    @property
-    def rate(self) -> float:
-        """Messages a second all workers can serve; 0.0 before the first."""
-        return self._workers / max(self._service_s, 1e-9) if self._service_s is not None else 0.0
-
-    def task_messages(self, most: int) -> int:
-        if self._service_s is None:
-            return 1
-        return max(1, min(most, int(self.task_s / max(self._service_s, 1e-9))))
-
-    def window(self, queue_time_s: float, least: int, most: int) -> int:
-        """How many messages are worth having here: `queue_time_s` of work, within least and most."""
-        return max(1, min(most, max(least, int(self.rate * queue_time_s))))

@@ -25,7 +25,7 @@ def letter_row(letter: DeadLetter) -> LetterRow:
             id, origin, payload = ids[at], origins[at], payloads[at]
             headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
     reason, text = clean(letter.reason), clean(letter.traceback)
-    return LetterRow(clean(id), origin, reason, text, letter.attempts, headers, _encoded(payload))
+    return LetterRow(clean(id), origin, reason, text, letter.past.calls, headers, _encoded(payload))
 
 
 def _encoded(payload: Any) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from zpipe.core import section
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work import Chunk, Failure
+from zpipe.core.work import Chunk, Failure, Verdict
 
 
 class Emission:
@@ -81,14 +81,16 @@ class Emission:
             body = section.encode(*self.cut(start, stop))
         except ValueError as error:
             if stop - start == 1:
-                failures[self.owners[start]] = Failure(self.owners[start], f"its output {error}", final=True)
+                failures[self.owners[start]] = Failure(
+                    self.owners[start], f"its output {error}", verdict=Verdict.REJECT
+                )
                 return []
         else:
             if len(body) <= policy.parcel_bytes or (stop - start == 1 and len(body) <= policy.max_message_bytes):
-                return [(self.outlet, stop - start, body)]
+                return [Chunk(self.outlet, stop - start, body, self.owners[start:stop])]
             if stop - start == 1:
                 reason = f"its output has {len(body)} bytes, over the limit of {policy.max_message_bytes} a message"
-                failures[self.owners[start]] = Failure(self.owners[start], reason, final=True)
+                failures[self.owners[start]] = Failure(self.owners[start], reason, verdict=Verdict.REJECT)
                 return []
         middle = (start + stop) // 2
         return self._encode(start, middle, policy, failures) + self._encode(middle, stop, policy, failures)

@@ -16,7 +16,7 @@ from typing import Any
 
 from zpipe.core import cbor, section
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work import Chunk, DeadLetter, Failure
+from zpipe.core.work import Chunk, DeadLetter, Failure, Past
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import check_message
@@ -141,7 +141,7 @@ class Feeder:
                 body = section.encode(ids, [now] * len(ids), payloads[start : start + size], None)
                 if len(body) > self._policy.parcel_bytes:
                     return None
-                chunks.append(("", len(ids), body))
+                chunks.append(Chunk("", len(ids), body))
         except ValueError:
             return None
         return chunks, positions[-1], len(items), []
@@ -186,7 +186,9 @@ def letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
     if type(item) is tuple and len(item) == 2:
         position, payload = item
     raw = payload.raw if type(payload) is BadRecord else payload
-    return DeadLetter(failure.reason, failure.traceback, 1, None, id=f"{stage}:{name(position)}", raw=raw)
+    return DeadLetter(
+        failure.reason, failure.traceback, Past(attempts=1), None, id=f"{stage}:{name(position)}", raw=raw
+    )
 
 
 def name(position: Position) -> str:

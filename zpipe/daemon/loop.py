@@ -181,7 +181,7 @@ class Loop:
     def _bury(self, action: act.Bury) -> None:
         letter = action.letter
         row = letter_row(letter)
-        self._log.warning(fields(event="message.dead", id=row.id, reason=letter.reason, attempts=letter.attempts))
+        self._log.warning(fields(event="message.dead", id=row.id, reason=letter.reason, attempts=row.attempts))
 
         def done(error: Exception | None) -> None:
             def report() -> None:

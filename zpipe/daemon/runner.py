@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.section import MAX_ORIGIN_S
-from zpipe.core.work import Chunk, Failure, Result, Task
+from zpipe.core.work import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.emission import Emission, encode_all
-from zpipe.daemon.reason import reason_of, traceback_of
-from zpipe.errors import PeerError
+from zpipe.daemon.verdict import failure_of
+from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
 
@@ -102,13 +103,14 @@ class Runner:
         assert self._process_batch is not None
         try:
             made = self._settled(self._process_batch(messages, self._context))
-            if self._context.last:
+            if isinstance(made, list | tuple) and len(made) == len(messages):
+                run.take_each(messages, made)
+            elif isinstance(made, Answer):
+                raise made
+            elif self._context.last:
                 _exhaust(made)
             elif made is None:
                 raise NoOutput
-            elif isinstance(made, list | tuple) and len(made) == len(messages):
-                for index, (message, one) in enumerate(zip(messages, made, strict=True)):
-                    run.take(index, message, one)
             else:
                 run.take_many(messages, made)
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
@@ -168,8 +170,18 @@ class _Run:
             self.default.extend(ids[part], origins[part], made[index : index + piece.count], facts, index)
             index += piece.count
 
+    def take_each(self, messages: list[Message], made: Any) -> None:
+        """A batch's outputs, one to one. An Answer is for its message only."""
+        for index, (message, one) in enumerate(zip(messages, made, strict=True)):
+            if isinstance(one, Answer):
+                self.fail(index, one)
+            else:
+                self.take(index, message, one)
+
     def take(self, index: int, message: Message, made: Any) -> None:
         """What the hook returned for one message."""
+        if isinstance(made, Answer):
+            raise made
         if made is DROP:
             self.filtered += 1
         elif isinstance(made, Iterator) or _is_messages(made):
@@ -225,15 +237,15 @@ class _Run:
     # ---- failures
 
     def fail(self, index: int, error: BaseException) -> None:
-        self._failures[index] = Failure(index, reason_of(error), traceback_of(error))
+        self._failures[index] = failure_of(index, error)
 
     def fail_batch(self, error: BaseException) -> None:
-        reason, text = reason_of(error), traceback_of(error)
-        self._failures = {index: Failure(index, reason, text) for index in range(self.task.count)}
+        whole = failure_of(0, error)
+        self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
 
     def fail_all(self, reason: str) -> None:
         """What cannot be decoded will not be the next time either."""
-        self._failures = {index: Failure(index, reason, final=True) for index in range(self.task.count)}
+        self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
 
     def result(self) -> Result:
         emissions = self._emissions()

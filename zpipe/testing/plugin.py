@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from zpipe.core import section
 from zpipe.core.policy import StagePolicy
-from zpipe.core.work import Chunk, DeadLetter, Failure, Result, Task
+from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task
 
 Plan = Callable[[str, int], list[str]]
 """What a stage makes of a message: (its id, attempt) to the ids of its outputs. Raises ValueError to fail."""
@@ -98,7 +98,7 @@ class Source:
         letters = []
         for id in (f"{spec.name}:{n}" for n in range(first, first + count)):
             if spec.bad(id):
-                letters.append(DeadLetter("unreadable", "", 1, None, id=id, raw=id))
+                letters.append(DeadLetter("unreadable", "", Past(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
         return outputs.chunks(), first + count, count, letters
@@ -122,7 +122,8 @@ class Outputs:
         for outlet, (ids, origins, payloads, _) in self._by_outlet.items():
             for start in range(0, len(ids), SECTION_MESSAGES):
                 part = slice(start, start + SECTION_MESSAGES)
-                made.append((outlet, len(ids[part]), section.encode(ids[part], origins[part], payloads[part], None)))
+                body = section.encode(ids[part], origins[part], payloads[part], None)
+                made.append(Chunk(outlet, len(ids[part]), body))
         return made
 
 

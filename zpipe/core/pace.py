@@ -1,0 +1,41 @@
+"""How fast a stage serves, as it was measured. May live here: that, and what follows from it for sizes; no queue and no task."""
+
+from __future__ import annotations
+
+
+class Pace:
+    """How fast this stage serves, measured: what task sizes and credit windows follow.
+
+    task_s  a task is cut to about this much work: long enough that handing it over (about 0.1 ms) is nothing, short enough
+            that several workers share what is queued
+    """
+
+    task_s = 0.005
+    _weight = 0.2
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._service_s: float | None = None
+
+    def measure(self, messages: int, seconds: float) -> None:
+        one = seconds / messages
+        self._service_s = one if self._service_s is None else self._service_s + self._weight * (one - self._service_s)
+
+    @property
+    def service_s(self) -> float | None:
+        """Seconds of a worker a message, or None before the first."""
+        return self._service_s
+
+    @property
+    def rate(self) -> float:
+        """Messages a second all workers can serve; 0.0 before the first."""
+        return self._workers / max(self._service_s, 1e-9) if self._service_s is not None else 0.0
+
+    def task_messages(self, most: int) -> int:
+        if self._service_s is None:
+            return 1
+        return max(1, min(most, int(self.task_s / max(self._service_s, 1e-9))))
+
+    def window(self, queue_time_s: float, least: int, most: int) -> int:
+        """How many messages are worth having here: `queue_time_s` of work, within least and most."""
+        return max(1, min(most, max(least, int(self.rate * queue_time_s))))

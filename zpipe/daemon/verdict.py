@@ -1,0 +1,34 @@
+"""What an exception of a process hook means for its message. May live here: that translation."""
+
+from __future__ import annotations
+
+import math
+
+from zpipe.core.work import Failure, Verdict
+from zpipe.daemon.reason import clean, reason_of, traceback_of
+from zpipe.errors import Answer, Reject, Retry, Throttled
+
+MAX_DELAY_S = 86_400.0
+"""A plugin, or the service it calls, may ask for any delay; waiting for more than a day is a mistake."""
+
+
+def failure_of(index: int, error: BaseException) -> Failure:
+    """The failure of message `index`. An Answer needs no traceback: it is meant."""
+    if not isinstance(error, Answer):
+        return Failure(index, reason_of(error), traceback_of(error))
+    reason = clean(str(error))
+    match error:
+        case Reject():
+            return Failure(index, reason, verdict=Verdict.REJECT)
+        case Throttled():
+            return Failure(index, reason, verdict=Verdict.THROTTLED, delay_s=_seconds(error.retry_after))
+        case Retry():
+            return Failure(index, reason, delay_s=_seconds(error.delay))
+    return Failure(index, reason_of(error), traceback_of(error))
+
+
+def _seconds(delay: object) -> float | None:
+    """A plugin's number as a delay; what is none of that is left to zpipe."""
+    if isinstance(delay, int | float) and math.isfinite(delay):
+        return min(max(float(delay), 0.0), MAX_DELAY_S)
+    return None
