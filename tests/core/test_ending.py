@@ -32,7 +32,7 @@ def run(stage: Stage, start: float, stop: float) -> dict[float, list[Action]]:
 
 def consumer(stage: Stage, now: float, limit: int) -> str:
     """A consumer comes in session and grants so many messages. Returns the session."""
-    hello = wire.Hello(1, "p", "b", 1, "b1", "", "a", "inbox", 1, 100)
+    hello = wire.Hello(1, "p", "b", 1, "b1", "", "a", "inbox", 1, 100, "", [])
     stage.feedback_received(b"route", wire.write(hello), now)
     frames = [wire.read(action.frame) for action in stage.settle(now) if isinstance(action, Reply)]
     [session] = [frame.session for frame in frames if isinstance(frame, wire.Welcome)]
@@ -51,6 +51,7 @@ def say(stage: Stage, session: str, now: float, number: int, limit: int, **more:
         **done,
         ranges=[],
         returned=[],
+        finished=[],
         rate=0.0,
         reply=False,
         leaving=False,

@@ -38,7 +38,7 @@ class Producer:
         for first, count in sections:
             ids = [str(n) for n in range(first, first + count)]
             bodies.append(section.encode(ids, [0.0] * count, ["x" * size] * count, None))
-            rows.append([count, len(bodies[-1]), first, attempt])
+            rows.append([count, len(bodies[-1]), first, attempt, 0])
         self.sequence += 1
         self.sent_messages += sum(row[0] for row in rows)
         self.sent_bytes += sum(row[1] for row in rows)
@@ -548,7 +548,10 @@ def test_a_frame_that_has_no_business_there_is_a_peer_error(frame: Any) -> None:
 
 
 def test_a_gap_and_a_malformed_parcel_begin_the_session_anew() -> None:
-    for parcel, body in ((wire.Parcel("s", 2, [[1, 1, 1, 1]]), b"x"), (wire.Parcel("s", 1, [[1, 2, 1, 1]]), b"x")):
+    for parcel, body in (
+        (wire.Parcel("s", 2, [[1, 1, 1, 1, 0]]), b"x"),
+        (wire.Parcel("s", 1, [[1, 2, 1, 1, 0]]), b"x"),
+    ):
         made, inlet = intake()
         with contextlib.suppress(PeerError):
             made.parcel(parcel, body, 1.0)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import random
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import Counts, Derivation, EachDerivation
 
 
 class Share:
@@ -75,6 +78,65 @@ def test_inputs_finish_exactly_once_whatever_the_order(steps: list[bool], close_
         assert not share.finished
         derivation.settle()
     assert share.finished == 1
+
+
+class Inputs:
+    """Several messages; which of them have finished, and how often."""
+
+    def __init__(self, finished: list[int], base: int, count: int) -> None:
+        self.count = count
+        self._finished = finished
+        self._range = range(base, base + count)
+
+    def finish(self) -> None:
+        for n in self._range:
+            self._finished[n] += 1
+
+    def part(self, start: int, stop: int) -> Inputs:
+        return Inputs(self._finished, self._range[start], stop - start)
+
+
+@st.composite
+def outputs(draw: st.DrawFn) -> tuple[list[int], list[range | list[int]], set[int]]:
+    """Sizes of the inputs, the owners of each output section, and failed messages, which have no output."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    total = sum(sizes)
+    failed = draw(st.sets(st.integers(0, total - 1), max_size=2))
+    plain = draw(st.booleans())
+    if plain:
+        cuts = sorted(draw(st.sets(st.integers(1, max(total - 1, 1)), max_size=3)) | {0, total})
+        runs = [range(a, b) for a, b in pairwise(cuts) if a < b and not failed & set(range(a, b))]
+        return sizes, [*runs, *(runs if draw(st.booleans()) else [])], failed  # twice: over two links
+    owner = st.integers(0, total - 1).filter(lambda n: n not in failed) if len(failed) < total else st.nothing()
+    sections = (
+        draw(st.lists(st.lists(owner, min_size=1, max_size=4).map(sorted), max_size=5)) if len(failed) < total else []
+    )
+    return sizes, list(sections), failed
+
+
+@given(outputs(), st.randoms(use_true_random=False))
+def test_each_input_finishes_once_when_all_of_its_own_outputs_are_settled(
+    case: tuple[list[int], list[range | list[int]], set[int]], chance: random.Random
+) -> None:
+    sizes, sections, failed = case
+    finished = [0] * sum(sizes)
+    bases = [sum(sizes[:n]) for n in range(len(sizes))]
+    each = EachDerivation([Inputs(finished, base, count) for base, count in zip(bases, sizes, strict=True)])
+    for owners in sections:
+        each.expect(len(owners), owners)
+    each.close_but(failed)
+    pieces = []
+    for owners in sections:  # cut anywhere, as credit and acks of parts do
+        at = chance.randint(0, len(owners))
+        pieces += [piece for piece in (owners[:at], owners[at:]) if piece]
+    chance.shuffle(pieces)
+    while True:
+        waiting = {n for piece in pieces for n in piece}
+        assert finished == [int(n not in waiting and n not in failed) for n in range(len(finished))]
+        if not pieces:
+            break
+        piece = pieces.pop()
+        each.settle(len(piece), piece)
 
 
 def test_the_identity_of_counts() -> None:

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from zpipe.core import section, wire
-from zpipe.core.ledger import Derivation
+from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.work import Chunk
 
 POLICY = LinkPolicy(parcel_messages=8, parcel_bytes=400)
 BIG = 1 << 40
@@ -34,13 +35,13 @@ def body(first: int, count: int, size: int = 0) -> bytes:
 def offer(outlet: Outlet, count: int, size: int = 0) -> Share:
     share = Share()
     derivation = Derivation([share])
-    outlet.offer(body(outlet.produced + 1, count, size), count, derivation)
+    outlet.offer(Chunk("", count, body(outlet.produced + 1, count, size)), derivation)
     derivation.close()
     return share
 
 
 def open_session(outlet: Outlet, name: str, ready: bool = True) -> OutletSession:
-    hello = wire.Hello(1, "p", "c", len(outlet.sessions) + 1, name, "", "u", "inbox", 1, 100)
+    hello = wire.Hello(1, "p", "c", len(outlet.sessions) + 1, name, "", "u", "inbox", 1, 100, "", [])
     session = OutletSession(name, hello, b"route", 0.0)
     outlet.sessions[name] = session
     session.ready = ready
@@ -59,6 +60,7 @@ def state(outlet: Outlet, session: OutletSession, messages: int, size: int = BIG
         "floor": 0,
         "ranges": [],
         "returned": [],
+        "finished": [],
         "rate": FAST,
         "reply": False,
         "leaving": False,
@@ -80,7 +82,7 @@ def send(outlet: Outlet) -> list[tuple[str, int, list[str], list[int]]]:
         ids: list[str] = []
         attempts: list[int] = []
         at = 0
-        for count, size, first, attempt in parcel.sections:
+        for count, size, first, attempt, _ in parcel.sections:
             ids += section.decode(encoded[at : at + size], count)[0]
             assert ids[-count:] == [str(n) for n in range(first, first + count)]
             attempts += [attempt] * count
@@ -324,6 +326,98 @@ def test_an_ack_of_one_part_of_a_cut_section_does_not_settle_it() -> None:
     assert share.finished == 1
 
 
+def test_a_parcel_finished_in_part_settles_what_was_made_of_each() -> None:
+    outlet, [session] = make(5)
+    shares = [Share() for _ in range(5)]
+
+    class Inputs:
+        count = 5
+
+        def finish(self) -> None: ...
+
+        def part(self, start: int, stop: int) -> Share:
+            for share in shares[start:stop]:
+                share.finish()
+            return Share()
+
+    each = EachDerivation([Inputs()])
+    outlet.offer(Chunk("", 5, body(1, 5), range(5)), each)
+    each.close_but(())
+    send(outlet)
+    for _ in range(2):  # a row that comes twice changes nothing
+        state(outlet, session, 5, finished=[[1, 0, 1], [1, 2, 4]])
+        assert [s.finished for s in shares] == [1, 0, 1, 1, 0]
+        assert (outlet.acked, outlet.in_flight_messages) == (3, 2)
+    outlet.close(session)
+    again = open_session(outlet, "again")
+    state(outlet, again, 5)
+    assert send(outlet) == [("again", 1, ["2", "5"], [2, 2])]
+    state(outlet, again, 5, floor=1)
+    assert [s.finished for s in shares] == [1] * 5 and outlet.acked == 5
+
+
+def test_finished_rows_that_are_lies_do_no_harm() -> None:
+    outlet, [session] = make(3)
+    offer(outlet, 3)
+    send(outlet)
+    state(outlet, session, 3, finished=[[1, 3, 9], [2, 0, 1], [0, 0, 1], [1, 2, 2], [1, 2, 1]])
+    assert outlet.acked == 0 and outlet.in_flight_messages == 3
+    state(outlet, session, 3, finished=[[1, 0, 1 << 62]])
+    assert outlet.acked == 3
+
+
+# ---- suspects
+
+
+def test_suspects_travel_alone_and_say_how_much_they_are_suspected() -> None:
+    outlet, [session] = make(100)
+    offer(outlet, 6)
+    send(outlet)
+    outlet.close(session)
+    outlet.suspect([[2, 4, 0], [6, 7, 1], [7, 99, 1]])
+    state(outlet, open_session(outlet, "next"), 100)
+    [(_, header, _)] = outlet.sendable()
+    parcel = wire.read(header)
+    assert isinstance(parcel, wire.Parcel)
+    assert [[row[2], row[0], row[4]] for row in parcel.sections] == [
+        [1, 1, 0],
+        [2, 1, 1],
+        [3, 1, 1],
+        [4, 2, 0],
+        [6, 1, 2],
+    ]
+
+
+def test_suspicion_grows_and_ends_with_the_ack() -> None:
+    outlet, sessions = make(100)
+    offer(outlet, 3)
+    seen = []
+    for n in range(3):
+        send(outlet)
+        outlet.close(sessions[0])
+        outlet.suspect([[2, 3, n]])  # first in company, then alone
+        seen.append([s.suspicion for s in outlet._unsent])
+        sessions = [open_session(outlet, f"again{n}")]
+        state(outlet, sessions[0], 100)
+    assert seen == [[0, 1, 0], [0, 2, 0], [0, 3, 0]]
+    send(outlet)
+    state(outlet, sessions[0], 100, floor=1)
+    outlet.suspect([[2, 3, 1]])
+    assert not outlet._suspicions
+
+
+def test_a_suspect_in_flight_to_a_sibling_is_isolated_when_it_comes_back() -> None:
+    outlet, [one, other] = make(100, 0)
+    offer(outlet, 4)
+    send(outlet)
+    outlet.close(one)
+    state(outlet, other, 100)
+    send(outlet)
+    outlet.suspect([[3, 4, 0]])
+    outlet.close(other)
+    assert [(s.first, s.count, s.suspicion) for s in outlet._unsent] == [(1, 2, 0), (3, 1, 1), (4, 1, 0)]
+
+
 # ---- the end of a session
 
 
@@ -456,11 +550,24 @@ class Links(RuleBasedStateMachine):
             length = len(self.flights[session.id, sequence])
             start = data.draw(st.integers(0, length - 1))
             stop = data.draw(st.integers(start + 1, length))
-            if not any(s == sequence and a < stop and start < b for s, a, b in self.returns[session.id]):
+            told = set(self.flights[session.id, sequence][start:stop]) <= self.here[session.id, sequence]
+            if told and not any(s == sequence and a < stop and start < b for s, a, b in self.returns[session.id]):
                 self.returns[session.id].append([sequence, start, stop])
                 for n in self.flights[session.id, sequence][start:stop]:
                     self.here[session.id, sequence].discard(n)
                     self.unsent.add(n)
+        finished = []
+        if mine and data.draw(st.booleans()):
+            sequence = data.draw(st.sampled_from(mine))
+            length = len(self.flights[session.id, sequence])
+            start = data.draw(st.integers(0, length - 1))
+            stop = data.draw(st.integers(start + 1, length))
+            # A consumer never says that a message it hands back is finished.
+            if not any(s == sequence and a < stop and start < b for s, a, b in self.returns[session.id]):
+                finished.append([sequence, start, stop])
+                done = set(self.flights[session.id, sequence][start:stop]) & self.here[session.id, sequence]
+                self.here[session.id, sequence] -= done
+                self.acked |= done
         acks = sorted(set(data.draw(st.lists(st.sampled_from(mine), max_size=ack)))) if mine else []
         for sequence in acks:
             self.acked |= self.here.pop((session.id, sequence))
@@ -477,7 +584,17 @@ class Links(RuleBasedStateMachine):
             floor=floor,
             ranges=ranges,
             returned=[list(row) for row in self.returns[session.id]],
+            finished=finished,
         )
+
+    @precondition(lambda self: self.outlet.produced)
+    @rule(data=st.data(), alone=st.integers(0, 1))
+    def suspect(self, data: st.DataObject, alone: int) -> None:
+        number = data.draw(st.integers(1, self.outlet.produced + 2))
+        self.outlet.suspect([[number, number + 1, alone]])
+        for piece in self.outlet._unsent:
+            if piece.first == number:
+                assert piece.count == 1 and piece.suspicion >= 1 + alone
 
     @rule()
     def send(self) -> None:

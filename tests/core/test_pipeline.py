@@ -19,7 +19,7 @@ from zpipe.core.credit import Grant
 from zpipe.core.delivery import Slice
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Intake
-from zpipe.core.ledger import Derivation
+from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
 from zpipe.core.processing import Processing
@@ -75,8 +75,9 @@ def test_nothing_is_lost_by_the_choice_of_hypothesis(chance: random.Random) -> N
 
 def ack_early(patch: pytest.MonkeyPatch) -> None:
     """An input is acked when its task is done, not when its outputs are acked."""
-    patch.setattr(Derivation, "expect", lambda self: None)
-    patch.setattr(Derivation, "settle", lambda self: None)
+    for kind in (Derivation, EachDerivation):
+        patch.setattr(kind, "expect", lambda self, messages=1, owners=None: None)
+        patch.setattr(kind, "settle", lambda self, messages=1, owners=None: None)
 
 
 def forget_a_flight(patch: pytest.MonkeyPatch) -> None:
@@ -89,8 +90,7 @@ def forget_a_flight(patch: pytest.MonkeyPatch) -> None:
             for _, section in flight.sections:
                 self.acked += section.count
                 self._land(section)
-                if section.derivation is not None:
-                    section.derivation.settle()
+                section.settle()
         close(self, session)
 
     patch.setattr(Outlet, "close", broken)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpipe.core import section
-from zpipe.core.inlet import part
+from zpipe.core.parcel import part
 from zpipe.core.section import Section
 from zpipe.core.wire import Parcel
 from zpipe.errors import PeerError
@@ -94,9 +94,9 @@ def test_an_origin_that_is_no_time_is_a_peer_error(origin: float, at: int) -> No
 
 def test_parting_a_parcel() -> None:
     bodies = [section.encode(*columns([1])), section.encode(*columns(["x"] * 3))]
-    rows = [[1, len(bodies[0]), 5, 1], [3, len(bodies[1]), 9, 2]]
+    rows = [[1, len(bodies[0]), 5, 1, 0], [3, len(bodies[1]), 9, 2, 4]]
     parts = part(Parcel("s", 1, rows), b"".join(bodies))
-    assert [(p.count, p.size, p.first, p.attempt) for p in parts] == [tuple(row) for row in rows]
+    assert [(p.count, p.size, p.first, p.attempt, p.suspicion) for p in parts] == [tuple(row) for row in rows]
     assert parts[1].columns()[2] == ["x"] * 3
     for body in (b"".join(bodies)[:-1], b"".join(bodies) + b"\x00", b""):
         with pytest.raises(PeerError, match="add up"):

@@ -24,17 +24,31 @@ QUEUE = st.integers(0, wire.MAX_QUEUE_MESSAGES)
 BOOL = st.booleans()
 ROWS = {n: st.lists(st.lists(COUNT, min_size=n, max_size=n), max_size=4) for n in (2, 3)}
 FRAMES = st.one_of(
-    st.builds(wire.Hello, COUNT, TEXT, TEXT, COUNT, NAME, TEXT, TEXT, TEXT, COUNT, QUEUE),
+    st.builds(wire.Hello, COUNT, TEXT, TEXT, COUNT, NAME, TEXT, TEXT, TEXT, COUNT, QUEUE, TEXT, ROWS[3]),
     st.builds(wire.Welcome, COUNT, TEXT, NAME, COUNT),
     st.builds(wire.Refuse, TEXT, TEXT, COUNT),
     st.builds(
-        wire.Statement, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT, ROWS[2], ROWS[3], st.floats(0), BOOL, BOOL, BOOL
+        wire.Statement,
+        TEXT,
+        COUNT,
+        COUNT,
+        COUNT,
+        COUNT,
+        COUNT,
+        COUNT,
+        ROWS[2],
+        ROWS[3],
+        ROWS[3],
+        st.floats(0),
+        BOOL,
+        BOOL,
+        BOOL,
     ),
     st.builds(wire.Confirm, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT),
     st.builds(wire.Announcement, TEXT, TEXT, COUNT, NAME, st.just("RUNNING"), BOOL, BOOL),
     st.builds(wire.Request, COUNT, TEXT),
     st.builds(wire.Done, COUNT, st.just("STOPPED")),
-    st.builds(wire.Parcel, TEXT, COUNT, st.lists(st.just([1, 2, 3, 4]), min_size=1, max_size=5)),
+    st.builds(wire.Parcel, TEXT, COUNT, st.lists(st.just([1, 2, 3, 4, 5]), min_size=1, max_size=5)),
     st.builds(wire.End, TEXT, COUNT),
     st.builds(wire.Snapshot, st.dictionaries(TEXT, COUNT | TEXT | BOOL, max_size=4)),
 )
@@ -115,6 +129,8 @@ HELLO = {
     "inbox": "i",
     "number": 1,
     "queue_messages": 1,
+    "suspects_of": "",
+    "suspects": [],
 }
 STATEMENT = {
     "kind": "statement",
@@ -122,6 +138,7 @@ STATEMENT = {
     **dict.fromkeys(("number", "limit_messages", "limit_bytes", "received", "released", "floor"), 1),
     "ranges": [],
     "returned": [],
+    "finished": [],
     "rate": 0.0,
     **dict.fromkeys(("reply", "leaving", "seen_stopped"), False),
 }
@@ -142,7 +159,7 @@ def test_the_edges_of_a_hello(field: str, most: Any, over: Any) -> None:
         wire.read(cbor2.dumps({**HELLO, field: over}))
 
 
-@pytest.mark.parametrize(("field", "length"), [("ranges", 2), ("returned", 3)])
+@pytest.mark.parametrize(("field", "length"), [("ranges", 2), ("returned", 3), ("finished", 3)])
 def test_rows_of_a_statement_have_their_length_and_are_limited(field: str, length: int) -> None:
     for rows in ([[1] * length], [[1] * length] * wire.MAX_ROWS):
         wire.read(cbor2.dumps({**STATEMENT, field: rows}))
@@ -163,7 +180,7 @@ def test_a_state_is_one_of_the_lifecycle(state: str) -> None:
         wire.read(cbor2.dumps({"kind": "done", "number": 1, "state": state}))
 
 
-@pytest.mark.parametrize("rows", [[[1] * 4] * wire.MAX_ROWS, [[1] * 4] * (wire.MAX_ROWS + 1)], ids=["N", "N+1"])
+@pytest.mark.parametrize("rows", [[[1] * 5] * wire.MAX_ROWS, [[1] * 5] * (wire.MAX_ROWS + 1)], ids=["N", "N+1"])
 def test_the_number_of_sections_is_limited(rows: list[list[int]]) -> None:
     encoded = cbor2.dumps({"kind": "parcel", "session": "a", "sequence": 1, "sections": rows})
     if len(rows) == wire.MAX_ROWS:

@@ -92,8 +92,11 @@ def test_retries_come_when_they_are_due_and_in_order(entries: list[tuple[float, 
     assert retries.messages == sum(count for _, count in entries)
     assert retries.next_at == min((at for at, _ in entries), default=math.inf)
     popped = []
-    while (due := retries.pop_due(now)) is not None:
-        popped.append(due[1].attempts)
+    while retries.next_at <= now:
+        first = retries.first()
+        slices_, past = retries.pop()
+        assert slices_[0] is first
+        popped.append(past.attempts)
     expected = sorted((at, n) for n, (at, _) in enumerate(entries) if at <= now)
     assert popped == [n for _, n in expected]
     assert retries.messages == sum(count for at, count in entries if at > now)

@@ -19,20 +19,38 @@ class Delivery:
     """One parcel that arrived. Calls `on_finished(self)` once every message of it is finished.
 
     session  the inlet session it came by; its acks go there
-    done     offsets of finished messages
+    done     offsets of finished messages;  told: those of them that the producer was told of
     """
 
-    __slots__ = ("_adopters", "_on_finished", "count", "done", "sections", "sequence", "session", "unfinished")
+    __slots__ = (
+        "_adopters",
+        "_on_finished",
+        "arrived_at",
+        "count",
+        "done",
+        "sections",
+        "sequence",
+        "session",
+        "told",
+        "unfinished",
+    )
 
     def __init__(
-        self, session: InletSession, sequence: int, sections: list[Section], on_finished: Callable[[Delivery], None]
+        self,
+        session: InletSession,
+        sequence: int,
+        sections: list[Section],
+        on_finished: Callable[[Delivery], None],
+        now: float = 0.0,
     ) -> None:
         self.session = session
         self.sequence = sequence
         self.sections = sections
         self.count = sum(section.count for section in sections)
         self.unfinished = self.count
+        self.arrived_at = now
         self.done = RangeSet()
+        self.told = RangeSet()
         self._on_finished = on_finished
         self._adopters: dict[int, list[tuple[Delivery, int]]] = {}
 

@@ -43,7 +43,7 @@ class Downstream:
         """Takes outputs in charge, once for each link they leave by. Those of an outlet that nobody reads are let go."""
         for chunk in chunks:
             for outlet in self._by_name.get(chunk.outlet, ()):
-                outlet.offer(chunk.body, chunk.messages, derivation)
+                outlet.offer(chunk, derivation)
 
     @property
     def room(self) -> int:
@@ -127,6 +127,8 @@ class Downstream:
         id = f"{self._incarnation}:{hello.incarnation}:{self._opened}"
         session = OutletSession(id, hello, route, now)
         outlet.sessions[id] = session
+        if hello.suspects_of == self._incarnation:
+            outlet.suspect(hello.suspects)
         self._sessions[id] = (outlet, session)
         high_water_mark = hello.queue_messages + HIGH_WATER_SLACK
         return [*actions, OpenSession(id, hello.inbox, high_water_mark), self._welcome(session)]

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from zpipe.core import wire
 from zpipe.core.allotment import Allotment
 from zpipe.core.delivery import Delivery, Slice
-from zpipe.core.inlet_session import NEVER, InletSession
+from zpipe.core.inlet_session import NEVER, PARTS_S, InletSession
 from zpipe.core.ledger import Counts
+from zpipe.core.parcel import part
 from zpipe.core.policy import Bound, LinkPolicy
 from zpipe.core.section import Section
 from zpipe.core.upstream import Upstream
@@ -67,8 +68,9 @@ class Inlet:
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             session.due(now)
             return True
-        delivery = Delivery(session, parcel.sequence, sections, self._delivered)
+        delivery = Delivery(session, parcel.sequence, sections, self._delivered, now)
         session.deliveries[parcel.sequence] = delivery
+        session.parts_at = min(session.parts_at, now + PARTS_S)
         session.messages.receive(delivery.count)
         session.bytes.receive(sum(section.size for section in sections))
         offset = 0
@@ -121,12 +123,16 @@ class Inlet:
     # ---- the queue
 
     def take(self, messages: int, bytes_: int) -> list[Slice]:
-        """Up to so many of the oldest queued messages (at least one, whatever its size); they are in process from here."""
+        """Up to so many of the oldest queued messages (at least one, whatever its size); they are in process from here.
+
+        A suspect comes alone."""
         taken: list[Slice] = []
         size = 0
         while self.queue and messages > 0:
             piece = self.queue[0]
-            count = min(piece.count, messages)
+            if taken and (piece.section.suspicion or taken[-1].section.suspicion):
+                break
+            count = 1 if piece.section.suspicion else min(piece.count, messages)
             while count > 1 and size + piece.part(0, count).size > bytes_:
                 count = max(1, count // 2)
             if taken and size + piece.part(0, count).size > bytes_:
@@ -255,11 +261,13 @@ class Inlet:
             self._share(now)
             self._moved = False
         for session in self._sessions.values():
+            if session.parts_at <= now:
+                session.tell_parts(now)
             if session.due_at <= now:
                 yield session.upstream, session.state(self.rate, self.leaving, session.upstream.stopped)
 
     def next_statement_at(self) -> float:
-        return min((s.due_at for s in self._sessions.values()), default=NEVER)
+        return min((min(s.due_at, s.parts_at) for s in self._sessions.values()), default=NEVER)
 
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
@@ -279,15 +287,3 @@ class Inlet:
                 session.due(now)
             elif session.changed:
                 session.due(now + self._policy.ack_delay_s)
-
-
-def part(parcel: wire.Parcel, body: bytes) -> list[Section]:
-    """The sections of a parcel's body. Raises PeerError if the lengths do not add up."""
-    if sum(row[1] for row in parcel.sections) != len(body):
-        raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
-    sections = []
-    at = 0
-    for count, size, first, attempt in parcel.sections:
-        sections.append(Section(body[at : at + size], count, first, attempt))
-        at += size
-    return sections

@@ -18,10 +18,18 @@ if TYPE_CHECKING:
     from zpipe.core.upstream import Upstream
 
 NEVER = float("inf")
+PARTS_S = 0.2
+"""A parcel that is not finished after this long is acked in parts, no more often than this. Sooner, parts would be told of
+parcels that are about to be finished as a whole; later, one message that is tried again would hold up its producer."""
+MAX_PARTS = 1024
+"""Rows in a statement: a quarter of what a frame may have."""
 
 
 class InletSession:
-    """`due_at`: when the next statement is to go out at the latest. `ended`: its producer has said the end."""
+    """`due_at`: when the next statement is to go out at the latest; `parts_at`: when to look for parcels finished in part.
+
+    ended  its producer has said the end
+    """
 
     def __init__(self, id: str, incarnation: str, upstream: Upstream, now: float) -> None:
         self.id = id
@@ -36,11 +44,13 @@ class InletSession:
         self.turn = 0
         self.open = True
         self.due_at = now
+        self.parts_at = NEVER
         self.changed = True
         self._floor = 0
         self._number = 0
         self._confirmed = 0
         self._returned: list[tuple[int, int, int, int]] = []
+        self._parts: list[tuple[int, int, int, int]] = []
         self._reply_from = 0
 
     def due(self, at: float) -> None:
@@ -51,6 +61,18 @@ class InletSession:
         """Messages [start, stop) of the parcel go back unstarted. They are finished here once the producer has confirmed."""
         self._returned.append((delivery.sequence, start, stop, self._number + 1))
         self.ask_reply()
+
+    def tell_parts(self, now: float) -> None:
+        """Has the next statement say which messages of parcels that have been here for long are finished."""
+        self.parts_at = now + PARTS_S if self.deliveries else NEVER
+        for sequence, delivery in self.deliveries.items():
+            if delivery.arrived_at > now - PARTS_S or len(self._parts) >= MAX_PARTS:
+                break
+            for start, stop in list(delivery.done.minus(delivery.told)):
+                self._parts.append((sequence, start, stop, self._number + 1))
+                delivery.told.add(start, stop)
+                self.ask_reply()
+                self.due(now)
 
     def ask_reply(self) -> None:
         """The next statement, and all until its confirm, ask for one."""
@@ -75,6 +97,7 @@ class InletSession:
         self.bytes.need = need
         self.messages.need = min(need, 1)
         self._confirmed = max(self._confirmed, confirm.number)
+        self._parts = [part for part in self._parts if part[3] > confirm.number]
         waiting, self._returned = self._returned, []
         for entry in waiting:
             sequence, start, stop, number = entry
@@ -120,6 +143,7 @@ class InletSession:
             self._floor,
             [[start, stop] for start, stop in self.finished],
             [[sequence, start, stop] for sequence, start, stop, _ in self._returned],
+            [[sequence, start, stop] for sequence, start, stop, _ in self._parts[:MAX_PARTS]],
             rate,
             leaving or self._confirmed < self._reply_from,
             leaving,

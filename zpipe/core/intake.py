@@ -18,6 +18,11 @@ from zpipe.errors import PeerError
 NEVER = float("inf")
 
 
+Suspects = dict[tuple[str, str, int], tuple[str, list[list[int]]]]
+"""By upstream (stage, outlet, instance): its incarnation, and [start, stop, alone] of messages that were in a call of the
+plugin when the life before this one ended by accident."""
+
+
 @dataclass(frozen=True)
 class Self:
     """Who this instance is, as it says in a hello."""
@@ -32,7 +37,14 @@ class Self:
 class Intake:
     """`links` are (upstream stage, outlet), in the order of the config; none for a head stage."""
 
-    def __init__(self, me: Self, links: Sequence[tuple[str, str]], inlet: Inlet, policy: StagePolicy) -> None:
+    def __init__(
+        self,
+        me: Self,
+        links: Sequence[tuple[str, str]],
+        inlet: Inlet,
+        policy: StagePolicy,
+        suspects: Suspects | None = None,
+    ) -> None:
         self._me = me
         self._links = links
         self._inlet = inlet
@@ -40,6 +52,7 @@ class Intake:
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
         self._hello_number = 0
         self.refusals: list[str] = []
+        self._suspects = suspects or {}
 
     def _of(self, peer: tuple[str, int]) -> list[Upstream]:
         """An upstream instance, once for each link it feeds; made when first heard of."""
@@ -101,6 +114,7 @@ class Intake:
                 case wire.Welcome():
                     if frame.number == upstream.hello_number and session is None:
                         upstream.hello_at = None
+                        self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)
                 case wire.Confirm():
                     if session is not None and session.id == frame.session:
@@ -152,6 +166,7 @@ class Intake:
                 me.inbox,
                 upstream.hello_number,
                 self._policy.queue.messages,
+                *self._suspects.get(upstream.key, ("", [])),
             )
             actions.append(Tell(upstream.peer, wire.write(hello)))
         return actions

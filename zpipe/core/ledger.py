@@ -3,14 +3,22 @@
 May live here: derivations and the counters of the stage's identity. It knows no session: an input is anything that can be
 told it is finished.
 
-An input is acked only when everything derived from it is finished. One derivation stands for all messages that one task
-completed, not for one message: at 300 k messages/s a Python object a message would be the bottleneck.
+An input is acked only when everything derived from it is finished. `Derivation` has all inputs of a task wait for all of
+its outputs, which is what a batch made into something else needs. `EachDerivation` follows every message by itself, since one
+that is tried again for minutes must not hold up what shared its task. Neither has an object for each message: at 300 k
+messages/s that would be the bottleneck.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from zpipe.core.ranges import RangeSet
+
+Owners = Sequence[int] | None
+"""For each message of a section the index of the input it was made from; None: from all of them."""
 
 
 class Responsibility(Protocol):
@@ -20,27 +28,36 @@ class Responsibility(Protocol):
         """Everything derived from it is finished."""
 
 
+class Divisible(Responsibility, Protocol):
+    """A share of several messages that may finish one by one."""
+
+    @property
+    def count(self) -> int: ...
+
+    def part(self, start: int, stop: int) -> Responsibility: ...
+
+
 class Derivation:
-    """Inputs whose outputs are under way. Finishes its inputs once it is closed and every output is settled."""
+    """All inputs wait for all outputs: they finish once it is closed and every output is settled."""
 
     __slots__ = ("_inputs", "_open", "_pending")
 
-    def __init__(self, inputs: list[Responsibility]) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: Sequence[Responsibility]) -> None:
+        self._inputs = list(inputs)
         self._pending = 0
         self._open = True
 
     def add_input(self, share: Responsibility) -> None:
         self._inputs.append(share)
 
-    def expect(self) -> None:
-        """One more output section is under way on a link."""
-        self._pending += 1
+    def expect(self, messages: int = 1, owners: Owners = None) -> None:
+        """So many more output messages are under way on a link."""
+        self._pending += messages
 
-    def settle(self) -> None:
-        """One of them is acked, or a dead letter on disk."""
-        assert self._pending > 0, "settled more than was expected"
-        self._pending -= 1
+    def settle(self, messages: int = 1, owners: Owners = None) -> None:
+        """So many of them are acked, or dead letters on disk."""
+        assert self._pending >= messages, "settled more than was expected"
+        self._pending -= messages
         if not self._pending and not self._open:
             self._finish()
 
@@ -55,6 +72,70 @@ class Derivation:
         for share in self._inputs:
             share.finish()
         self._inputs = []
+
+
+class EachDerivation(Derivation):
+    """Every input message waits for its own outputs. All outputs must be expected before the first is settled.
+
+    As long as each input has one output on one link, in runs, the expected ones are kept as ranges; else as a count each.
+    """
+
+    __slots__ = ("_counts", "_each", "_expected")
+
+    def __init__(self, inputs: Sequence[Divisible]) -> None:
+        super().__init__(())
+        self._each = inputs
+        self._expected = RangeSet()
+        self._counts: list[int] | None = None
+
+    def expect(self, messages: int = 1, owners: Owners = None) -> None:
+        assert owners is not None
+        if self._counts is None:
+            start, stop = owners[0], owners[-1] + 1
+            if type(owners) is range and not self._expected.overlaps(start, stop):
+                self._expected.add(start, stop)
+                return
+            self._counts = [0] * sum(share.count for share in self._each)
+            for start, stop in self._expected:
+                self._counts[start:stop] = [1] * (stop - start)
+        counts = self._counts
+        for owner in owners:
+            counts[owner] += 1
+
+    def settle(self, messages: int = 1, owners: Owners = None) -> None:
+        assert owners is not None and not self._open
+        counts = self._counts
+        if counts is None:
+            self._finish_run(owners[0], owners[-1] + 1)
+            return
+        for owner in owners:
+            counts[owner] -= 1
+            if not counts[owner]:
+                self._finish_run(owner, owner + 1)
+
+    def close_but(self, failed: Collection[int]) -> None:
+        """All outputs are expected. Inputs without any finish now, but for the `failed`, which are no longer its business."""
+        self._open = False
+        total = sum(share.count for share in self._each)
+        if self._counts is None and not failed:
+            at = 0
+            for start, stop in self._expected:
+                self._finish_run(at, start)
+                at = stop
+            self._finish_run(at, total)
+            return
+        for index in range(total):
+            awaited = index in self._expected if self._counts is None else self._counts[index] > 0
+            if not awaited and index not in failed:
+                self._finish_run(index, index + 1)
+
+    def _finish_run(self, start: int, stop: int) -> None:
+        base = 0
+        for share in self._each:
+            low, high = max(start - base, 0), min(stop - base, share.count)
+            if low < high:
+                share.part(low, high).finish()
+            base += share.count
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ from zpipe.core.ledger import Derivation
 from zpipe.core.outlet_session import Flight, OutletSession
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.section import Section
+from zpipe.core.suspicion import Suspicions
+from zpipe.core.work import Chunk
 
 SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""
@@ -42,14 +44,16 @@ class Outlet:
         self.told = False
         self._policy = policy
         self._unsent: deque[Section] = deque()
+        self._suspicions = Suspicions()
         self._next_number = 1
 
     # ---- what comes from the stage
 
-    def offer(self, body: bytes, count: int, derivation: Derivation) -> None:
+    def offer(self, chunk: Chunk, derivation: Derivation) -> None:
         """Answers for a section from now until it is acked."""
-        derivation.expect()
-        section = Section(body, count, self._next_number, 1, derivation)
+        count = chunk.messages
+        derivation.expect(count, chunk.owners)
+        section = Section(chunk.body, count, self._next_number, 1, derivation, chunk.owners)
         self._next_number += count
         self.produced += count
         self._unsent.append(section)
@@ -90,6 +94,18 @@ class Outlet:
                 self._land(section)
                 self._put_back(section)
         session.flights.clear()
+        self._isolate()
+
+    def suspect(self, rows: list[list[int]]) -> None:
+        """A consumer died while the plugin had these messages: [start, stop, alone]. They go to consumers one by one, and how
+        often that happened is kept with them, so that whoever gets them next runs them alone, or gives them up."""
+        self._suspicions.accuse(rows, self.lowest, self._next_number)
+        self._isolate()
+
+    def _isolate(self) -> None:
+        if self._suspicions:
+            self._suspicions.discard_below(self.lowest)
+            self._unsent = deque(piece for section in self._unsent for piece in self._suspicions.isolate(section))
 
     def _land(self, section: Section) -> None:
         self.in_flight_messages -= section.count
@@ -110,19 +126,32 @@ class Outlet:
             flight = session.flights.get(sequence)
             if flight is not None and not flight.returned.overlaps(start, stop):
                 self._take_back(flight, start, stop)
+        for sequence, start, stop in statement.finished:
+            flight = session.flights.get(sequence)
+            if flight is not None:
+                for section in self._take_out(flight, start, stop):
+                    self._ack(section)
         for flight in session.pop_acked(statement):
             self.told |= flight.end
             for _, section in flight.sections:
-                self.acked += section.count
                 self._land(section)
-                if section.derivation is not None:
-                    section.derivation.settle()
+                self._ack(section)
+
+    def _ack(self, section: Section) -> None:
+        self.acked += section.count
+        section.settle()
 
     def _take_back(self, flight: Flight, start: int, stop: int) -> None:
         """Messages [start, stop) of the parcel were not started there: they may go to a sibling."""
         flight.returned.add(start, stop)
+        for section in reversed(self._take_out(flight, start, stop)):
+            self.returned += section.count
+            self._put_back(section)
+
+    def _take_out(self, flight: Flight, start: int, stop: int) -> list[Section]:
+        """Messages [start, stop) of the parcel, as far as they are still in flight in it; they are not from here on."""
         kept: list[tuple[int, Section]] = []
-        back: list[Section] = []
+        out: list[Section] = []
         for offset, section in flight.sections:
             low, high = max(start - offset, 0), min(stop - offset, section.count)
             if low >= high:
@@ -134,17 +163,13 @@ class Outlet:
                     continue
                 piece = section if (a, b) == (0, section.count) else section.cut(a, b)
                 if (a, b) == (low, high):
-                    back.append(piece)
+                    out.append(piece)
                     continue
                 kept.append((offset + a, piece))
                 self.in_flight_messages += piece.count
                 self.in_flight_bytes += piece.size
-                if piece.derivation is not None:
-                    piece.derivation.expect()
         flight.sections = kept
-        for section in reversed(back):
-            self.returned += section.count
-            self._put_back(section)
+        return out
 
     # ---- sending
 
@@ -211,8 +236,6 @@ class Outlet:
         section = self._take_first()
         rest, part = section.cut(count, section.count), section.cut(0, count)
         part.body()  # the exact size: it may be over its share
-        if section.derivation is not None:
-            section.derivation.expect()
         self._put_back(rest)
         self._put_back(part)
 

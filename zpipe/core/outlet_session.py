@@ -31,7 +31,7 @@ class Flight:
     def header(self, session: str) -> bytes:
         if self.end:
             return wire.write(wire.End(session, self.sequence))
-        rows = [[s.count, s.size, s.first, s.attempt] for _, s in self.sections]
+        rows = [[s.count, s.size, s.first, s.attempt, s.suspicion] for _, s in self.sections]
         return wire.write(wire.Parcel(session, self.sequence, rows))
 
 

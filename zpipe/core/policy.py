@@ -69,7 +69,10 @@ class LinkPolicy:
 
 @dataclass(frozen=True)
 class StagePolicy:
-    """Everything the core of one stage needs to know of the config."""
+    """Everything the core of one stage needs to know of the config.
+
+    isolated  a call of the plugin that kills its process kills no other call, and not this daemon
+    """
 
     queue: Bound = field(default_factory=lambda: Bound(4096, 64 * MIB))
     unacked: Bound = field(default_factory=lambda: Bound(20_000, 128 * MIB))
@@ -77,4 +80,5 @@ class StagePolicy:
     batch: BatchPolicy | None = None
     link: LinkPolicy = field(default_factory=LinkPolicy)
     workers: int = 1
+    isolated: bool = False
     interval_s: float = 1.0

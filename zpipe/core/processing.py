@@ -13,7 +13,7 @@ from zpipe.core.budget import Budget, Histogram
 from zpipe.core.delivery import Slice
 from zpipe.core.downstream import Downstream
 from zpipe.core.inlet import Inlet
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.pace import Pace
 from zpipe.core.policy import StagePolicy
 from zpipe.core.retries import Retries
@@ -57,28 +57,51 @@ class Processing:
     def start(self, now: float, hurry: bool) -> list[Task]:
         """The tasks to start now: retries that are due, then what is queued, while a worker is free and outputs have room."""
         started: list[Task] = []
-        while self._free() and (due := self.retries.pop_due(now)) is not None:
-            self._counts.retries += 1
-            started.append(self._begin(*due))
-        while self._free() and self._inlet.queue and self._ready_at(now, hurry) <= now:
-            started.append(self._begin(self._cut(), Past()))
+        while self._free() and (task := self._next(now, hurry)) is not None:
+            started.append(task)
         return started
+
+    def _next(self, now: float, hurry: bool) -> Task | None:
+        """The next task, if there is one that may start now."""
+        self._give_up()
+        if self.retries.next_at <= now:
+            if self._must_wait(self.retries.first()):
+                return None
+            self._counts.retries += 1
+            return self._begin(*self.retries.pop())
+        if not self._inlet.queue or self._ready_at(now, hurry) > now or self._must_wait(self._inlet.queue[0]):
+            return None
+        slices = self._cut()
+        return self._begin(slices, Past(deaths=max(slices[0].section.suspicion - 1, 0)))
+
+    def _must_wait(self, piece: Slice) -> bool:
+        """A suspect is run alone, where its call can take others with it: else it could not be told who did it."""
+        return bool(piece.section.suspicion and self.tasks and not self._policy.isolated)
+
+    def _give_up(self) -> None:
+        """Queued messages that have ended enough of this stage's processes."""
+        while self._inlet.queue and (deaths := self._inlet.queue[0].section.suspicion - 1) >= self._policy.retry.deaths:
+            [piece] = self._inlet.take(1, 0)
+            reason = f"its calls ended the process of a worker {deaths} times"
+            self.bury(DeadLetter(reason, "", Past(deaths=deaths), piece))
 
     def _free(self) -> bool:
         """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
         ahead = self._policy.batch is None and (self._pace.service_s or 1.0) < self._pace.task_s
         slots = self._policy.workers + ahead
-        return len(self.tasks) < slots and not self.paused and not self._downstream.full
+        if self.paused or self._downstream.full or len(self.tasks) >= slots:
+            return False
+        return not any(task.alone for task in self.tasks.values())
 
     def _ready_at(self, now: float, hurry: bool) -> float:
-        if self._policy.batch is None:
-            return now
         inlet = self._inlet
+        if self._policy.batch is None or inlet.queue[0].section.suspicion:
+            return now
         at = batch.ready_at(
             self._policy.batch,
             self._counts.queued,
             inlet.queued_bytes,
-            inlet.queue[0].arrived_at if inlet.queue else now,
+            inlet.queue[0].arrived_at,
             hurry,
             now,
         )
@@ -94,8 +117,8 @@ class Processing:
 
     def _begin(self, slices: list[Slice], past: Past) -> Task:
         self._number += 1
-        task = Task(self._number, slices, past, self._policy.batch is not None)
-        task.derivation = Derivation([])
+        alone = bool(slices[0].section.suspicion) and not self._policy.isolated
+        task = Task(self._number, slices, past, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
         return task
 
@@ -103,28 +126,40 @@ class Processing:
 
     def emitted(self, task: Task, chunks: list[Chunk]) -> None:
         """Outputs of a task that goes on."""
-        assert task.derivation is not None
+        if task.derivation is None:
+            task.derivation = Derivation([])
         self._downstream.offer(chunks, task.derivation)
 
     def done(self, task: Task, result: Result, now: float) -> None:
         """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
-        assert task.derivation is not None
         del self.tasks[task.number]
         self._pace.measure(task.count, result.seconds)
-        self._downstream.offer(result.chunks, task.derivation)
         failed = {failure.index for failure in result.failures}
         filtered = result.filtered
         self._counts.filtered += filtered
         self._counts.completed += task.count - len(failed) - filtered
         self._counts.in_process -= task.count - len(failed)
-        for piece in self._good(task, failed):
+        good = self._good(task, failed)
+        for piece in good:
             self._inlet.release(piece)
-            task.derivation.add_input(piece)
+        self._derive(task, result.chunks, good, failed)
         self.in_stage.add(now - task.slices[0].arrived_at, task.count)
         for age in result.ages:
             self.since_origin.add(age, 1)
-        task.derivation.close()
         self._fail(task, result.failures, now)
+
+    def _derive(self, task: Task, chunks: list[Chunk], good: list[Slice], failed: set[int]) -> None:
+        """Hands the outputs on, and ties the inputs to them: each to its own, where it is known which are whose."""
+        if chunks and task.derivation is None and all(chunk.owners is not None for chunk in chunks):
+            each = EachDerivation(task.slices)
+            self._downstream.offer(chunks, each)
+            each.close_but(failed)
+            return
+        derivation = task.derivation or Derivation([])
+        self._downstream.offer(chunks, derivation)
+        for piece in good:
+            derivation.add_input(piece)
+        derivation.close()
 
     @staticmethod
     def _good(task: Task, failed: set[int]) -> list[Slice]:
@@ -201,8 +236,10 @@ class Processing:
         at = min((at for at, _ in self._rebury), default=NEVER)
         if not self._free():
             return at
-        at = min(at, self.retries.next_at)
-        return min(at, self._ready_at(now, hurry)) if self._inlet.queue else at
+        if self.retries.messages and not self._must_wait(self.retries.first()):
+            at = min(at, self.retries.next_at)
+        queue = self._inlet.queue
+        return min(at, self._ready_at(now, hurry)) if queue and not self._must_wait(queue[0]) else at
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the pace measured so far."""

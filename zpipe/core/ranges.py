@@ -66,6 +66,15 @@ class RangeSet:
         """The number of ranges, not of numbers."""
         return len(self._starts)
 
+    def minus(self, other: RangeSet) -> Iterator[tuple[int, int]]:
+        """The ranges of what is in this set and not in the other."""
+        for start, stop in self:
+            rest = RangeSet()
+            rest.add(start, stop)
+            for low, high in other:
+                rest.remove(low, high)
+            yield from rest
+
     def overlaps(self, start: int, stop: int) -> bool:
         """Whether any number of [start, stop) is in the set."""
         at = bisect_right(self._stops, start)

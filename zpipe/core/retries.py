@@ -45,10 +45,12 @@ class Retries:
         """Nothing is left to try."""
         return past.attempts >= self._policy.attempts or past.deaths >= self._policy.deaths
 
-    def pop_due(self, now: float) -> tuple[list[Slice], Past] | None:
-        """The slices and the past of the next that is due."""
-        if not self._waiting or self._waiting[0][0] > now:
-            return None
+    def first(self) -> Slice:
+        """Of what is due next. There must be some."""
+        return self._waiting[0][2][0]
+
+    def pop(self) -> tuple[list[Slice], Past]:
+        """The slices and the past of what is due next. There must be some."""
         _, _, slices, past = heapq.heappop(self._waiting)
         self.messages -= sum(piece.count for piece in slices)
         return slices, past

@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 from zpipe.core import cbor
-from zpipe.core.ledger import Derivation
+from zpipe.core.ledger import Derivation, Owners
 from zpipe.errors import PeerError
 
 MAX_ORIGIN_S = 1e12
@@ -59,13 +59,21 @@ class Section:
 
     size        bytes of the body; of a part that was cut and not yet encoded, its share of the whole
     attempt     1 for a first delivery, one more for each redelivery
-    derivation  what hears that this is acked (None at the receiver)
+    suspicion   0; 1 if a consumer died while it was in a call with others; n + 1 if n died while it was in a call alone
+    derivation  what hears that this is acked (None at the receiver);  owners: which inputs its messages were made from
     """
 
-    __slots__ = ("_body", "_columns", "attempt", "count", "derivation", "first", "size")
+    __slots__ = ("_body", "_columns", "attempt", "count", "derivation", "first", "owners", "size", "suspicion")
 
     def __init__(
-        self, body: bytes, count: int, first: int = 0, attempt: int = 1, derivation: Derivation | None = None
+        self,
+        body: bytes,
+        count: int,
+        first: int = 0,
+        attempt: int = 1,
+        derivation: Derivation | None = None,
+        owners: Owners = None,
+        suspicion: int = 0,
     ) -> None:
         self._body: bytes | None = body
         self._columns: Columns | None = None
@@ -74,6 +82,8 @@ class Section:
         self.first = first
         self.attempt = attempt
         self.derivation = derivation
+        self.owners = owners
+        self.suspicion = suspicion
 
     def body(self) -> bytes:
         """The encoded messages; from here on `size` is exact."""
@@ -96,9 +106,16 @@ class Section:
 
     def cut(self, start: int, stop: int) -> Section:
         """Messages [start, stop) with their numbers. Decodes; encoding waits for `body`, since a part may be cut again."""
-        part = Section(b"", stop - start, self.first + start, self.attempt, self.derivation)
+        owners = self.owners and self.owners[start:stop]
+        first = self.first + start
+        part = Section(b"", stop - start, first, self.attempt, self.derivation, owners, self.suspicion)
         ids, origins, payloads, headers = self.columns()
         part._body = None
         part._columns = (ids[start:stop], origins[start:stop], payloads[start:stop], headers and headers[start:stop])
         part.size = self.bytes_between(start, stop)
         return part
+
+    def settle(self) -> None:
+        """Every message of it is acked."""
+        if self.derivation is not None:
+            self.derivation.settle(self.count, self.owners)

@@ -15,7 +15,7 @@ from zpipe.core.actions import Action, Bury, Commit, Gate, Publish, Remember, Re
 from zpipe.core.downstream import Downstream
 from zpipe.core.ending import Ending
 from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Intake, Self
+from zpipe.core.intake import Intake, Self, Suspects
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
@@ -38,7 +38,7 @@ class Stage:
 
     inputs  (upstream stage, outlet) of each link into it;  links  (outlet, consumer stage) of each link out of it
     now     a monotonic clock's seconds;  jitter  gives numbers in [0, 1)
-    vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
+    vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock);  suspects  what may have killed it
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Stage:
         now: float,
         jitter: Callable[[], float] = lambda: 0.5,
         vitals: Callable[[], dict[str, Any]] = dict,
+        suspects: Suspects | None = None,
     ) -> None:
         self.me = me
         self.policy = policy
@@ -57,7 +58,7 @@ class Stage:
         self.lifecycle = Lifecycle()
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
         self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy)
-        self.intake = Intake(me, inputs, self.inlet, policy)
+        self.intake = Intake(me, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = Source() if not inputs else None
         self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)

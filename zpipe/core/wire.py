@@ -31,7 +31,7 @@ _CHECKS: dict[str, Any] = {
     "list[list[int]]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_is_ints, v)),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
-_ROWS = {"ranges": 2, "returned": 3, "sections": 4}
+_ROWS = {"ranges": 2, "returned": 3, "finished": 3, "suspects": 3, "sections": 5}
 _STATES = frozenset(state.value for state in State)
 
 
@@ -41,7 +41,11 @@ def _is_ints(row: Any) -> bool:
 
 @dataclass(slots=True)
 class Hello:
-    """Consumer to producer: open a session to my inbox. `number` grows with each session asked for by one incarnation."""
+    """Consumer to producer: open a session to my inbox. `number` grows with each session asked for by one incarnation.
+
+    suspects  [start, stop, alone]: numbers of messages that were in a call of the plugin when this instance's life before
+              ended by accident; alone is 1 if nothing else was.  suspects_of: the producer's incarnation that numbered them
+    """
 
     kind: ClassVar = "hello"
     version: int
@@ -54,6 +58,8 @@ class Hello:
     inbox: str
     number: int
     queue_messages: int
+    suspects_of: str
+    suspects: list[list[int]]
 
 
 @dataclass(slots=True)
@@ -87,6 +93,7 @@ class Statement:
     released         messages whose own work here is finished: progress
     floor, ranges    every parcel up to `floor`, and in ranges [start, stop), is finished with all derived from it
     returned         [sequence, start, stop): messages of a parcel handed back unstarted
+    finished         [sequence, start, stop): messages of a parcel that is not finished as a whole, which are
     rate             messages a second this consumer can serve
     reply            asks for a confirm
     leaving          send no more
@@ -103,6 +110,7 @@ class Statement:
     floor: int
     ranges: list[list[int]]
     returned: list[list[int]]
+    finished: list[list[int]]
     rate: float
     reply: bool
     leaving: bool
@@ -165,7 +173,7 @@ class Done:
 
 @dataclass(slots=True)
 class Parcel:
-    """Header of a parcel: `sections` are [count, bytes, first number, attempt]; their bodies follow in the second frame."""
+    """Header of a parcel: `sections` are [count, bytes, first number, attempt, suspicion], their bodies the second frame."""
 
     kind: ClassVar = "parcel"
     session: str
@@ -228,7 +236,7 @@ def read(encoded: bytes) -> Frame:
 def _fits(name: str, value: Any) -> bool:
     """What a field must be beyond its type."""
     match name:
-        case "ranges" | "returned" | "sections":
+        case "ranges" | "returned" | "finished" | "suspects" | "sections":
             if any(len(row) != _ROWS[name] for row in value):
                 return False
             return name != "sections" or all(row[0] >= 1 and row[1] >= row[0] and row[3] >= 1 for row in value)

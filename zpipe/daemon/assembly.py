@@ -25,6 +25,7 @@ from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.work import Chunk, Result, Task
 from zpipe.daemon import journal
+from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
@@ -69,6 +70,8 @@ class Instance:
         make_private(state_dir)
         self.places.begin_life(stage, instance)
         self.store = Store(state_dir)
+        self._crash_files = CrashFiles(state_dir)
+        self.crash = self._crash_files.found(env)
         if fresh:
             self.store.forget()
         self.incarnation = secrets.token_hex(6)
@@ -114,7 +117,7 @@ class Instance:
         inputs = [(i.stage, i.outlet) for i in settings.inputs]
         links = self.config.consumers(stage)
         now = time.monotonic()
-        self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals)
+        self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals, self.crash.suspects)
 
     def _join(self, env: Mapping[str, str]) -> None:
         policy, mailbox = self.stage.policy, self.mailbox
@@ -132,11 +135,13 @@ class Instance:
                 gate,
                 self._emitted,
                 self._done,
+                self._crash_files.begin(policy.workers),
             )
         self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
         self.loop.run_id = lambda: self.places.run
         self.loop.on_stop = self._stopped
         self.loop.on_committed = self.host.committed
+        self.loop.crash = self.crash
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
         self.notifier = Notifier(env)
         self.loop.on_turn = [self.discovery.turn, self.notifier.turn, self._report]

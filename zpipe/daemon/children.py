@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from zpipe.daemon.crash import LAST_DEATH
+
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 STEADY_S = 10.0
 """A child that lived this long starts again without delay: its death says nothing about the next life."""
@@ -46,6 +48,7 @@ class Child:
         self._command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
         self._command += ["--log-level", level]
         self._env = {**env, "ZPIPE_SUPERVISED": "1"}
+        self._last_death = ""
         self._delay_s = FIRST_DELAY_S
         self._began = 0.0
 
@@ -62,7 +65,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=None,
             stderr=subprocess.PIPE,
-            env=self._env,
+            env={**self._env, LAST_DEATH: self._last_death},
             process_group=0,
         )
         assert self.process.stderr is not None
@@ -83,7 +86,9 @@ class Child:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process = None
-        return Death(code)
+        death = Death(code)
+        self._last_death = str(death)
+        return death
 
     def plan_restart(self, now: float) -> None:
         """When to start it again: at once after a steady life, else later each time."""

@@ -5,6 +5,7 @@ An output that cannot be sent (not CBOR, too large) fails the message it came fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from zpipe.core import section
@@ -13,9 +14,12 @@ from zpipe.core.work import Chunk, Failure, Verdict
 
 
 class Emission:
-    """Outputs for one outlet, in parallel arrays. `owners` are the indexes of the messages they were made from."""
+    """Outputs for one outlet, in parallel arrays. `owners` are the indexes of the messages they were made from.
 
-    __slots__ = ("headers", "ids", "origins", "outlet", "owners", "payloads", "with_headers")
+    in_order  the owners are a run;  of_all: each output was made from the whole batch, whatever its owner says
+    """
+
+    __slots__ = ("headers", "ids", "in_order", "of_all", "origins", "outlet", "owners", "payloads", "with_headers")
 
     def __init__(self, outlet: str) -> None:
         self.outlet = outlet
@@ -25,6 +29,8 @@ class Emission:
         self.headers: list[Any] = []
         self.owners: list[int] = []
         self.with_headers = False
+        self.in_order = True
+        self.of_all = False
 
     def add(self, id: str, origin: float, payload: Any, headers: Any, owner: int) -> None:
         self.ids.append(id)
@@ -32,6 +38,7 @@ class Emission:
         self.payloads.append(payload)
         self.headers.append(headers)
         self.owners.append(owner)
+        self.in_order = False
         if headers is not None:
             self.with_headers = True
 
@@ -43,6 +50,7 @@ class Emission:
         self.origins += origins
         self.payloads += payloads
         self.headers += headers if headers is not None else [None] * len(ids)
+        self.in_order = self.in_order and (not self.owners or self.owners[-1] + 1 == first_owner)
         self.owners += range(first_owner, first_owner + len(ids))
         self.with_headers |= headers is not None
 
@@ -71,10 +79,19 @@ class Emission:
     def without(self, failures: dict[int, Failure]) -> Emission:
         """The outputs of messages that did not fail."""
         kept = Emission(self.outlet)
+        kept.of_all = self.of_all
         for at, owner in enumerate(self.owners):
             if owner not in failures:
                 kept.add(self.ids[at], self.origins[at], self.payloads[at], self.headers[at], owner)
         return kept
+
+    def _owned(self, start: int, stop: int) -> Sequence[int] | None:
+        """As a range where they are one, which costs nothing further on; None if everything was made of everything."""
+        if self.of_all:
+            return None
+        return (
+            range(self.owners[start], self.owners[start] + stop - start) if self.in_order else self.owners[start:stop]
+        )
 
     def _encode(self, start: int, stop: int, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
         try:
@@ -87,7 +104,7 @@ class Emission:
                 return []
         else:
             if len(body) <= policy.parcel_bytes or (stop - start == 1 and len(body) <= policy.max_message_bytes):
-                return [Chunk(self.outlet, stop - start, body, self.owners[start:stop])]
+                return [Chunk(self.outlet, stop - start, body, self._owned(start, stop))]
             if stop - start == 1:
                 reason = f"its output has {len(body)} bytes, over the limit of {policy.max_message_bytes} a message"
                 failures[self.owners[start]] = Failure(self.owners[start], reason, verdict=Verdict.REJECT)

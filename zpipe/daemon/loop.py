@@ -14,6 +14,7 @@ from typing import Any
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.daemon.burial import letter_row
+from zpipe.daemon.crash import Crash
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
 from zpipe.daemon.mailbox import Mailbox
@@ -48,6 +49,7 @@ class Loop:
         self.on_remember: Callable[[bool], None] = lambda paused: None
         self.on_committed: Callable[[Any], None] = lambda position: None
         self.saved = Saved()
+        self.crash = Crash({}, "", "")
         self.run_id: Callable[[], str] = str
         self._sockets = sockets
         self._mailbox = mailbox
@@ -180,8 +182,8 @@ class Loop:
 
     def _bury(self, action: act.Bury) -> None:
         letter = action.letter
-        row = letter_row(letter)
-        self._log.warning(fields(event="message.dead", id=row.id, reason=letter.reason, attempts=row.attempts))
+        row = letter_row(letter, self.crash)
+        self._log.warning(fields(event="message.dead", id=row.id, reason=row.reason, attempts=row.attempts))
 
         def done(error: Exception | None) -> None:
             def report() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.section import MAX_ORIGIN_S
 from zpipe.core.work import Chunk, Failure, Result, Task, Verdict
+from zpipe.daemon.calls import ALL, NONE, Note
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.verdict import failure_of
 from zpipe.errors import Answer, PeerError
@@ -56,8 +57,11 @@ class Runner:
         self._policy = policy
         self._wait = waiter
 
-    def run(self, task: Task, overflow: Overflow) -> Result:
-        """Runs the task to its end, whatever the plugin does. Blocks as long as the plugin does."""
+    def run(self, task: Task, overflow: Overflow, note: Note) -> Result:
+        """Runs the task to its end, whatever the plugin does. Blocks as long as the plugin does.
+
+        note  says all the time what the plugin is called for (see `calls`), should it end the process
+        """
         began = time.perf_counter()
         run = _Run(task, self._context.last, self._policy, overflow)
         try:
@@ -66,19 +70,22 @@ class Runner:
             run.fail_all(f"malformed: {error}")
             messages = []
         if messages and task.batch:
+            note[0] = ALL
             self._batch(run, messages)
         else:
-            self._each(run, messages)
+            self._each(run, messages, note)
+        note[0] = NONE
         result = run.result()
         result.seconds = time.perf_counter() - began
         return result
 
-    def _each(self, run: _Run, messages: list[Message]) -> None:
+    def _each(self, run: _Run, messages: list[Message], note: Note) -> None:
         """Calls first, then looks at what came back: the usual case, a plain payload each, then needs no look at each."""
         process, context = self._process, self._context
         made: list[Any] = []
         keep = made.append
-        for message in messages:
+        for number, message in enumerate(messages, 1):
+            note[0] = number
             try:
                 keep(process(message, context))  # type: ignore[misc]
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
@@ -86,14 +93,15 @@ class Runner:
                 keep(_FAILED)
         types = set(map(type, made))
         if not types <= (_NOTHING if context.last else _PLAIN):
-            self._take_each(run, messages, made)
+            self._take_each(run, messages, made, note)
         elif not context.last:
             run.take_plain(made)
 
-    def _take_each(self, run: _Run, messages: list[Message], made: list[Any]) -> None:
+    def _take_each(self, run: _Run, messages: list[Message], made: list[Any], note: Note) -> None:
         for index, (message, one) in enumerate(zip(messages, made, strict=True)):
             if one is _FAILED:
                 continue
+            note[0] = index + 1  # a generator runs only now
             try:
                 run.take(index, message, self._settled(one))
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
@@ -142,6 +150,7 @@ class _Run:
         self._named: dict[str, Emission] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
+        self.of_all = False
 
     def messages(self) -> list[Message]:
         """The task's messages, decoded. Raises PeerError if a section is malformed."""
@@ -199,6 +208,7 @@ class _Run:
 
     def take_many(self, messages: list[Message], made: Iterable[Any]) -> None:
         """Outputs made from the whole batch."""
+        self.of_all = True
         first = messages[0]
         origin = min(message.origin for message in messages)
         whole = Message(None, origin=origin)
@@ -249,6 +259,8 @@ class _Run:
 
     def result(self) -> Result:
         emissions = self._emissions()
+        for emission in emissions:
+            emission.of_all = self.of_all
         if self._failures:
             emissions = [emission.without(self._failures) for emission in emissions]
         whole = len(self._failures) == self.task.count

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from zpipe.core.work import Chunk, Result, Task
+from zpipe.daemon.calls import CallJournal, Slot
 from zpipe.daemon.runner import Runner
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Gate:
 
 
 class Workers:
-    """`count` threads. `done` and `emitted` are called on them and must only post.
+    """`count` threads, each with a slot of the `journal`. `done` and `emitted` are called on them and must only post.
 
     Coroutines of async hooks run on one event loop in a thread of its own, made when the first comes; each worker waits for
     one, so `count` is the concurrency of async plugins too.
@@ -49,6 +50,7 @@ class Workers:
         gate: Gate,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
+        journal: CallJournal,
     ) -> None:
         self._runner = make_runner(self._wait)
         self._gate = gate
@@ -56,7 +58,8 @@ class Workers:
         self._done = done
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._work, name=f"zpipe-worker-{n}", daemon=True) for n in range(count)
+            threading.Thread(target=self._work, args=(journal.slot(n),), name=f"zpipe-worker-{n}", daemon=True)
+            for n in range(count)
         ]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -69,7 +72,7 @@ class Workers:
         """Does not block."""
         self._tasks.put(task)
 
-    def _work(self) -> None:
+    def _work(self, slot: Slot) -> None:
         while (task := self._tasks.get()) is not None:
             current = task
 
@@ -77,7 +80,10 @@ class Workers:
                 self._emitted(task, chunks)
                 self._gate.wait()
 
-            self._done(current, self._runner.run(current, overflow))
+            slot.begin(current)
+            result = self._runner.run(current, overflow, slot.note)
+            slot.end()
+            self._done(current, result)
 
     def _wait(self, made: Any) -> Any:
         """Runs an awaitable, or an async iterator to a list, on the event loop; blocks this worker until it is done."""

@@ -9,7 +9,7 @@ A payload is [[[id, path], ...], padding]: a sink stores each [id, path], so tes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,7 +101,7 @@ class Source:
                 letters.append(DeadLetter("unreadable", "", Past(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
-        return outputs.chunks(), first + count, count, letters
+        return outputs.chunks(of_all=True), first + count, count, letters
 
 
 class Outputs:
@@ -110,21 +110,29 @@ class Outputs:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._by_outlet: dict[str, section.Columns] = {}
+        self._owners: dict[str, list[int]] = {}
 
-    def add(self, id: str, origin: float, items: list[Any]) -> None:
+    def add(self, id: str, origin: float, items: list[Any], owner: int = 0) -> None:
         ids, origins, payloads, _ = self._by_outlet.setdefault(self._spec.route(id), ([], [], [], None))
+        self._owners.setdefault(self._spec.route(id), []).append(owner)
         ids.append(id)
         origins.append(origin)
         payloads.append([items, "." * self._spec.size(id)])
 
-    def chunks(self) -> list[Chunk]:
+    def chunks(self, of_all: bool = False) -> list[Chunk]:
+        """`of_all`: each output was made from every input."""
         made: list[Chunk] = []
         for outlet, (ids, origins, payloads, _) in self._by_outlet.items():
             for start in range(0, len(ids), SECTION_MESSAGES):
                 part = slice(start, start + SECTION_MESSAGES)
                 body = section.encode(ids[part], origins[part], payloads[part], None)
-                made.append(Chunk(outlet, len(ids[part]), body))
+                made.append(Chunk(outlet, len(ids[part]), body, None if of_all else self._owned(outlet, part)))
         return made
+
+    def _owned(self, outlet: str, part: slice) -> Sequence[int]:
+        owners = self._owners[outlet][part]
+        run = range(owners[0], owners[0] + len(owners))
+        return run if list(run) == owners else owners
 
 
 class Run:
@@ -144,7 +152,7 @@ class Run:
             except ValueError as error:
                 self.result.failures.append(Failure(index, str(error)))
                 continue
-            self._take(id, origin, [[i, f"{path}>{spec.name}"] for i, path in payload[0]], made)
+            self._take(index, id, origin, [[i, f"{path}>{spec.name}"] for i, path in payload[0]], made)
         if task.batch and self.result.failures:  # a batch fails as a whole: which message was bad, nobody knows
             reason = self.result.failures[0].reason
             self.result = Result([], failures=[Failure(index, reason) for index in range(task.count)])
@@ -153,9 +161,9 @@ class Run:
         if self._merged:
             first, origin, _ = messages(task)[0]
             self._outputs.add(f"{first}~{task.count}.0", origin, self._merged)
-        self.result.chunks = self._outputs.chunks()
+        self.result.chunks = self._outputs.chunks(of_all=bool(self._merged))
 
-    def _take(self, id: str, origin: float, items: list[Any], made: list[str]) -> None:
+    def _take(self, index: int, id: str, origin: float, items: list[Any], made: list[str]) -> None:
         if self._sink:
             self.stored += items
         elif not made:
@@ -164,7 +172,7 @@ class Run:
             self._merged += items
         else:
             for one in made:
-                self._outputs.add(one, origin, items if one == id else [[one, path] for _, path in items])
+                self._outputs.add(one, origin, items if one == id else [[one, path] for _, path in items], index)
 
 
 def messages(task: Task) -> list[tuple[str, float, Any]]:

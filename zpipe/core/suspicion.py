@@ -1,0 +1,45 @@
+"""Messages that may have killed a consumer. May live here: who is suspected how much; not what anybody does about it.
+
+A message that was in a call of the plugin when its process died is suspected. Alone in the call, it is the one; in company it
+may be, so it goes to consumers by itself, and whoever has it runs nothing beside it: the next death tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zpipe.core.section import Section
+
+
+class Suspicions:
+    """By message number on one link: 1 after a death in company, n + 1 after n deaths alone. False when nobody is suspected."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_number)
+
+    def accuse(self, rows: list[list[int]], lowest: int, stop: int) -> None:
+        """`rows` are [start, stop, alone]; only numbers from `lowest` up to but without `stop` are still to be acked."""
+        for first, last, alone in rows:
+            for number in range(max(first, lowest), min(last, stop)):
+                self._by_number[number] = max(self._by_number.get(number, 0), 1) + min(alone, 1)
+
+    def discard_below(self, lowest: int) -> None:
+        """Messages below are acked: they have killed nobody."""
+        self._by_number = {number: n for number, n in self._by_number.items() if number >= lowest}
+
+    def isolate(self, section: Section) -> Iterator[Section]:
+        """The section, with each suspect a section of its own that says how much it is suspected."""
+        at = 0
+        for number in sorted(n for n in self._by_number if section.first <= n < section.first + section.count):
+            found = number - section.first
+            if at < found:
+                yield section.cut(at, found)
+            one = section if section.count == 1 else section.cut(found, found + 1)
+            one.suspicion = self._by_number[number]
+            yield one
+            at = found + 1
+        if at < section.count:
+            yield section.cut(at, section.count) if at else section

@@ -1,0 +1,117 @@
+"""Which calls of the plugin are under way, kept where it can be read after the process has died.
+
+May live here: the file and its layout. Nobody here knows what a death means for a message.
+
+The file is mapped into memory: a note costs a store, and what a killed process has stored is still in the kernel's page
+cache. It is not synced; after a loss of power nobody is accused.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zpipe.core import cbor
+from zpipe.core.intake import Suspects
+from zpipe.core.work import Task
+from zpipe.errors import PeerError
+
+NONE, ALL = 0, 0xFFFFFFFF
+"""What a note may say beside message n of its task (as n + 1): nothing is called; a batch is, as one."""
+SLOT_BYTES = 64 * 1024
+"""Of one worker. The file is sparse: what a worker does not use takes no room."""
+HEAD_BYTES = 8
+
+Note = memoryview
+"""Of one unsigned number of 32 bits: the worker's `note[0]` says what it calls the plugin for."""
+
+
+def loose_note() -> Note:
+    """A note that nobody reads."""
+    return memoryview(bytearray(4)).cast("I")
+
+
+class CallJournal:
+    """The notes of a process's workers, a slot each. Raises OSError if the file cannot be made."""
+
+    def __init__(self, path: Path, slots: int) -> None:
+        with path.open("w+b") as file:
+            file.truncate(slots * SLOT_BYTES)
+            self._map = mmap.mmap(file.fileno(), slots * SLOT_BYTES)
+        self._slots = [Slot(memoryview(self._map)[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]) for at in range(slots)]
+
+    def slot(self, number: int) -> Slot:
+        return self._slots[number]
+
+
+class Slot:
+    """One worker's part of the journal: the messages of its task, and the note of which one it calls for."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self.note: Note = view[:4].cast("I")
+        self._size: Note = view[4:8].cast("I")
+
+    def begin(self, task: Task) -> None:
+        """The task's messages, before its first call. Those that do not fit are never accused."""
+        rows = _rows(task)
+        encoded = cbor.write(rows)
+        while len(encoded) > SLOT_BYTES - HEAD_BYTES:
+            rows = rows[: len(rows) // 2]
+            encoded = cbor.write(rows)
+        self._view[HEAD_BYTES : HEAD_BYTES + len(encoded)] = encoded
+        self._size[0] = len(encoded)
+
+    def end(self) -> None:
+        self.note[0] = NONE
+
+
+def _rows(task: Task) -> list[list[Any]]:
+    """[stage, outlet, instance, incarnation of its producer, number of its first message, messages] of each slice."""
+    rows: list[list[Any]] = []
+    for piece in task.slices:
+        session = piece.delivery.session
+        upstream = session.upstream
+        first = piece.section.first + piece.start
+        rows.append([upstream.stage, upstream.outlet, upstream.instance, session.incarnation, first, piece.count])
+    return rows
+
+
+@dataclass(frozen=True)
+class _Call:
+    rows: list[list[Any]]
+    note: int
+
+    def messages(self) -> Iterator[tuple[tuple[str, str, int], str, int]]:
+        """(producer, its incarnation, number) of each message that was in the call."""
+        at = 0
+        for stage, outlet, instance, incarnation, first, count in self.rows:
+            for number in range(first, first + count):
+                at += 1
+                if self.note in (ALL, at):
+                    yield (stage, outlet, instance), incarnation, number
+
+
+def suspects(path: Path) -> Suspects:
+    """What was in a call when the process that kept the journal died; nothing if it ended in order, or cannot be read."""
+    try:
+        found = [message for call in _read(path.read_bytes()) for message in call.messages()]
+    except (OSError, PeerError, ValueError, TypeError):
+        return {}
+    alone = int(len(found) == 1)
+    by_producer: Suspects = {}
+    for producer, incarnation, number in found:
+        _, rows = by_producer.setdefault(producer, (incarnation, []))
+        rows.append([number, number + 1, alone])
+    return by_producer
+
+
+def _read(content: bytes) -> Iterator[_Call]:
+    for at in range(0, len(content), SLOT_BYTES):
+        head = memoryview(content)[at : at + HEAD_BYTES].cast("I")
+        if head[0] != NONE:
+            start = at + HEAD_BYTES
+            yield _Call(cbor.read(content[start : start + head[1]]), head[0])

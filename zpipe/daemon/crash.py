@@ -1,0 +1,51 @@
+"""How the life before this one ended, when it was an accident. May live here: what is found of that, and leaving it behind.
+
+Nobody can be asked: the process is gone. What had been under way in it is in the call journal; where it stood, Python's
+faulthandler has written; what its parent saw, `zpipe run` says in the environment.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zpipe.core.intake import Suspects
+from zpipe.daemon.calls import CallJournal, suspects
+
+LAST_DEATH = "ZPIPE_LAST_DEATH"
+"""Set by `zpipe run` for a child that it starts again: how the one before ended, for people."""
+TRACEBACK_CHARACTERS = 8000
+
+
+@dataclass(frozen=True)
+class Crash:
+    """how  "killed by SIGSEGV", or "" where nobody knows;  traceback  of a fatal signal, or "" """
+
+    suspects: Suspects
+    how: str
+    traceback: str
+
+
+class CrashFiles:
+    """The files of one instance, in its state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._calls = folder / "calls"
+        self._traceback = folder / "crash.txt"
+
+    def found(self, env: Mapping[str, str]) -> Crash:
+        """What the life before has left. To be read before `begin`."""
+        try:
+            text = self._traceback.read_text(errors="replace")
+        except OSError:
+            text = ""
+        return Crash(suspects(self._calls), env.get(LAST_DEATH, ""), text[:TRACEBACK_CHARACTERS])
+
+    def begin(self, workers: int) -> CallJournal:
+        """Files for this life. Raises OSError."""
+        # Not closed: the faulthandler writes to its descriptor for as long as the process lives.
+        self._file = self._traceback.open("w")
+        faulthandler.enable(self._file)
+        return CallJournal(self._calls, workers)
