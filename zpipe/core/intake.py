@@ -52,7 +52,7 @@ class Intake:
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
         self._hello_number = 0
         self.refusals: list[str] = []
-        self._suspects = suspects or {}
+        self._suspects = dict(suspects or {})
 
     def _of(self, peer: tuple[str, int]) -> list[Upstream]:
         """An upstream instance, once for each link it feeds; made when first heard of."""
@@ -112,7 +112,7 @@ class Intake:
                     elif upstream.stopped and session is not None:
                         session.due(now)
                 case wire.Welcome():
-                    if frame.number == upstream.hello_number and session is None:
+                    if upstream.hello_at is not None and frame.number == upstream.hello_number:
                         upstream.hello_at = None
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)

@@ -29,7 +29,7 @@ def letter_row(letter: DeadLetter, crash: Crash) -> LetterRow:
             id, origin, payload = ids[at], origins[at], payloads[at]
             headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
     reason, text = clean(letter.reason), clean(letter.traceback)
-    if letter.piece is not None and letter.piece.section.suspicion:
+    if letter.piece is not None and crash.accuses(letter.piece):
         reason += f" (the last was {crash.how})" if crash.how else ""
         text = text or clean(crash.traceback)
     return LetterRow(clean(id), origin, reason, text, letter.past.calls, headers, _encoded(payload))

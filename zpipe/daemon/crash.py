@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
 from zpipe.daemon.calls import CallJournal, suspects
 
@@ -26,6 +27,15 @@ class Crash:
     suspects: Suspects
     how: str
     traceback: str
+
+    def accuses(self, piece: Slice) -> bool:
+        """Whether that life ended in a call of this message: else its end says nothing about it."""
+        if not piece.section.suspicion:
+            return False
+        session = piece.delivery.session
+        incarnation, rows = self.suspects.get(session.upstream.key, ("", []))
+        number = piece.section.first + piece.start
+        return incarnation == session.incarnation and any(start <= number < stop for start, stop, _ in rows)
 
 
 class CrashFiles:
