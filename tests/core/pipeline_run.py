@@ -54,7 +54,8 @@ def _play(scenario: Scenario, disks: dict[tuple[str, int], Disk], events: tuple[
     possible = expectation.of({name: (starts[name], case.messages) for name, case in heads.items()})
     if scenario.ordered:
         problems += disordered(sim, required)
-    return problems + compare(sim, required, possible, scenario.gentle or not (events or scenario.faults.any))
+    violent = bool(events) or scenario.faults.any or any(case.poison for case in scenario.cases)
+    return problems + compare(sim, required, possible, scenario.gentle or not violent)
 
 
 def start(scenario: Scenario, disks: dict[tuple[str, int], Disk] | None = None) -> Simulation:

@@ -20,7 +20,7 @@ BIG = 10**6
 @dataclass(frozen=True)
 class Case:
     """One stage. `many`, `drop`, `fail`, `flaky`, `bad`, `side`, `big`: every n-th id is expanded, filtered, fails always,
-    fails once, cannot be read, leaves by the outlet "side", has `big_bytes` (0: none)."""
+    fails once, cannot be read, leaves by the outlet "side", has `big_bytes`, ends the process (0: none)."""
 
     name: str
     inputs: tuple[tuple[str, str], ...] = ()
@@ -39,6 +39,7 @@ class Case:
     big_bytes: int = 0
     merge: bool = False
     early: bool = False
+    poison: int = 0
 
     def hit(self, what: str, every: int, id: str) -> bool:
         return every > 0 and crc32(f"{self.name}/{what}/{id}".encode()) % every == 0
@@ -61,6 +62,9 @@ class Case:
     def size(self, id: str) -> int:
         return self.big_bytes if self.hit("big", self.big, id) else crc32(id.encode()) % 20
 
+    def poisonous(self, id: str) -> bool:
+        return self.hit("poison", self.poison, id)
+
     def seconds(self, instance: int) -> float:
         return self.service_s * (self.slow if instance == 1 else 1.0)
 
@@ -78,6 +82,7 @@ class Case:
             self.size,
             self.merge,
             self.early,
+            self.poisonous,
         )
 
 
@@ -105,7 +110,9 @@ class Scenario:
     @property
     def gentle(self) -> bool:
         """Nothing happens by which a message may be done twice."""
-        return not self.faults.any and {e.what for e in self.events} <= set(GENTLE)
+        return not (self.faults.any or any(c.poison for c in self.cases)) and {e.what for e in self.events} <= set(
+            GENTLE
+        )
 
     @property
     def ordered(self) -> bool:
@@ -158,6 +165,9 @@ class Expectation:
 
     def _receive(self, case: Case, id: str, path: str, expected: Expected) -> None:
         attempts = case.policy.retry.attempts
+        if case.poisonous(id):
+            expected.dead[case.name, id] += 1
+            return
         try:
             made = case.plan(id, attempts)
         except ValueError:
@@ -188,6 +198,8 @@ def make(chance: random.Random, kinds: str = "all") -> Scenario:
     return Scenario(chance.randrange(10**6), tuple(cases), faults, tuple(_events(chance, cases, whats, events)))
 
 
+DEATHS = 10
+"""More than events would have a message be in a call for by chance, again and again."""
 GENTLE = ("leave", "join", "drain", "pause")
 VIOLENT = (
     ("kill",) * 6 + ("freeze",) * 3 + ("leave",) * 2 + ("session",) * 3 + ("line",) * 2 + ("join", "drain", "pause")
@@ -208,7 +220,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ki
     wide = deep or chance.random() < 0.5
     policy = StagePolicy(
         unacked=Bound(1000, BIG) if wide else Bound(pick([1, 2, 20, 1000]), pick([300, BIG, BIG])),
-        retry=RetryPolicy(attempts=3, delay_s=pick([0.001, 0.05, 1.0])),
+        retry=RetryPolicy(attempts=3, delay_s=pick([0.001, 0.05, 1.0]), deaths=DEATHS),
         workers=1 if calm else pick([1, 1, 2, 4]),
         link=LinkPolicy(
             parcel_messages=pick([1, 4, 64, 512]),
@@ -237,6 +249,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ki
         big=pick([0, 0, 5, 20]),
         big_bytes=pick([50, 400, 3000]),
         early=pick([False, True]),
+        poison=pick([0, 0, 0, 40]) if not (head or deep or kinds in ("gentle", "calm")) else 0,
     )
 
 

@@ -37,13 +37,15 @@ class Node:
         chance: random.Random,
         turned: Callable[[Node], None],
         store: Callable[[Node, Run], None],
+        died: Callable[[Node], None],
     ) -> None:
         self.spec = spec
         self.key: Key = (spec.name, instance)
         self.incarnation = incarnation
         self.inbox = f"inbox:{incarnation}"
         me = Self("sim", spec.name, instance, incarnation, self.inbox)
-        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, chance.random)
+        suspects = disk.suspects
+        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, chance.random, suspects=suspects)
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
         self.alive = True
@@ -51,7 +53,7 @@ class Node:
         self.gone: set[Key] = set()
         self.exit_failed: bool | None = None
         self.source = None if spec.inputs else Source(spec, disk.position, disk.completed)
-        self.workers = Workers(spec, instance, not links, self.later, self._emitted, self._done)
+        self.workers = Workers(spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self))
         self._clock = clock
         self._random = chance
         self._turned = turned

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zpipe.core import section
+from zpipe.core.intake import Suspects
 from zpipe.core.policy import StagePolicy
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task
 
@@ -32,6 +33,7 @@ class Spec:
     route     the outlet of an output, by its id;  size: bytes of padding, by the id
     merge     (batches) one output is made of the whole batch
     early     workers pass half of a task's outputs on before it is done
+    poison    ids whose call ends the process
     """
 
     name: str
@@ -46,6 +48,7 @@ class Spec:
     size: Callable[[str], int] = lambda id: 0
     merge: bool = False
     early: bool = False
+    poison: Callable[[str], bool] = lambda id: False
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Disk:
 
     position: int = 0
     completed: bool = False
+    suspects: Suspects = field(default_factory=dict)
 
 
 class Stored(NamedTuple):
@@ -199,6 +203,7 @@ class Workers:
         later: Callable[[float, Callable[[], None]], None],
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Run], None],
+        died: Callable[[], None],
     ) -> None:
         self._spec = spec
         self._seconds = spec.seconds(instance)
@@ -206,6 +211,8 @@ class Workers:
         self._later = later
         self._emitted = emitted
         self._done = done
+        self._died = died
+        self._calls: dict[int, tuple[Task, int | None]] = {}
         self._idle = spec.policy.workers
         self._tasks: deque[Task] = deque()
         self._at_gate: list[Callable[[], None]] = []
@@ -226,9 +233,27 @@ class Workers:
         while self._idle and self._tasks:
             self._idle -= 1
             task = self._tasks.popleft()
+            self._calls[task.number] = (task, None if task.batch else 0)
             self._later(self._seconds * task.count / 2, lambda task=task: self._half(task))  # type: ignore[misc]
 
+    def suspects(self) -> Suspects:
+        """What the call journal says: of each task the message that the plugin is called for, or the whole batch."""
+        found: Suspects = {}
+        messages = [
+            task.at(n) for task, at in self._calls.values() for n in (range(task.count) if at is None else [at])
+        ]
+        for piece in messages:
+            session, number = piece.delivery.session, piece.section.first + piece.start
+            _, rows = found.setdefault(session.upstream.key, (session.incarnation, []))
+            rows.append([number, number + 1, int(len(messages) == 1)])
+        return found
+
     def _half(self, task: Task) -> None:
+        poisoned = next((n for n, (id, *_) in enumerate(messages(task)) if self._spec.poison(id)), None)
+        if poisoned is not None:
+            self._calls[task.number] = (task, None if task.batch else poisoned)
+            self._died()
+            return
         run = Run(task, self._spec, self._sink)
         run.result.seconds = self._seconds * task.count
         chunks = run.result.chunks
@@ -251,5 +276,6 @@ class Workers:
 
     def _end(self, run: Run) -> None:
         self._idle += 1
+        del self._calls[run.task.number]
         self._done(run)
         self._next()

@@ -16,6 +16,7 @@ from zpipe.testing.network import Faults, Network
 from zpipe.testing.node import Key, Node
 from zpipe.testing.plugin import Disk, Run, Spec
 
+RESTART_S = 0.1
 CONNECT_S = 0.001
 """Until a neighbour sees that a line is up or down."""
 
@@ -82,6 +83,7 @@ class Processes(ABC):
             self.random,
             self._turned,
             self._store,
+            self._died,
         )
         self.nodes[key] = node
         for upstream in sorted(node.upstreams):
@@ -139,6 +141,7 @@ class Processes(ABC):
         """kill -9: its neighbours see the lines go down; what it knew is lost."""
         node = self.nodes.pop(key)
         node.alive = False
+        self.disks[key].suspects = node.workers.suspects()
         for session in [s for s in self.network.connections if s.startswith(f"{node.incarnation}:")]:
             self.network.cut(session)
         for other in list(self.nodes.values()):
@@ -146,6 +149,11 @@ class Processes(ABC):
             for session in self._sessions(other, node):
                 self.network.cut(session)
                 self._lose(other, session)
+
+    def _died(self, node: Node) -> None:
+        """A call of its plugin was the end of it."""
+        self.kill(node.key)
+        self.boot_later(node.key, RESTART_S)
 
     def _lose_line(self, other: Node, dead: Node) -> None:
         if dead.key[0] in other.upstreams:
