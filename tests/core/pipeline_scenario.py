@@ -278,7 +278,7 @@ def _merging(case: Case, cases: list[Case], chance: random.Random) -> Case:
     sink = cases[-1]
     if any(up == sink.name for c in cases for up, _ in c.inputs) or case.side:
         return case
-    cases[-1] = replace(sink, fail=0, flaky=0)
+    cases[-1] = replace(sink, fail=0, flaky=0, poison=0)
     return replace(case, merge=True, many=0)
 
 
