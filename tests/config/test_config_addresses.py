@@ -61,7 +61,7 @@ def listen(*addresses: str, instances: int = 1, security: str = "") -> str:
 @pytest.mark.parametrize("port", [5000, 5001, 4999])
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", "127.0.0.1"), ("h", "0.0.0.0")],
+    [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("h", "H")],
 )
 def test_addresses_that_clash(problems: Problems, one: str, other: str, port: int) -> None:
     first, second = f"tcp://{one}:5000", f"tcp://{other}:{port}"
@@ -100,10 +100,18 @@ def test_each_instance_has_an_address(problems: Problems) -> None:
 
 
 def test_the_network_is_let_in_on_purpose_only(problems: Problems) -> None:
-    [problem] = problems(listen("tcp://0.0.0.0:5000"))
-    assert problem.startswith("9: stages.b.listen[0]: tcp://0.0.0.0:5000 is not loopback and this version has no keys")
+    [problem] = problems(listen("tcp://10.0.0.1:5000"))
+    assert problem.startswith("9: stages.b.listen[0]: tcp://10.0.0.1:5000 is not loopback and this version has no keys")
     assert "insecure = true" in problem
-    assert problems(listen("tcp://0.0.0.0:5000", security="[security]\ninsecure = true")) == []
+    assert problems(listen("tcp://10.0.0.1:5000", security="[security]\ninsecure = true")) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_an_address_that_nobody_can_connect_to_is_refused(problems: Problems, host: str) -> None:
+    assert problems(listen(f"tcp://{host}:5000", security="[security]\ninsecure = true")) == [
+        f"9: stages.b.listen[0]: tcp://{host}:5000 is every address of its machine, and the others connect to what stands"
+        " here: name the one by which they reach it"
+    ]
     assert problems(listen("tcp://127.0.0.1:5000")) == []
 
 

@@ -26,7 +26,7 @@ interval = "500ms"
 insecure = true
 [stages.read]
 plugin = "./source.py"
-listen = "tcp://0.0.0.0:7000"
+listen = "tcp://192.0.2.1:7000"
 unacked = { messages = 300, bytes = "1MiB" }
 [stages.parse]
 input = ["read", "read.errors"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli.seconds import Seconds
 from zpipe.config import load
 from zpipe.errors import ExitCode, NoPeerError
 
@@ -22,7 +23,7 @@ REDRAW_S = 0.25
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="How long to wait for instances to be heard of.  [default: two intervals and a second]",
 )

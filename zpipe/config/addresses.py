@@ -33,14 +33,17 @@ class Address:
         ip = self._ip()
         return ip.is_loopback if ip else False
 
+    @property
+    def is_wildcard(self) -> bool:
+        ip = self._ip()
+        return ip.is_unspecified if ip else False
+
     def clashes(self, other: Address) -> bool:
         """Whether both cannot be bound on one machine. Each takes its port and the next one."""
         if abs(self.port - other.port) > 1:
             return False
         mine, others = self._ip(), other._ip()
-        if mine is None or others is None:
-            return self.host.lower() == other.host.lower() or any(ip and ip.is_unspecified for ip in (mine, others))
-        return mine == others or mine.is_unspecified or others.is_unspecified
+        return mine == others if mine or others else self.host.lower() == other.host.lower()
 
     def _ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         if self.host.lower() == "localhost":
@@ -86,7 +89,10 @@ def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Map
         for index, text in enumerate(stage.listen):
             address = parse(text)
             path = ("stages", stage.name, "listen", index)
-            if not address.is_loopback and not insecure:
+            if address.is_wildcard:
+                problem = f"{text} is every address of its machine, and the others connect to what stands here"
+                report.add(path, f"{problem}: name the one by which they reach it", given=text)
+            elif not address.is_loopback and not insecure:
                 problem = f"{text} is not loopback and this version has no keys: anyone on the network could take part"
                 report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
             for other, other_text, other_address in listening:
