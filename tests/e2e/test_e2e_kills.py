@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, wait_until
+from ports import free_ports
 
 SQUARES = """
 def square(payload):
@@ -35,9 +37,12 @@ options = {{ path = "out.db", table = "t", key = "id" }}
 """
 
 
-def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int) -> None:
-    """Kills random stages; each of `count` messages must be stored once all the same."""
-    pipeline = make(THREE_STAGES.format(count=count, rate=rate), squares=SQUARES)
+def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int, ports: Sequence[int] = ()) -> None:
+    """Kills random stages; each of `count` messages must be stored once all the same. Over tcp if there are `ports`."""
+    text = THREE_STAGES.format(count=count, rate=rate)
+    for stage, port in zip(("read", "square", "store"), ports, strict=False):
+        text = text.replace(f"[stages.{stage}]", f'[stages.{stage}]\nlisten = "tcp://127.0.0.1:{port}"')
+    pipeline = make(text, squares=SQUARES)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")
     killed = pipeline.kill_at_random(run, random.Random(seed), kills, (0.3, 1.0))
@@ -53,6 +58,10 @@ def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int)
 
 def test_random_kills_lose_nothing(make: MakePipeline) -> None:
     kill_often(make, count=60_000, rate=6000, kills=8, seed=1)
+
+
+def test_random_kills_lose_nothing_over_tcp(make: MakePipeline) -> None:
+    kill_often(make, count=40_000, rate=6000, kills=6, seed=2, ports=free_ports(3))
 
 
 @pytest.mark.stress

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import socket
 from collections import Counter
-from contextlib import ExitStack
 
 from e2e_types import MakePipeline
 from pipeline import ids
+from ports import free_ports
 
 from zpipe.daemon.runner import EARLY_MESSAGES
 
@@ -128,22 +126,6 @@ def test_tcp_on_loopback(make: MakePipeline) -> None:
     pipeline.run().ledger()
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(5000))
     assert not list((pipeline.home / "r").glob("*/*.sock"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, each with the next one, below those that the kernel gives out by itself."""
-    found: list[int] = []
-    candidates = iter(random.sample(range(15_000, 30_000, 2), 1000))
-    while len(found) < count:
-        port = next(candidates)
-        with ExitStack() as stack:
-            try:
-                for number in (port, port + 1):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
-            except OSError:
-                continue
-        found.append(port)
-    return found
 
 
 CONCURRENT = """
