@@ -9,6 +9,7 @@ cache. It is not synced; after a loss of power nobody is accused.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from zpipe.errors import PeerError
 NONE, ALL = 0, 0xFFFFFFFF
 """What a note may say beside message n of its task (as n + 1): nothing is called; a batch is, as one."""
 SLOT_BYTES = 64 * 1024
-"""Of one worker. The file is sparse: what a worker does not use takes no room."""
+"""Of one worker."""
 HEAD_BYTES = 8
 
 Note = memoryview
@@ -39,7 +40,8 @@ class CallJournal:
 
     def __init__(self, path: Path, slots: int) -> None:
         with path.open("w+b") as file:
-            file.truncate(slots * SLOT_BYTES)
+            # Not sparse: a store into a page for which the disk has no room any more is the end of the process (SIGBUS).
+            os.posix_fallocate(file.fileno(), 0, slots * SLOT_BYTES)
             self._map = mmap.mmap(file.fileno(), slots * SLOT_BYTES)
         self._slots = [Slot(memoryview(self._map)[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]) for at in range(slots)]
 

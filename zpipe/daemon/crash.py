@@ -14,6 +14,7 @@ from pathlib import Path
 from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
 from zpipe.daemon.calls import CallJournal, suspects
+from zpipe.errors import OperatorError
 
 LAST_DEATH = "ZPIPE_LAST_DEATH"
 """Set by `zpipe run` for a child that it starts again: how the one before ended, for people."""
@@ -54,8 +55,12 @@ class CrashFiles:
         return Crash(suspects(self._calls), env.get(LAST_DEATH, ""), text[:TRACEBACK_CHARACTERS])
 
     def begin(self, workers: int) -> CallJournal:
-        """Files for this life. Raises OSError."""
-        # Not closed: the faulthandler writes to its descriptor for as long as the process lives.
-        self._file = self._traceback.open("w")
-        faulthandler.enable(self._file)
-        return CallJournal(self._calls, workers)
+        """Files for this life. Raises OperatorError."""
+        try:
+            # Not closed: the faulthandler writes to its descriptor for as long as the process lives.
+            self._file = self._traceback.open("w")
+            faulthandler.enable(self._file)
+            return CallJournal(self._calls, workers)
+        except OSError as error:
+            hint = "is it writable, and is there room on its disk?"
+            raise OperatorError(f"cannot write in {self._calls.parent}: {error.strerror}; {hint}") from None
