@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpipe import Context, Message, hookimpl
+from zpipe import Context, Message, Throttled, hookimpl
 from zpipe.errors import OperatorError
 from zpipe_plugins.jsontext import json_text
 
 _BLOCK = 1 << 16
 _STDOUT = 1
+_AGAIN_S = 1.0
+_UNREAD = "nobody reads standard output any more"
 
 
 @dataclass
@@ -48,6 +50,8 @@ def zpipe_open(context: Context) -> None:
     try:
         is_stdout = path == "-"
         context.scratch = _Output(_STDOUT if is_stdout else _open_file(context.config_dir / Path(path).expanduser()))
+        if context.scratch.is_unread():
+            raise OperatorError(_UNREAD)
         with context.scratch.exclusive():
             cut = context.scratch.repair()
     except OSError as error:
@@ -64,14 +68,25 @@ def zpipe_close(context: Context) -> None:
 
 @hookimpl
 def zpipe_process(message: Message, context: Context) -> Any:
-    context.scratch.write(_line(message.payload))
+    _write(_line(message.payload), context)
     return None if context.last else _passed_on(message)
 
 
 @hookimpl
 def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
-    context.scratch.write(b"".join([_line(message.payload) for message in messages]))
+    _write(b"".join([_line(message.payload) for message in messages]), context)
     return None if context.last else list(map(_passed_on, messages))
+
+
+def _write(lines: bytes, context: Context) -> None:
+    """What fails here is never a message's fault: it is stored once there is room again, and keeps its attempts."""
+    path = context.options.path
+    try:
+        context.scratch.write(lines)
+    except BrokenPipeError:
+        raise OperatorError(_UNREAD) from None
+    except OSError as error:
+        raise Throttled(_AGAIN_S, f"{path}: {error.strerror or error}") from error
 
 
 def _passed_on(message: Message) -> Message:
@@ -118,6 +133,12 @@ class _Output:
     def close(self) -> None:
         if self._descriptor != _STDOUT:
             os.close(self._descriptor)
+
+    def is_unread(self) -> bool:
+        """Whether it is a pipe whose reader has gone."""
+        looking = select.poll()
+        looking.register(self._descriptor, 0)
+        return any(found & select.POLLERR for _, found in looking.poll(0))
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

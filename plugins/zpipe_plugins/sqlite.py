@@ -12,11 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zpipe import Context, Message, hookimpl
+from zpipe import Context, Message, Throttled, hookimpl
 from zpipe.errors import OperatorError
 from zpipe_plugins.sqlite_table import Table, UnfitTableError
 
 _BUSY_S = 30.0
+_AGAIN_S = 1.0
+_NOT_OF_THE_MESSAGES = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+}
+"""What the disk, or another process, is to blame for: the same message is stored when that is over, so it keeps its attempts."""
 _TYPES = ("INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC")
 
 
@@ -69,14 +80,23 @@ def zpipe_close(context: Context) -> None:
 
 @hookimpl
 def zpipe_process(message: Message, context: Context) -> Any:
-    context.scratch.upsert([message])
+    _store([message], context)
     return None if context.last else message.payload
 
 
 @hookimpl
 def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
-    context.scratch.upsert(messages)
+    _store(messages, context)
     return None if context.last else [message.payload for message in messages]
+
+
+def _store(messages: list[Message], context: Context) -> None:
+    try:
+        context.scratch.upsert(messages)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _NOT_OF_THE_MESSAGES:
+            raise
+        raise Throttled(_AGAIN_S, f"{context.options.path}: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from zpipe import Message
+from zpipe import Message, Throttled
 from zpipe.errors import OperatorError
 from zpipe_plugins import ndjson
 from zpipe_plugins.ndjson import Options
@@ -88,7 +88,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
             return real(descriptor, content[:10])
 
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(Throttled, match="out: No space"):
             write(context, "x" * 25)
         assert (tmp_path / "out").read_bytes() == b"1\n"
         monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, content[:3]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zpipe import Message
+from zpipe import Message, Throttled
 from zpipe.errors import OperatorError
 from zpipe_plugins import sqlite
 from zpipe_plugins.sqlite import Options
@@ -40,6 +40,19 @@ def test_upsert_adds_columns_as_they_come(make_context: Any, opened: Any, db: An
     with opened(sqlite, make_context(options())) as context:
         store(context, {"id": 1, "c": True, "A": "z"})
     assert db("SELECT id, a, b, c FROM docs WHERE id = 1") == [(1, "z", 2.5, 1)]
+
+
+def test_full_database_is_waited_for(make_context: Any, opened: Any, db: Any) -> None:
+    with opened(sqlite, make_context(options())) as context:
+        store(context, {"id": 1})
+        connection = context.scratch._connection
+        [pages] = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+        with pytest.raises(Throttled, match=r"t\.db: database or disk is full: retry after 1 s"):
+            store(context, {"id": 2, "text": "x" * 100_000})
+        connection.execute("PRAGMA max_page_count = 1000")
+        store(context, {"id": 2, "text": "x" * 100_000})
+    assert db("SELECT id FROM docs ORDER BY id") == [(1,), (2,)]
 
 
 def test_values(make_context: Any, opened: Any, db: Any) -> None:

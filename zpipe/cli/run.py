@@ -43,12 +43,15 @@ def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: st
     finally:
         display.close()
     result = ledger.as_json(time.monotonic() - began)
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        from rich.console import Console
+    try:
+        if as_json:
+            click.echo(json.dumps(result))
+        else:
+            from rich.console import Console
 
-        Console().print(ledger_table(result))
+            Console().print(ledger_table(result))
+    except BrokenPipeError:  # nobody reads stdout any more: how the run ended counts all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for problem in ledger.problems():
         click.echo(f"zpipe: {problem}", err=True)
     if code is ExitCode.DONE and not ledger.balanced:

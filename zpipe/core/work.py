@@ -43,6 +43,8 @@ class Verdict(Enum):
     """Its call was the end of its worker process, or outlived the timeout."""
     AGAIN = "again"
     """It shared a task with one that ended the worker: run it again at once, nothing is counted."""
+    FAIL = "fail"
+    """No message is to blame and none can be worked on: the stage fails, its task is not done and nothing of it is acked."""
 
 
 @dataclass(slots=True)

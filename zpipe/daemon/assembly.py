@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import random
@@ -18,13 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from zpipe import plugin as plugins
-from zpipe.config import PipelineConfig, load
+from zpipe.config import PipelineConfig
 from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.work import Chunk, Result, Task
-from zpipe.daemon import journal
+from zpipe.daemon import descriptors, journal
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder
@@ -32,6 +31,7 @@ from zpipe.daemon.journal import fields
 from zpipe.daemon.locks import InstanceLock
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outside import Outside
 from zpipe.daemon.places import Places
 from zpipe.daemon.plugin_host import Opened, PluginHost
 from zpipe.daemon.reason import reason_of
@@ -43,7 +43,7 @@ from zpipe.daemon.sockets import Sockets
 from zpipe.daemon.store import Store
 from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers import Gate, Workers
-from zpipe.errors import ConfigError, ExitCode, OperatorError, PluginError
+from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private
 from zpipe.hookspecs import Context
 
@@ -101,10 +101,9 @@ class Instance:
         addresses = self.places.addresses(stage, instance)
         inbox = self.places.inbox(stage, instance, self.incarnation)
         bound = self.sockets.bind(inbox, addresses.feedback, addresses.control)
-        me = Self(self.config.name, stage, instance, self.incarnation, bound)
-        settings = self.settings
-        peer_timeout_s = self.config.peer_timeout_s
-        link = LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4))
+        me, settings = Self(self.config.name, stage, instance, self.incarnation, bound), self.settings
+        silence_s = self.config.peer_timeout_s
+        link = LinkPolicy(peer_timeout_s=silence_s, heartbeat_s=min(1.0, silence_s / 4))
         policy = StagePolicy(
             queue=settings.queue,
             unacked=settings.unacked,
@@ -114,8 +113,7 @@ class Instance:
             workers=settings.workers.count,
             interval_s=self.config.interval_s,
         )
-        inputs = [(i.stage, i.outlet) for i in settings.inputs]
-        links = self.config.consumers(stage)
+        inputs, links = [(i.stage, i.outlet) for i in settings.inputs], self.config.consumers(stage)
         now = time.monotonic()
         self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals, self.crash.suspects)
 
@@ -140,12 +138,14 @@ class Instance:
         self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
         self.loop.run_id = lambda: self.places.run
         self.loop.on_stop = self._stopped
-        self.loop.on_committed = self.host.committed
+        self.loop.position.heard = self.host.committed
         self.loop.crash = self.crash
+        self.outside = Outside(self.places, self.stage.me, self.log, self.loop.setbacks, self._fail)
+        self.loop.may_exit = self.outside.may_exit
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
         self.notifier = Notifier(env)
-        self.loop.on_turn = [self.discovery.turn, self.notifier.turn, self._report]
-        self.loop.on_remember = lambda paused: self.places.remember(self.stage.me.stage, self.stage.me.instance, paused)
+        self.loop.on_turn = [self.discovery.turn, self.notifier.turn, self._report, self.outside.turn]
+        self.loop.on_remember = self.outside.remember
         self._signals = Signals()
         self.loop.on_fd[self._signals.fd] = self._signalled
         if env.get("ZPIPE_SUPERVISED"):
@@ -169,12 +169,18 @@ class Instance:
         taken.wait()
 
     def _done(self, task: Task, result: Result) -> None:
-        self.mailbox.post(lambda: self.stage.task_done(task, result, time.monotonic()))
+        self.mailbox.post(lambda: self._came_back(task, result))
 
     def _source_failed(self, error: BaseException) -> None:
         self.mailbox.post(lambda: self._fail("source.failed", error))
 
     # ---- called on the loop's thread
+
+    def _came_back(self, task: Task, result: Result) -> None:
+        if self.outside.fails(task, result):
+            self.lock.leave_word("hopeless")
+        else:
+            self.stage.task_done(task, result, time.monotonic())
 
     def _fail(self, event: str, error: BaseException) -> None:
         known = isinstance(error, OperatorError | PluginError)
@@ -200,20 +206,13 @@ class Instance:
     def _reload(self) -> None:
         """SIGHUP: takes over what can change while running, and says what cannot."""
         self.notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1e6)}")
-        try:
-            config = load(self.config.path, env=self._env, only="")
-        except ConfigError as error:
-            self.log.error(fields(event="reload.failed", reason=error))
-        else:
-            taken, left = reload(self.config, config, self.stage, self.log)
-            self.config = dataclasses.replace(self.config, interval_s=config.interval_s, log_level=config.log_level)
-            self.log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
+        self.config = reload(self.config, self._env, self.stage, self.log)
         self.notifier.send("READY=1")
 
     def _report(self, now: float) -> float:
         """STATUS for systemd, once a second."""
         if self.notifier.status_due(now):
-            self.notifier.report(vital_of(self.stage), now)
+            self.notifier.report(vital_of(self.stage, self.outside.held_by), now)
         return self.notifier.next_at
 
     def _orphaned(self) -> None:
@@ -222,12 +221,11 @@ class Instance:
         self.loop.stop(failed=True)
 
     def _stopped(self, ended: bool) -> None:
-        me = self.stage.me
-        self.places.mark(me.stage, me.instance, ended, self.stage.snapshot(time.monotonic()))
+        self.outside.mark(ended, self.stage.snapshot(time.monotonic()))
         self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
 
     def vitals(self) -> dict[str, Any]:
-        return process_vitals(self.total, self.loop.saved.finished)
+        return process_vitals(self.total, self.loop.saved.finished, self.outside.held_by)
 
     # ---- its life
 
@@ -243,10 +241,10 @@ class Instance:
         self.loop.saved = opened.saved
         self.total = opened.total
         self.stage.opened()
-        self.lock.ready()
+        self.lock.leave_word("ready")
         if self.places.paused(self.stage.me.stage, self.stage.me.instance):
             self.stage.pause(True)
-        self.notifier.ready(vital_of(self.stage))
+        self.notifier.ready(vital_of(self.stage, self.outside.held_by))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
         if self.workers is not None:
             self.workers.start()
@@ -269,6 +267,7 @@ class Instance:
         self.notifier.close()
         if self.stage.state is State.STOPPED:
             self.places.end_life(self.stage.me.stage, self.stage.me.instance)
+        self.outside.close()
         self._signals.close()
         self.lock.release()
 
@@ -283,6 +282,7 @@ def run_stage(
 ) -> ExitCode:
     """Runs one instance in this process until it is over. Raises OperatorError or PluginError if it cannot start."""
     sys.setswitchinterval(SWITCH_S)
+    descriptors.raise_limit()
     places = Places(config, env)
     if places.run and places.marked(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do

@@ -34,11 +34,15 @@ class Death:
 
 
 class Child:
-    """One instance's process over all its lives. Its stderr comes by `stderr`, a line at a time."""
+    """One instance's process over all its lives. Its stderr comes by `stderr`, a line at a time.
+
+    fresh  its first life is to forget the source's committed position
+    """
 
     def __init__(self, config: Path, stage: str, instance: int, env: Mapping[str, str], level: str) -> None:
         self.stage = stage
         self.instance = instance
+        self.fresh = False
         self.restarts = -1
         self.failed_starts = 0
         self.done = False
@@ -56,10 +60,10 @@ class Child:
     def name(self) -> str:
         return f"{self.stage}.{self.instance}"
 
-    def start(self, fresh: bool = False) -> None:
+    def start(self) -> None:
         """Spawns it: exec, never fork, since threads and sockets do not survive one. In a process group of its own, so that
-        Ctrl-C reaches only the supervisor; its stdin ends with the supervisor, and so does it."""
-        command = [*self._command, "--fresh"] if fresh else self._command
+        Ctrl-C reaches only the supervisor; its stdin ends with the supervisor, and so does it. Raises OSError."""
+        command = [*self._command, "--fresh"] if self.fresh else self._command
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -70,7 +74,7 @@ class Child:
         )
         assert self.process.stderr is not None
         os.set_blocking(self.process.stderr.fileno(), False)
-        self.ready = False
+        self.ready = self.fresh = False
         self.restarts += 1
         self._began = time.monotonic()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
+from zpipe.daemon.places import since_boot_s
 from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError, TargetError
 from zpipe.plugin import nearest_name
@@ -31,7 +32,7 @@ class Drain:
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
         self._config = config
         self._watch = Watch(config, env)
-        self._watch.places.since = time.time()
+        self._watch.places.since = since_boot_s()
         self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
         self._asked: dict[Instance, str] = {}
         self.last: dict[Instance, dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -40,6 +41,15 @@ class _Lines(logging.Formatter):
         return f"{at}.{int(record.msecs):03d} {record.levelname.lower()} {self._instance} {text}"
 
 
+class _Stderr(logging.Handler):
+    """Straight to the descriptor. A line that cannot be written (nobody reads, a full disk) is lost, and nothing else is:
+    Python's own stream would keep it, and end the process with exit code 1 over it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), (self.format(record) + "\n").encode(errors="replace"))
+
+
 def journal_is_stderr(env: Mapping[str, str]) -> bool:
     """Whether systemd connected stderr to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
     device, _, inode = env.get("JOURNAL_STREAM", "").partition(":")
@@ -52,7 +62,7 @@ def journal_is_stderr(env: Mapping[str, str]) -> bool:
 
 def start(instance: str, level: str, env: Mapping[str, str]) -> logging.Logger:
     """The daemon's logger, on stderr."""
-    stream = logging.StreamHandler(sys.stderr)
+    stream = _Stderr()
     stream.setFormatter(_Lines(journal_is_stderr(env), instance))
     log = logging.getLogger("zpipe")
     log.handlers[:] = [stream]

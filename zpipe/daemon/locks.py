@@ -5,6 +5,8 @@ May live here: taking a lock, and looking whether one is held. What a lock file 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,8 +24,8 @@ def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock. The shared lock taken to find out is given back at once."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)  # nobody is taken for dead because this process cannot look
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -36,9 +38,12 @@ def is_locked(path: Path) -> bool:
 def take(path: Path) -> tuple[int, bool]:
     """(descriptor, whether the lock was taken). The file is made if it is missing.
 
-    Tries for LOCK_S: a look by `is_locked`, or the last moments of a killed process, may be in the way.
+    Tries for LOCK_S: a look by `is_locked`, or the last moments of a killed process, may be in the way. Raises OperatorError.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     deadline = time.monotonic() + LOCK_S
     while True:
         try:
@@ -49,6 +54,20 @@ def take(path: Path) -> tuple[int, bool]:
             time.sleep(0.02)
         else:
             return fd, True
+
+
+def _write(path: Path, fd: int, text: str) -> None:
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, text.encode())
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> OperatorError:
+    return OperatorError(
+        f"cannot write {path}: {error.strerror}; is its folder writable, and is there room on its disk?"
+    )
 
 
 class InstanceLock:
@@ -62,14 +81,15 @@ class InstanceLock:
             pid = (os.read(self._fd, 20).decode(errors="replace").split() or ["unknown"])[0]
             os.close(self._fd)
             raise OperatorError(f"{name} is running already (pid {pid}, {folder})")
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+        _write(folder / "lock", self._fd, f"{os.getpid()}\n")
         for stale in folder.glob("inbox-*.sock"):
             stale.unlink(missing_ok=True)
 
-    def ready(self) -> None:
-        """Leaves word for the supervisor: a death from here on is no failed start. A snapshot may miss it."""
-        os.write(self._fd, b"ready\n")
+    def leave_word(self, word: str) -> None:
+        """Leaves word for the supervisor. `ready`: a death from here on is no failed start (a snapshot may miss it);
+        `hopeless`: starting again is of no use before somebody has put something right."""
+        with contextlib.suppress(OSError):  # a full disk: it is started once more than it need be
+            os.write(self._fd, f"{word}\n".encode())
 
     def release(self) -> None:
         os.close(self._fd)
@@ -86,8 +106,7 @@ class RunLock:
         if not taken:
             os.close(self._fd)
             raise OperatorError(f"pipeline {pipeline!r} is running already: `zpipe monitor` shows it")
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, json.dumps({"run": self.run, "pid": os.getpid()}).encode())
+        _write(root / f"{pipeline}.run", self._fd, json.dumps({"run": self.run, "pid": os.getpid()}))
 
     def release(self) -> None:
         os.close(self._fd)

@@ -18,13 +18,14 @@ from zpipe.daemon.crash import Crash
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.position import PositionWriter
+from zpipe.daemon.setback import COMPLAINT_S, Setback
 from zpipe.daemon.sockets import Arrival, Sockets
 from zpipe.daemon.store import Saved, Store
 from zpipe.daemon.workers import Gate, Workers
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
-COMPLAINT_S = 5.0
 
 
 class Loop:
@@ -47,7 +48,7 @@ class Loop:
         self.on_stop: Callable[[bool], None] = lambda ended: None
         self.on_turn: list[Callable[[float], float]] = []
         self.on_remember: Callable[[bool], None] = lambda paused: None
-        self.on_committed: Callable[[Any], None] = lambda position: None
+        self.may_exit: Callable[[], bool] = lambda: True
         self.saved = Saved()
         self.crash = Crash({}, "", "")
         self.run_id: Callable[[], str] = str
@@ -58,7 +59,17 @@ class Loop:
         self._store = store
         self._gate = gate
         self._log = log
+        state = f"cannot write {store.path}"
+        self.setbacks = [
+            Setback(log, "position.unwritten", "position.written", state),
+            Setback(log, "dead_letter.unwritten", "dead_letter.written", state),
+        ]
+        stored = stage.committed
+        self.position = PositionWriter(store, mailbox, self.setbacks[0], self._to_save, stored)
+        self._unburied = self.setbacks[1]
+        self._probing = False
         self._over = False
+        self._exit: act.Exit | None = None
         self._complain_at = 0.0
         self._complaints = 0
         self._perform: dict[type[Any], Callable[[Any], object]] = {
@@ -70,12 +81,12 @@ class Loop:
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
             act.Bury: self._bury,
-            act.Commit: self._commit,
+            act.Commit: self.position.ask,
             act.Gate: self._set_gate,
             act.CloseSource: self._close_source,
             act.Remember: lambda a: self.on_remember(a.paused),
             act.Stop: lambda a: self.on_stop(a.ended),
-            act.Exit: self._exit,
+            act.Exit: self._set_exit,
         }
 
     def run(self) -> None:
@@ -93,7 +104,7 @@ class Loop:
     def turn(self) -> None:
         """One turn. The only place that waits."""
         now = time.monotonic()
-        at = min(self.stage.next_timeout(), *(call(now) for call in self.on_turn))
+        at = min(self.stage.next_timeout(), self.position.turn(now), *(call(now) for call in self.on_turn))
         if self._feeder is not None:
             self._feeder.eager = not self.stage.downstream.unsent
         self._mailbox.asleep = True
@@ -107,6 +118,8 @@ class Loop:
         self._feed()
         for action in self.stage.settle(time.monotonic()):
             self._perform[type(action)](action)
+        if self._exit is not None and (self._exit.failed or self.may_exit()):
+            self.stop(self._exit.failed)
 
     # ---- what comes in
 
@@ -182,38 +195,30 @@ class Loop:
 
     def _bury(self, action: act.Bury) -> None:
         letter = action.letter
+        if self._unburied.text and self._probing:  # one shows whether there is room again, however many wait
+            self.stage.processing.buried(letter, False, time.monotonic())
+            return
+        self._probing = True
         row = letter_row(letter, self.crash)
-        self._log.warning(fields(event="message.dead", id=row.id, reason=row.reason, attempts=row.attempts))
 
         def done(error: Exception | None) -> None:
-            def report() -> None:
-                if error is not None:
-                    self._log.error(fields(event="dead_letter.unwritten", id=row.id, reason=error))
-                self.stage.processing.buried(letter, error is None, time.monotonic())
+            self._mailbox.post(lambda: report(error))
 
-            self._mailbox.post(report)
+        def report(error: Exception | None) -> None:
+            self._probing = False
+            if error is None:
+                self._unburied.worked()
+                self._log.warning(fields(event="message.dead", id=row.id, reason=row.reason, attempts=row.attempts))
+            else:
+                self._unburied.failed(error)
+            self.stage.processing.buried(letter, error is None, time.monotonic())
 
         self._store.bury(row, self.stage.me.incarnation, done)
 
-    def _commit(self, action: act.Commit) -> None:
+    def _to_save(self, action: act.Commit) -> Saved:
         finished = self.saved.finished + action.count
         position = self.saved.position if action.count == 0 else action.position
-        saved = Saved(position, finished, (self.run_id() or self.stage.me.incarnation) if action.ended else "")
-
-        def done(error: Exception | None) -> None:
-            if error is None:
-                self.on_committed(position)
-
-            def report() -> None:
-                if error is not None:
-                    self._log.error(fields(event="position.unwritten", reason=error))
-                    self._store.commit(saved, done)
-                    return
-                self.stage.committed(action.count, action.ended)
-
-            self._mailbox.post(report)
-
-        self._store.commit(saved, done)
+        return Saved(position, finished, (self.run_id() or self.stage.me.incarnation) if action.ended else "")
 
     def _set_gate(self, action: act.Gate) -> None:
         self._gate.set(action.limit > 0)
@@ -224,8 +229,8 @@ class Loop:
         if self._feeder is not None:
             self._feeder.close()
 
-    def _exit(self, action: act.Exit) -> None:
-        self.stop(action.failed)
+    def _set_exit(self, action: act.Exit) -> None:
+        self._exit = action
 
 
 def _name(peer: tuple[str, int]) -> str:

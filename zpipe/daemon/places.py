@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Places:
     """The places of one pipeline's instances.
 
     run    the run they all belong to ("" outside `zpipe run`)
-    since  (outside a run) marks older than this are of an earlier life of the pipeline
+    since  (outside a run) marks older than this are of an earlier life of the pipeline, in seconds since the machine booted
 
     A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks.
     """
@@ -76,19 +77,20 @@ class Places:
                     return f"user {os.getuid()} may not look into {folder}: run this as the user of the daemons, or as root"
         return f"runtime folder {self.root}"
 
-    def started_since(self, stage: str, instance: int, at: float) -> bool:
-        """Whether a process of the instance took its lock after `at` (seconds since the epoch), alive or not."""
+    def lock_stamp(self, stage: str, instance: int) -> int:
+        """Another one whenever a process of the instance takes its lock; 0 if none ever did."""
         try:
-            return (self.runtime(stage, instance) / "lock").stat().st_mtime >= at
+            return (self.runtime(stage, instance) / "lock").stat().st_mtime_ns
         except OSError:
-            return False
+            return 0
 
-    def ready(self, stage: str, instance: int, pid: int) -> bool:
-        """Whether that process of the instance has opened its plugin."""
+    def words(self, stage: str, instance: int, pid: int) -> list[str]:
+        """What that process of the instance has left word of: that it is `ready` (its plugin is open), or `hopeless`."""
         try:
-            return (self.runtime(stage, instance) / "lock").read_text().split() == [str(pid), "ready"]
+            of, *words = (self.runtime(stage, instance) / "lock").read_text().split() or [""]
         except OSError:
-            return False
+            return []
+        return words if of == str(pid) else []
 
     def runtime(self, stage: str, instance: int) -> Path:
         return folders.runtime_folder(self._env, self._config.name, stage, instance)
@@ -134,17 +136,20 @@ class Places:
     def begin_life(self, stage: str, instance: int) -> None:
         """The instance starts: marks count from here, or from the start that a crash cut short since the machine booted.
 
-        Its own mark of an earlier life goes, unless that life ended within this one.
+        Its own mark of an earlier life goes, unless that life ended within this one. Raises OperatorError.
         """
         path = self.state(stage, instance) / LIFE
-        boot = BOOT_ID.read_text().strip()
         life = _read(path)
-        if life.get("boot") != boot or self.run != life.get("run"):
-            life = {"boot": boot, "run": self.run, "since": time.time()}
-            _write(path, life)
-        self.since = float(life["since"])
-        if self.marked(stage, instance) is None:
-            (self.state(stage, instance) / MARK).unlink(missing_ok=True)
+        try:
+            if life.get("boot") != _boot() or self.run != life.get("run"):
+                life = {"boot": _boot(), "run": self.run, "since": since_boot_s()}
+                _write(path, life)
+            self.since = float(life["since"])
+            if self.marked(stage, instance) is None:
+                (self.state(stage, instance) / MARK).unlink(missing_ok=True)
+        except OSError as error:
+            hint = "is its folder writable, and is there room on its disk?"
+            raise OperatorError(f"cannot write {path}: {error.strerror}; {hint}") from None
 
     def end_life(self, stage: str, instance: int) -> None:
         """The instance ended in order: the next start is a new life."""
@@ -152,16 +157,18 @@ class Places:
 
     def mark(self, stage: str, instance: int, ended: bool, snapshot: dict[str, Any]) -> None:
         """Leaves word that the instance stopped, for neighbours that start later and for the ledger. Kept in the state
-        folder: systemd takes the runtime folder away when the unit stops."""
+        folder: systemd takes the runtime folder away when the unit stops. Raises OSError."""
         _write(
             self.state(stage, instance) / MARK,
-            {"run": self.run, "at": time.time(), "ended": ended, "snapshot": snapshot},
+            {"run": self.run, "boot": _boot(), "at": since_boot_s(), "ended": ended, "snapshot": snapshot},
         )
 
     def stopped(self, stage: str, instance: int) -> dict[str, Any] | None:
         """The last snapshot of an instance that stopped in order in this life, at the end of the stream or not."""
         mark = _read(self.state(stage, instance) / MARK)
-        if not mark or mark["run"] != self.run or (not self.run and mark["at"] < self.since):
+        if not mark or mark["run"] != self.run:
+            return None
+        if not self.run and (mark["boot"] != _boot() or mark["at"] < self.since):
             return None
         snapshot: dict[str, Any] = mark["snapshot"]
         return snapshot
@@ -172,7 +179,7 @@ class Places:
         return snapshot if snapshot is not None and _read(self.state(stage, instance) / MARK).get("ended") else None
 
     def remember(self, stage: str, instance: int, paused: bool) -> None:
-        """Keeps across restarts that the operator has paused the instance."""
+        """Keeps across restarts that the operator has paused the instance. Raises OSError."""
         path = self.state(stage, instance) / PAUSED
         if paused:
             path.touch()
@@ -181,6 +188,16 @@ class Places:
 
     def paused(self, stage: str, instance: int) -> bool:
         return (self.state(stage, instance) / PAUSED).exists()
+
+
+def since_boot_s() -> float:
+    """A clock that all processes of this machine share and nobody sets; it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@cache
+def _boot() -> str:
+    return BOOT_ID.read_text().strip()
 
 
 def _names_folders(env: Mapping[str, str]) -> bool:

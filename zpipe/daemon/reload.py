@@ -1,17 +1,32 @@
-"""SIGHUP: what of a changed config can be taken over while running. May live here: that list, and applying it."""
+"""SIGHUP: what of a changed config can be taken over while running. May live here: reading it again, and applying that."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 
-from zpipe.config import PipelineConfig
+from zpipe.config import PipelineConfig, load
 from zpipe.core.stage import Stage
+from zpipe.daemon.journal import fields
+from zpipe.errors import ConfigError
 
 _TOP = {"name": "pipeline.name", "peer_timeout_s": "pipeline.peer_timeout", "insecure": "security.insecure"}
 
 
-def reload(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.Logger) -> tuple[list[str], list[str]]:
+def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: logging.Logger) -> PipelineConfig:
+    """Reads the file again, takes over what can change and says what cannot. Returns the config that holds now."""
+    try:
+        new = load(old.path, env=env, only="")
+    except ConfigError as error:
+        log.error(fields(event="reload.failed", reason=error))
+        return old
+    taken, left = _apply(old, new, stage, log)
+    log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
+    return dataclasses.replace(old, interval_s=new.interval_s, log_level=new.log_level)
+
+
+def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.Logger) -> tuple[list[str], list[str]]:
     """Applies what can change. Returns (keys taken over, keys that need a restart of the instance).
 
     `options` are the plugin's and are not compared: a change of them always needs a restart.

@@ -266,7 +266,8 @@ class _Run:
         whole = len(self._failures) == self.task.count
         chunks = [] if whole else encode_all(emissions, self._policy, self._failures)
         now = time.time()
-        ages = [now - piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
+        origins = [piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
+        ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes nobody younger than new
         return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
 
 

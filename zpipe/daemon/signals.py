@@ -20,6 +20,7 @@ class Signals:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in WATCHED:
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
 
     def read(self) -> list[signal.Signals]:
         try:

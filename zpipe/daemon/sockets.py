@@ -25,6 +25,9 @@ TURN = 64
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
 
+MAX_SOCKETS = 16_384
+"""libzmq's own bound is 1023, and each neighbour takes up to five; beyond this, file descriptors are the limit."""
+
 Peer = tuple[str, int]
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -46,14 +49,13 @@ class Sockets:
 
     def __init__(self) -> None:
         self._context = zmq.Context(1)
+        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._poller = zmq.Poller()
         self._roles: dict[Any, tuple[str, Any]] = {}
         self._upstreams: dict[Peer, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
         self._sessions: dict[str, zmq.Socket[bytes]] = {}
         self._feedback: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
-
-    # ---- binding
 
     def bind(self, inbox: str, feedback: str, control: str) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
@@ -76,9 +78,14 @@ class Sockets:
     # ---- upstream
 
     def connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
-        """A DEALER and a SUB to an upstream instance, there or not yet; reconnecting by themselves."""
-        if peer in self._upstreams:
-            return
+        """A DEALER and a SUB to an upstream instance, there or not yet; reconnecting by themselves. Raises OperatorError."""
+        try:
+            if peer not in self._upstreams:
+                self._connect_upstream(peer, feedback, control)
+        except zmq.ZMQError as error:  # no file descriptors are left: the process has to end
+            raise OperatorError(f"cannot connect to {feedback}: {error.strerror or error}") from None
+
+    def _connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
         dealer = self._socket(zmq.DEALER, sndhwm=0, linger=500)
         dealer.setsockopt(zmq.IMMEDIATE, 1)  # a hello for the last incarnation must not reach the next
         sub = self._socket(zmq.SUB, maxmsgsize=MAX_FRAME_BYTES)
@@ -104,15 +111,18 @@ class Sockets:
     # ---- downstream
 
     def open_session(self, session: str, address: str, high_water_mark: int) -> bool:
-        """A PUSH for the life of one session. False: the address cannot be connected to."""
-        push = self._socket(zmq.PUSH, sndhwm=high_water_mark)
-        push.setsockopt(zmq.IMMEDIATE, 1)
-        push.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._monitor(push, "session", session)
-        self._sessions[session] = push
+        """A PUSH for the life of one session. False: the address cannot be connected to, or no descriptors are left."""
+        push = None
         try:
+            push = self._socket(zmq.PUSH, sndhwm=high_water_mark)
+            push.setsockopt(zmq.IMMEDIATE, 1)
+            push.setsockopt(zmq.RECONNECT_IVL, -1)
+            self._monitor(push, "session", session)
+            self._sessions[session] = push
             push.connect(address)
         except zmq.ZMQError:
+            if push is not None and session not in self._sessions:
+                push.close()
             return False
         return True
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -56,18 +57,15 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "state.db"
-        self._jobs: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
-        try:
-            with self._connect() as connection:
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version not in (0, SCHEMA_VERSION):
-                    raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
-                connection.executescript(_SCHEMA)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.close()
-        except sqlite3.Error as error:
-            raise OperatorError(f"cannot use the state file {self.path}: {error}") from None
+        with self._opened() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA_VERSION):
+                raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30.0)
@@ -75,11 +73,20 @@ class Store:
         connection.execute("PRAGMA synchronous = FULL")
         return connection
 
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one transaction, on the caller's thread. Raises OperatorError for what SQLite raises."""
+        try:
+            with closing(self._connect()) as connection, connection:
+                yield connection
+        except sqlite3.Error as error:
+            hint = "is its folder writable, and is there room on its disk?"
+            raise OperatorError(f"cannot use the state file {self.path}: {error}; {hint}") from None
+
     def saved(self) -> Saved:
         """The committed position. Raises OperatorError if it cannot be read."""
-        with self._connect() as connection:
+        with self._opened() as connection:
             row = connection.execute("SELECT position, finished, completed_by FROM position").fetchone()
-        connection.close()
         if row is None:
             return Saved()
         try:
@@ -89,9 +96,8 @@ class Store:
 
     def forget(self) -> None:
         """The source starts over."""
-        with self._connect() as connection:
+        with self._opened() as connection:
             connection.execute("DELETE FROM position")
-        connection.close()
 
     # ---- on the store's thread
 
@@ -117,10 +123,12 @@ class Store:
         self._put(sql, (*values, letter.attempts, letter.headers, letter.payload), done)
 
     def _put(self, sql: str, row: tuple[Any, ...], done: Callable[[Exception | None], None]) -> None:
-        def job(connection: sqlite3.Connection) -> None:
+        def job() -> None:
             try:
-                with connection:
-                    connection.execute(sql, row)
+                if self._connection is None:
+                    self._connection = self._connect()
+                with self._connection:
+                    self._connection.execute(sql, row)
             except Exception as error:  # whatever it is, the others must still be stored
                 done(error)
             else:
@@ -129,10 +137,10 @@ class Store:
         self._jobs.put(job)
 
     def _work(self) -> None:
-        connection = self._connect()
         while (job := self._jobs.get()) is not None:
-            job(connection)
-        connection.close()
+            job()
+        if self._connection is not None:
+            self._connection.close()
 
     def close(self) -> None:
         """Does what was asked for, then ends the thread."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from zpipe import folders
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
+from zpipe.daemon import descriptors
 from zpipe.daemon.children import Child, Death
 from zpipe.daemon.journal import fields
 from zpipe.daemon.locks import RunLock
@@ -23,6 +24,7 @@ from zpipe.errors import ExitCode, NoPeerError
 TURN_S = 0.1
 STOP_S = 5.0
 ADOPT_S = 1.0
+UNSTARTED_S = 5.0
 EXTRA_S = 5.0
 """How long the end of a run waits for instances that were started beside it."""
 
@@ -51,6 +53,7 @@ class Supervisor:
     def __init__(
         self, config: PipelineConfig, env: Mapping[str, str], display: Display, ledger: Ledger, fresh: bool, level: str
     ) -> None:
+        descriptors.raise_limit()
         self._lock = RunLock(folders.runtime_root(env), config.name)
         env = {**env, "ZPIPE_RUN": self._lock.run}
         self._config = config
@@ -64,7 +67,10 @@ class Supervisor:
         self._counted: set[str] = set()
         self._drain_asked: dict[str, str] = {}
         self.interrupts = 0
-        self._began_at = time.time()
+        places = self._watch.places
+        self._before = {
+            (stage, n): places.lock_stamp(stage, n) for stage in config.stages for n in places.instances(stage)
+        }
         self._adopt_at = 0.0
         self._env = env
         self._level = level
@@ -79,7 +85,8 @@ class Supervisor:
     def run(self) -> ExitCode:
         """Blocks until the run is over. DONE: every child stopped in order; the ledger says whether it balances."""
         for child in self._children:
-            self._start(child, self._fresh)
+            child.fresh = self._fresh
+            self._start(child)
         try:
             code = self._turns()
             self._collect(EXTRA_S if code is ExitCode.DONE else 0.0)
@@ -104,19 +111,27 @@ class Supervisor:
                 pid = child.process.pid if child.process is not None else 0
                 death = child.reap()
                 if death is not None:
-                    child.ready |= self._watch.places.ready(child.stage, child.instance, pid)
-                    code = self._died(child, death, now)
+                    words = self._watch.places.words(child.stage, child.instance, pid)
+                    child.ready |= "ready" in words
+                    code = self._died(child, death, now, "hopeless" in words)
                     if code is not None:
                         return code
                 elif child.process is None and not child.done and now >= child.start_at:
-                    self._start(child, fresh=False)
+                    self._start(child)
             self._display.turn()
         return ExitCode.DONE
 
     # ---- children
 
-    def _start(self, child: Child, fresh: bool) -> None:
-        child.start(fresh)
+    def _start(self, child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:  # no descriptors, processes or memory now: what runs goes on meanwhile
+            child.start_at = time.monotonic() + UNSTARTED_S
+            self._display.line(
+                fields(event="stage.unstarted", stage=child.name, reason=error, again_in_s=round(UNSTARTED_S))
+            )
+            return
         self._ledger.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
         )
@@ -138,7 +153,7 @@ class Supervisor:
             for instance in places.instances(stage) if places.local(stage) else ():
                 key = stage, instance
                 last = self._watch.snapshots.get(key)
-                here = last is not None or places.started_since(stage, instance, self._began_at)
+                here = last is not None or places.lock_stamp(stage, instance) not in (0, self._before.get(key, 0))
                 if key in mine or not here or places.alive(*key) or places.stopped(*key) is not None:
                     continue
                 if last is not None:
@@ -146,8 +161,8 @@ class Supervisor:
                 self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
                 self._children.append(self._new_child(stage, instance))
 
-    def _died(self, child: Child, death: Death, now: float) -> ExitCode | None:
-        """Starts it again later, or gives up (the exit code)."""
+    def _died(self, child: Child, death: Death, now: float, hopeless: bool) -> ExitCode | None:
+        """Starts it again later, or gives up (the exit code). `hopeless`: by its own word."""
         if self._watch.places.marked(child.stage, child.instance) is not None:
             child.done = True
             return None
@@ -164,8 +179,9 @@ class Supervisor:
                 fields(event="run.failed", stage=child.name, reason="cannot start: see its message above")
             )
             return ExitCode.USAGE
-        if child.hopeless:
-            reason = f"{child.failed_starts} starts failed, the last with {death}: see its messages above"
+        if child.hopeless or hopeless:
+            why = f"{child.failed_starts} starts failed, the last with {death}" if child.hopeless else "cannot go on"
+            reason = f"{why}: see its messages above"
             self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
             return ExitCode.FAILED
         delay_s = round(child.start_at - now, 1)

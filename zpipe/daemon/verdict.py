@@ -6,14 +6,16 @@ import math
 
 from zpipe.core.work import Failure, Verdict
 from zpipe.daemon.reason import clean, reason_of, traceback_of
-from zpipe.errors import Answer, Reject, Retry, Throttled
+from zpipe.errors import Answer, OperatorError, Reject, Retry, Throttled
 
 MAX_DELAY_S = 86_400.0
 """A plugin, or the service it calls, may ask for any delay; waiting for more than a day is a mistake."""
 
 
 def failure_of(index: int, error: BaseException) -> Failure:
-    """The failure of message `index`. An Answer needs no traceback: it is meant."""
+    """The failure of message `index`. An Answer needs no traceback: it is meant. An OperatorError is the end of the stage."""
+    if isinstance(error, OperatorError):
+        return Failure(index, clean(str(error)), verdict=Verdict.FAIL)
     if not isinstance(error, Answer):
         return Failure(index, reason_of(error), traceback_of(error))
     reason = clean(str(error))

@@ -10,10 +10,15 @@ from zpipe.core.stage import Stage
 from zpipe.daemon.sdnotify import Vital
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_EPOCH = time.time() - time.monotonic()
+"""Rates are taken between snapshots, so their times must not jump when somebody sets the clock."""
+_STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+"""Kept open, so that a snapshot can be taken when there are no file descriptors left."""
 
 
-def vital_of(stage: Stage) -> Vital:
-    """State, depth, rate; `progress` moves with everything finished here or acked below, not with what is handed back."""
+def vital_of(stage: Stage, held_by: str) -> Vital:
+    """State, depth, rate, and what holds it. `progress` moves with everything finished here or acked below, not with what is
+    handed back."""
     counts, downstream = stage.counts, stage.downstream
     done = counts.completed + counts.filtered + counts.dead
     acked = sum(outlet.acked for outlet in downstream.outlets)
@@ -26,6 +31,8 @@ def vital_of(stage: Stage) -> Vital:
     parts.append(f"done {done}, {stage.report.rate_out:.0f}/s")
     if counts.dead:
         parts.append(f"dead {counts.dead}")
+    if held_by:
+        parts.append(f"held: {held_by}")
     if stage.ending.leaving or stage.ending.draining:
         waits = stage.intake.waiting_for()
         parts.append("ending" + (f", waits for {', '.join(waits)}" if waits and not stage.ending.leaving else ""))
@@ -34,14 +41,15 @@ def vital_of(stage: Stage) -> Vital:
     return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)
 
 
-def process_vitals(total: int | None, finished_before: int) -> dict[str, Any]:
-    """What only the process knows. `total`: messages its source has left at the start; `finished_before`: in earlier lives."""
-    with open("/proc/self/statm", "rb") as statm:
-        rss_bytes = int(statm.read().split()[1]) * PAGE_BYTES
+def process_vitals(total: int | None, finished_before: int, held_by: str) -> dict[str, Any]:
+    """What only the process knows. `total`: messages its source has left at the start; `finished_before`: in earlier lives;
+    `held_by`: what it waits for outside the pipeline."""
+    rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
-        "at": time.time(),
+        "at": _EPOCH + time.monotonic(),
         "pid": os.getpid(),
         "rss_bytes": rss_bytes,
         "total": total,
         "finished_before": finished_before,
+        "held_by": held_by,
     }

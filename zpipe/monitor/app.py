@@ -24,6 +24,14 @@ class Feed(Protocol):
         """Waits at most so long for something, then gives the snapshots that came, oldest first."""
 
 
+_EPOCH = time.time() - time.monotonic()
+
+
+def now_s() -> float:
+    """Seconds since the epoch by the clock as it was at the start: setting it meanwhile makes nobody silent."""
+    return _EPOCH + time.monotonic()
+
+
 def gather(feed: Feed, model: Model, timeout_s: float) -> bool:
     """Reads until every instance of the config was heard of, at most so long. False: none was. Blocks."""
     deadline = time.monotonic() + timeout_s
@@ -36,7 +44,7 @@ def follow(feed: Feed, model: Model, interval_s: float) -> Iterator[dict[str, An
     """The model's value now and at each interval, until every instance has stopped. Blocks between."""
     at = time.monotonic()
     while True:
-        yield model.as_json(time.time())
+        yield model.as_json(now_s())
         if model.over:
             return
         at = max(at + interval_s, time.monotonic())
@@ -48,7 +56,7 @@ def follow(feed: Feed, model: Model, interval_s: float) -> Iterator[dict[str, An
 def _read(feed: Feed, model: Model, timeout_s: float) -> None:
     # Not longer than this at once, so that instances started meanwhile are found.
     for snapshot in feed.poll(min(timeout_s, PACE_S)):
-        model.add(snapshot, time.time())
+        model.add(snapshot, now_s())
 
 
 def as_text(value: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
+from zpipe.monitor.app import now_s
 from zpipe.monitor.draining import Snapshots, as_text, holdings
 from zpipe.monitor.model import Model
 from zpipe.monitor.view import status_table
@@ -67,7 +69,7 @@ class LiveProgress:
         self._live.console.print(Text(text), soft_wrap=True)
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
-        self._model.add(snapshot)
+        self._model.add(snapshot, now_s())
         self._finished.add(snapshot)
 
     def draining(self) -> None:
@@ -79,7 +81,7 @@ class LiveProgress:
             return
         self._redraw_at = now + REDRAW_S
         self._bar.update(self._task, completed=self._finished.done(), total=self._finished.total())
-        self._live.update(Group(self._bar, status_table(self._model.as_json(time.time()))), refresh=True)
+        self._live.update(Group(self._bar, status_table(self._model.as_json(now_s()))), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -97,8 +99,9 @@ class PlainProgress:
         self._line_at = float("inf") if quiet else self._began + LINE_S
 
     def line(self, text: str) -> None:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # nobody reads, or a full disk: the run is not for its log
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
         self._finished.add(snapshot)

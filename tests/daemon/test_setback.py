@@ -1,0 +1,65 @@
+"""What fails for a while is said seldom, shown, and tried again."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from zpipe.daemon.setback import AGAIN_S, NEVER, Errand, Setback
+
+LOG = logging.getLogger("zpipe-test-setback")
+
+
+def make(patience_s: float = 0.0) -> Setback:
+    return Setback(LOG, "it.fails", "it.works", "cannot do it", patience_s)
+
+
+def test_failures_are_shown_and_said_once_and_so_is_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    setback = make()
+    setback.worked()
+    assert (setback.text, caplog.messages) == ("", [])
+    for _ in range(1000):
+        setback.failed("disk full")
+    assert setback.text == "cannot do it: disk full"
+    assert caplog.messages == ['event=it.fails reason="cannot do it: disk full" times=1']
+    setback.worked()
+    setback.worked()
+    assert setback.text == ""
+    assert [message.split()[0] for message in caplog.messages] == ["event=it.fails", "event=it.works"]
+
+
+def test_what_comes_and_goes_is_not_said_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    setback = make()
+    for _ in range(1000):
+        setback.failed("disk full")
+        setback.worked()
+    assert len(caplog.messages) <= 4, "a pair at once, and perhaps another after some seconds"
+
+
+def test_patience_lets_the_first_moments_pass(caplog: pytest.LogCaptureFixture) -> None:
+    setback = make(patience_s=1000.0)
+    setback.failed("slow down")
+    assert (setback.text, caplog.messages) == ("", [])
+
+
+def test_an_errand_is_done_at_last_and_only_the_newest_call() -> None:
+    setback = make()
+    errand = Errand(setback)
+    done: list[str] = []
+    broken = True
+
+    def call(name: str) -> None:
+        if broken:
+            raise OSError(28, "No space left on device")
+        done.append(name)
+
+    assert not errand.pending and errand.turn(0.0) == NEVER
+    errand.run(lambda: call("first"))
+    errand.run(lambda: call("second"))
+    at = errand.turn(0.0)
+    assert errand.pending and at < NEVER and "No space left" in setback.text
+    broken = False
+    assert errand.turn(at - AGAIN_S / 2) == at and done == []
+    assert errand.turn(at) == NEVER
+    assert (done, errand.pending, setback.text) == (["second"], False, "")

@@ -1,0 +1,42 @@
+"""File descriptors: as many as this process may have, and failing in words before there are none.
+
+May live here: the limit of this process. With none left libzmq aborts the process on a new ipc connection (4.3.5), and
+spins over a new tcp connection; so an instance ends in order a little before, and what it held is its upstream's.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import suppress
+
+MOST = 65_536
+"""More are of no use, and programs that a plugin starts may close each number up to the limit."""
+LOOK_S = 0.5
+RESERVE = 16
+"""A few connections at once, and what is opened to end in order."""
+
+
+def raise_limit() -> None:
+    """To the hard limit: the soft one of 1024 is for select(), which nothing here uses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST if hard == resource.RLIM_INFINITY else min(MOST, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError):  # a sandbox may forbid it: then the soft limit is the limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def exhausted(fd: int) -> str:
+    """In words, if hardly any is left; else "". `fd` is any open one. The lowest free number tells, and costs 1 µs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    try:
+        copy = os.dup(fd)
+    except OSError:
+        copy = limit
+    else:
+        os.close(copy)
+    if copy < limit - RESERVE:
+        return ""
+    return f"{copy} of {limit} file descriptors are open: raise the limit (ulimit -n, LimitNOFILE=), or see what keeps them"
