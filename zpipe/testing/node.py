@@ -6,6 +6,7 @@ May live here: the process of an instance. What its actions do to others is the 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from zpipe.core.intake import Self
@@ -50,6 +51,7 @@ class Node:
         self.consumers = {stage for _, stage in links}
         self.alive = True
         self.frozen_until = 0.0
+        self._waiting: deque[Event] = deque()
         self.gone: set[Key] = set()
         self.exit_failed: bool | None = None
         self.source = None if spec.inputs else Source(spec, disk.position, disk.completed)
@@ -67,11 +69,22 @@ class Node:
         """Something happens to the process: at once, when it wakes up, or never because it is dead."""
         if not self.alive:
             return
-        if self.frozen_until > self._clock.now:
-            self._clock.at(self.frozen_until, lambda: self.event(event))
+        if self.frozen_until > self._clock.now or self._waiting:
+            self._waiting.append(event)
+            if len(self._waiting) == 1:
+                self._clock.at(self.frozen_until, self._thaw)
             return
         event()
         self.turn()
+
+    def _thaw(self) -> None:
+        """What came meanwhile happens now, in the order in which it came."""
+        if self.frozen_until > self._clock.now:  # it was frozen once more
+            self._clock.at(self.frozen_until, self._thaw)
+            return
+        while self._waiting and self.alive:
+            self._waiting.popleft()()
+            self.turn()
 
     def later(self, delay_s: float, event: Event) -> None:
         self._clock.later(delay_s, lambda: self.event(event))
