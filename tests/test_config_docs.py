@@ -24,6 +24,8 @@ MINIMAL = {
     "stages.NAME.plugin": '"discard"',
     "stages.NAME.input": '"head"',
 }
+OPTIONAL = ("stages.NAME.batch", "stages.NAME.limit")
+"""Tables whose keys have defaults only where they stand."""
 UNKNOWN = "no-such-key"
 LATER = "is not available in this version"
 
@@ -110,14 +112,15 @@ def test_the_default_is_that_of_a_minimal_config(row: Row, read: Reader) -> None
         with pytest.raises(ConfigError, match=rf"{re.escape(row.key)}: is required"):
             read(without)
     elif row.default == "none":
-        stage = read(config_text({})).stages["head" if row.key.endswith(".input") else "NAME"]
-        attribute = {"input": "inputs"}.get(name := row.key.rpartition(".")[2], name)
-        assert getattr(stage, attribute) in (None, ())
+        config = read(config_text({table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}))
+        found: Any = config.stages["head" if row.key.endswith(".input") else "NAME"]
+        for name in row.key.split(".")[2:]:
+            found = getattr(found, {"input": "inputs"}.get(name, name))
+        assert found in (None, ())
     else:
         written = re.fullmatch(r"`(.+)`", row.default)
         assert written, row.default
-        # A key of `batch` has a default only where there is a batch.
-        without = {"stages.NAME.batch": "{}"} if row.key.startswith("stages.NAME.batch.") else {}
+        without = {table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}
         assert read(config_text({row.key: written.group(1)})) == read(config_text(without))
 
 

@@ -27,6 +27,7 @@ def config(stages: dict[str, list[str]], instances: dict[str, int] | None = None
             unacked=Bound(20_000, 128 * MIB),
             retry=RetryPolicy(),
             batch=None,
+            limit=None,
             listen=(),
         )
     return PipelineConfig("p", Path("p.toml"), made, interval_s=1.0, peer_timeout_s=5.0, insecure=False)

@@ -183,7 +183,7 @@ def test_table_of_options() -> None:
 
 def test_every_plugin_is_described() -> None:
     described = set(re.findall(r"^\*\*`(\w+)`\*\*", README, re.MULTILINE))
-    assert described == first_party() == {"generate", "files", "python", "sqlite", "ndjson", "discard"}
+    assert described == first_party() == {"generate", "files", "python", "sqlite", "ndjson", "discard", "http"}
 
 
 def test_table_of_hooks() -> None:

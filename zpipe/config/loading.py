@@ -17,7 +17,7 @@ from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
 from zpipe.config.expansion import UNSET, expand
 from zpipe.config.lines import key_lines
-from zpipe.config.model import PipelineConfig, StageConfig
+from zpipe.config.model import PipelineConfig, StageConfig, Workers
 from zpipe.config.options import fill
 from zpipe.config.report import Report, dotted, shown
 from zpipe.config.stages import read_stage
@@ -43,7 +43,11 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
     config = _pipeline(Table(report, (), raw), path)
     loaded = _plugins(config, only, report)
     stages = {
-        name: replace(stage, options=_options(stage, loaded.get(name), raw["stages"][name], report))
+        name: replace(
+            stage,
+            options=_options(stage, loaded.get(name), raw["stages"][name], report),
+            workers=_workers(stage, loaded.get(name)),
+        )
         for name, stage in config.stages.items()
     }
     if stages:
@@ -142,6 +146,15 @@ def _plugins(config: PipelineConfig, only: str | None, report: Report) -> dict[s
         else:
             report.add(("stages", stage.name, "plugin"), str(result), given=stage.plugin)
     return found
+
+
+def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
+    """Coroutines cost next to nothing, so those of a limited stage are as many as its limit can let under way."""
+    workers, limit = stage.workers, stage.limit
+    if plugin is None or limit is None or limit.max is None or workers.count_given or workers.kind != "thread":
+        return workers
+    hook = "zpipe_process" if stage.batch is None else "zpipe_process_batch"
+    return replace(workers, count=limit.max) if hook in plugin.is_async else workers
 
 
 def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Report) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy
+from zpipe.core.policy import BatchPolicy, Bound, LimitPolicy, RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Input:
 class Workers:
     kind: Literal["thread"] = "thread"
     count: int = 1
+    count_given: bool = field(default=False, compare=False)
+    """Whether `count` stands in the file, and is not what follows from the rest of it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class StageConfig:
     unacked: Bound
     retry: RetryPolicy
     batch: BatchPolicy | None
+    limit: LimitPolicy | None
     listen: tuple[str, ...]
     """One feedback address tcp://HOST:PORT for each instance (control is at PORT + 1); empty: ipc."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from zpipe.config import addresses, values
+from zpipe.config.limits import read_limit
 from zpipe.config.model import Input, StageConfig, Workers
 from zpipe.config.report import shown
 from zpipe.config.table import Table
 from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy, StagePolicy
 
 _DEFAULTS = StagePolicy()
-_LATER = frozenset({"limit", "buffer", "key"})
+_LATER = frozenset({"buffer", "key"})
 _LATER_WORKERS = frozenset({"timeout"})
 MOST_INSTANCES = 1000
 
@@ -30,9 +31,10 @@ def read_stage(name: str, table: Table) -> StageConfig:
         unacked=_bound(table.table("unacked"), _DEFAULTS.unacked),
         retry=_retry(table.table("retry")),
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
+        limit=read_limit(table.table("limit")) if "limit" in table else None,
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
     )
-    table.know("input", "batch", "listen", "options")
+    table.know("input", "batch", "limit", "listen", "options")
     table.finish(_LATER)
     return stage
 
@@ -59,7 +61,9 @@ def _bound(table: Table, default: Bound) -> Bound:
 
 def _workers(table: Table) -> Workers:
     workers = Workers(
-        kind=table.get("kind", _read_worker_kind, "thread"), count=table.get("count", values.whole(most=1000), 1)
+        kind=table.get("kind", _read_worker_kind, "thread"),
+        count=table.get("count", values.whole(most=1000), 1),
+        count_given="count" in table,
     )
     table.finish(_LATER_WORKERS)
     return workers

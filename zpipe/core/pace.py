@@ -6,15 +6,16 @@ from __future__ import annotations
 class Pace:
     """How fast this stage serves, measured: what task sizes and credit windows follow.
 
-    task_s  a task is cut to about this much work: long enough that handing it over (about 0.1 ms) is nothing, short enough
-            that several workers share what is queued
+    workers  how many of them work at a time
+    task_s   a task is cut to about this much work: long enough that handing it over (about 0.1 ms) is nothing, short enough
+             that several workers share what is queued
     """
 
     task_s = 0.005
     _weight = 0.2
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._service_s: float | None = None
 
     def measure(self, messages: int, seconds: float) -> None:
@@ -29,7 +30,7 @@ class Pace:
     @property
     def rate(self) -> float:
         """Messages a second all workers can serve; 0.0 before the first."""
-        return self._workers / max(self._service_s, 1e-9) if self._service_s is not None else 0.0
+        return self.workers / max(self._service_s, 1e-9) if self._service_s is not None else 0.0
 
     def task_messages(self, most: int) -> int:
         if self._service_s is None:

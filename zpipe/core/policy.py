@@ -6,6 +6,7 @@ May live here: frozen policies and their defaults with the reason for each. Stat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -36,6 +37,21 @@ class BatchPolicy:
     messages: int = 100
     bytes: int = 4 * MIB
     timeout_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class LimitPolicy:
+    """Calls of the plugin under way at most, and calls a second.
+
+    kind  "aimd": between 1 and `max`, from `start` on, by how the service answers;  "fixed": always `max`
+    max   None (kind "fixed" only): as many as there are workers
+    rate  calls a second, or None
+    """
+
+    kind: Literal["aimd", "fixed"] = "aimd"
+    start: int = 10
+    max: int | None = 200
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,7 @@ class StagePolicy:
     unacked: Bound = field(default_factory=lambda: Bound(20_000, 128 * MIB))
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     batch: BatchPolicy | None = None
+    limit: LimitPolicy | None = None
     link: LinkPolicy = field(default_factory=LinkPolicy)
     workers: int = 1
     isolated: bool = False

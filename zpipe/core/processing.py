@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from zpipe.core import batch
 from zpipe.core.budget import Budget, Histogram
+from zpipe.core.calls import Calls
 from zpipe.core.delivery import Slice
 from zpipe.core.downstream import Downstream
 from zpipe.core.inlet import Inlet
@@ -39,6 +40,7 @@ class Processing:
         self.tasks: dict[int, Task] = {}
         self.paused = False
         self.retries = Retries(policy.retry)
+        self.calls = Calls(policy.limit, now)
         self.budget = Budget(policy.workers, now)
         self.in_stage = Histogram()
         self.since_origin = Histogram()
@@ -57,7 +59,7 @@ class Processing:
     def start(self, now: float, hurry: bool) -> list[Task]:
         """The tasks to start now: retries that are due, then what is queued, while a worker is free and outputs have room."""
         started: list[Task] = []
-        while self._free() and (task := self._next(now, hurry)) is not None:
+        while self._free() and self.calls.may_start(now) and (task := self._next(now, hurry)) is not None:
             started.append(task)
         return started
 
@@ -68,11 +70,11 @@ class Processing:
             if self._must_wait(self.retries.first()):
                 return None
             self._counts.retries += 1
-            return self._begin(*self.retries.pop())
+            return self._begin(*self.retries.pop(), now)
         if not self._inlet.queue or self._ready_at(now, hurry) > now or self._must_wait(self._inlet.queue[0]):
             return None
         slices = self._cut()
-        return self._begin(slices, Past(deaths=max(slices[0].section.suspicion - 1, 0)))
+        return self._begin(slices, Past(deaths=max(slices[0].section.suspicion - 1, 0)), now)
 
     def _must_wait(self, piece: Slice) -> bool:
         """A suspect is run alone, where its call can take others with it: else it could not be told who did it."""
@@ -87,7 +89,8 @@ class Processing:
 
     def _free(self) -> bool:
         """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
-        ahead = self._policy.batch is None and (self._pace.service_s or 1.0) < self._pace.task_s
+        quick = (self._pace.service_s or 1.0) < self._pace.task_s
+        ahead = quick and self._policy.batch is None and self.calls.limiter is None
         slots = self._policy.workers + ahead
         if self.paused or self._downstream.full or len(self.tasks) >= slots:
             return False
@@ -111,12 +114,15 @@ class Processing:
         policy = self._policy
         if policy.batch is not None:
             return self._inlet.take(policy.batch.messages, policy.batch.bytes)
+        if self.calls.limiter is not None:  # a task is one call, or the calls could not be counted
+            return self._inlet.take(1, policy.link.parcel_bytes)
         share = -(-self._counts.queued // policy.workers)
         most = min(self._pace.task_messages(policy.link.parcel_messages), share)
         return self._inlet.take(most, policy.link.parcel_bytes)
 
-    def _begin(self, slices: list[Slice], past: Past) -> Task:
+    def _begin(self, slices: list[Slice], past: Past, now: float) -> Task:
         self._number += 1
+        self.calls.started(now)
         alone = bool(slices[0].section.suspicion) and not self._policy.isolated
         task = Task(self._number, slices, past, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
@@ -133,7 +139,9 @@ class Processing:
     def done(self, task: Task, result: Result, now: float) -> None:
         """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
         del self.tasks[task.number]
-        self._pace.measure(task.count, result.seconds)
+        self.calls.ended(task, result, now)
+        if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):  # a refusal is no pace of work
+            self._pace.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures}
         filtered = result.filtered
         self._counts.filtered += filtered
@@ -236,22 +244,32 @@ class Processing:
         at = min((at for at, _ in self._rebury), default=NEVER)
         if not self._free():
             return at
+        work_at = NEVER
         if self.retries.messages and not self._must_wait(self.retries.first()):
-            at = min(at, self.retries.next_at)
+            work_at = self.retries.next_at
         queue = self._inlet.queue
-        return min(at, self._ready_at(now, hurry)) if queue and not self._must_wait(queue[0]) else at
+        if queue and not self._must_wait(queue[0]):
+            work_at = min(work_at, self._ready_at(now, hurry))
+        return min(at, max(work_at, self.calls.next_at(now)))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the pace measured so far."""
         policy = self._policy
-        least = policy.workers if policy.batch is None else 2 * policy.batch.messages
+        self._pace.workers = calls = self.calls.at_once(policy.workers)
+        if self.calls.limiter is not None:
+            calls *= 2  # a limit doubles in a round trip, if there is work for it
+        least = calls if policy.batch is None else (calls + 1) * policy.batch.messages
         self._inlet.rate = self._pace.rate
-        self._inlet.window = self._pace.window(policy.link.queue_time_s, least, policy.queue.messages)
+        waiting = self.retries.messages  # held, but nobody's work for now
+        most = policy.queue.messages
+        self._inlet.window = min(waiting + self._pace.window(policy.link.queue_time_s, least, most), most)
 
     def spend(self, now: float) -> None:
         """Books the time since the last call."""
         if self._downstream.full:
             idle_as = "blocked"
+        elif (self._inlet.queue or self.retries.next_at <= now) and not self.calls.may_start(now):
+            idle_as = "limited"
         elif self.retries.messages and not self._inlet.queue:
             idle_as = "retrying"
         else:

@@ -38,6 +38,7 @@ class Report:
         taken["latency"] = {"in_stage": processing.in_stage.take(), "since_origin": processing.since_origin.take()}
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
+        taken["limit"] = processing.calls.report(now)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
         taken["waiting_for"] = [] if parts.state == State.STOPPED.value else intake.waiting_for()

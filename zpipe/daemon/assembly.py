@@ -109,6 +109,7 @@ class Instance:
             unacked=settings.unacked,
             retry=settings.retry,
             batch=settings.batch,
+            limit=settings.limit,
             link=link,
             workers=settings.workers.count,
             interval_s=self.config.interval_s,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping
 
 from zpipe.config import PipelineConfig, load
+from zpipe.config.model import StageConfig, Workers
 from zpipe.core.stage import Stage
 from zpipe.daemon.journal import fields
 from zpipe.errors import ConfigError
@@ -23,7 +25,15 @@ def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: loggi
         return old
     taken, left = _apply(old, new, stage, log)
     log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
-    return dataclasses.replace(old, interval_s=new.interval_s, log_level=new.log_level)
+    return _adopted(old, new, stage.me.stage)
+
+
+def _adopted(old: PipelineConfig, new: PipelineConfig, mine: str) -> PipelineConfig:
+    """What is in force after a reload of the stage `mine`: the next one is compared with it."""
+    stages = dict(old.stages)
+    if mine in new.stages:
+        stages[mine] = dataclasses.replace(stages[mine], limit=new.stages[mine].limit)
+    return dataclasses.replace(old, interval_s=new.interval_s, log_level=new.log_level, stages=stages)
 
 
 def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.Logger) -> tuple[list[str], list[str]]:
@@ -45,9 +55,22 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     before, after = old.stages[mine], new.stages.get(mine)
     if after is None:
         return taken, [*left, f"stages.{mine}"]
+    if before.limit != after.limit:
+        processing = stage.processing
+        processing.calls.set_limit(after.limit, len(processing.tasks), time.monotonic())
+        taken.append(f"stages.{mine}.limit")
+    workers = _workers(before, after)
+    after = dataclasses.replace(after, options=before.options, limit=before.limit, workers=workers)
     for field in dataclasses.fields(before):
-        if field.name != "options" and getattr(before, field.name) != getattr(after, field.name):
+        if getattr(before, field.name) != getattr(after, field.name):
             left.append(f"stages.{mine}.{'input' if field.name == 'inputs' else field.name}")
     if old.consumers(mine) != new.consumers(mine):
         left.append("stages.*.input")
     return taken, left
+
+
+def _workers(before: StageConfig, after: StageConfig) -> Workers:
+    """A reload loads no plugin, so it does not know the count that follows from one."""
+    if before.workers.count_given or after.workers.count_given:
+        return after.workers
+    return dataclasses.replace(after.workers, count=before.workers.count)

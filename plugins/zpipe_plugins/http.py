@@ -1,0 +1,259 @@
+"""`http`: one request for each message, its answer added to the payload. A stage of it should have a `limit`.
+
+Requests go through one client an instance, on the event loop of the stage's async hooks. What they may be is said by the
+options; what a status means is in `_judge`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+from zpipe import Context, Message, Reject, Retry, Throttled, hookimpl
+from zpipe.errors import OperatorError
+
+if TYPE_CHECKING:
+    import httpx
+
+CLOSE_S = 0.5
+_SHOWN = 200
+"""Characters of an answer that go into a reason: enough for a service's own words."""
+
+
+@dataclass
+class Options:
+    """url: `{name}` in it is that field of the payload;  body: `json`, `none`, `field:NAME`, default by the method;
+    timeout: seconds for all of a request;  throttle, retry, reject: statuses;  field: where the answer goes."""
+
+    url: str
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET"
+    body: str | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    timeout: float = 30.0
+    throttle: list[int] = dataclasses.field(default_factory=lambda: [429, 503])
+    retry: list[int] = dataclasses.field(default_factory=lambda: [408, 425, 500, 502, 504])
+    reject: list[int] = dataclasses.field(default_factory=list)
+    field: str | None = None
+
+    def __post_init__(self) -> None:
+        self.parts()
+        if self.body is None:
+            self.body = "json" if self.method in ("POST", "PUT", "PATCH") else "none"
+        if self.body not in ("json", "none") and not (self.body.startswith("field:") and self.body[6:]):
+            raise ValueError(f"body is {self.body!r}: allowed are 'json', 'none' and 'field:NAME'")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout}: allowed is any number of seconds above 0")
+        for name, value in self.headers.items():
+            if not name or not (name + value).isprintable() or not name.isascii():
+                raise ValueError(f"headers.{name} is {value!r}: allowed is text without line breaks")
+        self._check_statuses()
+
+    def _check_statuses(self) -> None:
+        seen: dict[int, str] = {}
+        for name in ("throttle", "retry", "reject"):
+            for status in getattr(self, name):
+                if not 100 <= status <= 599:
+                    raise ValueError(f"{name} has {status}: allowed are HTTP statuses, 100 to 599")
+                if seen.setdefault(status, name) != name:
+                    raise ValueError(
+                        f"{status} stands in {seen[status]} and in {name}: write both lists, each without it"
+                    )
+
+    def parts(self) -> list[tuple[str, str | None]]:
+        """The template as (literal text, name of the field after it or None). Raises ValueError."""
+        try:
+            found = [(text, name, spec or conversion) for text, name, spec, conversion in Formatter().parse(self.url)]
+        except ValueError as error:
+            raise ValueError(f"url is {self.url!r}: {error}") from None
+        for _, name, more in found:
+            if name is not None and (not name or more or not set("[]").isdisjoint(name)):
+                raise ValueError(
+                    f"url is {self.url!r}: between braces only the name of a field may stand, such as {{id}}"
+                )
+        starts_with_field = bool(found) and not found[0][0] and found[0][1] is not None
+        if not starts_with_field and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url is {self.url!r}: it must start with http:// or https://, or with a field")
+        return [(text, name) for text, name, _ in found]
+
+
+@dataclass
+class Scratch:
+    """`loop` is where the client's connections live, from the first request on."""
+
+    client: httpx.AsyncClient
+    parts: list[tuple[str, str | None]]
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+@hookimpl
+def zpipe_options() -> type:
+    if importlib.util.find_spec("httpx") is None:
+        raise OperatorError("it needs httpx, which is not installed: pip install 'zpipe[http]'")
+    return Options
+
+
+@hookimpl
+def zpipe_open(context: Context) -> None:
+    import httpx  # 60 ms that `zpipe check` need not spend
+
+    # The stage bounds the requests under way; a smaller pool would only have them wait unseen. The timeout is our own, since
+    # httpx has one for each step of a request and none for the whole.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    client = httpx.AsyncClient(limits=limits, timeout=None, headers=context.options.headers)
+    context.scratch = Scratch(client, context.options.parts())
+
+
+@hookimpl
+def zpipe_close(context: Context) -> None:
+    scratch = context.scratch
+    if not isinstance(scratch, Scratch) or scratch.loop is None or not scratch.loop.is_running():
+        return  # without its loop nothing can be closed; the process ends, and its connections with it
+    closing = scratch.client.aclose()
+    try:
+        asyncio.run_coroutine_threadsafe(closing, scratch.loop).result(CLOSE_S)
+    except (TimeoutError, CancelledError, RuntimeError):  # the loop ended meanwhile
+        closing.close()
+
+
+@hookimpl
+async def zpipe_process(message: Message, context: Context) -> Any:
+    import httpx
+
+    options: Options = context.options
+    scratch: Scratch = context.scratch
+    scratch.loop = asyncio.get_running_loop()
+    url = _url(scratch.parts, message.payload)
+    content, content_type = _content(options, message.payload)
+    headers = {"Content-Type": content_type} if content_type and not _names(options.headers, "content-type") else {}
+    try:
+        async with asyncio.timeout(options.timeout):
+            response = await scratch.client.request(options.method, url, content=content, headers=headers)
+    except TimeoutError:
+        raise Retry(reason=f"no answer from {url} within {options.timeout:g} s") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise Reject(f"{url} is no URL that can be asked: {error}") from None
+    except httpx.RequestError as error:
+        raise Retry(reason=f"{url}: {type(error).__name__}: {error}") from None
+    _judge(options, url, response)
+    return _answer(options, message.payload, response)
+
+
+# What is sent
+
+
+def _url(parts: list[tuple[str, str | None]], payload: Any) -> str:
+    url = ""
+    for text, name in parts:
+        url += text
+        if name is not None:
+            value = _value(payload, name)
+            # At the very start a field is a URL of its own; anywhere else it must not become another path or query.
+            url += quote(value, safe="") if url else value
+            if value in (".", ".."):
+                raise Reject(f"field {name!r} is {value!r}, which would lead to another path")
+    return url
+
+
+def _value(payload: Any, name: str) -> str:
+    value = payload.get(name) if isinstance(payload, Mapping) else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str | int | float):
+        what = "is missing or null" if value is None else f"is a {type(value).__name__}"
+        raise Reject(f"field {name!r}, which the url needs, {what}: allowed are text and numbers")
+    return str(value)
+
+
+def _content(options: Options, payload: Any) -> tuple[bytes | None, str]:
+    """The body and its type."""
+    if options.body == "none":
+        return None, ""
+    if options.body != "json":
+        assert options.body is not None
+        name = options.body.removeprefix("field:")
+        if not isinstance(payload, Mapping) or name not in payload:
+            raise Reject(f"field {name!r}, which is to be sent, is missing")
+        payload = payload[name]
+        if isinstance(payload, bytes):
+            return payload, "application/octet-stream"
+        if isinstance(payload, str):
+            return payload.encode(), "text/plain; charset=utf-8"
+    try:
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False).encode(), "application/json"
+    except (TypeError, ValueError) as error:
+        raise Reject(f"the payload cannot be sent as JSON: {error}") from None
+
+
+def _names(headers: Mapping[str, str], name: str) -> bool:
+    return any(key.lower() == name for key in headers)
+
+
+# What comes back
+
+
+def _judge(options: Options, url: str, response: httpx.Response) -> None:
+    """Raises what the status means; returns if it is an answer."""
+    status = response.status_code
+    reason = f"{status} {response.reason_phrase} from {url}"
+    if status in options.throttle:
+        raise Throttled(_retry_after(response), reason)
+    if status in options.retry or (status >= 500 and status not in options.reject):
+        raise Retry(_retry_after(response), _with_words(reason, response))
+    if status in options.reject or status >= 400:
+        raise Reject(_with_words(reason, response))
+
+
+def _with_words(reason: str, response: httpx.Response) -> str:
+    words = " ".join(response.text[:_SHOWN].split())
+    return f"{reason}: {words}" if words else reason
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds, from a number or a date (RFC 9110, section 10.2.3); None if it says nothing that can be read.
+
+    A date is taken against the service's own, where it gives one: whose clock is wrong is then of no matter.
+    """
+    given = response.headers.get("Retry-After", "").strip()
+    if given.isascii() and given.isdigit():
+        return float(given[:9])
+    at = _date(given)
+    if at is None:
+        return None
+    now = _date(response.headers.get("Date", ""))
+    return max(0.0, at - (time.time() if now is None else now))
+
+
+def _date(given: str) -> float | None:
+    try:
+        return parsedate_to_datetime(given).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _answer(options: Options, payload: Any, response: httpx.Response) -> dict[str, Any]:
+    known = dict(payload) if isinstance(payload, Mapping) else {"payload": payload}
+    body = _body(response)
+    return known | ({options.field: body} if options.field else {"status": response.status_code, "body": body})
+
+
+def _body(response: httpx.Response) -> Any:
+    """By its type: JSON as the value, text as text, anything else as bytes; None if there is none."""
+    if not response.content:
+        return None
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            return response.json()
+        except ValueError as error:
+            raise Retry(reason=f"the answer from {response.url} says that it is JSON, but {error}") from None
+    return response.text if kind.startswith("text/") else response.content

@@ -1,0 +1,121 @@
+"""A stage under a limit: what is a call, what a result tells the limiter, and what the stage says of itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zpipe.core import section
+from zpipe.core.calls import Calls
+from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.downstream import Downstream
+from zpipe.core.inlet import Inlet
+from zpipe.core.ledger import Counts
+from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
+from zpipe.core.processing import Processing
+from zpipe.core.section import Section
+from zpipe.core.work import Failure, Past, Result, Task, Verdict
+from zpipe.testing import Simulation, Spec
+
+
+def slices(count: int) -> Slice:
+    whole = Section(section.encode([f"m{n}" for n in range(count)], [0.0] * count, list(range(count)), None), count)
+    return Slice(Delivery(object(), 1, [whole], lambda _: None), whole, 0, 0, count, 0.0)  # type: ignore[arg-type]
+
+
+def processing(policy: StagePolicy, count: int) -> Processing:
+    """With so many messages queued."""
+    counts = Counts()
+    inlet = Inlet(policy.queue, policy.link, counts)
+    inlet.queue.append(slices(count))
+    counts.received = counts.queued = count
+    return Processing(policy, counts, inlet, Downstream("p", "s", "i", [], policy), lambda: 0.5, 0.0)
+
+
+def test_a_call_is_one_message_or_one_batch() -> None:
+    limit = LimitPolicy("fixed", max=3)
+    alone = processing(StagePolicy(workers=10, limit=limit), 100)
+    assert [task.count for task in alone.start(0.0, False)] == [1, 1, 1]
+    batches = processing(StagePolicy(workers=10, limit=limit, batch=BatchPolicy(20)), 100)
+    assert [task.count for task in batches.start(0.0, False)] == [20, 20, 20]
+    few = processing(StagePolicy(workers=2, limit=limit), 100)
+    assert len(few.start(0.0, False)) == 2
+
+
+def test_it_says_that_the_limit_holds_it_back_and_wakes_by_the_rate() -> None:
+    stage = processing(StagePolicy(workers=10, limit=LimitPolicy("fixed", max=None, rate=0.5)), 100)
+    [task] = stage.start(0.0, False)
+    assert stage.next_at(0.0, False) == pytest.approx(2.0, abs=0.02)
+    stage.spend(1.0)
+    shares = stage.budget.take()
+    assert (shares["working"], shares["limited"]) == pytest.approx((0.1, 0.9))
+    assert stage.calls.report(1.0) == {"limit": None, "under_way": 1, "reason": "fixed", "changed_s": 1.0}
+    assert task.count == 1
+    assert len(stage.start(2.0, False)) == 1
+
+
+def test_a_stage_asks_for_what_its_limit_can_use() -> None:
+    stage = processing(StagePolicy(workers=200, limit=LimitPolicy("aimd", start=10, max=200)), 0)
+    stage.size_window()
+    assert stage._inlet.window == 20
+
+
+ALL = [Failure(0, "r", verdict=Verdict.RETRY), Failure(1, "r", verdict=Verdict.RETRY)]
+
+
+@pytest.mark.parametrize(
+    ("failures", "throttled", "failed"),
+    [
+        ([], False, False),
+        (ALL[:1], False, False),
+        (ALL, False, True),
+        ([Failure(n, "r", verdict=Verdict.REJECT) for n in range(2)], False, False),
+        ([ALL[0], Failure(1, "r", verdict=Verdict.THROTTLED)], True, False),
+        ([Failure(n, "r", verdict=Verdict.DEATH) for n in range(2)], False, True),
+    ],
+)
+def test_what_a_result_tells(failures: list[Failure], throttled: bool, failed: bool) -> None:
+    calls = Calls(LimitPolicy("aimd", start=10), 0.0)
+    told = []
+    assert calls.limiter is not None
+    calls.limiter.finished = lambda *given: told.append(given)  # type: ignore[method-assign]
+    calls.ended(Task(1, [slices(2)], Past(), True), Result([], failures=failures, seconds=0.5), 3.0)
+    assert told == [(3.0, 0.5, throttled, failed, None)]
+
+
+def test_the_longest_wait_that_was_asked_for_counts() -> None:
+    calls = Calls(LimitPolicy("aimd", start=1), 0.0)
+    calls.started(0.0)
+    failures = [Failure(n, "r", verdict=Verdict.THROTTLED, delay_s=delay) for n, delay in enumerate((None, 7.0, 3.0))]
+    calls.ended(Task(1, [slices(3)], Past(), True), Result([], failures=failures), 1.0)
+    assert calls.next_at(1.0) == 8.0
+
+
+def test_a_limit_comes_and_goes_while_calls_are_under_way() -> None:
+    calls = Calls(None, 0.0)
+    assert calls.next_at(0.0) == -math.inf and calls.report(0.0) is None and calls.at_once(7) == 7
+    calls.set_limit(LimitPolicy("fixed", max=3), 5, 1.0)
+    assert not calls.may_start(1.0)
+    for _ in range(5):
+        calls.ended(Task(1, [slices(1)], Past(), False), Result([]), 2.0)
+    assert calls.may_start(2.0) and calls.at_once(7) == 3
+    calls.set_limit(None, 0, 3.0)
+    assert calls.report(3.0) is None
+
+
+@given(
+    st.builds(
+        LimitPolicy, st.sampled_from(["aimd", "fixed"]), st.integers(1, 5), st.integers(5, 9), st.none() | st.just(50.0)
+    ),
+    st.integers(1, 12),
+    st.integers(1, 3),
+)
+def test_a_limited_pipeline_ends_with_each_message_once(limit: LimitPolicy, workers: int, instances: int) -> None:
+    policy = StagePolicy(workers=workers, limit=limit)
+    work = Spec("b", inputs=(("a", ""),), instances=instances, policy=policy, seconds=lambda _: 0.02)
+    sim = Simulation([Spec("a", messages=60), work])
+    assert sim.run(seconds=100.0) and not sim.problems
+    assert len({one.id for one in sim.stored}) == len(sim.stored) == 60

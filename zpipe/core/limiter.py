@@ -1,0 +1,112 @@
+"""The limit on a stage's calls of its plugin. May live here: counting calls and saying whether one more may start. How the
+limit moves is `aimd`'s, calls per second are `rate`'s.
+"""
+
+from __future__ import annotations
+
+from zpipe.core.aimd import Aimd
+from zpipe.core.policy import LimitPolicy
+from zpipe.core.rate import Rate
+
+NEVER = float("inf")
+
+
+class Limiter:
+    """A call is one task: one message, or one batch.
+
+    under_way  calls that were started and have not finished
+
+    Instances of a stage share a service by each having a limiter of its own: those that have more give up more, all gain
+    alike, so their shares draw near each other (Chiu and Jain 1989). No state is shared.
+    """
+
+    def __init__(self, policy: LimitPolicy, now: float) -> None:
+        self.under_way = 0
+        self._full_at = float("-inf")
+        self._in_service: int | None = None
+        self._in_service_until = now
+        self._since = now
+        self._aimd = Aimd(policy.start, _most(policy), now) if policy.kind == "aimd" else None
+        self._rate = Rate(policy.rate) if policy.rate is not None else None
+        self._policy = policy
+
+    def change(self, policy: LimitPolicy, now: float) -> None:
+        """Goes on by another policy, with what was learned under the old one as far as it is within the new one's bounds."""
+        if policy.kind != "aimd":
+            self._aimd = None
+        elif self._aimd is None:
+            self._aimd = Aimd(self._policy.max or policy.start, _most(policy), now)
+        else:
+            self._aimd.bound(_most(policy), now)
+        if policy.rate != self._policy.rate:
+            self._rate = Rate(policy.rate) if policy.rate is not None else None
+        self._since = now
+        self._policy = policy
+
+    @property
+    def limit(self) -> int | None:
+        """Calls under way at most; None where only the rate is limited."""
+        return int(self._aimd.size) if self._aimd is not None else self._policy.max
+
+    @property
+    def reason(self) -> str:
+        """Of the last change of `limit`, for people."""
+        return self._aimd.reason if self._aimd is not None else "fixed"
+
+    @property
+    def changed_at(self) -> float:
+        return self._aimd.changed_at if self._aimd is not None else self._since
+
+    def may_start(self, now: float) -> bool:
+        return self.next_at(now) <= now
+
+    def next_at(self, now: float) -> float:
+        """When a call may start if none finishes before: `now` or before means at once, infinity that one has to finish."""
+        if self.limit is not None and self.under_way >= self.limit:
+            return NEVER
+        at = self._rate.next_at() if self._rate is not None else float("-inf")
+        if self._in_service is not None and self.under_way >= self._in_service:
+            at = max(at, self._in_service_until)
+        return at
+
+    def started(self, now: float) -> None:
+        self.under_way += 1
+        if self.limit is not None and self.under_way >= self.limit:
+            self._full_at = now
+        if self._rate is not None:
+            self._rate.started(now)
+
+    def finished(
+        self, now: float, seconds: float, throttled: bool, failed: bool, retry_after_s: float | None = None
+    ) -> None:
+        """A call ended after so many seconds. `failed`: for another reason than being throttled."""
+        self.under_way -= 1
+        aimd = self._aimd
+        if aimd is None:
+            return
+        if throttled:
+            aimd.throttled(now, self.under_way)
+            self._hold(aimd, now, retry_after_s)
+        elif failed:
+            aimd.failed(now)
+            if aimd.outage:
+                self._hold(aimd, now, None)
+        else:
+            aimd.succeeded(now, seconds, used=now - self._full_at <= 2 * max(seconds, aimd.round_trip_s))
+
+    def _hold(self, aimd: Aimd, now: float, retry_after_s: float | None) -> None:
+        """The place of a call that was refused is not free: another one would be refused as well, at once, and so on. For
+        one round trip no more calls than the service is at work on now (Jacobson 1988: conservation of packets).
+
+        Only if that is none, the stage as a whole waits for as long as it was told: a service that is merely full frees
+        a place with every call that ends.
+        """
+        wait_s = aimd.probe_s
+        if retry_after_s is not None and not self.under_way:
+            wait_s = max(wait_s, retry_after_s)
+        self._in_service = self.under_way
+        self._in_service_until = now + wait_s
+
+
+def _most(policy: LimitPolicy) -> float:
+    return NEVER if policy.max is None else policy.max
