@@ -111,8 +111,11 @@ def send_raw(path: Path, data: bytes) -> None:
             plug.sendall(data)
 
 
+LIES = [[0, 1 << 62, 1 << 62], [7, 3, 0]]
+
+
 def hello(stage: str, upstream: str, address: str, number: int) -> bytes:
-    body = wire.Hello(wire.VERSION, "p", stage, 1, "0123456789ab", "", upstream, address, number, 1000)
+    body = wire.Hello(wire.VERSION, "p", stage, 1, "0123456789ab", "", upstream, address, number, 1000, "", [])
     return wire.write(body)
 
 
@@ -131,7 +134,20 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         "\0",
     ]
     everything = wire.Statement(
-        "s", 1, 1 << 62, 1 << 62, 1 << 62, 1 << 62, 1 << 62, [[0, 1 << 62]], [[1, 0, 1 << 62]], 1e18, True, False, False
+        "s",
+        1,
+        1 << 62,
+        1 << 62,
+        1 << 62,
+        1 << 62,
+        1 << 62,
+        [[0, 1 << 62]],
+        [[1, 0, 1 << 62]],
+        LIES,
+        1e18,
+        True,
+        False,
+        False,
     )
     with connected(zmq.DEALER, folder(pipeline, "read") / "feedback.sock") as plug:
         plug.setsockopt(zmq.RCVTIMEO, 5000)
@@ -141,11 +157,13 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         refused = wire.read(plug.recv())
         assert isinstance(refused, wire.Refuse) and "no link" in refused.reason
         for number, address in enumerate(addresses, 2):
-            body = wire.Hello(wire.VERSION, "p", "work", 99, f"{number:012}", "", "read", address, number, 1000)
+            body = wire.Hello(
+                wire.VERSION, "p", "work", 99, f"{number:012}", "", "read", address, number, 1000, "x", LIES
+            )
             plug.send(wire.write(body))
     with connected(zmq.PUSH, inbox(pipeline, "store")) as plug:
         for sequence in range(50):
-            plug.send_multipart([wire.write(wire.Parcel("no-session", sequence, [[1, 3, 1, 1]])), b"abc"])
+            plug.send_multipart([wire.write(wire.Parcel("no-session", sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])
             plug.send_multipart([wire.write(wire.End("no-session", sequence)), b""])
     ledger = run.ledger()
     assert all(row["restarts"] == 0 for row in ledger["stages"].values()), run.stderr
