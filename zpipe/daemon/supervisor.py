@@ -25,6 +25,8 @@ TURN_S = 0.1
 STOP_S = 5.0
 ADOPT_S = 1.0
 UNSTARTED_S = 5.0
+NOT_UP = (State.STARTING.value, State.FAILED.value)
+"""Of an instance that says so nobody knows yet whether it can start at all."""
 EXTRA_S = 5.0
 """How long the end of a run waits for instances that were started beside it."""
 
@@ -196,7 +198,7 @@ class Supervisor:
     def _see(self, snapshot: dict[str, Any]) -> None:
         for child in self._children:
             if (child.stage, child.instance) == (snapshot["stage"], snapshot["instance"]):
-                child.ready |= snapshot["state"] != State.STARTING.value and snapshot.get("pid") == getattr(
+                child.ready |= snapshot["state"] not in NOT_UP and snapshot.get("pid") == getattr(
                     child.process, "pid", 0
                 )
         self._display.snapshot(snapshot)
