@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zpipe.config import PipelineConfig, load
-from zpipe.config.stages import _LATER, _LATER_WORKERS
+from zpipe.config.stages import _LATER
 from zpipe.config.values import _BYTES, LOG_LEVELS
 from zpipe.errors import ConfigError
 
@@ -26,6 +26,9 @@ MINIMAL = {
 }
 OPTIONAL = ("stages.NAME.batch", "stages.NAME.limit")
 """Tables whose keys have defaults only where they stand."""
+PROCESS = {"stages.NAME.workers.kind": '"process"'}
+GOES_WITH = {f"stages.NAME.workers.{key}": PROCESS for key in ("timeout", "recycle_messages", "memory")}
+"""Keys that are a mistake without another one."""
 UNKNOWN = "no-such-key"
 LATER = "is not available in this version"
 
@@ -53,6 +56,8 @@ ROWS = rows()
 
 def config_text(given: dict[str, str]) -> str:
     """The minimal config with the keys given, which replace what is at, above or below them."""
+    for key in list(given):
+        given = GOES_WITH.get(key, {}) | given
     kept = {
         key: value
         for key, value in MINIMAL.items()
@@ -114,8 +119,9 @@ def test_the_default_is_that_of_a_minimal_config(row: Row, read: Reader) -> None
     elif row.default == "none":
         config = read(config_text({table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}))
         found: Any = config.stages["head" if row.key.endswith(".input") else "NAME"]
+        attributes = {"input": "inputs", "timeout": "timeout_s", "memory": "memory_bytes"}
         for name in row.key.split(".")[2:]:
-            found = getattr(found, {"input": "inputs"}.get(name, name))
+            found = getattr(found, attributes.get(name, name))
         assert found in (None, ())
     else:
         written = re.fullmatch(r"`(.+)`", row.default)
@@ -169,7 +175,7 @@ def test_what_is_not_available_says_so(read: Reader) -> None:
     section = PAGE.split("## Not available in this version")[1]
     named = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
     keys = {one for one in named if "=" not in one and "*" not in one}
-    assert keys == {f"stages.NAME.{key}" for key in _LATER} | {f"stages.NAME.workers.{key}" for key in _LATER_WORKERS}
+    assert keys == {f"stages.NAME.{key}" for key in _LATER}
     for one in named:
         key, _, value = one.replace("*", "anything").partition(" = ")
         assert LATER in read.mistakes({key: value or "1"})[key]

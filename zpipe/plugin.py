@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,8 @@ def load(name: str, folder: Path) -> Plugin:
 
 def installed() -> list[tuple[str, str, str]]:
     """(name, distribution, version) of every plugin that can be named by its entry point. Imports none of them."""
-    return sorted(
-        {
-            (e.name, e.dist.name if e.dist else "", e.dist.version if e.dist else "")
-            for e in metadata.entry_points(group=GROUP)
-        }
-    )
+    found = _entry_points()
+    return sorted({(e.name, e.dist.name if e.dist else "", e.dist.version if e.dist else "") for e in found})
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
@@ -113,15 +108,20 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 # Finding
 
 
+def _entry_points() -> Any:
+    from importlib import metadata  # 15 ms that a worker process with a plugin in a file does not need
+
+    return metadata.entry_points(group=GROUP)
+
+
 def _find(name: str, folder: Path) -> Any:
     if "/" in name or name.endswith(".py") or ".py:" in name:
         return _from_file(name, folder)
     if ":" in name:
         module, _, attribute = name.partition(":")
         return _from_module(name, module, attribute, folder)
-    points = metadata.entry_points(group=GROUP)
-    # The same value twice is one plugin seen through two path entries, as with an editable install.
-    found = {e.value: e for e in points if e.name == name}
+    points = _entry_points()
+    found = {e.value: e for e in points if e.name == name}  # one twice: two path entries, as with an editable install
     if len(found) > 1:
         raise PluginError(
             f"plugin {name!r} is provided more than once: name one by module:object: {', '.join(sorted(found))}"

@@ -29,6 +29,13 @@ from zpipe import hookimpl
 def zpipe_process(message, context):
     return message.payload
 """
+LATER = """
+from zpipe import hookimpl
+
+@hookimpl
+async def zpipe_process(message):
+    return message.payload
+"""
 BATCHES = """
 from zpipe import hookimpl
 
@@ -80,7 +87,7 @@ def zpipe_process(message, context):
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
-    for name, text in {"source": SOURCE, "step": STEP, "batches": BATCHES, "typed": TYPED}.items():
+    for name, text in {"source": SOURCE, "step": STEP, "batches": BATCHES, "typed": TYPED, "later": LATER}.items():
         (tmp_path / f"{name}.py").write_text(text)
 
     def write(text: str) -> Path:

@@ -102,7 +102,7 @@ instances = 2
 [stages.parse]
 input = "raed"
 plugin = "./typed.py"
-workers = { kind = "process", count = 0, timeout = "30s" }
+workers = { kind = "fork", count = 0, timeout = 0, kin = 9 }
 queue = { message = 10, bytes = "64Mib" }
 retry = { attempts = 0, delay = "5s", max_delay = "1s" }
 limit = { kind = "amd" }
@@ -135,9 +135,10 @@ MANY_PROBLEMS = """\
 10: security.curve: is not available in this version; allowed: insecure
 14: stages.read.instances: must be 1 in a head stage, not 2: each instance would read the whole source
 17: stages.parse.input: there is no stage 'raed'; stages are read, parse, store, a.b (did you mean 'read'?)
-19: stages.parse.workers.kind: "process" is not available in this version; "thread" is
+19: stages.parse.workers.kind: must be "thread" or "process", not "fork"
 19: stages.parse.workers.count: must be a whole number from 1 to 1000, not 0
-19: stages.parse.workers.timeout: is not available in this version; allowed: count, kind
+19: stages.parse.workers.timeout: must be a time such as "500ms", "1s", "2m" or "1h", above 0, at most "8760h", not 0
+19: stages.parse.workers.kin: is not a key here; allowed: count, kind, memory, recycle_messages, timeout (did you mean 'kind'?)
 20: stages.parse.queue.bytes: must be a size such as 1000, "4KiB", "64MiB" or "2GB", at least 1 byte, not "64Mib"
 20: stages.parse.queue.message: is not a key here; allowed: bytes, messages (did you mean 'messages'?)
 21: stages.parse.retry.attempts: must be a whole number from 1 to 1000000000, not 0

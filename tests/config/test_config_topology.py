@@ -55,6 +55,30 @@ def batch_stage(keys: str, *, input: str = '"a"') -> str:
             ],
         ),
         ([batch_stage("")], [f"5: stages.b.batch: is required: plugin '{BATCHES}' takes only batches"]),
+        ([step("b", 'workers = { kind = "process", timeout = "1s", recycle_messages = 9, memory = "1GiB" }')], []),
+        ([step("b", 'workers = { timeout = "1s" }', plugin="./later.py")], []),
+        ([step("b", 'workers = { kind = "process", timeout = "1s" }', plugin="./later.py")], []),
+        (
+            [step("b", 'workers = { timeout = "1s" }')],
+            [
+                "8: stages.b.workers.timeout: cannot be kept: plugin './step.py' is not async, and a thread that calls "
+                'it cannot be stopped; add kind = "process"'
+            ],
+        ),
+        (
+            [step("b", 'workers = { recycle_messages = 9, memory = "1GiB" }')],
+            [
+                '8: stages.b.workers.recycle_messages: is for workers that can be replaced: kind = "process"',
+                '8: stages.b.workers.memory: is for workers that can be replaced: kind = "process"',
+            ],
+        ),
+        (
+            ['workers = { kind = "process" }'],
+            [
+                "5: stages.a.workers.kind: plugin './source.py' is a source, which runs in the stage's own process: "
+                "leave `kind` out"
+            ],
+        ),
         ([step("b", 'retry = { delay = "2m" }')], []),
         (
             [step("b", 'retry = { delay = "2m", max_delay = "1m" }')],

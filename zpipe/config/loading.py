@@ -40,7 +40,7 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
     raw = _parse(file, text)
     report = Report(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
-    config = _pipeline(Table(report, (), raw), path)
+    config = replace(_pipeline(Table(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
     stages = {
         name: replace(
@@ -59,6 +59,21 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
     if report.mistakes:
         raise ConfigError(report.mistakes)
     return replace(config, stages=stages)
+
+
+def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plugin: Plugin) -> Any:
+    """The options of one stage, by the text of a config that was checked before: for a process that runs only its plugin.
+
+    Raises ConfigError if they are wrong all the same (the environment or the plugin has changed).
+    """
+    report = Report(str(path), key_lines(text))
+    raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
+    stages = raw["stages"]
+    config = read_stage(stage, Table(report, ("stages", stage), stages[stage]))
+    options = _options(config, plugin, stages[stage], report)
+    if report.mistakes:
+        raise ConfigError(report.mistakes)
+    return options
 
 
 def _read(file: str, path: Path) -> str:

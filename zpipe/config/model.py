@@ -19,10 +19,15 @@ class Input:
 
 @dataclass(frozen=True)
 class Workers:
-    kind: Literal["thread"] = "thread"
+    """How an instance calls its plugin. None: no limit; see docs/config.md for what each limits."""
+
+    kind: Literal["thread", "process"] = "thread"
     count: int = 1
     count_given: bool = field(default=False, compare=False)
     """Whether `count` stands in the file, and is not what follows from the rest of it."""
+    timeout_s: float | None = None
+    recycle_messages: int | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class PipelineConfig:
     peer_timeout_s: float
     insecure: bool
     log_level: str = "info"
+    text: str = field(default="", repr=False, compare=False)
+    """The file as it was read: what processes of its own read it from, whatever becomes of the file."""
 
     @property
     def folder(self) -> Path:

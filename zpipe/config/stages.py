@@ -13,7 +13,6 @@ from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy, StagePolicy
 
 _DEFAULTS = StagePolicy()
 _LATER = frozenset({"buffer", "key"})
-_LATER_WORKERS = frozenset({"timeout"})
 MOST_INSTANCES = 1000
 
 
@@ -64,17 +63,24 @@ def _workers(table: Table) -> Workers:
         kind=table.get("kind", _read_worker_kind, "thread"),
         count=table.get("count", values.whole(most=1000), 1),
         count_given="count" in table,
+        timeout_s=table.get("timeout", values.duration(), None),
+        recycle_messages=table.get("recycle_messages", values.whole(), None),
+        memory_bytes=table.get("memory", values.size, None),
     )
-    table.finish(_LATER_WORKERS)
+    table.finish()
+    if workers.kind == "thread" and not table.report.spoiled(*table.path):
+        problem = 'is for workers that can be replaced: kind = "process"'
+        for key in [key for key in ("recycle_messages", "memory") if key in table]:
+            table.report.add((*table.path, key), problem, given=table.values[key])
     return workers
 
 
-def _read_worker_kind(given: Any) -> Literal["thread"]:
+def _read_worker_kind(given: Any) -> Literal["thread", "process"]:
+    if given == "thread":
+        return "thread"
     if given == "process":
-        raise ValueError('"process" is not available in this version; "thread" is')
-    if given != "thread":
-        raise ValueError(f'must be "thread", not {shown(given)}')
-    return "thread"
+        return "process"
+    raise ValueError(f'must be "thread" or "process", not {shown(given)}')
 
 
 def _retry(table: Table) -> RetryPolicy:

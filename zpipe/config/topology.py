@@ -21,6 +21,7 @@ def check(stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None
         if plugin := plugins.get(stage.name):
             _check_role(stage, plugin, report)
             _check_batch_plugin(stage, plugin, report)
+            _check_workers(stage, plugin, report)
     has_cycle = _check_cycles(stages, report)
     if not any(_is_head(stage, report) for stage in stages.values()):
         report.add(("stages",), "has no head: one stage must have no `input`, and a source for its plugin")
@@ -79,6 +80,27 @@ def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: Report) -> N
         report.add(path, f"plugin {stage.plugin!r} takes no batches (it has no zpipe_process_batch); leave `batch` out")
     elif not stage.batch and plugin.takes_batches and not plugin.takes_messages and not report.spoiled(*path):
         report.add(path, f"is required: plugin {stage.plugin!r} takes only batches")
+
+
+def _check_workers(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+    path, workers = ("stages", stage.name, "workers"), stage.workers
+    hook = "zpipe_process_batch" if stage.batch else "zpipe_process"
+    if report.spoiled(*path):
+        return
+    if plugin.is_source and workers.kind == "process":
+        problem = f"plugin {stage.plugin!r} is a source, which runs in the stage's own process: leave `kind` out"
+        report.add((*path, "kind"), problem, given="process")
+    elif (
+        not plugin.is_source
+        and workers.kind == "thread"
+        and workers.timeout_s is not None
+        and hook not in plugin.is_async
+    ):
+        problem = (
+            f"cannot be kept: plugin {stage.plugin!r} is not async, and a thread that calls it cannot be stopped; "
+            'add kind = "process"'
+        )
+        report.add((*path, "timeout"), problem, given=f"{workers.timeout_s:g}s")
 
 
 def _check_room(stage: StageConfig, stages: Stages, report: Report) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import secrets
@@ -23,7 +22,7 @@ from zpipe.core.lifecycle import State
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.work import Chunk, Result, Task
-from zpipe.daemon import descriptors, journal
+from zpipe.daemon import collector, descriptors, journal
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder
@@ -36,13 +35,13 @@ from zpipe.daemon.places import Places
 from zpipe.daemon.plugin_host import Opened, PluginHost
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
-from zpipe.daemon.runner import Runner
 from zpipe.daemon.sdnotify import Notifier
 from zpipe.daemon.signals import Signals
 from zpipe.daemon.sockets import Sockets
 from zpipe.daemon.store import Store
 from zpipe.daemon.vital import process_vitals, vital_of
-from zpipe.daemon.workers import Gate, Workers
+from zpipe.daemon.workers.gate import Gate
+from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private
 from zpipe.hookspecs import Context
@@ -50,8 +49,6 @@ from zpipe.hookspecs import Context
 SWITCH_S = 0.0005
 """The loop's thread gets the interpreter after at most this much of a busy plugin (Python's default of 5 ms is ten times
 the latency of three stages)."""
-GC_THRESHOLDS = (10_000, 20, 20)
-"""Payloads are many small containers without cycles: Python's first threshold of 700 has the collector run for nothing."""
 
 
 class Instance:
@@ -89,7 +86,8 @@ class Instance:
         )
         self.config = config
         plugin = plugins.load(self.settings.plugin, config.folder)
-        self.host = PluginHost(plugin, context, self.store, self.places.run, self.log)
+        here = self.settings.workers.kind == "thread"
+        self.host = PluginHost(plugin, context, self.store, self.places.run, self.log, here)
         self.total: int | None = None
         self._stops = 0
         self.mailbox = Mailbox()
@@ -112,6 +110,7 @@ class Instance:
             limit=settings.limit,
             link=link,
             workers=settings.workers.count,
+            isolated=settings.workers.kind == "process",
             interval_s=self.config.interval_s,
         )
         inputs, links = [(i.stage, i.outlet) for i in settings.inputs], self.config.consumers(stage)
@@ -123,18 +122,14 @@ class Instance:
         hooks, context = self.host.plugin.hooks, self.host.context
         gate = Gate()
         self.feeder: Feeder | None = None
-        self.workers: Workers | None = None
+        self.workers: Pool | None = None
         if self.host.plugin.is_source:
             enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
             self.feeder = Feeder(hooks["zpipe_source"], context, policy.link, self._wake, self._source_failed, enough)
         else:
-            self.workers = Workers(
-                policy.workers,
-                lambda waiter: Runner(hooks, context, policy.link, waiter),
-                gate,
-                self._emitted,
-                self._done,
-                self._crash_files.begin(policy.workers),
+            calls = self._crash_files.begin(policy.workers)
+            self.workers = make_pool(
+                self.config, self.host.plugin, context, policy.link, calls, gate, self._emitted, self._done, self.log
             )
         self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
         self.loop.run_id = lambda: self.places.run
@@ -233,7 +228,8 @@ class Instance:
     def open(self) -> None:
         """Opens the plugin, then lets it work. Does not block."""
         self.store.start()
-        self.host.open(lambda opened: self.mailbox.post(lambda: self._opened(opened)))
+        start_workers = self.workers.start if self.workers is not None else lambda: None
+        self.host.open(start_workers, lambda opened: self.mailbox.post(lambda: self._opened(opened)))
 
     def _opened(self, opened: Opened | BaseException) -> None:
         if isinstance(opened, BaseException):
@@ -247,8 +243,6 @@ class Instance:
             self.stage.pause(True)
         self.notifier.ready(vital_of(self.stage, self.outside.held_by))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
-        if self.workers is not None:
-            self.workers.start()
         if self.feeder is not None:
             if opened.complete:
                 self.stage.source_ended()
@@ -288,8 +282,7 @@ def run_stage(
     if places.run and places.marked(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
     parts = Instance(config, stage, instance, env, fresh, level)
-    gc.set_threshold(*GC_THRESHOLDS)
-    gc.freeze()  # what is loaded now stays: collections need not look at it
+    collector.tune()
     parts.open()
     try:
         parts.loop.run()

@@ -19,7 +19,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.reason import reason_of
-from zpipe.daemon.runner import check_message
+from zpipe.daemon.task_run import check_message
 from zpipe.errors import PluginError
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position

@@ -22,7 +22,8 @@ from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import COMPLAINT_S, Setback
 from zpipe.daemon.sockets import Arrival, Sockets
 from zpipe.daemon.store import Saved, Store
-from zpipe.daemon.workers import Gate, Workers
+from zpipe.daemon.workers.gate import Gate
+from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
@@ -36,7 +37,7 @@ class Loop:
         stage: Stage,
         sockets: Sockets,
         mailbox: Mailbox,
-        workers: Workers | None,
+        workers: Pool | None,
         feeder: Feeder | None,
         store: Store,
         gate: Gate,

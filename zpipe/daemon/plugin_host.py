@@ -30,24 +30,28 @@ class Opened:
 
 
 class PluginHost:
-    """`run` is the run this instance belongs to ("" outside one)."""
+    """`run` is the run this instance belongs to ("" outside one); `here`: the plugin is opened in this process."""
 
-    def __init__(self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger) -> None:
+    def __init__(
+        self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger, here: bool = True
+    ) -> None:
         self.plugin = plugin
         self.context = context
         self._store = store
         self._run = run
         self._log = log
+        self._here = here
 
-    def open(self, done: Callable[[Opened | BaseException], None]) -> None:
-        """Opens the plugin on a thread of its own and calls `done` there. Does not block."""
-        threading.Thread(target=lambda: done(self._open()), name="zpipe-open", daemon=True).start()
+    def open(self, then: Callable[[], None], done: Callable[[Opened | BaseException], None]) -> None:
+        """Opens the plugin on a thread of its own, then calls `then`, which may raise too, and `done`. Does not block."""
+        threading.Thread(target=lambda: done(self._open(then)), name="zpipe-open", daemon=True).start()
 
-    def _open(self) -> Opened | BaseException:
+    def _open(self, then: Callable[[], None]) -> Opened | BaseException:
         hooks = self.plugin.hooks
         try:
-            if "zpipe_open" in hooks:
+            if "zpipe_open" in hooks and self._here:
                 hooks["zpipe_open"](self.context)
+            then()
             if not self.plugin.is_source:
                 return Opened(Saved(), False, None)
             saved = self._position()
@@ -76,7 +80,7 @@ class PluginHost:
 
     def close(self) -> None:
         """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks up to that."""
-        if "zpipe_close" in self.plugin.hooks:
+        if "zpipe_close" in self.plugin.hooks and self._here:
             closing = threading.Thread(target=self._close, name="zpipe-close", daemon=True)
             closing.start()
             closing.join(CLOSE_S)

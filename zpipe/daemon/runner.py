@@ -1,44 +1,52 @@
 """Running a plugin's hooks on a task: messages in, outputs and failures out.
 
-May live here: calling process hooks, what their answers mean, and deriving ids. It knows no thread and no socket; `waiter`
-turns an awaitable into its result and `overflow` takes outputs early, both given by the worker.
-
-Ids are derived, never random: kept one to one; `ID.n` for the n-th of many; `FIRST~COUNT.n` for outputs of a whole batch.
-So a redelivered message makes the same ids again, and an idempotent sink stores each once.
+May live here: calling process hooks and seeing what kind of thing came back. It knows no thread, no socket and no event loop:
+what a task has to wait for is a step of its `Work`, and whoever runs it does the waiting.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from itertools import repeat
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.section import MAX_ORIGIN_S
-from zpipe.core.work import Chunk, Failure, Result, Task, Verdict
+from zpipe.core.work import Failure, Result, Task
 from zpipe.daemon.calls import ALL, NONE, Note
-from zpipe.daemon.emission import Emission, encode_all
-from zpipe.daemon.verdict import failure_of
+from zpipe.daemon.reason import reason_of, traceback_of
+from zpipe.daemon.task_run import NoOutput, TaskRun
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
-from zpipe.messages import DROP, Message
+from zpipe.messages import Message
 
 _PLAIN = frozenset({dict, str, int, float, bool, bytes})
 _NOTHING = _PLAIN | {type(None)}
 _FAILED = object()
-EARLY_MESSAGES = 2048
-"""Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
 
-Overflow = Callable[[list[Chunk]], None]
+Step = Any
+"""What a task needs next: a list of chunks is to be passed on early, an awaitable (or async iterator) to be settled; or its
+Result, at the end."""
+_Steps = Generator[Any, Any, None]
 
 
-class NoOutput(Exception):
-    """A process hook returned None though somebody waits for its output."""
+class Work:
+    """One task under way, a step at a time."""
 
-    def __init__(self) -> None:
-        super().__init__("returned None, but the stage has a downstream: return a payload, or zpipe.DROP to filter it")
+    __slots__ = ("_steps", "task")
+
+    def __init__(self, task: Task, steps: Generator[Any, Any, Result]) -> None:
+        self.task = task
+        self._steps = steps
+
+    def advance(self, answer: Any = None, error: BaseException | None = None) -> Step:
+        """The next step, given what came of the one before. Blocks as long as the plugin does; raises nothing."""
+        try:
+            return self._steps.send(answer) if error is None else self._steps.throw(error)
+        except StopIteration as end:
+            return end.value
+        except BaseException as wrong:  # a plugin's generator may raise even GeneratorExit
+            reason, text = reason_of(wrong), traceback_of(wrong)
+            return Result([], failures=[Failure(index, reason, text) for index in range(self.task.count)])
 
 
 class Runner:
@@ -49,21 +57,22 @@ class Runner:
         hooks: Mapping[str, Callable[..., Any]],
         context: Context,
         policy: LinkPolicy,
-        waiter: Callable[[Any], Any],
     ) -> None:
         self._process = hooks.get("zpipe_process")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
-        self._wait = waiter
 
-    def run(self, task: Task, overflow: Overflow, note: Note) -> Result:
-        """Runs the task to its end, whatever the plugin does. Blocks as long as the plugin does.
+    def begin(self, task: Task, note: Note) -> Work:
+        """Nothing is called before the first `advance`.
 
         note  says all the time what the plugin is called for (see `calls`), should it end the process
         """
+        return Work(task, self._run(task, note))
+
+    def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = _Run(task, self._context.last, self._policy, overflow)
+        run = TaskRun(task, self._context.last, self._policy)
         try:
             messages = run.messages()
         except PeerError as error:
@@ -71,15 +80,15 @@ class Runner:
             messages = []
         if messages and task.batch:
             note[0] = ALL
-            self._batch(run, messages)
+            yield from self._batch(run, messages)
         else:
-            self._each(run, messages, note)
+            yield from self._each(run, messages, note)
         note[0] = NONE
         result = run.result()
         result.seconds = time.perf_counter() - began
         return result
 
-    def _each(self, run: _Run, messages: list[Message], note: Note) -> None:
+    def _each(self, run: TaskRun, messages: list[Message], note: Note) -> _Steps:
         """Calls first, then looks at what came back: the usual case, a plain payload each, then needs no look at each."""
         process, context = self._process, self._context
         made: list[Any] = []
@@ -93,26 +102,30 @@ class Runner:
                 keep(_FAILED)
         types = set(map(type, made))
         if not types <= (_NOTHING if context.last else _PLAIN):
-            self._take_each(run, messages, made, note)
+            yield from self._take_each(run, messages, made, note)
         elif not context.last:
             run.take_plain(made)
 
-    def _take_each(self, run: _Run, messages: list[Message], made: list[Any], note: Note) -> None:
+    def _take_each(self, run: TaskRun, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         for index, (message, one) in enumerate(zip(messages, made, strict=True)):
             if one is _FAILED:
                 continue
             note[0] = index + 1  # a generator runs only now
             try:
-                run.take(index, message, self._settled(one))
+                if isinstance(one, Awaitable | AsyncIterator):
+                    one = yield one
+                yield from run.take(index, message, one)
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(index, error)
 
-    def _batch(self, run: _Run, messages: list[Message]) -> None:
+    def _batch(self, run: TaskRun, messages: list[Message]) -> _Steps:
         assert self._process_batch is not None
         try:
-            made = self._settled(self._process_batch(messages, self._context))
+            made = self._process_batch(messages, self._context)
+            if isinstance(made, Awaitable | AsyncIterator):
+                made = yield made
             if isinstance(made, list | tuple) and len(made) == len(messages):
-                run.take_each(messages, made)
+                yield from run.take_each(messages, made)
             elif isinstance(made, Answer):
                 raise made
             elif self._context.last:
@@ -120,14 +133,9 @@ class Runner:
             elif made is None:
                 raise NoOutput
             else:
-                run.take_many(messages, made)
+                yield from run.take_many(messages, made)
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
             run.fail_batch(error)
-
-    def _settled(self, made: Any) -> Any:
-        if isinstance(made, Awaitable | AsyncIterator):
-            return self._wait(made)
-        return made
 
 
 def _exhaust(made: Any) -> None:
@@ -135,150 +143,3 @@ def _exhaust(made: Any) -> None:
     if isinstance(made, Iterator):
         for _ in made:
             pass
-
-
-class _Run:
-    """One task under way."""
-
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy, overflow: Overflow) -> None:
-        self.task = task
-        self.default = Emission("")
-        self.filtered = 0
-        self._last = last
-        self._policy = policy
-        self._overflow = overflow
-        self._named: dict[str, Emission] = {}
-        self._failures: dict[int, Failure] = {}
-        self._many = 0
-        self.of_all = False
-
-    def messages(self) -> list[Message]:
-        """The task's messages, decoded. Raises PeerError if a section is malformed."""
-        messages: list[Message] = []
-        for piece in self.task.slices:
-            ids, origins, payloads, headers = piece.section.columns()
-            part = slice(piece.start, piece.stop)
-            facts = headers[part] if headers is not None else repeat(None)
-            of_slice = list(map(Message, payloads[part], ids[part], origins[part], facts))
-            attempt = piece.section.attempt + self.task.attempt - 1
-            if attempt > 1:
-                for message in of_slice:
-                    message.attempt = attempt
-            messages += of_slice
-        return messages
-
-    # ---- outputs
-
-    def take_plain(self, made: list[Any]) -> None:
-        """A payload for each message, in order: ids, origins and headers stay as they came."""
-        index = 0
-        for piece in self.task.slices:
-            ids, origins, _, headers = piece.section.columns()
-            part = slice(piece.start, piece.stop)
-            facts = headers[part] if headers is not None else None
-            self.default.extend(ids[part], origins[part], made[index : index + piece.count], facts, index)
-            index += piece.count
-
-    def take_each(self, messages: list[Message], made: Any) -> None:
-        """A batch's outputs, one to one. An Answer is for its message only."""
-        for index, (message, one) in enumerate(zip(messages, made, strict=True)):
-            if isinstance(one, Answer):
-                self.fail(index, one)
-            else:
-                self.take(index, message, one)
-
-    def take(self, index: int, message: Message, made: Any) -> None:
-        """What the hook returned for one message."""
-        if isinstance(made, Answer):
-            raise made
-        if made is DROP:
-            self.filtered += 1
-        elif isinstance(made, Iterator) or _is_messages(made):
-            made_any = False
-            for n, one in enumerate(made):
-                made_any = True
-                if one is not DROP and not self._last:
-                    self._add(index, message, one, f"{message.id}.{n}")
-            if not made_any and not self._last:
-                self.filtered += 1
-        elif not self._last:
-            if made is None:
-                raise NoOutput
-            self._add(index, message, made, message.id)
-
-    def take_many(self, messages: list[Message], made: Iterable[Any]) -> None:
-        """Outputs made from the whole batch."""
-        self.of_all = True
-        first = messages[0]
-        origin = min(message.origin for message in messages)
-        whole = Message(None, origin=origin)
-        for n, one in enumerate(made):
-            if one is not DROP:
-                self._add(0, whole, one, f"{first.id}~{len(messages)}.{n}")
-
-    def _add(self, index: int, message: Message, one: Any, id: str) -> None:
-        if type(one) is Message:
-            check_message(one)
-            emission = self._emission(one.outlet) if one.outlet else self.default
-            headers = one.headers if one.headers is not None else message.headers
-            emission.add(one.id or id, one.origin or message.origin, one.payload, headers, index)
-        elif one is None:
-            raise NoOutput
-        else:
-            self.default.add(id, message.origin, one, message.headers, index)
-        self._many += 1
-        if self._many >= EARLY_MESSAGES:
-            self._pass_on()
-
-    def _emission(self, outlet: str) -> Emission:
-        return self._named.setdefault(outlet, Emission(outlet))
-
-    def _emissions(self) -> list[Emission]:
-        return [self.default, *self._named.values()]
-
-    def _pass_on(self) -> None:
-        """Blocks while the stage's outputs are at their bound."""
-        chunks = encode_all(self._emissions(), self._policy, self._failures)
-        self.default.clear()
-        self._named = {}
-        self._many = 0
-        self._overflow(chunks)
-
-    # ---- failures
-
-    def fail(self, index: int, error: BaseException) -> None:
-        self._failures[index] = failure_of(index, error)
-
-    def fail_batch(self, error: BaseException) -> None:
-        whole = failure_of(0, error)
-        self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
-
-    def fail_all(self, reason: str) -> None:
-        """What cannot be decoded will not be the next time either."""
-        self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
-
-    def result(self) -> Result:
-        emissions = self._emissions()
-        for emission in emissions:
-            emission.of_all = self.of_all
-        if self._failures:
-            emissions = [emission.without(self._failures) for emission in emissions]
-        whole = len(self._failures) == self.task.count
-        chunks = [] if whole else encode_all(emissions, self._policy, self._failures)
-        now = time.time()
-        origins = [piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
-        ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes nobody younger than new
-        return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
-
-
-def check_message(message: Any) -> None:
-    """Raises TypeError for one that would not decode at the consumer, so that it fails where it was made."""
-    plain = isinstance(message.id, str) and isinstance(message.outlet, str)
-    if not plain or not isinstance(message.headers, dict | None):
-        raise TypeError("a Message's id and outlet are text, its headers a dict or None")
-    if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
-        raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
-
-
-def _is_messages(made: Any) -> bool:
-    return isinstance(made, list | tuple) and bool(made) and isinstance(made[0], Message)

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from zpipe.core.stage import Stage
+from zpipe.daemon.resident import PAGE_BYTES
 from zpipe.daemon.sdnotify import Vital
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _EPOCH = time.time() - time.monotonic()
 """Rates are taken between snapshots, so their times must not jump when somebody sets the clock."""
 _STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,0 +1,153 @@
+"""A worker pool on its own, as the daemon has one: tasks in, results out, no pipeline around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+from zpipe import plugin as plugins
+from zpipe.config import load
+from zpipe.core import section
+from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.section import Section
+from zpipe.core.work import Chunk, Past, Result, Task
+from zpipe.daemon.calls import CallJournal
+from zpipe.daemon.workers.gate import Gate
+from zpipe.daemon.workers.pool import Pool, make_pool
+from zpipe.hookspecs import Context
+
+DEADLINE_S = 60.0
+CONFIG = """
+[pipeline]
+name = "p"
+
+[stages.read]
+plugin = "generate"
+
+[stages.work]
+input = "read"
+plugin = "./work.py"
+workers = {{ {workers} }}
+{more}
+
+[stages.out]
+input = "work"
+plugin = "discard"
+"""
+
+
+class Bench:
+    """A pool with a plugin, and what it reports."""
+
+    def __init__(self, folder: Path, source: str, workers: str, more: str = "") -> None:
+        self.folder = folder
+        self.gate = Gate()
+        self.gate.set(True)
+        self.early: list[list[Chunk]] = []
+        self.on_early: Callable[[], None] = lambda: None
+        self._results: SimpleQueue[tuple[Task, Result]] = SimpleQueue()
+        (folder / "work.py").write_text(source)
+        path = folder / "p.toml"
+        path.write_text(CONFIG.format(workers=workers, more=more))
+        config = load(path)
+        settings = config.stages["work"]
+        self.plugin = plugins.load(settings.plugin, folder)
+        self.context = Context(
+            "p",
+            "work",
+            1,
+            "abc",
+            settings.options,
+            folder,
+            folder,
+            logging.getLogger("zpipe"),
+            batching="batch" in more,
+        )
+        self.pool: Pool = make_pool(
+            config,
+            self.plugin,
+            self.context,
+            LinkPolicy(),
+            CallJournal(folder / "calls", settings.workers.count),
+            self.gate,
+            self._emitted,
+            lambda task, result: self._results.put((task, result)),
+            logging.getLogger("zpipe"),
+        )
+
+    def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        self.early.append(chunks)
+        self.on_early()
+
+    def run(self, task: Task) -> Result:
+        self.pool.put(task)
+        return self.result()[1]
+
+    def result(self) -> tuple[Task, Result]:
+        return self._results.get(timeout=DEADLINE_S)
+
+
+@contextmanager
+def bench(folder: Path, source: str, workers: str = 'kind = "process"', more: str = "") -> Iterator[Bench]:
+    made = Bench(folder, source, workers, more)
+    try:
+        made.pool.start()
+        yield made
+    finally:
+        made.pool.close()
+
+
+def section_of(payloads: list[Any]) -> Section:
+    count = len(payloads)
+    return Section(section.encode([f"read:{n}" for n in range(count)], [1e9] * count, payloads, None), count)
+
+
+SESSION: Any = SimpleNamespace(incarnation="i", upstream=SimpleNamespace(stage="read", outlet="", instance=1))
+
+
+def piece(of: Section, start: int, stop: int) -> Slice:
+    return Slice(Delivery(SESSION, 1, [of], lambda delivery: None), of, 0, start, stop, 0.0)
+
+
+def task(payloads: list[Any], batch: bool = False, past: Past | None = None) -> Task:
+    whole = section_of(payloads)
+    return Task(1, [piece(whole, 0, whole.count)], past or Past(), batch)
+
+
+def payloads(result: Result) -> list[Any]:
+    return [payload for chunk in result.chunks for payload in section.decode(chunk.body, chunk.messages)[2]]
+
+
+def _stat(pid: int | str) -> tuple[str, int]:
+    """Its state and its parent. Raises OSError if it is gone."""
+    state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:2]
+    return state, int(parent)
+
+
+def children() -> set[int]:
+    """The processes that this one has started and that live."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and _stat(entry.name)[1] == os.getpid() and _stat(entry.name)[0] not in "ZX":
+                found.add(int(entry.name))
+    return found
+
+
+def wait_gone(pid: int) -> None:
+    """Until a process that is not ours has been killed."""
+    pause = threading.Event()
+    with suppress(OSError):
+        for _ in range(int(DEADLINE_S / 0.01)):
+            if _stat(pid)[0] in "ZX":
+                return
+            pause.wait(0.01)
+        raise AssertionError(f"{pid} lives on")

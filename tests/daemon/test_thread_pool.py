@@ -1,0 +1,173 @@
+"""Threads and the event loop: how many calls are under way, and on what."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from pools import bench, payloads, task
+
+from zpipe.core.work import Result, Verdict
+from zpipe.daemon.task_run import EARLY_MESSAGES
+
+PLUGIN = """
+import asyncio
+import threading
+
+from zpipe import Throttled, hookimpl
+
+state = {"under_way": 0, "most": 0, "threads": set(), "cancelled": 0}
+all_in = None
+
+
+@hookimpl
+async def zpipe_process(message):
+    global all_in
+    if all_in is None:
+        all_in = asyncio.Event()
+    state["threads"].add(threading.get_ident())
+    state["under_way"] += 1
+    state["most"] = max(state["most"], state["under_way"])
+    try:
+        match message.payload:
+            case ["together", count]:
+                if state["under_way"] == count:
+                    all_in.set()
+                await all_in.wait()
+            case "hang":
+                await asyncio.sleep(1000)
+            case "own timeout":
+                raise TimeoutError("from the service")
+            case "throttled":
+                raise Throttled(7)
+            case "system":
+                raise SystemExit(3)
+            case "cancel":
+                raise asyncio.CancelledError
+            case ["many", count]:
+                return iter(range(count))
+            case "seen":
+                return [state["most"], len(state["threads"])]
+    except asyncio.CancelledError:
+        state["cancelled"] += 1
+        raise
+    finally:
+        state["under_way"] -= 1
+    return message.payload
+"""
+
+
+def zpipe_threads() -> int:
+    return sum(thread.name.startswith("zpipe-worker") for thread in threading.enumerate())
+
+
+def test_200_calls_are_under_way_at_once_on_one_thread(tmp_path: Path) -> None:
+    with bench(tmp_path, PLUGIN, "count = 200") as pool:
+        for _ in range(201):
+            pool.pool.put(task([["together", 200]]))
+        results = [pool.result()[1] for _ in range(201)]
+        assert all(result.failures == [] for result in results)
+        assert payloads(pool.run(task(["seen"]))) == [[200, 1]], "no more than count, on the one event loop"
+        assert zpipe_threads() == 0
+
+
+LATER = """
+import asyncio
+
+from zpipe import hookimpl
+
+state = {"under_way": 0}
+all_in = None
+
+
+async def work(count):
+    global all_in
+    all_in = all_in or asyncio.Event()
+    state["under_way"] += 1
+    if state["under_way"] == count:
+        all_in.set()
+    await all_in.wait()
+    return count
+
+
+@hookimpl
+def zpipe_process(message):
+    return work(message.payload)
+"""
+
+
+def test_a_hook_that_returns_an_awaitable_leaves_its_thread(tmp_path: Path) -> None:
+    with bench(tmp_path, LATER, "count = 50") as pool:
+        for _ in range(50):
+            pool.pool.put(task([50]))
+        assert [payloads(pool.result()[1]) for _ in range(50)] == [[50]] * 50
+
+
+def test_a_call_that_outlives_its_timeout_is_cancelled_and_tried_again(tmp_path: Path) -> None:
+    with bench(tmp_path, PLUGIN, 'timeout = "100ms"') as pool:
+        result = pool.run(task(["a", "hang", "b", "own timeout", "throttled", "system", "cancel", "c"]))
+        assert payloads(result) == ["a", "b", "c"]
+        found = {f.index: (f.reason, f.verdict, f.delay_s) for f in result.failures}
+        assert found == {
+            1: ("the call outlived the timeout of 0.1 s", Verdict.RETRY, None),
+            3: ("TimeoutError: from the service", Verdict.RETRY, None),
+            4: ("throttled: retry after 7 s", Verdict.THROTTLED, 7.0),
+            5: ("SystemExit: 3", Verdict.RETRY, None),
+            6: ("CancelledError: ", Verdict.RETRY, None),
+        }
+        assert payloads(pool.run(task(["d"]))) == ["d"]
+
+
+def test_many_outputs_of_an_async_call_wait_at_the_gate_and_hold_up_no_other_call(tmp_path: Path) -> None:
+    with bench(tmp_path, PLUGIN, "count = 2") as pool:
+        passed = threading.Semaphore(0)
+        pool.on_early = passed.release
+        pool.gate.set(False)
+        pool.pool.put(task([["many", 2 * EARLY_MESSAGES + 1]]))
+        assert passed.acquire(timeout=60)
+        assert payloads(pool.run(task(["other"]))) == ["other"]
+        pool.gate.set(True)
+        assert payloads(pool.result()[1]) == [2 * EARLY_MESSAGES]
+
+
+BLOCKING = """
+import threading
+
+from zpipe import hookimpl
+
+barrier = threading.Barrier(3)
+
+
+@hookimpl
+def zpipe_process(message):
+    if message.payload == "exit":
+        raise GeneratorExit
+    if message.payload == "generator":
+        return odd()
+    barrier.wait(60)
+    return threading.get_ident()
+
+
+def odd():
+    yield 1
+    raise GeneratorExit
+"""
+
+
+def test_calls_that_block_have_a_thread_each(tmp_path: Path) -> None:
+    with bench(tmp_path, BLOCKING, "count = 3") as pool:
+        for _ in range(6):
+            pool.pool.put(task(["x"]))
+        idents = [payload for _ in range(6) for payload in payloads(pool.result()[1])]
+        assert len(set(idents)) == 3
+
+
+def test_whatever_a_hook_raises_is_its_messages_failure(tmp_path: Path) -> None:
+    with bench(tmp_path, BLOCKING, "count = 1") as pool:
+
+        def reasons(result: Result) -> list[str]:
+            return [failure.reason for failure in result.failures]
+
+        assert reasons(pool.run(task(["exit"]))) == ["GeneratorExit: "]
+        assert reasons(pool.run(task(["generator"]))) == ["GeneratorExit: "]
+        assert reasons(pool.run(task(["exit"]))) == ["GeneratorExit: "]

@@ -1,0 +1,111 @@
+"""What the daemon and a worker process say to each other: whole frames come through, broken ones are told apart."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pools import piece, section_of
+
+from zpipe.core.work import Chunk, Failure, Past, Result, Task, Verdict
+from zpipe.daemon.calls import NONE
+from zpipe.daemon.workers import exchange, obituary
+from zpipe.daemon.workers.pipe import Pipe
+from zpipe.errors import PeerError
+
+
+@contextmanager
+def ends() -> Iterator[tuple[Pipe, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    pipe = Pipe(ours)
+    try:
+        yield pipe, theirs
+    finally:
+        pipe.close()
+        theirs.close()
+
+
+def test_frames_larger_than_the_sockets_buffer_come_through() -> None:
+    with ends() as (pipe, theirs):
+        bodies = [bytes([n]) * (n * 1_000_000) for n in range(4)]
+        sending = threading.Thread(target=Pipe(theirs).send, args=(["x", 1.5, None], bodies))
+        sending.start()
+        assert pipe.receive() == (["x", 1.5, None], bodies)
+        sending.join()
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_no_frame_and_nothing_worse(garbage: bytes) -> None:
+    with ends() as (pipe, theirs):
+        theirs.sendall(garbage)
+        theirs.close()
+        with pytest.raises((EOFError, PeerError)):
+            while True:
+                value, bodies = pipe.receive()
+                exchange.read_result(value, bodies)
+
+
+failures = st.builds(
+    Failure,
+    st.integers(0, 100),
+    st.text(max_size=20),
+    st.text(max_size=20),
+    st.sampled_from(Verdict),
+    st.none() | st.floats(0, 100),
+)
+owners = st.none() | st.builds(range, st.integers(0, 9), st.integers(10, 20)) | st.lists(st.integers(0, 2**32 - 1))
+chunks = st.builds(Chunk, st.text(max_size=5), st.integers(1, 300), st.binary(max_size=50), owners)
+
+
+@given(st.lists(chunks, max_size=4), st.integers(0, 9), st.lists(failures, max_size=4), st.lists(st.floats(0, 9)))
+def test_a_result_comes_back_as_it_went(
+    given_chunks: list[Chunk], filtered: int, given_failures: list[Failure], ages: list[float]
+) -> None:
+    result = Result(given_chunks, filtered, given_failures, 0.5, ages)
+    back = exchange.read_result(*exchange.result_frame(result))
+    assert (back.filtered, back.failures, back.seconds, back.ages) == (filtered, given_failures, 0.5, ages)
+    for one, two in zip(back.chunks, given_chunks, strict=True):
+        assert one[:3] == two[:3]
+        assert (one.owners is None) == (two.owners is None)
+        assert list(one.owners or ()) == list(two.owners or ())
+        assert (type(one.owners) is range) == (type(two.owners) is range), "runs of owners are what is cheap to settle"
+
+
+def test_what_is_no_result_is_said_to_be_none() -> None:
+    for value in (
+        ["result"],
+        ["result", [[]], 0, [], 0.0, []],
+        ["result", [], 0, [[1, "", "", "no", None]], 0.0, []],
+        7,
+    ):
+        with pytest.raises(PeerError):
+            exchange.read_result(value, [b""])  # type: ignore[arg-type]
+
+
+@given(st.booleans(), st.integers(1, 5), st.integers(0, 5))
+def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: bool, count: int, note: int) -> None:
+    note = min(note, count)
+    task = Task(1, [piece(section_of(list(range(count))), 0, count)], Past(), batch)
+    result = obituary.result_of(task, note, "why", "trace", 1.0)
+    assert [failure.index for failure in result.failures] == list(range(count)) and result.chunks == []
+    dead = [failure.index for failure in result.failures if failure.verdict is Verdict.DEATH]
+    if batch:
+        assert dead == list(range(count))
+    elif count == 1:
+        assert dead == [0]
+    else:
+        assert dead == ([] if note == NONE else [note - 1])
+
+
+def test_how_a_process_ended() -> None:
+    assert obituary.in_call(-11) == "its worker process was killed by SIGSEGV"
+    assert obituary.in_call(-40) == "its worker process was killed by signal 40"
+    assert obituary.in_call(0) == "its worker process exited with code 0 in the call"
+    assert (
+        obituary.too_large((600 << 20) + 1, 512 << 20) == "its worker process used 601 MiB, over the limit of 512 MiB"
+    )

@@ -1,0 +1,181 @@
+"""One task while it is run: its messages, the outputs taken so far, the failures.
+
+May live here: decoding a task's messages, what a hook's answer means, and deriving ids. It calls no hook and waits for nothing:
+what is to be passed on early is yielded.
+
+Ids are derived, never random: kept one to one; `ID.n` for the n-th of many; `FIRST~COUNT.n` for outputs of a whole batch.
+So a redelivered message makes the same ids again, and an idempotent sink stores each once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.section import MAX_ORIGIN_S
+from zpipe.core.work import Chunk, Failure, Result, Task, Verdict
+from zpipe.daemon.emission import Emission, encode_all
+from zpipe.daemon.verdict import failure_of
+from zpipe.errors import Answer
+from zpipe.messages import DROP, Message
+
+EARLY_MESSAGES = 2048
+"""Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
+
+
+class NoOutput(Exception):
+    """A process hook returned None though somebody waits for its output."""
+
+    def __init__(self) -> None:
+        super().__init__("returned None, but the stage has a downstream: return a payload, or zpipe.DROP to filter it")
+
+
+class TaskRun:
+    """One task under way."""
+
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy) -> None:
+        self.task = task
+        self.default = Emission("")
+        self.filtered = 0
+        self._last = last
+        self._policy = policy
+        self._named: dict[str, Emission] = {}
+        self._failures: dict[int, Failure] = {}
+        self._many = 0
+        self._of_all = False
+
+    def messages(self) -> list[Message]:
+        """The task's messages, decoded. Raises PeerError if a section is malformed."""
+        messages: list[Message] = []
+        for piece in self.task.slices:
+            ids, origins, payloads, headers = piece.section.columns()
+            part = slice(piece.start, piece.stop)
+            facts = headers[part] if headers is not None else repeat(None)
+            of_slice = list(map(Message, payloads[part], ids[part], origins[part], facts))
+            attempt = piece.section.attempt + self.task.attempt - 1
+            if attempt > 1:
+                for message in of_slice:
+                    message.attempt = attempt
+            messages += of_slice
+        return messages
+
+    # ---- outputs
+
+    def take_plain(self, made: list[Any]) -> None:
+        """A payload for each message, in order: ids, origins and headers stay as they came."""
+        index = 0
+        for piece in self.task.slices:
+            ids, origins, _, headers = piece.section.columns()
+            part = slice(piece.start, piece.stop)
+            facts = headers[part] if headers is not None else None
+            self.default.extend(ids[part], origins[part], made[index : index + piece.count], facts, index)
+            index += piece.count
+
+    def take_each(self, messages: list[Message], made: Any) -> Iterator[list[Chunk]]:
+        """A batch's outputs, one to one. An Answer is for its message only. Yields what is to be passed on early."""
+        for index, (message, one) in enumerate(zip(messages, made, strict=True)):
+            if isinstance(one, Answer):
+                self.fail(index, one)
+            else:
+                yield from self.take(index, message, one)
+
+    def take(self, index: int, message: Message, made: Any) -> Iterator[list[Chunk]]:
+        """What the hook returned for one message. Yields what is to be passed on early."""
+        if isinstance(made, Answer):
+            raise made
+        if made is DROP:
+            self.filtered += 1
+        elif isinstance(made, Iterator) or _is_messages(made):
+            made_any = False
+            for n, one in enumerate(made):
+                made_any = True
+                if one is not DROP and not self._last:
+                    self._add(index, message, one, f"{message.id}.{n}")
+                    if self._many >= EARLY_MESSAGES:
+                        yield self._early()
+            if not made_any and not self._last:
+                self.filtered += 1
+        elif not self._last:
+            if made is None:
+                raise NoOutput
+            self._add(index, message, made, message.id)
+
+    def take_many(self, messages: list[Message], made: Iterable[Any]) -> Iterator[list[Chunk]]:
+        """Outputs made from the whole batch. Yields what is to be passed on early."""
+        self._of_all = True
+        first = messages[0]
+        origin = min(message.origin for message in messages)
+        whole = Message(None, origin=origin)
+        for n, one in enumerate(made):
+            if one is not DROP:
+                self._add(0, whole, one, f"{first.id}~{len(messages)}.{n}")
+                if self._many >= EARLY_MESSAGES:
+                    yield self._early()
+
+    def _add(self, index: int, message: Message, one: Any, id: str) -> None:
+        if type(one) is Message:
+            check_message(one)
+            emission = self._emission(one.outlet) if one.outlet else self.default
+            headers = one.headers if one.headers is not None else message.headers
+            emission.add(one.id or id, one.origin or message.origin, one.payload, headers, index)
+        elif one is None:
+            raise NoOutput
+        else:
+            self.default.add(id, message.origin, one, message.headers, index)
+        self._many += 1
+
+    def _emission(self, outlet: str) -> Emission:
+        return self._named.setdefault(outlet, Emission(outlet))
+
+    def _emissions(self) -> list[Emission]:
+        return [self.default, *self._named.values()]
+
+    def _early(self) -> list[Chunk]:
+        chunks = encode_all(self._emissions(), self._policy, self._failures)
+        self.default.clear()
+        self._named = {}
+        self._many = 0
+        return chunks
+
+    # ---- failures
+
+    def fail(self, index: int, error: BaseException) -> None:
+        self._failures[index] = failure_of(index, error)
+
+    def fail_batch(self, error: BaseException) -> None:
+        whole = failure_of(0, error)
+        self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
+
+    def fail_all(self, reason: str) -> None:
+        """What cannot be decoded will not be the next time either."""
+        self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
+
+    def result(self) -> Result:
+        emissions = self._emissions()
+        for emission in emissions:
+            emission.of_all = self._of_all
+        if self._failures:
+            emissions = [emission.without(self._failures) for emission in emissions]
+        whole = len(self._failures) == self.task.count
+        chunks = [] if whole else encode_all(emissions, self._policy, self._failures)
+        now = time.time()
+        origins = [piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
+        ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes nobody younger than new
+        return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
+
+
+def check_message(message: Any) -> None:
+    """Raises TypeError for one that would not decode at the consumer, so that it fails where it was made."""
+    plain = isinstance(message.id, str) and isinstance(message.outlet, str)
+    if not plain or not isinstance(message.headers, dict | None):
+        raise TypeError("a Message's id and outlet are text, its headers a dict or None")
+    if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
+        raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
+
+
+def _is_messages(made: Any) -> bool:
+    return isinstance(made, list | tuple) and bool(made) and isinstance(made[0], Message)

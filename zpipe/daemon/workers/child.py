@@ -1,0 +1,162 @@
+"""The main program of a worker process: opens the plugin, runs the tasks it is given one at a time, closes the plugin.
+
+May live here: that order, and what such a process sets up for itself. It is started by `process.Process`, with descriptors for
+the pipe, the note, its last words and the daemon's life; it has no socket but the pipe.
+
+What it imports is what every start of a worker costs; it must not grow.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zpipe import plugin as plugins
+from zpipe.config.loading import read_options
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.work import Result, Task
+from zpipe.daemon import collector, journal
+from zpipe.daemon.calls import NONE
+from zpipe.daemon.journal import fields
+from zpipe.daemon.reason import reason_of
+from zpipe.daemon.runner import Runner
+from zpipe.daemon.workers import exchange
+from zpipe.daemon.workers.call_note import CallNote
+from zpipe.daemon.workers.pipe import Pipe
+from zpipe.errors import OperatorError, PluginError
+from zpipe.hookspecs import Context
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Child:
+    def __init__(self, pipe: Pipe, note: CallNote, start: dict[str, Any]) -> None:
+        self._pipe = pipe
+        self._note = note
+        self._log = journal.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
+        self._start = start
+        self._inbox = exchange.Inbox()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hooks: Any = {}
+
+    def run(self) -> None:
+        """Until the daemon says that it is over."""
+        try:
+            self._open()
+        except BaseException as error:  # also sys.exit(): whoever waits must hear of it
+            known = isinstance(error, OperatorError | PluginError)
+            reason = str(error) if known else reason_of(error)
+            if not known:
+                self._log.error(fields(event="open.failed", reason=reason), exc_info=error)
+            self._pipe.send([exchange.FAILED, reason])
+            return
+        collector.tune()
+        self._pipe.send([exchange.READY])
+        while True:
+            value, bodies = self._pipe.receive()
+            if value[0] == exchange.CLOSE:
+                break
+            result = self._work(self._inbox.task(value, bodies))
+            self._pipe.send(*exchange.result_frame(result))
+        self._close()
+
+    def _open(self) -> None:
+        start = self._start
+        path = Path(start["config"])
+        plugin = plugins.load(start["plugin"], path.parent)
+        self._hooks = plugin.hooks
+        self._context = Context(
+            pipeline=start["pipeline"],
+            stage=start["stage"],
+            instance=start["instance"],
+            incarnation=start["incarnation"],
+            options=read_options(start["text"], path, os.environ, start["stage"], plugin),
+            config_dir=path.parent,
+            state_dir=Path(start["state_dir"]),
+            log=self._log.getChild("plugin"),
+            last=start["last"],
+            batching=start["batching"],
+        )
+        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]))
+        if "zpipe_open" in self._hooks:
+            self._hooks["zpipe_open"](self._context)
+
+    def _work(self, task: Task) -> Result:
+        note = self._note.note
+        note[0] = NONE
+        work = self._runner.begin(task, note)
+        step = work.advance()
+        while not isinstance(step, Result):
+            if isinstance(step, list):
+                self._pipe.send(*exchange.early_frame(step))
+                self._pipe.receive()
+                step = work.advance()
+                continue
+            try:
+                answer = self._settle(step)
+            except BaseException as error:  # whatever a plugin raises is its message's failure
+                step = work.advance(error=error)
+            else:
+                step = work.advance(answer)
+        return step
+
+    def _settle(self, step: Any) -> Any:
+        """One call at a time, on a loop that stays: what the plugin made on it in one call is good in the next."""
+        import asyncio  # only async plugins need it
+
+        from zpipe.daemon.workers.event_loop import settled
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(settled(step))
+
+    def _close(self) -> None:
+        if "zpipe_close" in self._hooks:
+            try:
+                self._hooks["zpipe_close"](self._context)
+            except BaseException as error:
+                self._log.error(fields(event="close.failed", reason=reason_of(error)))
+        if self._loop is not None:
+            self._loop.close()
+
+
+def _live_with(fd: int) -> None:
+    """The kernel kills this process when the daemon's end of the pipe `fd` is gone, at whatever point it is: also in a call
+    into C that never comes back, where no thread of Python's own would notice."""
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDONLY | os.O_ASYNC | os.O_NONBLOCK)
+    try:
+        if not os.read(fd, 1):
+            os._exit(1)  # it had gone before
+    except BlockingIOError:
+        return
+
+
+def main() -> None:
+    """`sys.argv`: a name for people, then the descriptors of the pipe, the note, the last words and the daemon's life."""
+    end, note, words, life = given = tuple(map(int, sys.argv[2:]))
+    for fd in given:
+        os.set_inheritable(fd, False)  # what a plugin starts must not keep them open
+    _live_with(life)
+    faulthandler.enable(words)
+    faulthandler.register(exchange.DUMP, words)
+    for number in exchange.NOT_FOR_WORKERS:
+        # No SIG_IGN, nor are they left blocked: a plugin's own processes would inherit both.
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, exchange.NOT_FOR_WORKERS)
+    pipe = Pipe(socket.socket(fileno=end))
+    try:
+        value, _ = pipe.receive()
+        Child(pipe, CallNote(note), value[1]).run()
+    except (EOFError, OSError):
+        return  # the daemon is gone
+    finally:
+        sys.stdout.flush()

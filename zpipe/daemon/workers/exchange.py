@@ -1,0 +1,116 @@
+"""Tasks and results as frames between the daemon and a worker process.
+
+May live here: both directions of each. Sections go as the bytes they came as; nothing is decoded in the daemon.
+"""
+
+from __future__ import annotations
+
+import signal
+from array import array
+from typing import Any
+
+from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.ledger import Owners
+from zpipe.core.section import Section
+from zpipe.core.work import Chunk, Failure, Past, Result, Task, Verdict
+from zpipe.errors import PeerError
+
+TASK, GO_ON, START, CLOSE = "task", "go_on", "start", "close"
+READY, FAILED, EARLY, RESULT = "ready", "failed", "early", "result"
+Frame = tuple[Any, list[bytes]]
+
+DUMP = signal.SIGRTMAX
+"""Has a worker write where it is to its last words: the signal that plugins use least."""
+NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
+"""The daemon says when it is over; until then it wants results."""
+_OWNERS = "I"
+
+
+class Outbox:
+    """The daemon's side of tasks. It knows which section the worker has: one that was cut into tasks goes there once."""
+
+    def __init__(self) -> None:
+        self._sent: Section | None = None
+
+    def frame(self, task: Task) -> Frame:
+        rows, bodies = [], []
+        for piece in task.slices:
+            section = piece.section
+            known = section is self._sent
+            if not known:
+                bodies.append(section.body())
+                self._sent = section
+            rows.append([section.count, piece.start, piece.stop, section.attempt, known])
+        return [TASK, task.batch, task.attempt, rows], bodies
+
+
+class Inbox:
+    """The worker's side of tasks."""
+
+    def __init__(self) -> None:
+        self._section = Section(b"", 0)
+        # Nothing here is acked: a delivery is only what a slice has to have.
+        self._nowhere = Delivery(None, 0, [], lambda delivery: None)  # type: ignore[arg-type]
+
+    def task(self, value: list[Any], bodies: list[bytes]) -> Task:
+        _, batch, attempt, rows = value
+        left = iter(bodies)
+        slices = []
+        for count, start, stop, redelivery, known in rows:
+            if not known:
+                self._section = Section(next(left), count, attempt=redelivery)
+            slices.append(Slice(self._nowhere, self._section, 0, start, stop, 0.0))
+        return Task(0, slices, Past(attempts=attempt - 1), batch)
+
+
+def result_frame(result: Result) -> Frame:
+    rows, bodies = _pack(result.chunks)
+    failures = [[f.index, f.reason, f.traceback, f.verdict.value, f.delay_s] for f in result.failures]
+    return [RESULT, rows, result.filtered, failures, result.seconds, result.ages], bodies
+
+
+def early_frame(chunks: list[Chunk]) -> Frame:
+    rows, bodies = _pack(chunks)
+    return [EARLY, rows], bodies
+
+
+def read_result(value: list[Any], bodies: list[bytes]) -> Result:
+    """Raises PeerError for what no sound worker sends."""
+    try:
+        _, rows, filtered, failures, seconds, ages = value
+        found = [
+            Failure(index, reason, text, Verdict(verdict), delay_s)
+            for index, reason, text, verdict, delay_s in failures
+        ]
+    except (TypeError, ValueError) as error:
+        raise PeerError(f"not a result: {error}") from None
+    return Result(read_chunks(rows, bodies), filtered, found, seconds, ages)
+
+
+def read_chunks(rows: list[Any], bodies: list[bytes]) -> list[Chunk]:
+    """Raises PeerError likewise."""
+    try:
+        return [
+            Chunk(outlet, messages, body, _unpack(owners))
+            for (outlet, messages, owners), body in zip(rows, bodies, strict=True)
+        ]
+    except (TypeError, ValueError) as error:
+        raise PeerError(f"not the outputs of a task: {error}") from None
+
+
+def _pack(chunks: list[Chunk]) -> tuple[list[list[Any]], list[bytes]]:
+    """Owners go as an array: 256 numbers one by one cost as much as the rest of the frame."""
+    return [[c.outlet, c.messages, _packed(c.owners)] for c in chunks], [c.body for c in chunks]
+
+
+def _packed(owners: Owners) -> Any:
+    if isinstance(owners, range):
+        return [owners.start, owners.stop]
+    return None if owners is None else array(_OWNERS, owners).tobytes()
+
+
+def _unpack(owners: Any) -> Owners:
+    if isinstance(owners, list):
+        start, stop = owners
+        return range(start, stop)
+    return None if owners is None else array(_OWNERS, owners)

@@ -1,0 +1,57 @@
+"""What is said of a worker process that died, and what that means for the messages it had.
+
+May live here: pure functions of how it ended. Who killed it and when is the process's.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from zpipe.core.work import Failure, Result, Task, Verdict
+from zpipe.daemon.reason import TRACEBACK_CHARACTERS, clean
+
+AGAIN = "another message of its task ended the worker process"
+_MIB = 1 << 20
+
+
+def how(code: int) -> str:
+    """`code`: as `subprocess` has it, negative for a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def in_call(code: int) -> str:
+    return f"its worker process {how(code)}{' in the call' if code >= 0 else ''}"
+
+
+def timed_out(timeout_s: float) -> str:
+    return f"its call outlived the timeout of {timeout_s:g} s"
+
+
+def too_large(rss_bytes: int, limit_bytes: int) -> str:
+    return f"its worker process used {-(-rss_bytes // _MIB)} MiB, over the limit of {limit_bytes / _MIB:g} MiB"
+
+
+def result_of(task: Task, note: int, reason: str, traceback: str, seconds: float) -> Result:
+    """The outputs of the whole task died with the process, but only what the note says was in the call.
+
+    Where it says nothing, all are run again: each alone, where there is nobody else to blame.
+    """
+    blamed = range(task.count) if task.batch or task.count == 1 else range(note - 1, note)
+    failures = [
+        Failure(n, reason, traceback, Verdict.DEATH) if n in blamed else Failure(n, AGAIN, verdict=Verdict.AGAIN)
+        for n in range(task.count)
+    ]
+    return Result([], failures=failures, seconds=seconds)
+
+
+def last_words(fd: int) -> str:
+    """What faulthandler wrote, its end."""
+    path = Path(f"/proc/self/fd/{fd}")
+    text = path.read_bytes()[-4 * TRACEBACK_CHARACTERS :].decode(errors="replace")
+    return clean(text[-TRACEBACK_CHARACTERS:])

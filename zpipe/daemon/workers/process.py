@@ -1,0 +1,249 @@
+"""One worker process as the daemon has it: started, given tasks one at a time, watched while it works, ended.
+
+May live here: spawning, the limits on a call, killing, and what a death says. Which task it gets, and what comes after it, is
+its slot's. Each method may block, and only the slot's thread calls them; `kill` is for any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from zpipe.core.work import Chunk, Result, Task
+from zpipe.daemon.resident import rss_bytes
+from zpipe.daemon.workers import call_note, exchange, obituary
+from zpipe.daemon.workers.call_note import CallNote
+from zpipe.daemon.workers.pipe import Pipe
+from zpipe.errors import PeerError
+
+CLOSE_S = 5.0
+"""For zpipe_close; then it is killed."""
+WORDS_S = 0.5
+"""For a process that is to be killed to say where it is. Only one that is stopped does not."""
+MEMORY_CHECK_S = 0.25
+_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.child import main; main()"
+_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "ZPIPE_SUPERVISED")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None: no limit. `timeout_s`: of one call; the others have the process replaced between tasks, memory also in a call."""
+
+    timeout_s: float | None = None
+    recycle_messages: int | None = None
+    memory_bytes: int | None = None
+
+
+class NotOpened(Exception):
+    """It could not open the plugin; its text is the reason."""
+
+
+class NotBegun(Exception):
+    """It died before it had the task: nothing has happened to it."""
+
+
+class _Overdue(Exception):
+    """Its text is what it is killed for."""
+
+
+class Process:
+    """`start`: what the child is told, see `child.py`. Spawning raises OSError if there are no descriptors or processes left."""
+
+    def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
+        self._limits = limits
+        self._start = start
+        self._outbox = exchange.Outbox()
+        self.messages = 0
+        self.last_words = ""
+        self._seen, self._since = call_note.NOT_BEGUN, 0.0
+        self._held = ExitStack()
+        try:
+            self._spawn(name)
+        except OSError:
+            self._held.close()
+            raise
+
+    def _spawn(self, name: str) -> None:
+        with ExitStack() as theirs:
+            ours, end = socket.socketpair()
+            self._pipe = Pipe(ours, self._pause)
+            self._held.callback(self._pipe.close)
+            theirs.callback(end.close)
+            note = call_note.make()
+            theirs.callback(os.close, note)
+            self._note = CallNote(note)
+            self._held.callback(self._note.close)
+            self._words = os.memfd_create("zpipe-words")
+            self._held.callback(os.close, self._words)
+            life, ours_of_life = os.pipe()
+            theirs.callback(os.close, life)
+            self._held.callback(os.close, ours_of_life)
+            given = (end.fileno(), note, self._words, life)
+            command = [sys.executable, "-P", "-c", _BOOT, "\n".join(sys.path), f"zpipe-worker:{name}", *map(str, given)]
+            env = {key: value for key, value in os.environ.items() if key not in _NOT_FOR_WORKERS}
+            # exec, never fork: threads and sockets do not survive one. A process group of its own: Ctrl-C is the daemon's, and
+            # what the plugin starts can be ended with it.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, env=env, pass_fds=given, process_group=0
+            )
+        self._exit = os.pidfd_open(self._process.pid)
+        self._held.callback(os.close, self._exit)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def signs(self) -> tuple[int, int]:
+        """Descriptors of which one is readable, while no task is under way, when the process is dead or broken."""
+        return self._pipe.fileno(), self._exit
+
+    def open(self) -> None:
+        """Until the plugin is open in it. Raises NotOpened."""
+        self._watch_from(None)
+        try:
+            self._pipe.send([exchange.START, self._start])
+            value, _ = self._pipe.receive()
+        except (EOFError, OSError, PeerError):
+            raise NotOpened(f"its worker process {obituary.how(self.end(kill=True))} while it started") from None
+        if value[0] != exchange.READY:
+            self.end(kill=False)
+            raise NotOpened(value[1])
+        limit = self._limits.memory_bytes
+        if limit is not None and (size := self._rss()) > limit:  # it would be replaced after every task
+            self.close()
+            raise NotOpened(f"{obituary.too_large(size, limit)}, before its first message: allow more `memory`")
+
+    # ---- a task
+
+    def run(self, task: Task, pass_on: Callable[[list[Chunk]], None]) -> tuple[Result, bool]:
+        """The result, and whether the process lives. `pass_on` blocks as long as early outputs have to wait.
+
+        Raises NotBegun. If it is False, or NotBegun was raised, the process is ended.
+        """
+        began = time.monotonic()
+        reason = ""
+        self._note.note[0] = call_note.NOT_BEGUN
+        self._watch_from(began)
+        try:
+            self._pipe.send(*self._outbox.frame(task))
+            while True:
+                value, bodies = self._pipe.receive()
+                if value[0] == exchange.RESULT:
+                    self.messages += task.count
+                    return exchange.read_result(value, bodies), True
+                pass_on(exchange.read_chunks(value[1], bodies))
+                self._watch_from(time.monotonic())  # waiting for room is no part of the call
+                self._pipe.send([exchange.GO_ON])
+        except _Overdue as overdue:
+            reason = str(overdue)
+            self._say_last_words()
+        except PeerError as error:
+            reason = f"its worker process broke off: {error}"
+        except (EOFError, OSError):
+            pass
+        note = self._note.note[0]
+        code = self.end(kill=bool(reason))
+        if note == call_note.NOT_BEGUN and not reason:
+            raise NotBegun(obituary.how(code))
+        seconds = time.monotonic() - began
+        return obituary.result_of(task, note, reason or obituary.in_call(code), self.last_words, seconds), False
+
+    @property
+    def spent(self) -> str:
+        """Why it should be replaced now, between tasks; "" if it should not."""
+        limits = self._limits
+        if limits.recycle_messages is not None and self.messages >= limits.recycle_messages:
+            return f"it has had {self.messages} messages"
+        if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
+            return obituary.too_large(size, limits.memory_bytes).replace("its worker process", "it")
+        return ""
+
+    # ---- watching
+
+    def _watch_from(self, now: float | None) -> None:
+        """The call's time counts from here; None: there is no call."""
+        self._watching = now is not None
+        self._seen, self._since = self._note.note[0], now or 0.0
+
+    def _pause(self, events: int) -> None:
+        """Until the pipe is ready, with a look at the limits now and then. Raises _Overdue."""
+        poll = select.poll()
+        poll.register(self._pipe.fileno(), events)
+        # The end of the pipe alone is no proof: what the plugin has forked may hold it open.
+        poll.register(self._exit, select.POLLIN)
+        while not (ready := poll.poll(self._check_ms())):
+            self._check()
+        if ready == [(self._exit, select.POLLIN)]:
+            raise EOFError
+
+    def _check_ms(self) -> int | None:
+        timeout_s, memory = self._limits.timeout_s, self._limits.memory_bytes
+        if not self._watching or (timeout_s is None and memory is None):
+            return None
+        at = min(timeout_s / 4 if timeout_s is not None else MEMORY_CHECK_S, MEMORY_CHECK_S if memory else 3600.0)
+        return max(int(at * 1000), 1)
+
+    def _check(self) -> None:
+        """A call began, as far as anybody can tell, when the note was first seen to have changed."""
+        now, note, limits = time.monotonic(), self._note.note[0], self._limits
+        if note != self._seen:
+            self._seen, self._since = note, now
+        if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
+            raise _Overdue(obituary.timed_out(limits.timeout_s))
+        if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
+            raise _Overdue(obituary.too_large(size, limits.memory_bytes))
+
+    def _rss(self) -> int:
+        try:
+            return rss_bytes(self._process.pid)
+        except OSError:
+            return 0
+
+    # ---- its end
+
+    def _say_last_words(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(exchange.DUMP)
+        end, size = time.monotonic() + WORDS_S, 0
+        while time.monotonic() < end:
+            time.sleep(0.005)
+            before, size = size, os.fstat(self._words).st_size
+            if size and size == before:
+                return
+
+    def close(self) -> None:
+        """In order: the plugin's zpipe_close runs in it. Killed if that takes longer than CLOSE_S."""
+        self._watch_from(None)
+        with suppress(OSError):
+            self._pipe.send([exchange.CLOSE])
+        self.end(kill=False, within_s=CLOSE_S)
+
+    def kill(self) -> None:
+        """With what the plugin has started in it. From any thread."""
+        with suppress(ProcessLookupError, PermissionError):
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self, kill: bool, within_s: float = 1.0) -> int:
+        """Its exit status. Unless it is to be killed it has so long to end by itself. Everything is released."""
+        if self._process.returncode is not None:
+            return self._process.returncode
+        poll = select.poll()
+        poll.register(self._exit, select.POLLIN)
+        if not kill:
+            poll.poll(int(within_s * 1000))
+        self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
+        code = self._process.wait()
+        self.last_words = obituary.last_words(self._words)
+        self._held.close()
+        return code

@@ -1,0 +1,194 @@
+"""A place for a worker process: a thread that keeps one there, gives it tasks and replaces it when it dies.
+
+May live here: the life of one slot. Who gets which task is the pool's.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import signal
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from zpipe.core.work import Chunk, Result, Task, Verdict
+from zpipe.daemon.calls import NONE
+from zpipe.daemon.journal import fields
+from zpipe.daemon.mailbox import Wakeup
+from zpipe.daemon.reason import reason_of
+from zpipe.daemon.workers import exchange
+from zpipe.daemon.workers.obituary import how, result_of
+from zpipe.daemon.workers.process import NotBegun, NotOpened, Process
+
+FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
+"""Between starts that fail, doubling."""
+END_S = 0.5
+"""For a thread whose process was killed to see that; one that waits for room in the outputs does not."""
+MOST_UNBEGUN = 3
+"""Processes that may die before they have a task; after that it counts as the task's doing."""
+
+
+class Tasks(Protocol):
+    """Where a slot gets its tasks."""
+
+    def next_for(self, slot: Slot) -> Task | None:
+        """One that waits; if there is none the slot is idle and will be given one."""
+
+    def withdraw(self, slot: Slot) -> Task | None:
+        """The slot is not idle any more: what it was given meanwhile."""
+
+
+class Slot:
+    """`pass_on` and `done` are called on the slot's thread; `pass_on` blocks until there is room."""
+
+    def __init__(
+        self,
+        number: int,
+        spawn: Callable[[], Process],
+        tasks: Tasks,
+        pass_on: Callable[[Task, list[Chunk]], None],
+        done: Callable[[Task, Result], None],
+        log: logging.Logger,
+    ) -> None:
+        self.given: Task | None = None
+        self.tried = threading.Event()
+        self.failure: str | None = None
+        self._number = number
+        self._spawn = spawn
+        self._tasks = tasks
+        self._pass_on = pass_on
+        self._done = done
+        self._log = log
+        self._wake = Wakeup()
+        self._closing = threading.Event()
+        self._process: Process | None = None
+        self._busy = False
+        self._task: Task | None = None
+        self._unbegun = 0
+        self._delay_s = FIRST_DELAY_S
+        self._thread = threading.Thread(target=self._live, name=f"zpipe-worker-{number}", daemon=True)
+
+    # ---- called on other threads
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """`given` is set, or it is over."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """An idle process ends in order, one that is at work or not yet up is killed. Does not wait for either."""
+        self._closing.set()
+        process = self._process
+        if process is not None and self._busy:
+            process.kill()
+        self._wake.set()
+
+    def join(self, within_s: float) -> None:
+        """Waits for the end after `close`; whatever is still there then is killed."""
+        self._thread.join(within_s)
+        process = self._process
+        if process is not None and self._thread.is_alive():
+            process.kill()
+            self._thread.join(END_S)
+        if not self._thread.is_alive():
+            self._wake.close()
+
+    # ---- on its thread
+
+    def _live(self) -> None:
+        # A process starts with the mask of the thread that starts it: these must not end one that has no handlers yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, exchange.NOT_FOR_WORKERS)
+        while not self._closing.is_set():
+            process = self._open()
+            if process is None:
+                self._closing.wait(self._delay_s)
+                self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
+                continue
+            self._delay_s = FIRST_DELAY_S
+            while self._has_task(process) and self._run(process):
+                pass
+            self._process = None
+
+    def _open(self) -> Process | None:
+        self._busy = True  # until it is up there is nothing in it to close
+        try:
+            process = self._process = self._spawn()
+            if self._closing.is_set():
+                process.kill()
+            process.open()
+        except Exception as error:  # OSError where there are no processes or descriptors left; nothing may end the slot
+            if self._process is not None:
+                self._process.end(kill=True)
+                self._process = None
+            self.failure = str(error) if isinstance(error, NotOpened) else f"no process can be started: {error}"
+            if not self._closing.is_set():
+                self._log.error(fields(event="worker.not_started", worker=self._number, reason=self.failure))
+            self.tried.set()
+            return None
+        self.failure = None
+        self._log.debug(fields(event="worker.started", worker=self._number, pid=process.pid))
+        self.tried.set()
+        return process
+
+    def _has_task(self, process: Process) -> bool:
+        """Waits for the next task. False once the process has been ended instead: it died, it is spent, or all is over."""
+        if self._task is None:
+            if spent := process.spent:
+                self._log.info(fields(event="worker.replaced", worker=self._number, pid=process.pid, reason=spent))
+                process.close()
+                return False
+            self._task = self._tasks.next_for(self)
+        self._busy = self._task is not None
+        poll = select.poll()
+        poll.register(self._wake.fd, select.POLLIN)
+        for fd in process.signs:
+            poll.register(fd, select.POLLIN)
+        while self._task is None and not self._closing.is_set():
+            ready = {fd for fd, _ in poll.poll()}
+            if not ready.isdisjoint(process.signs):
+                self._task = self._tasks.withdraw(self)
+                self._died(process, f"it {how(process.end(kill=False))} while it was idle")
+                return False
+            self._wake.clear()
+            self._task, self.given = self.given, None
+        self._busy = not self._closing.is_set()
+        if not self._busy:
+            process.close()
+        return self._busy
+
+    def _run(self, process: Process) -> bool:
+        """Whether the process lives. A task that it had not begun when it died is kept for the next."""
+        task = self._task
+        assert task is not None
+        try:
+            result, lives = process.run(task, lambda chunks: self._pass_on(task, chunks))
+        except NotBegun as death:
+            self._unbegun += 1
+            if self._unbegun <= MOST_UNBEGUN:
+                self._died(process, f"it {death} before it had its task")
+                return False
+            result, lives = result_of(task, NONE, f"its worker process {death} when it got it", "", 0.0), False
+        except Exception as error:  # nothing may end the slot, nor may the task be lost
+            process.end(kill=True)
+            result, lives = result_of(task, NONE, f"its worker process failed: {reason_of(error)}", "", 0.0), False
+        if not lives:
+            if self._closing.is_set():
+                return False  # killed on purpose
+            self._died(
+                process,
+                next((f.reason for f in result.failures if f.verdict is Verdict.DEATH), "it died outside a call"),
+            )
+        self._task, self._unbegun = None, 0
+        self._done(task, result)
+        return lives
+
+    def _died(self, process: Process, reason: str) -> None:
+        if self._closing.is_set():
+            return
+        words = process.last_words or None
+        self._log.warning(
+            fields(event="worker.died", worker=self._number, pid=process.pid, reason=reason, traceback=words)
+        )

@@ -1,0 +1,136 @@
+"""A pool of threads in the daemon, with one event loop for what async hooks wait for.
+
+May live here: threads, how many tasks are under way, and handing steps to the event loop. What a task means is the runner's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from zpipe.core.work import Chunk, Result, Task
+from zpipe.daemon.calls import CallJournal, Slot
+from zpipe.daemon.runner import Runner, Step, Work
+from zpipe.daemon.workers.event_loop import EventLoop
+from zpipe.daemon.workers.gate import Gate
+
+
+class ThreadPool:
+    """At most `count` tasks under way, each with a slot of the journal `calls`.
+
+    `done` and `emitted` are called on other threads than the daemon's loop, and only post.
+
+    A thread runs a task until it is done or waits for an awaitable; it is then free for another, and the event loop goes on
+    with this one. `is_async`: the hook is an `async def`, which blocks nothing, so that tasks begin on the event loop too.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        calls: CallJournal,
+        runner: Runner,
+        is_async: bool,
+        timeout_s: float | None,
+        gate: Gate,
+        emitted: Callable[[Task, list[Chunk]], None],
+        done: Callable[[Task, Result], None],
+    ) -> None:
+        self._count = count
+        self._runner = runner
+        self._is_async = is_async
+        self._gate = gate
+        self._emitted = emitted
+        self._done = done
+        self._event_loop = EventLoop(timeout_s, self._resume)
+        self._lock = threading.Lock()
+        self._free = [calls.slot(number) for number in range(count)]
+        self._slots: dict[Work, Slot] = {}
+        self._waiting: deque[Task] = deque()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = 0
+        self._idle = 0
+
+    def start(self) -> None:
+        """Nothing to wait for: threads are made when they are needed."""
+
+    def put(self, task: Task) -> None:
+        """Does not block."""
+        with self._lock:
+            if not self._free:
+                self._waiting.append(task)
+                return
+            slot = self._free.pop()
+        self._begin(task, slot)
+
+    def close(self) -> None:
+        """Ends the threads that are idle, and what waits on the event loop; one stuck in the plugin ends with the process."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+        self._event_loop.close()
+
+    # ---- on any thread
+
+    def _begin(self, task: Task, slot: Slot) -> None:
+        work = self._runner.begin(task, slot.note)
+        self._slots[work] = slot
+
+        def first() -> Step:
+            slot.begin(task)
+            return work.advance()
+
+        if self._is_async:
+            self._event_loop.begin(work, first)
+        else:
+            self._hand(lambda: self._go_on(work, first()))
+
+    def _resume(self, work: Work, step: Step) -> None:
+        """The event loop has nothing more to wait for in this one. What may block is not done there."""
+        if isinstance(step, Result):
+            self._finish(work, step)
+        else:
+            self._hand(lambda: self._go_on(work, step))
+
+    def _hand(self, call: Callable[[], None]) -> None:
+        """To a thread that is idle, or a new one while there are fewer than `count`."""
+        with self._lock:
+            self._idle -= 1
+            new = self._idle < 0 and self._threads < self._count
+            self._threads += new
+            number = self._threads
+        self._calls.put(call)
+        if new:
+            threading.Thread(target=self._work, name=f"zpipe-worker-{number}", daemon=True).start()
+
+    def _finish(self, work: Work, result: Result) -> None:
+        slot = self._slots.pop(work)
+        slot.end()
+        self._done(work.task, result)
+        with self._lock:
+            if not self._waiting:
+                self._free.append(slot)
+                return
+            task = self._waiting.popleft()
+        self._begin(task, slot)
+
+    # ---- on the pool's threads
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            call = self._calls.get()
+            if call is None:
+                return
+            call()
+
+    def _go_on(self, work: Work, step: Step) -> None:
+        while not isinstance(step, Result):
+            if not isinstance(step, list):
+                self._event_loop.settle(work, step)
+                return
+            self._emitted(work.task, step)
+            self._gate.wait()
+            step = work.advance()
+        self._finish(work, step)
