@@ -19,7 +19,7 @@ from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.section import Section
 from zpipe.core.work import Chunk, Past, Result, Task
-from zpipe.daemon.calls import CallJournal
+from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context

@@ -69,6 +69,7 @@ class Instance:
         self.store = Store(state_dir)
         self._crash_files = CrashFiles(state_dir)
         self.crash = self._crash_files.found(env)
+        self.crash.tell(self.log)
         if fresh:
             self.store.forget()
         self.incarnation = secrets.token_hex(6)

@@ -7,13 +7,15 @@ faulthandler has written; what its parent saw, `zpipe run` says in the environme
 from __future__ import annotations
 
 import faulthandler
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
-from zpipe.daemon.calls import CallJournal, suspects
+from zpipe.daemon.call_journal import CallJournal, suspects
+from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError
 
 LAST_DEATH = "ZPIPE_LAST_DEATH"
@@ -28,6 +30,15 @@ class Crash:
     suspects: Suspects
     how: str
     traceback: str
+
+    def tell(self, log: logging.Logger) -> None:
+        """Says what was found, if that life ended by accident."""
+        if not (self.suspects or self.how or self.traceback):
+            return
+        in_call = sum(stop - start for _, rows in self.suspects.values() for start, stop, _ in rows)
+        log.warning(fields(event="crash.found", how=self.how or None, messages_in_call=in_call))
+        for line in self.traceback.splitlines():
+            log.warning(line)
 
     def accuses(self, piece: Slice) -> bool:
         """Whether that life ended in a call of this message: else its end says nothing about it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Failure, Result, Task
-from zpipe.daemon.calls import ALL, NONE, Note
+from zpipe.daemon.call_journal import ALL, NONE, Note
 from zpipe.daemon.reason import reason_of, traceback_of
 from zpipe.daemon.task_run import NoOutput, TaskRun
 from zpipe.errors import Answer, PeerError
@@ -66,7 +66,7 @@ class Runner:
     def begin(self, task: Task, note: Note) -> Work:
         """Nothing is called before the first `advance`.
 
-        note  says all the time what the plugin is called for (see `calls`), should it end the process
+        note  says all the time what the plugin is called for (see `call_journal`), should it end the process
         """
         return Work(task, self._run(task, note))
 

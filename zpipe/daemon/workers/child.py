@@ -22,7 +22,7 @@ from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Result, Task
 from zpipe.daemon import collector, journal
-from zpipe.daemon.calls import NONE
+from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import Runner

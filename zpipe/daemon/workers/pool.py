@@ -13,7 +13,7 @@ from typing import Protocol
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Chunk, Result, Task
-from zpipe.daemon.calls import CallJournal
+from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.runner import Runner
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.process import Limits, Process

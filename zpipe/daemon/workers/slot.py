@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zpipe.core.work import Chunk, Result, Task, Verdict
-from zpipe.daemon.calls import NONE
+from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.journal import fields
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.reason import reason_of

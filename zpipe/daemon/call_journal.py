@@ -22,9 +22,10 @@ from zpipe.errors import PeerError
 
 NONE, ALL = 0, 0xFFFFFFFF
 """What a note may say beside message n of its task (as n + 1): nothing is called; a batch is, as one."""
-SLOT_BYTES = 64 * 1024
-"""Of one worker."""
-HEAD_BYTES = 8
+SLOT_BYTES, SLOTS_BYTES, LEAST_SLOT_BYTES = 64 * 1024, 4 * 1024 * 1024, 1024
+"""Of one worker, of all, and of one of very many: a thousand calls at a time are of one message each."""
+HEAD_BYTES = 12
+"""Three numbers: the note, the bytes of the task's messages, the bytes of a slot."""
 
 Note = memoryview
 """Of one unsigned number of 32 bits: the worker's `note[0]` says what it calls the plugin for."""
@@ -35,15 +36,21 @@ def loose_note() -> Note:
     return memoryview(bytearray(4)).cast("I")
 
 
+def slot_bytes(slots: int) -> int:
+    """A worker's part of the file, when there are so many."""
+    return max(LEAST_SLOT_BYTES, min(SLOT_BYTES, SLOTS_BYTES // max(slots, 1) // LEAST_SLOT_BYTES * LEAST_SLOT_BYTES))
+
+
 class CallJournal:
     """The notes of a process's workers, a slot each. Raises OSError if the file cannot be made."""
 
     def __init__(self, path: Path, slots: int) -> None:
+        size = slot_bytes(slots)
         with path.open("w+b") as file:
             # Not sparse: a store into a page for which the disk has no room any more is the end of the process (SIGBUS).
-            os.posix_fallocate(file.fileno(), 0, slots * SLOT_BYTES)
-            self._map = mmap.mmap(file.fileno(), slots * SLOT_BYTES)
-        self._slots = [Slot(memoryview(self._map)[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]) for at in range(slots)]
+            os.posix_fallocate(file.fileno(), 0, slots * size)
+            self._map = mmap.mmap(file.fileno(), slots * size)
+        self._slots = [Slot(memoryview(self._map)[at * size : (at + 1) * size]) for at in range(slots)]
 
     def slot(self, number: int) -> Slot:
         return self._slots[number]
@@ -56,12 +63,13 @@ class Slot:
         self._view = view
         self.note: Note = view[:4].cast("I")
         self._size: Note = view[4:8].cast("I")
+        view[8:12].cast("I")[0] = len(view)
 
     def begin(self, task: Task) -> None:
         """The task's messages, before its first call. Those that do not fit are never accused."""
         rows = _rows(task)
         encoded = cbor.write(rows)
-        while len(encoded) > SLOT_BYTES - HEAD_BYTES:
+        while len(encoded) > len(self._view) - HEAD_BYTES:
             rows = rows[: len(rows) // 2]
             encoded = cbor.write(rows)
         self._view[HEAD_BYTES : HEAD_BYTES + len(encoded)] = encoded
@@ -112,8 +120,10 @@ def suspects(path: Path) -> Suspects:
 
 
 def _read(content: bytes) -> Iterator[_Call]:
-    for at in range(0, len(content), SLOT_BYTES):
-        head = memoryview(content)[at : at + HEAD_BYTES].cast("I")
-        if head[0] != NONE:
+    at = 0
+    while at + HEAD_BYTES <= len(content):
+        note, size, slot = memoryview(content)[at : at + HEAD_BYTES].cast("I")
+        if note != NONE:
             start = at + HEAD_BYTES
-            yield _Call(cbor.read(content[start : start + head[1]]), head[0])
+            yield _Call(cbor.read(content[start : start + size]), note)
+        at += max(slot, LEAST_SLOT_BYTES)

@@ -1,0 +1,86 @@
+"""What is noted of calls, and what a later life makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zpipe.core import section
+from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.section import Section
+from zpipe.core.work import Past, Task
+from zpipe.daemon.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, slot_bytes, suspects
+
+
+class Session:
+    """What a delivery knows of where it came from."""
+
+    incarnation = "r1"
+
+    class upstream:
+        stage, outlet, instance = "read", "", 2
+
+
+def task(first: int, count: int, pieces: int = 1) -> Task:
+    slices = []
+    for n in range(pieces):
+        body = section.encode([str(k) for k in range(count)], [0.0] * count, [None] * count, None)
+        one = Section(body, count, first + n * count)
+        slices.append(Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, count, 0.0))  # type: ignore[arg-type]
+    return Task(1, slices, Past(), False)
+
+
+def numbers(path: Path) -> list[tuple[int, int]]:
+    """(number, alone) of each suspect."""
+    found = suspects(path)
+    assert set(found) <= {("read", "", 2)}
+    return [(start, alone) for incarnation, rows in found.values() for start, _, alone in rows if incarnation == "r1"]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64, 65, 5000])
+def test_the_message_in_a_call_is_found_in_any_slot(tmp_path: Path, slots: int) -> None:
+    path = tmp_path / "calls"
+    journal = CallJournal(path, slots)
+    last = journal.slot(slots - 1)
+    last.begin(task(100, 10, pieces=2))
+    assert numbers(path) == []
+    last.note[0] = 13
+    assert numbers(path) == [(112, 1)]
+    last.end()
+    assert numbers(path) == []
+
+
+def test_several_calls_and_a_batch_are_in_company(tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    journal = CallJournal(path, 2)
+    journal.slot(0).begin(task(1, 3))
+    journal.slot(0).note[0] = ALL
+    assert numbers(path) == [(1, 0), (2, 0), (3, 0)]
+    journal.slot(1).begin(task(50, 1))
+    journal.slot(1).note[0] = 1
+    assert numbers(path) == [(1, 0), (2, 0), (3, 0), (50, 0)]
+
+
+def test_a_task_of_too_many_slices_is_noted_as_far_as_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    journal = CallJournal(path, 5000)
+    journal.slot(0).begin(task(1, 1, pieces=500))
+    journal.slot(0).note[0] = 1
+    assert numbers(path) == [(1, 1)]
+    journal.slot(0).note[0] = 500
+    assert numbers(path) == []
+
+
+def test_slots_are_large_until_there_are_very_many() -> None:
+    assert slot_bytes(1) == slot_bytes(64) == SLOT_BYTES
+    assert slot_bytes(65) < SLOT_BYTES
+    assert slot_bytes(10**6) == LEAST_SLOT_BYTES
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x01\0\0\0" * 3, b"\xff" * 5000, b"\0" * 70_000])
+def test_what_cannot_be_read_accuses_nobody(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "calls"
+    assert suspects(path) == {}
+    path.write_bytes(content)
+    assert suspects(path) == {}
