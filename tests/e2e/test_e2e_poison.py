@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from e2e_types import MakePipeline
-from pipeline import Pipeline, ids, wait_until
+from pipeline import Pipeline, ids
 
 CONFIG = """
 [pipeline]
@@ -85,29 +85,3 @@ def test_messages_that_kill_the_daemon_among_20_000(make: MakePipeline) -> None:
     check(
         make(CONFIG.format(count=20_000, instances=2, deaths=3, more=""), work=POISON.format(bad=bad)), bad, 20_000, 3
     )
-
-
-RETRYING = """
-import time
-import zpipe
-
-first = {}
-
-
-def work(payload):
-    if payload["id"] % 100 == 0 and time.monotonic() < first.setdefault(payload["id"], time.monotonic()) + 15:
-        return zpipe.Retry(3.0)
-    return payload
-"""
-
-
-def test_messages_that_are_tried_again_hold_up_nobody(make: MakePipeline) -> None:
-    """The producers' bound on unacked messages is a tenth of the messages: without acks of parts nothing more would come."""
-    text = CONFIG.format(count=5000, instances=1, deaths=3, more="").replace("attempts = 3", "attempts = 50")
-    text = text.replace("[stages.work]", "unacked = { messages = 500 }\n\n[stages.work]", 1)
-    pipeline = make(text, work=RETRYING)
-    run = pipeline.run()
-    wait_until(lambda: pipeline.count() >= 4950, "all that need no second try are stored")
-    assert run.running and pipeline.count() < 5000
-    run.ledger()
-    assert pipeline.count() == 5000
