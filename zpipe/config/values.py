@@ -54,6 +54,23 @@ def boolean(given: Any) -> bool:
     return given
 
 
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+def host_port(given: Any) -> tuple[str, int]:
+    """An IPv6 host without its brackets."""
+    found = _HOST_PORT.fullmatch(given) if isinstance(given, str) else None
+    if found is None or int(found[2]) > 65535:
+        raise refused('an address such as "127.0.0.1:9464" or "[::1]:9464"', given)
+    return found[1].strip("[]"), int(found[2])
+
+
+def address(given: Any) -> str:
+    """A `host_port`, as it stands."""
+    host_port(given)
+    return str(given)
+
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
