@@ -71,6 +71,20 @@ def address(given: Any) -> str:
     return str(given)
 
 
+def url(given: Any) -> str:
+    """Of an HTTP server; empty: none."""
+    if not isinstance(given, str) or (given and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", given)):
+        raise refused('a URL such as "http://127.0.0.1:4318/v1/traces", or ""', given)
+    return str(given)
+
+
+def rate(given: Any) -> float:
+    value = number(given)
+    if not 0 < value <= 1_000_000:
+        raise refused("a number above 0, at most 1000000", given)
+    return value
+
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
