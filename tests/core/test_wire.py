@@ -50,6 +50,7 @@ FRAMES = st.one_of(
     st.builds(wire.Done, COUNT, st.just("STOPPED")),
     st.builds(wire.Parcel, TEXT, COUNT, st.lists(st.just([1, 2, 3, 4, 5]), min_size=1, max_size=5)),
     st.builds(wire.End, TEXT, COUNT),
+    st.builds(wire.Tap, TEXT, TEXT, COUNT, TEXT, TEXT, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, st.binary(max_size=8)),
     st.builds(wire.Snapshot, st.dictionaries(TEXT, COUNT | TEXT | BOOL, max_size=4)),
 )
 ODD = st.sampled_from(

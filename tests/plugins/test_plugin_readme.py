@@ -65,6 +65,12 @@ def test_the_readmes_own_tests_pass(snippets: Any) -> None:
         test()
 
 
+def test_a_fixture_is_replayed(snippets: Any, tmp_path: Path) -> None:
+    [line] = re.findall(r"by hand: `(\{.*?\})`", README)
+    (tmp_path / "shout.ndjson").write_text(f"{line}\n")
+    snippets("test_replay").test_replay(tmp_path / "shout.ndjson")
+
+
 def test_lines_and_outlets(snippets: Any) -> None:
     assert snippets("lines").text({"text": "x"}) == "x"
     assert snippets("words").zpipe_outlets() == ("numbers",)

@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "Check configs: every mistake at once, and the memory they may take.",
     "graph": "Print a pipeline as a graph (mermaid or dot).",
     "monitor": "Show states, depths and rates of a running pipeline.",
+    "tap": "Show messages that pass, without taking them.",
     "drain": "Shut a running pipeline down in order, and prove it.",
     "pause": "Have a stage start no work.",
     "resume": "Have a paused stage go on.",

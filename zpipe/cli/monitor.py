@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli.exporting import export
 from zpipe.cli.seconds import Seconds
 from zpipe.config import load
 from zpipe.errors import ExitCode, NoPeerError
@@ -27,7 +28,10 @@ REDRAW_S = 0.25
     metavar="SECONDS",
     help="How long to wait for instances to be heard of.  [default: two intervals and a second]",
 )
-def command(config: Path, once: bool, as_json: bool, timeout: float | None) -> ExitCode:
+@click.option(
+    "--prometheus", is_flag=False, flag_value="", metavar="[HOST:PORT]", help="Serve metrics, and show nothing."
+)
+def command(config: Path, once: bool, as_json: bool, timeout: float | None, prometheus: str | None) -> ExitCode:
     """Show states, depths and rates of a running pipeline, and what holds it up.
 
     Goes on until every instance has stopped, or Ctrl-C. Exit code 5 if no instance of the pipeline is running.
@@ -37,6 +41,8 @@ def command(config: Path, once: bool, as_json: bool, timeout: float | None) -> E
     from zpipe.monitor.model import Model
 
     pipeline = load(config, only="")  # whoever looks on needs none of the plugins
+    if prometheus is not None:
+        return export(pipeline, prometheus)
     wait_s = timeout if timeout is not None else 2 * pipeline.interval_s + 1.0
     model = Model(pipeline)
     watch = Watch(pipeline, os.environ)

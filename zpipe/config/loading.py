@@ -118,6 +118,9 @@ def _pipeline(top: Table, path: Path) -> PipelineConfig:
         peer_timeout_s=pipeline.get("peer_timeout", values.duration(), LinkPolicy().peer_timeout_s),
         insecure=security.get("insecure", values.boolean, False),
         log_level=telemetry.get("log_level", values.log_level, "info"),
+        traces=telemetry.get("traces", values.url, PipelineConfig.traces),
+        trace_rate=telemetry.get("trace_rate", values.rate, PipelineConfig.trace_rate),
+        prometheus=telemetry.get("prometheus", values.address, PipelineConfig.prometheus),
     )
     pipeline.finish()
     telemetry.finish()

@@ -62,6 +62,12 @@ class PipelineConfig:
     log_level: str = "info"
     text: str = field(default="", repr=False, compare=False)
     """The file as it was read: what processes of its own read it from, whatever becomes of the file."""
+    traces: str = ""
+    """Where OpenTelemetry spans go, by OTLP over HTTP; empty: nowhere."""
+    trace_rate: float = 10.0
+    """Messages a second that each source traces at most."""
+    prometheus: str = "127.0.0.1:9464"
+    """HOST:PORT of `zpipe monitor --prometheus`. The port is the one that OpenTelemetry's exporters use."""
 
     @property
     def folder(self) -> Path:

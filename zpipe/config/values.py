@@ -54,6 +54,37 @@ def boolean(given: Any) -> bool:
     return given
 
 
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+def host_port(given: Any) -> tuple[str, int]:
+    """An IPv6 host without its brackets."""
+    found = _HOST_PORT.fullmatch(given) if isinstance(given, str) else None
+    if found is None or int(found[2]) > 65535:
+        raise refused('an address such as "127.0.0.1:9464" or "[::1]:9464"', given)
+    return found[1].strip("[]"), int(found[2])
+
+
+def address(given: Any) -> str:
+    """A `host_port`, as it stands."""
+    host_port(given)
+    return str(given)
+
+
+def url(given: Any) -> str:
+    """Of an HTTP server; empty: none."""
+    if not isinstance(given, str) or (given and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", given)):
+        raise refused('a URL such as "http://127.0.0.1:4318/v1/traces", or ""', given)
+    return str(given)
+
+
+def rate(given: Any) -> float:
+    value = number(given)
+    if not 0 < value <= 1_000_000:
+        raise refused("a number above 0, at most 1000000", given)
+    return value
+
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

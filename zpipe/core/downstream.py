@@ -161,6 +161,11 @@ class Downstream:
     def _confirm(self, outlet: Outlet, session: OutletSession) -> Reply:
         return Reply(session.route, wire.write(session.confirm(outlet.lowest)))
 
+    def hello_of(self, session_id: str) -> wire.Hello | None:
+        """By which link a session goes, and to whom."""
+        known = self._sessions.get(session_id)
+        return known[1].hello if known is not None else None
+
     def ready(self, session_id: str) -> None:
         """The session's PUSH is connected."""
         if session_id in self._sessions:

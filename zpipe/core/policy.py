@@ -84,6 +84,24 @@ class LinkPolicy:
 
 
 @dataclass(frozen=True)
+class TapPolicy:
+    """What a tap may cost an instance.
+
+    lease_s        a request holds so long: three heartbeats, so that a lost one does not interrupt, and a tap that is
+                   gone costs nothing after that
+    sections       shown at most a second on each link; copying and publishing one costs about 10 µs
+    bytes          likewise; a subscriber that is stuck while another tap goes on is cut off by ZMTP heartbeats after 8 s,
+                   so this much times 8 is what it can make a daemon hold
+    section_bytes  a larger one (a single message, mostly) is mentioned, not shown: half of what a frame may have
+    """
+
+    lease_s: float = 3.0
+    sections: int = 500
+    bytes: int = 1 * MIB
+    section_bytes: int = 512 * KIB
+
+
+@dataclass(frozen=True)
 class StagePolicy:
     """Everything the core of one stage needs to know of the config.
 
@@ -96,6 +114,7 @@ class StagePolicy:
     batch: BatchPolicy | None = None
     limit: LimitPolicy | None = None
     link: LinkPolicy = field(default_factory=LinkPolicy)
+    tap: TapPolicy = field(default_factory=TapPolicy)
     workers: int = 1
     isolated: bool = False
     interval_s: float = 1.0

@@ -26,6 +26,10 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
             stage.pause(request.what == "pause")
         case "snapshot":
             stage.snapshot_now(now)
+        case what if (
+            (rate := what.removeprefix("tap:")) != what and rate.isascii() and rate.isdigit() and len(rate) < 10
+        ):
+            stage.tap.ask(int(rate), now)
         case _:
             return wire.Refuse("", f"no such request: {request.what}"[:200], request.number)
     return wire.Done(request.number, stage.state.value)

@@ -23,6 +23,7 @@ from zpipe.core.processing import Processing
 from zpipe.core.report import Report
 from zpipe.core.requests import answer
 from zpipe.core.source import Source
+from zpipe.core.tap import Tap
 from zpipe.core.work import Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
@@ -62,15 +63,12 @@ class Stage:
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = Source() if not inputs else None
         self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)
+        self.tap = Tap(me, policy.tap)
         self._actions: list[Action] = []
-        self._now = now
-        self._heartbeat_at = now
-        self._interval_at = now
-        self._commit_at = now
+        self._now = self._heartbeat_at = self._interval_at = self._commit_at = now
         self._limit = 0
-        self._emission_step = (
-            max(1, min(policy.unacked.messages, policy.link.unsent_messages) // 4) if not inputs else 1
-        )
+        quarter = min(policy.unacked.messages, policy.link.unsent_messages) // 4
+        self._emission_step = 1 if inputs else max(1, quarter)
         self._announced: tuple[State, bool] | None = None
         self.report = Report(now)
         self._vitals = vitals
@@ -103,7 +101,9 @@ class Stage:
     def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
         """A parcel in the inbox. Raises PeerError."""
         self._wake(now)
-        self.intake.parcel(wire.read(header), body, now)
+        frame = wire.read(header)
+        self.intake.parcel(frame, body, now)
+        self._actions += self.tap.entered(self.inlet, frame, body, now)
 
     def upstream_connected(self, peer: tuple[str, int], now: float) -> None:
         self.intake.connected(peer, now)
@@ -230,7 +230,8 @@ class Stage:
             self.intake.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
-        self._actions += self.downstream.dispatch()
+        self._actions += (sent := self.downstream.dispatch())
+        self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.needy()
         self.processing.size_window()
         for upstream, statement in self.inlet.statements(now):

@@ -7,7 +7,7 @@ never judges whether a frame makes sense now, only whether it is one.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from zpipe.core import cbor
 from zpipe.core.lifecycle import State
@@ -28,6 +28,7 @@ _CHECKS: dict[str, Any] = {
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 63,
     "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0,
     "bool": lambda v: isinstance(v, bool),
+    "bytes": lambda v: isinstance(v, bytes),
     "list[list[int]]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_is_ints, v)),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
@@ -155,7 +156,7 @@ class Announcement:
 
 @dataclass(slots=True)
 class Request:
-    """Operator to instance: `what` is one of drain, leave, pause, resume, snapshot."""
+    """Operator to instance: `what` is one of drain, leave, pause, resume, snapshot, tap:N."""
 
     kind: ClassVar = "request"
     number: int
@@ -198,10 +199,33 @@ class Snapshot:
     body: dict[str, Any]
 
 
-Frame = Hello | Welcome | Refuse | Statement | Confirm | Announcement | Request | Done | Parcel | End | Snapshot
-_KINDS: dict[str, type[Any]] = {
-    c.kind: c for c in (Hello, Welcome, Refuse, Statement, Confirm, Announcement, Request, Done, Parcel, End, Snapshot)
-}
+@dataclass(slots=True)
+class Tap:
+    """On the control PUB, for whoever asked: a section that passed on the link upstream.outlet -> consumer.
+
+    peer    the instance at the other end of the link
+    passed  messages that have passed there since somebody looks on, these among them
+    count, attempt, size   of the section, as in a parcel's row
+    body    the section; empty: too large to be shown
+    """
+
+    kind: ClassVar = "tap"
+    pipeline: str
+    stage: str
+    instance: int
+    upstream: str
+    outlet: str
+    consumer: str
+    peer: int
+    passed: int
+    count: int
+    attempt: int
+    size: int
+    body: bytes
+
+
+Frame = Hello | Welcome | Refuse | Statement | Confirm | Announcement | Request | Done | Parcel | End | Snapshot | Tap
+_KINDS: dict[str, type[Any]] = {c.kind: c for c in get_args(Frame)}
 _FIELDS = {kind: tuple((f.name, _CHECKS[str(f.type)]) for f in fields(c)) for kind, c in _KINDS.items()}
 _NAMES = {kind: tuple(name for name, _ in rows) for kind, rows in _FIELDS.items()}
 

@@ -22,7 +22,7 @@ from zpipe.core.lifecycle import State
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.work import Chunk, Result, Task
-from zpipe.daemon import collector, descriptors, journal
+from zpipe.daemon import collector, descriptors, journal, traces
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder
@@ -86,6 +86,7 @@ class Instance:
             batching=self.settings.batch is not None,
         )
         self.config = config
+        self.traces = traces.start(config, context)
         plugin = plugins.load(self.settings.plugin, config.folder)
         here = self.settings.workers.kind == "thread"
         self.host = PluginHost(plugin, context, self.store, self.places.run, self.log, here)
@@ -115,12 +116,11 @@ class Instance:
             interval_s=self.config.interval_s,
         )
         inputs, links = [(i.stage, i.outlet) for i in settings.inputs], self.config.consumers(stage)
-        now = time.monotonic()
-        self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals, self.crash.suspects)
+        self.stage = Stage(me, inputs, links, policy, time.monotonic(), random.random, self.vitals, self.crash.suspects)
 
     def _join(self, env: Mapping[str, str]) -> None:
         policy, mailbox = self.stage.policy, self.mailbox
-        hooks, context = self.host.plugin.hooks, self.host.context
+        hooks, context = self.traces.hooks(self.host.plugin.hooks), self.host.context
         gate = Gate()
         self.feeder: Feeder | None = None
         self.workers: Pool | None = None
@@ -166,6 +166,7 @@ class Instance:
         taken.wait()
 
     def _done(self, task: Task, result: Result) -> None:
+        self.traces.done(task, result)
         self.mailbox.post(lambda: self._came_back(task, result))
 
     def _source_failed(self, error: BaseException) -> None:
@@ -260,6 +261,7 @@ class Instance:
             self.host.close()
         self.store.close()
         self.sockets.close()
+        self.traces.close()
         self.notifier.close()
         if self.stage.state is State.STOPPED:
             self.places.end_life(self.stage.me.stage, self.stage.me.instance)

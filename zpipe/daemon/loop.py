@@ -13,6 +13,7 @@ from typing import Any
 
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
+from zpipe.daemon.arrival import Arrival
 from zpipe.daemon.burial import letter_row
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.feeder import Feeder
@@ -20,7 +21,7 @@ from zpipe.daemon.journal import fields
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import COMPLAINT_S, Setback
-from zpipe.daemon.sockets import Arrival, Sockets
+from zpipe.daemon.sockets import Sockets
 from zpipe.daemon.store import Saved, Store
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool

@@ -13,7 +13,13 @@ from zpipe.core.stage import Stage
 from zpipe.daemon.journal import fields
 from zpipe.errors import ConfigError
 
-_TOP = {"name": "pipeline.name", "peer_timeout_s": "pipeline.peer_timeout", "insecure": "security.insecure"}
+_TOP = {
+    "name": "pipeline.name",
+    "peer_timeout_s": "pipeline.peer_timeout",
+    "insecure": "security.insecure",
+    "traces": "telemetry.traces",
+    "trace_rate": "telemetry.trace_rate",
+}
 
 
 def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: logging.Logger) -> PipelineConfig:

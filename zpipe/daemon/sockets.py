@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any
 
 import zmq
 
+from zpipe.daemon.arrival import Arrival
 from zpipe.errors import OperatorError
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
@@ -33,15 +34,6 @@ _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
 _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-
-
-@dataclass(slots=True)
-class Arrival:
-    """Something came in. `what` says by which socket; `key` whose it is; `frames` are undecoded."""
-
-    what: Literal["parcel", "feedback", "upstream", "up", "down", "ready", "lost", "fd"]
-    key: Any
-    frames: list[bytes]
 
 
 class Sockets:
@@ -248,17 +240,18 @@ class Sockets:
 
 
 class Listener:
-    """For those who only look on: SUBs to the control sockets of many instances."""
+    """For those who only look on: SUBs to the control sockets of many instances. Other topics are not sent here at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, *topics: bytes) -> None:
         self._context = zmq.Context(1)
         self._sub = self._context.socket(zmq.SUB)
-        self._sub.setsockopt(zmq.LINGER, 0)
         self._sub.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._sub.setsockopt(zmq.SUBSCRIBE, b"")
+        for topic in topics:
+            self._sub.setsockopt(zmq.SUBSCRIBE, topic)
         self._addresses: set[str] = set()
+        self._posts: dict[str, zmq.Socket[bytes]] = {}
 
     def connect(self, address: str) -> None:
         """There or not yet; does nothing the second time."""
@@ -287,6 +280,19 @@ class Listener:
         finally:
             dealer.close()
 
+    def post(self, address: str, frame: bytes) -> bytes | None:
+        """A request to a feedback socket, there or not yet. Gives the newest answer to those before. Does not block."""
+        dealer, answer = self._posts.get(address), None
+        if dealer is None:
+            dealer = self._posts[address] = self._context.socket(zmq.DEALER)
+            dealer.setsockopt(zmq.SNDHWM, 4)
+            dealer.connect(address)
+        with suppress(zmq.Again):
+            dealer.send(frame, zmq.NOBLOCK)
+        with suppress(zmq.Again):
+            while True:
+                answer = dealer.recv(zmq.NOBLOCK)
+        return answer
+
     def close(self) -> None:
-        self._sub.close()
-        self._context.term()
+        self._context.destroy(linger=0)  # one thread has all of its sockets

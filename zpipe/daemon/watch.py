@@ -12,6 +12,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core import wire
+from zpipe.core.stage import SNAPSHOT
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener
 from zpipe.errors import NoPeerError, OperatorError, PeerError
@@ -27,7 +28,7 @@ class Watch:
         self.config = config
         self.places = Places(config, env)
         self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
-        self._listener = Listener()
+        self._listener = Listener(SNAPSHOT)
         self._numbers = count(1)
         self._find_at = 0.0
 

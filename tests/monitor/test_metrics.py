@@ -1,0 +1,238 @@
+"""Every metric is documented, every documented one is served, and what is served is true."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import monitor_samples as samples
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from zpipe.errors import ExitCode
+from zpipe.monitor.exporter import Collector
+from zpipe.monitor.metrics import METRICS, ZERO_OR_ONE, as_markdown
+from zpipe.monitor.model import Model
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
+BY_NAME = {metric.name: metric for metric in METRICS}
+ONLY_NOW_AND_THEN = {
+    "zpipe_needed_instances": "while there is a bottleneck",
+    "zpipe_link_full_in_seconds": "while a link fills",
+    "zpipe_link_empty_in_seconds": "while a link empties",
+}
+DEADLINE_S = 60.0
+CONFIG = """
+[pipeline]
+name = "measured"
+[telemetry]
+interval = "100ms"
+prometheus = "127.0.0.1:0"
+[stages.make]
+plugin = "generate"
+options = { count = 1000000, rate = 500 }
+[stages.sort]
+input = "make"
+plugin = "python"
+options = { function = "sort.py:sort" }
+[stages.sink]
+input = "sort"
+plugin = "discard"
+instances = 2
+"""
+SORT = """
+import zpipe
+
+
+def sort(payload):
+    if payload["id"] % 100 == 7:
+        raise zpipe.Reject("unlucky")
+    return zpipe.DROP if payload["id"] % 2 else payload
+"""
+
+Sample = tuple[str, dict[str, str], float]
+
+# ---- the table and the page
+
+
+def test_the_page_is_that_of_the_table() -> None:
+    assert as_markdown() == PAGE, "python -m zpipe.monitor.metrics > docs/metrics.md"
+
+
+def test_names_and_units_follow_the_rules() -> None:
+    assert len(BY_NAME) == len(METRICS)
+    for metric in METRICS:
+        assert re.fullmatch(r"zpipe_[a-z_]+", metric.name)
+        assert metric.help and not metric.help.endswith(".")
+        assert "|" not in metric.help + metric.remedy
+        assert "instance" not in metric.labels
+        if metric.kind == "counter":
+            assert metric.name.endswith("_total")
+        elif metric.unit != ZERO_OR_ONE:
+            assert metric.name.endswith(f"_{metric.unit}"), metric.name
+
+
+def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
+    dashboard = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [one["query"] for one in dashboard["templating"]["list"] if one["type"] == "query"]
+    assert len(queries) > 15
+    for query in queries:
+        names = re.findall(r"\bzpipe_\w+", query)
+        assert names and set(names) <= set(BY_NAME), query
+        known = set(BY_NAME[names[0]].labels)
+        braces = re.findall(r"\{(.*?)\}", query)
+        used = {label for text in braces for label in re.findall(r"(\w+)=", text)}
+        used |= {label.strip() for text in re.findall(r"by \((.*?)\)", query) for label in text.split(",")}
+        assert used <= known, query
+    legends = [(t["expr"], t["legendFormat"]) for panel in dashboard["panels"] for t in panel["targets"]]
+    for query, legend in legends:
+        grouped = re.search(r"by \((.*?)\)", query)
+        known = set(grouped[1].split(", ")) if grouped else set(BY_NAME[re.findall(r"zpipe_\w+", query)[0]].labels)
+        assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= known, legend
+
+
+# ---- what the model's value becomes
+
+
+def served(model: Model, at: float, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    monkeypatch.setattr("zpipe.monitor.exporter.time.time", lambda: at)
+    return [(s.name, s.labels, s.value) for family in Collector(model).collect() for s in family.samples]
+
+
+def test_what_is_silent_is_not_shown_as_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(samples.config(samples.CHAIN))
+    model.add(samples.snapshot("read", [samples.link("map", produced=9, unsent=2)], received=9, at=100.0), 100.0)
+    model.add(samples.snapshot("map", received=5, queued=2, at=109.0), 109.0)
+    model.add(samples.snapshot("sink", received=5, state="STOPPED", at=100.0), 100.0)
+    found = served(model, 110.0, monkeypatch)
+    by_stage = {
+        stage: {name for name, labels, _ in found if labels.get("stage", labels.get("upstream")) == stage}
+        for stage in samples.CHAIN
+    }
+    assert "zpipe_queued_messages" in by_stage["map"] and "zpipe_messages_received_total" in by_stage["map"]
+    silent = {"zpipe_messages_received_total", "zpipe_queued_messages", "zpipe_link_produced_total", "zpipe_time_ratio"}
+    assert not silent & by_stage["read"], "an old figure looks like any other"
+    assert ("zpipe_instances", {"pipeline": "p", "stage": "read", "state": "SILENT"}, 1.0) in found
+    ages = {labels["stage"]: value for name, labels, value in found if name == "zpipe_snapshot_age_seconds"}
+    assert ages == {"read": 10.0, "map": 1.0}
+    assert "zpipe_messages_received_total" in by_stage["sink"], "a last word is final"
+    assert "zpipe_queued_messages" not in by_stage["sink"]
+
+
+def test_a_pipeline_that_is_not_there_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = served(Model(samples.config(samples.CHAIN, {"map": 3})), 1.0, monkeypatch)
+    absent = {labels["stage"]: value for name, labels, value in found if labels.get("state") == "ABSENT"}
+    assert absent == {"read": 1.0, "map": 3.0, "sink": 1.0}
+
+
+# ---- a real run
+
+
+@pytest.fixture
+def config(home: Path) -> Path:
+    (home / "sort.py").write_text(SORT)
+    path = home / "measured.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@contextmanager
+def exporter(config: Path, *options: str) -> Iterator[str]:
+    """Its address."""
+    command = [sys.executable, "-m", "zpipe", "monitor", str(config), "--prometheus", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            said = re.fullmatch(r"zpipe: metrics of pipeline 'measured' at (http://127\.0\.0\.1:\d+/metrics)\n", line)
+            assert said, line + process.stderr.read()
+            yield said[1]
+        finally:
+            process.terminate()
+
+
+def scrape(url: str) -> dict[str, list[Sample]]:
+    with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+        text = answer.read().decode()
+    found: dict[str, list[Sample]] = {}
+    for family in text_string_to_metric_families(text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        metric = BY_NAME[name]
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        for one in family.samples:
+            assert one.name == name and set(one.labels) == set(metric.labels), one
+        found[name] = [(one.name, one.labels, one.value) for one in family.samples]
+    return found
+
+
+def total(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
+    return sum(value for _, own, value in found[name] if labels.items() <= own.items())
+
+
+def settled(found: dict[str, list[Sample]]) -> bool:
+    running = total(found, "zpipe_instances", state="RUNNING")
+    return running == 4 and total(found, "zpipe_messages_completed_total", stage="sink") > 200
+
+
+def test_every_metric_is_served_and_true(config: Path) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(exporter(config))
+        assert total(scrape(url), "zpipe_instances", state="ABSENT") == 4, "it serves before the pipeline is up"
+        for stage, instance in (("sink", 1), ("sink", 2), ("sort", 1), ("make", 1)):
+            command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+        end, pause = time.monotonic() + DEADLINE_S, threading.Event()
+        while not settled(found := scrape(url)):
+            assert time.monotonic() < end, found
+            pause.wait(0.05)
+        assert set(found) == set(BY_NAME) == set(re.findall(r"^\| `(zpipe_\w+)` \|", PAGE, re.MULTILINE))
+        empty = {name for name, rows in found.items() if not rows}
+        assert empty <= set(ONLY_NOW_AND_THEN), empty
+    received = total(found, "zpipe_messages_received_total", stage="sort")
+    dead, filtered = (total(found, f"zpipe_messages_{kind}_total", stage="sort") for kind in ("dead", "filtered"))
+    rest = total(found, "zpipe_messages_completed_total", stage="sort")
+    rest += total(found, "zpipe_in_process_messages", stage="sort") + total(
+        found, "zpipe_queued_messages", stage="sort"
+    )
+    assert received == rest + dead + filtered, "the identity of the snapshot is that of the metrics"
+    assert dead >= 3 and filtered > 200
+    for stage in ("make", "sort"):
+        assert total(found, "zpipe_time_ratio", stage=stage) == pytest.approx(1.0)
+    assert total(found, "zpipe_source_total_messages") == 1_000_000
+    assert {labels["outlet"] for _, labels, _ in found["zpipe_link_depth_messages"]} == {""}
+    assert len(found["zpipe_link_depth_messages"]) == 2
+    assert len(found["zpipe_resident_bytes"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        ("9464", ExitCode.USAGE, "must be an address such as"),
+        ("127.0.0.1:99999", ExitCode.USAGE, "must be an address such as"),
+        ("192.0.2.1:9464", ExitCode.FAILED, "cannot serve metrics at 192.0.2.1:9464: "),
+    ],
+)
+def test_an_address_that_cannot_be_says_so(config: Path, given: str, code: ExitCode, said: str) -> None:
+    command = [sys.executable, "-m", "zpipe", "monitor", str(config), "--prometheus", given]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == code, result.stderr
+    assert said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_without_the_library_it_says_what_to_install(config: Path) -> None:
+    script = "import sys; sys.modules['prometheus_client'] = None; from zpipe.cli import main; main()"
+    command = [sys.executable, "-c", script, "monitor", str(config), "--prometheus"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == ExitCode.FAILED
+    assert result.stderr == "zpipe: --prometheus needs prometheus_client: pip install 'zpipe[prometheus]'\n"

@@ -1,0 +1,104 @@
+"""zpipe tap CONFIG STAGE|LINK"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from zpipe.config import load
+from zpipe.errors import ExitCode, OperatorError
+
+MOST_SECTIONS = 10_000
+"""More than an instance shows: it decides."""
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("target", metavar="STAGE[.N]|LINK")
+@click.option("--where", multiple=True, metavar="CONDITION", help="Only messages that meet it; may be given again.")
+@click.option("--redact", multiple=True, metavar="FIELD,…", help="Do not show these fields, wherever they stand.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")
+@click.option("--rate", type=click.FloatRange(min=0.1, max=10_000), default=10.0, show_default=True, metavar="N",
+              help="Show at most so many messages a second.")  # fmt: skip
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Also write them to a new fixture file.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each message.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True,
+              metavar="SECONDS", help="How long to wait for an instance to answer.")  # fmt: skip
+def command(
+    config: Path,
+    target: str,
+    where: tuple[str, ...],
+    redact: tuple[str, ...],
+    count: int | None,
+    rate: float,
+    save: Path | None,
+    as_json: bool,
+    timeout: float,
+) -> ExitCode:
+    """Show messages that pass, without taking them.
+
+    STAGE shows what enters and leaves it; LINK is "read->parse", or "read.OUTLET->parse" of a named outlet (in quotes, for
+    the shell). It is a sample: the rate is yours, and a busy instance shows at most 500 sections and 1 MiB a second of each
+    link, so that nothing is slowed down.
+
+    CONDITION is FIELD=VALUE, !=, >, >=, <, <= or FIELD~REGEX. FIELD leads into the payload (user.email, items.0.price) or is @id,
+    @origin, @attempt, @headers.NAME. Conditions see fields that --redact hides.
+
+    Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
+    """
+    from zpipe.daemon.tap import Tap, parse_target
+    from zpipe.monitor import tap as following
+    from zpipe.monitor.condition import read_condition
+    from zpipe.monitor.passing import Passings
+    from zpipe.monitor.redaction import Redaction, read_names
+
+    pipeline = load(config, only="")
+    whom, link = parse_target(pipeline, target)
+    try:
+        conditions = [read_condition(text) for text in where]
+        redaction = Redaction(read_names(redact))
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from None
+    passings = Passings(link, conditions, redaction, rate, time.monotonic())
+    show = following.printer(as_json, sys.stdout.isatty())
+    with ExitStack() as stack:
+        file = stack.enter_context(_new(save)) if save is not None else None
+        # Who looks for something wants to see all that there is; else no more sections are worth asking for than messages.
+        tap = Tap(pipeline, os.environ, whom, MOST_SECTIONS if conditions else int(rate) + 1)
+        stack.callback(tap.close)
+        try:
+            for one in islice(following.follow(tap, passings, timeout), count):
+                if file is not None:
+                    file.write(one.as_json() + "\n")
+                    file.flush()
+                show(one)
+        except KeyboardInterrupt:
+            pass  # the way out of watching
+    click.echo(f"zpipe: {passings.summary()}", err=True)
+    return ExitCode.DONE
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[TextIO]:
+    """A file that was not there: what somebody saved before is not to be lost by a slip. It goes if it stays empty."""
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        raise OperatorError(f"{path} is there already: name another file, or remove it") from None
+    except OSError as error:
+        raise OperatorError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        yield file
+    finally:
+        empty = not file.tell()
+        file.close()
+        if empty:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""The tap: copies of sections that pass through an instance, for whoever has asked, within a budget.
+
+May live here: whether somebody looks on, what may be shown a second, and the frames that show it. It decodes no section:
+copies go out as they came, so what a tap costs is bounded by the policy, not by what it looks for. It holds nothing back and
+changes nothing.
+
+Nobody says goodbye: a request holds for `lease_s`, and a tap that is alive repeats it every heartbeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zpipe.core import wire
+from zpipe.core.actions import Action, Publish, SendParcel
+from zpipe.core.downstream import Downstream
+from zpipe.core.inlet import Inlet
+from zpipe.core.intake import Self
+from zpipe.core.policy import TapPolicy
+
+TAP = b"tap"
+"""The topic on control."""
+ASLEEP = float("-inf")
+
+
+class Bucket:
+    """`rate` tokens a second; at most those of one second are saved up, or one. `take` may overdraw: what is large passes
+    too, and the others wait for it later."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate
+        self.tokens = max(rate, 1.0)
+        self._now = now
+
+    def refill(self, now: float) -> None:
+        self.tokens = min(max(self.rate, 1.0), self.tokens + self.rate * max(0.0, now - self._now))
+        self._now = max(now, self._now)
+
+    def take(self, tokens: float) -> None:
+        self.tokens -= tokens
+
+
+class Passage:
+    """What passed on one link since it is looked at, and what of it may be shown."""
+
+    def __init__(self, sections: float, bytes_: float, now: float) -> None:
+        self.messages = 0
+        self.sections = Bucket(sections, now)
+        self.bytes = Bucket(bytes_, now)
+
+    def admits(self, size: int) -> bool:
+        """Takes a section of so many bytes if the budget has room for it."""
+        if self.sections.tokens < 1 or self.bytes.tokens <= 0:
+            return False
+        self.sections.take(1)
+        self.bytes.take(size)
+        return True
+
+
+class Tap:
+    """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one."""
+
+    def __init__(self, me: Self, policy: TapPolicy) -> None:
+        self._me = me
+        self._policy = policy
+        self._until = ASLEEP
+        self._sections = 0
+        self._passages: dict[tuple[str, str, str], Passage] = {}
+
+    def ask(self, sections: int, now: float) -> None:
+        """Somebody wants to see up to so many sections a second of each link, for the lease.
+
+        Of several taps the one that wants most decides; when it is gone, the next request of another does.
+        """
+        sections = max(1, min(sections, self._policy.sections))
+        if now >= self._until:
+            self._passages = {}
+        elif sections < self._sections:
+            return
+        self._sections = sections
+        self._until = now + self._policy.lease_s
+
+    def entered(self, inlet: Inlet, frame: wire.Frame, body: bytes, now: float) -> list[Action]:
+        """A parcel that the inlet has taken."""
+        if now >= self._until or not isinstance(frame, wire.Parcel):
+            return []
+        upstream = inlet.owner(frame.session)
+        if upstream is None:
+            return []
+        return self._show((upstream.stage, upstream.outlet, self._me.stage), upstream.instance, frame, body, now)
+
+    def left(self, downstream: Downstream, sent: Iterable[Action], now: float) -> list[Action]:
+        """What the downstream has just sent."""
+        if now >= self._until:
+            return []
+        shown: list[Action] = []
+        for action in sent:
+            hello = downstream.hello_of(action.session) if isinstance(action, SendParcel) else None
+            if hello is None:
+                continue
+            assert isinstance(action, SendParcel)
+            frame = wire.read(action.header)
+            if isinstance(frame, wire.Parcel):
+                link = self._me.stage, hello.outlet, hello.stage
+                shown += self._show(link, hello.instance, frame, action.body, now)
+        return shown
+
+    def _show(
+        self, link: tuple[str, str, str], peer: int, parcel: wire.Parcel, body: bytes, now: float
+    ) -> list[Action]:
+        passage = self._passages.get(link)
+        if passage is None:
+            passage = self._passages[link] = Passage(self._sections, self._policy.bytes, now)
+        passage.sections.rate = self._sections
+        passage.sections.refill(now)
+        passage.bytes.refill(now)
+        shown: list[Action] = []
+        at = 0
+        for count, size, _, attempt, *_ in parcel.sections:
+            passage.messages += count
+            whole = size <= self._policy.section_bytes
+            if passage.admits(size if whole else 0):
+                copy = body[at : at + size] if whole else b""
+                me = self._me
+                frame = wire.Tap(
+                    me.pipeline, me.stage, me.instance, *link, peer, passage.messages, count, attempt, size, copy
+                )
+                shown.append(Publish(TAP, wire.write(frame)))
+            at += size
+        return shown

@@ -1,0 +1,151 @@
+"""OpenTelemetry traces of some messages: how long each waited in a queue, and how long it was worked on, stage by stage.
+
+May live here: the OpenTelemetry library, choosing messages at the source, and the spans of a task. A traced message carries its
+context in its header `traceparent` (W3C), which stages pass on as they do all headers; whoever sees it makes two spans, both
+children of the one that the source began. Off, nothing of the library is imported and no message is looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zpipe.config import PipelineConfig
+from zpipe.core.tap import Bucket
+from zpipe.core.work import Result, Task
+from zpipe.errors import OperatorError, PeerError
+from zpipe.hookspecs import Context
+from zpipe.messages import BadRecord, Message
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+HEADER = "traceparent"
+FLUSH_MS = 1000
+"""At the end of an instance, for what is not exported yet: a collector that does not answer must not hold up a drain."""
+NS = 1_000_000_000
+Hooks = Mapping[str, Callable[..., Any]]
+
+
+class Traces(Protocol):
+    def hooks(self, hooks: Hooks) -> Hooks:
+        """The plugin's hooks, those of a source with contexts in some of its messages."""
+
+    def done(self, task: Task, result: Result) -> None:
+        """A task came back just now. Called on any thread."""
+
+    def close(self) -> None:
+        """Exports what is left, for at most FLUSH_MS. Blocks."""
+
+
+class NoTraces:
+    def hooks(self, hooks: Hooks) -> Hooks:
+        return hooks
+
+    def done(self, task: Task, result: Result) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def start(config: PipelineConfig, context: Context) -> Traces:
+    """What the config says. Raises OperatorError if the library is not installed."""
+    if not config.traces:
+        return NoTraces()
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise OperatorError("[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]'") from None
+    name = f"{context.stage}.{context.instance}"
+    facts = {"service.namespace": context.pipeline, "service.name": context.stage, "service.instance.id": name}
+    provider = TracerProvider(resource=Resource.create(facts), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.traces, timeout=2)))
+    return OpenTelemetry(provider, context.stage, config.trace_rate)
+
+
+class OpenTelemetry:
+    """`rate`: how many messages a second a source traces at most."""
+
+    def __init__(self, provider: TracerProvider, stage: str, rate: float) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("zpipe")
+        self._stage = stage
+        self._rate = rate
+
+    def hooks(self, hooks: Hooks) -> Hooks:
+        source = hooks.get("zpipe_source")
+        if source is None:
+            return hooks
+        return {**hooks, "zpipe_source": lambda context: self._marked(source(context))}
+
+    def _marked(self, items: Iterator[Any]) -> Iterator[Any]:
+        """The items of a source, as many a second as the rate says with a context of their own."""
+        bucket = Bucket(self._rate, time.monotonic())
+        for item in items:
+            bucket.refill(time.monotonic())
+            if bucket.tokens >= 1 and (marked := self._mark(item)) is not None:
+                bucket.take(1)
+                yield marked
+            else:
+                yield item
+
+    def _mark(self, item: Any) -> Message | None:
+        """None for what is no sound message, or has a context already."""
+        if type(item) is tuple and len(item) == 2 and type(item[1]) is not BadRecord:
+            item = Message(item[1], position=item[0])
+        if type(item) is not Message or HEADER in (item.headers or {}):
+            return None
+        span = self._tracer.start_span(f"{self._stage} source", attributes={"zpipe.position": str(item.position)})
+        span.end()
+        known = span.get_span_context()
+        item.headers = {**(item.headers or {}), HEADER: f"00-{known.trace_id:032x}-{known.span_id:016x}-01"}
+        return item
+
+    def done(self, task: Task, result: Result) -> None:
+        ended_ns, now = time.time_ns(), time.monotonic()
+        began_ns = ended_ns - int(result.seconds * NS)
+        reasons = {failure.index: failure.reason for failure in result.failures}
+        first = 0
+        for piece in task.slices:
+            try:
+                ids, _, _, headers = piece.section.columns()
+            except PeerError:  # a dead letter, and no headers to be read
+                headers = None
+            for at in range(piece.start, piece.stop) if headers is not None else ():
+                if headers is not None and (context := _context((headers[at] or {}).get(HEADER))) is not None:
+                    waited_ns = min(began_ns, ended_ns - int((now - piece.arrived_at) * NS))
+                    facts = {"zpipe.message": ids[at], "zpipe.call": task.attempt, "zpipe.messages": task.count}
+                    self._span("queue", context, waited_ns, began_ns, facts)
+                    self._span("work", context, began_ns, ended_ns, facts, reasons.get(first + at - piece.start))
+            first += piece.count
+
+    def _span(
+        self, what: str, context: Any, start_ns: int, end_ns: int, facts: dict[str, Any], failed: str | None = None
+    ) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        span = self._tracer.start_span(f"{self._stage} {what}", context, attributes=facts, start_time=start_ns)
+        if failed is not None:
+            span.set_status(Status(StatusCode.ERROR, failed[:200]))
+        span.end(end_ns)
+
+    def close(self) -> None:
+        self._provider.force_flush(FLUSH_MS)
+        self._provider.shutdown()
+
+
+def _context(header: Any) -> Any:
+    """The context that a header names; None if it names none, or one that is not to be traced."""
+    if not isinstance(header, str):
+        return None
+    from opentelemetry.trace import get_current_span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    context = TraceContextTextMapPropagator().extract({HEADER: header})
+    known = get_current_span(context).get_span_context()
+    return context if known.is_valid and known.trace_flags.sampled else None

@@ -1,0 +1,245 @@
+"""Every metric that zpipe exports, once: its name, kind, unit and labels, what it says, what to do, and where it comes from.
+
+May live here: that table, reading it out of the model's value, and the page that documents it. It knows no exporter: what is
+served is `exporter`'s.
+
+Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that what is old never looks
+current; one that stopped or failed keeps its counters, which are final. The label is `stage_instance`, since a Prometheus server
+sets `instance` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zpipe.core.lifecycle import State
+from zpipe.core.snapshot import COUNTS
+
+STAGE = ("pipeline", "stage")
+INSTANCE = (*STAGE, "stage_instance")
+LINK = ("pipeline", "upstream", "outlet", "consumer")
+PRODUCER = (*LINK, "stage_instance")
+ZERO_OR_ONE = "0 or 1"
+PERCENTILES = {"p50_s": "0.5", "p90_s": "0.9", "p99_s": "0.99"}
+_ENDED = (State.STOPPED.value, State.FAILED.value)
+
+Value = dict[str, Any]
+"""What `Model.as_json` gives."""
+Sample = tuple[tuple[str, ...], float]
+"""(the values of the labels, the number)"""
+Samples = Callable[[Value], Iterator[Sample]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`remedy`: what to do about it where it is worrying; empty where it only describes."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    samples: Samples
+    remedy: str = ""
+
+
+# ---- reading samples out of the model's value
+
+
+def _instances(value: Value, ended: bool) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The snapshots that are current, with their labels; `ended`: also those that can say nothing more."""
+    for name, stage in value["stages"].items():
+        for snapshot in stage["instances"]:
+            number = snapshot["instance"]
+            if number not in stage["silent"] and (ended or snapshot["state"] not in _ENDED):
+                yield (value["pipeline"], name, str(number)), snapshot
+
+
+def count(key: str) -> Samples:
+    """A counter of the snapshot."""
+    return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=True) if key in row)
+
+
+def now(key: str) -> Samples:
+    """Something of the snapshot that holds only while the instance lives."""
+    return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
+
+
+def shares(value: Value) -> Iterator[Sample]:
+    for labels, row in _instances(value, ended=False):
+        for share, part in (row.get("budget") or {}).items():
+            yield (*labels, share), part
+
+
+def latencies(value: Value) -> Iterator[Sample]:
+    for labels, row in _instances(value, ended=False):
+        for kind, percentiles in (row.get("latency") or {}).items():
+            for key, quantile in PERCENTILES.items():
+                if key in percentiles:
+                    yield (*labels, kind, quantile), percentiles[key]
+
+
+def ages(value: Value) -> Iterator[Sample]:
+    for name, stage in value["stages"].items():
+        for row in stage["instances"]:
+            if "at" in row and row["state"] not in _ENDED:
+                yield (value["pipeline"], name, str(row["instance"])), max(0.0, value["at"] - row["at"])
+
+
+def states(value: Value) -> Iterator[Sample]:
+    for name, stage in value["stages"].items():
+        found = dict.fromkeys((*(state.value for state in State), "SILENT", "ABSENT"), 0)
+        for row in stage["instances"]:
+            found["SILENT" if row["instance"] in stage["silent"] else row["state"]] += 1
+        found["ABSENT"] = len(stage["absent"])
+        yield from (((value["pipeline"], name, state), number) for state, number in found.items())
+
+
+def paused(value: Value) -> Iterator[Sample]:
+    return ((labels, float(bool(row.get("paused")))) for labels, row in _instances(value, ended=False))
+
+
+def bottleneck(value: Value) -> Iterator[Sample]:
+    slow = (value["bottleneck"] or {}).get("stage")
+    return (((value["pipeline"], name), float(name == slow)) for name in value["stages"])
+
+
+def needed(value: Value) -> Iterator[Sample]:
+    found = value["bottleneck"] or {}
+    if found.get("instances_needed") is not None:
+        yield (value["pipeline"], found["stage"]), found["instances_needed"]
+
+
+def progress(key: str) -> Samples:
+    def samples(value: Value) -> Iterator[Sample]:
+        for name, stage in value["stages"].items():
+            if stage["progress"] is not None and stage["progress"][key] is not None:
+                yield (value["pipeline"], name), stage["progress"][key]
+
+    return samples
+
+
+def link(key: str) -> Samples:
+    """Of a link as a whole; nothing where nobody can say."""
+
+    def samples(value: Value) -> Iterator[Sample]:
+        for row in value["links"]:
+            if row.get(key) is not None:
+                yield (value["pipeline"], row["from"], row["outlet"], row["to"]), row[key]
+
+    return samples
+
+
+def producer(key: str, ended: bool) -> Samples:
+    """Of a link, as each producer counts it."""
+
+    def samples(value: Value) -> Iterator[Sample]:
+        for (pipeline, stage, number), snapshot in _instances(value, ended):
+            for row in snapshot["links"]:
+                if key in row:
+                    yield (pipeline, stage, str(row.get("outlet", "")), str(row["to"]), number), row[key]
+
+    return samples
+
+
+# ---- the table
+
+_DEAD = "`zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`"
+_COUNT_HELP = {
+    "received": ("Messages taken in; a source: taken from its iterator", ""),
+    "completed": ("Messages that the plugin finished", ""),
+    "filtered": ("Messages that the plugin dropped on purpose", ""),
+    "dead": ("Messages given up: dead letters", _DEAD),
+    "returned": ("Messages handed back unstarted, or dropped with a lost session, to be sent again", ""),
+}
+
+
+def _counter(name: str, labels: tuple[str, ...], help: str, samples: Samples, remedy: str = "") -> Metric:
+    return Metric(f"zpipe_{name}_total", "counter", "messages", labels, help, samples, remedy)
+
+
+def _gauge(name: str, unit: str, labels: tuple[str, ...], help: str, samples: Samples, remedy: str = "") -> Metric:
+    return Metric(f"zpipe_{name}", "gauge", unit, labels, help, samples, remedy)
+
+
+METRICS: tuple[Metric, ...] = (
+    _gauge("instances", "instances", (*STAGE, "state"), "Instances by state. ABSENT: of the config, and never heard of. SILENT:"
+           " not heard of for three intervals", states, "start what is ABSENT; look into the log of what is SILENT or FAILED"),
+    _gauge("snapshot_age_seconds", "seconds", INSTANCE, "Since the instance took its last snapshot, by its clock and the"
+           " exporter's", ages, "far above `interval`: the process is stopped, or its host does not answer"),
+    _gauge("bottleneck", ZERO_OR_ONE, STAGE, "1 for the stage that holds up the others", bottleneck,
+           "more instances of it, or workers; `zpipe monitor` says why"),
+    _gauge("needed_instances", "instances", STAGE, "How many instances of the bottleneck would keep up with its input", needed),
+    *(_counter(f"messages_{key}", INSTANCE, *_COUNT_HELP[key][:1], count(key), _COUNT_HELP[key][1]) for key in COUNTS[:-2]),
+    _counter("messages_duplicate", INSTANCE, "Messages that came again while they were held here, and were passed over",
+             count("duplicates")),
+    _counter("messages_retried", INSTANCE, "Calls of the plugin again for messages that failed", count("retries"),
+             "the log, and the plugin's own service"),
+    Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
+           count("malformed"), "somebody else connects, or versions differ: the log names what came"),
+    _gauge("queued_messages", "messages", INSTANCE, "Messages that wait here for the plugin", now("queued")),
+    _gauge("queued_bytes", "bytes", INSTANCE, "Bytes of them", now("queued_bytes")),
+    _gauge("in_process_messages", "messages", INSTANCE, "Messages that the plugin has, or that wait to be tried again",
+           now("in_process")),
+    _gauge("retrying_messages", "messages", INSTANCE, "Messages that wait to be tried again", now("retrying"),
+           "the plugin fails: see its log"),
+    _gauge("oldest_seconds", "seconds", INSTANCE, "How long the first of the queue has waited", now("oldest_s"),
+           "growing: the stage is too slow, paused, or stuck in one call"),
+    _gauge("time_ratio", "ratio", (*INSTANCE, "share"), "Where the time of the workers went in the last interval; the shares"
+           " add up to 1", shares, "mostly `working`: this is the limit; mostly `blocked`: what comes after it is"),
+    _gauge("latency_seconds", "seconds", (*INSTANCE, "kind", "quantile"), "Percentiles of the last interval: `in_stage` from"
+           " arrival to the result, `since_origin` since the source made the message", latencies),
+    _gauge("paused", ZERO_OR_ONE, INSTANCE, "1 while an operator has it paused", paused, "`zpipe resume CONFIG STAGE`"),
+    _gauge("resident_bytes", "bytes", INSTANCE, "Memory of the process (RSS)", now("rss_bytes")),
+    _gauge("source_finished_messages", "messages", STAGE, "Messages of a source that are finished in every sink, with what"
+           " earlier runs finished", progress("finished")),
+    _gauge("source_total_messages", "messages", STAGE, "Messages that a source has in all, where it says so", progress("total")),
+    _gauge("link_depth_messages", "messages", LINK, "Messages that wait on the link, at both ends", link("depth"),
+           "growing: see `zpipe_bottleneck`"),
+    _gauge("link_depth_bytes", "bytes", LINK, "Bytes of them", link("depth_bytes")),
+    _gauge("link_oldest_seconds", "seconds", LINK, "How long the oldest that has arrived has waited", link("oldest_s")),
+    _gauge("link_full_in_seconds", "seconds", LINK, "Until the producers can put nothing more, at this pace; 0: now. Only while"
+           " it fills", link("full_in_s"), "then what comes before it is blocked, up to the source"),
+    _gauge("link_empty_in_seconds", "seconds", LINK, "Until nothing waits, at this pace. Only while it empties",
+           link("empty_in_s")),
+    _counter("link_produced", PRODUCER, "Outputs made for the link", producer("produced", True)),
+    _counter("link_acked", PRODUCER, "Outputs acked: finished with all that was made of them", producer("acked", True)),
+    _counter("link_redelivered", PRODUCER, "Outputs sent again after a session was lost", producer("redelivered", True),
+             "consumers die or hang: their logs"),
+    _gauge("link_unsent_messages", "messages", PRODUCER, "Outputs that wait for credit", producer("unsent", False)),
+    _gauge("link_in_flight_messages", "messages", PRODUCER, "Outputs sent and not acked", producer("in_flight", False),
+           "at the bound `unacked`: the producer waits for acks"),
+)  # fmt: skip
+
+
+def as_markdown() -> str:
+    """docs/metrics.md, whole: written by `python -m zpipe.monitor.metrics > docs/metrics.md`."""
+    lines = [
+        "# Metrics",
+        "",
+        "`zpipe monitor CONFIG --prometheus [HOST:PORT]` serves them at `http://HOST:PORT/metrics` until it is stopped,",
+        "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
+        "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
+        "",
+        "An instance that is silent gives no samples but its age, so that what is old never looks current; one that has stopped",
+        "keeps its counters, which are final. Counters begin anew with every incarnation. The label is `stage_instance`, since a",
+        "Prometheus server sets `instance` itself.",
+        "",
+        "This page is made from `zpipe/monitor/metrics.py`.",
+        "",
+        "| metric | kind | unit | labels | meaning | what to do |",
+        "|---|---|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        cells = (f"`{metric.name}`", metric.kind, metric.unit, labels, metric.help, metric.remedy)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(as_markdown())

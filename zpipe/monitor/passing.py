@@ -1,0 +1,144 @@
+"""Messages seen passing, from the sections that a tap is shown.
+
+May live here: decoding those sections, choosing among their messages, and the forms in which one is shown. No sockets, clock or
+terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zpipe.core import section, wire
+from zpipe.core.tap import Bucket
+from zpipe.errors import PeerError
+from zpipe.fixture import as_row, to_json
+from zpipe.messages import Message
+from zpipe.monitor.condition import Condition
+from zpipe.monitor.redaction import Redaction
+
+LONGEST = 2000
+"""Characters of a payload that are shown to people; --json and --save have it whole."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+Link = tuple[str, str, str]
+"""(upstream stage, outlet, consumer stage)"""
+
+
+@dataclass(frozen=True)
+class Passing:
+    """One message; `at`: when it was seen, seconds since the epoch. `entered`: as the consumer got it."""
+
+    at: float
+    stage: str
+    instance: int
+    link: Link
+    peer: int
+    message: Message
+
+    @property
+    def entered(self) -> bool:
+        return self.link[2] == self.stage
+
+    def as_json(self) -> str:
+        """One line: that of a fixture, and where it was seen."""
+        upstream, _, consumer = self.link
+        seen = {"at": self.at, "stage": self.stage, "instance": self.instance, "from": upstream, "to": consumer}
+        return json.dumps(seen | as_row(self.message), ensure_ascii=False)
+
+    def heading(self) -> str:
+        upstream, outlet, consumer = self.link
+        ends = (self.peer, self.instance) if self.entered else (self.instance, self.peer)
+        message = self.message
+        outlet = f".{outlet}" if outlet else ""
+        again = f"  attempt {message.attempt}" if message.attempt > 1 else ""
+        text = f"{upstream}{outlet} {ends[0]} -> {consumer} {ends[1]}  {message.id}{again}"
+        return plain(f"{text}  {max(0.0, self.at - message.origin):.3f} s old")
+
+    def body(self) -> str:
+        """The headers, if any, and the payload, for people: shortened, and nothing in it can move a terminal's cursor."""
+        texts = [_shown(self.message.payload)]
+        if self.message.headers:
+            texts.insert(0, f"headers {_shown(self.message.headers)}")
+        return "\n".join(f"    {line}" for text in texts for line in text.split("\n"))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(to_json(value), ensure_ascii=False)
+    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)")
+
+
+def plain(text: str) -> str:
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class Passings:
+    """What is seen of what passes: `rate` messages a second at most, of those that meet all conditions.
+
+    link    only this one; None: all
+    shown   messages given so far;  matched: those that would have been, were it not for the rate;  decoded: looked at
+    hidden  messages in sections that could not be shown: too large, or not to be decoded
+    """
+
+    def __init__(
+        self, link: Link | None, conditions: Sequence[Condition], redaction: Redaction, rate: float, now: float
+    ) -> None:
+        self.shown = self.matched = self.decoded = self.hidden = 0
+        self._link = link
+        self._conditions = conditions
+        self._redaction = redaction
+        self._bucket = Bucket(rate, now)
+        self._passed: dict[tuple[str, int, Link], tuple[int, int]] = {}
+
+    @property
+    def passed(self) -> int:
+        """Messages that passed since the first section that was shown, as the instances count them."""
+        return sum(total + last for total, last in self._passed.values())
+
+    def summary(self) -> str:
+        """In words, how much of it all was seen."""
+        parts = [f"{self.shown:,} shown"]
+        if self._conditions:
+            parts.append(f"{self.matched:,} met the conditions")
+        parts.append(f"{self.decoded:,} looked at, of {self.passed:,} that passed")
+        if self.hidden:
+            parts.append(f"{self.hidden:,} too large to be shown, or not to be decoded")
+        return "messages: " + ", ".join(parts)
+
+    def take(self, frame: wire.Tap, at: float, now: float) -> list[Passing]:
+        """Of one section: spread over it if it has more than the rate allows."""
+        link = frame.upstream, frame.outlet, frame.consumer
+        if self._link not in (None, link):
+            return []
+        self._count((frame.stage, frame.instance, link), frame)
+        try:
+            columns = section.decode(frame.body, frame.count)
+        except PeerError:  # also an empty body: too large to be shown
+            self.hidden += frame.count
+            return []
+        self.decoded += frame.count
+        ids, origins, payloads, headers = columns
+        messages = [
+            Message(payload, id, origin, headers[i] if headers else None, frame.outlet, attempt=frame.attempt)
+            for i, (id, origin, payload) in enumerate(zip(ids, origins, payloads, strict=True))
+        ]
+        found = [one for one in messages if all(condition.holds(one) for condition in self._conditions)]
+        self.matched += len(found)
+        self._bucket.refill(now)
+        room = min(len(found), int(self._bucket.tokens))
+        self._bucket.take(room)
+        self.shown += room
+        chosen = (found[n * len(found) // room] for n in range(room))
+        return [
+            Passing(at, frame.stage, frame.instance, link, frame.peer, self._redaction(message)) for message in chosen
+        ]
+
+    def _count(self, key: tuple[str, int, Link], frame: wire.Tap) -> None:
+        """`passed` grows from 0 with the first tap of any, and again when all were gone or the instance is another life."""
+        before, last = self._passed.get(key, (frame.count - frame.passed, 0))
+        if frame.passed < last:
+            before += last
+        self._passed[key] = before, frame.passed
