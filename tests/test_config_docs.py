@@ -119,7 +119,7 @@ def test_the_default_is_that_of_a_minimal_config(row: Row, read: Reader) -> None
     elif row.default == "none":
         config = read(config_text({table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}))
         found: Any = config.stages["head" if row.key.endswith(".input") else "NAME"]
-        attributes = {"input": "inputs", "timeout": "timeout_s", "memory": "memory_bytes"}
+        attributes = {"input": "inputs", "timeout": "timeout_s", "age": "age_s", "memory": "memory_bytes"}
         for name in row.key.split(".")[2:]:
             found = getattr(found, attributes.get(name, name))
         assert found in (None, ())

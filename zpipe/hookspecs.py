@@ -30,7 +30,7 @@ class Context:
     config_dir  the folder of the config file: what relative paths are relative to
     state_dir   a folder of this instance's own that outlives it
     position    (sources) the committed position to resume after; None: from the start
-    last        the stage has no downstream, so what its process hook returns is ignored
+    last        no stage reads what this one makes (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
     stopping    set when a source is to end early; a source that waits must wait on it
     scratch     the plugin's own place for what `zpipe_open` made

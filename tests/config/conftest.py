@@ -22,6 +22,17 @@ def zpipe_source(context):
 def zpipe_outlets():
     return ("errors", "rest")
 """
+ODD_OUTLETS = """
+from zpipe import hookimpl
+
+@hookimpl
+def zpipe_process(message, context):
+    return message.payload
+
+@hookimpl
+def zpipe_outlets():
+    return ("dead",)
+"""
 STEP = """
 from zpipe import hookimpl
 
@@ -87,7 +98,14 @@ def zpipe_process(message, context):
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
-    for name, text in {"source": SOURCE, "step": STEP, "batches": BATCHES, "typed": TYPED, "later": LATER}.items():
+    for name, text in {
+        "source": SOURCE,
+        "step": STEP,
+        "batches": BATCHES,
+        "typed": TYPED,
+        "later": LATER,
+        "odd_outlets": ODD_OUTLETS,
+    }.items():
         (tmp_path / f"{name}.py").write_text(text)
 
     def write(text: str) -> Path:

@@ -11,7 +11,7 @@ from config_texts import stages, step
 from config_types import Problems, Read
 
 from zpipe.config import Input, Workers, load
-from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy, StagePolicy
+from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, RetryPolicy, StagePolicy
 from zpipe.errors import ConfigError, ExitCode
 
 Write = Callable[[str], Path]
@@ -64,9 +64,21 @@ def test_defaults_are_those_of_the_policies(read: Read) -> None:
     config = read(stages(step("b", "batch = {}", plugin="./batches.py")))
     stage, policy = config.stages["b"], StagePolicy()
     assert (stage.queue, stage.unacked, stage.retry) == (policy.queue, policy.unacked, policy.retry)
+    assert stage.dead == policy.dead
     assert (stage.batch, stage.workers, stage.instances) == (BatchPolicy(), Workers(), 1)
     assert (stage.options, stage.listen) == (None, ())
     assert (config.interval_s, config.peer_timeout_s, config.insecure) == (1.0, 5.0, False)
+
+
+def test_limits_on_dead_letters(read: Read) -> None:
+    keys = 'dead = { messages = 5, bytes = "1kB", age = "30d", storm = 1 }'
+    assert read(stages(step("b", keys))).stages["b"].dead == DeadPolicy(5, 1000, 30 * 86_400.0, 1.0)
+
+
+@pytest.mark.parametrize("storm", ["0", "1.5", "-0.1", "true", '"half"', "nan"])
+def test_a_share_is_above_0_and_at_most_1(problems: Problems, storm: str) -> None:
+    (found,) = problems(stages(step("b", f"dead = {{ storm = {storm} }}")))
+    assert "stages.b.dead.storm: must be a number above 0, at most 1, not " in found
 
 
 def test_a_default_batch_gives_way_to_a_small_queue(read: Read) -> None:
@@ -130,14 +142,14 @@ plugin = "./step.py"
 MANY_PROBLEMS = """\
 2: pipeline.name: must be 1 to 40 letters, digits, '-' or '_', not "my index"
 3: pipeline.peer_timout: is not a key here; allowed: name, peer_timeout (did you mean 'peer_timeout'?)
-6: telemetry.interval: must be a time such as "500ms", "1s", "2m" or "1h", above 0, at most "8760h", not 0
+6: telemetry.interval: must be a time such as "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not 0
 9: security.insecure: must be true or false, not "yes"
 10: security.curve: is not available in this version; allowed: insecure
 14: stages.read.instances: must be 1 in a head stage, not 2: each instance would read the whole source
 17: stages.parse.input: there is no stage 'raed'; stages are read, parse, store, a.b (did you mean 'read'?)
 19: stages.parse.workers.kind: must be "thread" or "process", not "fork"
 19: stages.parse.workers.count: must be a whole number from 1 to 1000, not 0
-19: stages.parse.workers.timeout: must be a time such as "500ms", "1s", "2m" or "1h", above 0, at most "8760h", not 0
+19: stages.parse.workers.timeout: must be a time such as "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not 0
 19: stages.parse.workers.kin: is not a key here; allowed: count, kind, memory, recycle_messages, timeout (did you mean 'kind'?)
 20: stages.parse.queue.bytes: must be a size such as 1000, "4KiB", "64MiB" or "2GB", at least 1 byte, not "64Mib"
 20: stages.parse.queue.message: is not a key here; allowed: bytes, messages (did you mean 'messages'?)
@@ -152,7 +164,7 @@ weights, either, mode, server, extra (did you mean 'name'?)
 32: stages.store.input[1]: names parse twice
 33: stages.store.input[2]: stage 'read' has no outlet 'error'; its outlets are errors, rest (did you mean 'errors'?)
 35: stages.store.plugin: plugin './batchs.py': no file FOLDER/batchs.py (did you mean 'batches.py'?)
-36: stages.store.batch.timeout: must be a time such as "500ms", "1s", "2m" or "1h", above 0, at most "8760h", not \
+36: stages.store.batch.timeout: must be a time such as "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not \
 "1 day"
 36: stages.store.batch.messages: 5000 can never fill: queue.messages holds 4096
 37: stages.store.listen: must be "tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1), not \
@@ -215,7 +227,7 @@ def test_files_with_little_in_them(problems: Problems, text: str, said: list[str
 @pytest.mark.parametrize("key", ["buffer", "key"])
 def test_keys_of_later_versions_are_never_ignored(problems: Problems, key: str) -> None:
     [problem] = problems(stages(step("b", f"{key} = {{}}")))
-    assert problem.startswith(f"8: stages.b.{key}: is not available in this version; allowed: batch, input, ")
+    assert problem.startswith(f"8: stages.b.{key}: is not available in this version; allowed: batch, dead, input, ")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_outlets_are_free_where_the_plugin_declares_none(problems: Problems) -> 
     assert problems(stages(step("b"), step("c", input='["b.anything", "b", "a.rest"]'))) == []
 
 
+def test_every_stage_has_an_outlet_for_its_dead_letters(problems: Problems) -> None:
+    assert problems(stages(step("b"), step("c", input='["a.dead", "b.dead"]'))) == []
+
+
+def test_no_plugin_may_have_one_of_its_own_by_that_name(problems: Problems) -> None:
+    (found,) = problems(stages(step("b", plugin="./odd_outlets.py")))
+    assert found.endswith("declares an outlet 'dead', which is that of every stage's dead letters")
+
+
 def test_each_cycle_is_printed_once(problems: Problems) -> None:
     found = problems(
         stages(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from zlib import crc32
 
-from zpipe.core.policy import BatchPolicy, Bound, LinkPolicy, RetryPolicy, StagePolicy
+from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LinkPolicy, RetryPolicy, StagePolicy
 from zpipe.testing import Faults, Spec
 
 BIG = 10**6
@@ -221,6 +221,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ki
     policy = StagePolicy(
         unacked=Bound(1000, BIG) if wide else Bound(pick([1, 2, 20, 1000]), pick([300, BIG, BIG])),
         retry=RetryPolicy(attempts=3, delay_s=pick([0.001, 0.05, 1.0]), deaths=DEATHS),
+        dead=DeadPolicy(storm=1.0),  # nobody is there to have a stage go on
         workers=1 if calm else pick([1, 1, 2, 4]),
         link=LinkPolicy(
             parcel_messages=pick([1, 4, 64, 512]),

@@ -15,6 +15,7 @@ from pipeline_run import play
 from pipeline_scenario import make
 
 from zpipe.core import credit
+from zpipe.core.burials import Burials
 from zpipe.core.credit import Grant
 from zpipe.core.delivery import Slice
 from zpipe.core.inlet import Inlet
@@ -22,7 +23,6 @@ from zpipe.core.intake import Intake
 from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
-from zpipe.core.processing import Processing
 from zpipe.core.ranges import RangeSet
 from zpipe.core.source import Source
 
@@ -160,8 +160,8 @@ def commit_early(patch: pytest.MonkeyPatch) -> None:
 
 def bury_too_soon(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that could not be written is taken for written."""
-    buried = Processing.buried
-    patch.setattr(Processing, "buried", lambda self, letter, stored, now: buried(self, letter, True, now))
+    buried = Burials.written
+    patch.setattr(Burials, "written", lambda self, letter, stored, now: buried(self, letter, True, now))
 
 
 def stop_before_upstream(patch: pytest.MonkeyPatch) -> None:

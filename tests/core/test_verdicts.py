@@ -43,9 +43,9 @@ class Bench:
                 numbers = [self._number(task, index) for index in range(task.count)]
                 calls.append(numbers)
                 self.processing.done(task, self._result(task, numbers, call), self.now)
-            for letter in self.processing.take_burying(self.now):
+            for letter in self.processing.burials.take(self.now):
                 self.letters.append(letter)
-                self.processing.buried(letter, True, self.now)
+                self.processing.burials.written(letter, True, self.now)
             assert self.counts.off() == 0
             if not tasks:
                 due = self.processing.next_at(self.now, True)

@@ -268,7 +268,9 @@ class Pipeline:
     def letters(self, stage: str, instance: int = 1) -> list[tuple[str, str, str, int, Any]]:
         """(id, reason, traceback, attempts, payload) of the dead letters."""
         rows = self.state(
-            "SELECT id, reason, traceback, attempts, payload FROM dead_letters ORDER BY number", stage, instance
+            "SELECT id, reason, traceback, attempts + deaths, payload FROM dead_letters ORDER BY number",
+            stage,
+            instance,
         )
         return [(*row[:4], cbor.read(row[4])) for row in rows]  # type: ignore[misc]
 

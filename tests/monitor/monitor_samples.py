@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config import Input, PipelineConfig, StageConfig, Workers
-from zpipe.core.policy import MIB, Bound, LinkPolicy, RetryPolicy
+from zpipe.core.policy import MIB, Bound, DeadPolicy, LinkPolicy, RetryPolicy
 
 UNSENT_BOUND = LinkPolicy().unsent_messages
 
@@ -26,6 +26,7 @@ def config(stages: dict[str, list[str]], instances: dict[str, int] | None = None
             queue=Bound(1000, 64 * MIB),
             unacked=Bound(20_000, 128 * MIB),
             retry=RetryPolicy(),
+            dead=DeadPolicy(),
             batch=None,
             limit=None,
             listen=(),

@@ -21,6 +21,7 @@ COMMANDS = {
     "drain": "Shut a running pipeline down in order, and prove it.",
     "pause": "Have a stage start no work.",
     "resume": "Have a paused stage go on.",
+    "dead": "List, show, edit, replay or drop dead letters.",
     "units": "Make a pipeline's systemd units.",
     "plugins": "List the plugins that are installed.",
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zpipe.core.policy import BatchPolicy, Bound, LimitPolicy, RetryPolicy
+from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class StageConfig:
     queue: Bound
     unacked: Bound
     retry: RetryPolicy
+    dead: DeadPolicy
     batch: BatchPolicy | None
     limit: LimitPolicy | None
     listen: tuple[str, ...]

@@ -9,7 +9,7 @@ from zpipe.config.limits import read_limit
 from zpipe.config.model import Input, StageConfig, Workers
 from zpipe.config.report import shown
 from zpipe.config.table import Table
-from zpipe.core.policy import BatchPolicy, Bound, RetryPolicy, StagePolicy
+from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, RetryPolicy, StagePolicy
 
 _DEFAULTS = StagePolicy()
 _LATER = frozenset({"buffer", "key"})
@@ -29,6 +29,7 @@ def read_stage(name: str, table: Table) -> StageConfig:
         queue=queue,
         unacked=_bound(table.table("unacked"), _DEFAULTS.unacked),
         retry=_retry(table.table("retry")),
+        dead=_dead(table.table("dead")),
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
         limit=read_limit(table.table("limit")) if "limit" in table else None,
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
@@ -98,6 +99,18 @@ def _retry(table: Table) -> RetryPolicy:
         table.report.add((*table.path, "max_delay"), f"must not be below delay ({delay:g}s)", given=given)
     table.finish()
     return retry
+
+
+def _dead(table: Table) -> DeadPolicy:
+    default = DeadPolicy()
+    dead = DeadPolicy(
+        messages=table.get("messages", values.whole(), default.messages),
+        bytes=table.get("bytes", values.size, default.bytes),
+        age_s=table.get("age", values.duration(), default.age_s),
+        storm=table.get("storm", values.share, default.storm),
+    )
+    table.finish()
+    return dead
 
 
 def _batch(table: Table, queue: Bound) -> BatchPolicy:

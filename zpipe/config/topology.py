@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from zpipe.config.model import Input, StageConfig
 from zpipe.config.report import Report
 from zpipe.config.values import show_size
+from zpipe.core.work import DEAD
 from zpipe.plugin import Plugin, nearest_name
 
 Stages = Mapping[str, StageConfig]
@@ -19,6 +20,7 @@ def check(stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None
         _check_inputs(stage, stages, plugins, report)
         _check_room(stage, stages, report)
         if plugin := plugins.get(stage.name):
+            _check_outlets(stage, plugin, report)
             _check_role(stage, plugin, report)
             _check_batch_plugin(stage, plugin, report)
             _check_workers(stage, plugin, report)
@@ -49,7 +51,7 @@ def _check_inputs(stage: StageConfig, stages: Stages, plugins: Mapping[str, Plug
             others = [name for name in stages if name != stage.name]
             problem = f"there is no stage {entry.stage!r}; stages are {', '.join(stages)}"
             report.add(path, problem, given=given, nearest=nearest_name(entry.stage, others))
-        elif (outlets := _declared_outlets(entry, plugins)) is not None and entry.outlet not in ("", *outlets):
+        elif (outlets := _declared_outlets(entry, plugins)) is not None and entry.outlet not in ("", DEAD, *outlets):
             has = f"its outlets are {', '.join(outlets)}" if outlets else "it has only the default one"
             problem = f"stage {entry.stage!r} has no outlet {entry.outlet!r}; {has}"
             report.add(path, problem, given=given, nearest=nearest_name(entry.outlet, outlets))
@@ -58,6 +60,12 @@ def _check_inputs(stage: StageConfig, stages: Stages, plugins: Mapping[str, Plug
 def _declared_outlets(entry: Input, plugins: Mapping[str, Plugin]) -> tuple[str, ...] | None:
     plugin = plugins.get(entry.stage)
     return plugin.outlets if plugin else None
+
+
+def _check_outlets(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+    if plugin.outlets is not None and DEAD in plugin.outlets:
+        problem = f"plugin {stage.plugin!r} declares an outlet {DEAD!r}, which is that of every stage's dead letters"
+        report.add(("stages", stage.name, "plugin"), problem, given=stage.plugin)
 
 
 def _check_role(stage: StageConfig, plugin: Plugin, report: Report) -> None:

@@ -23,7 +23,7 @@ NAME_LENGTH = 40
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -108,6 +108,13 @@ def number(given: Any) -> float:
     return float(value)
 
 
+def share(given: Any) -> float:
+    value = _converted(given, float)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise refused("a number above 0, at most 1", given)
+    return float(value)
+
+
 def whole(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
     allowed = f"a whole number from {least} to {most}"
 
@@ -121,7 +128,9 @@ def whole(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
 
 
 def duration(*, zero: bool = False) -> Reader[float]:
-    allowed = 'a time such as "500ms", "1s", "2m" or "1h"' + (", or 0" if zero else ", above 0") + ', at most "8760h"'
+    allowed = (
+        'a time such as "500ms", "1s", "2m", "1h" or "30d"' + (", or 0" if zero else ", above 0") + ', at most "8760h"'
+    )
 
     def read(given: Any) -> float:
         seconds = _in_unit(given, _SECONDS, "s")

@@ -1,6 +1,6 @@
 """What the core asks the shell to do, in order. May live here: frozen orders; nothing that performs or decides.
 
-The shell performs each without blocking; what fails comes back as an event (`session_lost`, `buried(stored=False)`).
+The shell performs each without blocking; what fails comes back as an event (`session_lost`, `written(stored=False)`).
 """
 
 from __future__ import annotations
@@ -63,9 +63,28 @@ class StartTask:
 
 @dataclass(slots=True)
 class Bury:
-    """Write a dead letter durably, then report `buried`."""
+    """Write a dead letter durably, then report it `written`."""
 
     letter: DeadLetter
+
+
+@dataclass(slots=True)
+class Post:
+    """Encode a dead letter as a message, then report `posted`; one that cannot be sent is written like any other."""
+
+    letter: DeadLetter
+
+
+@dataclass(slots=True)
+class TakeLetters:
+    """Letters are marked for replay: read them and give them to `replay`, no faster than they may come."""
+
+
+@dataclass(slots=True)
+class RemoveLetter:
+    """The replayed letter of this number is finished: delete it durably, then report `letter_removed`."""
+
+    number: int
 
 
 @dataclass(slots=True)
@@ -117,6 +136,9 @@ Action = (
     | Publish
     | StartTask
     | Bury
+    | Post
+    | TakeLetters
+    | RemoveLetter
     | Commit
     | Gate
     | CloseSource

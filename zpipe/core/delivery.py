@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Delivery:
     """One parcel that arrived. Calls `on_finished(self)` once every message of it is finished.
 
-    session  the inlet session it came by; its acks go there
+    session  the inlet session it came by; its acks go there. None: it came from no producer
     done     offsets of finished messages;  told: those of them that the producer was told of
     """
 
@@ -37,7 +37,7 @@ class Delivery:
 
     def __init__(
         self,
-        session: InletSession,
+        session: InletSession | None,
         sequence: int,
         sections: list[Section],
         on_finished: Callable[[Delivery], None],

@@ -45,6 +45,10 @@ class Downstream:
             for outlet in self._by_name.get(chunk.outlet, ()):
                 outlet.offer(chunk, derivation)
 
+    def reads(self, outlet: str) -> bool:
+        """Whether some stage reads it."""
+        return outlet in self._by_name
+
     @property
     def room(self) -> int:
         """How many more messages may be produced now, by the link with the least room."""

@@ -122,6 +122,6 @@ class Ending:
         if self._downstream.unacked_full:
             return True
         if self._source is not None:
-            return self._source.ended
+            return self._source.ended or self._source.silent
         ending = self.leaving or self._lifecycle.state is not State.RUNNING
         return self.idle() and (self._intake.hungry or ending)

@@ -94,7 +94,8 @@ class Inlet:
             session.messages.released += 1
             session.bytes.released += one.size
             for orphan in self._orphans:
-                ours = orphan.session.upstream is session.upstream and orphan.session.incarnation == session.incarnation
+                of = orphan.session
+                ours = of is not None and (of.upstream, of.incarnation) == (session.upstream, session.incarnation)
                 held = orphan.find(section.first + at) if ours else None
                 if held is not None:
                     orphan.adopt(held, delivery, offset + at)
@@ -112,6 +113,7 @@ class Inlet:
 
     def _delivered(self, delivery: Delivery) -> None:
         session = delivery.session
+        assert session is not None
         if session.open:
             session.changed = True
             del session.deliveries[delivery.sequence]
@@ -153,6 +155,8 @@ class Inlet:
     def release(self, piece: Slice) -> None:
         """This stage's own work on the slice is done: its room may be granted anew (the ack comes later)."""
         session = piece.delivery.session
+        if session is None:
+            return
         if session.open:
             session.messages.released += piece.count
             session.bytes.released += piece.size
@@ -163,17 +167,18 @@ class Inlet:
         self._moved = True
 
     def bury(self, piece: Slice) -> None:
-        """The message of the slice is a durable dead letter: released and finished, counted against the link it came by."""
-        upstream = piece.delivery.session.upstream
-        link = upstream.stage, upstream.outlet
-        self.dead_by_link[link] = self.dead_by_link.get(link, 0) + 1
+        """The message of the slice is a dead letter: released, and counted against the link it came by."""
+        session = piece.delivery.session
+        if session is not None:
+            link = session.upstream.stage, session.upstream.outlet
+            self.dead_by_link[link] = self.dead_by_link.get(link, 0) + 1
         self.release(piece)
-        piece.finish()
 
     def hand_back(self, now: float) -> None:
         """Leaving: every queued message goes back to its producer, unstarted."""
         for piece in self.queue:
             session = piece.delivery.session
+            assert session is not None
             session.hand_back(piece.delivery, piece.offset + piece.start, piece.offset + piece.stop)
             session.messages.released += piece.count
             session.bytes.released += piece.size

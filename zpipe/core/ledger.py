@@ -152,6 +152,7 @@ class Counts:
     duplicates: int = 0
     retries: int = 0
     malformed: int = 0
+    replayed: int = 0
 
     def off(self) -> int:
         """0 when the identity holds."""

@@ -55,6 +55,25 @@ class LimitPolicy:
 
 
 @dataclass(frozen=True)
+class DeadPolicy:
+    """Limits on the dead letters that an instance keeps.
+
+    messages, bytes  at either the stage starts no more: disks are finite, and nothing is dropped silently
+    age_s            older letters are dropped; None: never
+    storm            the stage stops when more than this share of its last messages became dead letters; 1.0 never does
+    storm_window     of so many last messages: a burst of a few bad ones in a good stream is no storm
+    storm_least      and not before so many: three failures at the start say little of the plugin
+    """
+
+    messages: int = 100_000
+    bytes: int = 1024 * MIB
+    age_s: float | None = None
+    storm: float = 0.5
+    storm_window: int = 200
+    storm_least: int = 100
+
+
+@dataclass(frozen=True)
 class LinkPolicy:
     """Timing and sizes of links; the same at both ends of a pipeline.
 
@@ -111,6 +130,7 @@ class StagePolicy:
     queue: Bound = field(default_factory=lambda: Bound(4096, 64 * MIB))
     unacked: Bound = field(default_factory=lambda: Bound(20_000, 128 * MIB))
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    dead: DeadPolicy = field(default_factory=DeadPolicy)
     batch: BatchPolicy | None = None
     limit: LimitPolicy | None = None
     link: LinkPolicy = field(default_factory=LinkPolicy)

@@ -10,19 +10,20 @@ from collections.abc import Callable
 
 from zpipe.core import batch
 from zpipe.core.budget import Budget, Histogram
+from zpipe.core.burials import Burials
 from zpipe.core.calls import Calls
 from zpipe.core.delivery import Slice
 from zpipe.core.downstream import Downstream
+from zpipe.core.guard import Guard
 from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.pace import Pace
 from zpipe.core.policy import StagePolicy
+from zpipe.core.replay import Replays, Revived, replay_of
 from zpipe.core.retries import Retries
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
 
 NEVER = float("inf")
-REBURY_S = 1.0
-"""A dead letter that could not be written (disk full) is written again after this long; its message stays unacked."""
 
 
 class Processing:
@@ -41,11 +42,12 @@ class Processing:
         self.paused = False
         self.retries = Retries(policy.retry)
         self.calls = Calls(policy.limit, now)
+        self.replays = Replays()
+        self.guard = Guard(policy.dead)
         self.budget = Budget(policy.workers, now)
         self.in_stage = Histogram()
         self.since_origin = Histogram()
-        self.burying: list[DeadLetter] = []
-        self._rebury: list[tuple[float, DeadLetter]] = []
+        self.burials = Burials(counts, inlet, downstream, self.guard, self.replays)
         self._pace = Pace(policy.workers)
         self._policy = policy
         self._counts = counts
@@ -57,7 +59,8 @@ class Processing:
     # ---- to the workers
 
     def start(self, now: float, hurry: bool) -> list[Task]:
-        """The tasks to start now: retries that are due, then what is queued, while a worker is free and outputs have room."""
+        """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
+        again, then what is queued."""
         started: list[Task] = []
         while self._free() and self.calls.may_start(now) and (task := self._next(now, hurry)) is not None:
             started.append(task)
@@ -71,9 +74,14 @@ class Processing:
                 return None
             self._counts.retries += 1
             return self._begin(*self.retries.pop(), now)
-        if not self._inlet.queue or self._ready_at(now, hurry) > now or self._must_wait(self._inlet.queue[0]):
+        if self.replays.waiting:
+            if self._must_wait(self.replays.waiting[0]):
+                return None
+            slices = self.replays.next(self._policy.batch.messages if self._policy.batch is not None else 1)
+        elif not self._may_cut or self._ready_at(now, hurry) > now or self._must_wait(self._inlet.queue[0]):
             return None
-        slices = self._cut()
+        else:
+            slices = self._cut()
         return self._begin(slices, Past(deaths=max(slices[0].section.suspicion - 1, 0)), now)
 
     def _must_wait(self, piece: Slice) -> bool:
@@ -81,11 +89,18 @@ class Processing:
         return bool(piece.section.suspicion and self.tasks and not self._policy.isolated)
 
     def _give_up(self) -> None:
-        """Queued messages that have ended enough of this stage's processes."""
-        while self._inlet.queue and (deaths := self._inlet.queue[0].section.suspicion - 1) >= self._policy.retry.deaths:
-            [piece] = self._inlet.take(1, 0)
+        """Messages to come that have ended enough of this stage's processes."""
+        while True:
+            replays, queue = self.replays.waiting, self._inlet.queue
+            if replays and replays[0].section.suspicion > self._policy.retry.deaths:
+                [piece] = self.replays.next(1)
+            elif queue and queue[0].section.suspicion > self._policy.retry.deaths:
+                [piece] = self._inlet.take(1, 0)
+            else:
+                return
+            deaths = piece.section.suspicion - 1
             reason = f"its calls ended the process of a worker {deaths} times"
-            self.bury(DeadLetter(reason, "", Past(deaths=deaths), piece))
+            self.burials.add(DeadLetter(reason, "", Past(deaths=deaths), piece))
 
     def _free(self) -> bool:
         """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
@@ -95,6 +110,20 @@ class Processing:
         if self.paused or self._downstream.full or len(self.tasks) >= slots:
             return False
         return not any(task.alone for task in self.tasks.values())
+
+    @property
+    def may_read(self) -> bool:
+        """(A head) more may be taken from the source."""
+        return not self.paused and self.guard.may_take
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing is worked on, and nothing will be before letters in hand are acked, or an operator helps."""
+        return not self._counts.in_process and (self.replays.full or not self.guard.may_take)
+
+    @property
+    def _may_cut(self) -> bool:
+        return bool(self._inlet.queue) and self.guard.may_take
 
     def _ready_at(self, now: float, hurry: bool) -> float:
         inlet = self._inlet
@@ -147,6 +176,10 @@ class Processing:
         self._counts.filtered += filtered
         self._counts.completed += task.count - len(failed) - filtered
         self._counts.in_process -= task.count - len(failed)
+        if replay_of(task.slices[0]) is None:
+            self.guard.good(task.count - len(failed))
+        else:
+            self.replays.in_process -= task.count - len(failed)
         good = self._good(task, failed)
         for piece in good:
             self._inlet.release(piece)
@@ -192,7 +225,7 @@ class Processing:
         for failure in failures:
             piece, past = task.at(failure.index), task.past.after(failure)
             if failure.verdict is Verdict.REJECT or self.retries.exhausted(past):
-                self.bury(DeadLetter(failure.reason, failure.traceback, past, piece))
+                self.burials.add(DeadLetter(failure.reason, failure.traceback, past, piece))
             else:
                 self._try_again([piece], failure, past, now)
 
@@ -202,7 +235,7 @@ class Processing:
         past = task.past.after(failure)
         if failure.verdict is Verdict.REJECT:
             for index in range(task.count):
-                self.bury(DeadLetter(failure.reason, failure.traceback, past, task.at(index)))
+                self.burials.add(DeadLetter(failure.reason, failure.traceback, past, task.at(index)))
         elif failure.verdict is Verdict.THROTTLED or (failure.delay_s is not None and not self.retries.exhausted(past)):
             self._try_again(task.slices, failure, past, now)
         else:
@@ -214,41 +247,28 @@ class Processing:
 
     # ---- dead letters
 
-    def bury(self, letter: DeadLetter) -> None:
-        """To be written; until `buried` the message is in process and unacked."""
-        self.burying.append(letter)
-
-    def buried(self, letter: DeadLetter, stored: bool, now: float) -> None:
-        """The dead letter is durable (then its message is finished), or could not be written."""
-        if not stored:
-            self._rebury.append((now + REBURY_S, letter))
-            return
-        self._counts.dead += 1
-        self._counts.in_process -= 1
-        if letter.piece is not None:
-            self._inlet.bury(letter.piece)
-        if letter.derivation is not None:
-            letter.derivation.settle()
-
-    def take_burying(self, now: float) -> list[DeadLetter]:
-        """The dead letters to write now."""
-        due = [letter for at, letter in self._rebury if at <= now]
-        self._rebury = [entry for entry in self._rebury if entry[0] > now]
-        letters, self.burying = self.burying + due, []
-        return letters
+    def replay(self, letters: list[Revived], now: float) -> None:
+        """Dead letters are messages again, as if they had just come. Must not be called with more than `replays` takes."""
+        self._counts.received += len(letters)
+        self._counts.replayed += len(letters)
+        self._counts.in_process += len(letters)
+        self.replays.add(letters, now)
 
     # ---- time
 
     def next_at(self, now: float, hurry: bool) -> float:
-        """When `start` or `take_burying` should be called although nothing happens."""
-        at = min((at for at, _ in self._rebury), default=NEVER)
+        """When `start` or `burials.take` should be called although nothing happens."""
+        at = self.burials.next_at()
         if not self._free():
             return at
-        work_at = NEVER
-        if self.retries.messages and not self._must_wait(self.retries.first()):
-            work_at = self.retries.next_at
-        queue = self._inlet.queue
-        if queue and not self._must_wait(queue[0]):
+        work_at = self.retries.next_at
+        if self.retries.messages and self._must_wait(self.retries.first()):
+            if work_at <= now:
+                return at  # it is the next, and waits for the others to come back
+            work_at = NEVER
+        if self.replays.waiting and not self._must_wait(self.replays.waiting[0]):
+            work_at = now
+        elif self._may_cut and not self._must_wait(self._inlet.queue[0]):
             work_at = min(work_at, self._ready_at(now, hurry))
         return min(at, max(work_at, self.calls.next_at(now)))
 

@@ -39,6 +39,8 @@ class Report:
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)
+        taken["stopped_by"] = processing.guard.stopped_by
+        taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
         taken["waiting_for"] = [] if parts.state == State.STOPPED.value else intake.waiting_for()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zpipe.core import wire
+from zpipe.core.actions import TakeLetters
 
 if TYPE_CHECKING:
     from zpipe.core.stage import Stage
@@ -24,6 +25,10 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
             stage.leave(now)
         case "pause" | "resume":
             stage.pause(request.what == "pause")
+        case "replay" if stage.intake.head:
+            return wire.Refuse("", "a source's records come from what it reads, and cannot be replayed", request.number)
+        case "replay":
+            stage.order(TakeLetters())
         case "snapshot":
             stage.snapshot_now(now)
         case what if (

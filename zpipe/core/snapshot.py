@@ -19,7 +19,7 @@ from zpipe.core.ledger import Counts
 from zpipe.core.outlet import Outlet
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
-OTHERS = ("duplicates", "retries", "malformed")
+OTHERS = ("duplicates", "retries", "malformed", "replayed")
 
 
 def of_link(outlet: Outlet) -> dict[str, Any]:

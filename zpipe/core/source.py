@@ -30,6 +30,7 @@ class Source:
     committed  the position of the last finished one   stored    how many of them a durable position covers
     ended      the iterator will give no more          exhausted it ended by itself: the next run starts over
     completed  that it ran to its end is durable
+    silent     it is not read: nothing comes from it but its end, when the operator wants that
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,7 @@ class Source:
         self.ended = False
         self.exhausted = False
         self.completed = False
+        self.silent = False
         self._asked = 0
         self._stored = 0
         self._completion_asked = False

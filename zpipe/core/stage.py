@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from zpipe.core import snapshot, wire
-from zpipe.core.actions import Action, Bury, Commit, Gate, Publish, Remember, Reply, StartTask, Tell
+from zpipe.core.actions import Action, Bury, Commit, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
 from zpipe.core.downstream import Downstream
+from zpipe.core.emission import EmissionLimit
 from zpipe.core.ending import Ending
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Intake, Self, Suspects
@@ -24,7 +25,7 @@ from zpipe.core.report import Report
 from zpipe.core.requests import answer
 from zpipe.core.source import Source
 from zpipe.core.tap import Tap
-from zpipe.core.work import Chunk, DeadLetter, Result, Task
+from zpipe.core.work import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
@@ -66,9 +67,7 @@ class Stage:
         self.tap = Tap(me, policy.tap)
         self._actions: list[Action] = []
         self._now = self._heartbeat_at = self._interval_at = self._commit_at = now
-        self._limit = 0
-        quarter = min(policy.unacked.messages, policy.link.unsent_messages) // 4
-        self._emission_step = 1 if inputs else max(1, quarter)
+        self._limit = EmissionLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self.report = Report(now)
         self._vitals = vitals
@@ -151,11 +150,18 @@ class Stage:
         self.counts.completed += count - len(letters)
         self.counts.in_process += len(letters)
         self.downstream.offer(chunks, derivation)
+        self.processing.guard.good(count - len(letters))
         for letter in letters:
             derivation.expect()
             letter.derivation = derivation
-            self.processing.bury(letter)
+            self.processing.burials.add(letter)
         derivation.close()
+
+    @property
+    def takes_letters(self) -> bool:
+        """Dead letters may be replayed now: the instance works, and is not on its way to its end."""
+        running = self.state is State.RUNNING and self.source is None
+        return running and not (self.ending.leaving or self.processing.paused or self.processing.replays.full)
 
     def source_ended(self) -> None:
         """The iterator is exhausted, or closed at the core's wish."""
@@ -183,9 +189,15 @@ class Stage:
         self.policy = replace(self.policy, interval_s=seconds)
         self._interval_at = min(self._interval_at, self._now + seconds)
 
+    def order(self, action: Action) -> None:
+        """What an operator wants of the shell: it is among the actions of this turn."""
+        self._actions.append(action)
+
     def pause(self, paused: bool) -> None:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
         self.processing.paused = paused
+        if not paused:
+            self.processing.guard.reset()
         self._actions.append(Remember(paused))
 
     def snapshot_now(self, now: float) -> None:
@@ -243,24 +255,12 @@ class Stage:
     def _work(self, now: float) -> None:
         if self.lifecycle.accepts_input:
             self._actions += [StartTask(task) for task in self.processing.start(now, self._hurry())]
-        self._actions += [Bury(letter) for letter in self.processing.take_burying(now)]
-        self._pace_emission()
+        bury = Post if self.downstream.reads(DEAD) else Bury
+        self._actions += [bury(letter) for letter in self.processing.burials.take(now)]
+        self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
+        self._actions += self._limit.moved(self.downstream, self.processing.may_read)
         if self.source is not None:
             self._commit(self.source, now)
-
-    def _pace_emission(self) -> None:
-        """Emitters are told an absolute limit, so that what is on its way from their threads needs no counting.
-
-        It is raised in steps: waking a source's thread for one message at a time would cost more than the message.
-        """
-        room = self.downstream.room
-        limit = min(room, 1)
-        if self.source is not None:
-            limit = self.source.emitted + (0 if self.processing.paused else room)
-        raised = limit - self._limit
-        if raised < 0 or raised >= self._emission_step or (raised and not self.downstream.unsent):
-            self._limit = limit
-            self._actions.append(Gate(limit))
 
     def _commit(self, source: Source, now: float) -> None:
         source.advance()
@@ -279,7 +279,7 @@ class Stage:
     # ---- what it says of itself
 
     def _speak(self, now: float) -> None:
-        hungry = self.ending.hungry()
+        hungry = self.ending.hungry() or (self.processing.stuck and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             if self._announced is None or self._announced[0] is not self.state:
                 self._interval_at = min(self._interval_at, now)

@@ -18,6 +18,10 @@ HISTORY = 20
 """Entries kept of what happened to a message: more say nothing new, and a message may be retried for days."""
 
 
+DEAD = "dead"
+"""The outlet of a stage's dead letters, where a stage reads it; no plugin's output may leave by it."""
+
+
 class Chunk(NamedTuple):
     """Outputs of a task or a source, encoded as one section of so many `messages`.
 

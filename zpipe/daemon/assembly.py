@@ -19,13 +19,12 @@ from zpipe import plugin as plugins
 from zpipe.config import PipelineConfig
 from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
-from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
-from zpipe.core.work import Chunk, Result, Task
+from zpipe.core.work import DEAD, Chunk, Result, Task
 from zpipe.daemon import collector, descriptors, journal, traces
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.feeder import Feeder
+from zpipe.daemon.feeder import Feeder, silent
 from zpipe.daemon.journal import fields
 from zpipe.daemon.locks import InstanceLock
 from zpipe.daemon.loop import Loop
@@ -33,6 +32,7 @@ from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outside import Outside
 from zpipe.daemon.places import Places
 from zpipe.daemon.plugin_host import Opened, PluginHost
+from zpipe.daemon.policies import stage_policy
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
 from zpipe.daemon.sdnotify import Notifier
@@ -82,7 +82,7 @@ class Instance:
             config_dir=config.folder,
             state_dir=state_dir,
             log=self.log.getChild("plugin"),
-            last=not config.consumers(stage),
+            last=not any(outlet != DEAD for outlet, _ in config.consumers(stage)),
             batching=self.settings.batch is not None,
         )
         self.config = config
@@ -91,6 +91,7 @@ class Instance:
         here = self.settings.workers.kind == "thread"
         self.host = PluginHost(plugin, context, self.store, self.places.run, self.log, here)
         self.total: int | None = None
+        self.replaying = env.get("ZPIPE_REPLAY") == "1"
         self._stops = 0
         self.mailbox = Mailbox()
         self.sockets = Sockets()
@@ -101,22 +102,14 @@ class Instance:
         addresses = self.places.addresses(stage, instance)
         inbox = self.places.inbox(stage, instance, self.incarnation)
         bound = self.sockets.bind(inbox, addresses.feedback, addresses.control)
-        me, settings = Self(self.config.name, stage, instance, self.incarnation, bound), self.settings
-        silence_s = self.config.peer_timeout_s
-        link = LinkPolicy(peer_timeout_s=silence_s, heartbeat_s=min(1.0, silence_s / 4))
-        policy = StagePolicy(
-            queue=settings.queue,
-            unacked=settings.unacked,
-            retry=settings.retry,
-            batch=settings.batch,
-            limit=settings.limit,
-            link=link,
-            workers=settings.workers.count,
-            isolated=settings.workers.kind == "process",
-            interval_s=self.config.interval_s,
-        )
-        inputs, links = [(i.stage, i.outlet) for i in settings.inputs], self.config.consumers(stage)
-        self.stage = Stage(me, inputs, links, policy, time.monotonic(), random.random, self.vitals, self.crash.suspects)
+        me = Self(self.config.name, stage, instance, self.incarnation, bound)
+        policy = stage_policy(self.config, self.settings)
+        inputs = [(i.stage, i.outlet) for i in self.settings.inputs]
+        links = self.config.consumers(stage)
+        now = time.monotonic()
+        self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals, self.crash.suspects)
+        if self.stage.source is not None:
+            self.stage.source.silent = self.replaying
 
     def _join(self, env: Mapping[str, str]) -> None:
         policy, mailbox = self.stage.policy, self.mailbox
@@ -126,7 +119,8 @@ class Instance:
         self.workers: Pool | None = None
         if self.host.plugin.is_source:
             enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
-            self.feeder = Feeder(hooks["zpipe_source"], context, policy.link, self._wake, self._source_failed, enough)
+            source = silent if self.replaying else hooks["zpipe_source"]
+            self.feeder = Feeder(source, context, policy.link, self._wake, self._source_failed, enough)
         else:
             calls = self._crash_files.begin(policy.workers)
             self.workers = make_pool(
@@ -136,12 +130,12 @@ class Instance:
         self.loop.run_id = lambda: self.places.run
         self.loop.on_stop = self._stopped
         self.loop.position.heard = self.host.committed
-        self.loop.crash = self.crash
+        self.loop.letters.remember(self.crash)
         self.outside = Outside(self.places, self.stage.me, self.log, self.loop.setbacks, self._fail)
         self.loop.may_exit = self.outside.may_exit
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
         self.notifier = Notifier(env)
-        self.loop.on_turn = [self.discovery.turn, self.notifier.turn, self._report, self.outside.turn]
+        self.loop.on_turn += [self.discovery.turn, self.notifier.turn, self._report, self.outside.turn]
         self.loop.on_remember = self.outside.remember
         self._signals = Signals()
         self.loop.on_fd[self._signals.fd] = self._signalled
@@ -223,7 +217,7 @@ class Instance:
         self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
 
     def vitals(self) -> dict[str, Any]:
-        return process_vitals(self.total, self.loop.saved.finished, self.outside.held_by)
+        return process_vitals(self.total, self.loop.saved.finished, self.outside.held_by, self.loop.letters.due)
 
     # ---- its life
 
@@ -238,7 +232,7 @@ class Instance:
             self._fail("open.failed", opened)
             return
         self.loop.saved = opened.saved
-        self.total = opened.total
+        self.total = None if self.replaying else opened.total
         self.stage.opened()
         self.lock.leave_word("ready")
         if self.places.paused(self.stage.me.stage, self.stage.me.instance):
@@ -246,7 +240,7 @@ class Instance:
         self.notifier.ready(vital_of(self.stage, self.outside.held_by))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
         if self.feeder is not None:
-            if opened.complete:
+            if opened.complete and not self.replaying:
                 self.stage.source_ended()
             else:
                 self.feeder.start()

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.core import cbor
+from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
 from zpipe.core.work import Task
 from zpipe.errors import PeerError
 
+STORE = "", "", 0
+"""In place of a producer, for messages that are dead letters of this instance; their numbers are the letters'."""
 NONE, ALL = 0, 0xFFFFFFFF
 """What a note may say beside message n of its task (as n + 1): nothing is called; a batch is, as one."""
 SLOT_BYTES, SLOTS_BYTES, LEAST_SLOT_BYTES = 64 * 1024, 4 * 1024 * 1024, 1024
@@ -83,11 +86,15 @@ def _rows(task: Task) -> list[list[Any]]:
     """[stage, outlet, instance, incarnation of its producer, number of its first message, messages] of each slice."""
     rows: list[list[Any]] = []
     for piece in task.slices:
-        session = piece.delivery.session
-        upstream = session.upstream
-        first = piece.section.first + piece.start
-        rows.append([upstream.stage, upstream.outlet, upstream.instance, session.incarnation, first, piece.count])
+        producer, incarnation = producer_of(piece)
+        rows.append([*producer, incarnation, piece.section.first + piece.start, piece.count])
     return rows
+
+
+def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
+    """Whose numbers the messages have: (stage, outlet, instance) and incarnation."""
+    session = piece.delivery.session
+    return (STORE, "") if session is None else (session.upstream.key, session.incarnation)
 
 
 @dataclass(frozen=True)

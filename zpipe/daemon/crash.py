@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
-from zpipe.daemon.call_journal import CallJournal, suspects
+from zpipe.daemon.call_journal import CallJournal, producer_of, suspects
 from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError
 
@@ -44,10 +44,10 @@ class Crash:
         """Whether that life ended in a call of this message: else its end says nothing about it."""
         if not piece.section.suspicion:
             return False
-        session = piece.delivery.session
-        incarnation, rows = self.suspects.get(session.upstream.key, ("", []))
+        producer, incarnation = producer_of(piece)
+        accused, rows = self.suspects.get(producer, ("", []))
         number = piece.section.first + piece.start
-        return incarnation == session.incarnation and any(start <= number < stop for start, stop, _ in rows)
+        return accused == incarnation and any(start <= number < stop for start, stop, _ in rows)
 
 
 class CrashFiles:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zpipe.core import cbor, section
@@ -198,3 +198,9 @@ def name(position: Position) -> str:
     if isinstance(position, list | tuple):
         return ":".join(map(name, position))
     return cbor.write(position).hex()
+
+
+def silent(context: Context) -> Iterator[Any]:
+    """In place of a source where letters are replayed: it is not read, and is over when the pipeline is to end."""
+    context.stopping.wait()
+    yield from ()

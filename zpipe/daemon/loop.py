@@ -14,10 +14,9 @@ from typing import Any
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.daemon.arrival import Arrival
-from zpipe.daemon.burial import letter_row
-from zpipe.daemon.crash import Crash
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
+from zpipe.daemon.keeper import Keeper
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import COMPLAINT_S, Setback
@@ -48,11 +47,11 @@ class Loop:
         self.failed = False
         self.on_fd: dict[int, Callable[[], None]] = {mailbox.wakeup.fd: mailbox.wakeup.clear}
         self.on_stop: Callable[[bool], None] = lambda ended: None
-        self.on_turn: list[Callable[[float], float]] = []
+        self.letters = Keeper(stage, store, mailbox, log)
+        self.on_turn: list[Callable[[float], float]] = [self.letters.turn]
         self.on_remember: Callable[[bool], None] = lambda paused: None
         self.may_exit: Callable[[], bool] = lambda: True
         self.saved = Saved()
-        self.crash = Crash({}, "", "")
         self.run_id: Callable[[], str] = str
         self._sockets = sockets
         self._mailbox = mailbox
@@ -62,14 +61,10 @@ class Loop:
         self._gate = gate
         self._log = log
         state = f"cannot write {store.path}"
-        self.setbacks = [
-            Setback(log, "position.unwritten", "position.written", state),
-            Setback(log, "dead_letter.unwritten", "dead_letter.written", state),
-        ]
+        unsaved = Setback(log, "position.unwritten", "position.written", state)
+        self.setbacks = [unsaved, self.letters.setback]
         stored = stage.committed
-        self.position = PositionWriter(store, mailbox, self.setbacks[0], self._to_save, stored)
-        self._unburied = self.setbacks[1]
-        self._probing = False
+        self.position = PositionWriter(store, mailbox, unsaved, self._to_save, stored)
         self._over = False
         self._exit: act.Exit | None = None
         self._complain_at = 0.0
@@ -82,7 +77,10 @@ class Loop:
             act.Publish: lambda a: self._sockets.publish(a.topic, a.frame),
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
-            act.Bury: self._bury,
+            act.Bury: self.letters.bury,
+            act.Post: self.letters.post,
+            act.TakeLetters: self.letters.take,
+            act.RemoveLetter: self.letters.remove,
             act.Commit: self.position.ask,
             act.Gate: self._set_gate,
             act.CloseSource: self._close_source,
@@ -194,28 +192,6 @@ class Loop:
     def _close_session(self, action: act.CloseSession) -> None:
         self._log.debug(fields(event="session.closed", session=action.session))
         self._sockets.close_session(action.session)
-
-    def _bury(self, action: act.Bury) -> None:
-        letter = action.letter
-        if self._unburied.text and self._probing:  # one shows whether there is room again, however many wait
-            self.stage.processing.buried(letter, False, time.monotonic())
-            return
-        self._probing = True
-        row = letter_row(letter, self.crash)
-
-        def done(error: Exception | None) -> None:
-            self._mailbox.post(lambda: report(error))
-
-        def report(error: Exception | None) -> None:
-            self._probing = False
-            if error is None:
-                self._unburied.worked()
-                self._log.warning(fields(event="message.dead", id=row.id, reason=row.reason, attempts=row.attempts))
-            else:
-                self._unburied.failed(error)
-            self.stage.processing.buried(letter, error is None, time.monotonic())
-
-        self._store.bury(row, self.stage.me.incarnation, done)
 
     def _to_save(self, action: act.Commit) -> Saved:
         finished = self.saved.finished + action.count

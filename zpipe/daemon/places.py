@@ -131,6 +131,18 @@ class Places:
             return found
         return found | {int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdigit()}
 
+    def stored(self, stage: str) -> list[int]:
+        """Instances that have a state folder on this machine. Raises OperatorError if this user may not look."""
+        prefix = f"{self._config.name}.{stage}."
+        root = folders.state_root(self._env)
+        try:
+            names = [entry.name for entry in os.scandir(root) if entry.name.startswith(prefix)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise OperatorError(f"cannot look into {root}: {error.strerror}") from None
+        return sorted(int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdigit())
+
     # ---- the mark of a stop at the end of a run
 
     def begin_life(self, stage: str, instance: int) -> None:

@@ -1,6 +1,7 @@
 """What an instance must not forget: its source's position and its dead letters, in SQLite in the state directory.
 
-May live here: the schema and writing it on a thread of its own. Results go back to the loop by the mailbox.
+May live here: the file, the position, and doing what is asked on a thread of its own. The statements on dead letters are
+in `letters`. Results go back to the loop by the mailbox.
 
 WAL with synchronous=FULL: a position or dead letter is durable before anybody is told, also through a loss of power.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,16 +18,18 @@ from queue import SimpleQueue
 from typing import Any
 
 from zpipe.core import cbor
+from zpipe.daemon import letters
 from zpipe.errors import OperatorError, PeerError
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+SCHEMA_VERSION = 2
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS position (
     one INTEGER PRIMARY KEY CHECK (one = 1), position BLOB, finished INTEGER NOT NULL, completed_by TEXT);
-CREATE TABLE IF NOT EXISTS dead_letters (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL, at REAL NOT NULL, origin REAL NOT NULL, incarnation TEXT NOT NULL,
-    reason TEXT NOT NULL, traceback TEXT NOT NULL, attempts INTEGER NOT NULL, headers BLOB, payload BLOB NOT NULL);
+{letters.SCHEMA}
 """
+FILE = "state.db"
+WAL_PAGES = 100
+"""The log before the file is kept to 400 KiB: SQLite's own 1,000 pages are more than many a small disk has left."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,14 @@ class Saved:
     completed_by: str = ""
 
 
-@dataclass(frozen=True)
-class LetterRow:
-    """One dead letter as it is kept. `payload` and `headers` are CBOR."""
-
-    id: str
-    origin: float
-    reason: str
-    traceback: str
-    attempts: int
-    headers: bytes | None
-    payload: bytes
-
-
 class Store:
-    """`open` and `forget` on the calling thread before `start`; after that everything is done by the store's own thread."""
+    """`kept`: how many dead letters it had when it was opened, and their bytes.
+
+    `open` and `forget` on the calling thread before `start`; after that everything is done by the store's own thread.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "state.db"
+        self.path = folder / FILE
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
@@ -64,13 +56,15 @@ class Store:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, SCHEMA_VERSION):
                 raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if version == 0:
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            self.kept = letters.total(connection)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30.0)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         return connection
 
     @contextmanager
@@ -111,30 +105,23 @@ class Store:
             "INSERT INTO position VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE"
             " SET position = excluded.position, finished = excluded.finished, completed_by = excluded.completed_by"
         )
-        self._put(sql, row, done)
+        self.ask(lambda connection: connection.execute(sql, row), done)
 
-    def bury(self, letter: LetterRow, incarnation: str, done: Callable[[Exception | None], None]) -> None:
-        """Writes a dead letter, then calls `done` on the store's thread. Does not block."""
-        sql = (
-            "INSERT INTO dead_letters (id, at, origin, incarnation, reason, traceback, attempts, headers, payload)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        )
-        values = (letter.id, time.time(), letter.origin, incarnation, letter.reason, letter.traceback)
-        self._put(sql, (*values, letter.attempts, letter.headers, letter.payload), done)
+    def ask(self, job: Callable[[sqlite3.Connection], Any], done: Callable[[Exception | None], None]) -> None:
+        """Does `job` in a transaction, then calls `done` on the store's thread. Does not block."""
 
-    def _put(self, sql: str, row: tuple[Any, ...], done: Callable[[Exception | None], None]) -> None:
-        def job() -> None:
+        def run() -> None:
             try:
                 if self._connection is None:
                     self._connection = self._connect()
                 with self._connection:
-                    self._connection.execute(sql, row)
+                    job(self._connection)
             except Exception as error:  # whatever it is, the others must still be stored
                 done(error)
             else:
                 done(None)
 
-        self._jobs.put(job)
+        self._jobs.put(run)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from zpipe import folders
 from zpipe.config import PipelineConfig
@@ -17,6 +17,7 @@ from zpipe.daemon import descriptors
 from zpipe.daemon.children import Child, Death
 from zpipe.daemon.journal import fields
 from zpipe.daemon.locks import RunLock
+from zpipe.daemon.onlookers import Display, Ledger
 from zpipe.daemon.signals import Signals
 from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError
@@ -31,33 +32,26 @@ EXTRA_S = 5.0
 """How long the end of a run waits for instances that were started beside it."""
 
 
-class Display(Protocol):
-    """What shows a run to people. Called on the supervisor's thread."""
-
-    def line(self, text: str) -> None: ...
-    def snapshot(self, snapshot: dict[str, Any]) -> None: ...
-    def draining(self) -> None: ...
-    def turn(self) -> None: ...
-
-
-class Ledger(Protocol):
-    """What adds up the counts of a run."""
-
-    restarts: dict[str, int]
-
-    def final(self, snapshot: dict[str, Any]) -> None: ...
-    def killed(self, snapshot: dict[str, Any]) -> None: ...
-
-
 class Supervisor:
-    """One run. Raises OperatorError if it cannot begin."""
+    """One run. Raises OperatorError if it cannot begin.
+
+    replay  instances with dead letters to be replayed: sources are not read, and when every letter has come the run drains
+    """
 
     def __init__(
-        self, config: PipelineConfig, env: Mapping[str, str], display: Display, ledger: Ledger, fresh: bool, level: str
+        self,
+        config: PipelineConfig,
+        env: Mapping[str, str],
+        display: Display,
+        ledger: Ledger,
+        fresh: bool,
+        level: str,
+        replay: Collection[tuple[str, int]] = (),
     ) -> None:
         descriptors.raise_limit()
         self._lock = RunLock(folders.runtime_root(env), config.name)
-        env = {**env, "ZPIPE_RUN": self._lock.run}
+        env = {**env, "ZPIPE_RUN": self._lock.run, **({"ZPIPE_REPLAY": "1"} if replay else {})}
+        self._replay = bool(replay)
         self._config = config
         self._display = display
         self._ledger = ledger
@@ -69,6 +63,7 @@ class Supervisor:
         self._counted: set[str] = set()
         self._drain_asked: dict[str, str] = {}
         self.interrupts = 0
+        self._draining = False
         places = self._watch.places
         self._before = {
             (stage, n): places.lock_stamp(stage, n) for stage in config.stages for n in places.instances(stage)
@@ -80,7 +75,9 @@ class Supervisor:
             list(config.stages.values())
         )  # from the tail, so that consumers are there when the head starts
         self._children = [
-            self._new_child(stage.name, instance) for stage in stages for instance in range(1, stage.instances + 1)
+            self._new_child(stage.name, instance)
+            for stage in stages
+            for instance in sorted({*range(1, stage.instances + 1), *(n for name, n in replay if name == stage.name)})
         ]
         self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
 
@@ -106,7 +103,8 @@ class Supervisor:
                 self._interrupted(number.name)
             if self.interrupts > 1:
                 return ExitCode.FAILED
-            if self.interrupts:
+            self._draining |= bool(self.interrupts) or (self._replay and self._replayed())
+            if self._draining:
                 self._drain()
             now = time.monotonic()
             for child in self._children:
@@ -222,6 +220,16 @@ class Supervisor:
                 stream.close()
 
     # ---- the end
+
+    def _replayed(self) -> bool:
+        """Every instance has said in this life that there is no letter it has not taken in hand."""
+        for child in self._children:
+            snapshot = self._watch.snapshots.get((child.stage, child.instance))
+            pid = child.process.pid if child.process is not None else None
+            here = snapshot is not None and snapshot.get("pid") == pid and snapshot["state"] != State.STARTING
+            if not child.done and (snapshot is None or not here or snapshot["replay_due"]):
+                return False
+        return True
 
     def _interrupted(self, name: str) -> None:
         if name == "SIGHUP":

@@ -17,7 +17,7 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.section import MAX_ORIGIN_S
-from zpipe.core.work import Chunk, Failure, Result, Task, Verdict
+from zpipe.core.work import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.verdict import failure_of
 from zpipe.errors import Answer
@@ -173,6 +173,10 @@ def check_message(message: Any) -> None:
     plain = isinstance(message.id, str) and isinstance(message.outlet, str)
     if not plain or not isinstance(message.headers, dict | None):
         raise TypeError("a Message's id and outlet are text, its headers a dict or None")
+    if message.outlet == DEAD:
+        raise ValueError(
+            f"the outlet {DEAD!r} is that of the stage's dead letters: raise, or return zpipe.Reject(reason)"
+        )
     if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
         raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
 

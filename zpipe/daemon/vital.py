@@ -24,6 +24,8 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
     acked = sum(outlet.acked for outlet in downstream.outlets)
     source = stage.source
     parts = [stage.state.value + (" (paused)" if stage.processing.paused else "")]
+    if stopped_by := stage.processing.guard.stopped_by:
+        parts.append(f"takes no more: {stopped_by}")
     if source is None:
         parts.append(f"depth {counts.queued}, in process {counts.in_process}")
     if downstream.outlets:
@@ -41,9 +43,13 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
     return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)
 
 
-def process_vitals(total: int | None, finished_before: int, held_by: str) -> dict[str, Any]:
-    """What only the process knows. `total`: messages its source has left at the start; `finished_before`: in earlier lives;
-    `held_by`: what it waits for outside the pipeline."""
+def process_vitals(total: int | None, finished_before: int, held_by: str, replay_due: bool) -> dict[str, Any]:
+    """What only the process knows.
+
+    total            messages its source has left at the start;  finished_before: in earlier lives
+    held_by          what it waits for outside the pipeline
+    replay_due       dead letters may be marked for replay that have not come yet
+    """
     rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
         "at": _EPOCH + time.monotonic(),
@@ -52,4 +58,5 @@ def process_vitals(total: int | None, finished_before: int, held_by: str) -> dic
         "total": total,
         "finished_before": finished_before,
         "held_by": held_by,
+        "replay_due": replay_due,
     }

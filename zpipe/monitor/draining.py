@@ -28,6 +28,8 @@ def holdings(config: PipelineConfig, last: Snapshots) -> list[tuple[str, str, in
             held += sum(link["in_flight"] + link["unsent"] for link in snapshot["links"])
             rate = snapshot["rate_out"]
             state = "paused" if snapshot.get("paused") else snapshot["state"]
+            if snapshot.get("stopped_by"):
+                state = f"({snapshot['stopped_by']})"
             rows.append((f"{name}.{instance}", state, held, held / rate if rate > 0 else (0.0 if not held else None)))
     return rows
 

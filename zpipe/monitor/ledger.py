@@ -21,7 +21,7 @@ Snapshot = dict[str, Any]
 LinkName = tuple[str, str, str]
 """(from, outlet, to)"""
 
-STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates")
+STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates", "replayed")
 LINK_KEYS = ("sent", "acked", "dead", "returned", "in_flight", "unsent")
 
 
@@ -94,7 +94,8 @@ class Ledger:
         for snapshot in self._killed.values():
             if snapshot["stage"] == stage:
                 _add(row, snapshot, killed=True)
-        return {**row, "restarts": self.restarts[stage]}
+        replayed = row.pop("replayed")  # only where there are any
+        return {**row, "restarts": self.restarts[stage], **({"replayed": replayed} if replayed else {})}
 
     def _links(self) -> dict[LinkName, dict[str, int]]:
         """sent = acked + dead + returned + in_flight: what was sent over a link ended well, as a dead letter of the consumer,
@@ -138,7 +139,8 @@ def _key(snapshot: Snapshot) -> tuple[str, int, str]:
 def _add(row: dict[str, int], snapshot: Snapshot, killed: bool) -> None:
     for name in COUNTS:
         row["returned" if killed and name in ("in_process", "queued") else name] += snapshot[name]
-    row["duplicates"] += snapshot.get("duplicates", 0)
+    for name in ("duplicates", "replayed"):
+        row[name] += snapshot.get(name, 0)
     for link in snapshot["links"]:
         row["produced"] += link["acked" if killed else "produced"]
         row["redelivered"] += link.get("redelivered", 0)

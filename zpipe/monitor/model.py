@@ -126,6 +126,7 @@ class Model:
             "instances": all_,
             "absent": self._absent(name),
             "silent": [instance for instance, state in states.items() if state == SILENT],
+            "stopped_by": {f"{name}.{s['instance']}": s["stopped_by"] for s in working if s.get("stopped_by")},
             "live": len(live),
             "rate_in": sum(s.rate("received", self._config.interval_s) for s in live),
             "rate_out": sum(s.rate("done", self._config.interval_s) for s in live),

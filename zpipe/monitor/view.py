@@ -109,6 +109,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     for name, row in rows.items():
         links = [link for link in ledger["links"] if link["from"] == name]
         row |= {key: sum(link[key] for link in links) for key in LINK_COLUMNS}
+        row.setdefault("replayed", 0)
     keys = [key for key in next(iter(rows.values()), {}) if key in ALWAYS or any(row[key] for row in rows.values())]
     heads = {key: key.replace("_", "\n") for key in keys}
     # Exact while there is room: a ledger is there to be added up.
@@ -116,7 +117,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     gap = 2
     names = max(map(len, ["stage", *rows]))
     if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:
-        keys = [key for key in keys if key not in LINK_COLUMNS]  # the problems below say them
+        keys = [key for key in keys if key not in (*LINK_COLUMNS, "replayed")]  # said below, or by who replayed them
         heads = {key: _SHORT_HEADS.get(key, key) for key in keys}
         gap = 1
         if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:
@@ -274,6 +275,8 @@ def _remarks(model: dict[str, Any]) -> Iterator[Text]:
             yield Text(f"{', '.join(missing)}: not heard of", "red")
         if silent:
             yield Text(f"{', '.join(silent)}: silent", "red")
+        for instance, why in stage.get("stopped_by", {}).items():
+            yield Text(f"{instance} takes no more: {why}", "bold red")
     bottleneck = model["bottleneck"]
     if bottleneck:
         needed = bottleneck["instances_needed"]

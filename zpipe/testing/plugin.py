@@ -244,6 +244,7 @@ class Workers:
         ]
         for piece in messages:
             session, number = piece.delivery.session, piece.section.first + piece.start
+            assert session is not None, "no letters are replayed here"
             _, rows = found.setdefault(session.upstream.key, (session.incarnation, []))
             rows.append([number, number + 1, int(len(messages) == 1)])
         return found

@@ -162,7 +162,7 @@ class Simulation(Processes):
             piece = letter.piece
             id = letter.id if piece is None else piece.section.columns()[0][piece.start]
             self.buried.append((node.spec.name, id, letter))
-        node.stage.processing.buried(letter, written, self.now)
+        node.stage.processing.burials.written(letter, written, self.now)
 
     def _commit(self, node: Node, position: int, total: int, ended: bool) -> None:
         disk = self.disks[node.key]

@@ -50,7 +50,7 @@ class Inbox:
     def __init__(self) -> None:
         self._section = Section(b"", 0)
         # Nothing here is acked: a delivery is only what a slice has to have.
-        self._nowhere = Delivery(None, 0, [], lambda delivery: None)  # type: ignore[arg-type]
+        self._nowhere = Delivery(None, 0, [], lambda delivery: None)
 
     def task(self, value: list[Any], bodies: list[bytes]) -> Task:
         _, batch, attempt, rows = value

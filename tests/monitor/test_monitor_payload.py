@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zpipe.core import cbor
+from zpipe.monitor import editing, payload
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+keys = texts | st.sampled_from([payload.UTF8, payload.BASE64, payload.MAP])
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | texts | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(plain)
+def test_every_payload_comes_back_from_its_json(value: Any) -> None:
+    text = payload.as_text(value)
+    json.loads(text)
+    assert cbor.write(payload.read(text)) == cbor.write(value)
+
+
+@given(st.dictionaries(st.binary(max_size=6), st.integers(), max_size=3))
+def test_keys_that_are_bytes_come_back_too(value: dict[bytes, int]) -> None:
+    assert payload.read(payload.as_text(value)) == value
+
+
+def test_what_would_not_come_back_is_not_given_to_an_editor() -> None:
+    with pytest.raises(ValueError, match="JSON cannot hold"):
+        editing.editable({"$base64:AA==": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "line 1, column 2"),
+        ('{"$base64": "%"}', "is not base64"),
+        ('{"$utf8": 1}', "takes text"),
+        ("[" * 100_000, "too deeply"),
+    ],
+)
+def test_json_that_is_none_says_where(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        editing.read(text)
+
+
+def test_fields_are_set_beside_the_others() -> None:
+    assert editing.with_fields({"a": 1, "b": 2}, ["b=[3]", "c=null"]) == {"a": 1, "b": [3], "c": None}
+    with pytest.raises(ValueError, match="without fields"):
+        editing.with_fields([1], ["a=1"])

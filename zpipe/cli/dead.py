@@ -1,0 +1,225 @@
+"""zpipe dead list|show|edit|replay|drop CONFIG …"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from zpipe.cli.letter_options import Rate, Wanted, selected, wanted_options
+from zpipe.config import load
+from zpipe.errors import ExitCode
+
+if TYPE_CHECKING:
+    from zpipe.daemon.graveyard import Graveyard, Numbers
+
+C = TypeVar("C", bound=Callable[..., Any])
+LIST_LETTERS = 100
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Dead letters: messages that a stage gave up on. A letter's name is STAGE.N/NUMBER.
+
+    Works on the state folders on this machine, whether or not the pipeline runs.
+    """
+
+
+def _config(function: C) -> C:
+    return click.argument("config", type=click.Path(path_type=Path))(function)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it would be, and do nothing.")
+
+
+def _graveyard(config: Path) -> Graveyard:
+    from zpipe.daemon.graveyard import Graveyard
+
+    return Graveyard(load(config, only=""), os.environ)
+
+
+@command.command("list")
+@_config
+@wanted_options
+@click.option(
+    "--limit", type=click.IntRange(min=1), help=f"At most so many.  [default: {LIST_LETTERS}; with --json, all]"
+)
+@_json
+def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> ExitCode:
+    """List letters: name, age, id, tries and reason."""
+    from zpipe.daemon.replaying import count
+    from zpipe.monitor import letters
+
+    graveyard = _graveyard(config)
+    chosen = graveyard.find(wanted.selection())
+    found = list(graveyard.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
+    if as_json:
+        rows = [letters.row(letter) for letter in found]
+        click.echo(json.dumps({"pipeline": graveyard.config.name, "count": count(chosen), "letters": rows}))
+    elif not found:
+        click.echo("no dead letters" + (" like that" if wanted.any else ""), err=True)
+    else:
+        from rich.console import Console
+
+        Console().print(letters.table(found, time.time()))
+        if count(chosen) > len(found):
+            click.echo(f"zpipe: {count(chosen) - len(found)} more: --limit", err=True)
+    return ExitCode.DONE
+
+
+@command.command()
+@_config
+@click.argument("names", nargs=-1, required=True, metavar="LETTER...")
+@_json
+def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
+    """Show everything of a letter: payload, traceback, what happened to it."""
+    from zpipe.daemon.graveyard import Selection
+    from zpipe.monitor import letters
+
+    graveyard = _graveyard(config)
+    found = list(graveyard.letters(graveyard.find(Selection(names=names))))
+    if as_json:
+        pages = [letters.whole(letter) for letter in found]
+        click.echo(json.dumps(pages[0] if len(names) == 1 and pages else pages))
+    else:
+        click.echo("\n\n".join(letters.page(letter, time.time()) for letter in found))
+    return ExitCode.DONE
+
+
+@command.command()
+@_config
+@click.argument("name", metavar="LETTER")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=JSON", help="Give a field of the payload this value.")
+@click.option(
+    "--payload", "file", type=click.File("r", encoding="utf-8"), help="Take the whole payload from a file, as JSON."
+)
+def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
+    """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
+    from zpipe.daemon.graveyard import Selection, check_editable
+    from zpipe.monitor import editing
+
+    if fields and file is not None:
+        raise click.UsageError("give --set or --payload, not both")
+    graveyard = _graveyard(config)
+    (letter,) = graveyard.letters(graveyard.find(Selection(names=(name,))))
+    check_editable(letter)
+    try:
+        if file is not None:
+            payload = editing.read(file.read())
+        elif fields:
+            payload = editing.with_fields(letter.payload, fields)
+        else:
+            payload = _edited(editing.editable(letter.payload))
+    except ValueError as error:
+        raise click.UsageError(f"{letter.name}: {error}") from None
+    if payload is editing.UNCHANGED or payload == letter.payload:
+        click.echo(f"{letter.name} is as it was", err=True)
+        return ExitCode.DONE
+    graveyard.edit(letter, payload)
+    click.echo(f"{letter.name} has a new payload: zpipe dead replay {config} {letter.name}", err=True)
+    return ExitCode.DONE
+
+
+def _edited(text: str) -> Any:
+    """What the user makes of it in an editor. Raises ValueError if it is no JSON and they do not want to go on."""
+    from zpipe.monitor import editing
+
+    while True:
+        made = click.edit(text, extension=".json")
+        if made is None:
+            return editing.UNCHANGED
+        try:
+            return editing.read(made)
+        except ValueError as error:
+            if not sys.stdin.isatty():
+                raise
+            click.echo(f"zpipe: {error}", err=True)
+            click.confirm("Edit it again?", default=True, abort=True, err=True)
+            text = made
+
+
+@command.command()
+@_config
+@wanted_options
+@selected
+@click.option("--rate", type=Rate(), default="100/s", show_default=True, help="How fast: N/s, N/m or N/h.")
+@_dry_run
+@click.option("--no-wait", is_flag=True, help="Where the pipeline runs: do not wait for what comes of it.")
+@_json
+def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bool, as_json: bool) -> ExitCode:
+    """Give letters to the stage that gave up on them once more.
+
+    Where the pipeline runs, its instances do it; else it is started with its sources closed, and drained when that is done.
+    A letter is gone once everything made from its message is acked; one that fails again stays, with what is new. A replay
+    that is interrupted goes on when the stage starts.
+
+    Exit codes: 0 all of them were replayed, 1 some failed again or were not replayed, 3 the ledger does not balance.
+    """
+    from zpipe.cli.replaying import replay_letters
+
+    graveyard = _graveyard(config)
+    chosen = _replayable(graveyard, wanted)
+    if dry_run:
+        return _listed(chosen, as_json, "would be replayed")
+    return replay_letters(config, graveyard, chosen, rate, wait=not no_wait, as_json=as_json)
+
+
+def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
+    """The selected letters that can be; says which cannot. Raises TargetError if none of them can."""
+    from zpipe.core.letter import MESSAGE
+    from zpipe.daemon.graveyard import refusal
+    from zpipe.errors import TargetError
+
+    kinds = graveyard.kinds(graveyard.find(wanted.selection()))
+    refusals = [refusal(numbers, kind) for kind, numbers in kinds.items() if kind != MESSAGE]
+    if refusals and (wanted.names or MESSAGE not in kinds):
+        raise TargetError("; ".join(refusals))
+    for text in refusals:
+        click.echo(f"zpipe: {text}", err=True)
+    return kinds.get(MESSAGE, {})
+
+
+@command.command()
+@_config
+@wanted_options
+@selected
+@_dry_run
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@_json
+def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
+    """Delete letters for good: their messages are lost."""
+    from zpipe.daemon.replaying import count
+
+    graveyard = _graveyard(config)
+    chosen = graveyard.find(wanted.selection())
+    if dry_run:
+        return _listed(chosen, as_json, "would be dropped")
+    if count(chosen) > 1 and not yes:
+        click.confirm(f"Drop {count(chosen)} dead letters for good?", abort=True, err=True)
+    dropped = graveyard.drop(chosen)
+    if as_json:
+        click.echo(json.dumps({"dropped": dropped}))
+    else:
+        click.echo(f"{dropped} dropped", err=True)
+    return ExitCode.DONE
+
+
+def _listed(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
+    from zpipe.core.letter import letter_name
+    from zpipe.daemon.replaying import count
+
+    names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]
+    if as_json:
+        click.echo(json.dumps({"count": count(chosen), "letters": names}))
+    else:
+        for name in names:
+            click.echo(name)
+        click.echo(f"{len(names)} {what}", err=True)
+    return ExitCode.DONE

@@ -1,0 +1,83 @@
+"""Messages given up: on their way to the store, or to the stage that reads dead letters.
+
+May live here: which letters are to be written, and what their message is finished by. Why a message is given up is decided
+elsewhere, and where letters are kept is the shell's.
+"""
+
+from __future__ import annotations
+
+from zpipe.core.downstream import Downstream
+from zpipe.core.guard import Guard
+from zpipe.core.inlet import Inlet
+from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.replay import Replays, replay_of
+from zpipe.core.work import DEAD, Chunk, DeadLetter
+
+NEVER = float("inf")
+REBURY_S = 1.0
+"""A dead letter that could not be written (disk full) is written again after this long; its message stays unacked."""
+
+
+class Burials:
+    """Until it is told that a letter is written, its message is in process and unacked."""
+
+    def __init__(self, counts: Counts, inlet: Inlet, downstream: Downstream, guard: Guard, replays: Replays) -> None:
+        self._counts = counts
+        self._inlet = inlet
+        self._downstream = downstream
+        self._guard = guard
+        self._replays = replays
+        self._new: list[DeadLetter] = []
+        self._again: list[tuple[float, DeadLetter]] = []
+
+    def add(self, letter: DeadLetter) -> None:
+        """To be written."""
+        self._new.append(letter)
+        if replay_of(letter.piece) is None:
+            self._guard.dies()
+
+    def take(self, now: float) -> list[DeadLetter]:
+        """The letters to write now."""
+        due = [letter for at, letter in self._again if at <= now]
+        self._again = [entry for entry in self._again if entry[0] > now]
+        letters, self._new = self._new + due, []
+        return letters
+
+    def next_at(self) -> float:
+        """When `take` should be called although nothing happens."""
+        return min((at for at, _ in self._again), default=NEVER)
+
+    def written(self, letter: DeadLetter, stored: bool, now: float) -> None:
+        """The letter is durable (then its message is finished), or could not be written."""
+        if not stored:
+            self._again.append((now + REBURY_S, letter))
+            return
+        if (replay := replay_of(letter.piece)) is not None:
+            replay.died = True
+        self._died(letter)
+        if letter.piece is not None:
+            letter.piece.finish()
+        if letter.derivation is not None:
+            letter.derivation.settle()
+
+    def posted(self, letter: DeadLetter, body: bytes) -> None:
+        """The letter leaves as a message by its outlet. What it was made from is finished when that is acked."""
+        self._died(letter)
+        chunks = [Chunk(DEAD, 1, body)]
+        if letter.piece is not None:
+            derivation = Derivation([letter.piece])
+            self._downstream.offer(chunks, derivation)
+            derivation.close()
+        if letter.derivation is not None:
+            self._downstream.offer(chunks, letter.derivation)
+            letter.derivation.settle()
+
+    def _died(self, letter: DeadLetter) -> None:
+        self._counts.dead += 1
+        self._counts.in_process -= 1
+        if replay_of(letter.piece) is None:
+            self._guard.died()
+        else:
+            self._replays.in_process -= 1
+        if letter.piece is not None:
+            self._inlet.bury(letter.piece)

@@ -1,0 +1,36 @@
+"""How many outputs may be made now: the limit that a source and early-passing workers are told.
+
+May live here: that limit and when it is worth telling. It knows no thread; the shell hands it on.
+"""
+
+from __future__ import annotations
+
+from zpipe.core.actions import Gate
+from zpipe.core.downstream import Downstream
+from zpipe.core.policy import StagePolicy
+from zpipe.core.source import Source
+
+
+class EmissionLimit:
+    """An absolute limit, so that what is on its way from other threads needs no counting.
+
+    It is raised in steps: waking a source's thread for one message at a time would cost more than the message.
+    """
+
+    def __init__(self, policy: StagePolicy, source: Source | None) -> None:
+        self._source = source
+        self._limit = 0
+        quarter = min(policy.unacked.messages, policy.link.unsent_messages) // 4
+        self._step = max(1, quarter) if source is not None else 1
+
+    def moved(self, downstream: Downstream, may_read: bool) -> list[Gate]:
+        """The limit, if it is time to tell it. `may_read`: the source may be read at all."""
+        room = downstream.room
+        limit = min(room, 1)
+        if self._source is not None:
+            limit = self._source.emitted + (room if may_read else 0)
+        raised = limit - self._limit
+        if raised < 0 or raised >= self._step or (raised and not downstream.unsent):
+            self._limit = limit
+            return [Gate(limit)]
+        return []

@@ -1,0 +1,46 @@
+"""A dead letter as it is kept and shown. May live here: the value and its name; not where letters are, or how they look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MESSAGE, RECORD, SECTION = "message", "record", "section"
+"""What its payload is: a message's; what a source could not read; a section that could not be decoded, as its bytes."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """`number` is never used again in its instance's store.
+
+    at, origin   seconds since the epoch: when it died last, when its source produced it
+    attempts     calls of the plugin that failed;  deaths: those that ended their worker; over all replays
+    replays      how often it was replayed in vain;  replay_rate: it is to be replayed (None: it is not)
+    """
+
+    stage: str
+    instance: int
+    number: int
+    id: str
+    at: float
+    origin: float
+    incarnation: str
+    kind: str
+    reason: str
+    traceback: str
+    attempts: int
+    deaths: int
+    history: list[str]
+    replays: int
+    replay_rate: float | None
+    headers: Any
+    payload: Any
+
+    @property
+    def name(self) -> str:
+        return letter_name(self.stage, self.instance, self.number)
+
+
+def letter_name(stage: str, instance: int, number: int) -> str:
+    """What an operator calls it by."""
+    return f"{stage}.{instance}/{number}"

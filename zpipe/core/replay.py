@@ -1,0 +1,113 @@
+"""Dead letters that are tried again: messages that came from this stage's own store, not from a producer.
+
+May live here: which letters are in hand and which are done with. It knows no store, no outlet and no rate; who reads the
+letters decides how fast they come.
+
+They do not pass the queue: its credit is given to producers, who answer for what they sent, and for these nobody above
+does. So they have a bound of their own, and their row in the store stays until everything derived from them is acked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.section import Section
+
+MOST = 64
+"""Letters in hand at once: enough to keep workers busy at any rate worth replaying at, and a kill repeats no more."""
+MOST_BYTES = 1 << 20
+"""Of them, but for one message: little beside the queue, so that the memory a stage may take is that of its config."""
+
+
+@dataclass(frozen=True)
+class Revived:
+    """A letter that is to be a message again. `body` is its message, as a section of one; `suspicion` that of a Section."""
+
+    number: int
+    body: bytes
+    suspicion: int = 0
+
+
+class Replay(Delivery):
+    """The delivery of one letter: finished like any other, but owed to the store."""
+
+    __slots__ = ("died", "number")
+
+    def __init__(self, letter: Revived, replays: Replays) -> None:
+        self.number = letter.number
+        self.died = False
+        super().__init__(
+            None, 0, [Section(letter.body, 1, letter.number, suspicion=letter.suspicion)], replays.finished
+        )
+
+
+class Replays:
+    """Letters in hand: taken from the store and not yet gone from it, or dead once more.
+
+    in_process  those whose work here is not done; the others wait for acks, or for their row to go
+    waiting     those of them that no worker has had yet
+    """
+
+    def __init__(self) -> None:
+        self.in_process = 0
+        self._held: dict[int, Replay] = {}
+        self.waiting: deque[Slice] = deque()
+        self._done: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[int]:
+        """Their numbers."""
+        return iter(self._held)
+
+    @property
+    def full(self) -> bool:
+        return len(self._held) >= MOST or self.room_bytes <= 0
+
+    @property
+    def room_bytes(self) -> int:
+        return MOST_BYTES - sum(section.size for replay in self._held.values() for section in replay.sections)
+
+    def add(self, letters: list[Revived], now: float) -> None:
+        """Takes letters in hand, to be given to workers."""
+        self.in_process += len(letters)
+        for letter in letters:
+            assert letter.number not in self._held, "in hand already"
+            replay = self._held[letter.number] = Replay(letter, self)
+            self.waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
+
+    def next(self, most: int) -> list[Slice]:
+        """Up to so many of those that wait. A suspect comes alone."""
+        taken: list[Slice] = []
+        while self.waiting and len(taken) < most:
+            if taken and (self.waiting[0].section.suspicion or taken[0].section.suspicion):
+                break
+            taken.append(self.waiting.popleft())
+        return taken
+
+    def finished(self, delivery: Delivery) -> None:
+        """Everything derived from the letter's message is finished, or it is a letter again."""
+        assert isinstance(delivery, Replay)
+        if delivery.died:
+            del self._held[delivery.number]
+        else:
+            self._done.append(delivery.number)
+
+    def take_done(self) -> list[int]:
+        """Numbers of the letters whose rows may go now."""
+        done, self._done = self._done, []
+        return done
+
+    def removed(self, number: int) -> None:
+        """The row is gone, durably."""
+        self._held.pop(number, None)
+
+
+def replay_of(piece: Slice | None) -> Replay | None:
+    """The replay that a slice is of; None for what came from a producer."""
+    delivery = piece.delivery if piece is not None else None
+    return delivery if isinstance(delivery, Replay) else None

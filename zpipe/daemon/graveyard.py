@@ -1,0 +1,237 @@
+"""The dead letters of a whole pipeline, as an operator finds them: in the state folders of its instances on this machine.
+
+May live here: naming letters, finding, reading, changing, marking and dropping them. It starts and asks nobody. SQLite lets
+it look and write while the instances run.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.core import cbor, section
+from zpipe.core.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
+from zpipe.core.policy import LinkPolicy
+from zpipe.daemon.drain import parse_target
+from zpipe.daemon.letters import Filter
+from zpipe.daemon.places import Places
+from zpipe.daemon.store import FILE, SCHEMA_VERSION
+from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
+
+Instance = tuple[str, int]
+Numbers = dict[Instance, list[int]]
+"""Letters by the instance that has them."""
+
+_COLUMNS = (
+    *("number", "id", "at", "origin", "incarnation", "kind", "reason", "traceback", "attempts", "deaths", "history"),
+    *("replays", "replay_rate", "headers", "payload"),
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which letters: those named, or those of `target` (STAGE or STAGE.N, "" for all) that the filter lets through."""
+
+    names: tuple[str, ...] = ()
+    target: str = ""
+    filter: Filter = field(default_factory=Filter)
+
+
+class Graveyard:
+    """Raises NoPeerError if no instance of the pipeline has left any state here, OperatorError if it cannot be read."""
+
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+        self.config = config
+        self.places = Places(config, env)
+        self._files = {
+            (stage, instance): path
+            for stage in config.stages
+            for instance in self.places.stored(stage)
+            if (path := self.places.state(stage, instance) / FILE).exists()
+        }
+        if not self._files:
+            where = self.places.state("", 0).parent
+            raise NoPeerError(
+                f"nothing of pipeline {config.name!r} is kept in {where}: has it run on this machine, as this user?"
+            )
+
+    # ---- which
+
+    def find(self, selection: Selection) -> Numbers:
+        """The letters of a selection. Raises TargetError for a stage or a letter that is not there."""
+        if selection.names:
+            return self._named(selection.names)
+        wanted = parse_target(self.config, selection.target) if selection.target else None
+        found: Numbers = {}
+        for instance in self._files:
+            if wanted is not None and (wanted[0] != instance[0] or wanted[1] not in (None, instance[1])):
+                continue
+            where, values = selection.filter.where()
+            sql = f"SELECT number FROM dead_letters WHERE {where} ORDER BY number"
+            with self._open(instance) as connection:
+                numbers = [int(row[0]) for row in connection.execute(sql, values)]
+            if numbers:
+                found[instance] = numbers
+        return found
+
+    def _named(self, names: Iterable[str]) -> Numbers:
+        found: Numbers = {}
+        for name in names:
+            target, slash, number = name.partition("/")
+            stage, instance = parse_target(self.config, target)
+            if not slash or instance is None or not (number.isascii() and number.isdigit() and len(number) < 19):
+                raise TargetError(f"{name!r} is no STAGE.N/NUMBER: `zpipe dead list` has the names of the letters")
+            numbers = found.setdefault((stage, instance), [])
+            if int(number) not in numbers:
+                numbers.append(int(number))
+        for owner, numbers in found.items():
+            there = self._there(owner, numbers)
+            if missing := [letter_name(*owner, number) for number in numbers if number not in there]:
+                raise TargetError(f"there is no letter {', '.join(missing)}: `zpipe dead list` has those that are left")
+        return found
+
+    def _there(self, instance: Instance, numbers: Iterable[int]) -> set[int]:
+        if instance not in self._files:
+            return set()
+        where, values = Filter(numbers=frozenset(numbers)).where()
+        with self._open(instance) as connection:
+            return {row[0] for row in connection.execute(f"SELECT number FROM dead_letters WHERE {where}", values)}
+
+    def kinds(self, chosen: Numbers) -> dict[str, Numbers]:
+        """The same letters by what they are (MESSAGE, RECORD, SECTION)."""
+        found: dict[str, Numbers] = {}
+        for instance, numbers in chosen.items():
+            where, values = Filter(numbers=frozenset(numbers)).where()
+            sql = f"SELECT kind, number FROM dead_letters WHERE {where} ORDER BY number"
+            with self._open(instance) as connection:
+                for kind, number in connection.execute(sql, values):
+                    found.setdefault(kind, {}).setdefault(instance, []).append(number)
+        return found
+
+    def marked(self, chosen: Numbers) -> tuple[Numbers, Numbers]:
+        """Of those letters the ones that are still there: to be replayed, and not to be."""
+        left: tuple[Numbers, Numbers] = {}, {}
+        for instance, numbers in chosen.items():
+            where, values = Filter(numbers=frozenset(numbers)).where()
+            sql = f"SELECT replay_rate IS NULL, number FROM dead_letters WHERE {where}"
+            with self._open(instance) as connection:
+                for unmarked, number in connection.execute(sql, values):
+                    left[unmarked].setdefault(instance, []).append(number)
+        return left
+
+    def any_marked(self) -> set[Instance]:
+        """Instances that have letters to be replayed, of whatever command."""
+        sql = "SELECT 1 FROM dead_letters WHERE replay_rate IS NOT NULL LIMIT 1"
+        found = set()
+        for instance in self._files:
+            with self._open(instance) as connection:
+                if connection.execute(sql).fetchone():
+                    found.add(instance)
+        return found
+
+    # ---- reading
+
+    def letters(self, chosen: Numbers, most: int | None = None) -> Iterator[Letter]:
+        """Up to `most` of them, one after the other."""
+        for instance, numbers in chosen.items():
+            if most is not None:
+                numbers, most = numbers[:most], max(most - len(numbers), 0)
+            with self._open(instance) as connection:
+                for number in numbers:
+                    sql = f"SELECT {', '.join(_COLUMNS)} FROM dead_letters WHERE number = ?"
+                    row = connection.execute(sql, (number,)).fetchone()
+                    if row is not None:  # else it went meanwhile
+                        yield self._letter(instance, dict(zip(_COLUMNS, row, strict=True)))
+
+    @staticmethod
+    def _letter(instance: Instance, row: dict[str, Any]) -> Letter:
+        for key in ("headers", "payload"):
+            with suppress(PeerError):  # what is damaged is shown as the bytes it is
+                row[key] = None if row[key] is None else cbor.read(row[key])
+        return Letter(instance[0], instance[1], **{**row, "history": json.loads(row["history"])})
+
+    # ---- changing
+
+    def edit(self, letter: Letter, payload: Any) -> None:
+        """Gives the letter another payload. Raises TargetError if that cannot be sent, or the letter cannot be changed."""
+        check_editable(letter)
+        try:
+            size = len(section.encode([letter.id], [letter.origin], [payload], None))
+        except ValueError as error:
+            raise TargetError(f"that payload {error}") from None
+        if size > LinkPolicy().max_message_bytes:
+            raise TargetError(f"that payload has {size} bytes, over the limit of {LinkPolicy().max_message_bytes}")
+        sql = "UPDATE dead_letters SET payload = ? WHERE number = ? AND replay_rate IS NULL"
+        with self._open((letter.stage, letter.instance), write=True) as connection:
+            if not connection.execute(sql, (cbor.write(payload), letter.number)).rowcount:
+                raise TargetError(_replaying(letter))
+
+    def mark(self, chosen: Numbers, rate: float) -> None:
+        """Has the letters replayed, `rate` a second, when their instance looks."""
+        for instance, numbers in chosen.items():
+            where, values = Filter(numbers=frozenset(numbers)).where()
+            with self._open(instance, write=True) as connection:
+                sql = f"UPDATE dead_letters SET replay_rate = ? WHERE {where} AND kind = '{MESSAGE}'"
+                connection.execute(sql, (rate, *values))
+
+    def drop(self, chosen: Numbers) -> int:
+        """Deletes the letters; how many."""
+        count = 0
+        for instance, numbers in chosen.items():
+            where, values = Filter(numbers=frozenset(numbers)).where()
+            with self._open(instance, write=True) as connection:
+                count += connection.execute(f"DELETE FROM dead_letters WHERE {where}", values).rowcount
+        return count
+
+    @contextmanager
+    def _open(self, instance: Instance, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """The instance's file. Raises OperatorError where SQLite cannot use it."""
+        path = self._files[instance]
+        try:
+            with closing(_connect(path, write)) as connection:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version != SCHEMA_VERSION:
+                    raise OperatorError(f"{path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
+                with connection:
+                    yield connection
+        except sqlite3.Error as error:
+            raise OperatorError(f"cannot use the state file {path}: {error}") from None
+
+
+def _connect(path: Path, write: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.as_uri()}?mode={'rw' if write else 'ro'}", uri=True, timeout=30.0)
+    if write:
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+_NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section that could not be decoded"}
+
+
+def check_editable(letter: Letter) -> None:
+    """Raises TargetError for a letter that is no message, or is being replayed."""
+    if letter.kind != MESSAGE:
+        raise TargetError(f"{letter.name} is {_NO_MESSAGE[letter.kind]}: it can only be dropped")
+    if letter.replay_rate is not None:
+        raise TargetError(_replaying(letter))
+
+
+def _replaying(letter: Letter) -> str:
+    return f"{letter.name} is being replayed: edit it if it becomes a dead letter again"
+
+
+def refusal(chosen: Numbers, kind: str) -> str:
+    """Why letters of that kind cannot be replayed, and what to do."""
+    names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if kind == RECORD:
+        what = "records that their source could not read: correct the source and run again with --fresh, or drop them"
+    else:
+        what = "sections that could not be decoded, so nobody knows their messages: drop them"
+    return f"{shown} cannot be replayed; these are {what}"

@@ -1,0 +1,111 @@
+"""Dead letters for people and for scripts. May live here: the table, the page of one letter, and both as JSON values."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from zpipe.core.letter import MESSAGE, Letter
+from zpipe.monitor.payload import as_text, shown
+
+REASON_CHARACTERS = 200
+
+
+def row(letter: Letter) -> dict[str, Any]:
+    """What `list --json` prints of a letter."""
+    return {
+        "letter": letter.name,
+        "stage": letter.stage,
+        "instance": letter.instance,
+        "number": letter.number,
+        "id": letter.id,
+        "at": letter.at,
+        "kind": letter.kind,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "deaths": letter.deaths,
+        "replays": letter.replays,
+        "replaying": letter.replay_rate is not None,
+    }
+
+
+def whole(letter: Letter) -> dict[str, Any]:
+    """What `show --json` prints of it."""
+    return row(letter) | {
+        "origin": letter.origin,
+        "incarnation": letter.incarnation,
+        "traceback": letter.traceback,
+        "history": letter.history,
+        "headers": shown(letter.headers),
+        "payload": shown(letter.payload),
+    }
+
+
+def table(letters: list[Letter], now: float) -> Table:
+    """One line a letter."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("letter", "age"):
+        made.add_column(name, no_wrap=True)
+    made.add_column("id", overflow="ellipsis", no_wrap=True)
+    made.add_column("tries", justify="right", no_wrap=True)
+    made.add_column("reason", overflow="ellipsis", no_wrap=True)
+    for letter in letters:
+        reason = _plain(letter.reason[:REASON_CHARACTERS])
+        if letter.replay_rate is not None:
+            reason = f"(to be replayed) {reason}"
+        tries = str(letter.attempts) + (f" + {letter.deaths} deaths" if letter.deaths else "")
+        made.add_row(*map(Text, (letter.name, age(now - letter.at), _plain(letter.id), tries, reason)))
+    return made
+
+
+def page(letter: Letter, now: float) -> str:
+    """Everything of one letter."""
+    lines = [
+        f"letter     {letter.name}",
+        f"id         {letter.id}",
+        f"died       {_when(letter.at)}, {age(now - letter.at)} ago",
+        f"attempts   {letter.attempts}" + (f", and {letter.deaths} deaths of its worker" if letter.deaths else ""),
+        f"reason     {letter.reason}",
+    ]
+    if letter.kind != MESSAGE:
+        lines.insert(2, f"kind       {letter.kind}: it cannot be replayed")
+    if letter.origin:
+        lines.insert(2, f"origin     {_when(letter.origin)}")
+    if letter.replays:
+        lines.append(f"replays    {letter.replays}, in vain")
+    if letter.replay_rate is not None:
+        lines.append("replay     marked: its instance takes it when it runs")
+    if letter.headers is not None:
+        lines += ["headers", _indented(as_text(letter.headers))]
+    if letter.history:
+        lines += ["history", *(_indented(line) for line in letter.history)]
+    if letter.traceback:
+        lines += ["traceback", _indented(letter.traceback.rstrip())]
+    return "\n".join([*lines, "payload", _indented(as_text(letter.payload))])
+
+
+def age(seconds: float) -> str:
+    """In the largest unit that has a whole number."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(int(seconds), 0)}s"
+
+
+def _when(at: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _plain(text: str) -> str:
+    """On one line, and nothing in it that a terminal would obey."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
