@@ -45,18 +45,19 @@ def whole(letter: Letter) -> dict[str, Any]:
 
 
 def table(letters: list[Letter], now: float) -> Table:
-    """One line a letter."""
+    """One line a letter. Tries are attempts; `+2d`: and two deaths of its worker."""
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("letter", "age"):
-        made.add_column(name, no_wrap=True)
+    # rich cuts every column alike where there is too little room: a name that is cut names nothing.
+    made.add_column("letter", no_wrap=True, min_width=max((len(letter.name) for letter in letters), default=0))
+    made.add_column("age", no_wrap=True, min_width=4)
     made.add_column("id", overflow="ellipsis", no_wrap=True)
-    made.add_column("tries", justify="right", no_wrap=True)
+    made.add_column("tries", justify="right", no_wrap=True, min_width=5)
     made.add_column("reason", overflow="ellipsis", no_wrap=True)
     for letter in letters:
         reason = _plain(letter.reason[:REASON_CHARACTERS])
         if letter.replay_rate is not None:
             reason = f"(to be replayed) {reason}"
-        tries = str(letter.attempts) + (f" + {letter.deaths} deaths" if letter.deaths else "")
+        tries = str(letter.attempts) + (f"+{letter.deaths}d" if letter.deaths else "")
         made.add_row(*map(Text, (letter.name, age(now - letter.at), _plain(letter.id), tries, reason)))
     return made
 
