@@ -110,7 +110,7 @@ def section_of(payloads: list[Any]) -> Section:
     return Section(section.encode([f"read:{n}" for n in range(count)], [1e9] * count, payloads, None), count)
 
 
-SESSION: Any = SimpleNamespace(incarnation="i", upstream=SimpleNamespace(stage="read", outlet="", instance=1))
+SESSION: Any = SimpleNamespace(incarnation="i", upstream=SimpleNamespace(key=("read", "", 1)))
 
 
 def piece(of: Section, start: int, stop: int) -> Slice:

@@ -19,7 +19,7 @@ class Session:
     incarnation = "r1"
 
     class upstream:
-        stage, outlet, instance = "read", "", 2
+        key = ("read", "", 2)
 
 
 def task(first: int, count: int, pieces: int = 1) -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,21 @@ def test_the_total_is_that_of_the_rows(steps: list[tuple[str, int]]) -> None:
             sizes = "length(payload) + ifnull(length(headers), 0) + length(traceback) + length(history)"
             counted = connection.execute(f"SELECT count(*), ifnull(sum({sizes}), 0) FROM dead_letters").fetchone()
             assert letters.total(connection) == counted
+
+
+def test_a_letter_that_an_earlier_life_has_written_is_not_written_twice() -> None:
+    with database() as connection:
+        letters.bury(connection, row(), "first")
+        letters.bury(connection, row(), "first")  # two messages of one life that look alike are two
+        assert letters.total(connection)[0] == 2
+        letters.bury(connection, replace(row(reason="newer"), traceback=""), "second")
+        assert letters.total(connection)[0] == 2
+        reasons = "SELECT reason FROM dead_letters ORDER BY number"
+        assert connection.execute(reasons).fetchall() == [("no",), ("no",)]
+        letters.bury(connection, row(reason="newer"), "third")
+        assert sorted(connection.execute(reasons).fetchall()) == [("newer",), ("no",)]
+        letters.bury(connection, row(2), "third")
+        assert letters.total(connection)[0] == 3
 
 
 def test_what_dies_again_is_the_same_letter_with_what_is_new() -> None:

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     attempts INTEGER NOT NULL, deaths INTEGER NOT NULL, history TEXT NOT NULL, headers BLOB, payload BLOB NOT NULL,
     replays INTEGER NOT NULL DEFAULT 0, replay_rate REAL, suspicion INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS dead_marked ON dead_letters (number) WHERE replay_rate IS NOT NULL;
+CREATE INDEX IF NOT EXISTS dead_ids ON dead_letters (id);
 CREATE TABLE IF NOT EXISTS dead_total (
     one INTEGER PRIMARY KEY CHECK (one = 1), messages INTEGER NOT NULL, bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO dead_total VALUES (1, 0, 0);
@@ -72,7 +73,21 @@ class Marked(NamedTuple):
 
 
 def bury(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> None:
-    """Adds a letter."""
+    """Adds a letter. One that an earlier life has written, and was killed before the ack, or that an earlier run has, is there
+    already: it is brought up to date, but what tells more of its death stays."""
+    same = "SELECT number, traceback FROM dead_letters WHERE id = ? AND payload = ? AND incarnation <> ? LIMIT 1"
+    found = connection.execute(same, (row.id, row.payload, incarnation)).fetchone()
+    if found is not None:
+        number, trace = found
+        connection.execute(
+            "UPDATE dead_letters SET at = ?, incarnation = ? WHERE number = ?", (time.time(), incarnation, number)
+        )
+        if row.traceback or not trace:
+            connection.execute(
+                "UPDATE dead_letters SET reason = ?, traceback = ?, attempts = ?, deaths = ?, history = ? WHERE number = ?",
+                (row.reason, row.traceback, row.attempts, row.deaths, json.dumps(row.history), number),
+            )
+        return
     connection.execute(
         "INSERT INTO dead_letters (stage, id, at, origin, incarnation, kind, reason, traceback, attempts, deaths, history,"
         " headers, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
