@@ -1,4 +1,5 @@
-"""Messages that raise, that kill their worker process and that hang: exactly those are dead letters, with the right reasons."""
+"""Messages that raise, that kill their worker process and that hang: exactly those are dead letters, with the right
+reasons, and replayed once the plugin is mended."""
 
 from __future__ import annotations
 
@@ -67,6 +68,11 @@ def bad(make: MakePipeline, count: int, timeout: str, deaths: int, deadline_s: f
     for n in hung:
         assert "timeout" in letters[n][0] and letters[n][2] == deaths
         assert "in work" in letters[n][1]
+    (pipeline.folder / "mended").touch()
+    replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all", "--rate", "1000/s")
+    assert replay.wait(deadline_s) == 0, replay.stderr
+    assert not pipeline.letters("work")
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(count))
 
 
 def test_bad_messages_are_dead_letters_and_the_others_are_stored(make: MakePipeline) -> None:
