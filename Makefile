@@ -13,7 +13,7 @@ SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd check bench stress soak clean
+.PHONY: help demo test test-systemd check bench screen stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,9 @@ test-systemd: $(DEV) $(WHEELS) ## the tests that start and kill units, in a syst
 
 bench: $(RUNTIME) ## zpipe against the same three processes written by hand
 	$(BIN)/python -m benchmarks
+
+screen: $(RUNTIME) ## what the monitor shows of a real run, into the README and docs/monitor.svg
+	$(BIN)/python docs/capture.py
 
 stress: $(DEV) ## tests that kill, stall and load for minutes
 	$(BIN)/python -m pytest -m stress --timeout=1800

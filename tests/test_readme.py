@@ -10,6 +10,8 @@ from zpipe.cli import COMMANDS
 from zpipe.errors import ExitCode
 from zpipe.hookspecs import Context
 from zpipe.messages import Message
+from zpipe.monitor.rows import LINK_COLUMNS, STAGE_COLUMNS
+from zpipe.monitor.screen import KEYS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,6 +41,18 @@ def test_the_first_plugin_runs() -> None:
     hook = namespace["zpipe_process"]
     context: Context | None = None
     assert hook(Message({"id": 1, "text": "a"}), context) == {"id": 1, "text": "A"}  # type: ignore[operator]
+
+
+def test_the_screen_shown_is_one_of_today_s() -> None:
+    """`make screen` puts it there."""
+    lines = block("text").splitlines()
+    heads = {column.head for column in (*STAGE_COLUMNS, *LINK_COLUMNS)} | {"LATELY"}
+    for first in ("STAGE", "LINK"):
+        (head,) = [line for line in lines if line.split()[:1] == [first]]
+        assert all(any(word in one.split() for one in heads) for word in head.split()), head
+    assert lines[-1] == KEYS
+    assert any("parse is the limit" in line for line in lines)
+    assert max(map(len, lines)) <= 100
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:

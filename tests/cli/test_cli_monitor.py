@@ -69,7 +69,8 @@ def test_once_as_json(pipeline: Path) -> None:
             break
         assert time.monotonic() < deadline, value
     assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck"}
-    assert (value["pipeline"], value["bottleneck"]) == ("watched", None)
+    assert value["pipeline"] == "watched"
+    assert (value["bottleneck"]["stage"], value["bottleneck"]["kind"]) == ("make", "source")
     for name, stage in value["stages"].items():
         (snapshot,) = stage["instances"]
         assert (snapshot["stage"], snapshot["instance"], snapshot["pipeline"]) == (name, 1, "watched")
@@ -88,7 +89,7 @@ def test_once_as_text_has_no_colours(pipeline: Path, monkeypatch: pytest.MonkeyP
     lines = result.stdout.splitlines()
     assert lines[0] == "watched"
     assert lines[1].split()[:2] == ["STAGE", "STATE"]
-    assert [line.split()[0] for line in lines[2:4]] == ["make", "sink"]
+    assert [line.lstrip(" *").split()[0] for line in lines[2:4]] == ["make", "sink"]
     assert "\x1b" not in result.stdout
 
 
@@ -114,7 +115,7 @@ def test_a_terminal_is_redrawn_in_place(pipeline: Path) -> None:
         os.close(follower)
         seen = b""
         deadline = time.monotonic() + DEADLINE_S
-        while seen.count(b"STAGE") < 3 and time.monotonic() < deadline:
+        while seen.count(b"\x1b[1;1H") < 3 and time.monotonic() < deadline:
             if select.select([leader], [], [], 1.0)[0]:
                 seen += os.read(leader, 65536)
         process.send_signal(signal.SIGINT)
@@ -123,8 +124,8 @@ def test_a_terminal_is_redrawn_in_place(pipeline: Path) -> None:
                 pass
         assert process.wait(DEADLINE_S) == ExitCode.DONE
     os.close(leader)
-    assert seen.count(b"STAGE") >= 3
-    assert b"\x1b[1A" in seen
+    assert seen.count(b"\x1b[1;1H") >= 3
+    assert b"\x1b[2;1H" in seen
     assert b"\x1b[32m" in seen
 
 
@@ -151,3 +152,71 @@ def test_ends_when_every_instance_has_stopped(home: Path) -> None:
     last = json.loads(output.splitlines()[-1])
     assert [stage["state"] for stage in last["stages"].values()] == ["STOPPED", "STOPPED"]
     assert last["stages"]["sink"]["completed"] == 300
+
+
+# For scripts
+
+
+def test_check_says_ok_or_what_is_wrong_in_one_line(pipeline: Path) -> None:
+    result = monitor(
+        pipeline, "--check", "--timeout", "20", "--max-depth", "100000", "--max-dead", "0", "--max-age", "1h"
+    )
+    assert result.returncode == ExitCode.DONE, result.stdout + result.stderr
+    assert result.stdout.startswith("OK watched: 2 instances, deepest make->sink ")
+    assert result.stdout.count("\n") == 1
+    with contextlib.ExitStack() as stack:
+        command = [*ZPIPE, "pause", str(pipeline), "sink"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        stack.callback(subprocess.run, [*ZPIPE, "resume", str(pipeline), "sink"], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + DEADLINE_S
+        while (result := monitor(pipeline, "--check", "--max-depth", "make->sink=5")).returncode != ExitCode.FAILED:
+            assert time.monotonic() < deadline, result
+    assert result.stdout.startswith("FAILED watched: make->sink has depth ")
+    assert result.stdout.count("\n") == 1
+
+
+def test_a_check_of_what_does_not_run_is_no_peer(config: Path) -> None:
+    assert monitor(config, "--check", "--timeout", "0.3").returncode == ExitCode.NO_PEER
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-dead", "3"], "--max-dead is for --check"),
+        (["--check", "--max-depth", "make->nobody=3"], "has no link 'make->nobody'; it has make->sink"),
+        (["--check", "--max-depth", "many"], "'many' is no number of messages"),
+        (["--check", "--max-age", "long"], "long"),
+        (["--replay", "x", "--record", "y"], "--record is for a pipeline that runs"),
+        (["--at", "+3s"], "--at is a moment of a recording"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(config: Path, options: list[str], said: str) -> None:
+    result = monitor(config, *options)
+    assert result.returncode == ExitCode.USAGE
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["r.ndjson", "r.ndjson.gz"])
+def test_what_was_recorded_is_shown_again(pipeline: Path, home: Path, name: str) -> None:
+    path = home / name
+    command = [*ZPIPE, "monitor", str(pipeline), "--json", "--record", str(path), "--timeout", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        live = [json.loads(process.stdout.readline()) for _ in range(8)]
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(DEADLINE_S) == ExitCode.DONE
+    at = live[6]["at"]
+    result = monitor(pipeline, "--replay", str(path), "--once", "--json", "--at", str(at))
+    assert result.returncode == ExitCode.DONE, result.stderr
+    value = json.loads(result.stdout)
+    # A snapshot that came between two readings counts from when it was read.
+    assert abs(value["stages"]["sink"]["received"] - live[6]["stages"]["sink"]["received"]) <= 200
+    assert value["at"] == pytest.approx(at)
+    every = monitor(pipeline, "--replay", str(path), "--json").stdout.splitlines()
+    assert len(every) >= 5
+    assert "sink" in monitor(pipeline, "--replay", str(path), "--once", "--at", "+0s").stdout
+    late = monitor(pipeline, "--replay", str(path), "--once", "--at", "+1h")
+    assert late.returncode == ExitCode.USAGE
+    assert "is not in the recording, which is from" in late.stderr

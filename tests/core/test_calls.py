@@ -49,6 +49,7 @@ def test_it_says_that_the_limit_holds_it_back_and_wakes_by_the_rate() -> None:
     stage = processing(StagePolicy(workers=10, limit=LimitPolicy("fixed", max=None, rate=0.5)), 100)
     [task] = stage.start(0.0, False)
     assert stage.next_at(0.0, False) == pytest.approx(2.0, abs=0.02)
+    stage.note_idle(0.0, None, False)
     stage.spend(1.0)
     shares = stage.budget.take()
     assert (shares["working"], shares["limited"]) == pytest.approx((0.1, 0.9))

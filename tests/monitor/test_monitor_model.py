@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
-from rich.console import Console
 
+from zpipe.monitor.columns import width_of
 from zpipe.monitor.flow import slope, split
 from zpipe.monitor.model import Model
-from zpipe.monitor.view import status_table
+from zpipe.monitor.status import status
 
 
 def links_of(value: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -89,6 +89,10 @@ def test_a_new_incarnation_takes_the_place_of_the_old() -> None:
         {"budget": {"working": "hard"}},
         {"latency": {"in_stage": 3}},
         {"latency": 3},
+        {"limit": 3},
+        {"limit": {"limit": "few"}},
+        {"sessions": 3},
+        {"sessions": [{"queued": "many"}]},
     ],
 )
 def test_a_snapshot_that_makes_no_sense_is_passed_over(broken: dict[str, Any]) -> None:
@@ -96,6 +100,13 @@ def test_a_snapshot_that_makes_no_sense_is_passed_over(broken: dict[str, Any]) -
     model.add(snapshot("map") | broken)
     model.add(snapshot("unknown"))
     assert not model.heard
+
+
+def test_a_limit_of_calls_a_second_alone_is_sound() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("map", limit={"limit": None, "under_way": 1, "reason": "fixed", "changed_s": 1.0}))
+    assert model.as_json(100.0)["stages"]["map"]["limit"] is None
+    assert model.heard
 
 
 def test_a_snapshot_of_another_program_with_only_what_the_protocol_promises_is_enough() -> None:
@@ -121,6 +132,32 @@ def test_depth_is_unsent_at_the_producers_and_queued_at_the_consumers() -> None:
     row = links_of(model.as_json(100.0))["map", "sink"]
     assert (row["depth"], row["depth_bytes"], row["unsent"], row["queued"]) == (49, 490, 40, 9)
     assert (row["in_flight"], row["credit"], row["oldest_s"]) == (60, 12, 1.5)
+
+
+def test_the_columns_of_a_link_are_counted_from_both_ends() -> None:
+    peer = consumer() | {"sent": 30, "in_flight": 28}
+    session = {
+        "from": "map",
+        "outlet": "",
+        "instance": 1,
+        "incarnation": "i1",
+        "received": 20,
+        "queued": 5,
+        "unacked": 15,
+    }
+    gone = {**session, "incarnation": "i0", "queued": 99}  # a session with a life of the producer that is over
+    model = Model(config(CHAIN))
+    model.add(snapshot("sink", received=20, queued=5, sessions=[session], incarnation="x", at=100.0))
+    model.add(snapshot("map", [link("sink", 40, in_flight=28, unsent=7, consumers=[peer])], at=100.1))
+    row = links_of(model.as_json(100.1))["map", "sink"]
+    assert [row[key] for key in ("unsent", "under_way", "queued", "depth")] == [7, 10, 5, 22]
+    assert (row["in_flight"], row["unacked"], row["remainder"]) == (28, 15, 3)
+    model.add(
+        snapshot("sink", received=30, queued=5, sessions=[session | {"received": 31}, gone], incarnation="x", at=99.0)
+    )
+    row = links_of(model.as_json(100.1))["map", "sink"]
+    assert row["under_way"] == 0  # the consumer's snapshot is the later one: nothing is negative
+    assert row["queued"] == 104  # nobody alive answers for what it holds of the other
 
 
 def test_the_queue_of_several_inputs_is_split_by_what_is_under_way_and_adds_up() -> None:
@@ -189,7 +226,7 @@ def test_a_depth_that_goes_nowhere_has_no_time(depths: list[int]) -> None:
 def busy_chain(own: float, unsent: int, at: float = 100.0, produced: int = 1000) -> list[dict[str, Any]]:
     return [
         snapshot("read", [link("map", produced + unsent, unsent=unsent)], budget=budget(blocked=0.8), at=at),
-        snapshot("map", [link("sink", 900)], budget=budget(working=own), rate_in=50.0, received=produced, at=at),
+        snapshot("map", [link("sink", 900)], budget=budget(working=own), rate_out=50.0, received=produced, at=at),
         snapshot("sink", budget=budget(working=0.1), rate_in=50.0, at=at),
     ]
 
@@ -200,23 +237,21 @@ def test_the_bottleneck_is_the_busiest_stage_with_a_full_input() -> None:
         model.add(one)
     found = model.as_json(100.0)["bottleneck"]
     assert found["stage"] == "map"
-    assert found["why"] == (
-        "map works 98% of its time while 2,048 messages wait for it and read is blocked 80% of its time"
-    )
+    assert found["why"] == "map is the limit: 98% working, read blocked 80% of the time"
     assert found["instances_needed"] == 2
 
 
-def test_instances_needed_match_the_most_that_was_seen_of_the_source() -> None:
+def test_instances_needed_match_what_the_source_gave_while_nothing_blocked_it() -> None:
     model = Model(config(CHAIN))
-    for n in range(4):  # before it was full the source gave 200 a second
-        for one in busy_chain(1.0, 0, at=100.0 + n, produced=1000 + 200 * n):
-            model.add(one | {"rate_in": 50.0})
-    for n in range(4, 12):
-        for one in busy_chain(1.0, UNSENT_BOUND, at=100.0 + n, produced=1600 + 50 * n):
-            model.add(one)
-    value = model.as_json(111.0)
-    assert value["stages"]["map"]["rate_in"] == pytest.approx(50.0)
-    assert value["bottleneck"]["instances_needed"] == 4
+    for n in range(12):  # 200 a second until it is blocked, then as fast as map takes them, in bursts
+        read = 200 * n if n < 4 else 800 + 50 * (n - 4) + 40 * (n % 2)
+        shares = budget() if n < 4 else budget(blocked=0.9)
+        unsent = 0 if n < 4 else UNSENT_BOUND
+        model.add(snapshot("read", [link("map", read, unsent=unsent)], budget=shares, received=read, at=100.0 + n))
+        model.add(snapshot("map", [link("sink", 50 * n)], budget=budget(working=1.0), received=50 * n, at=100.0 + n))
+        model.add(snapshot("sink", budget=budget(working=0.02), received=50 * n, at=100.0 + n))
+    found = model.as_json(111.0)["bottleneck"]
+    assert (found["stage"], found["instances_needed"]) == ("map", 4)
 
 
 def test_a_stage_that_passes_back_pressure_on_is_not_the_bottleneck() -> None:
@@ -226,7 +261,7 @@ def test_a_stage_that_passes_back_pressure_on_is_not_the_bottleneck() -> None:
     model.add(snapshot("sink", budget=budget(working=0.2, limited=0.7), rate_in=3.0))
     found = model.as_json(100.0)["bottleneck"]
     assert found["stage"] == "sink"
-    assert found["why"].startswith("sink is held back by its limit 70% of its time")
+    assert found["why"].startswith("sink is the limit: held back 70% of the time by its limit of calls")
 
 
 def test_no_bottleneck_while_everything_keeps_up() -> None:
@@ -243,7 +278,9 @@ def test_a_stage_that_is_not_running_is_the_bottleneck() -> None:
     found = model.as_json(100.0)["bottleneck"]
     assert found == {
         "stage": "map",
+        "kind": "down",
         "why": "map is not running and 2,048 messages wait for it",
+        "advice": "start map",
         "instances_needed": None,
     }
 
@@ -280,12 +317,11 @@ def test_whatever_comes_there_is_a_value_that_adds_up_and_can_be_shown(
     history: list[dict[str, Any]], later: float
 ) -> None:
     model = Model(config({"a": [], "b": ["a"], "c": ["a", "b"]}, {"b": 2}))
-    console = Console(width=80, record=True, quiet=True)
     for one in history:
         model.add(one)
         value = model.as_json(one["at"] + later)
         json.dumps(value, allow_nan=False)
-        console.print(status_table(value))
+        assert all(width_of(line) <= 80 for line in status(value, 80))
         rows = links_of(value)
         into_c = [rows["a", "c"], rows["b", "c"]]
         assert sum(row["queued"] for row in into_c) == value["stages"]["c"]["depth"]

@@ -65,7 +65,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     else:
         from rich.console import Console
 
-        from zpipe.monitor.view import ledger_table, link_table
+        from zpipe.monitor.ledger_table import ledger_table, link_table
 
         console = Console()
         console.print(ledger_table(result))

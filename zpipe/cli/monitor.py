@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from zpipe.cli import monitoring
 from zpipe.cli.exporting import export
 from zpipe.cli.seconds import Seconds
 from zpipe.config import load
 from zpipe.errors import ExitCode, NoPeerError
+
+if TYPE_CHECKING:
+    from zpipe.config import PipelineConfig
+    from zpipe.daemon.watch import Watch
+    from zpipe.monitor.app import Heard
 
 REDRAW_S = 0.25
 """The screen is redrawn no more often than this, however short the interval of the snapshots is."""
@@ -26,40 +35,142 @@ REDRAW_S = 0.25
     "--timeout",
     type=Seconds(),
     metavar="SECONDS",
-    help="How long to wait for instances to be heard of.  [default: two intervals and a second]",
+    help="How long to wait for instances to be heard of.  [default: two intervals and a second; on the screen, for ever]",
 )
 @click.option(
     "--prometheus", is_flag=False, flag_value="", metavar="[HOST:PORT]", help="Serve metrics, and show nothing."
 )
-def command(config: Path, once: bool, as_json: bool, timeout: float | None, prometheus: str | None) -> ExitCode:
+@click.option("--check", is_flag=True, help="One line: OK, or what is wrong (exit code 1). For cron and the like.")
+@click.option(
+    "--max-depth",
+    multiple=True,
+    type=monitoring.Depth(),
+    help="With --check: wrong if more messages wait on any link; or on one. May be given more than once.",
+)
+@click.option(
+    "--max-age", type=monitoring.Duration(), help="With --check: wrong if a message waits longer, such as 30s."
+)
+@click.option("--max-dead", type=click.IntRange(min=0), help="With --check: wrong if a stage has more dead letters.")
+@click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Keep what is heard; .gz: compressed.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show what was recorded instead.")
+@click.option("--at", metavar="TIME", help="With --replay --once: when; +90s from its start, or 2026-01-31T12:00:00.")
+def command(config: Path, once: bool, as_json: bool, timeout: float | None, check: bool, **options: Any) -> ExitCode:
     """Show states, depths and rates of a running pipeline, and what holds it up.
 
-    Goes on until every instance has stopped, or Ctrl-C. Exit code 5 if no instance of the pipeline is running.
-    """
-    from zpipe.daemon.watch import Watch
-    from zpipe.monitor import app
-    from zpipe.monitor.model import Model
+    In a terminal it is a screen with keys (h: help), which also waits for a pipeline that is not up yet. Piped, it is text.
+    It goes on until every instance has stopped, q, or Ctrl-C.
 
+    Exit codes: 0 done, 1 with --check: something is wrong, 5 no instance of the pipeline is running.
+    """
+    monitoring.refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
     pipeline = load(config, only="")  # whoever looks on needs none of the plugins
-    if prometheus is not None:
-        return export(pipeline, prometheus)
-    wait_s = timeout if timeout is not None else 2 * pipeline.interval_s + 1.0
-    model = Model(pipeline)
-    watch = Watch(pipeline, os.environ)
+    if options["prometheus"] is not None:
+        return export(pipeline, options["prometheus"])
     try:
-        if not app.gather(watch, model, wait_s):
-            where = f"listened for {wait_s:g} s, {watch.places.silence()}"
-            raise NoPeerError(f"no instance of pipeline {pipeline.name!r} is heard of: is it running? ({where})")
-        values = app.follow(watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S))
-        if sys.stdout.isatty() and not as_json:
-            app.show([next(values)] if once else values)
-            return ExitCode.DONE
-        for value in values:
-            click.echo(json.dumps(value) if as_json else app.as_text(value))
-            if once:
-                break
+        if options["replay"] is not None:
+            return _replay(pipeline, options["replay"], options["at"], once, as_json)
+        with _recorder(pipeline, options["record"]) as heard, _watch(pipeline) as watch:
+            if _is_screen() and not (once or as_json or check):
+                return _live(pipeline, watch, heard, timeout)
+            thresholds = monitoring.thresholds(pipeline, options) if check else None
+            return _lines(pipeline, watch, heard, once, as_json, timeout, thresholds)
     except KeyboardInterrupt:
-        pass  # the way out of watching
+        return ExitCode.DONE  # the way out of watching
+
+
+@contextmanager
+def _watch(pipeline: PipelineConfig) -> Iterator[Watch]:
+    from zpipe.daemon.watch import Watch
+
+    watch = Watch(pipeline, os.environ, eager=True)
+    try:
+        yield watch
     finally:
         watch.close()
+
+
+@contextmanager
+def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | None]:
+    from zpipe.monitor.recording import Recorder
+
+    if path is None:
+        yield None
+        return
+    recorder = Recorder(path, pipeline.name, pipeline.interval_s)
+    try:
+        yield recorder.add
+    finally:
+        recorder.close()
+
+
+def _is_screen() -> bool:
+    from zpipe.monitor.terminal import is_screen
+
+    return is_screen(sys.stdout)
+
+
+def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
+    from zpipe.monitor import live
+    from zpipe.monitor.model import Model
+
+    interval_s = max(pipeline.interval_s, REDRAW_S)
+    operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
+    give_up_s = float("inf") if timeout is None else timeout
+    if not live.show(watch, Model(pipeline), pipeline, interval_s, operator, keep, give_up_s):
+        raise _nobody(pipeline, watch, give_up_s)
+    return ExitCode.DONE
+
+
+def _nobody(pipeline: PipelineConfig, watch: Watch, waited_s: float) -> NoPeerError:
+    where = f"listened for {waited_s:g} s, {watch.places.silence()}"
+    return NoPeerError(f"no instance of pipeline {pipeline.name!r} is heard of: is it running? ({where})")
+
+
+def _lines(
+    pipeline: PipelineConfig,
+    watch: Watch,
+    heard: Heard | None,
+    once: bool,
+    as_json: bool,
+    timeout: float | None,
+    thresholds: Any,
+) -> ExitCode:
+    from zpipe.monitor import app, checks
+    from zpipe.monitor.model import Model
+
+    wait_s = timeout if timeout is not None else 2 * pipeline.interval_s + 1.0
+    model = Model(pipeline)
+    if not app.gather(watch, model, wait_s, heard):
+        raise _nobody(pipeline, watch, wait_s)
+    for value in app.follow(
+        watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S), heard
+    ):
+        if thresholds is not None:
+            problems = checks.wrong(value, thresholds)
+            click.echo(
+                json.dumps({"ok": not problems, "problems": problems}) if as_json else checks.line(value, problems)
+            )
+            return ExitCode.FAILED if problems else ExitCode.DONE
+        click.echo(json.dumps(value) if as_json else monitoring.text(value))
+        if once:
+            break
+    return ExitCode.DONE
+
+
+def _replay(pipeline: PipelineConfig, path: Path, at: str | None, once: bool, as_json: bool) -> ExitCode:
+    from zpipe.monitor import replay
+    from zpipe.monitor.recording import Recording
+
+    recording = Recording(path, pipeline.name)
+    try:
+        tape = replay.Tape(recording, pipeline)
+        if _is_screen() and not (once or as_json):
+            replay.show(tape, recording)
+            return ExitCode.DONE
+        moments = [monitoring.moment(at, recording)] if once else monitoring.moments(recording)
+        for moment in moments:
+            tape.move(moment)
+            click.echo(json.dumps(tape.value) if as_json else monitoring.text(tape.value))
+    finally:
+        recording.close()
     return ExitCode.DONE

@@ -81,7 +81,7 @@ def _run(config: Path, graveyard: Graveyard, chosen: Numbers, as_json: bool) -> 
     if not as_json:
         from rich.console import Console
 
-        from zpipe.monitor.view import ledger_table
+        from zpipe.monitor.ledger_table import ledger_table
 
         Console().print(ledger_table(result))
     for problem in ledger.problems():

@@ -30,8 +30,8 @@ def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: st
     """
     from zpipe.daemon.supervisor import Supervisor
     from zpipe.monitor.ledger import Ledger
+    from zpipe.monitor.ledger_table import ledger_table
     from zpipe.monitor.progress import LiveProgress, PlainProgress
-    from zpipe.monitor.view import ledger_table
 
     pipeline = load(config)
     ledger = Ledger(pipeline)

@@ -9,9 +9,10 @@ SHARES = ("waiting", "working", "blocked", "limited", "retrying")
 
 
 class Budget:
-    """Seconds of workers by what they did since the last `take`."""
+    """Seconds of workers by what they did since the last `take`. `idle_as`: what idle ones wait for now."""
 
     def __init__(self, workers: int, now: float) -> None:
+        self.idle_as = "waiting"
         self._workers = workers
         self._now = now
         self._spent = dict.fromkeys(SHARES, 0.0)
@@ -33,9 +34,10 @@ class Budget:
 
 
 class Histogram:
-    """Seconds in buckets a quarter of a power of two wide: percentiles within 25 %, in at most 160 numbers, 1 µs to 12 days."""
+    """Seconds in buckets a sixteenth of a power of two wide, as in an HDR histogram: percentiles are at most 6.25 % above the
+    truth, never below; at most 640 numbers, of which a stage uses a few dozen; 1 µs to 12 days."""
 
-    _least, _most = 1e-6, 1e6
+    _least, _most, _parts = 1e-6, 1e6, 16
 
     def __init__(self) -> None:
         self._buckets: dict[int, int] = {}
@@ -44,7 +46,7 @@ class Histogram:
     def add(self, seconds: float, messages: int) -> None:
         ratio = min(max(self._least, seconds), self._most) / self._least  # in this order NaN is the least
         whole = int(ratio).bit_length() - 1
-        bucket = whole * 4 + int((ratio / (1 << whole) - 1.0) * 4)
+        bucket = whole * self._parts + int((ratio / (1 << whole) - 1.0) * self._parts)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + messages
         self._total += messages
 
@@ -54,8 +56,8 @@ class Histogram:
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
             if left <= 0:
-                whole, quarter = divmod(bucket, 4)
-                return self._least * (1 << whole) * (1.0 + (quarter + 1) / 4)
+                whole, part = divmod(bucket, self._parts)
+                return self._least * (1 << whole) * (1.0 + (part + 1) / self._parts)
         return 0.0
 
     def take(self) -> dict[str, float]:

@@ -23,6 +23,11 @@ class EmissionLimit:
         quarter = min(policy.unacked.messages, policy.link.unsent_messages) // 4
         self._step = max(1, quarter) if source is not None else 1
 
+    @property
+    def left(self) -> int | None:
+        """What the source may be read yet; None: there is no source."""
+        return None if self._source is None else self._limit - self._source.emitted
+
     def moved(self, downstream: Downstream, may_read: bool) -> list[Gate]:
         """The limit, if it is time to tell it. `may_read`: the source may be read at all."""
         room = downstream.room

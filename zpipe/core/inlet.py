@@ -9,7 +9,7 @@ Accepted messages are in `queue` until taken, then held by whoever took them unt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from zpipe.core import wire
 from zpipe.core.allotment import Allotment
@@ -227,6 +227,11 @@ class Inlet:
             piece.finish()
         session.finish_returned()
         self._moved = True
+
+    @property
+    def sessions(self) -> Iterable[InletSession]:
+        """Those that are open."""
+        return self._sessions.values()
 
     def owner(self, session_id: str) -> Upstream | None:
         """The upstream instance of an open session."""

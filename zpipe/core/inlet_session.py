@@ -113,6 +113,11 @@ class InletSession:
         self._returned = []
 
     @property
+    def unacked(self) -> int:
+        """Messages of which the producer was not told that they are finished."""
+        return sum(one.count - sum(stop - start for start, stop in one.told) for one in self.deliveries.values())
+
+    @property
     def all_confirmed(self) -> bool:
         """The producer has read the last statement, and nothing has changed since."""
         return self._confirmed == self._number and not self.changed

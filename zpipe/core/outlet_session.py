@@ -90,6 +90,11 @@ class OutletSession:
         return self.limit_messages - self.released
 
     @property
+    def in_flight_messages(self) -> int:
+        """Sent in parcels that are not acked."""
+        return sum(section.count for flight in self.flights.values() for _, section in flight.sections)
+
+    @property
     def wait_s(self) -> float:
         """How long a message sent now would wait there, by the consumer's own rate."""
         return (self.sent_messages - self.released) / (self.rate or 1.0)

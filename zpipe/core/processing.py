@@ -55,6 +55,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self.left_to_read: int | None = None
 
     # ---- to the workers
 
@@ -285,13 +286,14 @@ class Processing:
         self._inlet.window = min(waiting + self._pace.window(policy.link.queue_time_s, least, most), most)
 
     def spend(self, now: float) -> None:
-        """Books the time since the last call."""
-        if self._downstream.full:
-            idle_as = "blocked"
-        elif (self._inlet.queue or self.retries.next_at <= now) and not self.calls.may_start(now):
-            idle_as = "limited"
-        elif self.retries.messages and not self._inlet.queue:
-            idle_as = "retrying"
-        else:
-            idle_as = "waiting"
-        self.budget.advance(now, len(self.tasks), idle_as)
+        """Books the time since the last call, before anything changes that decides what it was spent on."""
+        self.budget.advance(now, len(self.tasks), self.budget.idle_as)
+
+    def note_idle(self, now: float, left: int | None, hungry: bool) -> None:
+        """Why workers are idle from now on. `left`: what a head may read yet; `hungry`: those above wait for our acks."""
+        self.left_to_read = left
+        queue = self._inlet.queue
+        full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
+        limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
+        retrying = self.retries.messages and (self._inlet.crowded or hungry) and not queue
+        self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"

@@ -9,11 +9,13 @@ to be let by, so that versions can differ.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from zpipe.core.downstream import Downstream
 from zpipe.core.inlet import Inlet
+from zpipe.core.inlet_session import InletSession
 from zpipe.core.intake import Self
 from zpipe.core.ledger import Counts
 from zpipe.core.outlet import Outlet
@@ -40,13 +42,36 @@ def of_link(outlet: Outlet) -> dict[str, Any]:
                 "instance": session.hello.instance,
                 "incarnation": session.hello.incarnation,
                 "credit": max(session.room_messages, 0),
+                "sent": session.sent_messages,
                 "under_way": session.sent_messages - session.released,
+                "in_flight": session.in_flight_messages,
                 "unacked_parcels": len(session.flights),
                 "rate": session.rate,
             }
             for session in outlet.sessions.values()
         ],
     }
+
+
+def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
+    """The links into a stage, as it sees them: a row for each producer in session, to be laid beside that one's row of
+    `consumers`. sent - received is on the way; unacked is what it holds in parcels that are not finished."""
+    queued: Counter[InletSession] = Counter()
+    for piece in inlet.queue:
+        if piece.delivery.session is not None:
+            queued[piece.delivery.session] += piece.count
+    return [
+        {
+            "from": session.upstream.stage,
+            "outlet": session.upstream.outlet,
+            "instance": session.upstream.instance,
+            "incarnation": session.incarnation,
+            "received": session.messages.received,
+            "queued": queued[session],
+            "unacked": session.unacked,
+        }
+        for session in inlet.sessions
+    ]
 
 
 @dataclass(frozen=True)
@@ -77,6 +102,7 @@ def of_stage(parts: Parts, oldest_s: float) -> dict[str, Any]:
         "inputs": [
             {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
         ],
+        "sessions": of_sessions(inlet),
         "links": [of_link(outlet) for outlet in parts.downstream.outlets],
     }
 

@@ -246,9 +246,9 @@ class Stage:
         self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.needy()
         self.processing.size_window()
-        for upstream, statement in self.inlet.statements(now):
-            self._actions.append(Tell(upstream.peer, wire.write(statement)))
+        self._actions += [Tell(to.peer, wire.write(statement)) for to, statement in self.inlet.statements(now)]
         self._speak(now)
+        self.processing.note_idle(now, self._limit.left, self.intake.hungry)
         actions, self._actions = self._actions, []
         return actions
 

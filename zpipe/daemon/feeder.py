@@ -85,6 +85,8 @@ class Feeder:
         wake()
 
     def _wait_for_room(self) -> None:
+        if self._items:
+            self._wake()  # the rest is taken in now, so that the core sees that its limit is what holds the source up
         with self._more:
             self._more.wait_for(lambda: self._yielded < self._limit or self._context.stopping.is_set())
 
@@ -107,12 +109,16 @@ class Feeder:
         """There is something worth taking."""
         if self._over:
             return not self._over_taken
-        return len(self._items) >= (1 if self.eager else self._enough)
+        return len(self._items) >= (1 if self.eager or self._stuck else self._enough)
+
+    @property
+    def _stuck(self) -> bool:
+        return self._yielded >= self._limit
 
     def take(self) -> Batch | None:
         """Up to a parcel of what has been yielded, encoded; None if there is nothing, or too little to be worth it now."""
         count = min(len(self._items), self._policy.parcel_messages)
-        if not count or not (self.eager or self._over or count >= self._enough):
+        if not count or not (self.eager or self._over or self._stuck or count >= self._enough):
             return None
         items = [self._items.popleft() for _ in range(count)]
         try:

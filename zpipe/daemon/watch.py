@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -19,22 +20,36 @@ from zpipe.errors import NoPeerError, OperatorError, PeerError
 
 ASK_S = 3.0
 FIND_S = 0.25
+FIND_AGAIN_S = 2.0
+"""Once every instance of the config was heard of, others are looked for this often."""
+EAGER_S = 0.1
+"""A subscription takes some milliseconds to arrive; what is published before is not heard."""
+EAGER_TIMES = 10
+EAGER_ASK_S = 0.05
+"""An instance that lives answers within some milliseconds; for one that is stopped nobody waits."""
 
 
 class Watch:
-    """Used by one thread. `snapshots` is by (stage, instance); an instance that is gone keeps its last one."""
+    """Used by one thread. `snapshots` is by (stage, instance); an instance that is gone keeps its last one.
 
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+    eager  whoever was not heard of yet is asked for a snapshot at once, so that nobody waits for the interval
+    """
+
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str], eager: bool = False) -> None:
         self.config = config
         self.places = Places(config, env)
         self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
         self._listener = Listener(SNAPSHOT)
         self._numbers = count(1)
         self._find_at = 0.0
+        self._eager_left = EAGER_TIMES if eager else 0
+        self._eager_at = time.monotonic() + EAGER_S / 2
+        self._expected = {(stage.name, n) for stage in config.stages.values() for n in range(1, stage.instances + 1)}
 
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
         """Waits at most so long for something, then gives the snapshots that came, oldest first."""
         self._find()
+        self._hurry()
         came = []
         for frames in self._listener.read(timeout_s):
             snapshot = self._read(frames)
@@ -48,10 +63,24 @@ class Watch:
         now = time.monotonic()
         if now < self._find_at:
             return
-        self._find_at = now + FIND_S
+        self._find_at = now + (FIND_AGAIN_S if self._expected <= self.snapshots.keys() else FIND_S)
         for stage in self.config.stages:
             for instance in self.places.instances(stage):
                 self._listener.connect(self.places.addresses(stage, instance).control)
+
+    def _hurry(self) -> None:
+        now = time.monotonic()
+        if not self._eager_left or now < self._eager_at:
+            return
+        self._eager_at = now + EAGER_S
+        self._eager_left -= 1
+        unheard = [key for key in self._expected if key not in self.snapshots]
+        for stage, instance in unheard:
+            if not self.places.local(stage) or self.places.alive(stage, instance):
+                with suppress(OperatorError):
+                    self.ask(stage, instance, "snapshot", EAGER_ASK_S)
+        if not unheard:
+            self._eager_left = 0
 
     def _read(self, frames: list[bytes]) -> dict[str, Any] | None:
         """A snapshot of this pipeline, or None for anything else: whoever looks on must not fall over what it sees."""

@@ -1,22 +1,26 @@
 """Following a pipeline: from the snapshots that come to the values that are shown, one an interval.
 
-May live here: when to read and when to show. What is read comes from a Feed, which the command brings; what is shown is
-the view's.
+May live here: when to read and when to show, without a screen (`live` has that). What is read comes from a Feed, which the
+command brings; what is shown is the status'.
 """
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from zpipe.monitor.columns import plain
 from zpipe.monitor.model import Model
+from zpipe.monitor.status import status
 
 PACE_S = 0.5
 """Snapshots are read in lots: each reading also looks for new instances, which costs more than the snapshots do."""
 PLAIN_WIDTH = 160
 """Columns where nobody says how many there are: enough for the longest names."""
+
+Heard = Callable[[dict[str, Any], float], None]
+"""Takes a snapshot and the time when it was heard."""
 
 
 class Feed(Protocol):
@@ -32,15 +36,15 @@ def now_s() -> float:
     return _EPOCH + time.monotonic()
 
 
-def gather(feed: Feed, model: Model, timeout_s: float) -> bool:
+def gather(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> bool:
     """Reads until every instance of the config was heard of, at most so long. False: none was. Blocks."""
     deadline = time.monotonic() + timeout_s
     while model.missing and (left_s := deadline - time.monotonic()) > 0:
-        _read(feed, model, left_s)
+        read(feed, model, left_s, heard)
     return model.heard
 
 
-def follow(feed: Feed, model: Model, interval_s: float) -> Iterator[dict[str, Any]]:
+def follow(feed: Feed, model: Model, interval_s: float, heard: Heard | None = None) -> Iterator[dict[str, Any]]:
     """The model's value now and at each interval, until every instance has stopped. Blocks between."""
     at = time.monotonic()
     while True:
@@ -49,37 +53,18 @@ def follow(feed: Feed, model: Model, interval_s: float) -> Iterator[dict[str, An
             return
         at = max(at + interval_s, time.monotonic())
         while (left_s := at - time.monotonic()) > 0:
-            _read(feed, model, left_s)
+            read(feed, model, left_s, heard)
             time.sleep(max(0.0, min(PACE_S, at - time.monotonic())))
 
 
-def _read(feed: Feed, model: Model, timeout_s: float) -> None:
-    # Not longer than this at once, so that instances started meanwhile are found.
+def read(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> None:
+    """Takes what comes; not longer than PACE_S, so that instances started meanwhile are found."""
     for snapshot in feed.poll(min(timeout_s, PACE_S)):
-        model.add(snapshot, now_s())
+        now = now_s()
+        if model.add(snapshot, now) and heard is not None:
+            heard(snapshot, now)
 
 
-def as_text(value: dict[str, Any]) -> str:
+def as_text(value: dict[str, Any], width: int = PLAIN_WIDTH) -> str:
     """The status without colours, for files and pipes."""
-    from rich.console import Console
-
-    from zpipe.monitor.view import status_table
-
-    # Neither the terminal nor the environment may bring colours in here.
-    console = Console(file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False, no_color=True)
-    with console.capture() as capture:
-        console.print(status_table(value))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def show(values: Iterable[dict[str, Any]]) -> None:
-    """The status in the terminal, redrawn in place for each value. Blocks until there are no more."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from zpipe.monitor.view import status_table
-
-    # No refreshing by itself: drawing what has not changed would be most of the cost.
-    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
-        for value in values:
-            live.update(status_table(value), refresh=True)
+    return "\n".join(plain(line) for line in status(value, width))

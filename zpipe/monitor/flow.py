@@ -40,6 +40,27 @@ def room(link: dict[str, Any], unacked: Bound) -> int:
     return max(0, min(left + credit, unacked_left))
 
 
+def closes_in(room: float, may_read: float, step: int, rate: float, growth: float) -> float:
+    """Seconds until a source has to wait, that reads `rate` a second while its link grows by `growth` a second.
+
+    It may take `may_read` more; that is made `room` anew each time that it can be raised by a `step`, so the source waits
+    before all room is used up: by then up to a step of it is left."""
+    if rate <= growth or rate <= 0.0:
+        return may_read / rate if rate > 0.0 else room / growth
+    passed = 0.0
+    while True:
+        raised_in = max(step - (room - may_read), 0.0) / (rate - growth)
+        if may_read / rate <= raised_in:
+            return passed + may_read / rate
+        passed += raised_in
+        room = may_read = max(room - growth * raised_in, 0.0)
+
+
+def step_of(unacked: Bound) -> int:
+    """By how much a source's limit is raised at least."""
+    return max(1, min(unacked.messages, _UNSENT.messages) // 4)
+
+
 def split(total: int, weights: Sequence[int]) -> list[int]:
     """`total` in whole parts in proportion to `weights` (equal ones if all are 0). The parts add up to it."""
     if not sum(weights):

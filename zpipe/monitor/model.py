@@ -2,11 +2,11 @@
 
 May live here: sums over instances, rates and slopes over time. No sockets, clock, files or layout.
 
-- The *depth* of a link is what waits on it: unsent at its producers and queued at its consumers. What is on the wire or
-  in process is in `in_flight`, not in the depth. A stage with several inputs has one queue: it is split among them in
-  proportion to what their producers have under way to it, so that the parts add up to the queue.
+- The *depth* of a link is what waits on it: unsent at its producers, under way, and queued at its consumers (`ends`). What
+  is in process is not in the depth. Consumers that do not list their sessions have one queue for all links into them: it is
+  split among them in proportion to what their producers have under way to it, so that the parts add up to the queue.
 - An instance not heard of for SILENT_INTERVALS is silent. What a silent or failed one held is not counted: it is its
-  upstream's, which sends it again.
+  upstream's, which sends it again. `stale_s` of a stage or link says how old the oldest figure is that is missing in it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from zpipe.config import PipelineConfig
 from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
 from zpipe.core.snapshot import COUNTS, OTHERS
-from zpipe.monitor.bottleneck import find
-from zpipe.monitor.flow import LinkName, fill, room, slope, split
+from zpipe.monitor import ends
+from zpipe.monitor.bottleneck import OWN, READING, Effort, find
+from zpipe.monitor.flow import LinkName, closes_in, fill, room, slope, split, step_of
 from zpipe.monitor.seen import Seen, sound
 
 SILENT_INTERVALS = 3.0
@@ -41,7 +42,7 @@ class Model:
 
     def __init__(self, config: PipelineConfig) -> None:
         self._config = config
-        self._seen: dict[tuple[str, int], Seen] = {}
+        self._seen: dict[str, dict[int, Seen]] = {name: {} for name in config.stages}
         self._inputs = {
             stage.name: [LinkName(i.stage, i.outlet, stage.name) for i in stage.inputs]
             for stage in config.stages.values()
@@ -49,26 +50,28 @@ class Model:
         self._depths: dict[LinkName, deque[tuple[float, int]]] = {
             link: deque() for links in self._inputs.values() for link in links
         }
-        self._peaks: dict[LinkName, float] = dict.fromkeys(self._depths, 0.0)
         self._now = 0.0
 
-    def add(self, snapshot: Snapshot, now: float | None = None) -> None:
-        """A snapshot that came at `now` (default: when it was taken). One that makes no sense is passed over."""
+    def add(self, snapshot: Snapshot, now: float | None = None) -> bool:
+        """A snapshot that came at `now` (default: when it was taken). One that makes no sense is passed over (False)."""
         if not sound(snapshot) or snapshot["stage"] not in self._config.stages:
-            return
-        key = snapshot["stage"], snapshot["instance"]
+            return False
+        of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
         at = float(snapshot.get("at", 0.0)) if now is None else now
-        seen = self._seen.get(key)
-        if seen is None or seen.snapshot["incarnation"] != snapshot["incarnation"]:
-            seen = self._seen[key] = Seen()
-        seen.add(snapshot, at, SLOPE_INTERVALS * self._config.interval_s)
+        seen = of_stage.get(instance)
+        if seen is None:
+            seen = of_stage[instance] = Seen()
+            self._seen[snapshot["stage"]] = dict(sorted(of_stage.items()))
+        elif seen.snapshot["incarnation"] != snapshot["incarnation"]:
+            seen = of_stage[instance] = Seen()
+        seen.add(snapshot, at, self._config.interval_s)
         self._now = max(self._now, at)
         for link, depths in self._depths.items():
             if snapshot["stage"] in (link.upstream, link.consumer):
                 depths.append((at, self._link(link)["depth"]))
                 while depths[0][0] < at - SLOPE_INTERVALS * self._config.interval_s:
                     depths.popleft()
-                self._peaks[link] = max(self._peaks[link], self._rate(link) or 0.0)
+        return True
 
     @property
     def missing(self) -> list[str]:
@@ -77,33 +80,36 @@ class Model:
 
     @property
     def heard(self) -> bool:
-        return bool(self._seen)
+        return any(self._seen.values())
 
     @property
     def over(self) -> bool:
         """Every instance has said that it is STOPPED."""
-        return not self.missing and all(s.snapshot["state"] == State.STOPPED for s in self._seen.values())
+        return not self.missing and all(
+            s.snapshot["state"] == State.STOPPED for known in self._seen.values() for s in known.values()
+        )
 
     def as_json(self, at: float) -> dict[str, Any]:
         """The pipeline at `at`, in the shape that the design fixes (section 8)."""
         self._now = at
         links = [self._link(name) | self._times(name) for name in self._depths]
         stages = {name: self._stage(name) for name in self._config.stages}
+        effort = {name: self._effort(name) for name in self._config.stages}
         return {
             "pipeline": self._config.name,
             "at": at,
             "stages": stages,
             "links": links,
-            "bottleneck": find(stages, links, self._peaks),
+            "bottleneck": find(stages, links, effort),
         }
 
     # ---- instances
 
     def _of(self, stage: str) -> dict[int, Seen]:
-        return {instance: self._seen[name, instance] for name, instance in sorted(self._seen) if name == stage}
+        return self._seen[stage]
 
     def _absent(self, stage: str) -> list[int]:
-        return [n for n in range(1, self._config.stages[stage].instances + 1) if (stage, n) not in self._seen]
+        return [n for n in range(1, self._config.stages[stage].instances + 1) if n not in self._seen[stage]]
 
     def _state(self, seen: Seen) -> str:
         """Its own word for it; but one that has not said that it is over must be heard."""
@@ -127,7 +133,9 @@ class Model:
             "absent": self._absent(name),
             "silent": [instance for instance, state in states.items() if state == SILENT],
             "stopped_by": {f"{name}.{s['instance']}": s["stopped_by"] for s in working if s.get("stopped_by")},
+            "stale_s": self._stale([name]),
             "live": len(live),
+            "paused": sum(1 for one in working if one.get("paused")),
             "rate_in": sum(s.rate("received", self._config.interval_s) for s in live),
             "rate_out": sum(s.rate("done", self._config.interval_s) for s in live),
             "budget": _mean([s.get("budget") or {} for s in working]),
@@ -137,52 +145,99 @@ class Model:
             "depth": _sum(working, "queued"),
             "depth_bytes": _sum(working, "queued_bytes"),
             "oldest_s": max((s.get("oldest_s", 0.0) for s in working), default=0.0),
+            "open_batch": sum(self._open_batch(one) for one in live),
+            "limit": sum((one.get("limit") or {}).get("limit") or 0 for one in working) or None,
             "rss_bytes": _sum(working, "rss_bytes"),
             "progress": None if self._config.stages[name].inputs else _progress(all_),
         }
+
+    def _open_batch(self, seen: Seen) -> int:
+        """Messages in its queue that wait for company."""
+        batch = self._config.stages[seen.snapshot["stage"]].batch
+        return int(seen.snapshot["queued"] % batch.messages) if batch else 0
+
+    def _effort(self, name: str) -> Effort:
+        live = self._live(name)
+        inputs, batch = self._inputs[name], self._config.stages[name].batch
+        speeds = [seen.speed(OWN) if inputs else _reading_speed(seen) for seen in live]
+        known = [speed for speed in speeds if speed is not None]
+        return Effort(
+            head=not inputs,
+            batch=batch.messages if batch else None,
+            shares=_mean([seen.shares() for seen in live]),
+            speed=sum(known) / len(known) if known else None,
+        )
+
+    def _stale(self, stages: Iterable[str]) -> float | None:
+        """Seconds since the instance longest silent was heard; None when all that are known speak."""
+        silent = [s for name in stages for s in self._of(name).values() if self._state(s) == SILENT]
+        return max((self._now - seen.heard_at for seen in silent), default=None)
 
     # ---- links
 
     def _link(self, name: LinkName) -> dict[str, Any]:
         """What is on the link now."""
-        producers = [seen.link(name) for seen in self._live(name.upstream)]
-        consumers = [seen.snapshot for seen in self._live(name.consumer)]
+        upstream, downstream = self._live(name.upstream), self._live(name.consumer)
+        producers, consumers = [seen.link(name) for seen in upstream], [seen.snapshot for seen in downstream]
         inputs = self._inputs[name.consumer]
-        queued, queued_bytes = _sum(consumers, "queued"), _sum(consumers, "queued_bytes")
-        if len(inputs) > 1:
+        columns = ends.count(name, upstream, downstream)
+        every = [columns["queued"]]
+        if not ends.says(downstream):
             weights = [sum(s.under_way(other) for s in self._live(other.upstream)) for other in inputs]
-            queued = split(queued, weights)[inputs.index(name)]
-            queued_bytes = split(queued_bytes, weights)[inputs.index(name)]
-        unsent = _sum(producers, "unsent")
+            every = split(_sum(consumers, "queued"), weights)
+            columns |= {"queued": every[inputs.index(name)], "under_way": 0, "unacked": 0, "remainder": 0}
+        elif len(inputs) > 1:
+            every = [ends.count(other, self._live(other.upstream), downstream)["queued"] for other in inputs]
+        at = inputs.index(name)
+        under_way_bytes = _sum(producers, "in_flight_bytes") * columns["under_way"] // max(columns["in_flight"], 1)
         return {
             "from": name.upstream,
             "to": name.consumer,
             "outlet": name.outlet,
-            "depth": unsent + queued,
-            "depth_bytes": _sum(producers, "unsent_bytes") + queued_bytes,
-            "unsent": unsent,
-            "queued": queued,
-            "in_flight": _sum(producers, "in_flight"),
+            "depth": columns["unsent"] + columns["under_way"] + columns["queued"],
+            "depth_bytes": _sum(producers, "unsent_bytes")
+            + under_way_bytes
+            + split(_sum(consumers, "queued_bytes"), every)[at],
+            **columns,
+            "open_batch": min(columns["queued"], split(sum(self._open_batch(s) for s in downstream), every)[at]),
             "credit": sum(_sum(link.get("consumers", ()), "credit") for link in producers),
-            "oldest_s": max((s.get("oldest_s", 0.0) for s in consumers), default=0.0) if queued else 0.0,
+            "oldest_s": max((s.get("oldest_s", 0.0) for s in consumers), default=0.0) if columns["queued"] else 0.0,
+            "stale_s": self._stale([name.upstream, name.consumer]),
         }
 
     def _times(self, name: LinkName) -> dict[str, Any]:
-        """How it changes: 0.0 to full when its producers can put nothing more, None where nobody can say."""
-        times: dict[str, Any] = {"rate": self._rate(name), "full_in_s": None, "empty_in_s": None}
-        producers = [seen.link(name) for seen in self._live(name.upstream)]
+        """How it changes: 0.0 to full when its producers can put nothing more, None where nobody can say.
+
+        `bound`: the depth at which they can put nothing more; `slope`: messages a second by which the depth grows;
+        `outputs`: messages on the link for one that its upstream is done with."""
+        live = self._live(name.upstream)
+        producers = [seen.link(name) for seen in live]
         unacked = self._config.stages[name.upstream].unacked
         depths = self._depths[name]
-        if any(fill(link, unacked) >= FULL for link in producers):
+        depth = depths[-1][1] if depths else 0
+        by = slope(depths, self._config.interval_s) if depths else None
+        left = sum(room(link, unacked) for link in producers)
+        times: dict[str, Any] = {"rate": self._rate(name), "full_in_s": None, "empty_in_s": None}
+        done = sum(seen.done for seen in live)
+        times |= {"slope": by, "bound": depth + left, "outputs": _sum(producers, "produced") / done if done else 1.0}
+        stopped = any((seen.snapshot.get("budget") or {}).get("blocked") for seen in live)
+        if any(fill(link, unacked) >= FULL for link in producers) and (stopped or by is None or by <= 0):
             times["full_in_s"] = 0.0
-        elif depths and (by := slope(depths, self._config.interval_s)):
-            depth = depths[-1][1]
-            key, left = (
-                ("full_in_s", sum(room(link, unacked) for link in producers)) if by > 0 else ("empty_in_s", depth)
-            )
-            if left / abs(by) < LONGEST_S:
-                times[key] = left / abs(by)
+        elif by:
+            seconds = self._full_in(name, left, by) if by > 0 else depth / -by
+            if seconds < LONGEST_S:
+                times["full_in_s" if by > 0 else "empty_in_s"] = seconds
         return times
+
+    def _full_in(self, name: LinkName, left: int, growth: float) -> float:
+        """Seconds until the producers of a link that grows have to wait."""
+        live = self._live(name.upstream)
+        may_read = [seen.snapshot.get("may_read") for seen in live]
+        if None in may_read or not may_read:
+            return left / growth
+        rate = sum(seen.rate("done", self._config.interval_s) for seen in live)
+        step = step_of(self._config.stages[name.upstream].unacked) * len(live)
+        return closes_in(left, min(sum(one or 0 for one in may_read), left), step, rate, growth)
 
     def _rate(self, name: LinkName) -> float | None:
         """Messages a second sent over it; None while no producer is there.
@@ -200,6 +255,12 @@ class Model:
         if len(self._inputs[name.consumer]) == 1 and consumers:
             return sum(seen.rate("received", interval_s) for seen in consumers)
         return sum(seen.rate("done", interval_s) * seen.outputs(name) for seen in producers)
+
+
+def _reading_speed(seen: Seen) -> float | None:
+    """Messages a second that its source gives while it may."""
+    speed, free = seen.speed(READING), seen.free_rate
+    return speed if free is None or speed is None else min(speed, free)
 
 
 def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:

@@ -19,7 +19,7 @@ from zpipe.config import PipelineConfig
 from zpipe.monitor.app import now_s
 from zpipe.monitor.draining import Snapshots, as_text, holdings
 from zpipe.monitor.model import Model
-from zpipe.monitor.view import status_table
+from zpipe.monitor.status import status
 
 REDRAW_S = 0.25
 LINE_S = 5.0
@@ -81,7 +81,11 @@ class LiveProgress:
             return
         self._redraw_at = now + REDRAW_S
         self._bar.update(self._task, completed=self._finished.done(), total=self._finished.total())
-        self._live.update(Group(self._bar, status_table(self._model.as_json(now_s()))), refresh=True)
+        self._live.update(Group(self._bar, *self._table()), refresh=True)
+
+    def _table(self) -> list[Text]:
+        lines = status(self._model.as_json(now_s()), self._live.console.width)
+        return [Text.assemble(*line, no_wrap=True, overflow="crop") for line in lines]
 
     def close(self) -> None:
         self._live.stop()

@@ -1,4 +1,4 @@
-"""One incarnation as the monitor has seen it. May live here: its last snapshots, and rates between them."""
+"""One incarnation as the monitor has seen it. May live here: its last snapshots, rates and shares of time between them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor.flow import LinkName
@@ -16,6 +17,11 @@ _LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
 _OPTIONAL = ("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before", *OTHERS)
 _WINDOW = 3.0
 """Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
+LONG_WINDOW = 30.0
+"""What holds a pipeline up is judged over this many intervals: a source is woken in quarters of its bound, so it is blocked
+for some intervals altogether and for others not at all."""
+_LEAST_SHARE = 0.005
+"""Of a window's time: with less of it spent on work, nothing can be said of how fast the work goes."""
 
 
 def sound(snapshot: dict[str, Any]) -> bool:
@@ -30,11 +36,13 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and isinstance(state, str)
         and state in _STATES
         and _numbers(snapshot, _OPTIONAL)
-        and all(_is_number(snapshot.get(key) or 0) for key in ("finished", "total"))
+        and all(_is_number(snapshot.get(key) or 0) for key in ("finished", "total", "may_read"))
         and _numbers(snapshot.get("budget") or {})
         and all(_numbers(row) for row in _rows(snapshot.get("latency") or {}))
         and isinstance(links, list)
         and all(_sound_link(link) for link in links)
+        and _all_rows(snapshot.get("sessions", []), ("received", "queued", "unacked", "instance"))
+        and _sound_limit(snapshot.get("limit") or {})
     )
 
 
@@ -43,9 +51,18 @@ def _sound_link(link: Any) -> bool:
         isinstance(link, dict)
         and all(isinstance(link.get(key), int) for key in _LINK_COUNTS)
         and _numbers(link, ("in_flight_bytes", "unsent_bytes"))
-        and isinstance(link.get("consumers", []), list)
-        and all(_numbers(consumer, ("credit", "under_way")) for consumer in link.get("consumers", ()))
+        and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight"))
     )
+
+
+def _sound_limit(limit: Any) -> bool:
+    """One that limits calls a second only has no `limit` of calls at once."""
+    numbers = _numbers(limit, ("under_way", "changed_s"))
+    return numbers and _is_number(limit.get("limit") or 0) and isinstance(limit.get("reason", ""), str)
+
+
+def _all_rows(rows: Any, keys: tuple[str, ...]) -> bool:
+    return isinstance(rows, list) and all(_numbers(row, keys) for row in rows)
 
 
 def _rows(table: Any) -> list[Any]:
@@ -62,26 +79,43 @@ def _is_number(value: Any) -> bool:
 
 
 class Seen:
-    """`snapshot` is the last one, heard at `heard_at` by the monitor's clock."""
+    """`snapshot` is the last one, heard at `heard_at` by the monitor's clock.
+
+    free_rate  what it was done with a second in all intervals in which nothing blocked it; None: there were none. A source
+               that makes up for the time it was blocked is faster after that than it could ever be for long
+    """
 
     def __init__(self) -> None:
         self.snapshot: dict[str, Any] = {}
         self.heard_at = 0.0
-        self._history: deque[tuple[float, dict[Any, int]]] = deque()
+        self._history: deque[tuple[float, dict[Any, float]]] = deque()
+        self._spent = dict.fromkeys(SHARES, 0.0)
+        self._free_done = self._free_s = 0.0
+        self.sessions: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._links: dict[LinkName, dict[str, Any]] = {}
 
-    def add(self, snapshot: dict[str, Any], now: float, keep_s: float) -> None:
-        self.snapshot = snapshot
+    def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
+        before, self.snapshot = self.snapshot, snapshot
         self.heard_at = now
         stage = snapshot["stage"]
         self._links = {LinkName(stage, str(x.get("outlet", "")), str(x.get("to"))): x for x in snapshot["links"]}
-        counts: dict[Any, int] = {link: row["produced"] - row["unsent"] for link, row in self._links.items()}
+        sessions = snapshot.get("sessions", ())
+        self.sessions = {(str(x.get("from")), str(x.get("outlet")), str(x.get("incarnation"))): x for x in sessions}
+        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in self._links.items()}
         counts["received"] = snapshot["received"]
         counts["done"] = _done(snapshot)
         # By the sender's clock where it says: what the way here took does not show in rates.
         at = float(snapshot.get("at", now))
+        since = max(0.0, at - self._history[-1][0]) if self._history else interval_s
+        for share, part in (snapshot.get("budget") or {}).items():
+            if share in self._spent:
+                self._spent[share] += part * since
+                counts[share] = self._spent[share]
+        if self._history and since >= interval_s / 2 and _free(before) and _free(snapshot):
+            self._free_done += counts["done"] - self._history[-1][1]["done"]
+            self._free_s += since
         self._history.append((at, counts))
-        while self._history[0][0] < at - keep_s:
+        while self._history[0][0] < at - (LONG_WINDOW + 0.5) * interval_s:
             self._history.popleft()
 
     def link(self, name: LinkName) -> dict[str, Any]:
@@ -94,7 +128,11 @@ class Seen:
 
     def _slope(self, key: Any, interval_s: float) -> float | None:
         last_at, last = self._history[-1]
-        first_at, first = next(entry for entry in self._history if entry[0] >= last_at - (_WINDOW + 0.5) * interval_s)
+        first_at, first = last_at, last
+        for entry in reversed(self._history):
+            if entry[0] < last_at - (_WINDOW + 0.5) * interval_s:
+                break
+            first_at, first = entry
         if last_at - first_at < interval_s / 2:
             return None  # a change of state, reported at once: too short a time to measure
         return max(0.0, (last.get(key, 0) - first.get(key, 0)) / (last_at - first_at))
@@ -110,9 +148,38 @@ class Seen:
         """Messages a second sent over the link; None while only one snapshot is known."""
         return self._slope(name, interval_s)
 
+    def shares(self) -> dict[str, float]:
+        """Its time budget over the long window; of one snapshot, while there is only one."""
+        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        seconds = last_at - first_at
+        if seconds <= 0.0:
+            return {share: float((self.snapshot.get("budget") or {}).get(share, 0.0)) for share in SHARES}
+        return {share: (last.get(share, 0.0) - first.get(share, 0.0)) / seconds for share in SHARES}
+
+    def speed(self, own: tuple[str, ...]) -> float | None:
+        """Messages it is done with for a second spent on one of the shares `own`; None where nobody can say."""
+        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        spent = sum(last.get(share, 0.0) - first.get(share, 0.0) for share in own)
+        if spent > _LEAST_SHARE * (last_at - first_at) > 0.0:
+            return max(0.0, last["done"] - first["done"]) / spent
+        share = sum(self.shares()[one] for one in own)
+        return self.snapshot.get("rate_out", 0.0) / share if share > _LEAST_SHARE else None
+
+    @property
+    def free_rate(self) -> float | None:
+        return self._free_done / self._free_s if self._free_s else None
+
+    @property
+    def done(self) -> int:
+        return _done(self.snapshot)
+
     def outputs(self, name: LinkName) -> float:
         """How many messages leave over the link for one that is done."""
-        return float(self.link(name).get("produced", 0) / max(_done(self.snapshot), 1))
+        return float(self.link(name).get("produced", 0) / max(self.done, 1))
+
+
+def _free(snapshot: dict[str, Any]) -> bool:
+    return bool((snapshot.get("budget") or {}).get("blocked", 0.0) < _LEAST_SHARE)
 
 
 def _done(snapshot: dict[str, Any]) -> int:

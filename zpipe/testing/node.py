@@ -97,8 +97,8 @@ class Node:
         if not self.alive:
             return
         at = self.stage.next_timeout()
-        if self.source is not None and self.source.ready:
-            at = min(at, self._clock.now + TURN_S)
+        if self.source is not None:
+            at = min(at, max(self.source.ready_at, self._clock.now + TURN_S))
         at = max(at, self._clock.now + 1e-6)
         if at < self._wake_at or self._wake_at <= self._clock.now:
             self._wake_at = at

@@ -17,6 +17,7 @@ from zpipe.core import section
 from zpipe.core.intake import Suspects
 from zpipe.core.policy import StagePolicy
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task
+from zpipe.testing.clock import NEVER
 
 Plan = Callable[[str, int], list[str]]
 """What a stage makes of a message: (its id, attempt) to the ids of its outputs. Raises ValueError to fail."""
@@ -34,6 +35,7 @@ class Spec:
     merge     (batches) one output is made of the whole batch
     early     workers pass half of a task's outputs on before it is done
     poison    ids whose call ends the process
+    record_s  (heads) seconds that the source takes for a record
     """
 
     name: str
@@ -49,6 +51,7 @@ class Spec:
     merge: bool = False
     early: bool = False
     poison: Callable[[str], bool] = lambda id: False
+    record_s: float = 0.0
 
 
 @dataclass
@@ -81,11 +84,16 @@ class Source:
         self._spec = spec
         self._start = start
         self._left = 0 if completed else spec.messages - start
+        self._due = 0.0
 
     @property
-    def ready(self) -> bool:
-        """There is something to read, or the end to report."""
-        return not self.over and (self.closing or self._left == 0 or self.limit > self.emitted)
+    def ready_at(self) -> float:
+        """When there is something to read, or the end to report."""
+        if self.over:
+            return NEVER
+        if self.closing or self._left == 0:
+            return 0.0
+        return self._due if self.limit > self.emitted else NEVER
 
     @property
     def ended(self) -> bool:
@@ -94,7 +102,7 @@ class Source:
     def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter]]:
         """Up to `most` records: sections by outlet, the position of the last, their number, and what cannot be read."""
         spec = self._spec
-        count = min(self._left, self.limit - self.emitted, most)
+        count = self._paced(min(self._left, self.limit - self.emitted, most), now)
         first = self._start + self.emitted
         self.emitted += count
         self._left -= count
@@ -106,6 +114,16 @@ class Source:
             else:
                 outputs.add(id, now, [[id, spec.name]])
         return outputs.chunks(of_all=True), first + count, count, letters
+
+    def _paced(self, most: int, now: float) -> int:
+        """How many of `most` the source has come to by now. While it may not read, no record is made in advance but one."""
+        pace = self._spec.record_s
+        if not pace:
+            return most
+        self._due = max(self._due, now) if self._due == 0.0 or most <= 0 else self._due
+        count = min(most, 1 + int((now - self._due) / pace)) if now >= self._due else 0
+        self._due += max(count, 0) * pace
+        return count
 
 
 class Outputs:

@@ -6,8 +6,10 @@ May live here: what the loop does in `zpipe.daemon`, without side effects, and l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from zpipe.core import actions as act
+from zpipe.core import wire
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
 from zpipe.core.work import DeadLetter
@@ -29,6 +31,7 @@ class Simulation(Processes):
 
     stored    what sinks kept;  buried: (stage, id, dead letter)
     stopped   the cores of instances that stopped, left or not
+    watcher   hears every snapshot that is published, at once, with the time
     problems  rules that were broken, in words;  largest, expansion: see `invariants`
     """
 
@@ -45,6 +48,7 @@ class Simulation(Processes):
         self.buried: list[tuple[str, str, DeadLetter]] = []
         self.stopped: list[Stage] = []
         self.problems: list[str] = []
+        self.watcher: Callable[[dict[str, Any], float], None] | None = None
         self._largest = largest
         self._expansion = expansion
         super().__init__(specs, seed, faults, disks)
@@ -107,6 +111,10 @@ class Simulation(Processes):
                 for other in list(self.nodes.values()):
                     if node.key[0] in other.upstreams:
                         self._announce(node, other.incarnation, frame)
+            case act.Publish(b"snapshot", frame) if self.watcher is not None:
+                body = wire.read(frame)
+                if isinstance(body, wire.Snapshot):
+                    self.watcher(body.body, self.now)
             case act.OpenSession(session, address):
                 network.connect(session, address)
                 self.later(CONNECT_S, lambda: self._opened(node, session, address))

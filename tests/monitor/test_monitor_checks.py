@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+from monitor_samples import CHAIN, config, link, snapshot
+
+from zpipe.monitor.checks import Thresholds, line, wrong
+from zpipe.monitor.model import Model
+
+
+def value(**more: Any) -> dict[str, Any]:
+    model = Model(config(CHAIN))
+    model.add(snapshot("read", [link("map", 100, unsent=40)]))
+    model.add(snapshot("map", [link("sink", 10)], received=20, queued=10, dead=3, oldest_s=75.0, **more))
+    model.add(snapshot("sink"))
+    return model.as_json(100.0)
+
+
+def test_all_is_well() -> None:
+    now = value()
+    assert wrong(now, Thresholds()) == []
+    assert wrong(now, Thresholds(depth=50, age_s=80.0, dead=3)) == []
+    assert line(now, []) == "OK p: 3 instances, deepest read->map 50, oldest 75s, dead letters 3"
+
+
+def test_each_threshold_is_named_with_what_passes_it() -> None:
+    problems = wrong(value(), Thresholds(depth=49, age_s=60.0, dead=2))
+    assert problems == [
+        "map has 3 dead letters, more than 2",
+        "read->map has depth 50, more than 49",
+        "read->map has a message that waits for 75s, longer than 60s",
+    ]
+    assert line(value(), problems).startswith("FAILED p: map has 3 dead letters, more than 2; read->map")
+    assert len(line(value(), problems).splitlines()) == 1
+
+
+def test_a_link_of_its_own_overrides_the_bound_of_all() -> None:
+    assert wrong(value(), Thresholds(depth=1, depths={"read->map": 1000})) == []
+    assert wrong(value(), Thresholds(depths={"read->map": 49}))
+
+
+def test_who_is_missing_silent_or_failed_is_wrong_without_any_threshold() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("read", at=0.0))
+    model.add(snapshot("map", state="FAILED", at=100.0))
+    assert wrong(model.as_json(100.0), Thresholds()) == [
+        "read.1 is silent",
+        "map.1 has failed",
+        "sink.1 is not heard of",
+    ]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from monitor_samples import CHAIN, config, link, snapshot
+
+from zpipe.errors import OperatorError
+from zpipe.monitor.model import Model
+from zpipe.monitor.recording import Recorder, Recording
+from zpipe.monitor.replay import Tape
+
+CONFIG = config(CHAIN)
+BEGAN = 1_000_000.0
+
+
+def record(path: Path, seconds: int = 100) -> list[float]:
+    """An hour in small: `sink` falls silent at 30, `map` is restarted at 60."""
+    recorder = Recorder(path, "p", 1.0)
+    times = []
+    for n in range(seconds):
+        at = BEGAN + n
+        life = "i1" if n < 60 else "i2"
+        rows = {
+            "read": snapshot("read", [link("map", 10 * n, unsent=n)], received=10 * n, at=at),
+            "map": snapshot("map", [link("sink", 9 * n)], received=9 * n, incarnation=life, at=at),
+            "sink": snapshot("sink", received=8 * n, at=at),
+        }
+        for name, one in rows.items():
+            if name != "sink" or n < 30:
+                recorder.add(one, at)
+        times.append(at)
+    recorder.close()
+    return times
+
+
+@pytest.mark.parametrize("name", ["r.ndjson", "r.ndjson.gz"])
+def test_any_moment_is_as_it_was_live(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    times = record(path)
+    recording = Recording(path, "p")
+    assert (recording.began, recording.ended) == (times[0], times[-1])
+    live = Model(CONFIG)
+    expected = {}
+    for at, one in recording.between(0.0, times[-1]):
+        live.add(one, at)
+        expected[at] = live.as_json(at)
+    tape = Tape(recording, CONFIG)
+    for at in (times[50], times[20], times[99], times[0], times[98], times[70], times[71], times[72]):
+        tape.move(at)
+        value = tape.value
+        for key in ("at", "links", "bottleneck"):
+            assert value[key] == expected[at][key], (at, key)
+        states = [(stage["state"], stage["received"], stage["stale_s"]) for stage in value["stages"].values()]
+        assert states == [(s["state"], s["received"], s["stale_s"]) for s in expected[at]["stages"].values()]
+    tape.move(times[70])
+    assert any("map.1 was restarted" in event.text for event in tape.events.recent)
+    assert tape.value["stages"]["sink"]["stale_s"] == 41.0
+    tape.move(times[-1] + 1e6)
+    assert tape.at == times[-1]
+    recording.close()
+
+
+def test_a_torn_end_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    record(path, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    torn = Recording(path, "p")
+    assert torn.ended == BEGAN + 2
+    torn.close()
+    packed = tmp_path / "r.gz"
+    packed.write_bytes(gzip.compress(whole)[:-30])
+    torn = Recording(packed, "p")
+    assert torn.began == BEGAN
+    torn.close()
+    packed.write_text("plain")
+    with pytest.raises(OperatorError, match="not compressed"):
+        Recording(packed, "p")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is no recording"),
+        ("not json\n", "is no recording"),
+        ("[]\n", "is no recording"),
+        (json.dumps({"recording": 9, "pipeline": "p", "interval_s": 1.0}) + "\n", "version 9"),
+        (json.dumps({"recording": 1, "pipeline": "other", "interval_s": 1.0}) + "\n", "pipeline 'other'"),
+        (json.dumps({"recording": 1, "pipeline": "p", "interval_s": 1.0}) + "\n", "no snapshot"),
+    ],
+)
+def test_what_is_no_recording_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "r"
+    path.write_text(text)
+    with pytest.raises(OperatorError, match=said):
+        Recording(path, "p")
+
+
+def test_no_file_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    Recorder(path, "p", 1.0).close()
+    with pytest.raises(OperatorError, match="is there already"):
+        Recorder(path, "p", 1.0)
+    with pytest.raises(OperatorError, match="cannot read"):
+        Recording(tmp_path / "none", "p")
+    with pytest.raises(OperatorError, match="cannot write"):
+        Recorder(tmp_path / "no" / "folder", "p", 1.0)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
+
+from zpipe.monitor.app import as_text
+from zpipe.monitor.columns import plain
+from zpipe.monitor.controls import Controls
+from zpipe.monitor.events import Events
+from zpipe.monitor.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
+from zpipe.monitor.history import History
+from zpipe.monitor.model import Model
+from zpipe.monitor.screen import Shown, Size, screen
+from zpipe.monitor.status import status
+
+
+def twenty() -> Model:
+    """20 stages with long names, two of them with two inputs, all numbers wide."""
+    names = [f"transform-with-long-name-{n:02d}" for n in range(20)]
+    stages = {name: [names[n - 1]] if n else [] for n, name in enumerate(names)}
+    stages[names[10]].append(names[3])
+    stages[names[15]].append(f"{names[4]}.errors")
+    made = config(stages)
+    model = Model(made)
+    for at in (100.0, 101.0, 102.0):
+        for name in names:
+            rows = [link(to, int(1e9 + at * 99_900), unsent=600, outlet=outlet) for outlet, to in made.consumers(name)]
+            counts = {"received": int(1e9 + at * 99_900), "dead": 99_900}
+            model.add(snapshot(name, rows, at=at, rss_bytes=888 * 2**20, budget=budget(working=1.0), **counts))
+    return model
+
+
+def drawn(value: dict[str, Any], size: Size, glyphs: Glyphs = UNICODE, **controls: Any) -> list[str]:
+    history, events = History(), Events()
+    for _ in range(30):
+        history.add(value)
+    events.look(value)
+    shown = Shown(value, history, events.recent, "12:00:00")
+    lines = [plain(line) for line in screen(shown, Controls(**controls), size, glyphs)]
+    assert len(lines) == size.height
+    assert max(map(len, lines)) <= size.width
+    return lines
+
+
+@pytest.mark.parametrize("size", [Size(80, 40), Size(120, 40), Size(200, 60), Size(100, 50)])
+def test_twenty_stages_and_all_their_links_are_on_the_screen(size: Size) -> None:
+    value = twenty().as_json(102.0)
+    lines = drawn(value, size)
+    cells = [line.split() for line in lines]
+    assert sum("run" in row for row in cells) == 20
+    depths = [line for line in lines if any(cell in ("600", "500", "1.2k") for cell in line.split())]
+    assert len(depths) == len(value["links"]) == 21
+    for n in range(20):
+        assert any(f"-{n:02d} " in line for line in lines)
+    assert any(line.startswith("j/k choose") for line in lines[-1:])
+
+
+def test_six_stages_fit_into_80x24_with_everything_that_is_asked_for() -> None:
+    names = [f"stage-{n}" for n in range(6)]
+    made = config({name: names[n - 1 : n] if n else [] for n, name in enumerate(names)})
+    model = Model(made)
+    for at in (100.0, 101.0, 102.0, 103.0):
+        for name in names:
+            rows = [
+                link(to, int(1000 + at * 99), unsent=int(at - 90), consumers=[consumer(under_way=2)])
+                for _, to in made.consumers(name)
+            ]
+            counts = {"received": int(1000 + at * 99), "dead": 3, "queued": 0}
+            model.add(snapshot(name, rows, at=at, budget=budget(working=0.5), retries=7, **counts))
+    lines = drawn(model.as_json(103.0), Size(80, 24))
+    head = next(line for line in lines if "STAGE" in line).split()
+    assert {"STATE", "N", "IN/s", "OUT/s", "WORK", "WAIT", "BLKD", "ERR", "DEAD"} <= set(head)
+    assert any(line.endswith("LATELY") for line in lines)
+    links = next(line for line in lines if "LINK" in line)
+    assert {"DEPTH", "FILL", "OLDEST", "IN/s"} <= set(links.split())
+    assert "WILL BE" in links
+    assert sum("stage-" in line and " -> " in line for line in lines) == 5
+    assert any("↑" in line and "full " in line for line in lines)
+
+
+def test_a_screen_too_small_shows_the_stages_around_the_selected_one() -> None:
+    value = twenty().as_json(102.0)
+    name = list(value["stages"])[17]
+    lines = drawn(value, Size(80, 12), selected=name)
+    assert any(line.startswith("> ") and "-17 " in line for line in lines)
+    assert any("more rows" in line for line in lines)
+    for size in (Size(20, 4), Size(30, 6), Size(300, 100)):
+        drawn(value, size)
+
+
+def test_sorting_and_marks() -> None:
+    value = twenty().as_json(102.0)
+    value["stages"]["transform-with-long-name-05"]["dead"] = 10**6
+    lines = drawn(value, Size(120, 60), order="errors")
+    assert "-05 " in lines[2]
+
+
+def test_without_unicode_there_are_only_plain_characters() -> None:
+    lines = drawn(chain(), Size(80, 24), ASCII)
+    assert all(line.isascii() for line in lines)
+
+
+def test_names_are_whole_where_there_is_room() -> None:
+    lines = as_text(twenty().as_json(102.0)).split("\n")
+    assert any("transform-with-long-name-04.errors" in line for line in lines)
+    assert not any("…" in line for line in lines)
+
+
+def chain(**more: Any) -> dict[str, Any]:
+    model = Model(config(CHAIN, {"map": 2}))
+    rows = [link("map", 4000, unsent=UNSENT_BOUND)]
+    model.add(snapshot("read", rows, received=976, finished=500, total=2000, budget=budget(blocked=0.9)))
+    model.add(snapshot("map", received=976, budget=budget(working=0.97), rate_in=12_345.0, rate_out=12_345.0, **more))
+    return model.as_json(100.0)
+
+
+def test_the_status_says_what_is_missing_how_far_it_is_and_what_holds_it_up() -> None:
+    lines = [plain(line) for line in status(chain(), 80)]
+    assert lines[0] == "p  read 25% (500 of 2.0k finished)"
+    assert lines[1].split()[:3] == ["STAGE", "STATE", "N"]
+    assert lines[3].split()[:5] == ["*map", "run", "1/2", "12.3k", "12.3k"]
+    assert "work 97%" in lines[3]
+    assert "full now" in lines[3]
+    assert lines[4].split()[:3] == ["sink", "absent", "0/1"]
+    assert lines[5] == "map.2: not heard of"
+    text = " ".join(line.strip() for line in lines[6:])
+    assert text.startswith("map is the limit: 97% working, read blocked 90% of the time; about")
+    assert text.endswith("instances would keep up with read")
+
+
+def test_silent_instances_are_named_and_their_figures_are_not_shown_as_current() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("map", [link("sink", 9, unsent=5)], at=0.0, rate_in=777.0, received=50, queued=33))
+    value = model.as_json(100.0)
+    lines = as_text(value).split("\n")
+    assert "map.1: silent" in lines
+    (row,) = [line for line in lines if line.strip().startswith("map ") and "->" not in line]
+    assert "silent 2m" in row
+    assert "777" not in row
+    assert any("stale 2m" in line for line in lines)
+    details = drawn(value, Size(120, 40), mode="details", selected="map")
+    assert any("not heard for 2m: what follows is that old" in line for line in details)
+
+
+def test_details_say_where_every_message_is() -> None:
+    value = chain()
+    text = "\n".join(drawn(value, Size(160, 40), mode="details", selected="map"))
+    assert "2,048 wait at the sender, 0 under way, 0 wait at the receiver" in text
+    assert "map.2 was never heard of" in text
+    assert "working 97%" in text
+
+
+def test_nothing_is_coloured_outside_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in as_text(chain())
+
+
+# Glyphs
+
+
+def test_bars_never_show_something_as_nothing_nor_less_than_all_as_all() -> None:
+    assert bar(0.0, 4, UNICODE) == "····"
+    assert bar(1e-9, 4, UNICODE) == "▏···"
+    assert bar(0.999999, 4, UNICODE) == "███▉"
+    assert bar(1.0, 4, UNICODE) == "████"
+    assert bar(0.5, 4, ASCII) == "##.."
+    assert bar(7.0, 3, ASCII) == "###"
+
+
+def test_sparklines_end_with_the_latest() -> None:
+    assert sparkline([0, 7, 14], 5, UNICODE) == "  ▁▅█"
+    assert sparkline([1, 2, 3, 4], 2, ASCII) == "+#"
+    assert sparkline([], 3, UNICODE) == "   "
+    assert sparkline([0.0, 0.0], 2, ASCII) == "__"
+    assert [trend(slope, ASCII) for slope in (None, 0.0, 2.0, -2.0)] == [" ", " ", "^", "v"]

@@ -1,0 +1,130 @@
+"""What the monitor says of depths, against what is really held: real cores on a virtual clock."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from watched import ENDLESS, Watched, link
+
+from zpipe.core.policy import MIB, BatchPolicy, Bound, StagePolicy
+from zpipe.testing import Faults, Spec
+
+SMALL = StagePolicy(queue=Bound(50, MIB), unacked=Bound(400, MIB))
+BATCHED = StagePolicy(queue=Bound(100, MIB), unacked=Bound(400, MIB), batch=BatchPolicy(30, MIB, 60.0))
+LONG_S = 1000.0
+
+
+def specs(pace: float, slow: float) -> list[Spec]:
+    return [
+        Spec("read", messages=ENDLESS, record_s=pace, policy=SMALL),
+        Spec("map", inputs=(("read", ""),), instances=2, policy=SMALL, seconds=lambda instance: slow * instance),
+        Spec("store", inputs=(("map", ""),), policy=BATCHED, seconds=lambda instance: slow / 2),
+        Spec("log", inputs=(("map", ""), ("read", "")), policy=SMALL, seconds=lambda instance: slow / 4),
+    ]
+
+
+def check_at_rest(watched: Watched) -> None:
+    """Everybody is paused, and nothing moves: the depth of each link is what its consumers have not had yet, by their own
+    tallies and those of the messages' ids; the remainder is 0."""
+    value = watched.value
+    nodes = watched.sim.nodes
+    for row in value["links"]:
+        assert row["remainder"] == 0, row
+        assert row["under_way"] == 0, row
+        producers = [node for key, node in nodes.items() if key[0] == row["from"]]
+        outlets = [o for node in producers for o in node.stage.downstream.outlets if o.consumer == row["to"]]
+        waiting = Counter(_unsent_ids(outlets)) + Counter(_queued_ids(nodes, row["from"], row["to"]))
+        assert row["depth"] == waiting.total(), (row, waiting)
+    for name, stage in value["stages"].items():
+        if name != "read":
+            assert stage["depth"] == sum(row["queued"] for row in value["links"] if row["to"] == name)
+
+
+def _unsent_ids(outlets: list) -> list[str]:  # type: ignore[type-arg]
+    return [id for outlet in outlets for section in outlet._unsent for id in section.columns()[0]]
+
+
+def _queued_ids(nodes: dict, upstream: str, consumer: str) -> list[str]:  # type: ignore[type-arg]
+    return [
+        id
+        for key, node in nodes.items()
+        if key[0] == consumer
+        for piece in node.stage.inlet.queue
+        if piece.delivery.session.upstream.stage == upstream
+        for id in piece.section.columns()[0][piece.start : piece.stop]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_at_every_quiet_point_depth_is_what_is_held(seed: int) -> None:
+    chance = random.Random(seed)
+    watched = Watched(specs(chance.choice([0.01, 0.03, 0.1]), chance.choice([0.02, 0.1])), seed, Faults(drop=0.1))
+    sim = watched.sim
+    quiet = 0
+    for _ in range(3):
+        watched.run(chance.uniform(0.5, 4.0))
+        for _ in range(chance.randrange(3)):
+            key = chance.choice(sorted(sim.nodes))
+            match chance.choice(["kill", "freeze", "pause"]):
+                case "kill":
+                    sim.kill(key)
+                    sim.boot_later(key, 0.2)
+                case "freeze":
+                    sim.freeze(key, chance.uniform(0.1, 8.0))
+                case "pause":
+                    sim.pause(key, chance.uniform(0.1, 2.0))
+            watched.run(chance.uniform(0.0, 1.0))
+        watched.run(12.0)  # whoever was started again is in session, and whoever was frozen is awake
+        for key in sorted(sim.nodes):
+            sim.pause(key, LONG_S)
+        watched.run(10.0)  # what was started is done, acks are back, and everybody has spoken
+        check_at_rest(watched)
+        quiet += 1
+        for node in list(sim.nodes.values()):
+            node.event(lambda node=node: node.stage.pause(False))  # type: ignore[misc]
+    assert quiet == 3
+    assert sim.problems == []
+
+
+@pytest.mark.parametrize(("pace", "slow"), [(0.02, 0.03), (0.05, 0.16), (0.05, 0.06)])
+def test_time_to_full_is_within_a_quarter_on_steady_growth(pace: float, slow: float) -> None:
+    policy = StagePolicy(queue=Bound(200, MIB), unacked=Bound(400, MIB))
+    watched = Watched(
+        [
+            Spec("read", messages=ENDLESS, record_s=pace, policy=policy),
+            Spec("map", inputs=(("read", ""),), policy=policy, seconds=lambda instance: slow),
+        ]
+    )
+    watched.run(8.0)
+    forecasts: list[tuple[float, float]] = []
+    while True:
+        value = watched.run(1.0)
+        row = link(value, "read", "map")
+        if row["full_in_s"] == 0.0:
+            break
+        if row["full_in_s"] is not None:
+            forecasts.append((watched.sim.now, row["full_in_s"]))
+        assert watched.sim.now < 5000, value
+    full_at = watched.sim.now
+    assert len(forecasts) > 0.8 * (full_at - forecasts[0][0]) > 1
+    for at, full_in_s in forecasts:
+        if full_at - at > 5.0:  # nearer than that a second, which a snapshot takes to come, is more than a quarter
+            assert full_in_s == pytest.approx(full_at - at, rel=0.25), (at, full_at)
+
+
+def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
+    watched = Watched(
+        [
+            Spec("read", messages=ENDLESS, record_s=0.1, policy=SMALL),
+            Spec("map", inputs=(("read", ""),), instances=2, policy=BATCHED),
+        ]
+    )
+    watched.run(2.5)
+    watched.sim.kill(("map", 2))
+    value = watched.run(1.2)  # the producer has spoken since; the dead one counts as silent only in some seconds
+    first, dead = value["stages"]["map"]["instances"]
+    assert value["stages"]["map"]["silent"] == []
+    assert dead["queued"] > 0
+    assert link(value, "read", "map")["queued"] == first["queued"]

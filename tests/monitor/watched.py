@@ -1,0 +1,58 @@
+"""A simulated pipeline and the monitor's model of it: real cores, real snapshots, a virtual clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from monitor_samples import config
+
+from zpipe.config import Input, PipelineConfig
+from zpipe.monitor.model import Model
+from zpipe.testing import Faults, Simulation, Spec
+
+ENDLESS = 10**9
+
+
+def config_of(specs: list[Spec]) -> PipelineConfig:
+    """The config that would start such a pipeline."""
+    made = config({spec.name: [] for spec in specs}, {spec.name: spec.instances for spec in specs})
+    stages = {
+        spec.name: replace(
+            made.stages[spec.name],
+            inputs=tuple(Input(stage, outlet) for stage, outlet in spec.inputs),
+            queue=spec.policy.queue,
+            unacked=spec.policy.unacked,
+            batch=spec.policy.batch,
+        )
+        for spec in specs
+    }
+    return replace(made, name="sim", stages=stages)
+
+
+class Watched:
+    """`value` is what the monitor shows now. `sim.problems` must stay empty."""
+
+    def __init__(self, specs: list[Spec], seed: int = 0, faults: Faults | None = None) -> None:
+        self.sim = Simulation(specs, seed, faults)
+        self.model = Model(config_of(specs))
+        self.heard: list[tuple[dict[str, Any], float]] = []
+        self.sim.watcher = self._hear
+
+    def _hear(self, snapshot: dict[str, Any], now: float) -> None:
+        self.heard.append((snapshot, now))
+        self.model.add(snapshot, now)
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        """Lets so many (virtual) seconds pass; the value then."""
+        self.sim.run(lambda: False, seconds)
+        return self.value
+
+    @property
+    def value(self) -> dict[str, Any]:
+        return self.model.as_json(self.sim.now)
+
+
+def link(value: dict[str, Any], upstream: str, consumer: str) -> dict[str, Any]:
+    (row,) = [row for row in value["links"] if (row["from"], row["to"]) == (upstream, consumer)]
+    return row

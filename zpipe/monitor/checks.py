@@ -1,0 +1,58 @@
+"""Whether a pipeline is as it should be, for cron and the like: thresholds, and what breaks them in words.
+
+May live here: those comparisons, on the model's value; pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from zpipe.monitor.figures import duration
+from zpipe.monitor.rows import upstream
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """None: not looked at. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`."""
+
+    depth: int | None = None
+    depths: dict[str, int] = field(default_factory=dict)
+    age_s: float | None = None
+    dead: int | None = None
+
+
+def link_name(link: dict[str, Any]) -> str:
+    return f"{upstream(link)}->{link['to']}"
+
+
+def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
+    """Everything that is not as it should be: an instance absent, silent or failed, and each threshold that is passed."""
+    found = []
+    for name, stage in value["stages"].items():
+        found += [f"{name}.{instance} is not heard of" for instance in stage["absent"]]
+        found += [f"{name}.{instance} is silent" for instance in stage["silent"]]
+        found += [f"{name}.{one['instance']} has failed" for one in stage["instances"] if one["state"] == "FAILED"]
+        if thresholds.dead is not None and stage["dead"] > thresholds.dead:
+            found.append(f"{name} has {stage['dead']} dead letters, more than {thresholds.dead}")
+    for link in value["links"]:
+        most = thresholds.depths.get(link_name(link), thresholds.depth)
+        if most is not None and link["depth"] > most:
+            found.append(f"{link_name(link)} has depth {link['depth']}, more than {most}")
+        if thresholds.age_s is not None and link["oldest_s"] > thresholds.age_s:
+            old, limit = duration(link["oldest_s"]), duration(thresholds.age_s)
+            found.append(f"{link_name(link)} has a message that waits for {old}, longer than {limit}")
+    return found
+
+
+def line(value: dict[str, Any], problems: list[str]) -> str:
+    """The one line that a check prints."""
+    if problems:
+        return f"FAILED {value['pipeline']}: {'; '.join(problems)}"
+    deepest = max(value["links"], key=lambda link: link["depth"], default=None)
+    parts = [f"{sum(len(stage['instances']) for stage in value['stages'].values())} instances"]
+    if deepest is not None:
+        oldest = max(link["oldest_s"] for link in value["links"])
+        parts += [f"deepest {link_name(deepest)} {deepest['depth']}", f"oldest {duration(oldest)}"]
+    parts.append(f"dead letters {sum(stage['dead'] for stage in value['stages'].values())}")
+    return f"OK {value['pipeline']}: {', '.join(parts)}"

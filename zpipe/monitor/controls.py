@@ -1,0 +1,122 @@
+"""What keys do. May live here: the state of the screen as its user set it, and the moves between; pure.
+
+A key is a character, or a word for one that has none: up, down, left, right, enter, escape, home, end, pageup, pagedown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zpipe.monitor.rows import ORDERS
+
+SPEEDS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+HELP = (
+    "up, down, j, k   choose a stage",
+    "enter            details of it and its instances; escape: back",
+    "s                sort by the next of: " + ", ".join(ORDERS),
+    "p                pause the stage: it starts no work, its queue fills and pushes back",
+    "r                have it go on",
+    "d                drain the whole pipeline (asks first)",
+    "h, ?             this; any key: back",
+    "q                leave; the pipeline goes on",
+)
+REPLAY_HELP = (
+    "left, right      one interval back, on; page up, page down: ten",
+    "home, end        the beginning, the end",
+    "space            play, or stop",
+    "+, -             faster, slower",
+)
+
+
+class Command(NamedTuple):
+    """What the screen cannot do itself: pause, resume (of a stage), drain, step (of `amount` intervals), seek (0 or 1)."""
+
+    what: str
+    stage: str = ""
+    amount: float = 0.0
+
+
+@dataclass
+class Controls:
+    """mode: status, details, help or confirm. `message` is what the last key came to.
+
+    replay   a recording is shown: nothing can be asked of it, and its time can be moved
+    """
+
+    replay: bool = False
+    mode: str = "status"
+    order: str = "config"
+    selected: str | None = None
+    message: str = ""
+    scroll: int = 0
+    playing: bool = True
+    speed: float = 1.0
+    over: bool = False
+
+    def press(self, key: str, stages: Sequence[str]) -> Command | None:
+        """`stages`: the names in the order in which they are shown."""
+        self.message = ""
+        if self.mode == "confirm":
+            self.mode = "status"
+            if key in ("y", "Y"):
+                return Command("drain")
+            self.message = "nothing is drained"
+            return None
+        if self.mode == "help":
+            self.mode = "status"
+            return None
+        if key in ("q", "Q"):
+            self.over = True
+            return None
+        self._move(key, stages)
+        return self._replay(key) if self.replay else self._operate(key)
+
+    def _move(self, key: str, stages: Sequence[str]) -> None:
+        if key in ("up", "k", "down", "j"):
+            step = -1 if key in ("up", "k") else 1
+            if self.mode == "details":
+                self.scroll = max(0, self.scroll + step)
+            elif stages:
+                at = stages.index(self.selected) + step if self.selected in stages else 0
+                self.selected = stages[min(max(at, 0), len(stages) - 1)]
+        elif key == "enter" and stages:
+            self.selected = self.selected if self.selected in stages else stages[0]
+            self.mode, self.scroll = "details", 0
+        elif key == "escape":
+            self.mode = "status"
+        elif key in ("h", "?"):
+            self.mode = "help"
+        elif key == "s":
+            orders = list(ORDERS)
+            self.order = orders[(orders.index(self.order) + 1) % len(orders)]
+            self.message = f"sorted by {self.order}"
+
+    def _operate(self, key: str) -> Command | None:
+        if key == "d":
+            self.mode = "confirm"
+        elif key in ("p", "r"):
+            what = "pause" if key == "p" else "resume"
+            if self.selected is None:
+                self.message = f"choose the stage to {what} with up and down"
+            else:
+                return Command(what, self.selected)
+        return None
+
+    def _replay(self, key: str) -> Command | None:
+        steps = {"left": -1, "right": 1, "pageup": -10, "pagedown": 10}
+        if key in steps:
+            self.playing = False
+            return Command("step", amount=steps[key])
+        if key in ("home", "end"):
+            self.playing = False
+            return Command("seek", amount=float(key == "end"))
+        if key == " ":
+            self.playing = not self.playing
+        elif key in ("+", "=", "-"):
+            at = SPEEDS.index(self.speed) + (-1 if key == "-" else 1)
+            self.speed = SPEEDS[min(max(at, 0), len(SPEEDS) - 1)]
+        elif key in ("p", "r", "d"):
+            self.message = "this is a recording: nothing can be asked of it"
+        return None

@@ -1,0 +1,61 @@
+"""Everything that is known of one stage, an instance after the other. May live here: those lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from zpipe.core.snapshot import COUNTS, OTHERS
+from zpipe.monitor import ends
+from zpipe.monitor.columns import Line
+from zpipe.monitor.figures import count, duration, precise, share, size
+from zpipe.monitor.rows import state_of, upstream
+
+LATENCIES = {"in_stage": "in the stage", "since_origin": "since origin"}
+
+
+def details(value: dict[str, Any], name: str) -> list[Line]:
+    stage = value["stages"][name]
+    word, style = state_of(stage)
+    lines: list[Line] = [[(f"{name}: ", "bold"), (word, style)]]
+    lines += [[(f"  from {upstream(link)}: {ends.text(link)}", "")] for link in value["links"] if link["to"] == name]
+    for snapshot in stage["instances"]:
+        old = snapshot["instance"] in stage["silent"]
+        head = f"{name}.{snapshot['instance']} {snapshot['state']}"
+        if old:
+            head += f", not heard for {duration(stage['stale_s'] or 0.0)}: what follows is that old"
+        lines += [[], [(head, "bold red" if old else "bold")]]
+        lines += [[(f"  {text}", "dim" if old else "")] for text in _instance(snapshot)]
+    lines += [[(f"{name}.{instance} was never heard of", "red")] for instance in stage["absent"]]
+    return lines
+
+
+def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
+    yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {size(snapshot.get('rss_bytes', 0))}"
+    yield ", ".join(f"{key.replace('_', ' ')} {snapshot[key]:,}" for key in COUNTS)
+    yield ", ".join(f"{key} {snapshot.get(key, 0):,}" for key in OTHERS)
+    budget = snapshot.get("budget") or {}
+    yield ", ".join(f"{key} {share(part)}" for key, part in budget.items()) or "no time budget"
+    for kind, what in LATENCIES.items():
+        latency = (snapshot.get("latency") or {}).get(kind) or {}
+        if any(latency.values()):
+            yield f"{what}: " + ", ".join(f"{key.removesuffix('_s')} {precise(s)}" for key, s in latency.items())
+    limit = snapshot.get("limit") or {}
+    if limit.get("limit") is not None:
+        why = f", last changed because: {limit['reason']}" if limit.get("reason") else ""
+        yield f"limit {limit['limit']:g} calls at once, {limit.get('under_way', 0)} under way{why}"
+    if snapshot.get("paused"):
+        yield "paused"
+    if snapshot.get("waiting_for"):
+        yield f"waits for {', '.join(snapshot['waiting_for'])}"
+    for row in snapshot["links"]:
+        outlet = f" by {row['outlet']}" if row.get("outlet") else ""
+        yield (
+            f"to {row.get('to')}{outlet}: produced {row['produced']:,} = acked {row['acked']:,}"
+            f" + in flight {row['in_flight']:,} + unsent {row['unsent']:,}; redelivered {row.get('redelivered', 0):,}"
+        )
+        for peer in row.get("consumers", ()):
+            yield (
+                f"   {row.get('to')}.{peer.get('instance')}: credit {peer.get('credit', 0):,},"
+                f" under way {peer.get('under_way', 0):,}, serves {count(peer.get('rate', 0.0))}/s"
+            )

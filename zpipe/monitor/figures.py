@@ -1,0 +1,62 @@
+"""Numbers and names as short text, for tables. May live here: that, and no table."""
+
+from __future__ import annotations
+
+
+def count(number: float) -> str:
+    """At most five characters: 0, 7.5, 950, 12.3k, 4.1M."""
+    if number < 10 and number != int(number):
+        return f"{number:.1f}"
+    for unit in ("", "k", "M", "G"):
+        if abs(number) < 999.5:
+            return f"{number:.1f}{unit}" if unit and abs(number) < 99.95 else f"{number:.0f}{unit}"
+        number /= 1000
+    return f"{number:.0f}T"
+
+
+def rate(number: float | None) -> str:
+    return "" if number is None else f"{count(number)}/s"
+
+
+def size(number: float) -> str:
+    """4.1 MiB, 31 MiB, 1.2 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 10 else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """0.5s, 12s, 3m, 2h, 4d."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    for unit, length in (("s", 60.0), ("m", 60.0), ("h", 24.0)):
+        if seconds < length * 1.5:
+            return f"{seconds:.0f}{unit}"
+        seconds /= length
+    return f"{seconds:.0f}d"
+
+
+def precise(seconds: float) -> str:
+    """At most five characters: 0.4ms, 25ms, then as `duration`."""
+    if seconds >= 0.9995:
+        return duration(seconds)
+    return f"{seconds * 1e3:.0f}ms" if seconds >= 0.00995 else f"{seconds * 1e3:.1f}ms"
+
+
+def share(part: float) -> str:
+    return f"{100 * part:.0f}%"
+
+
+def percent(part: float) -> str:
+    """Like `share`, but nothing where nothing is."""
+    return share(part) if part >= 0.005 else ""
+
+
+def cut(name: str, width: int, mark: str = "…") -> str:
+    """Names of stages differ at their ends as often as at their beginnings, so the middle goes."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}{mark}{name[len(name) - tail :]}"

@@ -1,0 +1,95 @@
+"""The live screen of a pipeline that runs. May live here: reading, drawing and keys in turn; what is drawn is the screen's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from zpipe.config import PipelineConfig
+from zpipe.errors import ZpipeError
+from zpipe.monitor.app import Feed, Heard, now_s, read
+from zpipe.monitor.controls import Command, Controls
+from zpipe.monitor.events import Events
+from zpipe.monitor.history import History
+from zpipe.monitor.model import Model
+from zpipe.monitor.screen import Shown, clock, order_of, screen
+from zpipe.monitor.terminal import Terminal
+
+PACE_S = 0.5
+HURRY_S = 0.05
+"""Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""
+HURRIED_S = 3.0
+
+
+class Operator(Protocol):
+    """Who carries out what was asked for on the screen."""
+
+    def order(self, what: str, stage: str) -> str:
+        """pause or resume (a stage), drain (""): what was done, in words. Raises ZpipeError. Blocks for a moment."""
+
+    def silence(self) -> str:
+        """Where instances were looked for, in words."""
+
+
+def show(
+    feed: Feed,
+    model: Model,
+    config: PipelineConfig,
+    interval_s: float,
+    operator: Operator,
+    heard: Heard,
+    give_up_s: float = float("inf"),
+    make: Callable[[], Terminal] = Terminal,
+) -> bool:
+    """Draws the status in place at each interval and after each key, until q or until every instance has stopped. False: none
+    was heard of for `give_up_s`. Blocks."""
+    events, history, controls = Events(), History(), Controls()
+
+    def note(snapshot: dict[str, object], at: float) -> None:
+        events.add(snapshot, at)
+        heard(snapshot, at)
+
+    with make() as terminal:
+        began = time.monotonic()
+        read_at = draw_at = began
+        over = False
+        while not controls.over:
+            now = time.monotonic()
+            if now >= read_at:
+                missing = len(model.missing)
+                read(feed, model, 0.0, note)
+                hurry = bool(model.missing) and now - began < HURRIED_S
+                read_at = now + (HURRY_S if hurry else PACE_S)
+                # Each that is heard of for the first time is shown at once; the last one completes the screen.
+                draw_at = now if len(model.missing) < missing else draw_at
+            if now >= draw_at:
+                draw_at = now + interval_s
+                value = model.as_json(now_s())
+                events.look(value)
+                history.add(value)
+                over = model.over
+            size = terminal.size
+            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(model, config, operator))
+            terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
+            if over or (not model.heard and now - began > give_up_s):
+                break
+            for key in terminal.keys(min(read_at, draw_at) - time.monotonic()):
+                command = controls.press(key, order_of(value, controls))
+                if command is not None:
+                    controls.message = _order(operator, command)
+    return model.heard or controls.over
+
+
+def _order(operator: Operator, command: Command) -> str:
+    try:
+        return operator.order(command.what, command.stage)
+    except ZpipeError as error:
+        return str(error)
+
+
+def _waits(model: Model, config: PipelineConfig, operator: Operator) -> str:
+    """What is waited for while nothing was heard of."""
+    if model.heard:
+        return ""
+    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of yet ({operator.silence()})"

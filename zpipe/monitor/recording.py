@@ -1,0 +1,154 @@
+"""Recordings of a pipeline: a file of NDJSON, one snapshot a line with the time when it was heard, compressed if named .gz.
+
+May live here: writing that file and reading it. The first line says whose it is; a torn last line (a monitor that was killed)
+is passed over.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from zpipe.errors import OperatorError
+
+VERSION = 1
+_GZIP = 31
+"""For zlib: the format of gzip files."""
+WINDOW_INTERVALS = 40
+"""So much before a moment is read to know the moment: more than any rate or share is measured over."""
+
+
+class Recorder:
+    """Appends to a new file. Raises OperatorError if it cannot be written."""
+
+    def __init__(self, path: Path, pipeline: str, interval_s: float) -> None:
+        self._path = path
+        try:
+            self._file = _created(path)
+        except FileExistsError:
+            raise OperatorError(f"{path} is there already: name another file, or remove it") from None
+        except OSError as error:
+            raise OperatorError(f"cannot write {path}: {error.strerror}") from None
+        self._line({"recording": VERSION, "pipeline": pipeline, "interval_s": interval_s})
+
+    def add(self, snapshot: dict[str, Any], at: float) -> None:
+        """A snapshot heard at `at` (seconds since the epoch)."""
+        self._line({"at": round(at, 3), "snapshot": snapshot})
+
+    def _line(self, row: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OperatorError(f"cannot write {self._path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Recording:
+    """One file, open for reading. `began`, `ended`: of the first and last snapshot, seconds since the epoch.
+
+    Raises OperatorError for what is no recording of that pipeline, or an empty one.
+    """
+
+    def __init__(self, path: Path, pipeline: str) -> None:
+        self._times: list[float] = []
+        self._offsets: list[int] = []
+        self._by_instance: dict[tuple[str, int], list[int]] = {}
+        self._file = _unpacked(path)
+        try:
+            self._head(path, pipeline)
+            self._index()
+            if not self._times:
+                raise OperatorError(f"{path} has no snapshot in it")
+        except BaseException:
+            self._file.close()
+            raise
+        self.began, self.ended = self._times[0], self._times[-1]
+
+    def _head(self, path: Path, pipeline: str) -> None:
+        try:
+            head = json.loads(self._file.readline())
+            version, recorded, self.interval_s = head["recording"], head["pipeline"], float(head["interval_s"])
+        except (ValueError, KeyError, TypeError):
+            raise OperatorError(f"{path} is no recording: make one with `zpipe monitor … --record FILE`") from None
+        if version != VERSION:
+            raise OperatorError(f"{path} is a recording of version {version}, not {VERSION}")
+        if recorded != pipeline:
+            raise OperatorError(
+                f"{path} is a recording of pipeline {recorded!r}, and the config is that of {pipeline!r}"
+            )
+
+    def _index(self) -> None:
+        offset = self._file.tell()
+        for line in self._file:
+            row = _row(line)
+            if row is not None:
+                key = str(row["snapshot"].get("stage")), int(row["snapshot"].get("instance", 0))
+                self._by_instance.setdefault(key, []).append(len(self._times))
+                self._times.append(max(row["at"], self._times[-1] if self._times else row["at"]))
+                self._offsets.append(offset)
+            offset += len(line)
+
+    def until(self, at: float) -> Iterator[tuple[float, dict[str, Any]]]:
+        """What is needed to know the pipeline at `at`: every snapshot of the time before it, and the last one of those
+        instances that said nothing in that time."""
+        stop = bisect_right(self._times, at)
+        start = bisect_right(self._times, at - WINDOW_INTERVALS * self.interval_s)
+        older = [numbers[i - 1] for numbers in self._by_instance.values() if (i := bisect_right(numbers, start - 1))]
+        for number in [*sorted(older), *range(start, stop)]:
+            yield self._read(number)
+
+    def between(self, after: float, at: float) -> Iterator[tuple[float, dict[str, Any]]]:
+        """The snapshots later than `after`, up to `at`."""
+        for number in range(bisect_right(self._times, after), bisect_right(self._times, at)):
+            yield self._read(number)
+
+    def _read(self, number: int) -> tuple[float, dict[str, Any]]:
+        self._file.seek(self._offsets[number])
+        row = json.loads(self._file.readline())
+        return self._times[number], row["snapshot"]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    sound = isinstance(row, dict) and isinstance(row.get("at"), int | float) and isinstance(row.get("snapshot"), dict)
+    return row if sound and isinstance(row["snapshot"].get("instance"), int) else None
+
+
+def _created(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "xb", compresslevel=5))
+    return path.open("xb")
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    """The file, or a temporary one of what is compressed in it: a recording is read back and forth."""
+    try:
+        if path.suffix != ".gz":
+            return path.open("rb")
+        copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        unpack = zlib.decompressobj(_GZIP)  # not gzip.open: of a torn end it gives nothing
+        with path.open("rb") as packed:
+            while block := packed.read(1 << 20):
+                copy.write(unpack.decompress(block))
+        copy.seek(0)
+        return copy
+    except zlib.error:
+        copy.close()
+        raise OperatorError(f"{path} is named .gz and is not compressed so") from None
+    except OSError as error:
+        raise OperatorError(f"cannot read {path}: {error.strerror or error}") from None

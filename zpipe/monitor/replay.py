@@ -1,0 +1,87 @@
+"""A recording on the screen, or one moment of it. May live here: the recording's time and moving it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.monitor.controls import Command, Controls
+from zpipe.monitor.events import Events
+from zpipe.monitor.history import History
+from zpipe.monitor.model import Model
+from zpipe.monitor.recording import WINDOW_INTERVALS, Recording
+from zpipe.monitor.screen import Shown, clock, order_of, screen
+from zpipe.monitor.terminal import Terminal
+
+REDRAW_S = 0.25
+
+
+class Tape:
+    """The model of a recording at `at`, which can be moved both ways."""
+
+    def __init__(self, recording: Recording, config: PipelineConfig) -> None:
+        self._recording = recording
+        self._config = config
+        self.at = float("-inf")
+        self.move(recording.began)
+
+    def move(self, at: float) -> None:
+        """To that time, within the recording. A little forwards is read on; anything else is read anew."""
+        recording = self._recording
+        at = min(max(at, recording.began), recording.ended)
+        near = 0.0 <= at - self.at < WINDOW_INTERVALS * recording.interval_s
+        if near:
+            snapshots = recording.between(self.at, at)
+        else:
+            self._model, self.events, self.history = Model(self._config), Events(), History()
+            snapshots = recording.until(at)
+        self.at = at
+        draw_at: float | None = None
+        for heard_at, snapshot in snapshots:
+            if draw_at is not None and heard_at >= draw_at:
+                self.history.add(self._model.as_json(draw_at))
+            if draw_at is None or heard_at >= draw_at:
+                draw_at = heard_at + recording.interval_s
+            if self._model.add(snapshot, heard_at):
+                self.events.add(snapshot, heard_at)
+        self.events.look(self.value)
+
+    @property
+    def value(self) -> dict[str, Any]:
+        return self._model.as_json(self.at)
+
+
+def show(tape: Tape, recording: Recording, make: Callable[[], Terminal] = Terminal) -> None:
+    """Plays it in the terminal until q. At the end it stands still. Blocks."""
+    controls = Controls(replay=True)
+    with make() as terminal:
+        played_at = time.monotonic()
+        while not controls.over:
+            now = time.monotonic()
+            if controls.playing:
+                tape.move(tape.at + (now - played_at) * controls.speed)
+            played_at = now
+            size, value = terminal.size, tape.value
+            shown = Shown(value, tape.history, tape.events.recent, _time(tape, recording, controls))
+            terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
+            for key in terminal.keys(REDRAW_S if controls.playing else 3600.0):
+                command = controls.press(key, order_of(value, controls))
+                if command is not None:
+                    _carry_out(command, tape, recording)
+            if not controls.playing:
+                played_at = time.monotonic()
+
+
+def _carry_out(command: Command, tape: Tape, recording: Recording) -> None:
+    if command.what == "step":
+        tape.move(tape.at + command.amount * recording.interval_s)
+    elif command.what == "seek":
+        tape.move(recording.ended if command.amount else recording.began)
+
+
+def _time(tape: Tape, recording: Recording, controls: Controls) -> str:
+    how = f"playing x{controls.speed:g}" if controls.playing else "stopped"
+    where = f"+{tape.at - recording.began:.1f} s of {recording.ended - recording.began:.1f} s"
+    return f"recorded {clock(tape.at)}, {where}, {how}"

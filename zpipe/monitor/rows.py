@@ -1,0 +1,217 @@
+"""What stands in the rows of the status: a stage's cells, and a link's.
+
+May live here: from the model's values to cells and the columns they stand in. Widths are `columns`', order is the screen's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zpipe.monitor.columns import LEFT, Column, Span
+from zpipe.monitor.figures import count, duration, percent, precise, share, size
+from zpipe.monitor.glyphs import Glyphs, bar, sparkline, trend
+
+STATES = {
+    "RUNNING": ("run", "green"),
+    "STARTING": ("start", "yellow"),
+    "DRAINING": ("drain", "yellow"),
+    "FLUSHED": ("flush", "yellow"),
+    "STOPPED": ("stop", "dim"),
+    "SILENT": ("silent", "bold red"),
+    "ABSENT": ("absent", "bold red"),
+    "FAILED": ("failed", "bold red"),
+}
+SHARES = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
+NARROW_BAR, WIDE_BAR = 5, 12
+EMPTY: Span = ("", "")
+
+STAGE_COLUMNS = (
+    Column("STAGE", LEFT, name=True),
+    Column("STATE", LEFT),
+    Column("N", rank=5),
+    Column("IN/s"),
+    Column("OUT/s"),
+    Column("WORK"),
+    Column("WAIT", rank=4),
+    Column("BLKD"),
+    Column("LIM", sparse=True, rank=3),
+    Column("RTRY", sparse=True, rank=3),
+    Column("CALLS", sparse=True, rank=6),
+    Column("ERR", sparse=True, rank=2),
+    Column("DEAD", sparse=True, rank=1),
+    Column("P50", rank=9, sparse=True),
+    Column("P99", rank=7, sparse=True),
+    Column("RSS", rank=10),
+)
+LINK_COLUMNS = (
+    Column("LINK", LEFT, name=True),
+    Column("DEPTH"),
+    Column("FILL", LEFT, rank=3),
+    Column("", LEFT),
+    Column("OLDEST", rank=2),
+    Column("IN/s"),
+    Column("WILL BE", LEFT, rank=1),
+    Column("UNSENT", rank=8),
+    Column("ON WAY", rank=8),
+    Column("QUEUED", rank=8),
+    Column("BATCH", rank=9, sparse=True),
+    Column("UNACKED", rank=10),
+    Column("REST", rank=7, sparse=True),
+    Column("BYTES", rank=11),
+)
+# The two side by side, a stage and the first link into it in one row, where there is no height for both.
+SHORT_STAGE_COLUMNS = (
+    Column("STAGE", LEFT, name=True),
+    Column("STATE", LEFT),
+    Column("N", rank=5, sparse=True),
+    Column("IN/s", rank=2),
+    Column("OUT/s"),
+    Column("BUSY", LEFT),
+    Column("ERR", sparse=True, rank=2),
+    Column("DEAD", sparse=True, rank=1),
+)
+SHORT_LINK_COLUMNS = (
+    Column("FROM", LEFT, name=True),
+    Column("DEPTH"),
+    Column("FILL", LEFT, rank=4),
+    Column("", LEFT),
+    Column("OLD", rank=3),
+    Column("WILL BE", LEFT, rank=1),
+)
+
+
+def state_of(stage: dict[str, Any]) -> Span:
+    """A word, and for how long nothing was heard of one that is silent."""
+    if stage["live"] and stage["paused"] == stage["live"]:
+        return "paused", "yellow"
+    word, style = STATES[stage["state"]]
+    if stage["state"] == "SILENT" and stage["stale_s"] is not None:
+        word = f"{word} {duration(stage['stale_s'])}"
+    return word, style
+
+
+def _instances(stage: dict[str, Any]) -> Span:
+    known = len(stage["instances"]) + len(stage["absent"])
+    if stage["live"] == known:
+        return str(known), ""
+    return f"{stage['live']}/{known}", "" if stage["state"] == "STOPPED" else "bold red"
+
+
+def _errors(stage: dict[str, Any]) -> Span:
+    errors = stage["retries"] + stage["malformed"]
+    return count(errors), "yellow" if errors else ""
+
+
+def _dead(stage: dict[str, Any]) -> Span:
+    return count(stage["dead"]), "bold red" if stage["dead"] else ""
+
+
+def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
+    """For STAGE_COLUMNS. What is not known now is left empty: an old figure is no figure."""
+    head = [(name, ""), state_of(stage), _instances(stage)]
+    if not stage["instances"]:
+        return head + [EMPTY] * (len(STAGE_COLUMNS) - len(head))
+    errors, dead = _errors(stage), _dead(stage)
+    if not stage["live"]:
+        at = len(head)
+        blank = [EMPTY] * (len(STAGE_COLUMNS) - at - 5)
+        return [*head, *blank, errors, dead, EMPTY, EMPTY, EMPTY]
+    budget, latency = stage["budget"], stage["latency"].get("in_stage", {})
+    limit = "" if stage["limit"] is None else count(stage["limit"])
+    figures = [count(stage["rate_in"]), count(stage["rate_out"]), share(budget["working"])]
+    figures += [share(budget["waiting"]), share(budget["blocked"])]
+    figures += [percent(budget["limited"]), percent(budget["retrying"]), limit]
+    tail = [precise(latency[p]) if latency.get(p) else "" for p in ("p50_s", "p99_s")] + [size(stage["rss_bytes"])]
+    return [*head, *((text, "") for text in figures), errors, dead, *((text, "") for text in tail)]
+
+
+def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
+    """For SHORT_STAGE_COLUMNS. BUSY is the largest share of the time budget."""
+    head = [(name, ""), state_of(stage), _instances(stage)]
+    if head[2][0] == "1":
+        head[2] = EMPTY
+    if not stage["live"]:
+        tail = [_errors(stage), _dead(stage)] if stage["instances"] else [EMPTY, EMPTY]
+        return [*head, EMPTY, EMPTY, EMPTY, *tail]
+    most = max(SHARES, key=lambda one: stage["budget"][one])
+    busy = f"{SHARES[most]} {share(stage['budget'][most])}"
+    rates = [(count(stage["rate_in"]), ""), (count(stage["rate_out"]), "")]
+    return [*head, *rates, (busy, ""), _errors(stage), _dead(stage)]
+
+
+def upstream(link: dict[str, Any]) -> str:
+    return f"{link['from']}.{link['outlet']}" if link["outlet"] else str(link["from"])
+
+
+def _will_be(link: dict[str, Any]) -> Span:
+    if link["stale_s"] is not None:
+        return f"stale {duration(link['stale_s'])}", "bold red"
+    if link["full_in_s"] is not None:
+        return (f"full {duration(link['full_in_s'])}", "") if link["full_in_s"] else ("full now", "yellow")
+    return (f"empty {duration(link['empty_in_s'])}", "") if link["empty_in_s"] else EMPTY
+
+
+def _fill(link: dict[str, Any], width: int, glyphs: Glyphs) -> Span:
+    part = link["depth"] / link["bound"] if link["bound"] else 0.0
+    part = 1.0 if link["full_in_s"] == 0.0 else part
+    return bar(part, width, glyphs), "red" if part > 0.9 else "yellow" if part > 0.5 else "green"
+
+
+def _oldest(link: dict[str, Any]) -> str:
+    return duration(link["oldest_s"]) if link["oldest_s"] else ""
+
+
+def link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
+    """For LINK_COLUMNS."""
+    figures = [link["unsent"], link["under_way"], link["queued"], link["open_batch"], link["in_flight"]]
+    return [
+        (f"{upstream(link)} -> {link['to']}", ""),
+        (count(link["depth"]), ""),
+        _fill(link, WIDE_BAR, glyphs),
+        (trend(link["slope"], glyphs), ""),
+        (_oldest(link), ""),
+        ("" if link["rate"] is None else count(link["rate"]), ""),
+        _will_be(link),
+        *((count(figure), "") for figure in figures),
+        (count(link["remainder"]), ""),
+        (size(link["depth_bytes"]), ""),
+    ]
+
+
+def short_link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
+    """For SHORT_LINK_COLUMNS."""
+    return [
+        (upstream(link), ""),
+        (count(link["depth"]), ""),
+        _fill(link, NARROW_BAR, glyphs),
+        (trend(link["slope"], glyphs), ""),
+        (_oldest(link), ""),
+        _will_be(link),
+    ]
+
+
+def _errors_of(stage: dict[str, Any]) -> int:
+    return int(stage["dead"] + stage["retries"] + stage["malformed"])
+
+
+ORDERS: dict[str, Callable[[dict[str, Any], Sequence[dict[str, Any]]], float]] = {
+    "config": lambda stage, into: 0.0,
+    "depth": lambda stage, into: -sum(link["depth"] for link in into),
+    "busy": lambda stage, into: -stage["budget"]["working"],
+    "rate": lambda stage, into: -stage["rate_out"],
+    "errors": lambda stage, into: -_errors_of(stage),
+}
+"""What rows can be sorted by: a key of a stage and the links into it, least first; equal ones stay in the config's order."""
+
+
+def ordered(value: dict[str, Any], order: str) -> list[str]:
+    """The stages' names in that order."""
+    into: dict[str, list[dict[str, Any]]] = {name: [] for name in value["stages"]}
+    for link in value["links"]:
+        into[link["to"]].append(link)
+    return sorted(into, key=lambda name: ORDERS[order](value["stages"][name], into[name]))
+
+
+def spark(rates: Sequence[float], width: int, glyphs: Glyphs) -> Span:
+    return sparkline(rates, width, glyphs), "cyan"

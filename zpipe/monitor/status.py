@@ -1,0 +1,146 @@
+"""The status of a pipeline as lines: its stages, its links, what holds it up, what is missing.
+
+May live here: putting rows together into lines for a given width and height. It knows no terminal and no key.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from zpipe.monitor import rows
+from zpipe.monitor.columns import Column, Line, Span, clip, fit, heads, lay, width_of
+from zpipe.monitor.figures import count, share
+from zpipe.monitor.glyphs import UNICODE, Glyphs
+from zpipe.monitor.history import History
+
+LEAST_SPARK = 8
+MARK = 2
+"""Columns before a row: whether it is selected (>) or the bottleneck (*)."""
+
+
+def title(value: dict[str, Any]) -> Line:
+    """The pipeline's name, and how far its sources are."""
+    parts = [value["pipeline"]]
+    for name, stage in value["stages"].items():
+        progress = stage.get("progress")
+        if progress and progress["total"]:
+            done, total = progress["finished"], progress["total"]
+            parts.append(f"{name} {share(done / total)} ({count(done)} of {count(total)} finished)")
+    return [("  ".join(parts), "bold")]
+
+
+def remarks(value: dict[str, Any], width: int) -> list[Line]:
+    """Who is missing, and the bottleneck with what to do, in plain sentences."""
+    found: list[Line] = []
+    for name, stage in value["stages"].items():
+        missing = [f"{name}.{instance}" for instance in stage["absent"]] if stage["instances"] else []
+        silent = [f"{name}.{instance}" for instance in stage["silent"]]
+        found += [
+            [(f"{', '.join(who)}: {what}", "red")]
+            for who, what in ((missing, "not heard of"), (silent, "silent"))
+            if who
+        ]
+        for instance, why in stage.get("stopped_by", {}).items():
+            found.append([(f"{instance} takes no more: {why}", "bold red")])
+    bottleneck = value["bottleneck"]
+    if bottleneck:
+        text = f"{bottleneck['why']}; {bottleneck['advice']}"
+        found += [[(line, "bold yellow")] for line in textwrap.wrap(text, max(width, 20), subsequent_indent="  ")]
+    return found
+
+
+class Table:
+    """Stages and links at a width. `tall`: one table each; else a stage and the first link into it share a row."""
+
+    def __init__(
+        self,
+        value: dict[str, Any],
+        width: int,
+        tall: bool,
+        order: str = "config",
+        selected: str | None = None,
+        glyphs: Glyphs = UNICODE,
+        history: History | None = None,
+    ) -> None:
+        self._value = value
+        self._width = width
+        self._room = width - MARK
+        self._names = rows.ordered(value, order)
+        self._selected = selected
+        self._glyphs = glyphs
+        self._history = history
+        self._slow = value["bottleneck"]["stage"] if value["bottleneck"] else None
+        self.row_of: dict[str, int] = {}
+        self.lines = self._two() if tall else self._one()
+
+    @staticmethod
+    def height(value: dict[str, Any]) -> int:
+        """Lines that two tables take."""
+        return len(value["stages"]) + len(value["links"]) + 2
+
+    def _into(self, name: str) -> list[dict[str, Any]]:
+        return [link for link in self._value["links"] if link["to"] == name]
+
+    def _mark(self, name: str) -> Span:
+        mark = ">" if name == self._selected else " "
+        return mark + ("*" if name == self._slow else " "), "bold"
+
+    def _style(self, name: str) -> str:
+        return "bold" if name == self._slow else ""
+
+    def _two(self) -> list[Line]:
+        stages = [rows.stage_cells(name, self._value["stages"][name]) for name in self._names]
+        reserved = LEAST_SPARK + 2 if self._history is not None else 0
+        widths = fit(rows.STAGE_COLUMNS, stages, self._room - reserved)
+        lines = [self._head(rows.STAGE_COLUMNS, widths)]
+        for name, row in zip(self._names, stages, strict=True):
+            self.row_of[name] = len(lines)
+            lines.append([self._mark(name), *lay(rows.STAGE_COLUMNS, row, widths, self._glyphs, self._style(name))])
+        self._add_sparks(lines)
+        links = [(link["to"], rows.link_cells(link, self._glyphs)) for name in self._names for link in self._into(name)]
+        widths = fit(rows.LINK_COLUMNS, [row for _, row in links], self._room)
+        if links:
+            lines.append(self._head(rows.LINK_COLUMNS, widths))
+        lines += [
+            [("  ", ""), *lay(rows.LINK_COLUMNS, row, widths, self._glyphs, self._style(name))] for name, row in links
+        ]
+        return lines
+
+    def _add_sparks(self, lines: list[Line]) -> None:
+        """Rates over time, in the room that is left to the right."""
+        left = self._width - max(map(width_of, lines)) - 2
+        if self._history is None or left < LEAST_SPARK:
+            return
+        lines[0].append(("  LATELY", "bold"))
+        for name in self._names:
+            sparkline, style = rows.spark(self._history.rates(name), left, self._glyphs)
+            lines[self.row_of[name]].append((f"  {sparkline.strip()}", style))
+
+    def _one(self) -> list[Line]:
+        columns = rows.SHORT_STAGE_COLUMNS + rows.SHORT_LINK_COLUMNS
+        made: list[tuple[str, bool, list[Span]]] = []
+        for name in self._names:
+            cells = rows.short_stage_cells(name, self._value["stages"][name])
+            links = [rows.short_link_cells(link, self._glyphs) for link in self._into(name)]
+            links = links or [[rows.EMPTY] * len(rows.SHORT_LINK_COLUMNS)]
+            made.append((name, True, cells + links[0]))
+            made += [(name, False, [rows.EMPTY] * len(cells) + more) for more in links[1:]]
+        widths = fit(columns, [row for _, _, row in made], self._room)
+        lines = [self._head(columns, widths)]
+        for name, first, row in made:
+            if first:
+                self.row_of[name] = len(lines)
+            mark = self._mark(name) if first else ("  ", "")
+            lines.append([mark, *lay(columns, row, widths, self._glyphs, self._style(name))])
+        return lines
+
+    def _head(self, columns: Sequence[Column], widths: Sequence[int]) -> Line:
+        return [("  ", ""), *heads(columns, widths, self._glyphs)]
+
+
+def status(value: dict[str, Any], width: int, glyphs: Glyphs = UNICODE) -> list[Line]:
+    """The whole of it without anything to be operated: for `zpipe run`, files and pipes."""
+    table = Table(value, width, tall=False, glyphs=glyphs) if width < 100 else Table(value, width, True, glyphs=glyphs)
+    return [clip(line, width) for line in [title(value), *table.lines, *remarks(value, width)]]
