@@ -176,6 +176,7 @@ def test_a_recording_is_scrubbed_through(
     path = home / "r.ndjson"
     terminal = open_terminal(100, 30, "--record", str(path))
     terminal.wait(all_run, "the pipeline runs")
+    terminal.wait(lambda _: path.read_text().count("\n") > 30, "some seconds are recorded")
     terminal.press("q")
     terminal.wait(lambda lines: not "".join(lines).strip(), "recorded")
     terminal = open_terminal(101, 30, "--replay", str(path))
@@ -185,7 +186,7 @@ def test_a_recording_is_scrubbed_through(
     terminal.press("Home")
     terminal.wait(lambda lines: "+0.0 s of" in lines[0], "the beginning")
     terminal.press("Right")
-    terminal.wait(lambda lines: "+0.2 s of" in lines[0] or "+0.3 s of" in lines[0], "one interval on")
+    terminal.wait(lambda lines: re.search(r"\+0\.[1-9] s of", lines[0]) is not None, "one step on")
     terminal.press("p")
     terminal.wait(lambda lines: lines[-1].startswith("this is a recording"), "nobody can be paused")
 
