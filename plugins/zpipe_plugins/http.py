@@ -54,8 +54,8 @@ class Options:
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout}: allowed is any number of seconds above 0")
         for name, value in self.headers.items():
-            if not name or not (name + value).isprintable() or not name.isascii():
-                raise ValueError(f"headers.{name} is {value!r}: allowed is text without line breaks")
+            if not name or not (name + value).isprintable() or not (name + value).isascii():
+                raise ValueError(f"headers.{name} is {value!r}: allowed is ASCII text without line breaks")
         self._check_statuses()
 
     def _check_statuses(self) -> None:

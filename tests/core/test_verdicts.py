@@ -159,3 +159,28 @@ def test_messages_that_shared_a_task_with_a_death_go_on_uncounted() -> None:
         later = bench.processing.start(0.0, True)
         pasts |= {t.at(0).start: t.past for t in later}
     assert pasts == {0: Past(), 1: Past(deaths=1, history=("call 1: SIGSEGV",)), 2: Past()}
+
+
+def answered(answers: list[Failure]) -> Bench:
+    """A batch of as many messages, each with its own answer in the first call."""
+    bench = Bench(len(answers), batching(len(answers)))
+    [task] = bench.processing.start(0.0, True)
+    for index, failure in enumerate(answers):
+        failure.index = index
+    bench.processing.done(task, Result([], failures=answers), 0.0)
+    return bench
+
+
+def test_a_batch_whose_messages_all_fail_each_in_its_own_way_is_not_one_failure() -> None:
+    rejects = [Failure(0, f"r{n}", verdict=Verdict.REJECT) for n in range(3)]
+    bench = answered([*rejects, Failure(0, "slow down", verdict=Verdict.THROTTLED, delay_s=5.0)])
+    letters = bench.processing.burials.take(0.0)
+    assert [letter.reason for letter in letters] == ["r0", "r1", "r2"]
+    assert bench.processing.retries.messages == 1 and bench.processing.retries.next_at >= 5.0
+
+
+def test_delays_asked_for_in_a_batch_are_each_message_s_own() -> None:
+    bench = answered([Failure(0, "later", delay_s=float(n)) for n in (9, 1, 4)])
+    assert 1.0 <= bench.processing.retries.next_at < 4.0
+    due = [bench.processing.retries.pop()[0][0].start for _ in range(3)]
+    assert due == [1, 2, 0]

@@ -196,3 +196,20 @@ def test_records_that_cannot_be_read(make: MakePipeline) -> None:
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == [*range(100), 101]
     ((_, _, _, _, raw),) = pipeline.letters("read")
     assert '{"id": 100' in str(raw)
+
+
+def test_a_batch_that_drops_and_then_fails_is_counted_once(make: MakePipeline) -> None:
+    source = """
+import zpipe
+
+
+def work(payloads):
+    return [None if p["id"] == 977 else p if p["id"] % 10 == 0 else zpipe.DROP for p in payloads]
+"""
+    text = CONFIG.replace(
+        'options = { function = "work.py:work" }', 'options = { function = "work.py:work" }\nbatch = { messages = 100 }'
+    )
+    pipeline = make(text, work=source)
+    work = pipeline.run().ledger()["stages"]["work"]
+    assert (work["completed"], work["filtered"], work["dead"]) == (100, 899, 1)
+    assert pipeline.count() == 100

@@ -69,7 +69,7 @@ class Guard:
         if not self._storm and seen >= policy.storm_least and self._dead > policy.storm * seen:
             self._storm = (
                 f"{self._dead} of the last {seen} messages became dead letters (storm guard, dead.storm = {policy.storm:g}):"
-                " zpipe dead list, then zpipe resume"
+                " see zpipe dead list; zpipe resume has it go on"
             )
 
     def reset(self) -> None:

@@ -181,7 +181,7 @@ class Processing:
             self.guard.good(task.count - len(failed))
         else:
             self.replays.in_process -= task.count - len(failed)
-        good = self._good(task, failed)
+        good = task.without(failed)
         for piece in good:
             self._inlet.release(piece)
         self._derive(task, result.chunks, good, failed)
@@ -203,24 +203,8 @@ class Processing:
             derivation.add_input(piece)
         derivation.close()
 
-    @staticmethod
-    def _good(task: Task, failed: set[int]) -> list[Slice]:
-        """The task's slices without the failed messages."""
-        if not failed:
-            return task.slices
-        good: list[Slice] = []
-        base = 0
-        for piece in task.slices:
-            start = 0
-            for at in [*(n - base for n in sorted(failed) if base <= n < base + piece.count), piece.count]:
-                if start < at:
-                    good.append(piece.part(start, at))
-                start = at + 1
-            base += piece.count
-        return good
-
     def _fail(self, task: Task, failures: list[Failure], now: float) -> None:
-        if task.batch and task.count > 1 and len(failures) == task.count:
+        if task.batch and task.count > 1 and len(failures) == task.count and len(set(map(_how, failures))) == 1:
             self._fail_batch(task, failures[0], now)
             return
         for failure in failures:
@@ -297,3 +281,8 @@ class Processing:
         limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
         retrying = self.retries.messages and (self._inlet.crowded or hungry) and not queue
         self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
+
+
+def _how(failure: Failure) -> tuple[Verdict, str, float | None]:
+    """Equal for all messages of a batch that failed as one; a plugin may also answer for each."""
+    return failure.verdict, failure.reason, failure.delay_s

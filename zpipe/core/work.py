@@ -135,6 +135,21 @@ class Task:
             index -= piece.count
         raise IndexError(index)
 
+    def without(self, failed: set[int]) -> list[Slice]:
+        """The task's slices without the failed messages."""
+        if not failed:
+            return self.slices
+        good: list[Slice] = []
+        base = 0
+        for piece in self.slices:
+            start = 0
+            for at in [*(n - base for n in sorted(failed) if base <= n < base + piece.count), piece.count]:
+                if start < at:
+                    good.append(piece.part(start, at))
+                start = at + 1
+            base += piece.count
+        return good
+
     def halves(self) -> tuple[list[Slice], list[Slice]]:
         """The slices of the first and of the second half, for finding the bad message of a batch."""
         first: list[Slice] = []

@@ -16,6 +16,14 @@ def reason_of(error: BaseException) -> str:
     return clean(text[:REASON_CHARACTERS])
 
 
+def text_of(error: BaseException) -> str:
+    """What it says, without its type: of an exception that is meant for people."""
+    try:
+        return clean(str(error)[:REASON_CHARACTERS])
+    except Exception:
+        return reason_of(error)
+
+
 def traceback_of(error: BaseException) -> str:
     """The end of its traceback."""
     try:

@@ -148,6 +148,7 @@ class TaskRun:
 
     def fail_batch(self, error: BaseException) -> None:
         whole = failure_of(0, error)
+        self.filtered = 0  # all of them are to be tried again, also those that were dropped
         self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
 
     def fail_all(self, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from zpipe.core.work import Failure, Verdict
-from zpipe.daemon.reason import clean, reason_of, traceback_of
+from zpipe.daemon.reason import reason_of, text_of, traceback_of
 from zpipe.errors import Answer, OperatorError, Reject, Retry, Throttled
 
 MAX_DELAY_S = 86_400.0
@@ -15,10 +15,10 @@ MAX_DELAY_S = 86_400.0
 def failure_of(index: int, error: BaseException) -> Failure:
     """The failure of message `index`. An Answer needs no traceback: it is meant. An OperatorError is the end of the stage."""
     if isinstance(error, OperatorError):
-        return Failure(index, clean(str(error)), verdict=Verdict.FAIL)
+        return Failure(index, text_of(error), verdict=Verdict.FAIL)
     if not isinstance(error, Answer):
         return Failure(index, reason_of(error), traceback_of(error))
-    reason = clean(str(error))
+    reason = text_of(error)
     match error:
         case Reject():
             return Failure(index, reason, verdict=Verdict.REJECT)
@@ -31,6 +31,6 @@ def failure_of(index: int, error: BaseException) -> Failure:
 
 def _seconds(delay: object) -> float | None:
     """A plugin's number as a delay; what is none of that is left to zpipe."""
-    if isinstance(delay, int | float) and math.isfinite(delay):
-        return min(max(float(delay), 0.0), MAX_DELAY_S)
+    if isinstance(delay, int) or (isinstance(delay, float) and math.isfinite(delay)):
+        return float(min(max(delay, 0), MAX_DELAY_S))
     return None

@@ -151,8 +151,10 @@ def _problems_of(snapshot: Snapshot) -> list[str]:
     found = [f"{name}: {problem}" for problem in broken(snapshot)]
     holdings = _holdings(snapshot)
     waiting = f", waits for {', '.join(snapshot['waiting_for'])}" if snapshot.get("waiting_for") else ""
+    why = [snapshot.get("stopped_by"), snapshot.get("held_by"), "it is paused" if snapshot.get("paused") else ""]
+    stopped_by = "".join(f"; {reason}" for reason in why if reason)
     if snapshot["state"] != State.STOPPED:
-        found.append(f"{name} is {snapshot['state']}, holds {holdings or 'nothing'}{waiting}")
+        found.append(f"{name} is {snapshot['state']}, holds {holdings or 'nothing'}{waiting}{stopped_by}")
     elif not at_rest(snapshot):
         found.append(f"{name} stopped, but holds {holdings}")
     finished = snapshot.get("finished")
