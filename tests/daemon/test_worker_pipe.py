@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,27 +48,39 @@ def test_garbage_is_no_frame_and_nothing_worse(garbage: bytes) -> None:
         with pytest.raises((EOFError, PeerError)):
             while True:
                 value, bodies = pipe.receive()
-                exchange.read_result(value, bodies)
+                exchange.read_result(sent(10), value, bodies)
 
 
+def sent(count: int, number: int = 7) -> Task:
+    return Task(number, [piece(section_of(list(range(count))), 0, count)], Past(), False)
+
+
+COUNT = 30
 failures = st.builds(
     Failure,
-    st.integers(0, 100),
+    st.integers(0, COUNT - 1),
     st.text(max_size=20),
     st.text(max_size=20),
     st.sampled_from(Verdict),
     st.none() | st.floats(0, 100),
 )
-owners = st.none() | st.builds(range, st.integers(0, 9), st.integers(10, 20)) | st.lists(st.integers(0, 2**32 - 1))
-chunks = st.builds(Chunk, st.text(max_size=5), st.integers(1, 300), st.binary(max_size=50), owners)
+owners = st.builds(range, st.integers(0, 9), st.integers(10, 20)) | st.lists(st.integers(0, COUNT - 1), min_size=1)
+chunks = st.one_of(
+    st.builds(Chunk, st.text(max_size=5), st.integers(1, 300), st.binary(max_size=50), st.none()),
+    st.builds(
+        lambda name, of, body: Chunk(name, len(of), body, of), st.text(max_size=5), owners, st.binary(max_size=50)
+    ),
+)
+some_failures = st.lists(failures, max_size=4, unique_by=lambda failure: failure.index)
 
 
-@given(st.lists(chunks, max_size=4), st.integers(0, 9), st.lists(failures, max_size=4), st.lists(st.floats(0, 9)))
+@given(st.lists(chunks, max_size=4), st.integers(0, 9), some_failures, st.lists(st.floats(0, 9)))
 def test_a_result_comes_back_as_it_went(
     given_chunks: list[Chunk], filtered: int, given_failures: list[Failure], ages: list[float]
 ) -> None:
     result = Result(given_chunks, filtered, given_failures, 0.5, ages)
-    back = exchange.read_result(*exchange.result_frame(result))
+    task = sent(COUNT)
+    back = exchange.read_result(task, *exchange.result_frame(task, result))
     assert (back.filtered, back.failures, back.seconds, back.ages) == (filtered, given_failures, 0.5, ages)
     for one, two in zip(back.chunks, given_chunks, strict=True):
         assert one[:3] == two[:3]
@@ -79,12 +92,40 @@ def test_a_result_comes_back_as_it_went(
 def test_what_is_no_result_is_said_to_be_none() -> None:
     for value in (
         ["result"],
-        ["result", [[]], 0, [], 0.0, []],
-        ["result", [], 0, [[1, "", "", "no", None]], 0.0, []],
+        ["result", 7, [[]], 0, [], 0.0, []],
+        ["result", 7, [["", 1, None]], 0, [[1, "", "", "no", None]], 0.0, []],
         7,
     ):
         with pytest.raises(PeerError):
-            exchange.read_result(value, [b""])  # type: ignore[arg-type]
+            exchange.read_result(sent(3), value, [b""])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "filtered", "failed", "seconds"),
+    [
+        (6, [["", 1, None]], 0, [], 0.0),  # the result of another task, as of a process that the plugin has forked
+        (7, [["", 2, [0, 1]]], 0, [], 0.0),
+        (7, [["", 2, [2, 4]]], 0, [], 0.0),
+        (7, [["", 1, b"\xff\xff\xff\xff"]], 0, [], 0.0),
+        (7, [["", 0, None]], 0, [], 0.0),
+        (7, [[7, 1, None]], 0, [], 0.0),
+        (7, [["", 1, None]], 4, [], 0.0),
+        (7, [["", 1, None]], -1, [], 0.0),
+        (7, [["", 1, None]], 0, [3], 0.0),
+        (7, [["", 1, None]], 0, [1, 1], 0.0),
+        (7, [["", 1, None]], 0, [], -1.0),
+    ],
+)
+def test_a_result_that_does_not_fit_its_task_is_none(
+    number: int, rows: list[Any], filtered: int, failed: list[int], seconds: float
+) -> None:
+    value = ["result", number, rows, filtered, [[n, "no", "", "retry", None] for n in failed], seconds, []]
+    with pytest.raises(PeerError):
+        exchange.read_result(sent(3), value, [b"x"])
+    if not filtered and not failed and not seconds:
+        with pytest.raises(PeerError):
+            exchange.read_early(sent(3), ["early", number, rows], [b"x"])
+    exchange.read_result(sent(3), ["result", 7, [["", 1, None]], 1, [[2, "", "", "retry", None]], 0.1, [1]], [b"x"])
 
 
 @given(st.booleans(), st.integers(1, 5), st.integers(0, 5))

@@ -251,3 +251,66 @@ def work(payload):
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(2000))
     assert len(pipeline.query("SELECT DISTINCT pid FROM t WHERE pid IS NOT NULL")) == 2
     assert "a word from the plugin" in run.stderr
+
+
+FORKING = """
+import os
+
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_process(message):
+    if message.payload["id"] % 500 == 20 and os.fork() == 0:
+        raise ValueError("the child should have called os._exit")
+    return message.payload
+"""
+
+
+def test_a_process_that_the_plugin_forked_answers_for_nobody(make: MakePipeline) -> None:
+    """It comes back from the hook and goes on as if it were the worker, with the worker's pipe."""
+    pipeline = make(CONFIG.replace("count = 1000", "count = 5000"), work=FORKING)
+    ledger = pipeline.run().ledger()
+    assert all(row["restarts"] == 0 for row in ledger["stages"].values())
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(5000))
+
+
+LEAVING = """
+import asyncio
+import sys
+
+from zpipe import hookimpl
+
+
+async def leave(n):
+    if n % 100 == 7:
+        sys.exit(3)
+    if n % 100 == 8:
+        raise KeyboardInterrupt
+    return n
+
+
+@hookimpl
+async def zpipe_process(message):
+    n = message.payload["id"]
+    await asyncio.wait_for(leave(n), 5)
+    while n % 100 == 9:  # takes no notice of being cancelled
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+    return message.payload
+"""
+
+
+def test_async_calls_that_end_the_loop_or_do_not_end_are_their_messages_failure(make: MakePipeline) -> None:
+    text = CONFIG.replace("count = 1000", "count = 300").replace('kind = "process", count = 2', "count = 20")
+    pipeline = make(text, work=LEAVING)
+    run = pipeline.run()
+    ledger = run.ledger()
+    bad = [n for n in range(300) if n % 100 in (7, 8, 9)]
+    assert ledger["stages"]["work"]["dead"] == len(bad)
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == [n for n in range(300) if n not in bad]
+    reasons = {payload["id"] % 100: reason for _, reason, _, _, payload in pipeline.letters("work")}
+    assert "SystemExit" in reasons[7] and "KeyboardInterrupt" in reasons[8] and "timeout" in reasons[9]
+    assert "event=call.abandoned" in run.stderr

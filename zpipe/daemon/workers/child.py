@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class Child:
         self._note = note
         self._log = journal.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
         self._start = start
+        self._pid = os.getpid()
         self._inbox = exchange.Inbox()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hooks: Any = {}
@@ -63,9 +65,15 @@ class Child:
             value, bodies = self._pipe.receive()
             if value[0] == exchange.CLOSE:
                 break
-            result = self._work(self._inbox.task(value, bodies))
-            self._pipe.send(*exchange.result_frame(result))
+            task = self._inbox.task(value, bodies)
+            self._send(*exchange.result_frame(task, self._work(task)))
         self._close()
+
+    def _send(self, value: list[Any], bodies: list[bytes]) -> None:
+        """A process that the plugin has forked, and that came back from its hook, must not answer in the place of this one."""
+        if os.getpid() != self._pid:
+            os._exit(1)
+        self._pipe.send(value, bodies)
 
     def _open(self) -> None:
         start = self._start
@@ -95,7 +103,7 @@ class Child:
         step = work.advance()
         while not isinstance(step, Result):
             if isinstance(step, list):
-                self._pipe.send(*exchange.early_frame(step))
+                self._send(*exchange.early_frame(task, step))
                 self._pipe.receive()
                 step = work.advance()
                 continue
@@ -159,4 +167,5 @@ def main() -> None:
     except (EOFError, OSError):
         return  # the daemon is gone
     finally:
-        sys.stdout.flush()
+        with suppress(OSError, ValueError):  # a plugin may have closed it
+            sys.stdout.flush()

@@ -5,10 +5,13 @@ May live here: asyncio, and the timeout of a call. How many may be under way is 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from zpipe.daemon.journal import fields
+from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import Step, Work
 from zpipe.errors import Retry
 
@@ -16,10 +19,15 @@ if TYPE_CHECKING:
     import asyncio
 
 
+GRACE_S = 1.0
+"""For a call that was cancelled to end."""
+
+
 class EventLoop:
     """Settles awaitables and goes on with their work as long as it only waits for more of them; then `resume` is called."""
 
-    def __init__(self, timeout_s: float | None, resume: Callable[[Work, Step], None]) -> None:
+    def __init__(self, timeout_s: float | None, resume: Callable[[Work, Step], None], log: logging.Logger) -> None:
+        self._log = log
         self._timeout_s = timeout_s
         self._resume = resume
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,9 +54,16 @@ class EventLoop:
                 threading.Thread(target=self._run, args=[self._loop], name="zpipe-asyncio", daemon=True).start()
             asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_forever()
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            try:
+                loop.run_forever()
+            except BaseException as error:
+                # asyncio lets SystemExit and KeyboardInterrupt of a task through, also of one that a plugin has made. The call
+                # that waits for it hears of it as well; the others must go on.
+                self._log.error(fields(event="call.ended_the_loop", reason=reason_of(error)))
+                continue
+            break
         loop.close()
 
     def close(self) -> None:
@@ -82,16 +97,26 @@ class EventLoop:
         self._resume(work, step)
 
     async def _in_time(self, step: Any) -> Any:
+        if self._timeout_s is None:
+            return await settled(step)
         import asyncio
 
-        limit = asyncio.timeout(self._timeout_s)
+        # A task of its own: a call that takes no notice of being cancelled is left behind, and its message goes on.
+        call = asyncio.ensure_future(settled(step))
         try:
-            async with limit:
-                return await settled(step)
-        except TimeoutError:
-            if limit.expired():
-                raise Retry(reason=f"the call outlived the timeout of {self._timeout_s:g} s") from None
+            done, _ = await asyncio.wait({call}, timeout=self._timeout_s)
+            if done:
+                return call.result()
+        except asyncio.CancelledError:
+            call.cancel()
             raise
+        call.cancel()
+        done, _ = await asyncio.wait({call}, timeout=GRACE_S)
+        if not done:
+            self._log.error(fields(event="call.abandoned", hint="it goes on, though it was cancelled"))
+        elif not call.cancelled():
+            call.exception()  # has been looked at: nobody else will
+        raise Retry(reason=f"the call outlived the timeout of {self._timeout_s:g} s")
 
 
 async def settled(made: Any) -> Any:

@@ -41,7 +41,7 @@ class Outbox:
                 bodies.append(section.body())
                 self._sent = section
             rows.append([section.count, piece.start, piece.stop, section.attempt, known])
-        return [TASK, task.batch, task.attempt, rows], bodies
+        return [TASK, task.number, task.batch, task.attempt, rows], bodies
 
 
 class Inbox:
@@ -53,49 +53,83 @@ class Inbox:
         self._nowhere = Delivery(None, 0, [], lambda delivery: None)
 
     def task(self, value: list[Any], bodies: list[bytes]) -> Task:
-        _, batch, attempt, rows = value
+        _, number, batch, attempt, rows = value
         left = iter(bodies)
         slices = []
         for count, start, stop, redelivery, known in rows:
             if not known:
                 self._section = Section(next(left), count, attempt=redelivery)
             slices.append(Slice(self._nowhere, self._section, 0, start, stop, 0.0))
-        return Task(0, slices, Past(attempts=attempt - 1), batch)
+        return Task(number, slices, Past(attempts=attempt - 1), batch)
 
 
-def result_frame(result: Result) -> Frame:
+def result_frame(task: Task, result: Result) -> Frame:
     rows, bodies = _pack(result.chunks)
     failures = [[f.index, f.reason, f.traceback, f.verdict.value, f.delay_s] for f in result.failures]
-    return [RESULT, rows, result.filtered, failures, result.seconds, result.ages], bodies
+    return [RESULT, task.number, rows, result.filtered, failures, result.seconds, result.ages], bodies
 
 
-def early_frame(chunks: list[Chunk]) -> Frame:
+def early_frame(task: Task, chunks: list[Chunk]) -> Frame:
     rows, bodies = _pack(chunks)
-    return [EARLY, rows], bodies
+    return [EARLY, task.number, rows], bodies
 
 
-def read_result(value: list[Any], bodies: list[bytes]) -> Result:
-    """Raises PeerError for what no sound worker sends."""
+def read_result(task: Task, value: list[Any], bodies: list[bytes]) -> Result:
+    """Raises PeerError for what no sound worker sends: a plugin may have forked, or written into the pipe."""
     try:
-        _, rows, filtered, failures, seconds, ages = value
+        _, number, rows, filtered, failures, seconds, ages = value
         found = [
             Failure(index, reason, text, Verdict(verdict), delay_s)
             for index, reason, text, verdict, delay_s in failures
         ]
     except (TypeError, ValueError) as error:
         raise PeerError(f"not a result: {error}") from None
-    return Result(read_chunks(rows, bodies), filtered, found, seconds, ages)
+    indexes = [failure.index for failure in found]
+    if len(set(indexes)) < len(indexes) or not all(_within(index, task.count - 1) for index in indexes):
+        raise PeerError("failures of messages that the task does not have")
+    if not _within(filtered, task.count - len(found)):
+        raise PeerError(f"{filtered} of {task.count} messages filtered")
+    if not all(isinstance(number, int | float) and number >= 0 for number in (seconds, *ages)):
+        raise PeerError("times that are none")
+    return Result(_read_chunks(task, number, rows, bodies), filtered, found, seconds, ages)
 
 
-def read_chunks(rows: list[Any], bodies: list[bytes]) -> list[Chunk]:
+def read_early(task: Task, value: list[Any], bodies: list[bytes]) -> list[Chunk]:
     """Raises PeerError likewise."""
+    if len(value) != 3 or value[0] != EARLY:
+        raise PeerError("neither a result nor outputs")
+    return _read_chunks(task, value[1], value[2], bodies)
+
+
+def _read_chunks(task: Task, number: int, rows: list[Any], bodies: list[bytes]) -> list[Chunk]:
+    if number != task.number:
+        raise PeerError(f"an answer to task {number}, not to {task.number}")
     try:
-        return [
+        chunks = [
             Chunk(outlet, messages, body, _unpack(owners))
             for (outlet, messages, owners), body in zip(rows, bodies, strict=True)
         ]
     except (TypeError, ValueError) as error:
         raise PeerError(f"not the outputs of a task: {error}") from None
+    if not all(_sound(chunk, task.count) for chunk in chunks):
+        raise PeerError("outputs of messages that the task does not have")
+    return chunks
+
+
+def _sound(chunk: Chunk, count: int) -> bool:
+    owners, outlet, messages = chunk.owners, *_untyped(chunk)
+    if not isinstance(outlet, str) or not isinstance(messages, int) or messages < 1:
+        return False
+    return owners is None or (len(owners) == chunk.messages and min(owners) >= 0 and max(owners) < count)
+
+
+def _untyped(chunk: Chunk) -> tuple[Any, Any]:
+    """What stands in it, whatever its type says: it came from another process."""
+    return chunk.outlet, chunk.messages
+
+
+def _within(number: Any, most: int) -> bool:
+    return isinstance(number, int) and 0 <= number <= most
 
 
 def _pack(chunks: list[Chunk]) -> tuple[list[list[Any]], list[bytes]]:

@@ -62,6 +62,7 @@ def make_pool(
             gate,
             emitted,
             done,
+            log,
         )
     start = {
         "config": str(config.path),

@@ -139,9 +139,10 @@ class Process:
             while True:
                 value, bodies = self._pipe.receive()
                 if value[0] == exchange.RESULT:
+                    result = exchange.read_result(task, value, bodies)
                     self.messages += task.count
-                    return exchange.read_result(value, bodies), True
-                pass_on(exchange.read_chunks(value[1], bodies))
+                    return result, True
+                pass_on(exchange.read_early(task, value, bodies))
                 self._watch_from(time.monotonic())  # waiting for room is no part of the call
                 self._pipe.send([exchange.GO_ON])
         except _Overdue as overdue:

@@ -107,10 +107,14 @@ class Slot:
                 self._closing.wait(self._delay_s)
                 self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
                 continue
-            self._delay_s = FIRST_DELAY_S
             while self._has_task(process) and self._run(process):
                 pass
             self._process = None
+            if process.messages or self._busy:
+                self._delay_s = FIRST_DELAY_S
+            else:  # it died as soon as it was up, and nobody has asked anything of it
+                self._closing.wait(self._delay_s)
+                self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
 
     def _open(self) -> Process | None:
         self._busy = True  # until it is up there is nothing in it to close

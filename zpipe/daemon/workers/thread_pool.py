@@ -5,6 +5,7 @@ May live here: threads, how many tasks are under way, and handing steps to the e
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,7 @@ class ThreadPool:
         gate: Gate,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
+        log: logging.Logger,
     ) -> None:
         self._count = count
         self._runner = runner
@@ -43,7 +45,7 @@ class ThreadPool:
         self._gate = gate
         self._emitted = emitted
         self._done = done
-        self._event_loop = EventLoop(timeout_s, self._resume)
+        self._event_loop = EventLoop(timeout_s, self._resume, log)
         self._lock = threading.Lock()
         self._free = [calls.slot(number) for number in range(count)]
         self._slots: dict[Work, Slot] = {}
