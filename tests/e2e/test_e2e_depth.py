@@ -117,7 +117,7 @@ def test_depth_is_what_the_plugins_have_counted(make: MakePipeline) -> None:
     pipeline = make(CONFIG, source=SOURCE, work=WORK, store=STORE)
     run = pipeline.run()
     wait_until(lambda: len(counted(pipeline, "store")) > 50, "it works")
-    for _ in range(3):
+    for _ in range(2):
         pipeline.kill(*chance.choice([("read", 1), ("work", 1), ("work", 2), ("store", 1)]))
         before = len(counted(pipeline, "store"))
         wait_until(lambda before=before: len(counted(pipeline, "store")) > before + 20, "it works after the kill")

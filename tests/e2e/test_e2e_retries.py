@@ -48,7 +48,7 @@ def work(payload):
 def test_the_bound_on_unacked_messages_does_not_fill_up_with_one_in_a_hundred(make: MakePipeline) -> None:
     """The bound is a tenth of the messages: without acks of parts nothing more would come."""
     text = CONFIG.format(count=5000, more="unacked = { messages = 500 }")
-    pipeline = make(text, work=WORK.format(retry=True, for_s=15, work_s=0))
+    pipeline = make(text, work=WORK.format(retry=True, for_s=6, work_s=0))
     run = pipeline.run()
     wait_until(lambda: pipeline.count() >= 4950, "all that need no second try are stored")
     assert run.running and pipeline.count() < 5000
