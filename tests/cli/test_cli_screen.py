@@ -151,6 +151,40 @@ def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_i
     terminal.wait(lambda lines: any("sink.1 is silent" in line for line in lines), "and it is an event")
 
 
+@pytest.mark.parametrize("name", ["TERM", "HUP"])
+def test_a_signal_that_ends_it_gives_the_terminal_back(
+    start: Callable[[], object], open_terminal: Open, name: str
+) -> None:
+    start()
+    terminal = open_terminal(100, 30)
+    terminal.wait(all_run, "the pipeline runs")
+    assert (terminal.ask("alternate_on"), terminal.ask("cursor_flag")) == ("1", "0")
+    os.kill(int(terminal.ask("pane_pid")), getattr(signal, f"SIG{name}"))
+    terminal.wait(lambda _: terminal.ask("pane_dead") == "1", "it has ended")
+    assert terminal.ask("alternate_on") == "0"
+
+
+def test_ctrl_z_gives_the_terminal_back_and_what_was_there_is_drawn_again(
+    start: Callable[[], object], config: Path, home: Path
+) -> None:
+    """In a shell: tmux itself has whatever it runs go on."""
+    start()
+    with ExitStack() as stack:
+        terminal = Tmux(home, ["bash", "--norc"], 103, 30)
+        stack.callback(terminal.close)
+        terminal.press(" ".join(monitor(config)), "Enter")
+        terminal.wait(all_run, "the pipeline runs")
+        terminal.press("C-z")
+        terminal.wait(lambda _: terminal.ask("alternate_on") == "0", "the terminal is the shell's")
+        assert terminal.ask("cursor_flag") == "1"
+        terminal.press("echo vis''ible", "Enter")
+        terminal.wait(lambda lines: "visible" in lines, "what is typed does what it should")
+        terminal.press("fg", "Enter")
+        terminal.wait(lambda lines: terminal.ask("alternate_on") == "1" and all_run(lines), "the screen is back")
+        terminal.press("q")
+        terminal.wait(lambda lines: "visible" in lines, "its keys work")
+
+
 def test_without_colour_there_is_none(start: Callable[[], object], open_terminal: Open) -> None:
     start()
     plain = open_terminal(80, 24, NO_COLOR="1", TERM="screen-256color")

@@ -48,3 +48,18 @@ def test_who_is_missing_silent_or_failed_is_wrong_without_any_threshold() -> Non
         "map.1 has failed",
         "sink.1 is not heard of",
     ]
+
+
+def test_a_stage_that_takes_no_more_or_waits_for_a_disk_is_wrong_without_any_threshold() -> None:
+    now = value(stopped_by="a storm", held_by="the disk is full")
+    assert wrong(now, Thresholds()) == ["map.1 takes no more: a storm", "map.1 is held up: the disk is full"]
+
+
+def test_what_waits_at_the_sender_has_an_age() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("read", [link("map", 100, unsent=40, oldest_s=90.0)]))
+    model.add(snapshot("map", [link("sink", 10)], received=20, queued=10, oldest_s=1.0))
+    model.add(snapshot("sink"))
+    assert wrong(model.as_json(100.0), Thresholds(age_s=60.0)) == [
+        "read->map has a message that waits for 90s, longer than 60s"
+    ]

@@ -58,6 +58,9 @@ def refuse_mixtures(**given: Any) -> None:
     for one, other in (("replay", "record"), ("replay", "check"), ("replay", "timeout")):
         if given[one] is not None and given[other] not in (None, False):
             raise click.UsageError(f"--{one} shows what was recorded: --{other} is for a pipeline that runs")
+    served = [f"--{key.removeprefix('as_')}" for key in ("check", "once", "as_json", "record", "replay") if given[key]]
+    if given["prometheus"] is not None and served:
+        raise click.UsageError(f"--prometheus serves until it is ended: {', '.join(served)} cannot go with it")
     if given["at"] is not None and not (given["replay"] and given["once"]):
         raise click.UsageError("--at is a moment of a recording: give --replay FILE --once too")
 

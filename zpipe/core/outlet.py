@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from zpipe.core import wire
+from zpipe.core.ages import Ages
 from zpipe.core.ledger import Derivation
 from zpipe.core.outlet_session import Flight, OutletSession
 from zpipe.core.policy import LinkPolicy
@@ -45,6 +46,7 @@ class Outlet:
         self._policy = policy
         self._unsent: deque[Section] = deque()
         self._suspicions = Suspicions()
+        self._ages = Ages()
         self._next_number = 1
 
     # ---- what comes from the stage
@@ -77,6 +79,11 @@ class Outlet:
                 for _, section in flight.sections:
                     lowest = min(lowest, section.first)
         return lowest
+
+    def unsent_for_s(self, now: float) -> float:
+        """How long the oldest unsent message has been held, to within the time between two calls."""
+        self._ages.mark(now, self._next_number)
+        return self._ages.age(now, self._unsent[0].first if self._unsent else self._next_number)
 
     def off(self) -> int:
         """0 when the link's identity holds."""

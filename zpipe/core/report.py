@@ -9,6 +9,7 @@ from typing import Any
 
 from zpipe.core import snapshot
 from zpipe.core.intake import Intake
+from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing import Processing
 from zpipe.core.source import Source
@@ -17,25 +18,27 @@ from zpipe.core.source import Source
 class Report:
     """Remembers where the last report stood."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, processing: Processing, source: Source | None, intake: Intake, now: float) -> None:
+        self._processing = processing
+        self._source = source
+        self._intake = intake
         self._at = now
         self._received = 0
         self._done = 0
         self.rate_out = 0.0
+        self._measured: dict[str, Any] = {}
 
-    def take(
-        self, parts: snapshot.Parts, processing: Processing, source: Source | None, intake: Intake, now: float
-    ) -> dict[str, Any]:
-        """A snapshot as PROTOCOL.md describes it. Rates are messages a second since the last call."""
-        counts, queue = parts.counts, parts.inlet.queue
-        taken = snapshot.of_stage(parts, now - queue[0].arrived_at if queue else 0.0)
-        seconds = max(now - self._at, 1e-9)
-        done = counts.completed + counts.filtered + counts.dead
-        taken["rate_in"] = (counts.received - self._received) / seconds
-        taken["rate_out"] = self.rate_out = (done - self._done) / seconds
-        self._at, self._received, self._done = now, counts.received, done
-        taken["budget"] = processing.budget.take()
-        taken["latency"] = {"in_stage": processing.in_stage.take(), "since_origin": processing.since_origin.take()}
+    def take(self, parts: snapshot.Parts, now: float, least_s: float) -> dict[str, Any]:
+        """A snapshot as PROTOCOL.md describes it. What is measured is of the time since the report before.
+
+        least_s  one that comes sooner (somebody asked, or the state has changed) gives what the one before has measured: over
+                 so short a time nothing can be said, and the next would lack what this one took
+        """
+        processing, source, queue = self._processing, self._source, parts.inlet.queue
+        taken = snapshot.of_stage(parts, now - queue[0].arrived_at if queue else 0.0, now)
+        if now - self._at >= least_s or not self._measured:
+            self._measured = self._measure(parts.counts, now)
+        taken |= self._measured
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)
@@ -44,5 +47,17 @@ class Report:
         taken["may_read"] = processing.left_to_read
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
-        taken["waiting_for"] = [] if parts.state == State.STOPPED.value else intake.waiting_for()
+        taken["waiting_for"] = [] if parts.state == State.STOPPED.value else self._intake.waiting_for()
         return taken
+
+    def _measure(self, counts: Counts, now: float) -> dict[str, Any]:
+        processing, seconds = self._processing, max(now - self._at, 1e-9)
+        done = counts.completed + counts.filtered + counts.dead
+        rate_in, self.rate_out = (counts.received - self._received) / seconds, (done - self._done) / seconds
+        self._at, self._received, self._done = now, counts.received, done
+        return {
+            "rate_in": rate_in,
+            "rate_out": self.rate_out,
+            "budget": processing.budget.take(),
+            "latency": {"in_stage": processing.in_stage.take(), "since_origin": processing.since_origin.take()},
+        }

@@ -24,7 +24,7 @@ COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process",
 OTHERS = ("duplicates", "retries", "malformed", "replayed")
 
 
-def of_link(outlet: Outlet) -> dict[str, Any]:
+def of_link(outlet: Outlet, now: float) -> dict[str, Any]:
     """One link, as its producer sees it. Consumers are listed with the credit they have given."""
     return {
         "outlet": outlet.name,
@@ -35,6 +35,7 @@ def of_link(outlet: Outlet) -> dict[str, Any]:
         "in_flight_bytes": outlet.in_flight_bytes,
         "unsent": outlet.unsent_messages,
         "unsent_bytes": outlet.unsent_bytes,
+        "oldest_s": outlet.unsent_for_s(now),
         "redelivered": outlet.redelivered,
         "returned": outlet.returned,
         "consumers": [
@@ -85,7 +86,7 @@ class Parts:
     downstream: Downstream
 
 
-def of_stage(parts: Parts, oldest_s: float) -> dict[str, Any]:
+def of_stage(parts: Parts, oldest_s: float, now: float) -> dict[str, Any]:
     """Everything that is counted; the report adds what is measured (rates, budget, latency), the shell its RSS."""
     me, inlet = parts.me, parts.inlet
     return {
@@ -103,7 +104,7 @@ def of_stage(parts: Parts, oldest_s: float) -> dict[str, Any]:
             {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
         ],
         "sessions": of_sessions(inlet),
-        "links": [of_link(outlet) for outlet in parts.downstream.outlets],
+        "links": [of_link(outlet, now) for outlet in parts.downstream.outlets],
     }
 
 

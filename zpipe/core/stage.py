@@ -69,7 +69,7 @@ class Stage:
         self._now = self._heartbeat_at = self._interval_at = self._commit_at = now
         self._limit = EmissionLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
-        self.report = Report(now)
+        self.report = Report(self.processing, self.source, self.intake, now)
         self._vitals = vitals
 
     @property
@@ -297,4 +297,4 @@ class Stage:
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
         parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
-        return self._vitals() | self.report.take(parts, self.processing, self.source, self.intake, now)
+        return self._vitals() | self.report.take(parts, now, self.policy.interval_s / 2)

@@ -27,12 +27,14 @@ def link_name(link: dict[str, Any]) -> str:
 
 
 def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
-    """Everything that is not as it should be: an instance absent, silent or failed, and each threshold that is passed."""
+    """Everything that is not as it should be: an instance absent, silent, failed or held, and each threshold that is passed."""
     found = []
     for name, stage in value["stages"].items():
         found += [f"{name}.{instance} is not heard of" for instance in stage["absent"]]
         found += [f"{name}.{instance} is silent" for instance in stage["silent"]]
         found += [f"{name}.{one['instance']} has failed" for one in stage["instances"] if one["state"] == "FAILED"]
+        found += [f"{who} takes no more: {why}" for who, why in stage["stopped_by"].items()]
+        found += [f"{who} is held up: {why}" for who, why in stage["held_by"].items()]
         if thresholds.dead is not None and stage["dead"] > thresholds.dead:
             found.append(f"{name} has {stage['dead']} dead letters, more than {thresholds.dead}")
     for link in value["links"]:

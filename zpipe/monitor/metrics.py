@@ -199,7 +199,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("link_depth_messages", "messages", LINK, "Messages that wait on the link, at both ends", link("depth"),
            "growing: see `zpipe_bottleneck`"),
     _gauge("link_depth_bytes", "bytes", LINK, "Bytes of them", link("depth_bytes")),
-    _gauge("link_oldest_seconds", "seconds", LINK, "How long the oldest that has arrived has waited", link("oldest_s")),
+    _gauge("link_oldest_seconds", "seconds", LINK, "How long the oldest that waits at either end has waited", link("oldest_s")),
     _gauge("link_full_in_seconds", "seconds", LINK, "Until the producers can put nothing more, at this pace; 0: now. Only while"
            " it fills", link("full_in_s"), "then what comes before it is blocked, up to the source"),
     _gauge("link_empty_in_seconds", "seconds", LINK, "Until nothing waits, at this pace. Only while it empties",

@@ -132,6 +132,7 @@ class Model:
             "instances": all_,
             "absent": self._absent(name),
             "silent": [instance for instance, state in states.items() if state == SILENT],
+            "held_by": {f"{name}.{s['instance']}": s["held_by"] for s in working if s.get("held_by")},
             "stopped_by": {f"{name}.{s['instance']}": s["stopped_by"] for s in working if s.get("stopped_by")},
             "stale_s": self._stale([name]),
             "live": len(live),
@@ -201,7 +202,11 @@ class Model:
             **columns,
             "open_batch": min(columns["queued"], split(sum(self._open_batch(s) for s in downstream), every)[at]),
             "credit": sum(_sum(link.get("consumers", ()), "credit") for link in producers),
-            "oldest_s": max((s.get("oldest_s", 0.0) for s in consumers), default=0.0) if columns["queued"] else 0.0,
+            "oldest_s": max(
+                [s.get("oldest_s", 0.0) for s in consumers if columns["queued"]]
+                + [link.get("oldest_s", 0.0) for link in producers if link.get("unsent")],
+                default=0.0,
+            ),
             "stale_s": self._stale([name.upstream, name.consumer]),
         }
 

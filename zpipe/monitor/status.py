@@ -44,6 +44,8 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
         ]
         for instance, why in stage.get("stopped_by", {}).items():
             found.append([(f"{instance} takes no more: {why}", "bold red")])
+        for instance, why in stage.get("held_by", {}).items():
+            found.append([(f"{instance} is held up: {why}", "bold red")])
     bottleneck = value["bottleneck"]
     if bottleneck:
         text = f"{bottleneck['why']}; {bottleneck['advice']}"

@@ -91,6 +91,11 @@ class Painter:
         return self._codes[name]
 
 
+def _end(number: int, frame: object) -> None:
+    """Unwinds, so that the terminal is given back. The exit status is that of a shell for the signal."""
+    raise SystemExit(128 + number)
+
+
 class Terminal:
     """The whole of it, from `with` on; given back as it was at the end, whatever happens. Used by one thread."""
 
@@ -100,28 +105,50 @@ class Terminal:
         self.glyphs = glyphs_of(self._stream)
         self._keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
         self._before: list[object] | None = None
-        self._handler: object = None
+        self._handlers: dict[int, object] = {}
         self._wake, self._wakes = os.pipe()
         self._shown: list[str] = []
         self._size = Size(0, 0)
 
     def __enter__(self) -> Terminal:
         os.set_blocking(self._wakes, False)
-        self._handler = signal.signal(signal.SIGWINCH, lambda *_: self._resized())
+        for number, handler in (
+            (signal.SIGWINCH, lambda *_: self._resized()),
+            (signal.SIGTSTP, lambda *_: self._stop()),
+            (signal.SIGTERM, _end),
+            (signal.SIGHUP, _end),
+        ):
+            self._handlers[number] = signal.signal(number, handler)
         if self._keys is not None:
             self._before = termios.tcgetattr(self._keys)
+        self._take()
+        return self
+
+    def _take(self) -> None:
+        if self._keys is not None:
             tty.setcbreak(self._keys)
         self._write(_ENTER)
-        return self
+
+    def _give_back(self) -> None:
+        with contextlib.suppress(OSError, termios.error):  # a terminal that is gone
+            self._write(_LEAVE)
+            if self._keys is not None and self._before is not None:
+                termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]
+
+    def _stop(self) -> None:
+        """Ctrl-Z: the shell has the terminal until `fg`."""
+        self._give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._take()
+        self._size = Size(0, 0)  # all of it is to be drawn again
+        self._resized()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # a terminal that is gone
-            self._write(_LEAVE)
-            if self._keys is not None and self._before is not None:
-                termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]
-        signal.signal(signal.SIGWINCH, self._handler or signal.SIG_DFL)  # type: ignore[arg-type]
+        self._give_back()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]
         os.close(self._wake)
         os.close(self._wakes)
 
