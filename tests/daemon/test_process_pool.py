@@ -322,6 +322,71 @@ def zpipe_process(message):
         assert "anon_inode" not in links, links
 
 
+FORKS = """
+import ctypes
+import os
+
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_process(message, context):
+    with open(context.state_dir / "called", "a") as file:
+        file.write(f"{message.payload} ")
+    if message.payload == "c fork":
+        pid = ctypes.PyDLL(None).fork()
+    elif message.payload == "fork":
+        pid = os.fork()
+    else:
+        return message.payload
+    if pid == 0:
+        raise RuntimeError("falls through")
+    os.waitpid(pid, 0)
+    return message.payload
+"""
+
+
+def test_a_forked_copy_that_comes_back_answers_nothing_and_is_given_no_more_messages(tmp_path: Path) -> None:
+    with bench(tmp_path, FORKS) as pool:
+        for number in range(5):
+            batch = ["a", "fork", "b"]
+            whole = section_of(batch)
+            result = pool.run(Task(number + 1, [piece(whole, 0, 3)], Past(), False))
+            assert (result.failures, payloads(result)) == ([], batch)
+        assert payloads(pool.run(task(["c fork"]))) == ["c fork"]
+    assert (tmp_path / "called").read_text().split() == ["a", "fork", "b"] * 5 + ["c", "fork"]
+
+
+LEAVES = """
+import asyncio
+import sys
+
+from zpipe import hookimpl
+
+
+async def leave(how):
+    if how == "exit":
+        sys.exit(3)
+
+
+@hookimpl
+async def zpipe_process(message):
+    if message.payload == "stop":
+        asyncio.get_running_loop().stop()
+    await asyncio.wait_for(leave(message.payload), 60)
+    return message.payload
+"""
+
+
+@pytest.mark.parametrize("workers", ['kind = "process"', "count = 1"])
+def test_what_ends_the_event_loop_is_its_own_messages_failure_and_not_the_nexts(tmp_path: Path, workers: str) -> None:
+    with bench(tmp_path, LEAVES, workers) as pool:
+        result = pool.run(task(["a", "exit", "b", "stop", "c"]))
+        assert [(f.index, f.reason) for f in result.failures] == [(1, "SystemExit: 3")]
+        assert payloads(result) == ["a", "b", "stop", "c"]
+        assert payloads(pool.run(task(["next"]))) == ["next"]
+
+
 ASYNC = """
 import asyncio
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 from pools import bench, payloads, task
 
 from zpipe.core.work import Result, Verdict
 from zpipe.daemon.task_run import EARLY_MESSAGES
+from zpipe.daemon.workers import event_loop
 
 PLUGIN = """
 import asyncio
@@ -171,3 +173,33 @@ def test_whatever_a_hook_raises_is_its_messages_failure(tmp_path: Path) -> None:
         assert reasons(pool.run(task(["exit"]))) == ["GeneratorExit: "]
         assert reasons(pool.run(task(["generator"]))) == ["GeneratorExit: "]
         assert reasons(pool.run(task(["exit"]))) == ["GeneratorExit: "]
+
+
+STUBBORN = """
+import asyncio
+
+from zpipe import hookimpl
+
+
+@hookimpl
+async def zpipe_process(message):
+    while message.payload == "stubborn":
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            pass
+    return message.payload
+"""
+
+
+def test_calls_that_do_not_end_are_left_behind_until_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_loop, "GRACE_S", 0.01)
+    with bench(tmp_path, STUBBORN, 'timeout = "50ms"') as pool:
+        for _ in range(event_loop.MOST_ABANDONED - 1):
+            (failure,) = pool.run(task(["stubborn"])).failures
+            assert (failure.verdict, failure.reason) == (Verdict.RETRY, "the call outlived the timeout of 0.05 s")
+        assert payloads(pool.run(task(["b"]))) == ["b"]
+        (last,) = pool.run(task(["stubborn"])).failures
+        assert last.verdict is Verdict.FAIL and "must let asyncio.CancelledError through" in last.reason

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,10 @@ class Child:
             reason = str(error) if known else reason_of(error)
             if not known:
                 self._log.error(fields(event="open.failed", reason=reason), exc_info=error)
-            self._pipe.send([exchange.FAILED, reason])
+            self._send([exchange.FAILED, reason])
             return
         collector.tune()
-        self._pipe.send([exchange.READY])
+        self._send([exchange.READY])
         while True:
             value, bodies = self._pipe.receive()
             if value[0] == exchange.CLOSE:
@@ -69,7 +70,7 @@ class Child:
             self._send(*exchange.result_frame(task, self._work(task)))
         self._close()
 
-    def _send(self, value: list[Any], bodies: list[bytes]) -> None:
+    def _send(self, value: list[Any], bodies: Sequence[bytes] = ()) -> None:
         """A process that the plugin has forked, and that came back from its hook, must not answer in the place of this one."""
         if os.getpid() != self._pid:
             os._exit(1)
@@ -119,11 +120,11 @@ class Child:
         """One call at a time, on a loop that stays: what the plugin made on it in one call is good in the next."""
         import asyncio  # only async plugins need it
 
-        from zpipe.daemon.workers.event_loop import settled
+        from zpipe.daemon.workers.event_loop import settle_on
 
-        if self._loop is None:
+        if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(settled(step))
+        return settle_on(self._loop, step)
 
     def _close(self) -> None:
         if "zpipe_close" in self._hooks:
@@ -163,7 +164,10 @@ def main() -> None:
     pipe = Pipe(socket.socket(fileno=end))
     try:
         value, _ = pipe.receive()
-        Child(pipe, CallNote(note), value[1]).run()
+        calls = CallNote(note)
+        # The note is shared with what a plugin forks. Without it the runner raises there, and calls no hook for the next message.
+        os.register_at_fork(after_in_child=calls.note.release)
+        Child(pipe, calls, value[1]).run()
     except (EOFError, OSError):
         return  # the daemon is gone
     finally:

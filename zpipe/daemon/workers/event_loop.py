@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import Step, Work
-from zpipe.errors import Retry
+from zpipe.errors import OperatorError, Retry
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 1.0
 """For a call that was cancelled to end."""
+MOST_ABANDONED = 10
+"""Calls that go on with nobody waiting for them: each may hold memory and connections."""
 
 
 class EventLoop:
@@ -33,6 +35,8 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._stopping = False
+        self._abandoned = 0
 
     def begin(self, work: Work, first: Callable[[], Step]) -> None:
         """From any thread: `first` is called on the loop, then it is settled. Does not block."""
@@ -55,15 +59,13 @@ class EventLoop:
             asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while True:
+        while not self._stopping:  # a plugin may call stop()
             try:
                 loop.run_forever()
             except BaseException as error:
                 # asyncio lets SystemExit and KeyboardInterrupt of a task through, also of one that a plugin has made. The call
                 # that waits for it hears of it as well; the others must go on.
                 self._log.error(fields(event="call.ended_the_loop", reason=reason_of(error)))
-                continue
-            break
         loop.close()
 
     def close(self) -> None:
@@ -77,6 +79,7 @@ class EventLoop:
         import asyncio
 
         assert self._loop is not None
+        self._stopping = True
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.call_soon(self._loop.stop)
@@ -113,10 +116,54 @@ class EventLoop:
         call.cancel()
         done, _ = await asyncio.wait({call}, timeout=GRACE_S)
         if not done:
-            self._log.error(fields(event="call.abandoned", hint="it goes on, though it was cancelled"))
+            self._abandon(call)
         elif not call.cancelled():
             call.exception()  # has been looked at: nobody else will
         raise Retry(reason=f"the call outlived the timeout of {self._timeout_s:g} s")
+
+    def _abandon(self, call: asyncio.Future[Any]) -> None:
+        """Raises OperatorError, the end of the stage, when too many go on."""
+        self._abandoned += 1
+        call.add_done_callback(self._came_late)
+        self._log.error(
+            fields(event="call.abandoned", hint="it goes on, though it was cancelled", calls=self._abandoned)
+        )
+        if self._abandoned >= MOST_ABANDONED:
+            raise OperatorError(
+                f"{self._abandoned} calls go on after their timeout of {self._timeout_s:g} s: the plugin must let "
+                f"asyncio.CancelledError through"
+            )
+
+    def _came_late(self, call: asyncio.Future[Any]) -> None:
+        self._abandoned -= 1
+        if not call.cancelled():
+            call.exception()  # has been looked at: nobody else will
+
+
+def settle_on(loop: asyncio.AbstractEventLoop, made: Any) -> Any:
+    """What came of it, on a loop that nobody else runs. Blocks. Raises what the call does.
+
+    A SystemExit in a task that the plugin made interrupts the loop before the call hears of it. Left at that, the call would
+    go on, and raise it, during the next message's.
+    """
+    call = loop.create_task(_outcome(made))
+    while not call.done():
+        try:
+            loop.run_until_complete(call)
+        except BaseException:
+            if loop.is_closed():
+                raise
+    answer, error = call.result()
+    if error is not None:
+        raise error
+    return answer
+
+
+async def _outcome(made: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return await settled(made), None
+    except BaseException as error:
+        return None, error
 
 
 async def settled(made: Any) -> Any:
