@@ -57,9 +57,9 @@ def test_a_stage_that_takes_no_more_or_waits_for_a_disk_is_wrong_without_any_thr
 
 def test_what_waits_at_the_sender_has_an_age() -> None:
     model = Model(config(CHAIN))
-    model.add(snapshot("read", [link("map", 100, unsent=40, oldest_s=90.0)]))
+    model.add(snapshot("read", [link("map", 100, unsent=40, oldest_s=75.0)]))
     model.add(snapshot("map", [link("sink", 10)], received=20, queued=10, oldest_s=1.0))
     model.add(snapshot("sink"))
     assert wrong(model.as_json(100.0), Thresholds(age_s=60.0)) == [
-        "read->map has a message that waits for 90s, longer than 60s"
+        "read->map has a message that waits for 75s, longer than 60s"
     ]
