@@ -65,8 +65,8 @@ def added(path: Path) -> None:
 def looked_at(path: Path) -> None:
     said = path.said[0]
     assert re.search(r'Status: "RUNNING, depth \d+, in process \d+, .*/s"', said), said
-    assert re.search(r"^.?square +run +2 ", said, re.MULTILINE), said
-    assert re.search(r"^store +RUNNING .* square +\S+ +\d+", said, re.MULTILINE), said
+    assert re.search(r"^[ >*]*square +run +2 ", said, re.MULTILINE), said
+    assert re.search(r"^[ >*]*square -> store +\d+ ", said, re.MULTILINE), said
     assert said.count("loaded active running") == 4
     shown = json.loads(shell("zpipe monitor /etc/zpipe/steady.toml --once --json"))
     assert [shown["stages"][stage]["state"] for stage in ORDER] == ["RUNNING"] * 3
