@@ -34,11 +34,6 @@ Note = memoryview
 """Of one unsigned number of 32 bits: the worker's `note[0]` says what it calls the plugin for."""
 
 
-def loose_note() -> Note:
-    """A note that nobody reads."""
-    return memoryview(bytearray(4)).cast("I")
-
-
 def slot_bytes(slots: int) -> int:
     """A worker's part of the file, when there are so many."""
     return max(LEAST_SLOT_BYTES, min(SLOT_BYTES, SLOTS_BYTES // max(slots, 1) // LEAST_SLOT_BYTES * LEAST_SLOT_BYTES))
