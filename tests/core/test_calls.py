@@ -53,7 +53,8 @@ def test_it_says_that_the_limit_holds_it_back_and_wakes_by_the_rate() -> None:
     stage.spend(1.0)
     shares = stage.budget.take()
     assert (shares["working"], shares["limited"]) == pytest.approx((0.1, 0.9))
-    assert stage.calls.report(1.0) == {"limit": None, "under_way": 1, "reason": "fixed", "changed_s": 1.0}
+    report = {"limit": None, "rate": 0.5, "under_way": 1, "reason": "fixed", "changed_s": 1.0}
+    assert stage.calls.report(1.0) == report
     assert task.count == 1
     assert len(stage.start(2.0, False)) == 1
 

@@ -22,8 +22,18 @@ def head(per_second: float) -> Spec:
     return Spec("read", messages=ENDLESS, record_s=1 / per_second, policy=POLICY)
 
 
-def stage(name: str, after: str, seconds: float, **more: Any) -> Spec:
-    return Spec(name, inputs=((after, ""),), seconds=lambda instance: seconds, **{"policy": POLICY} | more)
+def little(messages: int) -> StagePolicy:
+    """A stage that may have only so many messages on a link without an ack."""
+    return replace(POLICY, unacked=Bound(messages, MIB))
+
+
+def stage(name: str, after: str, seconds: float, workers: int = 1, **more: Any) -> Spec:
+    return Spec(
+        name,
+        inputs=((after, ""),),
+        seconds=lambda instance: seconds,
+        **{"policy": replace(POLICY, workers=workers)} | more,
+    )
 
 
 def fails_often(id: str, attempt: int) -> list[str]:
@@ -70,20 +80,20 @@ CASES = {
         ["on batches of up to 50"],
     ),
     "fan-out too small": Case(
-        [head(300), stage("map", "read", 0.02, instances=2), stage("sink", "map", 0.001)],
+        [head(75), stage("map", "read", 0.08, instances=2), stage("sink", "map", 0.001)],
         "map",
         "working",
         6,
         ["map x2 is the limit"],
     ),
     "too few workers, two of them": Case(
-        [head(300), stage("map", "read", 0.02, policy=replace(POLICY, workers=2)), stage("sink", "map", 0.001)],
+        [head(75), stage("map", "read", 0.08, workers=2), stage("sink", "map", 0.001)],
         "map",
         "working",
         3,
     ),
     "a stage after it is the next limit": Case(
-        [head(500), stage("map", "read", 0.02), stage("sink", "map", 0.008)],
+        [head(250), stage("map", "read", 0.04), stage("sink", "map", 0.016)],
         "map",
         "working",
         2.5,
@@ -99,6 +109,77 @@ CASES = {
         "limited",
         None,
         ["by its limit of calls at once (2 now)"],
+    ),
+    "a source that could do forty times as much": Case(
+        [head(400), stage("map", "read", 0.1), stage("sink", "map", 0.001)],
+        "map",
+        "working",
+        40,
+        ["keep up with read"],
+    ),
+    "a stage between that could do far more": Case(
+        [head(1000), stage("pass", "read", 0.0001), stage("map", "pass", 0.1, workers=2), stage("sink", "map", 0.0001)],
+        "map",
+        "working",
+        50,
+        ["pass blocked", "keep up with read"],
+    ),
+    "a head stopped by its bound, two stages before the slow one": Case(
+        [
+            replace(head(200), policy=little(20)),
+            stage("map", "read", 0.001),
+            stage("slow", "map", 0.02),
+            stage("sink", "slow", 0.001),
+        ],
+        "slow",
+        "working",
+        4,
+        ["read blocked 9", "keep up with read"],
+    ),
+    "a bound too small to keep anybody at work": Case(
+        [
+            replace(head(500), policy=little(1)),
+            stage("map", "read", 0.02, policy=replace(POLICY, workers=4)),
+            stage("sink", "map", 0.02, policy=replace(POLICY, workers=4)),
+        ],
+        "read",
+        "unacked",
+        None,
+        ["by its bound of 1 unacked messages", "a larger `unacked` of read"],
+    ),
+    "a bound smaller than a batch": Case(
+        [
+            replace(head(100), policy=little(30)),
+            stage("sink", "read", 0.005, policy=replace(POLICY, batch=BatchPolicy(50, MIB, 5.0))),
+        ],
+        "read",
+        "unacked",
+        None,
+        ["by its bound of 30 unacked messages"],
+    ),
+    "limited to a rate, and hardly idle": Case(
+        [
+            head(50),
+            stage("call", "read", 0.16, policy=replace(POLICY, limit=LimitPolicy("fixed", max=None, rate=5.0))),
+            stage("sink", "call", 0.001),
+        ],
+        "call",
+        "limited",
+        None,
+        ["by its limit of 5 calls a second", "raise `limit.rate`"],
+    ),
+    "a stage that only just keeps up": Case(
+        [head(50), stage("map", "read", 0.0195), stage("sink", "map", 0.001)],
+        "read",
+        "source",
+        None,
+        ["gives 50", "map, barely: it works 9"],
+    ),
+    "a stage that does not quite keep up": Case(
+        [head(50), stage("map", "read", 0.022), stage("sink", "map", 0.001)], "map", "working", 2
+    ),
+    "one of two branches is slow": Case(
+        [head(100), stage("fast", "read", 0.001), stage("slow", "read", 0.02)], "slow", "working", 2
     ),
     "a retrying dependency": Case(
         [
@@ -118,9 +199,13 @@ CASES = {
 def test_the_right_stage_is_named_with_the_right_reason(name: str) -> None:
     case = CASES[name]
     watched = Watched(case.specs)
-    watched.run(40.0)
-    value = watched.value
-    found = value["bottleneck"]
+    watched.run(35.0)
+    named = []
+    for _ in range(25):
+        value = watched.run(1.0)
+        found = value["bottleneck"]
+        named.append((found or {}).get("stage"))
+    assert named == [case.slow] * 25
     assert watched.sim.problems == []
     assert found is not None, value
     assert (found["stage"], found["kind"]) == (case.slow, case.kind), found
@@ -145,6 +230,62 @@ def test_a_limited_stage_is_named_with_the_limit_in_force() -> None:
     found = model.as_json(100.0)["bottleneck"]
     assert (found["stage"], found["kind"], found["instances_needed"]) == ("map", "limited", None)
     assert "held back 70% of the time by its limit of calls at once (4 now)" in found["why"]
+
+
+def test_a_stage_held_by_its_guard_is_named_with_what_it_says() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
+    model.add(
+        snapshot("map", [link("sink", 1000)], queued=50, stopped_by="60 of the last 100 messages died: zpipe resume")
+    )
+    model.add(snapshot("sink"))
+    found = model.as_json(100.0)["bottleneck"]
+    assert (found["stage"], found["kind"], found["instances_needed"]) == ("map", "held", None)
+    assert found["why"].endswith("messages wait for it: 60 of the last 100 messages died: zpipe resume")
+
+
+@pytest.mark.parametrize(("busy", "needed"), [(0.04, 50), (0.1, 10)])
+def test_a_stage_that_is_hardly_busy_does_not_tell_what_it_could_take(busy: float, needed: int) -> None:
+    model = Model(config(CHAIN))
+    for at in (0.0, 1.0, 2.0):
+        passed = int(10 * at)
+        source = {"read_messages": int(500 * at), "read_s": at}
+        model.add(
+            snapshot("read", [link("map", 2048 + passed, unsent=2048)], budget=budget(blocked=0.9), at=at, **source)
+        )
+        model.add(snapshot("map", [link("sink", passed)], budget=budget(working=1.0), received=passed, at=at))
+        model.add(snapshot("sink", budget=budget(working=busy), received=passed, at=at))
+    found = model.as_json(2.0)["bottleneck"]
+    assert (found["stage"], found["instances_needed"]) == ("map", needed), found
+
+
+def test_how_fast_a_source_is_shows_although_it_is_always_blocked() -> None:
+    """It has its next message ready whenever there is room, so the time in which nothing blocks it says nothing."""
+    model = Model(config(CHAIN))
+    for at in range(100):
+        passed = 10 * at
+        read = 2048 + passed
+        source = {"read_messages": read, "read_s": read / 300}
+        rows = [link("map", read, unsent=2048)]
+        model.add(snapshot("read", rows, received=read, budget=budget(blocked=0.999), at=float(at), **source))
+        model.add(snapshot("map", [link("sink", passed)], budget=budget(working=1.0), received=passed, at=float(at)))
+        model.add(snapshot("sink", received=passed, budget=budget(working=0.001), at=float(at)))
+        if at > 2:
+            assert model.as_json(float(at))["bottleneck"]["instances_needed"] == 30
+
+
+def test_a_source_that_makes_up_for_lost_time_counts_by_what_it_gave_when_it_was_free() -> None:
+    model = Model(config(CHAIN))
+    for at in range(60):
+        free = at < 20
+        read = 40 * at if free else 800 + 10 * (at - 20)
+        source = {"read_messages": read, "read_s": float(at) if free else 20.0 + (at - 20) / 1000}
+        rows = [link("map", read, unsent=0 if free else UNSENT_BOUND)]
+        shares = budget(blocked=0.0 if free else 0.99)
+        model.add(snapshot("read", rows, received=read, budget=shares, at=float(at), **source))
+        model.add(snapshot("map", [link("sink", 10 * at)], budget=budget(working=1.0), received=10 * at, at=float(at)))
+        model.add(snapshot("sink", received=10 * at, budget=budget(working=0.001), at=float(at)))
+    assert model.as_json(59.0)["bottleneck"]["instances_needed"] == 4
 
 
 def test_a_paused_stage_is_named_and_what_to_do() -> None:

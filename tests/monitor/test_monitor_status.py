@@ -111,7 +111,7 @@ def test_names_are_whole_where_there_is_room() -> None:
 def chain(**more: Any) -> dict[str, Any]:
     model = Model(config(CHAIN, {"map": 2}))
     rows = [link("map", 4000, unsent=UNSENT_BOUND)]
-    model.add(snapshot("read", rows, received=976, finished=500, total=2000, budget=budget(blocked=0.9)))
+    model.add(snapshot("read", rows, received=976, finished=500, total=2000, budget=budget(blocked=0.9), rate_out=1e4))
     model.add(snapshot("map", received=976, budget=budget(working=0.97), rate_in=12_345.0, rate_out=12_345.0, **more))
     return model.as_json(100.0)
 

@@ -54,12 +54,14 @@ class Calls:
             self.limiter.change(policy, now)
 
     def report(self, now: float) -> dict[str, Any] | None:
-        """For snapshots. `limit` is None where only the rate is limited; `reason` and `changed_s`: of its last change."""
+        """For snapshots. `limit` is None where only the rate is limited, `rate` where only calls at once are;
+        `reason` and `changed_s`: of its last change."""
         limiter = self.limiter
         if limiter is None:
             return None
         return {
             "limit": limiter.limit,
+            "rate": limiter.rate,
             "under_way": limiter.under_way,
             "reason": limiter.reason,
             "changed_s": max(0.0, now - limiter.changed_at),

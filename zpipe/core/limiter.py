@@ -49,6 +49,11 @@ class Limiter:
         return int(self._aimd.size) if self._aimd is not None else self._policy.max
 
     @property
+    def rate(self) -> float | None:
+        """Calls a second at most; None: any."""
+        return self._policy.rate
+
+    @property
     def reason(self) -> str:
         """Of the last change of `limit`, for people."""
         return self._aimd.reason if self._aimd is not None else "fixed"

@@ -217,7 +217,9 @@ class Instance:
         self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
 
     def vitals(self) -> dict[str, Any]:
-        return process_vitals(self.total, self.loop.saved.finished, self.outside.held_by, self.loop.letters.due)
+        read = self.feeder.read if self.feeder is not None else None
+        saved, letters = self.loop.saved, self.loop.letters
+        return process_vitals(self.total, saved.finished, self.outside.held_by, letters.due, read)
 
     # ---- its life
 

@@ -53,6 +53,9 @@ class Feeder:
         self._limit = 0
         self._yielded = 0
         self._more = threading.Condition()
+        self._began_at = self._over_at = 0.0
+        self._waited_s = 0.0
+        self._waits_since: float | None = None
         self.eager = True
         self._over = False
         self._over_taken = False
@@ -67,6 +70,7 @@ class Feeder:
     def _run(self) -> None:
         stopping = self._context.stopping
         items, enough = self._items, self._enough
+        self._began_at = time.monotonic()
         append, wake = items.append, self._wake
         try:
             for item in self._source(self._context):
@@ -81,6 +85,7 @@ class Feeder:
         except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
             self.failure = error
             self._failed(error)
+        self._over_at = time.monotonic()
         self._over = True
         wake()
 
@@ -88,7 +93,10 @@ class Feeder:
         if self._items:
             self._wake()  # the rest is taken in now, so that the core sees that its limit is what holds the source up
         with self._more:
+            self._waits_since = time.monotonic()
             self._more.wait_for(lambda: self._yielded < self._limit or self._context.stopping.is_set())
+            self._waited_s += time.monotonic() - self._waits_since
+            self._waits_since = None
 
     # ---- on the loop's thread
 
@@ -103,6 +111,15 @@ class Feeder:
         self._context.stopping.set()
         with self._more:
             self._more.notify()
+
+    @property
+    def read(self) -> tuple[int, float]:
+        """Messages that the source has yielded, and the seconds it took for them: what it had to wait for room is not in them."""
+        if not self._began_at:
+            return 0, 0.0
+        with self._more:
+            now = self._waits_since or self._over_at or time.monotonic()
+            return self._yielded, now - self._began_at - self._waited_s
 
     @property
     def waiting(self) -> bool:

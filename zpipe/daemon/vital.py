@@ -43,12 +43,15 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
     return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)
 
 
-def process_vitals(total: int | None, finished_before: int, held_by: str, replay_due: bool) -> dict[str, Any]:
+def process_vitals(
+    total: int | None, finished_before: int, held_by: str, replay_due: bool, read: tuple[int, float] | None
+) -> dict[str, Any]:
     """What only the process knows.
 
     total            messages its source has left at the start;  finished_before: in earlier lives
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
+    read             (a head) messages that its source has yielded, and seconds it took for them, without those it was blocked
     """
     rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
@@ -59,4 +62,6 @@ def process_vitals(total: int | None, finished_before: int, held_by: str, replay
         "finished_before": finished_before,
         "held_by": held_by,
         "replay_due": replay_due,
+        "read_messages": read[0] if read else None,
+        "read_s": read[1] if read else None,
     }

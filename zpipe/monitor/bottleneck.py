@@ -1,182 +1,214 @@
-"""Which stage holds up the others, why, and how many instances of it would keep up.
+"""Which stage holds up the others, why, and what to do.
 
-May live here: reading that out of the model's stages and links.
+May live here: reading that out of the model's stages and links. What stages could do is the capacity's.
 
-The bottleneck is a stage whose input is full (or, where none is, whose upstream is blocked), and among these the one
-that is busiest with its own work: the others only pass its back-pressure on. A stage that is not running or paused while
-messages wait for it comes first. Where nobody is blocked, it is the source.
+A stage that cannot work (not running, paused, held by its guard or a full disk) while messages wait for it comes first. Then:
+where a stage is blocked on its output, everything after it is looked at, not only the next: those in between pass back-pressure
+on, and a bound of unacked messages spans all of them. The busiest with its own work is the bottleneck. If none is busy, the
+bound itself is. Where nobody is blocked, it is a stage that has no time left and a backlog, else
+the source.
+
+`last` is the stage that was named before: what is near a threshold would be named in turns with another otherwise.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from zpipe.monitor.flow import LinkName
+from zpipe.monitor.capacity import Capacity, Efforts, Links, Stages
+from zpipe.monitor.effort import Effort
 
-OWN = ("working", "limited", "retrying")
-"""What a stage spends time on by its own doing."""
-READING = ("waiting", "working", "limited", "retrying")
-"""What a head spends on its source: all but being blocked."""
-
-
-class Effort(NamedTuple):
-    """What a stage's instances are busy with, over the long window.
-
-    shares  their mean time budget;  batch: messages of a full batch
-    speed   messages an instance is done with in a second of its own work (a head: of not being blocked); None: unknown
-    """
-
-    head: bool
-    batch: int | None
-    shares: dict[str, float]
-    speed: float | None
-
-    @property
-    def own(self) -> float:
-        return sum(self.shares[share] for share in OWN)
-
-
-Stages = Mapping[str, dict[str, Any]]
-Links = list[dict[str, Any]]
-Efforts = Mapping[str, Effort]
+Verdict = dict[str, Any]
 
 BLOCKED = 0.2
-BUSY = 0.25
+BUSY = 0.5
+"""Who is blocked by a stage that is less busy than this is blocked by its own bound."""
 SATURATED = 0.9
-SLACK = 0.15
-"""Of an instance: rates are measured, and 3.1 times as many messages are three instances' work."""
-MOST_INSTANCES = 10_000
+HINDERED = 0.1
+"""From this share on a limit or retries are what holds a busy stage up: it had free workers and messages, and might not start."""
+BACKLOG_S = 1.0
+"""So many seconds of its work wait for a stage that does not keep up, and not only what it is about to take."""
+AGAIN = 0.75
+"""What was named before is named again from this part of a threshold on."""
+
+
+def find(stages: Stages, links: Links, efforts: Efforts, last: str | None = None) -> Verdict | None:
+    """{"stage", "kind", "why", "advice", "instances_needed"}; None if nothing flows, or nothing holds anything up.
+
+    kind: down, paused, held, working, limited, retrying, unacked (the bound) or source."""
+    inputs = {name: [link for link in links if link["to"] == name] for name in stages}
+    return next(_standing(stages, inputs), None) or _Flow(stages, links, inputs, efforts, last).verdict()
+
+
+def _found(stage: str, kind: str, why: str, advice: str, needed: int | None = None) -> Verdict:
+    return {"stage": stage, "kind": kind, "why": why, "advice": advice, "instances_needed": needed}
+
+
+def _standing(stages: Stages, inputs: Mapping[str, Links]) -> Iterator[Verdict]:
+    """Stages that do not work at all, while they should."""
+    for name, into in inputs.items():
+        stage, waiting = stages[name], sum(link["depth"] for link in into)
+        wait = f" and {waiting:,} messages wait for it" if into else ""
+        if not stage["live"]:
+            if waiting and stage["state"] != "STOPPED":
+                how = {"ABSENT": "not running", "SILENT": "silent", "FAILED": "failed"}[stage["state"]]
+                yield _found(name, "down", f"{name} is {how}{wait}", f"start {name}")
+        elif not waiting and into:
+            continue
+        elif stage["paused"] == stage["live"]:
+            yield _found(name, "paused", f"{name} is paused{wait}", f"resume {name}")
+        else:
+            held = stage["stopped_by"] | stage["held_by"]
+            if len(held) == stage["live"]:
+                why = next(iter(held.values()))
+                yield _found(name, "held", f"{name} takes no more{wait}: {why}", "the rest waits, and nothing is lost")
+
+
+class _Flow:
+    """A pipeline in which everybody may work."""
+
+    def __init__(
+        self, stages: Stages, links: Links, inputs: Mapping[str, Links], efforts: Efforts, last: str | None
+    ) -> None:
+        self._stages = stages
+        self._links = links
+        self._inputs = inputs
+        self._efforts = efforts
+        self._last = last
+
+    def verdict(self) -> Verdict | None:
+        pressed = [link for link in self._links if self._presses(link)]
+        behind = self._after(link["to"] for link in pressed) if pressed else list(filter(self._lags, self._stages))
+        slow = max(behind, key=self._weight, default=None)
+        if slow is None:
+            return self._source()
+        if self._efforts[slow].own >= self._eased(BUSY, slow):
+            return self._slow(slow)
+        return self._starved(pressed, behind)
+
+    def _eased(self, threshold: float, name: str) -> float:
+        return threshold * AGAIN if name == self._last else threshold
+
+    def _weight(self, name: str) -> float:
+        return self._efforts[name].own / self._eased(1.0, name)
+
+    # ---- who holds up whom
+
+    def _presses(self, link: dict[str, Any]) -> bool:
+        """Its producers are blocked, and not by another link alone. A source is woken in quarters of its bound, so a full link
+        may have room at any one moment: what counts is the long window, or that it is full now."""
+        if link["full_in_s"] == 0.0:
+            return True
+        blocked = BLOCKED * AGAIN if self._last else BLOCKED
+        return self._efforts[link["from"]].shares["blocked"] >= blocked
+
+    def _after(self, stages: Iterable[str]) -> list[str]:
+        """These stages, and all that come after them, each once."""
+        found: list[str] = []
+        left = list(stages)
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.append(name)
+                left += [link["to"] for link in self._links if link["from"] == name]
+        return found
+
+    def _lags(self, name: str) -> bool:
+        into, effort = self._inputs[name], self._efforts[name]
+        backlog = max(BACKLOG_S * self._stages[name]["rate_in"], 2.0 * (effort.batch or 1))
+        waiting = sum(link["depth"] for link in into)
+        return bool(into) and effort.own >= self._eased(SATURATED, name) and waiting >= self._eased(backlog, name)
+
+    # ---- in words
+
+    def _source(self) -> Verdict | None:
+        stages = self._stages
+        heads = [
+            name
+            for name, effort in self._efforts.items()
+            if effort.head and stages[name]["state"] == "RUNNING" and stages[name]["rate_out"] > 0
+        ]
+        head = max(heads, key=lambda name: stages[name]["rate_out"], default=None)
+        others = [name for name, effort in self._efforts.items() if not effort.head and stages[name]["live"]]
+        if head is None or not others:
+            return None
+        busiest = max(others, key=lambda name: self._efforts[name].own)
+        share = self._efforts[busiest].own
+        why = f"{head} is the limit: it gives {_rate(stages[head]['rate_out'])}, and all that follow keep up"
+        why += f" (the busiest, {busiest}, {'barely: it ' if share >= SATURATED else ''}works {share:.0%} of the time)"
+        return _found(head, "source", why, "only a faster source would give more")
+
+    def _slow(self, name: str) -> Verdict:
+        effort, stage = self._efforts[name], self._stages[name]
+        kind = kind_of(effort)
+        share = effort.shares[kind]
+        parts = {
+            "working": f"{share:.0%} working",
+            "limited": f"held back {share:.0%} of the time by its limit{_limit(effort, stage)}",
+            "retrying": f"{share:.0%} of the time it waits to try failed calls again",
+        }[kind]
+        if effort.batch and kind == "working":
+            parts += f" on batches of up to {effort.batch}"
+        blocked = self._most_blocked(name)
+        if blocked is not None:
+            parts += f", {blocked} blocked {self._efforts[blocked].shares['blocked']:.0%} of the time"
+        else:
+            parts += f", {sum(link['depth'] for link in self._inputs[name]):,} messages wait for it"
+        needed, advice = None, _ADVICE[kind]
+        if kind == "limited" and effort.rate is not None:
+            advice = "raise `limit.rate`, if what it calls takes more"
+        if kind == "working":
+            needed, match = Capacity(self._stages, self._inputs, self._efforts).needed(name)
+            if needed is not None:
+                advice = f"about {needed} instances would keep up with {match}"
+        label = f"{name} x{stage['live']}" if stage["live"] > 1 else name
+        return _found(name, kind, f"{label} is the limit: {parts}", advice, needed)
+
+    def _most_blocked(self, name: str) -> str | None:
+        """The stage that it blocks most: of those before it the nearest."""
+        near, seen = [name], {name}
+        while near:
+            before = [link["from"] for one in near for link in self._inputs[one] if link["from"] not in seen]
+            blocked = [one for one in before if self._efforts[one].shares["blocked"] >= BLOCKED]
+            if blocked:
+                return str(max(blocked, key=lambda one: self._efforts[one].shares["blocked"]))
+            seen.update(before)
+            near = before
+        return None
+
+    def _starved(self, pressed: Links, behind: list[str]) -> Verdict | None:
+        """Somebody is blocked, and nobody after it is busy: there is too little on the links to keep them at work."""
+        link = max(pressed, key=lambda one: self._efforts[one["from"]].shares["blocked"], default=None)
+        if link is None or self._efforts[link["from"]].shares["blocked"] < BLOCKED:
+            return None
+        name = link["from"]
+        effort = self._efforts[name]
+        blocked = f"{name} is blocked {effort.shares['blocked']:.0%} of the time"
+        busiest = max(behind, key=lambda one: self._efforts[one].own)
+        why = f"{blocked} by its bound of {effort.unacked:,} unacked messages, and nobody after it is busy"
+        why += f" (the busiest, {busiest}, works {self._efforts[busiest].own:.0%} of the time)"
+        return _found(name, "unacked", why, f"a larger `unacked` of {name}, or a larger `queue` after it")
+
+
 _ADVICE = {
+    "working": "a faster plugin would help, or more instances",
     "limited": "more instances do not help while what it calls takes no more: raise `limit`, or the service's capacity",
     "retrying": "more instances do not help: see its log for why the calls fail",
 }
 
 
-def find(stages: Stages, links: Links, efforts: Efforts) -> dict[str, Any] | None:
-    """{"stage", "kind", "why", "advice", "instances_needed"}; None if nothing flows, or nothing holds anything up.
-
-    kind: down, paused, working, limited, retrying (the stage's largest share) or source."""
-    inputs: dict[str, Links] = {name: [link for link in links if link["to"] == name] for name in stages}
-    for name, into in inputs.items():
-        waiting = sum(link["depth"] for link in into)
-        if waiting and not stages[name]["live"] and stages[name]["state"] != "STOPPED":
-            how = {"ABSENT": "not running", "SILENT": "silent", "FAILED": "failed"}[stages[name]["state"]]
-            return _found(name, "down", f"{name} is {how} and {waiting:,} messages wait for it", f"start {name}")
-        if stages[name]["live"] and stages[name]["paused"] == stages[name]["live"] and (waiting or not into):
-            why = f"{name} is paused" + (f" and {waiting:,} messages wait for it" if into else "")
-            return _found(name, "paused", why, f"resume {name}")
-    full = [name for name, into in inputs.items() if any(link["full_in_s"] == 0.0 for link in into)]
-    held = [name for name, into in inputs.items() if any(_blocked(efforts, link) >= BLOCKED for link in into)]
-    busy = [name for name, into in inputs.items() if efforts[name].own >= SATURATED and any(x["slope"] for x in into)]
-    slow = max(full or held or busy, key=lambda name: efforts[name].own, default=None)
-    if slow is None:
-        return _source(stages, efforts)
-    if efforts[slow].own < BUSY:
-        return None
-    return _slow(slow, stages, inputs, efforts)
+def kind_of(effort: Effort) -> str:
+    """What a busy stage is busy with: a limit, or retries, that keep workers idle, else its work."""
+    hindrance = max("limited", "retrying", key=lambda share: effort.shares[share])
+    return hindrance if effort.shares[hindrance] >= HINDERED else "working"
 
 
-def _found(stage: str, kind: str, why: str, advice: str, needed: int | None = None) -> dict[str, Any]:
-    return {"stage": stage, "kind": kind, "why": why, "advice": advice, "instances_needed": needed}
-
-
-def _blocked(efforts: Efforts, link: dict[str, Any]) -> float:
-    return efforts[link["from"]].shares["blocked"]
-
-
-def _source(stages: Stages, efforts: Efforts) -> dict[str, Any] | None:
-    heads = [n for n, e in efforts.items() if e.head and stages[n]["state"] == "RUNNING" and stages[n]["rate_out"] > 0]
-    head = max(heads, key=lambda name: stages[name]["rate_out"], default=None)
-    others = [name for name, effort in efforts.items() if not effort.head and stages[name]["live"]]
-    if head is None or not others:
-        return None
-    busiest = max(others, key=lambda name: efforts[name].own)
-    share = efforts[busiest].own
-    why = f"{head} is the limit: it gives {_rate(stages[head]['rate_out'])}, and all that follow keep up"
-    why += f" (the busiest, {busiest}, works {share:.0%} of the time)"
-    return _found(head, "source", why, "only a faster source would give more")
-
-
-def _slow(name: str, stages: Stages, inputs: Mapping[str, Links], efforts: Efforts) -> dict[str, Any]:
-    effort, stage = efforts[name], stages[name]
-    kind = max(OWN, key=lambda share: effort.shares[share])
-    share = effort.shares[kind]
-    parts = {
-        "working": f"{share:.0%} working",
-        "limited": f"held back {share:.0%} of the time by its limit of calls at once",
-        "retrying": f"{share:.0%} of the time it waits to try failed calls again",
-    }[kind]
-    if stage["limit"] and kind == "limited":
-        parts += f" ({stage['limit']:g} now)"
-    if effort.batch and kind == "working":
-        parts += f" on batches of up to {effort.batch}"
-    blocked = max(inputs[name], key=lambda link: _blocked(efforts, link))
-    if _blocked(efforts, blocked) >= BLOCKED:
-        parts += f", {blocked['from']} blocked {_blocked(efforts, blocked):.0%} of the time"
-    else:
-        parts += f", {sum(link['depth'] for link in inputs[name]):,} messages wait for it"
-    needed, match = _instances(name, stages, inputs, efforts) if kind == "working" else (None, "")
-    advice = _ADVICE.get(kind, "a faster plugin would help, or more instances")
-    if needed is not None:
-        advice = f"about {needed} instances would keep up with {match}"
-    label = f"{name} x{stage['live']}" if stage["live"] > 1 else name
-    return _found(name, kind, f"{label} is the limit: {parts}", advice, needed)
+def _limit(effort: Effort, stage: dict[str, Any]) -> str:
+    if stage["limit"]:
+        return f" of calls at once ({stage['limit']:g} now)" + (f" and {effort.rate:g}/s" if effort.rate else "")
+    return f" of {effort.rate:g} calls a second" if effort.rate else " of calls"
 
 
 def _rate(number: float) -> str:
     return f"{number:.0f}/s" if number >= 10 else f"{number:.1f}/s"
-
-
-# How many instances
-
-
-def _instances(name: str, stages: Stages, inputs: Mapping[str, Links], efforts: Efforts) -> tuple[int | None, str]:
-    """How many instances would take what comes, or what the stages after it take, and whose rate that is. At least one
-    more than there are: with these, the input is full."""
-    stage, speed = stages[name], efforts[name].speed
-    offered = sum(_offered(link, stages, inputs, efforts, {}) for link in inputs[name])
-    taken, by = _taken(name, stages, inputs, efforts)
-    wanted = min(offered, taken)
-    if not speed or wanted >= speed * MOST_INSTANCES:  # it stands still, or nearly so: its rate says nothing
-        return None, ""
-    most = max(inputs[name], key=lambda link: _offered(link, stages, inputs, efforts, {}))
-    return max(int(stage["live"]) + 1, math.ceil(wanted / speed - SLACK)), by if taken < offered else most["from"]
-
-
-def _offered(
-    link: dict[str, Any], stages: Stages, inputs: Mapping[str, Links], efforts: Efforts, known: dict[LinkName, float]
-) -> float:
-    """Messages a second that would come over the link if its consumer took them all: what its upstream could do, but no
-    more than that is offered itself."""
-    key = LinkName(link["from"], link["outlet"], link["to"])
-    if key not in known:
-        name = link["from"]
-        upstream = stages[name]
-        speed = efforts[name].speed
-        could = speed * upstream["live"] if speed is not None else upstream["rate_out"]
-        known[key] = 0.0  # a circle cannot be, but what is not checked here must not hang
-        if inputs[name]:
-            could = min(could, sum(_offered(one, stages, inputs, efforts, known) for one in inputs[name]))
-        known[key] = max(link["rate"] or 0.0, could * float(link["outputs"]))
-    return known[key]
-
-
-def _taken(name: str, stages: Stages, inputs: Mapping[str, Links], efforts: Efforts) -> tuple[float, str]:
-    """Messages of this stage a second whose outputs the stages after it would take, and which of them takes the least."""
-    least, by = math.inf, ""
-    for consumer, into in inputs.items():
-        for link in into:
-            outputs = float(link["outputs"]) if link["from"] == name else 0.0
-            speed = efforts[consumer].speed
-            # A small batch costs more a message than a full one: what such a stage could take does not show yet.
-            if not outputs or speed is None or efforts[consumer].batch:
-                continue
-            others = sum(x["rate"] or 0.0 for x in into if x is not link)
-            could = max(speed * stages[consumer]["live"] - others, link["rate"] or 0.0)
-            further, last = _taken(consumer, stages, inputs, efforts)
-            could, limit = (could, consumer) if could <= further else (further, last)
-            if could / outputs < least:
-                least, by = could / outputs, limit
-    return least, by

@@ -20,7 +20,8 @@ from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
-from zpipe.monitor.bottleneck import OWN, READING, Effort, find
+from zpipe.monitor.bottleneck import find
+from zpipe.monitor.effort import effort_of
 from zpipe.monitor.flow import LinkName, closes_in, fill, room, slope, split, step_of
 from zpipe.monitor.seen import Seen, sound
 
@@ -51,6 +52,7 @@ class Model:
             link: deque() for links in self._inputs.values() for link in links
         }
         self._now = 0.0
+        self._slow: str | None = None
 
     def add(self, snapshot: Snapshot, now: float | None = None) -> bool:
         """A snapshot that came at `now` (default: when it was taken). One that makes no sense is passed over (False)."""
@@ -94,13 +96,15 @@ class Model:
         self._now = at
         links = [self._link(name) | self._times(name) for name in self._depths]
         stages = {name: self._stage(name) for name in self._config.stages}
-        effort = {name: self._effort(name) for name in self._config.stages}
+        efforts = {name: effort_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
+        bottleneck = find(stages, links, efforts, self._slow)
+        self._slow = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
         return {
             "pipeline": self._config.name,
             "at": at,
             "stages": stages,
             "links": links,
-            "bottleneck": find(stages, links, effort),
+            "bottleneck": bottleneck,
         }
 
     # ---- instances
@@ -156,18 +160,6 @@ class Model:
         """Messages in its queue that wait for company."""
         batch = self._config.stages[seen.snapshot["stage"]].batch
         return int(seen.snapshot["queued"] % batch.messages) if batch else 0
-
-    def _effort(self, name: str) -> Effort:
-        live = self._live(name)
-        inputs, batch = self._inputs[name], self._config.stages[name].batch
-        speeds = [seen.speed(OWN) if inputs else _reading_speed(seen) for seen in live]
-        known = [speed for speed in speeds if speed is not None]
-        return Effort(
-            head=not inputs,
-            batch=batch.messages if batch else None,
-            shares=_mean([seen.shares() for seen in live]),
-            speed=sum(known) / len(known) if known else None,
-        )
 
     def _stale(self, stages: Iterable[str]) -> float | None:
         """Seconds since the instance longest silent was heard; None when all that are known speak."""
@@ -260,12 +252,6 @@ class Model:
         if len(self._inputs[name.consumer]) == 1 and consumers:
             return sum(seen.rate("received", interval_s) for seen in consumers)
         return sum(seen.rate("done", interval_s) * seen.outputs(name) for seen in producers)
-
-
-def _reading_speed(seen: Seen) -> float | None:
-    """Messages a second that its source gives while it may."""
-    speed, free = seen.speed(READING), seen.free_rate
-    return speed if free is None or speed is None else min(speed, free)
 
 
 def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:

@@ -22,6 +22,9 @@ LONG_WINDOW = 30.0
 for some intervals altogether and for others not at all."""
 _LEAST_SHARE = 0.005
 """Of a window's time: with less of it spent on work, nothing can be said of how fast the work goes."""
+_READING = ("waiting", "working", "limited", "retrying")
+"""What a head spends on its source: all but being blocked."""
+_FREE_INTERVALS = 10
 
 
 def sound(snapshot: dict[str, Any]) -> bool:
@@ -36,7 +39,9 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and isinstance(state, str)
         and state in _STATES
         and _numbers(snapshot, _OPTIONAL)
-        and all(_is_number(snapshot.get(key) or 0) for key in ("finished", "total", "may_read"))
+        and all(
+            _is_number(snapshot.get(key) or 0) for key in ("finished", "total", "may_read", "read_messages", "read_s")
+        )
         and _numbers(snapshot.get("budget") or {})
         and all(_numbers(row) for row in _rows(snapshot.get("latency") or {}))
         and isinstance(links, list)
@@ -81,8 +86,9 @@ def _is_number(value: Any) -> bool:
 class Seen:
     """`snapshot` is the last one, heard at `heard_at` by the monitor's clock.
 
-    free_rate  what it was done with a second in all intervals in which nothing blocked it; None: there were none. A source
-               that makes up for the time it was blocked is faster after that than it could ever be for long
+    reading_speed  (a head) messages a second that its source gives while it may; None: nobody can say. Not more than in the last
+                   intervals in which nothing blocked it, if there were any: a source that makes up for the time it was blocked
+                   is faster after that than it could ever be for long
     """
 
     def __init__(self) -> None:
@@ -90,7 +96,8 @@ class Seen:
         self.heard_at = 0.0
         self._history: deque[tuple[float, dict[Any, float]]] = deque()
         self._spent = dict.fromkeys(SHARES, 0.0)
-        self._free_done = self._free_s = 0.0
+        self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
+        self._reads: float | None = None
         self.sessions: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._links: dict[LinkName, dict[str, Any]] = {}
 
@@ -104,6 +111,9 @@ class Seen:
         counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in self._links.items()}
         counts["received"] = snapshot["received"]
         counts["done"] = _done(snapshot)
+        # What a source has given is counted as done in parcels, so over a few intervals that may be far off.
+        counts["read"] = counts["done"] if snapshot.get("read_messages") is None else snapshot["read_messages"]
+        counts["read_s"] = snapshot.get("read_s") or 0.0
         # By the sender's clock where it says: what the way here took does not show in rates.
         at = float(snapshot.get("at", now))
         since = max(0.0, at - self._history[-1][0]) if self._history else interval_s
@@ -112,11 +122,12 @@ class Seen:
                 self._spent[share] += part * since
                 counts[share] = self._spent[share]
         if self._history and since >= interval_s / 2 and _free(before) and _free(snapshot):
-            self._free_done += counts["done"] - self._history[-1][1]["done"]
-            self._free_s += since
+            self._free.append((counts["read"] - self._history[-1][1]["read"], since))
         self._history.append((at, counts))
         while self._history[0][0] < at - (LONG_WINDOW + 0.5) * interval_s:
             self._history.popleft()
+        # Blocked throughout the window it says nothing, but may have said it before.
+        self._reads = self._read_speed() or self._reads
 
     def link(self, name: LinkName) -> dict[str, Any]:
         """Its row of the snapshot; empty if the instance does not have that link."""
@@ -165,9 +176,22 @@ class Seen:
         share = sum(self.shares()[one] for one in own)
         return self.snapshot.get("rate_out", 0.0) / share if share > _LEAST_SHARE else None
 
+    def _read_speed(self) -> float | None:
+        """In the long window, or if it has not read then, in its life. A source that does not say how long it read is taken to
+        read whenever it is not blocked: that is too fast for one that has its next message ready whenever it may give one."""
+        (_, first), (_, last) = self._history[0], self._history[-1]
+        if self.snapshot.get("read_s") is None:
+            return self.speed(_READING)
+        read_s = last["read_s"] - first["read_s"]
+        if read_s > 0.0:
+            return (last["read"] - first["read"]) / read_s
+        return last["read"] / last["read_s"] if last["read_s"] > 0.0 else None
+
     @property
-    def free_rate(self) -> float | None:
-        return self._free_done / self._free_s if self._free_s else None
+    def reading_speed(self) -> float | None:
+        free_s = sum(seconds for _, seconds in self._free)
+        free = sum(done for done, _ in self._free) / free_s if free_s else None
+        return min((speed for speed in (self._reads, free) if speed is not None), default=None)
 
     @property
     def done(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from zpipe.core.intake import Self
 from zpipe.core.stage import Stage
@@ -46,7 +47,7 @@ class Node:
         self.inbox = f"inbox:{incarnation}"
         me = Self("sim", spec.name, instance, incarnation, self.inbox)
         suspects = disk.suspects
-        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, chance.random, suspects=suspects)
+        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, chance.random, self._vitals, suspects)
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
         self.alive = True
@@ -62,6 +63,9 @@ class Node:
         self._store = store
         self._wake_at = NEVER
         self.stage.opened()
+
+    def _vitals(self) -> dict[str, Any]:
+        return {} if self.source is None else {"read_messages": self.source.emitted, "read_s": self.source.read_s}
 
     # ---- time
 

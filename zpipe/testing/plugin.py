@@ -96,6 +96,11 @@ class Source:
         return self._due if self.limit > self.emitted else NEVER
 
     @property
+    def read_s(self) -> float:
+        """What it took for what it has given: while it waits for room it makes nothing."""
+        return self.emitted * self._spec.record_s
+
+    @property
     def ended(self) -> bool:
         return self.closing or self._left == 0
 

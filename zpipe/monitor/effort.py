@@ -1,0 +1,53 @@
+"""What the instances of a stage spend their time on, and how fast they are at it.
+
+May live here: sums over the instances of one stage. What follows from several stages is the bottleneck's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from zpipe.config import StageConfig
+from zpipe.core.budget import SHARES
+from zpipe.monitor.seen import Seen
+
+OWN = ("working", "limited", "retrying")
+"""What a stage spends time on by its own doing."""
+
+
+class Effort(NamedTuple):
+    """Over the long window.
+
+    shares   their mean time budget;  batch: messages of a full batch
+    speed    messages an instance is done with in a second of its own work (a head: of not being blocked); None: unknown
+    unacked  messages that an instance may have on a link without an ack
+    rate     calls a second that the limit of an instance allows; None: any
+    """
+
+    head: bool
+    batch: int | None
+    shares: dict[str, float]
+    speed: float | None
+    unacked: int
+    rate: float | None
+
+    @property
+    def own(self) -> float:
+        return sum(self.shares[share] for share in OWN)
+
+
+def effort_of(stage: StageConfig, live: Sequence[Seen]) -> Effort:
+    """Of the instances that are heard now."""
+    speeds = [seen.speed(OWN) if stage.inputs else seen.reading_speed for seen in live]
+    known = [speed for speed in speeds if speed is not None]
+    rates = [(seen.snapshot.get("limit") or {}).get("rate") for seen in live]
+    every = [seen.shares() for seen in live]
+    return Effort(
+        head=not stage.inputs,
+        batch=stage.batch.messages if stage.batch else None,
+        shares={share: sum(one[share] for one in every) / max(len(every), 1) for share in SHARES},
+        speed=sum(known) / len(known) if known else None,
+        unacked=stage.unacked.messages,
+        rate=rates[0] if rates else None,
+    )
