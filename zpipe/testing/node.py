@@ -14,7 +14,8 @@ from zpipe.core.intake import Self
 from zpipe.core.stage import Stage
 from zpipe.core.work import Chunk, Task
 from zpipe.testing.clock import NEVER, Clock, Event
-from zpipe.testing.plugin import Disk, Run, Source, Spec, Workers
+from zpipe.testing.plugin import Disk, Run, Spec, Workers
+from zpipe.testing.source import Source
 
 Key = tuple[str, int]
 READ_MESSAGES = 8
