@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from zpipe.core import section
+from zpipe.core.actions import Publish
 from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
-from zpipe.core.stage import Stage
+from zpipe.core.report import following
+from zpipe.core.stage import SNAPSHOT, Stage
 from zpipe.core.work import Chunk
 
 
@@ -39,3 +43,29 @@ def test_the_age_of_what_is_unsent_is_told() -> None:
         stage.settle(now)
     [link] = stage.snapshot(30.0)["links"]
     assert link["oldest_s"] == 30.0
+
+
+@pytest.mark.parametrize("interval_s", [0.1, 0.2, 0.3, 1.0, 5.0])
+def test_snapshots_are_taken_at_multiples_of_the_interval_whenever_the_instance_began(interval_s: float) -> None:
+    for began in (0.0, 1234.5678, 86400.1):
+        now = began
+        for turn in range(1, 200):
+            due = following(now, interval_s)
+            assert 0.0 < due - now <= 1.001 * interval_s
+            assert due == pytest.approx(round(due / interval_s) * interval_s)
+            # At its time, or late by less than an interval: none is left out, none comes twice.
+            now = due + (turn % 4) * 0.2 * interval_s
+            assert following(now, interval_s) == pytest.approx(due + interval_s)
+
+
+def test_two_instances_of_a_machine_take_their_snapshots_at_the_same_instants() -> None:
+    taken: list[list[float]] = []
+    for began in (100.3, 100.9):
+        stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), began)
+        stage.opened()
+        stage.settle(began)
+        taken.append([])
+        for hundredth in range(int(began * 100), 10600):
+            actions = stage.settle(hundredth / 100)
+            taken[-1] += [hundredth / 100 for one in actions if isinstance(one, Publish) and one.topic == SNAPSHOT]
+    assert taken == [[101.0, 102.0, 103.0, 104.0, 105.0]] * 2

@@ -5,6 +5,7 @@ May live here: rates over the interval and putting the snapshot together. Counti
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from zpipe.core import snapshot
@@ -13,6 +14,14 @@ from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing import Processing
 from zpipe.core.source import Source
+
+
+def following(now: float, interval_s: float) -> float:
+    """When the next snapshot is due: at a whole multiple of the interval. The instances of a machine share its monotonic clock,
+    so they take theirs at the same instants, and the two ends of a link can be laid beside each other."""
+    at = (math.floor(now / interval_s) + 1) * interval_s
+    # A quotient that was rounded down may give this very instant again.
+    return at if at - now > 1e-6 * interval_s else at + interval_s
 
 
 class Report:

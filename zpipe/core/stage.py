@@ -21,7 +21,7 @@ from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing import Processing
-from zpipe.core.report import Report
+from zpipe.core.report import Report, following
 from zpipe.core.requests import answer
 from zpipe.core.source import Source
 from zpipe.core.tap import Tap
@@ -69,6 +69,7 @@ class Stage:
         self._now = self._heartbeat_at = self._interval_at = self._commit_at = now
         self._limit = EmissionLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
+        self._told: State | None = None
         self.report = Report(self.processing, self.source, self.intake, now)
         self._vitals = vitals
 
@@ -187,7 +188,7 @@ class Stage:
     def set_interval(self, seconds: float) -> None:
         """Snapshots are published this often from now on."""
         self.policy = replace(self.policy, interval_s=seconds)
-        self._interval_at = min(self._interval_at, self._now + seconds)
+        self._interval_at = min(self._interval_at, following(self._now, seconds))
 
     def order(self, action: Action) -> None:
         """What an operator wants of the shell: it is among the actions of this turn."""
@@ -223,9 +224,7 @@ class Stage:
         at = min(at, self.processing.next_at(self._now, self._hurry()), self.ending.exit_at)
         if self.ending.abandon_at > self._now:
             at = min(at, self.ending.abandon_at)
-        if self.source is not None and self.source.behind:
-            at = min(at, self._commit_at)
-        return at
+        return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
     def settle(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
@@ -279,14 +278,14 @@ class Stage:
     # ---- what it says of itself
 
     def _speak(self, now: float) -> None:
+        if self._told is not self.state:
+            self._told, self._interval_at = self.state, min(self._interval_at, now)
         hungry = self.ending.hungry() or (self.processing.stuck and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
-            if self._announced is None or self._announced[0] is not self.state:
-                self._interval_at = min(self._interval_at, now)
             self._announced = (self.state, hungry)
             self._actions.append(Publish(ANNOUNCEMENT, wire.write(self._announcement(hungry))))
         if now >= self._interval_at:
-            self._interval_at = now + self.policy.interval_s
+            self._interval_at = following(now, self.policy.interval_s)
             self._actions.append(Publish(SNAPSHOT, wire.write(wire.Snapshot(self.snapshot(now)))))
 
     def _announcement(self, hungry: bool) -> wire.Announcement:

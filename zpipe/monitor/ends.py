@@ -1,4 +1,4 @@
-"""What is on a link, counted from both of its ends.
+"""What is on a link, counted from both of its ends as of one moment.
 
 May live here: laying the rows of a link's producers beside those of its consumers. No time but the snapshots' own.
 
@@ -10,48 +10,52 @@ A message on a link is in one of these, and the depth is the first three:
     unacked     (as the consumer counts) has arrived in a parcel that is not finished: queued, in process, or its outputs are
                 not acked yet. So it holds what is queued
 
-`remainder` = in_flight - under_way - unacked: acks on their way back, and what changed between two ends' snapshots. At rest
-it is 0. Ends are matched by session, so what a killed consumer had queued is not counted beside the copy that its producer
-has taken back: of an end that the other, later, does not know, nothing counts.
+`remainder` = in_flight - under_way - unacked: acks on their way back, and what did not change evenly between two snapshots
+(`past`). At rest it is 0. Ends are matched by session, so what a killed consumer had queued is not counted beside the copy
+that its producer has taken back: of a session that its producer does not know nothing counts, unless the producer is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zpipe.monitor.flow import LinkName
 from zpipe.monitor.seen import Seen
 
+LATE_INTERVALS = 1.5
 COLUMNS = ("unsent", "under_way", "queued", "in_flight", "unacked", "remainder")
 
 
-def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen]) -> dict[str, int]:
-    """The columns of a link, in messages, from instances that are heard now."""
+def moment(ends: Iterable[Seen], interval_s: float) -> float:
+    """Up to when they have spoken, but for those that missed a turn: they may be dead, and are taken as of their last word. 0.0:
+    there are none."""
+    spoken = [one.past.last.at for one in ends]
+    latest = max(spoken, default=0.0)
+    return min((at for at in spoken if at >= latest - LATE_INTERVALS * interval_s), default=0.0)
+
+
+def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen], at: float) -> dict[str, int]:
+    """The columns of a link as of a moment, in messages, from instances that are heard now."""
     found = dict.fromkeys(COLUMNS, 0)
-    by_life = {str(one.snapshot["incarnation"]): one for one in consumers}
-    known: set[tuple[str, str]] = set()
+    by_life = {one.incarnation: one.past.sessions(at) for one in consumers}
     for producer in producers:
-        life, row = str(producer.snapshot["incarnation"]), producer.link(name)
+        life, row = producer.incarnation, producer.past.link(name, at)
         found["unsent"] += row.get("unsent", 0)
         found["in_flight"] += row.get("in_flight", 0)
         for session in row.get("consumers", ()):
-            other = str(session.get("incarnation"))
-            known.add((life, other))
-            consumer = by_life.get(other)
-            mine = consumer.sessions.get((name.upstream, name.outlet, life)) if consumer else None
+            mine = by_life.get(str(session.get("incarnation")), {}).get((name.upstream, name.outlet, life))
             if mine is None:  # not arrived yet, or to be sent again
                 found["under_way"] += session.get("in_flight", 0)
             else:
                 found["under_way"] += max(0, session.get("sent", 0) - mine.get("received", 0))
                 found["queued"] += mine.get("queued", 0)
                 found["unacked"] += mine.get("unacked", 0)
-    lives = {str(one.snapshot["incarnation"]): one for one in producers}
-    for other, consumer in by_life.items():
-        for (stage, outlet, life), mine in consumer.sessions.items():
-            if (stage, outlet) != (name.upstream, name.outlet) or (life, other) in known:
-                continue
-            if life not in lives or _taken_at(consumer) > _taken_at(lives[life]):
+    lives = {one.incarnation for one in producers}
+    for sessions in by_life.values():
+        for (stage, outlet, life), mine in sessions.items():
+            # What another session holds, its producer counts as unsent, or as in flight in the session that it knows.
+            if (stage, outlet) == (name.upstream, name.outlet) and life not in lives:
                 found["queued"] += mine.get("queued", 0)
                 found["unacked"] += mine.get("unacked", 0)
     found["remainder"] = found["in_flight"] - found["under_way"] - found["unacked"]
@@ -61,10 +65,6 @@ def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen]) 
 def says(consumers: Sequence[Seen]) -> bool:
     """Whether all of them list their sessions: programs of other languages need not."""
     return all("sessions" in one.snapshot for one in consumers)
-
-
-def _taken_at(seen: Seen) -> float:
-    return float(seen.snapshot.get("at", seen.heard_at))
 
 
 def text(link: dict[str, Any]) -> str:

@@ -65,15 +65,22 @@ class Model:
             seen = of_stage[instance] = Seen()
             self._seen[snapshot["stage"]] = dict(sorted(of_stage.items()))
         elif seen.snapshot["incarnation"] != snapshot["incarnation"]:
-            seen = of_stage[instance] = Seen()
+            seen = of_stage[instance] = Seen(began=True)
         seen.add(snapshot, at, self._config.interval_s)
         self._now = max(self._now, at)
-        for link, depths in self._depths.items():
+        for link in self._depths:
             if snapshot["stage"] in (link.upstream, link.consumer):
-                depths.append((at, self._link(link)["depth"]))
-                while depths[0][0] < at - SLOPE_INTERVALS * self._config.interval_s:
-                    depths.popleft()
+                self._note(link)
         return True
+
+    def _note(self, link: LinkName) -> None:
+        """Its depth, where all of its ends have spoken since the last one was noted."""
+        depths, at = self._depths[link], self._moment(link)
+        if depths and at <= depths[-1][0]:
+            return
+        depths.append((at, self._link(link)["depth"]))
+        while depths[0][0] < at - SLOPE_INTERVALS * self._config.interval_s:
+            depths.popleft()
 
     @property
     def missing(self) -> list[str]:
@@ -168,19 +175,23 @@ class Model:
 
     # ---- links
 
+    def _moment(self, name: LinkName) -> float:
+        return ends.moment((*self._live(name.upstream), *self._live(name.consumer)), self._config.interval_s)
+
     def _link(self, name: LinkName) -> dict[str, Any]:
-        """What is on the link now."""
+        """What is on the link, as of the moment up to which both of its ends have spoken."""
         upstream, downstream = self._live(name.upstream), self._live(name.consumer)
         producers, consumers = [seen.link(name) for seen in upstream], [seen.snapshot for seen in downstream]
         inputs = self._inputs[name.consumer]
-        columns = ends.count(name, upstream, downstream)
+        moment = self._moment(name)
+        columns = ends.count(name, upstream, downstream, moment)
         every = [columns["queued"]]
         if not ends.says(downstream):
             weights = [sum(s.under_way(other) for s in self._live(other.upstream)) for other in inputs]
             every = split(_sum(consumers, "queued"), weights)
             columns |= {"queued": every[inputs.index(name)], "under_way": 0, "unacked": 0, "remainder": 0}
         elif len(inputs) > 1:
-            every = [ends.count(other, self._live(other.upstream), downstream)["queued"] for other in inputs]
+            every = [ends.count(other, self._live(other.upstream), downstream, moment)["queued"] for other in inputs]
         at = inputs.index(name)
         under_way_bytes = _sum(producers, "in_flight_bytes") * columns["under_way"] // max(columns["in_flight"], 1)
         return {

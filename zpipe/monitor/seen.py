@@ -11,6 +11,7 @@ from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor.flow import LinkName
+from zpipe.monitor.past import Past, ends_of
 
 _STATES = {state.value for state in State}
 _LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
@@ -91,31 +92,28 @@ class Seen:
                    is faster after that than it could ever be for long
     """
 
-    def __init__(self) -> None:
+    def __init__(self, began: bool = False) -> None:
         self.snapshot: dict[str, Any] = {}
         self.heard_at = 0.0
         self._history: deque[tuple[float, dict[Any, float]]] = deque()
         self._spent = dict.fromkeys(SHARES, 0.0)
         self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
         self._reads: float | None = None
-        self.sessions: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self._links: dict[LinkName, dict[str, Any]] = {}
+        self.past = Past(began)
 
     def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
         before, self.snapshot = self.snapshot, snapshot
         self.heard_at = now
-        stage = snapshot["stage"]
-        self._links = {LinkName(stage, str(x.get("outlet", "")), str(x.get("to"))): x for x in snapshot["links"]}
-        sessions = snapshot.get("sessions", ())
-        self.sessions = {(str(x.get("from")), str(x.get("outlet")), str(x.get("incarnation"))): x for x in sessions}
-        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in self._links.items()}
+        # By the sender's clock where it says: what the way here took does not show in rates.
+        at = float(snapshot.get("at", now))
+        ends = ends_of(snapshot, at)
+        self.past.add(ends, interval_s)
+        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in ends.links.items()}
         counts["received"] = snapshot["received"]
         counts["done"] = _done(snapshot)
         # What a source has given is counted as done in parcels, so over a few intervals that may be far off.
         counts["read"] = counts["done"] if snapshot.get("read_messages") is None else snapshot["read_messages"]
         counts["read_s"] = snapshot.get("read_s") or 0.0
-        # By the sender's clock where it says: what the way here took does not show in rates.
-        at = float(snapshot.get("at", now))
         since = max(0.0, at - self._history[-1][0]) if self._history else interval_s
         for share, part in (snapshot.get("budget") or {}).items():
             if share in self._spent:
@@ -129,9 +127,13 @@ class Seen:
         # Blocked throughout the window it says nothing, but may have said it before.
         self._reads = self._read_speed() or self._reads
 
+    @property
+    def incarnation(self) -> str:
+        return str(self.snapshot["incarnation"])
+
     def link(self, name: LinkName) -> dict[str, Any]:
         """Its row of the snapshot; empty if the instance does not have that link."""
-        return self._links.get(name, {})
+        return self.past.last.links.get(name, {})
 
     def under_way(self, name: LinkName) -> int:
         """Sent over the link and not yet worked on, as far as this producer knows."""
