@@ -14,11 +14,12 @@ the source.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from zpipe.monitor.capacity import Capacity, Efforts, Links, Stages
 from zpipe.monitor.effort import Effort
 
+Kind = Literal["down", "paused", "held", "working", "limited", "retrying", "unacked", "source"]
 Verdict = dict[str, Any]
 
 BLOCKED = 0.2
@@ -34,14 +35,12 @@ AGAIN = 0.75
 
 
 def find(stages: Stages, links: Links, efforts: Efforts, last: str | None = None) -> Verdict | None:
-    """{"stage", "kind", "why", "advice", "instances_needed"}; None if nothing flows, or nothing holds anything up.
-
-    kind: down, paused, held, working, limited, retrying, unacked (the bound) or source."""
+    """{"stage", "kind", "why", "advice", "instances_needed"}; None if nothing flows, or nothing holds anything up."""
     inputs = {name: [link for link in links if link["to"] == name] for name in stages}
     return next(_standing(stages, inputs), None) or _Flow(stages, links, inputs, efforts, last).verdict()
 
 
-def _found(stage: str, kind: str, why: str, advice: str, needed: int | None = None) -> Verdict:
+def _found(stage: str, kind: Kind, why: str, advice: str, needed: int | None = None) -> Verdict:
     return {"stage": stage, "kind": kind, "why": why, "advice": advice, "instances_needed": needed}
 
 
@@ -198,10 +197,12 @@ _ADVICE = {
 }
 
 
-def kind_of(effort: Effort) -> str:
+def kind_of(effort: Effort) -> Literal["working", "limited", "retrying"]:
     """What a busy stage is busy with: a limit, or retries, that keep workers idle, else its work."""
-    hindrance = max("limited", "retrying", key=lambda share: effort.shares[share])
-    return hindrance if effort.shares[hindrance] >= HINDERED else "working"
+    limited, retrying = effort.shares["limited"], effort.shares["retrying"]
+    if max(limited, retrying) < HINDERED:
+        return "working"
+    return "limited" if limited >= retrying else "retrying"
 
 
 def _limit(effort: Effort, stage: dict[str, Any]) -> str:
