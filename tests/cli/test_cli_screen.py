@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from tmux import Tmux, monitor, shape
 
+from zpipe.monitor.footer import QUESTIONS
+
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = """
 [pipeline]
@@ -98,6 +100,16 @@ def test_screens_of_every_size_follow_the_same_terminal(start: Callable[[], obje
         )
         assert max(map(len, lines)) <= width
         assert ("BYTES" in "\n".join(lines)) == (width >= 120)
+    terminal.press("d")
+    for width, height in ((40, 12), (60, 20)):
+        terminal.resize(width, height)
+        terminal.wait(
+            lambda lines, height=height: len(lines) == height and QUESTIONS[0] in " ".join(" ".join(lines).split()),
+            f"the question is whole in {width}x{height}",
+        )
+    terminal.press("n", "Escape")
+    terminal.resize(10, 3)
+    terminal.wait(lambda lines: lines[-1] == "q quit", "the smallest window has the way out")
     assert terminal.ask("alternate_on") == "1"
     terminal.press("q")
     terminal.wait(lambda lines: not "".join(lines).strip(), "the terminal is as it was")
