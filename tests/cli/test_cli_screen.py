@@ -152,7 +152,8 @@ def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_i
     lines = terminal.wait(
         lambda lines: any("Waiting for pipeline" in line for line in lines), "it says what it waits for"
     )
-    assert sum("absent" in line for line in lines) == 3
+    assert sum(" unheard " in line or " absent " in line for line in lines) == 3
+    terminal.wait(lambda lines: sum(" absent " in line for line in lines) == 3, "it has listened for long enough")
     processes = start()
     terminal.wait(all_run, "then it is there")
     processes["sink"].send_signal(signal.SIGKILL)

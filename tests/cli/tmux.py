@@ -79,7 +79,7 @@ def shape(lines: list[str]) -> str:
             found.append(" ".join(word for word in words if word in HEADS))
         elif "->" in words:
             found.append(" ".join(words[: words.index("->") + 2]))
-        elif len(words) > 1 and words[1] in ("run", "paused", "silent", "absent", "stop", "drain"):
+        elif len(words) > 1 and words[1] in ("run", "paused", "silent", "absent", "unheard", "stop", "drain"):
             found.append(" ".join(words[:2]))
         elif " is the limit: " in line:
             found.append(line.split(":")[0])

@@ -105,7 +105,7 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
 
 
 def served(model: Model, at: float, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
-    monkeypatch.setattr("zpipe.monitor.exporter.time.time", lambda: at)
+    monkeypatch.setattr("zpipe.monitor.exporter.now_s", lambda: at)
     return [(s.name, s.labels, s.value) for family in Collector(model).collect() for s in family.samples]
 
 
@@ -187,7 +187,7 @@ def settled(found: dict[str, list[Sample]]) -> bool:
 def test_every_metric_is_served_and_true(config: Path) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(exporter(config))
-        assert total(scrape(url), "zpipe_instances", state="ABSENT") == 4, "it serves before the pipeline is up"
+        assert total(scrape(url), "zpipe_instances", state="UNHEARD") == 4, "it serves before the pipeline is up"
         for stage, instance in (("sink", 1), ("sink", 2), ("sort", 1), ("make", 1)):
             command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
             process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))

@@ -91,6 +91,17 @@ def test_a_reason_that_is_long_leaves_the_bottleneck_and_is_whole_in_the_details
     assert words([verdict["why"]]) in scrolled(shown, size, Controls(mode="details", selected=verdict["stage"]))
 
 
+def test_who_was_not_heard_yet_is_not_marked_as_gone() -> None:
+    model = Model(config(CHAIN, {"map": 2}), 100.0)
+    model.add(snapshot("map"), 100.0)
+    shown = model.as_json(100.5)
+    lines = drawn(shown, Size(80, 24), Controls())
+    assert sum(" unheard " in line for line in lines) == 2
+    assert "map.2: not heard of yet" in lines
+    assert "absent" not in words(lines) and "not running" not in words(lines)
+    assert "map.2 is not heard of yet" in words(drawn(shown, Size(80, 24), Controls(mode="details", selected="map")))
+
+
 @pytest.mark.parametrize("size", [*REAL, Size(30, 8)])
 @pytest.mark.parametrize("replay", [False, True])
 def test_help_is_whole_or_can_be_moved(size: Size, replay: bool) -> None:

@@ -14,6 +14,7 @@ def export(pipeline: PipelineConfig, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
     from zpipe.daemon.watch import Watch
     from zpipe.monitor import exporter
+    from zpipe.monitor.app import now_s
     from zpipe.monitor.model import Model
 
     try:
@@ -24,7 +25,7 @@ def export(pipeline: PipelineConfig, given: str) -> ExitCode:
     try:
         exporter.serve(
             watch,
-            Model(pipeline),
+            Model(pipeline, now_s()),
             host,
             port,
             lambda url: click.echo(f"zpipe: metrics of pipeline {pipeline.name!r} at {url}", err=True),

@@ -111,12 +111,13 @@ def _is_screen() -> bool:
 
 def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
     from zpipe.monitor import live
+    from zpipe.monitor.app import now_s
     from zpipe.monitor.model import Model
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
     give_up_s = float("inf") if timeout is None else timeout
-    if not live.show(watch, Model(pipeline), pipeline, interval_s, operator, keep, give_up_s):
+    if not live.show(watch, Model(pipeline, now_s()), pipeline, interval_s, operator, keep, give_up_s):
         raise _nobody(pipeline, watch, give_up_s)
     return ExitCode.DONE
 
@@ -138,8 +139,9 @@ def _lines(
     from zpipe.monitor import app, checks
     from zpipe.monitor.model import Model
 
-    wait_s = timeout if timeout is not None else 2 * pipeline.interval_s + 1.0
-    model = Model(pipeline)
+    enough_s = 2 * pipeline.interval_s + 1.0
+    wait_s = enough_s if timeout is None else timeout
+    model = Model(pipeline, app.now_s()) if wait_s < enough_s else Model(pipeline)
     if not app.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, watch, wait_s)
     for value in app.follow(

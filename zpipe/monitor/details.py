@@ -7,7 +7,7 @@ from typing import Any
 
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
-from zpipe.monitor.columns import Line, wrap
+from zpipe.monitor.columns import HANGS, Line, wrap
 from zpipe.monitor.figures import count, duration, precise, share, size
 from zpipe.monitor.rows import state_of, upstream
 
@@ -23,7 +23,7 @@ def _broken(line: Line, width: int) -> list[Line]:
     text = "".join(part for part, _ in line)
     if len(text) <= width and text.isascii() and text.isprintable():
         return [line]
-    lead = " " * (len(text) - len(text.lstrip()))
+    lead = " " * (len(text) - len(text.lstrip())) if width >= HANGS else ""
     return [[(lead + part, style)] for one in wrap(text, width - len(lead), line[-1][1]) for part, style in one]
 
 
@@ -45,6 +45,7 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
         lines += [[], [(head, "bold red" if old else "bold")]]
         lines += [[(f"  {text}", "dim" if old else "")] for text in _instance(snapshot)]
     lines += [[(f"{name}.{instance} was never heard of", "red")] for instance in stage["absent"]]
+    lines += [[(f"{name}.{instance} is not heard of yet", "yellow")] for instance in stage["unheard"]]
     return lines
 
 
@@ -64,7 +65,7 @@ def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
         yield f"limit {limit['limit']:g} calls at once, {limit.get('under_way', 0)} under way{why}"
     if snapshot.get("paused"):
         yield "paused"
-    if snapshot.get("waiting_for"):
+    if snapshot.get("waiting_for") and snapshot["state"] != "RUNNING":
         yield f"waits for {', '.join(snapshot['waiting_for'])}"
     for row in snapshot["links"]:
         outlet = f" by {row['outlet']}" if row.get("outlet") else ""

@@ -35,7 +35,7 @@ class Tape:
         if near:
             snapshots = recording.between(self.at, at)
         else:
-            self._model, self.events, self.history = Model(self._config), Events(), History()
+            self._model, self.events, self.history = Model(self._config, recording.began), Events(), History()
             snapshots = recording.until(at)
         self.at = at
         draw_at: float | None = None

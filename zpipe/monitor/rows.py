@@ -20,6 +20,7 @@ STATES = {
     "STOPPED": ("stop", "dim"),
     "SILENT": ("silent", "bold red"),
     "ABSENT": ("absent", "bold red"),
+    "UNHEARD": ("unheard", "yellow"),
     "FAILED": ("failed", "bold red"),
 }
 SHARES = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
@@ -92,10 +93,11 @@ def state_of(stage: dict[str, Any]) -> Span:
 
 
 def _instances(stage: dict[str, Any]) -> Span:
-    known = len(stage["instances"]) + len(stage["absent"])
-    if stage["live"] == known:
+    known, unheard = len(stage["instances"]) + len(stage["absent"]), len(stage["unheard"])
+    if stage["live"] == known + unheard:
         return str(known), ""
-    return f"{stage['live']}/{known}", "" if stage["state"] == "STOPPED" else "bold red"
+    well = stage["state"] == "STOPPED" or stage["live"] == known
+    return f"{stage['live']}/{known + unheard}", "" if well else "bold red"
 
 
 def _errors(stage: dict[str, Any]) -> Span:

@@ -35,9 +35,11 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
     found: list[Line] = []
     for name, stage in value["stages"].items():
         missing = [f"{name}.{instance}" for instance in stage["absent"]] if stage["instances"] else []
+        unheard = [f"{name}.{instance}" for instance in stage["unheard"]] if stage["instances"] else []
         silent = [f"{name}.{instance}" for instance in stage["silent"]]
-        for who, what in ((missing, "not heard of"), (silent, "silent")):
-            found += wrap(f"{', '.join(who)}: {what}", width, "red") if who else []
+        told = ((unheard, "not heard of yet", "yellow"), (missing, "not heard of", "red"), (silent, "silent", "red"))
+        for who, what, style in told:
+            found += wrap(f"{', '.join(who)}: {what}", width, style) if who else []
         for what, reasons in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
             for why in dict.fromkeys(reasons.values()):
                 names = ", ".join(instance for instance, its in reasons.items() if its == why)
