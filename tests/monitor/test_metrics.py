@@ -215,6 +215,42 @@ def test_every_metric_is_served_and_true(config: Path) -> None:
     assert len(found["zpipe_resident_bytes"]) == 4
 
 
+def served_by(*options: str) -> tuple[str, int]:
+    """What it says, and its exit code after SIGTERM."""
+    command = [sys.executable, "-m", "zpipe", "monitor", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+        rest = process.stderr.read()
+        assert rest == "", rest
+        return line, process.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--prometheus", "CONFIG"),
+        ("CONFIG", "--prometheus"),
+        ("--prometheus", "127.0.0.1:0", "CONFIG"),
+        ("CONFIG", "--prometheus", "127.0.0.1:0"),
+        ("--prometheus=127.0.0.1:0", "CONFIG"),
+    ],
+)
+def test_the_option_stands_anywhere_with_an_address_or_without(config: Path, options: tuple[str, ...]) -> None:
+    line, code = served_by(*(str(config) if one == "CONFIG" else one for one in options))
+    assert line.startswith("zpipe: metrics of pipeline 'measured' at http://127.0.0.1:"), line
+    assert code == ExitCode.DONE
+
+
+@pytest.mark.parametrize("options", [("--prometheus",), ("--prometheus", "127.0.0.1:0"), ()])
+def test_without_a_config_it_says_so(options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "zpipe", "monitor", *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == ExitCode.USAGE
+    assert "Missing argument 'CONFIG'" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [

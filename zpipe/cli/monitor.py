@@ -28,7 +28,7 @@ REDRAW_S = 0.25
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", required=False, metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Show it once, as soon as every instance was heard of.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(
@@ -54,7 +54,9 @@ REDRAW_S = 0.25
 @click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Keep what is heard; .gz: compressed.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show what was recorded instead.")
 @click.option("--at", metavar="TIME", help="With --replay --once: when; +90s from its start, or 2026-01-31T12:00:00.")
-def command(config: Path, once: bool, as_json: bool, timeout: float | None, check: bool, **options: Any) -> ExitCode:
+def command(
+    config: Path | None, once: bool, as_json: bool, timeout: float | None, check: bool, **options: Any
+) -> ExitCode:
     """Show states, depths and rates of a running pipeline, and what holds it up.
 
     In a terminal it is a screen with keys (h: help), which also waits for a pipeline that is not up yet. Piped, it is text.
@@ -63,9 +65,10 @@ def command(config: Path, once: bool, as_json: bool, timeout: float | None, chec
     Exit codes: 0 done, 1 with --check: something is wrong, 5 no instance of the pipeline is running.
     """
     monitoring.refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
-    pipeline = load(config, only="")  # whoever looks on needs none of the plugins
-    if options["prometheus"] is not None:
-        return export(pipeline, options["prometheus"])
+    path, address = monitoring.config_and_address(config, options["prometheus"])
+    pipeline = load(path, only="")  # whoever looks on needs none of the plugins
+    if address is not None:
+        return export(pipeline, address)
     try:
         if options["replay"] is not None:
             return _replay(pipeline, options["replay"], options["at"], once, as_json)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,6 +65,20 @@ def refuse_mixtures(**given: Any) -> None:
         raise click.UsageError(f"--prometheus serves until it is ended: {', '.join(served)} cannot go with it")
     if given["at"] is not None and not (given["replay"] and given["once"]):
         raise click.UsageError("--at is a moment of a recording: give --replay FILE --once too")
+
+
+def config_and_address(config: Path | None, prometheus: str | None) -> tuple[Path, str | None]:
+    """In `--prometheus CONFIG` the option, whose value may be left out, has taken what is not its own. Raises UsageError."""
+    from zpipe.config import values
+
+    if config is not None:
+        return config, prometheus
+    with suppress(ValueError):
+        values.host_port(prometheus or "")
+        prometheus = None
+    if not prometheus:
+        raise click.UsageError("Missing argument 'CONFIG'.")
+    return Path(prometheus), ""
 
 
 def thresholds(pipeline: PipelineConfig, options: dict[str, Any]) -> Thresholds:
