@@ -58,6 +58,20 @@ def test_nothing_is_blamed_while_a_sibling_is_still_unheard() -> None:
     assert model.as_json(100.7)["bottleneck"]["stage"] == "map"
 
 
+@pytest.mark.parametrize("at", [-1.0, 1e300, 1e12, float("nan"), float("inf")])
+def test_a_snapshot_of_a_time_that_cannot_be_changes_nothing(at: float) -> None:
+    def heard(*strange: float) -> dict[str, Any]:
+        model = Model(config(CHAIN))
+        for n in range(6):
+            assert model.add(snapshot("read", [link("map", 10 * n)], received=10 * n, at=1000.0 + n), 1000.0 + n)
+            for one in strange:
+                assert not model.add(snapshot("read", [link("map", 999)], received=999, at=one), 1000.0 + n)
+        return model.as_json(1006.0)
+
+    assert heard(at) == heard()
+    assert heard(at)["stages"]["read"]["rate_in"] == pytest.approx(10.0)
+
+
 def test_a_stage_is_in_the_least_advanced_state_of_its_instances() -> None:
     model = Model(config(CHAIN, {"map": 3}))
     for instance, state in enumerate(("STOPPED", "FLUSHED", "DRAINING"), 1):

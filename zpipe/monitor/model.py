@@ -25,6 +25,7 @@ from zpipe.monitor import ends
 from zpipe.monitor.bottleneck import find
 from zpipe.monitor.effort import effort_of
 from zpipe.monitor.flow import LinkName, closes_in, fill, room, slope, split, step_of
+from zpipe.monitor.moment import possible
 from zpipe.monitor.seen import Seen, sound
 
 SILENT_INTERVALS = 3.0
@@ -67,7 +68,10 @@ class Model:
         if not sound(snapshot) or snapshot["stage"] not in self._config.stages:
             return False
         of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
-        at = float(snapshot.get("at", 0.0)) if now is None else now
+        taken_at = snapshot.get("at", 0.0)
+        if not possible(taken_at):
+            return False
+        at = float(taken_at) if now is None else now
         seen = of_stage.get(instance)
         if seen is None:
             seen = of_stage[instance] = Seen()
