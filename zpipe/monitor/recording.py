@@ -13,6 +13,7 @@ import tempfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -53,7 +54,8 @@ class Recorder:
             raise OperatorError(f"cannot write {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk: what was lost of the file, its last line says
+            self._file.close()
 
 
 class Recording:
