@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -37,6 +38,16 @@ def test_a_reader_that_goes_away_is_no_fault(command: list[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(DEADLINE_S) == ExitCode.DONE
+
+
+def test_characters_that_the_locale_does_not_have_are_written_otherwise(home: Path) -> None:
+    path = home / "\u707d.toml"
+    path.write_text(CONFIG)
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    command = [*ZPIPE, "check", str(path)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (result.returncode, result.stderr) == (ExitCode.DONE, "")
+    assert "\\u707d.toml" in result.stdout
 
 
 CONFIG = """

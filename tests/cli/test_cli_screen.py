@@ -132,6 +132,7 @@ def test_keys_pause_resume_details_help_and_a_drain_that_asks(start: Callable[[]
     terminal.wait(lambda lines: any("sort.1 goes on" in line for line in lines), "it was resumed")
     terminal.press("s")
     terminal.wait(lambda lines: lines[-1].startswith("sorted by depth"), "sorted")
+    terminal.wait(lambda lines: lines[-1].startswith("j/k choose"), "after a while the keys are there again")
     terminal.press("h")
     terminal.wait(lambda lines: any(line.startswith("enter") for line in lines), "help")
     terminal.press("x")
@@ -196,6 +197,18 @@ def test_ctrl_z_gives_the_terminal_back_and_what_was_there_is_drawn_again(
         terminal.wait(lambda lines: terminal.ask("alternate_on") == "1" and all_run(lines), "the screen is back")
         terminal.press("q")
         terminal.wait(lambda lines: "visible" in lines, "its keys work")
+
+
+def test_without_a_keyboard_it_says_how_to_leave(start: Callable[[], object], config: Path, home: Path) -> None:
+    start()
+    with ExitStack() as stack:
+        command = " ".join(monitor(config))
+        terminal = Tmux(home, ["bash", "-c", f"exec {command} < /dev/null"], 104, 30)
+        stack.callback(terminal.close)
+        terminal.wait(lambda lines: all_run(lines) and lines[-1].startswith("Ctrl-C quits"), "it shows the pipeline")
+        terminal.press("C-c")
+        terminal.wait(lambda _: terminal.ask("pane_dead") == "1", "it has ended")
+        assert (terminal.ask("alternate_on"), terminal.ask("pane_dead_status")) == ("0", "0")
 
 
 def test_without_colour_there_is_none(start: Callable[[], object], open_terminal: Open) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,8 @@ def _abandon_output() -> None:
 
 def main() -> None:
     """The console script: a mistake of the user's ends in one clear message and an exit code, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the locale has no character for is still no traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = group.main(standalone_mode=False)
     except click.Abort:

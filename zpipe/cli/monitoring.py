@@ -129,8 +129,10 @@ def moments(recording: Recording) -> Iterator[float]:
 def text(value: dict[str, Any]) -> str:
     """The status as text: as wide as the terminal, if it is one."""
     from zpipe.monitor.app import PLAIN_WIDTH, as_text
+    from zpipe.monitor.terminal import glyphs_of
 
-    return as_text(value, shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+    return as_text(value, width, glyphs_of(sys.stdout))
 
 
 class Operator:

@@ -47,10 +47,12 @@ class Controls:
     """mode: status, details, help or confirm. `message` is what the last key came to.
 
     scroll   lines of the help or of details that are above the window
+    keys     whether there is a keyboard
     replay   a recording is shown: nothing can be asked of it, and its time can be moved
     """
 
     replay: bool = False
+    keys: bool = True
     mode: str = "status"
     order: str = "config"
     selected: str | None = None

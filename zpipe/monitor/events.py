@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 KEPT = 200
-COUNTED = (
-    ("dead", "dead letter", "dead letters"),
-    ("malformed", "frame that broke the protocol", "frames that broke the protocol"),
-)
+COUNTED = {
+    "dead": ("dead letter", "dead letters"),
+    "malformed": ("frame that broke the protocol", "frames that broke the protocol"),
+}
 
 
 class Event(NamedTuple):
@@ -31,6 +31,7 @@ class Events:
         self.recent: deque[Event] = deque(maxlen=KEPT)
         self._last: dict[tuple[str, int], dict[str, Any]] = {}
         self._silent: set[tuple[str, int]] = set()
+        self._counted: tuple[str, str, int] | None = None
 
     def add(self, snapshot: dict[str, Any], at: float) -> None:
         key = snapshot["stage"], snapshot["instance"]
@@ -44,6 +45,10 @@ class Events:
             return
         for text, bad in _changes(before, snapshot):
             self._note(at, f"{name} {text}", bad)
+        for kind in COUNTED:
+            more = snapshot.get(kind, 0) - before.get(kind, 0)
+            if more > 0:
+                self._count(at, name, kind, more, snapshot[kind])
 
     def look(self, value: dict[str, Any]) -> None:
         """Notes who has not been heard of for too long, and who is heard again."""
@@ -56,6 +61,16 @@ class Events:
 
     def _note(self, at: float, text: str, bad: bool) -> None:
         self.recent.append(Event(at, text, bad))
+        self._counted = None
+
+    def _count(self, at: float, name: str, key: str, more: int, total: int) -> None:
+        """Many in a row are one event: a dead letter a second would leave no room for what else happens."""
+        if self._counted is not None and self._counted[:2] == (name, key):
+            more += self._counted[2]
+            self.recent.pop()
+        one, many = COUNTED[key]
+        self._note(at, f"{name} {more:,} {one if more == 1 else many}, {total:,} in all", bad=True)
+        self._counted = name, key, more
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -63,10 +78,6 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[st
         yield f"is {after['state']}", after["state"] == "FAILED"
     if bool(before.get("paused")) != bool(after.get("paused")):
         yield "is paused" if after.get("paused") else "goes on", False
-    for key, one, many in COUNTED:
-        more = after.get(key, 0) - before.get(key, 0)
-        if more > 0:
-            yield f"{more:,} {one if more == 1 else many}, {after[key]:,} in all", True
     yield from _limit(before.get("limit") or {}, after.get("limit") or {})
     links = {(row.get("outlet"), row.get("to")): row for row in before["links"]}
     for row in after["links"]:

@@ -9,6 +9,7 @@ from zpipe.monitor.controls import Controls
 
 KEYS = ("j/k choose", "enter details", "s sort", "p pause", "r resume", "d drain", "h help", "q quit")
 REPLAY_KEYS = ("left/right step", "space play", "+/- speed", "enter details", "s sort", "h help", "q quit")
+NO_KEYS = "Ctrl-C quits; no keys, since stdin is no terminal"
 BETWEEN = "  "
 QUESTIONS = (
     "Drain the whole pipeline? It stops when everything held is finished. y: yes, any other key: no",
@@ -29,6 +30,8 @@ def footer(controls: Controls, width: int, height: int) -> list[Line]:
     if controls.message:
         lines = wrap(controls.message, width, "reverse", indent="" if width < 2 * HANGS else "  ")
         return lines[: max(height - 2, 1)]
+    if not controls.keys:
+        return [clip([(NO_KEYS, "dim")], width)][:height]
     return [clip([(keys(REPLAY_KEYS if controls.replay else KEYS, width), "dim")], width)][:height]
 
 

@@ -22,6 +22,10 @@ HURRY_S = 0.05
 HURRIED_S = 3.0
 
 
+SAID_S = 5.0
+"""What a key came to stands in place of the keys for so long."""
+
+
 class Operator(Protocol):
     """Who carries out what was asked for on the screen."""
 
@@ -51,7 +55,8 @@ def show(
         heard(snapshot, at)
 
     with make() as terminal:
-        began = time.monotonic()
+        controls.keys = terminal.has_keys
+        began = said_at = time.monotonic()
         read_at = draw_at = began
         over = False
         while not controls.over:
@@ -69,12 +74,15 @@ def show(
                 events.look(value)
                 history.add(value)
                 over = model.over
+            if now - said_at > SAID_S and controls.message:
+                controls.message = ""
             size = terminal.size
             shown = Shown(value, history, events.recent, clock(value["at"]), _waits(model, config, operator))
             terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
             if over or (not model.heard and now - began > give_up_s):
                 break
             for key in terminal.keys(min(read_at, draw_at) - time.monotonic()):
+                said_at = time.monotonic()
                 command = controls.press(key, order_of(value, controls))
                 if command is not None:
                     controls.message = _order(operator, command)

@@ -57,6 +57,7 @@ def show(tape: Tape, recording: Recording, make: Callable[[], Terminal] = Termin
     """Plays it in the terminal until q. At the end it stands still. Blocks."""
     controls = Controls(replay=True)
     with make() as terminal:
+        controls.keys = terminal.has_keys
         played_at = time.monotonic()
         while not controls.over:
             now = time.monotonic()

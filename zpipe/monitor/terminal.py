@@ -161,6 +161,10 @@ class Terminal:
             os.write(self._wakes, b"\0")
 
     @property
+    def has_keys(self) -> bool:
+        return self._keys is not None
+
+    @property
     def size(self) -> Size:
         # Not by COLUMNS and LINES first, as shutil has it: a shell that exports them does not follow the window.
         columns, lines = os.get_terminal_size(self._stream.fileno())
