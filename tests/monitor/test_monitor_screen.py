@@ -12,7 +12,7 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, link, snapshot
 from rich.cells import cell_len
 
 from zpipe.monitor.columns import plain, wrap
-from zpipe.monitor.controls import LEAVING, LOOKING, OPERATING, REPLAYING, Controls
+from zpipe.monitor.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
 from zpipe.monitor.events import Events
 from zpipe.monitor.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
 from zpipe.monitor.glyphs import ASCII, UNICODE
@@ -108,7 +108,7 @@ def test_help_is_whole_or_can_be_moved(size: Size, replay: bool) -> None:
     controls = Controls(replay=replay)
     controls.press("h", list(CHAIN))
     text = scrolled(value(), size, controls)
-    for named, what in (*LOOKING, *(REPLAYING if replay else OPERATING), *LEAVING):
+    for named, what in (*LOOKING, *(REPLAYING if replay else OPERATING), *LEAVING, *MEANINGS):
         assert named in text and words([what.split(",")[0]])[:20] in text, (named, text)
     assert controls.mode == "help"
     controls.press("x", list(CHAIN))

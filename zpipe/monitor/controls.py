@@ -31,6 +31,19 @@ REPLAYING = (
     ("space", "play, or stop"),
     ("+, -", "faster, slower"),
 )
+MEANINGS = (
+    ("*", "what holds the pipeline up: the sentence below the table says why"),
+    ("WORK, WAIT, BLKD", "shares of time: at work, without input, blocked by what follows"),
+    (
+        "LIM, RTRY, CALLS",
+        "shares of time held by `limit`, and waiting to try again; calls at once that `limit` allows now",
+    ),
+    ("ERR", "calls that were tried again, and frames that broke the protocol"),
+    ("P50, P99", "time in the stage"),
+    ("DEPTH", "messages that wait on a link: UNSENT, ON WAY, and QUEUED (of which BATCH in one that is not full)"),
+    ("WILL BE", "full or empty, if it goes on so; stale: for how long an end was not heard"),
+    ("UNACKED, REST", "not finished at the receiver; what the two ends do not agree on, 0 at rest"),
+)
 LEAVING = (("h, ?", "this; any other key: back"), ("q", "leave; the pipeline goes on"))
 
 

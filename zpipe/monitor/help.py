@@ -1,11 +1,11 @@
-"""The help of the screen. May live here: what its keys do, laid out for a width; pure."""
+"""The help of the screen. May live here: what its keys do and its columns mean, laid out for a width; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from zpipe.monitor.columns import Line, wrap
-from zpipe.monitor.controls import LEAVING, LOOKING, OPERATING, REPLAYING
+from zpipe.monitor.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING
 
 KEYS_WIDTH = 17
 BESIDE = 3 * KEYS_WIDTH
@@ -13,11 +13,12 @@ BESIDE = 3 * KEYS_WIDTH
 
 
 def help_lines(replay: bool, width: int) -> list[Line]:
-    return [
+    keys = [
         line
-        for keys, what in (*LOOKING, *(REPLAYING if replay else OPERATING), *LEAVING)
-        for line in _of(keys, what, width)
+        for key, what in (*LOOKING, *(REPLAYING if replay else OPERATING), *LEAVING)
+        for line in _of(key, what, width)
     ]
+    return [*keys, [], *(line for column, what in MEANINGS for line in _of(column, what, width))]
 
 
 def _of(keys: str, what: str, width: int) -> Iterator[Line]:

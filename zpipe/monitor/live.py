@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
@@ -77,7 +77,7 @@ def show(
             if now - said_at > SAID_S and controls.message:
                 controls.message = ""
             size = terminal.size
-            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(model, config, operator))
+            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(value, model, config, operator))
             terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
             if over or (not model.heard and now - began > give_up_s):
                 break
@@ -96,8 +96,10 @@ def _order(operator: Operator, command: Command) -> str:
         return str(error)
 
 
-def _waits(model: Model, config: PipelineConfig, operator: Operator) -> str:
+def _waits(value: dict[str, Any], model: Model, config: PipelineConfig, operator: Operator) -> str:
     """What is waited for while nothing was heard of."""
     if model.heard:
         return ""
-    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of yet ({operator.silence()})"
+    if any(stage["unheard"] for stage in value["stages"].values()):
+        return f"Listening for pipeline {config.name!r} ({operator.silence()})"
+    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of ({operator.silence()})"
