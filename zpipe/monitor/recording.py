@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import tempfile
 import zlib
 from bisect import bisect_right
@@ -21,6 +22,7 @@ from zpipe.errors import OperatorError
 from zpipe.monitor.moment import LATEST_S, possible
 
 VERSION = 1
+_MANY_DIGITS = re.compile(rb"\d{19}")
 _GZIP = 31
 """For zlib: the format of gzip files."""
 BACK_S, ON_S = 60.0, 366 * 86400.0
@@ -134,7 +136,7 @@ class Recording:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=_whole) if _MANY_DIGITS.search(line) else json.loads(line)
     except ValueError:
         return None
     sound = isinstance(row, dict) and isinstance(row.get("at"), int | float) and isinstance(row.get("snapshot"), dict)
@@ -149,6 +151,14 @@ def _impossible(at: float, before: list[float]) -> str:
     if step < -BACK_S:
         return f"its time is {-step:,.0f} s before that of the snapshot before it"
     return f"its time is {step / 86400.0:,.0f} days after that of the snapshot before it" if step > ON_S else ""
+
+
+def _whole(digits: str) -> int:
+    """Like every count of a snapshot it has 64 bits; raises ValueError for one with which nothing can be computed."""
+    number = int(digits)
+    if number.bit_length() > 64:
+        raise ValueError(digits)
+    return number
 
 
 def _created(path: Path) -> IO[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import pwd
 import subprocess
@@ -122,6 +123,10 @@ def warnings(config: PipelineConfig, called: str, root: Path, todo: list[Change]
     if root == Path("/") and not _has_user():
         found.append(
             f"there is no user {USER}: install zpipe-sysusers.conf in /etc/sysusers.d and run systemd-sysusers"
+        )
+    if config.prometheus and importlib.util.find_spec("prometheus_client") is None:
+        found.append(
+            f"what serves metrics needs prometheus_client: {Path(called).with_name('pip')} install 'zpipe[prometheus]'"
         )
     for change in todo:
         if change.action == "remove":
