@@ -143,7 +143,8 @@ def test_keys_pause_resume_details_help_and_a_drain_that_asks(start: Callable[[]
     terminal.press("d")
     terminal.wait(lambda lines: lines[-1].startswith("Drain the whole pipeline?"), "it asks again")
     terminal.press("y")
-    terminal.wait(lambda lines: not "".join(lines).strip(), "drained: every stage stopped, and the screen is left")
+    stopped = "zpipe: every instance of pipeline 'watched' has stopped"
+    terminal.wait(lambda lines: "".join(lines).strip() == stopped, "drained: the screen is left, with a word")
 
 
 def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_is_marked(

@@ -120,8 +120,11 @@ def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
     give_up_s = float("inf") if timeout is None else timeout
-    if not live.show(watch, Model(pipeline, now_s()), pipeline, interval_s, operator, keep, give_up_s):
+    model = Model(pipeline, now_s())
+    if not live.show(watch, model, pipeline, interval_s, operator, keep, give_up_s):
         raise _nobody(pipeline, watch, give_up_s)
+    if model.over:  # the screen is gone, and with it what it said
+        click.echo(f"zpipe: every instance of pipeline {pipeline.name!r} has stopped", err=True)
     return ExitCode.DONE
 
 
