@@ -59,7 +59,7 @@ $(WHEELS): pyproject.toml
 	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "make: test-systemd needs a python3 of the system's, not one below /root" >&2; exit 1; }
 	rm -rf build/wheels build/wheels-venv
 	"$(SYSTEM_PYTHON)" -m venv build/wheels-venv
-	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels . 'hatchling>=1.27'
+	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[prometheus]' 'hatchling>=1.27'
 	rm -f build/wheels/zpipe-*.whl
 	@touch $@
 

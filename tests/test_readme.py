@@ -10,8 +10,8 @@ from zpipe.cli import COMMANDS
 from zpipe.errors import ExitCode
 from zpipe.hookspecs import Context
 from zpipe.messages import Message
+from zpipe.monitor.footer import BETWEEN, KEYS
 from zpipe.monitor.rows import LINK_COLUMNS, STAGE_COLUMNS
-from zpipe.monitor.screen import KEYS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,7 +50,7 @@ def test_the_screen_shown_is_one_of_today_s() -> None:
     for first in ("STAGE", "LINK"):
         (head,) = [line for line in lines if line.split()[:1] == [first]]
         assert all(any(word in one.split() for one in heads) for word in head.split()), head
-    assert lines[-1] == KEYS
+    assert lines[-1] == BETWEEN.join(KEYS)
     assert any("parse is the limit" in line for line in lines)
     assert max(map(len, lines)) <= 100
 

@@ -175,6 +175,21 @@ def test_check_says_ok_or_what_is_wrong_in_one_line(pipeline: Path) -> None:
     assert result.stdout.count("\n") == 1
 
 
+def test_who_is_missing_is_absent_only_after_it_was_waited_for(config: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen([*ZPIPE, "stage", str(config), "sink"], stderr=subprocess.DEVNULL)
+        )
+        stack.callback(process.kill)
+        deadline = time.monotonic() + DEADLINE_S
+        while (result := monitor(config, "--once", "--json", "--timeout", "1")).returncode != ExitCode.DONE:
+            assert time.monotonic() < deadline, result
+        (make, sink) = json.loads(result.stdout)["stages"].values()
+        assert (make["state"], make["unheard"], sink["state"]) == ("UNHEARD", [1], "RUNNING")
+        (make, _) = json.loads(monitor(config, "--once", "--json").stdout)["stages"].values()
+        assert (make["state"], make["absent"], make["unheard"]) == ("ABSENT", [1], [])
+
+
 def test_a_check_of_what_does_not_run_is_no_peer(config: Path) -> None:
     assert monitor(config, "--check", "--timeout", "0.3").returncode == ExitCode.NO_PEER
 

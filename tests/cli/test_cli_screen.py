@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from tmux import Tmux, monitor, shape
 
+from zpipe.monitor.footer import QUESTIONS
+
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = """
 [pipeline]
@@ -98,6 +100,16 @@ def test_screens_of_every_size_follow_the_same_terminal(start: Callable[[], obje
         )
         assert max(map(len, lines)) <= width
         assert ("BYTES" in "\n".join(lines)) == (width >= 120)
+    terminal.press("d")
+    for width, height in ((40, 12), (60, 20)):
+        terminal.resize(width, height)
+        terminal.wait(
+            lambda lines, height=height: len(lines) == height and QUESTIONS[0] in " ".join(" ".join(lines).split()),
+            f"the question is whole in {width}x{height}",
+        )
+    terminal.press("n", "Escape")
+    terminal.resize(10, 3)
+    terminal.wait(lambda lines: lines[-1] == "q quit", "the smallest window has the way out")
     assert terminal.ask("alternate_on") == "1"
     terminal.press("q")
     terminal.wait(lambda lines: not "".join(lines).strip(), "the terminal is as it was")
@@ -120,6 +132,7 @@ def test_keys_pause_resume_details_help_and_a_drain_that_asks(start: Callable[[]
     terminal.wait(lambda lines: any("sort.1 goes on" in line for line in lines), "it was resumed")
     terminal.press("s")
     terminal.wait(lambda lines: lines[-1].startswith("sorted by depth"), "sorted")
+    terminal.wait(lambda lines: lines[-1].startswith("j/k choose"), "after a while the keys are there again")
     terminal.press("h")
     terminal.wait(lambda lines: any(line.startswith("enter") for line in lines), "help")
     terminal.press("x")
@@ -130,7 +143,8 @@ def test_keys_pause_resume_details_help_and_a_drain_that_asks(start: Callable[[]
     terminal.press("d")
     terminal.wait(lambda lines: lines[-1].startswith("Drain the whole pipeline?"), "it asks again")
     terminal.press("y")
-    terminal.wait(lambda lines: not "".join(lines).strip(), "drained: every stage stopped, and the screen is left")
+    stopped = "zpipe: every instance of pipeline 'watched' has stopped"
+    terminal.wait(lambda lines: "".join(lines).strip() == stopped, "drained: the screen is left, with a word")
 
 
 def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_is_marked(
@@ -138,9 +152,13 @@ def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_i
 ) -> None:
     terminal = open_terminal(100, 30)
     lines = terminal.wait(
+        lambda lines: any("Listening for pipeline" in line for line in lines), "it does not know yet whether it runs"
+    )
+    assert sum(" unheard " in line for line in lines) == 3
+    lines = terminal.wait(
         lambda lines: any("Waiting for pipeline" in line for line in lines), "it says what it waits for"
     )
-    assert sum("absent" in line for line in lines) == 3
+    assert sum(" absent " in line for line in lines) == 3
     processes = start()
     terminal.wait(all_run, "then it is there")
     processes["sink"].send_signal(signal.SIGKILL)
@@ -183,6 +201,18 @@ def test_ctrl_z_gives_the_terminal_back_and_what_was_there_is_drawn_again(
         terminal.wait(lambda lines: terminal.ask("alternate_on") == "1" and all_run(lines), "the screen is back")
         terminal.press("q")
         terminal.wait(lambda lines: "visible" in lines, "its keys work")
+
+
+def test_without_a_keyboard_it_says_how_to_leave(start: Callable[[], object], config: Path, home: Path) -> None:
+    start()
+    with ExitStack() as stack:
+        command = " ".join(monitor(config))
+        terminal = Tmux(home, ["bash", "-c", f"exec {command} < /dev/null"], 104, 30)
+        stack.callback(terminal.close)
+        terminal.wait(lambda lines: all_run(lines) and lines[-1].startswith("Ctrl-C quits"), "it shows the pipeline")
+        terminal.press("C-c")
+        terminal.wait(lambda _: terminal.ask("pane_dead") == "1", "it has ended")
+        assert (terminal.ask("alternate_on"), terminal.ask("pane_dead_status")) == ("0", "0")
 
 
 def test_without_colour_there_is_none(start: Callable[[], object], open_terminal: Open) -> None:

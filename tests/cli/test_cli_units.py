@@ -126,6 +126,26 @@ def test_says_what_would_keep_the_units_from_running(
     assert shown.stderr == ""
 
 
+def test_metrics_have_a_unit_while_the_config_says_where_they_are_served(
+    call: Call, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, text = tmp_path / "root", good.read_text()
+    drop_in = "zpipe-monitor@good.service.d/50-pipeline.conf"
+    good.write_text(text + '[telemetry]\nprometheus = "127.0.0.1:9464"\n')
+    assert "prometheus_client" not in call("units", good, "--root", root, "--install").stderr
+    assert "\nWants=zpipe-monitor@good.service\n" in units(root)["zpipe-good.target"]
+    assert {"zpipe-monitor@.service", drop_in} <= set(units(root))
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    shown = call("units", good, "--root", root)
+    assert "what serves metrics needs prometheus_client" in shown.stderr
+    good.write_text(text)
+    done = call("units", good, "--root", root, "--install")
+    assert "zpipe-monitor@good.service is not in the config any more: systemctl stop it, if it runs" in done.stderr
+    assert drop_in not in units(root)
+    assert "zpipe-monitor" not in units(root)["zpipe-good.target"]
+
+
 def test_as_json(call: Call, good: Path, tmp_path: Path) -> None:
     shown = json.loads(call("units", good, "--root", tmp_path, "--install", "--json").stdout)
     assert (shown["pipeline"], shown["target"], shown["installed"]) == ("good", "zpipe-good.target", True)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,16 @@ HEADS = {"STAGE", "STATE", "N", "IN/s", "OUT/s", "WORK", "BLKD", "LATELY", "LINK
 """Columns that a screen has whatever numbers stand in it."""
 
 
+_NUMBERS = count(1)
+
+
 class Tmux:
     """One window of `width` x `height` in which `command` runs."""
 
     def __init__(self, home: Path, command: list[str], width: int, height: int, **env: str) -> None:
         if shutil.which("tmux") is None:
             pytest.skip("tmux is not installed (.ci/run installs it)")
-        self._socket = str(home / f"tmux-{width}x{height}")
+        self._socket = str(home / f"tmux-{next(_NUMBERS)}")  # a server that ends may hold its socket for a moment yet
         words = ["exec", "env", *(f"{key}={value}" for key, value in env.items()), *command]
         self._tmux(
             *("-f", "/dev/null", "start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";"),
@@ -79,7 +83,7 @@ def shape(lines: list[str]) -> str:
             found.append(" ".join(word for word in words if word in HEADS))
         elif "->" in words:
             found.append(" ".join(words[: words.index("->") + 2]))
-        elif len(words) > 1 and words[1] in ("run", "paused", "silent", "absent", "stop", "drain"):
+        elif len(words) > 1 and words[1] in ("run", "paused", "silent", "absent", "unheard", "stop", "drain"):
             found.append(" ".join(words[:2]))
         elif " is the limit: " in line:
             found.append(line.split(":")[0])

@@ -105,7 +105,7 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
 
 
 def served(model: Model, at: float, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
-    monkeypatch.setattr("zpipe.monitor.exporter.time.time", lambda: at)
+    monkeypatch.setattr("zpipe.monitor.exporter.now_s", lambda: at)
     return [(s.name, s.labels, s.value) for family in Collector(model).collect() for s in family.samples]
 
 
@@ -187,7 +187,7 @@ def settled(found: dict[str, list[Sample]]) -> bool:
 def test_every_metric_is_served_and_true(config: Path) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(exporter(config))
-        assert total(scrape(url), "zpipe_instances", state="ABSENT") == 4, "it serves before the pipeline is up"
+        assert total(scrape(url), "zpipe_instances", state="UNHEARD") == 4, "it serves before the pipeline is up"
         for stage, instance in (("sink", 1), ("sink", 2), ("sort", 1), ("make", 1)):
             command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
             process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
@@ -213,6 +213,42 @@ def test_every_metric_is_served_and_true(config: Path) -> None:
     assert {labels["outlet"] for _, labels, _ in found["zpipe_link_depth_messages"]} == {""}
     assert len(found["zpipe_link_depth_messages"]) == 2
     assert len(found["zpipe_resident_bytes"]) == 4
+
+
+def served_by(*options: str) -> tuple[str, int]:
+    """What it says, and its exit code after SIGTERM."""
+    command = [sys.executable, "-m", "zpipe", "monitor", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+        rest = process.stderr.read()
+        assert rest == "", rest
+        return line, process.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--prometheus", "CONFIG"),
+        ("CONFIG", "--prometheus"),
+        ("--prometheus", "127.0.0.1:0", "CONFIG"),
+        ("CONFIG", "--prometheus", "127.0.0.1:0"),
+        ("--prometheus=127.0.0.1:0", "CONFIG"),
+    ],
+)
+def test_the_option_stands_anywhere_with_an_address_or_without(config: Path, options: tuple[str, ...]) -> None:
+    line, code = served_by(*(str(config) if one == "CONFIG" else one for one in options))
+    assert line.startswith("zpipe: metrics of pipeline 'measured' at http://127.0.0.1:"), line
+    assert code == ExitCode.DONE
+
+
+@pytest.mark.parametrize("options", [("--prometheus",), ("--prometheus", "127.0.0.1:0"), ()])
+def test_without_a_config_it_says_so(options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "zpipe", "monitor", *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == ExitCode.USAGE
+    assert "Missing argument 'CONFIG'" in result.stderr
 
 
 @pytest.mark.parametrize(

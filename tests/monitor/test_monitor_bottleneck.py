@@ -294,3 +294,19 @@ def test_a_paused_stage_is_named_and_what_to_do() -> None:
     watched.sim.pause(("map", 1), 1000.0)
     found = watched.run(5.0)["bottleneck"]
     assert (found["stage"], found["kind"], found["advice"]) == ("map", "paused", "resume map")
+
+
+@pytest.mark.parametrize(
+    ("state", "at", "why", "advice"),
+    [
+        ("RUNNING", 110.0, "map is silent and 40 messages wait for it", "see its log, or restart map"),
+        ("FAILED", 101.0, "map has failed and 40 messages wait for it", "see its log, and start map"),
+    ],
+)
+def test_a_stage_that_does_not_work_is_named_with_what_to_do(state: str, at: float, why: str, advice: str) -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("map", state=state, at=100.0))
+    model.add(snapshot("read", [link("map", 100, unsent=40)], at=at))
+    verdict = model.as_json(at)["bottleneck"]
+    assert (verdict["kind"], verdict["why"]) == ("down", why)
+    assert advice in verdict["advice"]

@@ -50,6 +50,13 @@ def test_who_is_missing_silent_or_failed_is_wrong_without_any_threshold() -> Non
     ]
 
 
+def test_who_was_not_heard_of_yet_is_not_said_to_be_gone() -> None:
+    model = Model(config(CHAIN), 99.5)
+    for stage in ("read", "map"):
+        model.add(snapshot(stage, at=100.0))
+    assert wrong(model.as_json(100.0), Thresholds()) == ["sink.1 is not heard of yet: allow more --timeout"]
+
+
 def test_a_stage_that_takes_no_more_or_waits_for_a_disk_is_wrong_without_any_threshold() -> None:
     now = value(stopped_by="a storm", held_by="the disk is full")
     assert wrong(now, Thresholds()) == ["map.1 takes no more: a storm", "map.1 is held up: the disk is full"]

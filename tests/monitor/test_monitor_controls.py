@@ -97,16 +97,40 @@ def test_what_changed_is_said_once() -> None:
     events.add(after, 2.0)
     assert [event.text for event in events.recent] == [
         "map.1 is paused",
-        "map.1 2 dead letters, 2 in all",
-        "map.1 1 frame that broke the protocol, 1 in all",
-        "map.1 limit 8 -> 4 (throttled)",
         "map.1 redelivered 4 to sink",
         "map.1 lost sink.1",
+        "map.1 limit 8 -> 4 (throttled)",
+        "map.1 2 dead letters, 2 in all",
+        "map.1 1 frame that broke the protocol, 1 in all",
     ]
     events.add(after, 3.0)
     assert len(events.recent) == 6
     events.add(after | {"incarnation": "i2", "dead": 0}, 4.0)
     assert events.recent[-1].text == "map.1 was restarted: incarnation i2"
+
+
+def test_dead_letters_in_a_row_are_one_event() -> None:
+    events = Events()
+    for n in range(5):
+        events.add(snapshot("map", received=20, dead=n), float(n))
+    assert [(event.at, event.text) for event in events.recent] == [(4.0, "map.1 4 dead letters, 4 in all")]
+    events.add(snapshot("map", received=20, dead=4, paused=True), 5.0)
+    events.add(snapshot("map", received=20, dead=5, paused=True), 6.0)
+    assert [event.text for event in events.recent][1:] == ["map.1 is paused", "map.1 1 dead letter, 5 in all"]
+
+
+def test_what_goes_on_beside_something_else_that_does_is_one_event_each() -> None:
+    events = Events()
+    for n, limit in enumerate((4, 5, 6, 3, 4)):
+        reason = "throttled" if limit == 3 else "growing"
+        events.add(snapshot("map", received=20, dead=n), float(n))
+        events.add(snapshot("sink", limit={"limit": limit, "reason": reason}), n + 0.5)
+    assert [event.text for event in events.recent] == [
+        "map.1 4 dead letters, 4 in all",
+        "sink.1 limit 3 -> 4 (growing), 4 changes in a row",
+    ]
+    events.add(snapshot("sink", limit={"limit": 5, "reason": "throttled"}), 9.0)
+    assert events.recent[-1].text == "sink.1 limit 4 -> 5, 5 changes in a row"
 
 
 def test_silence_and_its_end_are_events() -> None:

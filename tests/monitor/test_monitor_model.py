@@ -10,7 +10,7 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link,
 
 from zpipe.monitor.columns import width_of
 from zpipe.monitor.flow import slope, split
-from zpipe.monitor.model import Model
+from zpipe.monitor.model import CONNECT_S, SILENT_INTERVALS, Model
 from zpipe.monitor.status import status
 
 
@@ -30,6 +30,46 @@ def test_nothing_heard_is_absent_and_has_the_whole_shape() -> None:
     keys = {"from", "to", "outlet", "depth", "depth_bytes", "oldest_s", "rate", "full_in_s", "empty_in_s"}
     assert all(keys | {"credit", "in_flight", "unsent"} <= set(row) for row in value["links"])
     json.dumps(value, allow_nan=False)
+
+
+def test_who_was_not_heard_yet_is_not_said_to_be_gone() -> None:
+    began = 100.0
+    patience_s = SILENT_INTERVALS * 1.0 + CONNECT_S
+    model = Model(config(CHAIN, {"map": 2}), began)
+    model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=1.0)), began)
+    model.add(snapshot("sink"), began)
+    early = model.as_json(began + patience_s - 0.1)
+    assert (early["stages"]["map"]["state"], early["bottleneck"]) == ("UNHEARD", None)
+    assert (early["stages"]["map"]["unheard"], early["stages"]["map"]["absent"]) == ([1, 2], [])
+    model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=1.0)), 103.5)
+    late = model.as_json(began + patience_s)
+    assert (late["stages"]["map"]["state"], late["bottleneck"]["kind"]) == ("ABSENT", "down")
+    assert (late["stages"]["map"]["unheard"], late["stages"]["map"]["absent"]) == ([], [1, 2])
+
+
+def test_nothing_is_blamed_while_a_sibling_is_still_unheard() -> None:
+    model = Model(config(CHAIN, {"map": 2}), 100.0)
+    rows = [link("map", 4000, unsent=UNSENT_BOUND)]
+    model.add(snapshot("read", rows, received=976, budget=budget(blocked=0.9), rate_out=1e4), 100.0)
+    model.add(snapshot("map", received=976, budget=budget(working=0.97), rate_in=1e4, rate_out=1e4), 100.0)
+    model.add(snapshot("sink"), 100.0)
+    assert model.as_json(100.5)["bottleneck"] is None
+    model.add(snapshot("map", instance=2, received=976, budget=budget(working=0.97), rate_out=1e4), 100.6)
+    assert model.as_json(100.7)["bottleneck"]["stage"] == "map"
+
+
+@pytest.mark.parametrize("at", [-1.0, 1e300, 1e12, float("nan"), float("inf")])
+def test_a_snapshot_of_a_time_that_cannot_be_changes_nothing(at: float) -> None:
+    def heard(*strange: float) -> dict[str, Any]:
+        model = Model(config(CHAIN))
+        for n in range(6):
+            assert model.add(snapshot("read", [link("map", 10 * n)], received=10 * n, at=1000.0 + n), 1000.0 + n)
+            for one in strange:
+                assert not model.add(snapshot("read", [link("map", 999)], received=999, at=one), 1000.0 + n)
+        return model.as_json(1006.0)
+
+    assert heard(at) == heard()
+    assert heard(at)["stages"]["read"]["rate_in"] == pytest.approx(10.0)
 
 
 def test_a_stage_is_in_the_least_advanced_state_of_its_instances() -> None:

@@ -99,6 +99,52 @@ def test_what_is_no_recording_is_refused_in_words(tmp_path: Path, text: str, sai
         Recording(path, "p")
 
 
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("-5.0", r"r:5: -5.0 is no time since 1970"),
+        ("NaN", r"r:5: nan is no time since 1970"),
+        ("Infinity", r"r:5: inf is no time since 1970"),
+        ("1e300", r"r:5: 1e\+300 is no time since 1970"),
+        ("989201.0", r"r:5: its time is 10,801 s before that of the snapshot before it"),
+        ("2e9", r"r:5: its time is 23,137 days after that of the snapshot before it"),
+    ],
+)
+def test_times_that_cannot_be_are_refused_with_their_line(tmp_path: Path, at: str, said: str) -> None:
+    path = tmp_path / "r"
+    recorder = Recorder(path, "p", 1.0)
+    for n in range(3):
+        recorder.add(snapshot("map", at=BEGAN + n), BEGAN + n - 1.0 * (n == 1))
+    recorder.close()
+    with path.open("a") as file:
+        file.write(f'{{"at":{at},"snapshot":{json.dumps(snapshot("map"))}}}\n')
+    with pytest.raises(OperatorError, match=said):
+        Recording(path, "p")
+
+
+def test_a_line_with_a_number_that_no_snapshot_has_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    record(path, 3)
+    with path.open("a") as file:
+        for key in ("at", "received", "queued_bytes"):
+            file.write(json.dumps({"at": BEGAN + 3, "snapshot": snapshot("map") | {key: 10**400}}) + "\n")
+        file.write(json.dumps({"at": BEGAN + 3, "snapshot": snapshot("map", note="1" * 30)}) + "\n")
+    recording = Recording(path, "p")
+    assert len(list(recording.between(BEGAN + 2, BEGAN + 3))) == 1
+    tape = Tape(recording, CONFIG)
+    tape.move(recording.ended)
+    assert tape.value["stages"]["map"]["state"] == "RUNNING"
+    recording.close()
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "NaN", "1e300"])
+def test_an_interval_that_cannot_be_is_refused(tmp_path: Path, interval: str) -> None:
+    path = tmp_path / "r"
+    path.write_text(f'{{"recording":1,"pipeline":"p","interval_s":{interval}}}\n')
+    with pytest.raises(OperatorError, match="r:1: its interval_s is"):
+        Recording(path, "p")
+
+
 def test_no_file_is_written_over(tmp_path: Path) -> None:
     path = tmp_path / "r"
     Recorder(path, "p", 1.0).close()

@@ -99,9 +99,9 @@ def events(after: str, unit: str) -> list[str]:
 class Service:
     """One instance's unit."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, template: str = "zpipe") -> None:
         self.instance = instance
-        self.name = f"zpipe@{instance}.service"
+        self.name = f"{template}@{instance}.service"
 
     def show(self, *properties: str) -> dict[str, str]:
         shown = run("systemctl", "show", self.name, *(f"--property={one}" for one in properties)).stdout
@@ -176,6 +176,11 @@ class Pipeline:
     def service(self, stage: str, n: int = 1) -> Service:
         return Service(f"{self.name}.{stage}.{n}")
 
+    @property
+    def monitor(self) -> Service:
+        """What serves its metrics."""
+        return Service(self.name, "zpipe-monitor")
+
     def start(self) -> None:
         shell(f"systemctl daemon-reload; systemctl start {self.target}")
 
@@ -186,10 +191,11 @@ class Pipeline:
     def remove(self) -> None:
         """Whatever it does, it is gone after this."""
         run("systemctl", "kill", "-s", "KILL", f"zpipe@{self.name}.*")
-        run("systemctl", "stop", self.target, f"zpipe@{self.name}.*")
-        run("bash", "-c", f"rm -rf {UNITS}/{self.target} {UNITS}/zpipe@{self.name}.*.service.d {self.config}")
+        run("systemctl", "stop", self.target, f"zpipe@{self.name}.*", self.monitor.name)
+        drop_ins = f"{UNITS}/zpipe@{self.name}.*.service.d {UNITS}/{self.monitor.name}.d"
+        run("bash", "-c", f"rm -rf {UNITS}/{self.target} {drop_ins} {self.config}")
         run("systemctl", "daemon-reload")
-        run("systemctl", "reset-failed", f"zpipe@{self.name}.*")
+        run("systemctl", "reset-failed", f"zpipe@{self.name}.*", self.monitor.name)
 
     # ---- results
 

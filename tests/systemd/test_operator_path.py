@@ -14,6 +14,7 @@ import pytest
 from machine import DATA, UNITS, Pipeline, blocks, events, journal, run, sections, shell, since, wait_until
 
 TABLE = "squares"
+METRICS = "http://127.0.0.1:9464/metrics"
 SECTIONS = [name for name in sections() if blocks(name)]
 ORDER = ["read", "square", "store"]
 """Head first."""
@@ -73,6 +74,18 @@ def looked_at(path: Path) -> None:
     assert {link["to"]: link["depth"] >= 0 for link in shown["links"]} == {"square": True, "store": True}
 
 
+def metered(path: Path) -> None:
+    monitor = path.steady.monitor
+    assert "zpipe_instances{" in path.said[0], "start returns when it serves"
+    assert monitor.status == "metrics of pipeline 'steady' at http://127.0.0.1:9464/metrics"
+    assert monitor.get("PartOf") == path.steady.target
+    running = 'stage="square",state="RUNNING"} 2.0'
+    wait_until(lambda: running in run("curl", "--silent", METRICS).stdout, "it has heard of the instances")
+    dead = monitor.kill()
+    monitor.wait_active(other_than=dead)
+    wait_until(lambda: running in run("curl", "--silent", METRICS).stdout, "it is started again")
+
+
 def log_read(path: Path) -> None:
     last = path.said[0].splitlines()[-1]
     assert last.startswith("event=ready plugin=sqlite "), path.said[0]
@@ -115,6 +128,8 @@ def stopped(path: Path) -> None:
             at for stage, at in asked if stage == downstream
         )
     assert not any("SIGKILL" in str(entry["MESSAGE"]) for entry in journal(path.start))
+    ended = path.steady.monitor.wait_state("inactive", "failed")
+    assert (ended["ActiveState"], ended["ExecMainStatus"]) == ("inactive", "0"), "it stops with the target, in order"
     last = path.steady.assert_exactly_once(TABLE)
     assert path.steady.position() == last
     assert path.steady.query(f"SELECT count(*) FROM {TABLE} WHERE square != id * id") == [(0,)]
@@ -175,6 +190,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "Install": installed_,
     "Add a pipeline": added,
     "Look": looked_at,
+    "Serve metrics": metered,
     "Read the log": log_read,
     "Restart one": restarted,
     "Scale": scaled,

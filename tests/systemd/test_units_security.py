@@ -24,9 +24,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     env = {"ZPIPE_RUNTIME_DIR": "/run/zpipe"}
     folder = root / install.FOLDER
-    for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml"):
+    for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml", GOLDEN / "metered.toml"):
         pipeline = load(config, env=env, only="")
-        wanted = text.files(pipeline, install.template(), text.PROGRAM)
+        wanted = text.files(pipeline, install.templates(), text.PROGRAM)
         install.apply(folder, install.changes(folder, pipeline.name, wanted))
     return root
 
@@ -51,6 +51,22 @@ def test_exposure(root: Path, unit: str, most: float) -> None:
     assert code == 0, shown
 
 
+@pytest.mark.parametrize(("address", "most"), [("127.0.0.1:9464", TCP), ("0.0.0.0:9464", TCP)])
+def test_exposure_of_what_serves_metrics(tmp_path: Path, address: str, most: float) -> None:
+    config = tmp_path / "metered.toml"
+    config.write_text((GOLDEN / "metered.toml").read_text().replace("127.0.0.1:9464", address))
+    pipeline = load(config, env={"ZPIPE_RUNTIME_DIR": "/run/zpipe"}, only="")
+    folder = tmp_path / install.FOLDER
+    install.apply(
+        folder, install.changes(folder, pipeline.name, text.files(pipeline, install.templates(), text.PROGRAM))
+    )
+    threshold = f"--threshold={round(most * 10)}"
+    code, shown = analyze(
+        "security", "--offline=true", f"--root={tmp_path}", threshold, "zpipe-monitor@metered.service"
+    )
+    assert code == 0, shown
+
+
 def test_readme_has_the_scores(root: Path) -> None:
     page = " ".join((ROOT / "systemd" / "README.md").read_text().split())
     said = re.search(
@@ -64,13 +80,17 @@ def test_readme_has_the_scores(root: Path) -> None:
 
 def test_every_opening_has_its_reason_beside_it() -> None:
     """What `security` counts against the template stands below a comment that says why, or is no setting of it."""
-    lines = install.template().splitlines()
-    for setting in ("RestrictAddressFamilies=AF_UNIX", "SystemCallFilter=sched_setscheduler", "ProcSubset=all"):
-        assert lines[lines.index(setting) - 1].startswith("# Open: "), setting
+    common = ("SystemCallFilter=sched_setscheduler", "ProcSubset=all")
+    for name, own in ((text.TEMPLATE, "AF_UNIX"), (text.MONITOR, "AF_UNIX AF_INET AF_INET6")):
+        lines = install.templates()[name].splitlines()
+        for setting in (*common, f"RestrictAddressFamilies={own}"):
+            assert lines[lines.index(setting) - 1].startswith("# Open: "), (name, setting)
 
 
 def test_verify_has_nothing_to_say(make: MakePipeline) -> None:
     make("steady", (ROOT / "configs" / "steady.toml").read_text())
     make("tcp", (GOLDEN / "tcp.toml").read_text())
-    names = ["zpipe-steady.target", "zpipe-tcp.target", "zpipe@steady.read.1.service", "zpipe@tcp.far.1.service"]
+    make("metered", (GOLDEN / "metered.toml").read_text())
+    names = ["zpipe-metered.target", "zpipe-monitor@metered.service", "zpipe-steady.target", "zpipe-tcp.target"]
+    names += ["zpipe@steady.read.1.service", "zpipe@tcp.far.1.service"]
     assert analyze("verify", "--man=no", *names) == (0, "")

@@ -13,13 +13,27 @@ from zpipe.units.names import Unit, config_path, parse
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 ENV = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "STDLIB": "/usr/lib/python3"}
-GOLDEN = {"steady": CONFIGS / "steady.toml", "tcp": HERE / "golden" / "tcp.toml"}
+TEMPLATES = (text.TEMPLATE, text.MONITOR)
+GOLDEN = {
+    "metered": HERE / "golden" / "metered.toml",
+    "steady": CONFIGS / "steady.toml",
+    "tcp": HERE / "golden" / "tcp.toml",
+}
+
+
+def settings(template: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in template.splitlines():
+        key, equals, setting = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(key, []).append(setting)
+    return found
 
 
 def rendered(path: Path) -> str:
     """All files but the template, one after the other."""
-    made = text.files(load(path, env=ENV, only=""), "", "/opt/zpipe/bin/zpipe")
-    return "".join(f"==> {name}\n{made[name]}\n" for name in sorted(made) if name != text.TEMPLATE)
+    made = text.files(load(path, env=ENV, only=""), dict.fromkeys(TEMPLATES, ""), "/opt/zpipe/bin/zpipe")
+    return "".join(f"==> {name}\n{made[name]}\n" for name in sorted(made) if name not in TEMPLATES)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -28,11 +42,32 @@ def test_files_of_a_pipeline(name: str) -> None:
 
 
 def test_template_is_shipped_with_the_path_that_is_replaced() -> None:
-    shipped = install.template()
-    assert f"\nExecStart={text.PROGRAM} stage --unit %i\n" in shipped
-    made = text.files(load(CONFIGS / "steady.toml", env=ENV, only=""), shipped, "/srv/zpipe")[text.TEMPLATE]
-    assert text.PROGRAM not in made
-    assert made.count("/srv/zpipe ") == shipped.count(f"{text.PROGRAM} ") == 2
+    shipped = install.templates()
+    assert f"\nExecStart={text.PROGRAM} stage --unit %i\n" in shipped[text.TEMPLATE]
+    assert f"\nExecStart={text.PROGRAM} monitor /etc/zpipe/%i.toml --prometheus\n" in shipped[text.MONITOR]
+    made = text.files(load(GOLDEN["metered"], env=ENV, only=""), shipped, "/srv/zpipe")
+    for name, times in ((text.TEMPLATE, 2), (text.MONITOR, 1)):
+        assert text.PROGRAM not in made[name]
+        assert made[name].count("/srv/zpipe ") == shipped[name].count(f"{text.PROGRAM} ") == times
+
+
+def test_metrics_have_a_unit_only_where_the_config_says_where_they_are_served() -> None:
+    made = text.files(load(CONFIGS / "steady.toml", env=ENV, only=""), install.templates(), "/srv/zpipe")
+    assert not any("zpipe-monitor" in name + content for name, content in made.items() if name != text.TEMPLATE)
+
+
+def test_the_monitor_is_shut_in_like_a_stage() -> None:
+    """Whatever both templates set is set to the same, but for what only one of them needs."""
+    stage, monitor = (settings(install.templates()[name]) for name in (text.TEMPLATE, text.MONITOR))
+    folders = {f"{kind}Directory{what}" for kind in ("Runtime", "State") for what in ("", "Mode", "Preserve")}
+    watched = {"WatchdogSec", "TimeoutAbortSec", "OOMPolicy", "ExecReload", "ReadWritePaths", "KillMode"}
+    network = {"PrivateNetwork", "RestrictAddressFamilies"}
+    log = {"SyslogIdentifier", "SyslogLevelPrefix", "SyslogLevel"}
+    differ = {key for key in stage | monitor if stage.get(key) != monitor.get(key)}
+    assert differ <= folders | watched | network | log | {"Description", "ExecStart", "IPAddressAllow"} | {
+        "TimeoutStartSec",
+        "TimeoutStopSec",
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from zpipe import __version__
-from zpipe.errors import ExitCode, ZpipeError
+from zpipe.errors import ExitCode, OperatorError, ZpipeError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
     "run": "Run a whole pipeline in this terminal until its sources end.",
@@ -43,6 +50,14 @@ class _Group(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _output():  # --help and --version print here
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _output():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from zpipe.plugin import nearest_name
 
@@ -58,8 +73,32 @@ def group() -> None:
     """Independent pipeline stages, connected by bounded queues over ZeroMQ, with no broker."""
 
 
+@contextmanager
+def _output() -> Iterator[None]:
+    """What is printed may have nowhere to go. A reader that went away (`| head`) is no fault, and click would end with 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        _abandon_output()
+        raise click.exceptions.Exit(ExitCode.DONE) from None
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _abandon_output()
+        raise OperatorError(f"cannot write the output: {error.strerror}") from None
+
+
+def _abandon_output() -> None:
+    """What is in stdout's buffer still would be written at the exit, and fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def main() -> None:
     """The console script: a mistake of the user's ends in one clear message and an exit code, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the locale has no character for is still no traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = group.main(standalone_mode=False)
     except click.Abort:
@@ -70,7 +109,4 @@ def main() -> None:
     except ZpipeError as error:
         click.echo(f"zpipe: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:  # the reader of our output went away (| head)
-        sys.stderr.close()
-        code = ExitCode.DONE
     sys.exit(int(code or 0))

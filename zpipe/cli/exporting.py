@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import click
 
 from zpipe.config import PipelineConfig, values
+from zpipe.config.model import PROMETHEUS
 from zpipe.errors import ExitCode
 
 
 def export(pipeline: PipelineConfig, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
+    from zpipe.daemon.sdnotify import Notifier
     from zpipe.daemon.watch import Watch
     from zpipe.monitor import exporter
+    from zpipe.monitor.app import now_s
     from zpipe.monitor.model import Model
 
     try:
-        host, port = values.host_port(given or pipeline.prometheus)
+        host, port = values.host_port(given or pipeline.prometheus or PROMETHEUS)
     except ValueError as problem:
         raise click.BadParameter(str(problem), param_hint="--prometheus") from None
-    watch = Watch(pipeline, os.environ)
+    watch, notifier = Watch(pipeline, os.environ), Notifier(os.environ)
+
+    def ready(url: str) -> None:
+        text = f"metrics of pipeline {pipeline.name!r} at {url}"
+        click.echo(f"zpipe: {text}", err=True)
+        notifier.send("READY=1", f"STATUS={text}")
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         exporter.serve(
             watch,
-            Model(pipeline),
+            Model(pipeline, now_s()),
             host,
             port,
-            lambda url: click.echo(f"zpipe: metrics of pipeline {pipeline.name!r} at {url}", err=True),
+            ready,
         )
     except KeyboardInterrupt:
         pass  # the way out
     finally:
+        notifier.close()
         watch.close()
     return ExitCode.DONE

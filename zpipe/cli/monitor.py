@@ -28,7 +28,7 @@ REDRAW_S = 0.25
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", required=False, metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Show it once, as soon as every instance was heard of.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(
@@ -54,7 +54,9 @@ REDRAW_S = 0.25
 @click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Keep what is heard; .gz: compressed.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show what was recorded instead.")
 @click.option("--at", metavar="TIME", help="With --replay --once: when; +90s from its start, or 2026-01-31T12:00:00.")
-def command(config: Path, once: bool, as_json: bool, timeout: float | None, check: bool, **options: Any) -> ExitCode:
+def command(
+    config: Path | None, once: bool, as_json: bool, timeout: float | None, check: bool, **options: Any
+) -> ExitCode:
     """Show states, depths and rates of a running pipeline, and what holds it up.
 
     In a terminal it is a screen with keys (h: help), which also waits for a pipeline that is not up yet. Piped, it is text.
@@ -63,9 +65,10 @@ def command(config: Path, once: bool, as_json: bool, timeout: float | None, chec
     Exit codes: 0 done, 1 with --check: something is wrong, 5 no instance of the pipeline is running.
     """
     monitoring.refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
-    pipeline = load(config, only="")  # whoever looks on needs none of the plugins
-    if options["prometheus"] is not None:
-        return export(pipeline, options["prometheus"])
+    path, address = monitoring.config_and_address(config, options["prometheus"])
+    pipeline = load(path, only="")  # whoever looks on needs none of the plugins
+    if address is not None:
+        return export(pipeline, address)
     try:
         if options["replay"] is not None:
             return _replay(pipeline, options["replay"], options["at"], once, as_json)
@@ -111,13 +114,17 @@ def _is_screen() -> bool:
 
 def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
     from zpipe.monitor import live
+    from zpipe.monitor.app import now_s
     from zpipe.monitor.model import Model
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
     give_up_s = float("inf") if timeout is None else timeout
-    if not live.show(watch, Model(pipeline), pipeline, interval_s, operator, keep, give_up_s):
+    model = Model(pipeline, now_s())
+    if not live.show(watch, model, pipeline, interval_s, operator, keep, give_up_s):
         raise _nobody(pipeline, watch, give_up_s)
+    if model.over:  # the screen is gone, and with it what it said
+        click.echo(f"zpipe: every instance of pipeline {pipeline.name!r} has stopped", err=True)
     return ExitCode.DONE
 
 
@@ -138,8 +145,9 @@ def _lines(
     from zpipe.monitor import app, checks
     from zpipe.monitor.model import Model
 
-    wait_s = timeout if timeout is not None else 2 * pipeline.interval_s + 1.0
-    model = Model(pipeline)
+    enough_s = 2 * pipeline.interval_s + 1.0
+    wait_s = enough_s if timeout is None else timeout
+    model = Model(pipeline, app.now_s()) if wait_s < enough_s else Model(pipeline)
     if not app.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, watch, wait_s)
     for value in app.follow(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +67,20 @@ def refuse_mixtures(**given: Any) -> None:
         raise click.UsageError("--at is a moment of a recording: give --replay FILE --once too")
 
 
+def config_and_address(config: Path | None, prometheus: str | None) -> tuple[Path, str | None]:
+    """In `--prometheus CONFIG` the option, whose value may be left out, has taken what is not its own. Raises UsageError."""
+    from zpipe.config import values
+
+    if config is not None:
+        return config, prometheus
+    with suppress(ValueError):
+        values.host_port(prometheus or "")
+        prometheus = None
+    if not prometheus:
+        raise click.UsageError("Missing argument 'CONFIG'.")
+    return Path(prometheus), ""
+
+
 def thresholds(pipeline: PipelineConfig, options: dict[str, Any]) -> Thresholds:
     """Raises TargetError for a link that the config does not have."""
     from zpipe.monitor.checks import Thresholds
@@ -113,8 +129,10 @@ def moments(recording: Recording) -> Iterator[float]:
 def text(value: dict[str, Any]) -> str:
     """The status as text: as wide as the terminal, if it is one."""
     from zpipe.monitor.app import PLAIN_WIDTH, as_text
+    from zpipe.monitor.terminal import glyphs_of
 
-    return as_text(value, shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+    return as_text(value, width, glyphs_of(sys.stdout))
 
 
 class Operator:

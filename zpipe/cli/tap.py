@@ -6,13 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 import click
 
+from zpipe.cli.seconds import Seconds
 from zpipe.config import load
 from zpipe.errors import ExitCode, OperatorError
 
@@ -30,7 +31,7 @@ MOST_SECTIONS = 10_000
               help="Show at most so many messages a second.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Also write them to a new fixture file.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each message.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True,
+@click.option("--timeout", type=Seconds(), default=3.0, show_default=True,
               metavar="SECONDS", help="How long to wait for an instance to answer.")  # fmt: skip
 def command(
     config: Path,
@@ -77,13 +78,20 @@ def command(
         try:
             for one in islice(following.follow(tap, passings, timeout), count):
                 if file is not None:
-                    file.write(one.as_json() + "\n")
-                    file.flush()
+                    _write(file, one.as_json())
                 show(one)
         except KeyboardInterrupt:
             pass  # the way out of watching
     click.echo(f"zpipe: {passings.summary()}", err=True)
     return ExitCode.DONE
+
+
+def _write(file: TextIO, line: str) -> None:
+    try:
+        file.write(line + "\n")
+        file.flush()
+    except OSError as error:
+        raise OperatorError(f"cannot write {file.name}: {error.strerror}") from None
 
 
 @contextmanager
@@ -98,7 +106,7 @@ def _new(path: Path) -> Iterator[TextIO]:
     try:
         yield file
     finally:
-        empty = not file.tell()
-        file.close()
-        if empty:
+        with suppress(OSError):  # a full disk, of which was spoken already
+            file.close()
+        if not path.stat().st_size:
             path.unlink(missing_ok=True)

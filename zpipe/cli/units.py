@@ -23,7 +23,8 @@ from zpipe.errors import ExitCode, OperatorError
 )
 @click.option("--json", "as_json", is_flag=True, help="What is changed, as one JSON value.")
 def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCode:
-    """Make a pipeline's systemd units: its target, and for each instance a drop-in that orders it.
+    """Make a pipeline's systemd units: its target, for each instance a drop-in that orders it, and what serves its metrics
+    if [telemetry] prometheus is in the config.
 
     Shows what would change in ROOT/etc/systemd/system; nothing is written without --install. Units read
     /etc/zpipe/PIPELINE.toml.
@@ -33,7 +34,7 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
     pipeline = load(config, only="")  # the order of the stages is all that matters, and plugins are not root's business
     called = install.program()
     try:
-        wanted = text.files(pipeline, install.template(), called)
+        wanted = text.files(pipeline, install.templates(), called)
     except ValueError as error:
         raise OperatorError(str(error)) from None
     folder = root.absolute() / install.FOLDER

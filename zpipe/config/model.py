@@ -50,6 +50,10 @@ class StageConfig:
     """One feedback address tcp://HOST:PORT for each instance (control is at PORT + 1); empty: ipc."""
 
 
+PROMETHEUS = "127.0.0.1:9464"
+"""The port is the one that OpenTelemetry's exporters use."""
+
+
 @dataclass(frozen=True)
 class PipelineConfig:
     """A whole file. `stages` are in the order of the file."""
@@ -67,8 +71,8 @@ class PipelineConfig:
     """Where OpenTelemetry spans go, by OTLP over HTTP; empty: nowhere."""
     trace_rate: float = 10.0
     """Messages a second that each source traces at most."""
-    prometheus: str = "127.0.0.1:9464"
-    """HOST:PORT of `zpipe monitor --prometheus`. The port is the one that OpenTelemetry's exporters use."""
+    prometheus: str = ""
+    """HOST:PORT of `zpipe monitor --prometheus`, which then has a unit of its own; empty: PROMETHEUS, and no unit."""
 
     @property
     def folder(self) -> Path:

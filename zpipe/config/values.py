@@ -66,8 +66,9 @@ def host_port(given: Any) -> tuple[str, int]:
 
 
 def address(given: Any) -> str:
-    """A `host_port`, as it stands."""
-    host_port(given)
+    """A `host_port`, as it stands; empty: none."""
+    if given != "":
+        host_port(given)
     return str(given)
 
 

@@ -71,6 +71,8 @@ class Places:
         for stage, settings in self._config.stages.items():
             for instance in range(1, settings.instances + 1):
                 folder = self.runtime(stage, instance)
+                if self.root.exists() and not self.root.is_dir():
+                    return f"{self.root} is no folder: see $ZPIPE_RUNTIME_DIR"
                 if self.root.exists() and not os.access(self.root, os.X_OK):
                     return f"user {os.getuid()} may not look into {self.root}"
                 if folder.exists() and not os.access(folder, os.X_OK):

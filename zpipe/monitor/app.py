@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from zpipe.monitor.columns import plain
+from zpipe.monitor.glyphs import UNICODE, Glyphs
 from zpipe.monitor.model import Model
 from zpipe.monitor.status import status
 
@@ -65,6 +66,6 @@ def read(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None)
             heard(snapshot, now)
 
 
-def as_text(value: dict[str, Any], width: int = PLAIN_WIDTH) -> str:
+def as_text(value: dict[str, Any], width: int = PLAIN_WIDTH, glyphs: Glyphs = UNICODE) -> str:
     """The status without colours, for files and pipes."""
-    return "\n".join(plain(line) for line in status(value, width))
+    return "\n".join(plain(line) for line in status(value, width, glyphs))

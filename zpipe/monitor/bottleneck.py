@@ -51,8 +51,8 @@ def _standing(stages: Stages, inputs: Mapping[str, Links]) -> Iterator[Verdict]:
         wait = f" and {waiting:,} messages wait for it" if into else ""
         if not stage["live"]:
             if waiting and stage["state"] != "STOPPED":
-                how = {"ABSENT": "not running", "SILENT": "silent", "FAILED": "failed"}[stage["state"]]
-                yield _found(name, "down", f"{name} is {how}{wait}", f"start {name}")
+                how, what = _DOWN[stage["state"]]
+                yield _found(name, "down", f"{name} {how}{wait}", what.format(name))
         elif not waiting and into:
             continue
         elif stage["paused"] == stage["live"]:
@@ -194,6 +194,13 @@ _ADVICE = {
     "working": "a faster plugin would help, or more instances",
     "limited": "more instances do not help while what it calls takes no more: raise `limit`, or the service's capacity",
     "retrying": "more instances do not help: see its log for why the calls fail",
+}
+
+
+_DOWN = {
+    "ABSENT": ("is not running", "start {}"),
+    "SILENT": ("is silent", "it hangs, is stopped or is out of reach: see its log, or restart {}"),
+    "FAILED": ("has failed", "see its log, and start {}"),
 }
 
 

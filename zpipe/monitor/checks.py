@@ -31,6 +31,7 @@ def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
     found = []
     for name, stage in value["stages"].items():
         found += [f"{name}.{instance} is not heard of" for instance in stage["absent"]]
+        found += [f"{name}.{instance} is not heard of yet: allow more --timeout" for instance in stage["unheard"]]
         found += [f"{name}.{instance} is silent" for instance in stage["silent"]]
         found += [f"{name}.{one['instance']} has failed" for one in stage["instances"] if one["state"] == "FAILED"]
         found += [f"{who} takes no more: {why}" for who, why in stage["stopped_by"].items()]

@@ -6,27 +6,34 @@ times as long (13 ms for 20 stages), since a screen is laid out every interval.
 
 from __future__ import annotations
 
+import textwrap
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zpipe.monitor.figures import cut
+from zpipe.monitor.figures import cut, visible
 from zpipe.monitor.glyphs import Glyphs
 
 Span = tuple[str, str]
 """(text, style); a style is what rich's Style.parse reads, or ""."""
 Line = list[Span]
 SHORTEST_NAME = 5
+HANGS = 20
+"""From this width on the lines of a sentence after its first are set in."""
+_SECOND_CELL = "\ue000"
+"""Stands, while a sentence is broken into lines, for the second cell of a character that takes two."""
 LEFT, RIGHT = "left", "right"
 
 
 class Column(NamedTuple):
-    """rank   columns of the highest rank are left out first where there is too little room; 0: never
+    """rank   columns of the highest rank are left out first where there is too little room, those from 1 down only after names
+           were cut; 0: never
     name   a name: its middle may be cut
     sparse  left out before anything is cut if nothing, or 0, stands in it everywhere"""
 
     head: str
     align: str = RIGHT
-    rank: int = 0
+    rank: float = 0
     name: bool = False
     sparse: bool = False
 
@@ -45,8 +52,8 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[Span]], room: int) ->
     names = [at for at, column in enumerate(columns) if column.name]
     while _over(widths, room) > 0 and any(widths[at] > SHORTEST_NAME for at in names):
         widths[max(names, key=lambda at: widths[at])] -= 1
-    for at, column in enumerate(columns):
-        if column.rank == 1 and _over(widths, room) > 0:
+    for at in sorted(range(len(columns)), key=lambda at: -columns[at].rank):
+        if 0 < columns[at].rank <= 1 and _over(widths, room) > 0:
             widths[at] = 0
     return widths
 
@@ -87,6 +94,16 @@ def clip(line: Line, width: int) -> Line:
     if clipped:
         clipped[-1] = (clipped[-1][0].rstrip() if "reverse" not in clipped[-1][1] else clipped[-1][0], clipped[-1][1])
     return clipped
+
+
+def wrap(text: str, width: int, style: str = "", indent: str = "  ") -> list[Line]:
+    """All of a sentence, in lines; whoever wrote it, it stays in them."""
+    cells = visible(" ".join(text.split()))
+    if not cells.isascii():
+        cells = "".join(f"{x}{_SECOND_CELL}" if unicodedata.east_asian_width(x) in "WF" else x for x in cells)
+        width -= _SECOND_CELL in cells  # one that is broken between its cells is in the earlier line
+    lines = textwrap.wrap(cells, max(width, 1), subsequent_indent=indent if width >= HANGS else "")
+    return [[(line.replace(_SECOND_CELL, ""), style)] for line in lines]
 
 
 def plain(line: Line) -> str:

@@ -11,23 +11,40 @@ from typing import NamedTuple
 
 from zpipe.monitor.rows import ORDERS
 
+PAGE = 10
+"""Lines that page up and page down move what is longer than the window."""
+MOVES = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -PAGE, "pagedown": PAGE}
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-HELP = (
-    "up, down, j, k   choose a stage",
-    "enter            details of it and its instances; escape: back",
-    "s                sort by the next of: " + ", ".join(ORDERS),
-    "p                pause the stage: it starts no work, its queue fills and pushes back",
-    "r                have it go on",
-    "d                drain the whole pipeline (asks first)",
-    "h, ?             this; any key: back",
-    "q                leave; the pipeline goes on",
+LOOKING = (
+    ("up, down, j, k", "choose a stage; move what is longer than the window, as page up and page down do"),
+    ("enter", "details of the stage and its instances; escape: back"),
+    ("s", "sort by the next of: " + ", ".join(ORDERS)),
 )
-REPLAY_HELP = (
-    "left, right      one interval back, on; page up, page down: ten",
-    "home, end        the beginning, the end",
-    "space            play, or stop",
-    "+, -             faster, slower",
+OPERATING = (
+    ("p", "pause the stage: it starts no work, its queue fills and pushes back"),
+    ("r", "have it go on"),
+    ("d", "drain the whole pipeline (asks first)"),
 )
+REPLAYING = (
+    ("left, right", "one interval back, on; page up, page down: ten"),
+    ("home, end", "the beginning, the end"),
+    ("space", "play, or stop"),
+    ("+, -", "faster, slower"),
+)
+MEANINGS = (
+    ("*", "what holds the pipeline up: the sentence below the table says why"),
+    ("WORK, WAIT, BLKD", "shares of time: at work, without input, blocked by what follows"),
+    (
+        "LIM, RTRY, CALLS",
+        "shares of time held by `limit`, and waiting to try again; calls at once that `limit` allows now",
+    ),
+    ("ERR", "calls that were tried again, and frames that broke the protocol"),
+    ("P50, P99", "time in the stage"),
+    ("DEPTH", "messages that wait on a link: UNSENT, ON WAY, and QUEUED (of which BATCH in one that is not full)"),
+    ("WILL BE", "full or empty, if it goes on so; stale: for how long an end was not heard"),
+    ("UNACKED, REST", "not finished at the receiver; what the two ends do not agree on, 0 at rest"),
+)
+LEAVING = (("h, ?", "this; any other key: back"), ("q", "leave; the pipeline goes on"))
 
 
 class Command(NamedTuple):
@@ -42,10 +59,13 @@ class Command(NamedTuple):
 class Controls:
     """mode: status, details, help or confirm. `message` is what the last key came to.
 
+    scroll   lines of the help or of details that are above the window
+    keys     whether there is a keyboard
     replay   a recording is shown: nothing can be asked of it, and its time can be moved
     """
 
     replay: bool = False
+    keys: bool = True
     mode: str = "status"
     order: str = "config"
     selected: str | None = None
@@ -65,7 +85,10 @@ class Controls:
             self.message = "nothing is drained"
             return None
         if self.mode == "help":
-            self.mode = "status"
+            if key in MOVES:
+                self.scroll = max(0, self.scroll + MOVES[key])
+            else:
+                self.mode = "status"
             return None
         if key in ("q", "Q"):
             self.over = True
@@ -74,12 +97,11 @@ class Controls:
         return self._replay(key) if self.replay else self._operate(key)
 
     def _move(self, key: str, stages: Sequence[str]) -> None:
-        if key in ("up", "k", "down", "j"):
-            step = -1 if key in ("up", "k") else 1
-            if self.mode == "details":
-                self.scroll = max(0, self.scroll + step)
-            elif stages:
-                at = stages.index(self.selected) + step if self.selected in stages else 0
+        if key in MOVES and self.mode == "details" and not (self.replay and abs(MOVES[key]) == PAGE):
+            self.scroll = max(0, self.scroll + MOVES[key])
+        elif key in MOVES and abs(MOVES[key]) == 1:
+            if stages:
+                at = stages.index(self.selected) + MOVES[key] if self.selected in stages else 0
                 self.selected = stages[min(max(at, 0), len(stages) - 1)]
         elif key == "enter" and stages:
             self.selected = self.selected if self.selected in stages else stages[0]
@@ -87,7 +109,7 @@ class Controls:
         elif key == "escape":
             self.mode = "status"
         elif key in ("h", "?"):
-            self.mode = "help"
+            self.mode, self.scroll = "help", 0
         elif key == "s":
             orders = list(ORDERS)
             self.order = orders[(orders.index(self.order) + 1) % len(orders)]

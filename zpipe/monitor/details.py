@@ -7,17 +7,35 @@ from typing import Any
 
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
-from zpipe.monitor.columns import Line
+from zpipe.monitor.columns import HANGS, Line, wrap
 from zpipe.monitor.figures import count, duration, precise, share, size
 from zpipe.monitor.rows import state_of, upstream
 
 LATENCIES = {"in_stage": "in the stage", "since_origin": "since origin"}
 
 
-def details(value: dict[str, Any], name: str) -> list[Line]:
+def details(value: dict[str, Any], name: str, width: int) -> list[Line]:
+    """As many lines as it takes: what is longer than the width goes on in the next."""
+    return [part for line in _lines(value, name) for part in _broken(line, width)]
+
+
+def _broken(line: Line, width: int) -> list[Line]:
+    text = "".join(part for part, _ in line)
+    if len(text) <= width and text.isascii() and text.isprintable():
+        return [line]
+    lead = " " * (len(text) - len(text.lstrip())) if width >= HANGS else ""
+    return [[(lead + part, style)] for one in wrap(text, width - len(lead), line[-1][1]) for part, style in one]
+
+
+def _lines(value: dict[str, Any], name: str) -> list[Line]:
     stage = value["stages"][name]
     word, style = state_of(stage)
     lines: list[Line] = [[(f"{name}: ", "bold"), (word, style)]]
+    bottleneck = value["bottleneck"]
+    if bottleneck and bottleneck["stage"] == name:
+        lines += [[(f"  {bottleneck['why']}; {bottleneck['advice']}", "bold yellow")]]
+    for what, found in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
+        lines += [[(f"  {instance} {what}: {why}", "bold red")] for instance, why in found.items()]
     lines += [[(f"  from {upstream(link)}: {ends.text(link)}", "")] for link in value["links"] if link["to"] == name]
     for snapshot in stage["instances"]:
         old = snapshot["instance"] in stage["silent"]
@@ -27,6 +45,7 @@ def details(value: dict[str, Any], name: str) -> list[Line]:
         lines += [[], [(head, "bold red" if old else "bold")]]
         lines += [[(f"  {text}", "dim" if old else "")] for text in _instance(snapshot)]
     lines += [[(f"{name}.{instance} was never heard of", "red")] for instance in stage["absent"]]
+    lines += [[(f"{name}.{instance} is not heard of yet", "yellow")] for instance in stage["unheard"]]
     return lines
 
 
@@ -46,7 +65,7 @@ def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
         yield f"limit {limit['limit']:g} calls at once, {limit.get('under_way', 0)} under way{why}"
     if snapshot.get("paused"):
         yield "paused"
-    if snapshot.get("waiting_for"):
+    if snapshot.get("waiting_for") and snapshot["state"] != "RUNNING":
         yield f"waits for {', '.join(snapshot['waiting_for'])}"
     for row in snapshot["links"]:
         outlet = f" by {row['outlet']}" if row.get("outlet") else ""

@@ -6,14 +6,18 @@ May live here: comparing an instance's snapshot with the one before. No clock, n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 KEPT = 200
-COUNTED = (
-    ("dead", "dead letter", "dead letters"),
-    ("malformed", "frame that broke the protocol", "frames that broke the protocol"),
-)
+GROWING = "growing"
+"""The reason of a limit that grows; all others are of one that is taken back."""
+COUNTED = {
+    "dead": ("dead letter", "dead letters"),
+    "malformed": ("frame that broke the protocol", "frames that broke the protocol"),
+}
 
 
 class Event(NamedTuple):
@@ -31,6 +35,7 @@ class Events:
         self.recent: deque[Event] = deque(maxlen=KEPT)
         self._last: dict[tuple[str, int], dict[str, Any]] = {}
         self._silent: set[tuple[str, int]] = set()
+        self._runs: dict[tuple[str, str], tuple[Event, int]] = {}
 
     def add(self, snapshot: dict[str, Any], at: float) -> None:
         key = snapshot["stage"], snapshot["instance"]
@@ -44,6 +49,8 @@ class Events:
             return
         for text, bad in _changes(before, snapshot):
             self._note(at, f"{name} {text}", bad)
+        self._limit(at, name, before.get("limit") or {}, snapshot.get("limit") or {})
+        self._count(at, name, before, snapshot)
 
     def look(self, value: dict[str, Any]) -> None:
         """Notes who has not been heard of for too long, and who is heard again."""
@@ -56,6 +63,38 @@ class Events:
 
     def _note(self, at: float, text: str, bad: bool) -> None:
         self.recent.append(Event(at, text, bad))
+        self._runs.clear()
+
+    def _run(self, at: float, name: str, kind: str, times: int, text: Callable[[int], str], bad: bool) -> None:
+        """What goes on and on is one event, until something else happens: a dead letter a second would leave no room for that."""
+        before = self._runs.get((name, kind))
+        if before is not None:
+            times += before[1]
+            with suppress(ValueError):  # so long ago that it is not kept
+                self.recent.remove(before[0])
+        event = Event(at, f"{name} {text(times)}", bad)
+        self.recent.append(event)
+        self._runs[name, kind] = event, times
+
+    def _count(self, at: float, name: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+        for kind, (one, many) in COUNTED.items():
+            more, total = after.get(kind, 0) - before.get(kind, 0), after.get(kind, 0)
+            if more > 0:
+                words = partial(_counted, one, many, total)
+                self._run(at, name, kind, more, words, bad=True)
+
+    def _limit(self, at: float, name: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """It may have changed more than once since: a reason that does not go with the sum is not said."""
+        old, new, reason = before.get("limit"), after.get("limit"), after.get("reason")
+        if old is None or new is None or int(old) == int(new):
+            return
+        why = f" ({reason})" if reason and (new > old) == (reason == GROWING) else ""
+        text = f"limit {old:g} -> {new:g}{why}"
+        self._run(at, name, "limit", 1, lambda n: text + (f", {n} changes in a row" if n > 1 else ""), bad=new < old)
+
+
+def _counted(one: str, many: str, total: int, more: int) -> str:
+    return f"{more:,} {one if more == 1 else many}, {total:,} in all"
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -63,21 +102,9 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[st
         yield f"is {after['state']}", after["state"] == "FAILED"
     if bool(before.get("paused")) != bool(after.get("paused")):
         yield "is paused" if after.get("paused") else "goes on", False
-    for key, one, many in COUNTED:
-        more = after.get(key, 0) - before.get(key, 0)
-        if more > 0:
-            yield f"{more:,} {one if more == 1 else many}, {after[key]:,} in all", True
-    yield from _limit(before.get("limit") or {}, after.get("limit") or {})
     links = {(row.get("outlet"), row.get("to")): row for row in before["links"]}
     for row in after["links"]:
         yield from _on_link(links.get((row.get("outlet"), row.get("to")), {}), row)
-
-
-def _limit(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    old, new = before.get("limit"), after.get("limit")
-    if old is not None and new is not None and int(old) != int(new):
-        why = f" ({after['reason']})" if after.get("reason") else ""
-        yield f"limit {old:g} -> {new:g}{why}", new < old
 
 
 def _on_link(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, bool]]:

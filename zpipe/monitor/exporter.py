@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
+from zpipe.monitor.app import PACE_S, now_s
 from zpipe.monitor.metrics import METRICS
 from zpipe.monitor.model import Model
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
     from zpipe.monitor.app import Feed
-
-PACE_S = 0.5
-"""Snapshots are read in lots: each reading also looks for new instances, which costs more than the snapshots do."""
 
 
 class Collector:
@@ -35,7 +33,7 @@ class Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         with self._lock:
-            value = self._model.as_json(time.time())
+            value = self._model.as_json(now_s())
         kinds: dict[str, type[Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
         for metric in METRICS:
             family = kinds[metric.kind](metric.name, metric.help, labels=metric.labels)
@@ -64,7 +62,7 @@ def serve(feed: Feed, model: Model, host: str, port: int, ready: Callable[[str],
         ready(f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics")
         while True:
             for snapshot in feed.poll(PACE_S):
-                collector.add(snapshot, time.time())
+                collector.add(snapshot, now_s())
             time.sleep(PACE_S)
     finally:
         server.shutdown()

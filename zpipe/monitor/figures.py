@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Nothing in it can move a terminal's cursor, colour it, or turn what follows around."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
 
 def count(number: float) -> str:
     """At most five characters: 0, 7.5, 950, 12.3k, 4.1M."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
@@ -20,6 +20,10 @@ PACE_S = 0.5
 HURRY_S = 0.05
 """Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""
 HURRIED_S = 3.0
+
+
+SAID_S = 5.0
+"""What a key came to stands in place of the keys for so long."""
 
 
 class Operator(Protocol):
@@ -51,7 +55,8 @@ def show(
         heard(snapshot, at)
 
     with make() as terminal:
-        began = time.monotonic()
+        controls.keys = terminal.has_keys
+        began = said_at = time.monotonic()
         read_at = draw_at = began
         over = False
         while not controls.over:
@@ -69,12 +74,15 @@ def show(
                 events.look(value)
                 history.add(value)
                 over = model.over
+            if now - said_at > SAID_S and controls.message:
+                controls.message = ""
             size = terminal.size
-            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(model, config, operator))
+            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(value, model, config, operator))
             terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
             if over or (not model.heard and now - began > give_up_s):
                 break
             for key in terminal.keys(min(read_at, draw_at) - time.monotonic()):
+                said_at = time.monotonic()
                 command = controls.press(key, order_of(value, controls))
                 if command is not None:
                     controls.message = _order(operator, command)
@@ -88,8 +96,10 @@ def _order(operator: Operator, command: Command) -> str:
         return str(error)
 
 
-def _waits(model: Model, config: PipelineConfig, operator: Operator) -> str:
+def _waits(value: dict[str, Any], model: Model, config: PipelineConfig, operator: Operator) -> str:
     """What is waited for while nothing was heard of."""
     if model.heard:
         return ""
-    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of yet ({operator.silence()})"
+    if any(stage["unheard"] for stage in value["stages"].values()):
+        return f"Listening for pipeline {config.name!r} ({operator.silence()})"
+    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of ({operator.silence()})"

@@ -90,10 +90,10 @@ def ages(value: Value) -> Iterator[Sample]:
 
 def states(value: Value) -> Iterator[Sample]:
     for name, stage in value["stages"].items():
-        found = dict.fromkeys((*(state.value for state in State), "SILENT", "ABSENT"), 0)
+        found = dict.fromkeys((*(state.value for state in State), "SILENT", "ABSENT", "UNHEARD"), 0)
         for row in stage["instances"]:
             found["SILENT" if row["instance"] in stage["silent"] else row["state"]] += 1
-        found["ABSENT"] = len(stage["absent"])
+        found["ABSENT"], found["UNHEARD"] = len(stage["absent"]), len(stage["unheard"])
         yield from (((value["pipeline"], name, state), number) for state, number in found.items())
 
 
@@ -165,7 +165,8 @@ def _gauge(name: str, unit: str, labels: tuple[str, ...], help: str, samples: Sa
 
 
 METRICS: tuple[Metric, ...] = (
-    _gauge("instances", "instances", (*STAGE, "state"), "Instances by state. ABSENT: of the config, and never heard of. SILENT:"
+    _gauge("instances", "instances", (*STAGE, "state"), "Instances by state. ABSENT: of the config, and never heard of;"
+           " UNHEARD: not yet, a moment after the start. SILENT:"
            " not heard of for three intervals", states, "start what is ABSENT; look into the log of what is SILENT or FAILED"),
     _gauge("snapshot_age_seconds", "seconds", INSTANCE, "Since the instance took its last snapshot, by its clock and the"
            " exporter's", ages, "far above `interval`: the process is stopped, or its host does not answer"),

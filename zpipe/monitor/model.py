@@ -5,6 +5,8 @@ May live here: sums over instances, rates and slopes over time. No sockets, cloc
 - The *depth* of a link is what waits on it: unsent at its producers, under way, and queued at its consumers (`ends`). What
   is in process is not in the depth. Consumers that do not list their sessions have one queue for all links into them: it is
   split among them in proportion to what their producers have under way to it, so that the parts add up to the queue.
+- An instance of the config that was never heard is unheard as long as the monitor has not listened for SILENT_INTERVALS and
+  CONNECT_S, and absent after that. Nothing is said to hold the pipeline up while some are unheard.
 - An instance not heard of for SILENT_INTERVALS is silent. What a silent or failed one held is not counted: it is its
   upstream's, which sends it again. `stale_s` of a stage or link says how old the oldest figure is that is missing in it.
 """
@@ -23,15 +25,18 @@ from zpipe.monitor import ends
 from zpipe.monitor.bottleneck import find
 from zpipe.monitor.effort import effort_of
 from zpipe.monitor.flow import LinkName, closes_in, fill, room, slope, split, step_of
+from zpipe.monitor.moment import possible
 from zpipe.monitor.seen import Seen, sound
 
 SILENT_INTERVALS = 3.0
+CONNECT_S = 1.0
+"""To find an instance and to have it know of a subscription."""
 SLOPE_INTERVALS = 6.0
 FULL = 0.7
 """A link counts as full from this share of its producers' bound on: a source is woken in quarters of it."""
 LONGEST_S = 86400.0
 """A time to full or empty beyond this says only that the depth hardly changes."""
-ABSENT, SILENT = "ABSENT", "SILENT"
+ABSENT, SILENT, UNHEARD = "ABSENT", "SILENT", "UNHEARD"
 STATES = (State.FAILED.value, SILENT, *(s.value for s in State if s is not State.FAILED))
 """From the worst and least advanced on: a stage is in the first of these that an instance of it is in."""
 
@@ -39,9 +44,13 @@ Snapshot = dict[str, Any]
 
 
 class Model:
-    """Takes snapshots in any order of instances; the last of an instance counts, and of its incarnations the newest."""
+    """Takes snapshots in any order of instances; the last of an instance counts, and of its incarnations the newest.
 
-    def __init__(self, config: PipelineConfig) -> None:
+    began  when somebody began to listen; by default long enough ago for whoever runs to have been heard
+    """
+
+    def __init__(self, config: PipelineConfig, began: float = float("-inf")) -> None:
+        self._patient_until = began + SILENT_INTERVALS * config.interval_s + CONNECT_S
         self._config = config
         self._seen: dict[str, dict[int, Seen]] = {name: {} for name in config.stages}
         self._inputs = {
@@ -59,7 +68,10 @@ class Model:
         if not sound(snapshot) or snapshot["stage"] not in self._config.stages:
             return False
         of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
-        at = float(snapshot.get("at", 0.0)) if now is None else now
+        taken_at = snapshot.get("at", 0.0)
+        if not possible(taken_at):
+            return False
+        at = float(taken_at) if now is None else now
         seen = of_stage.get(instance)
         if seen is None:
             seen = of_stage[instance] = Seen()
@@ -104,7 +116,8 @@ class Model:
         links = [self._link(name) | self._times(name) for name in self._depths]
         stages = {name: self._stage(name) for name in self._config.stages}
         efforts = {name: effort_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
-        bottleneck = find(stages, links, efforts, self._slow)
+        unheard = any(stage["unheard"] for stage in stages.values())
+        bottleneck = None if unheard else find(stages, links, efforts, self._slow)
         self._slow = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
         return {
             "pipeline": self._config.name,
@@ -137,11 +150,13 @@ class Model:
     def _stage(self, name: str) -> dict[str, Any]:
         seen, live = self._of(name), self._live(name)
         states = {instance: self._state(one) for instance, one in seen.items()}
+        never, unheard = self._absent(name), self._now < self._patient_until
         all_, working = [s.snapshot for s in seen.values()], [s.snapshot for s in live]
         return {
-            "state": min(states.values(), key=STATES.index, default=ABSENT),
+            "state": min(states.values(), key=STATES.index, default=UNHEARD if unheard else ABSENT),
             "instances": all_,
-            "absent": self._absent(name),
+            "absent": [] if unheard else never,
+            "unheard": never if unheard else [],
             "silent": [instance for instance, state in states.items() if state == SILENT],
             "held_by": {f"{name}.{s['instance']}": s["held_by"] for s in working if s.get("held_by")},
             "stopped_by": {f"{name}.{s['instance']}": s["stopped_by"] for s in working if s.get("stopped_by")},

@@ -7,7 +7,6 @@ terminal.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,11 @@ from zpipe.errors import PeerError
 from zpipe.fixture import as_row, to_json
 from zpipe.messages import Message
 from zpipe.monitor.condition import Condition
+from zpipe.monitor.figures import visible
 from zpipe.monitor.redaction import Redaction
 
 LONGEST = 2000
 """Characters of a payload that are shown to people; --json and --save have it whole."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 Link = tuple[str, str, str]
 """(upstream stage, outlet, consumer stage)"""
@@ -56,7 +55,7 @@ class Passing:
         outlet = f".{outlet}" if outlet else ""
         again = f"  attempt {message.attempt}" if message.attempt > 1 else ""
         text = f"{upstream}{outlet} {ends[0]} -> {consumer} {ends[1]}  {message.id}{again}"
-        return plain(f"{text}  {max(0.0, self.at - message.origin):.3f} s old")
+        return visible(f"{text}  {max(0.0, self.at - message.origin):.3f} s old")
 
     def body(self) -> str:
         """The headers, if any, and the payload, for people: shortened, and nothing in it can move a terminal's cursor."""
@@ -68,11 +67,7 @@ class Passing:
 
 def _shown(value: Any) -> str:
     text = json.dumps(to_json(value), ensure_ascii=False)
-    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)")
-
-
-def plain(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return visible(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)")
 
 
 class Passings:

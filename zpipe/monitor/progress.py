@@ -51,7 +51,7 @@ class LiveProgress:
     """In a terminal: a bar and the table of stages, redrawn in place on stderr; log lines go above."""
 
     def __init__(self, config: PipelineConfig) -> None:
-        self._model = Model(config)
+        self._model = Model(config, now_s())
         self._finished = Finished(config)
         self._bar = Progress(
             TextColumn(f"[bold]{config.name}"),

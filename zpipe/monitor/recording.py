@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import re
 import tempfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 from zpipe.errors import OperatorError
+from zpipe.monitor.moment import LATEST_S, possible
 
 VERSION = 1
+_MANY_DIGITS = re.compile(rb"\d{19}")
 _GZIP = 31
 """For zlib: the format of gzip files."""
+BACK_S, ON_S = 60.0, 366 * 86400.0
+"""A recorder's clock goes on whatever is done to the machine's: times further back, or on, are not its own."""
 WINDOW_INTERVALS = 40
 """So much before a moment is read to know the moment: more than any rate or share is measured over."""
 
@@ -49,13 +56,14 @@ class Recorder:
             raise OperatorError(f"cannot write {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk: what was lost of the file, its last line says
+            self._file.close()
 
 
 class Recording:
     """One file, open for reading. `began`, `ended`: of the first and last snapshot, seconds since the epoch.
 
-    Raises OperatorError for what is no recording of that pipeline, or an empty one.
+    Raises OperatorError for what is no recording of that pipeline, an empty one, or one with times that cannot be.
     """
 
     def __init__(self, path: Path, pipeline: str) -> None:
@@ -65,7 +73,7 @@ class Recording:
         self._file = _unpacked(path)
         try:
             self._head(path, pipeline)
-            self._index()
+            self._index(path)
             if not self._times:
                 raise OperatorError(f"{path} has no snapshot in it")
         except BaseException:
@@ -79,6 +87,8 @@ class Recording:
             version, recorded, self.interval_s = head["recording"], head["pipeline"], float(head["interval_s"])
         except (ValueError, KeyError, TypeError):
             raise OperatorError(f"{path} is no recording: make one with `zpipe monitor … --record FILE`") from None
+        if not (math.isfinite(self.interval_s) and 0.0 < self.interval_s < LATEST_S):
+            raise OperatorError(f"{path}:1: its interval_s is {self.interval_s:g}, which is no time between snapshots")
         if version != VERSION:
             raise OperatorError(f"{path} is a recording of version {version}, not {VERSION}")
         if recorded != pipeline:
@@ -86,11 +96,15 @@ class Recording:
                 f"{path} is a recording of pipeline {recorded!r}, and the config is that of {pipeline!r}"
             )
 
-    def _index(self) -> None:
+    def _index(self, path: Path) -> None:
         offset = self._file.tell()
-        for line in self._file:
+        for number, line in enumerate(self._file, 2):
             row = _row(line)
             if row is not None:
+                if problem := _impossible(row["at"], self._times):
+                    raise OperatorError(
+                        f"{path}:{number}: {problem}: the file is damaged, or was put together of several"
+                    )
                 key = str(row["snapshot"].get("stage")), int(row["snapshot"].get("instance", 0))
                 self._by_instance.setdefault(key, []).append(len(self._times))
                 self._times.append(max(row["at"], self._times[-1] if self._times else row["at"]))
@@ -122,11 +136,29 @@ class Recording:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=_whole) if _MANY_DIGITS.search(line) else json.loads(line)
     except ValueError:
         return None
     sound = isinstance(row, dict) and isinstance(row.get("at"), int | float) and isinstance(row.get("snapshot"), dict)
     return row if sound and isinstance(row["snapshot"].get("instance"), int) else None
+
+
+def _impossible(at: float, before: list[float]) -> str:
+    """Why a time cannot be that of the snapshot after these; "" if it can."""
+    if not possible(at):
+        return f"{str(at)[:20]} is no time since 1970"
+    step = at - before[-1] if before else 0.0
+    if step < -BACK_S:
+        return f"its time is {-step:,.0f} s before that of the snapshot before it"
+    return f"its time is {step / 86400.0:,.0f} days after that of the snapshot before it" if step > ON_S else ""
+
+
+def _whole(digits: str) -> int:
+    """Like every count of a snapshot it has 64 bits; raises ValueError for one with which nothing can be computed."""
+    number = int(digits)
+    if number.bit_length() > 64:
+        raise ValueError(digits)
+    return number
 
 
 def _created(path: Path) -> IO[bytes]:

@@ -35,7 +35,7 @@ class Tape:
         if near:
             snapshots = recording.between(self.at, at)
         else:
-            self._model, self.events, self.history = Model(self._config), Events(), History()
+            self._model, self.events, self.history = Model(self._config, recording.began), Events(), History()
             snapshots = recording.until(at)
         self.at = at
         draw_at: float | None = None
@@ -57,6 +57,7 @@ def show(tape: Tape, recording: Recording, make: Callable[[], Terminal] = Termin
     """Plays it in the terminal until q. At the end it stands still. Blocks."""
     controls = Controls(replay=True)
     with make() as terminal:
+        controls.keys = terminal.has_keys
         played_at = time.monotonic()
         while not controls.over:
             now = time.monotonic()

@@ -20,6 +20,7 @@ STATES = {
     "STOPPED": ("stop", "dim"),
     "SILENT": ("silent", "bold red"),
     "ABSENT": ("absent", "bold red"),
+    "UNHEARD": ("unheard", "yellow"),
     "FAILED": ("failed", "bold red"),
 }
 SHARES = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
@@ -28,18 +29,18 @@ EMPTY: Span = ("", "")
 
 STAGE_COLUMNS = (
     Column("STAGE", LEFT, name=True),
-    Column("STATE", LEFT),
+    Column("STATE", LEFT, rank=0.2),
     Column("N", rank=5),
-    Column("IN/s"),
-    Column("OUT/s"),
-    Column("WORK"),
+    Column("IN/s", rank=0.5),
+    Column("OUT/s", rank=0.4),
+    Column("WORK", rank=0.3),
     Column("WAIT", rank=4),
-    Column("BLKD"),
+    Column("BLKD", rank=0.6),
     Column("LIM", sparse=True, rank=3),
     Column("RTRY", sparse=True, rank=3),
     Column("CALLS", sparse=True, rank=6),
     Column("ERR", sparse=True, rank=2),
-    Column("DEAD", sparse=True, rank=1),
+    Column("DEAD", sparse=True, rank=0.45),
     Column("P50", rank=9, sparse=True),
     Column("P99", rank=7, sparse=True),
     Column("RSS", rank=10),
@@ -48,9 +49,9 @@ LINK_COLUMNS = (
     Column("LINK", LEFT, name=True),
     Column("DEPTH"),
     Column("FILL", LEFT, rank=3),
-    Column("", LEFT),
+    Column("", LEFT, rank=2),
     Column("OLDEST", rank=2),
-    Column("IN/s"),
+    Column("IN/s", rank=0.5),
     Column("WILL BE", LEFT, rank=1),
     Column("UNSENT", rank=8),
     Column("ON WAY", rank=8),
@@ -63,19 +64,19 @@ LINK_COLUMNS = (
 # The two side by side, a stage and the first link into it in one row, where there is no height for both.
 SHORT_STAGE_COLUMNS = (
     Column("STAGE", LEFT, name=True),
-    Column("STATE", LEFT),
+    Column("STATE", LEFT, rank=0.3),
     Column("N", rank=5, sparse=True),
     Column("IN/s", rank=2),
-    Column("OUT/s"),
-    Column("BUSY", LEFT),
+    Column("OUT/s", rank=0.5),
+    Column("BUSY", LEFT, rank=0.4),
     Column("ERR", sparse=True, rank=2),
-    Column("DEAD", sparse=True, rank=1),
+    Column("DEAD", sparse=True, rank=0.45),
 )
 SHORT_LINK_COLUMNS = (
-    Column("FROM", LEFT, name=True),
-    Column("DEPTH"),
+    Column("FROM", LEFT, rank=0.2, name=True),
+    Column("DEPTH", rank=0.1),
     Column("FILL", LEFT, rank=4),
-    Column("", LEFT),
+    Column("", LEFT, rank=2),
     Column("OLD", rank=3),
     Column("WILL BE", LEFT, rank=1),
 )
@@ -92,10 +93,11 @@ def state_of(stage: dict[str, Any]) -> Span:
 
 
 def _instances(stage: dict[str, Any]) -> Span:
-    known = len(stage["instances"]) + len(stage["absent"])
-    if stage["live"] == known:
+    known, unheard = len(stage["instances"]) + len(stage["absent"]), len(stage["unheard"])
+    if stage["live"] == known + unheard:
         return str(known), ""
-    return f"{stage['live']}/{known}", "" if stage["state"] == "STOPPED" else "bold red"
+    well = stage["state"] == "STOPPED" or stage["live"] == known
+    return f"{stage['live']}/{known + unheard}", "" if well else "bold red"
 
 
 def _errors(stage: dict[str, Any]) -> Span:

@@ -1,4 +1,7 @@
-"""The whole screen as lines, for a size. May live here: what goes where; pure."""
+"""The whole screen as lines, for a size. May live here: what goes where; pure.
+
+What has to be read is whole at every size: sentences are broken into lines, and what is longer than the window can be moved.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from zpipe.monitor import rows
-from zpipe.monitor.columns import Line, clip
-from zpipe.monitor.controls import HELP, REPLAY_HELP, Controls
+from zpipe.monitor.columns import Line, clip, plain, wrap
+from zpipe.monitor.controls import Controls
 from zpipe.monitor.details import details
 from zpipe.monitor.events import Event
+from zpipe.monitor.footer import footer
 from zpipe.monitor.glyphs import UNICODE, Glyphs
+from zpipe.monitor.help import help_lines
 from zpipe.monitor.history import History
 from zpipe.monitor.status import Table, remarks, title
 
-KEYS = "j/k choose  enter details  s sort  p pause  r resume  d drain  h help  q quit"
-REPLAY_KEYS = "left/right step  space play  +/- speed  enter details  s sort  h help  q quit"
 MOST_EVENTS = 8
+LEAST_TABLE = 4
+"""Lines that long remarks leave to the table: its heads, two rows, and how many more there are."""
+TALL = 10
+"""From this height on the first line may take two."""
 
 
 class Size(NamedTuple):
@@ -36,60 +43,85 @@ class Shown(NamedTuple):
 
 
 def screen(shown: Shown, controls: Controls, size: Size, glyphs: Glyphs = UNICODE) -> list[Line]:
-    """At most `size.height` lines of at most `size.width` characters; the last one says the keys."""
-    width, room = size.width, size.height - 1
-    head = [*title(shown.value), (f"  {shown.clock}", "")]
+    """`size.height` lines of at most `size.width` characters; the last ones say the keys, ask, or answer."""
+    width, height = size
+    foot = footer(controls, width, height)
+    head = _head(shown, width)[: 2 if height >= TALL else 1]
+    room = max(height - len(foot) - len(head), 0)
     if controls.mode == "help":
-        body = [[(text, "")] for text in (*HELP, *(REPLAY_HELP if controls.replay else ()))]
+        body = _window(help_lines(controls.replay, width), controls, room)
     elif controls.mode == "details" and controls.selected is not None:
-        body = details(shown.value, controls.selected)
-        controls.scroll = max(0, min(controls.scroll, len(body) - (room - 1)))
-        body = body[controls.scroll :]
+        body = _window(details(shown.value, controls.selected, width), controls, room)
     else:
-        body = _status(shown, controls, Size(width, room - 1), glyphs)
-    lines = [clip(line, width) for line in [head, *body][:room]]
-    lines += [[] for _ in range(room - len(lines))]
-    return [*lines, clip(_footer(controls), width)][: size.height]
+        body = _status(shown, controls, Size(width, room), glyphs)
+    above = [clip(line, width) for line in [*head, *body]][: height - len(foot)]
+    return [*above, *([[]] * (height - len(foot) - len(above))), *foot]
 
 
-def _footer(controls: Controls) -> Line:
-    if controls.mode == "confirm":
-        return [
-            (
-                "Drain the whole pipeline? It stops when everything held is finished. y: yes, any other key: no",
-                "reverse",
-            )
-        ]
-    if controls.message:
-        return [(controls.message, "reverse")]
-    return [(REPLAY_KEYS if controls.replay else KEYS, "dim")]
+def _head(shown: Shown, width: int) -> list[Line]:
+    """One line if that is enough: the pipeline, the time, how far it is."""
+    name, *progress = title(shown.value)
+    line = [name, (f"  {shown.clock}", ""), *progress]
+    text = "".join(part for part, _ in line)
+    return [line] if len(text) <= width else wrap(text, width, "bold")
+
+
+def _window(lines: list[Line], controls: Controls, room: int) -> list[Line]:
+    """As many as there is room for, from where the user has moved them to; the last one says that there are more."""
+    if len(lines) <= room:
+        controls.scroll = 0
+        return lines
+    shown = max(room - 1, 1)
+    controls.scroll = first = max(0, min(controls.scroll, len(lines) - shown))
+    where: Line = [(f"lines {first + 1}-{first + shown} of {len(lines)}: up, down", "dim")]
+    return [*lines[first : first + shown], where][:room]
 
 
 def _status(shown: Shown, controls: Controls, size: Size, glyphs: Glyphs) -> list[Line]:
     value = shown.value
-    below: list[Line] = [[(shown.waits, "yellow")]] if shown.waits else remarks(value, size.width)
-    below = below[: max(2, size.height // 3)]
+    below = wrap(shown.waits, size.width, "yellow") if shown.waits else remarks(value, size.width)
     tall = Table.height(value) + len(below) <= size.height
     table = Table(value, size.width, tall, controls.order, controls.selected, glyphs, shown.history)
+    least = min(LEAST_TABLE, len(table.lines))
+    below = _fitted(below, max(size.height - least, 0), glyphs)
     body = _scrolled(table, controls.selected, size.height - len(below)) + below
     left = size.height - len(body)
     if left >= 2 and shown.events:
         recent = list(shown.events)[-min(left - 1, MOST_EVENTS) :]
         body.append([("EVENTS", "bold")])
-        body += [[(f"{clock(event.at)} {event.text}", "red" if event.bad else "")] for event in recent]
+        body += [[_event(event, size.width, glyphs)] for event in recent]
     return body
+
+
+def _event(event: Event, width: int, glyphs: Glyphs) -> tuple[str, str]:
+    first, *more = wrap(f"{clock(event.at)} {event.text}", width - 1)
+    text = plain(first) + (glyphs.ellipsis if more else "")
+    return text, "red" if event.bad else ""
+
+
+def _fitted(lines: list[Line], room: int, glyphs: Glyphs) -> list[Line]:
+    """What is too much is left out before the last sentence, which says what holds the pipeline up, and what to do."""
+    if len(lines) <= room:
+        return lines
+    last = next((at for at in range(len(lines) - 1, 0, -1) if not lines[at][0][0].startswith(" ")), 0)
+    notes, verdict = lines[:last], lines[last:]
+    kept = room - len(verdict) - 1
+    if kept >= 0:
+        return [*notes[:kept], [(f"({len(notes) - kept} more lines: in the details)", "dim")], *verdict]
+    return [*verdict[: max(room - 1, 0)], [(glyphs.ellipsis, "dim")]][:room]
 
 
 def _scrolled(table: Table, selected: str | None, room: int) -> list[Line]:
     """The lines around the selected stage, where there is no room for all; the head stays."""
     head, lines = table.lines[0], table.lines[1:]
-    room = max(room - 1, 1)
-    if len(lines) <= room:
+    if len(lines) < room:
         return table.lines
     at = table.row_of.get(selected or "", 1) - 1
-    first = min(max(0, at - room // 2), len(lines) - (room - 1))
-    shown = lines[first : first + room - 1]
-    return [head, *shown, [(f"  {len(lines) - len(shown)} more rows: up and down", "dim")]]
+    if room <= 2:
+        return [head, lines[at]][2 - room :] if room > 0 else []
+    kept = room - 2
+    first = max(0, min(at - kept // 2, len(lines) - kept))
+    return [head, *lines[first : first + kept], [(f"  {len(lines) - kept} more rows: up and down", "dim")]]
 
 
 def clock(at: float) -> str:

@@ -5,12 +5,11 @@ May live here: putting rows together into lines for a given width and height. It
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from zpipe.monitor import rows
-from zpipe.monitor.columns import Column, Line, Span, clip, fit, heads, lay, width_of
+from zpipe.monitor.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
 from zpipe.monitor.figures import count, share
 from zpipe.monitor.glyphs import UNICODE, Glyphs
 from zpipe.monitor.history import History
@@ -22,13 +21,13 @@ MARK = 2
 
 def title(value: dict[str, Any]) -> Line:
     """The pipeline's name, and how far its sources are."""
-    parts = [value["pipeline"]]
+    line: Line = [(value["pipeline"], "bold")]
     for name, stage in value["stages"].items():
         progress = stage.get("progress")
         if progress and progress["total"]:
             done, total = progress["finished"], progress["total"]
-            parts.append(f"{name} {share(done / total)} ({count(done)} of {count(total)} finished)")
-    return [("  ".join(parts), "bold")]
+            line.append((f"  {name} {share(done / total)} ({count(done)} of {count(total)} finished)", "bold"))
+    return line
 
 
 def remarks(value: dict[str, Any], width: int) -> list[Line]:
@@ -36,20 +35,18 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
     found: list[Line] = []
     for name, stage in value["stages"].items():
         missing = [f"{name}.{instance}" for instance in stage["absent"]] if stage["instances"] else []
+        unheard = [f"{name}.{instance}" for instance in stage["unheard"]] if stage["instances"] else []
         silent = [f"{name}.{instance}" for instance in stage["silent"]]
-        found += [
-            [(f"{', '.join(who)}: {what}", "red")]
-            for who, what in ((missing, "not heard of"), (silent, "silent"))
-            if who
-        ]
-        for instance, why in stage.get("stopped_by", {}).items():
-            found.append([(f"{instance} takes no more: {why}", "bold red")])
-        for instance, why in stage.get("held_by", {}).items():
-            found.append([(f"{instance} is held up: {why}", "bold red")])
+        told = ((unheard, "not heard of yet", "yellow"), (missing, "not heard of", "red"), (silent, "silent", "red"))
+        for who, what, style in told:
+            found += wrap(f"{', '.join(who)}: {what}", width, style) if who else []
+        for what, reasons in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
+            for why in dict.fromkeys(reasons.values()):
+                names = ", ".join(instance for instance, its in reasons.items() if its == why)
+                found += wrap(f"{names} {what}: {why}", width, "bold red")
     bottleneck = value["bottleneck"]
     if bottleneck:
-        text = f"{bottleneck['why']}; {bottleneck['advice']}"
-        found += [[(line, "bold yellow")] for line in textwrap.wrap(text, max(width, 20), subsequent_indent="  ")]
+        found += wrap(f"{bottleneck['why']}; {bottleneck['advice']}", width, "bold yellow")
     return found
 
 

@@ -22,7 +22,7 @@ from rich.color import ColorSystem
 from rich.console import COLOR_SYSTEMS, Console
 from rich.style import Style
 
-from zpipe.monitor.columns import Line
+from zpipe.monitor.columns import Line, width_of
 from zpipe.monitor.glyphs import ASCII, UNICODE, Glyphs
 from zpipe.monitor.screen import Size
 
@@ -54,6 +54,10 @@ def is_screen(stream: TextIO) -> bool:
 
 
 def glyphs_of(stream: TextIO) -> Glyphs:
+    # Python makes UTF-8 of the C locale, whose terminals are not known to have it.
+    locale = next((one for key in ("LC_ALL", "LANG") if (one := os.environ.get(key))), "")
+    if locale in ("C", "POSIX"):
+        return ASCII
     encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
     return UNICODE if encoding.startswith("utf") else ASCII
 
@@ -157,12 +161,16 @@ class Terminal:
             os.write(self._wakes, b"\0")
 
     @property
+    def has_keys(self) -> bool:
+        return self._keys is not None
+
+    @property
     def size(self) -> Size:
         # Not by COLUMNS and LINES first, as shutil has it: a shell that exports them does not follow the window.
         columns, lines = os.get_terminal_size(self._stream.fileno())
         if not columns or not lines:  # a terminal that was never told
             columns, lines = shutil.get_terminal_size()
-        return Size(max(columns, 20), max(lines, 4))
+        return Size(columns, lines)
 
     def keys(self, timeout_s: float) -> list[str]:
         """Those pressed, as soon as there are some; [] after the time, or when the terminal changed its size."""
@@ -179,13 +187,14 @@ class Terminal:
 
     def draw(self, lines: list[Line], size: Size) -> None:
         """Puts the lines on the screen; `size` is the one they were made for."""
-        painted = [self._painter.paint(line) for line in lines]
+        # A line as wide as the window has nothing after it to be erased, and erasing there would take its last character.
+        painted = [self._painter.paint(line) + ("\x1b[K" if width_of(line) < size.width else "") for line in lines]
         fresh = size != self._size
         self._size = size
         parts = ["\x1b[2J"] if fresh else []
         for at, text in enumerate(painted):
             if fresh or at >= len(self._shown) or self._shown[at] != text:
-                parts.append(f"\x1b[{at + 1};1H{text}\x1b[K")
+                parts.append(f"\x1b[{at + 1};1H{text}")
         self._shown = painted
         if parts:
             self._write("".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import pwd
 import subprocess
@@ -45,19 +46,23 @@ def program() -> str:
     return str(beside if beside.is_file() else Path(sys.argv[0]).absolute())
 
 
-def template() -> str:
-    """The template as it is shipped: in the wheel, or beside the package in a checkout."""
+def templates() -> dict[str, str]:
+    """By name, as they are shipped: in the wheel, or beside the package in a checkout."""
+    return {name: _shipped(name) for name in (text.TEMPLATE, text.MONITOR)}
+
+
+def _shipped(name: str) -> str:
     package = Path(zpipe.__file__).parent
     for folder in (package / "systemd", package.parent / "systemd"):
-        path = folder / text.TEMPLATE
+        path = folder / name
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    raise OperatorError(f"{text.TEMPLATE} is missing from this installation of zpipe ({package})")
+    raise OperatorError(f"{name} is missing from this installation of zpipe ({package})")
 
 
 def changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
     """What is to be done so that `folder` has the files of the pipeline, and none of an earlier config."""
-    there = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe@*.service.d/{text.DROP_IN}")]
+    there = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe*@*.service.d/{text.DROP_IN}")]
     gone = [path for path in there if text.is_drop_in_of(pipeline, path) and path not in wanted]
     found = [Change(path, _read(folder / path), wanted.get(path)) for path in [*wanted, *sorted(gone)]]
     return [change for change in found if change.before != change.after]
@@ -118,6 +123,10 @@ def warnings(config: PipelineConfig, called: str, root: Path, todo: list[Change]
     if root == Path("/") and not _has_user():
         found.append(
             f"there is no user {USER}: install zpipe-sysusers.conf in /etc/sysusers.d and run systemd-sysusers"
+        )
+    if config.prometheus and importlib.util.find_spec("prometheus_client") is None:
+        found.append(
+            f"what serves metrics needs prometheus_client: {Path(called).with_name('pip')} install 'zpipe[prometheus]'"
         )
     for change in todo:
         if change.action == "remove":

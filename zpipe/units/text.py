@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from zpipe.config import Address, PipelineConfig, StageConfig, parse_address
 from zpipe.units.names import Unit, config_path
 
 TEMPLATE = "zpipe@.service"
+MONITOR = "zpipe-monitor@.service"
+"""The template of what serves a pipeline's metrics; only where the config says where they are served."""
 PROGRAM = "/opt/zpipe/bin/zpipe"
-"""The path of the program in the template as it is shipped."""
+"""The path of the program in the templates as they are shipped."""
 DROP_IN = "50-pipeline.conf"
 SPARE = 8
 """Instances up to this number are ordered and stop with the target, so that starting one more needs no new files."""
@@ -28,19 +31,27 @@ def service_name(unit: Unit) -> str:
     return f"zpipe@{unit}.service"
 
 
+def monitor_name(pipeline: str) -> str:
+    return f"zpipe-monitor@{pipeline}.service"
+
+
 def drop_in_path(service: str) -> str:
     return f"{service}.d/{DROP_IN}"
 
 
 def is_drop_in_of(pipeline: str, path: str) -> bool:
-    """Whether `path` is of a drop-in that was written for an instance of the pipeline."""
+    """Whether `path` is of a drop-in that was written for an instance or the monitor of the pipeline."""
     pattern = rf"zpipe@{re.escape(pipeline)}\.[A-Za-z0-9_-]+\.[0-9]+\.service\.d/{re.escape(DROP_IN)}"
-    return re.fullmatch(pattern, path) is not None
+    return path == drop_in_path(monitor_name(pipeline)) or re.fullmatch(pattern, path) is not None
 
 
-def files(config: PipelineConfig, template: str, program: str) -> dict[str, str]:
-    """All files of a pipeline by their path below the folder of unit files. `template` is the shipped one."""
-    made = {TEMPLATE: template.replace(PROGRAM, quoted(program)), target_name(config.name): _target(config)}
+def files(config: PipelineConfig, templates: Mapping[str, str], program: str) -> dict[str, str]:
+    """All files of a pipeline by their path below the folder of unit files. `templates` are the shipped ones, by name."""
+    wanted = [TEMPLATE, MONITOR] if config.prometheus else [TEMPLATE]
+    made = {name: templates[name].replace(PROGRAM, quoted(program)) for name in wanted}
+    made[target_name(config.name)] = _target(config)
+    if config.prometheus:
+        made[drop_in_path(monitor_name(config.name))] = _monitor_drop_in(config, config.prometheus)
     for stage in config.stages.values():
         for n in range(1, _numbers(stage) + 1):
             made[drop_in_path(service_name(Unit(config.name, stage.name, n)))] = _drop_in(config, stage)
@@ -70,6 +81,8 @@ def _services(config: PipelineConfig, stage: StageConfig, count: int) -> list[st
 
 def _target(config: PipelineConfig) -> str:
     wanted = [f"Wants={' '.join(_services(config, stage, stage.instances))}" for stage in config.stages.values()]
+    if config.prometheus:
+        wanted.append(f"Wants={monitor_name(config.name)}")
     return "\n".join(
         [
             f"# Written by `zpipe units {config_path(config.name)}`, which replaces it.",
@@ -112,6 +125,24 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
             "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK",
         ]
         lines += _ANYWHERE if everywhere else ["IPAddressAllow=localhost"]
+    return "\n".join([*lines, ""])
+
+
+def _monitor_drop_in(config: PipelineConfig, prometheus: str) -> str:
+    read = config_path(config.name)
+    stages = [address for stage in config.stages.values() for address in stage.listen]
+    lines = [
+        f"# Written by `zpipe units {read}`, which replaces it. Put settings of your own beside it.",
+        "",
+        "[Unit]",
+        f"PartOf={target_name(config.name)}",
+        "",
+        "[Service]",
+        "# Values for ${VAR} in the config.",
+        f"EnvironmentFile=-{read.with_suffix('.env')}",
+    ]
+    if not all(parse_address(address).is_loopback for address in (f"tcp://{prometheus}", *stages)):
+        lines += ["", "# Open: it serves, or reaches stages, beyond this machine.", *_ANYWHERE]
     return "\n".join([*lines, ""])
 
 

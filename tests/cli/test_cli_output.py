@@ -1,0 +1,96 @@
+"""What commands print has nowhere to go: the reader has left, the disk is full."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zpipe.errors import ExitCode
+
+ZPIPE = (sys.executable, "-m", "zpipe")
+DEADLINE_S = 60.0
+SMALL = 2000
+"""Bytes that a file may have: a disk that is nearly full."""
+
+
+def small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL))
+
+
+@pytest.mark.parametrize("command", [["plugins"], ["--help"], ["monitor", "--help"]])
+def test_a_full_disk_is_said_in_words(command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([*ZPIPE, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S)
+    assert result.returncode == ExitCode.FAILED
+    assert result.stderr == "zpipe: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", [["plugins"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_fault(command: list[str]) -> None:
+    with subprocess.Popen([*ZPIPE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(DEADLINE_S) == ExitCode.DONE
+
+
+def test_characters_that_the_locale_does_not_have_are_written_otherwise(home: Path) -> None:
+    path = home / "\u707d.toml"
+    path.write_text(CONFIG)
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    command = [*ZPIPE, "check", str(path)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (result.returncode, result.stderr) == (ExitCode.DONE, "")
+    assert "\\u707d.toml" in result.stdout
+
+
+CONFIG = """
+[pipeline]
+name = "watched"
+[telemetry]
+interval = "200ms"
+[stages.make]
+plugin = "generate"
+options = { rate = 200 }
+[stages.sink]
+input = "make"
+plugin = "discard"
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("monitor", ["--json", "--timeout", "30", "--record", "FILE"]),
+        ("monitor", ["--json", "--timeout", "30", "--record", "FILE.gz"]),
+        ("tap", ["sink", "--rate", "100", "--timeout", "30", "--save", "FILE"]),
+    ],
+)
+def test_a_disk_that_fills_under_what_is_kept_is_named(home: Path, command: str, options: list[str]) -> None:
+    path = home / "watched.toml"
+    path.write_text(CONFIG)
+    stages = [
+        subprocess.Popen([*ZPIPE, "stage", str(path), stage], stderr=subprocess.DEVNULL) for stage in ("sink", "make")
+    ]
+    try:
+        given = [str(home / one) if one.startswith("FILE") else one for one in options]
+        result = subprocess.run(
+            [*ZPIPE, command, str(path), *given],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE_S,
+            preexec_fn=small_files,
+        )
+    finally:
+        for stage in stages:
+            stage.kill()
+            stage.wait()
+    assert result.returncode == ExitCode.FAILED, result.stderr
+    assert result.stderr == f"zpipe: cannot write {given[-1]}: File too large\n"
