@@ -27,7 +27,7 @@ def config_of(specs: list[Spec]) -> PipelineConfig:
         )
         for spec in specs
     }
-    return replace(made, name="sim", stages=stages)
+    return replace(made, name="sim", stages=stages, interval_s=specs[0].policy.interval_s)
 
 
 class Watched:
