@@ -88,32 +88,6 @@ def test_at_every_quiet_point_depth_is_what_is_held(seed: int) -> None:
     assert sim.problems == []
 
 
-@pytest.mark.parametrize(("pace", "slow"), [(0.02, 0.03), (0.05, 0.16), (0.05, 0.06)])
-def test_time_to_full_is_within_a_quarter_on_steady_growth(pace: float, slow: float) -> None:
-    policy = StagePolicy(queue=Bound(200, MIB), unacked=Bound(400, MIB))
-    watched = Watched(
-        [
-            Spec("read", messages=ENDLESS, record_s=pace, policy=policy),
-            Spec("map", inputs=(("read", ""),), policy=policy, seconds=lambda instance: slow),
-        ]
-    )
-    watched.run(8.0)
-    forecasts: list[tuple[float, float]] = []
-    while True:
-        value = watched.run(1.0)
-        row = link(value, "read", "map")
-        if row["full_in_s"] == 0.0:
-            break
-        if row["full_in_s"] is not None:
-            forecasts.append((watched.sim.now, row["full_in_s"]))
-        assert watched.sim.now < 5000, value
-    full_at = watched.sim.now
-    assert len(forecasts) > 0.8 * (full_at - forecasts[0][0]) > 1
-    for at, full_in_s in forecasts:
-        if full_at - at > 5.0:  # nearer than that a second, which a snapshot takes to come, is more than a quarter
-            assert full_in_s == pytest.approx(full_at - at, rel=0.25), (at, full_at)
-
-
 def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
     watched = Watched(
         [
