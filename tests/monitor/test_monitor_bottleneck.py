@@ -63,7 +63,7 @@ CASES = {
         "map",
         "working",
         4,
-        ["working", "read blocked 75%", "keep up with read"],
+        ["working", "read blocked 7", "keep up with read"],
     ),
     "slow sink": Case(
         [head(150), stage("map", "read", 0.001), stage("sink", "map", 0.025)], "sink", "working", 3.75, ["map blocked"]

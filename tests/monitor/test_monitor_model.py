@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
 from zpipe.monitor.columns import width_of
-from zpipe.monitor.flow import slope, split
+from zpipe.monitor.flow import split
 from zpipe.monitor.model import CONNECT_S, SILENT_INTERVALS, Model
 from zpipe.monitor.status import status
 
@@ -231,33 +231,6 @@ def test_rates_are_measured_between_snapshots_and_taken_from_the_first_until_the
     value = model.as_json(106.0)
     assert links_of(value)["read", "map"]["rate"] == pytest.approx(20.0)
     assert value["stages"]["read"]["rate_out"] == pytest.approx(20.0)
-
-
-def test_time_to_full_and_to_empty() -> None:
-    model = Model(config(CHAIN))
-    for n in range(4):
-        rows = [link("map", 1000, unsent=100 * n, consumers=[consumer(credit=24)])]
-        model.add(snapshot("read", rows, at=100.0 + n))
-    row = links_of(model.as_json(103.0))["read", "map"]
-    assert row["full_in_s"] == pytest.approx((UNSENT_BOUND - 300 + 24) / 100)
-    assert row["empty_in_s"] is None
-    for n in range(4, 12):
-        model.add(snapshot("read", [link("map", 1000, unsent=300 - 10 * (n - 4))], at=100.0 + n))
-    row = links_of(model.as_json(111.0))["read", "map"]
-    assert row["empty_in_s"] == pytest.approx(230 / 10)
-    assert row["full_in_s"] is None
-
-
-def test_time_to_full_by_bytes() -> None:
-    model = Model(config(CHAIN))
-    for n in range(4):  # 64 KiB each: 16 fill what may be unsent
-        model.add(snapshot("read", [link("map", 99, unsent=2 * n, unsent_bytes=2 * n * 2**16)], at=100.0 + n))
-    assert links_of(model.as_json(103.0))["read", "map"]["full_in_s"] == pytest.approx(10 / 2)
-
-
-@pytest.mark.parametrize("depths", [[5, 5, 5, 5, 5], [0, 9, 0, 9, 0], [3]])
-def test_a_depth_that_goes_nowhere_has_no_time(depths: list[int]) -> None:
-    assert slope([(float(n), depth) for n, depth in enumerate(depths)], 1.0) is None
 
 
 # The bottleneck

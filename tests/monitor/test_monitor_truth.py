@@ -89,32 +89,6 @@ def test_at_every_quiet_point_depth_is_what_is_held(seed: int) -> None:
     assert sim.problems == []
 
 
-@pytest.mark.parametrize(("pace", "slow"), [(0.02, 0.03), (0.05, 0.16), (0.05, 0.06)])
-def test_time_to_full_is_within_a_quarter_on_steady_growth(pace: float, slow: float) -> None:
-    policy = StagePolicy(queue=Bound(200, MIB), unacked=Bound(400, MIB))
-    watched = Watched(
-        [
-            Spec("read", messages=ENDLESS, record_s=pace, policy=policy),
-            Spec("map", inputs=(("read", ""),), policy=policy, seconds=lambda instance: slow),
-        ]
-    )
-    watched.run(8.0)
-    forecasts: list[tuple[float, float]] = []
-    while True:
-        value = watched.run(1.0)
-        row = link(value, "read", "map")
-        if row["full_in_s"] == 0.0:
-            break
-        if row["full_in_s"] is not None:
-            forecasts.append((watched.sim.now, row["full_in_s"]))
-        assert watched.sim.now < 5000, value
-    full_at = watched.sim.now
-    assert len(forecasts) > 0.8 * (full_at - forecasts[0][0]) > 1
-    for at, full_in_s in forecasts:
-        if full_at - at > 5.0:  # nearer than that a second, which a snapshot takes to come, is more than a quarter
-            assert full_in_s == pytest.approx(full_at - at, rel=0.25), (at, full_at)
-
-
 def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
     watched = Watched(
         [
@@ -131,15 +105,6 @@ def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
     assert link(value, "read", "map")["queued"] == first["queued"]
 
 
-def moving(watched: Watched, upstream: str, consumer: str) -> int:
-    """What waits between two stages by the cores' own counts, where nobody dies: made, and not in work yet."""
-    nodes = watched.sim.nodes
-    producers = [node.stage.downstream for key, node in nodes.items() if key[0] == upstream]
-    made = sum(o.produced for d in producers for o in d.outlets if o.consumer == consumer)
-    counts = [node.stage.counts for key, node in nodes.items() if key[0] == consumer]
-    return made - sum(one.received - one.queued for one in counts)
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
     """Ends that speak at different moments, a thousand messages a second: never off by what passes between those."""
@@ -154,12 +119,12 @@ def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
     )
     held: dict[float, int] = {}
     shown: list[tuple[float, int]] = []
-    links = list(watched.model._depths)
+    links = list(watched.model._forecasts)
     hear = watched.sim.watcher
     assert hear is not None
 
     def hear_and_note(snapshot: dict[str, Any], now: float) -> None:
-        held[now] = moving(watched, "read", "map")
+        held[now] = watched.waiting("read", "map")
         hear(snapshot, now)
         at = watched.model._moment(links[0])
         if now > 4.0 and at in held:

@@ -27,7 +27,7 @@ def config_of(specs: list[Spec]) -> PipelineConfig:
         )
         for spec in specs
     }
-    return replace(made, name="sim", stages=stages)
+    return replace(made, name="sim", stages=stages, interval_s=specs[0].policy.interval_s)
 
 
 class Watched:
@@ -51,6 +51,14 @@ class Watched:
     @property
     def value(self) -> dict[str, Any]:
         return self.model.as_json(self.sim.now)
+
+    def waiting(self, upstream: str, consumer: str) -> int:
+        """What waits between two stages by the cores' own counts, where nobody dies: made, and not in work yet."""
+        nodes = self.sim.nodes
+        producers = [node.stage.downstream for key, node in nodes.items() if key[0] == upstream]
+        made = sum(o.produced for d in producers for o in d.outlets if o.consumer == consumer)
+        counts = [node.stage.counts for key, node in nodes.items() if key[0] == consumer]
+        return made - sum(one.received - one.queued for one in counts)
 
 
 def link(value: dict[str, Any], upstream: str, consumer: str) -> dict[str, Any]:

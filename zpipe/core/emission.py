@@ -14,7 +14,8 @@ from zpipe.core.source import Source
 class EmissionLimit:
     """An absolute limit, so that what is on its way from other threads needs no counting.
 
-    It is raised in steps: waking a source's thread for one message at a time would cost more than the message.
+    It is raised in steps: waking a source's thread for one message at a time would cost more than the message. But one that
+    is awake, and near its limit, is told all the room there is: so it waits when that is used up, not up to a step before.
     """
 
     def __init__(self, policy: StagePolicy, source: Source | None) -> None:
@@ -35,7 +36,8 @@ class EmissionLimit:
         if self._source is not None:
             limit = self._source.emitted + (room if may_read else 0)
         raised = limit - self._limit
-        if raised < 0 or raised >= self._step or (raised and not downstream.unsent):
+        awake = self._source is not None and 0 < self._limit - self._source.emitted < self._step
+        if raised < 0 or raised >= self._step or (raised and (awake or not downstream.unsent)):
             self._limit = limit
             return [Gate(limit)]
         return []

@@ -55,7 +55,6 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
-        self.left_to_read: int | None = None
 
     # ---- to the workers
 
@@ -275,7 +274,6 @@ class Processing:
 
     def note_idle(self, now: float, left: int | None, hungry: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `hungry`: those above wait for our acks."""
-        self.left_to_read = left
         queue = self._inlet.queue
         full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
         limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)

@@ -53,7 +53,6 @@ class Report:
         taken["limit"] = processing.calls.report(now)
         taken["stopped_by"] = processing.guard.stopped_by
         taken["replaying"] = len(processing.replays)
-        taken["may_read"] = processing.left_to_read
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
         taken["waiting_for"] = [] if parts.state == State.STOPPED.value else self._intake.waiting_for()

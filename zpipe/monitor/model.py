@@ -13,7 +13,6 @@ May live here: sums over instances, rates and slopes over time. No sockets, cloc
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,18 +23,14 @@ from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
 from zpipe.monitor.bottleneck import find
 from zpipe.monitor.effort import effort_of
-from zpipe.monitor.flow import LinkName, closes_in, fill, room, slope, split, step_of
+from zpipe.monitor.flow import LinkName, room, split
+from zpipe.monitor.forecast import Forecast
 from zpipe.monitor.moment import possible
 from zpipe.monitor.seen import Seen, sound
 
 SILENT_INTERVALS = 3.0
 CONNECT_S = 1.0
 """To find an instance and to have it know of a subscription."""
-SLOPE_INTERVALS = 6.0
-FULL = 0.7
-"""A link counts as full from this share of its producers' bound on: a source is woken in quarters of it."""
-LONGEST_S = 86400.0
-"""A time to full or empty beyond this says only that the depth hardly changes."""
 ABSENT, SILENT, UNHEARD = "ABSENT", "SILENT", "UNHEARD"
 STATES = (State.FAILED.value, SILENT, *(s.value for s in State if s is not State.FAILED))
 """From the worst and least advanced on: a stage is in the first of these that an instance of it is in."""
@@ -57,9 +52,7 @@ class Model:
             stage.name: [LinkName(i.stage, i.outlet, stage.name) for i in stage.inputs]
             for stage in config.stages.values()
         }
-        self._depths: dict[LinkName, deque[tuple[float, int]]] = {
-            link: deque() for links in self._inputs.values() for link in links
-        }
+        self._forecasts = {link: Forecast(link, config) for links in self._inputs.values() for link in links}
         self._now = 0.0
         self._slow: str | None = None
 
@@ -80,19 +73,17 @@ class Model:
             seen = of_stage[instance] = Seen(began=True)
         seen.add(snapshot, at, self._config.interval_s)
         self._now = max(self._now, at)
-        for link in self._depths:
-            if snapshot["stage"] in (link.upstream, link.consumer):
-                self._note(link)
+        for link, forecast in self._forecasts.items():
+            self._forecast(seen, link, forecast)
         return True
 
-    def _note(self, link: LinkName) -> None:
-        """Its depth, where all of its ends have spoken since the last one was noted."""
-        depths, at = self._depths[link], self._moment(link)
-        if depths and at <= depths[-1][0]:
-            return
-        depths.append((at, self._link(link)["depth"]))
-        while depths[0][0] < at - SLOPE_INTERVALS * self._config.interval_s:
-            depths.popleft()
+    def _forecast(self, seen: Seen, link: LinkName, forecast: Forecast) -> None:
+        """What an instance at one of its ends has said moves the forecast of a link."""
+        stage = seen.snapshot["stage"]
+        if stage == link.upstream:
+            forecast.hear(seen)
+        if stage in (link.upstream, link.consumer) and (up_to := self._moment(link)) > forecast.at:
+            forecast.note(up_to, self._link(link)["depth"], seen.heard_at - seen.past.last.at)
 
     @property
     def missing(self) -> list[str]:
@@ -113,7 +104,7 @@ class Model:
     def as_json(self, at: float) -> dict[str, Any]:
         """The pipeline at `at`, in the shape that the design fixes (section 8)."""
         self._now = at
-        links = [self._link(name) | self._times(name) for name in self._depths]
+        links = [self._with_times(name, self._link(name)) for name in self._forecasts]
         stages = {name: self._stage(name) for name in self._config.stages}
         efforts = {name: effort_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
         unheard = any(stage["unheard"] for stage in stages.values())
@@ -228,39 +219,22 @@ class Model:
             "stale_s": self._stale([name.upstream, name.consumer]),
         }
 
-    def _times(self, name: LinkName) -> dict[str, Any]:
-        """How it changes: 0.0 to full when its producers can put nothing more, None where nobody can say.
+    def _with_times(self, name: LinkName, link: dict[str, Any]) -> dict[str, Any]:
+        """How it changes.
 
-        `bound`: the depth at which they can put nothing more; `slope`: messages a second by which the depth grows;
+        `bound`: the depth at which its producers can put nothing more; `slope`: messages a second by which the depth grows;
         `outputs`: messages on the link for one that its upstream is done with."""
         live = self._live(name.upstream)
         producers = [seen.link(name) for seen in live]
         unacked = self._config.stages[name.upstream].unacked
-        depths = self._depths[name]
-        depth = depths[-1][1] if depths else 0
-        by = slope(depths, self._config.interval_s) if depths else None
-        left = sum(room(link, unacked) for link in producers)
-        times: dict[str, Any] = {"rate": self._rate(name), "full_in_s": None, "empty_in_s": None}
         done = sum(seen.done for seen in live)
-        times |= {"slope": by, "bound": depth + left, "outputs": _sum(producers, "produced") / done if done else 1.0}
-        stopped = any((seen.snapshot.get("budget") or {}).get("blocked") for seen in live)
-        if any(fill(link, unacked) >= FULL for link in producers) and (stopped or by is None or by <= 0):
-            times["full_in_s"] = 0.0
-        elif by:
-            seconds = self._full_in(name, left, by) if by > 0 else depth / -by
-            if seconds < LONGEST_S:
-                times["full_in_s" if by > 0 else "empty_in_s"] = seconds
-        return times
-
-    def _full_in(self, name: LinkName, left: int, growth: float) -> float:
-        """Seconds until the producers of a link that grows have to wait."""
-        live = self._live(name.upstream)
-        may_read = [seen.snapshot.get("may_read") for seen in live]
-        if None in may_read or not may_read:
-            return left / growth
-        rate = sum(seen.rate("done", self._config.interval_s) for seen in live)
-        step = step_of(self._config.stages[name.upstream].unacked) * len(live)
-        return closes_in(left, min(sum(one or 0 for one in may_read), left), step, rate, growth)
+        return {
+            **link,
+            "rate": self._rate(name),
+            **self._forecasts[name].times(live, link["depth"], self._now),
+            "bound": link["depth"] + sum(room(row, unacked) for row in producers),
+            "outputs": _sum(producers, "produced") / done if done else 1.0,
+        }
 
     def _rate(self, name: LinkName) -> float | None:
         """Messages a second sent over it; None while no producer is there.

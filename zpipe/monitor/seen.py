@@ -40,9 +40,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and isinstance(state, str)
         and state in _STATES
         and _numbers(snapshot, _OPTIONAL)
-        and all(
-            _is_number(snapshot.get(key) or 0) for key in ("finished", "total", "may_read", "read_messages", "read_s")
-        )
+        and all(_is_number(snapshot.get(key) or 0) for key in ("finished", "total", "read_messages", "read_s"))
         and _numbers(snapshot.get("budget") or {})
         and all(_numbers(row) for row in _rows(snapshot.get("latency") or {}))
         and isinstance(links, list)

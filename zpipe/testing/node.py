@@ -66,7 +66,10 @@ class Node:
         self.stage.opened()
 
     def _vitals(self) -> dict[str, Any]:
-        return {} if self.source is None else {"read_messages": self.source.emitted, "read_s": self.source.read_s}
+        if self.source is None:
+            return {}
+        given = self.source.given(self._clock.now)
+        return {"read_messages": given, "read_s": given * self.spec.record_s}
 
     # ---- time
 

@@ -35,6 +35,7 @@ class Spec:
     early     workers pass half of a task's outputs on before it is done
     poison    ids whose call ends the process
     record_s  (heads) seconds that the source takes for a record
+    section   (heads) records are taken in when so many have come, as busy daemons do
     """
 
     name: str
@@ -51,6 +52,7 @@ class Spec:
     early: bool = False
     poison: Callable[[str], bool] = lambda id: False
     record_s: float = 0.0
+    section: int = 1
 
 
 @dataclass

@@ -27,7 +27,18 @@ class Source:
             return NEVER
         if self.closing or self._left == 0:
             return 0.0
-        return self._due if self.limit > self.emitted else NEVER
+        if self.limit <= self.emitted:
+            return NEVER
+        return self._due + (self._worth - 1) * self._spec.record_s
+
+    @property
+    def _worth(self) -> int:
+        """Fewer are not taken in, unless it may give no more than that."""
+        return min(self._spec.section, self._left, self.limit - self.emitted)
+
+    def given(self, now: float) -> int:
+        """What was taken in, and what waits for that."""
+        return self.emitted + max(self._come(min(self._left, self.limit - self.emitted), now), 0)
 
     @property
     def read_s(self) -> float:
@@ -41,7 +52,7 @@ class Source:
     def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter]]:
         """Up to `most` records: sections by outlet, the position of the last, their number, and what cannot be read."""
         spec = self._spec
-        count = self._paced(min(self._left, self.limit - self.emitted, most), now)
+        count = self._paced(min(self._left, self.limit - self.emitted, max(most, spec.section)), now)
         first = self._start + self.emitted
         self.emitted += count
         self._left -= count
@@ -56,10 +67,16 @@ class Source:
 
     def _paced(self, most: int, now: float) -> int:
         """How many of `most` the source has come to by now. While it may not read, no record is made in advance but one."""
-        pace = self._spec.record_s
-        if not pace:
+        if not self._spec.record_s:
             return most
         self._due = max(self._due, now) if self._due == 0.0 or most <= 0 else self._due
-        count = min(most, 1 + int((now - self._due) / pace)) if now >= self._due else 0
-        self._due += max(count, 0) * pace
+        count = self._come(most, now)
+        if count < self._worth:
+            return 0
+        self._due += max(count, 0) * self._spec.record_s
         return count
+
+    def _come(self, most: int, now: float) -> int:
+        # Reckoned in records, a little early: what is due now must not be missed by a rounding.
+        pace = self._spec.record_s
+        return min(most, 1 + int((now - self._due) / pace + 1e-9)) if pace and now >= self._due else 0

@@ -1,0 +1,127 @@
+"""When a link will be full, and when empty. May live here: what of a link's figures moves towards which bound.
+
+A link is full when a producer of it has to wait: `full_in_s` is 0 from then on. A source waits in between even while its link
+stays full, since it is woken when a quarter of its bound is free: so what has waited lately, and is not much below its bound, is
+still full.
+
+What is held against a producer's bounds is counted by itself in one snapshot, at one moment, so no step of the other end is in
+it. Of a link it has what is not sent, and what is not acked; either may be the one that gets to its bound.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from zpipe.config import PipelineConfig, StageConfig
+from zpipe.core.policy import Bound, LinkPolicy
+from zpipe.monitor.flow import UNSENT, LinkName, fill
+from zpipe.monitor.seen import LONG_WINDOW, Seen
+from zpipe.monitor.trend import Trend
+
+FULL = 0.7
+"""A link stays full from this share of its producers' bound on: a source is woken in quarters of it."""
+LONGEST_S = 86400.0
+"""A time to full or empty beyond this says only that the depth hardly changes."""
+
+
+class Forecast:
+    """Of one link."""
+
+    def __init__(self, name: LinkName, config: PipelineConfig) -> None:
+        self._name = name
+        self._config = config
+        self._producers: dict[str, _Producer] = {}
+        self._depth = Trend(config.interval_s)
+        self._at = -math.inf
+        self._behind_s = 0.0
+
+    @property
+    def at(self) -> float:
+        """Up to when it knows what waits on the link."""
+        return self._at
+
+    def note(self, at: float, depth: int, behind_s: float) -> None:
+        """What waited on the link at a moment of the senders' clock, which is `behind_s` behind the monitor's."""
+        self._at, self._behind_s = at, behind_s
+        self._depth.grain = _batch(self._config.stages[self._name.consumer], 0.0)
+        self._depth.add(at, depth)
+
+    def hear(self, seen: Seen) -> None:
+        """A snapshot of one of its producers has come."""
+        if seen.incarnation not in self._producers:
+            self._producers[seen.incarnation] = _Producer(self._name, self._config)
+        self._producers[seen.incarnation].add(seen)
+
+    def times(self, live: list[Seen], depth: int, now: float) -> dict[str, Any]:
+        """0.0 to full when a producer has to wait, None where nobody can say."""
+        lives = {seen.incarnation for seen in live}
+        self._producers = {life: one for life, one in self._producers.items() if life in lives}
+        times = [one.full_in(now) for one in self._producers.values()]
+        full = min((one for one in times if one is not None and one < LONGEST_S), default=None)
+        empty = self._depth.reaches(0.0, now - self._behind_s) if full is None and depth else None
+        return {
+            "full_in_s": full,
+            "empty_in_s": empty if empty is not None and empty < LONGEST_S else None,
+            "slope": self._depth.slope,
+        }
+
+
+class _Producer:
+    """One life of an instance, and how much of each of its bounds on the link is used up: shares, 1.0 is full."""
+
+    def __init__(self, name: LinkName, config: PipelineConfig) -> None:
+        self._name = name
+        self._upstream, self._consumer = config.stages[name.upstream], config.stages[name.consumer]
+        self._interval_s = config.interval_s
+        self._unacked = unacked = self._upstream.unacked
+        self._unsent_bound = Bound(min(UNSENT.messages, unacked.messages), min(UNSENT.bytes, unacked.bytes))
+        self._unsent, self._held = Trend(config.interval_s), Trend(config.interval_s)
+        self._waited_at = -math.inf
+        self._fill = 0.0
+        self._behind_s = 0.0
+
+    def add(self, seen: Seen) -> None:
+        snapshot, link = seen.snapshot, seen.link(self._name)
+        at = seen.past.last.at
+        self._behind_s = seen.heard_at - at
+        self._fill = fill(link, self._unacked)
+        if self._fill >= FULL and (snapshot.get("budget") or {}).get("blocked"):
+            self._waited_at = at
+        unsent, in_flight = link.get("unsent", 0), link.get("in_flight", 0)
+        unsent_bytes, in_flight_bytes = link.get("unsent_bytes", 0), link.get("in_flight_bytes", 0)
+        size = (unsent_bytes + in_flight_bytes) / max(unsent + in_flight, 1)
+        # What a source has given and the core has not taken in yet: up to a section, which may be many seconds of it.
+        given = snapshot.get("read_messages")
+        ahead = max(0.0, given - seen.done) * seen.outputs(self._name) if given is not None else 0.0
+        # While there is credit nothing waits, so the way to the bound is longer by that.
+        credit = sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
+        waits = unsent + ahead if unsent else ahead - credit
+        held = unsent + ahead + in_flight
+        outputs = seen.outputs(self._name) if seen.done else 1.0
+        made = min(_batch(self._upstream, size) * outputs, LinkPolicy().section_messages)  # more are handed on in parts
+        grain = max(made, _batch(self._consumer, size))
+        for trend, messages, bound in ((self._unsent, waits, self._unsent_bound), (self._held, held, self._unacked)):
+            share = max(1.0 / bound.messages, size / bound.bytes)
+            trend.grain = grain * share
+            trend.add(at, messages * share)
+
+    def full_in(self, now: float) -> float | None:
+        at = now - self._behind_s
+        if self._fill >= FULL and at - self._waited_at <= LONG_WINDOW * self._interval_s:
+            return 0.0
+        trends = (self._unsent, self._held)
+        times = [one.reaches(1.0, at) for one in trends if one.slope is not None and one.slope > 0.0]
+        full = min((one for one in times if one is not None), default=None)
+        if full is None or any(one.slope is None and one.may_reach(1.0, full) for one in trends):
+            return None
+        return full
+
+
+def _batch(stage: StageConfig, size: float) -> float:
+    """How many messages it takes at once. With several instances steps of this come from each, more often."""
+    if stage.batch is None:
+        return 1.0
+    return min(stage.batch.messages, max(stage.batch.bytes / size, 1.0) if size else math.inf) * math.sqrt(
+        stage.instances
+    )
