@@ -139,6 +139,7 @@ def test_a_fixture_of_all_that_json_has_not(tmp_path: Path) -> None:
         "like": {"$bytes": "AAAA"},
         "line": "a\u2028b",
         "n": 2**70,
+        "like int": {"$int": "0x1"},
     }
     message = Message(payload, "i", 1.5, {"k": b"v"}, "errors", attempt=3)
     path = tmp_path / "f.ndjson"
@@ -147,6 +148,14 @@ def test_a_fixture_of_all_that_json_has_not(tmp_path: Path) -> None:
     assert (first.id, first.origin, first.headers, first.outlet, first.attempt) == ("i", 1.5, {"k": b"v"}, "errors", 3)
     assert repr(first.payload) == repr(payload)
     assert (second.id, second.payload, second.headers) == ("fixture:3", 1, None)
+
+
+@pytest.mark.parametrize(
+    "number", [10**5000, -(10**5000), 2**2048, 2**2048 - 1], ids=lambda number: str(number.bit_length())
+)
+def test_numbers_of_thousands_of_digits_survive_a_fixture(number: int) -> None:
+    text = json.dumps(to_json({"n": [number]}))
+    assert from_json(json.loads(text)) == {"n": [number]}
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"payload": 1, "attempt": "x"}', '{"payload": {"$bytes": "?"}}'])
