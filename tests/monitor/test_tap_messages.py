@@ -78,6 +78,38 @@ def test_what_is_no_condition_says_why(text: str, said: str) -> None:
         read_condition(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("user.email=ann", True),
+        ("user.name=Ann", True),
+        ("user.email.host=x", False),
+        ("a.b.c=1", True),
+        ("raw=text", True),
+        ("raw~^te", True),
+        ("bad~x", True),
+        ("map~secret", True),
+        ("huge~0xff", True),
+        ("huge>1", True),
+        ("[[=1", False),
+        (f"user={'[' * 100_000}", False),
+        (f"list.{'9' * 5000}=1", False),
+    ],
+)
+def test_conditions_on_what_is_odd(text: str, holds: bool) -> None:
+    payload = {
+        "user.email": "ann",
+        "user": {"name": "Ann"},
+        "a": {"b.c": 1, "b": 2},
+        "raw": b"text",
+        "bad": b"\xffx",
+        "map": {b"k": {"secret": b"\xff"}},
+        "huge": 16**5000 * 255,
+        "list": [1],
+    }
+    assert read_condition(text).holds(Message(payload)) is holds
+
+
 def test_a_payload_that_is_no_map_meets_conditions_of_its_own() -> None:
     assert read_condition("@id=a").holds(Message("text", id="a"))
     assert not read_condition("n=1").holds(Message("text"))
