@@ -147,7 +147,38 @@ def test_no_value_of_a_hidden_field_is_left(value: Any, name: str) -> None:
     assert "sesame" not in repr((shown.payload, shown.headers))
 
 
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("items.0.price", {"items": [{"price": MARK}, {"price": 2}], "a.b": {"c": 3}, "rows": [[4, 5]]}),
+        ("items.price", {"items": [{"price": MARK}, {"price": MARK}], "a.b": {"c": 3}, "rows": [[4, 5]]}),
+        ("items.1", {"items": [{"price": 1}, MARK], "a.b": {"c": 3}, "rows": [[4, 5]]}),
+        ("rows.0.1", {"items": [{"price": 1}, {"price": 2}], "a.b": {"c": 3}, "rows": [[4, MARK]]}),
+        ("a.b", {"items": [{"price": 1}, {"price": 2}], "a.b": MARK, "rows": [[4, 5]]}),
+        ("a", {"items": [{"price": 1}, {"price": 2}], "a.b": MARK, "rows": [[4, 5]]}),
+        ("b", {"items": [{"price": 1}, {"price": 2}], "a.b": MARK, "rows": [[4, 5]]}),
+        ("a.b.c", {"items": [{"price": 1}, {"price": 2}], "a.b": {"c": MARK}, "rows": [[4, 5]]}),
+    ],
+)
+def test_a_name_that_a_condition_takes_is_one_that_is_hidden(name: str, left: Any) -> None:
+    payload = {"items": [{"price": 1}, {"price": 2}], "a.b": {"c": 3}, "rows": [[4, 5]]}
+    assert Redaction([name])(Message(payload)).payload == left
+
+
+def test_what_is_the_messages_own_can_be_hidden() -> None:
+    message = Message({"token": 1}, "ann@example.org", headers={"token": 2, "sub": {"token": 3}})
+    assert Redaction(["@headers.token"])(message).headers == {"token": MARK, "sub": {"token": 3}}
+    assert Redaction(["@headers.sub.token"])(message).headers == {"token": 2, "sub": {"token": MARK}}
+    whole = Redaction(["@headers", "@ID"])(message)
+    assert (whole.id, whole.headers, whole.payload) == (MARK, {"token": MARK, "sub": MARK}, {"token": 1})
+    assert Redaction(["@headers"])(Message(1)).headers is None
+
+
 def test_names_to_redact() -> None:
+    assert read_names(("@headers.token,@id,@headers",)) == ["@headers.token", "@id", "@headers"]
+    for bad in ("@header.token", "@origin", "@id.x"):
+        with pytest.raises(ValueError, match=r"@id, @headers and @headers\.NAME"):
+            read_names((bad,))
     assert read_names(("email,user.token", " a ")) == ["email", "user.token", "a"]
     for bad in ("", "a,,b", ".a", "a."):
         with pytest.raises(ValueError, match="no field"):

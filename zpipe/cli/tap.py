@@ -50,7 +50,8 @@ def command(
     link, so that nothing is slowed down.
 
     CONDITION is FIELD=VALUE, !=, >, >=, <, <= or FIELD~REGEX. FIELD leads into the payload (user.email, items.0.price) or is @id,
-    @origin, @attempt, @headers.NAME. Conditions see fields that --redact hides.
+    @origin, @attempt, @headers.NAME. Conditions see fields that --redact hides, which takes the same names, but of a message's
+    own only @id, @headers and @headers.NAME. It hides fields, not text elsewhere that repeats what is in them.
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
