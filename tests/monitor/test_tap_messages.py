@@ -323,3 +323,11 @@ def test_nothing_in_a_payload_can_move_the_cursor_or_fill_the_screen() -> None:
     assert one.body().isprintable()
     assert len(one.body()) < 2200
     assert "(10,0" in one.body()
+
+
+def test_nothing_in_a_line_of_json_can_move_the_cursor_or_end_the_line() -> None:
+    payload = {"odd": "\x1b[2J\x9b2J\x7f\x85\u2028\u2029\u200e\u202e"}
+    [one] = passings().take(frame(0, 1, 1, payload=payload), 0.0, 0.0)
+    line = one.as_json()
+    assert line.isprintable() and len(line.splitlines()) == 1
+    assert json.loads(line)["payload"] == payload

@@ -22,7 +22,8 @@ from zpipe.monitor.redaction import Redaction
 
 LONGEST = 2000
 """Characters of a payload that are shown to people; --json and --save have it whole."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What moves a cursor, ends a line somewhere, or turns the direction of writing."""
 
 Link = tuple[str, str, str]
 """(upstream stage, outlet, consumer stage)"""
@@ -44,10 +45,11 @@ class Passing:
         return self.link[2] == self.stage
 
     def as_json(self) -> str:
-        """One line: that of a fixture, and where it was seen."""
+        """One line: that of a fixture, and where it was seen. Nothing in it moves a terminal's cursor either: JSON has an
+        escape for each character."""
         upstream, _, consumer = self.link
         seen = {"at": self.at, "stage": self.stage, "instance": self.instance, "from": upstream, "to": consumer}
-        return json.dumps(seen | as_row(self.message), ensure_ascii=False)
+        return plain(json.dumps(seen | as_row(self.message), ensure_ascii=False))
 
     def heading(self) -> str:
         upstream, outlet, consumer = self.link
