@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import click
 
@@ -78,8 +78,7 @@ def command(
         try:
             for one in islice(following.follow(tap, passings, timeout), count):
                 if file is not None:
-                    file.write(one.as_json() + "\n")
-                    file.flush()
+                    _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
             pass  # the way out of watching
@@ -88,10 +87,10 @@ def command(
 
 
 @contextmanager
-def _new(path: Path) -> Iterator[TextIO]:
+def _new(path: Path) -> Iterator[BinaryIO]:
     """A file that was not there: what somebody saved before is not to be lost by a slip. It goes if it stays empty."""
     try:
-        file = path.open("x", encoding="utf-8")
+        file = path.open("xb", buffering=0)
     except FileExistsError:
         raise OperatorError(f"{path} is there already: name another file, or remove it") from None
     except OSError as error:
@@ -103,3 +102,14 @@ def _new(path: Path) -> Iterator[TextIO]:
         file.close()
         if empty:
             path.unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, line: str) -> None:
+    """Whole or not at all: half a line is no message."""
+    at, left = file.tell(), line.encode()
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        file.truncate(at)
+        raise OperatorError(f"cannot write {file.name}: {error.strerror}; what was saved before is whole") from None
