@@ -7,6 +7,8 @@ children of the one that the source began. Off, nothing of the library is import
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zpipe.config import PipelineConfig
 from zpipe.core.tap import Bucket
 from zpipe.core.work import Result, Task
+from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 HEADER = "traceparent"
-FLUSH_MS = 1000
+FLUSH_S = 1.0
 """At the end of an instance, for what is not exported yet: a collector that does not answer must not hold up a drain."""
+COMPLAIN_S = 60.0
+"""Between lines about what could not be exported: the library has several a second of them."""
 NS = 1_000_000_000
 Hooks = Mapping[str, Callable[..., Any]]
 
@@ -36,7 +41,7 @@ class Traces(Protocol):
         """A task came back just now. Called on any thread."""
 
     def close(self) -> None:
-        """Exports what is left, for at most FLUSH_MS. Blocks."""
+        """Exports what is left, for at most FLUSH_S. Blocks."""
 
 
 class NoTraces:
@@ -50,8 +55,8 @@ class NoTraces:
         pass
 
 
-def start(config: PipelineConfig, context: Context) -> Traces:
-    """What the config says. Raises OperatorError if the library is not installed."""
+def start(config: PipelineConfig, context: Context, log: logging.Logger) -> Traces:
+    """What the config says. Raises OperatorError if the library cannot be imported (config checks whether it is there)."""
     if not config.traces:
         return NoTraces()
     try:
@@ -59,13 +64,33 @@ def start(config: PipelineConfig, context: Context) -> Traces:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError:
-        raise OperatorError("[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]'") from None
+    except ImportError as error:
+        raise OperatorError(f"[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]' ({error})") from None
+    library = logging.getLogger("opentelemetry")
+    library.handlers[:] = [Complaints(log)]
+    library.propagate = False
     name = f"{context.stage}.{context.instance}"
     facts = {"service.namespace": context.pipeline, "service.name": context.stage, "service.instance.id": name}
     provider = TracerProvider(resource=Resource.create(facts), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.traces, timeout=2)))
     return OpenTelemetry(provider, context.stage, config.trace_rate)
+
+
+class Complaints(logging.Handler):
+    """What the library says of exports that failed, as events of the instance."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._times = 0
+        self._next_at = float("-inf")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._times += 1
+        if time.monotonic() >= self._next_at:
+            reason = record.getMessage()[:300]
+            self._log.warning(fields(event="traces.not_exported", reason=reason, times=self._times))
+            self._times, self._next_at = 0, time.monotonic() + COMPLAIN_S
 
 
 class OpenTelemetry:
@@ -135,8 +160,10 @@ class OpenTelemetry:
         span.end(end_ns)
 
     def close(self) -> None:
-        self._provider.force_flush(FLUSH_MS)
-        self._provider.shutdown()
+        # The library's own limits are on single requests, of which there may be many.
+        ending = threading.Thread(target=self._provider.shutdown, name="zpipe-traces", daemon=True)
+        ending.start()
+        ending.join(FLUSH_S)
 
 
 def _context(header: Any) -> Any:
