@@ -98,6 +98,11 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
         used = {label for text in braces for label in re.findall(r"(\w+)=", text)}
         used |= {label.strip() for text in re.findall(r"by \((.*?)\)", query) for label in text.split(",")}
         assert used <= known, query
+        rated = set(re.findall(r"\b(?:rate|irate|increase)\((\w+)", query))
+        assert rated == {name for name in names if BY_NAME[name].kind == "counter"}, (
+            "rates, of counters alone: " + query
+        )
+    assert all(panel["fieldConfig"]["defaults"].get("unit") for panel in dashboard["panels"])
     legends = [(t["expr"], t["legendFormat"]) for panel in dashboard["panels"] for t in panel["targets"]]
     for query, legend in legends:
         grouped = re.search(r"by \((.*?)\)", query)
