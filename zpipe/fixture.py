@@ -2,8 +2,8 @@
 
 May live here: the JSON form of a message, both ways, without loss. It knows no pipeline.
 
-JSON has neither bytes nor NaN nor keys that are not text. These stand as maps with one key: {"$bytes": base64},
-{"$float": "nan"}, {"$map": [[key, value], ...]}.
+JSON has neither bytes nor NaN nor keys that are not text, and Python neither writes nor reads numbers of thousands of digits.
+These stand as maps with one key: {"$bytes": base64}, {"$float": "nan"}, {"$map": [[key, value], ...]}, {"$int": "0xff"}.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.messages import Message
+
+LARGEST_BITS = 2048
+"""640 digits, fewer than the limit on digits can be set to (`sys.set_int_max_str_digits`)."""
 
 
 def to_json(value: Any) -> Any:
@@ -29,6 +32,8 @@ def to_json(value: Any) -> Any:
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
+    if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+        return {"$int": hex(value)}
     return value
 
 
@@ -43,6 +48,8 @@ def from_json(value: Any) -> Any:
             return base64.b64decode(text, validate=True)
         case {"$float": str(text), **rest} if not rest:
             return float(text)
+        case {"$int": str(text), **rest} if not rest:
+            return int(text, 16)
         case {"$map": list(pairs), **rest} if not rest:
             return {from_json(key): from_json(item) for key, item in pairs}
     return {key: from_json(item) for key, item in value.items()}

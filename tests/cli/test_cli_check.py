@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
-from zpipe.errors import ExitCode
+from zpipe.config import load
+from zpipe.errors import ConfigError, ExitCode
 
 BAD = """
 [pipeline]
@@ -43,6 +45,33 @@ def test_every_mistake_of_every_file_is_on_stderr(call, write, good: Path) -> No
     assert any(line.startswith(f"{bad}:10: stages.sink.instances: ") for line in errors)
     assert errors[-1].startswith("none.toml: ")
     assert result.stdout.splitlines()[0] == f"{good}: OK"
+
+
+TRACED = """
+[pipeline]
+name = "traced"
+[telemetry]
+traces = "http://127.0.0.1:4318/v1/traces"
+[stages.read]
+plugin = "generate"
+"""
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"])
+def test_without_the_library_of_traces_it_says_what_to_install(
+    call, write, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    config = write(TRACED, "traced.toml")
+    result = call("check", config)
+    assert result.return_value == ExitCode.USAGE
+    said = f"{config}:5: telemetry.traces: needs OpenTelemetry: pip install 'zpipe[otel]'"
+    assert result.stderr.startswith(said)
+    with pytest.raises(ConfigError, match="needs OpenTelemetry"):
+        load(config, only="read")
+    assert load(config, only="").traces, "whoever looks on needs no library"
 
 
 def test_json(call, write, good: Path) -> None:

@@ -181,3 +181,13 @@ def test_a_file_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     result = tap(config, "sort", "--save", str(tmp_path / "no" / "f.ndjson"))
     assert result.returncode == ExitCode.FAILED
     assert "cannot write" in result.stderr and "No such file" in result.stderr
+
+
+def test_a_disk_that_is_full_leaves_whole_messages_and_a_sentence(pipeline: Path, tmp_path: Path) -> None:
+    path = tmp_path / "f.ndjson"
+    limited = ["sh", "-c", 'ulimit -f 2 && exec "$@"', "sh", *ZPIPE, "tap", "--timeout", "30", str(pipeline), "sort"]
+    command = [*limited, "--save", str(path), "--rate", "1000"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == ExitCode.FAILED
+    assert result.stderr == f"zpipe: cannot write {path}: File too large; what was saved before is whole\n"
+    assert len(load_fixture(path)) > 1

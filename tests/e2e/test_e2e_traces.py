@@ -112,5 +112,10 @@ def test_queue_and_work_are_spans_of_their_own(make: MakePipeline, collector: Co
 
 def test_a_collector_that_is_not_there_holds_up_nothing(make: MakePipeline, collector: Collector) -> None:
     pipeline = make(CONFIG.format(url="http://127.0.0.1:9/v1/traces"), work=WORK)
-    pipeline.run().ledger(deadline_s=40)
+    run = pipeline.run()
+    run.ledger(deadline_s=40)
     assert pipeline.count() == 399
+    said = [line for line in run.stderr.splitlines() if "event=traces.not_exported" in line]
+    stages = ["read.1", "store.1", "work.1"]
+    assert sorted({line.split()[2] for line in said}) == stages and len(said) == len(stages)
+    assert not [line for line in run.stderr.splitlines() if "event=" not in line], "the library says nothing by itself"

@@ -118,6 +118,7 @@ def test_a_new_incarnation_takes_the_place_of_the_old() -> None:
         {"links": 3},
         {"links": [3]},
         {"links": [{"to": "sink"}]},
+        {"links": [link("sink") | {"to": None}]},
         {"links": [link("sink", consumers=3)]},
         {"links": [link("sink", consumers=[{"credit": "much"}])]},
         {"state": "??"},

@@ -11,7 +11,7 @@ from zpipe.core import cbor
 from zpipe.monitor import editing, payload
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-keys = texts | st.sampled_from([payload.UTF8, payload.BASE64, payload.MAP])
+keys = texts | st.sampled_from([payload.UTF8, payload.BASE64, payload.INT, payload.MAP])
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | texts | st.binary(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
@@ -29,6 +29,18 @@ def test_every_payload_comes_back_from_its_json(value: Any) -> None:
 @given(st.dictionaries(st.binary(max_size=6), st.integers(), max_size=3))
 def test_keys_that_are_bytes_come_back_too(value: dict[bytes, int]) -> None:
     assert payload.read(payload.as_text(value)) == value
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_of_thousands_of_digits_come_back_too(sign: int) -> None:
+    value = {"n": [sign * 10**5000], "$int": 1}
+    assert payload.read(payload.as_text(value)) == value
+
+
+@pytest.mark.parametrize("text", ['{"$int": "many"}', '{"$int": 5}'])
+def test_what_is_no_number_says_so(text: str) -> None:
+    with pytest.raises(ValueError, match="takes it in hexadecimal"):
+        payload.read(text)
 
 
 def test_what_would_not_come_back_is_not_given_to_an_editor() -> None:

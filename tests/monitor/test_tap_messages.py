@@ -78,6 +78,38 @@ def test_what_is_no_condition_says_why(text: str, said: str) -> None:
         read_condition(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("user.email=ann", True),
+        ("user.name=Ann", True),
+        ("user.email.host=x", False),
+        ("a.b.c=1", True),
+        ("raw=text", True),
+        ("raw~^te", True),
+        ("bad~x", True),
+        ("map~secret", True),
+        ("huge~0xff", True),
+        ("huge>1", True),
+        ("[[=1", False),
+        (f"user={'[' * 100_000}", False),
+        (f"list.{'9' * 5000}=1", False),
+    ],
+)
+def test_conditions_on_what_is_odd(text: str, holds: bool) -> None:
+    payload = {
+        "user.email": "ann",
+        "user": {"name": "Ann"},
+        "a": {"b.c": 1, "b": 2},
+        "raw": b"text",
+        "bad": b"\xffx",
+        "map": {b"k": {"secret": b"\xff"}},
+        "huge": 16**5000 * 255,
+        "list": [1],
+    }
+    assert read_condition(text).holds(Message(payload)) is holds
+
+
 def test_a_payload_that_is_no_map_meets_conditions_of_its_own() -> None:
     assert read_condition("@id=a").holds(Message("text", id="a"))
     assert not read_condition("n=1").holds(Message("text"))
@@ -115,7 +147,38 @@ def test_no_value_of_a_hidden_field_is_left(value: Any, name: str) -> None:
     assert "sesame" not in repr((shown.payload, shown.headers))
 
 
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("items.0.price", {"items": [{"price": MARK}, {"price": 2}], "a.b": {"c": 3}, "rows": [[4, 5]]}),
+        ("items.price", {"items": [{"price": MARK}, {"price": MARK}], "a.b": {"c": 3}, "rows": [[4, 5]]}),
+        ("items.1", {"items": [{"price": 1}, MARK], "a.b": {"c": 3}, "rows": [[4, 5]]}),
+        ("rows.0.1", {"items": [{"price": 1}, {"price": 2}], "a.b": {"c": 3}, "rows": [[4, MARK]]}),
+        ("a.b", {"items": [{"price": 1}, {"price": 2}], "a.b": MARK, "rows": [[4, 5]]}),
+        ("a", {"items": [{"price": 1}, {"price": 2}], "a.b": MARK, "rows": [[4, 5]]}),
+        ("b", {"items": [{"price": 1}, {"price": 2}], "a.b": MARK, "rows": [[4, 5]]}),
+        ("a.b.c", {"items": [{"price": 1}, {"price": 2}], "a.b": {"c": MARK}, "rows": [[4, 5]]}),
+    ],
+)
+def test_a_name_that_a_condition_takes_is_one_that_is_hidden(name: str, left: Any) -> None:
+    payload = {"items": [{"price": 1}, {"price": 2}], "a.b": {"c": 3}, "rows": [[4, 5]]}
+    assert Redaction([name])(Message(payload)).payload == left
+
+
+def test_what_is_the_messages_own_can_be_hidden() -> None:
+    message = Message({"token": 1}, "ann@example.org", headers={"token": 2, "sub": {"token": 3}})
+    assert Redaction(["@headers.token"])(message).headers == {"token": MARK, "sub": {"token": 3}}
+    assert Redaction(["@headers.sub.token"])(message).headers == {"token": 2, "sub": {"token": MARK}}
+    whole = Redaction(["@headers", "@ID"])(message)
+    assert (whole.id, whole.headers, whole.payload) == (MARK, {"token": MARK, "sub": MARK}, {"token": 1})
+    assert Redaction(["@headers"])(Message(1)).headers is None
+
+
 def test_names_to_redact() -> None:
+    assert read_names(("@headers.token,@id,@headers",)) == ["@headers.token", "@id", "@headers"]
+    for bad in ("@header.token", "@origin", "@id.x"):
+        with pytest.raises(ValueError, match=r"@id, @headers and @headers\.NAME"):
+            read_names((bad,))
     assert read_names(("email,user.token", " a ")) == ["email", "user.token", "a"]
     for bad in ("", "a,,b", ".a", "a."):
         with pytest.raises(ValueError, match="no field"):
@@ -139,6 +202,7 @@ def test_a_fixture_of_all_that_json_has_not(tmp_path: Path) -> None:
         "like": {"$bytes": "AAAA"},
         "line": "a\u2028b",
         "n": 2**70,
+        "like int": {"$int": "0x1"},
     }
     message = Message(payload, "i", 1.5, {"k": b"v"}, "errors", attempt=3)
     path = tmp_path / "f.ndjson"
@@ -147,6 +211,14 @@ def test_a_fixture_of_all_that_json_has_not(tmp_path: Path) -> None:
     assert (first.id, first.origin, first.headers, first.outlet, first.attempt) == ("i", 1.5, {"k": b"v"}, "errors", 3)
     assert repr(first.payload) == repr(payload)
     assert (second.id, second.payload, second.headers) == ("fixture:3", 1, None)
+
+
+@pytest.mark.parametrize(
+    "number", [10**5000, -(10**5000), 2**2048, 2**2048 - 1], ids=lambda number: str(number.bit_length())
+)
+def test_numbers_of_thousands_of_digits_survive_a_fixture(number: int) -> None:
+    text = json.dumps(to_json({"n": [number]}))
+    assert from_json(json.loads(text)) == {"n": [number]}
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"payload": 1, "attempt": "x"}', '{"payload": {"$bytes": "?"}}'])
@@ -251,3 +323,11 @@ def test_nothing_in_a_payload_can_move_the_cursor_or_fill_the_screen() -> None:
     assert one.body().isprintable()
     assert len(one.body()) < 2200
     assert "(10,0" in one.body()
+
+
+def test_nothing_in_a_line_of_json_can_move_the_cursor_or_end_the_line() -> None:
+    payload = {"odd": "\x1b[2J\x9b2J\x7f\x85\u2028\u2029\u200e\u202e"}
+    [one] = passings().take(frame(0, 1, 1, payload=payload), 0.0, 0.0)
+    line = one.as_json()
+    assert line.isprintable() and len(line.splitlines()) == 1
+    assert json.loads(line)["payload"] == payload

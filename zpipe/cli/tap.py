@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import click
 
@@ -51,7 +51,8 @@ def command(
     link, so that nothing is slowed down.
 
     CONDITION is FIELD=VALUE, !=, >, >=, <, <= or FIELD~REGEX. FIELD leads into the payload (user.email, items.0.price) or is @id,
-    @origin, @attempt, @headers.NAME. Conditions see fields that --redact hides.
+    @origin, @attempt, @headers.NAME. Conditions see fields that --redact hides, which takes the same names, but of a message's
+    own only @id, @headers and @headers.NAME. It hides fields, not text elsewhere that repeats what is in them.
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
@@ -78,7 +79,7 @@ def command(
         try:
             for one in islice(following.follow(tap, passings, timeout), count):
                 if file is not None:
-                    _write(file, one.as_json())
+                    _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
             pass  # the way out of watching
@@ -86,19 +87,11 @@ def command(
     return ExitCode.DONE
 
 
-def _write(file: TextIO, line: str) -> None:
-    try:
-        file.write(line + "\n")
-        file.flush()
-    except OSError as error:
-        raise OperatorError(f"cannot write {file.name}: {error.strerror}") from None
-
-
 @contextmanager
-def _new(path: Path) -> Iterator[TextIO]:
+def _new(path: Path) -> Iterator[BinaryIO]:
     """A file that was not there: what somebody saved before is not to be lost by a slip. It goes if it stays empty."""
     try:
-        file = path.open("x", encoding="utf-8")
+        file = path.open("xb", buffering=0)
     except FileExistsError:
         raise OperatorError(f"{path} is there already: name another file, or remove it") from None
     except OSError as error:
@@ -110,3 +103,14 @@ def _new(path: Path) -> Iterator[TextIO]:
             file.close()
         if not path.stat().st_size:
             path.unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, line: str) -> None:
+    """Whole or not at all: half a line is no message."""
+    at, left = file.tell(), line.encode()
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        file.truncate(at)
+        raise OperatorError(f"cannot write {file.name}: {error.strerror}; what was saved before is whole") from None

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
 from zpipe.plugin import Plugin
 
+_OPENTELEMETRY = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -42,6 +44,8 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
     config = replace(_pipeline(Table(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
+    if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
+        report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
     stages = {
         name: replace(
             stage,
@@ -164,6 +168,14 @@ def _plugins(config: PipelineConfig, only: str | None, report: Report) -> dict[s
         else:
             report.add(("stages", stage.name, "plugin"), str(result), given=stage.plugin)
     return found
+
+
+def _is_installed(*modules: str) -> bool:
+    """Without importing them: a daemon does that, and whoever checks a config need not."""
+    try:
+        return all(find_spec(module) is not None for module in modules)
+    except ImportError:  # of a package that one of them is in
+        return False
 
 
 def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:

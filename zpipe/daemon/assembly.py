@@ -86,7 +86,7 @@ class Instance:
             batching=self.settings.batch is not None,
         )
         self.config = config
-        self.traces = traces.start(config, context)
+        self.traces = traces.start(config, context, self.log)
         plugin = plugins.load(self.settings.plugin, config.folder)
         here = self.settings.workers.kind == "thread"
         self.host = PluginHost(plugin, context, self.store, self.places.run, self.log, here)

@@ -7,13 +7,17 @@ children of the one that the source began. Off, nothing of the library is import
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.core.tap import Bucket
-from zpipe.core.work import Result, Task
+from zpipe.core.work import Failure, Result, Task
+from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 HEADER = "traceparent"
-FLUSH_MS = 1000
+FLUSH_S = 1.0
 """At the end of an instance, for what is not exported yet: a collector that does not answer must not hold up a drain."""
+COMPLAIN_S = 60.0
+"""Between lines about what could not be exported: the library has several a second of them."""
+MOST_FAILED = 1000
+"""Traced messages that wait for another call, of which is known when the last one ended."""
 NS = 1_000_000_000
 Hooks = Mapping[str, Callable[..., Any]]
 
@@ -36,7 +44,7 @@ class Traces(Protocol):
         """A task came back just now. Called on any thread."""
 
     def close(self) -> None:
-        """Exports what is left, for at most FLUSH_MS. Blocks."""
+        """Exports what is left, for at most FLUSH_S. Blocks."""
 
 
 class NoTraces:
@@ -50,8 +58,8 @@ class NoTraces:
         pass
 
 
-def start(config: PipelineConfig, context: Context) -> Traces:
-    """What the config says. Raises OperatorError if the library is not installed."""
+def start(config: PipelineConfig, context: Context, log: logging.Logger) -> Traces:
+    """What the config says. Raises OperatorError if the library cannot be imported (config checks whether it is there)."""
     if not config.traces:
         return NoTraces()
     try:
@@ -59,13 +67,35 @@ def start(config: PipelineConfig, context: Context) -> Traces:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError:
-        raise OperatorError("[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]'") from None
+        from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+    except ImportError as error:
+        raise OperatorError(f"[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]' ({error})") from None
+    library = logging.getLogger("opentelemetry")
+    library.handlers[:] = [Complaints(log)]
+    library.propagate = False
     name = f"{context.stage}.{context.instance}"
     facts = {"service.namespace": context.pipeline, "service.name": context.stage, "service.instance.id": name}
-    provider = TracerProvider(resource=Resource.create(facts), shutdown_on_exit=False)
+    # The source decides, by `trace_rate`: a sampler from the environment would tear traces apart.
+    provider = TracerProvider(sampler=DEFAULT_ON, resource=Resource.create(facts), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.traces, timeout=2)))
     return OpenTelemetry(provider, context.stage, config.trace_rate)
+
+
+class Complaints(logging.Handler):
+    """What the library says of exports that failed, as events of the instance."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._times = 0
+        self._next_at = float("-inf")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._times += 1
+        if time.monotonic() >= self._next_at:
+            reason = record.getMessage()[:300]
+            self._log.warning(fields(event="traces.not_exported", reason=reason, times=self._times))
+            self._times, self._next_at = 0, time.monotonic() + COMPLAIN_S
 
 
 class OpenTelemetry:
@@ -76,6 +106,8 @@ class OpenTelemetry:
         self._tracer = provider.get_tracer("zpipe")
         self._stage = stage
         self._rate = rate
+        self._lock = threading.Lock()
+        self._failed_ns: OrderedDict[str, int] = OrderedDict()
 
     def hooks(self, hooks: Hooks) -> Hooks:
         source = hooks.get("zpipe_source")
@@ -95,21 +127,26 @@ class OpenTelemetry:
                 yield item
 
     def _mark(self, item: Any) -> Message | None:
-        """None for what is no sound message, or has a context already."""
+        """A copy with a context; None for what is no sound message, or has one already."""
         if type(item) is tuple and len(item) == 2 and type(item[1]) is not BadRecord:
             item = Message(item[1], position=item[0])
-        if type(item) is not Message or HEADER in (item.headers or {}):
+        if type(item) is not Message:
+            return None
+        own: Any = {} if item.headers is None else item.headers
+        if not isinstance(own, dict) or HEADER in own:
             return None
         span = self._tracer.start_span(f"{self._stage} source", attributes={"zpipe.position": str(item.position)})
         span.end()
         known = span.get_span_context()
-        item.headers = {**(item.headers or {}), HEADER: f"00-{known.trace_id:032x}-{known.span_id:016x}-01"}
-        return item
+        if not known.is_valid:  # OTEL_SDK_DISABLED
+            return None
+        headers = {**own, HEADER: f"00-{known.trace_id:032x}-{known.span_id:016x}-01"}
+        return Message(item.payload, item.id, item.origin, headers, item.outlet, item.position)
 
     def done(self, task: Task, result: Result) -> None:
         ended_ns, now = time.time_ns(), time.monotonic()
         began_ns = ended_ns - int(result.seconds * NS)
-        reasons = {failure.index: failure.reason for failure in result.failures}
+        failures = {failure.index: failure for failure in result.failures}
         first = 0
         for piece in task.slices:
             try:
@@ -118,11 +155,29 @@ class OpenTelemetry:
                 headers = None
             for at in range(piece.start, piece.stop) if headers is not None else ():
                 if headers is not None and (context := _context((headers[at] or {}).get(HEADER))) is not None:
-                    waited_ns = min(began_ns, ended_ns - int((now - piece.arrived_at) * NS))
-                    facts = {"zpipe.message": ids[at], "zpipe.call": task.attempt, "zpipe.messages": task.count}
+                    failure = failures.get(first + at - piece.start)
+                    waited_ns = ended_ns - int((now - piece.arrived_at) * NS)
+                    waited_ns = min(began_ns, max(waited_ns, self._last_call(ids[at], failure, ended_ns)))
+                    facts = {
+                        "zpipe.message": ids[at],
+                        "zpipe.attempt": piece.section.attempt + task.attempt - 1,
+                        "zpipe.messages": task.count,
+                    }
                     self._span("queue", context, waited_ns, began_ns, facts)
-                    self._span("work", context, began_ns, ended_ns, facts, reasons.get(first + at - piece.start))
+                    self._span(
+                        "work", context, began_ns, ended_ns, facts, failure.reason if failure is not None else None
+                    )
             first += piece.count
+
+    def _last_call(self, id: str, failure: Failure | None, ended_ns: int) -> int:
+        """When the call of this message before this one ended (0: there was none), and remembers this one if it failed."""
+        with self._lock:
+            before = self._failed_ns.pop(id, 0)
+            if failure is not None:
+                self._failed_ns[id] = ended_ns
+                if len(self._failed_ns) > MOST_FAILED:
+                    self._failed_ns.popitem(last=False)
+        return before
 
     def _span(
         self, what: str, context: Any, start_ns: int, end_ns: int, facts: dict[str, Any], failed: str | None = None
@@ -135,8 +190,10 @@ class OpenTelemetry:
         span.end(end_ns)
 
     def close(self) -> None:
-        self._provider.force_flush(FLUSH_MS)
-        self._provider.shutdown()
+        # The library's own limits are on single requests, of which there may be many.
+        ending = threading.Thread(target=self._provider.shutdown, name="zpipe-traces", daemon=True)
+        ending.start()
+        ending.join(FLUSH_S)
 
 
 def _context(header: Any) -> Any:

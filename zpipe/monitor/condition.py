@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from zpipe.fixture import to_json
 from zpipe.messages import Message
 from zpipe.monitor.field import MISSING, OWN, field
 
@@ -32,8 +33,10 @@ class Condition:
     value: Any
 
     def holds(self, message: Message) -> bool:
-        """A field that is not there meets only !=; numbers compare with numbers and text with text."""
+        """A field that is not there meets only !=; numbers compare with numbers and text with text, as which bytes count."""
         found = field(message, self.path)
+        if isinstance(found, bytes):
+            found = found.decode("utf-8", "replace")
         if self.sign == "!=":
             return not self._equal(found)
         if found is MISSING:
@@ -41,7 +44,7 @@ class Condition:
         if self.sign == "=":
             return self._equal(found)
         if self.sign == "~":
-            return self.value.search(found if isinstance(found, str) else json.dumps(found, default=str)) is not None
+            return self.value.search(found if isinstance(found, str) else json.dumps(to_json(found))) is not None
         if _is_number(found) and _is_number(self.value):
             return _ORDER[self.sign](found, self.value)
         return isinstance(found, str) and _ORDER[self.sign](found, self.text)
@@ -72,6 +75,6 @@ def read_condition(text: str) -> Condition:
             raise ValueError(f"{text!r}: {wanted!r} is no regular expression: {error}") from None
     try:
         value = json.loads(wanted)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = wanted
     return Condition(path, sign, wanted, value)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from zpipe.monitor.app import Feed
 
+STUCK_S = 10.0
+"""Until a scraper is hung up on that does not ask, or does not read: as long as a Prometheus server waits by default."""
+
 
 class Collector:
     """The model as prometheus_client asks for it, on its own thread."""
@@ -30,16 +33,21 @@ class Collector:
             self._model.add(snapshot, now)
 
     def collect(self) -> Iterator[Family]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
         with self._lock:
             value = self._model.as_json(now_s())
-        kinds: dict[str, type[Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-        for metric in METRICS:
-            family = kinds[metric.kind](metric.name, metric.help, labels=metric.labels)
+        for metric, family in zip(METRICS, self.describe(), strict=True):
             for labels, number in metric.samples(value):
                 family.add_metric(labels, number)
             yield family
+
+    def describe(self) -> Iterator[Any]:
+        """Each family without samples: by this prometheus_client knows what `?name[]=` chooses from."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        kinds: dict[str, type[Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for metric in METRICS:
+            unit = metric.unit if metric.name.endswith(f"_{metric.unit}") else ""
+            yield kinds[metric.kind](metric.name, metric.help, labels=metric.labels, unit=unit)
 
 
 def serve(feed: Feed, model: Model, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -51,15 +59,18 @@ def serve(feed: Feed, model: Model, host: str, port: int, ready: Callable[[str],
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
         raise OperatorError("--prometheus needs prometheus_client: pip install 'zpipe[prometheus]'") from None
+    shown = f"[{host}]" if ":" in host else host
     collector = Collector(model)
     registry = CollectorRegistry()
     registry.register(collector)
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
-    except OSError as error:
-        raise OperatorError(f"cannot serve metrics at {host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # a name that no resolver takes
+        said = getattr(error, "strerror", None) or error
+        raise OperatorError(f"cannot serve metrics at {shown}:{port}: {said}") from None
+    _be_patient(server)
     try:
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics")
+        ready(f"http://{shown}:{server.server_port}/metrics")
         while True:
             for snapshot in feed.poll(PACE_S):
                 collector.add(snapshot, now_s())
@@ -68,3 +79,9 @@ def serve(feed: Feed, model: Model, host: str, port: int, ready: Callable[[str],
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _be_patient(server: Any) -> None:
+    """With scrapers that go away in the middle, or never ask: no traceback for them, and no thread for ever."""
+    server.handle_error = lambda request, address: None
+    server.RequestHandlerClass = type("Request", (server.RequestHandlerClass,), {"timeout": STUCK_S})

@@ -1,11 +1,12 @@
 """Naming a field of a message, for conditions on it.
 
-May live here: paths and what they lead to in a message. `user.email` leads into the payload, and into lists by number;
-`@id`, `@origin`, `@attempt` and `@headers.…` are the message's own.
+May live here: paths and what they lead to in a message. `user.email` leads into the payload, and into lists by number; it
+also leads to a field that is named so, dot and all. `@id`, `@origin`, `@attempt` and `@headers.…` are the message's own.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from zpipe.messages import Message
@@ -18,6 +19,7 @@ class _Missing:
 
 
 MISSING = _Missing()
+_PLACE = re.compile("[0-9]{1,9}")
 
 
 def field(message: Message, path: tuple[str, ...]) -> Any:
@@ -25,11 +27,17 @@ def field(message: Message, path: tuple[str, ...]) -> Any:
     value: Any = message.payload
     if path[0] in OWN:
         value, path = getattr(message, path[0][1:]), path[1:]
-    for name in path:
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and name.isascii() and name.isdigit() and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            return MISSING
-    return value
+    return _at(value, path)
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    if not path:
+        return value
+    if isinstance(value, dict):
+        for stop in range(1, len(path) + 1):
+            name = ".".join(path[:stop])
+            if name in value and (found := _at(value[name], path[stop:])) is not MISSING:
+                return found
+    elif isinstance(value, list) and _PLACE.fullmatch(path[0]) and int(path[0]) < len(value):
+        return _at(value[int(path[0])], path[1:])
+    return MISSING

@@ -43,10 +43,11 @@ class Passing:
         return self.link[2] == self.stage
 
     def as_json(self) -> str:
-        """One line: that of a fixture, and where it was seen."""
+        """One line: that of a fixture, and where it was seen. Nothing in it moves a terminal's cursor either: JSON has an
+        escape for each character."""
         upstream, _, consumer = self.link
         seen = {"at": self.at, "stage": self.stage, "instance": self.instance, "from": upstream, "to": consumer}
-        return json.dumps(seen | as_row(self.message), ensure_ascii=False)
+        return visible(json.dumps(seen | as_row(self.message), ensure_ascii=False))
 
     def heading(self) -> str:
         upstream, outlet, consumer = self.link

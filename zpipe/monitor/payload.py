@@ -1,7 +1,7 @@
 """Payloads as JSON that people read and edit. May live here: both ways between plain CBOR values and JSON.
 
-JSON has no bytes: they are `{"$utf8": "text"}` where they are text, else `{"$base64": "..."}`. A map that looks like one of
-these is `{"$map": {...}}`.
+JSON has no bytes: they are `{"$utf8": "text"}` where they are text, else `{"$base64": "..."}`. A number with more digits than
+Python writes is `{"$int": "0xff"}`. A map that looks like one of these is `{"$map": {...}}`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import binascii
 import json
 from typing import Any
 
-UTF8, BASE64, MAP = "$utf8", "$base64", "$map"
-_TAGS = frozenset({UTF8, BASE64, MAP})
+from zpipe.fixture import LARGEST_BITS
+
+UTF8, BASE64, INT, MAP = "$utf8", "$base64", "$int", "$map"
+_TAGS = frozenset({UTF8, BASE64, INT, MAP})
 
 
 def shown(value: Any) -> Any:
@@ -24,6 +26,8 @@ def shown(value: Any) -> Any:
     if isinstance(value, dict):
         plain = {_shown_key(key): shown(item) for key, item in value.items()}
         return {MAP: plain} if len(plain) == 1 and not _TAGS.isdisjoint(plain) else plain
+    if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+        return {INT: hex(value)}
     return value
 
 
@@ -51,6 +55,8 @@ def _read(value: Any) -> Any:
             if not isinstance(inner, str):
                 raise ValueError(f"{key} stands for bytes and takes text, not {inner!r}")
             return inner.encode() if key == UTF8 else _bytes(inner)
+        if key == INT:
+            return _int(inner)
         if key == MAP and isinstance(inner, dict):
             value = inner
     return {_read_key(key): _read(item) for key, item in value.items()}
@@ -72,6 +78,13 @@ def _shown_key(key: Any) -> str:
 
 def _read_key(key: str) -> str | bytes:
     return _bytes(key[len(BASE64) + 1 :]) if key.startswith(f"{BASE64}:") else key
+
+
+def _int(text: Any) -> int:
+    try:
+        return int(text, 16)
+    except (TypeError, ValueError):
+        raise ValueError(f"{INT} stands for a number and takes it in hexadecimal, not {str(text)[:60]!r}") from None
 
 
 def _bytes(text: str) -> bytes:

@@ -1,7 +1,8 @@
 """What must not be shown. May live here: fields by name, and putting a mark in the place of what they hold.
 
 A name hides that field wherever it stands, in the payload, in headers, in maps within lists: to hide too much is a nuisance,
-to hide too little a leak. `user.email` hides `email` only directly within `user`.
+to hide too little a leak. `user.email` hides `email` only directly within `user`, or a field that is named `user.email`; a
+place in a list may be named (`items.0.price`) or left out. `@id` and `@headers` are the message's own.
 """
 
 from __future__ import annotations
@@ -11,46 +12,81 @@ from typing import Any
 from zpipe.messages import Message
 
 MARK = "[redacted]"
+ID, HEADERS = "@id", "@headers"
+
+Path = tuple[str | int, ...]
+"""From the payload (or "@headers") down; a number is a place in a list."""
 
 
 class Redaction:
     """`names`: fields or dotted paths, case aside."""
 
     def __init__(self, names: list[str]) -> None:
-        self._paths = [tuple(name.casefold().split(".")) for name in names]
+        self._names = [name.casefold().split(".") for name in names]
 
     def __call__(self, message: Message) -> Message:
         """A copy without what is hidden; the message itself if nothing is."""
-        if not self._paths:
+        if not self._names:
             return message
-        headers = self._hide(message.headers, ())
+        headers = message.headers
+        if headers is not None:
+            whole = self._hides((HEADERS,))
+            headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
         return Message(
-            self._hide(message.payload, ()),
-            id=message.id,
+            self._shown(message.payload, ()),
+            id=MARK if self._hides((ID,)) else message.id,
             origin=message.origin,
             headers=headers,
             outlet=message.outlet,
             attempt=message.attempt,
         )
 
-    def _hide(self, value: Any, path: tuple[str, ...]) -> Any:
+    def _shown(self, value: Any, path: Path) -> Any:
         if isinstance(value, list):
-            return [self._hide(item, path) for item in value]
+            return [self._item(item, (*path, at)) for at, item in enumerate(value)]
         if not isinstance(value, dict):
             return value
-        hidden = {}
+        shown = {}
         for key, item in value.items():
-            name = key if isinstance(key, str) else key.decode("utf-8", "replace")
-            inner = (*path, name.casefold())
-            secret = any(inner[-len(one) :] == one for one in self._paths)
-            hidden[key] = MARK if secret else self._hide(item, inner)
-        return hidden
+            # A key with dots is a path in itself, of which any part may be hidden.
+            *before, last = (key if isinstance(key, str) else key.decode("utf-8", "replace")).casefold().split(".")
+            inner = path
+            hidden = False
+            for part in before:
+                inner = (*inner, part)
+                hidden = hidden or self._hides(inner)
+            shown[key] = MARK if hidden else self._item(item, (*inner, last))
+        return shown
+
+    def _item(self, value: Any, path: Path) -> Any:
+        return MARK if self._hides(path) else self._shown(value, path)
+
+    def _hides(self, path: Path) -> bool:
+        return any(_ends_with(path, name) for name in self._names)
+
+
+def _ends_with(path: Path, name: list[str]) -> bool:
+    steps = iter(reversed(path))
+    for part in reversed(name):
+        for step in steps:
+            if str(step) == part:
+                break
+            if not isinstance(step, int):
+                return False
+        else:
+            return False
+    return True
 
 
 def read_names(texts: tuple[str, ...]) -> list[str]:
-    """From `email,user.token` and repeats of it. Raises ValueError for a name with an empty part."""
+    """From `email,user.token` and repeats of it. Raises ValueError for a name with an empty part, or of nothing to hide."""
     names = [name.strip() for text in texts for name in text.split(",")]
     for name in names:
-        if not all(name.split(".")):
+        first, *rest = parts = name.split(".")
+        if not all(parts):
             raise ValueError(f"{name!r} is no field: allowed are names and dotted paths, such as email,user.token")
+        if first.startswith("@") and first != HEADERS and (rest or first != ID):
+            raise ValueError(
+                f"{name!r} cannot be hidden: of a message's own there are {ID}, {HEADERS} and {HEADERS}.NAME"
+            )
     return names

@@ -53,6 +53,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
 def _sound_link(link: Any) -> bool:
     return (
         isinstance(link, dict)
+        and isinstance(link.get("to"), str)
         and all(isinstance(link.get(key), int) for key in _LINK_COUNTS)
         and _numbers(link, ("in_flight_bytes", "unsent_bytes", "oldest_s"))
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight"))
