@@ -17,12 +17,11 @@ def trend(values: list[float], grain: float = 0.0) -> Trend:
     return made
 
 
-def test_a_line_reaches_its_goal() -> None:
+def test_when_a_line_has_come_so_much_further() -> None:
     made = trend([3.0 * n for n in range(10)])
     assert made.slope == pytest.approx(3.0)
-    assert made.reaches(300.0, 9.0) == pytest.approx(91.0)
-    assert made.reaches(300.0, 11.0) == pytest.approx(89.0)
-    assert made.reaches(0.0, 9.0) is None
+    assert made.passes(273.0, 9.0) == pytest.approx(91.0)
+    assert made.passes(273.0, 11.0) == pytest.approx(89.0)
 
 
 @pytest.mark.parametrize("values", [[], [5.0], [5.0] * 10, [0.0, 9.0] * 20, [0.0, 10.0, 20.0]])

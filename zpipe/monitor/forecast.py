@@ -4,8 +4,8 @@ A link is full when a producer of it has to wait: `full_in_s` is 0 from then on.
 stays full, since it is woken when a quarter of its bound is free: so what has waited lately, and is not much below its bound, is
 still full.
 
-What is held against a producer's bounds is counted by itself in one snapshot, at one moment, so no step of the other end is in
-it. Of a link it has what is not sent, and what is not acked; either may be the one that gets to its bound.
+What a producer holds for a link it has counted by itself, in one snapshot, so no step of the other end is in it. There are two
+bounds on it, on what is unsent and on all that is not acked; either may be the one that is reached.
 """
 
 from __future__ import annotations
@@ -59,24 +59,27 @@ class Forecast:
         self._producers = {life: one for life, one in self._producers.items() if life in lives}
         times = [one.full_in(now) for one in self._producers.values()]
         full = min((one for one in times if one is not None and one < LONGEST_S), default=None)
-        empty = self._depth.reaches(0.0, now - self._behind_s) if full is None and depth else None
+        falls = full is None and depth > 0 and (self._depth.slope or 0.0) < 0.0
+        empty = self._depth.passes(-float(depth), now - self._behind_s) if falls else LONGEST_S
         return {
             "full_in_s": full,
-            "empty_in_s": empty if empty is not None and empty < LONGEST_S else None,
+            "empty_in_s": empty if empty < LONGEST_S else None,
             "slope": self._depth.slope,
         }
 
 
 class _Producer:
-    """One life of an instance, and how much of each of its bounds on the link is used up: shares, 1.0 is full."""
+    """One life of an instance, and how far it is from the bounds at which it has to wait, in messages.
+
+    What it *holds* for the link, sent or not, grows by what its consumers do not keep up with. It goes into the *window* first,
+    that is what they hold unacked and would still take, and where that does not grow, into what is unsent."""
 
     def __init__(self, name: LinkName, config: PipelineConfig) -> None:
         self._name = name
         self._upstream, self._consumer = config.stages[name.upstream], config.stages[name.consumer]
         self._interval_s = config.interval_s
-        self._unacked = unacked = self._upstream.unacked
-        self._unsent_bound = Bound(min(UNSENT.messages, unacked.messages), min(UNSENT.bytes, unacked.bytes))
-        self._unsent, self._held = Trend(config.interval_s), Trend(config.interval_s)
+        self._held, self._window = Trend(config.interval_s), Trend(config.interval_s)
+        self._unacked_left = self._unsent_left = 0.0
         self._waited_at = -math.inf
         self._fill = 0.0
         self._behind_s = 0.0
@@ -85,37 +88,43 @@ class _Producer:
         snapshot, link = seen.snapshot, seen.link(self._name)
         at = seen.past.last.at
         self._behind_s = seen.heard_at - at
-        self._fill = fill(link, self._unacked)
+        unacked = self._upstream.unacked
+        self._fill = fill(link, unacked)
         if self._fill >= FULL and (snapshot.get("budget") or {}).get("blocked"):
             self._waited_at = at
         unsent, in_flight = link.get("unsent", 0), link.get("in_flight", 0)
-        unsent_bytes, in_flight_bytes = link.get("unsent_bytes", 0), link.get("in_flight_bytes", 0)
-        size = (unsent_bytes + in_flight_bytes) / max(unsent + in_flight, 1)
+        size = (link.get("unsent_bytes", 0) + link.get("in_flight_bytes", 0)) / max(unsent + in_flight, 1)
         # What a source has given and the core has not taken in yet: up to a section, which may be many seconds of it.
         given = snapshot.get("read_messages")
-        ahead = max(0.0, given - seen.done) * seen.outputs(self._name) if given is not None else 0.0
-        # While there is credit nothing waits, so the way to the bound is longer by that.
-        credit = sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
-        waits = unsent + ahead if unsent else ahead - credit
-        held = unsent + ahead + in_flight
+        held = (
+            unsent + in_flight + (max(0.0, given - seen.done) * seen.outputs(self._name) if given is not None else 0.0)
+        )
+        window = in_flight + sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
         outputs = seen.outputs(self._name) if seen.done else 1.0
         made = min(_batch(self._upstream, size) * outputs, LinkPolicy().section_messages)  # more are handed on in parts
-        grain = max(made, _batch(self._consumer, size))
-        for trend, messages, bound in ((self._unsent, waits, self._unsent_bound), (self._held, held, self._unacked)):
-            share = max(1.0 / bound.messages, size / bound.bytes)
-            trend.grain = grain * share
-            trend.add(at, messages * share)
+        self._held.grain = self._window.grain = max(made, _batch(self._consumer, size))
+        self._held.add(at, held)
+        self._window.add(at, window)
+        self._unacked_left = _messages(unacked, size) - held
+        self._unsent_left = min(_messages(UNSENT, size), _messages(unacked, size)) + window - held
 
     def full_in(self, now: float) -> float | None:
         at = now - self._behind_s
         if self._fill >= FULL and at - self._waited_at <= LONG_WINDOW * self._interval_s:
             return 0.0
-        trends = (self._unsent, self._held)
-        times = [one.reaches(1.0, at) for one in trends if one.slope is not None and one.slope > 0.0]
-        full = min((one for one in times if one is not None), default=None)
-        if full is None or any(one.slope is None and one.may_reach(1.0, full) for one in trends):
+        growth = self._held.slope
+        if growth is None or growth <= 0.0:
             return None
+        full = self._held.passes(self._unacked_left, at)
+        unsent_growth = growth - max(self._window.slope or 0.0, 0.0)
+        if unsent_growth > 0.0:
+            full = min(full, self._held.passes(self._unsent_left, at) * growth / unsent_growth)
         return full
+
+
+def _messages(bound: Bound, size: float) -> float:
+    """How many of a size it allows."""
+    return min(float(bound.messages), bound.bytes / size) if size else float(bound.messages)
 
 
 def _batch(stage: StageConfig, size: float) -> float:

@@ -78,7 +78,6 @@ class Trend:
         self.grain = 0.0
         self.slope: float | None = None
         self._interval_s = interval_s
-        self._steepest = math.inf
         self._rough = 0.0
         self._turns: deque[float] = deque(maxlen=MEMORY)
         self._points: list[tuple[float, float]] = []
@@ -158,7 +157,7 @@ class Trend:
 
     def _judge(self) -> None:
         line, n = self._sums[-1], len(self._points)
-        self.slope, self._steepest = None, math.inf
+        self.slope = None
         if n < LEAST_POINTS:
             return
         slope, squares = line.slope, line.squares
@@ -166,24 +165,18 @@ class Trend:
         scatter = max(squares / (n - 2), self._rough)
         error = math.sqrt(12.0 * scatter / line.independent) / span if scatter else 0.0
         doubt = max(SURE * (1.0 + 6.0 / n) * error, GRAINS * self.grain / span)
-        self._steepest = (slope + doubt) / self._interval_s
         if abs(slope) > doubt:
             self.slope = slope / self._interval_s
 
-    def may_reach(self, goal: float, seconds: float) -> bool:
-        """Whether it might grow to `goal` in this time, for all that its points say."""
-        return goal - self._points[-1][1] < self._steepest * seconds if self._points else True
-
-    def reaches(self, goal: float, now: float) -> float | None:
-        """Seconds from `now` until it first comes to `goal`; None if it is not on the way there, or nobody can say."""
+    def passes(self, way: float, now: float) -> float:
+        """Seconds from `now` until it has changed by `way` more since its last point. There must be a slope."""
         slope = self.slope
-        if slope is None:
-            return None
+        assert slope is not None
         line, (first_at, first), (last_at, last) = self._sums[-1], self._points[0], self._points[-1]
         level = first + line.v / line.n + slope * (now - first_at - line.t / line.n * self._interval_s)
         # The first tooth of a saw gets there before its middle does.
         level += math.copysign(max(math.sqrt(3.0 * line.squares / (line.n - 2)), self.grain / 2.0), slope)
         # A walk goes on from where it is, not from the line.
-        last += slope * (now - last_at)
-        level = last + min(1.0, line.independent / 3.0) * (level - last)
-        return max((goal - level) / slope, self._interval_s / 2) if (goal - last) * slope > 0 else None
+        expected = last + slope * (now - last_at)
+        level = expected + min(1.0, line.independent / 3.0) * (level - expected)
+        return max((last + way - level) / slope, self._interval_s / 2)
