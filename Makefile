@@ -51,8 +51,8 @@ check: $(DEV) ## lint, format, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## check, then the tests
-	$(BIN)/python -m pytest
+test: check ## check, then the tests, two at a time
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # zpipe as a machine's own Python runs it (a unit cannot see one below /root), from wheels, so that no test needs an index.
 $(WHEELS): pyproject.toml

@@ -74,7 +74,7 @@ def test_a_context_goes_into_a_copy(made: OpenTelemetry) -> None:
         Message(1, headers=[HEADER]),  # type: ignore[arg-type]
         Message(1, headers={HEADER: "its own"}),
     ],
-    ids=str,
+    ids=["bad record", "no item", "headers no map", "headers a list", "a context of its own"],
 )
 def test_what_cannot_carry_a_context_goes_as_it_is(item: Any, made: OpenTelemetry) -> None:
     assert marked(made, item)[0] is item
