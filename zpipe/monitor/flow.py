@@ -1,4 +1,4 @@
-"""How full a link is and where it is heading. May live here: arithmetic on one link's numbers."""
+"""How full a link is, and how much room is left on it. May live here: arithmetic on one link's numbers at one moment."""
 
 from __future__ import annotations
 
