@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,16 @@ def pipeline(config: Path) -> Iterator[Path]:
             process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
             stack.callback(process.kill)
         yield config
+
+
+@contextlib.contextmanager
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """It ends with the test, also with one that fails: it may be writing to a terminal that nobody reads any more."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def monitor(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -95,7 +106,7 @@ def test_once_as_text_has_no_colours(pipeline: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_line_of_json_an_interval_until_interrupted(pipeline: Path) -> None:
     command = [*ZPIPE, "monitor", str(pipeline), "--json", "--timeout", "20"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         values = [json.loads(process.stdout.readline()) for _ in range(4)]
@@ -111,7 +122,7 @@ def test_a_terminal_is_redrawn_in_place(pipeline: Path) -> None:
     command = [*ZPIPE, "monitor", str(pipeline), "--timeout", "20"]
     leader, follower = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
-    with subprocess.Popen(command, stdout=follower, stderr=follower, env=env) as process:
+    with started(command, stdout=follower, stderr=follower, env=env) as process:
         os.close(follower)
         seen = b""
         deadline = time.monotonic() + DEADLINE_S
@@ -216,7 +227,7 @@ def test_options_that_say_nothing_are_refused(config: Path, options: list[str], 
 def test_what_was_recorded_is_shown_again(pipeline: Path, home: Path, name: str) -> None:
     path = home / name
     command = [*ZPIPE, "monitor", str(pipeline), "--json", "--record", str(path), "--timeout", "20"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         live = [json.loads(process.stdout.readline()) for _ in range(8)]
         process.send_signal(signal.SIGINT)
