@@ -44,9 +44,27 @@ def zpipe_source(context):
     with TALLY.open("a") as tally:
         while not context.stopping.wait(0.003):
             yield n, {"id": n}
-            tally.write(f"{n}\\n")  # it has been taken in by now
+            tally.write(f"{n}\\n")
             tally.flush()
             n += 1
+"""
+RESTING = """
+from pathlib import Path
+from zpipe import hookimpl
+
+HERE = Path(__file__).parent
+
+
+@hookimpl
+def zpipe_source(context):
+    n = 0
+    with HERE.joinpath("read.tally").open("a") as tally:
+        while not context.stopping.wait(0.001):
+            if n < (777 if HERE.joinpath("go").exists() else 20):
+                yield n, {"id": n}
+                tally.write(f"{n}\\n")
+                tally.flush()
+                n += 1
 """
 WORK = """
 from pathlib import Path
@@ -127,7 +145,7 @@ def test_depth_is_what_the_plugins_have_counted(make: MakePipeline) -> None:
         ask(pipeline, "pause", *stages)
         ask(pipeline, "resume", "read")
         done = len(counted(pipeline, "read"))
-        wait_until(lambda done=done: len(counted(pipeline, "read")) >= done + chance.randint(30, 90), "some are held")
+        wait_until(lambda done=done: len(counted(pipeline, "read")) >= done + chance.randint(30, 600), "some are held")
         ask(pipeline, "pause", "read")
         wait_until(lambda: quiet(pipeline, 20), "nothing moves")
         read, work, store = (counted(pipeline, stage) for stage in ("read", "work", "store"))
@@ -136,3 +154,18 @@ def test_depth_is_what_the_plugins_have_counted(make: MakePipeline) -> None:
     run.interrupt()
     run.ledger()
     assert counted(pipeline, "read") == counted(pipeline, "store")
+
+
+def test_what_a_source_that_rests_has_given_is_in_the_depth(make: MakePipeline) -> None:
+    """While others wait a source's messages are taken in by the section, but who looks on sees them all."""
+    pipeline = make(CONFIG, source=RESTING, work=WORK, store=STORE)
+    run = pipeline.run()
+    wait_until(lambda: len(counted(pipeline, "store")) == 20, "it works")
+    ask(pipeline, "pause", "work")
+    (pipeline.folder / "go").touch()
+    wait_until(lambda: len(counted(pipeline, "read")) == 777, "the source rests")
+    wait_until(lambda: quiet(pipeline, 100), "nothing moves")
+    assert depths(pipeline) == {"read->work": (757, 0), "work->store": (0, 0)}
+    ask(pipeline, "resume", "work")
+    run.interrupt()
+    run.ledger()

@@ -89,6 +89,22 @@ def test_at_every_quiet_point_depth_is_what_is_held(seed: int) -> None:
     assert sim.problems == []
 
 
+def test_a_consumer_that_stands_still_makes_no_depth_of_what_it_has_acked() -> None:
+    """Its last word is old, and thousands have been sent and acked since."""
+    watched = Watched(
+        [
+            Spec("read", messages=ENDLESS, record_s=0.001, policy=StagePolicy(queue=Bound(200, MIB))),
+            Spec("map", inputs=(("read", ""),), instances=2, seconds=lambda instance: 0.0001),
+        ]
+    )
+    watched.run(5.5)
+    watched.sim.freeze(("map", 2), 10.0)
+    for _ in range(20):
+        row = link(watched.run(0.2), "read", "map")
+        assert row["depth"] <= row["unsent"] + row["in_flight"], row
+        assert 0 <= row["remainder"] <= 200, row
+
+
 def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
     watched = Watched(
         [

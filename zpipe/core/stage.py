@@ -41,6 +41,7 @@ class Stage:
     inputs  (upstream stage, outlet) of each link into it;  links  (outlet, consumer stage) of each link out of it
     now     a monotonic clock's seconds;  jitter  gives numbers in [0, 1)
     vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock);  suspects  what may have killed it
+    snapshot_at  when the next snapshot is due
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Stage:
         self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)
         self.tap = Tap(me, policy.tap)
         self._actions: list[Action] = []
-        self._now = self._heartbeat_at = self._interval_at = self._commit_at = now
+        self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
         self._limit = EmissionLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self._told: State | None = None
@@ -188,7 +189,7 @@ class Stage:
     def set_interval(self, seconds: float) -> None:
         """Snapshots are published this often from now on."""
         self.policy = replace(self.policy, interval_s=seconds)
-        self._interval_at = min(self._interval_at, following(self._now, seconds))
+        self.snapshot_at = min(self.snapshot_at, following(self._now, seconds))
 
     def order(self, action: Action) -> None:
         """What an operator wants of the shell: it is among the actions of this turn."""
@@ -203,7 +204,7 @@ class Stage:
 
     def snapshot_now(self, now: float) -> None:
         """Publishes a snapshot at the end of this turn."""
-        self._interval_at = now
+        self.snapshot_at = now
 
     # ---- time
 
@@ -220,7 +221,7 @@ class Stage:
         """When `settle` should be called although nothing happens."""
         if self.ending.exited:
             return NEVER
-        at = min(self._heartbeat_at, self._interval_at, self.inlet.next_statement_at(), self.intake.next_at())
+        at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.intake.next_at())
         at = min(at, self.processing.next_at(self._now, self._hurry()), self.ending.exit_at)
         if self.ending.abandon_at > self._now:
             at = min(at, self.ending.abandon_at)
@@ -279,13 +280,13 @@ class Stage:
 
     def _speak(self, now: float) -> None:
         if self._told is not self.state:
-            self._told, self._interval_at = self.state, min(self._interval_at, now)
+            self._told, self.snapshot_at = self.state, min(self.snapshot_at, now)
         hungry = self.ending.hungry() or (self.processing.stuck and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             self._announced = (self.state, hungry)
             self._actions.append(Publish(ANNOUNCEMENT, wire.write(self._announcement(hungry))))
-        if now >= self._interval_at:
-            self._interval_at = following(now, self.policy.interval_s)
+        if now >= self.snapshot_at:
+            self.snapshot_at = following(now, self.policy.interval_s)
             self._actions.append(Publish(SNAPSHOT, wire.write(wire.Snapshot(self.snapshot(now)))))
 
     def _announcement(self, hungry: bool) -> wire.Announcement:

@@ -132,10 +132,11 @@ class Feeder:
     def _stuck(self) -> bool:
         return self._yielded >= self._limit
 
-    def take(self) -> Batch | None:
-        """Up to a parcel of what has been yielded, encoded; None if there is nothing, or too little to be worth it now."""
+    def take(self, rest: bool = False) -> Batch | None:
+        """Up to a parcel of what has been yielded, encoded; None if there is nothing, or too little to be worth it now. `rest`:
+        whatever there is."""
         count = min(len(self._items), self._policy.parcel_messages)
-        if not count or not (self.eager or self._over or self._stuck or count >= self._enough):
+        if not count or not (rest or self.eager or self._over or self._stuck or count >= self._enough):
             return None
         items = [self._items.popleft() for _ in range(count)]
         try:

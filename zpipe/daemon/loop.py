@@ -115,8 +115,9 @@ class Loop:
             self._handle(arrival, time.monotonic())
         self._mailbox.asleep = False
         self._mailbox.run()
-        self._feed()
-        for action in self.stage.settle(time.monotonic()):
+        now = time.monotonic()
+        self._feed(now)
+        for action in self.stage.settle(now):
             self._perform[type(action)](action)
         if self._exit is not None and (self._exit.failed or self.may_exit()):
             self.stop(self._exit.failed)
@@ -164,11 +165,14 @@ class Loop:
     def _room(self) -> bool:
         return not self.stage.lifecycle.over
 
-    def _feed(self) -> None:
+    def _feed(self, now: float) -> None:
+        """Before a snapshot also what is too little to be worth it: it counts what the source has given."""
         feeder = self._feeder
         if feeder is None:
             return
-        while (batch := feeder.take()) is not None:
+        rest = now >= self.stage.snapshot_at
+        while (batch := feeder.take(rest)) is not None:
+            rest = False
             self.stage.source_emitted(*batch)
             feeder.eager = not self.stage.downstream.unsent
         if feeder.take_end() and feeder.failure is None:

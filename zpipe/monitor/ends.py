@@ -5,7 +5,8 @@ May live here: laying the rows of a link's producers beside those of its consume
 A message on a link is in one of these, and the depth is the first three:
 
     unsent      waits at its producer for credit
-    under_way   was sent, and has not arrived: sent by the producer's count less received by the consumer's
+    under_way   was sent, and has not arrived: sent by the producer's count less received by the consumer's; never more than is
+                in flight
     queued      waits at its consumer, also in a batch that is not full yet
     unacked     (as the consumer counts) has arrived in a parcel that is not finished: queued, in process, or its outputs are
                 not acked yet. So it holds what is queued
@@ -48,7 +49,9 @@ def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen], 
             if mine is None:  # not arrived yet, or to be sent again
                 found["under_way"] += session.get("in_flight", 0)
             else:
-                found["under_way"] += max(0, session.get("sent", 0) - mine.get("received", 0))
+                # What was sent since the last word of one that is late has arrived, and was acked, but for what is in flight.
+                sent_after = session.get("sent", 0) - mine.get("received", 0)
+                found["under_way"] += max(0, min(sent_after, session.get("in_flight", 0) - mine.get("unacked", 0)))
                 found["queued"] += mine.get("queued", 0)
                 found["unacked"] += mine.get("unacked", 0)
     lives = {one.incarnation for one in producers}

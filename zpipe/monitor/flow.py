@@ -33,11 +33,15 @@ def room(link: dict[str, Any], unacked: Bound) -> int:
     """How many more messages a producer can put on its link before it has to wait."""
     unsent, unsent_bytes = link.get("unsent", 0), link.get("unsent_bytes", 0)
     credit: int = sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
-    left: int = min(UNSENT.messages, unacked.messages) - unsent
-    if unsent_bytes:
-        left = min(left, int((UNSENT.bytes - unsent_bytes) * unsent / unsent_bytes))
-    unacked_left: int = unacked.messages - unsent - link.get("in_flight", 0)
-    return max(0, min(left + credit, unacked_left))
+    held, held_bytes = unsent + link.get("in_flight", 0), unsent_bytes + link.get("in_flight_bytes", 0)
+    size = held_bytes / held if held else 0.0
+    most_unsent, most = min(messages_of(UNSENT, size), messages_of(unacked, size)), messages_of(unacked, size)
+    return max(0, int(min(most_unsent - unsent + credit, most - held)))
+
+
+def messages_of(bound: Bound, size: float) -> float:
+    """How many messages of a size it allows."""
+    return min(float(bound.messages), bound.bytes / size) if size else float(bound.messages)
 
 
 def split(total: int, weights: Sequence[int]) -> list[int]:

@@ -14,13 +14,14 @@ import math
 from typing import Any
 
 from zpipe.config import PipelineConfig, StageConfig
-from zpipe.core.policy import Bound, LinkPolicy
-from zpipe.monitor.flow import UNSENT, LinkName, fill
+from zpipe.core.policy import LinkPolicy
+from zpipe.monitor.flow import UNSENT, LinkName, fill, messages_of
 from zpipe.monitor.seen import LONG_WINDOW, Seen
 from zpipe.monitor.trend import Trend
 
-FULL = 0.7
-"""A link stays full from this share of its producers' bound on: a source is woken in quarters of it."""
+FULL = 0.5
+"""A link stays full from this share of its producers' bound on: a source is woken in quarters of it, and gives sections, that
+may be as much again."""
 LONGEST_S = 86400.0
 """A time to full or empty beyond this says only that the depth hardly changes."""
 
@@ -105,8 +106,8 @@ class _Producer:
         self._held.grain = self._window.grain = max(made, _batch(self._consumer, size))
         self._held.add(at, held)
         self._window.add(at, window)
-        self._unacked_left = _messages(unacked, size) - held
-        self._unsent_left = min(_messages(UNSENT, size), _messages(unacked, size)) + window - held
+        self._unacked_left = messages_of(unacked, size) - held
+        self._unsent_left = min(messages_of(UNSENT, size), messages_of(unacked, size)) + window - held
 
     def full_in(self, now: float) -> float | None:
         at = now - self._behind_s
@@ -120,11 +121,6 @@ class _Producer:
         if unsent_growth > 0.0:
             full = min(full, self._held.passes(self._unsent_left, at) * growth / unsent_growth)
         return full
-
-
-def _messages(bound: Bound, size: float) -> float:
-    """How many of a size it allows."""
-    return min(float(bound.messages), bound.bytes / size) if size else float(bound.messages)
 
 
 def _batch(stage: StageConfig, size: float) -> float:
