@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import pty
@@ -223,16 +224,17 @@ def test_options_that_say_nothing_are_refused(config: Path, options: list[str], 
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("name", ["r.ndjson", "r.ndjson.gz"])
-def test_what_was_recorded_is_shown_again(pipeline: Path, home: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "end"), [("r.ndjson", signal.SIGINT), ("r.ndjson.gz", signal.SIGTERM)])
+def test_what_was_recorded_is_shown_again(pipeline: Path, home: Path, name: str, end: signal.Signals) -> None:
     path = home / name
     command = [*ZPIPE, "monitor", str(pipeline), "--json", "--record", str(path), "--timeout", "20"]
     with started(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         live = [json.loads(process.stdout.readline()) for _ in range(8)]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         process.stdout.read()
         assert process.wait(DEADLINE_S) == ExitCode.DONE
+    assert (gzip.decompress if path.suffix == ".gz" else bytes)(path.read_bytes()).endswith(b"}\n")
     at = live[6]["at"]
     result = monitor(pipeline, "--replay", str(path), "--once", "--json", "--at", str(at))
     assert result.returncode == ExitCode.DONE, result.stderr

@@ -293,8 +293,8 @@ def test_a_stage_that_is_not_running_is_the_bottleneck() -> None:
     assert found == {
         "stage": "map",
         "kind": "down",
-        "why": "map is not running and 2,048 messages wait for it",
-        "advice": "start map",
+        "why": "map is not heard of and 2,048 messages wait for it",
+        "advice": "start map, or see its log if it runs",
         "instances_needed": None,
     }
 
@@ -342,3 +342,15 @@ def test_whatever_comes_there_is_a_value_that_adds_up_and_can_be_shown(
         for row in rows.values():
             assert row["full_in_s"] is None or row["empty_in_s"] is None
             assert all(row[key] is None or row[key] >= 0 for key in ("rate", "full_in_s", "empty_in_s"))
+
+
+def test_an_instance_that_others_are_in_session_with_is_awaited() -> None:
+    model = Model(config(CHAIN, {"map": 2}))
+    model.add(snapshot("read", [link("map", consumers=[consumer(1), consumer(3)])]))
+    model.add(snapshot("map", [link("sink", consumers=[consumer()])]))
+    model.add(snapshot("sink"))
+    assert model.missing == ["map.2"]
+    assert model.awaited == ["map.2", "map.3"]
+    for instance in (2, 3):
+        model.add(snapshot("map", [link("sink")], instance=instance))
+    assert model.awaited == []

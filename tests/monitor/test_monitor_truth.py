@@ -105,6 +105,26 @@ def test_a_consumer_that_stands_still_makes_no_depth_of_what_it_has_acked() -> N
         assert 0 <= row["remainder"] <= 200, row
 
 
+@pytest.mark.parametrize("ahead_s", [-30.0, 4.0, 30.0])
+def test_the_clock_of_another_host_makes_no_depth(ahead_s: float) -> None:
+    watched = Watched(
+        [
+            Spec("read", messages=ENDLESS, record_s=0.001, policy=StagePolicy(queue=Bound(200, MIB))),
+            Spec("map", inputs=(("read", ""),), seconds=lambda instance: 0.0001),
+        ]
+    )
+    hear = watched.sim.watcher
+    assert hear is not None
+    watched.sim.watcher = lambda snapshot, now: hear(
+        snapshot | {"at": now + ahead_s * (snapshot["stage"] == "map")}, now
+    )
+    watched.run(2.5)
+    for _ in range(20):
+        row = link(watched.run(0.3), "read", "map")
+        assert row["depth"] <= 20, row
+        assert 0 <= row["remainder"] <= 100, row
+
+
 def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
     watched = Watched(
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,8 @@ def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | N
         yield None
         return
     recorder = Recorder(path, pipeline.name, pipeline.interval_s)
+    # A service manager's way to end a recording; the end of a compressed file has to be written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield recorder.add
     finally:

@@ -38,9 +38,9 @@ def now_s() -> float:
 
 
 def gather(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> bool:
-    """Reads until every instance of the config was heard of, at most so long. False: none was. Blocks."""
+    """Reads until every instance of the config and every further one was heard of, at most so long. False: none was. Blocks."""
     deadline = time.monotonic() + timeout_s
-    while model.missing and (left_s := deadline - time.monotonic()) > 0:
+    while model.awaited and (left_s := deadline - time.monotonic()) > 0:
         read(feed, model, left_s, heard)
     return model.heard
 

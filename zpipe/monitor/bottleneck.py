@@ -198,7 +198,7 @@ _ADVICE = {
 
 
 _DOWN = {
-    "ABSENT": ("is not running", "start {}"),
+    "ABSENT": ("is not heard of", "start {}, or see its log if it runs"),
     "SILENT": ("is silent", "it hangs, is stopped or is out of reach: see its log, or restart {}"),
     "FAILED": ("has failed", "see its log, and start {}"),
 }

@@ -91,6 +91,18 @@ class Model:
         return [f"{name}.{n}" for name in self._config.stages for n in self._absent(name)]
 
     @property
+    def awaited(self) -> list[str]:
+        """`missing`, and consumers that others are in session with: instances that somebody has started beyond the config's."""
+        named = {
+            (link.consumer, session.get("instance"))
+            for known in self._seen.values()
+            for seen in known.values()
+            for link, row in seen.past.last.links.items()
+            for session in row.get("consumers", ())
+        }
+        return self.missing + [f"{stage}.{n}" for stage, n in named if n not in self._seen.get(stage, {n})]
+
+    @property
     def heard(self) -> bool:
         return any(self._seen.values())
 
@@ -201,6 +213,7 @@ class Model:
         at = inputs.index(name)
         under_way_bytes = _sum(producers, "in_flight_bytes") * columns["under_way"] // max(columns["in_flight"], 1)
         return {
+            "at": moment,
             "from": name.upstream,
             "to": name.consumer,
             "outlet": name.outlet,

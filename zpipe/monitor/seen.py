@@ -26,6 +26,8 @@ _LEAST_SHARE = 0.005
 _READING = ("waiting", "working", "limited", "retrying")
 """What a head spends on its source: all but being blocked."""
 _FREE_INTERVALS = 10
+CLOCKS_APART_S = 1.0
+"""Some snapshot is heard sooner than this: if none was, the sender's clock is not the monitor's, and taken to be so far off."""
 
 
 def sound(snapshot: dict[str, Any]) -> bool:
@@ -98,6 +100,7 @@ class Seen:
         self._spent = dict.fromkeys(SHARES, 0.0)
         self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
         self._reads: float | None = None
+        self._apart_s = math.inf
         self.past = Past(began)
 
     def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
@@ -105,7 +108,8 @@ class Seen:
         self.heard_at = now
         # By the sender's clock where it says: what the way here took does not show in rates.
         at = float(snapshot.get("at", now))
-        ends = ends_of(snapshot, at)
+        self._apart_s = min(self._apart_s, now - at)
+        ends = ends_of(snapshot, at if abs(self._apart_s) <= CLOCKS_APART_S else at + self._apart_s)
         self.past.add(ends, interval_s)
         counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in ends.links.items()}
         counts["received"] = snapshot["received"]
