@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, link, snapshot
 from watched import ENDLESS, Watched
+from watched import link as link_of
 
 from zpipe.core.policy import MIB, BatchPolicy, Bound, LimitPolicy, RetryPolicy, StagePolicy
 from zpipe.monitor.model import Model
@@ -310,3 +311,28 @@ def test_a_stage_that_does_not_work_is_named_with_what_to_do(state: str, at: flo
     verdict = model.as_json(at)["bottleneck"]
     assert (verdict["kind"], verdict["why"]) == ("down", why)
     assert advice in verdict["advice"]
+
+
+@pytest.mark.parametrize("before_s", [25.0, 1 / 40])
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 0.0105), (4, 0.042)])
+def test_a_stage_that_had_time_left_is_named_soon_after_it_falls_behind(
+    before_s: float, workers: int, seconds: float
+) -> None:
+    """For 30 intervals there is time in the long window in which it was idle."""
+    source = replace(head(150), policy=replace(POLICY, unacked=Bound(20_000, 128 * MIB)))
+    watched = Watched([source, stage("work", "read", seconds, workers), stage("sink", "work", 0.001)])
+    watched.run(1.0)
+    watched.sim.specs["read"].record_s = before_s
+    watched.run(25.0)
+    watched.sim.specs["read"].record_s = 1 / 150
+    said = []
+    for _ in range(40):
+        value = watched.run(1.0)
+        row, found = link_of(value, "read", "work"), value["bottleneck"]
+        said.append(found and (found["stage"], found["kind"]))
+        if row["full_in_s"] is not None or row["slope"]:
+            assert found is None or found["stage"] == "work", (row, found)
+        if said[-1] == ("work", "working"):
+            assert float(found["why"].split("% ")[0].split()[-1]) >= 85, found
+    assert said[5:] == [("work", "working")] * 35
+    assert watched.sim.problems == []
