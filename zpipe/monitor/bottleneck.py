@@ -173,17 +173,24 @@ class _Flow:
         }[kind]
         if effort.batch and kind == "working":
             parts += f" on batches of up to {effort.batch}"
+        waiting = sum(link["depth"] for link in self._inputs[name])
         blocked = self._most_blocked(name)
         if blocked is not None:
             parts += f", {blocked} blocked {self._efforts[blocked].shares['blocked']:.0%} of the time"
         else:
-            parts += f", {sum(link['depth'] for link in self._inputs[name]):,} messages wait for it"
+            parts += f", {waiting:,} messages wait for it"
         needed, advice = None, _ADVICE[kind]
         if kind == "limited" and effort.rate is not None:
             advice = "raise `limit.rate`, if what it calls takes more"
         if kind == "working":
-            needed, match = Capacity(self._stages, self._inputs, self._efforts).needed(name)
-            if needed is not None:
+            capacity = Capacity(self._stages, self._inputs, self._efforts)
+            needed, match = capacity.needed(name)
+            if capacity.is_new(name):
+                advice = "it has just started: how many instances would keep up shows soon"
+            elif needed is not None and needed <= stage["live"]:
+                keep = "instances keep" if needed > 1 else "instance keeps"
+                advice = f"{needed} {keep} up; {waiting:,} messages are still waiting"
+            elif needed is not None:
                 advice = f"about {needed} instances would keep up with {match}"
         label = f"{name} x{stage['live']}" if stage["live"] > 1 else name
         return _found(name, kind, f"{label} is the limit: {parts}", advice, needed)

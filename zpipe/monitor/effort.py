@@ -21,6 +21,7 @@ class Effort(NamedTuple):
 
     shares   their mean time budget;  recent: that of the last few intervals;  batch: messages of a full batch
     speed    messages an instance is done with in a second of its own work (a head: of not being blocked); None: unknown
+    known_for  intervals for which all its instances are known
     unacked  messages that an instance may have on a link without an ack
     rate     calls a second that the limit of an instance allows; None: any
     """
@@ -30,6 +31,7 @@ class Effort(NamedTuple):
     shares: dict[str, float]
     recent: dict[str, float]
     speed: float | None
+    known_for: float
     unacked: int
     rate: float | None
 
@@ -53,6 +55,7 @@ def effort_of(stage: StageConfig, live: Sequence[Seen]) -> Effort:
         shares=_mean([seen.shares() for seen in live]),
         recent=_mean([seen.shares(RECENT) for seen in live]),
         speed=sum(known) / len(known) if known else None,
+        known_for=min((seen.known_for for seen in live), default=0.0),
         unacked=stage.unacked.messages,
         rate=rates[0] if rates else None,
     )

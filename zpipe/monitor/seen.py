@@ -131,6 +131,11 @@ class Seen:
         self._reads = self._read_speed() or self._reads
 
     @property
+    def known_for(self) -> float:
+        """Intervals of the long window for which anything is known of it."""
+        return (self._history[-1][0] - self._history[0][0]) / self._interval_s
+
+    @property
     def incarnation(self) -> str:
         return str(self.snapshot["incarnation"])
 
