@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, link, snapshot
 from watched import ENDLESS, Watched
+from watched import link as link_of
 
 from zpipe.core.policy import MIB, BatchPolicy, Bound, LimitPolicy, RetryPolicy, StagePolicy
 from zpipe.monitor.model import Model
@@ -205,6 +206,8 @@ def test_the_right_stage_is_named_with_the_right_reason(name: str) -> None:
         value = watched.run(1.0)
         found = value["bottleneck"]
         named.append((found or {}).get("stage"))
+        if found and found["instances_needed"] is not None:
+            assert found["instances_needed"] > value["stages"][case.slow]["live"], found
     assert named == [case.slow] * 25
     assert watched.sim.problems == []
     assert found is not None, value
@@ -310,3 +313,82 @@ def test_a_stage_that_does_not_work_is_named_with_what_to_do(state: str, at: flo
     verdict = model.as_json(at)["bottleneck"]
     assert (verdict["kind"], verdict["why"]) == ("down", why)
     assert advice in verdict["advice"]
+
+
+@pytest.mark.parametrize("before_s", [25.0, 1 / 40])
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 0.0105), (4, 0.042)])
+def test_a_stage_that_had_time_left_is_named_soon_after_it_falls_behind(
+    before_s: float, workers: int, seconds: float
+) -> None:
+    """For 30 intervals there is time in the long window in which it was idle."""
+    source = replace(head(150), policy=replace(POLICY, unacked=Bound(20_000, 128 * MIB)))
+    watched = Watched([source, stage("work", "read", seconds, workers), stage("sink", "work", 0.001)])
+    watched.run(1.0)
+    watched.sim.specs["read"].record_s = before_s
+    watched.run(25.0)
+    watched.sim.specs["read"].record_s = 1 / 150
+    said = []
+    for _ in range(40):
+        value = watched.run(1.0)
+        row, found = link_of(value, "read", "work"), value["bottleneck"]
+        said.append(found and (found["stage"], found["kind"]))
+        if row["full_in_s"] is not None or row["slope"]:
+            assert found is None or found["stage"] == "work", (row, found)
+        if said[-1] == ("work", "working"):
+            assert float(found["why"].split("% ")[0].split()[-1]) >= 85, found
+    assert said[5:] == [("work", "working")] * 35
+    assert watched.sim.problems == []
+
+
+def slow_after_120_a_second(instances: int) -> Watched:
+    """One instance does 81 a second."""
+    source = replace(head(120), policy=replace(POLICY, unacked=Bound(20_000, 128 * MIB)))
+    return Watched([source, stage("slow", "read", 1 / 81, instances=instances), stage("sink", "slow", 0.001)])
+
+
+def verdicts(watched: Watched, intervals: int) -> list[dict[str, Any]]:
+    return [watched.run(1.0)["bottleneck"] for _ in range(intervals)]
+
+
+def test_a_stage_that_has_just_started_again_does_not_need_more_than_it_needs() -> None:
+    watched = slow_after_120_a_second(1)
+    watched.run(40.0)
+    watched.sim.kill(("slow", 1))
+    watched.run(3.0)
+    watched.sim.boot("slow", 1)
+    found = verdicts(watched, 15)
+    assert [one["stage"] for one in found] == ["slow"] * 15
+    assert [one["instances_needed"] for one in found[:4]] == [None] * 4
+    assert all("has just started" in one["advice"] for one in found[:4]), found
+    assert {one["instances_needed"] for one in found[4:]} <= {None, 2}
+    assert found[-1]["instances_needed"] == 2
+    assert watched.sim.problems == []
+
+
+def test_as_many_as_keep_up_are_not_too_few_while_they_drain_a_backlog() -> None:
+    watched = slow_after_120_a_second(2)
+    watched.run(2.0)
+    watched.sim.kill(("slow", 2))
+    assert watched.run(25.0)["bottleneck"]["instances_needed"] == 2
+    watched.sim.boot("slow", 2)
+    found = verdicts(watched, 20)
+    assert [one["stage"] for one in found] == ["slow"] * 20
+    assert [one["instances_needed"] for one in found if one["instances_needed"] not in (None, 2)] == []
+    last, waiting = found[-1], link_of(watched.value, "read", "slow")["depth"]
+    assert (last["instances_needed"], last["advice"]) == (
+        2,
+        f"2 instances keep up; {waiting:,} messages are still waiting",
+    )
+    assert watched.sim.problems == []
+
+
+def test_as_many_as_keep_up_are_not_too_few_while_they_drain_a_full_link() -> None:
+    watched = slow_after_120_a_second(2)
+    watched.run(2.0)
+    watched.sim.kill(("slow", 2))
+    watched.run(70.0)
+    watched.sim.boot("slow", 2)
+    found = [one for one in verdicts(watched, 60) if one is not None and one["stage"] == "slow"]
+    assert [one["instances_needed"] for one in found if one["instances_needed"] not in (None, 2)] == []
+    assert "2 instances keep up" in found[-1]["advice"]
+    assert all("would keep up with" not in one["advice"] for one in found), found

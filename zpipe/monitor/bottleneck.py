@@ -6,7 +6,10 @@ A stage that cannot work (not running, paused, held by its guard or a full disk)
 where a stage is blocked on its output, everything after it is looked at, not only the next: those in between pass back-pressure
 on, and a bound of unacked messages spans all of them. The busiest with its own work is the bottleneck. If none is busy, the
 bound itself is. Where nobody is blocked, it is a stage that has no time left and a backlog, else
-the source.
+the source; nobody, while a link grows or seconds of work wait for a busy stage.
+
+A stage is judged by the long window, but by the last few intervals where these say that it has no time left and its backlog is of
+seconds, or grows: that it was idle before does not help it now.
 
 `last` is the stage that was named before: what is near a threshold would be named in turns with another otherwise.
 """
@@ -30,6 +33,8 @@ HINDERED = 0.1
 """From this share on a limit or retries are what holds a busy stage up: it had free workers and messages, and might not start."""
 BACKLOG_S = 1.0
 """So many seconds of its work wait for a stage that does not keep up, and not only what it is about to take."""
+RECENT_BACKLOG_S = 2.0
+"""The same for one that had time left before: what comes in bursts is worked off soon."""
 AGAIN = 0.75
 """What was named before is named again from this part of a threshold on."""
 
@@ -73,8 +78,9 @@ class _Flow:
         self._stages = stages
         self._links = links
         self._inputs = inputs
-        self._efforts = efforts
         self._last = last
+        self._efforts = efforts
+        self._efforts = {name: self._as_of_now(name) for name in efforts}
 
     def verdict(self) -> Verdict | None:
         pressed = [link for link in self._links if self._presses(link)]
@@ -91,6 +97,14 @@ class _Flow:
 
     def _weight(self, name: str) -> float:
         return self._efforts[name].own / self._eased(1.0, name)
+
+    def _as_of_now(self, name: str) -> Effort:
+        """Its shares are those of the last intervals if it has had no time left since it is busy, and not before."""
+        effort = self._efforts[name]
+        late = effort.own < SATURATED and effort.own_recent >= self._eased(SATURATED, name)
+        if late and effort.own_recent > effort.own and (self._grows(name) or self._waits(name, RECENT_BACKLOG_S)):
+            return effort._replace(shares=effort.recent)
+        return effort
 
     # ---- who holds up whom
 
@@ -114,10 +128,18 @@ class _Flow:
         return found
 
     def _lags(self, name: str) -> bool:
+        busy = self._efforts[name].own >= self._eased(SATURATED, name)
+        return busy and (self._waits(name, BACKLOG_S) or self._grows(name))
+
+    def _waits(self, name: str, seconds: float) -> bool:
+        """Whether messages for so long wait for it, and more than it is about to take."""
         into, effort = self._inputs[name], self._efforts[name]
-        backlog = max(BACKLOG_S * self._stages[name]["rate_in"], 2.0 * (effort.batch or 1))
-        waiting = sum(link["depth"] for link in into)
-        return bool(into) and effort.own >= self._eased(SATURATED, name) and waiting >= self._eased(backlog, name)
+        could = (effort.speed or 0.0) * self._stages[name]["live"] if into else 0.0
+        backlog = max(seconds * max(self._stages[name]["rate_in"], could), 2.0 * (effort.batch or 1))
+        return bool(into) and sum(link["depth"] for link in into) >= self._eased(backlog, name)
+
+    def _grows(self, name: str) -> bool:
+        return any(_grows(link) for link in self._inputs[name])
 
     # ---- in words
 
@@ -130,7 +152,9 @@ class _Flow:
         ]
         head = max(heads, key=lambda name: stages[name]["rate_out"], default=None)
         others = [name for name, effort in self._efforts.items() if not effort.head and stages[name]["live"]]
-        if head is None or not others:
+        if head is None or not others or any(map(_grows, self._links)):
+            return None
+        if any(self._efforts[one].own_recent >= BUSY and self._waits(one, RECENT_BACKLOG_S) for one in others):
             return None
         busiest = max(others, key=lambda name: self._efforts[name].own)
         share = self._efforts[busiest].own
@@ -149,17 +173,24 @@ class _Flow:
         }[kind]
         if effort.batch and kind == "working":
             parts += f" on batches of up to {effort.batch}"
+        waiting = sum(link["depth"] for link in self._inputs[name])
         blocked = self._most_blocked(name)
         if blocked is not None:
             parts += f", {blocked} blocked {self._efforts[blocked].shares['blocked']:.0%} of the time"
         else:
-            parts += f", {sum(link['depth'] for link in self._inputs[name]):,} messages wait for it"
+            parts += f", {waiting:,} messages wait for it"
         needed, advice = None, _ADVICE[kind]
         if kind == "limited" and effort.rate is not None:
             advice = "raise `limit.rate`, if what it calls takes more"
         if kind == "working":
-            needed, match = Capacity(self._stages, self._inputs, self._efforts).needed(name)
-            if needed is not None:
+            capacity = Capacity(self._stages, self._inputs, self._efforts)
+            needed, match = capacity.needed(name)
+            if capacity.is_new(name):
+                advice = "it has just started: how many instances would keep up shows soon"
+            elif needed is not None and needed <= stage["live"]:
+                keep = "instances keep" if needed > 1 else "instance keeps"
+                advice = f"{needed} {keep} up; {waiting:,} messages are still waiting"
+            elif needed is not None:
                 advice = f"about {needed} instances would keep up with {match}"
         label = f"{name} x{stage['live']}" if stage["live"] > 1 else name
         return _found(name, kind, f"{label} is the limit: {parts}", advice, needed)
@@ -202,6 +233,11 @@ _DOWN = {
     "SILENT": ("is silent", "it hangs, is stopped or is out of reach: see its log, or restart {}"),
     "FAILED": ("has failed", "see its log, and start {}"),
 }
+
+
+def _grows(link: dict[str, Any]) -> bool:
+    """Steadily."""
+    return link["full_in_s"] is not None or (link["slope"] or 0.0) > 0.0
 
 
 def kind_of(effort: Effort) -> Literal["working", "limited", "retrying"]:

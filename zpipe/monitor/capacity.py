@@ -18,6 +18,10 @@ Efforts = Mapping[str, Effort]
 
 SLACK = 0.15
 """Of an instance: rates are measured, and 3.1 times as many messages are three instances' work."""
+CLOSE = 0.05
+"""By so much of what a stage can do its rates are off at times: what is nearer to that is no proof of anything."""
+SETTLED = 6.0
+"""So many intervals after an instance has come, what is sent to it is not only what had waited for it, or comes again."""
 MOST_INSTANCES = 10_000
 TRUSTED = 0.1
 """A stage that is busy for less than this share of its time does not tell what it could do: parcels of few messages cost more a
@@ -34,15 +38,32 @@ class Capacity:
         self._offers: dict[LinkName, tuple[float, str]] = {}
 
     def needed(self, name: str) -> tuple[int | None, str]:
-        """How many instances of a stage whose input is full would keep up, and with whose rate; (None, "") where nobody can say.
-        At least one more than there are: with these, the input is full."""
-        speed = self._efforts[name].speed
+        """How many instances of a stage that has no time left would keep up, and with whose rate; (None, "") if nobody can say.
+        As many as are live where these keep up and have only a backlog left; else more."""
+        effort, live = self._efforts[name], int(self._stages[name]["live"])
         offered, by = self._comes(name)
         taken, last = self._taken(name)
         wanted, by = (taken, last) if taken < offered else (offered, by)
-        if not speed or wanted >= speed * MOST_INSTANCES:  # it stands still, or nearly so: its rate says nothing
+        # Of one that stands still, or nearly so, its rate says nothing.
+        if not effort.speed or wanted >= effort.speed * MOST_INSTANCES or self.is_new(name) or self.is_new(by):
             return None, ""
-        return max(int(self._stages[name]["live"]) + 1, math.ceil(wanted / speed - SLACK)), by
+        needed = math.ceil(wanted / effort.speed - SLACK)
+        if needed > live:
+            return needed, by
+        if self._catches_up(name):
+            return live, by
+        return (live + 1, by) if wanted > (1.0 + CLOSE) * live * effort.speed else (None, "")
+
+    def is_new(self, name: str) -> bool:
+        """One of its instances has come while others were looked at. Where all are new to the monitor, what they say must do."""
+        known_for = self._efforts[name].known_for
+        return known_for < SETTLED and known_for < max(one.known_for for one in self._efforts.values()) - 2.0
+
+    def _catches_up(self, name: str) -> bool:
+        """Less and less waits for it, and not because a producer waits itself."""
+        into = self._inputs[name]
+        slopes = [link["slope"] or 0.0 for link in into if link["full_in_s"] is None]
+        return len(slopes) == len(into) and max(slopes) <= 0.0 and min(slopes) < 0.0
 
     def _comes(self, name: str) -> tuple[float, str]:
         """What all links into a stage offer it, and the stage that sets the rate of the one that offers most."""

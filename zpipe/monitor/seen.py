@@ -21,6 +21,8 @@ _WINDOW = 3.0
 LONG_WINDOW = 30.0
 """What holds a pipeline up is judged over this many intervals: a source is woken in quarters of its bound, so it is blocked
 for some intervals altogether and for others not at all."""
+RECENT = 4.0
+"""What a stage does now is judged over this many intervals: in one, chance shows."""
 _LEAST_SHARE = 0.005
 """Of a window's time: with less of it spent on work, nothing can be said of how fast the work goes."""
 _READING = ("waiting", "working", "limited", "retrying")
@@ -96,6 +98,7 @@ class Seen:
     def __init__(self, began: bool = False) -> None:
         self.snapshot: dict[str, Any] = {}
         self.heard_at = 0.0
+        self._interval_s = 0.0
         self._history: deque[tuple[float, dict[Any, float]]] = deque()
         self._spent = dict.fromkeys(SHARES, 0.0)
         self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
@@ -106,6 +109,7 @@ class Seen:
     def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
         before, self.snapshot = self.snapshot, snapshot
         self.heard_at = now
+        self._interval_s = interval_s
         # By the sender's clock where it says: what the way here took does not show in rates.
         at = float(snapshot.get("at", now))
         self._apart_s = min(self._apart_s, now - at)
@@ -131,6 +135,11 @@ class Seen:
         self._reads = self._read_speed() or self._reads
 
     @property
+    def known_for(self) -> float:
+        """Intervals of the long window for which anything is known of it."""
+        return (self._history[-1][0] - self._history[0][0]) / self._interval_s
+
+    @property
     def incarnation(self) -> str:
         return str(self.snapshot["incarnation"])
 
@@ -142,13 +151,13 @@ class Seen:
         """Sent over the link and not yet worked on, as far as this producer knows."""
         return sum(int(consumer.get("under_way", 0)) for consumer in self.link(name).get("consumers", ()))
 
+    def _since(self, seconds: float) -> tuple[float, dict[Any, float]]:
+        """What was counted so long before the last snapshot, or in the first that is known since."""
+        from_ = self._history[-1][0] - seconds - 0.5 * self._interval_s
+        return next(entry for entry in self._history if entry[0] >= from_)
+
     def _slope(self, key: Any, interval_s: float) -> float | None:
-        last_at, last = self._history[-1]
-        first_at, first = last_at, last
-        for entry in reversed(self._history):
-            if entry[0] < last_at - (_WINDOW + 0.5) * interval_s:
-                break
-            first_at, first = entry
+        (first_at, first), (last_at, last) = self._since(_WINDOW * interval_s), self._history[-1]
         if last_at - first_at < interval_s / 2:
             return None  # a change of state, reported at once: too short a time to measure
         return max(0.0, (last.get(key, 0) - first.get(key, 0)) / (last_at - first_at))
@@ -164,9 +173,9 @@ class Seen:
         """Messages a second sent over the link; None while only one snapshot is known."""
         return self._slope(name, interval_s)
 
-    def shares(self) -> dict[str, float]:
-        """Its time budget over the long window; of one snapshot, while there is only one."""
-        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+    def shares(self, intervals: float = LONG_WINDOW) -> dict[str, float]:
+        """Its time budget over so many intervals; of one snapshot, while there is only one."""
+        (first_at, first), (last_at, last) = self._since(intervals * self._interval_s), self._history[-1]
         seconds = last_at - first_at
         if seconds <= 0.0:
             return {share: float((self.snapshot.get("budget") or {}).get(share, 0.0)) for share in SHARES}
