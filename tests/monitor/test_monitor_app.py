@@ -3,9 +3,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+import pytest
 from monitor_samples import CHAIN, config, snapshot
 
-from zpipe.monitor.app import follow, gather
+from zpipe.monitor.app import due_at, follow, gather
 from zpipe.monitor.model import Model
 
 
@@ -45,3 +46,11 @@ def test_follow_shows_what_is_known_at_once_and_ends_when_all_have_stopped() -> 
     assert states[0] == ["ABSENT", "ABSENT", "ABSENT"]
     assert states[-1] == ["STOPPED", "STOPPED", "STOPPED"]
     assert len(states) < 20
+
+
+def test_what_is_shown_is_what_all_have_just_said() -> None:
+    """Snapshots are taken at multiples of the interval."""
+    assert due_at(99.9, 1.0) == pytest.approx(100.2)
+    assert due_at(100.0, 1.0) == pytest.approx(100.2)
+    assert due_at(100.2, 1.0) == pytest.approx(101.2)
+    assert due_at(100.3, 1.0) == pytest.approx(101.2)

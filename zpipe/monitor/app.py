@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from zpipe.core.report import following
 from zpipe.monitor.columns import plain
 from zpipe.monitor.glyphs import UNICODE, Glyphs
 from zpipe.monitor.model import Model
@@ -17,6 +18,8 @@ from zpipe.monitor.status import status
 
 PACE_S = 0.5
 """Snapshots are read in lots: each reading also looks for new instances, which costs more than the snapshots do."""
+LATE = 0.2
+"""Of an interval."""
 PLAIN_WIDTH = 160
 """Columns where nobody says how many there are: enough for the longest names."""
 
@@ -37,6 +40,11 @@ def now_s() -> float:
     return _EPOCH + time.monotonic()
 
 
+def due_at(now: float, interval_s: float) -> float:
+    """When to show next: soon after the instances of this machine take their snapshots, when all of them have come."""
+    return following(now - LATE * interval_s, interval_s) + LATE * interval_s
+
+
 def gather(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> bool:
     """Reads until every instance of the config and every further one was heard of, at most so long. False: none was. Blocks."""
     deadline = time.monotonic() + timeout_s
@@ -47,15 +55,14 @@ def gather(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = Non
 
 def follow(feed: Feed, model: Model, interval_s: float, heard: Heard | None = None) -> Iterator[dict[str, Any]]:
     """The model's value now and at each interval, until every instance has stopped. Blocks between."""
-    at = time.monotonic()
     while True:
         yield model.as_json(now_s())
         if model.over:
             return
-        at = max(at + interval_s, time.monotonic())
+        at = due_at(time.monotonic(), interval_s)
         while (left_s := at - time.monotonic()) > 0:
-            read(feed, model, left_s, heard)
-            time.sleep(max(0.0, min(PACE_S, at - time.monotonic())))
+            time.sleep(min(PACE_S, left_s))
+            read(feed, model, 0.0, heard)
 
 
 def read(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
-from zpipe.monitor.app import Feed, Heard, now_s, read
+from zpipe.monitor.app import PACE_S, Feed, Heard, due_at, now_s, read
 from zpipe.monitor.controls import Command, Controls
 from zpipe.monitor.events import Events
 from zpipe.monitor.history import History
@@ -16,7 +16,6 @@ from zpipe.monitor.model import Model
 from zpipe.monitor.screen import Shown, clock, order_of, screen
 from zpipe.monitor.terminal import Terminal
 
-PACE_S = 0.5
 HURRY_S = 0.05
 """Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""
 HURRIED_S = 3.0
@@ -61,7 +60,7 @@ def show(
         over = False
         while not controls.over:
             now = time.monotonic()
-            if now >= read_at:
+            if now >= min(read_at, draw_at):
                 missing = len(model.missing)
                 read(feed, model, 0.0, note)
                 hurry = bool(model.missing) and now - began < HURRIED_S
@@ -69,7 +68,7 @@ def show(
                 # Each that is heard of for the first time is shown at once; the last one completes the screen.
                 draw_at = now if len(model.missing) < missing else draw_at
             if now >= draw_at:
-                draw_at = now + interval_s
+                draw_at = due_at(now, interval_s)
                 value = model.as_json(now_s())
                 events.look(value)
                 history.add(value)
