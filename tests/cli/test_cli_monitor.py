@@ -17,22 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_samples import CONFIG
 
 from zpipe.errors import ExitCode
 
 DEADLINE_S = 60.0
-CONFIG = """
-[pipeline]
-name = "watched"
-[telemetry]
-interval = "200ms"
-[stages.make]
-plugin = "generate"
-options = { rate = 200 }
-[stages.sink]
-input = "make"
-plugin = "discard"
-"""
 ZPIPE = (sys.executable, "-m", "zpipe")
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_samples import CONFIG
 
 from zpipe.errors import ExitCode
 
@@ -48,20 +49,6 @@ def test_characters_that_the_locale_does_not_have_are_written_otherwise(home: Pa
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert (result.returncode, result.stderr) == (ExitCode.DONE, "")
     assert "\\u707d.toml" in result.stdout
-
-
-CONFIG = """
-[pipeline]
-name = "watched"
-[telemetry]
-interval = "200ms"
-[stages.make]
-plugin = "generate"
-options = { rate = 200 }
-[stages.sink]
-input = "make"
-plugin = "discard"
-"""
 
 
 @pytest.mark.parametrize(

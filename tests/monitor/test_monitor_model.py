@@ -354,3 +354,11 @@ def test_an_instance_that_others_are_in_session_with_is_awaited() -> None:
     for instance in (2, 3):
         model.add(snapshot("map", [link("sink")], instance=instance))
     assert model.awaited == []
+
+
+def test_a_link_says_as_of_when_it_is() -> None:
+    model = Model(config(CHAIN))
+    assert [row["at"] for row in model.as_json(100.0)["links"]] == [None, None]
+    model.add(snapshot("read", [link("map")], at=100.0), 100.1)
+    model.add(snapshot("map", [link("sink")], at=100.4), 100.5)
+    assert [row["at"] for row in model.as_json(100.5)["links"]] == [100.0, 100.4]

@@ -155,16 +155,15 @@ def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
     )
     held: dict[float, int] = {}
     shown: list[tuple[float, int]] = []
-    links = list(watched.model._forecasts)
     hear = watched.sim.watcher
     assert hear is not None
 
     def hear_and_note(snapshot: dict[str, Any], now: float) -> None:
         held[now] = watched.waiting("read", "map")
         hear(snapshot, now)
-        at = watched.model._moment(links[0])
-        if now > 4.0 and at in held:
-            shown.append((at, link(watched.value, "read", "map")["depth"]))
+        row = link(watched.value, "read", "map")
+        if now > 4.0 and row["at"] in held:
+            shown.append((row["at"], row["depth"]))
 
     watched.sim.watcher = hear_and_note
     for _ in range(30):

@@ -166,8 +166,8 @@ class Model:
             "stale_s": self._stale([name]),
             "live": len(live),
             "paused": sum(1 for one in working if one.get("paused")),
-            "rate_in": sum(s.rate("received", self._config.interval_s) for s in live),
-            "rate_out": sum(s.rate("done", self._config.interval_s) for s in live),
+            "rate_in": sum(s.rate("received") for s in live),
+            "rate_out": sum(s.rate("done") for s in live),
             "budget": _mean([s.get("budget") or {} for s in working]),
             "latency": _slowest([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
@@ -213,7 +213,7 @@ class Model:
         at = inputs.index(name)
         under_way_bytes = _sum(producers, "in_flight_bytes") * columns["under_way"] // max(columns["in_flight"], 1)
         return {
-            "at": moment,
+            "at": moment or None,
             "from": name.upstream,
             "to": name.consumer,
             "outlet": name.outlet,
@@ -256,15 +256,14 @@ class Model:
         the producers say they have done, by the outputs that a message has made.
         """
         producers, consumers = self._live(name.upstream), self._live(name.consumer)
-        interval_s = self._config.interval_s
         if not producers:
             return None
-        measured = [seen.link_rate(name, interval_s) for seen in producers]
+        measured = [seen.link_rate(name) for seen in producers]
         if None not in measured:
             return sum(rate or 0.0 for rate in measured)
         if len(self._inputs[name.consumer]) == 1 and consumers:
-            return sum(seen.rate("received", interval_s) for seen in consumers)
-        return sum(seen.rate("done", interval_s) * seen.outputs(name) for seen in producers)
+            return sum(seen.rate("received") for seen in consumers)
+        return sum(seen.rate("done") * seen.outputs(name) for seen in producers)
 
 
 def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:

@@ -151,31 +151,31 @@ class Seen:
         """Sent over the link and not yet worked on, as far as this producer knows."""
         return sum(int(consumer.get("under_way", 0)) for consumer in self.link(name).get("consumers", ()))
 
-    def _since(self, seconds: float) -> tuple[float, dict[Any, float]]:
+    def _since(self, intervals: float) -> tuple[float, dict[Any, float]]:
         """What was counted so long before the last snapshot, or in the first that is known since."""
-        from_ = self._history[-1][0] - seconds - 0.5 * self._interval_s
+        from_ = self._history[-1][0] - (intervals + 0.5) * self._interval_s
         return next(entry for entry in self._history if entry[0] >= from_)
 
-    def _slope(self, key: Any, interval_s: float) -> float | None:
-        (first_at, first), (last_at, last) = self._since(_WINDOW * interval_s), self._history[-1]
-        if last_at - first_at < interval_s / 2:
+    def _slope(self, key: Any) -> float | None:
+        (first_at, first), (last_at, last) = self._since(_WINDOW), self._history[-1]
+        if last_at - first_at < self._interval_s / 2:
             return None  # a change of state, reported at once: too short a time to measure
         return max(0.0, (last.get(key, 0) - first.get(key, 0)) / (last_at - first_at))
 
-    def rate(self, key: str, interval_s: float) -> float:
+    def rate(self, key: str) -> float:
         """Messages `received` or `done` a second; by the instance's own word while only one snapshot is known."""
-        measured = self._slope(key, interval_s)
+        measured = self._slope(key)
         if measured is not None:
             return measured
         return float(self.snapshot.get("rate_in" if key == "received" else "rate_out", 0.0))
 
-    def link_rate(self, name: LinkName, interval_s: float) -> float | None:
+    def link_rate(self, name: LinkName) -> float | None:
         """Messages a second sent over the link; None while only one snapshot is known."""
-        return self._slope(name, interval_s)
+        return self._slope(name)
 
     def shares(self, intervals: float = LONG_WINDOW) -> dict[str, float]:
         """Its time budget over so many intervals; of one snapshot, while there is only one."""
-        (first_at, first), (last_at, last) = self._since(intervals * self._interval_s), self._history[-1]
+        (first_at, first), (last_at, last) = self._since(intervals), self._history[-1]
         seconds = last_at - first_at
         if seconds <= 0.0:
             return {share: float((self.snapshot.get("budget") or {}).get(share, 0.0)) for share in SHARES}
