@@ -22,8 +22,9 @@ MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 CORE = sorted((ROOT / "zpipe" / "core").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins" / "zpipe_plugins").rglob("*.py"))
 
-MODULE_LINES = 300
-FUNCTION_LINES = 60
+# A smoke alarm, never a reason to cut one story in two.
+MODULE_LINES = 600
+FUNCTION_LINES = 80
 # What the core may import besides itself: nothing here reads a clock, a file, an environment or a socket.
 CORE_MAY_IMPORT = {
     "__future__",
