@@ -42,7 +42,9 @@ def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
         most = thresholds.depths.get(link_name(link), thresholds.depth)
         if most is not None and link["depth"] > most:
             found.append(f"{link_name(link)} has depth {link['depth']}, more than {most}")
-        if thresholds.age_s is not None and link["oldest_s"] > thresholds.age_s:
+        if thresholds.age_s is not None and link["oldest_s"] is None:
+            found.append(f"{link_name(link)} has messages that wait, and nobody says how long (--max-age)")
+        elif thresholds.age_s is not None and link["oldest_s"] > thresholds.age_s:
             old, limit = duration(link["oldest_s"]), duration(thresholds.age_s)
             found.append(f"{link_name(link)} has a message that waits for {old}, longer than {limit}")
     return found
@@ -55,7 +57,8 @@ def line(value: dict[str, Any], problems: list[str]) -> str:
     deepest = max(value["links"], key=lambda link: link["depth"], default=None)
     parts = [f"{sum(len(stage['instances']) for stage in value['stages'].values())} instances"]
     if deepest is not None:
-        oldest = max(link["oldest_s"] for link in value["links"])
-        parts += [f"deepest {link_name(deepest)} {deepest['depth']}", f"oldest {duration(oldest)}"]
+        ages = [link["oldest_s"] for link in value["links"]]
+        oldest = "unknown" if None in ages else duration(max(ages))
+        parts += [f"deepest {link_name(deepest)} {deepest['depth']}", f"oldest {oldest}"]
     parts.append(f"dead letters {sum(stage['dead'] for stage in value['stages'].values())}")
     return f"OK {value['pipeline']}: {', '.join(parts)}"

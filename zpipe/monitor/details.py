@@ -50,9 +50,12 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
 
 
 def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
-    yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {size(snapshot.get('rss_bytes', 0))}"
+    memory = size(snapshot["rss_bytes"]) if "rss_bytes" in snapshot else "memory not said"
+    yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {memory}"
     yield ", ".join(f"{key.replace('_', ' ')} {snapshot[key]:,}" for key in COUNTS)
-    yield ", ".join(f"{key} {snapshot.get(key, 0):,}" for key in OTHERS)
+    others = ", ".join(f"{key} {snapshot[key]:,}" for key in OTHERS if key in snapshot)
+    if others:
+        yield others
     budget = snapshot.get("budget") or {}
     yield ", ".join(f"{key} {share(part)}" for key, part in budget.items()) or "no time budget"
     for kind, what in LATENCIES.items():

@@ -100,6 +100,11 @@ def _instances(stage: dict[str, Any]) -> Span:
     return f"{stage['live']}/{known + unheard}", "" if well else "bold red"
 
 
+def _known(shown: Callable[[float], str], figure: float | None) -> str:
+    """Nothing where an instance does not say it: 0 would be a figure."""
+    return "" if figure is None else shown(figure)
+
+
 def _errors(stage: dict[str, Any]) -> Span:
     errors = stage["retries"] + stage["malformed"]
     return count(errors), "yellow" if errors else ""
@@ -121,10 +126,15 @@ def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
         return [*head, *blank, errors, dead, EMPTY, EMPTY, EMPTY]
     budget, latency = stage["budget"], stage["latency"].get("in_stage", {})
     limit = "" if stage["limit"] is None else count(stage["limit"])
-    figures = [count(stage["rate_in"]), count(stage["rate_out"]), share(budget["working"])]
-    figures += [share(budget["waiting"]), share(budget["blocked"])]
-    figures += [percent(budget["limited"]), percent(budget["retrying"]), limit]
-    tail = [precise(latency[p]) if latency.get(p) else "" for p in ("p50_s", "p99_s")] + [size(stage["rss_bytes"])]
+    figures = [_known(count, stage["rate_in"]), _known(count, stage["rate_out"])]
+    if budget is None:
+        figures += [""] * 5
+    else:
+        figures += [share(budget[key]) for key in ("working", "waiting", "blocked")]
+        figures += [percent(budget[key]) for key in ("limited", "retrying")]
+    figures.append(limit)
+    tail = [precise(latency[p]) if latency.get(p) else "" for p in ("p50_s", "p99_s")]
+    tail.append(_known(size, stage["rss_bytes"]))
     return [*head, *((text, "") for text in figures), errors, dead, *((text, "") for text in tail)]
 
 
@@ -136,9 +146,10 @@ def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
     if not stage["live"]:
         tail = [_errors(stage), _dead(stage)] if stage["instances"] else [EMPTY, EMPTY]
         return [*head, EMPTY, EMPTY, EMPTY, *tail]
-    most = max(SHARES, key=lambda one: stage["budget"][one])
-    busy = f"{SHARES[most]} {share(stage['budget'][most])}"
-    rates = [(count(stage["rate_in"]), ""), (count(stage["rate_out"]), "")]
+    budget = stage["budget"] or {}
+    most = max(SHARES, key=lambda one: budget.get(one, 0.0))
+    busy = f"{SHARES[most]} {share(budget[most])}" if budget else ""
+    rates = [(_known(count, stage["rate_in"]), ""), (_known(count, stage["rate_out"]), "")]
     return [*head, *rates, (busy, ""), _errors(stage), _dead(stage)]
 
 
@@ -177,7 +188,7 @@ def link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
         _will_be(link),
         *((count(figure), "") for figure in figures),
         (count(link["remainder"]), ""),
-        (size(link["depth_bytes"]), ""),
+        (_known(size, link["depth_bytes"]), ""),
     ]
 
 
@@ -200,8 +211,8 @@ def _errors_of(stage: dict[str, Any]) -> int:
 ORDERS: dict[str, Callable[[dict[str, Any], Sequence[dict[str, Any]]], float]] = {
     "config": lambda stage, into: 0.0,
     "depth": lambda stage, into: -sum(link["depth"] for link in into),
-    "busy": lambda stage, into: -stage["budget"]["working"],
-    "rate": lambda stage, into: -stage["rate_out"],
+    "busy": lambda stage, into: -(stage["budget"] or {}).get("working", 0.0),
+    "rate": lambda stage, into: -(stage["rate_out"] or 0.0),
     "errors": lambda stage, into: -_errors_of(stage),
 }
 """What rows can be sorted by: a key of a stage and the links into it, least first; equal ones stay in the config's order."""
