@@ -60,7 +60,13 @@ def snapshot(stage: str, links: list[dict[str, Any]] | None = None, **more: Any)
     rest = counts["received"] - sum(value for key, value in counts.items() if key != "received")
     made: dict[str, Any] = {"pipeline": "p", "stage": stage, "instance": 1, "incarnation": "i1", "state": "RUNNING"}
     made |= {"at": 100.0, "rss_bytes": 32 * MIB, "completed": rest, "duplicates": 0, "retries": 0, "malformed": 0}
-    made |= {"queued_bytes": 10 * counts["queued"], "oldest_s": 0.0, "rate_in": 0.0, "rate_out": 0.0}
+    made |= {
+        "dead_stored": counts["dead"],
+        "queued_bytes": 10 * counts["queued"],
+        "oldest_s": 0.0,
+        "rate_in": 0.0,
+        "rate_out": 0.0,
+    }
     made |= {"budget": budget(), "finished": None, "waiting_for": [], "links": links or []}
     return made | counts | more
 

@@ -134,7 +134,8 @@ def test_the_details_say_what_is_said(value: dict[str, Any]) -> None:
 
 def test_a_check_does_not_pass_what_nobody_says(value: dict[str, Any]) -> None:
     assert wrong(value, Thresholds()) == []
-    assert "oldest unknown" in line(value, [])
+    assert line(value, []).endswith("oldest unknown, dead letters stored unknown")
+    assert wrong(value, Thresholds(dead=0))[-1] == "sink does not say how many dead letters it has stored (--max-dead)"
     problems = wrong(value, Thresholds(age_s=60.0))
     assert problems == [
         "read->map has messages that wait, and nobody says how long (--max-age)",
@@ -145,7 +146,14 @@ def test_a_check_does_not_pass_what_nobody_says(value: dict[str, Any]) -> None:
 def test_metrics_are_served_of_what_is_said(value: dict[str, Any]) -> None:
     found = {metric.name: list(metric.samples(value)) for metric in METRICS}
     assert found["zpipe_messages_received_total"] and found["zpipe_link_depth_messages"]
-    for name in ("resident_bytes", "time_ratio", "oldest_seconds", "link_oldest_seconds", "link_depth_bytes"):
+    for name in (
+        "dead_stored_messages",
+        "resident_bytes",
+        "time_ratio",
+        "oldest_seconds",
+        "link_oldest_seconds",
+        "link_depth_bytes",
+    ):
         assert found[f"zpipe_{name}"] == [], name
 
 

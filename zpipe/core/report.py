@@ -52,6 +52,8 @@ class Report:
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)
         taken["stopped_by"] = processing.guard.stopped_by
+        taken["dead_stored"] = processing.guard.kept_messages
+        taken["dead_stored_bytes"] = processing.guard.kept_bytes
         taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None

@@ -29,7 +29,10 @@ OTHERS = ("duplicates", "retries", "malformed", "replayed")
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
 _STATES = {state.value for state in State}
-_NUMBERS = ("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before", *OTHERS)
+_NUMBERS = (
+    *("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before"),
+    *("dead_stored", "dead_stored_bytes", *OTHERS),
+)
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
 _TEXTS = ("held_by", "stopped_by")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")

@@ -31,8 +31,8 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
     if downstream.outlets:
         parts.append(f"unsent {downstream.unsent}, unacked {downstream.in_flight}")
     parts.append(f"done {done}, {stage.report.rate_out:.0f}/s")
-    if counts.dead:
-        parts.append(f"dead {counts.dead}")
+    if stored := stage.processing.guard.kept_messages:
+        parts.append(f"dead letters stored {stored}")
     if held_by:
         parts.append(f"held: {held_by}")
     if stage.ending.leaving or stage.ending.draining:

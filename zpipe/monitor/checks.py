@@ -14,7 +14,10 @@ from zpipe.monitor.rows import upstream
 
 @dataclass(frozen=True)
 class Thresholds:
-    """None: not looked at. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`."""
+    """None: not looked at. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`.
+
+    dead  dead letters that a stage has stored: what it has counted begins anew with each start
+    """
 
     depth: int | None = None
     depths: dict[str, int] = field(default_factory=dict)
@@ -36,8 +39,10 @@ def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
         found += [f"{name}.{one['instance']} has failed" for one in stage["instances"] if one["state"] == "FAILED"]
         found += [f"{who} takes no more: {why}" for who, why in stage["stopped_by"].items()]
         found += [f"{who} is held up: {why}" for who, why in stage["held_by"].items()]
-        if thresholds.dead is not None and stage["dead"] > thresholds.dead:
-            found.append(f"{name} has {stage['dead']} dead letters, more than {thresholds.dead}")
+        if thresholds.dead is not None and stage["dead_stored"] is None:
+            found.append(f"{name} does not say how many dead letters it has stored (--max-dead)")
+        elif thresholds.dead is not None and stage["dead_stored"] > thresholds.dead:
+            found.append(f"{name} has {stage['dead_stored']} dead letters stored, more than {thresholds.dead}")
     for link in value["links"]:
         most = thresholds.depths.get(link_name(link), thresholds.depth)
         if most is not None and link["depth"] > most:
@@ -60,5 +65,6 @@ def line(value: dict[str, Any], problems: list[str]) -> str:
         ages = [link["oldest_s"] for link in value["links"]]
         oldest = "unknown" if None in ages else duration(max(ages))
         parts += [f"deepest {link_name(deepest)} {deepest['depth']}", f"oldest {oldest}"]
-    parts.append(f"dead letters {sum(stage['dead'] for stage in value['stages'].values())}")
+    stored = [stage["dead_stored"] for stage in value["stages"].values()]
+    parts.append(f"dead letters stored {'unknown' if None in stored else sum(stored)}")
     return f"OK {value['pipeline']}: {', '.join(parts)}"

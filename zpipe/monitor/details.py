@@ -56,6 +56,8 @@ def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
     others = ", ".join(f"{key} {snapshot[key]:,}" for key in OTHERS if key in snapshot)
     if others:
         yield others
+    if snapshot.get("dead_stored"):
+        yield f"dead letters stored {snapshot['dead_stored']:,} ({size(snapshot.get('dead_stored_bytes', 0))})"
     budget = snapshot.get("budget") or {}
     yield ", ".join(f"{key} {share(part)}" for key, part in budget.items()) or "no time budget"
     for kind, what in LATENCIES.items():

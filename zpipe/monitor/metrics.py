@@ -4,7 +4,8 @@ May live here: that table, reading it out of the model's value, and the page tha
 served is `exporter`'s.
 
 Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that what is old never looks
-current; one that stopped or failed keeps its counters, which are final. The label is `stage_instance`, since a Prometheus server
+current; one that stopped or failed keeps its counters, which are final. What it has stored it keeps in any case: that is on its
+disk, and an alert on it must not end with the process. The label is `stage_instance`, since a Prometheus server
 sets `instance` itself.
 """
 
@@ -65,6 +66,18 @@ def count(key: str) -> Samples:
 def now(key: str) -> Samples:
     """Something of the snapshot that holds only while the instance lives."""
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
+
+
+def stored(key: str) -> Samples:
+    """Something of the snapshot that stays on the instance's disk, whatever has become of its process."""
+
+    def samples(value: Value) -> Iterator[Sample]:
+        for name, stage in value["stages"].items():
+            for row in stage["instances"]:
+                if key in row:
+                    yield (value["pipeline"], name, str(row["instance"])), row[key]
+
+    return samples
 
 
 def shares(value: Value) -> Iterator[Sample]:
@@ -146,12 +159,12 @@ def producer(key: str, ended: bool) -> Samples:
 
 # ---- the table
 
-_DEAD = "`zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`"
+_DEAD = "above 0: `zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`, or `drop`"
 _COUNT_HELP = {
     "received": ("Messages taken in; a source: taken from its iterator", ""),
     "completed": ("Messages that the plugin finished", ""),
     "filtered": ("Messages that the plugin dropped on purpose", ""),
-    "dead": ("Messages given up: dead letters", _DEAD),
+    "dead": ("Messages given up since the start: dead letters", ""),
     "returned": ("Messages handed back unstarted, or dropped with a lost session, to be sent again", ""),
 }
 
@@ -180,6 +193,9 @@ METRICS: tuple[Metric, ...] = (
              "the log, and the plugin's own service"),
     Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
            count("malformed"), "somebody else connects, or versions differ: the log names what came"),
+    _gauge("dead_stored_messages", "messages", INSTANCE, "Dead letters that are stored now, also those of earlier starts. While"
+           " an instance does not run, as many as it had", stored("dead_stored"), _DEAD),
+    _gauge("dead_stored_bytes", "bytes", INSTANCE, "Bytes of them", stored("dead_stored_bytes")),
     _gauge("queued_messages", "messages", INSTANCE, "Messages that wait here for the plugin", now("queued")),
     _gauge("queued_bytes", "bytes", INSTANCE, "Bytes of them", now("queued_bytes")),
     _gauge("in_process_messages", "messages", INSTANCE, "Messages that the plugin has, or that wait to be tried again",
@@ -224,9 +240,9 @@ def as_markdown() -> str:
         "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
         "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
         "",
-        "An instance that is silent gives no samples but its age, so that what is old never looks current; one that has stopped",
-        "keeps its counters, which are final. Counters begin anew with every incarnation. The label is `stage_instance`, since a",
-        "Prometheus server sets `instance` itself.",
+        "An instance that is silent gives no samples but its age and its stored dead letters, so that what is old never looks",
+        "current; one that has stopped keeps its counters, which are final. Counters begin anew with every incarnation. The",
+        "label is `stage_instance`, since a Prometheus server sets `instance` itself.",
         "",
         "This page is made from `zpipe/monitor/metrics.py`.",
         "",

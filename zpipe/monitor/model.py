@@ -174,6 +174,8 @@ class Model:
             "budget": _mean([s.get("budget") or {} for s in working]),
             "latency": _slowest([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
+            # On its disk, whatever has become of its process.
+            "dead_stored": _whole(s.get("dead_stored") for s in all_),
             "in_process": _sum(working, "in_process"),
             "depth": _sum(working, "queued"),
             "depth_bytes": _whole(s.get("queued_bytes") for s in working if s["queued"]),

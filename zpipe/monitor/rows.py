@@ -111,7 +111,9 @@ def _errors(stage: dict[str, Any]) -> Span:
 
 
 def _dead(stage: dict[str, Any]) -> Span:
-    return count(stage["dead"]), "bold red" if stage["dead"] else ""
+    """Those stored, which wait for somebody to look at them; where a stage does not say, those it has counted since its start."""
+    dead = stage["dead"] if stage["dead_stored"] is None else stage["dead_stored"]
+    return count(dead), "bold red" if dead else ""
 
 
 def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
