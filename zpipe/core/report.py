@@ -48,6 +48,11 @@ class Report:
         if now - self._at >= least_s or not self._measured:
             self._measured = self._measure(parts.counts, now)
         taken |= self._measured
+        taken["latency_histogram"] = (
+            {"in_stage": processing.in_stage.so_far(), "since_origin": processing.since_origin.so_far()}
+            if source is None
+            else {}
+        )
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)

@@ -34,7 +34,7 @@ _NUMBERS = (
     *("dead_stored", "dead_stored_bytes", *OTHERS),
 )
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
-_TEXTS = ("held_by", "stopped_by")
+_TEXTS = ("held_by", "stopped_by", "version")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
 
@@ -165,6 +165,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and _are_texts(snapshot.get("waiting_for") or [])
         and _numbers(snapshot.get("budget") or {})
         and all(_numbers(row) for row in _values(snapshot.get("latency") or {}))
+        and all(_sound_histogram(row) for row in _values(snapshot.get("latency_histogram") or {}))
         and isinstance(links, list)
         and all(_sound_link(link) for link in links)
         and _all_rows(snapshot.get("sessions", []), ("received", "queued", "unacked", "instance"))
@@ -182,6 +183,16 @@ def _sound_link(link: Any) -> bool:
         and all(isinstance(link.get(key), int) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+    )
+
+
+def _sound_histogram(histogram: Any) -> bool:
+    keys = ("messages", "sum_s")
+    if not _numbers(histogram, keys) or not all(key in histogram for key in keys):
+        return False
+    rows = histogram.get("buckets")
+    return isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 2 and all(map(_is_number, row)) for row in rows
     )
 
 

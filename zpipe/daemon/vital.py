@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+from zpipe import __version__
 from zpipe.core.stage import Stage
 from zpipe.daemon.resident import PAGE_BYTES
 from zpipe.daemon.sdnotify import Vital
@@ -56,6 +57,7 @@ def process_vitals(
     rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
         "at": _EPOCH + time.monotonic(),
+        "version": f"zpipe {__version__}",
         "pid": os.getpid(),
         "rss_bytes": rss_bytes,
         "total": total,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zpipe.core.lifecycle import State
 from zpipe.core.snapshot import COUNTS
@@ -23,13 +23,24 @@ INSTANCE = (*STAGE, "stage_instance")
 LINK = ("pipeline", "upstream", "outlet", "consumer")
 PRODUCER = (*LINK, "stage_instance")
 ZERO_OR_ONE = "0 or 1"
-PERCENTILES = {"p50_s": "0.5", "p90_s": "0.9", "p99_s": "0.99"}
+EDGES_S = tuple(1e-6 * (1 << power) for power in range(7, 33))
+"""The upper edges of the buckets of a latency: powers of two from 128 µs to 72 minutes, since an instance counts in such buckets
+(`core/budget.Histogram`), so that nothing has to be divided between two of them."""
 _ENDED = (State.STOPPED.value, State.FAILED.value)
 
 Value = dict[str, Any]
 """What `Model.as_json` gives."""
-Sample = tuple[tuple[str, ...], float]
-"""(the values of the labels, the number)"""
+
+
+class Distribution(NamedTuple):
+    """A sample of a histogram: (upper edge, how many in all are below it) for each bucket, the last one +Inf; their sum."""
+
+    buckets: list[tuple[str, float]]
+    sum: float
+
+
+Sample = tuple[tuple[str, ...], Any]
+"""(the values of the labels, the number, or the Distribution of a histogram)"""
 Samples = Callable[[Value], Iterator[Sample]]
 
 
@@ -38,7 +49,7 @@ class Metric:
     """`remedy`: what to do about it where it is worrying; empty where it only describes."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     unit: str
     labels: tuple[str, ...]
     help: str
@@ -87,11 +98,16 @@ def shares(value: Value) -> Iterator[Sample]:
 
 
 def latencies(value: Value) -> Iterator[Sample]:
-    for labels, row in _instances(value, ended=False):
-        for kind, percentiles in (row.get("latency") or {}).items():
-            for key, quantile in PERCENTILES.items():
-                if key in percentiles:
-                    yield (*labels, kind, quantile), percentiles[key]
+    for labels, row in _instances(value, ended=True):
+        for kind, histogram in (row.get("latency_histogram") or {}).items():
+            yield (*labels, kind), _distribution(histogram)
+
+
+def _distribution(histogram: dict[str, Any]) -> Distribution:
+    rows = histogram["buckets"]
+    below = [sum(messages for upper_s, messages in rows if upper_s <= edge_s) for edge_s in EDGES_S]
+    edges = [f"{edge_s:.6f}".rstrip("0") for edge_s in EDGES_S]
+    return Distribution([*zip(edges, below, strict=True), ("+Inf", histogram["messages"])], histogram["sum_s"])
 
 
 def ages(value: Value) -> Iterator[Sample]:
@@ -110,8 +126,15 @@ def states(value: Value) -> Iterator[Sample]:
         yield from (((value["pipeline"], name, state), number) for state, number in found.items())
 
 
-def paused(value: Value) -> Iterator[Sample]:
-    return ((labels, float(bool(row.get("paused")))) for labels, row in _instances(value, ended=False))
+def whether(key: str) -> Samples:
+    """1 where the snapshot says so, 0 where it does not, or says nothing of it."""
+    return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
+
+
+def builds(value: Value) -> Iterator[Sample]:
+    for labels, row in _instances(value, ended=False):
+        if row.get("version"):
+            yield (*labels, row["version"]), 1.0
 
 
 def bottleneck(value: Value) -> Iterator[Sample]:
@@ -206,9 +229,19 @@ METRICS: tuple[Metric, ...] = (
            "growing: the stage is too slow, paused, or stuck in one call"),
     _gauge("time_ratio", "ratio", (*INSTANCE, "share"), "Where the time of the workers went in the last interval; the shares"
            " add up to 1", shares, "mostly `working`: this is the limit; mostly `blocked`: what comes after it is"),
-    _gauge("latency_seconds", "seconds", (*INSTANCE, "kind", "quantile"), "Percentiles of the last interval: `in_stage` from"
-           " arrival to the result, `since_origin` since the source made the message", latencies),
-    _gauge("paused", ZERO_OR_ONE, INSTANCE, "1 while an operator has it paused", paused, "`zpipe resume CONFIG STAGE`"),
+    Metric("zpipe_latency_seconds", "histogram", "seconds", (*INSTANCE, "kind"), "How long messages take: `in_stage` from arrival"
+           " to the result; `since_origin` since the source made the message, of one in each section. Its buckets are powers of"
+           " two", latencies, "percentiles: `histogram_quantile(0.99, sum by (stage, kind, le)"
+           " (rate(zpipe_latency_seconds_bucket[5m])))`"),
+    _gauge("paused", ZERO_OR_ONE, INSTANCE, "1 while an operator has it paused", whether("paused"),
+           "`zpipe resume CONFIG STAGE`"),
+    _gauge("held", ZERO_OR_ONE, INSTANCE, "1 while it waits for something outside the pipeline, such as room on a disk",
+           whether("held_by"), "`zpipe monitor` and its log say for what; nothing is lost meanwhile"),
+    _gauge("stopped_by_dead_letters", ZERO_OR_ONE, INSTANCE, "1 while it takes no more work: too many of its last messages became"
+           " dead letters (the storm guard), or as many are stored as `dead` allows", whether("stopped_by"),
+           "`zpipe dead list CONFIG`; mend the cause, then `zpipe resume CONFIG STAGE`, or replay or drop what is stored"),
+    _gauge("build_info", ZERO_OR_ONE, (*INSTANCE, "version"), "Always 1; `version` is what the instance runs", builds,
+           "several versions at once: somebody has to be started again"),
     _gauge("resident_bytes", "bytes", INSTANCE, "Memory of the process (RSS)", now("rss_bytes")),
     _gauge("source_finished_messages", "messages", STAGE, "Messages of a source that are finished in every sink, with what"
            " earlier runs finished", progress("finished")),
