@@ -172,6 +172,8 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and _all_rows(snapshot.get("inputs", []), ("dead",))
         and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
         and _sound_limit(snapshot.get("limit") or {})
+        and _numbers(snapshot.get("restarts") or {})
+        and _sound_crash(snapshot.get("last_crash") or {})
     )
 
 
@@ -183,6 +185,14 @@ def _sound_link(link: Any) -> bool:
         and all(isinstance(link.get(key), int) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+    )
+
+
+def _sound_crash(crash: Any) -> bool:
+    return (
+        _numbers(crash, ("at", "messages_in_call"))
+        and isinstance(crash.get("how", ""), str)
+        and _are_texts(crash.get("ids", []))
     )
 
 

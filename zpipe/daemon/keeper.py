@@ -38,7 +38,7 @@ class Keeper:
 
     def __init__(self, stage: Stage, store: Store, mailbox: Mailbox, log: logging.Logger) -> None:
         self.setback = Setback(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self._crash = Crash({}, "", "")
+        self._crash = Crash()
         self._probing = False
         self.due = stage.source is None
         self._stage = stage

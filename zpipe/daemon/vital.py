@@ -8,6 +8,7 @@ from typing import Any
 
 from zpipe import __version__
 from zpipe.core.stage import Stage
+from zpipe.daemon.crash import Crash
 from zpipe.daemon.resident import PAGE_BYTES
 from zpipe.daemon.sdnotify import Vital
 
@@ -45,7 +46,12 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
 
 
 def process_vitals(
-    total: int | None, finished_before: int, held_by: str, replay_due: bool, read: tuple[int, float] | None
+    total: int | None,
+    finished_before: int,
+    held_by: str,
+    replay_due: bool,
+    read: tuple[int, float] | None,
+    crash: Crash,
 ) -> dict[str, Any]:
     """What only the process knows.
 
@@ -53,6 +59,7 @@ def process_vitals(
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
     read             (a head) messages that its source has yielded, and seconds it took for them, without those it was blocked
+    crash            how the life before ended, if it was an accident
     """
     rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
@@ -60,6 +67,8 @@ def process_vitals(
         "version": f"zpipe {__version__}",
         "pid": os.getpid(),
         "rss_bytes": rss_bytes,
+        "restarts": dict(crash.restarts),
+        "last_crash": crash.as_json(),
         "total": total,
         "finished_before": finished_before,
         "held_by": held_by,

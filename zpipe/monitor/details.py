@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
 from zpipe.monitor.columns import HANGS, Line, wrap
-from zpipe.monitor.figures import count, duration, precise, share, size
+from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
+from zpipe.monitor.moment import possible
 from zpipe.monitor.rows import state_of, upstream
 
 LATENCIES = {"in_stage": "in the stage", "since_origin": "since origin"}
@@ -49,6 +51,10 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
     return lines
 
 
+def _time_of_day(at: float) -> str:
+    return datetime.fromtimestamp(at).isoformat(sep=" ", timespec="seconds") if possible(at) else "?"
+
+
 def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
     memory = size(snapshot["rss_bytes"]) if "rss_bytes" in snapshot else "memory not said"
     yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {memory}"
@@ -56,6 +62,10 @@ def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
     others = ", ".join(f"{key} {snapshot[key]:,}" for key in OTHERS if key in snapshot)
     if others:
         yield others
+    if restarts := snapshot.get("restarts"):
+        yield f"started again after crashes: {', '.join(f'{times:,} {reason}' for reason, times in restarts.items())}"
+    if crash := snapshot.get("last_crash"):
+        yield f"the last at {_time_of_day(crash.get('at', 0.0))}: {crash_text(crash)}"
     if snapshot.get("dead_stored"):
         yield f"dead letters stored {snapshot['dead_stored']:,} ({size(snapshot.get('dead_stored_bytes', 0))})"
     budget = snapshot.get("budget") or {}

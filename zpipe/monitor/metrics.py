@@ -131,6 +131,12 @@ def whether(key: str) -> Samples:
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
 
 
+def restarts(value: Value) -> Iterator[Sample]:
+    for labels, row in _instances(value, ended=True):
+        for reason, times in (row.get("restarts") or {}).items():
+            yield (*labels, reason), times
+
+
 def builds(value: Value) -> Iterator[Sample]:
     for labels, row in _instances(value, ended=False):
         if row.get("version"):
@@ -216,6 +222,9 @@ METRICS: tuple[Metric, ...] = (
              "the log, and the plugin's own service"),
     Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
            count("malformed"), "somebody else connects, or versions differ: the log names what came"),
+    Metric("zpipe_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Crashes after which the instance was started"
+           " again, by exit code or signal, since it was last started after an end in order", restarts,
+           "`crash.found` in its log: what was in a call, and where it stood"),
     _gauge("dead_stored_messages", "messages", INSTANCE, "Dead letters that are stored now, also those of earlier starts. While"
            " an instance does not run, as many as it had", stored("dead_stored"), _DEAD),
     _gauge("dead_stored_bytes", "bytes", INSTANCE, "Bytes of them", stored("dead_stored_bytes")),

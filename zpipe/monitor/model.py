@@ -15,6 +15,7 @@ May live here: sums over instances, rates and slopes over time. No sockets, cloc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -174,6 +175,8 @@ class Model:
             "budget": _mean([s.get("budget") or {} for s in working]),
             "latency": _slowest([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
+            "restarts": _restarts(all_),
+            "last_crash": _last_crash(all_),
             # On its disk, whatever has become of its process.
             "dead_stored": _whole(s.get("dead_stored") for s in all_),
             "in_process": _sum(working, "in_process"),
@@ -319,6 +322,20 @@ def _slowest(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str
             for name, seconds in percentiles.items():
                 row[name] = max(row.get(name, 0.0), seconds)
     return slowest
+
+
+def _restarts(snapshots: list[Snapshot]) -> dict[str, int]:
+    """Crashes by what ended a life."""
+    found: Counter[str] = Counter()
+    for one in snapshots:
+        found.update(one.get("restarts") or {})
+    return dict(found)
+
+
+def _last_crash(snapshots: list[Snapshot]) -> dict[str, Any] | None:
+    """The latest of their crashes, and whose it was."""
+    found = [{"instance": one["instance"], **one["last_crash"]} for one in snapshots if one.get("last_crash")]
+    return max(found, key=lambda crash: crash.get("at", 0.0), default=None)
 
 
 def _progress(snapshots: list[Snapshot]) -> dict[str, int | None]:

@@ -41,6 +41,7 @@ STAGE_COLUMNS = (
     Column("CALLS", sparse=True, rank=6),
     Column("ERR", sparse=True, rank=2),
     Column("DEAD", sparse=True, rank=0.45),
+    Column("CRASH", sparse=True, rank=0.47),
     Column("P50", rank=9, sparse=True),
     Column("P99", rank=7, sparse=True),
     Column("RSS", rank=10),
@@ -71,6 +72,7 @@ SHORT_STAGE_COLUMNS = (
     Column("BUSY", LEFT, rank=0.4),
     Column("ERR", sparse=True, rank=2),
     Column("DEAD", sparse=True, rank=0.45),
+    Column("CRASH", sparse=True, rank=0.47),
 )
 SHORT_LINK_COLUMNS = (
     Column("FROM", LEFT, rank=0.2, name=True),
@@ -116,16 +118,20 @@ def _dead(stage: dict[str, Any]) -> Span:
     return count(dead), "bold red" if dead else ""
 
 
+def _crashes(stage: dict[str, Any]) -> Span:
+    crashes = sum(stage["restarts"].values())
+    return (count(crashes), "bold red") if crashes else EMPTY
+
+
 def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
     """For STAGE_COLUMNS. What is not known now is left empty: an old figure is no figure."""
     head = [(name, ""), state_of(stage), _instances(stage)]
     if not stage["instances"]:
         return head + [EMPTY] * (len(STAGE_COLUMNS) - len(head))
-    errors, dead = _errors(stage), _dead(stage)
+    troubles = [_errors(stage), _dead(stage), _crashes(stage)]
     if not stage["live"]:
-        at = len(head)
-        blank = [EMPTY] * (len(STAGE_COLUMNS) - at - 5)
-        return [*head, *blank, errors, dead, EMPTY, EMPTY, EMPTY]
+        blank = [EMPTY] * (len(STAGE_COLUMNS) - len(head) - len(troubles) - 3)
+        return [*head, *blank, *troubles, EMPTY, EMPTY, EMPTY]
     budget, latency = stage["budget"], stage["latency"].get("in_stage", {})
     limit = "" if stage["limit"] is None else count(stage["limit"])
     figures = [_known(count, stage["rate_in"]), _known(count, stage["rate_out"])]
@@ -137,7 +143,7 @@ def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
     figures.append(limit)
     tail = [precise(latency[p]) if latency.get(p) else "" for p in ("p50_s", "p99_s")]
     tail.append(_known(size, stage["rss_bytes"]))
-    return [*head, *((text, "") for text in figures), errors, dead, *((text, "") for text in tail)]
+    return [*head, *((text, "") for text in figures), *troubles, *((text, "") for text in tail)]
 
 
 def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
@@ -146,13 +152,13 @@ def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
     if head[2][0] == "1":
         head[2] = EMPTY
     if not stage["live"]:
-        tail = [_errors(stage), _dead(stage)] if stage["instances"] else [EMPTY, EMPTY]
+        tail = [_errors(stage), _dead(stage), _crashes(stage)] if stage["instances"] else [EMPTY] * 3
         return [*head, EMPTY, EMPTY, EMPTY, *tail]
     budget = stage["budget"] or {}
     most = max(SHARES, key=lambda one: budget.get(one, 0.0))
     busy = f"{SHARES[most]} {share(budget[most])}" if budget else ""
     rates = [(_known(count, stage["rate_in"]), ""), (_known(count, stage["rate_out"]), "")]
-    return [*head, *rates, (busy, ""), _errors(stage), _dead(stage)]
+    return [*head, *rates, (busy, ""), _errors(stage), _dead(stage), _crashes(stage)]
 
 
 def upstream(link: dict[str, Any]) -> str:
