@@ -29,7 +29,7 @@ LAST_DEATH = "ZPIPE_LAST_DEATH"
 ENDED = "ended"
 """The file of how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. Any end, also one in order."""
 KILLED = "killed by "
-UNKNOWN = "unknown: it left no word (kill -9, or no memory left)"
+UNKNOWN = "unknown (kill -9, or no memory left)"
 TRACEBACK_CHARACTERS = 8000
 MOST_IDS, ID_CHARACTERS = 10, 200
 """Said of the messages in the call: a batch may have thousands, and ids are as long as plugins make them."""
