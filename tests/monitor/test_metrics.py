@@ -33,6 +33,7 @@ PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
 BY_NAME = {metric.name: metric for metric in METRICS}
 ONLY_NOW_AND_THEN = {
     "zpipe_restarts_total": "after a crash",
+    "zpipe_worker_restarts_total": "after a crash of a worker process",
     "zpipe_needed_instances": "while there is a bottleneck",
     "zpipe_link_full_in_seconds": "while a link fills",
     "zpipe_link_empty_in_seconds": "while a link empties",

@@ -52,6 +52,21 @@ def test_the_details_say_what_ended_it_and_which_message_was_in_the_call() -> No
     assert "killed by SIGSEGV, in the call for read:17" in text
 
 
+def test_worker_processes_are_counted_beside_the_instances() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("map", restarts={"SIGKILL": 1}, worker_restarts={"timeout": 3, "SIGSEGV": 1}))
+    stage = model.as_json(100.0)["stages"]["map"]
+    assert stage["worker_restarts"] == {"timeout": 3, "SIGSEGV": 1} and stage["restarts"] == {"SIGKILL": 1}
+    assert "worker processes that died: 3 timeout, 1 SIGSEGV" in "\n".join(
+        map(plain, details(model.as_json(100.0), "map", 99))
+    )
+    [metric] = [metric for metric in METRICS if metric.name == "zpipe_worker_restarts_total"]
+    assert dict(metric.samples(model.as_json(100.0))) == {
+        ("p", "map", "1", "timeout"): 3,
+        ("p", "map", "1", "SIGSEGV"): 1,
+    }
+
+
 def test_the_event_of_a_restart_says_why() -> None:
     events = Events()
     events.add(snapshot("map"), 100.0)

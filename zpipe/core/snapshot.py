@@ -172,7 +172,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and _all_rows(snapshot.get("inputs", []), ("dead",))
         and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
         and _sound_limit(snapshot.get("limit") or {})
-        and _numbers(snapshot.get("restarts") or {})
+        and all(_numbers(snapshot.get(key) or {}) for key in ("restarts", "worker_restarts"))
         and _sound_crash(snapshot.get("last_crash") or {})
     )
 

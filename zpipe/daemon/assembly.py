@@ -219,7 +219,8 @@ class Instance:
     def vitals(self) -> dict[str, Any]:
         read = self.feeder.read if self.feeder is not None else None
         saved, letters = self.loop.saved, self.loop.letters
-        return process_vitals(self.total, saved.finished, self.outside.held_by, letters.due, read, self.crash)
+        deaths = self.workers.deaths if self.workers is not None else {}
+        return process_vitals(self.total, saved.finished, self.outside.held_by, letters.due, read, self.crash, deaths)
 
     # ---- its life
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from zpipe import __version__
@@ -52,6 +53,7 @@ def process_vitals(
     replay_due: bool,
     read: tuple[int, float] | None,
     crash: Crash,
+    worker_deaths: Mapping[str, int],
 ) -> dict[str, Any]:
     """What only the process knows.
 
@@ -59,7 +61,7 @@ def process_vitals(
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
     read             (a head) messages that its source has yielded, and seconds it took for them, without those it was blocked
-    crash            how the life before ended, if it was an accident
+    crash            how the life before ended, if it was an accident;  worker_deaths: of worker processes, by what ended them
     """
     rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
@@ -69,6 +71,7 @@ def process_vitals(
         "rss_bytes": rss_bytes,
         "restarts": dict(crash.restarts),
         "last_crash": crash.as_json(),
+        "worker_restarts": dict(worker_deaths),
         "total": total,
         "finished_before": finished_before,
         "held_by": held_by,

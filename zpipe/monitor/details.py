@@ -51,6 +51,10 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
     return lines
 
 
+def _times(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{times:,} {reason}" for reason, times in by_reason.items())
+
+
 def _time_of_day(at: float) -> str:
     return datetime.fromtimestamp(at).isoformat(sep=" ", timespec="seconds") if possible(at) else "?"
 
@@ -63,7 +67,9 @@ def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
     if others:
         yield others
     if restarts := snapshot.get("restarts"):
-        yield f"started again after crashes: {', '.join(f'{times:,} {reason}' for reason, times in restarts.items())}"
+        yield f"started again after crashes: {_times(restarts)}"
+    if deaths := snapshot.get("worker_restarts"):
+        yield f"worker processes that died: {_times(deaths)}"
     if crash := snapshot.get("last_crash"):
         yield f"the last at {_time_of_day(crash.get('at', 0.0))}: {crash_text(crash)}"
     if snapshot.get("dead_stored"):

@@ -131,10 +131,15 @@ def whether(key: str) -> Samples:
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
 
 
-def restarts(value: Value) -> Iterator[Sample]:
-    for labels, row in _instances(value, ended=True):
-        for reason, times in (row.get("restarts") or {}).items():
-            yield (*labels, reason), times
+def by_reason(key: str) -> Samples:
+    """A counter of the snapshot for each reason there was."""
+
+    def samples(value: Value) -> Iterator[Sample]:
+        for labels, row in _instances(value, ended=True):
+            for reason, times in (row.get(key) or {}).items():
+                yield (*labels, reason), times
+
+    return samples
 
 
 def builds(value: Value) -> Iterator[Sample]:
@@ -223,8 +228,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
            count("malformed"), "somebody else connects, or versions differ: the log names what came"),
     Metric("zpipe_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Crashes after which the instance was started"
-           " again, by exit code or signal, since it was last started after an end in order", restarts,
+           " again, by exit code or signal, since it was last started after an end in order", by_reason("restarts"),
            "`crash.found` in its log: what was in a call, and where it stood"),
+    Metric("zpipe_worker_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Worker processes that died or were"
+           " killed at a limit, by exit code, signal, `timeout` or `memory`", by_reason("worker_restarts"),
+           "`worker.died` in its log: what was in the call, and where it stood"),
     _gauge("dead_stored_messages", "messages", INSTANCE, "Dead letters that are stored now, also those of earlier starts. While"
            " an instance does not run, as many as it had", stored("dead_stored"), _DEAD),
     _gauge("dead_stored_bytes", "bytes", INSTANCE, "Bytes of them", stored("dead_stored_bytes")),

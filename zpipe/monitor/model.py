@@ -175,7 +175,8 @@ class Model:
             "budget": _mean([s.get("budget") or {} for s in working]),
             "latency": _slowest([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
-            "restarts": _restarts(all_),
+            "restarts": _by_reason(all_, "restarts"),
+            "worker_restarts": _by_reason(all_, "worker_restarts"),
             "last_crash": _last_crash(all_),
             # On its disk, whatever has become of its process.
             "dead_stored": _whole(s.get("dead_stored") for s in all_),
@@ -324,11 +325,11 @@ def _slowest(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str
     return slowest
 
 
-def _restarts(snapshots: list[Snapshot]) -> dict[str, int]:
+def _by_reason(snapshots: list[Snapshot], key: str) -> dict[str, int]:
     """Crashes by what ended a life."""
     found: Counter[str] = Counter()
     for one in snapshots:
-        found.update(one.get("restarts") or {})
+        found.update(one.get(key) or {})
     return dict(found)
 
 

@@ -119,7 +119,8 @@ def _dead(stage: dict[str, Any]) -> Span:
 
 
 def _crashes(stage: dict[str, Any]) -> Span:
-    crashes = sum(stage["restarts"].values())
+    """Of its instances and of their worker processes."""
+    crashes = sum(stage["restarts"].values()) + sum(stage["worker_restarts"].values())
     return (count(crashes), "bold red") if crashes else EMPTY
 
 
