@@ -75,3 +75,31 @@ def test_who_works_and_who_is_idle() -> None:
     assert budget.take() == pytest.approx(
         {"working": 5 / 8, "blocked": 3 / 8, "waiting": 0, "limited": 0, "retrying": 0}
     )
+
+
+def test_what_was_added_so_far_stays_when_percentiles_are_taken() -> None:
+    histogram = Histogram()
+    histogram.add(100e-6, 3)
+    assert histogram.take()["p50_s"] > 0.0
+    histogram.add(100e-6, 1)
+    histogram.add(0.003, 2)
+    for _ in range(2):  # looking changes nothing
+        assert histogram.so_far() == {
+            "messages": 6,
+            "sum_s": pytest.approx(4 * 100e-6 + 2 * 0.003),
+            "buckets": [[pytest.approx(128e-6), 4], [pytest.approx(4096e-6), 2]],
+        }
+
+
+@given(st.lists(st.floats(1e-6, 1e6), max_size=50), st.integers(0, 50))
+def test_each_is_below_the_upper_edge_of_its_bucket_and_not_below_half_of_it(times: list[float], taken: int) -> None:
+    histogram = Histogram()
+    for number, seconds in enumerate(times):
+        histogram.add(seconds, 1)
+        if number == taken:
+            histogram.take()
+    found = histogram.so_far()
+    assert found["messages"] == len(times)
+    assert found["sum_s"] == pytest.approx(sum(times))
+    for upper_s, messages in found["buckets"]:
+        assert messages == sum(upper_s / 2 <= seconds * (1 + 1e-12) and seconds < upper_s for seconds in times)

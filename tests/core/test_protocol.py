@@ -20,9 +20,12 @@ from zpipe.core.intake import Intake, Self
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
+from zpipe.core.snapshot import COUNTS, LINK_COUNTS, WHO
 from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
 from zpipe.core.tap import TAP
 from zpipe.core.work import Chunk
+from zpipe.daemon.crash import Crash
+from zpipe.daemon.vital import process_vitals
 from zpipe.errors import PeerError
 
 HERE = Path(__file__).parent
@@ -265,6 +268,24 @@ def test_the_example_session_is_what_the_core_does() -> None:
     [confirm] = producer.heartbeat(1.0)
     assert isinstance(confirm, Reply)
     expect("confirm", confirm.frame)
+
+
+def _keys_of_5_9(table: int) -> set[str]:
+    tables = DOCUMENT.partition("### 5.9")[2].partition("### 5.10")[0].split("|---|---|---|\n")[2:]
+    rows = tables[table].partition("\n\n")[0].splitlines()
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
+    vitals = process_vitals(None, 0, "", False, (0, 0.0), Crash(), {})
+    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, vitals=lambda: vitals)
+    said = stage.snapshot(1.0)
+    required = {*COUNTS, *WHO, "instance", "state", "links"}
+    assert said.keys() - required == _keys_of_5_9(0)
+    [row] = said["links"]
+    assert row.keys() - {"outlet", "to", *LINK_COUNTS} == _keys_of_5_9(1)
+    text = DOCUMENT.partition("### 5.9")[2].partition("| key |")[0]
+    assert all(f"`{key}`" in text for key in (*required, "outlet", "to", *LINK_COUNTS))
 
 
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:

@@ -10,7 +10,7 @@ from zpipe.core import section
 from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.section import Section
 from zpipe.core.work import Past, Task
-from zpipe.daemon.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, slot_bytes, suspects
+from zpipe.daemon.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
 
 
 class Session:
@@ -33,7 +33,7 @@ def task(first: int, count: int, pieces: int = 1) -> Task:
 
 def numbers(path: Path) -> list[tuple[int, int]]:
     """(number, alone) of each suspect."""
-    found = suspects(path)
+    found, _ = in_call(path)
     assert set(found) <= {("read", "", 2)}
     return [(start, alone) for incarnation, rows in found.values() for start, _, alone in rows if incarnation == "r1"]
 
@@ -81,6 +81,55 @@ def test_slots_are_large_until_there_are_very_many() -> None:
 @pytest.mark.parametrize("content", [b"", b"x", b"\x01\0\0\0" * 3, b"\xff" * 5000, b"\0" * 70_000])
 def test_what_cannot_be_read_accuses_nobody(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "calls"
-    assert suspects(path) == {}
+    assert in_call(path) == ({}, [])
     path.write_bytes(content)
-    assert suspects(path) == {}
+    assert in_call(path) == ({}, [])
+
+
+def ids_of(path: Path) -> list[str]:
+    return in_call(path)[1]
+
+
+def test_the_ids_of_what_is_in_a_call_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    slot = CallJournal(path, 1).slot(0)
+    slot.begin(task(100, 10, pieces=2))
+    slot.note[0] = 13
+    assert ids_of(path) == ["2"]  # the third of the second piece
+    slot.note[0] = ALL
+    assert ids_of(path) == [str(n) for n in range(10)] * 2
+    slot.end()
+    assert ids_of(path) == []
+
+
+def test_ids_that_do_not_fit_are_left_out_before_messages_are(tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    slot = CallJournal(path, 5000).slot(0)
+    assert slot_bytes(5000) == LEAST_SLOT_BYTES
+    slot.begin(task(7, 400))
+    slot.note[0] = 400
+    assert ids_of(path) == [] and numbers(path) == [(406, 1)]
+    slot.begin(task(7, 100))
+    slot.note[0] = 100
+    assert ids_of(path) == ["99"]
+
+
+def test_an_id_with_a_null_character_makes_no_wrong_ids(tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    body = section.encode(["a\0b", "c"], [0.0] * 2, [None] * 2, None)
+    one = Section(body, 2, 1)
+    piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, 2, 0.0)  # type: ignore[arg-type]
+    slot = CallJournal(path, 1).slot(0)
+    slot.begin(Task(1, [piece], Past(), False))
+    slot.note[0] = 2
+    assert ids_of(path) == [] and numbers(path) == [(2, 1)]
+
+
+def test_a_section_that_cannot_be_decoded_has_no_ids(tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    one = Section(b"\xff" * 9, 2, 1)
+    piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, 2, 0.0)  # type: ignore[arg-type]
+    slot = CallJournal(path, 1).slot(0)
+    slot.begin(Task(1, [piece], Past(), False))
+    slot.note[0] = 1
+    assert ids_of(path) == [] and numbers(path) == [(1, 1)]

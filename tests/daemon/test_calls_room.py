@@ -22,6 +22,6 @@ def test_a_journal_takes_its_room_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_the_operators(tmp_path: Path) -> None:
     files = CrashFiles(tmp_path / "nowhere")
     none: Suspects = {}
-    assert files.found({}).suspects == none
+    assert files.found({}, True).suspects == none
     with pytest.raises(OperatorError, match=r"cannot write in .*nowhere: No such file or directory; is it writable"):
         files.begin(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from zpipe.config import Input, PipelineConfig, StageConfig, Workers
 from zpipe.core.policy import MIB, Bound, DeadPolicy, LinkPolicy, RetryPolicy
+from zpipe.core.snapshot import COUNTS, LINK_COUNTS
 
 UNSENT_BOUND = LinkPolicy().unsent_messages
 
@@ -40,7 +41,7 @@ CHAIN = {"read": [], "map": ["read"], "sink": ["map"]}
 def link(to: str, produced: int = 0, in_flight: int = 0, unsent: int = 0, **more: Any) -> dict[str, Any]:
     acked = produced - in_flight - unsent
     row = {"outlet": "", "to": to, "produced": produced, "acked": acked, "in_flight": in_flight, "unsent": unsent}
-    return row | {"in_flight_bytes": 0, "unsent_bytes": 0, "redelivered": 0, "consumers": []} | more
+    return row | {"in_flight_bytes": 0, "unsent_bytes": 0, "oldest_s": 0.0, "redelivered": 0, "consumers": []} | more
 
 
 def consumer(instance: int = 1, credit: int = 0, under_way: int = 0) -> dict[str, Any]:
@@ -59,6 +60,22 @@ def snapshot(stage: str, links: list[dict[str, Any]] | None = None, **more: Any)
     rest = counts["received"] - sum(value for key, value in counts.items() if key != "received")
     made: dict[str, Any] = {"pipeline": "p", "stage": stage, "instance": 1, "incarnation": "i1", "state": "RUNNING"}
     made |= {"at": 100.0, "rss_bytes": 32 * MIB, "completed": rest, "duplicates": 0, "retries": 0, "malformed": 0}
-    made |= {"queued_bytes": 10 * counts["queued"], "oldest_s": 0.0, "rate_in": 0.0, "rate_out": 0.0}
+    made |= {
+        "dead_stored": counts["dead"],
+        "queued_bytes": 10 * counts["queued"],
+        "oldest_s": 0.0,
+        "rate_in": 0.0,
+        "rate_out": 0.0,
+    }
     made |= {"budget": budget(), "finished": None, "waiting_for": [], "links": links or []}
     return made | counts | more
+
+
+REQUIRED = ("pipeline", "stage", "instance", "incarnation", "state", *COUNTS)
+REQUIRED_OF_LINKS = ("outlet", "to", *LINK_COUNTS)
+
+
+def only_required(full: dict[str, Any]) -> dict[str, Any]:
+    """What PROTOCOL.md 5.9 requires of a snapshot, and nothing else: what a stage in another language may say."""
+    links = [{key: row[key] for key in REQUIRED_OF_LINKS} for row in full["links"]]
+    return {key: full[key] for key in REQUIRED} | {"links": links}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from zpipe import __version__
 from zpipe.errors import ExitCode
 from zpipe.monitor.exporter import Collector, serve
 from zpipe.monitor.metrics import METRICS, ZERO_OR_ONE, as_markdown
@@ -30,6 +32,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
 BY_NAME = {metric.name: metric for metric in METRICS}
 ONLY_NOW_AND_THEN = {
+    "zpipe_restarts_total": "after a crash",
+    "zpipe_worker_restarts_total": "after a crash of a worker process",
     "zpipe_needed_instances": "while there is a bottleneck",
     "zpipe_link_full_in_seconds": "while a link fills",
     "zpipe_link_empty_in_seconds": "while a link empties",
@@ -91,17 +95,15 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
     queries += [one["query"] for one in dashboard["templating"]["list"] if one["type"] == "query"]
     assert len(queries) > 15
     for query in queries:
-        names = re.findall(r"\bzpipe_\w+", query)
+        names = [name.removesuffix("_bucket") for name in re.findall(r"\bzpipe_\w+", query)]
         assert names and set(names) <= set(BY_NAME), query
-        known = set(BY_NAME[names[0]].labels)
+        known = {*BY_NAME[names[0]].labels, *(["le"] if "histogram_quantile(" in query else [])}
         braces = re.findall(r"\{(.*?)\}", query)
         used = {label for text in braces for label in re.findall(r"(\w+)=", text)}
         used |= {label.strip() for text in re.findall(r"by \((.*?)\)", query) for label in text.split(",")}
         assert used <= known, query
-        rated = set(re.findall(r"\b(?:rate|irate|increase)\((\w+)", query))
-        assert rated == {name for name in names if BY_NAME[name].kind == "counter"}, (
-            "rates, of counters alone: " + query
-        )
+        rated = {name.removesuffix("_bucket") for name in re.findall(r"\b(?:rate|irate|increase)\((\w+)", query)}
+        assert rated == {name for name in names if BY_NAME[name].kind != "gauge"}, "rates, of what only grows: " + query
     assert all(panel["fieldConfig"]["defaults"].get("unit") for panel in dashboard["panels"])
     legends = [(t["expr"], t["legendFormat"]) for panel in dashboard["panels"] for t in panel["targets"]]
     for query, legend in legends:
@@ -179,7 +181,8 @@ def scrape(url: str) -> dict[str, list[Sample]]:
         metric = BY_NAME[name]
         assert (family.type, family.documentation) == (metric.kind, metric.help)
         for one in family.samples:
-            assert one.name == name and set(one.labels) == set(metric.labels), one
+            assert one.name.removesuffix("_bucket") == name or one.name in (f"{name}_sum", f"{name}_count"), one
+            assert set(one.labels) - {"le"} == set(metric.labels), one
         found[name] = [(one.name, one.labels, one.value) for one in family.samples]
     return found
 
@@ -229,6 +232,42 @@ def test_every_metric_is_served_and_true(config: Path) -> None:
     assert {labels["outlet"] for _, labels, _ in found["zpipe_link_depth_messages"]} == {""}
     assert len(found["zpipe_link_depth_messages"]) == 2
     assert len(found["zpipe_resident_bytes"]) == 4
+    assert {labels["version"] for _, labels, _ in found["zpipe_build_info"]} == {f"zpipe {__version__}"}
+    assert_is_a_histogram(found)
+
+
+def assert_is_a_histogram(found: dict[str, list[Sample]]) -> None:
+    """Of what was measured in `sort`: buckets only grow, the last has all, and the head, which measures nothing, has none."""
+    rows = [one for one in found["zpipe_latency_seconds"] if (one[1]["stage"], one[1]["kind"]) == ("sort", "in_stage")]
+    buckets = [(labels["le"], value) for name, labels, value in rows if name.endswith("_bucket")]
+    [sum_s] = [value for name, _, value in rows if name.endswith("_sum")]
+    [count] = [value for name, _, value in rows if name.endswith("_count")]
+    assert buckets[0][0] == "0.000128" and buckets[-1] == ("+Inf", count)
+    counts = [value for _, value in buckets]
+    assert counts == sorted(counts) and count > 200
+    done = sum(total(found, f"zpipe_messages_{kind}_total", stage="sort") for kind in ("completed", "filtered", "dead"))
+    assert count >= done
+    least = sum(
+        max(0.0, below - before) * float(le) / 2 for (le, below), before in zip(buckets[1:-1], counts, strict=False)
+    )
+    assert least <= sum_s
+    assert not any(labels["stage"] == "make" for _, labels, _ in found["zpipe_latency_seconds"])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt-get install prometheus")
+def test_promtool_finds_nothing_wrong(config: Path) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(exporter(config))
+        for stage, instance in (("sink", 1), ("sink", 2), ("sort", 1), ("make", 1)):
+            command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+        wait_for(lambda: settled(scrape(url)))
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+            page = answer.read()
+    assert b"zpipe_latency_seconds_bucket" in page
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 def served_by(*options: str) -> tuple[str, int]:
@@ -276,7 +315,7 @@ def test_openmetrics_is_served_to_who_wants_it_with_units(config: Path) -> None:
     for family in families:
         metric = BY_NAME[f"{family.name}_total" if family.type == "counter" else family.name]
         assert family.unit in ("", metric.unit)
-        assert bool(family.unit) == (metric.kind == "gauge" and metric.unit != ZERO_OR_ONE), metric.name
+        assert bool(family.unit) == (metric.kind != "counter" and metric.unit != ZERO_OR_ONE), metric.name
     assert len(families) == len(METRICS)
 
 

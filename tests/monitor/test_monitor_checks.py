@@ -20,17 +20,17 @@ def test_all_is_well() -> None:
     now = value()
     assert wrong(now, Thresholds()) == []
     assert wrong(now, Thresholds(depth=50, age_s=80.0, dead=3)) == []
-    assert line(now, []) == "OK p: 3 instances, deepest read->map 50, oldest 75s, dead letters 3"
+    assert line(now, []) == "OK p: 3 instances, deepest read->map 50, oldest 75s, dead letters stored 3"
 
 
 def test_each_threshold_is_named_with_what_passes_it() -> None:
     problems = wrong(value(), Thresholds(depth=49, age_s=60.0, dead=2))
     assert problems == [
-        "map has 3 dead letters, more than 2",
+        "map has 3 dead letters stored, more than 2",
         "read->map has depth 50, more than 49",
         "read->map has a message that waits for 75s, longer than 60s",
     ]
-    assert line(value(), problems).startswith("FAILED p: map has 3 dead letters, more than 2; read->map")
+    assert line(value(), problems).startswith("FAILED p: map has 3 dead letters stored, more than 2; read->map")
     assert len(line(value(), problems).splitlines()) == 1
 
 
@@ -70,3 +70,15 @@ def test_what_waits_at_the_sender_has_an_age() -> None:
     assert wrong(model.as_json(100.0), Thresholds(age_s=60.0)) == [
         "read->map has a message that waits for 75s, longer than 60s"
     ]
+
+
+def test_stored_letters_stay_wrong_when_the_process_that_stored_them_is_gone() -> None:
+    model = Model(config(CHAIN))
+    model.add(snapshot("map", received=9, dead=3), 100.0)
+    model.add(snapshot("map", incarnation="i2", dead_stored=3), 101.0)
+    assert "map has 3 dead letters stored, more than 2" in wrong(model.as_json(101.0), Thresholds(dead=2))
+    silent = model.as_json(200.0)
+    assert silent["stages"]["map"]["state"] == "SILENT"
+    assert "map has 3 dead letters stored, more than 2" in wrong(silent, Thresholds(dead=2))
+    model.add(snapshot("map", incarnation="i2", dead_stored=2), 201.0)
+    assert not any("stored" in one for one in wrong(model.as_json(201.0), Thresholds(dead=2)))

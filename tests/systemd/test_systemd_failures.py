@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machine import ENV, ZPIPE, MakePipeline, Pipeline, events, journal, run, shell, since, wait_until
@@ -44,6 +45,14 @@ def work(payload):
         ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock: no thread of this process goes on
     return payload
 """
+CRASHES = """
+import ctypes, os
+
+def work(payload):
+    if os.path.exists("/etc/zpipe/hold"):
+        ctypes.string_at(0)
+    return payload
+"""
 WAITS = """
 import os, time
 
@@ -74,6 +83,43 @@ def test_any_stage_is_killed_under_load(make: MakePipeline) -> None:
             pipeline.wait_more(500)
     pipeline.stop()
     assert pipeline.assert_exactly_once() == pipeline.position()
+
+
+def last_crash(name: str) -> dict[str, Any]:
+    """What a monitor that was not there when it happened says of the stage `work`."""
+    said = shell(f"zpipe monitor /etc/zpipe/{name}.toml --once --json --timeout 20")
+    stage = json.loads(said)["stages"]["work"]
+    return {"restarts": stage["restarts"], **(stage["last_crash"] or {})}
+
+
+def test_what_ended_a_stage_is_in_the_journal_and_in_the_monitor(make: MakePipeline, hold: Path) -> None:
+    """systemd alone knows of a kill -9, and tells the next life by ExecStopPost=."""
+    pipeline = make("crash", stream("crash", rate=200), crash=CRASHES)
+    work = pipeline.service("work")
+    pipeline.start()
+    pipeline.wait_more(100)
+    assert last_crash("crash") == {"restarts": {}}
+
+    after, killed = since(), work.pid
+    work.hard_end()  # `systemctl kill` may end the command of ExecStopPost= too: then nobody knows
+    work.wait_active(other_than=killed)
+    wait_until(lambda: last_crash("crash")["restarts"] == {"SIGKILL": 1}, "the kill is counted")
+    assert any('event=crash.found how="killed by SIGKILL"' in line for line in events(after, work.name))
+
+    after, running = since(), work.pid
+    hold.touch()
+    work.wait_active(other_than=running)
+    hold.unlink()
+    wait_until(lambda: "SIGSEGV" in last_crash("crash")["restarts"], "the crash is counted")
+    found = [line for line in events(after, work.name) if "event=crash.found" in line]
+    assert re.search(r'how="killed by SIGSEGV" messages_in_call=1 ids=read:\d+ restarts=2', found[0]), found
+    pipeline.wait_more(100)
+    pipeline.stop()
+    pipeline.start()
+    pipeline.wait_more(1)
+    assert last_crash("crash") == {"restarts": {}}, "an end in order begins the count anew"
+    pipeline.stop()
+    pipeline.assert_exactly_once()
 
 
 def test_all_of_them_are_killed_at_once(make: MakePipeline) -> None:

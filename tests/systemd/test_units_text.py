@@ -60,7 +60,15 @@ def test_the_monitor_is_shut_in_like_a_stage() -> None:
     """Whatever both templates set is set to the same, but for what only one of them needs."""
     stage, monitor = (settings(install.templates()[name]) for name in (text.TEMPLATE, text.MONITOR))
     folders = {f"{kind}Directory{what}" for kind in ("Runtime", "State") for what in ("", "Mode", "Preserve")}
-    watched = {"WatchdogSec", "TimeoutAbortSec", "OOMPolicy", "ExecReload", "ReadWritePaths", "KillMode"}
+    watched = {
+        "WatchdogSec",
+        "TimeoutAbortSec",
+        "OOMPolicy",
+        "ExecReload",
+        "ExecStopPost",
+        "ReadWritePaths",
+        "KillMode",
+    }
     network = {"PrivateNetwork", "RestrictAddressFamilies"}
     log = {"SyslogIdentifier", "SyslogLevelPrefix", "SyslogLevel"}
     differ = {key for key in stage | monitor if stage.get(key) != monitor.get(key)}

@@ -51,7 +51,9 @@ REDRAW_S = 0.25
 @click.option(
     "--max-age", type=monitoring.Duration(), help="With --check: wrong if a message waits longer, such as 30s."
 )
-@click.option("--max-dead", type=click.IntRange(min=0), help="With --check: wrong if a stage has more dead letters.")
+@click.option(
+    "--max-dead", type=click.IntRange(min=0), help="With --check: wrong if a stage has more dead letters stored."
+)
 @click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Keep what is heard; .gz: compressed.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show what was recorded instead.")
 @click.option("--at", metavar="TIME", help="With --replay --once: when; +90s from its start, or 2026-01-31T12:00:00.")

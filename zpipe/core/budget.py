@@ -5,6 +5,9 @@ The shares of a budget add up to 1: every worker-second is in exactly one of the
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 SHARES = ("waiting", "working", "blocked", "limited", "retrying")
 
 
@@ -35,16 +38,23 @@ class Budget:
 
 class Histogram:
     """Seconds in buckets a sixteenth of a power of two wide, as in an HDR histogram: percentiles are at most 6.25 % above the
-    truth, never below; at most 640 numbers, of which a stage uses a few dozen; 1 µs to 12 days."""
+    truth, never below; at most 640 numbers, of which a stage uses a few dozen; 1 µs to 12 days.
+
+    Percentiles are of the time since the last `take`, `so_far` is of all time, in buckets a power of two wide: counts that only
+    grow can be added up over instances and over any time, which percentiles cannot."""
 
     _least, _most, _parts = 1e-6, 1e6, 16
 
     def __init__(self) -> None:
         self._buckets: dict[int, int] = {}
         self._total = 0
+        self._before: Counter[int] = Counter()
+        self._sum_s = 0.0
 
     def add(self, seconds: float, messages: int) -> None:
-        ratio = min(max(self._least, seconds), self._most) / self._least  # in this order NaN is the least
+        seconds = min(max(self._least, seconds), self._most)  # in this order NaN is the least
+        self._sum_s += seconds * messages
+        ratio = seconds / self._least
         whole = int(ratio).bit_length() - 1
         bucket = whole * self._parts + int((ratio / (1 << whole) - 1.0) * self._parts)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + messages
@@ -63,6 +73,23 @@ class Histogram:
     def take(self) -> dict[str, float]:
         """p50, p90 and p99 since the last call, in seconds."""
         values = {f"p{p}_s": self.percentile(p / 100) for p in (50, 90, 99)}
+        self._before = self._wholes()
         self._buckets = {}
         self._total = 0
         return values
+
+    def so_far(self) -> dict[str, Any]:
+        """Everything that was ever added: `buckets` has [upper edge in seconds, messages below it and not below half of it] where
+        there are any, from the lowest on."""
+        wholes = self._wholes()
+        return {
+            "messages": wholes.total(),
+            "sum_s": self._sum_s,
+            "buckets": [[self._least * (2 << whole), wholes[whole]] for whole in sorted(wholes)],
+        }
+
+    def _wholes(self) -> Counter[int]:
+        wholes = self._before.copy()
+        for bucket, messages in self._buckets.items():
+            wholes[bucket // self._parts] += messages
+        return wholes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zpipe.core.ranges import RangeSet
 from zpipe.core.section import Section
+from zpipe.errors import PeerError
 
 if TYPE_CHECKING:
     from zpipe.core.inlet_session import InletSession
@@ -101,6 +102,13 @@ class Slice:
     @property
     def size(self) -> int:
         return self.section.bytes_between(self.start, self.stop)
+
+    def ids(self) -> list[str]:
+        """Of its messages; none where the section cannot be decoded."""
+        try:
+            return self.section.columns()[0][self.start : self.stop]
+        except PeerError:
+            return []
 
     def part(self, start: int, stop: int) -> Slice:
         """Messages [start, stop) of this slice, counted from its own first."""

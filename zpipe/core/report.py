@@ -48,10 +48,17 @@ class Report:
         if now - self._at >= least_s or not self._measured:
             self._measured = self._measure(parts.counts, now)
         taken |= self._measured
+        taken["latency_histogram"] = (
+            {"in_stage": processing.in_stage.so_far(), "since_origin": processing.since_origin.so_far()}
+            if source is None
+            else {}
+        )
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)
         taken["stopped_by"] = processing.guard.stopped_by
+        taken["dead_stored"] = processing.guard.kept_messages
+        taken["dead_stored_bytes"] = processing.guard.kept_bytes
         taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None

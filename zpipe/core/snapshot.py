@@ -1,7 +1,8 @@
 """The snapshot: an instance's counts at one moment, and the identities they must meet.
 
 May live here: the shape of a snapshot and checking one. Monitors, the ledger of a run and tests read it; unknown keys are
-to be let by, so that versions can differ.
+to be let by, so that versions can differ. Whoever reads a snapshot of another process asks `sound` first, and takes every key
+but the required ones as one that may be missing: an instance in another language need not say more.
 
     received = completed + filtered + dead + returned + in_process + queued       (the stage)
     produced = acked + in_flight + unsent                                         (each link)
@@ -9,7 +10,9 @@ to be let by, so that versions can differ.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +21,21 @@ from zpipe.core.inlet import Inlet
 from zpipe.core.inlet_session import InletSession
 from zpipe.core.intake import Self
 from zpipe.core.ledger import Counts
+from zpipe.core.lifecycle import State
 from zpipe.core.outlet import Outlet
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
 OTHERS = ("duplicates", "retries", "malformed", "replayed")
+WHO = ("pipeline", "stage", "incarnation")
+LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
+_STATES = {state.value for state in State}
+_NUMBERS = (
+    *("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before"),
+    *("dead_stored", "dead_stored_bytes", *OTHERS),
+)
+_NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
+_TEXTS = ("held_by", "stopped_by", "version")
+_LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
 
 def of_link(outlet: Outlet, now: float) -> dict[str, Any]:
@@ -129,3 +143,92 @@ def at_rest(snapshot: dict[str, Any]) -> bool:
     """Nothing queued, in process, in flight or unsent."""
     links = snapshot["links"]
     return not (snapshot["queued"] or snapshot["in_process"] or any(x["in_flight"] or x["unsent"] for x in links))
+
+
+# ---- a snapshot of another process
+
+
+def sound(snapshot: dict[str, Any]) -> bool:
+    """Whether it has what PROTOCOL.md 5.9 requires, and numbers where numbers belong.
+
+    It may come from another program, or another version, and whoever reads it must not fall over it.
+    """
+    links, state = snapshot.get("links"), snapshot.get("state")
+    return (
+        all(isinstance(snapshot.get(key), int) for key in (*COUNTS, "instance"))
+        and all(isinstance(snapshot.get(key), str) for key in WHO)
+        and isinstance(state, str)
+        and state in _STATES
+        and _numbers(snapshot, _NUMBERS)
+        and all(_is_number(snapshot.get(key) or 0) for key in _NUMBERS_OR_NULL)
+        and all(isinstance(snapshot.get(key) or "", str) for key in _TEXTS)
+        and _are_texts(snapshot.get("waiting_for") or [])
+        and _numbers(snapshot.get("budget") or {})
+        and all(_numbers(row) for row in _values(snapshot.get("latency") or {}))
+        and all(_sound_histogram(row) for row in _values(snapshot.get("latency_histogram") or {}))
+        and isinstance(links, list)
+        and all(_sound_link(link) for link in links)
+        and _all_rows(snapshot.get("sessions", []), ("received", "queued", "unacked", "instance"))
+        and _all_rows(snapshot.get("inputs", []), ("dead",))
+        and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
+        and _sound_limit(snapshot.get("limit") or {})
+        and all(_numbers(snapshot.get(key) or {}) for key in ("restarts", "worker_restarts"))
+        and _sound_crash(snapshot.get("last_crash") or {})
+    )
+
+
+def _sound_link(link: Any) -> bool:
+    return (
+        isinstance(link, dict)
+        and isinstance(link.get("to"), str)
+        and isinstance(link.get("outlet", ""), str)
+        and all(isinstance(link.get(key), int) for key in LINK_COUNTS)
+        and _numbers(link, _LINK_NUMBERS)
+        and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+    )
+
+
+def _sound_crash(crash: Any) -> bool:
+    return (
+        _numbers(crash, ("at", "messages_in_call"))
+        and isinstance(crash.get("how", ""), str)
+        and _are_texts(crash.get("ids", []))
+    )
+
+
+def _sound_histogram(histogram: Any) -> bool:
+    keys = ("messages", "sum_s")
+    if not _numbers(histogram, keys) or not all(key in histogram for key in keys):
+        return False
+    rows = histogram.get("buckets")
+    return isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 2 and all(map(_is_number, row)) for row in rows
+    )
+
+
+def _sound_limit(limit: Any) -> bool:
+    """One that limits calls a second only has no `limit` of calls at once."""
+    numbers = _numbers(limit, ("under_way", "changed_s"))
+    numbers = numbers and all(_is_number(limit.get(key) or 0) for key in ("limit", "rate"))
+    return numbers and isinstance(limit.get("reason") or "", str)
+
+
+def _all_rows(rows: Any, keys: tuple[str, ...]) -> bool:
+    return isinstance(rows, list) and all(_numbers(row, keys) for row in rows)
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(one, str) for one in values)
+
+
+def _values(table: Any) -> list[Any]:
+    return list(table.values()) if isinstance(table, dict) else [None]
+
+
+def _numbers(row: Any, keys: Iterable[str] | None = None) -> bool:
+    """Whether it is a map in which these keys (None: all) are numbers, or missing."""
+    return isinstance(row, dict) and all(_is_number(row.get(key, 0)) for key in (row if keys is None else keys))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -65,10 +65,10 @@ class Instance:
         self.log = journal.start(f"{stage}.{instance}", level, env)
         state_dir = self.places.state(stage, instance)
         make_private(state_dir)
-        self.places.begin_life(stage, instance)
+        cut_short = self.places.begin_life(stage, instance)
         self.store = Store(state_dir)
         self._crash_files = CrashFiles(state_dir)
-        self.crash = self._crash_files.found(env)
+        self.crash = self._crash_files.found(env, cut_short)
         self.crash.tell(self.log)
         if fresh:
             self.store.forget()
@@ -219,7 +219,8 @@ class Instance:
     def vitals(self) -> dict[str, Any]:
         read = self.feeder.read if self.feeder is not None else None
         saved, letters = self.loop.saved, self.loop.letters
-        return process_vitals(self.total, saved.finished, self.outside.held_by, letters.due, read)
+        deaths = self.workers.deaths if self.workers is not None else {}
+        return process_vitals(self.total, saved.finished, self.outside.held_by, letters.due, read, self.crash, deaths)
 
     # ---- its life
 
@@ -261,6 +262,8 @@ class Instance:
         self.notifier.close()
         if self.stage.state is State.STOPPED:
             self.places.end_life(self.stage.me.stage, self.stage.me.instance)
+        else:
+            self._crash_files.failed(ExitCode.FAILED)
         self.outside.close()
         self._signals.close()
         self.lock.release()

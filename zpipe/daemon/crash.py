@@ -1,44 +1,89 @@
 """How the life before this one ended, when it was an accident. May live here: what is found of that, and leaving it behind.
 
 Nobody can be asked: the process is gone. What had been under way in it is in the call journal; where it stood, Python's
-faulthandler has written; what its parent saw, `zpipe run` says in the environment.
+faulthandler has written; what its parent saw, `zpipe run` says in the environment, and systemd has written into a file by the
+unit's ExecStopPost=. A process that fails by itself writes the same file.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import json
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
-from zpipe.daemon.call_journal import CallJournal, producer_of, suspects
+from zpipe.daemon.call_journal import CallJournal, in_call, producer_of
 from zpipe.daemon.journal import fields
+from zpipe.daemon.reason import clean
 from zpipe.errors import OperatorError
 
 LAST_DEATH = "ZPIPE_LAST_DEATH"
 """Set by `zpipe run` for a child that it starts again: how the one before ended, for people."""
+ENDED = "ended"
+"""The file of how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. Any end, also one in order."""
+KILLED = "killed by "
+UNKNOWN = "unknown (kill -9, or no memory left)"
 TRACEBACK_CHARACTERS = 8000
+MOST_IDS, ID_CHARACTERS = 10, 200
+"""Said of the messages in the call: a batch may have thousands, and ids are as long as plugins make them."""
+_RESULTS = {
+    "watchdog": " (watchdog)",
+    "oom-kill": " (out of memory)",
+    "timeout": " (it took too long to start or to stop)",
+}
+_FATAL = {
+    "Segmentation fault": "SIGSEGV",
+    "Aborted": "SIGABRT",
+    "Bus error": "SIGBUS",
+    "Illegal instruction": "SIGILL",
+    "Floating": "SIGFPE",
+}
+"""What faulthandler calls signals."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """how  "killed by SIGSEGV", or "" where nobody knows;  traceback  of a fatal signal, or "" """
+    """Without arguments: the life before ended in order, or there was none.
 
-    suspects: Suspects
-    how: str
-    traceback: str
+    suspects  and `traceback` (of a fatal signal, or "") may be those of an earlier run; all else is of this one
+    how       "killed by SIGSEGV", "exit code 1", or in words that nobody knows
+    ids       of messages in the call, as far as they are known;  at  when this was found, in seconds since the epoch
+    restarts  crashes since the last start that followed an end in order, by what ended them
+    """
+
+    suspects: Suspects = field(default_factory=dict)
+    how: str = ""
+    traceback: str = ""
+    ids: tuple[str, ...] = ()
+    at: float = 0.0
+    restarts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> int:
+        """How many were in a call."""
+        return sum(stop - start for _, rows in self.suspects.values() for start, stop, _ in rows)
 
     def tell(self, log: logging.Logger) -> None:
         """Says what was found, if that life ended by accident."""
-        if not (self.suspects or self.how or self.traceback):
+        if not (self.how or self.suspects or self.traceback):
             return
-        in_call = sum(stop - start for _, rows in self.suspects.values() for start, stop, _ in rows)
-        log.warning(fields(event="crash.found", how=self.how or None, messages_in_call=in_call))
+        what = {"how": self.how or None, "messages_in_call": self.messages, "ids": ",".join(self.ids) or None}
+        log.warning(fields(event="crash.found", **what, restarts=sum(self.restarts.values())))
         for line in self.traceback.splitlines():
             log.warning(line)
+
+    def as_json(self) -> dict[str, Any] | None:
+        """For snapshots."""
+        if not self.how:
+            return None
+        return {"how": self.how, "at": self.at, "messages_in_call": self.messages, "ids": list(self.ids)}
 
     def accuses(self, piece: Slice) -> bool:
         """Whether that life ended in a call of this message: else its end says nothing about it."""
@@ -56,14 +101,38 @@ class CrashFiles:
     def __init__(self, folder: Path) -> None:
         self._calls = folder / "calls"
         self._traceback = folder / "crash.txt"
+        self._ended = folder / ENDED
+        self._restarts = folder / "restarts.json"
 
-    def found(self, env: Mapping[str, str]) -> Crash:
-        """What the life before has left. To be read before `begin`."""
+    def found(self, env: Mapping[str, str], cut_short: bool) -> Crash:
+        """What the life before has left. To be read once, before `begin`.
+
+        cut_short  there was one, and it did not end in order
+        """
+        traceback, ended = _text(self._traceback)[:TRACEBACK_CHARACTERS], _text(self._ended)
+        with suppress(OSError):
+            self._ended.unlink(missing_ok=True)
+            if not cut_short:
+                self._restarts.unlink(missing_ok=True)
+        suspects, ids = in_call(self._calls)
+        shown = tuple(clean(id)[:ID_CHARACTERS] for id in ids[:MOST_IDS])
+        if not cut_short:  # an earlier run's, whose dead letters may still be replayed here
+            return Crash(suspects, traceback=traceback, ids=shown)
+        how = env.get(LAST_DEATH) or how_ended(ended) or _fatal_signal(traceback) or UNKNOWN
+        return Crash(suspects, how, traceback, shown, time.time(), self._count(reason_of_crash(how)))
+
+    def _count(self, reason: str) -> dict[str, int]:
+        """The crashes so far, and this one. What cannot be kept (a full disk) is not counted the next time."""
         try:
-            text = self._traceback.read_text(errors="replace")
-        except OSError:
-            text = ""
-        return Crash(suspects(self._calls), env.get(LAST_DEATH, ""), text[:TRACEBACK_CHARACTERS])
+            restarts = {str(key): int(times) for key, times in json.loads(_text(self._restarts) or "{}").items()}
+        except (ValueError, TypeError, AttributeError):
+            restarts = {}
+        restarts[reason] = restarts.get(reason, 0) + 1
+        part = self._restarts.with_suffix(".part")
+        with suppress(OSError):
+            part.write_text(json.dumps(restarts))
+            part.replace(self._restarts)
+        return restarts
 
     def begin(self, workers: int) -> CallJournal:
         """Files for this life. Raises OperatorError."""
@@ -75,3 +144,36 @@ class CrashFiles:
         except OSError as error:
             hint = "is it writable, and is there room on its disk?"
             raise OperatorError(f"cannot write in {self._calls.parent}: {error.strerror}; {hint}") from None
+
+    def failed(self, code: int) -> None:
+        """This life ends by itself, and not in order: the next one is to know. (systemd writes the same after it.)"""
+        with suppress(OSError):
+            self._ended.write_text(f"exit-code exited {code}\n")
+
+
+def how_ended(words: str) -> str:
+    """systemd's words as `zpipe run` has them; "" where there are none. Signals come without SIG."""
+    match words.split():
+        case [_, "exited", code]:
+            return f"exit code {code}"
+        case [result, "killed" | "dumped", name]:
+            return f"{KILLED}SIG{name}{_RESULTS.get(result, '')}"
+        case _:
+            return ""
+
+
+def reason_of_crash(how: str) -> str:
+    """A short form that is one of few: "SIGSEGV", "exit code 1", "unknown"."""
+    return "unknown" if how == UNKNOWN else how.removeprefix(KILLED)
+
+
+def _fatal_signal(traceback: str) -> str:
+    _, _, error = traceback.partition("Fatal Python error: ")
+    return next((f"{KILLED}{name}" for words, name in _FATAL.items() if error.startswith(words)), "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -38,7 +38,7 @@ class Keeper:
 
     def __init__(self, stage: Stage, store: Store, mailbox: Mailbox, log: logging.Logger) -> None:
         self.setback = Setback(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self._crash = Crash({}, "", "")
+        self._crash = Crash()
         self._probing = False
         self.due = stage.source is None
         self._stage = stage
@@ -153,12 +153,12 @@ class Keeper:
             removals, self._removals = self._removals, []
             for number in removals:
                 self.remove(act.RemoveLetter(number))
-        if self._guard.full and now >= self._look_at:
+        if self._guard.kept_messages and now >= self._look_at:  # an operator may have dropped some
             self._look_at = now + AGAIN_S
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
-        look_at = self._look_at if self._guard.full else NEVER
+        look_at = self._look_at if self._guard.kept_messages else NEVER
         return min(self._expire_at, self._again_at, look_at, self._read_at if self._may_read else NEVER)
 
     def _say(self) -> None:

@@ -147,15 +147,17 @@ class Places:
 
     # ---- the mark of a stop at the end of a run
 
-    def begin_life(self, stage: str, instance: int) -> None:
-        """The instance starts: marks count from here, or from the start that a crash cut short since the machine booted.
+    def begin_life(self, stage: str, instance: int) -> bool:
+        """The instance starts: marks count from here, or from the start that a crash cut short since the machine booted. Whether
+        there was such a crash.
 
         Its own mark of an earlier life goes, unless that life ended within this one. Raises OperatorError.
         """
         path = self.state(stage, instance) / LIFE
         life = _read(path)
         try:
-            if life.get("boot") != _boot() or self.run != life.get("run"):
+            cut_short = life.get("boot") == _boot() and self.run == life.get("run")
+            if not cut_short:
                 life = {"boot": _boot(), "run": self.run, "since": since_boot_s()}
                 _write(path, life)
             self.since = float(life["since"])
@@ -164,6 +166,7 @@ class Places:
         except OSError as error:
             hint = "is its folder writable, and is there room on its disk?"
             raise OperatorError(f"cannot write {path}: {error.strerror}; {hint}") from None
+        return cut_short
 
     def end_life(self, stage: str, instance: int) -> None:
         """The instance ended in order: the next start is a new life."""

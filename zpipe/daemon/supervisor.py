@@ -196,9 +196,8 @@ class Supervisor:
     def _see(self, snapshot: dict[str, Any]) -> None:
         for child in self._children:
             if (child.stage, child.instance) == (snapshot["stage"], snapshot["instance"]):
-                child.ready |= snapshot["state"] not in NOT_UP and snapshot.get("pid") == getattr(
-                    child.process, "pid", 0
-                )
+                pid = getattr(child.process, "pid", 0)
+                child.ready |= snapshot["state"] not in NOT_UP and snapshot.get("pid", pid) == pid
         self._display.snapshot(snapshot)
 
     def _count_killed(self, snapshot: dict[str, Any]) -> None:
@@ -226,8 +225,8 @@ class Supervisor:
         for child in self._children:
             snapshot = self._watch.snapshots.get((child.stage, child.instance))
             pid = child.process.pid if child.process is not None else None
-            here = snapshot is not None and snapshot.get("pid") == pid and snapshot["state"] != State.STARTING
-            if not child.done and (snapshot is None or not here or snapshot["replay_due"]):
+            here = snapshot is not None and snapshot.get("pid", pid) == pid and snapshot["state"] != State.STARTING
+            if not child.done and (snapshot is None or not here or snapshot.get("replay_due")):
                 return False
         return True
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from zpipe import __version__
 from zpipe.core.stage import Stage
+from zpipe.daemon.crash import Crash
 from zpipe.daemon.resident import PAGE_BYTES
 from zpipe.daemon.sdnotify import Vital
 
@@ -31,8 +34,8 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
     if downstream.outlets:
         parts.append(f"unsent {downstream.unsent}, unacked {downstream.in_flight}")
     parts.append(f"done {done}, {stage.report.rate_out:.0f}/s")
-    if counts.dead:
-        parts.append(f"dead {counts.dead}")
+    if stored := stage.processing.guard.kept_messages:
+        parts.append(f"dead letters stored {stored}")
     if held_by:
         parts.append(f"held: {held_by}")
     if stage.ending.leaving or stage.ending.draining:
@@ -44,7 +47,13 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
 
 
 def process_vitals(
-    total: int | None, finished_before: int, held_by: str, replay_due: bool, read: tuple[int, float] | None
+    total: int | None,
+    finished_before: int,
+    held_by: str,
+    replay_due: bool,
+    read: tuple[int, float] | None,
+    crash: Crash,
+    worker_deaths: Mapping[str, int],
 ) -> dict[str, Any]:
     """What only the process knows.
 
@@ -52,12 +61,17 @@ def process_vitals(
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
     read             (a head) messages that its source has yielded, and seconds it took for them, without those it was blocked
+    crash            how the life before ended, if it was an accident;  worker_deaths: of worker processes, by what ended them
     """
     rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
         "at": _EPOCH + time.monotonic(),
+        "version": f"zpipe {__version__}",
         "pid": os.getpid(),
         "rss_bytes": rss_bytes,
+        "restarts": dict(crash.restarts),
+        "last_crash": crash.as_json(),
+        "worker_restarts": dict(worker_deaths),
         "total": total,
         "finished_before": finished_before,
         "held_by": held_by,

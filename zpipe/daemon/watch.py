@@ -13,6 +13,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core import wire
+from zpipe.core.snapshot import sound
 from zpipe.core.stage import SNAPSHOT
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener
@@ -91,8 +92,8 @@ class Watch:
         if not isinstance(frame, wire.Snapshot):
             return None
         body = frame.body
-        known = body.get("stage") in self.config.stages and isinstance(body.get("instance"), int)
-        return body if known and body.get("pipeline") == self.config.name else None
+        mine = sound(body) and body["pipeline"] == self.config.name and body["stage"] in self.config.stages
+        return body if mine else None
 
     def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
         """A request to an instance; the state it is in. Raises NoPeerError if it does not answer, OperatorError if it

@@ -40,9 +40,18 @@ AGAIN = 0.75
 
 
 def find(stages: Stages, links: Links, efforts: Efforts, last: str | None = None) -> Verdict | None:
-    """{"stage", "kind", "why", "advice", "instances_needed"}; None if nothing flows, or nothing holds anything up."""
+    """{"stage", "kind", "why", "advice", "instances_needed"}; None if nothing flows, nothing holds anything up, or an instance
+    does not say what that could be told by."""
     inputs = {name: [link for link in links if link["to"] == name] for name in stages}
-    return next(_standing(stages, inputs), None) or _Flow(stages, links, inputs, efforts, last).verdict()
+    standing = next(_standing(stages, inputs), None)
+    if standing is not None or not all(_is_told(stage) for stage in stages.values()):
+        return standing
+    return _Flow(stages, links, inputs, efforts, last).verdict()
+
+
+def _is_told(stage: Mapping[str, Any]) -> bool:
+    """Whether its instances say what a verdict needs: one that says nothing of its time may be the busiest of all."""
+    return None not in (stage["budget"], stage["rate_in"], stage["rate_out"])
 
 
 def _found(stage: str, kind: Kind, why: str, advice: str, needed: int | None = None) -> Verdict:

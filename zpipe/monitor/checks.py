@@ -14,7 +14,10 @@ from zpipe.monitor.rows import upstream
 
 @dataclass(frozen=True)
 class Thresholds:
-    """None: not looked at. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`."""
+    """None: not looked at. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`.
+
+    dead  dead letters that a stage has stored: what it has counted begins anew with each start
+    """
 
     depth: int | None = None
     depths: dict[str, int] = field(default_factory=dict)
@@ -36,13 +39,17 @@ def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
         found += [f"{name}.{one['instance']} has failed" for one in stage["instances"] if one["state"] == "FAILED"]
         found += [f"{who} takes no more: {why}" for who, why in stage["stopped_by"].items()]
         found += [f"{who} is held up: {why}" for who, why in stage["held_by"].items()]
-        if thresholds.dead is not None and stage["dead"] > thresholds.dead:
-            found.append(f"{name} has {stage['dead']} dead letters, more than {thresholds.dead}")
+        if thresholds.dead is not None and stage["dead_stored"] is None:
+            found.append(f"{name} does not say how many dead letters it has stored (--max-dead)")
+        elif thresholds.dead is not None and stage["dead_stored"] > thresholds.dead:
+            found.append(f"{name} has {stage['dead_stored']} dead letters stored, more than {thresholds.dead}")
     for link in value["links"]:
         most = thresholds.depths.get(link_name(link), thresholds.depth)
         if most is not None and link["depth"] > most:
             found.append(f"{link_name(link)} has depth {link['depth']}, more than {most}")
-        if thresholds.age_s is not None and link["oldest_s"] > thresholds.age_s:
+        if thresholds.age_s is not None and link["oldest_s"] is None:
+            found.append(f"{link_name(link)} has messages that wait, and nobody says how long (--max-age)")
+        elif thresholds.age_s is not None and link["oldest_s"] > thresholds.age_s:
             old, limit = duration(link["oldest_s"]), duration(thresholds.age_s)
             found.append(f"{link_name(link)} has a message that waits for {old}, longer than {limit}")
     return found
@@ -55,7 +62,9 @@ def line(value: dict[str, Any], problems: list[str]) -> str:
     deepest = max(value["links"], key=lambda link: link["depth"], default=None)
     parts = [f"{sum(len(stage['instances']) for stage in value['stages'].values())} instances"]
     if deepest is not None:
-        oldest = max(link["oldest_s"] for link in value["links"])
-        parts += [f"deepest {link_name(deepest)} {deepest['depth']}", f"oldest {duration(oldest)}"]
-    parts.append(f"dead letters {sum(stage['dead'] for stage in value['stages'].values())}")
+        ages = [link["oldest_s"] for link in value["links"]]
+        oldest = "unknown" if None in ages else duration(max(ages))
+        parts += [f"deepest {link_name(deepest)} {deepest['depth']}", f"oldest {oldest}"]
+    stored = [stage["dead_stored"] for stage in value["stages"].values()]
+    parts.append(f"dead letters stored {'unknown' if None in stored else sum(stored)}")
     return f"OK {value['pipeline']}: {', '.join(parts)}"

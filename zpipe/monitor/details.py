@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
 from zpipe.monitor.columns import HANGS, Line, wrap
-from zpipe.monitor.figures import count, duration, precise, share, size
+from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
+from zpipe.monitor.moment import possible
 from zpipe.monitor.rows import state_of, upstream
 
 LATENCIES = {"in_stage": "in the stage", "since_origin": "since origin"}
@@ -49,10 +51,29 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
     return lines
 
 
+def _times(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{times:,} {reason}" for reason, times in by_reason.items())
+
+
+def _time_of_day(at: float) -> str:
+    return datetime.fromtimestamp(at).isoformat(sep=" ", timespec="seconds") if possible(at) else "?"
+
+
 def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
-    yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {size(snapshot.get('rss_bytes', 0))}"
+    memory = size(snapshot["rss_bytes"]) if "rss_bytes" in snapshot else "memory not said"
+    yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {memory}"
     yield ", ".join(f"{key.replace('_', ' ')} {snapshot[key]:,}" for key in COUNTS)
-    yield ", ".join(f"{key} {snapshot.get(key, 0):,}" for key in OTHERS)
+    others = ", ".join(f"{key} {snapshot[key]:,}" for key in OTHERS if key in snapshot)
+    if others:
+        yield others
+    if restarts := snapshot.get("restarts"):
+        yield f"started again after crashes: {_times(restarts)}"
+    if deaths := snapshot.get("worker_restarts"):
+        yield f"worker processes that died: {_times(deaths)}"
+    if crash := snapshot.get("last_crash"):
+        yield f"the last at {_time_of_day(crash.get('at', 0.0))}: {crash_text(crash)}"
+    if snapshot.get("dead_stored"):
+        yield f"dead letters stored {snapshot['dead_stored']:,} ({size(snapshot.get('dead_stored_bytes', 0))})"
     budget = snapshot.get("budget") or {}
     yield ", ".join(f"{key} {share(part)}" for key, part in budget.items()) or "no time budget"
     for kind, what in LATENCIES.items():

@@ -26,7 +26,7 @@ def holdings(config: PipelineConfig, last: Snapshots) -> list[tuple[str, str, in
                 continue
             held = snapshot["queued"] + snapshot["in_process"]
             held += sum(link["in_flight"] + link["unsent"] for link in snapshot["links"])
-            rate = snapshot["rate_out"]
+            rate = snapshot.get("rate_out", 0.0)  # one that does not say: nobody knows how long it takes
             state = "paused" if snapshot.get("paused") else snapshot["state"]
             if snapshot.get("stopped_by"):
                 state = f"({snapshot['stopped_by']})"

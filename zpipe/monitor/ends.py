@@ -44,6 +44,13 @@ def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen], 
         life, row = producer.incarnation, producer.past.link(name, at)
         found["unsent"] += row.get("unsent", 0)
         found["in_flight"] += row.get("in_flight", 0)
+        if row and "consumers" not in row:  # it need not list them: then its consumers alone say what has arrived
+            origin = name.upstream, name.outlet, life
+            theirs = [sessions[origin] for sessions in by_life.values() if origin in sessions]
+            queued, unacked = (sum(one.get(key, 0) for one in theirs) for key in ("queued", "unacked"))
+            found["queued"] += queued
+            found["unacked"] += unacked
+            found["under_way"] += max(0, row.get("in_flight", 0) - unacked)
         for session in row.get("consumers", ()):
             mine = by_life.get(str(session.get("incarnation")), {}).get((name.upstream, name.outlet, life))
             if mine is None:  # not arrived yet, or to be sent again

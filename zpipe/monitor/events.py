@@ -11,6 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from zpipe.monitor.figures import crash_text
+
 KEPT = 200
 GROWING = "growing"
 """The reason of a limit that grows; all others are of one that is taken back."""
@@ -45,7 +47,9 @@ class Events:
             return
         name = f"{key[0]}.{key[1]}"
         if before["incarnation"] != snapshot["incarnation"]:
-            self._note(at, f"{name} was restarted: incarnation {snapshot['incarnation']}", bad=True)
+            crash = snapshot.get("last_crash") or {}
+            why = f" ({crash_text(crash)})" if crash and crash != before.get("last_crash") else ""
+            self._note(at, f"{name} was restarted{why}: incarnation {snapshot['incarnation']}", bad=True)
             return
         for text, bad in _changes(before, snapshot):
             self._note(at, f"{name} {text}", bad)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.app import PACE_S, now_s
-from zpipe.monitor.metrics import METRICS
+from zpipe.monitor.metrics import METRICS, Distribution
 from zpipe.monitor.model import Model
 
 if TYPE_CHECKING:
@@ -37,14 +37,21 @@ class Collector:
             value = self._model.as_json(now_s())
         for metric, family in zip(METRICS, self.describe(), strict=True):
             for labels, number in metric.samples(value):
-                family.add_metric(labels, number)
+                if isinstance(number, Distribution):
+                    family.add_metric(labels, number.buckets, number.sum)
+                else:
+                    family.add_metric(labels, number)
             yield family
 
     def describe(self) -> Iterator[Any]:
         """Each family without samples: by this prometheus_client knows what `?name[]=` chooses from."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        kinds: dict[str, type[Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        kinds: dict[str, type[Any]] = {
+            "counter": CounterMetricFamily,
+            "gauge": GaugeMetricFamily,
+            "histogram": HistogramMetricFamily,
+        }
         for metric in METRICS:
             unit = metric.unit if metric.name.endswith(f"_{metric.unit}") else ""
             yield kinds[metric.kind](metric.name, metric.help, labels=metric.labels, unit=unit)

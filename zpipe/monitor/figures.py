@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What moves a cursor, ends a line somewhere, or turns the direction of writing."""
@@ -70,3 +71,15 @@ def cut(name: str, width: int, mark: str = "…") -> str:
         return name
     tail = (width - 1) // 2
     return f"{name[: width - 1 - tail]}{mark}{name[len(name) - tail :]}"
+
+
+def crash_text(crash: dict[str, Any]) -> str:
+    """How a life ended, from a snapshot's `last_crash`: "killed by SIGSEGV, in the call for read:17"."""
+    ids, messages = crash.get("ids", []), crash.get("messages_in_call", 0)
+    how = visible(crash.get("how", "unknown"))
+    if not messages:
+        return how
+    if not ids:
+        return f"{how}, with {messages:,} in a call"
+    more = f" and {messages - len(ids):,} more" if messages > len(ids) else ""
+    return f"{how}, in the call for {visible(', '.join(ids))}{more}"

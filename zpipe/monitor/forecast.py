@@ -87,6 +87,8 @@ class _Producer:
 
     def add(self, seen: Seen) -> None:
         snapshot, link = seen.snapshot, seen.link(self._name)
+        if "consumers" not in link or "unsent_bytes" not in link:
+            return  # what room it has left, it does not say
         at = seen.past.last.at
         self._behind_s = seen.heard_at - at
         unacked = self._upstream.unacked

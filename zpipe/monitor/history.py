@@ -22,7 +22,7 @@ class History:
             self._rates.clear()
         self._at = value["at"]
         for name, stage in value["stages"].items():
-            self._rates.setdefault(name, deque(maxlen=KEPT)).append(stage["rate_out"])
+            self._rates.setdefault(name, deque(maxlen=KEPT)).append(stage["rate_out"] or 0.0)
 
     def rates(self, stage: str) -> Sequence[float]:
         """Messages it was done with a second, oldest first."""

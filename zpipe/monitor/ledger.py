@@ -107,16 +107,15 @@ class Ledger:
         }
         for snapshot in self._killed.values():
             for link in snapshot["links"]:
-                _add_link(rows.get((snapshot["stage"], link["outlet"], link["to"])), link, ("acked",))
+                _add_link(rows.get(_link_of(snapshot, link)), link, ("acked",))
         for snapshot in self._finals.values():
             for link in snapshot["links"]:
-                row = rows.get((snapshot["stage"], link["outlet"], link["to"]))
-                _add_link(row, link, ("acked", "in_flight", "unsent", "returned"))
+                _add_link(rows.get(_link_of(snapshot, link)), link, ("acked", "in_flight", "unsent", "returned"))
         for snapshot in self._finals.values():
             for link in snapshot.get("inputs", ()):
-                row = rows.get((link["from"], link["outlet"], snapshot["stage"]))
+                row = rows.get((link.get("from"), link.get("outlet", ""), snapshot["stage"]))
                 if row is not None:
-                    row["dead"] += link["dead"]
+                    row["dead"] += link.get("dead", 0)
         for row in rows.values():
             row["sent"] = row["acked"] + row["returned"] + row["in_flight"]
             row["acked"] -= row["dead"]
@@ -130,6 +129,10 @@ def _add_link(row: dict[str, int] | None, link: dict[str, Any], keys: tuple[str,
     if row is not None:
         for key in keys:
             row[key] += link.get(key, 0)
+
+
+def _link_of(snapshot: Snapshot, link: dict[str, Any]) -> LinkName:
+    return snapshot["stage"], link.get("outlet", ""), link["to"]
 
 
 def _key(snapshot: Snapshot) -> tuple[str, int, str]:

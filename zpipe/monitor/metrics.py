@@ -4,7 +4,8 @@ May live here: that table, reading it out of the model's value, and the page tha
 served is `exporter`'s.
 
 Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that what is old never looks
-current; one that stopped or failed keeps its counters, which are final. The label is `stage_instance`, since a Prometheus server
+current; one that stopped or failed keeps its counters, which are final. What it has stored it keeps in any case: that is on its
+disk, and an alert on it must not end with the process. The label is `stage_instance`, since a Prometheus server
 sets `instance` itself.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zpipe.core.lifecycle import State
 from zpipe.core.snapshot import COUNTS
@@ -22,13 +23,24 @@ INSTANCE = (*STAGE, "stage_instance")
 LINK = ("pipeline", "upstream", "outlet", "consumer")
 PRODUCER = (*LINK, "stage_instance")
 ZERO_OR_ONE = "0 or 1"
-PERCENTILES = {"p50_s": "0.5", "p90_s": "0.9", "p99_s": "0.99"}
+EDGES_S = tuple(1e-6 * (1 << power) for power in range(7, 33))
+"""The upper edges of the buckets of a latency: powers of two from 128 µs to 72 minutes, since an instance counts in such buckets
+(`core/budget.Histogram`), so that nothing has to be divided between two of them."""
 _ENDED = (State.STOPPED.value, State.FAILED.value)
 
 Value = dict[str, Any]
 """What `Model.as_json` gives."""
-Sample = tuple[tuple[str, ...], float]
-"""(the values of the labels, the number)"""
+
+
+class Distribution(NamedTuple):
+    """A sample of a histogram: (upper edge, how many in all are below it) for each bucket, the last one +Inf; their sum."""
+
+    buckets: list[tuple[str, float]]
+    sum: float
+
+
+Sample = tuple[tuple[str, ...], Any]
+"""(the values of the labels, the number, or the Distribution of a histogram)"""
 Samples = Callable[[Value], Iterator[Sample]]
 
 
@@ -37,7 +49,7 @@ class Metric:
     """`remedy`: what to do about it where it is worrying; empty where it only describes."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     unit: str
     labels: tuple[str, ...]
     help: str
@@ -67,6 +79,18 @@ def now(key: str) -> Samples:
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
 
 
+def stored(key: str) -> Samples:
+    """Something of the snapshot that stays on the instance's disk, whatever has become of its process."""
+
+    def samples(value: Value) -> Iterator[Sample]:
+        for name, stage in value["stages"].items():
+            for row in stage["instances"]:
+                if key in row:
+                    yield (value["pipeline"], name, str(row["instance"])), row[key]
+
+    return samples
+
+
 def shares(value: Value) -> Iterator[Sample]:
     for labels, row in _instances(value, ended=False):
         for share, part in (row.get("budget") or {}).items():
@@ -74,11 +98,16 @@ def shares(value: Value) -> Iterator[Sample]:
 
 
 def latencies(value: Value) -> Iterator[Sample]:
-    for labels, row in _instances(value, ended=False):
-        for kind, percentiles in (row.get("latency") or {}).items():
-            for key, quantile in PERCENTILES.items():
-                if key in percentiles:
-                    yield (*labels, kind, quantile), percentiles[key]
+    for labels, row in _instances(value, ended=True):
+        for kind, histogram in (row.get("latency_histogram") or {}).items():
+            yield (*labels, kind), _distribution(histogram)
+
+
+def _distribution(histogram: dict[str, Any]) -> Distribution:
+    rows = histogram["buckets"]
+    below = [sum(messages for upper_s, messages in rows if upper_s <= edge_s) for edge_s in EDGES_S]
+    edges = [f"{edge_s:.6f}".rstrip("0") for edge_s in EDGES_S]
+    return Distribution([*zip(edges, below, strict=True), ("+Inf", histogram["messages"])], histogram["sum_s"])
 
 
 def ages(value: Value) -> Iterator[Sample]:
@@ -97,8 +126,26 @@ def states(value: Value) -> Iterator[Sample]:
         yield from (((value["pipeline"], name, state), number) for state, number in found.items())
 
 
-def paused(value: Value) -> Iterator[Sample]:
-    return ((labels, float(bool(row.get("paused")))) for labels, row in _instances(value, ended=False))
+def whether(key: str) -> Samples:
+    """1 where the snapshot says so, 0 where it does not, or says nothing of it."""
+    return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
+
+
+def by_reason(key: str) -> Samples:
+    """A counter of the snapshot for each reason there was."""
+
+    def samples(value: Value) -> Iterator[Sample]:
+        for labels, row in _instances(value, ended=True):
+            for reason, times in (row.get(key) or {}).items():
+                yield (*labels, reason), times
+
+    return samples
+
+
+def builds(value: Value) -> Iterator[Sample]:
+    for labels, row in _instances(value, ended=False):
+        if row.get("version"):
+            yield (*labels, row["version"]), 1.0
 
 
 def bottleneck(value: Value) -> Iterator[Sample]:
@@ -146,12 +193,12 @@ def producer(key: str, ended: bool) -> Samples:
 
 # ---- the table
 
-_DEAD = "`zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`"
+_DEAD = "above 0: `zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`, or `drop`"
 _COUNT_HELP = {
     "received": ("Messages taken in; a source: taken from its iterator", ""),
     "completed": ("Messages that the plugin finished", ""),
     "filtered": ("Messages that the plugin dropped on purpose", ""),
-    "dead": ("Messages given up: dead letters", _DEAD),
+    "dead": ("Messages given up since the start: dead letters", ""),
     "returned": ("Messages handed back unstarted, or dropped with a lost session, to be sent again", ""),
 }
 
@@ -180,6 +227,15 @@ METRICS: tuple[Metric, ...] = (
              "the log, and the plugin's own service"),
     Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
            count("malformed"), "somebody else connects, or versions differ: the log names what came"),
+    Metric("zpipe_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Crashes after which the instance was started"
+           " again, by exit code or signal, since it was last started after an end in order", by_reason("restarts"),
+           "`crash.found` in its log: what was in a call, and where it stood"),
+    Metric("zpipe_worker_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Worker processes that died or were"
+           " killed at a limit, by exit code, signal, `timeout` or `memory`", by_reason("worker_restarts"),
+           "`worker.died` in its log: what was in the call, and where it stood"),
+    _gauge("dead_stored_messages", "messages", INSTANCE, "Dead letters that are stored now, also those of earlier starts. While"
+           " an instance does not run, as many as it had", stored("dead_stored"), _DEAD),
+    _gauge("dead_stored_bytes", "bytes", INSTANCE, "Bytes of them", stored("dead_stored_bytes")),
     _gauge("queued_messages", "messages", INSTANCE, "Messages that wait here for the plugin", now("queued")),
     _gauge("queued_bytes", "bytes", INSTANCE, "Bytes of them", now("queued_bytes")),
     _gauge("in_process_messages", "messages", INSTANCE, "Messages that the plugin has, or that wait to be tried again",
@@ -190,9 +246,19 @@ METRICS: tuple[Metric, ...] = (
            "growing: the stage is too slow, paused, or stuck in one call"),
     _gauge("time_ratio", "ratio", (*INSTANCE, "share"), "Where the time of the workers went in the last interval; the shares"
            " add up to 1", shares, "mostly `working`: this is the limit; mostly `blocked`: what comes after it is"),
-    _gauge("latency_seconds", "seconds", (*INSTANCE, "kind", "quantile"), "Percentiles of the last interval: `in_stage` from"
-           " arrival to the result, `since_origin` since the source made the message", latencies),
-    _gauge("paused", ZERO_OR_ONE, INSTANCE, "1 while an operator has it paused", paused, "`zpipe resume CONFIG STAGE`"),
+    Metric("zpipe_latency_seconds", "histogram", "seconds", (*INSTANCE, "kind"), "How long messages take: `in_stage` from arrival"
+           " to the result; `since_origin` since the source made the message, of one in each section. Its buckets are powers of"
+           " two", latencies, "percentiles: `histogram_quantile(0.99, sum by (stage, kind, le)"
+           " (rate(zpipe_latency_seconds_bucket[5m])))`"),
+    _gauge("paused", ZERO_OR_ONE, INSTANCE, "1 while an operator has it paused", whether("paused"),
+           "`zpipe resume CONFIG STAGE`"),
+    _gauge("held", ZERO_OR_ONE, INSTANCE, "1 while it waits for something outside the pipeline, such as room on a disk",
+           whether("held_by"), "`zpipe monitor` and its log say for what; nothing is lost meanwhile"),
+    _gauge("stopped_by_dead_letters", ZERO_OR_ONE, INSTANCE, "1 while it takes no more work: too many of its last messages became"
+           " dead letters (the storm guard), or as many are stored as `dead` allows", whether("stopped_by"),
+           "`zpipe dead list CONFIG`; mend the cause, then `zpipe resume CONFIG STAGE`, or replay or drop what is stored"),
+    _gauge("build_info", ZERO_OR_ONE, (*INSTANCE, "version"), "Always 1; `version` is what the instance runs", builds,
+           "several versions at once: somebody has to be started again"),
     _gauge("resident_bytes", "bytes", INSTANCE, "Memory of the process (RSS)", now("rss_bytes")),
     _gauge("source_finished_messages", "messages", STAGE, "Messages of a source that are finished in every sink, with what"
            " earlier runs finished", progress("finished")),
@@ -224,9 +290,9 @@ def as_markdown() -> str:
         "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
         "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
         "",
-        "An instance that is silent gives no samples but its age, so that what is old never looks current; one that has stopped",
-        "keeps its counters, which are final. Counters begin anew with every incarnation. The label is `stage_instance`, since a",
-        "Prometheus server sets `instance` itself.",
+        "An instance that is silent gives no samples but its age and its stored dead letters, so that what is old never looks",
+        "current; one that has stopped keeps its counters, which are final. Counters begin anew with every incarnation. The",
+        "label is `stage_instance`, since a Prometheus server sets `instance` itself.",
         "",
         "This page is made from `zpipe/monitor/metrics.py`.",
         "",

@@ -9,24 +9,27 @@ May live here: sums over instances, rates and slopes over time. No sockets, cloc
   CONNECT_S, and absent after that. Nothing is said to hold the pipeline up while some are unheard.
 - An instance not heard of for SILENT_INTERVALS is silent. What a silent or failed one held is not counted: it is its
   upstream's, which sends it again. `stale_s` of a stage or link says how old the oldest figure is that is missing in it.
+- A figure that an instance need not say (PROTOCOL.md 5.9), and that one which has a part in it does not, is None: a sum without
+  its part would look like the whole.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from zpipe.config import PipelineConfig
 from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS, OTHERS
+from zpipe.core.snapshot import COUNTS, OTHERS, sound
 from zpipe.monitor import ends
 from zpipe.monitor.bottleneck import find
 from zpipe.monitor.effort import effort_of
 from zpipe.monitor.flow import LinkName, room, split
 from zpipe.monitor.forecast import Forecast
 from zpipe.monitor.moment import possible
-from zpipe.monitor.seen import Seen, sound
+from zpipe.monitor.seen import Seen
 
 SILENT_INTERVALS = 3.0
 CONNECT_S = 1.0
@@ -36,6 +39,7 @@ STATES = (State.FAILED.value, SILENT, *(s.value for s in State if s is not State
 """From the worst and least advanced on: a stage is in the first of these that an instance of it is in."""
 
 Snapshot = dict[str, Any]
+N = TypeVar("N", int, float)
 
 
 class Model:
@@ -166,18 +170,23 @@ class Model:
             "stale_s": self._stale([name]),
             "live": len(live),
             "paused": sum(1 for one in working if one.get("paused")),
-            "rate_in": sum(s.rate("received") for s in live),
-            "rate_out": sum(s.rate("done") for s in live),
+            "rate_in": _whole(s.rate("received") for s in live),
+            "rate_out": _whole(s.rate("done") for s in live),
             "budget": _mean([s.get("budget") or {} for s in working]),
             "latency": _slowest([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
+            "restarts": _by_reason(all_, "restarts"),
+            "worker_restarts": _by_reason(all_, "worker_restarts"),
+            "last_crash": _last_crash(all_),
+            # On its disk, whatever has become of its process.
+            "dead_stored": _whole(s.get("dead_stored") for s in all_),
             "in_process": _sum(working, "in_process"),
             "depth": _sum(working, "queued"),
-            "depth_bytes": _sum(working, "queued_bytes"),
-            "oldest_s": max((s.get("oldest_s", 0.0) for s in working), default=0.0),
+            "depth_bytes": _whole(s.get("queued_bytes") for s in working if s["queued"]),
+            "oldest_s": _longest(s.get("oldest_s") for s in working if s["queued"]),
             "open_batch": sum(self._open_batch(one) for one in live),
             "limit": sum((one.get("limit") or {}).get("limit") or 0 for one in working) or None,
-            "rss_bytes": _sum(working, "rss_bytes"),
+            "rss_bytes": _whole(s.get("rss_bytes") for s in working),
             "progress": None if self._config.stages[name].inputs else _progress(all_),
         }
 
@@ -210,24 +219,23 @@ class Model:
             columns |= {"queued": every[inputs.index(name)], "under_way": 0, "unacked": 0, "remainder": 0}
         elif len(inputs) > 1:
             every = [ends.count(other, self._live(other.upstream), downstream, moment)["queued"] for other in inputs]
-        at = inputs.index(name)
-        under_way_bytes = _sum(producers, "in_flight_bytes") * columns["under_way"] // max(columns["in_flight"], 1)
         return {
             "at": moment or None,
             "from": name.upstream,
             "to": name.consumer,
             "outlet": name.outlet,
             "depth": columns["unsent"] + columns["under_way"] + columns["queued"],
-            "depth_bytes": _sum(producers, "unsent_bytes")
-            + under_way_bytes
-            + split(_sum(consumers, "queued_bytes"), every)[at],
+            "depth_bytes": _bytes(producers, consumers, columns, every, inputs.index(name)),
             **columns,
-            "open_batch": min(columns["queued"], split(sum(self._open_batch(s) for s in downstream), every)[at]),
-            "credit": sum(_sum(link.get("consumers", ()), "credit") for link in producers),
-            "oldest_s": max(
-                [s.get("oldest_s", 0.0) for s in consumers if columns["queued"]]
-                + [link.get("oldest_s", 0.0) for link in producers if link.get("unsent")],
-                default=0.0,
+            "open_batch": min(
+                columns["queued"], split(sum(self._open_batch(s) for s in downstream), every)[inputs.index(name)]
+            ),
+            "credit": _whole(
+                _sum(link["consumers"], "credit") if "consumers" in link else None for link in producers if link
+            ),
+            "oldest_s": _longest(
+                [s.get("oldest_s") for s in consumers if columns["queued"] and s["queued"]]
+                + [link.get("oldest_s") for link in producers if link.get("unsent")]
             ),
             "stale_s": self._stale([name.upstream, name.consumer]),
         }
@@ -245,7 +253,7 @@ class Model:
             **link,
             "rate": self._rate(name),
             **self._forecasts[name].times(live, link["depth"], self._now),
-            "bound": link["depth"] + sum(room(row, unacked) for row in producers),
+            "bound": None if link["credit"] is None else link["depth"] + sum(room(row, unacked) for row in producers),
             "outputs": _sum(producers, "produced") / done if done else 1.0,
         }
 
@@ -262,15 +270,47 @@ class Model:
         if None not in measured:
             return sum(rate or 0.0 for rate in measured)
         if len(self._inputs[name.consumer]) == 1 and consumers:
-            return sum(seen.rate("received") for seen in consumers)
-        return sum(seen.rate("done") * seen.outputs(name) for seen in producers)
+            return _whole(seen.rate("received") for seen in consumers)
+        done = [(seen.rate("done"), seen.outputs(name)) for seen in producers]
+        return _whole(None if rate is None else rate * outputs for rate, outputs in done)
 
 
 def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:
     return sum(row.get(key, 0) for row in rows)
 
 
-def _mean(budgets: list[dict[str, float]]) -> dict[str, float]:
+def _whole(parts: Iterable[N | None]) -> N | int | None:
+    """Their sum; None if one of them is not known."""
+    found = list(parts)
+    known = [one for one in found if one is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def _longest(times: Iterable[float | None]) -> float | None:
+    """The longest of them; None if one is not known."""
+    found = list(times)
+    return None if None in found else max((one or 0.0 for one in found), default=0.0)
+
+
+def _bytes(
+    producers: list[dict[str, Any]], consumers: list[Snapshot], columns: dict[str, int], every: list[int], at: int
+) -> int | None:
+    """What waits on a link in bytes; None if an end where some of it waits does not say.
+
+    every  messages queued at the consumers from each of the links into them;  at: which of those this link is
+    """
+    unsent = _whole(row.get("unsent_bytes") for row in producers if row.get("unsent"))
+    in_flight = _whole(row.get("in_flight_bytes") for row in producers if row.get("in_flight") and columns["under_way"])
+    queued = _whole(one.get("queued_bytes") for one in consumers if one["queued"] and columns["queued"])
+    if unsent is None or in_flight is None or queued is None:
+        return None
+    under_way = in_flight * columns["under_way"] // max(columns["in_flight"], 1)
+    return int(unsent + under_way + split(queued, every)[at])
+
+
+def _mean(budgets: list[dict[str, float]]) -> dict[str, float] | None:
+    if not all(budgets):
+        return None
     return {share: sum(b.get(share, 0.0) for b in budgets) / max(len(budgets), 1) for share in SHARES}
 
 
@@ -283,6 +323,20 @@ def _slowest(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str
             for name, seconds in percentiles.items():
                 row[name] = max(row.get(name, 0.0), seconds)
     return slowest
+
+
+def _by_reason(snapshots: list[Snapshot], key: str) -> dict[str, int]:
+    """Crashes by what ended a life."""
+    found: Counter[str] = Counter()
+    for one in snapshots:
+        found.update(one.get(key) or {})
+    return dict(found)
+
+
+def _last_crash(snapshots: list[Snapshot]) -> dict[str, Any] | None:
+    """The latest of their crashes, and whose it was."""
+    found = [{"instance": one["instance"], **one["last_crash"]} for one in snapshots if one.get("last_crash")]
+    return max(found, key=lambda crash: crash.get("at", 0.0), default=None)
 
 
 def _progress(snapshots: list[Snapshot]) -> dict[str, int | None]:

@@ -72,10 +72,11 @@ class Past:
         first, second = before.links.get(name, nearest), after.links.get(name, nearest)
         row = _between(first, second, part, _LINK)
         earlier, later = _by_life(first), _by_life(second)
-        row["consumers"] = [
-            {"incarnation": life} | _between(earlier.get(life, one), later.get(life, one), part, _TO)
-            for life, one in _by_life(nearest).items()
-        ]
+        if "consumers" in nearest:
+            row["consumers"] = [
+                {"incarnation": life} | _between(earlier.get(life, one), later.get(life, one), part, _TO)
+                for life, one in _by_life(nearest).items()
+            ]
         return row
 
     def sessions(self, at: float) -> dict[Origin, Row]:

@@ -26,7 +26,8 @@ LINE_S = 5.0
 
 
 class Finished:
-    """How far the sources are, from their snapshots: messages finished, of how many (None: nobody knows)."""
+    """How far the sources are, from their snapshots: messages finished (of those that say so), of how many (None: nobody
+    knows)."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
@@ -37,11 +38,11 @@ class Finished:
             self._last[snapshot["stage"]] = snapshot
 
     def done(self) -> int:
-        return sum(s["finished"] + s.get("finished_before", 0) for s in self._last.values())
+        return sum((s.get("finished") or 0) + s.get("finished_before", 0) for s in self._last.values())
 
     def total(self) -> int | None:
         """Known once every source has said how many it has; what earlier runs finished counts as done."""
-        totals = [s.get("total") for s in self._last.values()]
+        totals = [s.get("total") if s.get("finished") is not None else None for s in self._last.values()]
         if len(totals) < len(self._heads) or None in totals:
             return None
         return sum(int(s["total"]) + int(s.get("finished_before", 0)) for s in self._last.values())

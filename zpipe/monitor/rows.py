@@ -41,6 +41,7 @@ STAGE_COLUMNS = (
     Column("CALLS", sparse=True, rank=6),
     Column("ERR", sparse=True, rank=2),
     Column("DEAD", sparse=True, rank=0.45),
+    Column("CRASH", sparse=True, rank=0.47),
     Column("P50", rank=9, sparse=True),
     Column("P99", rank=7, sparse=True),
     Column("RSS", rank=10),
@@ -71,6 +72,7 @@ SHORT_STAGE_COLUMNS = (
     Column("BUSY", LEFT, rank=0.4),
     Column("ERR", sparse=True, rank=2),
     Column("DEAD", sparse=True, rank=0.45),
+    Column("CRASH", sparse=True, rank=0.47),
 )
 SHORT_LINK_COLUMNS = (
     Column("FROM", LEFT, rank=0.2, name=True),
@@ -100,13 +102,26 @@ def _instances(stage: dict[str, Any]) -> Span:
     return f"{stage['live']}/{known + unheard}", "" if well else "bold red"
 
 
+def _known(shown: Callable[[float], str], figure: float | None) -> str:
+    """Nothing where an instance does not say it: 0 would be a figure."""
+    return "" if figure is None else shown(figure)
+
+
 def _errors(stage: dict[str, Any]) -> Span:
     errors = stage["retries"] + stage["malformed"]
     return count(errors), "yellow" if errors else ""
 
 
 def _dead(stage: dict[str, Any]) -> Span:
-    return count(stage["dead"]), "bold red" if stage["dead"] else ""
+    """Those stored, which wait for somebody to look at them; where a stage does not say, those it has counted since its start."""
+    dead = stage["dead"] if stage["dead_stored"] is None else stage["dead_stored"]
+    return count(dead), "bold red" if dead else ""
+
+
+def _crashes(stage: dict[str, Any]) -> Span:
+    """Of its instances and of their worker processes."""
+    crashes = sum(stage["restarts"].values()) + sum(stage["worker_restarts"].values())
+    return (count(crashes), "bold red") if crashes else EMPTY
 
 
 def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
@@ -114,18 +129,22 @@ def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
     head = [(name, ""), state_of(stage), _instances(stage)]
     if not stage["instances"]:
         return head + [EMPTY] * (len(STAGE_COLUMNS) - len(head))
-    errors, dead = _errors(stage), _dead(stage)
+    troubles = [_errors(stage), _dead(stage), _crashes(stage)]
     if not stage["live"]:
-        at = len(head)
-        blank = [EMPTY] * (len(STAGE_COLUMNS) - at - 5)
-        return [*head, *blank, errors, dead, EMPTY, EMPTY, EMPTY]
+        blank = [EMPTY] * (len(STAGE_COLUMNS) - len(head) - len(troubles) - 3)
+        return [*head, *blank, *troubles, EMPTY, EMPTY, EMPTY]
     budget, latency = stage["budget"], stage["latency"].get("in_stage", {})
     limit = "" if stage["limit"] is None else count(stage["limit"])
-    figures = [count(stage["rate_in"]), count(stage["rate_out"]), share(budget["working"])]
-    figures += [share(budget["waiting"]), share(budget["blocked"])]
-    figures += [percent(budget["limited"]), percent(budget["retrying"]), limit]
-    tail = [precise(latency[p]) if latency.get(p) else "" for p in ("p50_s", "p99_s")] + [size(stage["rss_bytes"])]
-    return [*head, *((text, "") for text in figures), errors, dead, *((text, "") for text in tail)]
+    figures = [_known(count, stage["rate_in"]), _known(count, stage["rate_out"])]
+    if budget is None:
+        figures += [""] * 5
+    else:
+        figures += [share(budget[key]) for key in ("working", "waiting", "blocked")]
+        figures += [percent(budget[key]) for key in ("limited", "retrying")]
+    figures.append(limit)
+    tail = [precise(latency[p]) if latency.get(p) else "" for p in ("p50_s", "p99_s")]
+    tail.append(_known(size, stage["rss_bytes"]))
+    return [*head, *((text, "") for text in figures), *troubles, *((text, "") for text in tail)]
 
 
 def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
@@ -134,12 +153,13 @@ def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
     if head[2][0] == "1":
         head[2] = EMPTY
     if not stage["live"]:
-        tail = [_errors(stage), _dead(stage)] if stage["instances"] else [EMPTY, EMPTY]
+        tail = [_errors(stage), _dead(stage), _crashes(stage)] if stage["instances"] else [EMPTY] * 3
         return [*head, EMPTY, EMPTY, EMPTY, *tail]
-    most = max(SHARES, key=lambda one: stage["budget"][one])
-    busy = f"{SHARES[most]} {share(stage['budget'][most])}"
-    rates = [(count(stage["rate_in"]), ""), (count(stage["rate_out"]), "")]
-    return [*head, *rates, (busy, ""), _errors(stage), _dead(stage)]
+    budget = stage["budget"] or {}
+    most = max(SHARES, key=lambda one: budget.get(one, 0.0))
+    busy = f"{SHARES[most]} {share(budget[most])}" if budget else ""
+    rates = [(_known(count, stage["rate_in"]), ""), (_known(count, stage["rate_out"]), "")]
+    return [*head, *rates, (busy, ""), _errors(stage), _dead(stage), _crashes(stage)]
 
 
 def upstream(link: dict[str, Any]) -> str:
@@ -177,7 +197,7 @@ def link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
         _will_be(link),
         *((count(figure), "") for figure in figures),
         (count(link["remainder"]), ""),
-        (size(link["depth_bytes"]), ""),
+        (_known(size, link["depth_bytes"]), ""),
     ]
 
 
@@ -200,8 +220,8 @@ def _errors_of(stage: dict[str, Any]) -> int:
 ORDERS: dict[str, Callable[[dict[str, Any], Sequence[dict[str, Any]]], float]] = {
     "config": lambda stage, into: 0.0,
     "depth": lambda stage, into: -sum(link["depth"] for link in into),
-    "busy": lambda stage, into: -stage["budget"]["working"],
-    "rate": lambda stage, into: -stage["rate_out"],
+    "busy": lambda stage, into: -(stage["budget"] or {}).get("working", 0.0),
+    "rate": lambda stage, into: -(stage["rate_out"] or 0.0),
     "errors": lambda stage, into: -_errors_of(stage),
 }
 """What rows can be sorted by: a key of a stage and the links into it, least first; equal ones stay in the config's order."""

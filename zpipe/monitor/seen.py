@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 from zpipe.core.budget import SHARES
-from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor.flow import LinkName
 from zpipe.monitor.past import Past, ends_of
 
-_STATES = {state.value for state in State}
-_LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
-_OPTIONAL = ("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before", *OTHERS)
 _WINDOW = 3.0
 """Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
 LONG_WINDOW = 30.0
@@ -30,61 +24,6 @@ _READING = ("waiting", "working", "limited", "retrying")
 _FREE_INTERVALS = 10
 CLOCKS_APART_S = 1.0
 """Some snapshot is heard sooner than this: if none was, the sender's clock is not the monitor's, and taken to be so far off."""
-
-
-def sound(snapshot: dict[str, Any]) -> bool:
-    """Whether it has what PROTOCOL.md 5.9 promises, and numbers where numbers belong.
-
-    It may come from another program, or another version, and whoever looks on must not fall over it.
-    """
-    links, state = snapshot.get("links"), snapshot.get("state")
-    return (
-        all(isinstance(snapshot.get(key), int) for key in (*COUNTS, "instance"))
-        and all(isinstance(snapshot.get(key), str) for key in ("stage", "incarnation"))
-        and isinstance(state, str)
-        and state in _STATES
-        and _numbers(snapshot, _OPTIONAL)
-        and all(_is_number(snapshot.get(key) or 0) for key in ("finished", "total", "read_messages", "read_s"))
-        and _numbers(snapshot.get("budget") or {})
-        and all(_numbers(row) for row in _rows(snapshot.get("latency") or {}))
-        and isinstance(links, list)
-        and all(_sound_link(link) for link in links)
-        and _all_rows(snapshot.get("sessions", []), ("received", "queued", "unacked", "instance"))
-        and _sound_limit(snapshot.get("limit") or {})
-    )
-
-
-def _sound_link(link: Any) -> bool:
-    return (
-        isinstance(link, dict)
-        and isinstance(link.get("to"), str)
-        and all(isinstance(link.get(key), int) for key in _LINK_COUNTS)
-        and _numbers(link, ("in_flight_bytes", "unsent_bytes", "oldest_s"))
-        and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight"))
-    )
-
-
-def _sound_limit(limit: Any) -> bool:
-    """One that limits calls a second only has no `limit` of calls at once."""
-    numbers = _numbers(limit, ("under_way", "changed_s"))
-    return numbers and _is_number(limit.get("limit") or 0) and isinstance(limit.get("reason", ""), str)
-
-
-def _all_rows(rows: Any, keys: tuple[str, ...]) -> bool:
-    return isinstance(rows, list) and all(_numbers(row, keys) for row in rows)
-
-
-def _rows(table: Any) -> list[Any]:
-    return list(table.values()) if isinstance(table, dict) else [None]
-
-
-def _numbers(row: Any, keys: Iterable[str] | None = None) -> bool:
-    """Whether it is a map in which these keys (None: all) are numbers, or missing."""
-    return isinstance(row, dict) and all(_is_number(row.get(key, 0)) for key in (row if keys is None else keys))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Seen:
@@ -162,12 +101,11 @@ class Seen:
             return None  # a change of state, reported at once: too short a time to measure
         return max(0.0, (last.get(key, 0) - first.get(key, 0)) / (last_at - first_at))
 
-    def rate(self, key: str) -> float:
-        """Messages `received` or `done` a second; by the instance's own word while only one snapshot is known."""
+    def rate(self, key: str) -> float | None:
+        """Messages `received` or `done` a second; by the instance's own word while only one snapshot is known, None where it
+        does not say."""
         measured = self._slope(key)
-        if measured is not None:
-            return measured
-        return float(self.snapshot.get("rate_in" if key == "received" else "rate_out", 0.0))
+        return self.snapshot.get("rate_in" if key == "received" else "rate_out") if measured is None else measured
 
     def link_rate(self, name: LinkName) -> float | None:
         """Messages a second sent over the link; None while only one snapshot is known."""

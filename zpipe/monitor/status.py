@@ -45,6 +45,10 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
                 names = ", ".join(instance for instance, its in reasons.items() if its == why)
                 found += wrap(f"{names} {what}: {why}", width, "bold red")
     bottleneck = value["bottleneck"]
+    untold = [name for name, stage in value["stages"].items() if stage["live"] and stage["budget"] is None]
+    if untold and not bottleneck:
+        whose = ", ".join(untold)
+        found += wrap(f"{whose}: time budget not said, so what holds the pipeline up is not known", width, "yellow")
     if bottleneck:
         found += wrap(f"{bottleneck['why']}; {bottleneck['advice']}", width, "bold yellow")
     return found

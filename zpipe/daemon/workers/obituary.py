@@ -25,6 +25,11 @@ def how(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
+def reason(code: int) -> str:
+    """The same in a short form that is one of few, to be counted by: "SIGSEGV", "exit code 3"."""
+    return f"exit code {code}" if code >= 0 else how(code).rpartition(" ")[2]
+
+
 def in_call(code: int) -> str:
     return f"its worker process {how(code)}{' in the call' if code >= 0 else ''}"
 

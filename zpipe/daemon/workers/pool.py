@@ -29,6 +29,10 @@ Done = Callable[[Task, Result], None]
 class Pool(Protocol):
     """Takes tasks and reports by callbacks, which come on threads of its own."""
 
+    @property
+    def deaths(self) -> dict[str, int]:
+        """How many worker processes have died, by what ended them."""
+
     def start(self) -> None:
         """Once, before the first task. May block, and raise what keeps the plugin from being opened."""
 

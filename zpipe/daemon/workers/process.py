@@ -52,17 +52,25 @@ class NotBegun(Exception):
 
 
 class _Overdue(Exception):
-    """Its text is what it is killed for."""
+    """Its text is what it is killed for; `limit` is the one it has passed."""
+
+    def __init__(self, reason: str, limit: str) -> None:
+        super().__init__(reason)
+        self.limit = limit
 
 
 class Process:
-    """`start`: what the child is told, see `child.py`. Spawning raises OSError if there are no descriptors or processes left."""
+    """`start`: what the child is told, see `child.py`. Spawning raises OSError if there are no descriptors or processes left.
+
+    ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
+    """
 
     def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
         self._limits = limits
         self._start = start
         self._outbox = exchange.Outbox()
         self.messages = 0
+        self.ended_by = ""
         self.last_words = ""
         self._seen, self._since = call_note.NOT_BEGUN, 0.0
         self._held = ExitStack()
@@ -146,7 +154,7 @@ class Process:
                 self._watch_from(time.monotonic())  # waiting for room is no part of the call
                 self._pipe.send([exchange.GO_ON])
         except _Overdue as overdue:
-            reason = str(overdue)
+            reason, self.ended_by = str(overdue), overdue.limit
             self._say_last_words()
         except PeerError as error:
             reason = f"its worker process broke off: {error}"
@@ -200,9 +208,9 @@ class Process:
         if note != self._seen:
             self._seen, self._since = note, now
         if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
-            raise _Overdue(obituary.timed_out(limits.timeout_s))
+            raise _Overdue(obituary.timed_out(limits.timeout_s), "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            raise _Overdue(obituary.too_large(size, limits.memory_bytes))
+            raise _Overdue(obituary.too_large(size, limits.memory_bytes), "memory")
 
     def _rss(self) -> int:
         try:
@@ -245,6 +253,7 @@ class Process:
             poll.poll(int(within_s * 1000))
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
+        self.ended_by = self.ended_by or obituary.reason(code)
         self.last_words = obituary.last_words(self._words)
         self._held.close()
         return code

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from zpipe.core.work import Chunk, Result, Task
@@ -52,6 +52,14 @@ class ProcessPool:
         failures = [slot.failure for slot in self._slots if slot.failure is not None]
         if len(failures) == len(self._slots):
             raise OperatorError(failures[0])
+
+    @property
+    def deaths(self) -> dict[str, int]:
+        """How many of its processes have died, by what ended them."""
+        found: Counter[str] = Counter()
+        for slot in self._slots:
+            found.update(dict(slot.deaths))
+        return dict(found)
 
     def put(self, task: Task) -> None:
         """Does not block."""

@@ -9,11 +9,13 @@ import logging
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from zpipe.core.delivery import Slice
 from zpipe.core.work import Chunk, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
+from zpipe.daemon.crash import MOST_IDS
 from zpipe.daemon.journal import fields
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.reason import reason_of
@@ -40,7 +42,10 @@ class Tasks(Protocol):
 
 
 class Slot:
-    """`pass_on` and `done` are called on the slot's thread; `pass_on` blocks until there is room."""
+    """`pass_on` and `done` are called on the slot's thread; `pass_on` blocks until there is room.
+
+    deaths  how many processes of it have died, by what ended them; read on other threads, by copying
+    """
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class Slot:
         self.given: Task | None = None
         self.tried = threading.Event()
         self.failure: str | None = None
+        self.deaths: dict[str, int] = {}
         self._number = number
         self._spawn = spawn
         self._tasks = tasks
@@ -181,18 +187,17 @@ class Slot:
         if not lives:
             if self._closing.is_set():
                 return False  # killed on purpose
-            self._died(
-                process,
-                next((f.reason for f in result.failures if f.verdict is Verdict.DEATH), "it died outside a call"),
-            )
+            blamed = [failure for failure in result.failures if failure.verdict is Verdict.DEATH]
+            reason = blamed[0].reason if blamed else "it died outside a call"
+            self._died(process, reason, [task.at(failure.index) for failure in blamed])
         self._task, self._unbegun = None, 0
         self._done(task, result)
         return lives
 
-    def _died(self, process: Process, reason: str) -> None:
+    def _died(self, process: Process, reason: str, blamed: Sequence[Slice] = ()) -> None:
         if self._closing.is_set():
             return
-        words = process.last_words or None
-        self._log.warning(
-            fields(event="worker.died", worker=self._number, pid=process.pid, reason=reason, traceback=words)
-        )
+        self.deaths[process.ended_by] = self.deaths.get(process.ended_by, 0) + 1
+        ids = ",".join(id for piece in blamed[:MOST_IDS] for id in piece.ids()) or None
+        what = {"reason": reason, "messages_in_call": len(blamed), "ids": ids, "traceback": process.last_words or None}
+        self._log.warning(fields(event="worker.died", worker=self._number, pid=process.pid, **what))

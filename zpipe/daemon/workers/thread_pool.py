@@ -53,6 +53,7 @@ class ThreadPool:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = 0
         self._idle = 0
+        self.deaths: dict[str, int] = {}  # of a thread's the daemon dies too
 
     def start(self) -> None:
         """Nothing to wait for: threads are made when they are needed."""
