@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 LIST_LETTERS = 100
+PIPE_WIDTH = 100_000
+"""Above any row: rich takes a pipe for a terminal of 80 columns."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +70,8 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
     else:
         from rich.console import Console
 
-        Console().print(letters.table(found, time.time()))
+        # Whoever reads a pipe needs whole ids to go on with. A terminal has a width, a pipe has none.
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(letters.table(found, time.time()))
         if count(chosen) > len(found):
             click.echo(f"zpipe: {count(chosen) - len(found)} more: --limit", err=True)
     return ExitCode.DONE

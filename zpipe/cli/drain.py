@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.seconds import Seconds
+from zpipe.cli.times import Time
 from zpipe.config import load
 from zpipe.errors import ExitCode
 
@@ -18,7 +18,7 @@ from zpipe.errors import ExitCode
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("instance", required=False, metavar="[STAGE.N]")
-@click.option("--timeout", type=Seconds(), metavar="SECONDS", default=600.0, show_default=True)
+@click.option("--timeout", type=Time(), metavar="TIME", default="10m", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
 def command(config: Path, instance: str | None, timeout: float, as_json: bool) -> ExitCode:
     """Shut a running pipeline down in order, and prove it.

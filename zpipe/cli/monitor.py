@@ -15,7 +15,7 @@ import click
 
 from zpipe.cli import monitoring
 from zpipe.cli.exporting import export
-from zpipe.cli.seconds import Seconds
+from zpipe.cli.times import Time
 from zpipe.config import load
 from zpipe.errors import ExitCode, NoPeerError
 
@@ -34,8 +34,8 @@ REDRAW_S = 0.25
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(
     "--timeout",
-    type=Seconds(),
-    metavar="SECONDS",
+    type=Time(),
+    metavar="TIME",
     help="How long to wait for instances to be heard of.  [default: two intervals and a second; on the screen, for ever]",
 )
 @click.option(
@@ -49,7 +49,10 @@ REDRAW_S = 0.25
     help="With --check: wrong if more messages wait on any link; or on one. May be given more than once.",
 )
 @click.option(
-    "--max-age", type=monitoring.Duration(), help="With --check: wrong if a message waits longer, such as 30s."
+    "--max-age",
+    type=Time(zero=True),
+    metavar="TIME",
+    help="With --check: wrong if a message waits longer, such as 30s.",
 )
 @click.option("--max-dead", type=click.IntRange(min=0), help="With --check: wrong if a stage has more dead letters.")
 @click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Keep what is heard; .gz: compressed.")

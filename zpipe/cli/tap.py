@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import click
 
-from zpipe.cli.seconds import Seconds
+from zpipe.cli.times import Time
 from zpipe.config import load
 from zpipe.errors import ExitCode, OperatorError
 
@@ -31,8 +31,8 @@ MOST_SECTIONS = 10_000
               help="Show at most so many messages a second.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Also write them to a new fixture file.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each message.")
-@click.option("--timeout", type=Seconds(), default=3.0, show_default=True,
-              metavar="SECONDS", help="How long to wait for an instance to answer.")  # fmt: skip
+@click.option("--timeout", type=Time(), default="3s", show_default=True,
+              metavar="TIME", help="How long to wait for an instance to answer.")  # fmt: skip
 def command(
     config: Path,
     target: str,
