@@ -64,7 +64,7 @@ def config_and_address(config: Path | None, prometheus: str | None) -> tuple[Pat
         values.host_port(prometheus or "")
         prometheus = None
     if not prometheus:
-        raise click.UsageError("Missing argument 'CONFIG'.")
+        raise click.UsageError("Missing argument 'CONFIG|PIPELINE'.")
     return Path(prometheus), ""
 
 

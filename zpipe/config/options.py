@@ -10,6 +10,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field
 from datetime import date, datetime, time
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -51,7 +52,7 @@ def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: Re
 
 def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
     try:
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
     except Exception as error:
         report.add(path, f"the plugin's options type {cls.__name__} cannot be read: {type(error).__name__}: {error}")
         return _FAILED
@@ -75,6 +76,11 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Report
     except Exception as error:
         report.add(path, f"is refused by the plugin: {type(error).__name__}: {error}", given=plain(dict(given)))
     return _FAILED
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _is_required(field: Field[Any]) -> bool:
@@ -121,7 +127,8 @@ def _scalar(hint: Any, given: Any) -> Any:
 
 
 def _union(hint: Any, given: Any, path: KeyPath, report: Report) -> Any:
-    # TOML has no null: None is only ever a default.
+    if given is None and types.NoneType in get_args(hint):
+        return None  # from JSON; TOML has no null, there None is only ever a default
     arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
     if len(arms) == 1:
         return _value(arms[0], given, path, report)

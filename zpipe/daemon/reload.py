@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from zpipe.config import PipelineConfig, load
+from zpipe.config import PipelineConfig, load, record
 from zpipe.config.model import StageConfig, Workers
 from zpipe.core.stage import Stage
 from zpipe.daemon.journal import fields
@@ -31,7 +31,11 @@ def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: loggi
         return old
     taken, left = _apply(old, new, stage, log)
     log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
-    return _adopted(old, new, stage.me.stage)
+    adopted = _adopted(old, new, stage.me.stage)
+    mine = stage.me.stage
+    if not left and record.options_digest(old.text, mine) == record.options_digest(new.text, mine):
+        return dataclasses.replace(adopted, text=new.text)  # the instance runs by this file now
+    return adopted
 
 
 def _adopted(old: PipelineConfig, new: PipelineConfig, mine: str) -> PipelineConfig:
