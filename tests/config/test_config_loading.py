@@ -157,7 +157,7 @@ at most "8760h", not 0
 21: stages.parse.retry.attempts: must be a whole number from 1 to 1000000000, not 0
 22: stages.parse.limit.kind: must be "aimd" or "fixed", not "amd"
 23: stages.parse.options.name: is required: a string
-24: stages.parse.options.nmae: is not an option here; allowed: name, count, rate, loud, path, tags, sizes, pair, \
+24: stages.parse.options.nmae: is not an option here; allowed: name, count, rate, loud, path, tags, sizes, pair, colour, level, \
 weights, either, mode, server, extra (did you mean 'name'?)
 25: stages.parse.options.count: must be a whole number, not "3"
 26: stages.parse.options.mode: must be "fast" or "safe" or 3, not "fats" (did you mean 'fast'?)
@@ -253,10 +253,10 @@ def test_a_file_without_the_right_to_read_it(write: Write) -> None:
         load(path)
 
 
-def test_an_expanded_value_is_shown_with_what_it_came_from(problems: Problems) -> None:
-    env = {"ZPIPE_RUNTIME_DIR": "/r", "COUNT": "many"}
-    [problem] = problems(stages(step("b", 'instances = "${COUNT}"')), env)
-    assert problem.endswith('not "many" (from ${COUNT})')
+def test_a_default_is_shown_with_what_it_came_from(problems: Problems) -> None:
+    env = {"ZPIPE_RUNTIME_DIR": "/r"}
+    [problem] = problems(stages(step("b", 'instances = "${COUNT:-many}"')), env)
+    assert problem.endswith('not "many" (from ${COUNT:-many})')
 
 
 def test_the_environment_is_read_when_load_is_called(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
-from zpipe.config.expansion import UNSET, expand
+from zpipe.config.expansion import UNSET, expand, secrets
 from zpipe.config.lines import key_lines
 from zpipe.config.model import PipelineConfig, StageConfig, Workers
 from zpipe.config.options import fill
@@ -42,6 +42,7 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
     raw = _parse(file, text)
     report = Report(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
+    report.hide(secrets(raw), text)
     config = replace(_pipeline(Table(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
@@ -72,6 +73,7 @@ def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plug
     """
     report = Report(str(path), key_lines(text))
     raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
+    report.hide(secrets(raw), text)
     stages = raw["stages"]
     config = read_stage(stage, Table(report, ("stages", stage), stages[stage]))
     options = _options(config, plugin, stages[stage], report)
