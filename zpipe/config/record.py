@@ -21,6 +21,7 @@ from zpipe import __version__
 from zpipe.config.model import PipelineConfig
 from zpipe.config.options import fill
 from zpipe.config.report import Report
+from zpipe.hookspecs import Traits
 
 T = TypeVar("T")
 FORMAT = 1
@@ -59,7 +60,7 @@ def make(config: PipelineConfig, stage: str, instance: int, at: float, state: Pa
 
 
 def write(record: Record) -> str:
-    stages = {name: replace(stage, options=None) for name, stage in record.config.stages.items()}
+    stages = {name: replace(stage, options=None, traits=Traits()) for name, stage in record.config.stages.items()}
     public = replace(record.config, stages=stages, text="", traces="")
     return json.dumps({"format": FORMAT, **asdict(replace(record, config=public))}, default=str)
 

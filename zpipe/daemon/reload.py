@@ -70,7 +70,9 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
         processing.calls.set_limit(after.limit, len(processing.tasks), time.monotonic())
         taken.append(f"stages.{mine}.limit")
     workers = _workers(before, after)
-    after = dataclasses.replace(after, options=before.options, limit=before.limit, workers=workers)
+    after = dataclasses.replace(
+        after, options=before.options, traits=before.traits, limit=before.limit, workers=workers
+    )
     for field in dataclasses.fields(before):
         if getattr(before, field.name) != getattr(after, field.name):
             left.append(f"stages.{mine}.{'input' if field.name == 'inputs' else field.name}")
