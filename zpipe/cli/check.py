@@ -12,7 +12,7 @@ import click
 
 from zpipe.config import MemoryStatement, advise, load, report_of, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
-from zpipe.units import names
+from zpipe.units import names, sandbox
 
 
 @click.command()
@@ -25,7 +25,7 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
     """Check configs: every mistake at once, what is hardly meant, and the memory they may take at the worst.
 
     The plugins named in them are imported, and so are the functions of `python` stages; their options are checked. Nothing is
-    started. Warnings do not change the exit code.
+    started. Warnings do not change the exit code. Of a config in /etc/zpipe it also says what its units may not do.
     """
     if unit is not None:
         if configs or as_json:
@@ -33,6 +33,7 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
         found = names.parse(unit)
         pipeline = load(found.config, only=found.stage)
         names.find(found, pipeline)
+        sandbox.check_network(pipeline.stages[found.stage])
         return ExitCode.DONE
     if not configs:
         raise click.UsageError("give a CONFIG, or --unit PIPELINE.STAGE.N")
@@ -71,6 +72,9 @@ def _check(path: Path) -> _Result:
         return _Result(path, error.mistakes)
     report = report_of(config, str(path), os.environ)
     advise(config, report)
+    if config.path == names.config_path(config.name):  # where its units read it
+        sandbox.warn_of_paths(config, report, Path("/"))
+        sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
     return _Result(path, (), tuple(report.mistakes), network, worst_case(config))
 
