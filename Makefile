@@ -55,11 +55,11 @@ test: check ## check, then the tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # zpipe as a machine's own Python runs it (a unit cannot see one below /root), from wheels, so that no test needs an index.
-$(WHEELS): pyproject.toml
+$(WHEELS): pyproject.toml Makefile
 	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "make: test-systemd needs a python3 of the system's, not one below /root" >&2; exit 1; }
 	rm -rf build/wheels build/wheels-venv
 	"$(SYSTEM_PYTHON)" -m venv build/wheels-venv
-	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[prometheus]' 'hatchling>=1.27'
+	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[prometheus,http]' 'hatchling>=1.27'
 	rm -f build/wheels/zpipe-*.whl
 	@touch $@
 

@@ -4,8 +4,8 @@ This is all that a plugin needs: ``from zpipe import hookimpl, Message, DROP, Re
 """
 
 from zpipe.errors import Reject, Retry, Throttled
-from zpipe.hookspecs import Context, hookimpl
+from zpipe.hookspecs import Context, Traits, hookimpl
 from zpipe.messages import DROP, Message
 
 __version__ = "0.1.0"
-__all__ = ["DROP", "Context", "Message", "Reject", "Retry", "Throttled", "__version__", "hookimpl"]
+__all__ = ["DROP", "Context", "Message", "Reject", "Retry", "Throttled", "Traits", "__version__", "hookimpl"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zpipe.errors import OperatorError
 
-_INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]+")
+INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]+")
 
 
 def instance_name(pipeline: str, stage: str, n: int) -> str:
@@ -90,7 +90,7 @@ def _named_root(env: Mapping[str, str], ours: str, systemd: str) -> Path | None:
         folder_given = Path(first)
         # Units have a folder for each instance, since one they shared would go when the first of them stops: the
         # neighbours are beside it.
-        return folder_given.parent if _INSTANCE.fullmatch(folder_given.name) else folder_given
+        return folder_given.parent if INSTANCE.fullmatch(folder_given.name) else folder_given
     return None
 
 

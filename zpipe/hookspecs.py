@@ -51,6 +51,20 @@ class Context:
     scratch: Any = None
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What zpipe has to know of a plugin besides its hooks.
+
+    needs_network  it opens connections of its own, so its unit must not be cut off from the network
+    writes         files or folders that it writes, relative ones to the folder of the config
+    is_sink        nothing comes out of it, so a stage that reads it would wait for ever
+    """
+
+    needs_network: bool = False
+    writes: tuple[Path | str, ...] = ()
+    is_sink: bool = False
+
+
 class Hooks:
     """The hook specifications, in the order of a stage's life."""
 
@@ -61,6 +75,16 @@ class Hooks:
     @hookspec(firstresult=True)
     def zpipe_outlets(self) -> tuple[str, ...] | None:
         """Names of the outlets messages may leave by besides the default one; None (or no hook): any name."""
+
+    @hookspec(firstresult=True)
+    def zpipe_check(self, options: Any, config_dir: Path) -> Iterable[tuple[str, str]] | None:
+        """What is wrong with the options that their types cannot say, as (option, a sentence). Called when a config is checked
+        and before a start, which then does not begin; nothing may be opened, made or written."""
+
+    @hookspec(firstresult=True)
+    def zpipe_traits(self, options: Any, config_dir: Path) -> Traits | None:
+        """What `zpipe check` and `zpipe units` have to know of the plugin with these options: see `Traits`. Without this hook it
+        needs no network, writes nothing outside of its state folder, and is no sink."""
 
     @hookspec
     def zpipe_open(self, context: Context) -> None:

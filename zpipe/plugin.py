@@ -20,7 +20,7 @@ from typing import Any
 import pluggy
 
 from zpipe.errors import PluginError
-from zpipe.hookspecs import Hooks
+from zpipe.hookspecs import Hooks, Traits
 
 GROUP = "zpipe.plugins"
 WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_batch")
@@ -56,6 +56,23 @@ class Plugin:
     @property
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
+
+    def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
+        """(option, what is wrong with it), as the plugin itself finds. Raises PluginError where it cannot say so."""
+        found = _describe(self.name, "zpipe_check", self.hooks, options, folder)
+        try:
+            return [(str(option), str(problem)) for option, problem in found or ()]
+        except Exception as error:  # a generator's come here
+            raise PluginError(f"plugin {self.name!r}: zpipe_check raised {type(error).__name__}: {error}") from error
+
+    def traits(self, options: Any, folder: Path) -> Traits:
+        """Raises PluginError where the plugin cannot say."""
+        found = _describe(self.name, "zpipe_traits", self.hooks, options, folder)
+        if found is None:
+            return Traits()
+        if not isinstance(found, Traits):
+            raise PluginError(f"plugin {self.name!r}: zpipe_traits must return zpipe.Traits, not {found!r}")
+        return found
 
 
 def load(name: str, folder: Path) -> Plugin:
@@ -275,12 +292,12 @@ def _adapt(hook: str, function: Hook) -> Hook:
     return lambda *arguments: function(*[arguments[i] for i in places])
 
 
-def _describe(name: str, hook: str, hooks: Mapping[str, Hook]) -> Any:
+def _describe(name: str, hook: str, hooks: Mapping[str, Hook], *arguments: Any) -> Any:
     if hook not in hooks:
         return None
     try:
-        return hooks[hook]()
-    except Exception as error:
+        return hooks[hook](*arguments)
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}") from error
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from zpipe import Context, Message, hookimpl
+from zpipe import Context, Message, Traits, hookimpl
 
 # The trailing `context` is not needed, but spares the daemon an adapter around each call: this is a hot path.
+
+
+@hookimpl
+def zpipe_traits() -> Traits:
+    return Traits(is_sink=True)
 
 
 @hookimpl

@@ -19,7 +19,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from zpipe import Context, Message, Reject, Retry, Throttled, hookimpl
+from zpipe import Context, Message, Reject, Retry, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def zpipe_options() -> type:
     if importlib.util.find_spec("httpx") is None:
         raise OperatorError("it needs httpx, which is not installed: pip install 'zpipe[http]'")
     return Options
+
+
+@hookimpl
+def zpipe_traits() -> Traits:
+    return Traits(needs_network=True)
 
 
 @hookimpl

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpipe import Context, Message, Throttled, hookimpl
+from zpipe import Context, Message, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
 from zpipe_plugins.jsontext import json_text
 
@@ -45,11 +45,16 @@ def zpipe_options() -> type:
 
 
 @hookimpl
+def zpipe_traits(options: Options, config_dir: Path) -> Traits:
+    return Traits(writes=() if options.path == "-" else (_path(options, config_dir),))
+
+
+@hookimpl
 def zpipe_open(context: Context) -> None:
     path = context.options.path
     try:
         is_stdout = path == "-"
-        context.scratch = _Output(_STDOUT if is_stdout else _open_file(context.config_dir / Path(path).expanduser()))
+        context.scratch = _Output(_STDOUT if is_stdout else _open_file(_path(context.options, context.config_dir)))
         if context.scratch.is_unread():
             raise OperatorError(_UNREAD)
         with context.scratch.exclusive():
@@ -76,6 +81,10 @@ def zpipe_process(message: Message, context: Context) -> Any:
 def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
     _write(b"".join([_line(message.payload) for message in messages]), context)
     return None if context.last else list(map(_passed_on, messages))
+
+
+def _path(options: Options, config_dir: Path) -> Path:
+    return config_dir / Path(options.path).expanduser()
 
 
 def _write(lines: bytes, context: Context) -> None:

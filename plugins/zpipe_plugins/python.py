@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zpipe import DROP, Context, Message, hookimpl
+from zpipe import DROP, Context, Message, Traits, hookimpl
 from zpipe.errors import OperatorError
 
 _FORMS = "allowed are 'module:name' and 'path.py:name'"
@@ -24,9 +24,10 @@ _FORMS = "allowed are 'module:name' and 'path.py:name'"
 
 @dataclass
 class Options:
-    """function: `module:name` or `path.py:name`, relative to the config file."""
+    """function: `module:name` or `path.py:name`, relative to the config file;  needs_network: whether it opens connections."""
 
     function: str
+    needs_network: bool = False
 
     def __post_init__(self) -> None:
         where, colon, name = self.function.rpartition(":")
@@ -39,6 +40,20 @@ class Options:
 @hookimpl
 def zpipe_options() -> type:
     return Options
+
+
+@hookimpl
+def zpipe_check(options: Options, config_dir: Path) -> list[tuple[str, str]]:
+    try:
+        _resolve(options.function, config_dir)
+    except OperatorError as error:
+        return [("function", str(error))]
+    return []
+
+
+@hookimpl
+def zpipe_traits(options: Options) -> Traits:
+    return Traits(needs_network=options.needs_network)
 
 
 @hookimpl

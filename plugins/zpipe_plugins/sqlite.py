@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zpipe import Context, Message, Throttled, hookimpl
+from zpipe import Context, Message, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
 from zpipe_plugins.sqlite_table import Table, UnfitTableError
 
@@ -58,9 +58,14 @@ def zpipe_options() -> type:
 
 
 @hookimpl
+def zpipe_traits(options: Options, config_dir: Path) -> Traits:
+    return Traits(writes=(_path(options, config_dir),))
+
+
+@hookimpl
 def zpipe_open(context: Context) -> None:
     options: Options = context.options
-    path = context.config_dir / Path(options.path).expanduser()
+    path = _path(options, context.config_dir)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         context.scratch = Table(_connect(path), options.table, options.key, options.columns, options.fts)
@@ -88,6 +93,10 @@ def zpipe_process(message: Message, context: Context) -> Any:
 def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
     _store(messages, context)
     return None if context.last else [message.payload for message in messages]
+
+
+def _path(options: Options, config_dir: Path) -> Path:
+    return config_dir / Path(options.path).expanduser()
 
 
 def _store(messages: list[Message], context: Context) -> None:

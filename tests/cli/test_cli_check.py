@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cli_types import Call, Write
 from click.testing import Result
 
 from zpipe.config import load
@@ -81,6 +83,7 @@ def test_json(call, write, good: Path) -> None:
     assert result.stderr == ""
     value = json.loads(result.stdout)
     assert set(value) == {"files"}
+    assert all(set(one) == {"file", "ok", "mistakes", "warnings", "network", "memory"} for one in value["files"])
     right, wrong = value["files"]
     assert (right["file"], right["ok"], right["mistakes"]) == (str(good), True, [])
     assert right["memory"]["total_bytes"] == sum(row["total_bytes"] for row in right["memory"]["stages"])
@@ -102,3 +105,159 @@ def test_what_json_cannot_hold_is_given_as_text(call, write, value: str) -> None
 
     (mistake,) = json.loads(result.stdout, parse_constant=refuse)["files"][0]["mistakes"]
     assert value.strip("[]").split(", ")[-1] in mistake["given"]
+
+
+FUNCTION = """
+[pipeline]
+name = "f"
+[stages.read]
+plugin = "generate"
+options = {{ count = 1 }}
+[stages.work]
+input = "read"
+plugin = "python"
+options = {{ function = "{function}" }}
+"""
+LINE = 10
+WRONG_FUNCTIONS = {
+    "wrk.py:work": "there is no file",
+    "work.py:wrok": "work.py has no 'wrok' (did you mean 'work'?)",
+    "work.py:NUMBER": "NUMBER is a int, which cannot be called",
+    "work.py:none": "it is called with one argument, the payload",
+    "broken.py:work": "importing it failed: ZeroDivisionError",
+    "no_such_module_at_all:work": "there is no module 'no_such_module_at_all'",
+}
+
+
+@pytest.fixture
+def functions(write: Write) -> None:
+    write("NUMBER = 5\ndef work(payload): return payload\ndef none(): return 1\n", "work.py")
+    write("1 / 0\n", "broken.py")
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("function", WRONG_FUNCTIONS)
+def test_the_function_of_a_python_stage_is_looked_for(call: Call, write: Write, function: str) -> None:
+    config = write(FUNCTION.format(function=function))
+    result = call("check", config)
+    assert result.return_value == ExitCode.USAGE
+    assert result.stderr.startswith(f"{config}:{LINE}: stages.work.options.function: function {function!r}: ")
+    assert WRONG_FUNCTIONS[function] in result.stderr
+    assert call("check", write(FUNCTION.format(function="work.py:work"))).return_value == ExitCode.DONE
+
+
+@pytest.mark.usefixtures("functions", "home")
+@pytest.mark.parametrize("command", [["run"], ["stage"]])
+def test_a_start_makes_the_same_checks_and_starts_nothing(write: Write, command: list[str]) -> None:
+    config = write(FUNCTION.format(function="work.py:wrok"))
+    arguments = [*command, str(config), *(["work"] if command == ["stage"] else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "zpipe", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith(f"zpipe: {config}:{LINE}: stages.work.options.function: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_plugins_are_not_asked_by_who_only_wants_the_units(write: Write) -> None:
+    config = write(FUNCTION.format(function="no_such_module_at_all:work"))
+    assert load(config, ask_plugins=False).stages["work"].options.function == "no_such_module_at_all:work"
+
+
+ODD = """
+[pipeline]
+name = "odd"
+[stages.lost]
+plugin = "generate"
+[stages.read]
+plugin = "generate"
+[stages.drop]
+input = "read"
+plugin = "discard"
+[stages.after]
+input = "drop"
+plugin = "discard"
+[stages.letters]
+input = ["drop.dead", "lost.dead"]
+plugin = "discard"
+"""
+
+
+def test_what_is_hardly_meant_is_a_warning(call: Call, write: Write) -> None:
+    config = write(ODD)
+    result = call("check", config)
+    assert result.return_value == ExitCode.DONE
+    assert result.stderr.splitlines() == [
+        f"warning: {config}:4: stages.lost: is a head that no stage reads: its messages go nowhere",
+        f"warning: {config}:12: stages.after.input: stage 'drop' is a sink (plugin 'discard'): nothing ever comes out of it",
+    ]
+    assert result.stdout.startswith(f"{config}: OK\n")
+    (file,) = json.loads(call("check", config, "--json").stdout)["files"]
+    assert [one["key"] for one in file["warnings"]] == ["stages.lost", "stages.after.input"]
+    assert file["ok"] is True and file["network"] == []
+
+
+ASKING = """
+from dataclasses import dataclass
+from zpipe import Traits, hookimpl
+
+@dataclass
+class Options:
+    table: str = ""
+
+@hookimpl
+def zpipe_options():
+    return Options
+
+@hookimpl
+def zpipe_check(options, config_dir):
+    {check}
+
+@hookimpl
+def zpipe_traits(options, config_dir):
+    {traits}
+
+@hookimpl
+def zpipe_process(message):
+    return message
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "traits", "said"),
+    [
+        (
+            "yield 'table', f'{options.table} is not in {config_dir.name}'",
+            "return Traits()",
+            "options.table: ${T} is not in ",
+        ),
+        ("return [('table', 'is odd')]", "return Traits()", "options.table: is odd"),
+        (
+            "raise KeyError(options.table)",
+            "return Traits()",
+            "plugin './asking.py': zpipe_check raised KeyError: '${T}'",
+        ),
+        ("yield 5", "return Traits()", "zpipe_check raised TypeError"),
+        ("return []", "return 5", "zpipe_traits must return zpipe.Traits, not 5"),
+        ("return []", "raise SystemExit('no')", "zpipe_traits raised SystemExit: no"),
+    ],
+)
+def test_a_plugin_checks_its_own_options(
+    call: Call, write: Write, monkeypatch: pytest.MonkeyPatch, check: str, traits: str, said: str
+) -> None:
+    monkeypatch.setenv("T", "sesame")
+    write(ASKING.format(check=check, traits=traits), "asking.py")
+    text = FUNCTION.format(function="x").replace('"python"', '"./asking.py"').replace("function", "table")
+    result = call("check", write(text.replace('"x"', '"${T}"')))
+    assert result.return_value == ExitCode.USAGE
+    assert said in result.stderr
+    assert "sesame" not in result.stderr
+
+
+def test_a_secret_is_not_in_the_json_of_a_check(call: Call, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T", "open-sesame")
+    text = FUNCTION.format(function="x").replace('function = "x"', 'function = "${T}", more = { a = ["${T}"] }')
+    result = call("check", write(text), "--json")
+    (file,) = json.loads(result.stdout)["files"]
+    assert "open-sesame" not in result.stdout
+    assert {one["key"]: one["given"] for one in file["mistakes"]}["stages.work.options.more"] == {"a": ["${T}"]}

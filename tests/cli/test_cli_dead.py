@@ -83,6 +83,14 @@ def error(result: Result) -> ZpipeError:
     return result.exception
 
 
+def test_ids_are_whole_in_a_pipe(call: Call, config: Path, bury: Bury) -> None:
+    longest = "read:" + "a/very/long/path/" * 40 + "7"
+    bury("work", 1, 1, id=longest)
+    row = call("dead", "list", config).stdout.splitlines()[1]
+    assert longest in row.split()
+    assert row.endswith("ValueError: no")
+
+
 def test_list_by_stage_reason_and_age(call: Call, config: Path, bury: Bury) -> None:
     bury("work", 1, 1)
     bury("work", 1, 2, "KeyError: 'id'")

@@ -166,6 +166,8 @@ def test_nobody_there(config: Path) -> None:
         (["make->odd"], "it has make->sort, sort->even, sort.odd->odd"),
         (["sort->odd"], "(did you mean 'sort.odd->odd'?)"),
         (["sort", "--where", "n"], "'n' is no condition: allowed are FIELD=VALUE"),
+        (["sort", "--where", "id>"], "nothing stands after >"),
+        (["sort", "--timeout", "5 apples"], "must be a time such as 5 (seconds)"),
         (["sort", "--redact", "a,,b"], "'' is no field"),
         (["sort", "--rate", "0"], "--rate"),
     ],

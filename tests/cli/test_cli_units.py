@@ -210,3 +210,135 @@ def test_one_way_to_say_it(arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(group, arguments)
     assert result.exit_code == ExitCode.USAGE
     assert "--unit" in result.output
+
+
+ASKS = """
+[pipeline]
+name = "asks"
+[stages.read]
+plugin = "generate"
+[stages.ask]
+input = "read"
+plugin = "http"
+options = { url = "https://example.org/{id}" }
+[stages.call]
+input = "ask"
+plugin = "python"
+options = { function = "no_such_module:f", needs_network = true }
+[stages.store]
+input = "call"
+plugin = "sqlite"
+options = { path = "out.db", table = "t", key = "id" }
+"""
+
+
+def drop_in(root: Path, instance: str) -> list[str]:
+    return units(root)[f"zpipe@{instance}.service.d/50-pipeline.conf"].splitlines()
+
+
+def test_a_stage_that_needs_the_network_gets_it_and_its_neighbours_do_not(
+    call: Call, configs: Path, tmp_path: Path
+) -> None:
+    (configs / "asks.toml").write_text(ASKS)
+    assert call("units", configs / "asks.toml", "--root", tmp_path, "--install").return_value == ExitCode.DONE
+    for n in range(1, 9):
+        for stage in ("ask", "call"):
+            lines = drop_in(tmp_path, f"asks.{stage}.{n}")
+            assert {"PrivateNetwork=no", "IPAddressDeny=", "# Open: its plugin needs the network."} <= set(lines)
+            assert "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK" in lines
+            assert "After=network-online.target" in lines
+    for instance in ("asks.read.1", "asks.store.1"):
+        assert not any("Network" in line or "IPAddress" in line for line in drop_in(tmp_path, instance))
+
+
+@pytest.mark.parametrize(
+    ("collector", "setting"), [("127.0.0.1:4318", "IPAddressAllow=localhost"), ("otel.example.org", "IPAddressDeny=")]
+)
+def test_a_stage_that_sends_traces_reaches_its_collector(
+    call: Call, good: Path, tmp_path: Path, collector: str, setting: str
+) -> None:
+    good.write_text(good.read_text() + f'[telemetry]\ntraces = "http://{collector}/v1/traces"\n')
+    call("units", good, "--root", tmp_path, "--install")
+    assert {"# Open: it sends traces.", "PrivateNetwork=no", setting} <= set(drop_in(tmp_path, "good.read.1"))
+
+
+def test_check_says_who_needs_the_network_and_whose_unit_is_cut_off(
+    call: Call, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configs / "asks.toml"
+    config.write_text(ASKS.replace("no_such_module:f", "json:dumps"))
+    monkeypatch.setattr(install, "FOLDER", Path(f"{tmp_path}/units"))
+    assert "needs the network: ask, call (zpipe units opens their units)\n" in call("check", config).stdout
+    assert "cut off" not in call("check", config).stderr, "there are no units"
+
+    call("units", config, "--install")
+    assert "cut off" not in call("check", config).stderr
+    old = tmp_path / "units" / "zpipe@asks.ask.1.service.d" / "50-pipeline.conf"
+    old.write_text(old.read_text().replace("PrivateNetwork=no\n", ""))
+    problem = "plugin 'http' needs the network, from which zpipe@asks.ask.1.service is cut off"
+    assert f"{config}:8: stages.ask.plugin: {problem}: zpipe units {config} --install" in call("check", config).stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "drop_in", "said"),
+    [
+        (
+            "out.db",
+            "[Service]\nPrivateTmp=no\n",
+            "/out.db is not to be written by its unit (ProtectSystem=strict): put it in /var/lib/zpipe/data",
+        ),
+        ("../../var/lib/x/out.db", "[Service]\nPrivateTmp=no\n", "is not to be written by its unit"),
+        ("/srv/x/out.db", "", "/srv/x/out.db is not to be written by its unit"),
+        ("/srv/x/out.db", "[Service]\nReadWritePaths=/mnt -/srv/x\n", ""),
+        ("/srv/x/out.db", "[Service]\nProtectSystem=full\n", ""),
+        ("/srv/x/out.db", "[Service]\nBindPaths=/mnt/disk:/srv/x\n", ""),
+        ("/tmp/out.db", "", "/tmp/out.db is in a folder for temporary files that is the unit's own"),
+        ("/var/lib/zpipe/data/x/out.db", "", ""),
+        ("/var/lib/zpipe/asks.store.1/out.db", "", ""),
+    ],
+)
+def test_a_path_that_the_unit_may_not_write(
+    call: Call, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, drop_in: str, said: str
+) -> None:
+    monkeypatch.setattr(install, "FOLDER", Path(f"{tmp_path}/units"))
+    monkeypatch.setattr(install, "USER", "nobody-of-that-name")
+    more = tmp_path / "units" / "zpipe@.service.d" / "90-mine.conf"
+    more.parent.mkdir(parents=True)
+    more.write_text(drop_in)
+    text = ASKS.replace("no_such_module:f", "json:dumps").replace("out.db", path)
+    elsewhere, config = tmp_path / "asks.toml", configs / "asks.toml"
+    for file in (elsewhere, config):
+        file.write_text(text)
+    assert "may" not in call("check", elsewhere).stderr and "written" not in call("check", elsewhere).stderr
+    for result in (call("check", config), call("units", elsewhere), call("units", config)):
+        warnings = [line for line in result.stderr.splitlines() if ":17: stages.store.options: " in line]
+        assert len(warnings) == bool(said), result.stderr
+        assert all(said in line for line in warnings)
+
+
+def test_a_path_that_belongs_to_another_user(call: Call, configs: Path, tmp_path: Path) -> None:
+    text = ASKS.replace("no_such_module:f", "json:dumps").replace("out.db", "/srv/of-root/out.db")
+    config = configs / "asks.toml"
+    config.write_text(text)
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o700)
+    config.write_text(text.replace("/srv/of-root", str(folder)))
+    unit = tmp_path / "units" / "zpipe@.service.d" / "90-mine.conf"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(f"[Service]\nReadWritePaths={folder}\nPrivateTmp=no\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(install, "FOLDER", Path(f"{tmp_path}/units"))
+        patch.setattr(install, "USER", "nobody")
+        said = f"{folder} is not to be written by user nobody, whom the unit runs as"
+        assert said in call("check", config).stderr
+        folder.chmod(0o777)
+        assert "not to be written" not in call("check", config).stderr
+
+
+def test_a_value_of_a_variable_is_in_no_warning(call: Call, configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUT", "/srv/sesame/out.db")
+    config = configs / "asks.toml"
+    config.write_text(ASKS.replace("no_such_module:f", "json:dumps").replace("out.db", "${OUT}"))
+    for result in (call("check", config), call("units", config)):
+        assert "${OUT} is not to be written by its unit" in result.stderr
+        assert "sesame" not in result.output

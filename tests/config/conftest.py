@@ -56,10 +56,19 @@ def zpipe_process_batch(messages, context):
 """
 TYPED = """
 from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
 from zpipe import hookimpl
+
+class Colour(Enum):
+    RED = "red"
+    DARK_BLUE = "dark-blue"
+
+class Level(IntEnum):
+    low = 1
+    high = 2
 
 @dataclass
 class Server:
@@ -76,6 +85,8 @@ class Options:
     tags: list[str] = field(default_factory=list)
     sizes: tuple[int, ...] = ()
     pair: tuple[str, int] = ("", 0)
+    colour: Colour = Colour.RED
+    level: Level | None = None
     weights: dict[str, float] = field(default_factory=dict)
     either: int | list[str] = 0
     mode: Literal["fast", "safe", 3] = "safe"

@@ -142,21 +142,22 @@ plugin = "./step.py"
 MANY_PROBLEMS = """\
 2: pipeline.name: must be 1 to 40 letters, digits, '-' or '_', not "my index"
 3: pipeline.peer_timout: is not a key here; allowed: name, peer_timeout (did you mean 'peer_timeout'?)
-6: telemetry.interval: must be a time such as "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not 0
+6: telemetry.interval: must be a time such as 5 (seconds), "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not 0
 9: security.insecure: must be true or false, not "yes"
 10: security.curve: is not available in this version; allowed: insecure
 14: stages.read.instances: must be 1 in a head stage, not 2: each instance would read the whole source
 17: stages.parse.input: there is no stage 'raed'; stages are read, parse, store, a.b (did you mean 'read'?)
 19: stages.parse.workers.kind: must be "thread" or "process", not "fork"
 19: stages.parse.workers.count: must be a whole number from 1 to 1000, not 0
-19: stages.parse.workers.timeout: must be a time such as "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not 0
+19: stages.parse.workers.timeout: must be a time such as 5 (seconds), "500ms", "1s", "2m", "1h" or "30d", above 0, \
+at most "8760h", not 0
 19: stages.parse.workers.kin: is not a key here; allowed: count, kind, memory, recycle_messages, timeout (did you mean 'kind'?)
 20: stages.parse.queue.bytes: must be a size such as 1000, "4KiB", "64MiB" or "2GB", at least 1 byte, not "64Mib"
 20: stages.parse.queue.message: is not a key here; allowed: bytes, messages (did you mean 'messages'?)
 21: stages.parse.retry.attempts: must be a whole number from 1 to 1000000000, not 0
 22: stages.parse.limit.kind: must be "aimd" or "fixed", not "amd"
 23: stages.parse.options.name: is required: a string
-24: stages.parse.options.nmae: is not an option here; allowed: name, count, rate, loud, path, tags, sizes, pair, \
+24: stages.parse.options.nmae: is not an option here; allowed: name, count, rate, loud, path, tags, sizes, pair, colour, level, \
 weights, either, mode, server, extra (did you mean 'name'?)
 25: stages.parse.options.count: must be a whole number, not "3"
 26: stages.parse.options.mode: must be "fast" or "safe" or 3, not "fats" (did you mean 'fast'?)
@@ -164,7 +165,8 @@ weights, either, mode, server, extra (did you mean 'name'?)
 32: stages.store.input[1]: names parse twice
 33: stages.store.input[2]: stage 'read' has no outlet 'error'; its outlets are errors, rest (did you mean 'errors'?)
 35: stages.store.plugin: plugin './batchs.py': no file FOLDER/batchs.py (did you mean 'batches.py'?)
-36: stages.store.batch.timeout: must be a time such as "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not \
+36: stages.store.batch.timeout: must be a time such as 5 (seconds), "500ms", "1s", "2m", "1h" or "30d", above 0, \
+at most "8760h", not \
 "1 day"
 36: stages.store.batch.messages: 5000 can never fill: queue.messages holds 4096
 37: stages.store.listen: must be "tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1), not \
@@ -251,10 +253,10 @@ def test_a_file_without_the_right_to_read_it(write: Write) -> None:
         load(path)
 
 
-def test_an_expanded_value_is_shown_with_what_it_came_from(problems: Problems) -> None:
-    env = {"ZPIPE_RUNTIME_DIR": "/r", "COUNT": "many"}
-    [problem] = problems(stages(step("b", 'instances = "${COUNT}"')), env)
-    assert problem.endswith('not "many" (from ${COUNT})')
+def test_a_default_is_shown_with_what_it_came_from(problems: Problems) -> None:
+    env = {"ZPIPE_RUNTIME_DIR": "/r"}
+    [problem] = problems(stages(step("b", 'instances = "${COUNT:-many}"')), env)
+    assert problem.endswith('not "many" (from ${COUNT:-many})')
 
 
 def test_the_environment_is_read_when_load_is_called(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

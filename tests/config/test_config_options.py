@@ -45,6 +45,11 @@ extra = { any = [1, "two", { three = 3 }] }
     assert type(made.rate) is float
 
 
+def test_an_enum_is_written_by_its_text_or_by_its_name(read: Read) -> None:
+    made = options(read, 'name = "n"\ncolour = "dark-blue"\nlevel = "${L}"', L="high")
+    assert (made.colour.name, made.level) == ("DARK_BLUE", 2)
+
+
 def test_what_is_left_out_is_the_default(read: Read) -> None:
     made = options(read, 'name = "n"')
     assert (made.rate, made.tags, made.mode, made.server, made.either) == (None, [], "safe", None, 0)
@@ -63,6 +68,11 @@ def test_an_expanded_string_becomes_what_is_expected(read: Read) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
+        (
+            'name = "n"\ncolour = "dark-blu"',
+            '.colour: must be "red" or "dark-blue", not "dark-blu" (did you mean \'dark-blue\'?)',
+        ),
+        ('name = "n"\nlevel = 3', '.level: must be "low" or "high", not 3'),
         ("name = 5", ".name: must be a string, not 5"),
         ('name = "n"\ncount = 1.5', ".count: must be a whole number, not 1.5"),
         ('name = "n"\ncount = true', ".count: must be a whole number, not true"),

@@ -24,6 +24,8 @@ def expanded(text: str) -> Expanded:
         ("2m", 120.0),
         ("1h", 3600.0),
         ("1 s", 1.0),
+        ("5", 5.0),
+        ("0.25", 0.25),
         (3, 3.0),
         (0.25, 0.25),
         ("8760h", 31536000.0),
@@ -38,7 +40,6 @@ def test_durations(given: Any, seconds: float) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        "5",
         "",
         "s",
         "1 day",
@@ -58,7 +59,7 @@ def test_durations(given: Any, seconds: float) -> None:
     ],
 )
 def test_what_is_no_duration(given: Any) -> None:
-    with pytest.raises(ValueError, match='must be a time such as "500ms"'):
+    with pytest.raises(ValueError, match='must be a time such as 5 \\(seconds\\), "500ms"'):
         values.duration()(given)
 
 

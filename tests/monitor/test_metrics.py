@@ -303,7 +303,7 @@ def test_without_a_config_it_says_so(options: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "zpipe", "monitor", *options]
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert result.returncode == ExitCode.USAGE
-    assert "Missing argument 'CONFIG'" in result.stderr
+    assert "Missing argument 'CONFIG|PIPELINE'" in result.stderr
 
 
 def test_openmetrics_is_served_to_who_wants_it_with_units(config: Path) -> None:

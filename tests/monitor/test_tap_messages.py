@@ -71,7 +71,14 @@ def test_conditions(text: str, holds: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("n", "allowed are FIELD=VALUE"), ("=5", "no condition"), ("n~(", "no regular expression"), ("@x=1", "no @x")],
+    [
+        ("n", "allowed are FIELD=VALUE"),
+        ("=5", "no condition"),
+        ("n~(", "no regular expression"),
+        ("@x=1", "no @x"),
+        ("id>", "nothing stands after >, so no message would ever meet it; write id>VALUE"),
+        ("id <= ", "nothing stands after <="),
+    ],
 )
 def test_what_is_no_condition_says_why(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -18,14 +18,28 @@ IPC, TCP = 1.0, 1.5
 """What design N9 allows."""
 
 
+ASKS = """
+[pipeline]
+name = "asks"
+[stages.read]
+plugin = "generate"
+[stages.ask]
+input = "read"
+plugin = "http"
+options = { url = "https://example.org/{id}" }
+"""
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the units of an ipc-only pipeline and of one with tcp."""
     root = tmp_path_factory.mktemp("root")
     env = {"ZPIPE_RUNTIME_DIR": "/run/zpipe"}
     folder = root / install.FOLDER
-    for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml", GOLDEN / "metered.toml"):
-        pipeline = load(config, env=env, only="")
+    asks = root / "asks.toml"
+    asks.write_text(ASKS)
+    for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml", GOLDEN / "metered.toml", asks):
+        pipeline = load(config, env={**env, "STDLIB": "/usr/lib/python3"}, ask_plugins=False)
         wanted = text.files(pipeline, install.templates(), text.PROGRAM)
         install.apply(folder, install.changes(folder, pipeline.name, wanted))
     return root
@@ -40,7 +54,15 @@ def analyze(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("unit", "most"),
-    [("steady.read.1", IPC), ("steady.square.8", IPC), ("tcp.read.1", TCP), ("tcp.join.1", TCP), ("tcp.far.3", TCP)],
+    [
+        ("steady.read.1", IPC),
+        ("steady.square.8", IPC),
+        ("tcp.read.1", TCP),
+        ("tcp.join.1", TCP),
+        ("tcp.far.3", TCP),
+        ("asks.ask.1", TCP),
+        ("asks.read.1", IPC),
+    ],
 )
 def test_exposure(root: Path, unit: str, most: float) -> None:
     threshold = f"--threshold={round(most * 10)}"  # in tenths

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from zpipe.config import load
+from zpipe.cli.target import find_target
 
 
 def ask(config: Path, target: str, what: str, said: str) -> None:
     """Asks STAGE or STAGE.N for `what`, and prints a line for each instance that did it. Raises NoPeerError, OperatorError."""
     from zpipe.daemon.drain import ask_all, parse_target
 
-    pipeline = load(config, only="")
-    stage, instance = parse_target(pipeline, target)
-    for name in ask_all(pipeline, os.environ, stage, instance, what):
+    found = find_target(config)
+    stage, instance = parse_target(found.config, target)
+    for name in ask_all(found.config, found.env, stage, instance, what):
         click.echo(f"{name} {said}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, load, worst_case
+from zpipe.config import MemoryStatement, advise, load, report_of, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
-from zpipe.units import names
+from zpipe.units import names, sandbox
 
 
 @click.command()
@@ -20,45 +22,72 @@ from zpipe.units import names
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout, mistakes included.")
 def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitCode:
-    """Check configs: every mistake at once, and the memory they may take at the worst.
+    """Check configs: every mistake at once, what is hardly meant, and the memory they may take at the worst.
 
-    The plugins named in them are imported, and their options checked. Nothing is started.
+    The plugins named in them are imported, and so are the functions of `python` stages; their options are checked. Nothing is
+    started. Warnings do not change the exit code. Of a config in /etc/zpipe it also says what its units may not do.
     """
     if unit is not None:
         if configs or as_json:
             raise click.UsageError("--unit names the config, and prints nothing but mistakes: leave the others out")
         found = names.parse(unit)
-        names.find(found, load(found.config, only=found.stage))
+        pipeline = load(found.config, only=found.stage)
+        names.find(found, pipeline)
+        sandbox.check_network(pipeline.stages[found.stage])
         return ExitCode.DONE
     if not configs:
         raise click.UsageError("give a CONFIG, or --unit PIPELINE.STAGE.N")
     results = [_check(path) for path in configs]
     if as_json:
-        files = [
-            {
-                "file": str(path),
-                "ok": not mistakes,
-                "mistakes": [_mistake(one) for one in mistakes],
-                "memory": _memory(memory) if memory is not None else None,
-            }
-            for path, mistakes, memory in results
-        ]
-        click.echo(json.dumps({"files": files}))
+        click.echo(json.dumps({"files": [_as_json(one) for one in results]}))
     else:
-        for path, mistakes, memory in results:
-            for one in mistakes:
-                click.echo(str(one), err=True)
-            if memory is not None:
-                click.echo(f"{path}: OK")
-                click.echo(_table(memory))
-    return ExitCode.USAGE if any(mistakes for _, mistakes, _ in results) else ExitCode.DONE
+        for one in results:
+            for mistake in one.mistakes:
+                click.echo(str(mistake), err=True)
+            for warning in one.warnings:
+                click.echo(f"warning: {warning}", err=True)
+            if one.memory is not None:
+                click.echo(f"{one.path}: OK")
+                click.echo(_table(one.memory))
+                if one.network:
+                    click.echo(f"needs the network: {', '.join(one.network)} (zpipe units opens their units)")
+    return ExitCode.USAGE if any(one.mistakes for one in results) else ExitCode.DONE
 
 
-def _check(path: Path) -> tuple[Path, tuple[Mistake, ...], MemoryStatement | None]:
+@dataclass(frozen=True)
+class _Result:
+    """`memory` is None, and all but the mistakes empty, where there are mistakes. `network`: stages that need it."""
+
+    path: Path
+    mistakes: tuple[Mistake, ...]
+    warnings: tuple[Mistake, ...] = ()
+    network: tuple[str, ...] = ()
+    memory: MemoryStatement | None = None
+
+
+def _check(path: Path) -> _Result:
     try:
-        return path, (), worst_case(load(path))
+        config = load(path)
     except ConfigError as error:
-        return path, error.mistakes, None
+        return _Result(path, error.mistakes)
+    report = report_of(config, str(path), os.environ)
+    advise(config, report)
+    if config.path == names.config_path(config.name):  # where its units read it
+        sandbox.warn_of_paths(config, report, Path("/"))
+        sandbox.warn_of_network(config, report, Path("/"))
+    network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
+    return _Result(path, (), tuple(report.mistakes), network, worst_case(config))
+
+
+def _as_json(result: _Result) -> dict[str, Any]:
+    return {
+        "file": str(result.path),
+        "ok": not result.mistakes,
+        "mistakes": [_mistake(one) for one in result.mistakes],
+        "warnings": [_mistake(one) for one in result.warnings],
+        "network": list(result.network),
+        "memory": _memory(result.memory) if result.memory is not None else None,
+    }
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:

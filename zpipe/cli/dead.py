@@ -1,26 +1,25 @@
-"""zpipe dead list|show|edit|replay|drop CONFIG …"""
+"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE …"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zpipe.cli.letter_options import Rate, Wanted, selected, wanted_options
-from zpipe.config import load
+from zpipe.cli.target import find_target, target_argument
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
     from zpipe.daemon.graveyard import Graveyard, Numbers
 
-C = TypeVar("C", bound=Callable[..., Any])
 LIST_LETTERS = 100
+PIPE_WIDTH = 100_000
+"""Above any row: rich takes a pipe for a terminal of 80 columns."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,10 +30,6 @@ def command() -> None:
     """
 
 
-def _config(function: C) -> C:
-    return click.argument("config", type=click.Path(path_type=Path))(function)
-
-
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it would be, and do nothing.")
 
@@ -42,11 +37,12 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it wo
 def _graveyard(config: Path) -> Graveyard:
     from zpipe.daemon.graveyard import Graveyard
 
-    return Graveyard(load(config, only=""), os.environ)
+    found = find_target(config)
+    return Graveyard(found.config, found.env)
 
 
 @command.command("list")
-@_config
+@target_argument
 @wanted_options
 @click.option(
     "--limit", type=click.IntRange(min=1), help=f"At most so many.  [default: {LIST_LETTERS}; with --json, all]"
@@ -68,14 +64,15 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
     else:
         from rich.console import Console
 
-        Console().print(letters.table(found, time.time()))
+        # Whoever reads a pipe needs whole ids to go on with. A terminal has a width, a pipe has none.
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(letters.table(found, time.time()))
         if count(chosen) > len(found):
             click.echo(f"zpipe: {count(chosen) - len(found)} more: --limit", err=True)
     return ExitCode.DONE
 
 
 @command.command()
-@_config
+@target_argument
 @click.argument("names", nargs=-1, required=True, metavar="LETTER...")
 @_json
 def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
@@ -94,7 +91,7 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 
 
 @command.command()
-@_config
+@target_argument
 @click.argument("name", metavar="LETTER")
 @click.option("--set", "fields", multiple=True, metavar="FIELD=JSON", help="Give a field of the payload this value.")
 @click.option(
@@ -146,7 +143,7 @@ def _edited(text: str) -> Any:
 
 
 @command.command()
-@_config
+@target_argument
 @wanted_options
 @selected
 @click.option("--rate", type=Rate(), default="100/s", show_default=True, help="How fast: N/s, N/m or N/h.")
@@ -168,7 +165,7 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
     chosen = _replayable(graveyard, wanted)
     if dry_run:
         return _listed(chosen, as_json, "would be replayed")
-    return replay_letters(config, graveyard, chosen, rate, wait=not no_wait, as_json=as_json)
+    return replay_letters(graveyard, chosen, rate, wait=not no_wait, as_json=as_json)
 
 
 def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
@@ -187,7 +184,7 @@ def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
 
 
 @command.command()
-@_config
+@target_argument
 @wanted_options
 @selected
 @_dry_run

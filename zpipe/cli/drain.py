@@ -1,24 +1,23 @@
-"""zpipe drain CONFIG [STAGE.N]"""
+"""zpipe drain CONFIG|PIPELINE [STAGE.N]"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import click
 
-from zpipe.cli.seconds import Seconds
-from zpipe.config import load
+from zpipe.cli.target import find_target, target_argument
+from zpipe.cli.times import Time
 from zpipe.errors import ExitCode
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@target_argument
 @click.argument("instance", required=False, metavar="[STAGE.N]")
-@click.option("--timeout", type=Seconds(), metavar="SECONDS", default=600.0, show_default=True)
+@click.option("--timeout", type=Time(), metavar="TIME", default="10m", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
 def command(config: Path, instance: str | None, timeout: float, as_json: bool) -> ExitCode:
     """Shut a running pipeline down in order, and prove it.
@@ -32,11 +31,12 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     from zpipe.monitor.draining import DrainProgress
     from zpipe.monitor.ledger import Ledger
 
-    pipeline = load(config, only="")
+    found = find_target(config)
+    pipeline = found.config
     target = parse_target(pipeline, instance) if instance is not None else None
     if target is not None and target[1] is None:
         raise click.UsageError(f"which instance of {target[0]} is to leave? Name one, such as {target[0]}.1")
-    drain = Drain(pipeline, os.environ)
+    drain = Drain(pipeline, found.env)
     began = time.monotonic()
     progress = DrainProgress(pipeline, drain.last, sys.stderr)
     try:

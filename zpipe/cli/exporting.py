@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import click
 
-from zpipe.config import PipelineConfig, values
+from zpipe.config import values
 from zpipe.config.model import PROMETHEUS
 from zpipe.errors import ExitCode
 
+if TYPE_CHECKING:
+    from zpipe.daemon.running import Target
 
-def export(pipeline: PipelineConfig, given: str) -> ExitCode:
+
+def export(found: Target, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
     from zpipe.daemon.sdnotify import Notifier
     from zpipe.daemon.watch import Watch
@@ -20,11 +24,12 @@ def export(pipeline: PipelineConfig, given: str) -> ExitCode:
     from zpipe.monitor.app import now_s
     from zpipe.monitor.model import Model
 
+    pipeline = found.config
     try:
         host, port = values.host_port(given or pipeline.prometheus or PROMETHEUS)
     except ValueError as problem:
         raise click.BadParameter(str(problem), param_hint="--prometheus") from None
-    watch, notifier = Watch(pipeline, os.environ), Notifier(os.environ)
+    watch, notifier = Watch(pipeline, found.env), Notifier(os.environ)
 
     def ready(url: str) -> None:
         text = f"metrics of pipeline {pipeline.name!r} at {url}"

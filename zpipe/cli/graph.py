@@ -1,4 +1,4 @@
-"""zpipe graph CONFIG"""
+"""zpipe graph CONFIG|PIPELINE"""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 
 import click
 
+from zpipe.cli.target import find_target, target_argument
 from zpipe.config import PipelineConfig, dot, load, mermaid
 from zpipe.errors import ExitCode
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@target_argument
 @click.option("--format", "language", type=click.Choice(["mermaid", "dot"]), default="mermaid", show_default=True)
+@click.option("--file", "from_file", is_flag=True, help="What the file says, whatever runs.")
 @click.option("--json", "as_json", is_flag=True, help="Nodes and links as one JSON value.")
-def command(config: Path, language: str, as_json: bool) -> ExitCode:
-    """Print a pipeline as a graph."""
-    pipeline = load(config, only="")  # the picture needs none of the plugins
+def command(config: Path, language: str, from_file: bool, as_json: bool) -> ExitCode:
+    """Print a pipeline as a graph: as it runs, or as its config says where it does not run."""
+    # The picture needs none of the plugins.
+    pipeline = load(config, only="") if from_file else find_target(config).config
     if as_json:
         click.echo(json.dumps(_graph(pipeline)))
     else:

@@ -9,26 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zpipe.config import values
+from zpipe.cli.times import Time
 
 if TYPE_CHECKING:
     from zpipe.daemon.graveyard import Selection
 
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class Age(click.ParamType[float]):
-    """A time as in a config."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, float):
-            return value
-        try:
-            return values.duration()(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 class Rate(click.ParamType[float]):
@@ -79,8 +65,8 @@ def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--stage", default="", metavar="STAGE[.N]", help="Of that stage, or instance.")
     @click.option("--reason", default="", metavar="TEXT", help="With that in the reason.")
-    @click.option("--older", type=Age(), metavar="TIME", help='That died before so long, such as "1h".')
-    @click.option("--newer", type=Age(), metavar="TIME", help="That died since.")
+    @click.option("--older", type=Time(), metavar="TIME", help='That died before so long, such as "1h".')
+    @click.option("--newer", type=Time(), metavar="TIME", help="That died since.")
     @functools.wraps(function)
     def call(
         *, stage: str, reason: str, older: float | None, newer: float | None, names: tuple[str, ...] = (), **others: Any

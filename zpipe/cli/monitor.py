@@ -1,9 +1,8 @@
-"""zpipe monitor CONFIG"""
+"""zpipe monitor CONFIG|PIPELINE"""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ import click
 
 from zpipe.cli import monitoring
 from zpipe.cli.exporting import export
-from zpipe.cli.seconds import Seconds
-from zpipe.config import load
+from zpipe.cli.target import METAVAR, find_target
+from zpipe.cli.times import Time
 from zpipe.errors import ExitCode, NoPeerError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
+    from zpipe.daemon.running import Target
     from zpipe.daemon.watch import Watch
     from zpipe.monitor.app import Heard
 
@@ -29,13 +29,13 @@ REDRAW_S = 0.25
 
 
 @click.command()
-@click.argument("config", required=False, metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("config", required=False, metavar=METAVAR, type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Show it once, as soon as every instance was heard of.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(
     "--timeout",
-    type=Seconds(),
-    metavar="SECONDS",
+    type=Time(),
+    metavar="TIME",
     help="How long to wait for instances to be heard of.  [default: two intervals and a second; on the screen, for ever]",
 )
 @click.option(
@@ -49,7 +49,10 @@ REDRAW_S = 0.25
     help="With --check: wrong if more messages wait on any link; or on one. May be given more than once.",
 )
 @click.option(
-    "--max-age", type=monitoring.Duration(), help="With --check: wrong if a message waits longer, such as 30s."
+    "--max-age",
+    type=Time(zero=True),
+    metavar="TIME",
+    help="With --check: wrong if a message waits longer, such as 30s.",
 )
 @click.option(
     "--max-dead", type=click.IntRange(min=0), help="With --check: wrong if a stage has more dead letters stored."
@@ -69,13 +72,14 @@ def command(
     """
     monitoring.refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
     path, address = monitoring.config_and_address(config, options["prometheus"])
-    pipeline = load(path, only="")  # whoever looks on needs none of the plugins
+    found = find_target(path)
+    pipeline = found.config
     if address is not None:
-        return export(pipeline, address)
+        return export(found, address)
     try:
         if options["replay"] is not None:
             return _replay(pipeline, options["replay"], options["at"], once, as_json)
-        with _recorder(pipeline, options["record"]) as heard, _watch(pipeline) as watch:
+        with _recorder(pipeline, options["record"]) as heard, _watch(found) as watch:
             if _is_screen() and not (once or as_json or check):
                 return _live(pipeline, watch, heard, timeout)
             thresholds = monitoring.thresholds(pipeline, options) if check else None
@@ -85,10 +89,10 @@ def command(
 
 
 @contextmanager
-def _watch(pipeline: PipelineConfig) -> Iterator[Watch]:
+def _watch(found: Target) -> Iterator[Watch]:
     from zpipe.daemon.watch import Watch
 
-    watch = Watch(pipeline, os.environ, eager=True)
+    watch = Watch(found.config, found.env, eager=True)
     try:
         yield watch
     finally:

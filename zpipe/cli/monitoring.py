@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zpipe.cli.times import Time
 from zpipe.errors import NoPeerError, TargetError
 
 if TYPE_CHECKING:
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
 
 ORDER_S = 1.0
 """An answer is waited for no longer: the screen stands still meanwhile."""
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """30s, 5m, 250ms: as in a config. Seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from zpipe.config.values import duration
-
-        try:
-            return duration(zero=True)(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 class Depth(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -77,7 +64,7 @@ def config_and_address(config: Path | None, prometheus: str | None) -> tuple[Pat
         values.host_port(prometheus or "")
         prometheus = None
     if not prometheus:
-        raise click.UsageError("Missing argument 'CONFIG'.")
+        raise click.UsageError("Missing argument 'CONFIG|PIPELINE'.")
     return Path(prometheus), ""
 
 
@@ -104,7 +91,7 @@ def moment(text: str | None, recording: Recording) -> float:
         return recording.ended
     try:
         if text.startswith("+"):
-            at = recording.began + Duration().convert(text[1:], None, None)
+            at = recording.began + Time(zero=True).convert(text[1:], None, None)
         else:
             at = float(text) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text).timestamp()
     except (ValueError, click.BadParameter):

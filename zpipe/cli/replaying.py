@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
 LINE_S = 5.0
 
 
-def replay_letters(
-    config: Path, graveyard: Graveyard, chosen: Numbers, rate: float, wait: bool, as_json: bool
-) -> ExitCode:
+def replay_letters(graveyard: Graveyard, chosen: Numbers, rate: float, wait: bool, as_json: bool) -> ExitCode:
     """Marks them, then sees to it that they are replayed. Blocks."""
     from zpipe.daemon.replaying import Replaying, outcome, running
 
@@ -32,8 +28,8 @@ def replay_letters(
     if not chosen:
         return _said(outcome(graveyard, chosen), None, as_json)
     if not running(graveyard):
-        return _run(config, graveyard, chosen, as_json)
-    replaying = Replaying(graveyard.config, os.environ, graveyard, chosen)
+        return _run(graveyard, chosen, as_json)
+    replaying = Replaying(graveyard.config, graveyard.env, graveyard, chosen)
     try:
         found = replaying.wait(_progress()) if wait else replaying.ask()
     except KeyboardInterrupt:
@@ -60,21 +56,21 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
     return turn
 
 
-def _run(config: Path, graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
+def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
     from zpipe.daemon.replaying import outcome
     from zpipe.daemon.supervisor import Supervisor
     from zpipe.monitor.ledger import Ledger
     from zpipe.monitor.progress import LiveProgress, PlainProgress
 
-    pipeline = load(config)
+    pipeline = load(graveyard.config.path)
     marked = graveyard.any_marked()
     configured = {(s.name, n) for s in pipeline.stages.values() for n in range(1, s.instances + 1)}
     ledger = Ledger(pipeline, expected=configured | marked)
     display = LiveProgress(pipeline) if sys.stderr.isatty() else PlainProgress(pipeline)
     began = time.monotonic()
     try:
-        code = Supervisor(pipeline, os.environ, display, ledger, False, "warning", replay=marked).run()
+        code = Supervisor(pipeline, graveyard.env, display, ledger, False, "warning", replay=marked).run()
     finally:
         display.close()
     result = ledger.as_json(time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""zpipe resume CONFIG STAGE"""
+"""zpipe resume CONFIG|PIPELINE STAGE"""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from zpipe.cli.asking import ask
+from zpipe.cli.target import target_argument
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@target_argument
 @click.argument("stage", metavar="STAGE[.N]")
 def command(config: Path, stage: str) -> None:
     """Have a paused stage go on."""

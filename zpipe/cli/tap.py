@@ -1,8 +1,7 @@
-"""zpipe tap CONFIG STAGE|LINK"""
+"""zpipe tap CONFIG|PIPELINE STAGE|LINK"""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import BinaryIO
 
 import click
 
-from zpipe.cli.seconds import Seconds
-from zpipe.config import load
+from zpipe.cli.target import find_target, target_argument
+from zpipe.cli.times import Time
 from zpipe.errors import ExitCode, OperatorError
 
 MOST_SECTIONS = 10_000
@@ -22,7 +21,7 @@ MOST_SECTIONS = 10_000
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@target_argument
 @click.argument("target", metavar="STAGE[.N]|LINK")
 @click.option("--where", multiple=True, metavar="CONDITION", help="Only messages that meet it; may be given again.")
 @click.option("--redact", multiple=True, metavar="FIELD,…", help="Do not show these fields, wherever they stand.")
@@ -31,8 +30,8 @@ MOST_SECTIONS = 10_000
               help="Show at most so many messages a second.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Also write them to a new fixture file.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each message.")
-@click.option("--timeout", type=Seconds(), default=3.0, show_default=True,
-              metavar="SECONDS", help="How long to wait for an instance to answer.")  # fmt: skip
+@click.option("--timeout", type=Time(), default="3s", show_default=True,
+              metavar="TIME", help="How long to wait for an instance to answer.")  # fmt: skip
 def command(
     config: Path,
     target: str,
@@ -62,19 +61,19 @@ def command(
     from zpipe.monitor.passing import Passings
     from zpipe.monitor.redaction import Redaction, read_names
 
-    pipeline = load(config, only="")
-    whom, link = parse_target(pipeline, target)
     try:
         conditions = [read_condition(text) for text in where]
         redaction = Redaction(read_names(redact))
     except ValueError as problem:
         raise click.UsageError(str(problem)) from None
+    found = find_target(config)
+    whom, link = parse_target(found.config, target)
     passings = Passings(link, conditions, redaction, rate, time.monotonic())
     show = following.printer(as_json, sys.stdout.isatty())
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
         # Who looks for something wants to see all that there is; else no more sections are worth asking for than messages.
-        tap = Tap(pipeline, os.environ, whom, MOST_SECTIONS if conditions else int(rate) + 1)
+        tap = Tap(found.config, found.env, whom, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
             for one in islice(following.follow(tap, passings, timeout), count):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
-from zpipe.config import load
+from zpipe.config import load, report_of
 from zpipe.errors import ExitCode, OperatorError
 
 
@@ -29,9 +30,11 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
     Shows what would change in ROOT/etc/systemd/system; nothing is written without --install. Units read
     /etc/zpipe/PIPELINE.toml.
     """
-    from zpipe.units import install, text
+    from zpipe.units import install, sandbox, text
 
-    pipeline = load(config, only="")  # the order of the stages is all that matters, and plugins are not root's business
+    pipeline = load(
+        config, ask_plugins=False
+    )  # plugins say whether they need the network; what they call is not root's business
     called = install.program()
     try:
         wanted = text.files(pipeline, install.templates(), called)
@@ -42,7 +45,9 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
     if installing:
         install.apply(folder, todo)
         reloaded = root.absolute() == Path("/") and bool(todo) and install.reload_manager()
-    warnings = install.warnings(pipeline, called, root.absolute(), todo)
+    report = report_of(pipeline, str(config), os.environ)
+    sandbox.warn_of_paths(pipeline, report, root.absolute())
+    warnings = install.warnings(pipeline, called, root.absolute(), todo) + list(map(str, report.mistakes))
     for warning in warnings:
         click.echo(f"zpipe: {warning}", err=True)
     target = text.target_name(pipeline.name)

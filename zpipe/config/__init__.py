@@ -5,8 +5,9 @@ May live here: the package's public names.
 
 from zpipe.config.addresses import Address
 from zpipe.config.addresses import parse as parse_address
+from zpipe.config.advice import advise
 from zpipe.config.graph import dot, mermaid
-from zpipe.config.loading import load
+from zpipe.config.loading import load, report_of
 from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
 from zpipe.config.model import Input, PipelineConfig, StageConfig, Workers
 
@@ -18,9 +19,11 @@ __all__ = [
     "PipelineConfig",
     "StageConfig",
     "Workers",
+    "advise",
     "dot",
     "load",
     "mermaid",
     "parse_address",
+    "report_of",
     "worst_case",
 ]

@@ -7,7 +7,7 @@ one is expected, while a plain "5" stays a mistake.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from zpipe.config.lines import KeyPath
@@ -17,14 +17,19 @@ _CONTENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
 class Expanded(str):
-    """The result of a substitution, which remembers what it was made from."""
+    """The result of a substitution, which remembers what it was made from.
 
-    __slots__ = ("template",)
+    secrets  what came from the environment, which is not to be shown, by what to show in its place
+    """
+
+    __slots__ = ("secrets", "template")
     template: str
+    secrets: Mapping[str, str]
 
-    def __new__(cls, value: str, template: str) -> Expanded:
+    def __new__(cls, value: str, template: str, secrets: Mapping[str, str] | None = None) -> Expanded:
         made = super().__new__(cls, value)
         made.template = template
+        made.secrets = {value: template} if secrets is None else secrets
         return made
 
 
@@ -63,11 +68,25 @@ def plain(value: Any) -> Any:
             return value
 
 
+def secrets(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str, str]]:
+    """(where, what came from the environment, what to show in its place) in an expanded `value`."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from secrets(inner, (*path, key))
+        case list():
+            for index, inner in enumerate(value):
+                yield from secrets(inner, (*path, index))
+        case Expanded():
+            yield from ((path, secret, shown) for secret, shown in value.secrets.items())
+
+
 def _expand_string(
     text: str, env: Mapping[str, str], mistake: Callable[[KeyPath, str, Any], None], path: KeyPath
 ) -> Any:
     problems = []
     substituted = False
+    secrets: dict[str, str] = {}
 
     def replacement(found: re.Match[str]) -> str:
         nonlocal substituted
@@ -83,11 +102,13 @@ def _expand_string(
             return ""
         name, default = content.groups()
         value = env.get(name)
-        if default is not None:
-            return value or default  # as in a shell, an empty variable counts as unset here
+        if default is not None and not value:
+            return default  # as in a shell, an empty variable counts as unset here
         if value is None:
             problems.append(f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-…}}")
             return ""
+        if value:
+            secrets[value] = f"${{{name}}}"
         return value
 
     result = _REFERENCE.sub(replacement, text)
@@ -95,4 +116,6 @@ def _expand_string(
         mistake(path, problem, text)
     if problems:
         return UNSET
-    return Expanded(result, text) if substituted else result
+    if secrets:
+        secrets[result] = text
+    return Expanded(result, text, secrets) if substituted else result

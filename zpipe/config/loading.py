@@ -16,7 +16,7 @@ from typing import Any
 
 from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
-from zpipe.config.expansion import UNSET, expand
+from zpipe.config.expansion import UNSET, expand, secrets
 from zpipe.config.lines import key_lines
 from zpipe.config.model import PipelineConfig, StageConfig, Workers
 from zpipe.config.options import fill
@@ -31,17 +31,21 @@ _OPENTELEMETRY = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
-def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | None = None) -> PipelineConfig:
+def load(
+    path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | None = None, ask_plugins: bool = True
+) -> PipelineConfig:
     """The pipeline that the file describes. Raises ConfigError with every mistake in it.
 
-    only  a stage: import the plugin of this one alone (and leave the options of the others None). For a daemon, whose
-          neighbours' plugins are not its business; checks that need a plugin are then made for this stage only.
+    only         a stage: import the plugin of this one alone (and leave the options of the others None). For a daemon, whose
+                 neighbours' plugins are not its business; checks that need a plugin are then made for this stage only.
+    ask_plugins  also have each plugin check its options by itself, which may import code of the user's
     """
     file, path = str(path), Path(path).absolute()
     text = _read(file, path)
     raw = _parse(file, text)
     report = Report(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
+    report.hide(secrets(raw), text)
     config = replace(_pipeline(Table(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
@@ -54,6 +58,9 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
         )
         for name, stage in config.stages.items()
     }
+    stages = {
+        name: _asked(stage, loaded.get(name), config.folder, ask_plugins, report) for name, stage in stages.items()
+    }
     if stages:
         topology.check(stages, loaded, report)
     try:
@@ -65,6 +72,14 @@ def load(path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | N
     return replace(config, stages=stages)
 
 
+def report_of(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Report:
+    """For more about a config that was checked: with its lines, and without the values that came from `env`. `file`: as the user
+    named it."""
+    report = Report(file, key_lines(config.text))
+    report.hide(secrets(expand(_parse(file, config.text), env, lambda where, problem, given: None)), config.text)
+    return report
+
+
 def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plugin: Plugin) -> Any:
     """The options of one stage, by the text of a config that was checked before: for a process that runs only its plugin.
 
@@ -72,6 +87,7 @@ def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plug
     """
     report = Report(str(path), key_lines(text))
     raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
+    report.hide(secrets(raw), text)
     stages = raw["stages"]
     config = read_stage(stage, Table(report, ("stages", stage), stages[stage]))
     options = _options(config, plugin, stages[stage], report)
@@ -168,6 +184,20 @@ def _plugins(config: PipelineConfig, only: str | None, report: Report) -> dict[s
         else:
             report.add(("stages", stage.name, "plugin"), str(result), given=stage.plugin)
     return found
+
+
+def _asked(stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: Report) -> StageConfig:
+    """With what the plugin says of itself. `problems`: also asks what is wrong with its options, whose types are right."""
+    path = ("stages", stage.name, "options")
+    if plugin is None or report.spoiled(*path):
+        return stage
+    try:
+        for option, problem in plugin.problems(stage.options, folder) if problems else ():
+            report.add((*path, option), problem, given=getattr(stage.options, option, None))
+        return replace(stage, traits=plugin.traits(stage.options, folder))
+    except PluginError as error:
+        report.add(("stages", stage.name, "plugin"), str(error), given=stage.plugin)
+        return stage
 
 
 def _is_installed(*modules: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy
+from zpipe.hookspecs import Traits
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class StageConfig:
     limit: LimitPolicy | None
     listen: tuple[str, ...]
     """One feedback address tcp://HOST:PORT for each instance (control is at PORT + 1); empty: ipc."""
+    traits: Traits = field(default=Traits(), compare=False)
+    """What the plugin says of itself with these options; the default where it was not loaded."""
 
 
 PROMETHEUS = "127.0.0.1:9464"

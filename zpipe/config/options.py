@@ -10,6 +10,8 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field
 from datetime import date, datetime, time
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -51,7 +53,7 @@ def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: Re
 
 def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Report) -> Any:
     try:
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
     except Exception as error:
         report.add(path, f"the plugin's options type {cls.__name__} cannot be read: {type(error).__name__}: {error}")
         return _FAILED
@@ -71,10 +73,15 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Report
     try:
         return cls(**arguments)
     except ValueError as error:
-        report.add(path, str(error), given=plain(dict(given)))
+        report.add(path, str(error), given=dict(given))
     except Exception as error:
-        report.add(path, f"is refused by the plugin: {type(error).__name__}: {error}", given=plain(dict(given)))
+        report.add(path, f"is refused by the plugin: {type(error).__name__}: {error}", given=dict(given))
     return _FAILED
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _is_required(field: Field[Any]) -> bool:
@@ -115,13 +122,29 @@ def _scalar(hint: Any, given: Any) -> Any:
             same = bare == choice and type(bare) is type(choice)
             if same or (isinstance(given, Expanded) and bare == str(choice)):
                 return choice
+    if _is_enum(hint):
+        for name, member in _choices(hint).items():
+            if isinstance(given, str) and str(given) == name:
+                return member
     if hint in (datetime, date, time) and type(given) is hint:
         return given
     raise values.refused(describe(hint), given)
 
 
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def _choices(hint: type[Enum]) -> dict[str, Enum]:
+    """What a config writes for each member: its value if that is text, else its name."""
+    return {
+        member.value if isinstance(member.value, str) else name: member for name, member in hint.__members__.items()
+    }
+
+
 def _union(hint: Any, given: Any, path: KeyPath, report: Report) -> Any:
-    # TOML has no null: None is only ever a default.
+    if given is None and types.NoneType in get_args(hint):
+        return None  # from JSON; TOML has no null, there None is only ever a default
     arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
     if len(arms) == 1:
         return _value(arms[0], given, path, report)
@@ -165,6 +188,10 @@ def _holds_unset(given: Any) -> bool:
 
 
 def _nearest_choice(hint: Any, given: Any) -> str:
+    if isinstance(given, Expanded) and given.secrets:
+        return ""
+    if _is_enum(hint) and isinstance(given, str):
+        return nearest_name(given, _choices(hint))
     if get_origin(hint) is not Literal or not isinstance(given, str):
         return ""
     return nearest_name(given, [choice for choice in get_args(hint) if isinstance(choice, str)])
@@ -175,6 +202,8 @@ def describe(hint: Any) -> str:
     origin, arms = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(quoted(c) if isinstance(c, str) else shown(c) for c in arms)
+    if _is_enum(hint):
+        return " or ".join(map(quoted, _choices(hint)))
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arm) for arm in arms if arm is not types.NoneType)
     if origin in (list, tuple, Sequence) and arms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zpipe.config.expansion import Expanded
@@ -12,6 +12,8 @@ from zpipe.errors import Mistake
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SHOWN = 60
+_LEAST_TELLING = 4
+"""Characters of a value that hardly stand in a sentence by chance."""
 
 
 class Report:
@@ -19,13 +21,50 @@ class Report:
         self._file = file
         self._lines = lines
         self._found: list[tuple[KeyPath, Mistake]] = []
+        self._secrets: list[tuple[KeyPath, str, str]] = []
+        self._text = ""
+
+    def hide(self, secrets: Iterable[tuple[KeyPath, str, str]], text: str) -> None:
+        """From now on no mistake shows these values, whoever words it: a plugin quotes what it refuses.
+
+        text  the file, in which there is no secret
+        """
+        self._secrets += sorted(secrets, key=lambda secret: -len(secret[1]))
+        self._text = text
 
     def add(self, path: KeyPath, problem: str, *, given: Any = None, nearest: str = "") -> None:
+        problem, given = self._without_secrets(path, problem), self._shown_as(path, given)
         # A list of one may be written as a plain value: then there is no element to point at.
         while path and isinstance(path[-1], int) and path not in self._lines:
             path = path[:-1]
         line = next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 0)
         self._found.append((path, Mistake(self._file, line, dotted(path), given, problem, nearest)))
+
+    def _without_secrets(self, path: KeyPath, text: str) -> str:
+        for where, secret, shown in self._secrets:
+            length = min(len(path), len(where))
+            own = path[:length] == where[:length]
+            # A short value may be a part of many words, so only what stands by itself is taken for it, at its own key. A long one
+            # may be named by a mistake at another key; one that stands in the file too is no secret there.
+            if not own and (len(secret) < _LEAST_TELLING or secret in self._text):
+                continue
+            edges = ("", "") if len(secret) >= _LEAST_TELLING else (r"(?<!\w)", r"(?!\w)")
+            for form in (secret, repr(secret)[1:-1], quoted(secret)[1:-1]):
+                text = re.sub(edges[0] + re.escape(form) + edges[1], shown.replace("\\", r"\\"), text)
+        return text
+
+    def _shown_as(self, path: KeyPath, given: Any) -> Any:
+        match given:
+            case Expanded():
+                return given.template if given.secrets else str(given)
+            case dict():
+                return {key: self._shown_as((*path, key), inner) for key, inner in given.items()}
+            case list():
+                return [self._shown_as((*path, index), inner) for index, inner in enumerate(given)]
+            case str():
+                return self._without_secrets(path, given)
+            case _:
+                return given
 
     def spoiled(self, *path: str | int) -> bool:
         """Whether a mistake at or below `path` is known: what was read there is then a stand-in."""
@@ -58,6 +97,8 @@ def shown(value: Any) -> str:
     match value:
         case bool():
             return str(value).lower()
+        case Expanded() if value.secrets:
+            return f"{quoted(value.template)} (its value is not shown)"
         case Expanded():
             return f"{shown(str(value))} (from {value.template})"
         case str():

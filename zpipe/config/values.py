@@ -23,7 +23,7 @@ NAME_LENGTH = 40
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -130,11 +130,13 @@ def whole(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
 
 def duration(*, zero: bool = False) -> Reader[float]:
     allowed = (
-        'a time such as "500ms", "1s", "2m", "1h" or "30d"' + (", or 0" if zero else ", above 0") + ', at most "8760h"'
+        'a time such as 5 (seconds), "500ms", "1s", "2m", "1h" or "30d"'
+        + (", or 0" if zero else ", above 0")
+        + ', at most "8760h"'
     )
 
     def read(given: Any) -> float:
-        seconds = _in_unit(given, _SECONDS, "s")
+        seconds = _in_unit(given, _SECONDS)
         if seconds is None or not 0 <= seconds <= LONGEST_S or not (seconds or zero):
             raise refused(allowed, given)
         return float(seconds)
@@ -143,7 +145,7 @@ def duration(*, zero: bool = False) -> Reader[float]:
 
 
 def size(given: Any) -> int:
-    value = _in_unit(given, _BYTES, "B")
+    value = _in_unit(given, _BYTES)
     if value is None or value != int(value) or not 1 <= value <= MOST_BYTES:
         raise refused('a size such as 1000, "4KiB", "64MiB" or "2GB", at least 1 byte', given)
     return int(value)
@@ -166,8 +168,8 @@ def _converted(given: Any, wanted: type[int] | type[float]) -> Any:
     return given
 
 
-def _in_unit(given: Any, units: Mapping[str, float], without: str) -> float | None:
-    """`given` in the base unit; None where it is no number with one of `units`."""
+def _in_unit(given: Any, units: Mapping[str, float]) -> float | None:
+    """`given` in the base unit; None where it is no number with one of `units`, of which "" is the base unit."""
     if isinstance(given, int) and not isinstance(given, bool):
         return given
     if isinstance(given, float):
@@ -175,8 +177,6 @@ def _in_unit(given: Any, units: Mapping[str, float], without: str) -> float | No
     if not isinstance(given, str) or not (found := _NUMBER_UNIT.fullmatch(given.strip())):
         return None
     digits, unit = found.groups()
-    if not unit and isinstance(given, Expanded):
-        unit = without
     if unit not in units:
         return None
     return (float(digits) if "." in digits else int(digits)) * units[unit]

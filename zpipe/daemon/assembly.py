@@ -21,7 +21,7 @@ from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
 from zpipe.core.work import DEAD, Chunk, Result, Task
-from zpipe.daemon import collector, descriptors, journal, traces
+from zpipe.daemon import collector, descriptors, journal, running, traces
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder, silent
@@ -58,6 +58,7 @@ class Instance:
         self, config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool, level: str
     ) -> None:
         self._env = env
+        self._stage, self._instance = stage, instance
         self.settings = config.stages[stage]
         self.places = Places(config, env)
         self.name = instance_name(config.name, stage, instance)
@@ -73,6 +74,7 @@ class Instance:
         if fresh:
             self.store.forget()
         self.incarnation = secrets.token_hex(6)
+        self._leave_record(config)
         context = Context(
             pipeline=config.name,
             stage=stage,
@@ -199,7 +201,15 @@ class Instance:
         """SIGHUP: takes over what can change while running, and says what cannot."""
         self.notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1e6)}")
         self.config = reload(self.config, self._env, self.stage, self.log)
+        self._leave_record(self.config)
         self.notifier.send("READY=1")
+
+    def _leave_record(self, config: PipelineConfig) -> None:
+        """For commands that ask this instance. It does its work without: they then go by the file."""
+        try:
+            running.leave(self.places, config, self._stage, self._instance)
+        except OSError as error:
+            self.log.warning(fields(event="record.failed", reason=error))
 
     def _report(self, now: float) -> float:
         """STATUS for systemd, once a second."""

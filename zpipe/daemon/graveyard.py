@@ -48,6 +48,7 @@ class Graveyard:
 
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
         self.config = config
+        self.env = env
         self.places = Places(config, env)
         self._files = {
             (stage, instance): path

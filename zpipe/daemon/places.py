@@ -22,7 +22,7 @@ from zpipe.errors import OperatorError
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 SYSTEM_CONFIGS = Path("/etc/zpipe")
-_SYSTEM = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "ZPIPE_STATE_DIR": "/var/lib/zpipe"}
+SYSTEM_FOLDERS = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "ZPIPE_STATE_DIR": "/var/lib/zpipe"}
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -46,7 +46,7 @@ class Places:
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
         self._config = config
         system = config.path.absolute().parent == SYSTEM_CONFIGS
-        self._env = {**_SYSTEM, **env} if system and not _names_folders(env) else env
+        self._env = {**SYSTEM_FOLDERS, **env} if system and not names_folders(env) else env
         self.since = math.inf
         self.root = folders.runtime_root(self._env)
         self.run = env.get("ZPIPE_RUN", "")
@@ -217,8 +217,9 @@ def _boot() -> str:
     return BOOT_ID.read_text().strip()
 
 
-def _names_folders(env: Mapping[str, str]) -> bool:
-    return any(name in env for name in (*_SYSTEM, "RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
+def names_folders(env: Mapping[str, str]) -> bool:
+    """Whether the environment says where the folders are, so that nobody need look for them."""
+    return any(name in env for name in (*SYSTEM_FOLDERS, "RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from zpipe.config import PipelineConfig, load
+from zpipe.config import PipelineConfig, load, record
 from zpipe.config.model import StageConfig, Workers
 from zpipe.core.stage import Stage
 from zpipe.daemon.journal import fields
@@ -31,7 +31,11 @@ def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: loggi
         return old
     taken, left = _apply(old, new, stage, log)
     log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
-    return _adopted(old, new, stage.me.stage)
+    adopted = _adopted(old, new, stage.me.stage)
+    mine = stage.me.stage
+    if not left and record.options_digest(old.text, mine) == record.options_digest(new.text, mine):
+        return dataclasses.replace(adopted, text=new.text)  # the instance runs by this file now
+    return adopted
 
 
 def _adopted(old: PipelineConfig, new: PipelineConfig, mine: str) -> PipelineConfig:
@@ -66,7 +70,9 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
         processing.calls.set_limit(after.limit, len(processing.tasks), time.monotonic())
         taken.append(f"stages.{mine}.limit")
     workers = _workers(before, after)
-    after = dataclasses.replace(after, options=before.options, limit=before.limit, workers=workers)
+    after = dataclasses.replace(
+        after, options=before.options, traits=before.traits, limit=before.limit, workers=workers
+    )
     for field in dataclasses.fields(before):
         if getattr(before, field.name) != getattr(after, field.name):
             left.append(f"stages.{mine}.{'input' if field.name == 'inputs' else field.name}")

@@ -73,6 +73,10 @@ def read_condition(text: str) -> Condition:
             return Condition(path, sign, wanted, re.compile(wanted))
         except re.error as error:
             raise ValueError(f"{text!r}: {wanted!r} is no regular expression: {error}") from None
+    if sign in _ORDER and not wanted:
+        raise ValueError(
+            f"{text!r}: nothing stands after {sign}, so no message would ever meet it; write {name}{sign}VALUE"
+        )
     try:
         value = json.loads(wanted)
     except (ValueError, RecursionError):

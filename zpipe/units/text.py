@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from zpipe.config import Address, PipelineConfig, StageConfig, parse_address
 from zpipe.units.names import Unit, config_path
@@ -14,6 +15,8 @@ MONITOR = "zpipe-monitor@.service"
 PROGRAM = "/opt/zpipe/bin/zpipe"
 """The path of the program in the templates as they are shipped."""
 DROP_IN = "50-pipeline.conf"
+NETWORK = "PrivateNetwork=no"
+"""The line of a drop-in by which a unit is not cut off from the network."""
 SPARE = 8
 """Instances up to this number are ordered and stop with the target, so that starting one more needs no new files."""
 _ANYWHERE = [
@@ -112,20 +115,31 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
         lines.append("# Starts after the stages it sends to, and so stops before them: the head stops first.")
         lines += [f"After={' '.join(_services(config, one, _numbers(one)))}" for one in downstream]
     addresses = _addresses(config, stage, downstream)
-    everywhere = not all(address.is_loopback for address in addresses)
+    reasons = ["`listen` of this stage or of a neighbour has tcp addresses."] if addresses else []
+    if stage.traits.needs_network:
+        reasons.append("its plugin needs the network.")
+    if config.traces:
+        reasons.append("it sends traces.")
+        addresses = [*addresses, _collector(config.traces)]
+    everywhere = stage.traits.needs_network or not all(address.is_loopback for address in addresses)
     if everywhere:
         lines += ["Wants=network-online.target", "After=network-online.target"]
     lines += ["", "[Service]", "# Values for ${VAR} in the config.", f"EnvironmentFile=-{read.with_suffix('.env')}"]
-    if addresses:
+    if reasons:
         lines += [
             "",
-            "# Open: `listen` of this stage or of a neighbour has tcp addresses.",
-            "PrivateNetwork=no",
+            *(f"# Open: {reason}" for reason in reasons),
+            NETWORK,
             "# AF_NETLINK: libzmq lists the network interfaces when it binds, and aborts if it may not.",
             "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK",
         ]
         lines += _ANYWHERE if everywhere else ["IPAddressAllow=localhost"]
     return "\n".join([*lines, ""])
+
+
+def _collector(url: str) -> Address:
+    host = urlsplit(url).hostname or ""
+    return Address(f"[{host}]" if ":" in host else host, 0)
 
 
 def _monitor_drop_in(config: PipelineConfig, prometheus: str) -> str:

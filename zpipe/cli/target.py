@@ -1,0 +1,31 @@
+"""CONFIG|PIPELINE: what commands that ask a running pipeline take. May live here: that argument, and finding what it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from zpipe.daemon.running import Target
+
+C = TypeVar("C", bound=Callable[..., Any])
+METAVAR = "CONFIG|PIPELINE"
+
+
+def target_argument(function: C) -> C:
+    """The command gets it as `config`."""
+    return click.argument("config", metavar=METAVAR, type=click.Path(path_type=Path))(function)
+
+
+def find_target(given: Path) -> Target:
+    """The pipeline of that file or of that name; says where the file is not what runs. Raises ZpipeError."""
+    from zpipe.daemon import running
+
+    target = running.find(given, os.environ)
+    for note in target.notes:
+        click.echo(f"zpipe: {note}", err=True)
+    return target

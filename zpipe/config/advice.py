@@ -1,0 +1,22 @@
+"""What is allowed in a config and yet most likely not meant. May live here: finding it by the config and its plugins alone.
+
+Such a warning stops nothing. It is a Mistake all the same, with the file, the line and the key.
+"""
+
+from __future__ import annotations
+
+from zpipe.config.model import PipelineConfig
+from zpipe.config.report import Report
+from zpipe.core.work import DEAD
+
+
+def advise(config: PipelineConfig, report: Report) -> None:
+    """Of a config that was loaded with its plugins."""
+    for stage in config.stages.values():
+        path = ("stages", stage.name)
+        if not stage.inputs and all(outlet == DEAD for outlet, _ in config.consumers(stage.name)):
+            report.add(path, "is a head that no stage reads: its messages go nowhere")
+        for index, entry in enumerate(stage.inputs):
+            if config.stages[entry.stage].traits.is_sink and entry.outlet != DEAD:
+                sink = f"stage {entry.stage!r} is a sink (plugin {config.stages[entry.stage].plugin!r})"
+                report.add((*path, "input", index), f"{sink}: nothing ever comes out of it", given=entry.stage)

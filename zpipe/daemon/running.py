@@ -1,0 +1,258 @@
+"""Which pipelines run on this machine, and by what: from the records that instances leave beside their sockets.
+
+May live here: leaving a record, looking for them in the runtime folders of all owners whom this user may look at, and choosing
+the pipeline that a command is given by its config or by its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zpipe import folders
+from zpipe.config import PipelineConfig, load, record
+from zpipe.config.record import Record
+from zpipe.daemon.locks import is_locked
+from zpipe.daemon.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_folders
+from zpipe.errors import ConfigError, NoPeerError, OperatorError, TargetError
+from zpipe.plugin import nearest_name
+
+FILE = "config.json"
+USERS = Path("/run/user")
+LARGEST_BYTES = 4 * 2**20
+"""1,000 stages take 1 MiB. Whoever looks may be root, and the file somebody else's."""
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def leave(places: Places, config: PipelineConfig, stage: str, instance: int) -> None:
+    """Leaves what the instance runs by in its runtime folder, for its owner only. Raises OSError."""
+    path = places.runtime(stage, instance) / FILE
+    made = record.make(config, stage, instance, time.time(), places.state(stage, instance).parent)
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(record.write(made))
+    part.replace(path)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The pipeline that a command is to ask.
+
+    config  what it runs by, or what the file says where it does not run
+    env     the environment with the folders that it uses
+    notes   what the user has to know: that the file differs, or is broken
+    """
+
+    config: PipelineConfig
+    env: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A pipeline with records in one runtime root. `live`: of instances that run now; `stale`: of others."""
+
+    root: Path
+    name: str
+    live: list[Record] = field(default_factory=list)
+    stale: list[Record] = field(default_factory=list)
+
+    @property
+    def config(self) -> PipelineConfig:
+        return record.merged(self.live or self.stale)
+
+    @property
+    def paths(self) -> set[Path]:
+        return {one.config.path for one in self.live}
+
+    def target(self, env: Mapping[str, str], notes: Iterable[str] = ()) -> Target:
+        state = max(self.live or self.stale, key=lambda one: one.at).state
+        where = {"ZPIPE_STATE_DIR": str(state), **env, "ZPIPE_RUNTIME_DIR": str(self.root)}
+        return Target(self.config, where, tuple(notes))
+
+
+def find(given: Path, env: Mapping[str, str]) -> Target:
+    """The pipeline of a config, or of a name. Raises ConfigError, NoPeerError, TargetError, OperatorError."""
+    if os.path.isfile(given) or not _NAME.fullmatch(str(given)):
+        return _by_file(given, env)
+    return _by_name(str(given), env)
+
+
+def _by_file(path: Path, env: Mapping[str, str]) -> Target:
+    config: PipelineConfig | None = None
+    broken: ConfigError | None = None
+    try:
+        config = load(path, env=env, only="")
+    except ConfigError as error:
+        broken = error
+    machine = _Machine(env)
+    real = os.path.realpath(path)
+    found = [one for one in machine.live() if real in map(os.path.realpath, one.paths)]
+    if config is not None:
+        here = machine.pipelines.get((Places(config, env).root, config.name))
+        # Whatever file its owner, who asks, has started it by. Elsewhere only this file counts: two owners may each have a
+        # pipeline of one name.
+        found = [here] if here is not None and here.live else [one for one in found if one.name == config.name]
+    if found:
+        return _running(found, env)
+    if config is None:
+        assert broken is not None
+        raise broken
+    return Target(config, env)
+
+
+def _by_name(name: str, env: Mapping[str, str]) -> Target:
+    machine = _Machine(env)
+    named = [one for one in machine.pipelines.values() if one.name == name]
+    if live := [one for one in named if one.live]:
+        return _running(live, env)
+    if closed := machine.closed(name):
+        who = f"user {os.getuid()} may not look into {closed}"
+        raise OperatorError(f"pipeline {name!r} may run, but {who}: run this as its owner, or as root")
+    if named:
+        return _only(named).target(env)
+    system = SYSTEM_CONFIGS / f"{name}.toml"
+    if system.is_file():
+        return Target(load(system, env=env, only=""), env)
+    running = sorted({one.name for one in machine.live()})
+    near = nearest_name(name, running)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    looked = ", ".join(map(str, machine.roots))
+    raise NoPeerError(
+        f"no pipeline {name!r} runs here{hint}, and there is no file {name!r}, nor {system}; running are "
+        f"{', '.join(running) or 'none'} (looked into {looked})"
+    )
+
+
+def _running(live: Sequence[_Found], env: Mapping[str, str]) -> Target:
+    one = _only(live)
+    return one.target(env, _notes(one, env))
+
+
+def _only(found: Sequence[_Found]) -> _Found:
+    if len(found) == 1:
+        return found[0]
+    where = ", ".join(f"{one.root} (by {one.config.path})" for one in found)
+    raise TargetError(
+        f"there is more than one pipeline {found[0].name!r}: in {where}; say which by ZPIPE_RUNTIME_DIR={found[0].root}"
+    )
+
+
+def _notes(found: _Found, env: Mapping[str, str]) -> Iterator[str]:
+    """What the file of a running pipeline has to do with what runs, where that is not the same."""
+    path = found.config.path
+    runs = f"pipeline {found.name!r} runs by what was read before, and this command goes by that"
+    try:
+        text = path.read_text("utf-8-sig") if path.is_file() else None
+        differs = None if text is None else record.differences(found.live, text)
+    except (OSError, ValueError):
+        differs = None
+    if differs == []:
+        return  # whatever else is wrong with it here, such as a variable that only the service has, is not the file's fault
+    try:
+        load(path, env=env, only="")
+    except ConfigError as error:
+        first, more = error.mistakes[0], len(error.mistakes) - 1
+        yield f"{first}" + (f" (and {more} more: zpipe check {path})" if more else "")
+        yield f"{path} is no config that can be run; {runs}"
+    else:
+        yield f"{path} is not what runs: {', '.join(f'[{name}]' for name in differs or ())} differ; {runs}"
+
+
+class _Machine:
+    """What is in the runtime folders that this user may look into."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.roots = list(_roots(env))
+        self.pipelines: dict[tuple[Path, str], _Found] = {}
+        self._closed: list[Path] = []
+        for root in self.roots:
+            self._look(root)
+
+    def live(self) -> list[_Found]:
+        return [one for one in self.pipelines.values() if one.live]
+
+    def closed(self, pipeline: str) -> Path | None:
+        """A folder of an instance of it that this user may not look into."""
+        return next((path for path in self._closed if path.name.startswith(f"{pipeline}.")), None)
+
+    def _look(self, root: Path) -> None:
+        try:
+            entries = [root / name for name in sorted(os.listdir(root)) if folders.INSTANCE.fullmatch(name)]
+        except OSError:
+            return
+        for folder in entries:
+            try:
+                text = _read(folder / FILE)
+            except PermissionError:
+                self._closed.append(folder)
+                continue
+            except OSError:
+                continue
+            try:
+                one = record.read(text)
+            except (ValueError, RecursionError):
+                continue  # of another version, or not left by an instance
+            name = one.config.name
+            if folder.name == folders.instance_name(name, one.stage, one.instance):
+                found = self.pipelines.setdefault((root, name), _Found(root, name))
+                (found.live if _is_regular(folder / "lock") and is_locked(folder / "lock") else found.stale).append(one)
+
+
+def _roots(env: Mapping[str, str]) -> Iterator[Path]:
+    """Where instances may have left their records: where this user's own are, where the system's are, and, for root, where
+    those of every user are."""
+    own = folders.runtime_root(env)
+    if names_folders(env):
+        yield own
+        return
+    owners: dict[Path, int | None] = {own: os.getuid(), Path(SYSTEM_FOLDERS["ZPIPE_RUNTIME_DIR"]): None}
+    if os.getuid() == 0:
+        owners |= {path / "zpipe": int(path.name) for path in _numbered(USERS, "")}
+        for temporary in {tempfile.gettempdir(), "/tmp"}:
+            owners |= {path: int(path.name.removeprefix("zpipe-")) for path in _numbered(Path(temporary), "zpipe-")}
+    yield from (path for path, owner in owners.items() if _is_safe(path, owner))
+
+
+def _numbered(folder: Path, prefix: str) -> list[Path]:
+    """The entries that are named for a user's number."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [folder / name for name in names if re.fullmatch(rf"{prefix}[0-9]{{1,10}}", name)]
+
+
+def _is_safe(path: Path, owner: int | None) -> bool:
+    """Whether nobody but its owner can have put there what is in it."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022 and owner in (None, found.st_uid)
+
+
+def _is_regular(path: Path) -> bool:
+    """A pipe in its place would have whoever opens it wait."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> bytes:
+    """Raises OSError, also for what is no file of a record's size."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_BYTES:
+            raise OSError(f"{path} is no record")
+        return file.read(LARGEST_BYTES)
