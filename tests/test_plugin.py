@@ -267,7 +267,7 @@ HOOKS = (
         ),
         (
             "@hookimpl\nasync def zpipe_process(message): yield 1",
-            "zpipe_process is an async generator; return a list instead of yielding",
+            "zpipe_process is an async generator; return zpipe.many(...) instead of yielding",
         ),
         (
             "@hookimpl\nasync def zpipe_process(message): ...\n@hookimpl\nasync def zpipe_open(context): ...",

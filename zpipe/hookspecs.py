@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,18 @@ class Hooks:
 
     @hookspec(firstresult=True)
     def zpipe_process(self, message: Message, context: Context) -> Any:
-        """One message in; a payload, a Message, an iterable of them (one to many), or `zpipe.DROP` out. May be ``async def``.
+        """One message in; a payload, a Message, or `zpipe.DROP` out; many out of a generator (or any other iterator), or
+        `zpipe.many(iterable)`. The type of what is returned decides, never its content: a list or a tuple is one payload.
 
-        May block (a worker's thread). An exception has the message tried again, then makes it a dead letter.
+        May be ``async def``. May block (a worker's thread). An exception has the message tried again, then makes it a dead
+        letter.
         """
 
     @hookspec(firstresult=True)
-    def zpipe_process_batch(self, messages: list[Message], context: Context) -> Iterable[Any] | None:
-        """A batch in. A list of the same length is one to one (entries as from `zpipe_process`); any other iterable is
-        many to many, each output derived from the whole batch. May be ``async def``. In a last stage the result is ignored.
+    def zpipe_process_batch(self, messages: list[Message], context: Context) -> Any:
+        """A batch in. A list or a tuple of the same length is one to one, its entries are as from `zpipe_process`. A generator
+        (or any other iterator), or `zpipe.many(iterable)`, is many to many: each output is derived from the whole batch.
+        `zpipe.DROP` alone is for all of them. Anything else is an error, but for a last stage, where it is ignored.
+
+        May be ``async def``.
         """

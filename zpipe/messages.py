@@ -5,6 +5,7 @@ May live here: the value types that plugins, the core and the daemon all speak. 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, Final
 
@@ -60,6 +61,14 @@ class _Drop(Enum):
 
 DROP: Final = _Drop.DROP
 """Returned by a process hook: the message is filtered on purpose, and acknowledged."""
+
+
+def many(outputs: Iterable[Any]) -> Iterator[Any]:
+    """Returned by a process hook: each of the outputs is a message of its own. Without it a list or a tuple is one payload.
+
+    An iterator and no type of its own: what a generator function returns is one too, so one rule covers both.
+    """
+    return iter(outputs)
 
 
 class BadRecord:

@@ -246,7 +246,7 @@ def _hook_problems(marked: Mapping[str, Hook]) -> Iterable[str]:
                 hint = _did_you_mean(parameter.name, SPECS[hook])
                 yield f"{hook} has no argument {parameter.name!r}{hint}; it is {allowed}"
         if inspect.isasyncgenfunction(function):
-            yield f"{hook} is an async generator; return a list instead of yielding"
+            yield f"{hook} is an async generator; return zpipe.many(...) instead of yielding"
         elif inspect.iscoroutinefunction(function) and hook not in ASYNC_HOOKS:
             yield f"{hook} may not be async def; only {' and '.join(ASYNC_HOOKS)} may"
 

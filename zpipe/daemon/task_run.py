@@ -27,11 +27,30 @@ EARLY_MESSAGES = 2048
 """Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
 
 
+PLAIN = frozenset({dict, str, int, float, bool, bytes})
+"""Types of payloads that need no look inside: nearly all there are."""
+_OUTPUTS = (Message, type(DROP), Answer, Iterator)
+_YIELD = "yield them, or return zpipe.many(...)"
+
+
 class NoOutput(Exception):
     """A process hook returned None though somebody waits for its output."""
 
     def __init__(self) -> None:
         super().__init__("returned None, but the stage has a downstream: return a payload, or zpipe.DROP to filter it")
+
+
+class WrongBatch(Exception):
+    """A batch hook returned something that does not say which output belongs to which message."""
+
+    def __init__(self, made: Any, messages: int) -> None:
+        given = f"a {type(made).__name__}"
+        if isinstance(made, list | tuple):
+            given += f" of {len(made)}"
+        super().__init__(
+            f"returned {given} for a batch of {messages}: return a list of {messages}, one entry for each message, "
+            "or yield the outputs, or return zpipe.many(...)"
+        )
 
 
 class TaskRun:
@@ -84,24 +103,22 @@ class TaskRun:
                 yield from self.take(index, message, one)
 
     def take(self, index: int, message: Message, made: Any) -> Iterator[list[Chunk]]:
-        """What the hook returned for one message. Yields what is to be passed on early."""
+        """What the hook returned for one message. Its type decides what it means. Yields what is to be passed on early."""
         if isinstance(made, Answer):
             raise made
         if made is DROP:
             self.filtered += 1
-        elif isinstance(made, Iterator) or _is_messages(made):
+        elif isinstance(made, Iterator):
             made_any = False
             for n, one in enumerate(made):
                 made_any = True
-                if one is not DROP and not self._last:
+                if one is not DROP:
                     self._add(index, message, one, f"{message.id}.{n}")
                     if self._many >= EARLY_MESSAGES:
                         yield self._early()
             if not made_any and not self._last:
                 self.filtered += 1
-        elif not self._last:
-            if made is None:
-                raise NoOutput
+        else:
             self._add(index, message, made, message.id)
 
     def take_many(self, messages: list[Message], made: Iterable[Any]) -> Iterator[list[Chunk]]:
@@ -117,11 +134,16 @@ class TaskRun:
                     yield self._early()
 
     def _add(self, index: int, message: Message, one: Any, id: str) -> None:
+        payload = one.payload if type(one) is Message else one
+        if type(payload) not in PLAIN:
+            _check_payload(payload)
+        if self._last:
+            return
         if type(one) is Message:
             check_message(one)
             emission = self._emission(one.outlet) if one.outlet else self.default
             headers = one.headers if one.headers is not None else message.headers
-            emission.add(one.id or id, one.origin or message.origin, one.payload, headers, index)
+            emission.add(one.id or id, one.origin or message.origin, payload, headers, index)
         elif one is None:
             raise NoOutput
         else:
@@ -182,5 +204,22 @@ def check_message(message: Any) -> None:
         raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
 
 
-def _is_messages(made: Any) -> bool:
-    return isinstance(made, list | tuple) and bool(made) and isinstance(made[0], Message)
+def outputs_inside(made: Any) -> list[type]:
+    """The kinds of outputs (a Message, DROP, an answer, an iterator) that a list or a tuple holds.
+
+    Only the kinds of the entries are looked at, not each entry: a list may be long.
+    """
+    if not isinstance(made, list | tuple):
+        return []
+    return [kind for kind in set(map(type, made)) if issubclass(kind, _OUTPUTS)]
+
+
+def _check_payload(payload: Any) -> None:
+    """Raises an answer that was yielded; TypeError for outputs that stand where only a payload can."""
+    if isinstance(payload, Answer):
+        raise payload
+    if isinstance(payload, Iterator):
+        raise TypeError(f"a {type(payload).__name__} among the outputs: {_YIELD}")
+    for kind in outputs_inside(payload):
+        name = "zpipe.DROP" if kind is type(DROP) else f"a {kind.__name__}"
+        raise TypeError(f"{name} inside a {type(payload).__name__}, which is one payload: {_YIELD}")
