@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ class Hooks:
         """The type of the stage's options: a dataclass. Called when a config is checked, before anything is started."""
 
     @hookspec(firstresult=True)
-    def zpipe_outlets(self) -> tuple[str, ...] | None:
-        """Names of the outlets messages may leave by besides the default one; None (or no hook): any name."""
+    def zpipe_outlets(self, options: Any) -> Sequence[str] | None:
+        """Names of the outlets that messages may leave by besides the default one; None (or no hook): those that a stage reads.
+
+        A message that names any other fails. Called when a config is checked, with the options that the stage is given.
+        """
 
     @hookspec
     def zpipe_open(self, context: Context) -> None:

@@ -35,14 +35,12 @@ class Plugin:
 
     hooks         what it implements, by hook name; each is called with all arguments of its spec, in the spec's order
     options_type  the dataclass of its options, None if it takes none
-    outlets       the outlets it declares, None if any name will do
     is_async      names of the hooks that are ``async def``
     """
 
     name: str
     hooks: Mapping[str, Hook]
     options_type: type | None
-    outlets: tuple[str, ...] | None
     is_async: frozenset[str]
 
     @property
@@ -56,6 +54,18 @@ class Plugin:
     @property
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
+
+    def outlets(self, options: Any) -> tuple[str, ...] | None:
+        """The outlets that it declares with these options, besides the default one; None if it declares nothing.
+
+        Raises PluginError.
+        """
+        found = _describe(self.name, "zpipe_outlets", self.hooks, options)
+        if found is None:
+            return None
+        if not isinstance(found, tuple | list) or not all(isinstance(outlet, str) and outlet for outlet in found):
+            raise PluginError(f"plugin {self.name!r}: zpipe_outlets must return a tuple of names, not {found!r}")
+        return tuple(found)
 
 
 def load(name: str, folder: Path) -> Plugin:
@@ -80,7 +90,6 @@ def load(name: str, folder: Path) -> Plugin:
         name,
         hooks,
         _options_type(name, hooks),
-        _outlets(name, hooks),
         frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function)),
     )
 
@@ -275,11 +284,11 @@ def _adapt(hook: str, function: Hook) -> Hook:
     return lambda *arguments: function(*[arguments[i] for i in places])
 
 
-def _describe(name: str, hook: str, hooks: Mapping[str, Hook]) -> Any:
+def _describe(name: str, hook: str, hooks: Mapping[str, Hook], *arguments: Any) -> Any:
     if hook not in hooks:
         return None
     try:
-        return hooks[hook]()
+        return hooks[hook](*arguments)
     except Exception as error:
         raise PluginError(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}") from error
 
@@ -289,12 +298,3 @@ def _options_type(name: str, hooks: Mapping[str, Hook]) -> type | None:
     if found is None or (isinstance(found, type) and dataclasses.is_dataclass(found)):
         return found
     raise PluginError(f"plugin {name!r}: zpipe_options must return a dataclass (the type itself), not {found!r}")
-
-
-def _outlets(name: str, hooks: Mapping[str, Hook]) -> tuple[str, ...] | None:
-    found = _describe(name, "zpipe_outlets", hooks)
-    if found is None:
-        return None
-    if not isinstance(found, tuple | list) or not all(isinstance(outlet, str) and outlet for outlet in found):
-        raise PluginError(f"plugin {name!r}: zpipe_outlets must return a tuple of names, not {found!r}")
-    return tuple(found)

@@ -26,9 +26,12 @@ _FORMS = "allowed are 'module:name' and 'path.py:name'"
 
 @dataclass
 class Options:
-    """function: `module:name` or `path.py:name`, relative to the config file."""
+    """function  `module:name` or `path.py:name`, relative to the config file
+    outlets   the named outlets that its Messages may leave by; without it, those that a stage reads
+    """
 
     function: str
+    outlets: list[str] | None = None
 
     def __post_init__(self) -> None:
         where, colon, name = self.function.rpartition(":")
@@ -41,6 +44,11 @@ class Options:
 @hookimpl
 def zpipe_options() -> type:
     return Options
+
+
+@hookimpl
+def zpipe_outlets(options: Options) -> list[str] | None:
+    return options.outlets
 
 
 @hookimpl

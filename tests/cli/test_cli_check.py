@@ -102,3 +102,48 @@ def test_what_json_cannot_hold_is_given_as_text(call, write, value: str) -> None
 
     (mistake,) = json.loads(result.stdout, parse_constant=refuse)["files"][0]["mistakes"]
     assert value.strip("[]").split(", ")[-1] in mistake["given"]
+
+
+SPLIT = """
+from zpipe import Message, hookimpl
+
+@hookimpl
+def zpipe_outlets():
+    return ("odd", "large")
+
+@hookimpl
+def zpipe_process(message):
+    return message.payload
+"""
+UNREAD = """
+[pipeline]
+name = "unread"
+[stages.read]
+plugin = "generate"
+[stages.split]
+input = "read"
+plugin = "./split.py"
+[stages.function]
+input = "split.large"
+plugin = "python"
+options = { function = "f.py:f", outlets = ["bad"] }
+[stages.bad]
+input = ["function.bad", "function"]
+plugin = "discard"
+"""
+
+
+def test_an_outlet_that_no_stage_reads_is_a_warning(call, write, tmp_path: Path) -> None:
+    (tmp_path / "split.py").write_text(SPLIT)
+    config = write(UNREAD, "unread.toml")
+    result = call("check", config)
+    assert result.return_value == ExitCode.DONE
+    problem = (
+        "no stage reads the outlet 'odd' of 'split' (input = \"split.odd\"): what leaves by it is counted as unrouted, "
+        "and goes nowhere"
+    )
+    assert result.stderr == f"warning: {config}:6: stages.split: {problem}\n"
+    (file,) = json.loads(call("check", config, "--json").stdout)["files"]
+    assert (file["ok"], [(one["line"], one["problem"]) for one in file["warnings"]]) == (True, [(6, problem)])
+    write(UNREAD.replace("function.bad", "function.bat"), "unread.toml")
+    assert "has no outlet 'bat'; its outlets are bad (did you mean 'bad'?)" in call("check", config).stderr

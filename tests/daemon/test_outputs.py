@@ -203,7 +203,7 @@ def test_anything_else_is_an_error_with_both_lengths(batches: Bench, answer: str
 def run_last(hooks: dict[str, Any], pool: Bench, payloads: list[Any], batch: bool) -> Result:
     """What becomes of a task in a last stage."""
     pool.context.last = True
-    work = Runner(hooks, pool.context, pool.link).begin(task(payloads, batch), memoryview(bytearray(4)).cast("I"))
+    work = Runner(hooks, pool.context, pool.link, ()).begin(task(payloads, batch), memoryview(bytearray(4)).cast("I"))
     result = work.advance()
     assert isinstance(result, Result) and result.chunks == []
     return result

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, load, worst_case
+from zpipe.config import MemoryStatement, advise, load, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import names
 
@@ -20,7 +21,7 @@ from zpipe.units import names
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout, mistakes included.")
 def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitCode:
-    """Check configs: every mistake at once, and the memory they may take at the worst.
+    """Check configs: every mistake at once, warnings, and the memory they may take at the worst.
 
     The plugins named in them are imported, and their options checked. Nothing is started.
     """
@@ -39,26 +40,31 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
                 "file": str(path),
                 "ok": not mistakes,
                 "mistakes": [_mistake(one) for one in mistakes],
+                "warnings": [_mistake(one) for one in warnings],
                 "memory": _memory(memory) if memory is not None else None,
             }
-            for path, mistakes, memory in results
+            for path, mistakes, warnings, memory in results
         ]
         click.echo(json.dumps({"files": files}))
     else:
-        for path, mistakes, memory in results:
+        for path, mistakes, warnings, memory in results:
             for one in mistakes:
                 click.echo(str(one), err=True)
+            for one in warnings:
+                click.echo(f"warning: {one}", err=True)
             if memory is not None:
                 click.echo(f"{path}: OK")
                 click.echo(_table(memory))
-    return ExitCode.USAGE if any(mistakes for _, mistakes, _ in results) else ExitCode.DONE
+    return ExitCode.USAGE if any(mistakes for _, mistakes, _, _ in results) else ExitCode.DONE
 
 
-def _check(path: Path) -> tuple[Path, tuple[Mistake, ...], MemoryStatement | None]:
+def _check(path: Path) -> tuple[Path, Sequence[Mistake], Sequence[Mistake], MemoryStatement | None]:
+    """The file, its mistakes and warnings, and the memory it may take."""
     try:
-        return path, (), worst_case(load(path))
+        config = load(path)
     except ConfigError as error:
-        return path, error.mistakes, None
+        return path, error.mistakes, (), None
+    return path, (), advise(config, str(path)), worst_case(config)
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:

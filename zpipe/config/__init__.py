@@ -5,6 +5,7 @@ May live here: the package's public names.
 
 from zpipe.config.addresses import Address
 from zpipe.config.addresses import parse as parse_address
+from zpipe.config.advice import advise
 from zpipe.config.graph import dot, mermaid
 from zpipe.config.loading import load
 from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
@@ -18,6 +19,7 @@ __all__ = [
     "PipelineConfig",
     "StageConfig",
     "Workers",
+    "advise",
     "dot",
     "load",
     "mermaid",

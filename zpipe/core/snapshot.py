@@ -21,7 +21,7 @@ from zpipe.core.ledger import Counts
 from zpipe.core.outlet import Outlet
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
-OTHERS = ("duplicates", "retries", "malformed", "replayed")
+OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")
 
 
 def of_link(outlet: Outlet, now: float) -> dict[str, Any]:

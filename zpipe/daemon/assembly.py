@@ -120,7 +120,8 @@ class Instance:
         if self.host.plugin.is_source:
             enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
             source = silent if self.replaying else hooks["zpipe_source"]
-            self.feeder = Feeder(source, context, policy.link, self._wake, self._source_failed, enough)
+            outlets = self.config.outlets(context.stage)
+            self.feeder = Feeder(source, context, policy.link, self._wake, self._source_failed, enough, outlets)
         else:
             calls = self._crash_files.begin(policy.workers)
             self.workers = make_pool(
@@ -240,6 +241,9 @@ class Instance:
         if self.places.paused(self.stage.me.stage, self.stage.me.instance):
             self.stage.pause(True)
         self.notifier.ready(vital_of(self.stage, self.outside.held_by))
+        for outlet in self.config.unread_outlets(self.stage.me.stage):
+            hint = "no stage has it as its input: what leaves by it is counted as unrouted, and goes nowhere"
+            self.log.warning(fields(event="outlet.unread", outlet=outlet, hint=hint))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
         if self.feeder is not None:
             if opened.complete and not self.replaying:

@@ -7,7 +7,7 @@ what a task has to wait for is a step of its `Work`, and whoever runs it does th
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator, Mapping
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
@@ -56,11 +56,14 @@ class Runner:
         hooks: Mapping[str, Callable[..., Any]],
         context: Context,
         policy: LinkPolicy,
+        outlets: Collection[str],
     ) -> None:
+        """`outlets`: the named ones that its messages may leave by."""
         self._process = hooks.get("zpipe_process")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
+        self._outlets = outlets
 
     def begin(self, task: Task, note: Note) -> Work:
         """Nothing is called before the first `advance`.
@@ -71,7 +74,7 @@ class Runner:
 
     def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy)
+        run = TaskRun(task, self._context.last, self._policy, self._outlets)
         try:
             messages = run.messages()
         except PeerError as error:

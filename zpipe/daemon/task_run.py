@@ -10,7 +10,7 @@ So a redelivered message makes the same ids again, and an idempotent sink stores
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -20,8 +20,9 @@ from zpipe.core.section import MAX_ORIGIN_S
 from zpipe.core.work import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.verdict import failure_of
-from zpipe.errors import Answer
+from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
+from zpipe.plugin import nearest_name
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
@@ -56,12 +57,13 @@ class WrongBatch(Exception):
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy) -> None:
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy, outlets: Collection[str]) -> None:
         self.task = task
         self.default = Emission("")
         self.filtered = 0
         self._last = last
         self._policy = policy
+        self._outlets = outlets
         self._named: dict[str, Emission] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
@@ -137,10 +139,11 @@ class TaskRun:
         payload = one.payload if type(one) is Message else one
         if type(payload) not in PLAIN:
             _check_payload(payload)
-        if self._last:
-            return
+        if self._last and not (type(one) is Message and one.outlet):
+            return  # what leaves by a named outlet is counted by the core, also where nobody reads it
         if type(one) is Message:
             check_message(one)
+            check_outlet(one.outlet, self._outlets)
             emission = self._emission(one.outlet) if one.outlet else self.default
             headers = one.headers if one.headers is not None else message.headers
             emission.add(one.id or id, one.origin or message.origin, payload, headers, index)
@@ -202,6 +205,19 @@ def check_message(message: Any) -> None:
         )
     if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
         raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
+
+
+def check_outlet(outlet: str, declared: Collection[str]) -> None:
+    """Raises Reject for an outlet that nobody has declared: trying again cannot help, and its message must not vanish."""
+    if not outlet or outlet in declared:
+        return
+    near = nearest_name(outlet, declared)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    has = f"its outlets are {', '.join(declared)}" if declared else "it has only the default one"
+    raise Reject(
+        f"the stage has no outlet {outlet!r}{hint}; {has}. Outlets are declared by the plugin's zpipe_outlets, or by the option "
+        "`outlets` of `python`"
+    )
 
 
 def outputs_inside(made: Any) -> list[type]:

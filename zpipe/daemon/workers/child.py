@@ -93,7 +93,7 @@ class Child:
             last=start["last"],
             batching=start["batching"],
         )
-        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]))
+        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), start["outlets"])
         if "zpipe_open" in self._hooks:
             self._hooks["zpipe_open"](self._context)
 

@@ -56,7 +56,7 @@ def make_pool(
         return ThreadPool(
             workers.count,
             calls,
-            Runner(plugin.hooks, context, link),
+            Runner(plugin.hooks, context, link, config.outlets(context.stage)),
             hook in plugin.is_async,
             workers.timeout_s,
             gate,
@@ -71,6 +71,7 @@ def make_pool(
         "link": dataclasses.asdict(link),
         "level": logging.getLevelName(log.level),
         "state_dir": str(context.state_dir),
+        "outlets": list(config.outlets(context.stage)),
         **{
             name: getattr(context, name)
             for name in ("pipeline", "stage", "instance", "incarnation", "last", "batching")
