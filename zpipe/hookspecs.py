@@ -28,7 +28,9 @@ class Context:
 
     options     an instance of what `zpipe_options` returned, filled from the config; None without that hook
     config_dir  the folder of the config file: what relative paths are relative to
-    state_dir   a folder of this instance's own that outlives it
+    log         for people: one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
+                `--log-level info` also `log.info`
+    state_dir   a folder of the plugin's own, one for each instance, that outlives it; `--fresh` empties it
     position    (sources) the committed position to resume after; None: from the start
     last        no stage reads what this one makes (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
@@ -86,8 +88,12 @@ class Hooks:
         """How many messages `zpipe_source` will yield from `context.position` on, or None if nobody knows."""
 
     @hookspec
-    def zpipe_commit(self, position: Position) -> None:
-        """Everything up to and including `position` is finished: acked by every sink. Already durable in the state directory."""
+    def zpipe_commit(self, position: Position, context: Context) -> None:
+        """Everything up to and including `position` is finished: acked by every sink. Already durable in the state directory.
+
+        On a thread that also writes positions and dead letters: what blocks here holds those up. `context.scratch` has what
+        `zpipe_open` made, which other threads use at the same time.
+        """
 
     @hookspec(firstresult=True)
     def zpipe_process(self, message: Message, context: Context) -> Any:

@@ -12,6 +12,7 @@ from pools import Bench, bench, payloads, task
 from zpipe.core import section
 from zpipe.core.work import Result, Verdict
 from zpipe.daemon.runner import Runner
+from zpipe.daemon.task_run import Ends
 
 PLUGIN = """
 from collections import namedtuple
@@ -203,7 +204,9 @@ def test_anything_else_is_an_error_with_both_lengths(batches: Bench, answer: str
 def run_last(hooks: dict[str, Any], pool: Bench, payloads: list[Any], batch: bool) -> Result:
     """What becomes of a task in a last stage."""
     pool.context.last = True
-    work = Runner(hooks, pool.context, pool.link, ()).begin(task(payloads, batch), memoryview(bytearray(4)).cast("I"))
+    work = Runner(hooks, pool.context, pool.link, Ends()).begin(
+        task(payloads, batch), memoryview(bytearray(4)).cast("I")
+    )
     result = work.advance()
     assert isinstance(result, Result) and result.chunks == []
     return result

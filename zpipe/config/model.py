@@ -17,6 +17,9 @@ class Input:
     stage: str
     outlet: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.outlet}" if self.outlet else self.stage
+
 
 @dataclass(frozen=True)
 class Workers:

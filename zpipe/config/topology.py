@@ -41,7 +41,7 @@ def _check_inputs(stage: StageConfig, stages: Stages, report: Report) -> None:
     seen: set[Input] = set()
     for index, entry in enumerate(stage.inputs):
         path = ("stages", stage.name, "input", index)
-        given = f"{entry.stage}.{entry.outlet}" if entry.outlet else entry.stage
+        given = str(entry)
         if entry in seen:
             report.add(path, f"names {given} twice", given=given)
         seen.add(entry)

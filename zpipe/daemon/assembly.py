@@ -43,7 +43,7 @@ from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
-from zpipe.folders import instance_name, make_private
+from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
 
 SWITCH_S = 0.0005
@@ -70,8 +70,11 @@ class Instance:
         self._crash_files = CrashFiles(state_dir)
         self.crash = self._crash_files.found(env)
         self.crash.tell(self.log)
+        plugin_dir = self.places.plugin_state(stage, instance)
         if fresh:
             self.store.forget()
+            remove(plugin_dir)
+        make_private(plugin_dir)
         self.incarnation = secrets.token_hex(6)
         context = Context(
             pipeline=config.name,
@@ -80,7 +83,7 @@ class Instance:
             incarnation=self.incarnation,
             options=self.settings.options,
             config_dir=config.folder,
-            state_dir=state_dir,
+            state_dir=plugin_dir,
             log=self.log.getChild("plugin"),
             last=not any(outlet != DEAD for outlet, _ in config.consumers(stage)),
             batching=self.settings.batch is not None,

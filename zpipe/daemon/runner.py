@@ -7,14 +7,14 @@ what a task has to wait for is a step of its `Work`, and whoever runs it does th
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Failure, Result, Task
 from zpipe.daemon.call_journal import ALL, NONE, Note
 from zpipe.daemon.reason import reason_of, traceback_of
-from zpipe.daemon.task_run import PLAIN, NoOutput, TaskRun, WrongBatch, outputs_inside
+from zpipe.daemon.task_run import PLAIN, Ends, NoOutput, TaskRun, WrongBatch, outputs_inside
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
@@ -56,14 +56,13 @@ class Runner:
         hooks: Mapping[str, Callable[..., Any]],
         context: Context,
         policy: LinkPolicy,
-        outlets: Collection[str],
+        ends: Ends,
     ) -> None:
-        """`outlets`: the named ones that its messages may leave by."""
         self._process = hooks.get("zpipe_process")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
-        self._outlets = outlets
+        self._ends = ends
 
     def begin(self, task: Task, note: Note) -> Work:
         """Nothing is called before the first `advance`.
@@ -74,7 +73,7 @@ class Runner:
 
     def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy, self._outlets)
+        run = TaskRun(task, self._context.last, self._policy, self._ends)
         try:
             messages = run.messages()
         except PeerError as error:

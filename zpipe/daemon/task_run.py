@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -32,6 +32,21 @@ PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
 _OUTPUTS = (Message, type(DROP), Answer, Iterator)
 _YIELD = "yield them, or return zpipe.many(...)"
+
+
+_NO_OUTLET, _NO_POSITION = repeat(""), repeat(None)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a stage's config says of the messages in and out of it.
+
+    outlets     the named ones that its messages may leave by
+    only_input  where they come from, as the config names it; "" if there are several inputs
+    """
+
+    outlets: Collection[str] = ()
+    only_input: str = ""
 
 
 class NoOutput(Exception):
@@ -57,13 +72,13 @@ class WrongBatch(Exception):
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy, outlets: Collection[str]) -> None:
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy, ends: Ends) -> None:
         self.task = task
         self.default = Emission("")
         self.filtered = 0
         self._last = last
         self._policy = policy
-        self._outlets = outlets
+        self._ends = ends
         self._named: dict[str, Emission] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
@@ -76,12 +91,10 @@ class TaskRun:
             ids, origins, payloads, headers = piece.section.columns()
             part = slice(piece.start, piece.stop)
             facts = headers[part] if headers is not None else repeat(None)
-            of_slice = list(map(Message, payloads[part], ids[part], origins[part], facts))
-            attempt = piece.section.attempt + self.task.attempt - 1
-            if attempt > 1:
-                for message in of_slice:
-                    message.attempt = attempt
-            messages += of_slice
+            attempt = repeat(piece.section.attempt + self.task.attempt - 1)
+            source = repeat(piece.delivery.source or self._ends.only_input)
+            columns = (payloads[part], ids[part], origins[part], facts)
+            messages += map(Message, *columns, _NO_OUTLET, _NO_POSITION, attempt, source)
         return messages
 
     # ---- outputs
@@ -143,7 +156,7 @@ class TaskRun:
             return  # what leaves by a named outlet is counted by the core, also where nobody reads it
         if type(one) is Message:
             check_message(one)
-            check_outlet(one.outlet, self._outlets)
+            check_outlet(one.outlet, self._ends.outlets)
             emission = self._emission(one.outlet) if one.outlet else self.default
             headers = one.headers if one.headers is not None else message.headers
             emission.add(one.id or id, one.origin or message.origin, payload, headers, index)
