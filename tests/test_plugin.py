@@ -119,14 +119,14 @@ def test_what_a_plugin_is(write: Write) -> None:
     )
     assert (made.is_source, made.takes_messages, made.takes_batches) == (False, True, True)
     assert made.options_type is not None and made.options_type.__name__ == "Options"
-    assert (made.outlets, made.is_async, made.name) == (("x", "y"), {"zpipe_process"}, "./p.py")
+    assert (made.outlets(None), made.is_async, made.name) == (("x", "y"), {"zpipe_process"}, "./p.py")
     assert asyncio.run(made.hooks["zpipe_process"](5, None)) == 5
 
 
 def test_a_source(write: Write) -> None:
     made = load(write(IMPORT + "@hookimpl\ndef zpipe_source(context): yield context\n"))
     assert (made.is_source, made.takes_messages, made.takes_batches) == (True, False, False)
-    assert (made.options_type, made.outlets, made.is_async) == (None, None, frozenset())
+    assert (made.options_type, made.outlets(None), made.is_async) == (None, None, frozenset())
     assert list(made.hooks["zpipe_source"]("c")) == ["c"]
 
 
@@ -267,7 +267,7 @@ HOOKS = (
         ),
         (
             "@hookimpl\nasync def zpipe_process(message): yield 1",
-            "zpipe_process is an async generator; return a list instead of yielding",
+            "zpipe_process is an async generator; return zpipe.many(...) instead of yielding",
         ),
         (
             "@hookimpl\nasync def zpipe_process(message): ...\n@hookimpl\nasync def zpipe_open(context): ...",
@@ -296,10 +296,19 @@ def test_hooks_that_are_wrong(write: Write, text: str, said: str) -> None:
         ),
         ("def zpipe_options(): return 5", "zpipe_options must return a dataclass (the type itself), not 5"),
         ("def zpipe_options(): raise KeyError('k')", "zpipe_options raised KeyError: 'k'"),
-        ("def zpipe_outlets(): return 'abc'", "zpipe_outlets must return a tuple of names, not 'abc'"),
-        ("def zpipe_outlets(): return ('a', 1)", "zpipe_outlets must return a tuple of names, not ('a', 1)"),
-        ("def zpipe_outlets(): return 5", "zpipe_outlets must return a tuple of names, not 5"),
     ],
 )
 def test_what_a_plugin_says_of_itself_that_is_wrong(write: Write, text: str, said: str) -> None:
     assert problem("./p.py", write(STEP + f"@hookimpl\n{text}\n")) == f"plugin './p.py': {said}"
+
+
+def test_outlets_may_depend_on_the_options(write: Write) -> None:
+    made = load(write(STEP + "@hookimpl\ndef zpipe_outlets(options): return options['outlets']\n"))
+    assert made.outlets({"outlets": ["a", "b"]}) == ("a", "b")
+    assert made.outlets({"outlets": None}) is None
+    for wrong in ("abc", ("a", 1), 5):
+        with pytest.raises(PluginError) as raised:
+            made.outlets({"outlets": wrong})
+        assert str(raised.value) == f"plugin './p.py': zpipe_outlets must return a tuple of names, not {wrong!r}"
+    with pytest.raises(PluginError, match="zpipe_outlets raised KeyError: 'outlets'"):
+        made.outlets({})

@@ -82,6 +82,18 @@ def make_private(path: Path) -> None:
         raise OperatorError(f"{path.parent} may be written by everyone, who could replace {path.name} in it")
 
 
+def remove(folder: Path) -> None:
+    """With all that is in it, if it is there. Raises OperatorError."""
+    import shutil  # for the few starts that need it
+
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OperatorError(f"cannot remove {folder}: {error.strerror}") from error
+
+
 def _named_root(env: Mapping[str, str], ours: str, systemd: str) -> Path | None:
     if folder := env.get(ours):
         return Path(folder).absolute()

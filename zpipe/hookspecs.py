@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ class Context:
 
     options     an instance of what `zpipe_options` returned, filled from the config; None without that hook
     config_dir  the folder of the config file: what relative paths are relative to
-    state_dir   a folder of this instance's own that outlives it
+    log         for people: one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
+                `--log-level info` also `log.info`
+    state_dir   a folder of the plugin's own, one for each instance, that outlives it; `--fresh` empties it
     position    (sources) the committed position to resume after; None: from the start
     last        no stage reads what this one makes (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
@@ -73,8 +75,11 @@ class Hooks:
         """The type of the stage's options: a dataclass. Called when a config is checked, before anything is started."""
 
     @hookspec(firstresult=True)
-    def zpipe_outlets(self) -> tuple[str, ...] | None:
-        """Names of the outlets messages may leave by besides the default one; None (or no hook): any name."""
+    def zpipe_outlets(self, options: Any) -> Sequence[str] | None:
+        """Names of the outlets that messages may leave by besides the default one; None (or no hook): those that a stage reads.
+
+        A message that names any other fails. Called when a config is checked, with the options that the stage is given.
+        """
 
     @hookspec(firstresult=True)
     def zpipe_check(self, options: Any, config_dir: Path) -> Iterable[tuple[str, str]] | None:
@@ -107,18 +112,27 @@ class Hooks:
         """How many messages `zpipe_source` will yield from `context.position` on, or None if nobody knows."""
 
     @hookspec
-    def zpipe_commit(self, position: Position) -> None:
-        """Everything up to and including `position` is finished: acked by every sink. Already durable in the state directory."""
+    def zpipe_commit(self, position: Position, context: Context) -> None:
+        """Everything up to and including `position` is finished: acked by every sink. Already durable in the state directory.
 
-    @hookspec(firstresult=True)
-    def zpipe_process(self, message: Message, context: Context) -> Any:
-        """One message in; a payload, a Message, an iterable of them (one to many), or `zpipe.DROP` out. May be ``async def``.
-
-        May block (a worker's thread). An exception has the message tried again, then makes it a dead letter.
+        On a thread that also writes positions and dead letters: what blocks here holds those up. `context.scratch` has what
+        `zpipe_open` made, which other threads use at the same time.
         """
 
     @hookspec(firstresult=True)
-    def zpipe_process_batch(self, messages: list[Message], context: Context) -> Iterable[Any] | None:
-        """A batch in. A list of the same length is one to one (entries as from `zpipe_process`); any other iterable is
-        many to many, each output derived from the whole batch. May be ``async def``. In a last stage the result is ignored.
+    def zpipe_process(self, message: Message, context: Context) -> Any:
+        """One message in; a payload, a Message, or `zpipe.DROP` out; many out of a generator (or any other iterator), or
+        `zpipe.many(iterable)`. The type of what is returned decides, never its content: a list or a tuple is one payload.
+
+        May be ``async def``. May block (a worker's thread). An exception has the message tried again, then makes it a dead
+        letter.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_process_batch(self, messages: list[Message], context: Context) -> Any:
+        """A batch in. A list or a tuple of the same length is one to one, its entries are as from `zpipe_process`. A generator
+        (or any other iterator), or `zpipe.many(iterable)`, is many to many: each output is derived from the whole batch.
+        `zpipe.DROP` alone is for all of them. Anything else is an error, but for a last stage, where it is ignored.
+
+        May be ``async def``.
         """

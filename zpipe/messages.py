@@ -5,6 +5,7 @@ May live here: the value types that plugins, the core and the daemon all speak. 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, Final
 
@@ -20,14 +21,17 @@ class Message:
 
     payload   any plain CBOR value: None, bool, int, float, str, bytes, list, dict with str keys
     id        stable over redelivery; empty in a message that a plugin makes: the stage then derives it
-    origin    when the source produced it, seconds since the epoch (0.0: the stage fills it in)
+    origin    when the source produced it, seconds since the epoch (0.0: the stage fills it in). A source that reads a record
+              again, after a crash for one, produces it anew: its id stays, its origin does not
     headers   small facts that travel along, or None
     outlet    which named outlet it leaves by; "" is the default one
     position  (sources) where in the source it stands
     attempt   1 for a first delivery, more for a redelivery or a retry
+    source    by which input of the stage it came, as its config names it: "read", or "parse.errors". "" in a message that a
+              plugin makes, and in a dead letter that is tried again by a stage with several inputs
     """
 
-    __slots__ = ("attempt", "headers", "id", "origin", "outlet", "payload", "position")
+    __slots__ = ("attempt", "headers", "id", "origin", "outlet", "payload", "position", "source")
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Message:
         outlet: str = "",
         position: Position = None,
         attempt: int = 1,
+        source: str = "",
     ) -> None:
         self.payload = payload
         self.id = id
@@ -46,6 +51,7 @@ class Message:
         self.outlet = outlet
         self.position = position
         self.attempt = attempt
+        self.source = source
 
     def __repr__(self) -> str:
         return f"Message({self.payload!r}, id={self.id!r})"
@@ -60,6 +66,14 @@ class _Drop(Enum):
 
 DROP: Final = _Drop.DROP
 """Returned by a process hook: the message is filtered on purpose, and acknowledged."""
+
+
+def many(outputs: Iterable[Any]) -> Iterator[Any]:
+    """Returned by a process hook: each of the outputs is a message of its own. Without it a list or a tuple is one payload.
+
+    An iterator and no type of its own: what a generator function returns is one too, so one rule covers both.
+    """
+    return iter(outputs)
 
 
 class BadRecord:

@@ -35,14 +35,12 @@ class Plugin:
 
     hooks         what it implements, by hook name; each is called with all arguments of its spec, in the spec's order
     options_type  the dataclass of its options, None if it takes none
-    outlets       the outlets it declares, None if any name will do
     is_async      names of the hooks that are ``async def``
     """
 
     name: str
     hooks: Mapping[str, Hook]
     options_type: type | None
-    outlets: tuple[str, ...] | None
     is_async: frozenset[str]
 
     @property
@@ -74,6 +72,18 @@ class Plugin:
             raise PluginError(f"plugin {self.name!r}: zpipe_traits must return zpipe.Traits, not {found!r}")
         return found
 
+    def outlets(self, options: Any) -> tuple[str, ...] | None:
+        """The outlets that it declares with these options, besides the default one; None if it declares nothing.
+
+        Raises PluginError.
+        """
+        found = _describe(self.name, "zpipe_outlets", self.hooks, options)
+        if found is None:
+            return None
+        if not isinstance(found, tuple | list) or not all(isinstance(outlet, str) and outlet for outlet in found):
+            raise PluginError(f"plugin {self.name!r}: zpipe_outlets must return a tuple of names, not {found!r}")
+        return tuple(found)
+
 
 def load(name: str, folder: Path) -> Plugin:
     """The plugin that `name` stands for: an entry point, ``module:object``, or a file (relative to `folder`).
@@ -97,7 +107,6 @@ def load(name: str, folder: Path) -> Plugin:
         name,
         hooks,
         _options_type(name, hooks),
-        _outlets(name, hooks),
         frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function)),
     )
 
@@ -263,7 +272,7 @@ def _hook_problems(marked: Mapping[str, Hook]) -> Iterable[str]:
                 hint = _did_you_mean(parameter.name, SPECS[hook])
                 yield f"{hook} has no argument {parameter.name!r}{hint}; it is {allowed}"
         if inspect.isasyncgenfunction(function):
-            yield f"{hook} is an async generator; return a list instead of yielding"
+            yield f"{hook} is an async generator; return zpipe.many(...) instead of yielding"
         elif inspect.iscoroutinefunction(function) and hook not in ASYNC_HOOKS:
             yield f"{hook} may not be async def; only {' and '.join(ASYNC_HOOKS)} may"
 
@@ -306,12 +315,3 @@ def _options_type(name: str, hooks: Mapping[str, Hook]) -> type | None:
     if found is None or (isinstance(found, type) and dataclasses.is_dataclass(found)):
         return found
     raise PluginError(f"plugin {name!r}: zpipe_options must return a dataclass (the type itself), not {found!r}")
-
-
-def _outlets(name: str, hooks: Mapping[str, Hook]) -> tuple[str, ...] | None:
-    found = _describe(name, "zpipe_outlets", hooks)
-    if found is None:
-        return None
-    if not isinstance(found, tuple | list) or not all(isinstance(outlet, str) and outlet for outlet in found):
-        raise PluginError(f"plugin {name!r}: zpipe_outlets must return a tuple of names, not {found!r}")
-    return tuple(found)

@@ -99,7 +99,7 @@ def _write(lines: bytes, context: Context) -> None:
 
 
 def _passed_on(message: Message) -> Message:
-    """In a Message of its own, as a bare None would be taken for a forgotten result and a bare list for many."""
+    """In a Message of its own, as a bare None would be taken for a forgotten result."""
     return Message(message.payload)
 
 

@@ -1,4 +1,7 @@
-"""`python`: calls a function of your own with each payload, or with a list of them if the stage has a `batch` table."""
+"""`python`: calls a function of your own with each payload, or with a list of them if the stage has a `batch` table.
+
+What the function returns means what it means in any plugin: this one hands it on as it is.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,14 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zpipe import DROP, Context, Message, Traits, hookimpl
+from zpipe import Context, Message, Traits, hookimpl
 from zpipe.errors import OperatorError
 
 _FORMS = "allowed are 'module:name' and 'path.py:name'"
@@ -24,10 +26,14 @@ _FORMS = "allowed are 'module:name' and 'path.py:name'"
 
 @dataclass
 class Options:
-    """function: `module:name` or `path.py:name`, relative to the config file;  needs_network: whether it opens connections."""
+    """function       `module:name` or `path.py:name`, relative to the config file
+    needs_network  whether it opens connections of its own
+    outlets        the named outlets that its Messages may leave by; without it, those that a stage reads
+    """
 
     function: str
     needs_network: bool = False
+    outlets: list[str] | None = None
 
     def __post_init__(self) -> None:
         where, colon, name = self.function.rpartition(":")
@@ -57,10 +63,13 @@ def zpipe_traits(options: Options) -> Traits:
 
 
 @hookimpl
+def zpipe_outlets(options: Options) -> list[str] | None:
+    return options.outlets
+
+
+@hookimpl
 def zpipe_open(context: Context) -> None:
-    function = _resolve(context.options.function, context.config_dir)
-    answer = _batch_answer if context.batching else _answer
-    context.scratch = _caller(function, answer, context.last)
+    context.scratch = _resolve(context.options.function, context.config_dir)
 
 
 @hookimpl
@@ -71,63 +80,6 @@ def zpipe_process(message: Message, context: Context) -> Any:
 @hookimpl
 def zpipe_process_batch(messages: list[Message], context: Context) -> Any:
     return context.scratch([message.payload for message in messages])
-
-
-# What the function's result means
-
-
-def _answer(result: Any, payload: Any) -> Any:
-    """A list is one payload here: only a generator is many. In a Message it cannot be taken for many."""
-    return Message(result) if isinstance(result, (list, tuple)) else result
-
-
-def _batch_answer(result: Any, payloads: list[Any]) -> Any:
-    if isinstance(result, (list, tuple)):
-        return [_answer(entry, None) for entry in result]
-    if result is DROP:
-        return [DROP] * len(payloads)
-    if result is not None and (isinstance(result, (dict, str, bytes, Message)) or not isinstance(result, Iterable)):
-        raise TypeError(
-            f"the function returned a {type(result).__name__} for a batch of {len(payloads)}: expected is a list with "
-            "one result for each payload, or a generator"
-        )
-    return result
-
-
-def _caller(function: Callable[[Any], Any], answer: Callable[[Any, Any], Any], last: bool) -> Callable[[Any], Any]:
-    if _is_a(inspect.iscoroutinefunction, function):
-
-        async def call_async(argument: Any) -> Any:
-            return answer(await function(argument), argument)
-
-        return call_async
-    if _is_a(inspect.isasyncgenfunction, function):
-
-        async def collect(argument: Any) -> Iterator[Any]:
-            # an iterator, not the list: a list would be one payload, or one to one
-            return iter([entry async for entry in function(argument)])
-
-        return collect
-    plain = None if answer is _batch_answer else dict  # the usual result needs no look: this is a hot path
-    if last:
-
-        def call_last(argument: Any) -> None:
-            result = function(argument)
-            if inspect.isgenerator(result):
-                deque(result, maxlen=0)  # nobody else takes from it, and its work is done only when somebody does
-
-        return call_last
-
-    def call(argument: Any) -> Any:
-        result = function(argument)
-        return result if type(result) is plain else answer(result, argument)
-
-    return call
-
-
-def _is_a(test: Callable[[Any], bool], function: Callable[[Any], Any]) -> bool:
-    """Also for an object whose class has such a `__call__`."""
-    return test(function) or (not inspect.isroutine(function) and test(type(function).__call__))
 
 
 # Finding the function

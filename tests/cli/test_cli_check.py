@@ -261,3 +261,49 @@ def test_a_secret_is_not_in_the_json_of_a_check(call: Call, write: Write, monkey
     (file,) = json.loads(result.stdout)["files"]
     assert "open-sesame" not in result.stdout
     assert {one["key"]: one["given"] for one in file["mistakes"]}["stages.work.options.more"] == {"a": ["${T}"]}
+
+
+SPLIT = """
+from zpipe import Message, hookimpl
+
+@hookimpl
+def zpipe_outlets():
+    return ("odd", "large")
+
+@hookimpl
+def zpipe_process(message):
+    return message.payload
+"""
+UNREAD = """
+[pipeline]
+name = "unread"
+[stages.read]
+plugin = "generate"
+[stages.split]
+input = "read"
+plugin = "./split.py"
+[stages.function]
+input = "split.large"
+plugin = "python"
+options = { function = "f.py:f", outlets = ["bad"] }
+[stages.bad]
+input = ["function.bad", "function"]
+plugin = "discard"
+"""
+
+
+def test_an_outlet_that_no_stage_reads_is_a_warning(call: Call, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "split.py").write_text(SPLIT)
+    (tmp_path / "f.py").write_text("def f(payload): return payload\n")
+    config = write(UNREAD, "unread.toml")
+    result = call("check", config)
+    assert result.return_value == ExitCode.DONE
+    problem = (
+        "no stage reads the outlet 'odd' of 'split' (input = \"split.odd\"): what leaves by it is counted as unrouted, "
+        "and goes nowhere"
+    )
+    assert result.stderr == f"warning: {config}:6: stages.split: {problem}\n"
+    (file,) = json.loads(call("check", config, "--json").stdout)["files"]
+    assert (file["ok"], [(one["line"], one["problem"]) for one in file["warnings"]]) == (True, [(6, problem)])
+    write(UNREAD.replace("function.bad", "function.bat"), "unread.toml")
+    assert "has no outlet 'bat'; its outlets are bad (did you mean 'bad'?)" in call("check", config).stderr

@@ -34,7 +34,7 @@ plugin = "generate"
 
 [stages.work]
 input = "read"
-plugin = "./work.py"
+{plugin}
 workers = {{ {workers} }}
 {more}
 
@@ -47,7 +47,7 @@ plugin = "discard"
 class Bench:
     """A pool with a plugin, and what it reports."""
 
-    def __init__(self, folder: Path, source: str, workers: str, more: str = "") -> None:
+    def __init__(self, folder: Path, source: str, workers: str, more: str = "", plugin: str = "") -> None:
         self.folder = folder
         self.gate = Gate()
         self.gate.set(True)
@@ -56,7 +56,7 @@ class Bench:
         self._results: SimpleQueue[tuple[Task, Result]] = SimpleQueue()
         (folder / "work.py").write_text(source)
         path = folder / "p.toml"
-        path.write_text(CONFIG.format(workers=workers, more=more))
+        path.write_text(CONFIG.format(plugin=plugin or 'plugin = "./work.py"', workers=workers, more=more))
         config = load(path)
         settings = config.stages["work"]
         self.plugin = plugins.load(settings.plugin, folder)
@@ -71,11 +71,12 @@ class Bench:
             logging.getLogger("zpipe"),
             batching="batch" in more,
         )
+        self.link = LinkPolicy()
         self.pool: Pool = make_pool(
             config,
             self.plugin,
             self.context,
-            LinkPolicy(),
+            self.link,
             CallJournal(folder / "calls", settings.workers.count),
             self.gate,
             self._emitted,
@@ -96,9 +97,14 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, source: str, workers: str = 'kind = "process"', more: str = "") -> Iterator[Bench]:
-    made = Bench(folder, source, workers, more)
+def bench(
+    folder: Path, source: str, workers: str = 'kind = "process"', more: str = "", plugin: str = ""
+) -> Iterator[Bench]:
+    """`source` is work.py, which is the plugin unless `plugin` says otherwise."""
+    made = Bench(folder, source, workers, more, plugin)
     try:
+        if plugin:
+            made.plugin.hooks["zpipe_open"](made.context)
         made.pool.start()
         yield made
     finally:

@@ -18,6 +18,7 @@ from zpipe.errors import OperatorError
 
 PLUGIN = """
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -75,6 +76,10 @@ def zpipe_process(message, context):
             return (n for n in range(count))
         case ["die at", count]:
             return dying(count)
+        case "endless":
+            return itertools.count()
+        case "endless and slow":
+            return (time.sleep(0.001) or n for n in itertools.count())
     return message.payload
 
 
@@ -154,6 +159,21 @@ def test_only_the_message_in_the_call_is_blamed(tmp_path: Path, payload: object,
         assert payloads(pool.run(task(["next"]))) == ["next"], "another process took its place"
     if payload == "fork":
         wait_gone(int((tmp_path / "forked").read_text()))
+
+
+@pytest.mark.parametrize("payload", ["endless", "endless and slow"])
+def test_the_timeout_covers_what_a_generator_does(tmp_path: Path, payload: str) -> None:
+    """Also of one that passes outputs on faster than anybody looks, and never stops."""
+    with bench(tmp_path, PLUGIN, 'kind = "process", timeout = "1s"') as pool:
+        result = pool.run(task(["a", payload, "b"]))
+        assert [(f.index, f.verdict) for f in result.failures] == [
+            (0, Verdict.AGAIN),
+            (1, Verdict.DEATH),
+            (2, Verdict.AGAIN),
+        ]
+        assert result.failures[1].reason == "its call outlived the timeout of 1 s"
+        assert payload != "endless" or pool.early, "it had passed some on"
+        assert payloads(pool.run(task(["next"]))) == ["next"]
 
 
 def test_a_process_that_speaks_nonsense_is_ended(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from e2e_types import MakePipeline
 from pipeline import ids
 from ports import free_ports
@@ -227,3 +228,88 @@ def pairs(payloads):
     assert Counter(stages["even"])["filtered"] == 1000
     assert (stages["pairs"]["received"], stages["pairs"]["produced"]) == (1000, 2000)
     assert ids(pipeline.query("SELECT key FROM t ORDER BY key")) == list(range(2000))
+
+
+SPLIT = """
+from zpipe import Message, hookimpl
+
+
+@hookimpl
+def zpipe_outlets():
+    return ("odd", "thirds")
+
+
+@hookimpl
+def zpipe_process(message):
+    n = message.payload["id"]
+    if n % 100 == 99:
+        return Message(n, outlet="od")
+    return Message(message.payload, outlet="odd" if n % 2 else "thirds" if n % 3 == 0 else "")
+"""
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("last", [False, True])
+def test_what_no_stage_reads_is_counted_and_an_undeclared_outlet_fails_its_message(
+    make: MakePipeline, kind: str, last: bool
+) -> None:
+    text = HEAD + generate("read", 1200)
+    text += f'[stages.split]\ninput = "read"\nplugin = "./split.py"\nworkers = {{ kind = "{kind}" }}\n'
+    text += '[stages.thirds]\ninput = "split.thirds"\nplugin = "discard"\n'
+    if not last:
+        text += '[stages.store]\ninput = "split"\n' + store("t")
+    pipeline = make(text, split=SPLIT)
+    run = pipeline.run()
+    ledger = run.ledger()
+    row = ledger["stages"]["split"]
+    odd, thirds = 600 - 12, 200  # by n % 2, n % 3; every hundredth is misnamed
+    assert (row["received"], row["completed"], row["dead"]) == (1200, 1188, 12)
+    assert row["produced"] == thirds + (0 if last else 400)
+    assert row["unrouted"] == odd + (400 if last else 0)
+    assert "unrouted" not in ledger["stages"]["read"]
+    reasons = {reason for _, reason, _, attempts, _ in pipeline.letters("split") if attempts == 1}
+    assert reasons == {
+        "the stage has no outlet 'od' (did you mean 'odd'?); its outlets are odd, thirds. Outlets are declared by the plugin's "
+        "zpipe_outlets, or by the option `outlets` of `python`"
+    }
+    assert pipeline.final("split")["unrouted"] == row["unrouted"]
+    assert run.stderr.count("event=outlet.unread outlet=odd") == 1
+    assert "outlet.unread outlet=thirds" not in run.stderr
+
+
+def test_a_last_stage_counts_what_it_sends_by_a_named_outlet(make: MakePipeline) -> None:
+    source = """
+from zpipe import Message
+
+
+def split(payload):
+    return Message(payload, outlet="odd" if payload["id"] % 2 else "")
+"""
+    text = HEAD + generate("read", 100) + '[stages.split]\ninput = "read"\nplugin = "python"\n'
+    text += 'options = { function = "split.py:split", outlets = ["odd"] }\n'
+    row = make(text, split=source).run().ledger()["stages"]["split"]
+    assert (row["completed"], row["unrouted"], row["produced"]) == (100, 50, 0)
+
+
+def test_a_source_may_not_lose_messages_by_an_undeclared_outlet(make: MakePipeline) -> None:
+    source = """
+from zpipe import Message, hookimpl
+
+
+@hookimpl
+def zpipe_outlets():
+    return ("odd",)
+
+
+@hookimpl
+def zpipe_source(context):
+    for n in range(100):
+        outlet = "even" if n % 10 == 0 else "odd" if n % 2 else ""
+        yield Message({"id": n}, position=n, outlet=outlet)
+"""
+    text = HEAD + '[stages.read]\nplugin = "./numbers.py"\n[stages.store]\ninput = "read"\n' + store("t")
+    pipeline = make(text, numbers=source)
+    ledger = pipeline.run().ledger()
+    row = ledger["stages"]["read"]
+    assert (row["received"], row["dead"], row["unrouted"], row["produced"]) == (100, 10, 50, 40)
+    assert [row[0] for row in pipeline.letters("read")] == [f"read:{n}" for n in range(0, 100, 10)]

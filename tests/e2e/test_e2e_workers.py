@@ -322,3 +322,31 @@ def test_async_calls_that_end_the_loop_or_do_not_end_are_their_messages_failure(
     reasons = {payload["id"] % 100: reason for _, reason, _, _, payload in pipeline.letters("work")}
     assert "SystemExit" in reasons[7] and "KeyboardInterrupt" in reasons[8] and "timeout" in reasons[9]
     assert "event=call.abandoned" in run.stderr
+
+
+ENDLESS = """
+import itertools
+
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_process(message):
+    if message.payload["id"] != 5:
+        return message.payload
+    return ({"id": n, "endless": True} for n in itertools.count(1_000_000))
+"""
+
+
+def test_a_generator_that_never_ends_does_not_outlive_its_timeout_nor_the_first_ctrl_c(make: MakePipeline) -> None:
+    pipeline = make(CONFIG.replace("{ count = 1000 }", "{ rate = 200 }"), work=ENDLESS)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 0 and pipeline.query("SELECT 1 FROM t WHERE id >= 1000000"), "it has begun")
+    run.interrupt()
+    ledger = run.ledger()
+    assert ledger["stages"]["work"]["dead"] == 1
+    ((id, reason, _, deaths, payload),) = pipeline.letters("work")
+    assert (id, deaths, payload["id"]) == ("read:5", 2, 5)
+    assert reason == "its call outlived the timeout of 0.5 s"
+    good = ledger["stages"]["read"]["received"] - 1
+    assert pipeline.query("SELECT count(*) FROM t WHERE id < 1000000") == [(good,)]

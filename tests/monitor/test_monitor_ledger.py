@@ -75,6 +75,16 @@ def test_what_a_killed_incarnation_held_is_returned_and_only_what_was_acked_was_
     assert value["links"][1] == {"from": "map", "to": "sink", "sent": 115, "acked": 115, "in_flight": 0, "unsent": 0}
 
 
+def test_what_no_stage_reads_has_a_key_where_there_is_any() -> None:
+    ledger = balanced_ledger()
+    ledger.killed(snapshot("map", incarnation="dead", unrouted=2))
+    ledger.final(stopped("map", [link("sink", 95)], received=100, filtered=4, dead=1, unrouted=5))
+    stages = ledger.as_json(1)["stages"]
+    assert ledger.balanced
+    assert (stages["map"]["unrouted"], stages["map"]["produced"]) == (7, 95)
+    assert "unrouted" not in stages["sink"]
+
+
 def test_an_incarnation_counts_once() -> None:
     ledger = balanced_ledger()
     ledger.killed(stopped("sink", received=95))  # killed after it had said that it stopped

@@ -32,6 +32,12 @@ def test_the_ledger_shows_columns_with_something_in_them() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_what_no_stage_reads_has_a_column() -> None:
+    lines = shown(ledger_table(ledger(unrouted=12)))
+    assert lines[1].split() == ["stage", "received", "completed", "produced", "unrouted"]
+    assert [line.split()[-1] for line in lines[2:5]] == ["0", "12", "0"]
+
+
 def test_the_verdict_stays_on_one_line_above_a_narrow_ledger() -> None:
     value = ledger() | {"seconds": 12345.6, "pipeline": "a-pipeline-with-a-long-name"}
     lines = shown(ledger_table(value))

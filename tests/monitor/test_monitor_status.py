@@ -130,6 +130,13 @@ def test_the_status_says_what_is_missing_how_far_it_is_and_what_holds_it_up() ->
     assert text.endswith("instances would keep up with read")
 
 
+def test_what_no_stage_reads_is_said_on_the_screen_and_in_the_details() -> None:
+    value = chain(unrouted=1234)
+    assert "map: 1,234 outputs left by an outlet that no stage reads" in [plain(line) for line in status(value, 80)]
+    assert any("unrouted 1,234" in line for line in drawn(value, Size(160, 40), mode="details", selected="map"))
+    assert "no stage reads" not in as_text(chain())
+
+
 def test_silent_instances_are_named_and_their_figures_are_not_shown_as_current() -> None:
     model = Model(config(CHAIN))
     model.add(snapshot("map", [link("sink", 9, unsent=5)], at=0.0, rate_in=777.0, received=50, queued=33))

@@ -17,7 +17,11 @@ from zpipe.errors import ExitCode
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
-@click.option("--fresh", is_flag=True, help="Forget the committed positions: the sources start over.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Start over: forget the committed positions, and what the plugins keep in their state_dir.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True

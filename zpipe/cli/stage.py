@@ -18,7 +18,11 @@ from zpipe.units import names, sandbox
 @click.argument("stage", required=False, metavar="STAGE")
 @click.option("--instance", "-i", type=click.IntRange(min=1), help="Which instance.  [default: 1]")
 @click.option("--unit", metavar="PIPELINE.STAGE.N", help="All three at once; the config is /etc/zpipe/PIPELINE.toml.")
-@click.option("--fresh", is_flag=True, help="Forget the source's committed position.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Start over: forget the committed position, and what the plugin keeps in its state_dir.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: the config's.")
 def command(
     config: Path | None, stage: str | None, instance: int | None, unit: str | None, fresh: bool, log_level: str | None

@@ -20,3 +20,9 @@ def advise(config: PipelineConfig, report: Report) -> None:
             if config.stages[entry.stage].traits.is_sink and entry.outlet != DEAD:
                 sink = f"stage {entry.stage!r} is a sink (plugin {config.stages[entry.stage].plugin!r})"
                 report.add((*path, "input", index), f"{sink}: nothing ever comes out of it", given=entry.stage)
+        for outlet in config.unread_outlets(stage.name):
+            problem = (
+                f'no stage reads the outlet {outlet!r} of {stage.name!r} (input = "{stage.name}.{outlet}"): '
+                "what leaves by it is counted as unrouted, and goes nowhere"
+            )
+            report.add(path, problem, given=outlet)

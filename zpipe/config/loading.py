@@ -51,11 +51,7 @@ def load(
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
         report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
     stages = {
-        name: replace(
-            stage,
-            options=_options(stage, loaded.get(name), raw["stages"][name], report),
-            workers=_workers(stage, loaded.get(name)),
-        )
+        name: _with_plugin(stage, loaded.get(name), raw["stages"][name], report)
         for name, stage in config.stages.items()
     }
     stages = {
@@ -206,6 +202,22 @@ def _is_installed(*modules: str) -> bool:
         return all(find_spec(module) is not None for module in modules)
     except ImportError:  # of a package that one of them is in
         return False
+
+
+def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Report) -> StageConfig:
+    """The stage with what only its plugin can say."""
+    options = _options(stage, plugin, raw, report)
+    known = plugin is not None and (options is not None or plugin.options_type is None)
+    outlets = _outlets(stage, plugin, options, report) if plugin is not None and known else None
+    return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
+
+
+def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: Report) -> tuple[str, ...] | None:
+    try:
+        return plugin.outlets(options)
+    except PluginError as error:
+        report.add(("stages", stage.name, "plugin"), str(error), given=stage.plugin)
+        return None
 
 
 def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy
+from zpipe.core.work import DEAD
 from zpipe.hookspecs import Traits
 
 
@@ -16,6 +17,9 @@ class Input:
 
     stage: str
     outlet: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.outlet}" if self.outlet else self.stage
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,10 @@ class Workers:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One [stages.NAME] table. `options` is of the type that the plugin declared; None if it declared none."""
+    """One [stages.NAME] table. `options` is of the type that the plugin declared; None if it declared none.
+
+    outlets  those that the plugin declares besides the default one; None where it declares nothing, or was not loaded
+    """
 
     name: str
     plugin: str
@@ -49,6 +56,7 @@ class StageConfig:
     limit: LimitPolicy | None
     listen: tuple[str, ...]
     """One feedback address tcp://HOST:PORT for each instance (control is at PORT + 1); empty: ipc."""
+    outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
     """What the plugin says of itself with these options; the default where it was not loaded."""
 
@@ -85,3 +93,15 @@ class PipelineConfig:
     def consumers(self, stage: str) -> list[tuple[str, str]]:
         """(outlet, consumer stage) of every link that leaves `stage`."""
         return [(i.outlet, s.name) for s in self.stages.values() for i in s.inputs if i.stage == stage]
+
+    def outlets(self, stage: str) -> tuple[str, ...]:
+        """The named outlets that messages of `stage` may leave by: those that its plugin declares; where it declares nothing,
+        those that a stage reads."""
+        declared = self.stages[stage].outlets
+        read = dict.fromkeys(outlet for outlet, _ in self.consumers(stage) if outlet not in ("", DEAD))
+        return tuple(read) if declared is None else declared
+
+    def unread_outlets(self, stage: str) -> tuple[str, ...]:
+        """The outlets that the plugin of `stage` declares and no stage reads: what leaves by them is counted and goes nowhere."""
+        read = {outlet for outlet, _ in self.consumers(stage)}
+        return tuple(outlet for outlet in self.stages[stage].outlets or () if outlet not in read)

@@ -17,10 +17,10 @@ Stages = Mapping[str, StageConfig]
 def check(stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None:
     """Reports what is wrong across stages. `plugins`: by stage, those that could be loaded."""
     for stage in stages.values():
-        _check_inputs(stage, stages, plugins, report)
+        _check_inputs(stage, stages, report)
         _check_room(stage, stages, report)
+        _check_outlets(stage, report)
         if plugin := plugins.get(stage.name):
-            _check_outlets(stage, plugin, report)
             _check_role(stage, plugin, report)
             _check_batch_plugin(stage, plugin, report)
             _check_workers(stage, plugin, report)
@@ -37,11 +37,11 @@ def _is_head(stage: StageConfig, report: Report) -> bool:
     return not stage.inputs and not report.spoiled("stages", stage.name, "input")
 
 
-def _check_inputs(stage: StageConfig, stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None:
+def _check_inputs(stage: StageConfig, stages: Stages, report: Report) -> None:
     seen: set[Input] = set()
     for index, entry in enumerate(stage.inputs):
         path = ("stages", stage.name, "input", index)
-        given = f"{entry.stage}.{entry.outlet}" if entry.outlet else entry.stage
+        given = str(entry)
         if entry in seen:
             report.add(path, f"names {given} twice", given=given)
         seen.add(entry)
@@ -51,19 +51,14 @@ def _check_inputs(stage: StageConfig, stages: Stages, plugins: Mapping[str, Plug
             others = [name for name in stages if name != stage.name]
             problem = f"there is no stage {entry.stage!r}; stages are {', '.join(stages)}"
             report.add(path, problem, given=given, nearest=nearest_name(entry.stage, others))
-        elif (outlets := _declared_outlets(entry, plugins)) is not None and entry.outlet not in ("", DEAD, *outlets):
+        elif (outlets := stages[entry.stage].outlets) is not None and entry.outlet not in ("", DEAD, *outlets):
             has = f"its outlets are {', '.join(outlets)}" if outlets else "it has only the default one"
             problem = f"stage {entry.stage!r} has no outlet {entry.outlet!r}; {has}"
             report.add(path, problem, given=given, nearest=nearest_name(entry.outlet, outlets))
 
 
-def _declared_outlets(entry: Input, plugins: Mapping[str, Plugin]) -> tuple[str, ...] | None:
-    plugin = plugins.get(entry.stage)
-    return plugin.outlets if plugin else None
-
-
-def _check_outlets(stage: StageConfig, plugin: Plugin, report: Report) -> None:
-    if plugin.outlets is not None and DEAD in plugin.outlets:
+def _check_outlets(stage: StageConfig, report: Report) -> None:
+    if stage.outlets is not None and DEAD in stage.outlets:
         problem = f"plugin {stage.plugin!r} declares an outlet {DEAD!r}, which is that of every stage's dead letters"
         report.add(("stages", stage.name, "plugin"), problem, given=stage.plugin)
 

@@ -20,6 +20,7 @@ class Delivery:
     """One parcel that arrived. Calls `on_finished(self)` once every message of it is finished.
 
     session  the inlet session it came by; its acks go there. None: it came from no producer
+    source   the input that it came by, as a config names it; "" likewise
     done     offsets of finished messages;  told: those of them that the producer was told of
     """
 
@@ -32,6 +33,7 @@ class Delivery:
         "sections",
         "sequence",
         "session",
+        "source",
         "told",
         "unfinished",
     )
@@ -43,8 +45,10 @@ class Delivery:
         sections: list[Section],
         on_finished: Callable[[Delivery], None],
         now: float = 0.0,
+        source: str = "",
     ) -> None:
         self.session = session
+        self.source = source
         self.sequence = sequence
         self.sections = sections
         self.count = sum(section.count for section in sections)

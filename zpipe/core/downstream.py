@@ -39,11 +39,17 @@ class Downstream:
 
     # ---- outputs
 
-    def offer(self, chunks: list[Chunk], derivation: Derivation) -> None:
-        """Takes outputs in charge, once for each link they leave by. Those of an outlet that nobody reads are let go."""
+    def offer(self, chunks: list[Chunk], derivation: Derivation) -> int:
+        """Takes outputs in charge, once for each link they leave by. Returns how many were let go, since no stage reads them."""
+        unrouted = 0
         for chunk in chunks:
-            for outlet in self._by_name.get(chunk.outlet, ()):
+            outlets = self._by_name.get(chunk.outlet)
+            if outlets is None:
+                unrouted += chunk.messages
+                continue
+            for outlet in outlets:
                 outlet.offer(chunk, derivation)
+        return unrouted
 
     def reads(self, outlet: str) -> bool:
         """Whether some stage reads it."""

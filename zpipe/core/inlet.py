@@ -68,7 +68,7 @@ class Inlet:
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             session.due(now)
             return True
-        delivery = Delivery(session, parcel.sequence, sections, self._delivered, now)
+        delivery = Delivery(session, parcel.sequence, sections, self._delivered, now, session.upstream.input)
         session.deliveries[parcel.sequence] = delivery
         session.parts_at = min(session.parts_at, now + PARTS_S)
         session.messages.receive(delivery.count)

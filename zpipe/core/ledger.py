@@ -140,7 +140,10 @@ class EachDerivation(Derivation):
 
 @dataclass(slots=True)
 class Counts:
-    """received = completed + filtered + dead + returned + in_process + queued, after every event."""
+    """received = completed + filtered + dead + returned + in_process + queued, after every event.
+
+    unrouted  outputs that left by an outlet which no stage reads: no part of that sum, as they are nobody's input
+    """
 
     received: int = 0
     completed: int = 0
@@ -153,6 +156,7 @@ class Counts:
     retries: int = 0
     malformed: int = 0
     replayed: int = 0
+    unrouted: int = 0
 
     def off(self) -> int:
         """0 when the identity holds."""

@@ -163,7 +163,7 @@ class Processing:
         """Outputs of a task that goes on."""
         if task.derivation is None:
             task.derivation = Derivation([])
-        self._downstream.offer(chunks, task.derivation)
+        self._counts.unrouted += self._downstream.offer(chunks, task.derivation)
 
     def done(self, task: Task, result: Result, now: float) -> None:
         """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
@@ -193,11 +193,11 @@ class Processing:
         """Hands the outputs on, and ties the inputs to them: each to its own, where it is known which are whose."""
         if chunks and task.derivation is None and all(chunk.owners is not None for chunk in chunks):
             each = EachDerivation(task.slices)
-            self._downstream.offer(chunks, each)
+            self._counts.unrouted += self._downstream.offer(chunks, each)
             each.close_but(failed)
             return
         derivation = task.derivation or Derivation([])
-        self._downstream.offer(chunks, derivation)
+        self._counts.unrouted += self._downstream.offer(chunks, derivation)
         for piece in good:
             derivation.add_input(piece)
         derivation.close()

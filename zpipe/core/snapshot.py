@@ -25,7 +25,7 @@ from zpipe.core.lifecycle import State
 from zpipe.core.outlet import Outlet
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
-OTHERS = ("duplicates", "retries", "malformed", "replayed")
+OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
 _STATES = {state.value for state in State}

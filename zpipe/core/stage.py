@@ -151,7 +151,7 @@ class Stage:
         self.counts.received += count
         self.counts.completed += count - len(letters)
         self.counts.in_process += len(letters)
-        self.downstream.offer(chunks, derivation)
+        self.counts.unrouted += self.downstream.offer(chunks, derivation)
         self.processing.guard.good(count - len(letters))
         for letter in letters:
             derivation.expect()

@@ -43,7 +43,7 @@ from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
-from zpipe.folders import instance_name, make_private
+from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
 
 SWITCH_S = 0.0005
@@ -71,8 +71,11 @@ class Instance:
         self._crash_files = CrashFiles(state_dir)
         self.crash = self._crash_files.found(env, cut_short)
         self.crash.tell(self.log)
+        plugin_dir = self.places.plugin_state(stage, instance)
         if fresh:
             self.store.forget()
+            remove(plugin_dir)
+        make_private(plugin_dir)
         self.incarnation = secrets.token_hex(6)
         self._leave_record(config)
         context = Context(
@@ -82,7 +85,7 @@ class Instance:
             incarnation=self.incarnation,
             options=self.settings.options,
             config_dir=config.folder,
-            state_dir=state_dir,
+            state_dir=plugin_dir,
             log=self.log.getChild("plugin"),
             last=not any(outlet != DEAD for outlet, _ in config.consumers(stage)),
             batching=self.settings.batch is not None,
@@ -122,7 +125,8 @@ class Instance:
         if self.host.plugin.is_source:
             enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
             source = silent if self.replaying else hooks["zpipe_source"]
-            self.feeder = Feeder(source, context, policy.link, self._wake, self._source_failed, enough)
+            outlets = self.config.outlets(context.stage)
+            self.feeder = Feeder(source, context, policy.link, self._wake, self._source_failed, enough, outlets)
         else:
             calls = self._crash_files.begin(policy.workers)
             self.workers = make_pool(
@@ -251,6 +255,9 @@ class Instance:
         if self.places.paused(self.stage.me.stage, self.stage.me.instance):
             self.stage.pause(True)
         self.notifier.ready(vital_of(self.stage, self.outside.held_by))
+        for outlet in self.config.unread_outlets(self.stage.me.stage):
+            hint = "no stage has it as its input: what leaves by it is counted as unrouted, and goes nowhere"
+            self.log.warning(fields(event="outlet.unread", outlet=outlet, hint=hint))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
         if self.feeder is not None:
             if opened.complete and not self.replaying:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from zpipe.core import cbor, section
@@ -19,8 +19,8 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.reason import reason_of
-from zpipe.daemon.task_run import check_message
-from zpipe.errors import PluginError
+from zpipe.daemon.task_run import check_message, check_outlet
+from zpipe.errors import PluginError, Reject
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
 
@@ -31,6 +31,7 @@ Batch = tuple[list[Chunk], Position, int, list[DeadLetter]]
 
 class Feeder:
     """`eager`: nothing is unsent, so whatever comes should go out at once; else only `enough` messages are worth a turn.
+    `outlets`: the named ones that its messages may leave by.
 
     `failed` is called on the source's thread with what the plugin raised; `waker` wakes the loop."""
 
@@ -42,6 +43,7 @@ class Feeder:
         waker: Callable[[], None],
         failed: Callable[[BaseException], None],
         enough: int,
+        outlets: Collection[str],
     ) -> None:
         self._source = source
         self._context = context
@@ -49,6 +51,7 @@ class Feeder:
         self._wake = waker
         self._failed = failed
         self._enough = enough
+        self._outlets = outlets
         self._items: deque[Any] = deque()
         self._limit = 0
         self._yielded = 0
@@ -187,6 +190,11 @@ class Feeder:
             elif type(item) is Message:
                 position = item.position
                 check_message(item)
+                try:
+                    check_outlet(item.outlet, self._outlets)
+                except Reject as error:
+                    failures[index] = Failure(index, str(error))
+                    continue
                 to = named.setdefault(item.outlet, Emission(item.outlet)) if item.outlet else emission
                 to.add(item.id or f"{stage}:{name(position)}", item.origin or now, item.payload, item.headers, index)
             else:

@@ -21,6 +21,7 @@ from zpipe.daemon.locks import is_locked
 from zpipe.errors import OperatorError
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
+PLUGIN = "plugin"
 SYSTEM_CONFIGS = Path("/etc/zpipe")
 SYSTEM_FOLDERS = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "ZPIPE_STATE_DIR": "/var/lib/zpipe"}
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -99,6 +100,10 @@ class Places:
 
     def state(self, stage: str, instance: int) -> Path:
         return folders.state_folder(self._env, self._config.name, stage, instance)
+
+    def plugin_state(self, stage: str, instance: int) -> Path:
+        """The plugin's own: apart from zpipe's files, so that a start from scratch can empty it."""
+        return self.state(stage, instance) / PLUGIN
 
     def addresses(self, stage: str, instance: int) -> Addresses:
         """Raises OperatorError for an instance that `listen` has no address for."""

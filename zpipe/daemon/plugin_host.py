@@ -74,7 +74,7 @@ class PluginHost:
         if hook is None:
             return
         try:
-            hook(position)
+            hook(position, self.context)
         except Exception as error:  # the position is committed, whatever the plugin makes of it
             self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
 

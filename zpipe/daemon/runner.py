@@ -14,13 +14,12 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Failure, Result, Task
 from zpipe.daemon.call_journal import ALL, NONE, Note
 from zpipe.daemon.reason import reason_of, traceback_of
-from zpipe.daemon.task_run import NoOutput, TaskRun
+from zpipe.daemon.task_run import PLAIN, Ends, NoOutput, TaskRun, WrongBatch, outputs_inside
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
-from zpipe.messages import Message
+from zpipe.messages import DROP, Message
 
-_PLAIN = frozenset({dict, str, int, float, bool, bytes})
-_NOTHING = _PLAIN | {type(None)}
+_NOTHING = PLAIN | {type(None)}
 _FAILED = object()
 
 Step = Any
@@ -57,11 +56,13 @@ class Runner:
         hooks: Mapping[str, Callable[..., Any]],
         context: Context,
         policy: LinkPolicy,
+        ends: Ends,
     ) -> None:
         self._process = hooks.get("zpipe_process")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
+        self._ends = ends
 
     def begin(self, task: Task, note: Note) -> Work:
         """Nothing is called before the first `advance`.
@@ -72,7 +73,7 @@ class Runner:
 
     def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy)
+        run = TaskRun(task, self._context.last, self._policy, self._ends)
         try:
             messages = run.messages()
         except PeerError as error:
@@ -101,7 +102,7 @@ class Runner:
                 run.fail(len(made), error)
                 keep(_FAILED)
         types = set(map(type, made))
-        if not types <= (_NOTHING if context.last else _PLAIN):
+        if not types <= (_NOTHING if context.last else PLAIN):
             yield from self._take_each(run, messages, made, note)
         elif not context.last:
             run.take_plain(made)
@@ -124,22 +125,17 @@ class Runner:
             made = self._process_batch(messages, self._context)
             if isinstance(made, Awaitable | AsyncIterator):
                 made = yield made
-            if isinstance(made, list | tuple) and len(made) == len(messages):
-                yield from run.take_each(messages, made)
-            elif isinstance(made, Answer):
+            if isinstance(made, Answer):
                 raise made
-            elif self._context.last:
-                _exhaust(made)
-            elif made is None:
-                raise NoOutput
-            else:
+            if made is DROP:
+                run.filtered = len(messages)
+            elif isinstance(made, Iterator):
                 yield from run.take_many(messages, made)
+            elif isinstance(made, list | tuple) and len(made) == len(messages):
+                yield from run.take_each(messages, made)
+            elif not self._context.last or outputs_inside(
+                made
+            ):  # ignoring those would ack what was meant to be rejected
+                raise NoOutput if made is None else WrongBatch(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
             run.fail_batch(error)
-
-
-def _exhaust(made: Any) -> None:
-    """A generator does nothing until it is run, also in a last stage."""
-    if isinstance(made, Iterator):
-        for _ in made:
-            pass

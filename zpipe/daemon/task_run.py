@@ -10,8 +10,8 @@ So a redelivered message makes the same ids again, and an idempotent sink stores
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -20,11 +20,33 @@ from zpipe.core.section import MAX_ORIGIN_S
 from zpipe.core.work import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.verdict import failure_of
-from zpipe.errors import Answer
+from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
+from zpipe.plugin import nearest_name
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
+
+
+PLAIN = frozenset({dict, str, int, float, bool, bytes})
+"""Types of payloads that need no look inside: nearly all there are."""
+_OUTPUTS = (Message, type(DROP), Answer, Iterator)
+_YIELD = "yield them, or return zpipe.many(...)"
+
+
+_NO_OUTLET, _NO_POSITION = repeat(""), repeat(None)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a stage's config says of the messages in and out of it.
+
+    outlets     the named ones that its messages may leave by
+    only_input  where they come from, as the config names it; "" if there are several inputs
+    """
+
+    outlets: Collection[str] = ()
+    only_input: str = ""
 
 
 class NoOutput(Exception):
@@ -34,15 +56,29 @@ class NoOutput(Exception):
         super().__init__("returned None, but the stage has a downstream: return a payload, or zpipe.DROP to filter it")
 
 
+class WrongBatch(Exception):
+    """A batch hook returned something that does not say which output belongs to which message."""
+
+    def __init__(self, made: Any, messages: int) -> None:
+        given = f"a {type(made).__name__}"
+        if isinstance(made, list | tuple):
+            given += f" of {len(made)}"
+        super().__init__(
+            f"returned {given} for a batch of {messages}: return a list of {messages}, one entry for each message, "
+            "or yield the outputs, or return zpipe.many(...)"
+        )
+
+
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy) -> None:
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy, ends: Ends) -> None:
         self.task = task
         self.default = Emission("")
         self.filtered = 0
         self._last = last
         self._policy = policy
+        self._ends = ends
         self._named: dict[str, Emission] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
@@ -55,12 +91,10 @@ class TaskRun:
             ids, origins, payloads, headers = piece.section.columns()
             part = slice(piece.start, piece.stop)
             facts = headers[part] if headers is not None else repeat(None)
-            of_slice = list(map(Message, payloads[part], ids[part], origins[part], facts))
-            attempt = piece.section.attempt + self.task.attempt - 1
-            if attempt > 1:
-                for message in of_slice:
-                    message.attempt = attempt
-            messages += of_slice
+            attempt = repeat(piece.section.attempt + self.task.attempt - 1)
+            source = repeat(piece.delivery.source or self._ends.only_input)
+            columns = (payloads[part], ids[part], origins[part], facts)
+            messages += map(Message, *columns, _NO_OUTLET, _NO_POSITION, attempt, source)
         return messages
 
     # ---- outputs
@@ -84,24 +118,22 @@ class TaskRun:
                 yield from self.take(index, message, one)
 
     def take(self, index: int, message: Message, made: Any) -> Iterator[list[Chunk]]:
-        """What the hook returned for one message. Yields what is to be passed on early."""
+        """What the hook returned for one message. Its type decides what it means. Yields what is to be passed on early."""
         if isinstance(made, Answer):
             raise made
         if made is DROP:
             self.filtered += 1
-        elif isinstance(made, Iterator) or _is_messages(made):
+        elif isinstance(made, Iterator):
             made_any = False
             for n, one in enumerate(made):
                 made_any = True
-                if one is not DROP and not self._last:
+                if one is not DROP:
                     self._add(index, message, one, f"{message.id}.{n}")
                     if self._many >= EARLY_MESSAGES:
                         yield self._early()
             if not made_any and not self._last:
                 self.filtered += 1
-        elif not self._last:
-            if made is None:
-                raise NoOutput
+        else:
             self._add(index, message, made, message.id)
 
     def take_many(self, messages: list[Message], made: Iterable[Any]) -> Iterator[list[Chunk]]:
@@ -117,11 +149,17 @@ class TaskRun:
                     yield self._early()
 
     def _add(self, index: int, message: Message, one: Any, id: str) -> None:
+        payload = one.payload if type(one) is Message else one
+        if type(payload) not in PLAIN:
+            _check_payload(payload)
+        if self._last and not (type(one) is Message and one.outlet):
+            return  # what leaves by a named outlet is counted by the core, also where nobody reads it
         if type(one) is Message:
             check_message(one)
+            check_outlet(one.outlet, self._ends.outlets)
             emission = self._emission(one.outlet) if one.outlet else self.default
             headers = one.headers if one.headers is not None else message.headers
-            emission.add(one.id or id, one.origin or message.origin, one.payload, headers, index)
+            emission.add(one.id or id, one.origin or message.origin, payload, headers, index)
         elif one is None:
             raise NoOutput
         else:
@@ -182,5 +220,35 @@ def check_message(message: Any) -> None:
         raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
 
 
-def _is_messages(made: Any) -> bool:
-    return isinstance(made, list | tuple) and bool(made) and isinstance(made[0], Message)
+def check_outlet(outlet: str, declared: Collection[str]) -> None:
+    """Raises Reject for an outlet that nobody has declared: trying again cannot help, and its message must not vanish."""
+    if not outlet or outlet in declared:
+        return
+    near = nearest_name(outlet, declared)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    has = f"its outlets are {', '.join(declared)}" if declared else "it has only the default one"
+    raise Reject(
+        f"the stage has no outlet {outlet!r}{hint}; {has}. Outlets are declared by the plugin's zpipe_outlets, or by the option "
+        "`outlets` of `python`"
+    )
+
+
+def outputs_inside(made: Any) -> list[type]:
+    """The kinds of outputs (a Message, DROP, an answer, an iterator) that a list or a tuple holds.
+
+    Only the kinds of the entries are looked at, not each entry: a list may be long.
+    """
+    if not isinstance(made, list | tuple):
+        return []
+    return [kind for kind in set(map(type, made)) if issubclass(kind, _OUTPUTS)]
+
+
+def _check_payload(payload: Any) -> None:
+    """Raises an answer that was yielded; TypeError for outputs that stand where only a payload can."""
+    if isinstance(payload, Answer):
+        raise payload
+    if isinstance(payload, Iterator):
+        raise TypeError(f"a {type(payload).__name__} among the outputs: {_YIELD}")
+    for kind in outputs_inside(payload):
+        name = "zpipe.DROP" if kind is type(DROP) else f"a {kind.__name__}"
+        raise TypeError(f"{name} inside a {type(payload).__name__}, which is one payload: {_YIELD}")

@@ -21,7 +21,9 @@ Snapshot = dict[str, Any]
 LinkName = tuple[str, str, str]
 """(from, outlet, to)"""
 
-STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates", "replayed")
+RARE = ("replayed", "unrouted")
+"""Keys of a stage's row only where there are any."""
+STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates", *RARE)
 LINK_KEYS = ("sent", "acked", "dead", "returned", "in_flight", "unsent")
 
 
@@ -94,8 +96,8 @@ class Ledger:
         for snapshot in self._killed.values():
             if snapshot["stage"] == stage:
                 _add(row, snapshot, killed=True)
-        replayed = row.pop("replayed")  # only where there are any
-        return {**row, "restarts": self.restarts[stage], **({"replayed": replayed} if replayed else {})}
+        rare = {key: number for key in RARE if (number := row.pop(key))}
+        return {**row, "restarts": self.restarts[stage], **rare}
 
     def _links(self) -> dict[LinkName, dict[str, int]]:
         """sent = acked + dead + returned + in_flight: what was sent over a link ended well, as a dead letter of the consumer,
@@ -142,7 +144,7 @@ def _key(snapshot: Snapshot) -> tuple[str, int, str]:
 def _add(row: dict[str, int], snapshot: Snapshot, killed: bool) -> None:
     for name in COUNTS:
         row["returned" if killed and name in ("in_process", "queued") else name] += snapshot[name]
-    for name in ("duplicates", "replayed"):
+    for name in ("duplicates", *RARE):
         row[name] += snapshot.get(name, 0)
     for link in snapshot["links"]:
         row["produced"] += link["acked" if killed else "produced"]

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zpipe.monitor import figures
+from zpipe.monitor.ledger import RARE
 
 ALWAYS = ("received", "completed", "produced")
 """Columns of the ledger that are shown also when they are all 0."""
@@ -24,6 +25,7 @@ _SHORT_HEADS = {
     "redelivered": "redeli-\nvered",
     "duplicates": "dupli-\ncates",
     "restarts": "re-\nstarts",
+    "unrouted": "un-\nrouted",
 }
 SHORTEST_NAME = 4
 
@@ -47,7 +49,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     for name, row in rows.items():
         links = [link for link in ledger["links"] if link["from"] == name]
         row |= {key: sum(link[key] for link in links) for key in LINK_COLUMNS}
-        row.setdefault("replayed", 0)
+        row |= {key: row.get(key, 0) for key in RARE}
     keys = [key for key in next(iter(rows.values()), {}) if key in ALWAYS or any(row[key] for row in rows.values())]
     heads = {key: key.replace("_", "\n") for key in keys}
     # Exact while there is room: a ledger is there to be added up.

@@ -225,6 +225,8 @@ METRICS: tuple[Metric, ...] = (
              count("duplicates")),
     _counter("messages_retried", INSTANCE, "Calls of the plugin again for messages that failed", count("retries"),
              "the log, and the plugin's own service"),
+    _counter("messages_unrouted", INSTANCE, "Outputs that left by an outlet which no stage reads, and went nowhere",
+             count("unrouted"), "give the outlet a stage that reads it, or mend the plugin; `zpipe check` names the outlet"),
     Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
            count("malformed"), "somebody else connects, or versions differ: the log names what came"),
     Metric("zpipe_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Crashes after which the instance was started"

@@ -44,6 +44,10 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
             for why in dict.fromkeys(reasons.values()):
                 names = ", ".join(instance for instance, its in reasons.items() if its == why)
                 found += wrap(f"{names} {what}: {why}", width, "bold red")
+        if stage["unrouted"]:
+            found += wrap(
+                f"{name}: {stage['unrouted']:,} outputs left by an outlet that no stage reads", width, "yellow"
+            )
     bottleneck = value["bottleneck"]
     untold = [name for name, stage in value["stages"].items() if stage["live"] and stage["budget"] is None]
     if untold and not bottleneck:

@@ -28,6 +28,7 @@ from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import Runner
+from zpipe.daemon.task_run import Ends
 from zpipe.daemon.workers import exchange
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe
@@ -93,7 +94,7 @@ class Child:
             last=start["last"],
             batching=start["batching"],
         )
-        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]))
+        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), Ends(**start["ends"]))
         if "zpipe_open" in self._hooks:
             self._hooks["zpipe_open"](self._context)
 

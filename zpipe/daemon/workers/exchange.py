@@ -40,7 +40,7 @@ class Outbox:
             if not known:
                 bodies.append(section.body())
                 self._sent = section
-            rows.append([section.count, piece.start, piece.stop, section.attempt, known])
+            rows.append([section.count, piece.start, piece.stop, section.attempt, known, piece.delivery.source])
         return [TASK, task.number, task.batch, task.attempt, rows], bodies
 
 
@@ -50,17 +50,22 @@ class Inbox:
     def __init__(self) -> None:
         self._section = Section(b"", 0)
         # Nothing here is acked: a delivery is only what a slice has to have.
-        self._nowhere = Delivery(None, 0, [], lambda delivery: None)
+        self._nowhere: dict[str, Delivery] = {}
 
     def task(self, value: list[Any], bodies: list[bytes]) -> Task:
         _, number, batch, attempt, rows = value
         left = iter(bodies)
         slices = []
-        for count, start, stop, redelivery, known in rows:
+        for count, start, stop, redelivery, known, source in rows:
             if not known:
                 self._section = Section(next(left), count, attempt=redelivery)
-            slices.append(Slice(self._nowhere, self._section, 0, start, stop, 0.0))
+            slices.append(Slice(self._delivery(source), self._section, 0, start, stop, 0.0))
         return Task(number, slices, Past(attempts=attempt - 1), batch)
+
+    def _delivery(self, source: str) -> Delivery:
+        if source not in self._nowhere:
+            self._nowhere[source] = Delivery(None, 0, [], lambda delivery: None, source=source)
+        return self._nowhere[source]
 
 
 def result_frame(task: Task, result: Result) -> Frame:

@@ -15,6 +15,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.runner import Runner
+from zpipe.daemon.task_run import Ends
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.process import Limits, Process
 from zpipe.daemon.workers.process_pool import ProcessPool
@@ -54,13 +55,15 @@ def make_pool(
     done: Done,
     log: logging.Logger,
 ) -> Pool:
-    workers = config.stages[context.stage].workers
+    settings = config.stages[context.stage]
+    workers, inputs = settings.workers, settings.inputs
+    ends = Ends(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
     if workers.kind == "thread":
         hook = "zpipe_process_batch" if context.batching else "zpipe_process"
         return ThreadPool(
             workers.count,
             calls,
-            Runner(plugin.hooks, context, link),
+            Runner(plugin.hooks, context, link, ends),
             hook in plugin.is_async,
             workers.timeout_s,
             gate,
@@ -75,6 +78,7 @@ def make_pool(
         "link": dataclasses.asdict(link),
         "level": logging.getLevelName(log.level),
         "state_dir": str(context.state_dir),
+        "ends": dataclasses.asdict(ends),
         **{
             name: getattr(context, name)
             for name in ("pipeline", "stage", "instance", "incarnation", "last", "batching")

@@ -150,8 +150,13 @@ class Process:
                     result = exchange.read_result(task, value, bodies)
                     self.messages += task.count
                     return result, True
-                pass_on(exchange.read_early(task, value, bodies))
-                self._watch_from(time.monotonic())  # waiting for room is no part of the call
+                chunks = exchange.read_early(task, value, bodies)
+                self._check()  # a generator that yields fast leaves no pause in which to look
+                waits_since = time.monotonic()
+                pass_on(chunks)
+                self._since += (
+                    time.monotonic() - waits_since
+                )  # waiting for room is no part of the call, all the rest is
                 self._pipe.send([exchange.GO_ON])
         except _Overdue as overdue:
             reason, self.ended_by = str(overdue), overdue.limit
