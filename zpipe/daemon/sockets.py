@@ -9,6 +9,8 @@ incarnation; LINGER 0, or a close waits for a dead peer; heartbeats, or a stoppe
 
 from __future__ import annotations
 
+import os
+import socket as system_socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -48,6 +50,7 @@ class Sockets:
         self._sessions: dict[str, zmq.Socket[bytes]] = {}
         self._feedback: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
+        self._bound: set[str | int] = set()
 
     def bind(self, inbox: str, feedback: str, control: str) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
@@ -59,6 +62,9 @@ class Sockets:
                 socket.bind(address)
             except zmq.ZMQError as error:
                 raise OperatorError(f"cannot bind {address}: {error.strerror or error}") from None
+            endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            kind, _, where = endpoint.partition("://")
+            self._bound.add(where if kind == "ipc" else int(where.rpartition(":")[2]))
         self._register(pull, "parcel", None)
         self._register(router, "feedback", None)
         return pull.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -226,6 +232,18 @@ class Sockets:
         socket.disable_monitor()
         socket.close()
 
+    def leave_to_parent(self) -> None:
+        """In a child that a plugin has forked: lets go of what is bound here, and of whoever has connected to it. Otherwise
+        the port stays taken, and no neighbour sees the end of the connection, for as long as the child lives.
+
+        A descriptor is put over each, since libzmq in the child still knows their numbers.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if _bound_to(fd) in self._bound:
+                os.dup2(nothing, fd, inheritable=False)
+        os.close(nothing)
+
     def close(self) -> None:
         """Closes everything. What is left in a DEALER is sent for half a second yet; data sockets hold nothing by then."""
         for session in list(self._sessions):
@@ -237,6 +255,23 @@ class Sockets:
             if socket is not None and not socket.closed:
                 socket.close(linger=500 if socket is self._control else 0)
         self._context.term()
+
+
+def _bound_to(fd: int) -> str | int | None:
+    """The path or the port at this end of a connection, or of a socket that listens; None for any other descriptor."""
+    try:
+        plug = system_socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        if plug.type != system_socket.SOCK_STREAM:
+            return None
+        name = plug.getsockname()
+        if plug.family == system_socket.AF_UNIX:
+            return str(name)
+        return int(name[1]) if plug.family in (system_socket.AF_INET, system_socket.AF_INET6) else None
+    finally:
+        plug.detach()
 
 
 class Listener:
