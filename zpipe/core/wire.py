@@ -244,16 +244,16 @@ def read(encoded: bytes) -> Frame:
     kind = value.get("kind") if isinstance(value, dict) else None
     rows = _FIELDS.get(kind) if isinstance(kind, str) else None
     if rows is None:
-        raise PeerError(f"no such kind of frame: {_show(kind)}")
+        raise PeerError(f"no such kind of frame: {_show(kind)}", field="kind")
     values = []
     for name, check in rows:
         field = value.get(name)
         if not check(field) or not _fits(name, field):
-            raise PeerError(f"{kind}.{name} is {_show(field)}")
+            raise PeerError(f"{kind}.{name} is {_show(field)}", str(kind), name)
         values.append(field)
     frame: Frame = _KINDS[value["kind"]](*values)
     if isinstance(frame, Parcel) and not frame.sections:
-        raise PeerError("a parcel without sections")
+        raise PeerError("a parcel without sections", frame.kind, "sections")
     return frame
 
 

@@ -10,6 +10,7 @@ incarnation; LINGER 0, or a close waits for a dead peer; heartbeats, or a stoppe
 from __future__ import annotations
 
 import os
+import re
 import socket as system_socket
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 TURN = 64
 """Frames read from one socket before the others have their turn."""
+MOST_FRAMES = 3
+"""Of a message that are given on: one more than any has, to be seen as too many. The rest is passed over in turns."""
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
 
@@ -32,9 +35,11 @@ MAX_SOCKETS = 16_384
 """libzmq's own bound is 1023, and each neighbour takes up to five; beyond this, file descriptors are the limit."""
 
 Peer = tuple[str, int]
+_BOUND = ("parcel", "feedback")
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
+_UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
 _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
@@ -51,6 +56,7 @@ class Sockets:
         self._feedback: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
         self._bound: set[str | int] = set()
+        self._in_rest: set[zmq.Socket[bytes]] = set()
 
     def bind(self, inbox: str, feedback: str, control: str) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
@@ -166,6 +172,8 @@ class Sockets:
                 yield from self._line_events(socket, key)
             elif what == "session":
                 yield from self._session_events(socket, key)
+            elif what in _BOUND:
+                yield from self._read_bound(socket, what)
             else:
                 yield from self._read(socket, what, key)
 
@@ -175,10 +183,26 @@ class Sockets:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            if what == "announcement":
-                yield Arrival("upstream", key, frames[1:])
-            else:
-                yield Arrival(what, key, frames)  # type: ignore[arg-type]
+            yield Arrival(what, key, frames)  # type: ignore[arg-type]
+
+    def _read_bound(self, socket: zmq.Socket[bytes], what: str) -> Iterator[Arrival]:
+        """From a socket that anybody may have connected to. The first frame of a message is kept, since it knows its sender."""
+        for _ in range(TURN):
+            try:
+                first = socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            if socket in self._in_rest:
+                if not first.more:
+                    self._in_rest.discard(socket)
+                continue
+            frames = [first.bytes]
+            while socket.getsockopt(zmq.RCVMORE):
+                if len(frames) == MOST_FRAMES:
+                    self._in_rest.add(socket)
+                    break
+                frames.append(socket.recv(zmq.NOBLOCK))
+            yield Arrival(what, None, frames, first)  # type: ignore[arg-type]
 
     def _line_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
         for event in self._events(monitor):
@@ -255,6 +279,18 @@ class Sockets:
             if socket is not None and not socket.closed:
                 socket.close(linger=500 if socket is self._control else 0)
         self._context.term()
+
+
+def sender(arrival: Arrival) -> str:
+    """What libzmq knows of who sent it: of a Unix socket HOST:UID:GID:PID, of tcp the host; "" if it knows nothing."""
+    if arrival.origin is None:
+        return ""
+    try:
+        address = str(arrival.origin.get("Peer-Address"))
+    except zmq.ZMQError:
+        return ""
+    found = _UNIX_PEER.fullmatch(address)
+    return f"uid {found[1]}, pid {found[2]}" if found else address
 
 
 def _bound_to(fd: int) -> str | int | None:
