@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core import actions as act
+from zpipe.core import wire
 from zpipe.core.stage import Stage
 from zpipe.daemon.arrival import Arrival
 from zpipe.daemon.feeder import Feeder
@@ -74,7 +75,7 @@ class Loop:
             act.StartTask: self._start_task,
             act.Tell: lambda a: self._sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: self._sockets.reply(a.route, a.frame),
-            act.Publish: lambda a: self._sockets.publish(a.topic, a.frame),
+            act.Publish: self._publish,
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
             act.Bury: self.letters.bury,
@@ -136,6 +137,8 @@ class Loop:
                     if len(frames) != 2:
                         raise PeerError("not a single frame")
                     stage.feedback_received(frames[0], frames[1], now)
+                case "control":
+                    self._subscribed(arrival)
                 case "upstream":
                     stage.upstream_received(arrival.key, frames[0], now)
                 case "announcement":
@@ -156,12 +159,23 @@ class Loop:
             stage.counts.malformed += 1
             self._malformed.note(self._source(arrival, error), error, now)
 
+    def _subscribed(self, arrival: Arrival) -> None:
+        """Raises PeerError, and ends the connection, if it is no subscription to what is published: with the connection goes what
+        libzmq keeps of it."""
+        try:
+            wire.check_subscription(b"".join(arrival.frames))
+        except PeerError:
+            self._sockets.cut(arrival)
+            raise
+
     def _source(self, arrival: Arrival, error: PeerError) -> Source:
         match arrival.what:
             case "parcel":
                 return Source("inbox", error.peer, sender(arrival))
             case "feedback":
                 return Source("feedback", self.stage.consumer_at(arrival.frames[0]), sender(arrival))
+            case "control":
+                return Source("control", sender=sender(arrival))
             case "upstream":
                 return Source("upstream.feedback", _name(arrival.key))
             case _:
@@ -189,6 +203,10 @@ class Loop:
     def _send_parcel(self, action: act.SendParcel) -> None:
         if not self._sockets.send_parcel(action.session, action.header, action.body):
             self.stage.session_lost(action.session)
+
+    def _publish(self, action: act.Publish) -> None:
+        for arrival in self._sockets.publish(action.topic, action.frame):
+            self._handle(arrival, time.monotonic())
 
     def _start_task(self, action: act.StartTask) -> None:
         assert self._workers is not None

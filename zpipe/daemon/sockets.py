@@ -31,6 +31,12 @@ MOST_FRAMES = 3
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
 
+MAX_SUBSCRIPTION_BYTES = 512
+"""libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes; the
+handshake needs the rest, 300 bytes where there are keys."""
+SUBSCRIPTIONS = 16
+"""Of one connection that wait to be taken in: more than there are topics."""
+
 MAX_SOCKETS = 16_384
 """libzmq's own bound is 1023, and each neighbour takes up to five; beyond this, file descriptors are the limit."""
 
@@ -62,7 +68,10 @@ class Sockets:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
         pull = self._socket(zmq.PULL, maxmsgsize=MAX_FRAME_BYTES, rcvhwm=0)
         router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_FRAME_BYTES, sndhwm=0)
-        self._control = self._socket(zmq.PUB, sndhwm=1000)
+        self._control = self._socket(zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
+        self._control.setsockopt(
+            zmq.XPUB_VERBOSE, 1
+        )  # also a topic that another subscriber has: who sends it has to be known
         for socket, address in ((pull, inbox), (router, feedback), (self._control, control)):
             try:
                 socket.bind(address)
@@ -152,9 +161,22 @@ class Sockets:
         assert self._feedback is not None
         self._feedback.send_multipart([route, frame], zmq.NOBLOCK)
 
-    def publish(self, topic: bytes, frame: bytes) -> None:
+    def publish(self, topic: bytes, frame: bytes) -> Iterator[Arrival]:
+        """Gives what subscribers have sent since the last call: read only here, it cannot keep the loop awake."""
         assert self._control is not None
         self._control.send_multipart([topic, frame], zmq.NOBLOCK)
+        return self._read_bound(self._control, "control", TURN * SUBSCRIPTIONS)
+
+    def cut(self, arrival: Arrival) -> None:
+        """Ends the connection by which it came, if it is still there. Whoever sent it may connect again."""
+        with suppress(zmq.ZMQError, OSError):
+            fd = arrival.origin.get(zmq.SRCFD)
+            if _bound_to(fd) in self._bound:
+                plug = system_socket.socket(fileno=fd)
+                try:
+                    plug.shutdown(system_socket.SHUT_RDWR)  # to close it is libzmq's
+                finally:
+                    plug.detach()
 
     # ---- polling
 
@@ -185,9 +207,9 @@ class Sockets:
                 return
             yield Arrival(what, key, frames)  # type: ignore[arg-type]
 
-    def _read_bound(self, socket: zmq.Socket[bytes], what: str) -> Iterator[Arrival]:
+    def _read_bound(self, socket: zmq.Socket[bytes], what: str, turn: int = TURN) -> Iterator[Arrival]:
         """From a socket that anybody may have connected to. The first frame of a message is kept, since it knows its sender."""
-        for _ in range(TURN):
+        for _ in range(turn):
             try:
                 first = socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
