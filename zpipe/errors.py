@@ -33,7 +33,16 @@ class OperatorError(ZpipeError):
 
 
 class PeerError(ZpipeError):
-    """A neighbour broke the protocol. It is counted and dropped, never raised through the loop."""
+    """A neighbour broke the protocol. It is counted and dropped, never raised through the loop.
+
+    kind, field  of the frame;  peer: the instance that sent it. Each is empty as long as it is not known
+    """
+
+    def __init__(self, reason: str, kind: str = "", field: str = "", peer: str = "") -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.field = field
+        self.peer = peer
 
 
 class NoPeerError(OperatorError):

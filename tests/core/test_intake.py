@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from zpipe.core import wire
 from zpipe.core.actions import Action, Tell
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Intake, Self, Suspects
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import StagePolicy
+from zpipe.errors import PeerError
 
 PEER = ("a", 1)
 
@@ -60,3 +63,12 @@ def test_suspects_are_told_until_a_session_is_open_and_never_again() -> None:
     intake.connected(PEER, 3.0)
     said = hello(intake.hellos(3.0))
     assert (said.suspects_of, said.suspects) == ("", [])
+
+
+def test_a_malformed_parcel_names_its_producer_and_its_kind() -> None:
+    intake, _ = make()
+    said = welcome(hello(intake.hellos(0.0)).number)
+    intake.heard(PEER, said, 0.1)
+    with pytest.raises(PeerError) as caught:
+        intake.parcel(wire.Parcel(said.session, 1, [[1, 2, 1, 1, 0]]), b"x", 0.2)
+    assert (caught.value.peer, caught.value.kind) == ("a.1", "parcel")

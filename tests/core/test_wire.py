@@ -205,3 +205,14 @@ def test_what_an_error_says_is_short() -> None:
     with pytest.raises(PeerError) as caught:
         wire.read(cbor2.dumps({"kind": "request", "number": ["x" * 1000] * 1000, "what": ""}))
     assert len(str(caught.value)) <= 200
+
+
+@pytest.mark.parametrize("message", [b"\x01", b"\x01announcement", b"\x01snap", b"\x01tap", b"\x00x", b"\x00"])
+def test_a_subscription_to_a_topic_or_its_beginning(message: bytes) -> None:
+    wire.check_subscription(message)
+
+
+@pytest.mark.parametrize("message", [b"", b"\x01announcements", b"\x01x", b"\x02tap", b"tap"])
+def test_anything_else_from_a_subscriber_is_a_peer_error(message: bytes) -> None:
+    with pytest.raises(PeerError):
+        wire.check_subscription(message)

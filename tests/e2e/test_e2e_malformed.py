@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, wait_until
 
 from zpipe.core import cbor, wire
+from zpipe.daemon.malformed import FAULTS_A_MINUTE, MINUTE_S
 
 CONFIG = """
 [pipeline]
@@ -39,7 +41,6 @@ options = { path = "out.db", table = "t", key = "id" }
 """
 WORK = "def work(payload):\n    return payload\n"
 STAGES = ("read", "work", "store")
-COMPLAINT_S = 5.0
 
 
 def inbox(pipeline: Pipeline, stage: str) -> Path:
@@ -99,7 +100,34 @@ def test_random_bytes_and_broken_frames(make: MakePipeline) -> None:
         assert pipeline.final(stage)["malformed"] > 200, stage
         assert ledger["stages"][stage]["restarts"] == 0
         logged = run.stderr.count(f"{stage}.1 event=peer.malformed")
-        assert 1 <= logged <= 2 + ledger["seconds"] / COMPLAINT_S, run.stderr
+        assert 1 <= logged <= FAULTS_A_MINUTE * (1 + ledger["seconds"] // MINUTE_S), run.stderr
+
+
+def test_each_fault_is_logged_once_with_its_sender_socket_kind_and_field(make: MakePipeline) -> None:
+    """The first one hides none of those that come after it."""
+    pipeline = make(CONFIG, work=WORK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() or not run.running, "the run works")
+    bad_parcel = cbor.write({"kind": "parcel", "session": "s", "sequence": -1, "sections": [[1, 3, 1, 1, 0]]})
+    with connected(zmq.PUSH, inbox(pipeline, "work")) as plug:
+        for _ in range(50):
+            plug.send_multipart([bad_parcel, b"abc"])
+            plug.send_multipart([b"\xff", b""])
+            plug.send_multipart([wire.write(wire.Request(1, "drain")), b""])
+    with connected(zmq.DEALER, folder(pipeline, "work") / "feedback.sock") as plug:
+        for number in range(50):
+            plug.send(cbor.write({"kind": "request", "number": number, "what": number}))
+    me = f'sender="uid {os.getuid()}, pid {os.getpid()}"'
+    ends = [
+        f"event=peer.malformed socket=inbox peer=unknown {me} frame=parcel field=sequence",
+        f"event=peer.malformed socket=inbox peer=unknown {me} frame=unknown reason=",
+        f"event=peer.malformed socket=inbox peer=unknown {me} frame=request reason=",
+        f"event=peer.malformed socket=feedback peer=unknown {me} frame=request field=what",
+    ]
+    wait_until(lambda: all(end in run.stderr for end in ends) or not run.running, "every fault is logged")
+    run.ledger()
+    assert [run.stderr.count(end) for end in ends] == [1, 1, 1, 1], run.stderr
+    assert pipeline.final("work")["malformed"] == 200
 
 
 def send_raw(path: Path, data: bytes) -> None:

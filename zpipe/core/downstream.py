@@ -176,6 +176,11 @@ class Downstream:
         known = self._sessions.get(session_id)
         return known[1].hello if known is not None else None
 
+    def consumer_at(self, route: bytes) -> str:
+        """The instance whose session goes by that route; "" if none does."""
+        found = (s.hello for _, s in self._sessions.values() if s.route == route)
+        return next((f"{hello.stage}.{hello.instance}" for hello in found), "")
+
     def ready(self, session_id: str) -> None:
         """The session's PUSH is connected."""
         if session_id in self._sessions:

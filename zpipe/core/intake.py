@@ -106,7 +106,7 @@ class Intake:
             match frame:
                 case wire.Announcement():
                     if frame.stage != upstream.stage or frame.instance != upstream.instance:
-                        raise PeerError(f"{frame.stage}.{frame.instance} announces itself as {upstream.name}")
+                        raise PeerError(f"announces itself as {frame.stage}.{frame.instance}", frame.kind, "stage")
                     if upstream.hear(frame, now) and session is not None:
                         self._ask_anew(upstream, now)
                     elif upstream.stopped and session is not None:
@@ -125,17 +125,19 @@ class Intake:
                     elif not frame.session and frame.number == upstream.hello_number:
                         self.refusals.append(f"{upstream.name} refuses: {frame.reason}")
                 case _:
-                    raise PeerError(f"{upstream.name} sent a {frame.kind}")
+                    raise PeerError(f"a {frame.kind} from an upstream instance", frame.kind)
 
     def parcel(self, frame: wire.Frame, body: bytes, now: float) -> None:
         """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
         if not isinstance(frame, wire.Parcel | wire.End):
-            raise PeerError(f"a {frame.kind} in the inbox")
+            raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
         try:
             sound = self._inlet.accept(frame.session, frame, body, now)
-        except PeerError:
+        except PeerError as error:
+            error.kind = frame.kind
             if upstream is not None:
+                error.peer = upstream.name
                 self._ask_anew(upstream, now)
             raise
         if upstream is not None:

@@ -92,7 +92,11 @@ class Stage:
             case wire.Request():
                 self._actions.append(Reply(route, wire.write(answer(self, frame, now))))
             case _:
-                raise PeerError(f"a {frame.kind} on the feedback socket")
+                raise PeerError(f"a {frame.kind} on the feedback socket", frame.kind)
+
+    def consumer_at(self, route: bytes) -> str:
+        """The instance that is in session by that route of the feedback socket; "" if none is."""
+        return self.downstream.consumer_at(route)
 
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""

@@ -20,6 +20,7 @@ MAX_FRAME_BYTES = 1 * MIB
 MAX_ROWS = 4096
 MAX_NAME_CHARACTERS = 128
 """Of incarnations: a session's name has two of them."""
+TOPICS = (b"announcement", b"snapshot", b"tap")
 MAX_QUEUE_MESSAGES = 1_000_000_000
 """Goes into a high-water mark, a C int."""
 
@@ -244,17 +245,30 @@ def read(encoded: bytes) -> Frame:
     kind = value.get("kind") if isinstance(value, dict) else None
     rows = _FIELDS.get(kind) if isinstance(kind, str) else None
     if rows is None:
-        raise PeerError(f"no such kind of frame: {_show(kind)}")
+        raise PeerError(f"no such kind of frame: {_show(kind)}", field="kind")
     values = []
     for name, check in rows:
         field = value.get(name)
         if not check(field) or not _fits(name, field):
-            raise PeerError(f"{kind}.{name} is {_show(field)}")
+            raise PeerError(f"{kind}.{name} is {_show(field)}", str(kind), name)
         values.append(field)
     frame: Frame = _KINDS[value["kind"]](*values)
     if isinstance(frame, Parcel) and not frame.sections:
-        raise PeerError("a parcel without sections")
+        raise PeerError("a parcel without sections", frame.kind, "sections")
     return frame
+
+
+def check_subscription(message: bytes) -> None:
+    """What a subscriber of the control socket has sent, as an XPUB gives it: 1 and a topic, or 0 and one that it leaves.
+
+    Raises PeerError for what selects none of TOPICS: libzmq keeps every topic that it is sent, a node for each byte of it.
+    """
+    if message[:1] == b"\x00":
+        return
+    if message[:1] != b"\x01":
+        raise PeerError("no subscription, and a subscriber sends nothing else")
+    if not any(topic.startswith(message[1:]) for topic in TOPICS):
+        raise PeerError("a subscription to something that is never published", "subscription", "topic")
 
 
 def _fits(name: str, value: Any) -> bool:

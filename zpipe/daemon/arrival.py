@@ -8,8 +8,14 @@ from typing import Any, Literal
 
 @dataclass(slots=True)
 class Arrival:
-    """Something came in. `what` says by which socket; `key` whose it is; `frames` are undecoded."""
+    """Something came in.
 
-    what: Literal["parcel", "feedback", "upstream", "up", "down", "ready", "lost", "fd"]
+    what    by which socket: upstream is the feedback of an upstream instance, announcement its control
+    key     whose it is;  frames: undecoded
+    origin  of what came by a socket that is bound here: what the transport needs to say who sent it
+    """
+
+    what: Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
     key: Any
     frames: list[bytes]
+    origin: Any = None

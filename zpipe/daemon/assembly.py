@@ -100,6 +100,7 @@ class Instance:
         self._stops = 0
         self.mailbox = Mailbox()
         self.sockets = Sockets()
+        os.register_at_fork(after_in_child=self.sockets.leave_to_parent)
         self._bind(stage, instance)
         self._join(env)
 

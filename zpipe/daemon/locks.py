@@ -1,6 +1,12 @@
 """Locks on files: who holds an instance or a run, for as long as its process lives.
 
-May live here: taking a lock, and looking whether one is held. What a lock file says besides is its holder's.
+May live here: taking a lock, looking whether one is held, and reading what its holder wrote into the file. What that says is
+its holder's.
+
+A lock is a POSIX record lock (fcntl(2), F_SETLK). The kernel ties it to the process that took it: a child that a plugin forks
+does not have it, so it is free the moment its process is killed. An `flock` belongs to the open file, which every forked child
+shares: a helper that outlives its daemon would keep the instance locked. The price is that a record lock is lost when its
+process closes any descriptor of the file, so this module opens no file whose lock the process itself holds.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ import fcntl
 import json
 import os
 import secrets
+import struct
 import time
 from pathlib import Path
 
@@ -20,26 +27,54 @@ from zpipe.errors import OperatorError
 LOCK_S = 0.5
 
 
+_FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2): type, whence, start, length, pid
+_held: dict[tuple[int, int], int] = {}
+"""The descriptors of the locks that this process holds, by device and inode of their files."""
+
+
+def _own(path: Path) -> int | None:
+    """The descriptor, if this process holds the lock."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _held.get((stat.st_dev, stat.st_ino))
+
+
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock. The shared lock taken to find out is given back at once."""
+    """Whether somebody holds the lock. To look takes no lock, so it is in nobody's way."""
+    return holder(path) is not None
+
+
+def holder(path: Path) -> int | None:
+    """The pid of the process that holds the lock; 0 if it cannot be named, None if nobody does."""
+    if _own(path) is not None:
+        return os.getpid()
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)  # nobody is taken for dead because this process cannot look
+    except OSError as error:  # nobody is taken for dead because this process has no descriptors left to look
+        return 0 if error.errno in (errno.EMFILE, errno.ENFILE) else None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     finally:
         os.close(fd)
-    return False
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
-def take(path: Path) -> tuple[int, bool]:
-    """(descriptor, whether the lock was taken). The file is made if it is missing.
+def read(path: Path) -> str:
+    """What stands in a lock file. Raises OSError."""
+    own = _own(path)
+    return path.read_text() if own is None else os.pread(own, os.fstat(own).st_size, 0).decode()
 
-    Tries for LOCK_S: a look by `is_locked`, or the last moments of a killed process, may be in the way. Raises OperatorError.
+
+def take(path: Path) -> int | None:
+    """The descriptor to give to `release`; None if somebody holds the lock. The file is made if it is missing.
+
+    Tries for LOCK_S: the last moments of a killed process may be in the way. Raises OperatorError.
     """
+    if _own(path) is not None:
+        return None
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -47,13 +82,23 @@ def take(path: Path) -> tuple[int, bool]:
     deadline = time.monotonic() + LOCK_S
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows either for a lock that somebody holds
             if time.monotonic() > deadline:
-                return fd, False
+                os.close(fd)
+                return None
             time.sleep(0.02)
         else:
-            return fd, True
+            stat = os.fstat(fd)
+            _held[stat.st_dev, stat.st_ino] = fd
+            return fd
+
+
+def release(fd: int) -> None:
+    """Gives a lock back."""
+    stat = os.fstat(fd)
+    _held.pop((stat.st_dev, stat.st_ino), None)
+    os.close(fd)
 
 
 def _write(path: Path, fd: int, text: str) -> None:
@@ -76,12 +121,12 @@ class InstanceLock:
     def __init__(self, folder: Path, name: str) -> None:
         """Makes the folder. Raises OperatorError if the instance runs already."""
         folders.make_private(folder)
-        self._fd, taken = take(folder / "lock")
-        if not taken:
-            pid = (os.read(self._fd, 20).decode(errors="replace").split() or ["unknown"])[0]
-            os.close(self._fd)
-            raise OperatorError(f"{name} is running already (pid {pid}, {folder})")
-        _write(folder / "lock", self._fd, f"{os.getpid()}\n")
+        path = folder / "lock"
+        fd = take(path)
+        if fd is None:
+            raise OperatorError(f"{name} is running already (pid {holder(path) or 'unknown'}, {folder})")
+        self._fd = fd
+        _write(path, self._fd, f"{os.getpid()}\n")
         for stale in folder.glob("inbox-*.sock"):
             stale.unlink(missing_ok=True)
 
@@ -92,7 +137,7 @@ class InstanceLock:
             os.write(self._fd, f"{word}\n".encode())
 
     def release(self) -> None:
-        os.close(self._fd)
+        release(self._fd)
 
 
 class RunLock:
@@ -102,11 +147,12 @@ class RunLock:
         """Makes the root. Raises OperatorError if the pipeline runs already."""
         folders.make_private(root)
         self.run = secrets.token_hex(6)
-        self._fd, taken = take(root / f"{pipeline}.run")
-        if not taken:
-            os.close(self._fd)
+        path = root / f"{pipeline}.run"
+        fd = take(path)
+        if fd is None:
             raise OperatorError(f"pipeline {pipeline!r} is running already: `zpipe monitor` shows it")
-        _write(root / f"{pipeline}.run", self._fd, json.dumps({"run": self.run, "pid": os.getpid()}))
+        self._fd = fd
+        _write(path, self._fd, json.dumps({"run": self.run, "pid": os.getpid()}))
 
     def release(self) -> None:
-        os.close(self._fd)
+        release(self._fd)

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core import actions as act
+from zpipe.core import wire
 from zpipe.core.stage import Stage
 from zpipe.daemon.arrival import Arrival
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
 from zpipe.daemon.keeper import Keeper
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.malformed import MalformedLog, Source
 from zpipe.daemon.position import PositionWriter
-from zpipe.daemon.setback import COMPLAINT_S, Setback
-from zpipe.daemon.sockets import Sockets
+from zpipe.daemon.setback import Setback
+from zpipe.daemon.sockets import Sockets, sender
 from zpipe.daemon.store import Saved, Store
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool
@@ -67,14 +69,13 @@ class Loop:
         self.position = PositionWriter(store, mailbox, unsaved, self._to_save, stored)
         self._over = False
         self._exit: act.Exit | None = None
-        self._complain_at = 0.0
-        self._complaints = 0
+        self._malformed = MalformedLog(log)
         self._perform: dict[type[Any], Callable[[Any], object]] = {
             act.SendParcel: self._send_parcel,
             act.StartTask: self._start_task,
             act.Tell: lambda a: self._sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: self._sockets.reply(a.route, a.frame),
-            act.Publish: lambda a: self._sockets.publish(a.topic, a.frame),
+            act.Publish: self._publish,
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
             act.Bury: self.letters.bury,
@@ -129,14 +130,19 @@ class Loop:
         try:
             match arrival.what:
                 case "parcel":
-                    header, body = frames if len(frames) == 2 else (b"", b"")
-                    stage.parcel_received(header, body, now)
+                    if len(frames) != 2:
+                        raise PeerError("not the two frames of a header and a body")
+                    stage.parcel_received(frames[0], frames[1], now)
                 case "feedback":
                     if len(frames) != 2:
-                        raise PeerError(f"{len(frames) - 1} frames on the feedback socket")
+                        raise PeerError("not a single frame")
                     stage.feedback_received(frames[0], frames[1], now)
+                case "control":
+                    self._subscribed(arrival)
                 case "upstream":
-                    stage.upstream_received(arrival.key, frames[0] if frames else b"", now)
+                    stage.upstream_received(arrival.key, frames[0], now)
+                case "announcement":
+                    stage.upstream_received(arrival.key, frames[1] if len(frames) == 2 else b"", now)
                 case "up":
                     self._log.debug(fields(event="upstream.connected", upstream=_name(arrival.key)))
                     stage.upstream_connected(arrival.key, now)
@@ -150,16 +156,30 @@ class Loop:
                 case "fd":
                     self.on_fd[arrival.key]()
         except PeerError as error:
-            self.complain(error, now)
+            stage.counts.malformed += 1
+            self._malformed.note(self._source(arrival, error), error, now)
 
-    def complain(self, error: PeerError, now: float) -> None:
-        """Counts a breach of the protocol and logs it, at most one line in COMPLAINT_S seconds."""
-        self.stage.counts.malformed += 1
-        self._complaints += 1
-        if now >= self._complain_at:
-            self._complain_at = now + COMPLAINT_S
-            self._log.warning(fields(event="peer.malformed", reason=error, count=self._complaints))
-            self._complaints = 0
+    def _subscribed(self, arrival: Arrival) -> None:
+        """Raises PeerError, and ends the connection, if it is no subscription to what is published: with the connection goes what
+        libzmq keeps of it."""
+        try:
+            wire.check_subscription(b"".join(arrival.frames))
+        except PeerError:
+            self._sockets.cut(arrival)
+            raise
+
+    def _source(self, arrival: Arrival, error: PeerError) -> Source:
+        match arrival.what:
+            case "parcel":
+                return Source("inbox", error.peer, sender(arrival))
+            case "feedback":
+                return Source("feedback", self.stage.consumer_at(arrival.frames[0]), sender(arrival))
+            case "control":
+                return Source("control", sender=sender(arrival))
+            case "upstream":
+                return Source("upstream.feedback", _name(arrival.key))
+            case _:
+                return Source("upstream.control", _name(arrival.key))
 
     @property
     def _room(self) -> bool:
@@ -183,6 +203,10 @@ class Loop:
     def _send_parcel(self, action: act.SendParcel) -> None:
         if not self._sockets.send_parcel(action.session, action.header, action.body):
             self.stage.session_lost(action.session)
+
+    def _publish(self, action: act.Publish) -> None:
+        for arrival in self._sockets.publish(action.topic, action.frame):
+            self._handle(arrival, time.monotonic())
 
     def _start_task(self, action: act.StartTask) -> None:
         assert self._workers is not None

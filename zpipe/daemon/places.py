@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
-from zpipe.daemon.locks import is_locked
+from zpipe.daemon import locks
 from zpipe.errors import OperatorError
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
@@ -56,12 +56,12 @@ class Places:
     def join_run(self) -> None:
         """An instance started beside a `zpipe run` belongs to it, also if it was there a moment before the run."""
         path = self.root / f"{self._config.name}.run"
-        if not self.run and is_locked(path):
-            self.run = str(_read(path).get("run", ""))
+        if not self.run and locks.is_locked(path):
+            self.run = str(_read(path, locks.read).get("run", ""))
 
     def alive(self, stage: str, instance: int) -> bool:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
-        return is_locked(self.runtime(stage, instance) / "lock")
+        return locks.is_locked(self.runtime(stage, instance) / "lock")
 
     def local(self, stage: str) -> bool:
         """Whether the stage's instances are on this machine, so that their locks can be seen."""
@@ -90,7 +90,7 @@ class Places:
     def words(self, stage: str, instance: int, pid: int) -> list[str]:
         """What that process of the instance has left word of: that it is `ready` (its plugin is open), or `hopeless`."""
         try:
-            of, *words = (self.runtime(stage, instance) / "lock").read_text().split() or [""]
+            of, *words = locks.read(self.runtime(stage, instance) / "lock").split() or [""]
         except OSError:
             return []
         return words if of == str(pid) else []
@@ -227,10 +227,10 @@ def names_folders(env: Mapping[str, str]) -> bool:
     return any(name in env for name in (*SYSTEM_FOLDERS, "RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, text: Callable[[Path], str] = Path.read_text) -> dict[str, Any]:
     """A small JSON file; {} if there is none, or if a crash left half of one."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(text(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -9,6 +9,9 @@ incarnation; LINGER 0, or a close waits for a dead peer; heartbeats, or a stoppe
 
 from __future__ import annotations
 
+import os
+import re
+import socket as system_socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,16 +26,26 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 TURN = 64
 """Frames read from one socket before the others have their turn."""
+MOST_FRAMES = 3
+"""Of a message that are given on: one more than any has, to be seen as too many. The rest is passed over in turns."""
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
+
+MAX_SUBSCRIPTION_BYTES = 512
+"""libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes; the
+handshake needs the rest, 300 bytes where there are keys."""
+SUBSCRIPTIONS = 16
+"""Of one connection that wait to be taken in: more than there are topics."""
 
 MAX_SOCKETS = 16_384
 """libzmq's own bound is 1023, and each neighbour takes up to five; beyond this, file descriptors are the limit."""
 
 Peer = tuple[str, int]
+_BOUND = ("parcel", "feedback")
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
+_UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
 _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
@@ -48,17 +61,25 @@ class Sockets:
         self._sessions: dict[str, zmq.Socket[bytes]] = {}
         self._feedback: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
+        self._bound: set[str | int] = set()
+        self._in_rest: set[zmq.Socket[bytes]] = set()
 
     def bind(self, inbox: str, feedback: str, control: str) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
         pull = self._socket(zmq.PULL, maxmsgsize=MAX_FRAME_BYTES, rcvhwm=0)
         router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_FRAME_BYTES, sndhwm=0)
-        self._control = self._socket(zmq.PUB, sndhwm=1000)
+        self._control = self._socket(zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
+        self._control.setsockopt(
+            zmq.XPUB_VERBOSE, 1
+        )  # also a topic that another subscriber has: who sends it has to be known
         for socket, address in ((pull, inbox), (router, feedback), (self._control, control)):
             try:
                 socket.bind(address)
             except zmq.ZMQError as error:
                 raise OperatorError(f"cannot bind {address}: {error.strerror or error}") from None
+            endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            kind, _, where = endpoint.partition("://")
+            self._bound.add(where if kind == "ipc" else int(where.rpartition(":")[2]))
         self._register(pull, "parcel", None)
         self._register(router, "feedback", None)
         return pull.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -140,9 +161,22 @@ class Sockets:
         assert self._feedback is not None
         self._feedback.send_multipart([route, frame], zmq.NOBLOCK)
 
-    def publish(self, topic: bytes, frame: bytes) -> None:
+    def publish(self, topic: bytes, frame: bytes) -> Iterator[Arrival]:
+        """Gives what subscribers have sent since the last call: read only here, it cannot keep the loop awake."""
         assert self._control is not None
         self._control.send_multipart([topic, frame], zmq.NOBLOCK)
+        return self._read_bound(self._control, "control", TURN * SUBSCRIPTIONS)
+
+    def cut(self, arrival: Arrival) -> None:
+        """Ends the connection by which it came, if it is still there. Whoever sent it may connect again."""
+        with suppress(zmq.ZMQError, OSError):
+            fd = arrival.origin.get(zmq.SRCFD)
+            if _bound_to(fd) in self._bound:
+                plug = system_socket.socket(fileno=fd)
+                try:
+                    plug.shutdown(system_socket.SHUT_RDWR)  # to close it is libzmq's
+                finally:
+                    plug.detach()
 
     # ---- polling
 
@@ -160,6 +194,8 @@ class Sockets:
                 yield from self._line_events(socket, key)
             elif what == "session":
                 yield from self._session_events(socket, key)
+            elif what in _BOUND:
+                yield from self._read_bound(socket, what)
             else:
                 yield from self._read(socket, what, key)
 
@@ -169,10 +205,26 @@ class Sockets:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            if what == "announcement":
-                yield Arrival("upstream", key, frames[1:])
-            else:
-                yield Arrival(what, key, frames)  # type: ignore[arg-type]
+            yield Arrival(what, key, frames)  # type: ignore[arg-type]
+
+    def _read_bound(self, socket: zmq.Socket[bytes], what: str, turn: int = TURN) -> Iterator[Arrival]:
+        """From a socket that anybody may have connected to. The first frame of a message is kept, since it knows its sender."""
+        for _ in range(turn):
+            try:
+                first = socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            if socket in self._in_rest:
+                if not first.more:
+                    self._in_rest.discard(socket)
+                continue
+            frames = [first.bytes]
+            while socket.getsockopt(zmq.RCVMORE):
+                if len(frames) == MOST_FRAMES:
+                    self._in_rest.add(socket)
+                    break
+                frames.append(socket.recv(zmq.NOBLOCK))
+            yield Arrival(what, None, frames, first)  # type: ignore[arg-type]
 
     def _line_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
         for event in self._events(monitor):
@@ -226,6 +278,18 @@ class Sockets:
         socket.disable_monitor()
         socket.close()
 
+    def leave_to_parent(self) -> None:
+        """In a child that a plugin has forked: lets go of what is bound here, and of whoever has connected to it. Otherwise
+        the port stays taken, and no neighbour sees the end of the connection, for as long as the child lives.
+
+        A descriptor is put over each, since libzmq in the child still knows their numbers.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if _bound_to(fd) in self._bound:
+                os.dup2(nothing, fd, inheritable=False)
+        os.close(nothing)
+
     def close(self) -> None:
         """Closes everything. What is left in a DEALER is sent for half a second yet; data sockets hold nothing by then."""
         for session in list(self._sessions):
@@ -237,6 +301,35 @@ class Sockets:
             if socket is not None and not socket.closed:
                 socket.close(linger=500 if socket is self._control else 0)
         self._context.term()
+
+
+def sender(arrival: Arrival) -> str:
+    """What libzmq knows of who sent it: of a Unix socket HOST:UID:GID:PID, of tcp the host; "" if it knows nothing."""
+    if arrival.origin is None:
+        return ""
+    try:
+        address = str(arrival.origin.get("Peer-Address"))
+    except zmq.ZMQError:
+        return ""
+    found = _UNIX_PEER.fullmatch(address)
+    return f"uid {found[1]}, pid {found[2]}" if found else address
+
+
+def _bound_to(fd: int) -> str | int | None:
+    """The path or the port at this end of a connection, or of a socket that listens; None for any other descriptor."""
+    try:
+        plug = system_socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        if plug.type != system_socket.SOCK_STREAM:
+            return None
+        name = plug.getsockname()
+        if plug.family == system_socket.AF_UNIX:
+            return str(name)
+        return int(name[1]) if plug.family in (system_socket.AF_INET, system_socket.AF_INET6) else None
+    finally:
+        plug.detach()
 
 
 class Listener:

@@ -28,6 +28,7 @@ from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import Runner
+from zpipe.daemon.signals import default_in_forks
 from zpipe.daemon.task_run import Ends
 from zpipe.daemon.workers import exchange
 from zpipe.daemon.workers.call_note import CallNote
@@ -161,6 +162,7 @@ def main() -> None:
     for number in exchange.NOT_FOR_WORKERS:
         # No SIG_IGN, nor are they left blocked: a plugin's own processes would inherit both.
         signal.signal(number, lambda *_: None)
+    default_in_forks(exchange.NOT_FOR_WORKERS)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, exchange.NOT_FOR_WORKERS)
     pipe = Pipe(socket.socket(fileno=end))
     try:

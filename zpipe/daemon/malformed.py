@@ -1,0 +1,71 @@
+"""Frames that broke the protocol, in the log: each fault with who sent it, by which socket, and what was wrong.
+
+May live here: which of them get a line. Whoever reaches a socket can send any number, and must neither fill the disk with the log
+nor hide a fault of somebody else behind the first one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+from zpipe.daemon.journal import fields
+from zpipe.errors import PeerError
+
+MINUTE_S = 60.0
+FAULTS_A_MINUTE = 10
+"""Distinct ones: more than a peer of another version makes, and few enough to be read."""
+_NUMBER = re.compile(r"\d+")
+
+Fault = tuple[str, str, str, str, str]
+
+
+@dataclass(slots=True)
+class Source:
+    """Where a frame came from.
+
+    socket  in words: inbox, feedback, control, or the upstream's of either name
+    peer    the instance, as far as the core knows;  sender: what the transport knows: a user and a process, or a host
+    """
+
+    socket: str
+    peer: str = ""
+    sender: str = ""
+
+
+class MalformedLog:
+    """Used by one thread. A fault is distinct by its source, the kind of frame and the field; what stood in the field is not
+    looked at, or random values would each be a new one."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._until = 0.0
+        self._logged: set[Fault] = set()
+        self._left_out = 0
+
+    def note(self, source: Source, error: PeerError, now: float) -> None:
+        """Logs it, unless the same was logged in this minute, or FAULTS_A_MINUTE others: the next line says how many frames
+        were left out since the line before."""
+        if now >= self._until:
+            self._until = now + MINUTE_S
+            self._logged.clear()
+        what = error.field or _NUMBER.sub("N", str(error).partition(":")[0])
+        fault = (source.socket, source.peer, source.sender, error.kind, what)
+        if fault in self._logged or len(self._logged) >= FAULTS_A_MINUTE:
+            self._left_out += 1
+            return
+        self._logged.add(fault)
+        self._log.warning(
+            fields(
+                event="peer.malformed",
+                socket=source.socket,
+                peer=source.peer or "unknown",
+                sender=source.sender or None,
+                frame=error.kind or "unknown",
+                field=error.field or None,
+                reason=error,
+                left_out=self._left_out or None,
+            )
+        )
+        self._left_out = 0
