@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from machine import CONFIGS, MakePipeline, Service, events, run, shell, since
+from machine import MakePipeline, Service, events, run, shell, since
 
 CONFIG = """
 [pipeline]
@@ -103,18 +103,3 @@ def test_a_unit_that_is_cut_off_does_not_start_and_says_why(make: MakePipeline, 
     assert ask.get("NRestarts") == "0"
     said = [line for line in events(after, ask.name) if "its plugin needs the network" in line]
     assert said and "zpipe units CONFIG --install" in said[0]
-
-
-@pytest.mark.usefixtures("httpx")
-def test_root_asks_what_systemd_runs_by_its_name_while_its_file_is_broken(make: MakePipeline, port: int) -> None:
-    pipeline = make("asks", CONFIG.format(port=port))
-    pipeline.start()
-    pipeline.wait_more(50)
-    (CONFIGS / "asks.toml").write_text("[pipeline\n")
-    for given in ("asks", "/etc/zpipe/asks.toml"):
-        shown = run("zpipe", "monitor", given, "--check")
-        assert shown.returncode == 0, shown.stdout + shown.stderr
-        assert "asks.toml is no config that can be run; pipeline 'asks' runs by what was read before" in shown.stderr
-    drained = run("zpipe", "drain", "asks", "--json")
-    assert drained.returncode == 0, drained.stdout + drained.stderr
-    assert json.loads(drained.stdout)["balanced"]

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zpipe import folders
+from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, load, record
 from zpipe.config.record import Record
 from zpipe.daemon.locks import is_locked
@@ -125,7 +124,7 @@ def _by_name(name: str, env: Mapping[str, str]) -> Target:
     running = sorted({one.name for one in machine.live()})
     near = nearest_name(name, running)
     hint = f" (did you mean {near!r}?)" if near else ""
-    looked = ", ".join(map(str, machine.roots))
+    looked = ", ".join(map(str, machine.roots or [folders.runtime_root(env)]))
     raise NoPeerError(
         f"no pipeline {name!r} runs here{hint}, and there is no file {name!r}, nor {system}; running are "
         f"{', '.join(running) or 'none'} (looked into {looked})"
@@ -134,7 +133,9 @@ def _by_name(name: str, env: Mapping[str, str]) -> Target:
 
 def _running(live: Sequence[_Found], env: Mapping[str, str]) -> Target:
     one = _only(live)
-    return one.target(env, _notes(one, env))
+    others = sorted({by.version for by in one.live} - {__version__})
+    told = [f"pipeline {one.name!r} runs zpipe {', '.join(others)}, and this is {__version__}"] if others else []
+    return one.target(env, [*told, *_notes(one, env)])
 
 
 def _only(found: Sequence[_Found]) -> _Found:
@@ -216,6 +217,8 @@ def _roots(env: Mapping[str, str]) -> Iterator[Path]:
         return
     owners: dict[Path, int | None] = {own: os.getuid(), Path(SYSTEM_FOLDERS["ZPIPE_RUNTIME_DIR"]): None}
     if os.getuid() == 0:
+        import tempfile  # 4 ms that a daemon, which only leaves a record, need not spend
+
         owners |= {path / "zpipe": int(path.name) for path in _numbered(USERS, "")}
         for temporary in {tempfile.gettempdir(), "/tmp"}:
             owners |= {path: int(path.name.removeprefix("zpipe-")) for path in _numbered(Path(temporary), "zpipe-")}
