@@ -39,6 +39,7 @@ CORE_MAY_IMPORT = {
     "functools",
     "hashlib",
     "heapq",
+    "json",  # the codec alone: no file of it
     "itertools",
     "math",
     "operator",

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
+from zpipe.core.snapshot import taken_in
 from zpipe.monitor.columns import width_of
 from zpipe.monitor.flow import split
 from zpipe.monitor.model import CONNECT_S, SILENT_INTERVALS, Model
@@ -137,9 +138,14 @@ def test_a_new_incarnation_takes_the_place_of_the_old() -> None:
     ],
 )
 def test_a_snapshot_that_makes_no_sense_is_passed_over(broken: dict[str, Any]) -> None:
+    assert taken_in(snapshot("map")) is not None
+    taken = taken_in(snapshot("map") | broken)
+    assert taken is None or taken == {key: value for key, value in snapshot("map").items() if key not in broken}
+
+
+def test_a_snapshot_of_a_stage_that_is_not_of_the_config_is_passed_over() -> None:
     model = Model(config(CHAIN))
-    model.add(snapshot("map") | broken)
-    model.add(snapshot("unknown"))
+    assert not model.add(snapshot("unknown"))
     assert not model.heard
 
 

@@ -10,6 +10,7 @@ but the required ones as one that may be missing: an instance in another languag
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -148,6 +149,25 @@ def at_rest(snapshot: dict[str, Any]) -> bool:
 # ---- a snapshot of another process
 
 
+def taken_in(body: dict[Any, Any]) -> dict[str, Any] | None:
+    """A snapshot as it came from elsewhere, ready for every reader; None if it is none.
+
+    Keys whose values JSON cannot hold (byte strings, NaN) are passed over like any key that nobody knows: what is shown and
+    recorded is JSON, and a program in another language may say of itself what it likes.
+    """
+    if not _is_json(body):
+        body = {key: value for key, value in body.items() if _is_json({key: value})}
+    return body if sound(body) else None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):  # a type, or a number
+        return False
+    return True
+
+
 def sound(snapshot: dict[str, Any]) -> bool:
     """Whether it has what PROTOCOL.md 5.9 requires, and numbers where numbers belong.
 
@@ -155,7 +175,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
     """
     links, state = snapshot.get("links"), snapshot.get("state")
     return (
-        all(isinstance(snapshot.get(key), int) for key in (*COUNTS, "instance"))
+        all(_is_count(snapshot.get(key)) for key in (*COUNTS, "instance"))
         and all(isinstance(snapshot.get(key), str) for key in WHO)
         and isinstance(state, str)
         and state in _STATES
@@ -182,7 +202,7 @@ def _sound_link(link: Any) -> bool:
         isinstance(link, dict)
         and isinstance(link.get("to"), str)
         and isinstance(link.get("outlet", ""), str)
-        and all(isinstance(link.get(key), int) for key in LINK_COUNTS)
+        and all(_is_count(link.get(key)) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
     )
@@ -231,4 +251,9 @@ def _numbers(row: Any, keys: Iterable[str] | None = None) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_count(value: Any) -> bool:
+    """Of at most 64 bits: with some larger integers nothing can be computed."""
+    return isinstance(value, int) and value.bit_length() <= 64

@@ -13,7 +13,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core import wire
-from zpipe.core.snapshot import sound
+from zpipe.core.snapshot import taken_in
 from zpipe.core.stage import SNAPSHOT
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener
@@ -91,9 +91,10 @@ class Watch:
             return None
         if not isinstance(frame, wire.Snapshot):
             return None
-        body = frame.body
-        mine = sound(body) and body["pipeline"] == self.config.name and body["stage"] in self.config.stages
-        return body if mine else None
+        snapshot = taken_in(frame.body)
+        if snapshot is None or snapshot["pipeline"] != self.config.name:
+            return None
+        return snapshot if snapshot["stage"] in self.config.stages else None
 
     def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
         """A request to an instance; the state it is in. Raises NoPeerError if it does not answer, OperatorError if it

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from zpipe.config import PipelineConfig
 from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS, OTHERS, sound
+from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
 from zpipe.monitor.bottleneck import find
 from zpipe.monitor.effort import effort_of
@@ -61,8 +61,9 @@ class Model:
         self._slow: str | None = None
 
     def add(self, snapshot: Snapshot, now: float | None = None) -> bool:
-        """A snapshot that came at `now` (default: when it was taken). One that makes no sense is passed over (False)."""
-        if not sound(snapshot) or snapshot["stage"] not in self._config.stages:
+        """A sound snapshot (`core/snapshot.taken_in`) that came at `now` (default: when it was taken). False: it is passed over,
+        since the config does not have its stage, or its time cannot be."""
+        if snapshot["stage"] not in self._config.stages:
             return False
         of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
         taken_at = snapshot.get("at", 0.0)

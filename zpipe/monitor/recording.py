@@ -13,11 +13,12 @@ import re
 import tempfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from zpipe.core.snapshot import taken_in
 from zpipe.errors import OperatorError
 from zpipe.monitor.moment import LATEST_S, possible
 
@@ -117,18 +118,19 @@ class Recording:
         stop = bisect_right(self._times, at)
         start = bisect_right(self._times, at - WINDOW_INTERVALS * self.interval_s)
         older = [numbers[i - 1] for numbers in self._by_instance.values() if (i := bisect_right(numbers, start - 1))]
-        for number in [*sorted(older), *range(start, stop)]:
-            yield self._read(number)
+        yield from self._sound([*sorted(older), *range(start, stop)])
 
     def between(self, after: float, at: float) -> Iterator[tuple[float, dict[str, Any]]]:
         """The snapshots later than `after`, up to `at`."""
-        for number in range(bisect_right(self._times, after), bisect_right(self._times, at)):
-            yield self._read(number)
+        yield from self._sound(range(bisect_right(self._times, after), bisect_right(self._times, at)))
 
-    def _read(self, number: int) -> tuple[float, dict[str, Any]]:
-        self._file.seek(self._offsets[number])
-        row = json.loads(self._file.readline())
-        return self._times[number], row["snapshot"]
+    def _sound(self, numbers: Iterable[int]) -> Iterator[tuple[float, dict[str, Any]]]:
+        """Those of them that every reader can take: somebody may have edited the file."""
+        for number in numbers:
+            self._file.seek(self._offsets[number])
+            snapshot = taken_in(json.loads(self._file.readline())["snapshot"])
+            if snapshot is not None:
+                yield self._times[number], snapshot
 
     def close(self) -> None:
         self._file.close()
