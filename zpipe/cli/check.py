@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from zpipe.config import MemoryStatement, advise, load, worst_case
+from zpipe.config.lines import key_lines
+from zpipe.config.report import Report
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import names
 
@@ -64,7 +66,9 @@ def _check(path: Path) -> tuple[Path, Sequence[Mistake], Sequence[Mistake], Memo
         config = load(path)
     except ConfigError as error:
         return path, error.mistakes, (), None
-    return path, (), advise(config, str(path)), worst_case(config)
+    report = Report(str(path), key_lines(config.text))
+    advise(config, report)
+    return path, (), report.mistakes, worst_case(config)
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:

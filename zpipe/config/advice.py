@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from zpipe.config.lines import key_lines
 from zpipe.config.model import PipelineConfig
 from zpipe.config.report import Report
-from zpipe.errors import Mistake
 
 
-def advise(config: PipelineConfig, file: str) -> list[Mistake]:
-    """The warnings of a config that was loaded without mistakes. `file`: as the user named it."""
-    report = Report(file, key_lines(config.text))
+def advise(config: PipelineConfig, report: Report) -> None:
+    """Of a config that was loaded without mistakes."""
     for stage in config.stages.values():
         for outlet in config.unread_outlets(stage.name):
             problem = (
@@ -18,4 +15,3 @@ def advise(config: PipelineConfig, file: str) -> list[Mistake]:
                 "what leaves by it is counted as unrouted, and goes nowhere"
             )
             report.add(("stages", stage.name), problem, given=outlet)
-    return report.mistakes

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from zpipe.core.work import Chunk, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
-from zpipe.daemon.journal import fields
+from zpipe.daemon.journal import TRACEBACK, fields
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.workers import exchange
@@ -192,7 +192,7 @@ class Slot:
     def _died(self, process: Process, reason: str) -> None:
         if self._closing.is_set():
             return
-        words = process.last_words or None
+        words = process.last_words
         self._log.warning(
-            fields(event="worker.died", worker=self._number, pid=process.pid, reason=reason, traceback=words)
+            fields(event="worker.died", worker=self._number, pid=process.pid, reason=reason), extra={TRACEBACK: words}
         )
