@@ -105,15 +105,20 @@ def test_a_traceback_has_lines_of_its_own_only_in_a_terminal(
         except ValueError as error:
             made.error("event=a.failed", exc_info=error)
         made.warning("event=b reason=\x1b[31m", extra={journal.TRACEBACK: "one\ntwo"})
+        for _ in range(2):
+            made.warning("event=worker.died", extra={journal.TRACEBACK: 'Fatal\n  File "w.py", line 3 in work'})
         monkeypatch.undo()
     log.handlers[:], log.level, log.propagate = before
     lines = (tmp_path / "log").read_text().splitlines()
     if not terminal:
-        assert len(lines) == 2
+        assert len(lines) == 4
+        assert lines[2].split(" ", 1)[1] == lines[3].split(" ", 1)[1]
         assert re.search(r'error work.1 event=a.failed traceback="Traceback .*ValueError: red', lines[0])
         assert lines[1].endswith('traceback="one\\ntwo"')
         return
     assert lines[0].endswith("error work.1 event=a.failed")
     assert lines[1] == "    Traceback (most recent call last):"
     assert "    ValueError: red \\x1b[31m" in lines
-    assert lines[-3].endswith("warning work.1 event=b reason=\\x1b[31m") and lines[-2:] == ["    one", "    two"]
+    assert lines[-7].endswith("warning work.1 event=b reason=\\x1b[31m") and lines[-6:-4] == ["    one", "    two"]
+    assert lines[-3:-1] == ["    Fatal", '      File "w.py", line 3 in work']
+    assert lines[-1].endswith('event=worker.died traceback="as before"'), "an equal one is shown once"

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.daemon.journal import TRACEBACK, fields
+from zpipe.daemon.journal import TRACEBACK, fields, frames_of
 from zpipe.daemon.letters import LetterRow
 
 NEVER = float("inf")
@@ -83,7 +83,7 @@ class DeadLetterLog:
 def kind_of(row: LetterRow) -> Kind:
     """Equal for letters that died of the same thing: of an exception its type and the lines it came by, whatever its text says of
     the message; else the reason, whatever numbers are in it."""
-    frames = tuple(line for line in row.traceback.splitlines() if line.startswith("  File "))
+    frames = frames_of(row.traceback)
     if frames:
         return (row.reason.partition(":")[0], *frames)
     return (_NUMBER.sub("#", row.reason),)

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,15 @@ TERMINAL = "ZPIPE_TERMINAL"
 """Set to 1 by `zpipe run` for its children where it passes on what they log to a terminal: they write to a pipe."""
 TRACEBACK = "traceback_text"
 """The key in `extra` of a log call for the text of a traceback."""
+
+
+MOST_SHOWN = 100
+"""Tracebacks that are remembered, so that an equal one is not shown again in a terminal."""
+
+
+def frames_of(traceback: str) -> tuple[str, ...]:
+    """The lines that an exception, or a fatal signal, came by: what equal ones have in common, whatever their texts say."""
+    return tuple(line for line in traceback.splitlines() if line.startswith("  File "))
 
 
 def printable(text: str) -> str:
@@ -45,13 +55,17 @@ class _Lines(logging.Formatter):
         self._to_journal = to_journal
         self._to_terminal = to_terminal
         self._instance = instance
+        self._shown: deque[tuple[str, ...]] = deque(maxlen=MOST_SHOWN)
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage().replace("\n", "\\n")
         trace = self.formatException(record.exc_info) if record.exc_info else getattr(record, TRACEBACK, "")
         if not self._to_terminal:
             text += " " + fields(traceback=trace) if trace else ""
+        elif (frames := frames_of(trace)) and frames in self._shown:
+            text, trace = f"{text} {fields(traceback='as before')}", ""
         else:
+            self._shown.append(frames)
             trace = "".join(f"\n    {printable(line)}" for line in trace.splitlines())
         if self._to_journal:  # the journal keeps time, unit and level itself
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
@@ -82,9 +96,14 @@ def journal_is_stderr(env: Mapping[str, str]) -> bool:
 def is_terminal(env: Mapping[str, str]) -> bool:
     """Whether people read the log in a terminal as it comes."""
     try:
-        return env.get(TERMINAL) == "1" or os.isatty(sys.stderr.fileno())
+        return env.get(TERMINAL) == "1" or (TERMINAL not in env and os.isatty(sys.stderr.fileno()))
     except (OSError, ValueError):
         return False
+
+
+def for_children(env: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment of daemons whose log is passed on to stderr: they write to a pipe, and cannot see who reads it."""
+    return {**env, TERMINAL: "1" if sys.stderr.isatty() else ""}
 
 
 def start(instance: str, level: str, env: Mapping[str, str]) -> logging.Logger:
