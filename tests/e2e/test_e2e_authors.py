@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
 import pytest
 from e2e_types import MakePipeline
 
@@ -119,3 +125,46 @@ def test_what_a_plugin_logs_is_shown_at_its_level(make: MakePipeline, kind: str)
     quiet = pipeline.run()
     quiet.ledger()
     assert "handling" not in quiet.stderr
+
+
+FAILS = """
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_process(message):
+    return deeper(message.payload["id"])
+
+
+def deeper(n):
+    return {}[f"key {n}"]
+"""
+
+
+def test_in_a_terminal_an_exception_has_its_traceback_on_lines_of_its_own_once(make: MakePipeline) -> None:
+    text = HEAD + '[stages.read]\nplugin = "generate"\noptions = { count = 50 }\n'
+    text += '[stages.work]\ninput = "read"\nplugin = "./fails.py"\nretry = { attempts = 1 }\ndead = { storm = 1.0 }\n'
+    text += '[stages.out]\ninput = "work"\nplugin = "discard"\n'
+    pipeline = make(text, fails=FAILS)
+    screen, terminal = os.openpty()
+    command = [sys.executable, "-m", "zpipe", "run", str(pipeline.path), "--quiet", "--json"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=terminal, env=pipeline.env
+    ) as run:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(screen, 65536):
+                shown += part
+        os.close(screen)
+        out, _ = run.communicate(timeout=60)
+    assert run.returncode == 0 and json.loads(out)["stages"]["work"]["dead"] == 50
+    lines = shown.decode().splitlines()
+    assert lines.count("    Traceback (most recent call last):") == 1, shown.decode()
+    assert any(line.startswith("      File ") and "fails.py" in line and "in deeper" in line for line in lines)
+    assert sum("event=message.dead " in line for line in lines) == 1
+    folded = [line for line in lines if "event=message.dead_too" in line]
+    assert sum(int(line.split("messages=")[1].split()[0]) for line in folded) == 49
+    plain = pipeline.run("--fresh")
+    plain.ledger()
+    assert plain.stderr.count("event=message.dead ") == 50 and "Traceback" not in plain.stderr

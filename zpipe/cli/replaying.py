@@ -58,6 +58,7 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
 
 def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
+    from zpipe.daemon.journal import for_children
     from zpipe.daemon.replaying import outcome
     from zpipe.daemon.supervisor import Supervisor
     from zpipe.monitor.ledger import Ledger
@@ -70,7 +71,7 @@ def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     display = LiveProgress(pipeline) if sys.stderr.isatty() else PlainProgress(pipeline)
     began = time.monotonic()
     try:
-        code = Supervisor(pipeline, graveyard.env, display, ledger, False, "warning", replay=marked).run()
+        code = Supervisor(pipeline, for_children(graveyard.env), display, ledger, False, "warning", replay=marked).run()
     finally:
         display.close()
     result = ledger.as_json(time.monotonic() - began)

@@ -32,6 +32,7 @@ def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: st
     Every instance is a daemon of its own; one that dies is started again. Ctrl-C drains: the sources are closed and
     everything held is finished. A second one stops now; the next run goes on from the committed positions.
     """
+    from zpipe.daemon.journal import for_children
     from zpipe.daemon.supervisor import Supervisor
     from zpipe.monitor.ledger import Ledger
     from zpipe.monitor.ledger_table import ledger_table
@@ -42,7 +43,7 @@ def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: st
     display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
     began = time.monotonic()
     try:
-        supervisor = Supervisor(pipeline, os.environ, display, ledger, fresh, log_level)
+        supervisor = Supervisor(pipeline, for_children(os.environ), display, ledger, fresh, log_level)
         code = supervisor.run()
     finally:
         display.close()

@@ -23,6 +23,7 @@ from zpipe.core.stage import Stage
 from zpipe.core.work import DEAD, Chunk, Result, Task
 from zpipe.daemon import collector, descriptors, journal, running, traces
 from zpipe.daemon.crash import CrashFiles
+from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder, silent
 from zpipe.daemon.journal import fields
@@ -133,7 +134,11 @@ class Instance:
             self.workers = make_pool(
                 self.config, self.host.plugin, context, policy.link, calls, gate, self._emitted, self._done, self.log
             )
-        self.loop = Loop(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log)
+        self._letter_log = DeadLetterLog(self.log, journal.is_terminal(env))
+        self.loop = Loop(
+            *(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log),
+            self._letter_log,
+        )
         self.loop.run_id = lambda: self.places.run
         self.loop.on_stop = self._stopped
         self.loop.position.heard = self.host.committed
@@ -275,6 +280,7 @@ class Instance:
         if self.stage.state is State.STOPPED:
             self.host.close()
         self.store.close()
+        self._letter_log.close()
         self.sockets.close()
         self.traces.close()
         self.notifier.close()

@@ -1,4 +1,7 @@
-"""Logging: one event a line on stderr, key=value, with journald's levels. May live here: the format, nothing that logs."""
+"""Logging: one event a line on stderr, key=value, with journald's levels. May live here: the format, nothing that logs.
+
+In a terminal a traceback follows on lines of its own, since somebody wants to read it there and nobody searches it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,31 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+TERMINAL = "ZPIPE_TERMINAL"
+"""Set to 1 by `zpipe run` for its children where it passes on what they log to a terminal: they write to a pipe."""
+TRACEBACK = "traceback_text"
+"""The key in `extra` of a log call for the text of a traceback."""
+
+
+MOST_SHOWN = 100
+"""Tracebacks that are remembered, so that an equal one is not shown again in a terminal."""
+
+
+def frames_of(traceback: str) -> tuple[str, ...]:
+    """The lines that an exception, or a fatal signal, came by: what equal ones have in common, whatever their texts say."""
+    return tuple(line for line in traceback.splitlines() if line.startswith("  File "))
+
+
+def printable(text: str) -> str:
+    """What moves a cursor or changes colours is shown as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def fields(**values: Any) -> str:
@@ -26,19 +50,28 @@ def _quote(value: Any) -> str:
 
 
 class _Lines(logging.Formatter):
-    def __init__(self, to_journal: bool, instance: str) -> None:
+    def __init__(self, to_journal: bool, to_terminal: bool, instance: str) -> None:
         super().__init__()
         self._to_journal = to_journal
+        self._to_terminal = to_terminal
         self._instance = instance
+        self._shown: deque[tuple[str, ...]] = deque(maxlen=MOST_SHOWN)
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage().replace("\n", "\\n")
-        if record.exc_info:
-            text += " " + fields(traceback=self.formatException(record.exc_info))
+        trace = self.formatException(record.exc_info) if record.exc_info else getattr(record, TRACEBACK, "")
+        if not self._to_terminal:
+            text += " " + fields(traceback=trace) if trace else ""
+        elif (frames := frames_of(trace)) and frames in self._shown:
+            text, trace = f"{text} {fields(traceback='as before')}", ""
+        else:
+            self._shown.append(frames)
+            trace = "".join(f"\n    {printable(line)}" for line in trace.splitlines())
         if self._to_journal:  # the journal keeps time, unit and level itself
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        return f"{at}.{int(record.msecs):03d} {record.levelname.lower()} {self._instance} {text}"
+        text = f"{at}.{int(record.msecs):03d} {record.levelname.lower()} {self._instance} {text}"
+        return printable(text) + trace if self._to_terminal else text
 
 
 class _Stderr(logging.Handler):
@@ -60,10 +93,23 @@ def journal_is_stderr(env: Mapping[str, str]) -> bool:
     return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
 
 
+def is_terminal(env: Mapping[str, str]) -> bool:
+    """Whether people read the log in a terminal as it comes."""
+    try:
+        return env.get(TERMINAL) == "1" or (TERMINAL not in env and os.isatty(sys.stderr.fileno()))
+    except (OSError, ValueError):
+        return False
+
+
+def for_children(env: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment of daemons whose log is passed on to stderr: they write to a pipe, and cannot see who reads it."""
+    return {**env, TERMINAL: "1" if sys.stderr.isatty() else ""}
+
+
 def start(instance: str, level: str, env: Mapping[str, str]) -> logging.Logger:
     """The daemon's logger, on stderr."""
     stream = _Stderr()
-    stream.setFormatter(_Lines(journal_is_stderr(env), instance))
+    stream.setFormatter(_Lines(journal_is_stderr(env), is_terminal(env), instance))
     log = logging.getLogger("zpipe")
     log.handlers[:] = [stream]
     log.setLevel(level.upper())

@@ -20,6 +20,7 @@ from zpipe.daemon import letters
 from zpipe.daemon.burial import letter_message, letter_row
 from zpipe.daemon.call_journal import STORE
 from zpipe.daemon.crash import Crash
+from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.journal import fields
 from zpipe.daemon.letters import LetterRow, Marked
 from zpipe.daemon.mailbox import Mailbox
@@ -36,7 +37,9 @@ EXPIRE_S = 60.0
 class Keeper:
     """`due`: letters may be marked for replay that are not in hand yet. True at the start: the last life may have left some."""
 
-    def __init__(self, stage: Stage, store: Store, mailbox: Mailbox, log: logging.Logger) -> None:
+    def __init__(
+        self, stage: Stage, store: Store, mailbox: Mailbox, log: logging.Logger, letter_log: DeadLetterLog
+    ) -> None:
         self.setback = Setback(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
         self._crash = Crash()
         self._probing = False
@@ -45,6 +48,7 @@ class Keeper:
         self._store = store
         self._mailbox = mailbox
         self._log = log
+        self._letter_log = letter_log
         self._guard = stage.processing.guard
         self._replays = stage.processing.replays
         self._reading = False
@@ -96,9 +100,7 @@ class Keeper:
         return letter_row(letter, self._stage.me.stage, self._crash)
 
     def _tell(self, letter: DeadLetter, row: LetterRow) -> None:
-        again = True if replay_of(letter.piece) is not None else None
-        tries = {"attempts": row.attempts, "deaths": row.deaths or None}
-        self._log.warning(fields(event="message.dead", id=row.id, reason=row.reason, **tries, replayed=again))
+        self._letter_log.tell(row, replay_of(letter.piece) is not None, time.monotonic())
 
     def _write(self, letter: DeadLetter, row: LetterRow) -> None:
         incarnation = self._stage.me.incarnation
@@ -145,6 +147,7 @@ class Keeper:
     def turn(self, now: float) -> float:
         """Does what is due; when the next is."""
         self._say()
+        say_at = self._letter_log.turn(now)
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_S
             self._expire()
@@ -159,7 +162,7 @@ class Keeper:
         if self._may_read and now >= self._read_at:
             self._read()
         look_at = self._look_at if self._guard.kept_messages else NEVER
-        return min(self._expire_at, self._again_at, look_at, self._read_at if self._may_read else NEVER)
+        return min(say_at, self._expire_at, self._again_at, look_at, self._read_at if self._may_read else NEVER)
 
     def _say(self) -> None:
         """Says once that the stage takes no more work, and why; and once that it goes on."""

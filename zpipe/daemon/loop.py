@@ -15,6 +15,7 @@ from zpipe.core import actions as act
 from zpipe.core import wire
 from zpipe.core.stage import Stage
 from zpipe.daemon.arrival import Arrival
+from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
 from zpipe.daemon.keeper import Keeper
@@ -44,12 +45,13 @@ class Loop:
         store: Store,
         gate: Gate,
         log: logging.Logger,
+        letter_log: DeadLetterLog,
     ) -> None:
         self.stage = stage
         self.failed = False
         self.on_fd: dict[int, Callable[[], None]] = {mailbox.wakeup.fd: mailbox.wakeup.clear}
         self.on_stop: Callable[[bool], None] = lambda ended: None
-        self.letters = Keeper(stage, store, mailbox, log)
+        self.letters = Keeper(stage, store, mailbox, log, letter_log)
         self.on_turn: list[Callable[[float], float]] = [self.letters.turn]
         self.on_remember: Callable[[bool], None] = lambda paused: None
         self.may_exit: Callable[[], bool] = lambda: True

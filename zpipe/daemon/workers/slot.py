@@ -16,7 +16,7 @@ from zpipe.core.delivery import Slice
 from zpipe.core.work import Chunk, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.crash import MOST_IDS
-from zpipe.daemon.journal import fields
+from zpipe.daemon.journal import TRACEBACK, fields
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.workers import exchange
@@ -199,5 +199,8 @@ class Slot:
             return
         self.deaths[process.ended_by] = self.deaths.get(process.ended_by, 0) + 1
         ids = ",".join(id for piece in blamed[:MOST_IDS] for id in piece.ids()) or None
-        what = {"reason": reason, "messages_in_call": len(blamed), "ids": ids, "traceback": process.last_words or None}
-        self._log.warning(fields(event="worker.died", worker=self._number, pid=process.pid, **what))
+        what = {"reason": reason, "messages_in_call": len(blamed), "ids": ids}
+        self._log.warning(
+            fields(event="worker.died", worker=self._number, pid=process.pid, **what),
+            extra={TRACEBACK: process.last_words},
+        )
