@@ -17,6 +17,7 @@ from typing import Any
 
 from zpipe import plugin as plugins
 from zpipe.config import PipelineConfig
+from zpipe.core.downstream import HIGH_WATER_SLACK
 from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
@@ -108,7 +109,8 @@ class Instance:
     def _bind(self, stage: str, instance: int) -> None:
         addresses = self.places.addresses(stage, instance)
         inbox = self.places.inbox(stage, instance, self.incarnation)
-        bound = self.sockets.bind(inbox, addresses.feedback, addresses.control)
+        high_water_mark = self.settings.queue.messages + HIGH_WATER_SLACK
+        bound = self.sockets.bind(inbox, addresses.feedback, addresses.control, high_water_mark)
         me = Self(self.config.name, stage, instance, self.incarnation, bound)
         policy = stage_policy(self.config, self.settings)
         inputs = [(i.stage, i.outlet) for i in self.settings.inputs]

@@ -19,6 +19,7 @@ from typing import Any
 
 import zmq
 
+from zpipe.core import wire
 from zpipe.daemon.arrival import Arrival
 from zpipe.errors import OperatorError
 
@@ -31,6 +32,11 @@ MOST_FRAMES = 3
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
 
+MAX_STATEMENT_BYTES = wire.MAX_FRAME_BYTES + 1024
+"""Of what is no parcel: a little above what is read."""
+UNREAD = 1000
+"""Frames to or from one peer that wait to be read. All but parcels are repeated, so more than these may be lost: without a limit
+300,000 answers that nobody read took 92 MiB (measured), these take 0.3."""
 MAX_SUBSCRIPTION_BYTES = 512
 """libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes; the
 handshake needs the rest, 300 bytes where there are keys."""
@@ -64,10 +70,13 @@ class Sockets:
         self._bound: set[str | int] = set()
         self._in_rest: set[zmq.Socket[bytes]] = set()
 
-    def bind(self, inbox: str, feedback: str, control: str) -> str:
-        """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError."""
-        pull = self._socket(zmq.PULL, maxmsgsize=MAX_FRAME_BYTES, rcvhwm=0)
-        router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_FRAME_BYTES, sndhwm=0)
+    def bind(self, inbox: str, feedback: str, control: str, high_water_mark: int) -> str:
+        """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError.
+
+        high_water_mark  of the inbox, above the credit that is given: whoever sends on without any is stopped there
+        """
+        pull = self._socket(zmq.PULL, rcvhwm=high_water_mark)
+        router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
         self._control = self._socket(zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
         self._control.setsockopt(
             zmq.XPUB_VERBOSE, 1
@@ -99,9 +108,9 @@ class Sockets:
             raise OperatorError(f"cannot connect to {feedback}: {error.strerror or error}") from None
 
     def _connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
-        dealer = self._socket(zmq.DEALER, sndhwm=0, linger=500)
+        dealer = self._socket(zmq.DEALER, maxmsgsize=MAX_STATEMENT_BYTES, linger=500)
         dealer.setsockopt(zmq.IMMEDIATE, 1)  # a hello for the last incarnation must not reach the next
-        sub = self._socket(zmq.SUB, maxmsgsize=MAX_FRAME_BYTES)
+        sub = self._socket(zmq.SUB)
         sub.setsockopt(zmq.SUBSCRIBE, b"announcement")
         for socket in (dealer, sub):
             socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -114,7 +123,7 @@ class Sockets:
         self._upstreams[peer] = (dealer, sub)
 
     def tell(self, peer: Peer, frame: bytes) -> bool:
-        """To an upstream instance's feedback. False: there is no line; statements repeat, so nobody minds."""
+        """To an upstream instance's feedback. False: there is no line, or it does not read; statements repeat."""
         try:
             self._upstreams[peer][0].send(frame, zmq.NOBLOCK)
         except zmq.Again:
@@ -157,7 +166,7 @@ class Sockets:
             self._forget(push)
 
     def reply(self, route: bytes, frame: bytes) -> None:
-        """To whoever sent a frame to the feedback. A route that is gone is passed over by ROUTER itself."""
+        """To whoever sent a frame to the feedback. ROUTER passes over a route that is gone, or that does not read."""
         assert self._feedback is not None
         self._feedback.send_multipart([route, frame], zmq.NOBLOCK)
 
@@ -252,7 +261,13 @@ class Sockets:
     # ---- making and ending sockets
 
     def _socket(
-        self, kind: int, *, sndhwm: int = 1000, rcvhwm: int = 1000, maxmsgsize: int = MAX_FRAME_BYTES, linger: int = 0
+        self,
+        kind: int,
+        *,
+        sndhwm: int = UNREAD,
+        rcvhwm: int = UNREAD,
+        maxmsgsize: int = MAX_FRAME_BYTES,
+        linger: int = 0,
     ) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, linger)
@@ -276,6 +291,7 @@ class Sockets:
         self._poller.unregister(monitor)
         del self._roles[monitor]
         socket.disable_monitor()
+        monitor.close()
         socket.close()
 
     def leave_to_parent(self) -> None:

@@ -1,0 +1,105 @@
+"""What a peer can make an instance's sockets hold: real sockets, of which the instance reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from zpipe.daemon.sockets import MAX_STATEMENT_BYTES, UNREAD, Sockets
+
+PARCELS = 8
+IN_THE_KERNEL = 16
+"""Frames of 64 KiB that may be in the buffers of a Unix socket, and on their way in libzmq."""
+FULL_MS = 300
+"""A socket that takes nothing for so long is full."""
+
+
+@pytest.fixture
+def sockets(tmp_path: Path) -> Iterator[Sockets]:
+    made = Sockets()
+    made.bind(*(f"ipc://{tmp_path}/{name}" for name in ("inbox", "feedback", "control")), high_water_mark=PARCELS)
+    yield made
+    made.close()
+
+
+@contextmanager
+def peer(kind: int, address: str | None = None, bound: str | None = None) -> Iterator[zmq.Socket[bytes]]:
+    """A socket that itself keeps as little as it can."""
+    context = zmq.Context()
+    plug = context.socket(kind)
+    for option in (zmq.SNDHWM, zmq.RCVHWM):
+        plug.setsockopt(option, 1)
+    plug.setsockopt(zmq.LINGER, 0)
+    if address is not None:
+        plug.connect(address)
+    if bound is not None:
+        plug.bind(bound)
+    try:
+        yield plug
+    finally:
+        plug.close()
+        context.term()
+
+
+def test_the_inbox_takes_no_more_than_its_high_water_mark(sockets: Sockets, tmp_path: Path) -> None:
+    most = PARCELS + IN_THE_KERNEL
+    with peer(zmq.PUSH, f"ipc://{tmp_path}/inbox") as plug:
+        sent = 0
+        while sent <= most and plug.poll(FULL_MS, zmq.POLLOUT):
+            plug.send_multipart([b"header", bytes(65536)])
+            sent += 1
+    assert PARCELS <= sent <= most
+
+
+def test_answers_that_a_peer_does_not_read_are_dropped(sockets: Sockets, tmp_path: Path) -> None:
+    with peer(zmq.DEALER, f"ipc://{tmp_path}/feedback") as plug:
+        plug.send(b"")
+        [asked] = sockets.poll(10.0)
+        for _ in range(4 * UNREAD):
+            sockets.reply(asked.frames[0], bytes(65536))
+        read = 0
+        while plug.poll(FULL_MS):
+            plug.recv()
+            read += 1
+    assert 0 < read <= UNREAD + IN_THE_KERNEL
+
+
+def test_statements_that_an_upstream_instance_does_not_read_are_dropped(sockets: Sockets, tmp_path: Path) -> None:
+    with peer(zmq.ROUTER, bound=f"ipc://{tmp_path}/up"):
+        sockets.connect_upstream(("up", 1), f"ipc://{tmp_path}/up", f"ipc://{tmp_path}/up-control")
+        [up] = list(sockets.poll(10.0))
+        assert up.what == "up"
+        told = sum(sockets.tell(("up", 1), bytes(65536)) for _ in range(4 * UNREAD))
+    assert 0 < told <= UNREAD + IN_THE_KERNEL
+
+
+@pytest.mark.parametrize(("size", "ends"), [(MAX_STATEMENT_BYTES, False), (MAX_STATEMENT_BYTES + 1, True)])
+def test_a_frame_larger_than_any_statement_ends_its_connection(
+    sockets: Sockets, tmp_path: Path, size: int, ends: bool
+) -> None:
+    with (
+        peer(zmq.DEALER, f"ipc://{tmp_path}/feedback") as plug,
+        plug.get_monitor_socket(zmq.EVENT_DISCONNECTED) as lost,
+    ):
+        plug.send(bytes(size))
+        if ends:
+            assert lost.poll(10_000)
+        else:
+            assert [len(arrival.frames[1]) for arrival in sockets.poll(10.0)] == [size]
+            assert not lost.poll(0)
+        plug.disable_monitor()
+
+
+def test_the_rest_of_a_message_of_many_frames_is_passed_over(sockets: Sockets, tmp_path: Path) -> None:
+    with peer(zmq.PUSH, f"ipc://{tmp_path}/inbox") as plug:
+        plug.send_multipart([b"x"] * 10_000)
+        plug.send_multipart([b"header", b"body"])
+        arrived: list[int] = []
+        while 2 not in arrived:
+            assert len(arrived) < 2
+            arrived += [len(arrival.frames) for arrival in sockets.poll(10.0)]
+    assert arrived == [3, 2]
