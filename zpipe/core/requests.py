@@ -20,13 +20,15 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
         case "drain" if stage.intake.head:
             stage.drain()
         case "drain":
-            return wire.Refuse("", "a drain begins at a head stage", request.number)
+            return wire.Refuse(b"", "a drain begins at a head stage", request.number)
         case "leave":
             stage.leave(now)
         case "pause" | "resume":
             stage.pause(request.what == "pause")
         case "replay" if stage.intake.head:
-            return wire.Refuse("", "a source's records come from what it reads, and cannot be replayed", request.number)
+            return wire.Refuse(
+                b"", "a source's records come from what it reads, and cannot be replayed", request.number
+            )
         case "replay":
             stage.order(TakeLetters())
         case "snapshot":
@@ -36,5 +38,5 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
         ):
             stage.tap.ask(int(rate), now)
         case _:
-            return wire.Refuse("", f"no such request: {request.what}"[:200], request.number)
+            return wire.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
     return wire.Done(request.number, stage.state.value)

@@ -40,6 +40,7 @@ class Stage:
 
     inputs  (upstream stage, outlet) of each link into it;  links  (outlet, consumer stage) of each link out of it
     now     a monotonic clock's seconds;  jitter  gives numbers in [0, 1)
+    random_bytes  gives so many bytes that nobody can guess
     vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock);  suspects  what may have killed it
     snapshot_at  when the next snapshot is due
     """
@@ -51,6 +52,7 @@ class Stage:
         links: Sequence[tuple[str, str]],
         policy: StagePolicy,
         now: float,
+        random_bytes: Callable[[int], bytes],
         jitter: Callable[[], float] = lambda: 0.5,
         vitals: Callable[[], dict[str, Any]] = dict,
         suspects: Suspects | None = None,
@@ -60,8 +62,9 @@ class Stage:
         self.counts = Counts()
         self.lifecycle = Lifecycle()
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
-        self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy)
-        self.intake = Intake(me, inputs, self.inlet, policy, suspects)
+        self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy, random_bytes)
+        secret = random_bytes(wire.SECRET_BYTES)
+        self.intake = Intake(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = Source() if not inputs else None
         self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)
@@ -80,15 +83,20 @@ class Stage:
 
     # ---- events: neighbours
 
-    def feedback_received(self, route: bytes, encoded: bytes, now: float) -> None:
-        """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol."""
+    def feedback_received(self, route: bytes, encoded: bytes, now: float, sender: str) -> None:
+        """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol.
+
+        route   the connection it came by;  sender: what is known of who sent it, a tcp peer's host and nothing else
+        """
         self._wake(now)
         frame = wire.read(encoded)
         match frame:
             case wire.Hello():
-                self._actions += self.downstream.hello(route, frame, now)
+                self._actions += self.downstream.hello(route, frame, now, sender)
             case wire.Statement():
-                self._actions += self.downstream.statement(route, frame, now)
+                self._actions += self.downstream.statement(route, frame, now, sender)
+            case wire.Refuse():
+                self._actions += self.downstream.refused(route, frame, sender)
             case wire.Request():
                 self._actions.append(Reply(route, wire.write(answer(self, frame, now))))
             case _:
@@ -101,7 +109,7 @@ class Stage:
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
         self._wake(now)
-        self.intake.heard(peer, wire.read(encoded), now)
+        self._actions += self.intake.heard(peer, wire.read(encoded), now)
 
     def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
         """A parcel in the inbox. Raises PeerError."""
@@ -128,10 +136,10 @@ class Stage:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
         self.downstream.told_before(stage)
 
-    def session_ready(self, session: str) -> None:
+    def session_ready(self, session: bytes) -> None:
         self.downstream.ready(session)
 
-    def session_lost(self, session: str) -> None:
+    def session_lost(self, session: bytes) -> None:
         """Disconnected, or a send would have blocked."""
         self._actions += self.downstream.close(session)
 
