@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ from zpipe.core import section, wire
 from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply
 from zpipe.core.downstream import Downstream
 from zpipe.core.ledger import Derivation
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.work import Chunk
 
 ROUTE, OTHER = b"route", b"another route"
 UNIX = "uid 1000, pid 4321"
 FOLDER = "/run/zpipe"
+GOOD = StagePolicy(consumers={"b": ConsumerPolicy()})
 
 
 def hello(instance: int = 1, number: int = 1, secret: bytes = SECRET, inbox: str = "", **more: Any) -> wire.Hello:
@@ -59,8 +61,8 @@ def statement(session: bytes, number: int, **more: Any) -> wire.Statement:
     return wire.Statement(**fields | more)
 
 
-def make() -> Downstream:
-    return Downstream("p", "a", "a1", [("", "b")], StagePolicy(), numbered())
+def make(policy: StagePolicy = GOOD) -> Downstream:
+    return Downstream("p", "a", "a1", [("", "b")], policy, numbered())
 
 
 def replies(actions: list[Action], kind: type[Any]) -> list[Any]:
@@ -235,3 +237,111 @@ def test_an_old_copy_of_a_statement_is_no_lie() -> None:
     made.statement(ROUTE, statement(session, 3, received=3, released=3, floor=3), 0.0, UNIX)
     assert made.statement(ROUTE, statement(session, 2, received=2, released=2, floor=2), 0.0, UNIX) == []
     assert list(made.outlets[0].sessions) == [session]
+
+
+# ---- whom a producer takes in
+
+
+TCP = ConsumerPolicy(most=2, highest=2, hosts=("192.0.2.7", "sink.example.org"), folders=())
+LINKED = ConsumerPolicy(folders=("/run/user/7/zpipe", "/mnt/runtime/zpipe"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "sender", "inbox"),
+    [
+        (ConsumerPolicy(), UNIX, "ipc:///run/zpipe/p.b.1/inbox-0123.sock"),
+        (ConsumerPolicy(), "127.0.0.1", "ipc:///run/zpipe/p.b.1/x"),
+        (LINKED, UNIX, "ipc:///mnt/runtime/zpipe/p.b.1/inbox-0123.sock"),
+        (TCP, "127.0.0.1", "tcp://127.0.0.1:40000"),
+        (TCP, "127.0.0.1", "tcp://localhost:40000"),
+        (TCP, "::1", "tcp://[::1]:65535"),
+        (TCP, "198.51.100.1", "tcp://192.0.2.7:1"),
+        (TCP, UNIX, "tcp://Sink.Example.Org:40000"),
+    ],
+)
+def test_an_inbox_where_a_consumer_can_be(policy: ConsumerPolicy, sender: str, inbox: str) -> None:
+    made = make(StagePolicy(consumers={"b": policy}))
+    actions = made.hello(ROUTE, hello(inbox=inbox), 0.0, sender)
+    assert welcomed(actions)
+    assert [action.address for action in actions if isinstance(action, OpenSession)] == [inbox]
+
+
+@pytest.mark.parametrize(
+    ("policy", "sender", "inbox"),
+    [
+        (ConsumerPolicy(), UNIX, inbox)
+        for inbox in (
+            "nonsense",
+            "inproc://x",
+            "ipc://",
+            "ipc://*",
+            "ipc://@abstract",
+            "ipc:///tmp/x.sock",
+            "ipc:///run/zpipe/p.b.1",
+            "ipc:///run/zpipe/p.b.1/",
+            "ipc:///run/zpipe/p.b.1/..",
+            "ipc:///run/zpipe/p.b.1/../p.c.1/inbox.sock",
+            "ipc:///run/zpipe/p.b.2/inbox.sock",
+            "ipc:///run/zpipe/p.b.1/a\0b",
+            "ipc:///run/zpipe/p.b.1/" + "x" * 91,
+            "tcp://127.0.0.1:40000",
+            "tcp://*:40000",
+            "pgm://127.0.0.1;224.0.0.1:5555",
+        )
+    ]
+    + [
+        (TCP, "127.0.0.1", inbox)
+        for inbox in (
+            "tcp://127.0.0.1:0",
+            "tcp://127.0.0.1:65536",
+            "tcp://127.0.0.1",
+            "tcp://127.0.0.2:40000",
+            "tcp://198.51.100.1:22",
+            "tcp://127.0.0.1;192.0.2.7:40000",
+            "ipc:///run/zpipe/p.b.1/inbox.sock",
+        )
+    ],
+)
+def test_an_inbox_that_is_no_address_or_somewhere_else_is_refused(
+    policy: ConsumerPolicy, sender: str, inbox: str
+) -> None:
+    made = make(StagePolicy(consumers={"b": policy}))
+    assert "inbox" in refused(made.hello(ROUTE, hello(inbox=inbox), 0.0, sender))
+    assert not made.outlets[0].sessions
+
+
+def test_the_longest_path_of_an_inbox_is_taken() -> None:
+    start = "ipc:///run/zpipe/p.b.1/"
+    longest = start + "x" * (107 - len(start.removeprefix("ipc://")))
+    welcomed(make().hello(ROUTE, hello(inbox=longest), 0.0, UNIX))
+    assert "path" in refused(make().hello(ROUTE, hello(inbox=longest + "x"), 0.0, UNIX))
+
+
+def test_instances_are_numbered_from_1_to_the_last_that_has_an_address() -> None:
+    made = make(StagePolicy(consumers={"b": TCP}))
+    for instance in (1, 2):
+        welcomed(made.hello(ROUTE, hello(instance, inbox="tcp://192.0.2.7:1"), 0.0, "192.0.2.7"))
+    assert "has 2 addresses" in refused(made.hello(ROUTE, hello(3, inbox="tcp://192.0.2.7:1"), 0.0, "192.0.2.7"))
+    assert "numbered from 1" in refused(make().hello(ROUTE, hello(0), 0.0, UNIX))
+
+
+def test_a_refusal_of_the_longest_texts_can_be_read() -> None:
+    longest = "\N{SNOWMAN}" * wire.MAX_TEXT_CHARACTERS
+    for more in (
+        {"pipeline": longest},
+        {"upstream": longest},
+        {"outlet": longest},
+        {"stage": longest},
+        {"inbox": longest},
+    ):
+        refused(make().hello(ROUTE, wire.Hello(**asdict(hello()) | more), 0.0, UNIX))
+
+
+def test_invented_instances_are_limited() -> None:
+    most = 3
+    made = make(StagePolicy(consumers={"b": ConsumerPolicy(most=most)}))
+    sessions = [welcomed(made.hello(ROUTE, hello(n), 0.0, UNIX)) for n in range(1, most + 1)]
+    assert "is the most there may be" in refused(made.hello(ROUTE, hello(most + 1), 0.0, UNIX))
+    welcomed(made.hello(ROUTE, hello(1, number=2), 0.0, UNIX))  # one that is in session may come again
+    made.close(sessions[1])
+    welcomed(made.hello(ROUTE, hello(most + 1), 0.0, UNIX))

@@ -192,6 +192,7 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
                 wire.VERSION, "p", "work", 99, f"{number:012}", bytes(16), "", "read", address, number, 1000, "x", LIES
             )
             plug.send(wire.write(body))
+            assert isinstance(answer := wire.read(plug.recv()), wire.Refuse) and "inbox" in answer.reason, address
     with connected(zmq.PUSH, inbox(pipeline, "store")) as plug:
         for sequence in range(50):
             plug.send_multipart([wire.write(wire.Parcel(NO_SESSION, sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])

@@ -5,7 +5,6 @@ May live here: parsing and comparing addresses. Nothing is resolved or opened.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,12 +14,9 @@ from zpipe import folders
 from zpipe.config.model import StageConfig
 from zpipe.config.report import Report
 from zpipe.config.values import refused
+from zpipe.core.addresses import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 
-LONGEST_SOCKET_PATH = 107
-"""sun_path holds 108 bytes, of which one is the closing zero."""
 _LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
-
-_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -30,39 +26,28 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        ip = self._ip()
+        ip = as_ip(self.host)
         return ip.is_loopback if ip else False
 
     @property
     def is_wildcard(self) -> bool:
-        ip = self._ip()
+        ip = as_ip(self.host)
         return ip.is_unspecified if ip else False
 
     def clashes(self, other: Address) -> bool:
         """Whether both cannot be bound on one machine. Each takes its port and the next one."""
-        if abs(self.port - other.port) > 1:
-            return False
-        mine, others = self._ip(), other._ip()
-        return mine == others if mine or others else self.host.lower() == other.host.lower()
-
-    def _ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        if self.host.lower() == "localhost":
-            return ipaddress.IPv4Address("127.0.0.1")
-        try:
-            return ipaddress.ip_address(self.host.strip("[]"))
-        except ValueError:
-            return None
+        return abs(self.port - other.port) <= 1 and same_host(self.host, other.host)
 
 
 def parse(text: str) -> Address:
     """Raises ValueError where `text` is not tcp://HOST:PORT."""
-    found = _TCP.fullmatch(text)
+    found = TCP.fullmatch(text)
     # PORT + 1 is the control socket's
     if found is None or not 1 <= int(found.group(2)) <= 65534:
         raise refused('"tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1)', text)
     address = Address(found.group(1), int(found.group(2)))
     looks_numeric = address.host.startswith("[") or re.fullmatch(r"[0-9.]+", address.host)
-    if looks_numeric and address._ip() is None:
+    if looks_numeric and as_ip(address.host) is None:
         raise ValueError(f"holds no valid IP address: {address.host}")
     return address
 
@@ -106,6 +91,6 @@ def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Map
 def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Report) -> None:
     path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
     length = len(os.fsencode(path))
-    if length > LONGEST_SOCKET_PATH:
-        problem = f"the path of its sockets would have {length} bytes, at most {LONGEST_SOCKET_PATH} can be: {path}"
+    if length > MAX_SOCKET_PATH_BYTES:
+        problem = f"the path of its sockets would have {length} bytes, at most {MAX_SOCKET_PATH_BYTES} can be: {path}"
         report.add(("stages", stage.name), f"{problem}; shorten the names, or set $ZPIPE_RUNTIME_DIR to a shorter path")

@@ -1,7 +1,7 @@
 """Everything below this stage: its outlets, the sessions of all of them, and answering what consumers say.
 
 May live here: matching a hello to an outlet, liveness of consumers, and the bound on what is held for them. Choosing a
-consumer and keeping sections is the outlet's.
+consumer and keeping sections is the outlet's; whether the config allows a consumer is `admission`'s.
 
 A session belongs to the connection (`route`) by which its consumer came. Whoever else speaks of it is refused in the same words
 as somebody who names a session that does not exist.
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zpipe.core import wire
+from zpipe.core import admission, wire
 from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply, SendParcel
 from zpipe.core.ledger import Derivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.work import Chunk
 
 HIGH_WATER_SLACK = 64
@@ -132,7 +132,7 @@ class Downstream:
         is let in when the session is over, which the loss of its connection shows at once.
         """
         outlet = next((o for o in self._by_name.get(hello.outlet, ()) if o.consumer == hello.stage), None)
-        problem = self._problem(hello, outlet)
+        problem = self._problem(hello, outlet, sender)
         if problem or outlet is None:
             return self._refuse_hello(route, hello, problem, sender)
         actions: list[Action] = []
@@ -148,6 +148,9 @@ class Downstream:
                 session.route = route
                 return [self._welcome(session)]
             actions += self.close(session.id)
+        elif len(outlet.sessions) >= self._consumers(hello.stage).most:
+            problem = f"{len(outlet.sessions)} instances of stage {hello.stage!r} are in session, which is the most there may be"
+            return self._refuse_hello(route, hello, problem, sender)
         id = self._random_bytes(wire.SECRET_BYTES)
         session = OutletSession(id, hello, route, now)
         outlet.sessions[id] = session
@@ -164,7 +167,10 @@ class Downstream:
             Note("hello.refused", {"sender": sender, "consumer": consumer, "reason": problem}),
         ]
 
-    def _problem(self, hello: wire.Hello, outlet: Outlet | None) -> str:
+    def _consumers(self, stage: str) -> ConsumerPolicy:
+        return self._policy.consumers.get(stage) or ConsumerPolicy()
+
+    def _problem(self, hello: wire.Hello, outlet: Outlet | None, sender: str) -> str:
         if hello.version != wire.VERSION:
             return f"protocol version {hello.version}: this producer speaks {wire.VERSION}"
         if hello.pipeline != self._pipeline:
@@ -174,7 +180,7 @@ class Downstream:
         if outlet is None:
             name = f"outlet {hello.outlet!r}" if hello.outlet else "the default outlet"
             return f"the config of {self._stage!r} has no link from {name} to stage {hello.stage!r}"
-        return ""
+        return admission.problem_of(hello, sender, self._consumers(hello.stage))
 
     def _welcome(self, session: OutletSession) -> Reply:
         welcome = wire.Welcome(wire.VERSION, session.id, self._incarnation, session.hello.number)

@@ -106,7 +106,7 @@ class Instance:
         high_water_mark = self.settings.queue.messages + HIGH_WATER_SLACK
         bound = self.sockets.bind(inbox, addresses.feedback, addresses.control, high_water_mark)
         me = Self(self.config.name, stage, instance, self.incarnation, bound)
-        policy = stage_policy(self.config, self.settings)
+        policy = stage_policy(self.config, self.settings, self.places.root)
         suspects = self.crash.suspects
         inputs = [(i.stage, i.outlet) for i in self.settings.inputs]
         links = self.config.consumers(stage)
