@@ -10,6 +10,9 @@ from zpipe.core.actions import TakeLetters
 if TYPE_CHECKING:
     from zpipe.core.stage import Stage
 
+LOOKS = frozenset({"snapshot", "tap"})
+"""Requests that change nothing of what the instance does."""
+
 
 def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.Refuse:
     """Has the stage do what is asked, and says in which state it is then, or why it is not done.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from zpipe.core import snapshot, wire
-from zpipe.core.actions import Action, Bury, Commit, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
+from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
 from zpipe.core.downstream import Downstream
 from zpipe.core.emission import EmissionLimit
 from zpipe.core.ending import Ending
@@ -22,7 +22,7 @@ from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing import Processing
 from zpipe.core.report import Report, following
-from zpipe.core.requests import answer
+from zpipe.core.requests import LOOKS, answer
 from zpipe.core.source import Source
 from zpipe.core.tap import Tap
 from zpipe.core.work import DEAD, Chunk, DeadLetter, Result, Task
@@ -98,13 +98,23 @@ class Stage:
             case wire.Refuse():
                 self._actions += self.downstream.refused(route, frame, sender)
             case wire.Request():
-                self._actions.append(Reply(route, wire.write(answer(self, frame, now))))
+                self._request(route, frame, now, sender)
             case _:
                 raise PeerError(f"a {frame.kind} on the feedback socket", frame.kind)
 
     def consumer_at(self, route: bytes) -> str:
         """The instance that is in session by that route of the feedback socket; "" if none is."""
         return self.downstream.consumer_at(route)
+
+    def _request(self, route: bytes, request: wire.Request, now: float, sender: str) -> None:
+        """Whoever asks is named in the log, as an order changes what the instance does. A look is asked for every second."""
+        said = answer(self, request, now)
+        what = request.what.partition(":")[0][:80]
+        refused = said.reason if isinstance(said, wire.Refuse) else None
+        fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
+        order = what not in LOOKS
+        note = Note("operator.request", fields, warning=order, repeats=order and refused is None)
+        self._actions += [Reply(route, wire.write(said)), note]
 
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
