@@ -102,3 +102,37 @@ def test_what_json_cannot_hold_is_given_as_text(call, write, value: str) -> None
 
     (mistake,) = json.loads(result.stdout, parse_constant=refuse)["files"][0]["mistakes"]
     assert value.strip("[]").split(", ")[-1] in mistake["given"]
+
+
+OPEN = """
+[pipeline]
+name = "open"
+[security]
+insecure = true
+[stages.read]
+plugin = "generate"
+listen = "tcp://{host}:7400"
+[stages.sink]
+input = "read"
+plugin = "discard"
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "who"),
+    [
+        ("127.0.0.1", "every user of this machine"),
+        ("192.0.2.1", "everybody who reaches one over the network"),
+    ],
+)
+def test_what_insecure_means_is_said(call, write, host: str, who: str) -> None:
+    path = write(OPEN.replace("{host}", host), "open.toml")
+    can = "read messages, take the place of a stage, and pause or drain it"
+    meaning = f"insecure: the tcp addresses have no keys, so {who} can {can}"
+    assert call("check", path).stdout.splitlines()[:2] == [f"{path}: OK", f"  {meaning}"]
+    assert json.loads(call("check", "--json", path).stdout)["files"][0]["insecure"] == meaning
+
+
+def test_sockets_in_a_folder_of_ones_own_are_open_to_nobody(call, good: Path) -> None:
+    assert "insecure" not in call("check", good).stdout
+    assert json.loads(call("check", "--json", good).stdout)["files"][0]["insecure"] == ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, load, worst_case
+from zpipe.config import MemoryStatement, load, open_to, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import names
 
@@ -39,26 +39,31 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
                 "file": str(path),
                 "ok": not mistakes,
                 "mistakes": [_mistake(one) for one in mistakes],
+                "insecure": insecure,
                 "memory": _memory(memory) if memory is not None else None,
             }
-            for path, mistakes, memory in results
+            for path, mistakes, insecure, memory in results
         ]
         click.echo(json.dumps({"files": files}))
     else:
-        for path, mistakes, memory in results:
+        for path, mistakes, insecure, memory in results:
             for one in mistakes:
                 click.echo(str(one), err=True)
             if memory is not None:
                 click.echo(f"{path}: OK")
+                if insecure:
+                    click.echo(f"  {insecure}")
                 click.echo(_table(memory))
-    return ExitCode.USAGE if any(mistakes for _, mistakes, _ in results) else ExitCode.DONE
+    return ExitCode.USAGE if any(mistakes for _, mistakes, _, _ in results) else ExitCode.DONE
 
 
-def _check(path: Path) -> tuple[Path, tuple[Mistake, ...], MemoryStatement | None]:
+def _check(path: Path) -> tuple[Path, tuple[Mistake, ...], str, MemoryStatement | None]:
+    """(the file, its mistakes, what it is open to, its memory)"""
     try:
-        return path, (), worst_case(load(path))
+        config = load(path)
     except ConfigError as error:
-        return path, error.mistakes, None
+        return path, error.mistakes, "", None
+    return path, (), open_to(config.stages.values()), worst_case(config)
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:

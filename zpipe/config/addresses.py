@@ -16,6 +16,8 @@ from zpipe.config.report import Report
 from zpipe.config.values import refused
 from zpipe.core.addresses import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 
+OPEN_TO = "read messages, take the place of a stage, and pause or drain it"
+"""What whoever reaches an address without keys can do."""
 _LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
 
 
@@ -77,8 +79,9 @@ def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Map
             if address.is_wildcard:
                 problem = f"{text} is every address of its machine, and the others connect to what stands here"
                 report.add(path, f"{problem}: name the one by which they reach it", given=text)
-            elif not address.is_loopback and not insecure:
-                problem = f"{text} is not loopback and this version has no keys: anyone on the network could take part"
+            elif not insecure:
+                who = "every user of this machine" if address.is_loopback else "everybody on the network"
+                problem = f"{text} has no keys in this version, so {who} could {OPEN_TO}"
                 report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
             for other, other_text, other_address in listening:
                 if address.clashes(other_address):
@@ -86,6 +89,16 @@ def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Map
                     report.add(path, problem, given=text)
                     break
             listening.append((stage.name, text, address))
+
+
+def open_to(stages: Iterable[StageConfig]) -> str:
+    """What `insecure` means for these stages, for people; "" if they have no tcp addresses."""
+    listening = [parse(text) for stage in stages for text in stage.listen]
+    if not listening:
+        return ""
+    local = all(address.is_loopback for address in listening)
+    who = "every user of this machine" if local else "everybody who reaches one over the network"
+    return f"insecure: the tcp addresses have no keys, so {who} can {OPEN_TO}"
 
 
 def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Report) -> None:
