@@ -39,8 +39,9 @@ CORE_MAY_IMPORT = {
     "functools",
     "hashlib",
     "heapq",
-    "json",  # the codec alone: no file of it
+    "ipaddress",
     "itertools",
+    "json",  # the codec alone: no file of it
     "math",
     "operator",
     "re",

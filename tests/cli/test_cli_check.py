@@ -83,7 +83,9 @@ def test_json(call, write, good: Path) -> None:
     assert result.stderr == ""
     value = json.loads(result.stdout)
     assert set(value) == {"files"}
-    assert all(set(one) == {"file", "ok", "mistakes", "warnings", "network", "memory"} for one in value["files"])
+    assert all(
+        set(one) == {"file", "ok", "mistakes", "warnings", "network", "insecure", "memory"} for one in value["files"]
+    )
     right, wrong = value["files"]
     assert (right["file"], right["ok"], right["mistakes"]) == (str(good), True, [])
     assert right["memory"]["total_bytes"] == sum(row["total_bytes"] for row in right["memory"]["stages"])
@@ -307,3 +309,37 @@ def test_an_outlet_that_no_stage_reads_is_a_warning(call: Call, write: Write, tm
     assert (file["ok"], [(one["line"], one["problem"]) for one in file["warnings"]]) == (True, [(6, problem)])
     write(UNREAD.replace("function.bad", "function.bat"), "unread.toml")
     assert "has no outlet 'bat'; its outlets are bad (did you mean 'bad'?)" in call("check", config).stderr
+
+
+OPEN = """
+[pipeline]
+name = "open"
+[security]
+insecure = true
+[stages.read]
+plugin = "generate"
+listen = "tcp://{host}:7400"
+[stages.sink]
+input = "read"
+plugin = "discard"
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "who"),
+    [
+        ("127.0.0.1", "every user of this machine"),
+        ("192.0.2.1", "everybody who reaches one over the network"),
+    ],
+)
+def test_what_insecure_means_is_said(call: Call, write: Write, host: str, who: str) -> None:
+    path = write(OPEN.replace("{host}", host), "open.toml")
+    can = "read messages, take the place of a stage, and pause or drain it"
+    meaning = f"insecure: the tcp addresses have no keys, so {who} can {can}"
+    assert call("check", path).stdout.splitlines()[:2] == [f"{path}: OK", f"  {meaning}"]
+    assert json.loads(call("check", "--json", path).stdout)["files"][0]["insecure"] == meaning
+
+
+def test_sockets_in_a_folder_of_ones_own_are_open_to_nobody(call: Call, good: Path) -> None:
+    assert "insecure" not in call("check", good).stdout
+    assert json.loads(call("check", "--json", good).stdout)["files"][0]["insecure"] == ""

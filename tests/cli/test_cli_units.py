@@ -24,6 +24,8 @@ input = "read"
 plugin = "discard"
 instances = 2
 listen = ["tcp://127.0.0.1:7400", "tcp://127.0.0.1:7410"]
+[security]
+insecure = true
 """
 
 

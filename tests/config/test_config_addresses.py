@@ -53,7 +53,10 @@ def test_what_is_no_ip(text: str) -> None:
         parse_address(text)
 
 
-def listen(*addresses: str, instances: int = 1, security: str = "") -> str:
+INSECURE = "[security]\ninsecure = true"
+
+
+def listen(*addresses: str, instances: int = 1, security: str = INSECURE) -> str:
     text = ", ".join(f'"{address}"' for address in addresses)
     return stages(step("b", f"instances = {instances}\nlisten = [{text}]"), security)
 
@@ -65,7 +68,7 @@ def listen(*addresses: str, instances: int = 1, security: str = "") -> str:
 )
 def test_addresses_that_clash(problems: Problems, one: str, other: str, port: int) -> None:
     first, second = f"tcp://{one}:5000", f"tcp://{other}:{port}"
-    text = listen(first, second, instances=2, security="[security]\ninsecure = true")
+    text = listen(first, second, instances=2)
     assert problems(text) == [f"9: stages.b.listen[1]: {second} clashes with {first} of b: each uses PORT and PORT + 1"]
 
 
@@ -79,12 +82,12 @@ def test_addresses_that_clash(problems: Problems, one: str, other: str, port: in
     ],
 )
 def test_addresses_that_do_not_clash(problems: Problems, one: str, other: str) -> None:
-    text = listen(f"tcp://{one}", f"tcp://{other}", instances=2, security="[security]\ninsecure = true")
+    text = listen(f"tcp://{one}", f"tcp://{other}", instances=2)
     assert problems(text) == []
 
 
 def test_addresses_of_two_stages_clash(problems: Problems) -> None:
-    text = stages('listen = "tcp://127.0.0.1:5000"', step("b", 'listen = "tcp://127.0.0.1:5001"'))
+    text = stages('listen = "tcp://127.0.0.1:5000"', step("b", 'listen = "tcp://127.0.0.1:5001"'), INSECURE)
     assert problems(text) == [
         "9: stages.b.listen: tcp://127.0.0.1:5001 clashes with tcp://127.0.0.1:5000 of a: each uses PORT and PORT + 1"
     ]
@@ -99,16 +102,29 @@ def test_each_instance_has_an_address(problems: Problems) -> None:
     ]
 
 
-def test_the_network_is_let_in_on_purpose_only(problems: Problems) -> None:
-    [problem] = problems(listen("tcp://10.0.0.1:5000"))
-    assert problem.startswith("9: stages.b.listen[0]: tcp://10.0.0.1:5000 is not loopback and this version has no keys")
-    assert "insecure = true" in problem
-    assert problems(listen("tcp://10.0.0.1:5000", security="[security]\ninsecure = true")) == []
+@pytest.mark.parametrize(
+    ("host", "who"),
+    [
+        ("127.0.0.1", "every user of this machine"),
+        ("localhost", "every user of this machine"),
+        ("[::1]", "every user of this machine"),
+        ("10.0.0.1", "everybody on the network"),
+        ("db-1.example.org", "everybody on the network"),
+    ],
+)
+def test_others_are_let_in_on_purpose_only(problems: Problems, host: str, who: str) -> None:
+    """Loopback is open to all users of the machine, where a Unix socket's folder is not."""
+    assert problems(listen(f"tcp://{host}:5000", security="")) == [
+        f"9: stages.b.listen[0]: tcp://{host}:5000 has no keys in this version, so {who} could read messages, take the place of a"
+        ' stage, and pause or drain it; set "insecure = true" in [security] to allow that'
+    ]
+    assert problems(listen(f"tcp://{host}:5000", security="[security]\ninsecure = false")) != []
+    assert problems(listen(f"tcp://{host}:5000")) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
 def test_an_address_that_nobody_can_connect_to_is_refused(problems: Problems, host: str) -> None:
-    assert problems(listen(f"tcp://{host}:5000", security="[security]\ninsecure = true")) == [
+    assert problems(listen(f"tcp://{host}:5000")) == [
         f"9: stages.b.listen[0]: tcp://{host}:5000 is every address of its machine, and the others connect to what stands"
         " here: name the one by which they reach it"
     ]
@@ -120,7 +136,7 @@ def test_the_path_of_a_socket_has_a_limit(problems: Problems) -> None:
     assert problems(text, {"ZPIPE_RUNTIME_DIR": "/" + "x" * (TOO_LONG - 2)}) == []
     [problem] = problems(text, {"ZPIPE_RUNTIME_DIR": "/" + "x" * (TOO_LONG - 1)})
     assert problem.startswith("5: stages.bbbb: the path of its sockets would have 108 bytes, at most 107 can be: /xxx")
-    with_address = stages(step("bbbb", 'listen = "tcp://127.0.0.1:5000"'))
+    with_address = stages(step("bbbb", 'listen = "tcp://127.0.0.1:5000"'), INSECURE)
     assert problems(with_address, {"ZPIPE_RUNTIME_DIR": "/" + "x" * (TOO_LONG - 1)}) == []
 
 

@@ -90,7 +90,7 @@ def happen(sim: Simulation, event: Event) -> None:
             sim.back_later(key, event.seconds)
             sim.leave(key)
         case "session":
-            sessions = sorted(s for s in sim.network.connections if s.startswith(f"{node.incarnation}:"))
+            sessions = sim.network.sessions(node.incarnation)
             if sessions:
                 sim.lose_session(sessions[len(sessions) // 2])
         case "line":

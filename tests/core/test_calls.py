@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from secrets import token_bytes
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def processing(policy: StagePolicy, count: int) -> Processing:
     inlet = Inlet(policy.queue, policy.link, counts)
     inlet.queue.append(slices(count))
     counts.received = counts.queued = count
-    return Processing(policy, counts, inlet, Downstream("p", "s", "i", [], policy), lambda: 0.5, 0.0)
+    return Processing(policy, counts, inlet, Downstream("p", "s", "i", [], policy, token_bytes), lambda: 0.5, 0.0)
 
 
 def test_a_call_is_one_message_or_one_batch() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from secrets import token_bytes
+
 from zpipe.core.actions import Gate
 from zpipe.core.downstream import Downstream
 from zpipe.core.emission import EmissionLimit
@@ -18,7 +20,7 @@ class Head:
 
     def __init__(self) -> None:
         self.source = Source()
-        self.downstream = Downstream("p", "read", "i", [("", "work")], POLICY)
+        self.downstream = Downstream("p", "read", "i", [("", "work")], POLICY, token_bytes)
         self.limit = EmissionLimit(POLICY, self.source)
 
     def give(self, count: int) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from secrets import token_bytes
+
 import pytest
+from session_names import SECRET
 
 from zpipe.core import section, wire
 from zpipe.core.actions import Action, Exit, Publish, Reply, SendParcel, Stop
@@ -15,7 +18,7 @@ PATIENCE_S = StagePolicy().link.peer_timeout_s
 
 def head(messages: int) -> Stage:
     """A source that has emitted so many and goes on."""
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0)
+    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
     stage.settle(0.0)
     if messages:
@@ -30,10 +33,10 @@ def run(stage: Stage, start: float, stop: float) -> dict[float, list[Action]]:
     return {now: actions for now in times if (actions := stage.settle(now))}
 
 
-def consumer(stage: Stage, now: float, limit: int) -> str:
+def consumer(stage: Stage, now: float, limit: int) -> bytes:
     """A consumer comes in session and grants so many messages. Returns the session."""
-    hello = wire.Hello(1, "p", "b", 1, "b1", "", "a", "inbox", 1, 100, "", [])
-    stage.feedback_received(b"route", wire.write(hello), now)
+    hello = wire.Hello(1, "p", "b", 1, "b1", SECRET, "", "a", "ipc:///run/zpipe/p.b.1/inbox.sock", 1, 100, "", [])
+    stage.feedback_received(b"route", wire.write(hello), now, "uid 0, pid 1")
     frames = [wire.read(action.frame) for action in stage.settle(now) if isinstance(action, Reply)]
     [session] = [frame.session for frame in frames if isinstance(frame, wire.Welcome)]
     stage.session_ready(session)
@@ -41,7 +44,7 @@ def consumer(stage: Stage, now: float, limit: int) -> str:
     return session
 
 
-def say(stage: Stage, session: str, now: float, number: int, limit: int, **more: int) -> None:
+def say(stage: Stage, session: bytes, now: float, number: int, limit: int, **more: int) -> None:
     done = {"received": 0, "released": 0, "floor": 0, **more}
     said = wire.Statement(
         session,
@@ -57,7 +60,7 @@ def say(stage: Stage, session: str, now: float, number: int, limit: int, **more:
         leaving=False,
         seen_stopped=False,
     )
-    stage.feedback_received(b"route", wire.write(said), now)
+    stage.feedback_received(b"route", wire.write(said), now, "uid 0, pid 1")
 
 
 def leave(stage: Stage, now: float) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from secrets import token_bytes
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +86,7 @@ def limits(stage: Stage) -> list[int]:
 
 
 def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:
-    head = Stage(Self("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0)
+    head = Stage(Self("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
     head.opened()
     assert limits(head)[-1] > 100
     unread = [DeadLetter("not JSON", "", Past(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from session_names import SECRET, named
 
 from zpipe.core import section, wire
 from zpipe.core.delivery import Slice
@@ -24,13 +25,13 @@ class Producer:
     def __init__(self, inlet: Inlet, upstream: Upstream, name: str, incarnation: str = "u1") -> None:
         self.inlet = inlet
         self.upstream = upstream
-        self.id = name
+        self.id = named(name)
         self.sequence = 0
         self.sent_messages = 0
         self.sent_bytes = 0
         self.need_bytes = 0
         self.statement: wire.Statement | None = None
-        inlet.open(upstream, wire.Welcome(1, name, incarnation, 1), 0.0)
+        inlet.open(upstream, wire.Welcome(1, self.id, incarnation, 1), 0.0)
 
     def parcel(self, *sections: tuple[int, int], attempt: int = 1, size: int = 0) -> tuple[wire.Parcel, bytes]:
         """`sections` are (first number, count)."""
@@ -141,12 +142,12 @@ def test_a_gap_is_false_a_copy_and_an_unknown_session_are_passed_over() -> None:
     producer = begin(inlet, upstream, "s")
     first = producer.parcel((1, 1))
     second = producer.parcel((2, 1))
-    assert not inlet.accept("s", *second, 0.0)
-    assert inlet.accept("s", *first, 0.0)
-    assert inlet.accept("s", *first, 0.0)
-    assert inlet.accept("other", *second, 0.0)
+    assert not inlet.accept(named("s"), *second, 0.0)
+    assert inlet.accept(named("s"), *first, 0.0)
+    assert inlet.accept(named("s"), *first, 0.0)
+    assert inlet.accept(named("other"), *second, 0.0)
     assert counts.received == 1
-    assert inlet.accept("s", *second, 0.0) and counts.received == 2
+    assert inlet.accept(named("s"), *second, 0.0) and counts.received == 2
 
 
 def test_a_malformed_parcel_changes_nothing() -> None:
@@ -154,20 +155,20 @@ def test_a_malformed_parcel_changes_nothing() -> None:
     producer = begin(inlet, upstream, "s")
     parcel, body = producer.parcel((1, 1))
     with pytest.raises(PeerError):
-        inlet.accept("s", parcel, body + b"\x00", 0.0)
+        inlet.accept(named("s"), parcel, body + b"\x00", 0.0)
     assert counts.received == 0 and inlet.held_messages == inlet.held_bytes == 0
-    assert inlet.accept("s", parcel, body, 0.0)
+    assert inlet.accept(named("s"), parcel, body, 0.0)
 
 
 def test_an_end_is_acked_and_a_parcel_after_it_ends_the_end() -> None:
     inlet, _, upstream = make()
     producer = begin(inlet, upstream, "s")
-    assert inlet.accept("s", wire.End("s", 1), b"", 0.0)
+    assert inlet.accept(named("s"), wire.End(named("s"), 1), b"", 0.0)
     assert upstream.flushed and statement(inlet, producer).floor == 1
     producer.sequence = 1
     assert producer.send((1, 1))
     assert not upstream.flushed
-    assert inlet.accept("s", wire.End("s", 3), b"", 0.0)
+    assert inlet.accept(named("s"), wire.End(named("s"), 3), b"", 0.0)
     assert upstream.flushed and statement(inlet, producer).floor == 1
 
 
@@ -178,11 +179,11 @@ def test_a_producer_that_sends_more_than_it_may_is_a_peer_error() -> None:
         parcel, body = producer.parcel(run, size=size)
         parcel.sequence = 1
         with pytest.raises(PeerError, match="credit"):
-            inlet.accept("s", parcel, body, 0.0)
+            inlet.accept(named("s"), parcel, body, 0.0)
         assert inlet.held_messages == counts.received == 0
     parcel, body = producer.parcel((1, 3))
     parcel.sequence = 1
-    assert inlet.accept("s", parcel, body, 0.0) and inlet.held_messages == 3
+    assert inlet.accept(named("s"), parcel, body, 0.0) and inlet.held_messages == 3
 
 
 def test_what_was_sent_by_an_older_higher_limit_is_within_the_credit() -> None:
@@ -194,7 +195,7 @@ def test_what_was_sent_by_an_older_higher_limit_is_within_the_credit() -> None:
     joiner.confirm()
     parcel = first.parcel((1, 4))
     assert statement(inlet, first).limit_messages < 4
-    assert inlet.accept("a", *parcel, 0.0)
+    assert inlet.accept(named("a"), *parcel, 0.0)
 
 
 def test_a_reply_is_asked_for_until_what_asked_is_confirmed() -> None:
@@ -457,7 +458,7 @@ def test_a_need_said_before_what_has_arrived_meanwhile_is_over() -> None:
     producer.need_bytes = 250
     producer.confirm()
     statement(inlet, producer)
-    early = wire.Confirm("s", 1, 0, 0, 0, 1, 250)
+    early = wire.Confirm(named("s"), 1, 0, 0, 0, 1, 250)
     producer.send((1, 1), size=200)
     assert upstream.session is not None
     inlet.confirmed(upstream.session, early, 0.0)
@@ -502,11 +503,11 @@ def test_leaving_grants_nothing_more() -> None:
 
 def intake() -> tuple[Intake, Inlet]:
     inlet, _, _ = make()
-    made = Intake(Self("p", "c", 1, "c1", "inbox"), [("up", "")], inlet, StagePolicy())
+    made = Intake(Self("p", "c", 1, "c1", "inbox"), SECRET, [("up", "")], inlet, StagePolicy())
     made.connected(("up", 1), 0.0)
     made.hellos(0.0)
-    made.heard(("up", 1), wire.Welcome(1, "s", "u1", 1), 0.0)
-    assert inlet.owner("s") is not None
+    made.heard(("up", 1), wire.Welcome(1, named("s"), "u1", 1), 0.0)
+    assert inlet.owner(named("s")) is not None
     return made, inlet
 
 
@@ -523,7 +524,7 @@ def test_a_confirm_of_a_statement_never_made_does_not_confirm_for_ever() -> None
     assert upstream.session is not None
     for number in (upstream.session._number + 1, 1 << 62):
         with pytest.raises(PeerError, match="confirms"):
-            inlet.confirmed(upstream.session, wire.Confirm("s", number, 0, 0, 0, 1, 0), 0.0)
+            inlet.confirmed(upstream.session, wire.Confirm(named("s"), number, 0, 0, 0, 1, 0), 0.0)
     assert not inlet.all_confirmed
     statement(inlet, producer)
     producer.confirm()
@@ -534,11 +535,12 @@ def test_a_producer_cannot_claim_to_have_sent_more_than_it_may() -> None:
     inlet, _, upstream = make(bound=10)
     begin(inlet, upstream, "s")
     assert upstream.session is not None
-    inlet.confirmed(upstream.session, wire.Confirm("s", 1, 0, 1 << 62, 0, 1, 0), 0.0)
+    with pytest.raises(PeerError, match="more than its credit"):
+        inlet.confirmed(upstream.session, wire.Confirm(named("s"), 1, 0, 1 << 62, 0, 1, 0), 0.0)
     assert upstream.session.messages.ceiling == 10
 
 
-@pytest.mark.parametrize("frame", [wire.End("s", 1), wire.Request(1, "drain"), wire.Done(1, "RUNNING")])
+@pytest.mark.parametrize("frame", [wire.End(named("s"), 1), wire.Request(1, "drain"), wire.Done(1, "RUNNING")])
 def test_a_frame_that_has_no_business_there_is_a_peer_error(frame: Any) -> None:
     made, _ = intake()
     with pytest.raises(PeerError):
@@ -549,13 +551,13 @@ def test_a_frame_that_has_no_business_there_is_a_peer_error(frame: Any) -> None:
 
 def test_a_gap_and_a_malformed_parcel_begin_the_session_anew() -> None:
     for parcel, body in (
-        (wire.Parcel("s", 2, [[1, 1, 1, 1, 0]]), b"x"),
-        (wire.Parcel("s", 1, [[1, 2, 1, 1, 0]]), b"x"),
+        (wire.Parcel(named("s"), 2, [[1, 1, 1, 1, 0]]), b"x"),
+        (wire.Parcel(named("s"), 1, [[1, 2, 1, 1, 0]]), b"x"),
     ):
         made, inlet = intake()
         with contextlib.suppress(PeerError):
             made.parcel(parcel, body, 1.0)
-        assert inlet.owner("s") is None
+        assert inlet.owner(named("s")) is None
         assert len(made.hellos(1.0)) == 1
 
 

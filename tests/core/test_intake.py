@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from session_names import SECRET, named
 
 from zpipe.core import wire
-from zpipe.core.actions import Action, Tell
+from zpipe.core.actions import Action, Note, Tell
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Intake, Self, Suspects
 from zpipe.core.ledger import Counts
@@ -18,7 +19,7 @@ PEER = ("a", 1)
 def make(suspects: Suspects | None = None) -> tuple[Intake, Inlet]:
     policy = StagePolicy()
     inlet = Inlet(policy.queue, policy.link, Counts())
-    intake = Intake(Self("p", "b", 1, "b2", "inbox"), [("a", "")], inlet, policy, suspects)
+    intake = Intake(Self("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy, suspects)
     intake.connected(PEER, 0.0)
     return intake, inlet
 
@@ -32,24 +33,24 @@ def hello(actions: list[Action]) -> wire.Hello:
 
 
 def welcome(number: int, session: str = "s") -> wire.Welcome:
-    return wire.Welcome(1, session, "a1", number)
+    return wire.Welcome(1, named(session), "a1", number)
 
 
 def test_a_welcome_that_comes_again_after_the_line_is_down_opens_nothing() -> None:
     intake, inlet = make()
     number = hello(intake.hellos(0.0)).number
     intake.heard(PEER, welcome(number), 0.1)
-    assert inlet.owner("s") is not None
+    assert inlet.owner(named("s")) is not None
     intake.disconnected(PEER)
     intake.heard(PEER, welcome(number), 0.2)
-    assert inlet.owner("s") is None
+    assert inlet.owner(named("s")) is None
     intake.connected(PEER, 0.3)
     intake.heard(PEER, welcome(number), 0.4)
-    assert inlet.owner("s") is None
+    assert inlet.owner(named("s")) is None
     again = hello(intake.hellos(0.4)).number
     assert again > number
     intake.heard(PEER, welcome(again, "t"), 0.5)
-    assert inlet.owner("t") is not None
+    assert inlet.owner(named("t")) is not None
 
 
 def test_suspects_are_told_until_a_session_is_open_and_never_again() -> None:
@@ -72,3 +73,94 @@ def test_a_malformed_parcel_names_its_producer_and_its_kind() -> None:
     with pytest.raises(PeerError) as caught:
         intake.parcel(wire.Parcel(said.session, 1, [[1, 2, 1, 1, 0]]), b"x", 0.2)
     assert (caught.value.peer, caught.value.kind) == ("a.1", "parcel")
+
+
+# ---- what cannot be true, and what is refused
+
+
+HEARTBEAT_S = StagePolicy().link.heartbeat_s
+
+
+def opened(at: float = 0.0) -> tuple[Intake, Inlet]:
+    """In session since `at`, with two statements made."""
+    intake, inlet = make()
+    intake.heard(PEER, welcome(hello(intake.hellos(at)).number), at)
+    for _ in range(2):
+        inlet.heartbeat(at)
+        assert len(list(inlet.statements(at))) == 1
+    return intake, inlet
+
+
+def confirm(**more: int) -> wire.Confirm:
+    fields = {"number": 1, "sequence": 0, "sent_messages": 0, "sent_bytes": 0, "lowest": 1, "need_bytes": 0}
+    return wire.Confirm(session=named("s"), **fields | more)
+
+
+@pytest.mark.parametrize(
+    ("before", "lie", "reason"),
+    [
+        (confirm(), confirm(number=1 << 40), f"confirms statement {1 << 40}, of 2 made"),
+        (confirm(), confirm(sent_messages=1 << 40), "more than its credit"),
+        (confirm(), confirm(sent_bytes=1 << 40), "more than its credit"),
+        (confirm(number=2), confirm(sequence=1), "goes back"),
+        (confirm(lowest=9), confirm(number=2, lowest=8), "goes back"),
+    ],
+)
+def test_a_confirm_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
+    before: wire.Confirm, lie: wire.Confirm, reason: str
+) -> None:
+    intake, inlet = opened()
+    assert intake.heard(PEER, before, 1.5) == []
+    tell, note = intake.heard(PEER, lie, 2.0)
+    assert isinstance(tell, Tell) and tell.peer == PEER
+    refuse = wire.read(tell.frame)
+    assert isinstance(refuse, wire.Refuse)
+    assert refuse.session == named("s") and reason in refuse.reason
+    assert note == Note("session.broken", {"upstream": "a.1", "reason": refuse.reason})
+    assert inlet.owner(named("s")) is None
+    intake.heard(PEER, welcome(hello(intake.hellos(2.0)).number, "t"), 2.1)
+    assert inlet.owner(named("t")) is not None
+
+
+def test_a_late_copy_of_a_confirm_is_no_lie_and_changes_nothing() -> None:
+    intake, inlet = opened()
+    [session] = inlet.sessions
+    assert intake.heard(PEER, confirm(number=2, lowest=5), 1.0) == []
+    assert intake.heard(PEER, confirm(number=1, lowest=4, need_bytes=99), 1.1) == []
+    assert inlet.owner(named("s")) is not None and session.bytes.need == 0
+    assert intake.heard(PEER, confirm(number=2, lowest=5, need_bytes=99), 1.2) == []
+    assert session.bytes.need == 99
+
+
+def test_a_session_that_the_producer_ends_for_a_reason_is_noted() -> None:
+    intake, inlet = opened()
+    [note] = intake.heard(PEER, wire.Refuse(named("s"), "acks parcel 4, of 3 received", 2), 2.0)
+    assert note == Note("session.refused", {"upstream": "a.1", "reason": "acks parcel 4, of 3 received"})
+    assert inlet.owner(named("s")) is None
+    hello(intake.hellos(2.0))
+
+
+def test_a_session_that_is_over_is_begun_anew_at_once_and_nothing_is_noted() -> None:
+    intake, _ = opened(at=2.0)
+    assert intake.heard(PEER, wire.Refuse(named("s"), wire.NO_SESSION, 2), 2.01) == []
+    hello(intake.hellos(2.01))
+
+
+def test_two_that_misunderstand_each_other_open_a_session_a_heartbeat() -> None:
+    intake, _ = opened(at=2.0)
+    intake.heard(PEER, confirm(number=1 << 40), 2.01)
+    assert intake.hellos(2.01) == [] and intake.next_at() == 2.0 + HEARTBEAT_S
+    hello(intake.hellos(2.0 + HEARTBEAT_S))
+
+
+def test_a_refused_hello_is_noted() -> None:
+    intake, _ = make()
+    number = hello(intake.hellos(0.0)).number
+    [note] = intake.heard(PEER, wire.Refuse(b"", "pipeline 'x': this is 'p'", number), 0.1)
+    assert note == Note("upstream.refuses", {"upstream": "a.1", "reason": "pipeline 'x': this is 'p'"})
+    assert intake.heard(PEER, wire.Refuse(b"", "of another hello", number + 1), 0.2) == []
+
+
+def test_hellos_show_the_secret() -> None:
+    intake, _ = make()
+    assert hello(intake.hellos(0.0)).secret == SECRET

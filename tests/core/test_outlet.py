@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from session_names import SECRET, named
 
 from zpipe.core import section, wire
 from zpipe.core.ledger import Derivation, EachDerivation
@@ -41,9 +42,9 @@ def offer(outlet: Outlet, count: int, size: int = 0) -> Share:
 
 
 def open_session(outlet: Outlet, name: str, ready: bool = True) -> OutletSession:
-    hello = wire.Hello(1, "p", "c", len(outlet.sessions) + 1, name, "", "u", "inbox", 1, 100, "", [])
-    session = OutletSession(name, hello, b"route", 0.0)
-    outlet.sessions[name] = session
+    hello = wire.Hello(1, "p", "c", len(outlet.sessions) + 1, name, SECRET, "", "u", "inbox", 1, 100, "", [])
+    session = OutletSession(named(name), hello, b"route", 0.0)
+    outlet.sessions[session.id] = session
     session.ready = ready
     return session
 
@@ -87,7 +88,7 @@ def send(outlet: Outlet) -> list[tuple[str, int, list[str], list[int]]]:
             assert ids[-count:] == [str(n) for n in range(first, first + count)]
             attempts += [attempt] * count
             at += size
-        sent.append((session.id, parcel.sequence, ids, attempts))
+        sent.append((session.hello.incarnation, parcel.sequence, ids, attempts))
     assert outlet.off() == 0
     return sent
 
@@ -194,7 +195,7 @@ def test_the_consumer_that_would_come_to_it_first_gets_it() -> None:
     assert 48 <= fast.sent_messages <= 51
     state(outlet, slow, 100, rate=1e6, released=slow.sent_messages)
     offer(outlet, 1)
-    assert [s for s, *_ in send(outlet)] == [slow.id]
+    assert [s for s, *_ in send(outlet)] == ["s1"]
 
 
 @pytest.mark.parametrize("rate", [0.0, 100.0])
@@ -492,7 +493,7 @@ def test_returned_rows_that_are_lies_do_no_harm(row: list[int]) -> None:
 
 def test_the_end_is_said_after_the_last_parcel_and_again_after_a_redelivery() -> None:
     outlet, [session] = make(10)
-    assert [wire.read(h) for _, h, _ in outlet.ends()] == [wire.End("s0", 1)]
+    assert [wire.read(h) for _, h, _ in outlet.ends()] == [wire.End(named("s0"), 1)]
     assert list(outlet.ends()) == []
     assert not outlet.told
     state(outlet, session, 10, floor=1)
@@ -500,7 +501,7 @@ def test_the_end_is_said_after_the_last_parcel_and_again_after_a_redelivery() ->
     offer(outlet, 1)
     send(outlet)
     assert not session.ended
-    assert [wire.read(h) for _, h, _ in outlet.ends()] == [wire.End("s0", 3)]
+    assert [wire.read(h) for _, h, _ in outlet.ends()] == [wire.End(named("s0"), 3)]
     outlet.close(session)
     assert outlet.unsent_messages == 1 and outlet.off() == 0
 
@@ -517,9 +518,9 @@ class Links(RuleBasedStateMachine):
         self.sessions: list[OutletSession] = []
         self.shares: list[tuple[range, Share]] = []
         self.unsent: set[int] = set()
-        self.flights: dict[tuple[str, int], list[int]] = {}
-        self.here: dict[tuple[str, int], set[int]] = {}
-        self.returns: dict[str, list[list[int]]] = {}
+        self.flights: dict[tuple[bytes, int], list[int]] = {}
+        self.here: dict[tuple[bytes, int], set[int]] = {}
+        self.returns: dict[bytes, list[list[int]]] = {}
         self.attempts: dict[int, int] = {}
         self.acked: set[int] = set()
         self.opened = 0
@@ -604,8 +605,8 @@ class Links(RuleBasedStateMachine):
             assert set(sent) <= self.unsent
             assert attempts == [self.attempts[n] for n in sent]
             self.unsent -= set(sent)
-            self.flights[id, sequence] = sent
-            self.here[id, sequence] = set(sent)
+            self.flights[named(id), sequence] = sent
+            self.here[named(id), sequence] = set(sent)
         for session in self.sessions:
             if (session.sent_messages, session.sent_bytes) != before[session.id]:
                 assert session.sent_messages <= session.limit_messages

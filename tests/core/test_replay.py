@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from secrets import token_bytes
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def stage(
     links: list[tuple[str, str]] | None = None, attempts: int = 1, batch: BatchPolicy | None = None, workers: int = 2
 ) -> Stage:
     policy = StagePolicy(retry=RetryPolicy(attempts=attempts), batch=batch, workers=workers)
-    made = Stage(Self("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0)
+    made = Stage(Self("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0, token_bytes)
     made.opened()
     return made
 
@@ -183,7 +185,7 @@ def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
 
 
 def ask(stage: Stage) -> tuple[object, bool]:
-    stage.feedback_received(b"r", write(Request(1, "replay")), 0.0)
+    stage.feedback_received(b"r", write(Request(1, "replay")), 0.0, "uid 0, pid 1")
     actions = stage.settle(0.0)
     (reply,) = [read(action.frame) for action in actions if isinstance(action, Reply)]
     return reply, any(isinstance(action, TakeLetters) for action in actions)
@@ -192,7 +194,7 @@ def ask(stage: Stage) -> tuple[object, bool]:
 def test_it_is_asked_for_by_a_request() -> None:
     _, asked = ask(stage())
     assert asked
-    head = Stage(Self("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0)
+    head = Stage(Self("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
     head.opened()
     reply, asked = ask(head)
     assert isinstance(reply, Refuse) and not asked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from secrets import token_bytes
+
 import pytest
 
 from zpipe.core import section
@@ -22,7 +24,7 @@ class Bench:
         self.counts = Counts()
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
         self.processing = Processing(
-            policy, self.counts, self.inlet, Downstream("p", "s", "i", [], policy), lambda: 0.5, 0.0
+            policy, self.counts, self.inlet, Downstream("p", "s", "i", [], policy, token_bytes), lambda: 0.5, 0.0
         )
         self.finished: list[int] = []
         body = section.encode([f"m{n}" for n in range(count)], [0.0] * count, list(range(count)), None)

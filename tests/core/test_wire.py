@@ -22,14 +22,15 @@ COUNT = st.integers(0, 2**63 - 1)
 NAME = st.text(min_size=1, max_size=12)
 QUEUE = st.integers(0, wire.MAX_QUEUE_MESSAGES)
 BOOL = st.booleans()
+SECRET = st.binary(min_size=wire.SECRET_BYTES, max_size=wire.SECRET_BYTES)
 ROWS = {n: st.lists(st.lists(COUNT, min_size=n, max_size=n), max_size=4) for n in (2, 3)}
 FRAMES = st.one_of(
-    st.builds(wire.Hello, COUNT, TEXT, TEXT, COUNT, NAME, TEXT, TEXT, TEXT, COUNT, QUEUE, TEXT, ROWS[3]),
-    st.builds(wire.Welcome, COUNT, TEXT, NAME, COUNT),
-    st.builds(wire.Refuse, TEXT, TEXT, COUNT),
+    st.builds(wire.Hello, COUNT, TEXT, TEXT, COUNT, NAME, SECRET, TEXT, TEXT, TEXT, COUNT, QUEUE, TEXT, ROWS[3]),
+    st.builds(wire.Welcome, COUNT, SECRET, NAME, COUNT),
+    st.builds(wire.Refuse, SECRET | st.just(b""), TEXT, COUNT),
     st.builds(
         wire.Statement,
-        TEXT,
+        SECRET,
         COUNT,
         COUNT,
         COUNT,
@@ -44,17 +45,36 @@ FRAMES = st.one_of(
         BOOL,
         BOOL,
     ),
-    st.builds(wire.Confirm, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT),
+    st.builds(wire.Confirm, SECRET, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT),
     st.builds(wire.Announcement, TEXT, TEXT, COUNT, NAME, st.just("RUNNING"), BOOL, BOOL),
     st.builds(wire.Request, COUNT, TEXT),
     st.builds(wire.Done, COUNT, st.just("STOPPED")),
-    st.builds(wire.Parcel, TEXT, COUNT, st.lists(st.just([1, 2, 3, 4, 5]), min_size=1, max_size=5)),
-    st.builds(wire.End, TEXT, COUNT),
+    st.builds(wire.Parcel, SECRET, COUNT, st.lists(st.just([1, 2, 3, 4, 5]), min_size=1, max_size=5)),
+    st.builds(wire.End, SECRET, COUNT),
     st.builds(wire.Tap, TEXT, TEXT, COUNT, TEXT, TEXT, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, st.binary(max_size=8)),
     st.builds(wire.Snapshot, st.dictionaries(TEXT, COUNT | TEXT | BOOL, max_size=4)),
 )
 ODD = st.sampled_from(
-    [None, -1, 2**63, 1.5, "", "x", b"x", [], [[]], [[1]], [["a"]], {}, True, "x" * 1025, [None], 10**400]
+    [
+        None,
+        -1,
+        2**63,
+        1.5,
+        "",
+        "x",
+        b"",
+        b"x",
+        b"x" * 17,
+        [],
+        [[]],
+        [[1]],
+        [["a"]],
+        {},
+        True,
+        "x" * 1025,
+        [None],
+        10**400,
+    ]
 )
 
 
@@ -125,6 +145,7 @@ HELLO = {
     "stage": "c",
     "instance": 1,
     "incarnation": "c1",
+    "secret": bytes(16),
     "outlet": "",
     "upstream": "u",
     "inbox": "i",
@@ -135,7 +156,7 @@ HELLO = {
 }
 STATEMENT = {
     "kind": "statement",
-    "session": "s",
+    "session": bytes(16),
     **dict.fromkeys(("number", "limit_messages", "limit_bytes", "received", "released", "floor"), 1),
     "ranges": [],
     "returned": [],
@@ -150,6 +171,8 @@ STATEMENT = {
     [
         ("incarnation", "ü" * wire.MAX_NAME_CHARACTERS, "ü" * (wire.MAX_NAME_CHARACTERS + 1)),
         ("incarnation", "a", ""),
+        ("secret", bytes(16), bytes(15)),
+        ("secret", bytes(16), bytes(17)),
         ("queue_messages", wire.MAX_QUEUE_MESSAGES, wire.MAX_QUEUE_MESSAGES + 1),
         ("queue_messages", 0, -1),
     ],
@@ -158,6 +181,22 @@ def test_the_edges_of_a_hello(field: str, most: Any, over: Any) -> None:
     wire.read(cbor2.dumps({**HELLO, field: most}))
     with pytest.raises(PeerError, match=field):
         wire.read(cbor2.dumps({**HELLO, field: over}))
+
+
+@pytest.mark.parametrize(("bytes_", "good"), [(0, False), (15, False), (16, True), (17, False)])
+def test_a_session_has_a_name_of_16_bytes(bytes_: int, good: bool) -> None:
+    encoded = cbor2.dumps({**STATEMENT, "session": bytes(bytes_)})
+    if good:
+        wire.read(encoded)
+    else:
+        with pytest.raises(PeerError, match="session"):
+            wire.read(encoded)
+    refuse = cbor2.dumps({"kind": "refuse", "session": bytes(bytes_), "reason": "", "number": 1})
+    if good or bytes_ == 0:  # a refused hello has no session
+        wire.read(refuse)
+    else:
+        with pytest.raises(PeerError, match="session"):
+            wire.read(refuse)
 
 
 @pytest.mark.parametrize(("field", "length"), [("ranges", 2), ("returned", 3), ("finished", 3)])
@@ -183,7 +222,7 @@ def test_a_state_is_one_of_the_lifecycle(state: str) -> None:
 
 @pytest.mark.parametrize("rows", [[[1] * 5] * wire.MAX_ROWS, [[1] * 5] * (wire.MAX_ROWS + 1)], ids=["N", "N+1"])
 def test_the_number_of_sections_is_limited(rows: list[list[int]]) -> None:
-    encoded = cbor2.dumps({"kind": "parcel", "session": "a", "sequence": 1, "sections": rows})
+    encoded = cbor2.dumps({"kind": "parcel", "session": bytes(16), "sequence": 1, "sections": rows})
     if len(rows) == wire.MAX_ROWS:
         wire.read(encoded)
     else:

@@ -12,7 +12,7 @@ from zpipe.errors import PeerError
 
 
 def broken(sequence: object) -> PeerError:
-    frame = cbor.write({"kind": "parcel", "session": "s", "sequence": sequence, "sections": [[1, 3, 1, 1, 0]]})
+    frame = cbor.write({"kind": "parcel", "session": bytes(16), "sequence": sequence, "sections": [[1, 3, 1, 1, 0]]})
     with pytest.raises(PeerError) as caught:
         wire.read(frame)
     return caught.value

@@ -42,6 +42,8 @@ def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int,
     text = THREE_STAGES.format(count=count, rate=rate)
     for stage, port in zip(("read", "square", "store"), ports, strict=False):
         text = text.replace(f"[stages.{stage}]", f'[stages.{stage}]\nlisten = "tcp://127.0.0.1:{port}"')
+    if ports:
+        text += "[security]\ninsecure = true\n"
     pipeline = make(text, squares=SQUARES)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")

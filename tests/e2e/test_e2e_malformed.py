@@ -41,6 +41,7 @@ options = { path = "out.db", table = "t", key = "id" }
 """
 WORK = "def work(payload):\n    return payload\n"
 STAGES = ("read", "work", "store")
+NO_SESSION = bytes(16)
 
 
 def inbox(pipeline: Pipeline, stage: str) -> Path:
@@ -68,12 +69,12 @@ def connected(kind: int, path: Path) -> Iterator[zmq.Socket[bytes]]:
 
 def broken_frames(chance: random.Random) -> list[list[bytes]]:
     """What is not a frame, what is one cut short, one of the wrong kind, and one with fields out of range."""
-    parcel = wire.write(wire.Parcel("no-session", 1, [[1, 10, 1, 1]]))
+    parcel = wire.write(wire.Parcel(NO_SESSION, 1, [[1, 10, 1, 1]]))
     frames = [[chance.randbytes(chance.randrange(200))] for _ in range(100)]
     frames += [[parcel[:cut]] for cut in range(0, len(parcel), 5)]
     frames += [[parcel, b"x", b"y"], [b""], [b"", b""], [wire.write(wire.Done(1, "RUNNING")), b""]]
     frames += [[cbor.write({"kind": kind})] for kind in ("hello", "statement", "parcel", "nonsense")]
-    frames += [[cbor.write({"kind": "parcel", "session": "s", "sequence": -1, "sections": [[1 << 70]]})]]
+    frames += [[cbor.write({"kind": "parcel", "session": NO_SESSION, "sequence": -1, "sections": [[1 << 70]]})]]
     frames += [[b"\x9f" * 2000], [b"\xc1\xc1\xc1"], [cbor.write([[[[]]]] * 10_000)]]
     return frames
 
@@ -108,7 +109,7 @@ def test_each_fault_is_logged_once_with_its_sender_socket_kind_and_field(make: M
     pipeline = make(CONFIG, work=WORK)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() or not run.running, "the run works")
-    bad_parcel = cbor.write({"kind": "parcel", "session": "s", "sequence": -1, "sections": [[1, 3, 1, 1, 0]]})
+    bad_parcel = cbor.write({"kind": "parcel", "session": NO_SESSION, "sequence": -1, "sections": [[1, 3, 1, 1, 0]]})
     with connected(zmq.PUSH, inbox(pipeline, "work")) as plug:
         for _ in range(50):
             plug.send_multipart([bad_parcel, b"abc"])
@@ -143,7 +144,9 @@ LIES = [[0, 1 << 62, 1 << 62], [7, 3, 0]]
 
 
 def hello(stage: str, upstream: str, address: str, number: int) -> bytes:
-    body = wire.Hello(wire.VERSION, "p", stage, 1, "0123456789ab", "", upstream, address, number, 1000, "", [])
+    body = wire.Hello(
+        wire.VERSION, "p", stage, 1, "0123456789ab", bytes(16), "", upstream, address, number, 1000, "", []
+    )
     return wire.write(body)
 
 
@@ -162,7 +165,7 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         "\0",
     ]
     everything = wire.Statement(
-        "s",
+        NO_SESSION,
         1,
         1 << 62,
         1 << 62,
@@ -186,13 +189,14 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         assert isinstance(refused, wire.Refuse) and "no link" in refused.reason
         for number, address in enumerate(addresses, 2):
             body = wire.Hello(
-                wire.VERSION, "p", "work", 99, f"{number:012}", "", "read", address, number, 1000, "x", LIES
+                wire.VERSION, "p", "work", 99, f"{number:012}", bytes(16), "", "read", address, number, 1000, "x", LIES
             )
             plug.send(wire.write(body))
+            assert isinstance(answer := wire.read(plug.recv()), wire.Refuse) and "inbox" in answer.reason, address
     with connected(zmq.PUSH, inbox(pipeline, "store")) as plug:
         for sequence in range(50):
-            plug.send_multipart([wire.write(wire.Parcel("no-session", sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])
-            plug.send_multipart([wire.write(wire.End("no-session", sequence)), b""])
+            plug.send_multipart([wire.write(wire.Parcel(NO_SESSION, sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])
+            plug.send_multipart([wire.write(wire.End(NO_SESSION, sequence)), b""])
     ledger = run.ledger()
     assert all(row["restarts"] == 0 for row in ledger["stages"].values()), run.stderr
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(3000))

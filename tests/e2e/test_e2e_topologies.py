@@ -123,6 +123,7 @@ def test_tcp_on_loopback(make: MakePipeline) -> None:
     work = '[stages.work]\ninput = "read"\nplugin = "python"\ninstances = 2\noptions = { function = "work.py:work" }\n'
     text = HEAD + generate("read", 5000) + listen(ports[0]) + work + listen(*ports[1:3])
     text += '[stages.store]\ninput = "work"\n' + listen(ports[3]) + store("t")
+    text += "[security]\ninsecure = true\n"
     pipeline = make(text, work="def work(payload):\n    return payload\n")
     pipeline.run().ledger()
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(5000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any, get_args
 
 import pytest
@@ -60,5 +61,5 @@ def test_every_key_and_kind_of_a_bottleneck(value: dict[str, Any]) -> None:
 
 def test_every_key_of_an_instance() -> None:
     vitals = process_vitals(None, 0, "", False, (0, 0.0), Crash(), {})
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, vitals=lambda: vitals)
+    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
     assert documented("An instance") == stage.snapshot(1.0).keys()

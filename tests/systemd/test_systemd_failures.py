@@ -300,6 +300,9 @@ plugin = "sqlite"
 batch = { messages = 100, timeout = "100ms" }
 listen = ["tcp://127.0.0.1:7471", "tcp://127.0.0.1:7481"]
 options = { path = "/var/lib/zpipe/data/tcp.db", table = "t", key = "id" }
+
+[security]
+insecure = true
 """
 
 

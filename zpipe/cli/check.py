@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, advise, load, report_of, worst_case
+from zpipe.config import MemoryStatement, advise, load, open_to, report_of, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import names, sandbox
 
@@ -48,6 +48,8 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
                 click.echo(f"warning: {warning}", err=True)
             if one.memory is not None:
                 click.echo(f"{one.path}: OK")
+                if one.insecure:
+                    click.echo(f"  {one.insecure}")
                 click.echo(_table(one.memory))
                 if one.network:
                     click.echo(f"needs the network: {', '.join(one.network)} (zpipe units opens their units)")
@@ -56,12 +58,16 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
 
 @dataclass(frozen=True)
 class _Result:
-    """`memory` is None, and all but the mistakes empty, where there are mistakes. `network`: stages that need it."""
+    """`memory` is None, and all but the mistakes empty, where there are mistakes. `network`: stages that need it.
+
+    insecure  who can take part in the pipeline without a key, in words; "" where nobody can
+    """
 
     path: Path
     mistakes: tuple[Mistake, ...]
     warnings: tuple[Mistake, ...] = ()
     network: tuple[str, ...] = ()
+    insecure: str = ""
     memory: MemoryStatement | None = None
 
 
@@ -76,7 +82,7 @@ def _check(path: Path) -> _Result:
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
-    return _Result(path, (), tuple(report.mistakes), network, worst_case(config))
+    return _Result(path, (), tuple(report.mistakes), network, open_to(config.stages.values()), worst_case(config))
 
 
 def _as_json(result: _Result) -> dict[str, Any]:
@@ -86,6 +92,7 @@ def _as_json(result: _Result) -> dict[str, Any]:
         "mistakes": [_mistake(one) for one in result.mistakes],
         "warnings": [_mistake(one) for one in result.warnings],
         "network": list(result.network),
+        "insecure": result.insecure,
         "memory": _memory(result.memory) if result.memory is not None else None,
     }
 

@@ -3,7 +3,7 @@
 May live here: the package's public names.
 """
 
-from zpipe.config.addresses import Address
+from zpipe.config.addresses import Address, open_to
 from zpipe.config.addresses import parse as parse_address
 from zpipe.config.advice import advise
 from zpipe.config.graph import dot, mermaid
@@ -23,6 +23,7 @@ __all__ = [
     "dot",
     "load",
     "mermaid",
+    "open_to",
     "parse_address",
     "report_of",
     "worst_case",

@@ -5,7 +5,6 @@ May live here: parsing and comparing addresses. Nothing is resolved or opened.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,12 +14,11 @@ from zpipe import folders
 from zpipe.config.model import StageConfig
 from zpipe.config.report import Report
 from zpipe.config.values import refused
+from zpipe.core.addresses import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 
-LONGEST_SOCKET_PATH = 107
-"""sun_path holds 108 bytes, of which one is the closing zero."""
+OPEN_TO = "read messages, take the place of a stage, and pause or drain it"
+"""What whoever reaches an address without keys can do."""
 _LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
-
-_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -30,39 +28,28 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        ip = self._ip()
+        ip = as_ip(self.host)
         return ip.is_loopback if ip else False
 
     @property
     def is_wildcard(self) -> bool:
-        ip = self._ip()
+        ip = as_ip(self.host)
         return ip.is_unspecified if ip else False
 
     def clashes(self, other: Address) -> bool:
         """Whether both cannot be bound on one machine. Each takes its port and the next one."""
-        if abs(self.port - other.port) > 1:
-            return False
-        mine, others = self._ip(), other._ip()
-        return mine == others if mine or others else self.host.lower() == other.host.lower()
-
-    def _ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        if self.host.lower() == "localhost":
-            return ipaddress.IPv4Address("127.0.0.1")
-        try:
-            return ipaddress.ip_address(self.host.strip("[]"))
-        except ValueError:
-            return None
+        return abs(self.port - other.port) <= 1 and same_host(self.host, other.host)
 
 
 def parse(text: str) -> Address:
     """Raises ValueError where `text` is not tcp://HOST:PORT."""
-    found = _TCP.fullmatch(text)
+    found = TCP.fullmatch(text)
     # PORT + 1 is the control socket's
     if found is None or not 1 <= int(found.group(2)) <= 65534:
         raise refused('"tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1)', text)
     address = Address(found.group(1), int(found.group(2)))
     looks_numeric = address.host.startswith("[") or re.fullmatch(r"[0-9.]+", address.host)
-    if looks_numeric and address._ip() is None:
+    if looks_numeric and as_ip(address.host) is None:
         raise ValueError(f"holds no valid IP address: {address.host}")
     return address
 
@@ -92,8 +79,9 @@ def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Map
             if address.is_wildcard:
                 problem = f"{text} is every address of its machine, and the others connect to what stands here"
                 report.add(path, f"{problem}: name the one by which they reach it", given=text)
-            elif not address.is_loopback and not insecure:
-                problem = f"{text} is not loopback and this version has no keys: anyone on the network could take part"
+            elif not insecure:
+                who = "every user of this machine" if address.is_loopback else "everybody on the network"
+                problem = f"{text} has no keys in this version, so {who} could {OPEN_TO}"
                 report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
             for other, other_text, other_address in listening:
                 if address.clashes(other_address):
@@ -103,9 +91,19 @@ def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Map
             listening.append((stage.name, text, address))
 
 
+def open_to(stages: Iterable[StageConfig]) -> str:
+    """What `insecure` means for these stages, for people; "" if they have no tcp addresses."""
+    listening = [parse(text) for stage in stages for text in stage.listen]
+    if not listening:
+        return ""
+    local = all(address.is_loopback for address in listening)
+    who = "every user of this machine" if local else "everybody who reaches one over the network"
+    return f"insecure: the tcp addresses have no keys, so {who} can {OPEN_TO}"
+
+
 def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Report) -> None:
     path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
     length = len(os.fsencode(path))
-    if length > LONGEST_SOCKET_PATH:
-        problem = f"the path of its sockets would have {length} bytes, at most {LONGEST_SOCKET_PATH} can be: {path}"
+    if length > MAX_SOCKET_PATH_BYTES:
+        problem = f"the path of its sockets would have {length} bytes, at most {MAX_SOCKET_PATH_BYTES} can be: {path}"
         report.add(("stages", stage.name), f"{problem}; shorten the names, or set $ZPIPE_RUNTIME_DIR to a shorter path")

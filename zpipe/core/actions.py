@@ -15,21 +15,21 @@ from zpipe.core.work import DeadLetter, Task
 class OpenSession:
     """Connect a PUSH of its own to `address`; answer with session_ready or session_lost."""
 
-    session: str
+    session: bytes
     address: str
     high_water_mark: int
 
 
 @dataclass(slots=True)
 class CloseSession:
-    session: str
+    session: bytes
 
 
 @dataclass(slots=True)
 class SendParcel:
     """Send at once or report session_lost: within the credit a send never blocks on a sound session."""
 
-    session: str
+    session: bytes
     header: bytes
     body: bytes
 
@@ -54,6 +54,19 @@ class Tell:
 class Publish:
     topic: bytes
     frame: bytes
+
+
+@dataclass(slots=True)
+class Note:
+    """Something that people should read in the log, at a limited rate: others can cause any number of these.
+
+    fields   by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
+    """
+
+    event: str
+    fields: dict[str, Any]
+    warning: bool = True
+    repeats: bool = False
 
 
 @dataclass(slots=True)
@@ -134,6 +147,7 @@ Action = (
     | Reply
     | Tell
     | Publish
+    | Note
     | StartTask
     | Bury
     | Post

@@ -1,19 +1,22 @@
 """Everything below this stage: its outlets, the sessions of all of them, and answering what consumers say.
 
 May live here: matching a hello to an outlet, liveness of consumers, and the bound on what is held for them. Choosing a
-consumer and keeping sections is the outlet's.
+consumer and keeping sections is the outlet's; whether the config allows a consumer is `admission`'s.
+
+A session belongs to the connection (`route`) by which its consumer came. Whoever else speaks of it is refused in the same words
+as somebody who names a session that does not exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from zpipe.core import wire
-from zpipe.core.actions import Action, CloseSession, OpenSession, Reply, SendParcel
+from zpipe.core import admission, wire
+from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply, SendParcel
 from zpipe.core.ledger import Derivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.work import Chunk
 
 HIGH_WATER_SLACK = 64
@@ -21,10 +24,19 @@ HIGH_WATER_SLACK = 64
 
 
 class Downstream:
-    """`links` are (outlet, consumer stage), in the order of the config."""
+    """`links` are (outlet, consumer stage), in the order of the config.
+
+    random_bytes  so many bytes that nobody can guess, from the shell: sessions are named by them
+    """
 
     def __init__(
-        self, pipeline: str, stage: str, incarnation: str, links: Sequence[tuple[str, str]], policy: StagePolicy
+        self,
+        pipeline: str,
+        stage: str,
+        incarnation: str,
+        links: Sequence[tuple[str, str]],
+        policy: StagePolicy,
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         self.outlets = [Outlet(name, consumer, policy.link) for name, consumer in links]
         self._pipeline = pipeline
@@ -34,8 +46,8 @@ class Downstream:
         self._by_name: dict[str, list[Outlet]] = {}
         for outlet in self.outlets:
             self._by_name.setdefault(outlet.name, []).append(outlet)
-        self._sessions: dict[str, tuple[Outlet, OutletSession]] = {}
-        self._opened = 0
+        self._sessions: dict[bytes, tuple[Outlet, OutletSession]] = {}
+        self._random_bytes = random_bytes
 
     # ---- outputs
 
@@ -119,22 +131,33 @@ class Downstream:
 
     # ---- what consumers say
 
-    def hello(self, route: bytes, hello: wire.Hello, now: float) -> list[Action]:
-        """Opens a session, after closing the one this consumer had. A repeated hello is answered again."""
+    def hello(self, route: bytes, hello: wire.Hello, now: float, sender: str) -> list[Action]:
+        """Opens a session, after closing the one this consumer had. A repeated hello is answered again.
+
+        An open session is another's, whatever the hello says, if it does not have the secret that opened it. Such a consumer
+        is let in when the session is over, which the loss of its connection shows at once.
+        """
         outlet = next((o for o in self._by_name.get(hello.outlet, ()) if o.consumer == hello.stage), None)
-        problem = self._problem(hello, outlet)
+        problem = self._problem(hello, outlet, sender)
         if problem or outlet is None:
-            return [Reply(route, wire.write(wire.Refuse("", problem, hello.number)))]
+            return self._refuse_hello(route, hello, problem, sender)
         actions: list[Action] = []
-        for session in [s for s in outlet.sessions.values() if s.peer == (hello.stage, hello.instance)]:
-            if session.hello.incarnation == hello.incarnation and hello.number <= session.hello.number:
-                if hello.number == session.hello.number:
-                    session.route = route
-                    actions.append(self._welcome(session))
-                return actions
+        peer = (hello.stage, hello.instance)
+        session = next((s for s in outlet.sessions.values() if s.peer == peer), None)
+        if session is not None:
+            if session.hello.secret != hello.secret:
+                problem = f"{hello.stage}.{hello.instance} is in session by another connection"
+                return self._refuse_hello(route, hello, problem, sender)
+            if hello.number < session.hello.number:
+                return []
+            if hello.number == session.hello.number:
+                session.route = route
+                return [self._welcome(session)]
             actions += self.close(session.id)
-        self._opened += 1
-        id = f"{self._incarnation}:{hello.incarnation}:{self._opened}"
+        elif len(outlet.sessions) >= self._consumers(hello.stage).most:
+            problem = f"{len(outlet.sessions)} instances of stage {hello.stage!r} are in session, which is the most there may be"
+            return self._refuse_hello(route, hello, problem, sender)
+        id = self._random_bytes(wire.SECRET_BYTES)
         session = OutletSession(id, hello, route, now)
         outlet.sessions[id] = session
         if hello.suspects_of == self._incarnation:
@@ -143,7 +166,17 @@ class Downstream:
         high_water_mark = hello.queue_messages + HIGH_WATER_SLACK
         return [*actions, OpenSession(id, hello.inbox, high_water_mark), self._welcome(session)]
 
-    def _problem(self, hello: wire.Hello, outlet: Outlet | None) -> str:
+    def _refuse_hello(self, route: bytes, hello: wire.Hello, problem: str, sender: str) -> list[Action]:
+        consumer, problem = f"{hello.stage}.{hello.instance}"[:160], problem[: wire.MAX_TEXT_CHARACTERS]
+        return [
+            Reply(route, wire.write(wire.Refuse(b"", problem, hello.number))),
+            Note("hello.refused", {"sender": sender, "consumer": consumer, "reason": problem}),
+        ]
+
+    def _consumers(self, stage: str) -> ConsumerPolicy:
+        return self._policy.consumers.get(stage) or ConsumerPolicy()
+
+    def _problem(self, hello: wire.Hello, outlet: Outlet | None, sender: str) -> str:
         if hello.version != wire.VERSION:
             return f"protocol version {hello.version}: this producer speaks {wire.VERSION}"
         if hello.pipeline != self._pipeline:
@@ -153,40 +186,60 @@ class Downstream:
         if outlet is None:
             name = f"outlet {hello.outlet!r}" if hello.outlet else "the default outlet"
             return f"the config of {self._stage!r} has no link from {name} to stage {hello.stage!r}"
-        return ""
+        return admission.problem_of(hello, sender, self._consumers(hello.stage))
 
     def _welcome(self, session: OutletSession) -> Reply:
         welcome = wire.Welcome(wire.VERSION, session.id, self._incarnation, session.hello.number)
         return Reply(session.route, wire.write(welcome))
 
-    def statement(self, route: bytes, statement: wire.Statement, now: float) -> list[Action]:
+    def statement(self, route: bytes, statement: wire.Statement, now: float, sender: str) -> list[Action]:
+        """A consumer's state. One that cannot be true ends its session: nobody knows which of its acks to believe."""
         known = self._sessions.get(statement.session)
-        if known is None:
-            return [Reply(route, wire.write(wire.Refuse(statement.session, "no such session", statement.number)))]
+        if known is None or known[1].route != route:
+            refusal: list[Action] = [self._refuse(route, statement, wire.NO_SESSION)]
+            if known is None:
+                return refusal
+            reason = "a statement came by another connection than its session's"
+            return [
+                *refusal,
+                Note("statement.refused", {"sender": sender, "consumer": known[1].name, "reason": reason}),
+            ]
         outlet, session = known
-        session.route = route
+        if problem := session.problem_of(statement):
+            note = Note("session.broken", {"sender": sender, "consumer": session.name, "reason": problem})
+            return [*self.close(session.id), self._refuse(route, statement, problem), note]
         outlet.read_statement(session, statement, now)
         return [self._confirm(outlet, session)] if statement.reply else []
+
+    def refused(self, route: bytes, refuse: wire.Refuse, sender: str) -> list[Action]:
+        """A consumer gives its session up, and says why."""
+        known = self._sessions.get(refuse.session)
+        if known is None or known[1].route != route:
+            return []
+        note = Note("session.given_up", {"sender": sender, "consumer": known[1].name, "reason": refuse.reason})
+        return [*self.close(refuse.session), note]
+
+    def _refuse(self, route: bytes, statement: wire.Statement, reason: str) -> Reply:
+        return Reply(route, wire.write(wire.Refuse(statement.session, reason, statement.number)))
 
     def _confirm(self, outlet: Outlet, session: OutletSession) -> Reply:
         return Reply(session.route, wire.write(session.confirm(outlet.lowest)))
 
-    def hello_of(self, session_id: str) -> wire.Hello | None:
+    def hello_of(self, session_id: bytes) -> wire.Hello | None:
         """By which link a session goes, and to whom."""
         known = self._sessions.get(session_id)
         return known[1].hello if known is not None else None
 
     def consumer_at(self, route: bytes) -> str:
         """The instance whose session goes by that route; "" if none does."""
-        found = (s.hello for _, s in self._sessions.values() if s.route == route)
-        return next((f"{hello.stage}.{hello.instance}" for hello in found), "")
+        return next((s.name for _, s in self._sessions.values() if s.route == route), "")
 
-    def ready(self, session_id: str) -> None:
+    def ready(self, session_id: bytes) -> None:
         """The session's PUSH is connected."""
         if session_id in self._sessions:
             self._sessions[session_id][1].ready = True
 
-    def close(self, session_id: str) -> list[Action]:
+    def close(self, session_id: bytes) -> list[Action]:
         """The session is over, for whatever reason; what it held is unsent again."""
         known = self._sessions.pop(session_id, None)
         if known is None:

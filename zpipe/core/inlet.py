@@ -41,7 +41,7 @@ class Inlet:
         self._allotment = Allotment(bound)
         self._policy = policy
         self._counts = counts
-        self._sessions: dict[str, InletSession] = {}
+        self._sessions: dict[bytes, InletSession] = {}
         self._orphans: list[Delivery] = []
         self._orphan_messages = 0
         self._orphan_bytes = 0
@@ -49,7 +49,7 @@ class Inlet:
 
     # ---- parcels
 
-    def accept(self, session_id: str, parcel: wire.Parcel | wire.End, body: bytes, now: float) -> bool:
+    def accept(self, session_id: bytes, parcel: wire.Parcel | wire.End, body: bytes, now: float) -> bool:
         """Takes a parcel into the queue. False: its session must be reset (a gap). Raises PeerError if it is malformed.
 
         A parcel of no open session is a leftover of one that was reset, or a repeat: it is passed over.
@@ -233,14 +233,15 @@ class Inlet:
         """Those that are open."""
         return self._sessions.values()
 
-    def owner(self, session_id: str) -> Upstream | None:
+    def owner(self, session_id: bytes) -> Upstream | None:
         """The upstream instance of an open session."""
         session = self._sessions.get(session_id)
         return session.upstream if session is not None else None
 
     def confirmed(self, session: InletSession, confirm: wire.Confirm, now: float) -> None:
-        """What the producer has read and sent: room it gave up may be granted to others now."""
-        session.confirmed(confirm)
+        """What the producer has read and sent: room it gave up may be granted to others now. Raises PeerError if it cannot be."""
+        if not session.confirmed(confirm):
+            return
         session.upstream.accepted.discard_below(confirm.lowest)
         self._moved = True
 

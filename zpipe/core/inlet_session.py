@@ -28,10 +28,11 @@ MAX_PARTS = 1024
 class InletSession:
     """`due_at`: when the next statement is to go out at the latest; `parts_at`: when to look for parcels finished in part.
 
-    ended  its producer has said the end
+    ended      its producer has said the end
+    opened_at  when it was welcomed
     """
 
-    def __init__(self, id: str, incarnation: str, upstream: Upstream, now: float) -> None:
+    def __init__(self, id: bytes, incarnation: str, upstream: Upstream, now: float) -> None:
         self.id = id
         self.incarnation = incarnation
         self.upstream = upstream
@@ -43,12 +44,13 @@ class InletSession:
         self.ended = False
         self.turn = 0
         self.open = True
-        self.due_at = now
+        self.opened_at = self.due_at = now
         self.parts_at = NEVER
         self.changed = True
         self._floor = 0
         self._number = 0
         self._confirmed = 0
+        self._last: tuple[int, ...] = (0, 0, 0, 0, 0)
         self._returned: list[tuple[int, int, int, int]] = []
         self._parts: list[tuple[int, int, int, int]] = []
         self._reply_from = 0
@@ -85,10 +87,24 @@ class InletSession:
             self.messages.received + count <= self.messages.ceiling and self.bytes.received + size <= self.bytes.ceiling
         )
 
-    def confirmed(self, confirm: wire.Confirm) -> None:
-        """What the producer has read and sent is now known. Raises PeerError if it claims a statement never made."""
+    def confirmed(self, confirm: wire.Confirm) -> bool:
+        """What the producer has read and sent is now known. False for a late copy. Raises PeerError for one that cannot be.
+
+        All that a confirm counts only grows, so of two of them one is the older in every count.
+        """
         if confirm.number > self._number:
-            raise PeerError(f"{self.upstream.name} confirms statement {confirm.number} of {self._number}")
+            raise PeerError(f"confirms statement {confirm.number}, of {self._number} made")
+        if confirm.sent_messages > self.messages.ceiling or confirm.sent_bytes > self.bytes.ceiling:
+            raise PeerError(
+                f"has sent {confirm.sent_messages} messages, {confirm.sent_bytes} bytes: more than its credit"
+            )
+        counts = (confirm.number, confirm.sequence, confirm.sent_messages, confirm.sent_bytes, confirm.lowest)
+        grows = [new >= old for new, old in zip(counts, self._last, strict=True)]
+        if not all(grows):
+            if any(new > old for new, old in zip(counts, self._last, strict=True)):
+                raise PeerError(f"goes back with a count of its confirms: {counts} after {self._last}")
+            return False
+        self._last = counts
         self.messages.confirm(confirm.number, confirm.sent_messages)
         self.bytes.confirm(confirm.number, confirm.sent_bytes)
         need = (
@@ -105,6 +121,7 @@ class InletSession:
                 self._returned.append(entry)
             elif sequence in self.deliveries:
                 self.deliveries[sequence].finish(start, stop)
+        return True
 
     def finish_returned(self) -> None:
         """The session is over: what was handed back is the producer's, whether or not it has confirmed."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zpipe.core import wire
-from zpipe.core.actions import Action, Tell
+from zpipe.core.actions import Action, Note, Tell
 from zpipe.core.inlet import Inlet
+from zpipe.core.inlet_session import InletSession
 from zpipe.core.policy import StagePolicy
 from zpipe.core.upstream import Upstream
 from zpipe.errors import PeerError
@@ -35,23 +36,27 @@ class Self:
 
 
 class Intake:
-    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage."""
+    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage.
+
+    secret  random bytes of this incarnation, which only its producers read: nobody else can open a session in its place
+    """
 
     def __init__(
         self,
         me: Self,
+        secret: bytes,
         links: Sequence[tuple[str, str]],
         inlet: Inlet,
         policy: StagePolicy,
         suspects: Suspects | None = None,
     ) -> None:
         self._me = me
+        self._secret = secret
         self._links = links
         self._inlet = inlet
         self._policy = policy
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
         self._hello_number = 0
-        self.refusals: list[str] = []
         self._suspects = dict(suspects or {})
 
     def _of(self, peer: tuple[str, int]) -> list[Upstream]:
@@ -90,16 +95,22 @@ class Intake:
             upstream.known = upstream.stopped = upstream.marked = True
             upstream.left = False
 
-    def _ask_anew(self, upstream: Upstream, now: float) -> None:
+    def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
+        """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
+        heartbeat, or two that misunderstand each other would open sessions as fast as they can."""
+        session = upstream.session
         self._inlet.close(upstream)
         self._hello_number += 1
         upstream.hello_number = self._hello_number
         upstream.hello_at = now
+        if fault and session is not None:
+            upstream.hello_at = max(now, session.opened_at + self._policy.link.heartbeat_s)
 
     # ---- what upstream instances say
 
-    def heard(self, peer: tuple[str, int], frame: wire.Frame, now: float) -> None:
+    def heard(self, peer: tuple[str, int], frame: wire.Frame, now: float) -> list[Action]:
         """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
+        actions: list[Action] = []
         for upstream in self._of(peer):
             upstream.heard_at = now
             session = upstream.session
@@ -118,14 +129,28 @@ class Intake:
                         self._inlet.open(upstream, frame, now)
                 case wire.Confirm():
                     if session is not None and session.id == frame.session:
-                        self._inlet.confirmed(session, frame, now)
+                        actions += self._confirmed(upstream, session, frame, now)
                 case wire.Refuse():
                     if session is not None and session.id == frame.session:
-                        self._ask_anew(upstream, now)
+                        fault = frame.reason != wire.NO_SESSION
+                        self._ask_anew(upstream, now, fault)
+                        if fault:
+                            actions.append(_note("session.refused", upstream, frame.reason))
                     elif not frame.session and frame.number == upstream.hello_number:
-                        self.refusals.append(f"{upstream.name} refuses: {frame.reason}")
+                        actions.append(_note("upstream.refuses", upstream, frame.reason))
                 case _:
                     raise PeerError(f"a {frame.kind} from an upstream instance", frame.kind)
+        return actions
+
+    def _confirmed(self, upstream: Upstream, session: InletSession, confirm: wire.Confirm, now: float) -> list[Action]:
+        """One that cannot be true ends the session, and the producer is told: nobody knows what it has sent by then."""
+        try:
+            self._inlet.confirmed(session, confirm, now)
+        except PeerError as error:
+            self._ask_anew(upstream, now, fault=True)
+            refuse = wire.Refuse(session.id, str(error), confirm.number)
+            return [Tell(upstream.peer, wire.write(refuse)), _note("session.broken", upstream, str(error))]
+        return []
 
     def parcel(self, frame: wire.Frame, body: bytes, now: float) -> None:
         """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
@@ -138,7 +163,7 @@ class Intake:
             error.kind = frame.kind
             if upstream is not None:
                 error.peer = upstream.name
-                self._ask_anew(upstream, now)
+                self._ask_anew(upstream, now, fault=True)
             raise
         if upstream is not None:
             upstream.heard_at = now
@@ -163,6 +188,7 @@ class Intake:
                 me.stage,
                 me.instance,
                 me.incarnation,
+                self._secret,
                 upstream.outlet,
                 upstream.stage,
                 me.inbox,
@@ -227,3 +253,7 @@ class Intake:
             known = [u for u in self._upstreams.values() if u.known and (u.stage, u.outlet) == (stage, outlet)]
             names += [u.name for u in known if not u.stopped] if known else [stage]
         return names
+
+
+def _note(event: str, upstream: Upstream, reason: str) -> Note:
+    return Note(event, {"upstream": upstream.name, "reason": reason})

@@ -33,7 +33,7 @@ class Outlet:
     def __init__(self, name: str, consumer: str, policy: LinkPolicy) -> None:
         self.name = name
         self.consumer = consumer
-        self.sessions: dict[str, OutletSession] = {}
+        self.sessions: dict[bytes, OutletSession] = {}
         self.unsent_messages = 0
         self.unsent_bytes = 0
         self.in_flight_messages = 0
@@ -126,7 +126,8 @@ class Outlet:
     # ---- what comes from consumers
 
     def read_statement(self, session: OutletSession, statement: wire.Statement, now: float) -> None:
-        """Applies a consumer's state: returns first, since a parcel with returned messages may be acked by the same."""
+        """Applies a consumer's state, which can be true (`problem_of`): returns first, since a parcel with returned messages
+        may be acked by the same."""
         if not session.read(statement, now):
             return
         for sequence, start, stop in reversed(statement.returned):  # each goes ahead of what is unsent

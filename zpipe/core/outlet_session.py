@@ -14,9 +14,10 @@ from zpipe.core.section import Section
 
 
 class Flight:
-    """A parcel that was sent and is not acked. `sections` are (offset in the parcel, section); none: an end."""
+    """A parcel that was sent and is not acked. `sections` are (offset in the parcel, section); none: an end. `count` messages
+    were sent in it, of which some may be acked or handed back by now."""
 
-    __slots__ = ("end", "returned", "sections", "sequence")
+    __slots__ = ("count", "end", "returned", "sections", "sequence")
 
     def __init__(self, sequence: int, sections: list[Section]) -> None:
         self.sequence = sequence
@@ -27,8 +28,9 @@ class Flight:
         for section in sections:
             self.sections.append((offset, section))
             offset += section.count
+        self.count = offset
 
-    def header(self, session: str) -> bytes:
+    def header(self, session: bytes) -> bytes:
         if self.end:
             return wire.write(wire.End(session, self.sequence))
         rows = [[s.count, s.size, s.first, s.attempt, s.suspicion] for _, s in self.sections]
@@ -38,14 +40,14 @@ class Flight:
 class OutletSession:
     """One downstream incarnation.
 
-    route       where its statements come from and answers go to
+    route       the connection it came by: its statements are taken from there only, and answers go there
     ready       its PUSH is connected
     stated      it has stated its credit at least once
     heard_at    when it last said anything
     moved_at    when it last received what was sent, or had received everything
     """
 
-    def __init__(self, id: str, hello: wire.Hello, route: bytes, now: float) -> None:
+    def __init__(self, id: bytes, hello: wire.Hello, route: bytes, now: float) -> None:
         self.id = id
         self.hello = hello
         self.route = route
@@ -58,6 +60,7 @@ class OutletSession:
         self.flights: dict[int, Flight] = {}
         self.sequence = 0
         self.received = 0
+        self.floor = 0
         self.sent_messages = 0
         self.sent_bytes = 0
         self.released = 0
@@ -72,6 +75,10 @@ class OutletSession:
     @property
     def peer(self) -> tuple[str, int]:
         return self.hello.stage, self.hello.instance
+
+    @property
+    def name(self) -> str:
+        return f"{self.hello.stage}.{self.hello.instance}"
 
     @property
     def room_messages(self) -> int:
@@ -117,6 +124,27 @@ class OutletSession:
         self.need_bytes = self._said_need = 0
         return flight
 
+    def problem_of(self, statement: wire.Statement) -> str:
+        """Why the statement cannot be true, in words; "" if it can. An older one than the last was judged, or overtaken."""
+        if statement.number <= self.statement_number:
+            return ""
+        received = statement.received
+        if received > self.sequence:
+            return f"states parcel {received} as received, of {self.sequence} sent"
+        acked = max([statement.floor, *(stop - 1 for _, stop in statement.ranges)])
+        if acked > received:
+            return f"acks parcel {acked}, of {received} received"
+        if statement.released > self.sent_messages:
+            return f"states {statement.released} messages as released, of {self.sent_messages} sent"
+        for name in ("received", "released", "floor"):
+            if (said := getattr(statement, name)) < (before := getattr(self, name)):
+                return f"goes back with `{name}` from {before} to {said}"
+        for sequence, start, stop in (*statement.returned, *statement.finished):
+            flight = self.flights.get(sequence)
+            if sequence > received or start > stop or (flight is not None and stop > flight.count):
+                return f"names messages {start} to {stop} of parcel {sequence}, which has none such or was not received"
+        return ""
+
     def read(self, statement: wire.Statement, now: float) -> bool:
         """Takes over the consumer's state. False for one older than the last: they describe state, so the newest counts."""
         self.heard_at = now
@@ -128,15 +156,16 @@ class OutletSession:
         self.statement_number = statement.number
         self.limit_messages = statement.limit_messages
         self.limit_bytes = statement.limit_bytes
-        self.received = max(self.received, statement.received)
-        self.released = max(self.released, statement.released)
+        self.received = statement.received
+        self.released = statement.released
+        self.floor = statement.floor
         self.rate = statement.rate
         self.leaving = statement.leaving
         self.seen_stopped = statement.seen_stopped
         return True
 
     def pop_acked(self, statement: wire.Statement) -> Iterator[Flight]:
-        """Takes out every flight the statement acks. Sequences never sent are passed over: an ack cannot be early."""
+        """Takes out every flight the statement acks."""
         acked = RangeSet()
         acked.add(0, statement.floor + 1)
         for start, stop in statement.ranges:

@@ -5,6 +5,7 @@ May live here: frozen policies and their defaults with the reason for each. Stat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -121,9 +122,26 @@ class TapPolicy:
 
 
 @dataclass(frozen=True)
+class ConsumerPolicy:
+    """Which hellos of one consumer stage its producers meet.
+
+    most     so many instances in session at once: a session takes four file descriptors of its producer
+    highest  the highest number of an instance, where the config has an address for each; None: there is no highest
+    hosts    of tcp inboxes, beside the host that the hello came from
+    folders  an ipc inbox is in one of them, in the folder of its instance; none: the stage has tcp addresses
+    """
+
+    most: int = 128
+    highest: int | None = None
+    hosts: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ("/run/zpipe",)
+
+
+@dataclass(frozen=True)
 class StagePolicy:
     """Everything the core of one stage needs to know of the config.
 
+    consumers  by the name of a stage that this one feeds; the default is for one that is not named
     isolated  a call of the plugin that kills its process kills no other call, and not this daemon
     """
 
@@ -135,6 +153,7 @@ class StagePolicy:
     limit: LimitPolicy | None = None
     link: LinkPolicy = field(default_factory=LinkPolicy)
     tap: TapPolicy = field(default_factory=TapPolicy)
+    consumers: Mapping[str, ConsumerPolicy] = field(default_factory=dict)
     workers: int = 1
     isolated: bool = False
     interval_s: float = 1.0

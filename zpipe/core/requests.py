@@ -10,6 +10,9 @@ from zpipe.core.actions import TakeLetters
 if TYPE_CHECKING:
     from zpipe.core.stage import Stage
 
+LOOKS = frozenset({"snapshot", "tap"})
+"""Requests that change nothing of what the instance does."""
+
 
 def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.Refuse:
     """Has the stage do what is asked, and says in which state it is then, or why it is not done.
@@ -20,13 +23,15 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
         case "drain" if stage.intake.head:
             stage.drain()
         case "drain":
-            return wire.Refuse("", "a drain begins at a head stage", request.number)
+            return wire.Refuse(b"", "a drain begins at a head stage", request.number)
         case "leave":
             stage.leave(now)
         case "pause" | "resume":
             stage.pause(request.what == "pause")
         case "replay" if stage.intake.head:
-            return wire.Refuse("", "a source's records come from what it reads, and cannot be replayed", request.number)
+            return wire.Refuse(
+                b"", "a source's records come from what it reads, and cannot be replayed", request.number
+            )
         case "replay":
             stage.order(TakeLetters())
         case "snapshot":
@@ -36,5 +41,5 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
         ):
             stage.tap.ask(int(rate), now)
         case _:
-            return wire.Refuse("", f"no such request: {request.what}"[:200], request.number)
+            return wire.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
     return wire.Done(request.number, stage.state.value)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from zpipe.core import snapshot, wire
-from zpipe.core.actions import Action, Bury, Commit, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
+from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
 from zpipe.core.downstream import Downstream
 from zpipe.core.emission import EmissionLimit
 from zpipe.core.ending import Ending
@@ -22,7 +22,7 @@ from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing import Processing
 from zpipe.core.report import Report, following
-from zpipe.core.requests import answer
+from zpipe.core.requests import LOOKS, answer
 from zpipe.core.source import Source
 from zpipe.core.tap import Tap
 from zpipe.core.work import DEAD, Chunk, DeadLetter, Result, Task
@@ -40,6 +40,7 @@ class Stage:
 
     inputs  (upstream stage, outlet) of each link into it;  links  (outlet, consumer stage) of each link out of it
     now     a monotonic clock's seconds;  jitter  gives numbers in [0, 1)
+    random_bytes  gives so many bytes that nobody can guess
     vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock);  suspects  what may have killed it
     snapshot_at  when the next snapshot is due
     """
@@ -51,6 +52,7 @@ class Stage:
         links: Sequence[tuple[str, str]],
         policy: StagePolicy,
         now: float,
+        random_bytes: Callable[[int], bytes],
         jitter: Callable[[], float] = lambda: 0.5,
         vitals: Callable[[], dict[str, Any]] = dict,
         suspects: Suspects | None = None,
@@ -60,8 +62,9 @@ class Stage:
         self.counts = Counts()
         self.lifecycle = Lifecycle()
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
-        self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy)
-        self.intake = Intake(me, inputs, self.inlet, policy, suspects)
+        self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy, random_bytes)
+        secret = random_bytes(wire.SECRET_BYTES)
+        self.intake = Intake(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = Source() if not inputs else None
         self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)
@@ -80,17 +83,22 @@ class Stage:
 
     # ---- events: neighbours
 
-    def feedback_received(self, route: bytes, encoded: bytes, now: float) -> None:
-        """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol."""
+    def feedback_received(self, route: bytes, encoded: bytes, now: float, sender: str) -> None:
+        """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol.
+
+        route   the connection it came by;  sender: what is known of who sent it, a tcp peer's host and nothing else
+        """
         self._wake(now)
         frame = wire.read(encoded)
         match frame:
             case wire.Hello():
-                self._actions += self.downstream.hello(route, frame, now)
+                self._actions += self.downstream.hello(route, frame, now, sender)
             case wire.Statement():
-                self._actions += self.downstream.statement(route, frame, now)
+                self._actions += self.downstream.statement(route, frame, now, sender)
+            case wire.Refuse():
+                self._actions += self.downstream.refused(route, frame, sender)
             case wire.Request():
-                self._actions.append(Reply(route, wire.write(answer(self, frame, now))))
+                self._request(route, frame, now, sender)
             case _:
                 raise PeerError(f"a {frame.kind} on the feedback socket", frame.kind)
 
@@ -98,10 +106,20 @@ class Stage:
         """The instance that is in session by that route of the feedback socket; "" if none is."""
         return self.downstream.consumer_at(route)
 
+    def _request(self, route: bytes, request: wire.Request, now: float, sender: str) -> None:
+        """Whoever asks is named in the log, as an order changes what the instance does. A look is asked for every second."""
+        said = answer(self, request, now)
+        what = request.what.partition(":")[0][:80]
+        refused = said.reason if isinstance(said, wire.Refuse) else None
+        fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
+        order = what not in LOOKS
+        note = Note("operator.request", fields, warning=order, repeats=order and refused is None)
+        self._actions += [Reply(route, wire.write(said)), note]
+
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
         self._wake(now)
-        self.intake.heard(peer, wire.read(encoded), now)
+        self._actions += self.intake.heard(peer, wire.read(encoded), now)
 
     def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
         """A parcel in the inbox. Raises PeerError."""
@@ -128,10 +146,10 @@ class Stage:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
         self.downstream.told_before(stage)
 
-    def session_ready(self, session: str) -> None:
+    def session_ready(self, session: bytes) -> None:
         self.downstream.ready(session)
 
-    def session_lost(self, session: str) -> None:
+    def session_lost(self, session: bytes) -> None:
         """Disconnected, or a send would have blocked."""
         self._actions += self.downstream.close(session)
 

@@ -20,14 +20,19 @@ MAX_FRAME_BYTES = 1 * MIB
 MAX_FRAME_VALUES = 65_536
 """A statement with all the rows it may have has 45,000."""
 MAX_ROWS = 4096
+MAX_TEXT_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
-"""Of incarnations: a session's name has two of them."""
+"""Of incarnations."""
+SECRET_BYTES = 16
+"""Of a session's name and of a consumer's secret: 128 random bits cannot be guessed, and no other frame shows them."""
+NO_SESSION = "no such session"
+"""The reason of a refuse that every end of a session brings about, and no fault of either side."""
 TOPICS = (b"announcement", b"snapshot", b"tap")
 MAX_QUEUE_MESSAGES = 1_000_000_000
 """Goes into a high-water mark, a C int."""
 
 _CHECKS: dict[str, Any] = {
-    "str": lambda v: isinstance(v, str) and len(v) <= 1024,
+    "str": lambda v: isinstance(v, str) and len(v) <= MAX_TEXT_CHARACTERS,
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 63,
     "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0,
     "bool": lambda v: isinstance(v, bool),
@@ -47,6 +52,7 @@ def _is_ints(row: Any) -> bool:
 class Hello:
     """Consumer to producer: open a session to my inbox. `number` grows with each session asked for by one incarnation.
 
+    secret    random bytes of this incarnation: who asks for a session in place of one that is open must have the same
     suspects  [start, stop, alone]: numbers of messages that were in a call of the plugin when this instance's life before
               ended by accident; alone is 1 if nothing else was.  suspects_of: the producer's incarnation that numbered them
     """
@@ -57,6 +63,7 @@ class Hello:
     stage: str
     instance: int
     incarnation: str
+    secret: bytes
     outlet: str
     upstream: str
     inbox: str
@@ -68,21 +75,21 @@ class Hello:
 
 @dataclass(slots=True)
 class Welcome:
-    """Producer to consumer: the session is open; state your credit."""
+    """Producer to consumer: the session is open; state your credit. Its name is random, so only who reads this knows it."""
 
     kind: ClassVar = "welcome"
     version: int
-    session: str
+    session: bytes
     incarnation: str
     number: int
 
 
 @dataclass(slots=True)
 class Refuse:
-    """The answer to a hello, statement or request that cannot be met. `session` names what it is about, "" if none."""
+    """The answer to a frame that cannot be met. `session` names what it is about; it is empty if there is none."""
 
     kind: ClassVar = "refuse"
-    session: str
+    session: bytes
     reason: str
     number: int
 
@@ -105,7 +112,7 @@ class Statement:
     """
 
     kind: ClassVar = "statement"
-    session: str
+    session: bytes
     number: int
     limit_messages: int
     limit_bytes: int
@@ -130,7 +137,7 @@ class Confirm:
     """
 
     kind: ClassVar = "confirm"
-    session: str
+    session: bytes
     number: int
     sequence: int
     sent_messages: int
@@ -180,7 +187,7 @@ class Parcel:
     """Header of a parcel: `sections` are [count, bytes, first number, attempt, suspicion], their bodies the second frame."""
 
     kind: ClassVar = "parcel"
-    session: str
+    session: bytes
     sequence: int
     sections: list[list[int]]
 
@@ -190,7 +197,7 @@ class End:
     """In the data path, alone: no parcel will follow but redeliveries. Acknowledged like a parcel."""
 
     kind: ClassVar = "end"
-    session: str
+    session: bytes
     sequence: int
 
 
@@ -246,13 +253,13 @@ def read(encoded: bytes) -> Frame:
     value = cbor.read(encoded, MAX_FRAME_VALUES)
     kind = value.get("kind") if isinstance(value, dict) else None
     rows = _FIELDS.get(kind) if isinstance(kind, str) else None
-    if rows is None:
+    if rows is None or not isinstance(kind, str):
         raise PeerError(f"no such kind of frame: {_show(kind)}", field="kind")
     values = []
     for name, check in rows:
         field = value.get(name)
-        if not check(field) or not _fits(name, field):
-            raise PeerError(f"{kind}.{name} is {_show(field)}", str(kind), name)
+        if not check(field) or not _fits(kind, name, field):
+            raise PeerError(f"{kind}.{name} is {_show(field)}", kind, name)
         values.append(field)
     frame: Frame = _KINDS[value["kind"]](*values)
     if isinstance(frame, Parcel) and not frame.sections:
@@ -273,13 +280,15 @@ def check_subscription(message: bytes) -> None:
         raise PeerError("a subscription to something that is never published", "subscription", "topic")
 
 
-def _fits(name: str, value: Any) -> bool:
+def _fits(kind: str, name: str, value: Any) -> bool:
     """What a field must be beyond its type."""
     match name:
         case "ranges" | "returned" | "finished" | "suspects" | "sections":
             if any(len(row) != _ROWS[name] for row in value):
                 return False
             return name != "sections" or all(row[0] >= 1 and row[1] >= row[0] and row[3] >= 1 for row in value)
+        case "session" | "secret":
+            return len(value) == SECRET_BYTES or (kind == Refuse.kind and not value)
         case "incarnation":
             return 0 < len(value) <= MAX_NAME_CHARACTERS
         case "state":

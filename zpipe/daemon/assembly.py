@@ -112,11 +112,12 @@ class Instance:
         high_water_mark = self.settings.queue.messages + HIGH_WATER_SLACK
         bound = self.sockets.bind(inbox, addresses.feedback, addresses.control, high_water_mark)
         me = Self(self.config.name, stage, instance, self.incarnation, bound)
-        policy = stage_policy(self.config, self.settings)
+        policy = stage_policy(self.config, self.settings, self.places.root)
+        suspects = self.crash.suspects
         inputs = [(i.stage, i.outlet) for i in self.settings.inputs]
         links = self.config.consumers(stage)
         now = time.monotonic()
-        self.stage = Stage(me, inputs, links, policy, now, random.random, self.vitals, self.crash.suspects)
+        self.stage = Stage(me, inputs, links, policy, now, secrets.token_bytes, random.random, self.vitals, suspects)
         if self.stage.source is not None:
             self.stage.source.silent = self.replaying
 

@@ -21,6 +21,7 @@ from zpipe.daemon.journal import fields
 from zpipe.daemon.keeper import Keeper
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.malformed import MalformedLog, Source
+from zpipe.daemon.notes import Notes
 from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import Setback
 from zpipe.daemon.sockets import Sockets, sender
@@ -64,6 +65,7 @@ class Loop:
         self._store = store
         self._gate = gate
         self._log = log
+        self._notes = Notes(log)
         state = f"cannot write {store.path}"
         unsaved = Setback(log, "position.unwritten", "position.written", state)
         self.setbacks = [unsaved, self.letters.setback]
@@ -78,6 +80,7 @@ class Loop:
             act.Tell: lambda a: self._sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: self._sockets.reply(a.route, a.frame),
             act.Publish: self._publish,
+            act.Note: lambda a: self._notes.write(a, time.monotonic()),
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
             act.Bury: self.letters.bury,
@@ -138,7 +141,7 @@ class Loop:
                 case "feedback":
                     if len(frames) != 2:
                         raise PeerError("not a single frame")
-                    stage.feedback_received(frames[0], frames[1], now)
+                    stage.feedback_received(frames[0], frames[1], now, sender(arrival))
                 case "control":
                     self._subscribed(arrival)
                 case "upstream":
@@ -215,12 +218,12 @@ class Loop:
         self._workers.put(action.task)
 
     def _open_session(self, action: act.OpenSession) -> None:
-        self._log.debug(fields(event="session.opened", session=action.session, address=action.address))
+        self._log.debug(fields(event="session.opened", session=_mark(action.session), address=action.address))
         if not self._sockets.open_session(action.session, action.address, action.high_water_mark):
             self.stage.session_lost(action.session)
 
     def _close_session(self, action: act.CloseSession) -> None:
-        self._log.debug(fields(event="session.closed", session=action.session))
+        self._log.debug(fields(event="session.closed", session=_mark(action.session)))
         self._sockets.close_session(action.session)
 
     def _to_save(self, action: act.Commit) -> Saved:
@@ -239,6 +242,11 @@ class Loop:
 
     def _set_exit(self, action: act.Exit) -> None:
         self._exit = action
+
+
+def _mark(session: bytes) -> str:
+    """Enough of a session's name to tell it from others in the log; the whole of it is a secret of its two ends."""
+    return session[:4].hex()
 
 
 def _name(peer: tuple[str, int]) -> str:

@@ -64,7 +64,7 @@ class Sockets:
         self._poller = zmq.Poller()
         self._roles: dict[Any, tuple[str, Any]] = {}
         self._upstreams: dict[Peer, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
-        self._sessions: dict[str, zmq.Socket[bytes]] = {}
+        self._sessions: dict[bytes, zmq.Socket[bytes]] = {}
         self._feedback: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
         self._bound: set[str | int] = set()
@@ -132,7 +132,7 @@ class Sockets:
 
     # ---- downstream
 
-    def open_session(self, session: str, address: str, high_water_mark: int) -> bool:
+    def open_session(self, session: bytes, address: str, high_water_mark: int) -> bool:
         """A PUSH for the life of one session. False: the address cannot be connected to, or no descriptors are left."""
         push = None
         try:
@@ -148,7 +148,7 @@ class Sockets:
             return False
         return True
 
-    def send_parcel(self, session: str, header: bytes, body: bytes) -> bool:
+    def send_parcel(self, session: bytes, header: bytes, body: bytes) -> bool:
         """False: the session is gone or would block; within the credit that means it is broken."""
         push = self._sessions.get(session)
         if push is None:
@@ -160,7 +160,7 @@ class Sockets:
             return False
         return True
 
-    def close_session(self, session: str) -> None:
+    def close_session(self, session: bytes) -> None:
         push = self._sessions.pop(session, None)
         if push is not None:
             self._forget(push)
@@ -242,7 +242,7 @@ class Sockets:
             elif event & zmq.EVENT_DISCONNECTED:
                 yield Arrival("down", peer, [])
 
-    def _session_events(self, monitor: zmq.Socket[bytes], session: str) -> Iterator[Arrival]:
+    def _session_events(self, monitor: zmq.Socket[bytes], session: bytes) -> Iterator[Arrival]:
         for event in self._events(monitor):
             if event == _UP:
                 yield Arrival("ready", session, [])

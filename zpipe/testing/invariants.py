@@ -69,4 +69,4 @@ def _outlet(outlet: Outlet, most: int) -> Iterator[str]:
         yield f"{where}: {outlet.held_messages} unacked, bound {most}"
     for session in outlet.sessions.values():
         if session.sent_messages - session.released < 0:
-            yield f"{where}: {session.id} released {session.released} of {session.sent_messages}"
+            yield f"{where}: {session.name} released {session.released} of {session.sent_messages}"

@@ -1,4 +1,5 @@
-"""The network of a simulation: what becomes of a frame on its way. May live here: faults and order; it reads no frame.
+"""The network of a simulation: what becomes of a frame on its way. May live here: faults, order and connections; it reads no
+frame.
 
 Control frames may be lost, doubled, late and out of order. Data frames keep their order and are lost only with their
 connection: then of those under way a first part still arrives, as with a socket that is closed.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 from zpipe.testing.clock import Clock
 
@@ -38,9 +40,10 @@ class Faults:
 
 
 class Connection:
-    """One PUSH and what it sent. `kept`: once it is cut, how many of its frames arrive in all."""
+    """One PUSH of `producer` and what it sent. `kept`: once it is cut, how many of its frames arrive in all."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, producer: str, address: str) -> None:
+        self.producer = producer
         self.address = address
         self.sent = 0
         self.arrived = 0
@@ -48,11 +51,14 @@ class Connection:
 
 
 class Network:
-    """`connections` are the open ones, by the name of their session."""
+    """`connections` are the open ones, by the name of their session. A *line* is a consumer's connection to the feedback of a
+    producer, both named by their incarnations; the producer knows it by its route, another one each time it is made."""
 
     def __init__(self, clock: Clock, chance: random.Random, faults: Faults) -> None:
         self.faults = faults
-        self.connections: dict[str, Connection] = {}
+        self.connections: dict[bytes, Connection] = {}
+        self._routes: dict[tuple[str, str], bytes] = {}
+        self._made = count(1)
         self._clock = clock
         self._random = chance
         self._last: dict[tuple[str, ...], float] = {}
@@ -74,18 +80,38 @@ class Network:
             self._last[line] = when
         self._clock.at(when, arrive)
 
+    # ---- lines
+
+    def make_line(self, consumer: str, producer: str) -> None:
+        self._routes[consumer, producer] = f"line {next(self._made)}".encode()
+
+    def break_line(self, consumer: str, producer: str) -> None:
+        self._routes.pop((consumer, producer), None)
+
+    def route(self, consumer: str, producer: str) -> bytes | None:
+        """None: there is no line, so nothing can be sent on it."""
+        return self._routes.get((consumer, producer))
+
+    def consumer(self, route: bytes) -> str | None:
+        """Who hears what is sent by the route. None: the line is gone, or it was never one of this pipeline."""
+        return next((consumer for (consumer, _), known in self._routes.items() if known == route), None)
+
     # ---- data
 
-    def connect(self, session: str, address: str) -> None:
-        self.connections[session] = Connection(address)
+    def connect(self, session: bytes, producer: str, address: str) -> None:
+        self.connections[session] = Connection(producer, address)
 
-    def cut(self, session: str) -> None:
+    def sessions(self, producer: str) -> list[bytes]:
+        """Those open connections that it has made."""
+        return [session for session, connection in self.connections.items() if connection.producer == producer]
+
+    def cut(self, session: bytes) -> None:
         """The connection is closed or lost, at either end."""
         connection = self.connections.pop(session, None)
         if connection is not None:
             connection.kept = self._random.randint(connection.arrived, connection.sent)
 
-    def data(self, session: str, arrive: Callable[[str], None]) -> None:
+    def data(self, session: bytes, arrive: Callable[[str], None]) -> None:
         """Sends a parcel; `arrive` hears the address it was sent to."""
         connection = self.connections.get(session)
         if connection is None:
@@ -98,4 +124,4 @@ class Network:
                 connection.arrived = number
                 arrive(connection.address)
 
-        self._send(("data", session), False, arrived)
+        self._send(("data", session.hex()), False, arrived)

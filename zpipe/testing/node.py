@@ -45,10 +45,11 @@ class Node:
         self.spec = spec
         self.key: Key = (spec.name, instance)
         self.incarnation = incarnation
-        self.inbox = f"inbox:{incarnation}"
+        self.inbox = f"ipc:///run/zpipe/sim.{spec.name}.{instance}/inbox-{incarnation}.sock"
         me = Self("sim", spec.name, instance, incarnation, self.inbox)
         suspects = disk.suspects
-        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, chance.random, self._vitals, suspects)
+        names = random.Random(incarnation).randbytes
+        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, names, chance.random, self._vitals, suspects)
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
         self.alive = True

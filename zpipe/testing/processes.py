@@ -125,8 +125,13 @@ class Processes(ABC):
             self.clock.later(delay_s, lambda: self._connected(node, upstream))
 
     def _connected(self, node: Node, upstream: Node) -> None:
+        def event() -> None:  # a process that stands still makes no connection
+            if upstream.alive:
+                self.network.make_line(node.incarnation, upstream.incarnation)
+            node.stage.upstream_connected(upstream.key, self.now)
+
         if upstream.alive:
-            node.event(lambda: node.stage.upstream_connected(upstream.key, self.now))
+            node.event(event)
 
     def _look(self, node: Node) -> None:
         """The node sees marks of its neighbours."""
@@ -142,10 +147,11 @@ class Processes(ABC):
         node = self.nodes.pop(key)
         node.alive = False
         self.disks[key].suspects = node.workers.suspects()
-        for session in [s for s in self.network.connections if s.startswith(f"{node.incarnation}:")]:
+        for session in self.network.sessions(node.incarnation):
             self.network.cut(session)
         for other in list(self.nodes.values()):
             self._lose_line(other, node)
+            self.network.break_line(node.incarnation, other.incarnation)
             for session in self._sessions(other, node):
                 self.network.cut(session)
                 self._lose(other, session)
@@ -157,17 +163,17 @@ class Processes(ABC):
 
     def _lose_line(self, other: Node, dead: Node) -> None:
         if dead.key[0] in other.upstreams:
+            self.network.break_line(other.incarnation, dead.incarnation)
             self.clock.later(
                 CONNECT_S, lambda: other.event(lambda: other.stage.upstream_disconnected(dead.key, self.now))
             )
 
-    def _lose(self, node: Node, session: str) -> None:
+    def _lose(self, node: Node, session: bytes) -> None:
         self.clock.later(CONNECT_S, lambda: node.event(lambda: node.stage.session_lost(session)))
 
-    def _sessions(self, node: Node, consumer: Node) -> list[str]:
-        mine = f"{node.incarnation}:"
-        found = self.network.connections.items()
-        return [session for session, c in found if session.startswith(mine) and c.address == consumer.inbox]
+    def _sessions(self, node: Node, consumer: Node) -> list[bytes]:
+        mine = self.network.sessions(node.incarnation)
+        return [session for session in mine if self.network.connections[session].address == consumer.inbox]
 
     def _exited(self, key: Key) -> None:
         """It is gone by its own will; it may be one that comes back."""
@@ -200,11 +206,12 @@ class Processes(ABC):
             if not node.spec.inputs:
                 node.event(node.stage.drain)
 
-    def lose_session(self, session: str) -> None:
+    def lose_session(self, session: bytes) -> None:
         """A connection breaks, seen by its producer only."""
+        producer = self.network.connections[session].producer
         self.network.cut(session)
         for node in list(self.nodes.values()):
-            if session.startswith(f"{node.incarnation}:"):
+            if node.incarnation == producer:
                 self._lose(node, session)
 
     def lose_line(self, key: Key, upstream: Key, seconds: float) -> None:

@@ -24,6 +24,10 @@ from zpipe.testing.processes import CONNECT_S, Processes
 LOOK_S = 0.25
 """Marks of stopped neighbours are looked for this often."""
 MOST_PROBLEMS = 20
+STRANGER = "stranger"
+"""Who sends what a test has forged."""
+FAULTS = ("session.broken", "session.given_up", "session.refused", "statement.refused")
+"""Notes of what never happens between two of this pipeline, whatever the network does."""
 
 
 class Simulation(Processes):
@@ -31,6 +35,7 @@ class Simulation(Processes):
 
     stored    what sinks kept;  buried: (stage, id, dead letter)
     stopped   the cores of instances that stopped, left or not
+    to_strangers  frames that answer what was forged, or came too late for the line they were to go by
     watcher   hears every snapshot that is published, at once, with the time
     problems  rules that were broken, in words;  largest, expansion: see `invariants`
     """
@@ -48,6 +53,7 @@ class Simulation(Processes):
         self.buried: list[tuple[str, str, DeadLetter]] = []
         self.stopped: list[Stage] = []
         self.problems: list[str] = []
+        self.to_strangers: list[bytes] = []
         self.watcher: Callable[[dict[str, Any], float], None] | None = None
         self._largest = largest
         self._expansion = expansion
@@ -96,17 +102,22 @@ class Simulation(Processes):
         network, mine = self.network, node.incarnation
         match action:
             case act.Tell(peer, frame):
-                route = mine.encode()
-                network.control(
-                    ("tell", mine, *map(str, peer)),
-                    lambda: self._to(self.nodes.get(peer), lambda n: n.stage.feedback_received(route, frame, self.now)),
-                )
+                to = self.nodes.get(peer)
+                if to is not None and (route := network.route(mine, to.incarnation)) is not None:
+                    self._tell(to.incarnation, route, frame, mine)
             case act.Reply(route, frame):
-                to = route.decode()
+                if (consumer := network.consumer(route)) is None:
+                    self.to_strangers.append(frame)
+                    return
                 network.control(
-                    ("reply", mine, to),
-                    lambda: self._to(self._alive(to), lambda n: n.stage.upstream_received(node.key, frame, self.now)),
+                    ("reply", mine, consumer),
+                    lambda: self._reply(
+                        consumer, route, lambda n: n.stage.upstream_received(node.key, frame, self.now)
+                    ),
                 )
+            case act.Note(event, fields):
+                if event in FAULTS and fields.get("sender") != STRANGER:
+                    self.problems.append(f"{self.now:.4f} {mine}: {event} {fields}")
             case act.Publish(b"announcement", frame):
                 for other in list(self.nodes.values()):
                     if node.key[0] in other.upstreams:
@@ -116,7 +127,7 @@ class Simulation(Processes):
                 if isinstance(body, wire.Snapshot):
                     self.watcher(body.body, self.now)
             case act.OpenSession(session, address):
-                network.connect(session, address)
+                network.connect(session, mine, address)
                 self.later(CONNECT_S, lambda: self._opened(node, session, address))
             case act.CloseSession(session):
                 network.cut(session)
@@ -127,6 +138,22 @@ class Simulation(Processes):
                         self._at(address), lambda n: n.stage.parcel_received(header, body, self.now)
                     ),
                 )
+
+    def forge(self, key: Key, frame: wire.Frame) -> None:
+        """A stranger sends a frame to the feedback of an instance."""
+        if key in self.nodes:
+            self._tell(self.nodes[key].incarnation, STRANGER.encode(), wire.write(frame), STRANGER)
+
+    def _tell(self, to: str, route: bytes, frame: bytes, sender: str) -> None:
+        self.network.control(
+            ("tell", sender, to),
+            lambda: self._to(self._alive(to), lambda n: n.stage.feedback_received(route, frame, self.now, sender)),
+        )
+
+    def _reply(self, to: str, route: bytes, handle: Callable[[Node], None]) -> None:
+        """By the time it arrives, its line may be gone."""
+        if self.network.consumer(route) == to:
+            self._to(self._alive(to), handle)
 
     def _announce(self, node: Node, to: str, frame: bytes) -> None:
         self.network.control(
@@ -154,7 +181,7 @@ class Simulation(Processes):
     def _at(self, address: str) -> Node | None:
         return next((n for n in self.nodes.values() if n.inbox == address), None)
 
-    def _opened(self, node: Node, session: str, address: str) -> None:
+    def _opened(self, node: Node, session: bytes, address: str) -> None:
         if self._at(address) is not None and session in self.network.connections:
             node.event(lambda: node.stage.session_ready(session))
         else:

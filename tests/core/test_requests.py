@@ -1,0 +1,41 @@
+"""What an operator asks for is answered, and noted with who asked."""
+
+from __future__ import annotations
+
+from secrets import token_bytes
+
+import pytest
+
+from zpipe.core import wire
+from zpipe.core.actions import Note, Reply
+from zpipe.core.intake import Self
+from zpipe.core.policy import StagePolicy
+from zpipe.core.stage import Stage
+
+UNIX = "uid 1000, pid 4321"
+
+
+@pytest.mark.parametrize(
+    ("what", "refused", "warning", "repeats"),
+    [
+        ("drain", None, True, True),
+        ("leave", None, True, True),
+        ("pause", None, True, True),
+        ("resume", None, True, True),
+        ("replay", "a source's records come from what it reads, and cannot be replayed", True, False),
+        ("shutdown -h", "no such request: shutdown -h", True, False),
+        ("snapshot", None, False, False),
+        ("tap:5", None, False, False),
+    ],
+)
+def test_who_asks_is_noted(what: str, refused: str | None, warning: bool, repeats: bool) -> None:
+    stage = Stage(Self("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage.opened()
+    stage.feedback_received(b"route", wire.write(wire.Request(7, what)), 0.0, UNIX)
+    actions = stage.settle(0.0)
+    [note] = [action for action in actions if isinstance(action, Note)]
+    name = what.partition(":")[0]
+    fields = {"what": name, "sender": UNIX, "state": "RUNNING", "refused": refused}
+    assert note == Note("operator.request", fields, warning, repeats)
+    [answer] = [wire.read(action.frame) for action in actions if isinstance(action, Reply)]
+    assert isinstance(answer, wire.Refuse if refused else wire.Done)

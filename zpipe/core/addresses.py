@@ -1,0 +1,26 @@
+"""Addresses as text: what is one, and whether two hosts are the same. May live here: that; nothing is resolved or opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path holds 108 bytes, of which one is the closing zero."""
+
+
+def as_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `host` is written as, in brackets or not. None for a name."""
+    if host.lower() == "localhost":
+        return ipaddress.IPv4Address("127.0.0.1")
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
+def same_host(one: str, other: str) -> bool:
+    """Whether both are the same address, or the same name."""
+    mine, others = as_ip(one), as_ip(other)
+    return mine == others if mine or others else one.lower() == other.lower()
