@@ -13,6 +13,8 @@ from pathlib import Path
 
 from zpipe.errors import OperatorError
 
+SYSTEM_RUNTIME, SYSTEM_STATE = Path("/run/zpipe"), Path("/var/lib/zpipe")
+"""Where systemd makes the folders of the units, for the user they run as; so every user has to get through these two."""
 INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]+")
 
 
@@ -62,17 +64,23 @@ def make_private(path: Path) -> None:
     try:
         if not path.parent.exists():
             make_private(path.parent)
+        new = not path.exists()
         path.mkdir(mode=0o700, exist_ok=True)
+        if new and path in (SYSTEM_RUNTIME, SYSTEM_STATE):
+            path.chmod(0o755)  # whatever the umask is
         found, above = path.lstat(), path.parent.stat()
     except FileExistsError:
         raise OperatorError(f"{path} is not a folder") from None
+    except PermissionError as error:
+        raise denied(path, error, "make the folder") from error
     except OSError as error:
         raise OperatorError(f"cannot make the folder {path}: {error.strerror}") from error
     user = os.getuid()
     if stat.S_ISLNK(found.st_mode):
         raise OperatorError(f"{path} is a symbolic link: zpipe uses a folder only where it stands itself")
     if found.st_uid != user:
-        raise OperatorError(f"{path} belongs to user {found.st_uid}, not to {user}, whom this runs as")
+        theirs, mine = user_name(found.st_uid), user_name(user)
+        raise OperatorError(f"{path} belongs to user {theirs}, not to {mine}, whom this runs as: run it as {theirs}")
     if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
         raise OperatorError(f"{path} may be written by others (mode {mode:04o}): chmod go-w {path}")
@@ -92,6 +100,33 @@ def remove(folder: Path) -> None:
         return
     except OSError as error:
         raise OperatorError(f"cannot remove {folder}: {error.strerror}") from error
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number of one that has no name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def denied(path: Path, error: OSError, doing: str = "use") -> OperatorError:
+    """What to say where this user may not do something with `path`: who owns it, and so who may."""
+    nearest = path.absolute()
+    owner = None
+    while owner is None:
+        try:
+            owner = nearest.stat().st_uid
+        except OSError:  # hidden by the folder above it, whose owner is the one to ask; "/" can always be seen
+            nearest = nearest.parent
+    mine = os.getuid()
+    if owner == mine:
+        cure = f"{nearest} is yours: see its mode (ls -ld {nearest})"
+    else:
+        cure = f"{nearest} belongs to {user_name(owner)}: run this as {user_name(owner)}" + " or as root" * (owner != 0)
+    return OperatorError(f"user {user_name(mine)} may not {doing} {path} ({error.strerror}): {cure}")
 
 
 def _named_root(env: Mapping[str, str], ours: str, systemd: str) -> Path | None:

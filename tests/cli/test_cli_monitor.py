@@ -134,7 +134,7 @@ def test_nobody_there(config: Path) -> None:
     result = monitor(config, "--once", "--timeout", "0.3")
     assert result.returncode == ExitCode.NO_PEER
     assert result.stdout == ""
-    assert result.stderr.startswith("zpipe: no instance of pipeline 'watched' is heard of: is it running?")
+    assert result.stderr.startswith("zpipe: no instance of pipeline 'watched' is heard of in 0.3 s: is it running?")
 
 
 def test_ends_when_every_instance_has_stopped(home: Path) -> None:

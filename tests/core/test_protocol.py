@@ -283,8 +283,8 @@ def _keys_of_5_9(table: int) -> set[str]:
 
 
 def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
-    vitals = process_vitals(None, 0, "", False, (0, 0.0), Crash(), {})
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, vitals=lambda: vitals)
+    vitals = process_vitals("", None, 0, "", False, (0, 0.0), Crash(), {})
+    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
     said = stage.snapshot(1.0)
     required = {*COUNTS, *WHO, "instance", "state", "links"}
     assert said.keys() - required == _keys_of_5_9(0)

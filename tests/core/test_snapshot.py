@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from secrets import token_bytes
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from zpipe.core.stage import Stage
 
 @pytest.fixture
 def body() -> dict[str, Any]:
-    stage = Stage(Self("p", "a", 1, "a1"), [("up", "")], [("", "b")], StagePolicy(), 0.0)
+    stage = Stage(Self("p", "a", 1, "a1"), [("up", "")], [("", "b")], StagePolicy(), 0.0, token_bytes)
     published: dict[str, Any] = cbor.read(cbor.write(stage.snapshot(1.0)))
     return published
 

@@ -29,6 +29,27 @@ def test_failures_are_shown_and_said_once_and_so_is_the_end(caplog: pytest.LogCa
     assert [message.split()[0] for message in caplog.messages] == ["event=it.fails", "event=it.works"]
 
 
+def test_an_outage_of_ten_minutes_is_said_each_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    setback = make()
+    for _ in range(600):
+        setback.failed("service down")
+        now += 1.0
+    assert len(caplog.messages) == 10
+    assert caplog.messages[-1].endswith("times=541")
+    setback.worked()
+    setback.failed("service down")
+    setback.worked()
+    setback.failed("service down")
+    assert len(caplog.messages) == 13, "two ends, and the first of two outages that follow at once"
+    now += 6.0
+    setback.failed("service down")
+    assert len(caplog.messages) == 14, "an outage that has not been said yet does not wait a minute"
+
+
 def test_what_comes_and_goes_is_not_said_each_time(caplog: pytest.LogCaptureFixture) -> None:
     setback = make()
     for _ in range(1000):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from e2e_types import MakePipeline
-from pipeline import Pipeline, ids, send, wait_until
+from pipeline import Command, Pipeline, ids, send, wait_until
 
 ENDLESS = """
 [pipeline]
@@ -185,3 +188,119 @@ def test_mistake_in_the_config_starts_nothing(make: MakePipeline, given: str, wr
 
 def folders_below(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.exists() else []
+
+
+# ---- a drain that has to wait
+
+DOWN = """
+from pathlib import Path
+
+from zpipe.errors import Throttled
+
+
+def work(payload):
+    if Path(__file__).with_name("down").exists():
+        raise Throttled(0.1, "the service is down")
+    return payload
+"""
+
+
+def draining_lines(run: Command) -> list[str]:
+    return [line for line in run.stderr.splitlines() if line.startswith("event=run.draining")]
+
+
+def test_a_drain_that_waits_for_a_service_says_so_and_what_a_second_signal_does(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=DOWN)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100 or not run.running, "something is stored")
+    (pipeline.folder / "down").touch()
+    wait_until(lambda: "event=plugin.waits" in run.stderr, "the service is down")
+    run.interrupt()
+    wait_until(
+        lambda: any("is held up: the plugin: the service is down" in line for line in draining_lines(run)), "it says so"
+    )
+    assert all("Ctrl-C again stops now" in line for line in draining_lines(run))
+    (pipeline.folder / "down").unlink()
+    run.ledger()
+    assert_complete(pipeline)
+
+
+def test_a_drain_that_takes_longer_than_its_timeout_stops_now(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=DOWN)
+    run = pipeline.run("--drain-timeout", "1.5")
+    wait_until(lambda: pipeline.count() > 100 or not run.running, "something is stored")
+    (pipeline.folder / "down").touch()
+    wait_until(lambda: "event=plugin.waits" in run.stderr, "the service is down")
+    run.interrupt()
+    assert run.wait() == 4, run.stderr
+    assert 'event=run.stop reason="the drain has not ended within 1.5 s"' in run.stderr
+    assert re.search(r"^zpipe: work\.1 is (RUNNING|DRAINING), holds \d+ ", run.stderr, re.MULTILINE), "who holds what"
+    assert not pipeline.instances()
+    (pipeline.folder / "down").unlink()
+    run_and_interrupt(pipeline, more=300)
+    assert_complete(pipeline)
+
+
+# ---- starts that fail, and that do not
+
+WAITS_TO_OPEN = """
+import time
+from pathlib import Path
+
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_open(context):
+    while not Path(__file__).with_name("gate").exists():
+        time.sleep(0.01)
+
+
+@hookimpl
+def zpipe_process(message):
+    return message.payload
+"""
+FINITE = ENDLESS.replace("rate = 2000", "count = 500")
+
+
+def test_kills_from_outside_are_no_failed_starts(make: MakePipeline) -> None:
+    """Six before it is READY; five starts that fail by themselves end a run."""
+    text = FINITE.replace('plugin = "python"\noptions = { function = "work.py:work" }', 'plugin = "./slow.py"')
+    pipeline = make(text, slow=WAITS_TO_OPEN)
+    run = pipeline.run()
+    died = 'event=stage.died stage=work.1 how="killed by SIGKILL"'
+    for times in range(1, 7):
+        pipeline.kill("work")
+        wait_until(lambda times=times: run.stderr.count(died) == times or not run.running, f"{times} kills are seen")
+    (pipeline.folder / "gate").touch()
+    assert run.ledger()["stages"]["work"]["restarts"] == 6
+    assert assert_complete(pipeline) == 500
+
+
+def test_starts_that_fail_by_a_fault_of_their_own_end_the_run(make: MakePipeline) -> None:
+    text = FINITE.replace('plugin = "python"\noptions = { function = "work.py:work" }', 'plugin = "./slow.py"')
+    source = WAITS_TO_OPEN.replace("import time", "import os, signal, time").replace(
+        "    while", "    os.kill(os.getpid(), signal.SIGSEGV)\n    while"
+    )
+    run = make(text, slow=source).run()
+    assert run.wait() == 1, run.stderr
+    assert "5 starts failed, the last with killed by SIGSEGV" in run.stderr
+
+
+def test_what_can_never_be_spawned_ends_the_run_with_the_reason(make: MakePipeline) -> None:
+    """The interpreter is no longer there to be executed, as after an upgrade that went wrong."""
+    pipeline = make(ENDLESS, work=SAME)
+    python = pipeline.folder / "python"
+    python.symlink_to(sys.executable)
+    pipeline.env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    run = Command(["run", str(pipeline.path), "--json"], pipeline.home, pipeline.env, python=str(python))
+    try:
+        wait_until(lambda: pipeline.count() > 100 or not run.running, "it works")
+        python.unlink()
+        python.touch(0o644)
+        pipeline.kill("work")
+        assert run.wait() == 1, run.stderr
+    finally:
+        run.end()
+    assert "event=run.failed stage=work.1 reason=\"cannot be spawned: [Errno 13] Permission denied: '" in run.stderr
+    wait_until(lambda: not pipeline.instances(), "nothing is left")

@@ -160,6 +160,20 @@ def test_reload_that_comes_before_the_plugin_is_loaded_waits(make: MakePipeline)
     assert stage.running, stage.stderr
 
 
+def test_reload_of_another_number_of_instances_asks_for_no_restart(make: MakePipeline) -> None:
+    pipeline = make(CONFIG.format(count=10), work=SLOW)
+    stage = pipeline.stage("work")
+    wait_until(lambda: "event=ready" in stage.stderr, "it is ready")
+    text = pipeline.path.read_text()
+    pipeline.path.write_text(text.replace('plugin = "python"', 'plugin = "python"\ninstances = 3'))
+    send(stage.pid, signal.SIGHUP)
+    wait_until(lambda: "event=reloaded" in stage.stderr, "it was reloaded")
+    assert "needs_restart" not in stage.stderr
+    pipeline.path.write_text(text.replace('plugin = "python"', 'plugin = "python"\nretry = { attempts = 7 }'))
+    send(stage.pid, signal.SIGHUP)
+    wait_until(lambda: "needs_restart=stages.work.retry" in stage.stderr, "that does need one")
+
+
 PRINTED = """
 [pipeline]
 name = "p"

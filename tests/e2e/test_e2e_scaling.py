@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from e2e_types import MakePipeline
 from pipeline import ids, wait_until
+
+from zpipe.errors import NoPeerError
 
 CONFIG = """
 [pipeline]
@@ -92,19 +95,32 @@ def test_an_instance_that_was_there_before_the_run_belongs_to_it(make: MakePipel
 
 
 def test_an_instance_that_was_killed_beside_the_run_is_started_again_by_it(make: MakePipeline) -> None:
-    pipeline = make(CONFIG.replace("count = 4000", "count = 9000"), work=WORK)
+    """What it did after its last snapshot is in no count of its own: the ledger says how much that is, and the sums add up."""
+    text = CONFIG.replace("count = 4000", "count = 9000").replace('interval = "100ms"', 'interval = "10s"')
+    pipeline = make(text, work=WORK)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() > 100, "the run is well under way")
     third = pipeline.stage("work", 3)
     with pipeline.watch() as watch:
 
         def share() -> int:
-            watch.poll(0.0)
+            with suppress(NoPeerError):
+                watch.ask("work", 3, "snapshot")
+            watch.poll(0.1)
             done: int = watch.snapshots.get(("work", 3), {"completed": 0})["completed"]
             return done
 
         wait_until(share, "the third instance works")
+        stored = pipeline.count()
+        wait_until(lambda: pipeline.count() > stored + 1500, "and has done more than it has said")
+        incarnation = watch.snapshots["work", 3]["incarnation"]
     third.end()
-    run.ledger()  # what the killed one had completed since its last snapshot is in no count
+    ledger = run.ledger()
     assert "event=stage.adopted stage=work.3" in run.stderr
+    assert ledger["killed"] == [f"work.3:{incarnation}"]
+    (into, out), work, store = ledger["links"], ledger["stages"]["work"], ledger["stages"]["store"]
+    assert work["unknown"] > 0
+    assert work["completed"] + work["unknown"] == into["acked"] == 9000
+    assert out["acked"] + out["unknown"] == store["completed"]
+    assert f"unknown: work {work['unknown']}, work -> store {out['unknown']} messages" in run.stderr
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(9000))

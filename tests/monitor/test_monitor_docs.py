@@ -60,6 +60,6 @@ def test_every_key_and_kind_of_a_bottleneck(value: dict[str, Any]) -> None:
 
 
 def test_every_key_of_an_instance() -> None:
-    vitals = process_vitals(None, 0, "", False, (0, 0.0), Crash(), {})
+    vitals = process_vitals("", None, 0, "", False, (0, 0.0), Crash(), {})
     stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
     assert documented("An instance") == stage.snapshot(1.0).keys()

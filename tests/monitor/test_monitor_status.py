@@ -182,3 +182,20 @@ def test_sparklines_end_with_the_latest() -> None:
     assert sparkline([], 3, UNICODE) == "   "
     assert sparkline([0.0, 0.0], 2, ASCII) == "__"
     assert [trend(slope, ASCII) for slope in (None, 0.0, 2.0, -2.0)] == [" ", " ", "^", "v"]
+
+
+@pytest.mark.parametrize(
+    ("more", "state"),
+    [
+        ({}, "run"),
+        ({"stopped_by": "60 of the last 100 messages died"}, "held"),
+        ({"held_by": "the disk is full"}, "held"),
+    ],
+)
+def test_the_state_of_a_stage_that_takes_no_more_says_so(more: dict[str, str], state: str) -> None:
+    model = Model(config(CHAIN))
+    for stage in CHAIN:
+        model.add(snapshot(stage, **(more if stage == "map" else {})))
+    rows = [plain(line).split() for line in status(model.as_json(100.0), 120)]
+    (cells,) = (row for row in rows if row[:1] == ["map"] and row[1] in ("run", "held"))
+    assert cells[1] == state

@@ -150,6 +150,7 @@ def drained(path: Path) -> None:
         state = steady.service(stage, n).wait_state("inactive", "failed")
         assert (state["ActiveState"], state["NRestarts"]) == ("inactive", "0"), (stage, n, state)
     assert before < steady.assert_exactly_once(TABLE) == steady.position()
+    assert run("systemctl", "is-active", steady.target).stdout == "inactive\n", "a target of nothing is not active"
     shell("systemctl start zpipe-steady.target")
     steady.wait_more(100, TABLE)
 

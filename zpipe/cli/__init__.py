@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -109,4 +110,11 @@ def main() -> None:
     except ZpipeError as error:
         click.echo(f"zpipe: {error}", err=True)
         code = error.exit_code
+    except PermissionError as error:  # of whatever file: what helps is the same everywhere
+        if error.filename is None:
+            raise
+        from zpipe.folders import denied
+
+        click.echo(f"zpipe: {denied(Path(os.fsdecode(error.filename)), error)}", err=True)
+        code = ExitCode.FAILED
     sys.exit(int(code or 0))

@@ -30,6 +30,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     from zpipe.daemon.drain import Drain, parse_target
     from zpipe.monitor.draining import DrainProgress
     from zpipe.monitor.ledger import Ledger
+    from zpipe.units.target import settle
 
     found = find_target(config)
     pipeline = found.config
@@ -70,8 +71,10 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
         console = Console()
         console.print(ledger_table(result))
         console.print(link_table(result))
-    for problem in [*ledger.problems(), *(missing if code is ExitCode.DRAIN_TIMEOUT else [])]:
+    for problem in [*ledger.problems(), *ledger.remarks(result), *(missing if code is ExitCode.DRAIN_TIMEOUT else [])]:
         click.echo(f"zpipe: {problem}", err=True)
+    if code is ExitCode.DONE and (left := settle(pipeline)):
+        click.echo(f"zpipe: {left}", err=True)
     if code is ExitCode.DONE and not ledger.balanced:
         return ExitCode.UNBALANCED
     return code

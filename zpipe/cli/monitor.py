@@ -16,7 +16,7 @@ from zpipe.cli import monitoring
 from zpipe.cli.exporting import export
 from zpipe.cli.target import METAVAR, find_target
 from zpipe.cli.times import Time
-from zpipe.errors import ExitCode, NoPeerError
+from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
@@ -137,9 +137,9 @@ def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: 
     return ExitCode.DONE
 
 
-def _nobody(pipeline: PipelineConfig, watch: Watch, waited_s: float) -> NoPeerError:
-    where = f"listened for {waited_s:g} s, {watch.places.silence()}"
-    return NoPeerError(f"no instance of pipeline {pipeline.name!r} is heard of: is it running? ({where})")
+def _nobody(pipeline: PipelineConfig, watch: Watch, waited_s: float) -> OperatorError:
+    said = f"no instance of pipeline {pipeline.name!r} is heard of in {waited_s:g} s: is it running?"
+    return watch.places.nobody(said)
 
 
 def _lines(

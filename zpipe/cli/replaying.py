@@ -81,7 +81,7 @@ def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
         from zpipe.monitor.ledger_table import ledger_table
 
         Console().print(ledger_table(result))
-    for problem in ledger.problems():
+    for problem in [*ledger.problems(), *ledger.remarks(result)]:
         click.echo(f"zpipe: {problem}", err=True)
     said = _said(outcome(graveyard, chosen), result, as_json)
     if code is not ExitCode.DONE:

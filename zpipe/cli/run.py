@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli.times import Time
 from zpipe.config import load
 from zpipe.errors import ExitCode
 
@@ -26,11 +27,21 @@ from zpipe.errors import ExitCode
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True
 )
-def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: str) -> ExitCode:
+@click.option(
+    "--drain-timeout",
+    type=Time(),
+    metavar="TIME",
+    help="Stop now if a drain takes longer (exit code 4).  [default: as long as it takes]",
+)
+def command(
+    config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: str, drain_timeout: float | None
+) -> ExitCode:
     """Run a whole pipeline in this terminal until its sources end.
 
     Every instance is a daemon of its own; one that dies is started again. Ctrl-C drains: the sources are closed and
     everything held is finished. A second one stops now; the next run goes on from the committed positions.
+
+    Refused where an instance of the pipeline runs already, whoever owns it, or a folder of it belongs to somebody else.
     """
     from zpipe.daemon.journal import for_children
     from zpipe.daemon.supervisor import Supervisor
@@ -43,8 +54,9 @@ def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: st
     display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
     began = time.monotonic()
     try:
-        supervisor = Supervisor(pipeline, for_children(os.environ), display, ledger, fresh, log_level)
-        code = supervisor.run()
+        env = for_children(os.environ)
+        drain_timeout_s = float("inf") if drain_timeout is None else drain_timeout
+        code = Supervisor(pipeline, env, display, ledger, fresh, log_level, drain_timeout_s=drain_timeout_s).run()
     finally:
         display.close()
     result = ledger.as_json(time.monotonic() - began)
@@ -57,7 +69,7 @@ def command(config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: st
             Console().print(ledger_table(result))
     except BrokenPipeError:  # nobody reads stdout any more: how the run ended counts all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    for problem in ledger.problems():
+    for problem in [*ledger.problems(), *ledger.remarks(result)]:
         click.echo(f"zpipe: {problem}", err=True)
     if code is ExitCode.DONE and not ledger.balanced:
         return ExitCode.UNBALANCED

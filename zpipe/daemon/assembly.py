@@ -207,7 +207,8 @@ class Instance:
                 self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.inlet.held_messages))
                 self.loop.stop(failed=True)
                 return
-            self.log.info(fields(event="leaving", signal=number.name))
+            hint = "once more stops now: what is not finished is not acked"
+            self.log.info(fields(event="leaving", signal=number.name, hint=hint))
             self.stage.leave(time.monotonic())
 
     def _reload(self) -> None:
@@ -243,7 +244,8 @@ class Instance:
         read = self.feeder.read if self.feeder is not None else None
         saved, letters = self.loop.saved, self.loop.letters
         deaths = self.workers.deaths if self.workers is not None else {}
-        return process_vitals(self.total, saved.finished, self.outside.held_by, letters.due, read, self.crash, deaths)
+        held_by, run = self.outside.held_by, self.places.run
+        return process_vitals(run, self.total, saved.finished, held_by, letters.due, read, self.crash, deaths)
 
     # ---- its life
 

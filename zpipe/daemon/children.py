@@ -5,6 +5,7 @@ May live here: spawning, reaping, back-off. It knows no snapshot and no ledger.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -21,6 +22,23 @@ FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 STEADY_S = 10.0
 """A child that lived this long starts again without delay: its death says nothing about the next life."""
 MAX_FAILED_STARTS = 5
+UNSPAWNED_S = 5.0
+_OWN_FAULTS = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+}
+_PASSING = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def passes(error: OSError) -> bool:
+    """Whether a process could not be spawned for a lack that passes (processes, descriptors, memory). Whatever else it is, an
+    interpreter that cannot be executed for one, is so the next time too."""
+    return error.errno in _PASSING
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,12 @@ class Death:
 
     code: int
 
+    @property
+    def by_itself(self) -> bool:
+        """It exited, or by a fault of its own (SIGSEGV, …). Any other signal was sent by somebody: an operator, the kernel
+        that is out of memory. That says nothing about whether it can start."""
+        return self.code >= 0 or -self.code in _OWN_FAULTS
+
     def __str__(self) -> str:
         return f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
@@ -36,7 +60,8 @@ class Death:
 class Child:
     """One instance's process over all its lives. Its stderr comes by `stderr`, a line at a time.
 
-    fresh  its first life is to forget the source's committed position
+    fresh    its first life is to forget the source's committed position
+    absence  why it does not run, while it does not
     """
 
     def __init__(self, config: Path, stage: str, instance: int, env: Mapping[str, str], level: str) -> None:
@@ -52,6 +77,7 @@ class Child:
         self._command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
         self._command += ["--log-level", level]
         self._env = {**env, "ZPIPE_SUPERVISED": "1"}
+        self.absence = "is not started yet"
         self._last_death = ""
         self._delay_s = FIRST_DELAY_S
         self._began = 0.0
@@ -92,13 +118,23 @@ class Child:
         self.process = None
         death = Death(code)
         self._last_death = str(death)
+        self.absence = f"died ({death})"
         return death
 
-    def plan_restart(self, now: float) -> None:
-        """When to start it again: at once after a steady life, else later each time."""
+    def put_off(self, error: OSError, now: float) -> None:
+        """It could not be spawned for a lack that passes: once more in a while."""
+        self.absence = f"cannot be started: {error.strerror}"
+        self.start_at = now + UNSPAWNED_S
+
+    def plan_restart(self, now: float, death: Death) -> None:
+        """When to start it again: at once after a steady life, else later each time. A failed start is one that ended by
+        itself before it was ready."""
         if now - self._began >= STEADY_S:
             self._delay_s = FIRST_DELAY_S
-        self.failed_starts = 0 if self.ready else self.failed_starts + 1
+        if self.ready:
+            self.failed_starts = 0
+        elif death.by_itself:
+            self.failed_starts += 1
         self.start_at = now + (self._delay_s if not self.ready else FIRST_DELAY_S)
         self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
 

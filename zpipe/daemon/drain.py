@@ -39,14 +39,14 @@ class Drain:
         self.dead: list[dict[str, Any]] = []
 
     def gather(self, timeout_s: float) -> None:
-        """Hears of the instances that run. Raises NoPeerError if there is none, or no head. Blocks."""
+        """Hears of the instances that run. Raises NoPeerError if there is none, or no head,
+        OperatorError if this user may not look for them. Blocks."""
         expected = {(s.name, n) for s in self._config.stages.values() for n in range(1, s.instances + 1)}
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and not expected <= set(self.last):
             self._listen(TURN_S)
         if not self.last:
-            where = self._watch.places.silence()
-            raise NoPeerError(f"no instance of pipeline {self._config.name!r} is running ({where})")
+            raise self._watch.places.nobody(f"no instance of pipeline {self._config.name!r} is running")
         if not self._under_way() and not any(self._alive(head) for head in self._instances() if head[0] in self._heads):
             names = ", ".join(sorted(self._heads))
             raise NoPeerError(f"a drain begins at the head, and {names} is not running: start it, or stop the others")
@@ -168,7 +168,7 @@ def ask_all(config: PipelineConfig, env: Mapping[str, str], stage: str, instance
             raise NoPeerError(f"{', '.join(silent)} runs but does not answer (stopped?): ask again{did}")
         if not done:
             name = stage if instance is None else f"{stage}.{instance}"
-            raise NoPeerError(f"{name} of pipeline {config.name!r} is not running ({watch.places.silence()})")
+            raise watch.places.nobody(f"{name} of pipeline {config.name!r} is not running")
         return done
     finally:
         watch.close()

@@ -23,6 +23,7 @@ from zpipe.daemon.letters import Filter
 from zpipe.daemon.places import Places
 from zpipe.daemon.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
+from zpipe.folders import denied
 
 Instance = tuple[str, int]
 Numbers = dict[Instance, list[int]]
@@ -54,7 +55,7 @@ class Graveyard:
             (stage, instance): path
             for stage in config.stages
             for instance in self.places.stored(stage)
-            if (path := self.places.state(stage, instance) / FILE).exists()
+            if _exists(path := self.places.state(stage, instance) / FILE)
         }
         if not self._files:
             where = self.places.state("", 0).parent
@@ -203,6 +204,17 @@ class Graveyard:
                     yield connection
         except sqlite3.Error as error:
             raise OperatorError(f"cannot use the state file {path}: {error}") from None
+
+
+def _exists(path: Path) -> bool:
+    """Raises OperatorError where this user may not look."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise denied(path.parent, error, "look into") from None
+    except OSError:
+        return False
+    return True
 
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -10,7 +11,9 @@ class Display(Protocol):
 
     def line(self, text: str) -> None: ...
     def snapshot(self, snapshot: dict[str, Any]) -> None: ...
-    def draining(self) -> None: ...
+    def draining(self, absent: Mapping[str, str]) -> None:
+        """The run drains; `absent`: instances that are waited for and not there now, with why. Called again and again."""
+
     def turn(self) -> None: ...
 
 
@@ -20,4 +23,5 @@ class Ledger(Protocol):
     restarts: dict[str, int]
 
     def final(self, snapshot: dict[str, Any]) -> None: ...
-    def killed(self, snapshot: dict[str, Any]) -> None: ...
+    def killed(self, snapshot: dict[str, Any]) -> None:
+        """The last snapshot heard of an incarnation that has gone. One that is STOPPED had ended in order."""

@@ -18,12 +18,12 @@ from typing import Any
 from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
 from zpipe.daemon import locks
-from zpipe.errors import OperatorError
+from zpipe.errors import NoPeerError, OperatorError
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 PLUGIN = "plugin"
 SYSTEM_CONFIGS = Path("/etc/zpipe")
-SYSTEM_FOLDERS = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "ZPIPE_STATE_DIR": "/var/lib/zpipe"}
+SYSTEM_FOLDERS = {"ZPIPE_RUNTIME_DIR": str(folders.SYSTEM_RUNTIME), "ZPIPE_STATE_DIR": str(folders.SYSTEM_STATE)}
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -46,17 +46,18 @@ class Places:
 
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
         self._config = config
-        system = config.path.absolute().parent == SYSTEM_CONFIGS
-        self._env = {**SYSTEM_FOLDERS, **env} if system and not names_folders(env) else env
+        self.of_system = config.path.absolute().parent == SYSTEM_CONFIGS and not names_folders(env)
+        self._env = {**SYSTEM_FOLDERS, **env} if self.of_system else env
         self.since = math.inf
         self.root = folders.runtime_root(self._env)
         self.run = env.get("ZPIPE_RUN", "")
         self.join_run()
 
     def join_run(self) -> None:
-        """An instance started beside a `zpipe run` belongs to it, also if it was there a moment before the run."""
+        """An instance started beside a `zpipe run` belongs to it, also if it was there a moment before the run. One that a
+        service manager started stays the manager's: a run must not drain it, nor start it again."""
         path = self.root / f"{self._config.name}.run"
-        if not self.run and locks.is_locked(path):
+        if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
             self.run = str(_read(path, locks.read).get("run", ""))
 
     def alive(self, stage: str, instance: int) -> bool:
@@ -68,32 +69,41 @@ class Places:
         return not self._config.stages[stage].listen
 
     def silence(self) -> str:
-        """Where instances were looked for, and whether this user may not look into it, for an error's text."""
+        """Where instances were looked for, and whether this user may not look into it, for a text."""
+        hidden = self._hidden()
+        return str(hidden) if hidden is not None else f"runtime folder {self.root}"
+
+    def nobody(self, said: str) -> OperatorError:
+        """The error for a command that has found nobody, which it has `said`: that nothing runs is only known by who may look."""
+        hidden = self._hidden()
+        return hidden if hidden is not None else NoPeerError(f"{said} (runtime folder {self.root})")
+
+    def _hidden(self) -> OperatorError | None:
+        """What keeps this user from seeing whether an instance runs on this machine, if anything does."""
         for stage, settings in self._config.stages.items():
-            for instance in range(1, settings.instances + 1):
+            for instance in range(1, settings.instances + 1) if self.local(stage) else ():
                 folder = self.runtime(stage, instance)
-                if self.root.exists() and not self.root.is_dir():
-                    return f"{self.root} is no folder: see $ZPIPE_RUNTIME_DIR"
-                if self.root.exists() and not os.access(self.root, os.X_OK):
-                    return f"user {os.getuid()} may not look into {self.root}"
-                if folder.exists() and not os.access(folder, os.X_OK):
-                    return f"user {os.getuid()} may not look into {folder}: run this as the user of the daemons, or as root"
-        return f"runtime folder {self.root}"
+                try:
+                    os.stat(folder / "lock")
+                except NotADirectoryError:
+                    return OperatorError(f"{self.root} is no folder: see $ZPIPE_RUNTIME_DIR")
+                except PermissionError as error:
+                    return folders.denied(folder, error, "look into")
+                except OSError:
+                    continue  # it is not there
+        return None
 
-    def lock_stamp(self, stage: str, instance: int) -> int:
-        """Another one whenever a process of the instance takes its lock; 0 if none ever did."""
-        try:
-            return (self.runtime(stage, instance) / "lock").stat().st_mtime_ns
-        except OSError:
-            return 0
+    def joined(self, stage: str, instance: int) -> bool:
+        """Whether the life that the instance began last belongs to this run. Known from its start on, before any snapshot."""
+        return bool(self.run) and _read(self.state(stage, instance) / LIFE).get("run") == self.run
 
-    def words(self, stage: str, instance: int, pid: int) -> list[str]:
-        """What that process of the instance has left word of: that it is `ready` (its plugin is open), or `hopeless`."""
+    def lock_words(self, stage: str, instance: int) -> list[str]:
+        """What the instance's lock says: the pid that took it, then what that process has left word of: that it is `ready`
+        (its plugin is open), or `hopeless`. Nothing where it cannot be read."""
         try:
-            of, *words = locks.read(self.runtime(stage, instance) / "lock").split() or [""]
+            return locks.read(self.runtime(stage, instance) / "lock").split()
         except OSError:
             return []
-        return words if of == str(pid) else []
 
     def runtime(self, stage: str, instance: int) -> Path:
         return folders.runtime_folder(self._env, self._config.name, stage, instance)
@@ -146,6 +156,8 @@ class Places:
             names = [entry.name for entry in os.scandir(root) if entry.name.startswith(prefix)]
         except FileNotFoundError:
             return []
+        except PermissionError as error:
+            raise folders.denied(root, error, "look into") from None
         except OSError as error:
             raise OperatorError(f"cannot look into {root}: {error.strerror}") from None
         return sorted(int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdigit())

@@ -69,10 +69,9 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
         processing = stage.processing
         processing.calls.set_limit(after.limit, len(processing.tasks), time.monotonic())
         taken.append(f"stages.{mine}.limit")
-    workers = _workers(before, after)
-    after = dataclasses.replace(
-        after, options=before.options, traits=before.traits, limit=before.limit, workers=workers
-    )
+    # How many instances there are is the matter of who starts them: this one is the same beside two as beside three.
+    same = {name: getattr(before, name) for name in ("options", "traits", "limit", "instances")}
+    after = dataclasses.replace(after, **same, workers=_workers(before, after))
     for field in dataclasses.fields(before):
         if getattr(before, field.name) != getattr(after, field.name):
             left.append(f"stages.{mine}.{'input' if field.name == 'inputs' else field.name}")

@@ -13,7 +13,9 @@ from zpipe.daemon.journal import fields
 
 NEVER = float("inf")
 COMPLAINT_S = 5.0
-"""A line about the same thing at most this often: a full disk must not be filled up by what is said of it."""
+"""A line about the beginning of an outage at most this often: a full disk must not be filled up by what is said of it."""
+REPEAT_S = 60.0
+"""A line about the same outage at most this often: it stands in the status and in the snapshots meanwhile."""
 AGAIN_S = 1.0
 """Tried again after this long: soon enough for people, and a thousand times too seldom to cost anything."""
 
@@ -33,25 +35,25 @@ class Setback:
         self._what = what
         self._patience_s = patience_s
         self._since = NEVER
-        self._say_at = 0.0
+        self._said_at = -NEVER
         self._said = False
         self._times = 0
 
     def failed(self, error: object) -> None:
-        """It failed (again): the first time is logged at once, then a line in COMPLAINT_S seconds."""
+        """It failed (again): the first time is logged at once, then a line in REPEAT_S seconds."""
         now = time.monotonic()
         self._since = min(self._since, now)
         self._times += 1
         if now - self._since < self._patience_s:
             return
         self.text = f"{self._what}: {error}"
-        if now >= self._say_at:
-            self._say_at = now + COMPLAINT_S
+        if now >= self._said_at + (REPEAT_S if self._said else COMPLAINT_S):
+            self._said_at = now
             self._said = True
             self._log.error(fields(event=self._failing, reason=self.text, times=self._times))
 
     def worked(self) -> None:
-        """It works. Logged if it was logged that it did not."""
+        """It works. Logged if it was logged that it did not. What fails after that is another outage."""
         if self._said:
             self._log.warning(fields(event=self._working, after_s=round(time.monotonic() - self._since, 1)))
         self.text, self._since, self._said, self._times = "", NEVER, False, 0

@@ -49,10 +49,10 @@ class Tap:
         """Every instance that was heard of has stopped."""
         return bool(self.heard) and self.heard <= self._stopped
 
-    def missing(self) -> str:
-        """In words: who does not answer, and where it was looked for."""
+    def missing(self) -> OperatorError:
+        """The error that says who does not answer, and where it was looked for."""
         names = ", ".join(stage if instance is None else f"{stage}.{instance}" for stage, instance in self._whom)
-        return f"{names} of pipeline {self._pipeline!r} does not answer: is it running? ({self.places.silence()})"
+        return self.places.nobody(f"{names} of pipeline {self._pipeline!r} does not answer: is it running?")
 
     def poll(self, timeout_s: float) -> list[wire.Tap]:
         """Asks whom it is time to ask, waits at most so long, and gives what was shown, oldest first. Raises OperatorError

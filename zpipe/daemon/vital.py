@@ -47,6 +47,7 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
 
 
 def process_vitals(
+    run: str,
     total: int | None,
     finished_before: int,
     held_by: str,
@@ -57,6 +58,7 @@ def process_vitals(
 ) -> dict[str, Any]:
     """What only the process knows.
 
+    run              the `zpipe run` that it belongs to, "" outside one
     total            messages its source has left at the start;  finished_before: in earlier lives
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
@@ -69,6 +71,7 @@ def process_vitals(
         "version": f"zpipe {__version__}",
         "pid": os.getpid(),
         "rss_bytes": rss_bytes,
+        "run": run,
         "restarts": dict(crash.restarts),
         "last_crash": crash.as_json(),
         "worker_restarts": dict(worker_deaths),

@@ -17,7 +17,7 @@ from zpipe.core.snapshot import taken_in
 from zpipe.core.stage import SNAPSHOT
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener
-from zpipe.errors import NoPeerError, OperatorError, PeerError
+from zpipe.errors import OperatorError, PeerError
 
 ASK_S = 3.0
 FIND_S = 0.25
@@ -33,11 +33,13 @@ EAGER_ASK_S = 0.05
 class Watch:
     """Used by one thread. `snapshots` is by (stage, instance); an instance that is gone keeps its last one.
 
+    run    hears only the instances that belong to that run; "": all there are
     eager  whoever was not heard of yet is asked for a snapshot at once, so that nobody waits for the interval
     """
 
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str], eager: bool = False) -> None:
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str], eager: bool = False, run: str = "") -> None:
         self.config = config
+        self._run = run
         self.places = Places(config, env)
         self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
         self._listener = Listener(SNAPSHOT)
@@ -84,7 +86,7 @@ class Watch:
             self._eager_left = 0
 
     def _read(self, frames: list[bytes]) -> dict[str, Any] | None:
-        """A snapshot of this pipeline, or None for anything else: whoever looks on must not fall over what it sees."""
+        """A snapshot that is wanted, or None for anything else: whoever looks on must not fall over what it sees."""
         try:
             frame = wire.read(frames[1]) if len(frames) == 2 else None
         except PeerError:
@@ -92,9 +94,9 @@ class Watch:
         if not isinstance(frame, wire.Snapshot):
             return None
         snapshot = taken_in(frame.body)
-        if snapshot is None or snapshot["pipeline"] != self.config.name:
+        if snapshot is None or snapshot["pipeline"] != self.config.name or snapshot["stage"] not in self.config.stages:
             return None
-        return snapshot if snapshot["stage"] in self.config.stages else None
+        return snapshot if not self._run or snapshot.get("run") == self._run else None
 
     def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
         """A request to an instance; the state it is in. Raises NoPeerError if it does not answer, OperatorError if it
@@ -103,7 +105,7 @@ class Watch:
         request = wire.Request(next(self._numbers), what)
         encoded = self._listener.ask(address, wire.write(request), timeout_s)
         if encoded is None:
-            raise NoPeerError(f"{stage}.{instance} does not answer at {address}: is it running?")
+            raise self.places.nobody(f"{stage}.{instance} does not answer at {address}: is it running?")
         answer = wire.read(encoded)
         if isinstance(answer, wire.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")

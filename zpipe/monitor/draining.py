@@ -1,11 +1,13 @@
-"""What `zpipe drain` shows while it waits: what each stage still holds, and the time that may take.
+"""What `zpipe run` and `zpipe drain` show while they drain: who still holds what, what is in the way, the time it may take.
 
-May live here: turning snapshots into those lines. It knows no socket.
+May live here: turning snapshots into those lines, and when a line is worth it. It knows no socket.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from zpipe.config import PipelineConfig
@@ -13,40 +15,92 @@ from zpipe.core.lifecycle import State
 
 LINE_S = 2.0
 REDRAW_S = 0.25
+REPEAT_S = 60.0
+"""A wait in which nothing changes is said once, and then this often."""
 
 Snapshots = dict[tuple[str, int], dict[str, Any]]
 
 
-def holdings(config: PipelineConfig, last: Snapshots) -> list[tuple[str, str, int, float | None]]:
-    """(instance, state, messages it still holds, seconds they may take or None), from the head on, those not stopped."""
-    rows = []
-    for stage in config.stages:
-        for (name, instance), snapshot in sorted(last.items()):
-            if name != stage or snapshot["state"] == State.STOPPED.value:
-                continue
-            held = snapshot["queued"] + snapshot["in_process"]
-            held += sum(link["in_flight"] + link["unsent"] for link in snapshot["links"])
-            rate = snapshot.get("rate_out", 0.0)  # one that does not say: nobody knows how long it takes
-            state = "paused" if snapshot.get("paused") else snapshot["state"]
-            if snapshot.get("stopped_by"):
-                state = f"({snapshot['stopped_by']})"
-            rows.append((f"{name}.{instance}", state, held, held / rate if rate > 0 else (0.0 if not held else None)))
-    return rows
+@dataclass(frozen=True)
+class Holding:
+    """One instance that has not stopped. `held`: messages; `left_s`: seconds they may take, None if unknown; `why`: in words,
+    what it waits for."""
+
+    name: str
+    state: str
+    held: int
+    left_s: float | None
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.state} holds {self.held}" + f" ({self.why})" * bool(self.why)
 
 
-def as_text(rows: list[tuple[str, str, int, float | None]]) -> str:
-    """One line: who holds what, and how long that may take in all (the slowest decides)."""
-    if not rows:
+def holdings(config: PipelineConfig, last: Snapshots) -> list[Holding]:
+    """From the head on, those not stopped."""
+    return [
+        _holding(f"{stage}.{instance}", snapshot)
+        for stage in config.stages
+        for (name, instance), snapshot in sorted(last.items())
+        if name == stage and snapshot["state"] != State.STOPPED.value
+    ]
+
+
+def _holding(name: str, snapshot: dict[str, Any]) -> Holding:
+    held = snapshot["queued"] + snapshot["in_process"]
+    held += sum(link["in_flight"] + link["unsent"] for link in snapshot["links"])
+    rate = snapshot.get("rate_out", 0.0)
+    left_s = held / rate if rate > 0 else (None if held else 0.0)
+    return Holding(name, snapshot["state"], held, left_s, _why(snapshot, held))
+
+
+def _why(snapshot: dict[str, Any], held: int) -> str:
+    if snapshot.get("paused"):
+        return "paused: zpipe resume"
+    if reason := snapshot.get("stopped_by"):
+        return f"takes no more: {reason}"
+    if reason := snapshot.get("held_by"):
+        return f"is held up: {reason}"
+    if retrying := snapshot.get("retrying"):
+        return f"{retrying} of them are tried again"
+    if not held and snapshot.get("waiting_for"):
+        return f"waits for {', '.join(snapshot['waiting_for'])}"
+    return ""
+
+
+def as_text(rows: Sequence[Holding], absent: Mapping[str, str] | None = None) -> str:
+    """One line: who holds what, who is not there and why, and how long that may take in all (the slowest decides)."""
+    absent = absent or {}
+    rows = [row for row in rows if row.name not in absent]  # that was a life that is over
+    if not rows and not absent:
         return "everything has stopped"
-    parts = ", ".join(f"{name} {state} holds {held}" for name, state, held, _ in rows)
-    times = [left for *_, left in rows]
-    known = [left for left in times if left is not None]
-    estimate = f"about {max(known):.0f} s left" if len(known) == len(times) else "time left unknown"
-    return f"{parts}; {estimate}"
+    parts = [*map(str, rows), *(f"{name} {why}" for name, why in absent.items())]
+    known = [row.left_s for row in rows if row.left_s is not None]
+    certain = len(known) == len(rows) and not absent
+    estimate = f"about {max(known):.0f} s left" if certain else "time left unknown"
+    return f"{', '.join(parts)}; {estimate}"
+
+
+class DrainLines:
+    """Which lines are worth saying: a new one now and then, one that says the same wait once more only after REPEAT_S."""
+
+    def __init__(self, least_s: float) -> None:
+        self._least_s = least_s
+        self._said: tuple[object, ...] = ()
+        self._at = float("-inf")
+
+    def line(self, rows: Sequence[Holding], absent: Mapping[str, str], now: float) -> str | None:
+        """The line that is due now, if one is. What is in the way may be worded differently each time (an address, a number),
+        so it is the same wait as long as everybody holds the same."""
+        told = (*((row.name, row.state, row.held, bool(row.why)) for row in rows), *absent.items())
+        if now < self._at + (REPEAT_S if told == self._said else self._least_s):
+            return None
+        self._said, self._at = told, now
+        return as_text(rows, absent)
 
 
 class DrainProgress:
-    """In a terminal one line, rewritten in place; elsewhere a line every LINE_S seconds."""
+    """In a terminal one line, rewritten in place; elsewhere a line every LINE_S seconds while something changes."""
 
     def __init__(self, config: PipelineConfig, last: Snapshots, stream: TextIO) -> None:
         self._config = config
@@ -54,17 +108,23 @@ class DrainProgress:
         self._stream = stream
         self._in_place = stream.isatty()
         self._draw_at = 0.0
+        self._lines = DrainLines(LINE_S)
 
     def turn(self) -> None:
         now = time.monotonic()
-        if now < self._draw_at:
-            return
-        self._draw_at = now + (REDRAW_S if self._in_place else LINE_S)
-        text = as_text(holdings(self._config, self._last))
-        self._stream.write(f"\r\x1b[K{text}" if self._in_place else f"{text}\n")
+        rows = holdings(self._config, self._last)
+        if not self._in_place:
+            text = self._lines.line(rows, {}, now)
+            if text is not None:
+                self._write(f"{text}\n")
+        elif now >= self._draw_at:
+            self._draw_at = now + REDRAW_S
+            self._write(f"\r\x1b[K{as_text(rows)}")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
         self._stream.flush()
 
     def close(self) -> None:
         if self._in_place:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("\r\x1b[K")

@@ -5,7 +5,10 @@ May live here: sums over final snapshots, and what keeps them from balancing. No
 A killed incarnation is counted by the last snapshot it published; what it did after that is gone, but no message is:
 
 - what it had queued or in process went back to those above it, so it counts as returned;
-- of its links only what was acked counts as sent: what was in flight or unsent comes again from those above.
+- of its links only what was acked counts as sent: what was in flight or unsent comes again from those above;
+- what it did after its last snapshot is in no column of its own. Where the other end of a link knows of it, the difference
+  is said to be `unknown`, so that the sums add up: messages that somebody acked and no account of the stage has, and
+  messages that a killed producer had sent and no account of it has.
 """
 
 from __future__ import annotations
@@ -48,12 +51,25 @@ class Ledger:
         self._finals[key] = snapshot
 
     def killed(self, snapshot: Snapshot) -> None:
-        """The last snapshot of an incarnation that ended otherwise. One that was STOPPED stays final."""
+        """The last snapshot of an incarnation that has gone. One that had STOPPED, by this or its final one, ended in order."""
         key = _key(snapshot)
+        if snapshot["state"] == State.STOPPED:
+            self.final(snapshot)
         if key in self._finals and self._finals[key]["state"] == State.STOPPED:
             return
         self._finals.pop(key, None)
         self._killed[key] = snapshot
+
+    def remarks(self, ledger: dict[str, Any]) -> list[str]:
+        """What has to be said of a ledger (of `as_json`) that balances all the same: where its columns do not tell all."""
+        unknown = [f"{name} {row['unknown']}" for name, row in ledger["stages"].items() if row.get("unknown")]
+        unknown += [
+            f"{link['from']} -> {link['to']} {link['unknown']}" for link in ledger["links"] if link.get("unknown")
+        ]
+        if not unknown:
+            return []
+        lives = ", ".join(ledger.get("killed", ())) or "lives that were over before"
+        return [f"unknown: {', '.join(unknown)} messages, which {lives} finished and had not said so yet; none is lost"]
 
     @property
     def balanced(self) -> bool:
@@ -72,14 +88,17 @@ class Ledger:
     def as_json(self, seconds: float) -> dict[str, Any]:
         """What `zpipe run --json` and `zpipe drain --json` print. `problems` and `killed` only if there are any."""
         problems = self.problems()
+        stages, links = {name: self._stage(name) for name in self._config.stages}, self._links()
+        if not problems:  # while something still moves, the two ends of a link differ anyway
+            self._add_unknown(stages, links)
         ledger: dict[str, Any] = {
             "pipeline": self._config.name,
             "balanced": not problems,
             "seconds": round(seconds, 3),
-            "stages": {name: self._stage(name) for name in self._config.stages},
+            "stages": stages,
             "links": [
                 {"from": upstream, "to": consumer, **({"outlet": outlet} if outlet else {}), **row}
-                for (upstream, outlet, consumer), row in self._links().items()
+                for (upstream, outlet, consumer), row in links.items()
             ],
         }
         if self._killed:
@@ -98,6 +117,20 @@ class Ledger:
                 _add(row, snapshot, killed=True)
         rare = {key: number for key in RARE if (number := row.pop(key))}
         return {**row, "restarts": self.restarts[stage], **rare}
+
+    def _add_unknown(self, stages: dict[str, dict[str, int]], links: dict[LinkName, dict[str, int]]) -> None:
+        """Where the two ends of a link differ. More at the consumer's end is what a killed producer had sent, or what
+        consumers did twice, since it was sent again; so it is said of links from stages that were killed only."""
+        killed = {stage for stage, _, _ in self._killed}
+        for name, row in stages.items():
+            into = {link: counts for link, counts in links.items() if link[2] == name}
+            acked = sum(counts["acked"] + counts.get("dead", 0) for counts in into.values())
+            less = acked - (row["completed"] + row["filtered"] + row["dead"] - row.get("replayed", 0))
+            suspects = [counts for link, counts in into.items() if link[0] in killed]
+            if into and less > 0:
+                row["unknown"] = less
+            elif less < 0 and len(suspects) == 1:
+                suspects[0]["unknown"] = -less
 
     def _links(self) -> dict[LinkName, dict[str, int]]:
         """sent = acked + dead + returned + in_flight: what was sent over a link ended well, as a dead letter of the consumer,

@@ -26,13 +26,15 @@ _SHORT_HEADS = {
     "duplicates": "dupli-\ncates",
     "restarts": "re-\nstarts",
     "unrouted": "un-\nrouted",
+    "unknown": "un-\nknown",
 }
 SHORTEST_NAME = 4
 
 
 def link_table(ledger: dict[str, Any]) -> Table:
     """The links of a ledger, a row each: sent = acked + dead + returned once nothing is in flight."""
-    keys = ("sent", "acked", "dead", "returned", "in_flight", "unsent")
+    keys = ["sent", "acked", "dead", "returned", "in_flight", "unsent"]
+    keys += ["unknown"] if any(link.get("unknown") for link in ledger["links"]) else []
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("link", no_wrap=True)
     for key in keys:
@@ -49,7 +51,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     for name, row in rows.items():
         links = [link for link in ledger["links"] if link["from"] == name]
         row |= {key: sum(link[key] for link in links) for key in LINK_COLUMNS}
-        row |= {key: row.get(key, 0) for key in RARE}
+        row |= {key: row.get(key, 0) for key in (*RARE, "unknown")}
     keys = [key for key in next(iter(rows.values()), {}) if key in ALWAYS or any(row[key] for row in rows.values())]
     heads = {key: key.replace("_", "\n") for key in keys}
     # Exact while there is room: a ledger is there to be added up.

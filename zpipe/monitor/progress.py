@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,12 +18,13 @@ from rich.text import Text
 
 from zpipe.config import PipelineConfig
 from zpipe.monitor.app import now_s
-from zpipe.monitor.draining import Snapshots, as_text, holdings
+from zpipe.monitor.draining import DrainLines, Snapshots, holdings
 from zpipe.monitor.model import Model
 from zpipe.monitor.status import status
 
 REDRAW_S = 0.25
 LINE_S = 5.0
+SECOND_SIGNAL = "Ctrl-C again stops now: what is not finished is not acked, and the next run goes on from there"
 
 
 class Finished:
@@ -63,6 +65,7 @@ class LiveProgress:
         )
         self._task = self._bar.add_task("", total=None)
         self._redraw_at = 0.0
+        self._below: list[str] = []
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
         self._live.start()
 
@@ -73,8 +76,9 @@ class LiveProgress:
         self._model.add(snapshot, now_s())
         self._finished.add(snapshot)
 
-    def draining(self) -> None:
-        """The table shows what each stage holds already."""
+    def draining(self, absent: Mapping[str, str]) -> None:
+        """The table shows what each stage holds, and what is in its way, already."""
+        self._below = [*(f"{name} {why}" for name, why in absent.items()), f"Draining: {SECOND_SIGNAL}"]
 
     def turn(self) -> None:
         now = time.monotonic()
@@ -82,7 +86,8 @@ class LiveProgress:
             return
         self._redraw_at = now + REDRAW_S
         self._bar.update(self._task, completed=self._finished.done(), total=self._finished.total())
-        self._live.update(Group(self._bar, *self._table()), refresh=True)
+        below = [Text(text, "yellow", no_wrap=True, overflow="crop") for text in self._below]
+        self._live.update(Group(self._bar, *self._table(), *below), refresh=True)
 
     def _table(self) -> list[Text]:
         lines = status(self._model.as_json(now_s()), self._live.console.width)
@@ -98,10 +103,13 @@ class PlainProgress:
     def __init__(self, config: PipelineConfig, quiet: bool = False) -> None:
         self._config = config
         self._last: Snapshots = {}
+        self._quiet = quiet
         self._draining = False
+        self._absent: Mapping[str, str] = {}
+        self._drain_lines = DrainLines(LINE_S)
         self._finished = Finished(config)
         self._began = time.monotonic()
-        self._line_at = float("inf") if quiet else self._began + LINE_S
+        self._line_at = self._began + LINE_S
 
     def line(self, text: str) -> None:
         with suppress(OSError):  # nobody reads, or a full disk: the run is not for its log
@@ -112,17 +120,22 @@ class PlainProgress:
         self._finished.add(snapshot)
         self._last[snapshot["stage"], snapshot["instance"]] = snapshot
 
-    def draining(self) -> None:
+    def draining(self, absent: Mapping[str, str]) -> None:
+        if not self._draining:
+            self._line_at = time.monotonic() + LINE_S  # one that ends soon needs no word
         self._draining = True
+        self._absent = absent
 
     def turn(self) -> None:
         now = time.monotonic()
-        if now < self._line_at:
+        if now < self._line_at or self._quiet:
+            return
+        if self._draining:
+            text = self._drain_lines.line(holdings(self._config, self._last), self._absent, now)
+            if text is not None:
+                self.line(f"event=run.draining {text}; {SECOND_SIGNAL}")
             return
         self._line_at = now + LINE_S
-        if self._draining:
-            self.line(f"event=run.draining {as_text(holdings(self._config, self._last))}")
-            return
         done, total = self._finished.done(), self._finished.total()
         text = f"event=run.progress finished={done}"
         if total:

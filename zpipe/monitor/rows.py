@@ -88,6 +88,8 @@ def state_of(stage: dict[str, Any]) -> Span:
     """A word, and for how long nothing was heard of one that is silent."""
     if stage["live"] and stage["paused"] == stage["live"]:
         return "paused", "yellow"
+    if stage["live"] and (stage["stopped_by"] or len(stage["held_by"]) == stage["live"]):
+        return "held", "bold red"  # whatever its state is, it does not work; why stands below the table
     word, style = STATES[stage["state"]]
     if stage["state"] == "SILENT" and stage["stale_s"] is not None:
         word = f"{word} {duration(stage['stale_s'])}"

@@ -13,7 +13,7 @@ from typing import Protocol
 import click
 
 from zpipe.core import wire
-from zpipe.errors import NoPeerError
+from zpipe.errors import OperatorError
 from zpipe.monitor.passing import Passing, Passings
 
 TURN_S = 0.1
@@ -28,8 +28,8 @@ class Feed(Protocol):
     def over(self) -> bool:
         """Every one of them has stopped."""
 
-    def missing(self) -> str:
-        """In words: who does not answer, and where it was looked for."""
+    def missing(self) -> OperatorError:
+        """The error that says who does not answer, and where it was looked for."""
 
     def poll(self, timeout_s: float) -> list[wire.Tap]:
         """Asks to be shown what passes, waits at most so long, and gives what was."""
@@ -38,14 +38,14 @@ class Feed(Protocol):
 def follow(feed: Feed, passings: Passings, wait_s: float) -> Iterator[Passing]:
     """Each message that is to be shown, until every instance has stopped. Blocks between.
 
-    Raises NoPeerError if no instance answers within `wait_s`.
+    Raises NoPeerError if no instance answers within `wait_s`, OperatorError if this user may not look for them.
     """
     deadline = time.monotonic() + wait_s
     while not feed.over:
         for frame in feed.poll(TURN_S):
             yield from passings.take(frame, time.time(), time.monotonic())
         if not feed.heard and time.monotonic() > deadline:
-            raise NoPeerError(feed.missing())
+            raise feed.missing()
 
 
 def printer(as_json: bool, terminal: bool) -> Callable[[Passing], None]:
