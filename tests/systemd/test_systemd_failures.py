@@ -94,7 +94,8 @@ def last_crash(name: str) -> dict[str, Any]:
 
 def test_what_ended_a_stage_is_in_the_journal_and_in_the_monitor(make: MakePipeline, hold: Path) -> None:
     """systemd alone knows of a kill -9, and tells the next life by ExecStopPost=."""
-    pipeline = make("crash", stream("crash", rate=200), crash=CRASHES)
+    patient = stream("crash", rate=200).replace("queue = {", "retry = { deaths = 1000 }\nqueue = {")
+    pipeline = make("crash", patient, crash=CRASHES)
     work = pipeline.service("work")
     pipeline.start()
     pipeline.wait_more(100)
