@@ -170,3 +170,51 @@ def test_what_cannot_be_sent_is_named_with_its_place(payload: object, said: str)
     with pytest.raises(ValueError, match="cannot be sent: ") as caught:
         cbor.write_payloads([["id"], [0.0], [payload], None], [payload])
     assert said in str(caught.value)
+
+
+# ---- the number of values
+
+
+def values_in(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(values_in(key) + values_in(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return 1 + sum(map(values_in, value))
+    bignum = isinstance(value, int) and not -(1 << 64) <= value < 1 << 64
+    return 2 if bignum else 1  # a tag, and its bytes
+
+
+@settings(max_examples=200)
+@given(st.lists(PLAIN | st.text(max_size=300) | st.binary(max_size=300), max_size=30), st.integers(1, 60))
+def test_every_value_is_counted(values: list[Any], repeats: int) -> None:
+    many = [values] * repeats
+    encoded, count = cbor2.dumps(many), values_in(many)
+    assert not cbor.has_more_values(encoded, count)
+    assert cbor.has_more_values(encoded, count - 1)
+
+
+EACH = [0, -1, 1.5, 1000, 1 << 40, None, True, "", "short", "x" * 23, "x" * 24, "x" * 300, b"", b"y" * 30, [], {}]
+
+
+@pytest.mark.parametrize("value", EACH, ids=lambda v: repr(v)[:8])
+def test_the_number_of_values_is_limited_at_the_limit(value: Any) -> None:
+    most = 70_000
+    assert cbor.read(cbor2.dumps([value] * (most - 1)), most) == [value] * (most - 1)
+    with pytest.raises(PeerError, match=f"more than {most} values"):
+        cbor.read(cbor2.dumps([value] * most), most)
+
+
+def test_a_payload_of_too_many_values_cannot_be_sent() -> None:
+    for payload in ([0] * (cbor.MAX_VALUES - 3), dict.fromkeys(map(str, range(cbor.MAX_VALUES // 2 - 2)), 0)):
+        cbor.write_payloads([[payload]], [payload])
+    for payload in ([0] * (cbor.MAX_VALUES - 2), dict.fromkeys(map(str, range(cbor.MAX_VALUES // 2 - 1)), 0)):
+        with pytest.raises(ValueError, match="more than 1000000 values"):
+            cbor.write_payloads([[payload]], [payload])
+
+
+@pytest.mark.parametrize("end", [b"\x9f", b"\xff", b"\x1c", b"\x5f", b"\x79\xff", b"\x5b" + b"\xff" * 8])
+def test_what_is_cut_short_or_no_cbor_is_refused_whatever_is_counted(end: bytes) -> None:
+    encoded = b"\x9a\x00\x01\x00\x00" + b"\0" * 300 + end
+    assert not cbor.has_more_values(encoded, 302)
+    with pytest.raises(PeerError, match="not the CBOR"):
+        cbor.read(encoded, 302)

@@ -255,3 +255,12 @@ def test_a_subscription_to_a_topic_or_its_beginning(message: bytes) -> None:
 def test_anything_else_from_a_subscriber_is_a_peer_error(message: bytes) -> None:
     with pytest.raises(PeerError):
         wire.check_subscription(message)
+
+
+def test_a_frame_of_too_many_values_is_a_peer_error_that_costs_no_decoding() -> None:
+    def frame(extra: int) -> bytes:
+        return cbor.write({"kind": "request", "number": 1, "what": "drain", "later": [0] * extra})
+
+    assert wire.read(frame(wire.MAX_FRAME_VALUES - 9)) == wire.Request(1, "drain")
+    with pytest.raises(PeerError, match="more than 65536 values"):
+        wire.read(frame(wire.MAX_FRAME_VALUES - 8))

@@ -63,7 +63,8 @@ def zpipe_process(message, context):
             if os.fork() == 0:
                 (context.state_dir / "forked").write_text(str(os.getpid()))
                 time.sleep(1000)
-            while not (context.state_dir / "forked").exists():
+            forked = context.state_dir / "forked"
+            while not (forked.exists() and forked.read_text()):
                 time.sleep(0.01)
             os._exit(6)
         case "close":

@@ -17,6 +17,8 @@ from zpipe.errors import PeerError
 VERSION = 1
 MAX_FRAME_BYTES = 1 * MIB
 """Of every frame but a parcel's body; a statement of 4,096 ranges has 0.05 MiB."""
+MAX_FRAME_VALUES = 65_536
+"""A statement with all the rows it may have has 45,000."""
 MAX_ROWS = 4096
 MAX_TEXT_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
@@ -248,7 +250,7 @@ def read(encoded: bytes) -> Frame:
     """The frame in `encoded`. Unknown keys are let by, for later versions. Raises PeerError for anything else."""
     if len(encoded) > MAX_FRAME_BYTES:
         raise PeerError(f"a frame of {len(encoded)} bytes, over {MAX_FRAME_BYTES}")
-    value = cbor.read(encoded)
+    value = cbor.read(encoded, MAX_FRAME_VALUES)
     kind = value.get("kind") if isinstance(value, dict) else None
     rows = _FIELDS.get(kind) if isinstance(kind, str) else None
     if rows is None or not isinstance(kind, str):

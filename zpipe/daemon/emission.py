@@ -102,6 +102,8 @@ class Emission:
                     self.owners[start], f"its output {error}", verdict=Verdict.REJECT
                 )
                 return []
+            # One by one, not halved: what cannot be sent may take seconds to encode, and so it is encoded twice, not nine times.
+            return [chunk for at in range(start, stop) for chunk in self._encode(at, at + 1, policy, failures)]
         else:
             if len(body) <= policy.parcel_bytes or (stop - start == 1 and len(body) <= policy.max_message_bytes):
                 return [Chunk(self.outlet, stop - start, body, self._owned(start, stop))]
