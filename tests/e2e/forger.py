@@ -28,6 +28,7 @@ HOST = "127.0.0.1"
 LISTEN_S = 10.0
 QUIET_MS = 500
 ANSWER_MS = 10_000
+OUTSTANDING = 100
 INVENTED = 3000
 Frame = dict[str, Any]
 
@@ -61,19 +62,21 @@ class Forger:
         sub.close(0)
 
     def ask(self, instance: str, frames: Iterable[Frame], each: bool = True) -> None:
-        """Sends frames to a feedback socket, and counts the answers by kind and reason. `each`: every frame has one, which is
-        waited for."""
+        """Sends frames to a feedback socket, and counts the answers by kind and reason. `each`: every frame has one, and so few
+        are outstanding that none is dropped."""
         dealer = self.context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 1000)
         dealer.connect(f"tcp://{HOST}:{self.feedback[instance]}")
+        outstanding = 0
         for frame in frames:
             dealer.send(cbor.write(frame))
-            while dealer.poll(ANSWER_MS if each else 0):
+            outstanding += 1
+            while dealer.poll(ANSWER_MS if each and outstanding >= OUTSTANDING else 0):
                 self.count(dealer.recv())
-                if each:
-                    break
-        while dealer.poll(QUIET_MS):
+                outstanding -= 1
+        while dealer.poll(ANSWER_MS if each and outstanding > 0 else QUIET_MS):
             self.count(dealer.recv())
+            outstanding -= 1
         dealer.close()
 
     def count(self, encoded: bytes) -> None:
