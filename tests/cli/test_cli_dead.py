@@ -14,8 +14,8 @@ from cli_types import Call, Write
 from click import Abort
 from click.testing import Result
 
-from zpipe.core import cbor
 from zpipe.core.letter import MESSAGE, RECORD, SECTION
+from zpipe.core.wire import cbor
 from zpipe.daemon import letters
 from zpipe.daemon.letters import LetterRow
 from zpipe.daemon.store import Store

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
-from zpipe.core import wire
+from zpipe.core.wire import frames
 
 SECRET = b"the same secret!"
 
 
 def named(name: str) -> bytes:
-    return name.encode().ljust(wire.SECRET_BYTES, b".")
+    return name.encode().ljust(frames.SECRET_BYTES, b".")
 
 
 def numbered() -> Callable[[int], bytes]:

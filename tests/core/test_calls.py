@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core import section
 from zpipe.core.calls import Calls
 from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.downstream import Downstream
@@ -17,7 +16,8 @@ from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing import Processing
-from zpipe.core.section import Section
+from zpipe.core.wire import section
+from zpipe.core.wire.section import Section
 from zpipe.core.work import Failure, Past, Result, Task, Verdict
 from zpipe.testing import Simulation, Spec
 

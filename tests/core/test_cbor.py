@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
 SCALARS = (

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from session_names import SECRET, named, numbered
 
-from zpipe.core import section, wire
 from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply
 from zpipe.core.downstream import Downstream
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
+from zpipe.core.wire import frames, section
 from zpipe.core.work import Chunk
 
 ROUTE, OTHER = b"route", b"another route"
@@ -21,10 +21,10 @@ FOLDER = "/run/zpipe"
 GOOD = StagePolicy(consumers={"b": ConsumerPolicy()})
 
 
-def hello(instance: int = 1, number: int = 1, secret: bytes = SECRET, inbox: str = "", **more: Any) -> wire.Hello:
+def hello(instance: int = 1, number: int = 1, secret: bytes = SECRET, inbox: str = "", **more: Any) -> frames.Hello:
     inbox = inbox or f"ipc://{FOLDER}/p.b.{instance}/inbox.sock"
     fields: dict[str, Any] = {
-        "version": wire.VERSION,
+        "version": frames.VERSION,
         "pipeline": "p",
         "stage": "b",
         "instance": instance,
@@ -38,10 +38,10 @@ def hello(instance: int = 1, number: int = 1, secret: bytes = SECRET, inbox: str
         "suspects_of": "",
         "suspects": [],
     }
-    return wire.Hello(**fields | more)
+    return frames.Hello(**fields | more)
 
 
-def statement(session: bytes, number: int, **more: Any) -> wire.Statement:
+def statement(session: bytes, number: int, **more: Any) -> frames.Statement:
     fields: dict[str, Any] = {
         "session": session,
         "number": number,
@@ -58,7 +58,7 @@ def statement(session: bytes, number: int, **more: Any) -> wire.Statement:
         "leaving": False,
         "seen_stopped": False,
     }
-    return wire.Statement(**fields | more)
+    return frames.Statement(**fields | more)
 
 
 def make(policy: StagePolicy = GOOD) -> Downstream:
@@ -67,8 +67,8 @@ def make(policy: StagePolicy = GOOD) -> Downstream:
 
 def replies(actions: list[Action], kind: type[Any]) -> list[Any]:
     """Frames of this kind among the answers."""
-    frames = [wire.read(action.frame) for action in actions if isinstance(action, Reply)]
-    return [frame for frame in frames if isinstance(frame, kind)]
+    multipart = [frames.read(action.frame) for action in actions if isinstance(action, Reply)]
+    return [frame for frame in multipart if isinstance(frame, kind)]
 
 
 def notes(actions: list[Action]) -> list[tuple[str, str]]:
@@ -76,14 +76,14 @@ def notes(actions: list[Action]) -> list[tuple[str, str]]:
 
 
 def welcomed(actions: list[Action]) -> bytes:
-    [welcome] = replies(actions, wire.Welcome)
+    [welcome] = replies(actions, frames.Welcome)
     session: bytes = welcome.session
     return session
 
 
 def refused(actions: list[Action]) -> str:
     """The reason, which the consumer hears and the log shows; nothing was opened or closed."""
-    [refuse] = replies(actions, wire.Refuse)
+    [refuse] = replies(actions, frames.Refuse)
     assert not any(isinstance(action, OpenSession | CloseSession) for action in actions)
     assert [reason for _, reason in notes(actions)] == [refuse.reason]
     reason: str = refuse.reason
@@ -146,7 +146,7 @@ def test_a_consumer_that_connects_anew_takes_its_session_over() -> None:
     assert actions[0] == CloseSession(session)
     after = welcomed(actions)
     assert after != session
-    assert replies(made.statement(ROUTE, statement(after, 1), 0.0, UNIX), wire.Refuse)
+    assert replies(made.statement(ROUTE, statement(after, 1), 0.0, UNIX), frames.Refuse)
     assert made.statement(OTHER, statement(after, 1), 0.0, UNIX) == []
 
 
@@ -168,9 +168,9 @@ def test_a_statement_or_refuse_of_another_connection_changes_nothing() -> None:
     made, session = in_session(messages=3)
     forged = statement(session, 1 << 40, received=3, released=3, floor=3, leaving=True)
     said = made.statement(OTHER, forged, 0.0, "203.0.113.9")
-    assert [frame.reason for frame in replies(said, wire.Refuse)] == [wire.NO_SESSION]
+    assert [frame.reason for frame in replies(said, frames.Refuse)] == [frames.NO_SESSION]
     assert notes(said) == [("statement.refused", "a statement came by another connection than its session's")]
-    assert made.refused(OTHER, wire.Refuse(session, "go away", 1), "203.0.113.9") == []
+    assert made.refused(OTHER, frames.Refuse(session, "go away", 1), "203.0.113.9") == []
     assert (made.in_flight, made.outlets[0].acked) == (3, 0)
     assert made.statement(ROUTE, statement(session, 2, received=3, released=3, floor=3), 0.0, UNIX) == []
     assert (made.in_flight, made.outlets[0].acked) == (0, 3)
@@ -180,14 +180,14 @@ def test_a_guess_is_answered_as_a_hit_is() -> None:
     made, session = in_session()
     answers = []
     for name in (session, named("guess")):
-        [frame] = replies(made.statement(OTHER, statement(name, 2), 0.0, UNIX), wire.Refuse)
+        [frame] = replies(made.statement(OTHER, statement(name, 2), 0.0, UNIX), frames.Refuse)
         answers.append((frame.reason, frame.number))
-    assert answers[0] == answers[1] == (wire.NO_SESSION, 2)
+    assert answers[0] == answers[1] == (frames.NO_SESSION, 2)
 
 
 def test_a_consumer_may_give_its_session_up_and_say_why() -> None:
     made, session = in_session(messages=2)
-    actions = made.refused(ROUTE, wire.Refuse(session, "has sent 9 messages: more than its credit", 1), UNIX)
+    actions = made.refused(ROUTE, frames.Refuse(session, "has sent 9 messages: more than its credit", 1), UNIX)
     assert actions[0] == CloseSession(session)
     assert notes(actions) == [("session.given_up", "has sent 9 messages: more than its credit")]
     assert (made.unsent, made.in_flight) == (2, 0)
@@ -222,7 +222,7 @@ def test_a_statement_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
     acked = made.outlets[0].acked
     actions = made.statement(ROUTE, statement(session, 3, **lie), 0.0, UNIX)
     assert actions[0] == CloseSession(session)
-    [refuse] = replies(actions, wire.Refuse)
+    [refuse] = replies(actions, frames.Refuse)
     assert refuse.session == session and refuse.reason.startswith(reason)
     assert notes(actions) == [("session.broken", refuse.reason)]
     assert (made.unsent, made.in_flight, made.outlets[0].acked) == (2, 0, acked)
@@ -326,7 +326,7 @@ def test_instances_are_numbered_from_1_to_the_last_that_has_an_address() -> None
 
 
 def test_a_refusal_of_the_longest_texts_can_be_read() -> None:
-    longest = "\N{SNOWMAN}" * wire.MAX_TEXT_CHARACTERS
+    longest = "\N{SNOWMAN}" * frames.MAX_TEXT_CHARACTERS
     for more in (
         {"pipeline": longest},
         {"upstream": longest},
@@ -334,7 +334,7 @@ def test_a_refusal_of_the_longest_texts_can_be_read() -> None:
         {"stage": longest},
         {"inbox": longest},
     ):
-        refused(make().hello(ROUTE, wire.Hello(**asdict(hello()) | more), 0.0, UNIX))
+        refused(make().hello(ROUTE, frames.Hello(**asdict(hello()) | more), 0.0, UNIX))
 
 
 def test_invented_instances_are_limited() -> None:

@@ -5,12 +5,12 @@ from secrets import token_bytes
 import pytest
 from session_names import SECRET
 
-from zpipe.core import section, wire
 from zpipe.core.actions import Action, Exit, Publish, Reply, SendParcel, Stop
 from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.wire import frames, section
 from zpipe.core.work import Chunk
 
 PATIENCE_S = StagePolicy().link.peer_timeout_s
@@ -35,10 +35,10 @@ def run(stage: Stage, start: float, stop: float) -> dict[float, list[Action]]:
 
 def consumer(stage: Stage, now: float, limit: int) -> bytes:
     """A consumer comes in session and grants so many messages. Returns the session."""
-    hello = wire.Hello(1, "p", "b", 1, "b1", SECRET, "", "a", "ipc:///run/zpipe/p.b.1/inbox.sock", 1, 100, "", [])
-    stage.feedback_received(b"route", wire.write(hello), now, "uid 0, pid 1")
-    frames = [wire.read(action.frame) for action in stage.settle(now) if isinstance(action, Reply)]
-    [session] = [frame.session for frame in frames if isinstance(frame, wire.Welcome)]
+    hello = frames.Hello(1, "p", "b", 1, "b1", SECRET, "", "a", "ipc:///run/zpipe/p.b.1/inbox.sock", 1, 100, "", [])
+    stage.feedback_received(b"route", frames.write(hello), now, "uid 0, pid 1")
+    multipart = [frames.read(action.frame) for action in stage.settle(now) if isinstance(action, Reply)]
+    [session] = [frame.session for frame in multipart if isinstance(frame, frames.Welcome)]
     stage.session_ready(session)
     say(stage, session, now, 1, limit)
     return session
@@ -46,7 +46,7 @@ def consumer(stage: Stage, now: float, limit: int) -> bytes:
 
 def say(stage: Stage, session: bytes, now: float, number: int, limit: int, **more: int) -> None:
     done = {"received": 0, "released": 0, "floor": 0, **more}
-    said = wire.Statement(
+    said = frames.Statement(
         session,
         number,
         limit,
@@ -60,7 +60,7 @@ def say(stage: Stage, session: bytes, now: float, number: int, limit: int, **mor
         leaving=False,
         seen_stopped=False,
     )
-    stage.feedback_received(b"route", wire.write(said), now, "uid 0, pid 1")
+    stage.feedback_received(b"route", frames.write(said), now, "uid 0, pid 1")
 
 
 def leave(stage: Stage, now: float) -> None:
@@ -70,8 +70,8 @@ def leave(stage: Stage, now: float) -> None:
 
 
 def announced(actions: list[Action]) -> list[tuple[str, bool]]:
-    frames = [wire.read(a.frame) for a in actions if isinstance(a, Publish)]
-    return [(f.state, f.ended) for f in frames if isinstance(f, wire.Announcement)]
+    multipart = [frames.read(a.frame) for a in actions if isinstance(a, Publish)]
+    return [(f.state, f.ended) for f in multipart if isinstance(f, frames.Announcement)]
 
 
 def test_a_leaving_instance_whose_outputs_nobody_takes_stops_after_the_peer_timeout() -> None:

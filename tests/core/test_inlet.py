@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from session_names import SECRET, named
 
-from zpipe.core import section, wire
 from zpipe.core.delivery import Slice
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Intake, Self
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
 from zpipe.core.upstream import Upstream
+from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 
 
@@ -30,10 +30,10 @@ class Producer:
         self.sent_messages = 0
         self.sent_bytes = 0
         self.need_bytes = 0
-        self.statement: wire.Statement | None = None
-        inlet.open(upstream, wire.Welcome(1, self.id, incarnation, 1), 0.0)
+        self.statement: frames.Statement | None = None
+        inlet.open(upstream, frames.Welcome(1, self.id, incarnation, 1), 0.0)
 
-    def parcel(self, *sections: tuple[int, int], attempt: int = 1, size: int = 0) -> tuple[wire.Parcel, bytes]:
+    def parcel(self, *sections: tuple[int, int], attempt: int = 1, size: int = 0) -> tuple[frames.Parcel, bytes]:
         """`sections` are (first number, count)."""
         bodies, rows = [], []
         for first, count in sections:
@@ -43,7 +43,7 @@ class Producer:
         self.sequence += 1
         self.sent_messages += sum(row[0] for row in rows)
         self.sent_bytes += sum(row[1] for row in rows)
-        return wire.Parcel(self.id, self.sequence, rows), b"".join(bodies)
+        return frames.Parcel(self.id, self.sequence, rows), b"".join(bodies)
 
     def send(self, *sections: tuple[int, int], attempt: int = 1, size: int = 0) -> bool:
         parcel, body = self.parcel(*sections, attempt=attempt, size=size)
@@ -53,7 +53,7 @@ class Producer:
         session = self.upstream.session
         if session is not None and session.id == self.id:
             number = self.statement.number if self.statement else 0
-            confirm = wire.Confirm(
+            confirm = frames.Confirm(
                 self.id, number, self.sequence, self.sent_messages, self.sent_bytes, lowest, self.need_bytes
             )
             self.inlet.confirmed(session, confirm, 0.0)
@@ -66,7 +66,7 @@ def make(bound: int = 100, bytes_: int = 1 << 20) -> tuple[Inlet, Counts, Upstre
     return inlet, counts, Upstream("up", "", 1)
 
 
-def statement(inlet: Inlet, producer: Producer, now: float = 10.0) -> wire.Statement:
+def statement(inlet: Inlet, producer: Producer, now: float = 10.0) -> frames.Statement:
     """The newest, whether due or not."""
     inlet.heartbeat(now)
     for upstream, one in inlet.statements(now):
@@ -163,12 +163,12 @@ def test_a_malformed_parcel_changes_nothing() -> None:
 def test_an_end_is_acked_and_a_parcel_after_it_ends_the_end() -> None:
     inlet, _, upstream = make()
     producer = begin(inlet, upstream, "s")
-    assert inlet.accept(named("s"), wire.End(named("s"), 1), b"", 0.0)
+    assert inlet.accept(named("s"), frames.End(named("s"), 1), b"", 0.0)
     assert upstream.flushed and statement(inlet, producer).floor == 1
     producer.sequence = 1
     assert producer.send((1, 1))
     assert not upstream.flushed
-    assert inlet.accept(named("s"), wire.End(named("s"), 3), b"", 0.0)
+    assert inlet.accept(named("s"), frames.End(named("s"), 3), b"", 0.0)
     assert upstream.flushed and statement(inlet, producer).floor == 1
 
 
@@ -458,7 +458,7 @@ def test_a_need_said_before_what_has_arrived_meanwhile_is_over() -> None:
     producer.need_bytes = 250
     producer.confirm()
     statement(inlet, producer)
-    early = wire.Confirm(named("s"), 1, 0, 0, 0, 1, 250)
+    early = frames.Confirm(named("s"), 1, 0, 0, 0, 1, 250)
     producer.send((1, 1), size=200)
     assert upstream.session is not None
     inlet.confirmed(upstream.session, early, 0.0)
@@ -506,7 +506,7 @@ def intake() -> tuple[Intake, Inlet]:
     made = Intake(Self("p", "c", 1, "c1", "inbox"), SECRET, [("up", "")], inlet, StagePolicy())
     made.connected(("up", 1), 0.0)
     made.hellos(0.0)
-    made.heard(("up", 1), wire.Welcome(1, named("s"), "u1", 1), 0.0)
+    made.heard(("up", 1), frames.Welcome(1, named("s"), "u1", 1), 0.0)
     assert inlet.owner(named("s")) is not None
     return made, inlet
 
@@ -514,8 +514,8 @@ def intake() -> tuple[Intake, Inlet]:
 def test_a_state_that_is_none_is_a_peer_error() -> None:
     made, _ = intake()
     with pytest.raises(PeerError):
-        announced = wire.write(wire.Announcement("p", "up", 1, "u1", "ASLEEP", False, False))
-        made.heard(("up", 1), wire.read(announced), 0.0)
+        announced = frames.write(frames.Announcement("p", "up", 1, "u1", "ASLEEP", False, False))
+        made.heard(("up", 1), frames.read(announced), 0.0)
 
 
 def test_a_confirm_of_a_statement_never_made_does_not_confirm_for_ever() -> None:
@@ -524,7 +524,7 @@ def test_a_confirm_of_a_statement_never_made_does_not_confirm_for_ever() -> None
     assert upstream.session is not None
     for number in (upstream.session._number + 1, 1 << 62):
         with pytest.raises(PeerError, match="confirms"):
-            inlet.confirmed(upstream.session, wire.Confirm(named("s"), number, 0, 0, 0, 1, 0), 0.0)
+            inlet.confirmed(upstream.session, frames.Confirm(named("s"), number, 0, 0, 0, 1, 0), 0.0)
     assert not inlet.all_confirmed
     statement(inlet, producer)
     producer.confirm()
@@ -536,23 +536,23 @@ def test_a_producer_cannot_claim_to_have_sent_more_than_it_may() -> None:
     begin(inlet, upstream, "s")
     assert upstream.session is not None
     with pytest.raises(PeerError, match="more than its credit"):
-        inlet.confirmed(upstream.session, wire.Confirm(named("s"), 1, 0, 1 << 62, 0, 1, 0), 0.0)
+        inlet.confirmed(upstream.session, frames.Confirm(named("s"), 1, 0, 1 << 62, 0, 1, 0), 0.0)
     assert upstream.session.messages.ceiling == 10
 
 
-@pytest.mark.parametrize("frame", [wire.End(named("s"), 1), wire.Request(1, "drain"), wire.Done(1, "RUNNING")])
+@pytest.mark.parametrize("frame", [frames.End(named("s"), 1), frames.Request(1, "drain"), frames.Done(1, "RUNNING")])
 def test_a_frame_that_has_no_business_there_is_a_peer_error(frame: Any) -> None:
     made, _ = intake()
     with pytest.raises(PeerError):
         made.heard(("up", 1), frame, 0.0)
     with pytest.raises(PeerError):
-        made.parcel(wire.Request(1, "drain"), b"", 0.0)
+        made.parcel(frames.Request(1, "drain"), b"", 0.0)
 
 
 def test_a_gap_and_a_malformed_parcel_begin_the_session_anew() -> None:
     for parcel, body in (
-        (wire.Parcel(named("s"), 2, [[1, 1, 1, 1, 0]]), b"x"),
-        (wire.Parcel(named("s"), 1, [[1, 2, 1, 1, 0]]), b"x"),
+        (frames.Parcel(named("s"), 2, [[1, 1, 1, 1, 0]]), b"x"),
+        (frames.Parcel(named("s"), 1, [[1, 2, 1, 1, 0]]), b"x"),
     ):
         made, inlet = intake()
         with contextlib.suppress(PeerError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from session_names import SECRET, named
 
-from zpipe.core import wire
 from zpipe.core.actions import Action, Note, Tell
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Intake, Self, Suspects
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import StagePolicy
+from zpipe.core.wire import frames
 from zpipe.errors import PeerError
 
 PEER = ("a", 1)
@@ -24,16 +24,16 @@ def make(suspects: Suspects | None = None) -> tuple[Intake, Inlet]:
     return intake, inlet
 
 
-def hello(actions: list[Action]) -> wire.Hello:
+def hello(actions: list[Action]) -> frames.Hello:
     [tell] = actions
     assert isinstance(tell, Tell)
-    said = wire.read(tell.frame)
-    assert isinstance(said, wire.Hello)
+    said = frames.read(tell.frame)
+    assert isinstance(said, frames.Hello)
     return said
 
 
-def welcome(number: int, session: str = "s") -> wire.Welcome:
-    return wire.Welcome(1, named(session), "a1", number)
+def welcome(number: int, session: str = "s") -> frames.Welcome:
+    return frames.Welcome(1, named(session), "a1", number)
 
 
 def test_a_welcome_that_comes_again_after_the_line_is_down_opens_nothing() -> None:
@@ -71,7 +71,7 @@ def test_a_malformed_parcel_names_its_producer_and_its_kind() -> None:
     said = welcome(hello(intake.hellos(0.0)).number)
     intake.heard(PEER, said, 0.1)
     with pytest.raises(PeerError) as caught:
-        intake.parcel(wire.Parcel(said.session, 1, [[1, 2, 1, 1, 0]]), b"x", 0.2)
+        intake.parcel(frames.Parcel(said.session, 1, [[1, 2, 1, 1, 0]]), b"x", 0.2)
     assert (caught.value.peer, caught.value.kind) == ("a.1", "parcel")
 
 
@@ -91,9 +91,9 @@ def opened(at: float = 0.0) -> tuple[Intake, Inlet]:
     return intake, inlet
 
 
-def confirm(**more: int) -> wire.Confirm:
+def confirm(**more: int) -> frames.Confirm:
     fields = {"number": 1, "sequence": 0, "sent_messages": 0, "sent_bytes": 0, "lowest": 1, "need_bytes": 0}
-    return wire.Confirm(session=named("s"), **fields | more)
+    return frames.Confirm(session=named("s"), **fields | more)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def confirm(**more: int) -> wire.Confirm:
     ],
 )
 def test_a_confirm_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
-    before: wire.Confirm, lie: wire.Confirm, reason: str
+    before: frames.Confirm, lie: frames.Confirm, reason: str
 ) -> None:
     intake, inlet = opened()
     assert intake.heard(PEER, before, 1.5) == []
     tell, note = intake.heard(PEER, lie, 2.0)
     assert isinstance(tell, Tell) and tell.peer == PEER
-    refuse = wire.read(tell.frame)
-    assert isinstance(refuse, wire.Refuse)
+    refuse = frames.read(tell.frame)
+    assert isinstance(refuse, frames.Refuse)
     assert refuse.session == named("s") and reason in refuse.reason
     assert note == Note("session.broken", {"upstream": "a.1", "reason": refuse.reason})
     assert inlet.owner(named("s")) is None
@@ -134,7 +134,7 @@ def test_a_late_copy_of_a_confirm_is_no_lie_and_changes_nothing() -> None:
 
 def test_a_session_that_the_producer_ends_for_a_reason_is_noted() -> None:
     intake, inlet = opened()
-    [note] = intake.heard(PEER, wire.Refuse(named("s"), "acks parcel 4, of 3 received", 2), 2.0)
+    [note] = intake.heard(PEER, frames.Refuse(named("s"), "acks parcel 4, of 3 received", 2), 2.0)
     assert note == Note("session.refused", {"upstream": "a.1", "reason": "acks parcel 4, of 3 received"})
     assert inlet.owner(named("s")) is None
     hello(intake.hellos(2.0))
@@ -142,7 +142,7 @@ def test_a_session_that_the_producer_ends_for_a_reason_is_noted() -> None:
 
 def test_a_session_that_is_over_is_begun_anew_at_once_and_nothing_is_noted() -> None:
     intake, _ = opened(at=2.0)
-    assert intake.heard(PEER, wire.Refuse(named("s"), wire.NO_SESSION, 2), 2.01) == []
+    assert intake.heard(PEER, frames.Refuse(named("s"), frames.NO_SESSION, 2), 2.01) == []
     hello(intake.hellos(2.01))
 
 
@@ -156,9 +156,9 @@ def test_two_that_misunderstand_each_other_open_a_session_a_heartbeat() -> None:
 def test_a_refused_hello_is_noted() -> None:
     intake, _ = make()
     number = hello(intake.hellos(0.0)).number
-    [note] = intake.heard(PEER, wire.Refuse(b"", "pipeline 'x': this is 'p'", number), 0.1)
+    [note] = intake.heard(PEER, frames.Refuse(b"", "pipeline 'x': this is 'p'", number), 0.1)
     assert note == Note("upstream.refuses", {"upstream": "a.1", "reason": "pipeline 'x': this is 'p'"})
-    assert intake.heard(PEER, wire.Refuse(b"", "of another hello", number + 1), 0.2) == []
+    assert intake.heard(PEER, frames.Refuse(b"", "of another hello", number + 1), 0.2) == []
 
 
 def test_hellos_show_the_secret() -> None:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from session_names import SECRET, named
 
-from zpipe.core import section, wire
 from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire import frames, section
 from zpipe.core.work import Chunk
 
 POLICY = LinkPolicy(parcel_messages=8, parcel_bytes=400)
@@ -42,7 +42,7 @@ def offer(outlet: Outlet, count: int, size: int = 0) -> Share:
 
 
 def open_session(outlet: Outlet, name: str, ready: bool = True) -> OutletSession:
-    hello = wire.Hello(1, "p", "c", len(outlet.sessions) + 1, name, SECRET, "", "u", "inbox", 1, 100, "", [])
+    hello = frames.Hello(1, "p", "c", len(outlet.sessions) + 1, name, SECRET, "", "u", "inbox", 1, 100, "", [])
     session = OutletSession(named(name), hello, b"route", 0.0)
     outlet.sessions[session.id] = session
     session.ready = ready
@@ -68,7 +68,7 @@ def state(outlet: Outlet, session: OutletSession, messages: int, size: int = BIG
         "seen_stopped": False,
         **more,
     }
-    outlet.read_statement(session, wire.Statement(**fields), 1.0)
+    outlet.read_statement(session, frames.Statement(**fields), 1.0)
     assert outlet.off() == 0
 
 
@@ -76,8 +76,8 @@ def send(outlet: Outlet) -> list[tuple[str, int, list[str], list[int]]]:
     """(session, sequence, ids, attempts) of each parcel that goes out."""
     sent = []
     for session, header, encoded in outlet.sendable():
-        parcel = wire.read(header)
-        assert isinstance(parcel, wire.Parcel)
+        parcel = frames.read(header)
+        assert isinstance(parcel, frames.Parcel)
         assert parcel.session == session.id
         assert sum(row[1] for row in parcel.sections) == len(encoded)
         ids: list[str] = []
@@ -378,8 +378,8 @@ def test_suspects_travel_alone_and_say_how_much_they_are_suspected() -> None:
     outlet.suspect([[2, 4, 0], [6, 7, 1], [7, 99, 1]])
     state(outlet, open_session(outlet, "next"), 100)
     [(_, header, _)] = outlet.sendable()
-    parcel = wire.read(header)
-    assert isinstance(parcel, wire.Parcel)
+    parcel = frames.read(header)
+    assert isinstance(parcel, frames.Parcel)
     assert [[row[2], row[0], row[4]] for row in parcel.sections] == [
         [1, 1, 0],
         [2, 1, 1],
@@ -493,7 +493,7 @@ def test_returned_rows_that_are_lies_do_no_harm(row: list[int]) -> None:
 
 def test_the_end_is_said_after_the_last_parcel_and_again_after_a_redelivery() -> None:
     outlet, [session] = make(10)
-    assert [wire.read(h) for _, h, _ in outlet.ends()] == [wire.End(named("s0"), 1)]
+    assert [frames.read(h) for _, h, _ in outlet.ends()] == [frames.End(named("s0"), 1)]
     assert list(outlet.ends()) == []
     assert not outlet.told
     state(outlet, session, 10, floor=1)
@@ -501,7 +501,7 @@ def test_the_end_is_said_after_the_last_parcel_and_again_after_a_redelivery() ->
     offer(outlet, 1)
     send(outlet)
     assert not session.ended
-    assert [wire.read(h) for _, h, _ in outlet.ends()] == [wire.End(named("s0"), 3)]
+    assert [frames.read(h) for _, h, _ in outlet.ends()] == [frames.End(named("s0"), 3)]
     outlet.close(session)
     assert outlet.unsent_messages == 1 and outlet.off() == 0
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
-from zpipe.core import cbor, section, wire
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
 from zpipe.core.downstream import HIGH_WATER_SLACK, Downstream
 from zpipe.core.inlet import Inlet
@@ -24,6 +23,7 @@ from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
 from zpipe.core.snapshot import COUNTS, LINK_COUNTS, WHO
 from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
 from zpipe.core.tap import TAP
+from zpipe.core.wire import cbor, frames, section
 from zpipe.core.work import Chunk
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.vital import process_vitals
@@ -35,7 +35,7 @@ CDDL = CORE / "protocol.cddl"
 DOCUMENT = (CORE / "PROTOCOL.md").read_text(encoding="utf-8")
 VALIDATOR = Validator(CDDL)
 logging.getLogger("cddl_verifier").disabled = True  # it logs every refusal, a page each
-KINDS = {c.kind: c for c in wire.Frame.__args__}
+KINDS = {c.kind: c for c in frames.Frame.__args__}
 EXAMPLES = [
     (label, bytes.fromhex("".join(lines.split())))
     for label, lines in re.findall(r"^```hex (\w+)\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
@@ -65,7 +65,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def as_map(frame: wire.Frame) -> dict[str, Any]:
+def as_map(frame: frames.Frame) -> dict[str, Any]:
     return {"kind": frame.kind, **asdict(frame)}
 
 
@@ -79,9 +79,9 @@ def faults(encoded: bytes, root: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("vector", vectors("frames"))
 def test_frames_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]) -> None:
     encoded = bytes.fromhex(vector["hex"])
-    frame = wire.read(encoded)
+    frame = frames.read(encoded)
     assert as_map(frame) == plain(vector["frame"])
-    assert wire.write(frame) == encoded
+    assert frames.write(frame) == encoded
     assert not faults(encoded, "frame")
     assert not faults(encoded, vector["frame"]["kind"])
 
@@ -89,7 +89,7 @@ def test_frames_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]) 
 @pytest.mark.parametrize("vector", vectors("readable"))
 def test_other_writers_may_differ(vector: dict[str, Any]) -> None:
     encoded = bytes.fromhex(vector["hex"])
-    assert as_map(wire.read(encoded)) == plain(vector["frame"])
+    assert as_map(frames.read(encoded)) == plain(vector["frame"])
     assert not faults(encoded, "frame")
 
 
@@ -105,21 +105,21 @@ def test_sections_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]
 @pytest.mark.parametrize("vector", vectors("refused"))
 def test_what_is_no_frame_is_refused(vector: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
-        wire.read(bytes.fromhex(vector["hex"]))
+        frames.read(bytes.fromhex(vector["hex"]))
 
 
 @pytest.mark.parametrize("vector", vectors("lenient"))
 def test_what_a_writer_must_not_send_a_reader_may_accept(vector: dict[str, Any]) -> None:
     """Not a duty: this reader takes them, and another may refuse them. Each says why."""
-    wire.read(bytes.fromhex(vector["hex"]))
+    frames.read(bytes.fromhex(vector["hex"]))
     assert vector["why"]
 
 
 @pytest.mark.parametrize("key", ["a", b"a"], ids=["text", "bytes"])
 def test_keys_of_maps_are_text_or_byte_strings(key: Any) -> None:
-    snapshot = wire.Snapshot({"x": {key: [1]}})
-    assert wire.read(wire.write(snapshot)) == snapshot
-    assert not faults(wire.write(snapshot), "frame")
+    snapshot = frames.Snapshot({"x": {key: [1]}})
+    assert frames.read(frames.write(snapshot)) == snapshot
+    assert not faults(frames.write(snapshot), "frame")
     body = section.encode(["a"], [0.0], [{key: 1}], [{key: 1}])
     assert section.decode(body, 1)[2:] == ([{key: 1}], [{key: 1}])
     assert not faults(body, "section")
@@ -148,12 +148,14 @@ def test_every_kind_has_a_vector() -> None:
 
 
 def test_a_frame_over_the_limit_is_refused_at_the_limit() -> None:
-    padding = wire.MAX_FRAME_BYTES - len(cbor.write({"kind": "snapshot", "body": {"x": b"0" * (1 << 16)}})) + (1 << 16)
+    padding = (
+        frames.MAX_FRAME_BYTES - len(cbor.write({"kind": "snapshot", "body": {"x": b"0" * (1 << 16)}})) + (1 << 16)
+    )
     fits = cbor.write({"kind": "snapshot", "body": {"x": b"0" * padding}})
-    assert len(fits) == wire.MAX_FRAME_BYTES
-    wire.read(fits)
+    assert len(fits) == frames.MAX_FRAME_BYTES
+    frames.read(fits)
     with pytest.raises(PeerError, match="over"):
-        wire.read(cbor.write({"kind": "snapshot", "body": {"x": b"0" * (padding + 1)}}))
+        frames.read(cbor.write({"kind": "snapshot", "body": {"x": b"0" * (padding + 1)}}))
 
 
 # ---- the documents
@@ -185,16 +187,16 @@ def test_the_document_has_every_kind_and_field(kind: str) -> None:
 def test_the_document_has_the_constants_and_states_of_the_code() -> None:
     link = LinkPolicy()
     for name, value in {
-        "version": f"{wire.VERSION}",
+        "version": f"{frames.VERSION}",
         "heartbeat": f"{link.heartbeat_s:g} s",
         "peer timeout": f"{link.peer_timeout_s:g} s",
         "ack delay": f"{link.ack_delay_s * 1000:g} ms",
-        "frame": f"{wire.MAX_FRAME_BYTES} bytes",
-        "text": f"{wire.MAX_TEXT_CHARACTERS} characters",
-        "secret": f"{wire.SECRET_BYTES} bytes",
-        "name": f"{wire.MAX_NAME_CHARACTERS} characters",
-        "sections": f"{wire.MAX_ROWS}",
-        "queue": f"{wire.MAX_QUEUE_MESSAGES} messages",
+        "frame": f"{frames.MAX_FRAME_BYTES} bytes",
+        "text": f"{frames.MAX_TEXT_CHARACTERS} characters",
+        "secret": f"{frames.SECRET_BYTES} bytes",
+        "name": f"{frames.MAX_NAME_CHARACTERS} characters",
+        "sections": f"{frames.MAX_ROWS}",
+        "queue": f"{frames.MAX_QUEUE_MESSAGES} messages",
         "depth": f"{cbor.MAX_DEPTH}",
         "parcel": f"{link.parcel_messages} messages, {link.parcel_bytes} bytes",
         "message": f"{link.max_message_bytes} bytes",
@@ -217,9 +219,9 @@ def test_the_examples_of_the_document_decode() -> None:
             assert section.encode(*columns) == encoded
             assert not faults(encoded, "section")
         else:
-            frame = wire.read(encoded)
+            frame = frames.read(encoded)
             assert frame.kind == label
-            assert wire.write(frame) == encoded
+            assert frames.write(frame) == encoded
             assert not faults(encoded, label)
 
 
@@ -238,20 +240,20 @@ def test_the_example_session_is_what_the_core_does() -> None:
 
     def state(now: float) -> None:
         [(_, statement)] = inlet.statements(now)
-        expect("statement", wire.write(statement))
+        expect("statement", frames.write(statement))
         assert producer.statement(b"route", statement, now, "") == []
 
     consumer.connected(("read", 1), 0.0)
     [tell] = consumer.hellos(0.0)
     assert isinstance(tell, Tell)
     expect("hello", tell.frame)
-    hello = wire.read(tell.frame)
-    assert isinstance(hello, wire.Hello)
+    hello = frames.read(tell.frame)
+    assert isinstance(hello, frames.Hello)
     opened, welcome = producer.hello(b"route", hello, 0.0, "")
     assert isinstance(opened, OpenSession) and opened.address == inbox
     assert isinstance(welcome, Reply)
     expect("welcome", welcome.frame)
-    consumer.heard(("read", 1), wire.read(welcome.frame), 0.0)
+    consumer.heard(("read", 1), frames.read(welcome.frame), 0.0)
     producer.ready(opened.session)
     state(0.0)
     body = section.encode(["read:0", "read:1"], [1700000000.0, 1700000000.5], [{"n": 0}, {"n": 1}], None)
@@ -260,7 +262,7 @@ def test_the_example_session_is_what_the_core_does() -> None:
     assert isinstance(parcel, SendParcel)
     expect("parcel", parcel.header)
     expect("section", parcel.body)
-    consumer.parcel(wire.read(parcel.header), parcel.body, 0.001)
+    consumer.parcel(frames.read(parcel.header), parcel.body, 0.001)
     for piece in inlet.take(9, 9999):
         inlet.release(piece)
         piece.finish()
@@ -268,7 +270,7 @@ def test_the_example_session_is_what_the_core_does() -> None:
     [end] = producer.say_end()
     assert isinstance(end, SendParcel)
     expect("end", end.header)
-    consumer.parcel(wire.read(end.header), end.body, 0.02)
+    consumer.parcel(frames.read(end.header), end.body, 0.02)
     state(0.03)
     assert producer.ends_acked
     [confirm] = producer.heartbeat(1.0)
@@ -300,4 +302,4 @@ def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
     stage.settle(0.0)
     body = stage.snapshot(1.0)
     assert not faults(cbor.write(body), "snapshot-body")
-    assert not faults(wire.write(wire.Snapshot(body)), "frame")
+    assert not faults(frames.write(frames.Snapshot(body)), "frame")

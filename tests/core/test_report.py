@@ -6,12 +6,12 @@ from secrets import token_bytes
 
 import pytest
 
-from zpipe.core import section
 from zpipe.core.actions import Publish
 from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
 from zpipe.core.report import following
 from zpipe.core.stage import SNAPSHOT, Stage
+from zpipe.core.wire import section
 from zpipe.core.work import Chunk
 
 

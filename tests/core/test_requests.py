@@ -6,11 +6,11 @@ from secrets import token_bytes
 
 import pytest
 
-from zpipe.core import wire
 from zpipe.core.actions import Note, Reply
 from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.wire import frames
 
 UNIX = "uid 1000, pid 4321"
 
@@ -31,11 +31,11 @@ UNIX = "uid 1000, pid 4321"
 def test_who_asks_is_noted(what: str, refused: str | None, warning: bool, repeats: bool) -> None:
     stage = Stage(Self("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
-    stage.feedback_received(b"route", wire.write(wire.Request(7, what)), 0.0, UNIX)
+    stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
     actions = stage.settle(0.0)
     [note] = [action for action in actions if isinstance(action, Note)]
     name = what.partition(":")[0]
     fields = {"what": name, "sender": UNIX, "state": "RUNNING", "refused": refused}
     assert note == Note("operator.request", fields, warning, repeats)
-    [answer] = [wire.read(action.frame) for action in actions if isinstance(action, Reply)]
-    assert isinstance(answer, wire.Refuse if refused else wire.Done)
+    [answer] = [frames.read(action.frame) for action in actions if isinstance(action, Reply)]
+    assert isinstance(answer, frames.Refuse if refused else frames.Done)

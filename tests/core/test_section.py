@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core import section
-from zpipe.core.parcel import part
-from zpipe.core.section import Section
-from zpipe.core.wire import Parcel
+from zpipe.core.wire import section
+from zpipe.core.wire.frames import Parcel
+from zpipe.core.wire.parcel import part
+from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 PAYLOADS = st.lists(st.none() | st.integers(-5, 5) | st.text(max_size=9) | st.just({"a": [1]}), min_size=1, max_size=12)

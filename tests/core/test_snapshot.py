@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from zpipe.core import cbor
 from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
 from zpipe.core.snapshot import taken_in
 from zpipe.core.stage import Stage
+from zpipe.core.wire import cbor
 
 
 @pytest.fixture

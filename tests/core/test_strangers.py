@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from zpipe.core import wire
 from zpipe.core.policy import BatchPolicy, Bound, StagePolicy
+from zpipe.core.wire import frames
 from zpipe.testing import Faults, Simulation, Spec
 
 HUGE = (1 << 63) - 1
@@ -31,7 +31,7 @@ def pipeline(seed: int, faults: Faults | None = None) -> Simulation:
     return Simulation(specs, seed, faults)
 
 
-def hello(sim: Simulation, chance: random.Random, upstream: str) -> wire.Hello:
+def hello(sim: Simulation, chance: random.Random, upstream: str) -> frames.Hello:
     """As a consumer that there is, or might be."""
     consumer = "b" if upstream == "a" else "c"
     instance = chance.choice([0, 1, 2, 7])
@@ -44,12 +44,12 @@ def hello(sim: Simulation, chance: random.Random, upstream: str) -> wire.Hello:
     number = chance.choice([0, 1, 2, 3, HUGE])
     secret = chance.randbytes(16)
     suspects = chance.choice([[], [[1, HUGE, 1]]])
-    return wire.Hello(
+    return frames.Hello(
         1, "sim", consumer, instance, incarnation, secret, "", upstream, inbox, number, 100, incarnation, suspects
     )
 
 
-def statement(chance: random.Random, sessions: list[bytes]) -> wire.Statement:
+def statement(chance: random.Random, sessions: list[bytes]) -> frames.Statement:
     """All at once is acked, handed back or held, for a session that there is or for a guess."""
     session = chance.choice([*sessions, chance.randbytes(16)])
     rows: list[list[int]] = chance.choice([[], [[1, 0, HUGE]], [[n, 0, 1] for n in range(1, 30)]])
@@ -58,7 +58,7 @@ def statement(chance: random.Random, sessions: list[bytes]) -> wire.Statement:
     limits = chance.choice([0, HUGE])
     number = chance.choice([1, 5, 1 << 40, HUGE])
     ranges = chance.choice([[], [[0, HUGE]]])
-    return wire.Statement(
+    return frames.Statement(
         session, number, limits, limits, **counts, ranges=ranges, returned=rows, finished=rows, rate=1e9, **flags
     )
 
@@ -72,7 +72,7 @@ def attack(sim: Simulation, chance: random.Random) -> None:
         case 1:
             sim.forge(key, statement(chance, sessions))
         case _:
-            sim.forge(key, wire.Refuse(chance.choice([*sessions, chance.randbytes(16)]), "go away", 1))
+            sim.forge(key, frames.Refuse(chance.choice([*sessions, chance.randbytes(16)]), "go away", 1))
     sim.later(chance.random() * 0.01, lambda: attack(sim, chance) if sim.nodes else None)
 
 
@@ -99,14 +99,14 @@ def test_who_answers_to_a_session_is_its_connection() -> None:
     acked = head.acked
     for session in head.sessions.values():
         floor = session.sequence
-        said = wire.Statement(
+        said = frames.Statement(
             session.id, 1 << 40, HUGE, HUGE, floor, session.sent_messages, floor, [], [], [], 1.0, True, False, True
         )
         sim.forge(("a", 1), said)
     before = len(sim.to_strangers)
     assert sim.run(lambda: len(sim.to_strangers) >= before + len(head.sessions), seconds=5)
-    answers = [wire.read(frame) for frame in sim.to_strangers[before:]]
-    assert all(isinstance(answer, wire.Refuse) and answer.reason == wire.NO_SESSION for answer in answers)
+    answers = [frames.read(frame) for frame in sim.to_strangers[before:]]
+    assert all(isinstance(answer, frames.Refuse) and answer.reason == frames.NO_SESSION for answer in answers)
     assert head.acked - acked < 20, "what its consumers have acked meanwhile"
     assert sim.run(seconds=60) and sim.problems == []
     assert Counter(sim.ids("c")) == Counter(f"a:{n}" for n in range(MESSAGES))

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core import actions as act
-from zpipe.core import section, wire
 from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
 from zpipe.core.tap import TAP, Bucket, Passage
+from zpipe.core.wire import frames, section
 from zpipe.testing import Faults, Node, Simulation, Spec
 
 
@@ -26,7 +26,7 @@ class Tapped(Simulation):
     ) -> None:
         self.asked = asked
         self.until = until
-        self.shown: list[tuple[float, wire.Tap]] = []
+        self.shown: list[tuple[float, frames.Tap]] = []
         super().__init__(specs, seed, faults)
 
     def _turned(self, node: Node) -> None:
@@ -36,8 +36,8 @@ class Tapped(Simulation):
 
     def _perform_on_line(self, node: Node, action: act.Action) -> None:
         if isinstance(action, act.Publish) and action.topic == TAP:
-            frame = wire.read(action.frame)
-            assert isinstance(frame, wire.Tap)
+            frame = frames.read(action.frame)
+            assert isinstance(frame, frames.Tap)
             assert (frame.stage, frame.instance) == node.key
             self.shown.append((self.now, frame))
         super()._perform_on_line(node, action)
@@ -68,7 +68,7 @@ def test_all_that_passes_is_shown_at_both_ends_within_the_budget() -> None:
                     assert frame.size == len(frame.body)
                     seen.update(section.decode(frame.body, frame.count)[0])
             assert seen == wanted, (stage, upstream, consumer)
-    last: dict[tuple[str, int, str], wire.Tap] = {}
+    last: dict[tuple[str, int, str], frames.Tap] = {}
     for _, frame in made.shown:
         last[frame.stage, frame.instance, frame.consumer] = frame
     passed: Counter[tuple[str, str]] = Counter()
@@ -149,8 +149,8 @@ def test_the_tap_that_wants_most_decides_until_it_is_gone() -> None:
 )
 def test_what_may_be_asked(what: str, kind: str) -> None:
     stage = Stage(Self("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
-    stage.feedback_received(b"route", wire.write(wire.Request(4, what)), 0.0, "uid 0, pid 1")
-    answers = [wire.read(action.frame) for action in stage.settle(0.0) if isinstance(action, act.Reply)]
+    stage.feedback_received(b"route", frames.write(frames.Request(4, what)), 0.0, "uid 0, pid 1")
+    answers = [frames.read(action.frame) for action in stage.settle(0.0) if isinstance(action, act.Reply)]
     assert [(one.kind, one.number) for one in answers] == [(kind, 4)]  # type: ignore[union-attr]
 
 

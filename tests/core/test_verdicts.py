@@ -6,14 +6,14 @@ from secrets import token_bytes
 
 import pytest
 
-from zpipe.core import section
 from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.downstream import Downstream
 from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing import Processing
-from zpipe.core.section import Section
+from zpipe.core.wire import section
+from zpipe.core.wire.section import Section
 from zpipe.core.work import DeadLetter, Failure, Past, Result, Task, Verdict
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core import cbor, wire
+from zpipe.core.wire import cbor, frames
 from zpipe.errors import PeerError
 
 VECTORS = [
@@ -20,16 +20,16 @@ VECTORS = [
 TEXT = st.text(max_size=12)
 COUNT = st.integers(0, 2**63 - 1)
 NAME = st.text(min_size=1, max_size=12)
-QUEUE = st.integers(0, wire.MAX_QUEUE_MESSAGES)
+QUEUE = st.integers(0, frames.MAX_QUEUE_MESSAGES)
 BOOL = st.booleans()
-SECRET = st.binary(min_size=wire.SECRET_BYTES, max_size=wire.SECRET_BYTES)
+SECRET = st.binary(min_size=frames.SECRET_BYTES, max_size=frames.SECRET_BYTES)
 ROWS = {n: st.lists(st.lists(COUNT, min_size=n, max_size=n), max_size=4) for n in (2, 3)}
 FRAMES = st.one_of(
-    st.builds(wire.Hello, COUNT, TEXT, TEXT, COUNT, NAME, SECRET, TEXT, TEXT, TEXT, COUNT, QUEUE, TEXT, ROWS[3]),
-    st.builds(wire.Welcome, COUNT, SECRET, NAME, COUNT),
-    st.builds(wire.Refuse, SECRET | st.just(b""), TEXT, COUNT),
+    st.builds(frames.Hello, COUNT, TEXT, TEXT, COUNT, NAME, SECRET, TEXT, TEXT, TEXT, COUNT, QUEUE, TEXT, ROWS[3]),
+    st.builds(frames.Welcome, COUNT, SECRET, NAME, COUNT),
+    st.builds(frames.Refuse, SECRET | st.just(b""), TEXT, COUNT),
     st.builds(
-        wire.Statement,
+        frames.Statement,
         SECRET,
         COUNT,
         COUNT,
@@ -45,14 +45,16 @@ FRAMES = st.one_of(
         BOOL,
         BOOL,
     ),
-    st.builds(wire.Confirm, SECRET, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT),
-    st.builds(wire.Announcement, TEXT, TEXT, COUNT, NAME, st.just("RUNNING"), BOOL, BOOL),
-    st.builds(wire.Request, COUNT, TEXT),
-    st.builds(wire.Done, COUNT, st.just("STOPPED")),
-    st.builds(wire.Parcel, SECRET, COUNT, st.lists(st.just([1, 2, 3, 4, 5]), min_size=1, max_size=5)),
-    st.builds(wire.End, SECRET, COUNT),
-    st.builds(wire.Tap, TEXT, TEXT, COUNT, TEXT, TEXT, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, st.binary(max_size=8)),
-    st.builds(wire.Snapshot, st.dictionaries(TEXT, COUNT | TEXT | BOOL, max_size=4)),
+    st.builds(frames.Confirm, SECRET, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT),
+    st.builds(frames.Announcement, TEXT, TEXT, COUNT, NAME, st.just("RUNNING"), BOOL, BOOL),
+    st.builds(frames.Request, COUNT, TEXT),
+    st.builds(frames.Done, COUNT, st.just("STOPPED")),
+    st.builds(frames.Parcel, SECRET, COUNT, st.lists(st.just([1, 2, 3, 4, 5]), min_size=1, max_size=5)),
+    st.builds(frames.End, SECRET, COUNT),
+    st.builds(
+        frames.Tap, TEXT, TEXT, COUNT, TEXT, TEXT, TEXT, COUNT, COUNT, COUNT, COUNT, COUNT, st.binary(max_size=8)
+    ),
+    st.builds(frames.Snapshot, st.dictionaries(TEXT, COUNT | TEXT | BOOL, max_size=4)),
 )
 ODD = st.sampled_from(
     [
@@ -80,15 +82,15 @@ ODD = st.sampled_from(
 
 @settings(max_examples=200)
 @given(FRAMES)
-def test_frames_come_back(frame: wire.Frame) -> None:
-    assert wire.read(wire.write(frame)) == frame
+def test_frames_come_back(frame: frames.Frame) -> None:
+    assert frames.read(frames.write(frame)) == frame
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=80))
 def test_random_bytes_raise_nothing_but_peer_errors(encoded: bytes) -> None:
     with contextlib.suppress(PeerError):
-        wire.read(encoded)
+        frames.read(encoded)
 
 
 @settings(max_examples=400)
@@ -107,19 +109,19 @@ def test_mutated_frames_raise_nothing_but_peer_errors(vector: bytes, data: st.Da
         if not mutated:
             break
     with contextlib.suppress(PeerError):
-        wire.read(bytes(mutated))
+        frames.read(bytes(mutated))
 
 
 @settings(max_examples=300)
 @given(FRAMES, st.data())
-def test_a_field_of_another_type_is_a_peer_error_or_a_frame(frame: wire.Frame, data: st.DataObject) -> None:
-    value = cbor.read(wire.write(frame))
+def test_a_field_of_another_type_is_a_peer_error_or_a_frame(frame: frames.Frame, data: st.DataObject) -> None:
+    value = cbor.read(frames.write(frame))
     value[data.draw(st.sampled_from(sorted(value)))] = data.draw(ODD)
     try:
-        again = wire.read(cbor2.dumps(value))
+        again = frames.read(cbor2.dumps(value))
     except PeerError:
         return
-    assert wire.read(wire.write(again)) == again
+    assert frames.read(frames.write(again)) == again
 
 
 @given(st.sampled_from(VECTORS), st.data())
@@ -127,15 +129,15 @@ def test_a_missing_field_is_a_peer_error(vector: bytes, data: st.DataObject) -> 
     value = cbor.read(vector)
     del value[data.draw(st.sampled_from(sorted(value)))]
     with pytest.raises(PeerError):
-        wire.read(cbor2.dumps(value))
+        frames.read(cbor2.dumps(value))
 
 
 def test_the_edges_of_numbers_and_texts() -> None:
     for number in (0, 2**63 - 1):
-        assert wire.read(cbor2.dumps({"kind": "request", "number": number, "what": "a" * 1024})).number == number  # type: ignore[union-attr]
+        assert frames.read(cbor2.dumps({"kind": "request", "number": number, "what": "a" * 1024})).number == number  # type: ignore[union-attr]
     for bad in ({"number": 2**63, "what": ""}, {"number": -1, "what": ""}, {"number": 0, "what": "a" * 1025}):
         with pytest.raises(PeerError):
-            wire.read(cbor2.dumps({"kind": "request", **bad}))
+            frames.read(cbor2.dumps({"kind": "request", **bad}))
 
 
 HELLO = {
@@ -169,65 +171,65 @@ STATEMENT = {
 @pytest.mark.parametrize(
     ("field", "most", "over"),
     [
-        ("incarnation", "ü" * wire.MAX_NAME_CHARACTERS, "ü" * (wire.MAX_NAME_CHARACTERS + 1)),
+        ("incarnation", "ü" * frames.MAX_NAME_CHARACTERS, "ü" * (frames.MAX_NAME_CHARACTERS + 1)),
         ("incarnation", "a", ""),
         ("secret", bytes(16), bytes(15)),
         ("secret", bytes(16), bytes(17)),
-        ("queue_messages", wire.MAX_QUEUE_MESSAGES, wire.MAX_QUEUE_MESSAGES + 1),
+        ("queue_messages", frames.MAX_QUEUE_MESSAGES, frames.MAX_QUEUE_MESSAGES + 1),
         ("queue_messages", 0, -1),
     ],
 )
 def test_the_edges_of_a_hello(field: str, most: Any, over: Any) -> None:
-    wire.read(cbor2.dumps({**HELLO, field: most}))
+    frames.read(cbor2.dumps({**HELLO, field: most}))
     with pytest.raises(PeerError, match=field):
-        wire.read(cbor2.dumps({**HELLO, field: over}))
+        frames.read(cbor2.dumps({**HELLO, field: over}))
 
 
 @pytest.mark.parametrize(("bytes_", "good"), [(0, False), (15, False), (16, True), (17, False)])
 def test_a_session_has_a_name_of_16_bytes(bytes_: int, good: bool) -> None:
     encoded = cbor2.dumps({**STATEMENT, "session": bytes(bytes_)})
     if good:
-        wire.read(encoded)
+        frames.read(encoded)
     else:
         with pytest.raises(PeerError, match="session"):
-            wire.read(encoded)
+            frames.read(encoded)
     refuse = cbor2.dumps({"kind": "refuse", "session": bytes(bytes_), "reason": "", "number": 1})
     if good or bytes_ == 0:  # a refused hello has no session
-        wire.read(refuse)
+        frames.read(refuse)
     else:
         with pytest.raises(PeerError, match="session"):
-            wire.read(refuse)
+            frames.read(refuse)
 
 
 @pytest.mark.parametrize(("field", "length"), [("ranges", 2), ("returned", 3), ("finished", 3)])
 def test_rows_of_a_statement_have_their_length_and_are_limited(field: str, length: int) -> None:
-    for rows in ([[1] * length], [[1] * length] * wire.MAX_ROWS):
-        wire.read(cbor2.dumps({**STATEMENT, field: rows}))
+    for rows in ([[1] * length], [[1] * length] * frames.MAX_ROWS):
+        frames.read(cbor2.dumps({**STATEMENT, field: rows}))
     for rows in (
         [[1] * (length - 1)],
         [[1] * (length + 1)],
         [[1] * length, []],
         [[True] * length],
-        [[1] * length] * (wire.MAX_ROWS + 1),
+        [[1] * length] * (frames.MAX_ROWS + 1),
     ):
         with pytest.raises(PeerError, match=field):
-            wire.read(cbor2.dumps({**STATEMENT, field: rows}))
+            frames.read(cbor2.dumps({**STATEMENT, field: rows}))
 
 
 @pytest.mark.parametrize("state", ["", "running", "ASLEEP", "STOPPED "])
 def test_a_state_is_one_of_the_lifecycle(state: str) -> None:
     with pytest.raises(PeerError, match="state"):
-        wire.read(cbor2.dumps({"kind": "done", "number": 1, "state": state}))
+        frames.read(cbor2.dumps({"kind": "done", "number": 1, "state": state}))
 
 
-@pytest.mark.parametrize("rows", [[[1] * 5] * wire.MAX_ROWS, [[1] * 5] * (wire.MAX_ROWS + 1)], ids=["N", "N+1"])
+@pytest.mark.parametrize("rows", [[[1] * 5] * frames.MAX_ROWS, [[1] * 5] * (frames.MAX_ROWS + 1)], ids=["N", "N+1"])
 def test_the_number_of_sections_is_limited(rows: list[list[int]]) -> None:
     encoded = cbor2.dumps({"kind": "parcel", "session": bytes(16), "sequence": 1, "sections": rows})
-    if len(rows) == wire.MAX_ROWS:
-        wire.read(encoded)
+    if len(rows) == frames.MAX_ROWS:
+        frames.read(encoded)
     else:
         with pytest.raises(PeerError):
-            wire.read(encoded)
+            frames.read(encoded)
 
 
 @pytest.mark.parametrize(
@@ -237,30 +239,30 @@ def test_the_number_of_sections_is_limited(rows: list[list[int]]) -> None:
 )
 def test_a_huge_number_is_a_peer_error(value: Any) -> None:
     with pytest.raises(PeerError):
-        wire.read(cbor2.dumps(value))
+        frames.read(cbor2.dumps(value))
 
 
 def test_what_an_error_says_is_short() -> None:
     with pytest.raises(PeerError) as caught:
-        wire.read(cbor2.dumps({"kind": "request", "number": ["x" * 1000] * 1000, "what": ""}))
+        frames.read(cbor2.dumps({"kind": "request", "number": ["x" * 1000] * 1000, "what": ""}))
     assert len(str(caught.value)) <= 200
 
 
 @pytest.mark.parametrize("message", [b"\x01", b"\x01announcement", b"\x01snap", b"\x01tap", b"\x00x", b"\x00"])
 def test_a_subscription_to_a_topic_or_its_beginning(message: bytes) -> None:
-    wire.check_subscription(message)
+    frames.check_subscription(message)
 
 
 @pytest.mark.parametrize("message", [b"", b"\x01announcements", b"\x01x", b"\x02tap", b"tap"])
 def test_anything_else_from_a_subscriber_is_a_peer_error(message: bytes) -> None:
     with pytest.raises(PeerError):
-        wire.check_subscription(message)
+        frames.check_subscription(message)
 
 
 def test_a_frame_of_too_many_values_is_a_peer_error_that_costs_no_decoding() -> None:
     def frame(extra: int) -> bytes:
         return cbor.write({"kind": "request", "number": 1, "what": "drain", "later": [0] * extra})
 
-    assert wire.read(frame(wire.MAX_FRAME_VALUES - 9)) == wire.Request(1, "drain")
+    assert frames.read(frame(frames.MAX_FRAME_VALUES - 9)) == frames.Request(1, "drain")
     with pytest.raises(PeerError, match="more than 65536 values"):
-        wire.read(frame(wire.MAX_FRAME_VALUES - 8))
+        frames.read(frame(frames.MAX_FRAME_VALUES - 8))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core import section
 from zpipe.core.delivery import Delivery, Slice
-from zpipe.core.section import Section
+from zpipe.core.wire import section
+from zpipe.core.wire.section import Section
 from zpipe.core.work import Past, Task
 from zpipe.daemon.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
 

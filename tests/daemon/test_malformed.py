@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from zpipe.core import cbor, wire
+from zpipe.core.wire import cbor, frames
 from zpipe.daemon.malformed import FAULTS_A_MINUTE, MINUTE_S, MalformedLog, Source
 from zpipe.errors import PeerError
 
@@ -14,7 +14,7 @@ from zpipe.errors import PeerError
 def broken(sequence: object) -> PeerError:
     frame = cbor.write({"kind": "parcel", "session": bytes(16), "sequence": sequence, "sections": [[1, 3, 1, 1, 0]]})
     with pytest.raises(PeerError) as caught:
-        wire.read(frame)
+        frames.read(frame)
     return caught.value
 
 

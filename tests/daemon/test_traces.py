@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from zpipe.config import load
 from zpipe.core.delivery import Delivery, Slice
-from zpipe.core.section import Section, encode
+from zpipe.core.wire.section import Section, encode
 from zpipe.core.work import Failure, Past, Result, Task
 from zpipe.daemon import traces
 from zpipe.daemon.traces import HEADER, NS, Complaints, OpenTelemetry

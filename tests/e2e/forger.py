@@ -1,7 +1,7 @@
 """A program: another user of the machine attacks a pipeline whose addresses are on loopback. Prints what it was answered.
 
 It knows what everybody can: the ports, and what the control sockets broadcast. It speaks in maps of its own, not in the frames of
-`zpipe.core.wire`, as a stranger's program would.
+`zpipe.core.wire.frames`, as a stranger's program would.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import zmq
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 
 NOBODY = 65534
 HUGE = (1 << 63) - 1

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe.config import PipelineConfig, load
-from zpipe.core import cbor
 from zpipe.core.snapshot import broken
+from zpipe.core.wire import cbor
 from zpipe.daemon.watch import Watch
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import zmq
 from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, wait_until
 
-from zpipe.core import section, wire
+from zpipe.core.wire import frames, section
 
 CONFIG = """
 [pipeline]
@@ -31,7 +31,7 @@ plugin = "sqlite"
 batch = { messages = 10, timeout = "50ms" }
 options = { path = "out.db", table = "t", key = "id" }
 """
-F = TypeVar("F", bound=wire.Frame)
+F = TypeVar("F", bound=frames.Frame)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def next_of(kind: type[F], plug: zmq.Socket[bytes]) -> tuple[list[bytes], F]:
     """The next frame of this kind, with what came before it in its message; others are passed over."""
     for _ in range(1000):
         *before, encoded = plug.recv_multipart()
-        frame = wire.read(encoded)
+        frame = frames.read(encoded)
         if isinstance(frame, kind):
             return before, frame
     raise AssertionError(f"no {kind.__name__}")
@@ -87,17 +87,17 @@ class Consumer:
 
     def hello(self) -> None:
         self.number += 1
-        hello = wire.Hello(1, "p", "store", 1, "s1", self.secret, "", "read", self.inbox, self.number, 1000, "", [])
-        self.dealer.send(wire.write(hello))
-        self.session = next_of(wire.Welcome, self.dealer)[1].session
+        hello = frames.Hello(1, "p", "store", 1, "s1", self.secret, "", "read", self.inbox, self.number, 1000, "", [])
+        self.dealer.send(frames.write(hello))
+        self.session = next_of(frames.Welcome, self.dealer)[1].session
 
     def state(self, number: int, **more: Any) -> None:
         state: dict[str, Any] = {"received": 0, "released": 0, "floor": 0, "seen_stopped": False, **more}
-        said = wire.Statement(
+        said = frames.Statement(
             self.session, number, 1000, 1 << 20, **state, ranges=[], returned=[], finished=[],
             rate=0.0, reply=False, leaving=False,
         )  # fmt: skip
-        self.dealer.send(wire.write(said))
+        self.dealer.send(frames.write(said))
 
     def ids(self, count: int) -> tuple[int, list[str]]:
         """So many messages: the last parcel's sequence, and their ids."""
@@ -105,8 +105,8 @@ class Consumer:
         sequence = 0
         while len(found) < count:
             header, body = self.pull.recv_multipart()
-            parcel = wire.read(header)
-            assert isinstance(parcel, wire.Parcel)
+            parcel = frames.read(header)
+            assert isinstance(parcel, frames.Parcel)
             if parcel.session == self.session:
                 sequence = parcel.sequence
                 for row in parcel.sections:
@@ -133,21 +133,21 @@ def test_a_consumer_that_lies_is_refused_and_may_begin_anew(make: MakePipeline) 
         ]
         for lie, reason in lies:
             one.state(2, **lie)
-            _, refuse = next_of(wire.Refuse, dealer)
+            _, refuse = next_of(frames.Refuse, dealer)
             assert (refuse.session, refuse.reason) == (one.session, reason)
             logged(reading, "warning read.1 event=session.broken", "consumer=store.1", f'reason="{reason}"')
             one.hello()
             one.state(1)
             sequence, again = one.ids(500)
             assert again == first, "nothing was acked by a lie"
-        dealer.send(wire.write(wire.Refuse(one.session, "has sent 9 messages: more than its credit", 1)))
+        dealer.send(frames.write(frames.Refuse(one.session, "has sent 9 messages: more than its credit", 1)))
         logged(reading, "warning read.1 event=session.given_up", "consumer=store.1", "more than its credit")
         one.hello()
         one.state(1)
         sequence, again = one.ids(500)
         assert again == first
         one.state(2, received=sequence, released=500, floor=sequence)
-        assert isinstance(wire.read(pull.recv_multipart()[0]), wire.End)
+        assert isinstance(frames.read(pull.recv_multipart()[0]), frames.End)
         one.state(3, received=sequence + 1, released=500, floor=sequence + 1, seen_stopped=True)
         assert reading.wait() == 0, reading.stderr
 
@@ -166,19 +166,19 @@ def test_a_producer_that_lies_is_refused_and_asked_anew(make: MakePipeline) -> N
             ({"number": 1 << 40}, f"confirms statement {1 << 40}, of "),
             ({"sent_messages": 1 << 40}, "more than its credit"),
         ):
-            [route], hello = next_of(wire.Hello, router)
+            [route], hello = next_of(frames.Hello, router)
             session = token_bytes(16)
-            router.send_multipart([route, wire.write(wire.Welcome(1, session, "r1", hello.number))])
-            _, said = next_of(wire.Statement, router)
+            router.send_multipart([route, frames.write(frames.Welcome(1, session, "r1", hello.number))])
+            _, said = next_of(frames.Statement, router)
             assert said.session == session
             counts = {"number": 1, "sequence": 0, "sent_messages": 0, "sent_bytes": 0, "lowest": 1, "need_bytes": 0}
-            router.send_multipart([route, wire.write(wire.Confirm(session, **counts | lie))])
-            _, refuse = next_of(wire.Refuse, router)
+            router.send_multipart([route, frames.write(frames.Confirm(session, **counts | lie))])
+            _, refuse = next_of(frames.Refuse, router)
             assert refuse.session == session and reason in refuse.reason
             logged(storing, "warning store.1 event=session.broken upstream=read.1", reason)
-        [route], hello = next_of(wire.Hello, router)
+        [route], hello = next_of(frames.Hello, router)
         session = token_bytes(16)
-        router.send_multipart([route, wire.write(wire.Welcome(1, session, "r1", hello.number))])
-        router.send_multipart([route, wire.write(wire.Refuse(session, "acks parcel 4, of 3 received", 1))])
+        router.send_multipart([route, frames.write(frames.Welcome(1, session, "r1", hello.number))])
+        router.send_multipart([route, frames.write(frames.Refuse(session, "acks parcel 4, of 3 received", 1))])
         logged(storing, 'warning store.1 event=session.refused upstream=read.1 reason="acks parcel 4, of 3 received"')
-        next_of(wire.Hello, router)
+        next_of(frames.Hello, router)

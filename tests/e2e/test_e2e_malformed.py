@@ -13,7 +13,7 @@ import zmq
 from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, wait_until
 
-from zpipe.core import cbor, wire
+from zpipe.core.wire import cbor, frames
 from zpipe.daemon.malformed import FAULTS_A_MINUTE, MINUTE_S
 
 CONFIG = """
@@ -69,14 +69,14 @@ def connected(kind: int, path: Path) -> Iterator[zmq.Socket[bytes]]:
 
 def broken_frames(chance: random.Random) -> list[list[bytes]]:
     """What is not a frame, what is one cut short, one of the wrong kind, and one with fields out of range."""
-    parcel = wire.write(wire.Parcel(NO_SESSION, 1, [[1, 10, 1, 1]]))
-    frames = [[chance.randbytes(chance.randrange(200))] for _ in range(100)]
-    frames += [[parcel[:cut]] for cut in range(0, len(parcel), 5)]
-    frames += [[parcel, b"x", b"y"], [b""], [b"", b""], [wire.write(wire.Done(1, "RUNNING")), b""]]
-    frames += [[cbor.write({"kind": kind})] for kind in ("hello", "statement", "parcel", "nonsense")]
-    frames += [[cbor.write({"kind": "parcel", "session": NO_SESSION, "sequence": -1, "sections": [[1 << 70]]})]]
-    frames += [[b"\x9f" * 2000], [b"\xc1\xc1\xc1"], [cbor.write([[[[]]]] * 10_000)]]
-    return frames
+    parcel = frames.write(frames.Parcel(NO_SESSION, 1, [[1, 10, 1, 1]]))
+    multipart = [[chance.randbytes(chance.randrange(200))] for _ in range(100)]
+    multipart += [[parcel[:cut]] for cut in range(0, len(parcel), 5)]
+    multipart += [[parcel, b"x", b"y"], [b""], [b"", b""], [frames.write(frames.Done(1, "RUNNING")), b""]]
+    multipart += [[cbor.write({"kind": kind})] for kind in ("hello", "statement", "parcel", "nonsense")]
+    multipart += [[cbor.write({"kind": "parcel", "session": NO_SESSION, "sequence": -1, "sections": [[1 << 70]]})]]
+    multipart += [[b"\x9f" * 2000], [b"\xc1\xc1\xc1"], [cbor.write([[[[]]]] * 10_000)]]
+    return multipart
 
 
 def test_random_bytes_and_broken_frames(make: MakePipeline) -> None:
@@ -87,8 +87,8 @@ def test_random_bytes_and_broken_frames(make: MakePipeline) -> None:
     for stage in STAGES:
         for kind, path in ((zmq.PUSH, inbox(pipeline, stage)), (zmq.DEALER, folder(pipeline, stage) / "feedback.sock")):
             with connected(kind, path) as plug:
-                for frames in broken_frames(chance):
-                    plug.send_multipart(frames)
+                for multipart in broken_frames(chance):
+                    plug.send_multipart(multipart)
         with connected(zmq.XSUB, folder(pipeline, stage) / "control.sock") as plug:
             for _ in range(100):
                 plug.send(chance.randbytes(100))
@@ -114,7 +114,7 @@ def test_each_fault_is_logged_once_with_its_sender_socket_kind_and_field(make: M
         for _ in range(50):
             plug.send_multipart([bad_parcel, b"abc"])
             plug.send_multipart([b"\xff", b""])
-            plug.send_multipart([wire.write(wire.Request(1, "drain")), b""])
+            plug.send_multipart([frames.write(frames.Request(1, "drain")), b""])
     with connected(zmq.DEALER, folder(pipeline, "work") / "feedback.sock") as plug:
         for number in range(50):
             plug.send(cbor.write({"kind": "request", "number": number, "what": number}))
@@ -144,10 +144,10 @@ LIES = [[0, 1 << 62, 1 << 62], [7, 3, 0]]
 
 
 def hello(stage: str, upstream: str, address: str, number: int) -> bytes:
-    body = wire.Hello(
-        wire.VERSION, "p", stage, 1, "0123456789ab", bytes(16), "", upstream, address, number, 1000, "", []
+    body = frames.Hello(
+        frames.VERSION, "p", stage, 1, "0123456789ab", bytes(16), "", upstream, address, number, 1000, "", []
     )
-    return wire.write(body)
+    return frames.write(body)
 
 
 def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
@@ -164,7 +164,7 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         "ipc://" + "x" * 900,
         "\0",
     ]
-    everything = wire.Statement(
+    everything = frames.Statement(
         NO_SESSION,
         1,
         1 << 62,
@@ -182,21 +182,33 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
     )
     with connected(zmq.DEALER, folder(pipeline, "read") / "feedback.sock") as plug:
         plug.setsockopt(zmq.RCVTIMEO, 5000)
-        plug.send(wire.write(everything))
-        assert isinstance(wire.read(plug.recv()), wire.Refuse)
+        plug.send(frames.write(everything))
+        assert isinstance(frames.read(plug.recv()), frames.Refuse)
         plug.send(hello("store", "read", "ipc:///tmp/x", 1))
-        refused = wire.read(plug.recv())
-        assert isinstance(refused, wire.Refuse) and "no link" in refused.reason
+        refused = frames.read(plug.recv())
+        assert isinstance(refused, frames.Refuse) and "no link" in refused.reason
         for number, address in enumerate(addresses, 2):
-            body = wire.Hello(
-                wire.VERSION, "p", "work", 99, f"{number:012}", bytes(16), "", "read", address, number, 1000, "x", LIES
+            body = frames.Hello(
+                frames.VERSION,
+                "p",
+                "work",
+                99,
+                f"{number:012}",
+                bytes(16),
+                "",
+                "read",
+                address,
+                number,
+                1000,
+                "x",
+                LIES,
             )
-            plug.send(wire.write(body))
-            assert isinstance(answer := wire.read(plug.recv()), wire.Refuse) and "inbox" in answer.reason, address
+            plug.send(frames.write(body))
+            assert isinstance(answer := frames.read(plug.recv()), frames.Refuse) and "inbox" in answer.reason, address
     with connected(zmq.PUSH, inbox(pipeline, "store")) as plug:
         for sequence in range(50):
-            plug.send_multipart([wire.write(wire.Parcel(NO_SESSION, sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])
-            plug.send_multipart([wire.write(wire.End(NO_SESSION, sequence)), b""])
+            plug.send_multipart([frames.write(frames.Parcel(NO_SESSION, sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])
+            plug.send_multipart([frames.write(frames.End(NO_SESSION, sequence)), b""])
     ledger = run.ledger()
     assert all(row["restarts"] == 0 for row in ledger["stages"].values()), run.stderr
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(3000))

@@ -17,7 +17,7 @@ import pytest
 from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, send, wait_until
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 
 CONFIG = """
 [pipeline]

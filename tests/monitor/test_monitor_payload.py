@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 from zpipe.monitor import editing, payload
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core import section, wire
+from zpipe.core.wire import frames, section
 from zpipe.fixture import as_row, from_json, to_json
 from zpipe.messages import Message
 from zpipe.monitor.condition import read_condition
@@ -239,13 +239,13 @@ def test_what_is_no_fixture_is_named_with_its_line(line: str, tmp_path: Path) ->
 # ---- what is shown of what passes
 
 
-def frame(first: int, count: int, passed: int, payload: Any = None, **more: Any) -> wire.Tap:
+def frame(first: int, count: int, passed: int, payload: Any = None, **more: Any) -> frames.Tap:
     ids = [f"read:{n}" for n in range(first, first + count)]
     payloads = [{"n": n} if payload is None else payload for n in range(first, first + count)]
     body = section.encode(ids, [100.0] * count, payloads, None)
     fields = {"pipeline": "p", "stage": "map", "instance": 2, "upstream": "read", "outlet": "", "consumer": "map"}
     fields |= {"peer": 1, "passed": passed, "count": count, "attempt": 1, "size": len(body), "body": body}
-    return wire.Tap(**(fields | more))
+    return frames.Tap(**(fields | more))
 
 
 def passings(

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ the messages sent to a folder of theirs.
 
 from __future__ import annotations
 
-from zpipe.core import wire
 from zpipe.core.addresses import MAX_SOCKET_PATH_BYTES, TCP, same_host
 from zpipe.core.policy import ConsumerPolicy
+from zpipe.core.wire import frames
 
 
-def problem_of(hello: wire.Hello, sender: str, policy: ConsumerPolicy) -> str:
+def problem_of(hello: frames.Hello, sender: str, policy: ConsumerPolicy) -> str:
     """Why the hello cannot be met, in words; "" if it can. `sender` is the host it came from, or a text that is none."""
     if hello.instance < 1:
         return f"instance {hello.instance}: instances are numbered from 1"
@@ -37,7 +37,7 @@ def _problem_of_host(host: str, port: int, inbox: str, sender: str, policy: Cons
     return f"inbox {inbox[:160]!r} must be at the consumer's own host ({sender}){named}"
 
 
-def _problem_of_path(path: str, hello: wire.Hello, policy: ConsumerPolicy) -> str:
+def _problem_of_path(path: str, hello: frames.Hello, policy: ConsumerPolicy) -> str:
     folder, _, name = path.rpartition("/")
     own = f"{hello.pipeline}.{hello.stage}.{hello.instance}"
     if not policy.folders:

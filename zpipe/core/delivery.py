@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zpipe.core.ranges import RangeSet
-from zpipe.core.section import Section
+from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zpipe.core import admission, wire
+from zpipe.core import admission
 from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply, SendParcel
 from zpipe.core.ledger import Derivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
+from zpipe.core.wire import frames
 from zpipe.core.work import Chunk
 
 HIGH_WATER_SLACK = 64
@@ -131,7 +132,7 @@ class Downstream:
 
     # ---- what consumers say
 
-    def hello(self, route: bytes, hello: wire.Hello, now: float, sender: str) -> list[Action]:
+    def hello(self, route: bytes, hello: frames.Hello, now: float, sender: str) -> list[Action]:
         """Opens a session, after closing the one this consumer had. A repeated hello is answered again.
 
         An open session is another's, whatever the hello says, if it does not have the secret that opened it. Such a consumer
@@ -157,7 +158,7 @@ class Downstream:
         elif len(outlet.sessions) >= self._consumers(hello.stage).most:
             problem = f"{len(outlet.sessions)} instances of stage {hello.stage!r} are in session, which is the most there may be"
             return self._refuse_hello(route, hello, problem, sender)
-        id = self._random_bytes(wire.SECRET_BYTES)
+        id = self._random_bytes(frames.SECRET_BYTES)
         session = OutletSession(id, hello, route, now)
         outlet.sessions[id] = session
         if hello.suspects_of == self._incarnation:
@@ -166,19 +167,19 @@ class Downstream:
         high_water_mark = hello.queue_messages + HIGH_WATER_SLACK
         return [*actions, OpenSession(id, hello.inbox, high_water_mark), self._welcome(session)]
 
-    def _refuse_hello(self, route: bytes, hello: wire.Hello, problem: str, sender: str) -> list[Action]:
-        consumer, problem = f"{hello.stage}.{hello.instance}"[:160], problem[: wire.MAX_TEXT_CHARACTERS]
+    def _refuse_hello(self, route: bytes, hello: frames.Hello, problem: str, sender: str) -> list[Action]:
+        consumer, problem = f"{hello.stage}.{hello.instance}"[:160], problem[: frames.MAX_TEXT_CHARACTERS]
         return [
-            Reply(route, wire.write(wire.Refuse(b"", problem, hello.number))),
+            Reply(route, frames.write(frames.Refuse(b"", problem, hello.number))),
             Note("hello.refused", {"sender": sender, "consumer": consumer, "reason": problem}),
         ]
 
     def _consumers(self, stage: str) -> ConsumerPolicy:
         return self._policy.consumers.get(stage) or ConsumerPolicy()
 
-    def _problem(self, hello: wire.Hello, outlet: Outlet | None, sender: str) -> str:
-        if hello.version != wire.VERSION:
-            return f"protocol version {hello.version}: this producer speaks {wire.VERSION}"
+    def _problem(self, hello: frames.Hello, outlet: Outlet | None, sender: str) -> str:
+        if hello.version != frames.VERSION:
+            return f"protocol version {hello.version}: this producer speaks {frames.VERSION}"
         if hello.pipeline != self._pipeline:
             return f"pipeline {hello.pipeline!r}: this is {self._pipeline!r}"
         if hello.upstream != self._stage:
@@ -189,14 +190,14 @@ class Downstream:
         return admission.problem_of(hello, sender, self._consumers(hello.stage))
 
     def _welcome(self, session: OutletSession) -> Reply:
-        welcome = wire.Welcome(wire.VERSION, session.id, self._incarnation, session.hello.number)
-        return Reply(session.route, wire.write(welcome))
+        welcome = frames.Welcome(frames.VERSION, session.id, self._incarnation, session.hello.number)
+        return Reply(session.route, frames.write(welcome))
 
-    def statement(self, route: bytes, statement: wire.Statement, now: float, sender: str) -> list[Action]:
+    def statement(self, route: bytes, statement: frames.Statement, now: float, sender: str) -> list[Action]:
         """A consumer's state. One that cannot be true ends its session: nobody knows which of its acks to believe."""
         known = self._sessions.get(statement.session)
         if known is None or known[1].route != route:
-            refusal: list[Action] = [self._refuse(route, statement, wire.NO_SESSION)]
+            refusal: list[Action] = [self._refuse(route, statement, frames.NO_SESSION)]
             if known is None:
                 return refusal
             reason = "a statement came by another connection than its session's"
@@ -211,7 +212,7 @@ class Downstream:
         outlet.read_statement(session, statement, now)
         return [self._confirm(outlet, session)] if statement.reply else []
 
-    def refused(self, route: bytes, refuse: wire.Refuse, sender: str) -> list[Action]:
+    def refused(self, route: bytes, refuse: frames.Refuse, sender: str) -> list[Action]:
         """A consumer gives its session up, and says why."""
         known = self._sessions.get(refuse.session)
         if known is None or known[1].route != route:
@@ -219,13 +220,13 @@ class Downstream:
         note = Note("session.given_up", {"sender": sender, "consumer": known[1].name, "reason": refuse.reason})
         return [*self.close(refuse.session), note]
 
-    def _refuse(self, route: bytes, statement: wire.Statement, reason: str) -> Reply:
-        return Reply(route, wire.write(wire.Refuse(statement.session, reason, statement.number)))
+    def _refuse(self, route: bytes, statement: frames.Statement, reason: str) -> Reply:
+        return Reply(route, frames.write(frames.Refuse(statement.session, reason, statement.number)))
 
     def _confirm(self, outlet: Outlet, session: OutletSession) -> Reply:
-        return Reply(session.route, wire.write(session.confirm(outlet.lowest)))
+        return Reply(session.route, frames.write(session.confirm(outlet.lowest)))
 
-    def hello_of(self, session_id: bytes) -> wire.Hello | None:
+    def hello_of(self, session_id: bytes) -> frames.Hello | None:
         """By which link a session goes, and to whom."""
         known = self._sessions.get(session_id)
         return known[1].hello if known is not None else None

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from zpipe.core import wire
 from zpipe.core.allotment import Allotment
 from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.inlet_session import NEVER, PARTS_S, InletSession
 from zpipe.core.ledger import Counts
-from zpipe.core.parcel import part
 from zpipe.core.policy import Bound, LinkPolicy
-from zpipe.core.section import Section
 from zpipe.core.upstream import Upstream
+from zpipe.core.wire import frames
+from zpipe.core.wire.parcel import part
+from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 
@@ -49,7 +49,7 @@ class Inlet:
 
     # ---- parcels
 
-    def accept(self, session_id: bytes, parcel: wire.Parcel | wire.End, body: bytes, now: float) -> bool:
+    def accept(self, session_id: bytes, parcel: frames.Parcel | frames.End, body: bytes, now: float) -> bool:
         """Takes a parcel into the queue. False: its session must be reset (a gap). Raises PeerError if it is malformed.
 
         A parcel of no open session is a leftover of one that was reset, or a repeat: it is passed over.
@@ -59,7 +59,7 @@ class Inlet:
             return True
         if parcel.sequence != session.sequence + 1:
             return False
-        sections = [] if isinstance(parcel, wire.End) else part(parcel, body)
+        sections = [] if isinstance(parcel, frames.End) else part(parcel, body)
         if not session.admits(sections):
             raise PeerError(f"{session.upstream.name} sent more than its credit")
         session.sequence = parcel.sequence
@@ -195,7 +195,7 @@ class Inlet:
 
     # ---- sessions
 
-    def open(self, upstream: Upstream, welcome: wire.Welcome, now: float) -> None:
+    def open(self, upstream: Upstream, welcome: frames.Welcome, now: float) -> None:
         """A session that the producer has welcomed."""
         session = InletSession(welcome.session, welcome.incarnation, upstream, now)
         upstream.begin(session)
@@ -238,7 +238,7 @@ class Inlet:
         session = self._sessions.get(session_id)
         return session.upstream if session is not None else None
 
-    def confirmed(self, session: InletSession, confirm: wire.Confirm, now: float) -> None:
+    def confirmed(self, session: InletSession, confirm: frames.Confirm, now: float) -> None:
         """What the producer has read and sent: room it gave up may be granted to others now. Raises PeerError if it cannot be."""
         if not session.confirmed(confirm):
             return
@@ -266,7 +266,7 @@ class Inlet:
 
     # ---- statements
 
-    def statements(self, now: float) -> Iterator[tuple[Upstream, wire.Statement]]:
+    def statements(self, now: float) -> Iterator[tuple[Upstream, frames.Statement]]:
         """Those that are due now."""
         if self._moved:
             self._share(now)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpipe.core import wire
 from zpipe.core.credit import Grant
 from zpipe.core.delivery import Delivery
 from zpipe.core.ranges import RangeSet
-from zpipe.core.section import Section
+from zpipe.core.wire import frames
+from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class InletSession:
             self.messages.received + count <= self.messages.ceiling and self.bytes.received + size <= self.bytes.ceiling
         )
 
-    def confirmed(self, confirm: wire.Confirm) -> bool:
+    def confirmed(self, confirm: frames.Confirm) -> bool:
         """What the producer has read and sent is now known. False for a late copy. Raises PeerError for one that cannot be.
 
         All that a confirm counts only grows, so of two of them one is the older in every count.
@@ -144,7 +144,7 @@ class InletSession:
         """The producer may soon stand still for want of credit that could be stated."""
         return self.messages.low or self.bytes.low
 
-    def state(self, rate: float, leaving: bool, seen_stopped: bool) -> wire.Statement:
+    def state(self, rate: float, leaving: bool, seen_stopped: bool) -> frames.Statement:
         """The next statement."""
         self._number += 1
         self.messages.issue(self._number)
@@ -155,7 +155,7 @@ class InletSession:
         self.finished.discard_below(self._floor + 1)
         self.due_at = NEVER
         self.changed = False
-        return wire.Statement(
+        return frames.Statement(
             self.id,
             self._number,
             self.messages.limit,

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zpipe.core import wire
 from zpipe.core.actions import Action, Note, Tell
 from zpipe.core.inlet import Inlet
 from zpipe.core.inlet_session import InletSession
 from zpipe.core.policy import StagePolicy
 from zpipe.core.upstream import Upstream
+from zpipe.core.wire import frames
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
@@ -108,31 +108,31 @@ class Intake:
 
     # ---- what upstream instances say
 
-    def heard(self, peer: tuple[str, int], frame: wire.Frame, now: float) -> list[Action]:
+    def heard(self, peer: tuple[str, int], frame: frames.Frame, now: float) -> list[Action]:
         """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
         actions: list[Action] = []
         for upstream in self._of(peer):
             upstream.heard_at = now
             session = upstream.session
             match frame:
-                case wire.Announcement():
+                case frames.Announcement():
                     if frame.stage != upstream.stage or frame.instance != upstream.instance:
                         raise PeerError(f"announces itself as {frame.stage}.{frame.instance}", frame.kind, "stage")
                     if upstream.hear(frame, now) and session is not None:
                         self._ask_anew(upstream, now)
                     elif upstream.stopped and session is not None:
                         session.due(now)
-                case wire.Welcome():
+                case frames.Welcome():
                     if upstream.hello_at is not None and frame.number == upstream.hello_number:
                         upstream.hello_at = None
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)
-                case wire.Confirm():
+                case frames.Confirm():
                     if session is not None and session.id == frame.session:
                         actions += self._confirmed(upstream, session, frame, now)
-                case wire.Refuse():
+                case frames.Refuse():
                     if session is not None and session.id == frame.session:
-                        fault = frame.reason != wire.NO_SESSION
+                        fault = frame.reason != frames.NO_SESSION
                         self._ask_anew(upstream, now, fault)
                         if fault:
                             actions.append(_note("session.refused", upstream, frame.reason))
@@ -142,19 +142,21 @@ class Intake:
                     raise PeerError(f"a {frame.kind} from an upstream instance", frame.kind)
         return actions
 
-    def _confirmed(self, upstream: Upstream, session: InletSession, confirm: wire.Confirm, now: float) -> list[Action]:
+    def _confirmed(
+        self, upstream: Upstream, session: InletSession, confirm: frames.Confirm, now: float
+    ) -> list[Action]:
         """One that cannot be true ends the session, and the producer is told: nobody knows what it has sent by then."""
         try:
             self._inlet.confirmed(session, confirm, now)
         except PeerError as error:
             self._ask_anew(upstream, now, fault=True)
-            refuse = wire.Refuse(session.id, str(error), confirm.number)
-            return [Tell(upstream.peer, wire.write(refuse)), _note("session.broken", upstream, str(error))]
+            refuse = frames.Refuse(session.id, str(error), confirm.number)
+            return [Tell(upstream.peer, frames.write(refuse)), _note("session.broken", upstream, str(error))]
         return []
 
-    def parcel(self, frame: wire.Frame, body: bytes, now: float) -> None:
+    def parcel(self, frame: frames.Frame, body: bytes, now: float) -> None:
         """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
-        if not isinstance(frame, wire.Parcel | wire.End):
+        if not isinstance(frame, frames.Parcel | frames.End):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
         try:
@@ -182,8 +184,8 @@ class Intake:
             if upstream.hello_at is None or upstream.hello_at > now or upstream.stopped or not upstream.connected:
                 continue
             upstream.hello_at = now + self._policy.link.heartbeat_s
-            hello = wire.Hello(
-                wire.VERSION,
+            hello = frames.Hello(
+                frames.VERSION,
                 me.pipeline,
                 me.stage,
                 me.instance,
@@ -196,7 +198,7 @@ class Intake:
                 self._policy.queue.messages,
                 *self._suspects.get(upstream.key, ("", [])),
             )
-            actions.append(Tell(upstream.peer, wire.write(hello)))
+            actions.append(Tell(upstream.peer, frames.write(hello)))
         return actions
 
     def next_at(self) -> float:

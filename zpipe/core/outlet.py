@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from zpipe.core import wire
 from zpipe.core.ages import Ages
 from zpipe.core.ledger import Derivation
 from zpipe.core.outlet_session import Flight, OutletSession
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.section import Section
 from zpipe.core.suspicion import Suspicions
+from zpipe.core.wire import frames
+from zpipe.core.wire.section import Section
 from zpipe.core.work import Chunk
 
 SOON_S = 0.001
@@ -125,7 +125,7 @@ class Outlet:
 
     # ---- what comes from consumers
 
-    def read_statement(self, session: OutletSession, statement: wire.Statement, now: float) -> None:
+    def read_statement(self, session: OutletSession, statement: frames.Statement, now: float) -> None:
         """Applies a consumer's state, which can be true (`problem_of`): returns first, since a parcel with returned messages
         may be acked by the same."""
         if not session.read(statement, now):
@@ -272,7 +272,7 @@ class Outlet:
         room_bytes = session.room_bytes
         sections: list[Section] = []
         loaded_bytes = 0
-        while self._unsent and room_messages > 0 and len(sections) < wire.MAX_ROWS:
+        while self._unsent and room_messages > 0 and len(sections) < frames.MAX_ROWS:
             first = self._unsent[0]
             if first.count > room_messages:
                 if sections:  # cutting decodes and encodes: the rest may travel whole in the next parcel

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zpipe.core import wire
 from zpipe.core.ranges import RangeSet
-from zpipe.core.section import Section
+from zpipe.core.wire import frames
+from zpipe.core.wire.section import Section
 
 
 class Flight:
@@ -32,9 +32,9 @@ class Flight:
 
     def header(self, session: bytes) -> bytes:
         if self.end:
-            return wire.write(wire.End(session, self.sequence))
+            return frames.write(frames.End(session, self.sequence))
         rows = [[s.count, s.size, s.first, s.attempt, s.suspicion] for _, s in self.sections]
-        return wire.write(wire.Parcel(session, self.sequence, rows))
+        return frames.write(frames.Parcel(session, self.sequence, rows))
 
 
 class OutletSession:
@@ -47,7 +47,7 @@ class OutletSession:
     moved_at    when it last received what was sent, or had received everything
     """
 
-    def __init__(self, id: bytes, hello: wire.Hello, route: bytes, now: float) -> None:
+    def __init__(self, id: bytes, hello: frames.Hello, route: bytes, now: float) -> None:
         self.id = id
         self.hello = hello
         self.route = route
@@ -124,7 +124,7 @@ class OutletSession:
         self.need_bytes = self._said_need = 0
         return flight
 
-    def problem_of(self, statement: wire.Statement) -> str:
+    def problem_of(self, statement: frames.Statement) -> str:
         """Why the statement cannot be true, in words; "" if it can. An older one than the last was judged, or overtaken."""
         if statement.number <= self.statement_number:
             return ""
@@ -145,7 +145,7 @@ class OutletSession:
                 return f"names messages {start} to {stop} of parcel {sequence}, which has none such or was not received"
         return ""
 
-    def read(self, statement: wire.Statement, now: float) -> bool:
+    def read(self, statement: frames.Statement, now: float) -> bool:
         """Takes over the consumer's state. False for one older than the last: they describe state, so the newest counts."""
         self.heard_at = now
         if statement.number <= self.statement_number:
@@ -164,7 +164,7 @@ class OutletSession:
         self.seen_stopped = statement.seen_stopped
         return True
 
-    def pop_acked(self, statement: wire.Statement) -> Iterator[Flight]:
+    def pop_acked(self, statement: frames.Statement) -> Iterator[Flight]:
         """Takes out every flight the statement acks."""
         acked = RangeSet()
         acked.add(0, statement.floor + 1)
@@ -189,10 +189,10 @@ class OutletSession:
             and not under_way
         )
 
-    def confirm(self, lowest: int) -> wire.Confirm:
+    def confirm(self, lowest: int) -> frames.Confirm:
         """What this producer has sent and read."""
         self._said_need = self.need_bytes
-        return wire.Confirm(
+        return frames.Confirm(
             self.id,
             self.statement_number,
             self.sequence,

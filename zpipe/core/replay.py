@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zpipe.core.delivery import Delivery, Slice
-from zpipe.core.section import Section
+from zpipe.core.wire.section import Section
 
 MOST = 64
 """Letters in hand at once: enough to keep workers busy at any rate worth replaying at, and a kill repeats no more."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpipe.core import wire
 from zpipe.core.actions import TakeLetters
+from zpipe.core.wire import frames
 
 if TYPE_CHECKING:
     from zpipe.core.stage import Stage
@@ -14,7 +14,7 @@ LOOKS = frozenset({"snapshot", "tap"})
 """Requests that change nothing of what the instance does."""
 
 
-def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.Refuse:
+def answer(stage: Stage, request: frames.Request, now: float) -> frames.Done | frames.Refuse:
     """Has the stage do what is asked, and says in which state it is then, or why it is not done.
 
     Every request describes a state, so asking twice changes nothing: an operator whose answer was lost asks again.
@@ -23,13 +23,13 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
         case "drain" if stage.intake.head:
             stage.drain()
         case "drain":
-            return wire.Refuse(b"", "a drain begins at a head stage", request.number)
+            return frames.Refuse(b"", "a drain begins at a head stage", request.number)
         case "leave":
             stage.leave(now)
         case "pause" | "resume":
             stage.pause(request.what == "pause")
         case "replay" if stage.intake.head:
-            return wire.Refuse(
+            return frames.Refuse(
                 b"", "a source's records come from what it reads, and cannot be replayed", request.number
             )
         case "replay":
@@ -41,5 +41,5 @@ def answer(stage: Stage, request: wire.Request, now: float) -> wire.Done | wire.
         ):
             stage.tap.ask(int(rate), now)
         case _:
-            return wire.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
-    return wire.Done(request.number, stage.state.value)
+            return frames.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
+    return frames.Done(request.number, stage.state.value)

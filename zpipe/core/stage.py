@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zpipe.core import snapshot, wire
+from zpipe.core import snapshot
 from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
 from zpipe.core.downstream import Downstream
 from zpipe.core.emission import EmissionLimit
@@ -25,6 +25,7 @@ from zpipe.core.report import Report, following
 from zpipe.core.requests import LOOKS, answer
 from zpipe.core.source import Source
 from zpipe.core.tap import Tap
+from zpipe.core.wire import frames
 from zpipe.core.work import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
@@ -63,7 +64,7 @@ class Stage:
         self.lifecycle = Lifecycle()
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
         self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy, random_bytes)
-        secret = random_bytes(wire.SECRET_BYTES)
+        secret = random_bytes(frames.SECRET_BYTES)
         self.intake = Intake(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = Source() if not inputs else None
@@ -89,15 +90,15 @@ class Stage:
         route   the connection it came by;  sender: what is known of who sent it, a tcp peer's host and nothing else
         """
         self._wake(now)
-        frame = wire.read(encoded)
+        frame = frames.read(encoded)
         match frame:
-            case wire.Hello():
+            case frames.Hello():
                 self._actions += self.downstream.hello(route, frame, now, sender)
-            case wire.Statement():
+            case frames.Statement():
                 self._actions += self.downstream.statement(route, frame, now, sender)
-            case wire.Refuse():
+            case frames.Refuse():
                 self._actions += self.downstream.refused(route, frame, sender)
-            case wire.Request():
+            case frames.Request():
                 self._request(route, frame, now, sender)
             case _:
                 raise PeerError(f"a {frame.kind} on the feedback socket", frame.kind)
@@ -106,25 +107,25 @@ class Stage:
         """The instance that is in session by that route of the feedback socket; "" if none is."""
         return self.downstream.consumer_at(route)
 
-    def _request(self, route: bytes, request: wire.Request, now: float, sender: str) -> None:
+    def _request(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
         """Whoever asks is named in the log, as an order changes what the instance does. A look is asked for every second."""
         said = answer(self, request, now)
         what = request.what.partition(":")[0][:80]
-        refused = said.reason if isinstance(said, wire.Refuse) else None
+        refused = said.reason if isinstance(said, frames.Refuse) else None
         fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
         order = what not in LOOKS
         note = Note("operator.request", fields, warning=order, repeats=order and refused is None)
-        self._actions += [Reply(route, wire.write(said)), note]
+        self._actions += [Reply(route, frames.write(said)), note]
 
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
         self._wake(now)
-        self._actions += self.intake.heard(peer, wire.read(encoded), now)
+        self._actions += self.intake.heard(peer, frames.read(encoded), now)
 
     def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
         """A parcel in the inbox. Raises PeerError."""
         self._wake(now)
-        frame = wire.read(header)
+        frame = frames.read(header)
         self.intake.parcel(frame, body, now)
         self._actions += self.tap.entered(self.inlet, frame, body, now)
 
@@ -268,7 +269,7 @@ class Stage:
         self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.needy()
         self.processing.size_window()
-        self._actions += [Tell(to.peer, wire.write(statement)) for to, statement in self.inlet.statements(now)]
+        self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._speak(now)
         self.processing.note_idle(now, self._limit.left, self.intake.hungry)
         actions, self._actions = self._actions, []
@@ -306,15 +307,15 @@ class Stage:
         hungry = self.ending.hungry() or (self.processing.stuck and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             self._announced = (self.state, hungry)
-            self._actions.append(Publish(ANNOUNCEMENT, wire.write(self._announcement(hungry))))
+            self._actions.append(Publish(ANNOUNCEMENT, frames.write(self._announcement(hungry))))
         if now >= self.snapshot_at:
             self.snapshot_at = following(now, self.policy.interval_s)
-            self._actions.append(Publish(SNAPSHOT, wire.write(wire.Snapshot(self.snapshot(now)))))
+            self._actions.append(Publish(SNAPSHOT, frames.write(frames.Snapshot(self.snapshot(now)))))
 
-    def _announcement(self, hungry: bool) -> wire.Announcement:
+    def _announcement(self, hungry: bool) -> frames.Announcement:
         me = self.me
         ended = self.state is State.STOPPED and not self.ending.leaving
-        return wire.Announcement(me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, hungry, ended)
+        return frames.Announcement(me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, hungry, ended)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zpipe.core.section import Section
+from zpipe.core.wire.section import Section
 
 
 class Suspicions:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zpipe.core import wire
 from zpipe.core.actions import Action, Publish, SendParcel
 from zpipe.core.downstream import Downstream
 from zpipe.core.inlet import Inlet
 from zpipe.core.intake import Self
 from zpipe.core.policy import TapPolicy
+from zpipe.core.wire import frames
 
 TAP = b"tap"
 """The topic on control."""
@@ -80,9 +80,9 @@ class Tap:
         self._sections = sections
         self._until = now + self._policy.lease_s
 
-    def entered(self, inlet: Inlet, frame: wire.Frame, body: bytes, now: float) -> list[Action]:
+    def entered(self, inlet: Inlet, frame: frames.Frame, body: bytes, now: float) -> list[Action]:
         """A parcel that the inlet has taken."""
-        if now >= self._until or not isinstance(frame, wire.Parcel):
+        if now >= self._until or not isinstance(frame, frames.Parcel):
             return []
         upstream = inlet.owner(frame.session)
         if upstream is None:
@@ -99,14 +99,14 @@ class Tap:
             if hello is None:
                 continue
             assert isinstance(action, SendParcel)
-            frame = wire.read(action.header)
-            if isinstance(frame, wire.Parcel):
+            frame = frames.read(action.header)
+            if isinstance(frame, frames.Parcel):
                 link = self._me.stage, hello.outlet, hello.stage
                 shown += self._show(link, hello.instance, frame, action.body, now)
         return shown
 
     def _show(
-        self, link: tuple[str, str, str], peer: int, parcel: wire.Parcel, body: bytes, now: float
+        self, link: tuple[str, str, str], peer: int, parcel: frames.Parcel, body: bytes, now: float
     ) -> list[Action]:
         passage = self._passages.get(link)
         if passage is None:
@@ -122,9 +122,9 @@ class Tap:
             if passage.admits(size if whole else 0):
                 copy = body[at : at + size] if whole else b""
                 me = self._me
-                frame = wire.Tap(
+                frame = frames.Tap(
                     me.pipeline, me.stage, me.instance, *link, peer, passage.messages, count, attempt, size, copy
                 )
-                shown.append(Publish(TAP, wire.write(frame)))
+                shown.append(Publish(TAP, frames.write(frame)))
             at += size
         return shown

@@ -5,10 +5,10 @@ May live here: what is known of that neighbour and when to say hello again. It k
 
 from __future__ import annotations
 
-from zpipe.core import wire
 from zpipe.core.inlet_session import InletSession
 from zpipe.core.lifecycle import State
 from zpipe.core.ranges import RangeSet
+from zpipe.core.wire import frames
 
 
 class Upstream:
@@ -76,7 +76,7 @@ class Upstream:
         self.left = self.hungry = False
         self.state = State.STARTING
 
-    def hear(self, announcement: wire.Announcement, now: float) -> bool:
+    def hear(self, announcement: frames.Announcement, now: float) -> bool:
         """Takes over what it announces. True if it was another incarnation: the session with the old one is over."""
         self.heard_at = now
         changed = announcement.incarnation != self.incarnation

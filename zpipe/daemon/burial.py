@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from zpipe.core import cbor, section
 from zpipe.core.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire import cbor, section
 from zpipe.core.work import DEAD, DeadLetter
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.letters import LetterRow

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpipe.core import cbor
 from zpipe.core.delivery import Slice
 from zpipe.core.intake import Suspects
+from zpipe.core.wire import cbor
 from zpipe.core.work import Task
 from zpipe.errors import PeerError
 

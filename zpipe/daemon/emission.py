@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zpipe.core import section
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire import section
 from zpipe.core.work import Chunk, Failure, Verdict
 
 

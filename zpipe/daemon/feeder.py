@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from zpipe.core import cbor, section
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire import cbor, section
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.reason import reason_of

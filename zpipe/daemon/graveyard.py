@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.core import cbor, section
 from zpipe.core.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire import cbor, section
 from zpipe.daemon.drain import parse_target
 from zpipe.daemon.letters import Filter
 from zpipe.daemon.places import Places

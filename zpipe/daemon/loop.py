@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core import actions as act
-from zpipe.core import wire
 from zpipe.core.stage import Stage
+from zpipe.core.wire import frames
 from zpipe.daemon.arrival import Arrival
 from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.feeder import Feeder
@@ -131,23 +131,23 @@ class Loop:
     # ---- what comes in
 
     def _handle(self, arrival: Arrival, now: float) -> None:
-        stage, frames = self.stage, arrival.frames
+        stage, multipart = self.stage, arrival.frames
         try:
             match arrival.what:
                 case "parcel":
-                    if len(frames) != 2:
+                    if len(multipart) != 2:
                         raise PeerError("not the two frames of a header and a body")
-                    stage.parcel_received(frames[0], frames[1], now)
+                    stage.parcel_received(multipart[0], multipart[1], now)
                 case "feedback":
-                    if len(frames) != 2:
+                    if len(multipart) != 2:
                         raise PeerError("not a single frame")
-                    stage.feedback_received(frames[0], frames[1], now, sender(arrival))
+                    stage.feedback_received(multipart[0], multipart[1], now, sender(arrival))
                 case "control":
                     self._subscribed(arrival)
                 case "upstream":
-                    stage.upstream_received(arrival.key, frames[0], now)
+                    stage.upstream_received(arrival.key, multipart[0], now)
                 case "announcement":
-                    stage.upstream_received(arrival.key, frames[1] if len(frames) == 2 else b"", now)
+                    stage.upstream_received(arrival.key, multipart[1] if len(multipart) == 2 else b"", now)
                 case "up":
                     self._log.debug(fields(event="upstream.connected", upstream=_name(arrival.key)))
                     stage.upstream_connected(arrival.key, now)
@@ -168,7 +168,7 @@ class Loop:
         """Raises PeerError, and ends the connection, if it is no subscription to what is published: with the connection goes what
         libzmq keeps of it."""
         try:
-            wire.check_subscription(b"".join(arrival.frames))
+            frames.check_subscription(b"".join(arrival.frames))
         except PeerError:
             self._sockets.cut(arrival)
             raise

@@ -19,7 +19,7 @@ from typing import Any
 
 import zmq
 
-from zpipe.core import wire
+from zpipe.core.wire import frames
 from zpipe.daemon.arrival import Arrival
 from zpipe.errors import OperatorError
 
@@ -32,7 +32,7 @@ MOST_FRAMES = 3
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
 
-MAX_STATEMENT_BYTES = wire.MAX_FRAME_BYTES + 1024
+MAX_STATEMENT_BYTES = frames.MAX_FRAME_BYTES + 1024
 """Of what is no parcel: a little above what is read."""
 UNREAD = 1000
 """Frames to or from one peer that wait to be read. All but parcels are repeated, so more than these may be lost: without a limit
@@ -211,10 +211,10 @@ class Sockets:
     def _read(self, socket: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
         for _ in range(TURN):
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
+                multipart = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield Arrival(what, key, frames)  # type: ignore[arg-type]
+            yield Arrival(what, key, multipart)  # type: ignore[arg-type]
 
     def _read_bound(self, socket: zmq.Socket[bytes], what: str, turn: int = TURN) -> Iterator[Arrival]:
         """From a socket that anybody may have connected to. The first frame of a message is kept, since it knows its sender."""
@@ -227,13 +227,13 @@ class Sockets:
                 if not first.more:
                     self._in_rest.discard(socket)
                 continue
-            frames = [first.bytes]
+            multipart = [first.bytes]
             while socket.getsockopt(zmq.RCVMORE):
-                if len(frames) == MOST_FRAMES:
+                if len(multipart) == MOST_FRAMES:
                     self._in_rest.add(socket)
                     break
-                frames.append(socket.recv(zmq.NOBLOCK))
-            yield Arrival(what, None, frames, first)  # type: ignore[arg-type]
+                multipart.append(socket.recv(zmq.NOBLOCK))
+            yield Arrival(what, None, multipart, first)  # type: ignore[arg-type]
 
     def _line_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
         for event in self._events(monitor):
@@ -253,10 +253,10 @@ class Sockets:
     def _events(self, monitor: zmq.Socket[bytes]) -> Iterator[int]:
         while not monitor.closed:
             try:
-                frames = monitor.recv_multipart(zmq.NOBLOCK)
+                multipart = monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield _MONITOR_EVENT.unpack(frames[0])[0]
+            yield _MONITOR_EVENT.unpack(multipart[0])[0]
 
     # ---- making and ending sockets
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 from zpipe.daemon import letters
 from zpipe.errors import OperatorError, PeerError
 

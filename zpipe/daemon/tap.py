@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 
 from zpipe.config import PipelineConfig
-from zpipe.core import wire
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import ANNOUNCEMENT
 from zpipe.core.tap import TAP
+from zpipe.core.wire import frames
 from zpipe.daemon import drain
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener
@@ -54,7 +54,7 @@ class Tap:
         names = ", ".join(stage if instance is None else f"{stage}.{instance}" for stage, instance in self._whom)
         return self.places.nobody(f"{names} of pipeline {self._pipeline!r} does not answer: is it running?")
 
-    def poll(self, timeout_s: float) -> list[wire.Tap]:
+    def poll(self, timeout_s: float) -> list[frames.Tap]:
         """Asks whom it is time to ask, waits at most so long, and gives what was shown, oldest first. Raises OperatorError
         if an instance refuses."""
         now = time.monotonic()
@@ -62,14 +62,14 @@ class Tap:
             for number in [instance] if instance is not None else sorted(self.places.instances(stage)):
                 self._ask((stage, number), now)
         shown = []
-        for frames in self._listener.read(min(timeout_s, FIND_S)):
+        for multipart in self._listener.read(min(timeout_s, FIND_S)):
             try:
-                frame = wire.read(frames[1]) if len(frames) == 2 else None
+                frame = frames.read(multipart[1]) if len(multipart) == 2 else None
             except PeerError:
                 continue  # whoever looks on must not fall over what it sees
-            if isinstance(frame, wire.Tap) and frame.pipeline == self._pipeline:
+            if isinstance(frame, frames.Tap) and frame.pipeline == self._pipeline:
                 shown.append(frame)
-            elif isinstance(frame, wire.Announcement):
+            elif isinstance(frame, frames.Announcement):
                 self._announced((frame.stage, frame.instance), frame.state)
         return shown
 
@@ -84,11 +84,11 @@ class Tap:
             return
         addresses = self.places.addresses(*who)
         self._listener.connect(addresses.control)
-        request = wire.Request(next(self._numbers), f"tap:{self._sections}")
-        encoded = self._listener.post(addresses.feedback, wire.write(request))
+        request = frames.Request(next(self._numbers), f"tap:{self._sections}")
+        encoded = self._listener.post(addresses.feedback, frames.write(request))
         if encoded is not None:
-            answer = wire.read(encoded)
-            if isinstance(answer, wire.Refuse):
+            answer = frames.read(encoded)
+            if isinstance(answer, frames.Refuse):
                 raise OperatorError(f"{who[0]}.{who[1]} refuses to be tapped: {answer.reason}")
             self.heard.add(who)
         elif self.places.stopped(*who) is not None:

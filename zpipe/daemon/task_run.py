@@ -16,7 +16,7 @@ from itertools import repeat
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.section import MAX_ORIGIN_S
+from zpipe.core.wire.section import MAX_ORIGIN_S
 from zpipe.core.work import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.verdict import failure_of

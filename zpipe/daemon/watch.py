@@ -12,9 +12,9 @@ from itertools import count
 from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.core import wire
 from zpipe.core.snapshot import taken_in
 from zpipe.core.stage import SNAPSHOT
+from zpipe.core.wire import frames
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener
 from zpipe.errors import OperatorError, PeerError
@@ -54,8 +54,8 @@ class Watch:
         self._find()
         self._hurry()
         came = []
-        for frames in self._listener.read(timeout_s):
-            snapshot = self._read(frames)
+        for multipart in self._listener.read(timeout_s):
+            snapshot = self._read(multipart)
             if snapshot is not None:
                 self.snapshots[snapshot["stage"], snapshot["instance"]] = snapshot
                 came.append(snapshot)
@@ -85,13 +85,13 @@ class Watch:
         if not unheard:
             self._eager_left = 0
 
-    def _read(self, frames: list[bytes]) -> dict[str, Any] | None:
+    def _read(self, multipart: list[bytes]) -> dict[str, Any] | None:
         """A snapshot that is wanted, or None for anything else: whoever looks on must not fall over what it sees."""
         try:
-            frame = wire.read(frames[1]) if len(frames) == 2 else None
+            frame = frames.read(multipart[1]) if len(multipart) == 2 else None
         except PeerError:
             return None
-        if not isinstance(frame, wire.Snapshot):
+        if not isinstance(frame, frames.Snapshot):
             return None
         snapshot = taken_in(frame.body)
         if snapshot is None or snapshot["pipeline"] != self.config.name or snapshot["stage"] not in self.config.stages:
@@ -102,14 +102,14 @@ class Watch:
         """A request to an instance; the state it is in. Raises NoPeerError if it does not answer, OperatorError if it
         refuses. Blocks."""
         address = self.places.addresses(stage, instance).feedback
-        request = wire.Request(next(self._numbers), what)
-        encoded = self._listener.ask(address, wire.write(request), timeout_s)
+        request = frames.Request(next(self._numbers), what)
+        encoded = self._listener.ask(address, frames.write(request), timeout_s)
         if encoded is None:
             raise self.places.nobody(f"{stage}.{instance} does not answer at {address}: is it running?")
-        answer = wire.read(encoded)
-        if isinstance(answer, wire.Refuse):
+        answer = frames.read(encoded)
+        if isinstance(answer, frames.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")
-        return answer.state if isinstance(answer, wire.Done) else ""
+        return answer.state if isinstance(answer, frames.Done) else ""
 
     def close(self) -> None:
         self._listener.close()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 from zpipe.monitor import payload as texts
 
 UNCHANGED: Final = object()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.core import section, wire
 from zpipe.core.tap import Bucket
+from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 from zpipe.fixture import as_row, to_json
 from zpipe.messages import Message
@@ -104,7 +104,7 @@ class Passings:
             parts.append(f"{self.hidden:,} too large to be shown, or not to be decoded")
         return "messages: " + ", ".join(parts)
 
-    def take(self, frame: wire.Tap, at: float, now: float) -> list[Passing]:
+    def take(self, frame: frames.Tap, at: float, now: float) -> list[Passing]:
         """Of one section: spread over it if it has more than the rate allows."""
         link = frame.upstream, frame.outlet, frame.consumer
         if self._link not in (None, link):
@@ -132,7 +132,7 @@ class Passings:
             Passing(at, frame.stage, frame.instance, link, frame.peer, self._redaction(message)) for message in chosen
         ]
 
-    def _count(self, key: tuple[str, int, Link], frame: wire.Tap) -> None:
+    def _count(self, key: tuple[str, int, Link], frame: frames.Tap) -> None:
         """`passed` grows from 0 with the first tap of any, and again when all were gone or the instance is another life."""
         before, last = self._passed.get(key, (frame.count - frame.passed, 0))
         if frame.passed < last:

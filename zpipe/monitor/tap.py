@@ -12,7 +12,7 @@ from typing import Protocol
 
 import click
 
-from zpipe.core import wire
+from zpipe.core.wire import frames
 from zpipe.errors import OperatorError
 from zpipe.monitor.passing import Passing, Passings
 
@@ -31,7 +31,7 @@ class Feed(Protocol):
     def missing(self) -> OperatorError:
         """The error that says who does not answer, and where it was looked for."""
 
-    def poll(self, timeout_s: float) -> list[wire.Tap]:
+    def poll(self, timeout_s: float) -> list[frames.Tap]:
         """Asks to be shown what passes, waits at most so long, and gives what was."""
 
 

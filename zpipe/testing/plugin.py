@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from zpipe.core import section
 from zpipe.core.intake import Suspects
 from zpipe.core.policy import StagePolicy
+from zpipe.core.wire import section
 from zpipe.core.work import Chunk, Failure, Result, Task
 
 Plan = Callable[[str, int], list[str]]

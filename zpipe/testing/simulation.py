@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zpipe.core import actions as act
-from zpipe.core import wire
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
+from zpipe.core.wire import frames
 from zpipe.core.work import DeadLetter
 from zpipe.errors import PeerError
 from zpipe.testing.clock import Event
@@ -123,8 +123,8 @@ class Simulation(Processes):
                     if node.key[0] in other.upstreams:
                         self._announce(node, other.incarnation, frame)
             case act.Publish(b"snapshot", frame) if self.watcher is not None:
-                body = wire.read(frame)
-                if isinstance(body, wire.Snapshot):
+                body = frames.read(frame)
+                if isinstance(body, frames.Snapshot):
                     self.watcher(body.body, self.now)
             case act.OpenSession(session, address):
                 network.connect(session, mine, address)
@@ -139,10 +139,10 @@ class Simulation(Processes):
                     ),
                 )
 
-    def forge(self, key: Key, frame: wire.Frame) -> None:
+    def forge(self, key: Key, frame: frames.Frame) -> None:
         """A stranger sends a frame to the feedback of an instance."""
         if key in self.nodes:
-            self._tell(self.nodes[key].incarnation, STRANGER.encode(), wire.write(frame), STRANGER)
+            self._tell(self.nodes[key].incarnation, STRANGER.encode(), frames.write(frame), STRANGER)
 
     def _tell(self, to: str, route: bytes, frame: bytes, sender: str) -> None:
         self.network.control(

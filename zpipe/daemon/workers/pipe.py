@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from select import POLLIN, POLLOUT
 from typing import Any
 
-from zpipe.core import cbor
+from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
 MOST_HEAD_BYTES, MOST_BODY_BYTES = 1 << 28, 1 << 31

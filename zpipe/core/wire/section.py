@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zpipe.core import cbor
 from zpipe.core.ledger import Derivation, Owners
+from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
 MAX_ORIGIN_S = 1e12

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_args
 
-from zpipe.core import cbor
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import MIB
+from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
 VERSION = 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from zpipe.core import wire
-from zpipe.core.section import Section
+from zpipe.core.wire import frames
+from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 
-def part(parcel: wire.Parcel, body: bytes) -> list[Section]:
+def part(parcel: frames.Parcel, body: bytes) -> list[Section]:
     """The sections of a parcel's body. Raises PeerError if the lengths do not add up."""
     if sum(row[1] for row in parcel.sections) != len(body):
         raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
