@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core.calls import Calls
-from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.downstream import Downstream
-from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing import Processing
+from zpipe.core.upstream.delivery import Delivery, Slice
+from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work import Failure, Past, Result, Task, Verdict

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core.credit import Grant, share
 from zpipe.core.policy import Bound, StagePolicy
+from zpipe.core.upstream.credit import Grant, share
 from zpipe.testing import Simulation, Spec
 
 

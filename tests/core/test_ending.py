@@ -6,10 +6,10 @@ import pytest
 from session_names import SECRET
 
 from zpipe.core.actions import Action, Exit, Publish, Reply, SendParcel, Stop
-from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import frames, section
 from zpipe.core.work import Chunk
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from zpipe.core.actions import Gate
 from zpipe.core.guard import Guard
-from zpipe.core.intake import Self
 from zpipe.core.policy import DeadPolicy, StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.work import DeadLetter, Past
 
 GOOD, DEAD, RESUME = "good", "dead", "resume"

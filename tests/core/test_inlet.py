@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from session_names import SECRET, named
 
-from zpipe.core.delivery import Slice
-from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Intake, Self
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
-from zpipe.core.upstream import Upstream
+from zpipe.core.upstream.delivery import Slice
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstream import Upstream
+from zpipe.core.upstream.upstreams import Intake, Self
 from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 

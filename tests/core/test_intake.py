@@ -6,10 +6,10 @@ import pytest
 from session_names import SECRET, named
 
 from zpipe.core.actions import Action, Note, Tell
-from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Intake, Self, Suspects
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import StagePolicy
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstreams import Intake, Self, Suspects
 from zpipe.core.wire import frames
 from zpipe.errors import PeerError
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from pipeline_run import play
 from pipeline_scenario import make
 
-from zpipe.core import credit
 from zpipe.core.burials import Burials
-from zpipe.core.credit import Grant
-from zpipe.core.delivery import Slice
-from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Intake
 from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.outlet import Outlet
 from zpipe.core.outlet_session import OutletSession
 from zpipe.core.ranges import RangeSet
 from zpipe.core.source import Source
+from zpipe.core.upstream import credit
+from zpipe.core.upstream.credit import Grant
+from zpipe.core.upstream.delivery import Slice
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstreams import Intake
 
 
 def check(chance: random.Random, kinds: str) -> None:

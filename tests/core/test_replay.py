@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core.actions import Bury, Post, RemoveLetter, Reply, StartTask, TakeLetters
-from zpipe.core.intake import Self
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.replay import Revived, replay_of
 from zpipe.core.snapshot import broken
 from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Refuse, Request, read, write
 from zpipe.core.work import DEAD, Chunk, Failure, Result, Task, Verdict

@@ -7,10 +7,10 @@ from secrets import token_bytes
 import pytest
 
 from zpipe.core.actions import Publish
-from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
 from zpipe.core.report import following
 from zpipe.core.stage import SNAPSHOT, Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import section
 from zpipe.core.work import Chunk
 

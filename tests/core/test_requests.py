@@ -7,9 +7,9 @@ from secrets import token_bytes
 import pytest
 
 from zpipe.core.actions import Note, Reply
-from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import frames
 
 UNIX = "uid 1000, pid 4321"

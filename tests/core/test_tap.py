@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core import actions as act
-from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
 from zpipe.core.tap import TAP, Bucket, Passage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import frames, section
 from zpipe.testing import Faults, Node, Simulation, Spec
 

@@ -6,12 +6,12 @@ from secrets import token_bytes
 
 import pytest
 
-from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.downstream import Downstream
-from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing import Processing
+from zpipe.core.upstream.delivery import Delivery, Slice
+from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work import DeadLetter, Failure, Past, Result, Task, Verdict

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.pace import Pace
 from zpipe.core.policy import RetryPolicy
 from zpipe.core.retries import SPREAD, Retries
+from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work import HISTORY, Failure, Past, Task, Verdict

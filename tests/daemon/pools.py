@@ -14,8 +14,8 @@ from typing import Any
 
 from zpipe import plugin as plugins
 from zpipe.config import load
-from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work import Chunk, Past, Result, Task

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core.intake import Suspects
+from zpipe.core.upstream.upstreams import Suspects
 from zpipe.daemon.call_journal import SLOT_BYTES, CallJournal
 from zpipe.daemon.crash import CrashFiles
 from zpipe.errors import OperatorError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work import Past, Task

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pools import bench, children, payloads, piece, section_of, task, wait_gone
 
-from zpipe.core.delivery import Slice
+from zpipe.core.upstream.delivery import Slice
 from zpipe.core.work import Past, Task, Verdict
 from zpipe.daemon.task_run import EARLY_MESSAGES
 from zpipe.errors import OperatorError

@@ -10,9 +10,9 @@ from typing import Any, get_args
 import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.core.intake import Self
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.vital import process_vitals
 from zpipe.monitor.bottleneck import Kind, Verdict

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from zpipe.core.downstream import Downstream
 from zpipe.core.guard import Guard
-from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.replay import Replays, replay_of
+from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.work import DEAD, Chunk, DeadLetter
 
 NEVER = float("inf")

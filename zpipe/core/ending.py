@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from zpipe.core.actions import Action, CloseSource, Exit, Stop
 from zpipe.core.downstream import Downstream
-from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Intake
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.source import Source
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstreams import Intake
 
 NEVER = float("inf")
 

@@ -12,15 +12,15 @@ from zpipe.core import batch
 from zpipe.core.budget import Budget, Histogram
 from zpipe.core.burials import Burials
 from zpipe.core.calls import Calls
-from zpipe.core.delivery import Slice
 from zpipe.core.downstream import Downstream
 from zpipe.core.guard import Guard
-from zpipe.core.inlet import Inlet
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.pace import Pace
 from zpipe.core.policy import StagePolicy
 from zpipe.core.replay import Replays, Revived, replay_of
 from zpipe.core.retries import Retries
+from zpipe.core.upstream.delivery import Slice
+from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
 
 NEVER = float("inf")

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zpipe.core.delivery import Delivery, Slice
+from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section
 
 MOST = 64

@@ -9,11 +9,11 @@ import math
 from typing import Any
 
 from zpipe.core import snapshot
-from zpipe.core.intake import Intake
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing import Processing
 from zpipe.core.source import Source
+from zpipe.core.upstream.upstreams import Intake
 
 
 def following(now: float, interval_s: float) -> float:

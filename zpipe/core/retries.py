@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from zpipe.core.delivery import Slice
 from zpipe.core.policy import RetryPolicy
+from zpipe.core.upstream.delivery import Slice
 from zpipe.core.work import Failure, Past, Verdict
 
 SPREAD = 0.25

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from zpipe.core.downstream import Downstream
-from zpipe.core.inlet import Inlet
-from zpipe.core.inlet_session import InletSession
-from zpipe.core.intake import Self
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.outlet import Outlet
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.inlet_session import InletSession
+from zpipe.core.upstream.upstreams import Self
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
 OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")

@@ -15,8 +15,6 @@ from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Rememb
 from zpipe.core.downstream import Downstream
 from zpipe.core.emission import EmissionLimit
 from zpipe.core.ending import Ending
-from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Intake, Self, Suspects
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
@@ -25,6 +23,8 @@ from zpipe.core.report import Report, following
 from zpipe.core.requests import LOOKS, answer
 from zpipe.core.source import Source
 from zpipe.core.tap import Tap
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstreams import Intake, Self, Suspects
 from zpipe.core.wire import frames
 from zpipe.core.work import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError

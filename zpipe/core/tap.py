@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 from zpipe.core.actions import Action, Publish, SendParcel
 from zpipe.core.downstream import Downstream
-from zpipe.core.inlet import Inlet
-from zpipe.core.intake import Self
 from zpipe.core.policy import TapPolicy
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import frames
 
 TAP = b"tap"

@@ -18,9 +18,9 @@ from typing import Any
 from zpipe import plugin as plugins
 from zpipe.config import PipelineConfig
 from zpipe.core.downstream import HIGH_WATER_SLACK
-from zpipe.core.intake import Self
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.work import DEAD, Chunk, Result, Task
 from zpipe.daemon import collector, descriptors, journal, running, traces
 from zpipe.daemon.crash import CrashFiles

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpipe.core.delivery import Slice
-from zpipe.core.intake import Suspects
+from zpipe.core.upstream.delivery import Slice
+from zpipe.core.upstream.upstreams import Suspects
 from zpipe.core.wire import cbor
 from zpipe.core.work import Task
 from zpipe.errors import PeerError

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zpipe.core.delivery import Slice
-from zpipe.core.intake import Suspects
+from zpipe.core.upstream.delivery import Slice
+from zpipe.core.upstream.upstreams import Suspects
 from zpipe.daemon.call_journal import CallJournal, in_call, producer_of
 from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import clean

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from zpipe.core.intake import Self
+from zpipe.core.upstream.upstreams import Self
 from zpipe.core.work import Result, Task, Verdict
 from zpipe.daemon import descriptors
 from zpipe.daemon.places import Places

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from zpipe.core.intake import Suspects
 from zpipe.core.policy import StagePolicy
+from zpipe.core.upstream.upstreams import Suspects
 from zpipe.core.wire import section
 from zpipe.core.work import Chunk, Failure, Result, Task
 

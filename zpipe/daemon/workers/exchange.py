@@ -9,8 +9,8 @@ import signal
 from array import array
 from typing import Any
 
-from zpipe.core.delivery import Delivery, Slice
 from zpipe.core.ledger import Owners
+from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section
 from zpipe.core.work import Chunk, Failure, Past, Result, Task, Verdict
 from zpipe.errors import PeerError

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from zpipe.core.delivery import Slice
+from zpipe.core.upstream.delivery import Slice
 from zpipe.core.work import Chunk, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.crash import MOST_IDS

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zpipe.core.actions import Action, Note, Tell
-from zpipe.core.inlet import Inlet
-from zpipe.core.inlet_session import InletSession
 from zpipe.core.policy import StagePolicy
-from zpipe.core.upstream import Upstream
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.inlet_session import InletSession
+from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
 from zpipe.errors import PeerError
 

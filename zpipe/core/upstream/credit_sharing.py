@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zpipe.core import credit
-from zpipe.core.inlet_session import InletSession
 from zpipe.core.policy import Bound
+from zpipe.core.upstream import credit
+from zpipe.core.upstream.inlet_session import InletSession
 
 
 class Allotment:

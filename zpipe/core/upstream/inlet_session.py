@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpipe.core.credit import Grant
-from zpipe.core.delivery import Delivery
 from zpipe.core.ranges import RangeSet
+from zpipe.core.upstream.credit import Grant
+from zpipe.core.upstream.delivery import Delivery
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 if TYPE_CHECKING:
-    from zpipe.core.upstream import Upstream
+    from zpipe.core.upstream.upstream import Upstream
 
 NEVER = float("inf")
 PARTS_S = 0.2

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from zpipe.core.allotment import Allotment
-from zpipe.core.delivery import Delivery, Slice
-from zpipe.core.inlet_session import NEVER, PARTS_S, InletSession
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy
-from zpipe.core.upstream import Upstream
+from zpipe.core.upstream.credit_sharing import Allotment
+from zpipe.core.upstream.delivery import Delivery, Slice
+from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession
+from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
 from zpipe.core.wire.parcel import part
 from zpipe.core.wire.section import Section

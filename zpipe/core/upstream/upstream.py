@@ -5,9 +5,9 @@ May live here: what is known of that neighbour and when to say hello again. It k
 
 from __future__ import annotations
 
-from zpipe.core.inlet_session import InletSession
 from zpipe.core.lifecycle import State
 from zpipe.core.ranges import RangeSet
+from zpipe.core.upstream.inlet_session import InletSession
 from zpipe.core.wire import frames
 
 

@@ -13,7 +13,7 @@ from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 if TYPE_CHECKING:
-    from zpipe.core.inlet_session import InletSession
+    from zpipe.core.upstream.inlet_session import InletSession
 
 
 class Delivery:
