@@ -9,7 +9,7 @@ import pytest
 from session_names import SECRET, named, numbered
 
 from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames, section

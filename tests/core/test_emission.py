@@ -5,8 +5,8 @@ from __future__ import annotations
 from secrets import token_bytes
 
 from zpipe.core.actions import Gate
-from zpipe.core.downstream import Downstream
-from zpipe.core.emission import EmissionLimit
+from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.output_limit import EmissionLimit
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.core.source import Source

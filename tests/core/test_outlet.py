@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from session_names import SECRET, named
 
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation, EachDerivation
-from zpipe.core.outlet import Outlet
-from zpipe.core.outlet_session import OutletSession
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import frames, section
 from zpipe.core.work import Chunk

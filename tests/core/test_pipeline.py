@@ -15,9 +15,9 @@ from pipeline_run import play
 from pipeline_scenario import make
 
 from zpipe.core.burials import Burials
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation, EachDerivation
-from zpipe.core.outlet import Outlet
-from zpipe.core.outlet_session import OutletSession
 from zpipe.core.ranges import RangeSet
 from zpipe.core.source import Source
 from zpipe.core.upstream import credit

@@ -14,7 +14,7 @@ import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
-from zpipe.core.downstream import HIGH_WATER_SLACK, Downstream
+from zpipe.core.downstream.downstream import HIGH_WATER_SLACK, Downstream
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy

@@ -6,7 +6,7 @@ from secrets import token_bytes
 
 import pytest
 
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing import Processing

@@ -6,7 +6,7 @@ elsewhere, and where letters are kept is the shell's.
 
 from __future__ import annotations
 
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.guard import Guard
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.replay import Replays, replay_of

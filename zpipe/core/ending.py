@@ -9,7 +9,7 @@ acked and its upstream has stopped. *Leave*: this instance alone goes; what it h
 from __future__ import annotations
 
 from zpipe.core.actions import Action, CloseSource, Exit, Stop
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.source import Source

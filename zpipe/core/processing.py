@@ -12,7 +12,7 @@ from zpipe.core import batch
 from zpipe.core.budget import Budget, Histogram
 from zpipe.core.burials import Burials
 from zpipe.core.calls import Calls
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.guard import Guard
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.pace import Pace

@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
-from zpipe.core.outlet import Outlet
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.inlet_session import InletSession
 from zpipe.core.upstream.upstreams import Self

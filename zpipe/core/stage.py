@@ -12,8 +12,8 @@ from typing import Any
 
 from zpipe.core import snapshot
 from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
-from zpipe.core.downstream import Downstream
-from zpipe.core.emission import EmissionLimit
+from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.output_limit import EmissionLimit
 from zpipe.core.ending import Ending
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zpipe.core.actions import Action, Publish, SendParcel
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.policy import TapPolicy
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Self

@@ -17,7 +17,7 @@ from typing import Any
 
 from zpipe import plugin as plugins
 from zpipe.config import PipelineConfig
-from zpipe.core.downstream import HIGH_WATER_SLACK
+from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self

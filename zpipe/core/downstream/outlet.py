@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Iterator
 
 from zpipe.core.ages import Ages
+from zpipe.core.downstream.outlet_session import Flight, OutletSession
+from zpipe.core.downstream.suspects import Suspicions
 from zpipe.core.ledger import Derivation
-from zpipe.core.outlet_session import Flight, OutletSession
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.suspicion import Suspicions
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
 from zpipe.core.work import Chunk

@@ -6,7 +6,7 @@ May live here: that limit and when it is worth telling. It knows no thread; the 
 from __future__ import annotations
 
 from zpipe.core.actions import Gate
-from zpipe.core.downstream import Downstream
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.policy import StagePolicy
 from zpipe.core.source import Source
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zpipe.core import admission
 from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply, SendParcel
+from zpipe.core.downstream import admission
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation
-from zpipe.core.outlet import Outlet
-from zpipe.core.outlet_session import OutletSession
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames
 from zpipe.core.work import Chunk

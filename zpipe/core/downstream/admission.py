@@ -10,7 +10,7 @@ the messages sent to a folder of theirs.
 
 from __future__ import annotations
 
-from zpipe.core.addresses import MAX_SOCKET_PATH_BYTES, TCP, same_host
+from zpipe.core.downstream.peer_address import MAX_SOCKET_PATH_BYTES, TCP, same_host
 from zpipe.core.policy import ConsumerPolicy
 from zpipe.core.wire import frames
 
