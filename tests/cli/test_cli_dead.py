@@ -14,7 +14,7 @@ from cli_types import Call, Write
 from click import Abort
 from click.testing import Result
 
-from zpipe.core.letter import MESSAGE, RECORD, SECTION
+from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.wire import cbor
 from zpipe.daemon import letters
 from zpipe.daemon.letters import LetterRow

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.batch import ready_at
 from zpipe.core.policy import BatchPolicy, StagePolicy
+from zpipe.core.processing.batch import ready_at
 from zpipe.testing import Simulation, Spec
 
 POLICY = BatchPolicy(messages=10, bytes=100, timeout_s=2.0)

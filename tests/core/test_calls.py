@@ -13,12 +13,12 @@ from zpipe.core.calls import Calls
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
-from zpipe.core.processing import Processing
+from zpipe.core.processing.processing import Processing
+from zpipe.core.processing.task import Failure, Past, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work import Failure, Past, Result, Task, Verdict
 from zpipe.testing import Simulation, Spec
 
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core.actions import Gate
-from zpipe.core.guard import Guard
 from zpipe.core.policy import DeadPolicy, StagePolicy
+from zpipe.core.processing.circuit_breaker import Guard
+from zpipe.core.processing.task import DeadLetter, Past
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.core.work import DeadLetter, Past
 
 GOOD, DEAD, RESUME = "good", "dead", "resume"
 events = st.lists(

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pipeline_run import play
 from pipeline_scenario import make
 
-from zpipe.core.burials import Burials
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation, EachDerivation
+from zpipe.core.processing.dead_letters import Burials
 from zpipe.core.ranges import RangeSet
 from zpipe.core.source import Source
 from zpipe.core.upstream import credit

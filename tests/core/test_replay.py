@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from zpipe.core.actions import Bury, Post, RemoveLetter, Reply, StartTask, TakeLetters
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
-from zpipe.core.replay import Revived, replay_of
+from zpipe.core.processing.replays import Revived, replay_of
+from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.core.snapshot import broken
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Refuse, Request, read, write
-from zpipe.core.work import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.testing.invariants import breaches
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from zpipe.core.actions import Publish
 from zpipe.core.policy import StagePolicy
+from zpipe.core.processing.task import Chunk
 from zpipe.core.report import following
 from zpipe.core.stage import SNAPSHOT, Stage
 from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import section
-from zpipe.core.work import Chunk
 
 
 def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() -> None:

@@ -9,12 +9,12 @@ import pytest
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
-from zpipe.core.processing import Processing
+from zpipe.core.processing.processing import Processing
+from zpipe.core.processing.task import DeadLetter, Failure, Past, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work import DeadLetter, Failure, Past, Result, Task, Verdict
 
 
 class Bench:

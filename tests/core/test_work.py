@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.pace import Pace
 from zpipe.core.policy import RetryPolicy
-from zpipe.core.retries import SPREAD, Retries
+from zpipe.core.processing.retries import SPREAD, Retries
+from zpipe.core.processing.service_rate import Pace
+from zpipe.core.processing.task import HISTORY, Failure, Past, Task, Verdict
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work import HISTORY, Failure, Past, Task, Verdict
 
 
 def slices(*counts: int) -> list[Slice]:

@@ -15,10 +15,10 @@ from typing import Any
 from zpipe import plugin as plugins
 from zpipe.config import load
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.processing.task import Chunk, Past, Result, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work import Chunk, Past, Result, Task
 from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool

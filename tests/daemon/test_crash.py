@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from zpipe.core.processing.task import Past, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work import Past, Task
 from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.crash import ENDED, LAST_DEATH, MOST_IDS, UNKNOWN, Crash, CrashFiles, how_ended, reason_of_crash
 

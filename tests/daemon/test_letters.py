@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.letter import MESSAGE
+from zpipe.core.processing.letter import MESSAGE
 from zpipe.daemon import letters
 from zpipe.daemon.letters import Filter, LetterRow
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from zpipe.core.work import Verdict
+from zpipe.core.processing.task import Verdict
 from zpipe.daemon.reason import REASON_CHARACTERS
 from zpipe.daemon.verdict import MAX_DELAY_S, failure_of
 from zpipe.errors import OperatorError, Reject, Retry, Throttled

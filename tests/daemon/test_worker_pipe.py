@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import piece, section_of
 
-from zpipe.core.work import Chunk, Failure, Past, Result, Task, Verdict
+from zpipe.core.processing.task import Chunk, Failure, Past, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.workers import exchange, obituary
 from zpipe.daemon.workers.pipe import Pipe

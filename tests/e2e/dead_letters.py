@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import Command, Pipeline, ids
 
-from zpipe.core.letter import Letter
+from zpipe.core.processing.letter import Letter
 from zpipe.daemon.graveyard import Graveyard, Selection
 
 CONFIG = """

@@ -170,7 +170,7 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
 
 def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
     """The selected letters that can be; says which cannot. Raises TargetError if none of them can."""
-    from zpipe.core.letter import MESSAGE
+    from zpipe.core.processing.letter import MESSAGE
     from zpipe.daemon.graveyard import refusal
     from zpipe.errors import TargetError
 
@@ -209,7 +209,7 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
 
 
 def _listed(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
-    from zpipe.core.letter import letter_name
+    from zpipe.core.processing.letter import letter_name
     from zpipe.daemon.replaying import count
 
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from zpipe.config.model import PipelineConfig
 from zpipe.config.report import Report
-from zpipe.core.work import DEAD
+from zpipe.core.processing.task import DEAD
 
 
 def advise(config: PipelineConfig, report: Report) -> None:

@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from zpipe.config.model import Input, StageConfig
 from zpipe.config.report import Report
 from zpipe.config.values import show_size
-from zpipe.core.work import DEAD
+from zpipe.core.processing.task import DEAD
 from zpipe.plugin import Plugin, nearest_name
 
 Stages = Mapping[str, StageConfig]

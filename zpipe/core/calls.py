@@ -8,7 +8,7 @@ from typing import Any
 
 from zpipe.core.limiter import Limiter
 from zpipe.core.policy import LimitPolicy
-from zpipe.core.work import Result, Task, Verdict
+from zpipe.core.processing.task import Result, Task, Verdict
 
 
 class Calls:

@@ -11,7 +11,7 @@ from typing import Any
 from zpipe.core import snapshot
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
-from zpipe.core.processing import Processing
+from zpipe.core.processing.processing import Processing
 from zpipe.core.source import Source
 from zpipe.core.upstream.upstreams import Intake
 

@@ -18,7 +18,8 @@ from zpipe.core.ending import Ending
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
-from zpipe.core.processing import Processing
+from zpipe.core.processing.processing import Processing
+from zpipe.core.processing.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.core.report import Report, following
 from zpipe.core.requests import LOOKS, answer
 from zpipe.core.source import Source
@@ -26,7 +27,6 @@ from zpipe.core.tap import Tap
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Intake, Self, Suspects
 from zpipe.core.wire import frames
-from zpipe.core.work import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
 NEVER = float("inf")

@@ -19,9 +19,9 @@ from zpipe import plugin as plugins
 from zpipe.config import PipelineConfig
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
+from zpipe.core.processing.task import DEAD, Chunk, Result, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.core.work import DEAD, Chunk, Result, Task
 from zpipe.daemon import collector, descriptors, journal, running, traces
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.dead_letter_log import DeadLetterLog

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from zpipe.core.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
+from zpipe.core.processing.task import DEAD, DeadLetter
 from zpipe.core.wire import cbor, section
-from zpipe.core.work import DEAD, DeadLetter
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.letters import LetterRow
 from zpipe.daemon.reason import clean

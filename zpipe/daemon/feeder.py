@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.processing.task import Chunk, DeadLetter, Failure, Past
 from zpipe.core.wire import cbor, section
-from zpipe.core.work import Chunk, DeadLetter, Failure, Past
 from zpipe.daemon.emission import Emission, encode_all
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.task_run import check_message, check_outlet

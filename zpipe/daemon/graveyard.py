@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.core.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.drain import parse_target
 from zpipe.daemon.letters import Filter

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from zpipe.core import actions as act
-from zpipe.core.replay import MOST, Revived, replay_of
+from zpipe.core.processing.replays import MOST, Revived, replay_of
+from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
-from zpipe.core.work import DeadLetter
 from zpipe.daemon import letters
 from zpipe.daemon.burial import letter_message, letter_row
 from zpipe.daemon.call_journal import STORE

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from zpipe.core.processing.task import Result, Task, Verdict
 from zpipe.core.upstream.upstreams import Self
-from zpipe.core.work import Result, Task, Verdict
 from zpipe.daemon import descriptors
 from zpipe.daemon.places import Places
 from zpipe.daemon.setback import Errand, Setback

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work import Failure, Result, Task
+from zpipe.core.processing.task import Failure, Result, Task
 from zpipe.daemon.call_journal import ALL, NONE, Note
 from zpipe.daemon.reason import reason_of, traceback_of
 from zpipe.daemon.task_run import PLAIN, Ends, NoOutput, TaskRun, WrongBatch, outputs_inside

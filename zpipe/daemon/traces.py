@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zpipe.config import PipelineConfig
+from zpipe.core.processing.task import Failure, Result, Task
 from zpipe.core.tap import Bucket
-from zpipe.core.work import Failure, Result, Task
 from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError, PeerError
 from zpipe.hookspecs import Context

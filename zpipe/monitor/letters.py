@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from zpipe.core.letter import MESSAGE, Letter
+from zpipe.core.processing.letter import MESSAGE, Letter
 from zpipe.monitor.payload import as_text, shown
 
 REASON_CHARACTERS = 200

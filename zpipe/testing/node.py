@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zpipe.core.processing.task import Chunk, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.core.work import Chunk, Task
 from zpipe.testing.clock import NEVER, Clock, Event
 from zpipe.testing.plugin import Disk, Run, Spec, Workers
 from zpipe.testing.source import Source

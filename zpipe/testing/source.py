@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zpipe.core.work import Chunk, DeadLetter, Past
+from zpipe.core.processing.task import Chunk, DeadLetter, Past
 from zpipe.testing.clock import NEVER
 from zpipe.testing.plugin import Outputs, Spec
 

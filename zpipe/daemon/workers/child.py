@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from zpipe import plugin as plugins
 from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work import Result, Task
+from zpipe.core.processing.task import Result, Task
 from zpipe.daemon import collector, journal
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.journal import fields

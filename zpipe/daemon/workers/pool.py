@@ -12,7 +12,7 @@ from typing import Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work import Chunk, Result, Task
+from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.runner import Runner
 from zpipe.daemon.task_run import Ends

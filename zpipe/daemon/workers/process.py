@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.core.work import Chunk, Result, Task
+from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.resident import rss_bytes
 from zpipe.daemon.workers import call_note, exchange, obituary
 from zpipe.daemon.workers.call_note import CallNote

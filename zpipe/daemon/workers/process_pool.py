@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from zpipe.core.work import Chunk, Result, Task
+from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.process import CLOSE_S, Process
 from zpipe.daemon.workers.slot import Slot

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from zpipe.core.processing.task import Chunk, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Slice
-from zpipe.core.work import Chunk, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.crash import MOST_IDS
 from zpipe.daemon.journal import TRACEBACK, fields

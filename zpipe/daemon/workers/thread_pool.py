@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from zpipe.core.work import Chunk, Result, Task
+from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal, Slot
 from zpipe.daemon.runner import Runner, Step, Work
 from zpipe.daemon.workers.event_loop import EventLoop

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zpipe.core import batch
 from zpipe.core.budget import Budget, Histogram
-from zpipe.core.burials import Burials
 from zpipe.core.calls import Calls
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.guard import Guard
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.pace import Pace
 from zpipe.core.policy import StagePolicy
-from zpipe.core.replay import Replays, Revived, replay_of
-from zpipe.core.retries import Retries
+from zpipe.core.processing import batch
+from zpipe.core.processing.circuit_breaker import Guard
+from zpipe.core.processing.dead_letters import Burials
+from zpipe.core.processing.replays import Replays, Revived, replay_of
+from zpipe.core.processing.retries import Retries
+from zpipe.core.processing.service_rate import Pace
+from zpipe.core.processing.task import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.work import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
 
 NEVER = float("inf")
 

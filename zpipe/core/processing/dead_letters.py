@@ -7,11 +7,11 @@ elsewhere, and where letters are kept is the shell's.
 from __future__ import annotations
 
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.guard import Guard
 from zpipe.core.ledger import Counts, Derivation
-from zpipe.core.replay import Replays, replay_of
+from zpipe.core.processing.circuit_breaker import Guard
+from zpipe.core.processing.replays import Replays, replay_of
+from zpipe.core.processing.task import DEAD, Chunk, DeadLetter
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.work import DEAD, Chunk, DeadLetter
 
 NEVER = float("inf")
 REBURY_S = 1.0
