@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zpipe.core.limiter import Limiter
+from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy
 from zpipe.testing import Clock
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.calls import Calls
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
+from zpipe.core.limit.calls import Calls
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.task import Failure, Past, Result, Task, Verdict

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zpipe.core.limiter import NEVER, Limiter
+from zpipe.core.limit.limiter import NEVER, Limiter
+from zpipe.core.limit.token_bucket import BURST_S, Rate
 from zpipe.core.policy import LimitPolicy
-from zpipe.core.rate import BURST_S, Rate
 
 AIMD = LimitPolicy("aimd", start=4, max=16)
 

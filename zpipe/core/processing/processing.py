@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zpipe.core.budget import Budget, Histogram
-from zpipe.core.calls import Calls
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
+from zpipe.core.limit.calls import Calls
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing import batch
 from zpipe.core.processing.circuit_breaker import Guard

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zpipe.core.limiter import Limiter
+from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy
 from zpipe.core.processing.task import Result, Task, Verdict
 

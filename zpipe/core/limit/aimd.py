@@ -4,7 +4,7 @@ reason for the last change. It does not count calls.
 
 from __future__ import annotations
 
-from zpipe.core.latency import Latency
+from zpipe.core.limit.latency import Latency
 
 DECREASE = 0.9
 """A service that answers 429 at once and serves the rest as before loses nothing by being asked for a little too much, so

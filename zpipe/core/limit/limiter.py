@@ -4,9 +4,9 @@ limit moves is `aimd`'s, calls per second are `rate`'s.
 
 from __future__ import annotations
 
-from zpipe.core.aimd import Aimd
+from zpipe.core.limit.aimd import Aimd
+from zpipe.core.limit.token_bucket import Rate
 from zpipe.core.policy import LimitPolicy
-from zpipe.core.rate import Rate
 
 NEVER = float("inf")
 
