@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core.budget import SHARES, Budget, Histogram
+from zpipe.core.telemetry.time_budget import SHARES, Budget, Histogram
 
 
 @settings(max_examples=60)

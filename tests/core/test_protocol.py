@@ -19,9 +19,9 @@ from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
 from zpipe.core.processing.task import Chunk
-from zpipe.core.snapshot import COUNTS, LINK_COUNTS, WHO
 from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
-from zpipe.core.tap import TAP
+from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS, WHO
+from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Intake, Self
 from zpipe.core.wire import cbor, frames, section

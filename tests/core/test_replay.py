@@ -11,8 +11,8 @@ from zpipe.core.actions import Bury, Post, RemoveLetter, Reply, StartTask, TakeL
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
-from zpipe.core.snapshot import broken
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.snapshot import broken
 from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Refuse, Request, read, write

@@ -9,8 +9,8 @@ import pytest
 from zpipe.core.actions import Publish
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.task import Chunk
-from zpipe.core.report import following
 from zpipe.core.stage import SNAPSHOT, Stage
+from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import section
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from zpipe.core.policy import StagePolicy
-from zpipe.core.snapshot import taken_in
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import cbor
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zpipe.core import actions as act
 from zpipe.core.policy import StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
-from zpipe.core.tap import TAP, Bucket, Passage
+from zpipe.core.telemetry.tap_publisher import TAP, Bucket, Passage
 from zpipe.core.upstream.upstreams import Self
 from zpipe.core.wire import frames, section
 from zpipe.testing import Faults, Node, Simulation, Spec

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe.config import PipelineConfig, load
-from zpipe.core.snapshot import broken
+from zpipe.core.telemetry.snapshot import broken
 from zpipe.core.wire import cbor
 from zpipe.daemon.watch import Watch
 

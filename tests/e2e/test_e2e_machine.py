@@ -12,7 +12,7 @@ from pathlib import Path
 from e2e_types import MakePipeline
 from pipeline import DEADLINE_S, Snapshot, ids, send, wait_until
 
-from zpipe.core.snapshot import broken
+from zpipe.core.telemetry.snapshot import broken
 
 CONFIG = """
 [pipeline]

@@ -7,7 +7,7 @@ from typing import Any
 
 from zpipe.config import Input, PipelineConfig, StageConfig, Workers
 from zpipe.core.policy import MIB, Bound, DeadPolicy, LinkPolicy, RetryPolicy
-from zpipe.core.snapshot import COUNTS, LINK_COUNTS
+from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS
 
 UNSENT_BOUND = LinkPolicy().unsent_messages
 

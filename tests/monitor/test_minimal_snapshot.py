@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, config, consumer, link, only_required, snapshot
 
-from zpipe.core.snapshot import broken, sound
+from zpipe.core.telemetry.snapshot import broken, sound
 from zpipe.monitor.checks import Thresholds, line, wrong
 from zpipe.monitor.columns import plain
 from zpipe.monitor.details import details

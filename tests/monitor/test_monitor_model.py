@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
-from zpipe.core.snapshot import taken_in
+from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.monitor.columns import width_of
 from zpipe.monitor.flow import split
 from zpipe.monitor.model import CONNECT_S, SILENT_INTERVALS, Model

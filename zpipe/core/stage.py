@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zpipe.core import snapshot
 from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import EmissionLimit
@@ -20,10 +19,11 @@ from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.task import DEAD, Chunk, DeadLetter, Result, Task
-from zpipe.core.report import Report, following
 from zpipe.core.requests import LOOKS, answer
 from zpipe.core.source import Source
-from zpipe.core.tap import Tap
+from zpipe.core.telemetry import snapshot
+from zpipe.core.telemetry.stage_report import Report, following
+from zpipe.core.telemetry.tap_publisher import Tap
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Intake, Self, Suspects
 from zpipe.core.wire import frames

@@ -12,7 +12,7 @@ from itertools import count
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import ANNOUNCEMENT
-from zpipe.core.tap import TAP
+from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.wire import frames
 from zpipe.daemon import drain
 from zpipe.daemon.places import Places

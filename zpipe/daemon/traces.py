@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.core.processing.task import Failure, Result, Task
-from zpipe.core.tap import Bucket
+from zpipe.core.telemetry.tap_publisher import Bucket
 from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError, PeerError
 from zpipe.hookspecs import Context

@@ -12,8 +12,8 @@ from itertools import count
 from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.core.snapshot import taken_in
 from zpipe.core.stage import SNAPSHOT
+from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.daemon.places import Places
 from zpipe.daemon.sockets import Listener

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from zpipe.core.report import following
+from zpipe.core.telemetry.stage_report import following
 from zpipe.monitor.columns import plain
 from zpipe.monitor.glyphs import UNICODE, Glyphs
 from zpipe.monitor.model import Model

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from zpipe.core.snapshot import COUNTS, OTHERS
+from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
 from zpipe.monitor import ends
 from zpipe.monitor.columns import HANGS, Line, wrap
 from zpipe.monitor.figures import count, crash_text, duration, precise, share, size

@@ -18,7 +18,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS, at_rest, broken
+from zpipe.core.telemetry.snapshot import COUNTS, at_rest, broken
 
 Snapshot = dict[str, Any]
 LinkName = tuple[str, str, str]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS
+from zpipe.core.telemetry.snapshot import COUNTS
 
 STAGE = ("pipeline", "stage")
 INSTANCE = (*STAGE, "stage_instance")

@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from zpipe.config import PipelineConfig
-from zpipe.core.budget import SHARES
 from zpipe.core.lifecycle import State
-from zpipe.core.snapshot import COUNTS, OTHERS
+from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
+from zpipe.core.telemetry.time_budget import SHARES
 from zpipe.monitor import ends
 from zpipe.monitor.bottleneck import find
 from zpipe.monitor.effort import effort_of

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.core.tap import Bucket
+from zpipe.core.telemetry.tap_publisher import Bucket
 from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 from zpipe.fixture import as_row, to_json

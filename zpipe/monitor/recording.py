@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from zpipe.core.snapshot import taken_in
+from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.errors import OperatorError
 from zpipe.monitor.moment import LATEST_S, possible
 

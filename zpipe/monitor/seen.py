@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import Any
 
-from zpipe.core.budget import SHARES
+from zpipe.core.telemetry.time_budget import SHARES
 from zpipe.monitor.flow import LinkName
 from zpipe.monitor.past import Past, ends_of
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.ledger import Counts
-from zpipe.core.snapshot import COUNTS, OTHERS
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
 from zpipe.core.upstream.inlet import Inlet
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from zpipe.core.ages import Ages
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
 from zpipe.core.downstream.suspects import Suspicions
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Chunk
+from zpipe.core.telemetry.ages import Ages
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
 

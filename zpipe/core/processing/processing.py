@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zpipe.core.budget import Budget, Histogram
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.limit.calls import Calls
@@ -20,6 +19,7 @@ from zpipe.core.processing.replays import Replays, Revived, replay_of
 from zpipe.core.processing.retries import Retries
 from zpipe.core.processing.service_rate import Pace
 from zpipe.core.processing.task import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
+from zpipe.core.telemetry.time_budget import Budget, Histogram
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
 

@@ -203,7 +203,7 @@ class End:
 
 @dataclass(slots=True)
 class Snapshot:
-    """On the control PUB: an instance's counts. `body` is described in core/snapshot.py; monitors take unknown keys."""
+    """On the control PUB: an instance's counts. `body` is described in core/telemetry/snapshot.py; monitors take unknown keys."""
 
     kind: ClassVar = "snapshot"
     body: dict[str, Any]

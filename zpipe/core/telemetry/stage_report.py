@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zpipe.core import snapshot
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.processing import Processing
 from zpipe.core.source import Source
+from zpipe.core.telemetry import snapshot
 from zpipe.core.upstream.upstreams import Intake
 
 
