@@ -10,7 +10,7 @@ from zpipe.core.downstream.output_limit import EmissionLimit
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.core.processing.task import Chunk
-from zpipe.core.source import Source
+from zpipe.core.source_positions import Source
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
 

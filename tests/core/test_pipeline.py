@@ -19,7 +19,7 @@ from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.processing.dead_letters import Burials
 from zpipe.core.ranges import RangeSet
-from zpipe.core.source import Source
+from zpipe.core.source_positions import Source
 from zpipe.core.upstream import credit
 from zpipe.core.upstream.credit import Grant
 from zpipe.core.upstream.delivery import Slice

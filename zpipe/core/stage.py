@@ -13,14 +13,14 @@ from typing import Any
 from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import EmissionLimit
-from zpipe.core.ending import Ending
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.core.requests import LOOKS, answer
-from zpipe.core.source import Source
+from zpipe.core.shutdown import Ending
+from zpipe.core.source_positions import Source
 from zpipe.core.telemetry import snapshot
 from zpipe.core.telemetry.stage_report import Report, following
 from zpipe.core.telemetry.tap_publisher import Tap

@@ -8,7 +8,7 @@ from __future__ import annotations
 from zpipe.core.actions import Gate
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.policy import StagePolicy
-from zpipe.core.source import Source
+from zpipe.core.source_positions import Source
 
 
 class EmissionLimit:

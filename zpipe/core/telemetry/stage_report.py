@@ -11,7 +11,7 @@ from typing import Any
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.processing import Processing
-from zpipe.core.source import Source
+from zpipe.core.source_positions import Source
 from zpipe.core.telemetry import snapshot
 from zpipe.core.upstream.upstreams import Intake
 

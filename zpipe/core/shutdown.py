@@ -12,7 +12,7 @@ from zpipe.core.actions import Action, CloseSource, Exit, Stop
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import Lifecycle, Move, State
-from zpipe.core.source import Source
+from zpipe.core.source_positions import Source
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Intake
 
