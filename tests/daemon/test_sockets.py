@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from zpipe.daemon.sockets import MAX_STATEMENT_BYTES, UNREAD, Sockets
+from zpipe.transport.sockets import MAX_STATEMENT_BYTES, UNREAD, Sockets
 
 PARCELS = 8
 IN_THE_KERNEL = 16

@@ -39,7 +39,6 @@ from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
 from zpipe.daemon.sdnotify import Notifier
 from zpipe.daemon.signals import Signals
-from zpipe.daemon.sockets import Sockets
 from zpipe.daemon.store import Store
 from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers.gate import Gate
@@ -47,6 +46,7 @@ from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
+from zpipe.transport.sockets import Sockets
 
 SWITCH_S = 0.0005
 """The loop's thread gets the interpreter after at most this much of a busy plugin (Python's default of 5 ms is ten times

@@ -8,7 +8,7 @@ from __future__ import annotations
 from zpipe.config import PipelineConfig
 from zpipe.core.stage import Stage
 from zpipe.daemon.places import Places
-from zpipe.daemon.sockets import Sockets
+from zpipe.transport.sockets import Sockets
 
 LOOK_S = 0.25
 """A new instance has its share within a second: both its neighbours must have found it well before."""

@@ -14,7 +14,6 @@ from typing import Any
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
-from zpipe.daemon.arrival import Arrival
 from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.feeder import Feeder
 from zpipe.daemon.journal import fields
@@ -24,11 +23,12 @@ from zpipe.daemon.malformed import MalformedLog, Source
 from zpipe.daemon.notes import Notes
 from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import Setback
-from zpipe.daemon.sockets import Sockets, sender
 from zpipe.daemon.store import Saved, Store
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
+from zpipe.transport.arrival import Arrival
+from zpipe.transport.sockets import Sockets, sender
 
 NEVER = float("inf")
 

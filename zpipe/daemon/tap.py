@@ -16,9 +16,9 @@ from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.wire import frames
 from zpipe.daemon import drain
 from zpipe.daemon.places import Places
-from zpipe.daemon.sockets import Listener
 from zpipe.errors import OperatorError, PeerError, TargetError
 from zpipe.plugin import nearest_name
+from zpipe.transport.sockets import Listener
 
 HEARTBEAT_S = 1.0
 """A request holds for three of these (PROTOCOL.md 5.11)."""

@@ -16,8 +16,8 @@ from zpipe.core.stage import SNAPSHOT
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.daemon.places import Places
-from zpipe.daemon.sockets import Listener
 from zpipe.errors import OperatorError, PeerError
+from zpipe.transport.sockets import Listener
 
 ASK_S = 3.0
 FIND_S = 0.25

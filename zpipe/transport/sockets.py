@@ -20,8 +20,8 @@ from typing import Any
 import zmq
 
 from zpipe.core.wire import frames
-from zpipe.daemon.arrival import Arrival
 from zpipe.errors import OperatorError
+from zpipe.transport.arrival import Arrival
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
