@@ -16,10 +16,10 @@ from click.testing import Result
 
 from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.wire import cbor
-from zpipe.daemon import letters
-from zpipe.daemon.letters import LetterRow
 from zpipe.daemon.store import Store
 from zpipe.errors import ExitCode, NoPeerError, OperatorError, TargetError, ZpipeError
+from zpipe.runtime import dead_letter_table
+from zpipe.runtime.dead_letter_table import LetterRow
 
 TEXT = """
 [pipeline]
@@ -67,7 +67,7 @@ def bury(home: Path) -> Bury:
             errors.append(error)
             done.set()
 
-        store.ask(lambda connection: letters.bury(connection, row, "life"), told)
+        store.ask(lambda connection: dead_letter_table.bury(connection, row, "life"), told)
         assert done.wait(30) and errors == [None]
         store.close()
 

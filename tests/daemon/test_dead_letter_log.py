@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.daemon import journal
 from zpipe.daemon.dead_letter_log import FOLD_S, MOST_KINDS, NEVER, DeadLetterLog
-from zpipe.daemon.letters import LetterRow
 from zpipe.daemon.reason import reason_of, traceback_of
+from zpipe.runtime import logs
+from zpipe.runtime.dead_letter_table import LetterRow
 
 ROW = LetterRow("work", "read:0", 0.0, "message", "no", "", 1, 0, (), None, b"\x00")
 
@@ -98,15 +98,15 @@ def test_a_traceback_has_lines_of_its_own_only_in_a_terminal(
     log = logging.getLogger("zpipe")
     before = log.handlers[:], log.level, log.propagate
     with (tmp_path / "log").open("w") as out:
-        monkeypatch.setattr(journal.sys, "stderr", out)
-        made = journal.start("work.1", "info", {journal.TERMINAL: "1"} if terminal else {})
+        monkeypatch.setattr(logs.sys, "stderr", out)
+        made = logs.start("work.1", "info", {logs.TERMINAL: "1"} if terminal else {})
         try:
             raise ValueError("red \x1b[31m")
         except ValueError as error:
             made.error("event=a.failed", exc_info=error)
-        made.warning("event=b reason=\x1b[31m", extra={journal.TRACEBACK: "one\ntwo"})
+        made.warning("event=b reason=\x1b[31m", extra={logs.TRACEBACK: "one\ntwo"})
         for _ in range(2):
-            made.warning("event=worker.died", extra={journal.TRACEBACK: 'Fatal\n  File "w.py", line 3 in work'})
+            made.warning("event=worker.died", extra={logs.TRACEBACK: 'Fatal\n  File "w.py", line 3 in work'})
         monkeypatch.undo()
     log.handlers[:], log.level, log.propagate = before
     lines = (tmp_path / "log").read_text().splitlines()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.daemon import locks
-from zpipe.daemon.locks import InstanceLock, RunLock
 from zpipe.errors import OperatorError
+from zpipe.runtime import locks
+from zpipe.runtime.locks import InstanceLock, RunLock
 
 HOLD = """
 import sys

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import load
-from zpipe.daemon.places import MARK, Places
-from zpipe.folders import make_private
+from zpipe.runtime.folders import make_private
+from zpipe.runtime.places import MARK, Places
 
 CONFIG = """
 [pipeline]

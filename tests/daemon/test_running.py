@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import load
-from zpipe.daemon import running
-from zpipe.daemon.locks import InstanceLock
-from zpipe.daemon.places import Places
 from zpipe.errors import ConfigError, NoPeerError
+from zpipe.runtime import running_pipelines
+from zpipe.runtime.locks import InstanceLock
+from zpipe.runtime.places import Places
 
 TEXT = '[pipeline]\nname = "p"\n[stages.a]\nplugin = "generate"\n[stages.b]\ninput = "a"\nplugin = "discard"\n'
 
@@ -39,12 +39,12 @@ def lives(config: Path, stage: str, stack: ExitStack) -> Path:
     folder = places.runtime(stage, 1)
     lock = InstanceLock(folder, f"p.{stage}.1")
     stack.callback(lock.release)
-    running.leave(places, loaded, stage, 1)
+    running_pipelines.leave(places, loaded, stage, 1)
     return folder
 
 
-def find(given: object) -> running.Target:
-    return running.find(Path(str(given)), os.environ)
+def find(given: object) -> running_pipelines.Target:
+    return running_pipelines.find(Path(str(given)), os.environ)
 
 
 def test_the_file_counts_where_nothing_runs_and_a_name_needs_something(home: Path, config: Path) -> None:
@@ -85,11 +85,11 @@ def test_a_record_at_the_bound_of_its_size_is_read_and_one_above_is_not(
     home: Path, config: Path, stack: ExitStack
 ) -> None:
     folder = lives(config, "a", stack)
-    path = folder / running.FILE
+    path = folder / running_pipelines.FILE
     text = path.read_text()
-    path.write_text(text.ljust(running.LARGEST_BYTES))
+    path.write_text(text.ljust(running_pipelines.LARGEST_BYTES))
     assert find("p").config.name == "p"
-    path.write_text(text.ljust(running.LARGEST_BYTES + 1))
+    path.write_text(text.ljust(running_pipelines.LARGEST_BYTES + 1))
     with pytest.raises(NoPeerError):
         find("p")
 
@@ -104,6 +104,6 @@ def test_a_record_of_another_instance_is_none(home: Path, config: Path, stack: E
 
 def test_another_version_is_named(home: Path, config: Path, stack: ExitStack) -> None:
     folder = lives(config, "a", stack)
-    value = json.loads((folder / running.FILE).read_text())
-    (folder / running.FILE).write_text(json.dumps(value | {"version": "0.0.9"}))
+    value = json.loads((folder / running_pipelines.FILE).read_text())
+    (folder / running_pipelines.FILE).write_text(json.dumps(value | {"version": "0.0.9"}))
     assert find("p").notes == (f"pipeline 'p' runs zpipe 0.0.9, and this is {value['version']}",)

@@ -13,8 +13,8 @@ import pytest
 from e2e_types import MakePipeline
 from pipeline import Pipeline, send, wait_until
 
-from zpipe.daemon import running
 from zpipe.errors import ExitCode, NoPeerError
+from zpipe.runtime import running_pipelines
 
 CONFIG = """
 [pipeline]
@@ -201,11 +201,11 @@ def test_root_finds_what_others_run_and_trusts_no_folder_that_is_not_theirs(
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(pipeline.home))
     env = {name: value for name, value in pipeline.env.items() if not name.startswith("ZPIPE_")}
     with pytest.raises(NoPeerError, match="no pipeline 'named' runs here"):
-        running.find(Path("named"), env)  # of root, but in the name of another
+        running_pipelines.find(Path("named"), env)  # of root, but in the name of another
     os.chown(root, owner, owner)
-    found = running.find(Path("named"), env)
+    found = running_pipelines.find(Path("named"), env)
     assert found.env["ZPIPE_RUNTIME_DIR"] == str(root)
     assert found.env["ZPIPE_STATE_DIR"] == str(pipeline.home / "s")
     root.chmod(0o777)
     with pytest.raises(NoPeerError):
-        running.find(Path("named"), env)
+        running_pipelines.find(Path("named"), env)

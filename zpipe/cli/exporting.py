@@ -13,7 +13,7 @@ from zpipe.config.model import PROMETHEUS
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
-    from zpipe.daemon.running import Target
+    from zpipe.runtime.running_pipelines import Target
 
 
 def export(found: Target, given: str) -> ExitCode:

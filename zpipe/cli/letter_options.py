@@ -55,7 +55,7 @@ class Wanted:
 
     def selection(self) -> Selection:
         from zpipe.daemon.graveyard import Selection
-        from zpipe.daemon.letters import Filter
+        from zpipe.runtime.dead_letter_table import Filter
 
         return Selection(self.names, self.stage, Filter(self.reason, self.older_s, self.newer_s))
 

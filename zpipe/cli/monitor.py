@@ -20,9 +20,9 @@ from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.daemon.running import Target
     from zpipe.daemon.watch import Watch
     from zpipe.monitor.app import Heard
+    from zpipe.runtime.running_pipelines import Target
 
 REDRAW_S = 0.25
 """The screen is redrawn no more often than this, however short the interval of the snapshots is."""

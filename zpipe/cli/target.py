@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from zpipe.daemon.running import Target
+    from zpipe.runtime.running_pipelines import Target
 
 C = TypeVar("C", bound=Callable[..., Any])
 METAVAR = "CONFIG|PIPELINE"
@@ -23,9 +23,9 @@ def target_argument(function: C) -> C:
 
 def find_target(given: Path) -> Target:
     """The pipeline of that file or of that name; says where the file is not what runs. Raises ZpipeError."""
-    from zpipe.daemon import running
+    from zpipe.runtime import running_pipelines
 
-    target = running.find(given, os.environ)
+    target = running_pipelines.find(given, os.environ)
     for note in target.notes:
         click.echo(f"zpipe: {note}", err=True)
     return target

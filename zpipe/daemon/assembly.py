@@ -22,30 +22,31 @@ from zpipe.core.lifecycle import State
 from zpipe.core.processing.task import DEAD, Chunk, Result, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon import collector, descriptors, journal, running, traces
+from zpipe.daemon import collector, traces
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.feeder import Feeder, silent
-from zpipe.daemon.journal import fields
-from zpipe.daemon.locks import InstanceLock
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outside import Outside
-from zpipe.daemon.places import Places
 from zpipe.daemon.plugin_host import Opened, PluginHost
 from zpipe.daemon.policies import stage_policy
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
 from zpipe.daemon.sdnotify import Notifier
-from zpipe.daemon.signals import Signals
 from zpipe.daemon.store import Store
 from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
-from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
+from zpipe.runtime import descriptors, logs, running_pipelines
+from zpipe.runtime.folders import instance_name, make_private, remove
+from zpipe.runtime.locks import InstanceLock
+from zpipe.runtime.logs import fields
+from zpipe.runtime.places import Places
+from zpipe.runtime.signals import Signals
 from zpipe.transport.sockets import Sockets
 
 SWITCH_S = 0.0005
@@ -65,7 +66,7 @@ class Instance:
         self.places = Places(config, env)
         self.name = instance_name(config.name, stage, instance)
         self.lock = InstanceLock(self.places.runtime(stage, instance), self.name)
-        self.log = journal.start(f"{stage}.{instance}", level, env)
+        self.log = logs.start(f"{stage}.{instance}", level, env)
         state_dir = self.places.state(stage, instance)
         make_private(state_dir)
         cut_short = self.places.begin_life(stage, instance)
@@ -137,7 +138,7 @@ class Instance:
             self.workers = make_pool(
                 self.config, self.host.plugin, context, policy.link, calls, gate, self._emitted, self._done, self.log
             )
-        self._letter_log = DeadLetterLog(self.log, journal.is_terminal(env))
+        self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
         self.loop = Loop(
             *(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log),
             self._letter_log,
@@ -221,7 +222,7 @@ class Instance:
     def _leave_record(self, config: PipelineConfig) -> None:
         """For commands that ask this instance. It does its work without: they then go by the file."""
         try:
-            running.leave(self.places, config, self._stage, self._instance)
+            running_pipelines.leave(self.places, config, self._stage, self._instance)
         except OSError as error:
             self.log.warning(fields(event="record.failed", reason=error))
 

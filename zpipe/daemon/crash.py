@@ -20,9 +20,9 @@ from typing import Any
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.upstreams import Suspects
 from zpipe.daemon.call_journal import CallJournal, in_call, producer_of
-from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import clean
 from zpipe.errors import OperatorError
+from zpipe.runtime.logs import fields
 
 LAST_DEATH = "ZPIPE_LAST_DEATH"
 """Set by `zpipe run` for a child that it starts again: how the one before ended, for people."""

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.daemon.journal import TRACEBACK, fields, frames_of
-from zpipe.daemon.letters import LetterRow
+from zpipe.runtime.dead_letter_table import LetterRow
+from zpipe.runtime.logs import TRACEBACK, fields, frames_of
 
 NEVER = float("inf")
 FOLD_S = 5.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from zpipe.config import PipelineConfig
 from zpipe.core.stage import Stage
-from zpipe.daemon.places import Places
+from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Sockets
 
 LOOK_S = 0.25

@@ -14,10 +14,10 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.daemon.places import since_boot_s
 from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError, TargetError
 from zpipe.plugin import nearest_name
+from zpipe.runtime.places import since_boot_s
 
 TURN_S = 0.1
 ASK_S = 1.0

@@ -19,11 +19,11 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.drain import parse_target
-from zpipe.daemon.letters import Filter
-from zpipe.daemon.places import Places
 from zpipe.daemon.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
-from zpipe.folders import denied
+from zpipe.runtime.dead_letter_table import Filter
+from zpipe.runtime.folders import denied
+from zpipe.runtime.places import Places
 
 Instance = tuple[str, int]
 Numbers = dict[Instance, list[int]]

@@ -16,16 +16,16 @@ from zpipe.core.processing.replays import MOST, Revived, replay_of
 from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
-from zpipe.daemon import letters
 from zpipe.daemon.burial import letter_message, letter_row
 from zpipe.daemon.call_journal import STORE
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.dead_letter_log import DeadLetterLog
-from zpipe.daemon.journal import fields
-from zpipe.daemon.letters import LetterRow, Marked
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.setback import AGAIN_S, Setback
 from zpipe.daemon.store import Store
+from zpipe.runtime import dead_letter_table
+from zpipe.runtime.dead_letter_table import LetterRow, Marked
+from zpipe.runtime.logs import fields
 
 T = TypeVar("T")
 NEVER = float("inf")
@@ -69,7 +69,7 @@ class Keeper:
 
         def job(connection: sqlite3.Connection) -> None:
             for start, stop, alone in rows:
-                letters.accuse(connection, start, stop, bool(alone))
+                dead_letter_table.accuse(connection, start, stop, bool(alone))
 
         if rows:
             self._ask(job, lambda error, _: None)
@@ -109,9 +109,9 @@ class Keeper:
 
         def job(connection: sqlite3.Connection) -> None:
             if replay is None:
-                letters.bury(connection, row, incarnation)
+                dead_letter_table.bury(connection, row, incarnation)
             else:
-                letters.bury_again(connection, replay.number, row, incarnation)
+                dead_letter_table.bury_again(connection, replay.number, row, incarnation)
 
         def then(error: Exception | None, _: None) -> None:
             self._probing = False
@@ -136,7 +136,7 @@ class Keeper:
             self._removals.append(number)
             self._again_at = time.monotonic() + AGAIN_S
 
-        self._ask(lambda connection: letters.remove(connection, number), then)
+        self._ask(lambda connection: dead_letter_table.remove(connection, number), then)
 
     def take(self, _: act.TakeLetters) -> None:
         """Letters were marked for replay."""
@@ -181,7 +181,7 @@ class Keeper:
             if dropped:
                 self._log.warning(fields(event="dead_letters.expired", count=dropped, older_than_s=age_s))
 
-        self._ask(lambda connection: letters.expire(connection, age_s), then)
+        self._ask(lambda connection: dead_letter_table.expire(connection, age_s), then)
 
     # ---- replay
 
@@ -198,7 +198,7 @@ class Keeper:
         held = frozenset(self._replays)
 
         def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
-            return [(_revived(row), row.rate) for row in letters.marked(connection, most, room, held)]
+            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room, held)]
 
         def then(error: Exception | None, found: list[tuple[Revived, float]] | None) -> None:
             now = time.monotonic()
@@ -220,7 +220,7 @@ class Keeper:
         found: list[tuple[T, tuple[int, int]]] = []
 
         def run(connection: sqlite3.Connection) -> None:
-            found[:] = [(job(connection), letters.total(connection))]
+            found[:] = [(job(connection), dead_letter_table.total(connection))]
 
         def done(error: Exception | None) -> None:
             def report() -> None:

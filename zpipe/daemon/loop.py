@@ -16,7 +16,6 @@ from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
 from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.feeder import Feeder
-from zpipe.daemon.journal import fields
 from zpipe.daemon.keeper import Keeper
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.malformed import MalformedLog, Source
@@ -27,6 +26,7 @@ from zpipe.daemon.store import Saved, Store
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
+from zpipe.runtime.logs import fields
 from zpipe.transport.arrival import Arrival
 from zpipe.transport.sockets import Sockets, sender
 

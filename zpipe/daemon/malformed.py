@@ -10,8 +10,8 @@ import logging
 import re
 from dataclasses import dataclass
 
-from zpipe.daemon.journal import fields
 from zpipe.errors import PeerError
+from zpipe.runtime.logs import fields
 
 MINUTE_S = 60.0
 FAULTS_A_MINUTE = 10

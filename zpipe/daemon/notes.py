@@ -9,7 +9,7 @@ import logging
 from collections import deque
 
 from zpipe.core.actions import Note
-from zpipe.daemon.journal import fields
+from zpipe.runtime.logs import fields
 
 AGAIN_S = 60.0
 """The same text is news again after this long."""

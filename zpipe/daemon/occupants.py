@@ -12,11 +12,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from zpipe import folders
 from zpipe.config import PipelineConfig
-from zpipe.daemon import locks
-from zpipe.daemon.places import Places
 from zpipe.errors import OperatorError
+from zpipe.runtime import folders, locks
+from zpipe.runtime.places import Places
 
 Instance = tuple[str, int]
 _UNIT = re.compile(r"/(zpipe@[^/\n]+\.service)$", re.MULTILINE)

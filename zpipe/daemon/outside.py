@@ -12,10 +12,10 @@ from typing import Any
 
 from zpipe.core.processing.task import Result, Task, Verdict
 from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon import descriptors
-from zpipe.daemon.places import Places
 from zpipe.daemon.setback import Errand, Setback
 from zpipe.errors import OperatorError
+from zpipe.runtime import descriptors
+from zpipe.runtime.places import Places
 
 PATIENCE_S = 1.0
 """A service that says "slow down" now and then is the limiter's; one that lets nothing through this long is said aloud."""

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.daemon.journal import fields
 from zpipe.daemon.store import Saved, Store
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
+from zpipe.runtime.logs import fields
 
 CLOSE_S = 5.0
 

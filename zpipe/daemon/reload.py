@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from zpipe.config import PipelineConfig, load, record
 from zpipe.config.model import StageConfig, Workers
 from zpipe.core.stage import Stage
-from zpipe.daemon.journal import fields
 from zpipe.errors import ConfigError
+from zpipe.runtime.logs import fields
 
 _TOP = {
     "name": "pipeline.name",

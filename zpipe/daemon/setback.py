@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from zpipe.daemon.journal import fields
+from zpipe.runtime.logs import fields
 
 NEVER = float("inf")
 COMPLAINT_S = 5.0

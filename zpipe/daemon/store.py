@@ -18,14 +18,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from zpipe.core.wire import cbor
-from zpipe.daemon import letters
 from zpipe.errors import OperatorError, PeerError
+from zpipe.runtime import dead_letter_table
 
 SCHEMA_VERSION = 2
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS position (
     one INTEGER PRIMARY KEY CHECK (one = 1), position BLOB, finished INTEGER NOT NULL, completed_by TEXT);
-{letters.SCHEMA}
+{dead_letter_table.SCHEMA}
 """
 FILE = "state.db"
 WAL_PAGES = 100
@@ -58,7 +58,7 @@ class Store:
                 raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
             if version == 0:
                 connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            self.kept = letters.total(connection)
+            self.kept = dead_letter_table.total(connection)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30.0)

@@ -10,18 +10,18 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from zpipe import folders
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.daemon import descriptors, occupants
+from zpipe.daemon import occupants
 from zpipe.daemon.children import Child, Death, passes
-from zpipe.daemon.journal import fields
-from zpipe.daemon.locks import RunLock
 from zpipe.daemon.onlookers import Display, Ledger
-from zpipe.daemon.places import Places
-from zpipe.daemon.signals import Signals
 from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
+from zpipe.runtime import descriptors, folders
+from zpipe.runtime.locks import RunLock
+from zpipe.runtime.logs import fields
+from zpipe.runtime.places import Places
+from zpipe.runtime.signals import Signals
 
 TURN_S = 0.1
 STOP_S = 5.0

@@ -15,9 +15,9 @@ from zpipe.core.stage import ANNOUNCEMENT
 from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.wire import frames
 from zpipe.daemon import drain
-from zpipe.daemon.places import Places
 from zpipe.errors import OperatorError, PeerError, TargetError
 from zpipe.plugin import nearest_name
+from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Listener
 
 HEARTBEAT_S = 1.0

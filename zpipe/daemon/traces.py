@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zpipe.config import PipelineConfig
 from zpipe.core.processing.task import Failure, Result, Task
 from zpipe.core.telemetry.tap_publisher import Bucket
-from zpipe.daemon.journal import fields
 from zpipe.errors import OperatorError, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
+from zpipe.runtime.logs import fields
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

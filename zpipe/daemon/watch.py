@@ -15,8 +15,8 @@ from zpipe.config import PipelineConfig
 from zpipe.core.stage import SNAPSHOT
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
-from zpipe.daemon.places import Places
 from zpipe.errors import OperatorError, PeerError
+from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Listener
 
 ASK_S = 3.0

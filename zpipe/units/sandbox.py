@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.config.report import Report
-from zpipe.folders import instance_name
+from zpipe.runtime.folders import instance_name
 from zpipe.units import install, names, text
 from zpipe.units.names import Unit, UnitError
 

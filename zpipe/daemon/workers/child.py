@@ -23,18 +23,19 @@ from zpipe import plugin as plugins
 from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Result, Task
-from zpipe.daemon import collector, journal
+from zpipe.daemon import collector
 from zpipe.daemon.call_journal import NONE
-from zpipe.daemon.journal import fields
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.runner import Runner
-from zpipe.daemon.signals import default_in_forks
 from zpipe.daemon.task_run import Ends
 from zpipe.daemon.workers import exchange
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Context
+from zpipe.runtime import logs
+from zpipe.runtime.logs import fields
+from zpipe.runtime.signals import default_in_forks
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,7 +45,7 @@ class Child:
     def __init__(self, pipe: Pipe, note: CallNote, start: dict[str, Any]) -> None:
         self._pipe = pipe
         self._note = note
-        self._log = journal.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
+        self._log = logs.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
         self._start = start
         self._pid = os.getpid()
         self._inbox = exchange.Inbox()

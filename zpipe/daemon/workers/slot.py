@@ -16,12 +16,12 @@ from zpipe.core.processing.task import Chunk, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Slice
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.crash import MOST_IDS
-from zpipe.daemon.journal import TRACEBACK, fields
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.reason import reason_of
 from zpipe.daemon.workers import exchange
 from zpipe.daemon.workers.obituary import how, result_of
 from zpipe.daemon.workers.process import NotBegun, NotOpened, Process
+from zpipe.runtime.logs import TRACEBACK, fields
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 """Between starts that fail, doubling."""

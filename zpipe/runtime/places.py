@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
-from zpipe.daemon import locks
 from zpipe.errors import NoPeerError, OperatorError
+from zpipe.runtime import folders, locks
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 PLUGIN = "plugin"
