@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zpipe.daemon.dead_letter_log import FOLD_S, MOST_KINDS, NEVER, DeadLetterLog
-from zpipe.daemon.reason import reason_of, traceback_of
+from zpipe.daemon.plugin.reason import reason_of, traceback_of
 from zpipe.runtime import logs
 from zpipe.runtime.dead_letter_table import LetterRow
 

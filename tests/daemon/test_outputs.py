@@ -11,8 +11,8 @@ from pools import Bench, bench, payloads, task
 
 from zpipe.core.processing.task import Result, Verdict
 from zpipe.core.wire import section
-from zpipe.daemon.runner import Runner
-from zpipe.daemon.task_run import Ends
+from zpipe.daemon.plugin.runner import Runner
+from zpipe.daemon.plugin.task_run import Ends
 
 PLUGIN = """
 from collections import namedtuple

@@ -13,7 +13,7 @@ from pools import bench, children, payloads, piece, section_of, task, wait_gone
 
 from zpipe.core.processing.task import Past, Task, Verdict
 from zpipe.core.upstream.delivery import Slice
-from zpipe.daemon.task_run import EARLY_MESSAGES
+from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.errors import OperatorError
 
 PLUGIN = """

@@ -9,7 +9,7 @@ import pytest
 from pools import bench, payloads, task
 
 from zpipe.core.processing.task import Result, Verdict
-from zpipe.daemon.task_run import EARLY_MESSAGES
+from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.daemon.workers import event_loop
 
 PLUGIN = """

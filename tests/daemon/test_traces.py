@@ -18,8 +18,8 @@ from zpipe.config import load
 from zpipe.core.processing.task import Failure, Past, Result, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section, encode
-from zpipe.daemon import traces
-from zpipe.daemon.traces import HEADER, NS, Complaints, OpenTelemetry
+from zpipe.daemon.plugin import traces
+from zpipe.daemon.plugin.traces import HEADER, NS, Complaints, OpenTelemetry
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
 

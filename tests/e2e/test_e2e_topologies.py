@@ -9,7 +9,7 @@ from e2e_types import MakePipeline
 from pipeline import ids
 from ports import free_ports
 
-from zpipe.daemon.task_run import EARLY_MESSAGES
+from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 
 STORE = """
 plugin = "sqlite"

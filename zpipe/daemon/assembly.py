@@ -22,17 +22,18 @@ from zpipe.core.lifecycle import State
 from zpipe.core.processing.task import DEAD, Chunk, Result, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon import collector, traces
+from zpipe.daemon import collector
 from zpipe.daemon.crash import CrashFiles
 from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.feeder import Feeder, silent
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outside import Outside
-from zpipe.daemon.plugin_host import Opened, PluginHost
+from zpipe.daemon.plugin import traces
+from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
+from zpipe.daemon.plugin.reason import reason_of
+from zpipe.daemon.plugin.source_thread import Feeder, silent
 from zpipe.daemon.policies import stage_policy
-from zpipe.daemon.reason import reason_of
 from zpipe.daemon.reload import reload
 from zpipe.daemon.sdnotify import Notifier
 from zpipe.daemon.store import Store

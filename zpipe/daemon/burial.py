@@ -9,7 +9,7 @@ from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.processing.task import DEAD, DeadLetter
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.crash import Crash
-from zpipe.daemon.reason import clean
+from zpipe.daemon.plugin.reason import clean
 from zpipe.errors import PeerError
 from zpipe.runtime.dead_letter_table import LetterRow
 

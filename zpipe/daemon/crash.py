@@ -20,7 +20,7 @@ from typing import Any
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.upstreams import Suspects
 from zpipe.daemon.call_journal import CallJournal, in_call, producer_of
-from zpipe.daemon.reason import clean
+from zpipe.daemon.plugin.reason import clean
 from zpipe.errors import OperatorError
 from zpipe.runtime.logs import fields
 

@@ -25,9 +25,9 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Result, Task
 from zpipe.daemon import collector
 from zpipe.daemon.call_journal import NONE
-from zpipe.daemon.reason import reason_of
-from zpipe.daemon.runner import Runner
-from zpipe.daemon.task_run import Ends
+from zpipe.daemon.plugin.reason import reason_of
+from zpipe.daemon.plugin.runner import Runner
+from zpipe.daemon.plugin.task_run import Ends
 from zpipe.daemon.workers import exchange
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from zpipe.core.processing.task import Failure, Result, Task, Verdict
-from zpipe.daemon.reason import TRACEBACK_CHARACTERS, clean
+from zpipe.daemon.plugin.reason import TRACEBACK_CHARACTERS, clean
 
 AGAIN = "another message of its task ended the worker process"
 _MIB = 1 << 20

@@ -14,8 +14,8 @@ from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal
-from zpipe.daemon.runner import Runner
-from zpipe.daemon.task_run import Ends
+from zpipe.daemon.plugin.runner import Runner
+from zpipe.daemon.plugin.task_run import Ends
 from zpipe.daemon.workers.gate import Gate
 from zpipe.daemon.workers.process import Limits, Process
 from zpipe.daemon.workers.process_pool import ProcessPool

@@ -17,7 +17,7 @@ from zpipe.core.upstream.delivery import Slice
 from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.crash import MOST_IDS
 from zpipe.daemon.mailbox import Wakeup
-from zpipe.daemon.reason import reason_of
+from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.workers import exchange
 from zpipe.daemon.workers.obituary import how, result_of
 from zpipe.daemon.workers.process import NotBegun, NotOpened, Process

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal, Slot
-from zpipe.daemon.runner import Runner, Step, Work
+from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.workers.event_loop import EventLoop
 from zpipe.daemon.workers.gate import Gate
 

@@ -18,8 +18,8 @@ from typing import Any
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.core.wire.section import MAX_ORIGIN_S
-from zpipe.daemon.emission import Emission, encode_all
-from zpipe.daemon.verdict import failure_of
+from zpipe.daemon.plugin.failures import failure_of
+from zpipe.daemon.plugin.outputs import Emission, encode_all
 from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
 from zpipe.plugin import nearest_name

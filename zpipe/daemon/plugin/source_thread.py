@@ -17,9 +17,9 @@ from typing import Any
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Chunk, DeadLetter, Failure, Past
 from zpipe.core.wire import cbor, section
-from zpipe.daemon.emission import Emission, encode_all
-from zpipe.daemon.reason import reason_of
-from zpipe.daemon.task_run import check_message, check_outlet
+from zpipe.daemon.plugin.outputs import Emission, encode_all
+from zpipe.daemon.plugin.reason import reason_of
+from zpipe.daemon.plugin.task_run import check_message, check_outlet
 from zpipe.errors import PluginError, Reject
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position

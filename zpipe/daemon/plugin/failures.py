@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from zpipe.core.processing.task import Failure, Verdict
-from zpipe.daemon.reason import reason_of, text_of, traceback_of
+from zpipe.daemon.plugin.reason import reason_of, text_of, traceback_of
 from zpipe.errors import Answer, OperatorError, Reject, Retry, Throttled
 
 MAX_DELAY_S = 86_400.0
