@@ -15,7 +15,7 @@ from pools import piece, section_of
 
 from zpipe.core.processing.task import Chunk, Failure, Past, Result, Task, Verdict
 from zpipe.daemon.call_journal import NONE
-from zpipe.daemon.workers import exchange, obituary
+from zpipe.daemon.workers import task_exchange, worker_death
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import PeerError
 
@@ -48,7 +48,7 @@ def test_garbage_is_no_frame_and_nothing_worse(garbage: bytes) -> None:
         with pytest.raises((EOFError, PeerError)):
             while True:
                 value, bodies = pipe.receive()
-                exchange.read_result(sent(10), value, bodies)
+                task_exchange.read_result(sent(10), value, bodies)
 
 
 def sent(count: int, number: int = 7) -> Task:
@@ -80,7 +80,7 @@ def test_a_result_comes_back_as_it_went(
 ) -> None:
     result = Result(given_chunks, filtered, given_failures, 0.5, ages)
     task = sent(COUNT)
-    back = exchange.read_result(task, *exchange.result_frame(task, result))
+    back = task_exchange.read_result(task, *task_exchange.result_frame(task, result))
     assert (back.filtered, back.failures, back.seconds, back.ages) == (filtered, given_failures, 0.5, ages)
     for one, two in zip(back.chunks, given_chunks, strict=True):
         assert one[:3] == two[:3]
@@ -97,7 +97,7 @@ def test_what_is_no_result_is_said_to_be_none() -> None:
         7,
     ):
         with pytest.raises(PeerError):
-            exchange.read_result(sent(3), value, [b""])  # type: ignore[arg-type]
+            task_exchange.read_result(sent(3), value, [b""])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -121,18 +121,20 @@ def test_a_result_that_does_not_fit_its_task_is_none(
 ) -> None:
     value = ["result", number, rows, filtered, [[n, "no", "", "retry", None] for n in failed], seconds, []]
     with pytest.raises(PeerError):
-        exchange.read_result(sent(3), value, [b"x"])
+        task_exchange.read_result(sent(3), value, [b"x"])
     if not filtered and not failed and not seconds:
         with pytest.raises(PeerError):
-            exchange.read_early(sent(3), ["early", number, rows], [b"x"])
-    exchange.read_result(sent(3), ["result", 7, [["", 1, None]], 1, [[2, "", "", "retry", None]], 0.1, [1]], [b"x"])
+            task_exchange.read_early(sent(3), ["early", number, rows], [b"x"])
+    task_exchange.read_result(
+        sent(3), ["result", 7, [["", 1, None]], 1, [[2, "", "", "retry", None]], 0.1, [1]], [b"x"]
+    )
 
 
 @given(st.booleans(), st.integers(1, 5), st.integers(0, 5))
 def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: bool, count: int, note: int) -> None:
     note = min(note, count)
     task = Task(1, [piece(section_of(list(range(count))), 0, count)], Past(), batch)
-    result = obituary.result_of(task, note, "why", "trace", 1.0)
+    result = worker_death.result_of(task, note, "why", "trace", 1.0)
     assert [failure.index for failure in result.failures] == list(range(count)) and result.chunks == []
     dead = [failure.index for failure in result.failures if failure.verdict is Verdict.DEATH]
     if batch:
@@ -144,9 +146,10 @@ def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: boo
 
 
 def test_how_a_process_ended() -> None:
-    assert obituary.in_call(-11) == "its worker process was killed by SIGSEGV"
-    assert obituary.in_call(-40) == "its worker process was killed by signal 40"
-    assert obituary.in_call(0) == "its worker process exited with code 0 in the call"
+    assert worker_death.in_call(-11) == "its worker process was killed by SIGSEGV"
+    assert worker_death.in_call(-40) == "its worker process was killed by signal 40"
+    assert worker_death.in_call(0) == "its worker process exited with code 0 in the call"
     assert (
-        obituary.too_large((600 << 20) + 1, 512 << 20) == "its worker process used 601 MiB, over the limit of 512 MiB"
+        worker_death.too_large((600 << 20) + 1, 512 << 20)
+        == "its worker process used 601 MiB, over the limit of 512 MiB"
     )

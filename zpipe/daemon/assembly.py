@@ -38,7 +38,7 @@ from zpipe.daemon.reload import reload
 from zpipe.daemon.sdnotify import Notifier
 from zpipe.daemon.store import Store
 from zpipe.daemon.vital import process_vitals, vital_of
-from zpipe.daemon.workers.gate import Gate
+from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.hookspecs import Context

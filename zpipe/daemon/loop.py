@@ -23,7 +23,7 @@ from zpipe.daemon.plugin.source_thread import Feeder
 from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import Setback
 from zpipe.daemon.store import Saved, Store
-from zpipe.daemon.workers.gate import Gate
+from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields

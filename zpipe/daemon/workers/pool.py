@@ -16,10 +16,10 @@ from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import Ends
-from zpipe.daemon.workers.gate import Gate
-from zpipe.daemon.workers.process import Limits, Process
+from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
+from zpipe.daemon.workers.worker_process import Limits, Process
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
 

@@ -12,9 +12,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from zpipe.core.processing.task import Chunk, Result, Task
-from zpipe.daemon.workers.gate import Gate
-from zpipe.daemon.workers.process import CLOSE_S, Process
+from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.slot import Slot
+from zpipe.daemon.workers.worker_process import CLOSE_S, Process
 from zpipe.errors import OperatorError
 
 

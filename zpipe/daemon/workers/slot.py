@@ -18,9 +18,9 @@ from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.crash import MOST_IDS
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.plugin.reason import reason_of
-from zpipe.daemon.workers import exchange
-from zpipe.daemon.workers.obituary import how, result_of
-from zpipe.daemon.workers.process import NotBegun, NotOpened, Process
+from zpipe.daemon.workers import task_exchange
+from zpipe.daemon.workers.worker_death import how, result_of
+from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, Process
 from zpipe.runtime.logs import TRACEBACK, fields
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
@@ -106,7 +106,7 @@ class Slot:
 
     def _live(self) -> None:
         # A process starts with the mask of the thread that starts it: these must not end one that has no handlers yet.
-        signal.pthread_sigmask(signal.SIG_BLOCK, exchange.NOT_FOR_WORKERS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, task_exchange.NOT_FOR_WORKERS)
         while not self._closing.is_set():
             process = self._open()
             if process is None:

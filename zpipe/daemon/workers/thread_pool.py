@@ -15,7 +15,7 @@ from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.call_journal import CallJournal, Slot
 from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.workers.event_loop import EventLoop
-from zpipe.daemon.workers.gate import Gate
+from zpipe.daemon.workers.output_gate import Gate
 
 
 class ThreadPool:

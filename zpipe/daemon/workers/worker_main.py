@@ -28,7 +28,7 @@ from zpipe.daemon.call_journal import NONE
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import Ends
-from zpipe.daemon.workers import exchange
+from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import OperatorError, PluginError
@@ -48,7 +48,7 @@ class Child:
         self._log = logs.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
         self._start = start
         self._pid = os.getpid()
-        self._inbox = exchange.Inbox()
+        self._inbox = task_exchange.Inbox()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hooks: Any = {}
 
@@ -61,16 +61,16 @@ class Child:
             reason = str(error) if known else reason_of(error)
             if not known:
                 self._log.error(fields(event="open.failed", reason=reason), exc_info=error)
-            self._send([exchange.FAILED, reason])
+            self._send([task_exchange.FAILED, reason])
             return
         collector.tune()
-        self._send([exchange.READY])
+        self._send([task_exchange.READY])
         while True:
             value, bodies = self._pipe.receive()
-            if value[0] == exchange.CLOSE:
+            if value[0] == task_exchange.CLOSE:
                 break
             task = self._inbox.task(value, bodies)
-            self._send(*exchange.result_frame(task, self._work(task)))
+            self._send(*task_exchange.result_frame(task, self._work(task)))
         self._close()
 
     def _send(self, value: list[Any], bodies: Sequence[bytes] = ()) -> None:
@@ -107,7 +107,7 @@ class Child:
         step = work.advance()
         while not isinstance(step, Result):
             if isinstance(step, list):
-                self._send(*exchange.early_frame(task, step))
+                self._send(*task_exchange.early_frame(task, step))
                 self._pipe.receive()
                 step = work.advance()
                 continue
@@ -159,12 +159,12 @@ def main() -> None:
         os.set_inheritable(fd, False)  # what a plugin starts must not keep them open
     _live_with(life)
     faulthandler.enable(words)
-    faulthandler.register(exchange.DUMP, words)
-    for number in exchange.NOT_FOR_WORKERS:
+    faulthandler.register(task_exchange.DUMP, words)
+    for number in task_exchange.NOT_FOR_WORKERS:
         # No SIG_IGN, nor are they left blocked: a plugin's own processes would inherit both.
         signal.signal(number, lambda *_: None)
-    default_in_forks(exchange.NOT_FOR_WORKERS)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, exchange.NOT_FOR_WORKERS)
+    default_in_forks(task_exchange.NOT_FOR_WORKERS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, task_exchange.NOT_FOR_WORKERS)
     pipe = Pipe(socket.socket(fileno=end))
     try:
         value, _ = pipe.receive()

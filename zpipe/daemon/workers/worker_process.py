@@ -20,7 +20,7 @@ from typing import Any
 
 from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.resident import rss_bytes
-from zpipe.daemon.workers import call_note, exchange, obituary
+from zpipe.daemon.workers import call_note, task_exchange, worker_death
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import PeerError
@@ -30,7 +30,9 @@ CLOSE_S = 5.0
 WORDS_S = 0.5
 """For a process that is to be killed to say where it is. Only one that is stopped does not."""
 MEMORY_CHECK_S = 0.25
-_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.child import main; main()"
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
+)
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "ZPIPE_SUPERVISED")
 
 
@@ -68,7 +70,7 @@ class Process:
     def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
         self._limits = limits
         self._start = start
-        self._outbox = exchange.Outbox()
+        self._outbox = task_exchange.Outbox()
         self.messages = 0
         self.ended_by = ""
         self.last_words = ""
@@ -119,17 +121,17 @@ class Process:
         """Until the plugin is open in it. Raises NotOpened."""
         self._watch_from(None)
         try:
-            self._pipe.send([exchange.START, self._start])
+            self._pipe.send([task_exchange.START, self._start])
             value, _ = self._pipe.receive()
         except (EOFError, OSError, PeerError):
-            raise NotOpened(f"its worker process {obituary.how(self.end(kill=True))} while it started") from None
-        if value[0] != exchange.READY:
+            raise NotOpened(f"its worker process {worker_death.how(self.end(kill=True))} while it started") from None
+        if value[0] != task_exchange.READY:
             self.end(kill=False)
             raise NotOpened(value[1])
         limit = self._limits.memory_bytes
         if limit is not None and (size := self._rss()) > limit:  # it would be replaced after every task
             self.close()
-            raise NotOpened(f"{obituary.too_large(size, limit)}, before its first message: allow more `memory`")
+            raise NotOpened(f"{worker_death.too_large(size, limit)}, before its first message: allow more `memory`")
 
     # ---- a task
 
@@ -146,18 +148,18 @@ class Process:
             self._pipe.send(*self._outbox.frame(task))
             while True:
                 value, bodies = self._pipe.receive()
-                if value[0] == exchange.RESULT:
-                    result = exchange.read_result(task, value, bodies)
+                if value[0] == task_exchange.RESULT:
+                    result = task_exchange.read_result(task, value, bodies)
                     self.messages += task.count
                     return result, True
-                chunks = exchange.read_early(task, value, bodies)
+                chunks = task_exchange.read_early(task, value, bodies)
                 self._check()  # a generator that yields fast leaves no pause in which to look
                 waits_since = time.monotonic()
                 pass_on(chunks)
                 self._since += (
                     time.monotonic() - waits_since
                 )  # waiting for room is no part of the call, all the rest is
-                self._pipe.send([exchange.GO_ON])
+                self._pipe.send([task_exchange.GO_ON])
         except _Overdue as overdue:
             reason, self.ended_by = str(overdue), overdue.limit
             self._say_last_words()
@@ -168,9 +170,9 @@ class Process:
         note = self._note.note[0]
         code = self.end(kill=bool(reason))
         if note == call_note.NOT_BEGUN and not reason:
-            raise NotBegun(obituary.how(code))
+            raise NotBegun(worker_death.how(code))
         seconds = time.monotonic() - began
-        return obituary.result_of(task, note, reason or obituary.in_call(code), self.last_words, seconds), False
+        return worker_death.result_of(task, note, reason or worker_death.in_call(code), self.last_words, seconds), False
 
     @property
     def spent(self) -> str:
@@ -179,7 +181,7 @@ class Process:
         if limits.recycle_messages is not None and self.messages >= limits.recycle_messages:
             return f"it has had {self.messages} messages"
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            return obituary.too_large(size, limits.memory_bytes).replace("its worker process", "it")
+            return worker_death.too_large(size, limits.memory_bytes).replace("its worker process", "it")
         return ""
 
     # ---- watching
@@ -213,9 +215,9 @@ class Process:
         if note != self._seen:
             self._seen, self._since = note, now
         if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
-            raise _Overdue(obituary.timed_out(limits.timeout_s), "timeout")
+            raise _Overdue(worker_death.timed_out(limits.timeout_s), "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            raise _Overdue(obituary.too_large(size, limits.memory_bytes), "memory")
+            raise _Overdue(worker_death.too_large(size, limits.memory_bytes), "memory")
 
     def _rss(self) -> int:
         try:
@@ -227,7 +229,7 @@ class Process:
 
     def _say_last_words(self) -> None:
         with suppress(ProcessLookupError):
-            self._process.send_signal(exchange.DUMP)
+            self._process.send_signal(task_exchange.DUMP)
         end, size = time.monotonic() + WORDS_S, 0
         while time.monotonic() < end:
             time.sleep(0.005)
@@ -239,7 +241,7 @@ class Process:
         """In order: the plugin's zpipe_close runs in it. Killed if that takes longer than CLOSE_S."""
         self._watch_from(None)
         with suppress(OSError):
-            self._pipe.send([exchange.CLOSE])
+            self._pipe.send([task_exchange.CLOSE])
         self.end(kill=False, within_s=CLOSE_S)
 
     def kill(self) -> None:
@@ -258,7 +260,7 @@ class Process:
             poll.poll(int(within_s * 1000))
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
-        self.ended_by = self.ended_by or obituary.reason(code)
-        self.last_words = obituary.last_words(self._words)
+        self.ended_by = self.ended_by or worker_death.reason(code)
+        self.last_words = worker_death.last_words(self._words)
         self._held.close()
         return code
