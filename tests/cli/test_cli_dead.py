@@ -16,7 +16,7 @@ from click.testing import Result
 
 from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.wire import cbor
-from zpipe.daemon.store import Store
+from zpipe.daemon.storage.store import Store
 from zpipe.errors import ExitCode, NoPeerError, OperatorError, TargetError, ZpipeError
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import LetterRow

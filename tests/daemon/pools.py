@@ -19,7 +19,7 @@ from zpipe.core.processing.task import Chunk, Past, Result, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.daemon.call_journal import CallJournal
+from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context

@@ -10,7 +10,7 @@ from zpipe.core.processing.task import Past, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.daemon.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
+from zpipe.daemon.storage.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
 
 
 class Session:

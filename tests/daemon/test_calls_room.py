@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from zpipe.core.upstream.upstreams import Suspects
-from zpipe.daemon.call_journal import SLOT_BYTES, CallJournal
-from zpipe.daemon.crash import CrashFiles
+from zpipe.daemon.storage.call_journal import SLOT_BYTES, CallJournal
+from zpipe.daemon.storage.last_life import CrashFiles
 from zpipe.errors import OperatorError
 
 

@@ -11,8 +11,17 @@ from zpipe.core.processing.task import Past, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.daemon.call_journal import CallJournal
-from zpipe.daemon.crash import ENDED, LAST_DEATH, MOST_IDS, UNKNOWN, Crash, CrashFiles, how_ended, reason_of_crash
+from zpipe.daemon.storage.call_journal import CallJournal
+from zpipe.daemon.storage.last_life import (
+    ENDED,
+    LAST_DEATH,
+    MOST_IDS,
+    UNKNOWN,
+    Crash,
+    CrashFiles,
+    how_ended,
+    reason_of_crash,
+)
 
 
 @pytest.mark.parametrize(

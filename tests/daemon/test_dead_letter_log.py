@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.daemon.dead_letter_log import FOLD_S, MOST_KINDS, NEVER, DeadLetterLog
 from zpipe.daemon.plugin.reason import reason_of, traceback_of
+from zpipe.daemon.storage.dead_letter_log import FOLD_S, MOST_KINDS, NEVER, DeadLetterLog
 from zpipe.runtime import logs
 from zpipe.runtime.dead_letter_table import LetterRow
 

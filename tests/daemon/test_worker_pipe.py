@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pools import piece, section_of
 
 from zpipe.core.processing.task import Chunk, Failure, Past, Result, Task, Verdict
-from zpipe.daemon.call_journal import NONE
+from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange, worker_death
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import PeerError

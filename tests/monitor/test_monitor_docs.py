@@ -13,7 +13,7 @@ from monitor_samples import CHAIN, config, link, snapshot
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon.crash import Crash
+from zpipe.daemon.storage.last_life import Crash
 from zpipe.daemon.vital import process_vitals
 from zpipe.monitor.bottleneck import Kind, Verdict
 from zpipe.monitor.model import Model

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from zpipe.daemon.crash import LAST_DEATH
+from zpipe.daemon.storage.last_life import LAST_DEATH
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 STEADY_S = 10.0

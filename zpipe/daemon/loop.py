@@ -14,15 +14,15 @@ from typing import Any
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
-from zpipe.daemon.dead_letter_log import DeadLetterLog
-from zpipe.daemon.keeper import Keeper
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.malformed import MalformedLog, Source
 from zpipe.daemon.notes import Notes
 from zpipe.daemon.plugin.source_thread import Feeder
-from zpipe.daemon.position import PositionWriter
 from zpipe.daemon.setback import Setback
-from zpipe.daemon.store import Saved, Store
+from zpipe.daemon.storage.dead_letter_keeper import Keeper
+from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
+from zpipe.daemon.storage.position_writer import PositionWriter
+from zpipe.daemon.storage.store import Saved, Store
 from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError

@@ -9,9 +9,9 @@ from typing import Any
 
 from zpipe import __version__
 from zpipe.core.stage import Stage
-from zpipe.daemon.crash import Crash
 from zpipe.daemon.resident import PAGE_BYTES
 from zpipe.daemon.sdnotify import Vital
+from zpipe.daemon.storage.last_life import Crash
 
 _EPOCH = time.time() - time.monotonic()
 """Rates are taken between snapshots, so their times must not jump when somebody sets the clock."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.daemon.store import Saved, Store
+from zpipe.daemon.storage.store import Saved, Store
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
 from zpipe.runtime.logs import fields

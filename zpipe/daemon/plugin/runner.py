@@ -12,9 +12,9 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Failure, Result, Task
-from zpipe.daemon.call_journal import ALL, NONE, Note
 from zpipe.daemon.plugin.reason import reason_of, traceback_of
 from zpipe.daemon.plugin.task_run import PLAIN, Ends, NoOutput, TaskRun, WrongBatch, outputs_inside
+from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message

@@ -1,6 +1,6 @@
 """Which message a worker process is calling the plugin for. May live here: that one number, in memory that both ends see.
 
-It is the note of `zpipe.daemon.call_journal` (NONE, n + 1 for message n, ALL for a batch) with one value more.
+It is the note of `zpipe.daemon.storage.call_journal` (NONE, n + 1 for message n, ALL for a batch) with one value more.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from zpipe.daemon.call_journal import Note
+from zpipe.daemon.storage.call_journal import Note
 
 NOT_BEGUN = 0xFFFFFFFE
 """Written by the daemon: the worker has not had the task yet."""

@@ -13,9 +13,9 @@ from typing import Protocol
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Chunk, Result, Task
-from zpipe.daemon.call_journal import CallJournal
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import Ends
+from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from zpipe.core.processing.task import Chunk, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Slice
-from zpipe.daemon.call_journal import NONE
-from zpipe.daemon.crash import MOST_IDS
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.plugin.reason import reason_of
+from zpipe.daemon.storage.call_journal import NONE
+from zpipe.daemon.storage.last_life import MOST_IDS
 from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.worker_death import how, result_of
 from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, Process

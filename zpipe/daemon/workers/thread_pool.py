@@ -12,8 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from zpipe.core.processing.task import Chunk, Result, Task
-from zpipe.daemon.call_journal import CallJournal, Slot
 from zpipe.daemon.plugin.runner import Runner, Step, Work
+from zpipe.daemon.storage.call_journal import CallJournal, Slot
 from zpipe.daemon.workers.event_loop import EventLoop
 from zpipe.daemon.workers.output_gate import Gate
 

@@ -16,13 +16,13 @@ from zpipe.core.processing.replays import MOST, Revived, replay_of
 from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
-from zpipe.daemon.burial import letter_message, letter_row
-from zpipe.daemon.call_journal import STORE
-from zpipe.daemon.crash import Crash
-from zpipe.daemon.dead_letter_log import DeadLetterLog
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.setback import AGAIN_S, Setback
-from zpipe.daemon.store import Store
+from zpipe.daemon.storage.call_journal import STORE
+from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
+from zpipe.daemon.storage.dead_letter_rows import letter_message, letter_row
+from zpipe.daemon.storage.last_life import Crash
+from zpipe.daemon.storage.store import Store
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import LetterRow, Marked
 from zpipe.runtime.logs import fields

@@ -8,8 +8,8 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.processing.task import DEAD, DeadLetter
 from zpipe.core.wire import cbor, section
-from zpipe.daemon.crash import Crash
 from zpipe.daemon.plugin.reason import clean
+from zpipe.daemon.storage.last_life import Crash
 from zpipe.errors import PeerError
 from zpipe.runtime.dead_letter_table import LetterRow
 

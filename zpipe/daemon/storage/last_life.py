@@ -19,8 +19,8 @@ from typing import Any
 
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.upstreams import Suspects
-from zpipe.daemon.call_journal import CallJournal, in_call, producer_of
 from zpipe.daemon.plugin.reason import clean
+from zpipe.daemon.storage.call_journal import CallJournal, in_call, producer_of
 from zpipe.errors import OperatorError
 from zpipe.runtime.logs import fields
 

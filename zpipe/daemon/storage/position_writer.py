@@ -14,7 +14,7 @@ from typing import Any
 from zpipe.core.actions import Commit
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.setback import AGAIN_S, NEVER, Setback
-from zpipe.daemon.store import Saved, Store
+from zpipe.daemon.storage.store import Saved, Store
 
 
 class PositionWriter:
