@@ -25,8 +25,8 @@ from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Intake, Self
 from zpipe.core.wire import cbor, frames, section
+from zpipe.daemon.service.status import process_vitals
 from zpipe.daemon.storage.last_life import Crash
-from zpipe.daemon.vital import process_vitals
 from zpipe.errors import PeerError
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from zpipe.core.wire import cbor, frames
-from zpipe.daemon.malformed import FAULTS_A_MINUTE, MINUTE_S, MalformedLog, Source
+from zpipe.daemon.service.malformed import FAULTS_A_MINUTE, MINUTE_S, MalformedLog, Source
 from zpipe.errors import PeerError
 
 

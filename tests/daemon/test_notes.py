@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from zpipe.core.actions import Note
-from zpipe.daemon.notes import AGAIN_S, LINES_A_MINUTE, Notes
+from zpipe.daemon.service.notes import AGAIN_S, LINES_A_MINUTE, Notes
 
 
 def notes() -> Notes:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from zpipe.daemon.setback import AGAIN_S, NEVER, Errand, Setback
+from zpipe.daemon.service.faults import AGAIN_S, NEVER, Errand, Setback
 
 LOG = logging.getLogger("zpipe-test-setback")
 

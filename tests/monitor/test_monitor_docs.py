@@ -13,8 +13,8 @@ from monitor_samples import CHAIN, config, link, snapshot
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
+from zpipe.daemon.service.status import process_vitals
 from zpipe.daemon.storage.last_life import Crash
-from zpipe.daemon.vital import process_vitals
 from zpipe.monitor.bottleneck import Kind, Verdict
 from zpipe.monitor.model import Model
 

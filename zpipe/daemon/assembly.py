@@ -22,22 +22,22 @@ from zpipe.core.lifecycle import State
 from zpipe.core.processing.task import DEAD, Chunk, Result, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon import collector
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.outside import Outside
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.source_thread import Feeder, silent
 from zpipe.daemon.policies import stage_policy
 from zpipe.daemon.reload import reload
-from zpipe.daemon.sdnotify import Notifier
+from zpipe.daemon.service import collector
+from zpipe.daemon.service.health import Outside
+from zpipe.daemon.service.sdnotify import Notifier
+from zpipe.daemon.service.status import process_vitals, vital_of
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.last_life import CrashFiles
 from zpipe.daemon.storage.store import Store
-from zpipe.daemon.vital import process_vitals, vital_of
 from zpipe.daemon.workers.output_gate import Gate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError

@@ -15,10 +15,10 @@ from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.malformed import MalformedLog, Source
-from zpipe.daemon.notes import Notes
 from zpipe.daemon.plugin.source_thread import Feeder
-from zpipe.daemon.setback import Setback
+from zpipe.daemon.service.faults import Setback
+from zpipe.daemon.service.malformed import MalformedLog, Source
+from zpipe.daemon.service.notes import Notes
 from zpipe.daemon.storage.dead_letter_keeper import Keeper
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.position_writer import PositionWriter

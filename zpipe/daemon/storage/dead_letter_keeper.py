@@ -17,7 +17,7 @@ from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.setback import AGAIN_S, Setback
+from zpipe.daemon.service.faults import AGAIN_S, Setback
 from zpipe.daemon.storage.call_journal import STORE
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.dead_letter_rows import letter_message, letter_row

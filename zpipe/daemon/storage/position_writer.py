@@ -13,7 +13,7 @@ from typing import Any
 
 from zpipe.core.actions import Commit
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.setback import AGAIN_S, NEVER, Setback
+from zpipe.daemon.service.faults import AGAIN_S, NEVER, Setback
 from zpipe.daemon.storage.store import Saved, Store
 
 

@@ -23,10 +23,10 @@ from zpipe import plugin as plugins
 from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Result, Task
-from zpipe.daemon import collector
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import Ends
+from zpipe.daemon.service import collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.call_note import CallNote

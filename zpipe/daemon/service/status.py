@@ -9,8 +9,8 @@ from typing import Any
 
 from zpipe import __version__
 from zpipe.core.stage import Stage
-from zpipe.daemon.resident import PAGE_BYTES
-from zpipe.daemon.sdnotify import Vital
+from zpipe.daemon.service.resident import PAGE_BYTES
+from zpipe.daemon.service.sdnotify import Vital
 from zpipe.daemon.storage.last_life import Crash
 
 _EPOCH = time.time() - time.monotonic()

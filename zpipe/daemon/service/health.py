@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.core.processing.task import Result, Task, Verdict
 from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon.setback import Errand, Setback
+from zpipe.daemon.service.faults import Errand, Setback
 from zpipe.errors import OperatorError
 from zpipe.runtime import descriptors
 from zpipe.runtime.places import Places
