@@ -32,7 +32,7 @@ def command(
     SIGTERM or Ctrl-C leaves: what is started is finished, the rest goes back. A second one stops now.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload that comes early waits until it is listened to
-    from zpipe.daemon.assembly import run_stage
+    from zpipe.daemon.instance import run_stage
 
     if unit is not None:
         if config is not None or instance is not None:
