@@ -59,10 +59,10 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
 def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
     from zpipe.daemon.replaying import outcome
-    from zpipe.daemon.supervisor import Supervisor
     from zpipe.monitor.ledger import Ledger
     from zpipe.monitor.progress import LiveProgress, PlainProgress
     from zpipe.runtime.logs import for_children
+    from zpipe.supervisor.supervisor import Supervisor
 
     pipeline = load(graveyard.config.path)
     marked = graveyard.any_marked()

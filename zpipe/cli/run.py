@@ -43,11 +43,11 @@ def command(
 
     Refused where an instance of the pipeline runs already, whoever owns it, or a folder of it belongs to somebody else.
     """
-    from zpipe.daemon.supervisor import Supervisor
     from zpipe.monitor.ledger import Ledger
     from zpipe.monitor.ledger_table import ledger_table
     from zpipe.monitor.progress import LiveProgress, PlainProgress
     from zpipe.runtime.logs import for_children
+    from zpipe.supervisor.supervisor import Supervisor
 
     pipeline = load(config)
     ledger = Ledger(pipeline)

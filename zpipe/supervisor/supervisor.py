@@ -12,9 +12,6 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.daemon import occupants
-from zpipe.daemon.children import Child, Death, passes
-from zpipe.daemon.onlookers import Display, Ledger
 from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.runtime import descriptors, folders
@@ -22,6 +19,9 @@ from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
+from zpipe.supervisor import occupants
+from zpipe.supervisor.children import Child, Death, passes
+from zpipe.supervisor.onlookers import Display, Ledger
 
 TURN_S = 0.1
 STOP_S = 5.0
