@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import Command, Pipeline, ids
 
 from zpipe.core.processing.letter import Letter
-from zpipe.daemon.graveyard import Graveyard, Selection
+from zpipe.operate.stored_dead_letters import Graveyard, Selection
 
 CONFIG = """
 [pipeline]

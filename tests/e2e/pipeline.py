@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from zpipe.config import PipelineConfig, load
 from zpipe.core.telemetry.snapshot import broken
 from zpipe.core.wire import cbor
-from zpipe.daemon.watch import Watch
+from zpipe.operate.watch import Watch
 
 T = TypeVar("T")
 Name = tuple[str, int]

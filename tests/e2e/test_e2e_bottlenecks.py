@@ -12,8 +12,8 @@ import pytest
 from pipeline import Pipeline, wait_until
 from service import Service
 
-from zpipe.daemon.watch import Watch
 from zpipe.monitor.model import Model
+from zpipe.operate.watch import Watch
 
 HEAD = """
 [pipeline]

@@ -16,7 +16,7 @@ import pytest
 from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, Snapshot, ids, wait_until
 
-from zpipe.daemon.watch import Watch
+from zpipe.operate.watch import Watch
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 

@@ -13,7 +13,7 @@ from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, ids, send, wait_until
 
 from zpipe.core.policy import TapPolicy
-from zpipe.daemon.watch import Watch
+from zpipe.operate.watch import Watch
 from zpipe.transport.sockets import Listener, Sockets
 
 CONFIG = """

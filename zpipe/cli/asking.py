@@ -11,7 +11,7 @@ from zpipe.cli.target import find_target
 
 def ask(config: Path, target: str, what: str, said: str) -> None:
     """Asks STAGE or STAGE.N for `what`, and prints a line for each instance that did it. Raises NoPeerError, OperatorError."""
-    from zpipe.daemon.drain import ask_all, parse_target
+    from zpipe.operate.pipeline_drain import ask_all, parse_target
 
     found = find_target(config)
     stage, instance = parse_target(found.config, target)

@@ -15,7 +15,7 @@ from zpipe.cli.target import find_target, target_argument
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
-    from zpipe.daemon.graveyard import Graveyard, Numbers
+    from zpipe.operate.stored_dead_letters import Graveyard, Numbers
 
 LIST_LETTERS = 100
 PIPE_WIDTH = 100_000
@@ -35,7 +35,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it wo
 
 
 def _graveyard(config: Path) -> Graveyard:
-    from zpipe.daemon.graveyard import Graveyard
+    from zpipe.operate.stored_dead_letters import Graveyard
 
     found = find_target(config)
     return Graveyard(found.config, found.env)
@@ -50,8 +50,8 @@ def _graveyard(config: Path) -> Graveyard:
 @_json
 def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> ExitCode:
     """List letters: name, age, id, tries and reason."""
-    from zpipe.daemon.replaying import count
     from zpipe.monitor import letters
+    from zpipe.operate.dead_letter_replay import count
 
     graveyard = _graveyard(config)
     chosen = graveyard.find(wanted.selection())
@@ -77,8 +77,8 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
 @_json
 def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     """Show everything of a letter: payload, traceback, what happened to it."""
-    from zpipe.daemon.graveyard import Selection
     from zpipe.monitor import letters
+    from zpipe.operate.stored_dead_letters import Selection
 
     graveyard = _graveyard(config)
     found = list(graveyard.letters(graveyard.find(Selection(names=names))))
@@ -99,8 +99,8 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 )
 def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
     """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
-    from zpipe.daemon.graveyard import Selection, check_editable
     from zpipe.monitor import editing
+    from zpipe.operate.stored_dead_letters import Selection, check_editable
 
     if fields and file is not None:
         raise click.UsageError("give --set or --payload, not both")
@@ -171,8 +171,8 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
 def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
     """The selected letters that can be; says which cannot. Raises TargetError if none of them can."""
     from zpipe.core.processing.letter import MESSAGE
-    from zpipe.daemon.graveyard import refusal
     from zpipe.errors import TargetError
+    from zpipe.operate.stored_dead_letters import refusal
 
     kinds = graveyard.kinds(graveyard.find(wanted.selection()))
     refusals = [refusal(numbers, kind) for kind, numbers in kinds.items() if kind != MESSAGE]
@@ -192,7 +192,7 @@ def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
 @_json
 def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
     """Delete letters for good: their messages are lost."""
-    from zpipe.daemon.replaying import count
+    from zpipe.operate.dead_letter_replay import count
 
     graveyard = _graveyard(config)
     chosen = graveyard.find(wanted.selection())
@@ -210,7 +210,7 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
 
 def _listed(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
     from zpipe.core.processing.letter import letter_name
-    from zpipe.daemon.replaying import count
+    from zpipe.operate.dead_letter_replay import count
 
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]
     if as_json:

@@ -27,9 +27,9 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
 
     Exit codes: 0 everything stopped and the ledger balances, 3 it does not balance, 4 not within --timeout, 5 nobody there.
     """
-    from zpipe.daemon.drain import Drain, parse_target
     from zpipe.monitor.draining import DrainProgress
     from zpipe.monitor.ledger import Ledger
+    from zpipe.operate.pipeline_drain import Drain, parse_target
     from zpipe.units.target import settle
 
     found = find_target(config)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def export(found: Target, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
     from zpipe.daemon.service.sdnotify import Notifier
-    from zpipe.daemon.watch import Watch
     from zpipe.monitor import exporter
     from zpipe.monitor.app import now_s
     from zpipe.monitor.model import Model
+    from zpipe.operate.watch import Watch
 
     pipeline = found.config
     try:

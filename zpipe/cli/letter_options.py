@@ -12,7 +12,7 @@ import click
 from zpipe.cli.times import Time
 
 if TYPE_CHECKING:
-    from zpipe.daemon.graveyard import Selection
+    from zpipe.operate.stored_dead_letters import Selection
 
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -54,7 +54,7 @@ class Wanted:
         return bool(self.stage or self.reason or self.older_s is not None or self.newer_s is not None)
 
     def selection(self) -> Selection:
-        from zpipe.daemon.graveyard import Selection
+        from zpipe.operate.stored_dead_letters import Selection
         from zpipe.runtime.dead_letter_table import Filter
 
         return Selection(self.names, self.stage, Filter(self.reason, self.older_s, self.newer_s))

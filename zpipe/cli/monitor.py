@@ -20,8 +20,8 @@ from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.daemon.watch import Watch
     from zpipe.monitor.app import Heard
+    from zpipe.operate.watch import Watch
     from zpipe.runtime.running_pipelines import Target
 
 REDRAW_S = 0.25
@@ -90,7 +90,7 @@ def command(
 
 @contextmanager
 def _watch(found: Target) -> Iterator[Watch]:
-    from zpipe.daemon.watch import Watch
+    from zpipe.operate.watch import Watch
 
     watch = Watch(found.config, found.env, eager=True)
     try:

@@ -17,9 +17,9 @@ from zpipe.errors import NoPeerError, TargetError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.daemon.watch import Watch
     from zpipe.monitor.checks import Thresholds
     from zpipe.monitor.recording import Recording
+    from zpipe.operate.watch import Watch
 
 ORDER_S = 1.0
 """An answer is waited for no longer: the screen stands still meanwhile."""

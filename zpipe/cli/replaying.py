@@ -14,15 +14,15 @@ from zpipe.config import load
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
-    from zpipe.daemon.graveyard import Graveyard, Numbers
-    from zpipe.daemon.replaying import Outcome
+    from zpipe.operate.dead_letter_replay import Outcome
+    from zpipe.operate.stored_dead_letters import Graveyard, Numbers
 
 LINE_S = 5.0
 
 
 def replay_letters(graveyard: Graveyard, chosen: Numbers, rate: float, wait: bool, as_json: bool) -> ExitCode:
     """Marks them, then sees to it that they are replayed. Blocks."""
-    from zpipe.daemon.replaying import Replaying, outcome, running
+    from zpipe.operate.dead_letter_replay import Replaying, outcome, running
 
     graveyard.mark(chosen, rate)
     if not chosen:
@@ -58,9 +58,9 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
 
 def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
-    from zpipe.daemon.replaying import outcome
     from zpipe.monitor.ledger import Ledger
     from zpipe.monitor.progress import LiveProgress, PlainProgress
+    from zpipe.operate.dead_letter_replay import outcome
     from zpipe.runtime.logs import for_children
     from zpipe.supervisor.supervisor import Supervisor
 

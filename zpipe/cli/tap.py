@@ -55,11 +55,11 @@ def command(
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
-    from zpipe.daemon.tap import Tap, parse_target
     from zpipe.monitor import tap as following
     from zpipe.monitor.condition import read_condition
     from zpipe.monitor.passing import Passings
     from zpipe.monitor.redaction import Redaction, read_names
+    from zpipe.operate.tap_subscription import Tap, parse_target
 
     try:
         conditions = [read_condition(text) for text in where]

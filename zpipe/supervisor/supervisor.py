@@ -12,8 +12,8 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
+from zpipe.operate.watch import Watch
 from zpipe.runtime import descriptors, folders
 from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields

@@ -18,9 +18,9 @@ from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
 from zpipe.core.wire import cbor, section
-from zpipe.daemon.drain import parse_target
 from zpipe.daemon.storage.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
+from zpipe.operate.pipeline_drain import parse_target
 from zpipe.runtime.dead_letter_table import Filter
 from zpipe.runtime.folders import denied
 from zpipe.runtime.places import Places

@@ -14,8 +14,8 @@ from zpipe.core.lifecycle import State
 from zpipe.core.stage import ANNOUNCEMENT
 from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.wire import frames
-from zpipe.daemon import drain
 from zpipe.errors import OperatorError, PeerError, TargetError
+from zpipe.operate import pipeline_drain
 from zpipe.plugin import nearest_name
 from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Listener
@@ -106,7 +106,7 @@ def parse_target(
     which sees each delivery. Raises TargetError naming what there is."""
     upstream, arrow, consumer = (part.strip() for part in target.partition("->"))
     if not arrow:
-        return [drain.parse_target(config, target)], None
+        return [pipeline_drain.parse_target(config, target)], None
     links = {
         f"{i.stage}{'.' * bool(i.outlet)}{i.outlet}->{stage.name}": (i.stage, i.outlet, stage.name)
         for stage in config.stages.values()

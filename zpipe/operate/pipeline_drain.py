@@ -14,8 +14,8 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.daemon.watch import Watch
 from zpipe.errors import ExitCode, NoPeerError, TargetError
+from zpipe.operate.watch import Watch
 from zpipe.plugin import nearest_name
 from zpipe.runtime.places import since_boot_s
 

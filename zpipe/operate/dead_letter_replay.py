@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.daemon.graveyard import Graveyard, Instance, Numbers
-from zpipe.daemon.watch import Watch
 from zpipe.errors import NoPeerError, OperatorError
+from zpipe.operate.stored_dead_letters import Graveyard, Instance, Numbers
+from zpipe.operate.watch import Watch
 
 TURN_S = 0.2
 LOOK_S = 0.5
