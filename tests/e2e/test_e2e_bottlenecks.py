@@ -12,7 +12,7 @@ import pytest
 from pipeline import Pipeline, wait_until
 from service import Service
 
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.operate.watch import Watch
 
 HEAD = """

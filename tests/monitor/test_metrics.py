@@ -26,7 +26,7 @@ from zpipe import __version__
 from zpipe.errors import ExitCode
 from zpipe.monitor.exporter import Collector, serve
 from zpipe.monitor.metrics import METRICS, ZERO_OR_ONE, as_markdown
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")

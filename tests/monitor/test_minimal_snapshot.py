@@ -17,10 +17,10 @@ from zpipe.monitor.checks import Thresholds, line, wrong
 from zpipe.monitor.columns import plain
 from zpipe.monitor.details import details
 from zpipe.monitor.draining import DrainProgress, as_text, holdings
-from zpipe.monitor.events import Events
-from zpipe.monitor.ledger import Ledger
 from zpipe.monitor.metrics import METRICS
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.run_ledger import Ledger
 from zpipe.monitor.progress import Finished, PlainProgress
 from zpipe.monitor.recording import Recorder, Recording
 from zpipe.monitor.replay import Tape

@@ -7,7 +7,7 @@ import pytest
 from monitor_samples import CHAIN, config, snapshot
 
 from zpipe.monitor.app import due_at, follow, gather
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 
 
 class Script:

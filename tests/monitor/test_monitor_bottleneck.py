@@ -12,7 +12,7 @@ from watched import ENDLESS, Watched
 from watched import link as link_of
 
 from zpipe.core.policy import MIB, BatchPolicy, Bound, LimitPolicy, RetryPolicy, StagePolicy
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.testing import Spec
 
 # Sections are small in a simulation; a source is then woken in steps of a few hundred, as in daemons.

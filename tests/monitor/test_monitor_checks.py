@@ -5,7 +5,7 @@ from typing import Any
 from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.monitor.checks import Thresholds, line, wrong
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 
 
 def value(**more: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from monitor_samples import CHAIN, config, snapshot
 
 from zpipe.monitor.columns import plain
 from zpipe.monitor.details import details
-from zpipe.monitor.events import Events
 from zpipe.monitor.figures import crash_text
 from zpipe.monitor.metrics import METRICS
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.status import status
 
 SEGV = {"how": "killed by SIGSEGV", "at": 90.0, "messages_in_call": 1, "ids": ["read:17"]}

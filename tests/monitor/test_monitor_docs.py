@@ -15,8 +15,8 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
 from zpipe.daemon.service.status import process_vitals
 from zpipe.daemon.storage.last_life import Crash
-from zpipe.monitor.bottleneck import Kind, Verdict
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.bottleneck import Kind, Verdict
+from zpipe.monitor.model.pipeline import Model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text(encoding="utf-8")
 

@@ -19,7 +19,7 @@ from monitor_samples import link as row_of
 from watched import ENDLESS, Watched, link
 
 from zpipe.core.policy import KIB, MIB, BatchPolicy, Bound, StagePolicy
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.testing import Faults, Spec
 
 CLOSE = 2.0

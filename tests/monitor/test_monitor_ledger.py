@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.monitor.ledger import Ledger
+from zpipe.monitor.model.run_ledger import Ledger
 
 STAGE_KEYS = {
     "received",

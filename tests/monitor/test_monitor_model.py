@@ -10,8 +10,8 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link,
 
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.monitor.columns import width_of
-from zpipe.monitor.flow import split
-from zpipe.monitor.model import CONNECT_S, SILENT_INTERVALS, Model
+from zpipe.monitor.model.flow import split
+from zpipe.monitor.model.pipeline import CONNECT_S, SILENT_INTERVALS, Model
 from zpipe.monitor.status import status
 
 

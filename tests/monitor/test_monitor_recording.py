@@ -8,7 +8,7 @@ import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.errors import OperatorError
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.recording import Recorder, Recording
 from zpipe.monitor.replay import Tape
 

@@ -13,11 +13,11 @@ from rich.cells import cell_len
 
 from zpipe.monitor.columns import plain, wrap
 from zpipe.monitor.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
-from zpipe.monitor.events import Events
 from zpipe.monitor.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
 from zpipe.monitor.glyphs import ASCII, UNICODE
 from zpipe.monitor.history import History
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.screen import Shown, Size, screen
 
 REAL = [Size(80, 24), Size(60, 20), Size(40, 12), Size(200, 60)]

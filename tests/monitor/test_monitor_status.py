@@ -8,10 +8,10 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link,
 from zpipe.monitor.app import as_text
 from zpipe.monitor.columns import plain
 from zpipe.monitor.controls import Controls
-from zpipe.monitor.events import Events
 from zpipe.monitor.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
 from zpipe.monitor.history import History
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.screen import Shown, Size, screen
 from zpipe.monitor.status import status
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from zpipe.monitor.trend import Trend
+from zpipe.monitor.model.trend import Trend
 
 
 def trend(values: list[float], grain: float = 0.0) -> Trend:

@@ -8,7 +8,7 @@ from typing import Any
 from monitor_samples import config
 
 from zpipe.config import Input, PipelineConfig
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.testing import Faults, Simulation, Spec
 
 ENDLESS = 10**9

@@ -28,7 +28,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     Exit codes: 0 everything stopped and the ledger balances, 3 it does not balance, 4 not within --timeout, 5 nobody there.
     """
     from zpipe.monitor.draining import DrainProgress
-    from zpipe.monitor.ledger import Ledger
+    from zpipe.monitor.model.run_ledger import Ledger
     from zpipe.operate.pipeline_drain import Drain, parse_target
     from zpipe.units.target import settle
 

@@ -21,7 +21,7 @@ def export(found: Target, given: str) -> ExitCode:
     from zpipe.daemon.service.sdnotify import Notifier
     from zpipe.monitor import exporter
     from zpipe.monitor.app import now_s
-    from zpipe.monitor.model import Model
+    from zpipe.monitor.model.pipeline import Model
     from zpipe.operate.watch import Watch
 
     pipeline = found.config

@@ -124,7 +124,7 @@ def _is_screen() -> bool:
 def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
     from zpipe.monitor import live
     from zpipe.monitor.app import now_s
-    from zpipe.monitor.model import Model
+    from zpipe.monitor.model.pipeline import Model
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
@@ -152,7 +152,7 @@ def _lines(
     thresholds: Any,
 ) -> ExitCode:
     from zpipe.monitor import app, checks
-    from zpipe.monitor.model import Model
+    from zpipe.monitor.model.pipeline import Model
 
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout

@@ -58,7 +58,7 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
 
 def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
-    from zpipe.monitor.ledger import Ledger
+    from zpipe.monitor.model.run_ledger import Ledger
     from zpipe.monitor.progress import LiveProgress, PlainProgress
     from zpipe.operate.dead_letter_replay import outcome
     from zpipe.runtime.logs import for_children

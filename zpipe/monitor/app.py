@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from zpipe.core.telemetry.stage_report import following
 from zpipe.monitor.columns import plain
 from zpipe.monitor.glyphs import UNICODE, Glyphs
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.status import status
 
 PACE_S = 0.5

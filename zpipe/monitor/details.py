@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
-from zpipe.monitor import ends
 from zpipe.monitor.columns import HANGS, Line, wrap
 from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
-from zpipe.monitor.moment import possible
+from zpipe.monitor.model import link_ends
+from zpipe.monitor.model.moment import possible
 from zpipe.monitor.rows import state_of, upstream
 
 LATENCIES = {"in_stage": "in the stage", "since_origin": "since origin"}
@@ -38,7 +38,9 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
         lines += [[(f"  {bottleneck['why']}; {bottleneck['advice']}", "bold yellow")]]
     for what, found in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
         lines += [[(f"  {instance} {what}: {why}", "bold red")] for instance, why in found.items()]
-    lines += [[(f"  from {upstream(link)}: {ends.text(link)}", "")] for link in value["links"] if link["to"] == name]
+    lines += [
+        [(f"  from {upstream(link)}: {link_ends.text(link)}", "")] for link in value["links"] if link["to"] == name
+    ]
     for snapshot in stage["instances"]:
         old = snapshot["instance"] in stage["silent"]
         head = f"{name}.{snapshot['instance']} {snapshot['state']}"

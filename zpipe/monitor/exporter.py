@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zpipe.errors import OperatorError
 from zpipe.monitor.app import PACE_S, now_s
 from zpipe.monitor.metrics import METRICS, Distribution
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zpipe.monitor import figures
-from zpipe.monitor.ledger import RARE
+from zpipe.monitor.model.run_ledger import RARE
 
 ALWAYS = ("received", "completed", "produced")
 """Columns of the ledger that are shown also when they are all 0."""

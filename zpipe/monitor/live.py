@@ -10,9 +10,9 @@ from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
 from zpipe.monitor.app import PACE_S, Feed, Heard, due_at, now_s, read
 from zpipe.monitor.controls import Command, Controls
-from zpipe.monitor.events import Events
 from zpipe.monitor.history import History
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.screen import Shown, clock, order_of, screen
 from zpipe.monitor.terminal import Terminal
 

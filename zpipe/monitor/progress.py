@@ -19,7 +19,7 @@ from rich.text import Text
 from zpipe.config import PipelineConfig
 from zpipe.monitor.app import now_s
 from zpipe.monitor.draining import DrainLines, Snapshots, holdings
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.status import status
 
 REDRAW_S = 0.25

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.errors import OperatorError
-from zpipe.monitor.moment import LATEST_S, possible
+from zpipe.monitor.model.moment import LATEST_S, possible
 
 VERSION = 1
 _MANY_DIGITS = re.compile(rb"\d{19}")

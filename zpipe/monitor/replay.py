@@ -8,9 +8,9 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.monitor.controls import Command, Controls
-from zpipe.monitor.events import Events
 from zpipe.monitor.history import History
-from zpipe.monitor.model import Model
+from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.recording import WINDOW_INTERVALS, Recording
 from zpipe.monitor.screen import Shown, clock, order_of, screen
 from zpipe.monitor.terminal import Terminal

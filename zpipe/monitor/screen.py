@@ -13,11 +13,11 @@ from zpipe.monitor import rows
 from zpipe.monitor.columns import Line, clip, plain, wrap
 from zpipe.monitor.controls import Controls
 from zpipe.monitor.details import details
-from zpipe.monitor.events import Event
 from zpipe.monitor.footer import footer
 from zpipe.monitor.glyphs import UNICODE, Glyphs
 from zpipe.monitor.help import help_lines
 from zpipe.monitor.history import History
+from zpipe.monitor.model.events import Event
 from zpipe.monitor.status import Table, remarks, title
 
 MOST_EVENTS = 8

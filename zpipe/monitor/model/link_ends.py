@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zpipe.monitor.flow import LinkName
-from zpipe.monitor.seen import Seen
+from zpipe.monitor.model.flow import LinkName
+from zpipe.monitor.model.incarnation import Seen
 
 LATE_INTERVALS = 1.5
 COLUMNS = ("unsent", "under_way", "queued", "in_flight", "unacked", "remainder")

@@ -15,9 +15,9 @@ from typing import Any
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.monitor.flow import UNSENT, LinkName, fill, messages_of
-from zpipe.monitor.seen import LONG_WINDOW, Seen
-from zpipe.monitor.trend import Trend
+from zpipe.monitor.model.flow import UNSENT, LinkName, fill, messages_of
+from zpipe.monitor.model.incarnation import LONG_WINDOW, Seen
+from zpipe.monitor.model.trend import Trend
 
 FULL = 0.5
 """A link stays full from this share of its producers' bound on: a source is woken in quarters of it, and gives sections, that

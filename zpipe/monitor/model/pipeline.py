@@ -23,13 +23,13 @@ from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
 from zpipe.core.telemetry.time_budget import SHARES
-from zpipe.monitor import ends
-from zpipe.monitor.bottleneck import find
-from zpipe.monitor.effort import effort_of
-from zpipe.monitor.flow import LinkName, room, split
-from zpipe.monitor.forecast import Forecast
-from zpipe.monitor.moment import possible
-from zpipe.monitor.seen import Seen
+from zpipe.monitor.model import link_ends
+from zpipe.monitor.model.bottleneck import find
+from zpipe.monitor.model.flow import LinkName, room, split
+from zpipe.monitor.model.forecast import Forecast
+from zpipe.monitor.model.incarnation import Seen
+from zpipe.monitor.model.load import effort_of
+from zpipe.monitor.model.moment import possible
 
 SILENT_INTERVALS = 3.0
 CONNECT_S = 1.0
@@ -204,7 +204,7 @@ class Model:
     # ---- links
 
     def _moment(self, name: LinkName) -> float:
-        return ends.moment((*self._live(name.upstream), *self._live(name.consumer)), self._config.interval_s)
+        return link_ends.moment((*self._live(name.upstream), *self._live(name.consumer)), self._config.interval_s)
 
     def _link(self, name: LinkName) -> dict[str, Any]:
         """What is on the link, as of the moment up to which both of its ends have spoken."""
@@ -212,14 +212,16 @@ class Model:
         producers, consumers = [seen.link(name) for seen in upstream], [seen.snapshot for seen in downstream]
         inputs = self._inputs[name.consumer]
         moment = self._moment(name)
-        columns = ends.count(name, upstream, downstream, moment)
+        columns = link_ends.count(name, upstream, downstream, moment)
         every = [columns["queued"]]
-        if not ends.says(downstream):
+        if not link_ends.says(downstream):
             weights = [sum(s.under_way(other) for s in self._live(other.upstream)) for other in inputs]
             every = split(_sum(consumers, "queued"), weights)
             columns |= {"queued": every[inputs.index(name)], "under_way": 0, "unacked": 0, "remainder": 0}
         elif len(inputs) > 1:
-            every = [ends.count(other, self._live(other.upstream), downstream, moment)["queued"] for other in inputs]
+            every = [
+                link_ends.count(other, self._live(other.upstream), downstream, moment)["queued"] for other in inputs
+            ]
         return {
             "at": moment or None,
             "from": name.upstream,

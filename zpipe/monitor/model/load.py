@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from zpipe.config import StageConfig
 from zpipe.core.telemetry.time_budget import SHARES
-from zpipe.monitor.seen import RECENT, Seen
+from zpipe.monitor.model.incarnation import RECENT, Seen
 
 OWN = ("working", "limited", "retrying")
 """What a stage spends time on by its own doing."""

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from zpipe.monitor.effort import Effort
-from zpipe.monitor.flow import LinkName
+from zpipe.monitor.model.flow import LinkName
+from zpipe.monitor.model.load import Effort
 
 Stages = Mapping[str, dict[str, Any]]
 Links = list[dict[str, Any]]

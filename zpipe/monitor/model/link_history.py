@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from zpipe.monitor.flow import LinkName
+from zpipe.monitor.model.flow import LinkName
 
 KEPT_INTERVALS = 4.0
 """An end that has not spoken for three intervals is silent, and nobody waits for it any more."""

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from zpipe.monitor.capacity import Capacity, Efforts, Links, Stages
-from zpipe.monitor.effort import Effort
+from zpipe.monitor.model.capacity import Capacity, Efforts, Links, Stages
+from zpipe.monitor.model.load import Effort
 
 Kind = Literal["down", "paused", "held", "working", "limited", "retrying", "unacked", "source"]
 Verdict = dict[str, Any]

@@ -7,8 +7,8 @@ from collections import deque
 from typing import Any
 
 from zpipe.core.telemetry.time_budget import SHARES
-from zpipe.monitor.flow import LinkName
-from zpipe.monitor.past import Past, ends_of
+from zpipe.monitor.model.flow import LinkName
+from zpipe.monitor.model.link_history import Past, ends_of
 
 _WINDOW = 3.0
 """Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
