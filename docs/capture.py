@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.text import Text
 
 from zpipe.config import load
-from zpipe.monitor.columns import plain
-from zpipe.monitor.controls import Controls
 from zpipe.monitor.recording import Recording
-from zpipe.monitor.replay import Tape
-from zpipe.monitor.screen import Shown, Size, clock, screen
+from zpipe.monitor.screen.columns import plain
+from zpipe.monitor.screen.controls import Controls
+from zpipe.monitor.screen.recording_player import Tape
+from zpipe.monitor.screen.screen import Shown, Size, clock, screen
 
 ROOT = Path(__file__).parents[1]
 SIZE = Size(100, 24)

@@ -14,8 +14,6 @@ from monitor_samples import CHAIN, config, consumer, link, only_required, snapsh
 
 from zpipe.core.telemetry.snapshot import broken, sound
 from zpipe.monitor.checks import Thresholds, line, wrong
-from zpipe.monitor.columns import plain
-from zpipe.monitor.details import details
 from zpipe.monitor.draining import DrainProgress, as_text, holdings
 from zpipe.monitor.metrics import METRICS
 from zpipe.monitor.model.events import Events
@@ -23,9 +21,11 @@ from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.model.run_ledger import Ledger
 from zpipe.monitor.progress import Finished, PlainProgress
 from zpipe.monitor.recording import Recorder, Recording
-from zpipe.monitor.replay import Tape
-from zpipe.monitor.rows import ORDERS, ordered
-from zpipe.monitor.status import status
+from zpipe.monitor.screen.columns import plain
+from zpipe.monitor.screen.details import details
+from zpipe.monitor.screen.pipeline_status import status
+from zpipe.monitor.screen.recording_player import Tape
+from zpipe.monitor.screen.rows import ORDERS, ordered
 
 CONFIG = config(CHAIN)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, config, snapshot
 
-from zpipe.monitor.app import due_at, follow, gather
 from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.screen.app import due_at, follow, gather
 
 
 class Script:

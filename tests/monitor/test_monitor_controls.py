@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monitor_samples import CHAIN, config, consumer, link, snapshot
 
-from zpipe.monitor.controls import SPEEDS, Command, Controls
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.terminal import KEYS, split_keys
+from zpipe.monitor.screen.controls import SPEEDS, Command, Controls
+from zpipe.monitor.screen.terminal import KEYS, split_keys
 
 STAGES = ["read", "map", "sink"]
 

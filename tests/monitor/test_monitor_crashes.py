@@ -6,13 +6,13 @@ from typing import Any
 
 from monitor_samples import CHAIN, config, snapshot
 
-from zpipe.monitor.columns import plain
-from zpipe.monitor.details import details
 from zpipe.monitor.figures import crash_text
 from zpipe.monitor.metrics import METRICS
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.status import status
+from zpipe.monitor.screen.columns import plain
+from zpipe.monitor.screen.details import details
+from zpipe.monitor.screen.pipeline_status import status
 
 SEGV = {"how": "killed by SIGSEGV", "at": 90.0, "messages_in_call": 1, "ids": ["read:17"]}
 KILL = {"how": "killed by SIGKILL", "at": 95.0, "messages_in_call": 0, "ids": []}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
 from zpipe.core.telemetry.snapshot import taken_in
-from zpipe.monitor.columns import width_of
 from zpipe.monitor.model.flow import split
 from zpipe.monitor.model.pipeline import CONNECT_S, SILENT_INTERVALS, Model
-from zpipe.monitor.status import status
+from zpipe.monitor.screen.columns import width_of
+from zpipe.monitor.screen.pipeline_status import status
 
 
 def links_of(value: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -10,7 +10,7 @@ from monitor_samples import CHAIN, config, link, snapshot
 from zpipe.errors import OperatorError
 from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.recording import Recorder, Recording
-from zpipe.monitor.replay import Tape
+from zpipe.monitor.screen.recording_player import Tape
 
 CONFIG = config(CHAIN)
 BEGAN = 1_000_000.0

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, link, snapshot
 from rich.cells import cell_len
 
-from zpipe.monitor.columns import plain, wrap
-from zpipe.monitor.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
-from zpipe.monitor.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
-from zpipe.monitor.glyphs import ASCII, UNICODE
-from zpipe.monitor.history import History
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.screen import Shown, Size, screen
+from zpipe.monitor.screen.columns import plain, wrap
+from zpipe.monitor.screen.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
+from zpipe.monitor.screen.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
+from zpipe.monitor.screen.glyphs import ASCII, UNICODE
+from zpipe.monitor.screen.screen import Shown, Size, screen
+from zpipe.monitor.screen.sparkline_history import History
 
 REAL = [Size(80, 24), Size(60, 20), Size(40, 12), Size(200, 60)]
 WHY = "no room on the disk of /var/lib/zpipe: 0 bytes are left, and 4,096 are needed to write a position"

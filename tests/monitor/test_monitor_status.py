@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
-from zpipe.monitor.app import as_text
-from zpipe.monitor.columns import plain
-from zpipe.monitor.controls import Controls
-from zpipe.monitor.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
-from zpipe.monitor.history import History
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.screen import Shown, Size, screen
-from zpipe.monitor.status import status
+from zpipe.monitor.screen.app import as_text
+from zpipe.monitor.screen.columns import plain
+from zpipe.monitor.screen.controls import Controls
+from zpipe.monitor.screen.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
+from zpipe.monitor.screen.pipeline_status import status
+from zpipe.monitor.screen.screen import Shown, Size, screen
+from zpipe.monitor.screen.sparkline_history import History
 
 
 def twenty() -> Model:

@@ -20,7 +20,7 @@ from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.monitor.app import Heard
+    from zpipe.monitor.screen.app import Heard
     from zpipe.operate.watch import Watch
     from zpipe.runtime.running_pipelines import Target
 
@@ -116,15 +116,15 @@ def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | N
 
 
 def _is_screen() -> bool:
-    from zpipe.monitor.terminal import is_screen
+    from zpipe.monitor.screen.terminal import is_screen
 
     return is_screen(sys.stdout)
 
 
 def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
-    from zpipe.monitor import live
-    from zpipe.monitor.app import now_s
     from zpipe.monitor.model.pipeline import Model
+    from zpipe.monitor.screen import live
+    from zpipe.monitor.screen.app import now_s
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
@@ -151,8 +151,9 @@ def _lines(
     timeout: float | None,
     thresholds: Any,
 ) -> ExitCode:
-    from zpipe.monitor import app, checks
+    from zpipe.monitor import checks
     from zpipe.monitor.model.pipeline import Model
+    from zpipe.monitor.screen import app
 
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
@@ -175,14 +176,14 @@ def _lines(
 
 
 def _replay(pipeline: PipelineConfig, path: Path, at: str | None, once: bool, as_json: bool) -> ExitCode:
-    from zpipe.monitor import replay
     from zpipe.monitor.recording import Recording
+    from zpipe.monitor.screen import recording_player
 
     recording = Recording(path, pipeline.name)
     try:
-        tape = replay.Tape(recording, pipeline)
+        tape = recording_player.Tape(recording, pipeline)
         if _is_screen() and not (once or as_json):
-            replay.show(tape, recording)
+            recording_player.show(tape, recording)
             return ExitCode.DONE
         moments = [monitoring.moment(at, recording)] if once else monitoring.moments(recording)
         for moment in moments:

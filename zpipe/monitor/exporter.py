@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
-from zpipe.monitor.app import PACE_S, now_s
 from zpipe.monitor.metrics import METRICS, Distribution
 from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.screen.app import PACE_S, now_s
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from zpipe.monitor.app import Feed
+    from zpipe.monitor.screen.app import Feed
 
 STUCK_S = 10.0
 """Until a scraper is hung up on that does not ask, or does not read: as long as a Prometheus server waits by default."""

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
-from zpipe.monitor.app import now_s
 from zpipe.monitor.draining import DrainLines, Snapshots, holdings
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.status import status
+from zpipe.monitor.screen.app import now_s
+from zpipe.monitor.screen.pipeline_status import status
 
 REDRAW_S = 0.25
 LINE_S = 5.0

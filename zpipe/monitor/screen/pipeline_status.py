@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zpipe.monitor import rows
-from zpipe.monitor.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
 from zpipe.monitor.figures import count, share
-from zpipe.monitor.glyphs import UNICODE, Glyphs
-from zpipe.monitor.history import History
+from zpipe.monitor.screen import rows
+from zpipe.monitor.screen.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
+from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
+from zpipe.monitor.screen.sparkline_history import History
 
 LEAST_SPARK = 8
 MARK = 2

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.monitor.controls import Command, Controls
-from zpipe.monitor.history import History
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.recording import WINDOW_INTERVALS, Recording
-from zpipe.monitor.screen import Shown, clock, order_of, screen
-from zpipe.monitor.terminal import Terminal
+from zpipe.monitor.screen.controls import Command, Controls
+from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
+from zpipe.monitor.screen.sparkline_history import History
+from zpipe.monitor.screen.terminal import Terminal
 
 REDRAW_S = 0.25
 

@@ -9,16 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from zpipe.monitor import rows
-from zpipe.monitor.columns import Line, clip, plain, wrap
-from zpipe.monitor.controls import Controls
-from zpipe.monitor.details import details
-from zpipe.monitor.footer import footer
-from zpipe.monitor.glyphs import UNICODE, Glyphs
-from zpipe.monitor.help import help_lines
-from zpipe.monitor.history import History
 from zpipe.monitor.model.events import Event
-from zpipe.monitor.status import Table, remarks, title
+from zpipe.monitor.screen import rows
+from zpipe.monitor.screen.columns import Line, clip, plain, wrap
+from zpipe.monitor.screen.controls import Controls
+from zpipe.monitor.screen.details import details
+from zpipe.monitor.screen.footer import footer
+from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
+from zpipe.monitor.screen.help import help_lines
+from zpipe.monitor.screen.pipeline_status import Table, remarks, title
+from zpipe.monitor.screen.sparkline_history import History
 
 MOST_EVENTS = 8
 LEAST_TABLE = 4
