@@ -14,13 +14,13 @@ from monitor_samples import CHAIN, config, consumer, link, only_required, snapsh
 
 from zpipe.core.telemetry.snapshot import broken, sound
 from zpipe.monitor.checks import Thresholds, line, wrong
-from zpipe.monitor.draining import DrainProgress, as_text, holdings
 from zpipe.monitor.metrics import METRICS
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.model.run_ledger import Ledger
-from zpipe.monitor.progress import Finished, PlainProgress
 from zpipe.monitor.recording import Recorder, Recording
+from zpipe.monitor.run.drain_progress import DrainProgress, as_text, holdings
+from zpipe.monitor.run.progress import Finished, PlainProgress
 from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.details import details
 from zpipe.monitor.screen.pipeline_status import status

@@ -7,7 +7,7 @@ import io
 import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.monitor.draining import REPEAT_S, DrainLines, DrainProgress, as_text, holdings
+from zpipe.monitor.run.drain_progress import REPEAT_S, DrainLines, DrainProgress, as_text, holdings
 
 
 def rows(**more: object) -> list[object]:

@@ -5,8 +5,8 @@ from typing import Any
 from monitor_samples import CHAIN, config, link, snapshot
 from rich.console import Console, RenderableType
 
-from zpipe.monitor.ledger_table import ledger_table
 from zpipe.monitor.model.run_ledger import Ledger
+from zpipe.monitor.run.ledger_table import ledger_table
 
 
 def shown(renderable: RenderableType, width: int = 80) -> list[str]:

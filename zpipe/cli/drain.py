@@ -27,8 +27,8 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
 
     Exit codes: 0 everything stopped and the ledger balances, 3 it does not balance, 4 not within --timeout, 5 nobody there.
     """
-    from zpipe.monitor.draining import DrainProgress
     from zpipe.monitor.model.run_ledger import Ledger
+    from zpipe.monitor.run.drain_progress import DrainProgress
     from zpipe.operate.pipeline_drain import Drain, parse_target
     from zpipe.units.target import settle
 
@@ -66,7 +66,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     else:
         from rich.console import Console
 
-        from zpipe.monitor.ledger_table import ledger_table, link_table
+        from zpipe.monitor.run.ledger_table import ledger_table, link_table
 
         console = Console()
         console.print(ledger_table(result))

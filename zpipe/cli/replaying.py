@@ -59,7 +59,7 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
 def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
     from zpipe.monitor.model.run_ledger import Ledger
-    from zpipe.monitor.progress import LiveProgress, PlainProgress
+    from zpipe.monitor.run.progress import LiveProgress, PlainProgress
     from zpipe.operate.dead_letter_replay import outcome
     from zpipe.runtime.logs import for_children
     from zpipe.supervisor.supervisor import Supervisor
@@ -78,7 +78,7 @@ def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
     if not as_json:
         from rich.console import Console
 
-        from zpipe.monitor.ledger_table import ledger_table
+        from zpipe.monitor.run.ledger_table import ledger_table
 
         Console().print(ledger_table(result))
     for problem in [*ledger.problems(), *ledger.remarks(result)]:

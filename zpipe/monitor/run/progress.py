@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
-from zpipe.monitor.draining import DrainLines, Snapshots, holdings
 from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.run.drain_progress import DrainLines, Snapshots, holdings
 from zpipe.monitor.screen.app import now_s
 from zpipe.monitor.screen.pipeline_status import status
 
