@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core.wire import cbor
-from zpipe.monitor import editing, payload
+from zpipe.monitor.messages import payload, payload_editing
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 keys = texts | st.sampled_from([payload.UTF8, payload.BASE64, payload.INT, payload.MAP])
@@ -45,7 +45,7 @@ def test_what_is_no_number_says_so(text: str) -> None:
 
 def test_what_would_not_come_back_is_not_given_to_an_editor() -> None:
     with pytest.raises(ValueError, match="JSON cannot hold"):
-        editing.editable({"$base64:AA==": 1})
+        payload_editing.editable({"$base64:AA==": 1})
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_what_would_not_come_back_is_not_given_to_an_editor() -> None:
 )
 def test_json_that_is_none_says_where(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        editing.read(text)
+        payload_editing.read(text)
 
 
 def test_fields_are_set_beside_the_others() -> None:
-    assert editing.with_fields({"a": 1, "b": 2}, ["b=[3]", "c=null"]) == {"a": 1, "b": [3], "c": None}
+    assert payload_editing.with_fields({"a": 1, "b": 2}, ["b=[3]", "c=null"]) == {"a": 1, "b": [3], "c": None}
     with pytest.raises(ValueError, match="without fields"):
-        editing.with_fields([1], ["a=1"])
+        payload_editing.with_fields([1], ["a=1"])

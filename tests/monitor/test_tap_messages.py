@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from zpipe.core.wire import frames, section
 from zpipe.fixture import as_row, from_json, to_json
 from zpipe.messages import Message
-from zpipe.monitor.condition import read_condition
-from zpipe.monitor.passing import Passings
-from zpipe.monitor.redaction import MARK, Redaction, read_names
+from zpipe.monitor.messages.condition import read_condition
+from zpipe.monitor.messages.messages_seen import Passings
+from zpipe.monitor.messages.redaction import MARK, Redaction, read_names
 from zpipe.testing import load_fixture
 
 MESSAGE = Message(

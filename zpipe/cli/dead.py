@@ -50,14 +50,14 @@ def _graveyard(config: Path) -> Graveyard:
 @_json
 def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> ExitCode:
     """List letters: name, age, id, tries and reason."""
-    from zpipe.monitor import letters
+    from zpipe.monitor.messages import dead_letter_page
     from zpipe.operate.dead_letter_replay import count
 
     graveyard = _graveyard(config)
     chosen = graveyard.find(wanted.selection())
     found = list(graveyard.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
     if as_json:
-        rows = [letters.row(letter) for letter in found]
+        rows = [dead_letter_page.row(letter) for letter in found]
         click.echo(json.dumps({"pipeline": graveyard.config.name, "count": count(chosen), "letters": rows}))
     elif not found:
         click.echo("no dead letters" + (" like that" if wanted.any else ""), err=True)
@@ -65,7 +65,7 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
         from rich.console import Console
 
         # Whoever reads a pipe needs whole ids to go on with. A terminal has a width, a pipe has none.
-        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(letters.table(found, time.time()))
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(dead_letter_page.table(found, time.time()))
         if count(chosen) > len(found):
             click.echo(f"zpipe: {count(chosen) - len(found)} more: --limit", err=True)
     return ExitCode.DONE
@@ -77,16 +77,16 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
 @_json
 def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     """Show everything of a letter: payload, traceback, what happened to it."""
-    from zpipe.monitor import letters
+    from zpipe.monitor.messages import dead_letter_page
     from zpipe.operate.stored_dead_letters import Selection
 
     graveyard = _graveyard(config)
     found = list(graveyard.letters(graveyard.find(Selection(names=names))))
     if as_json:
-        pages = [letters.whole(letter) for letter in found]
+        pages = [dead_letter_page.whole(letter) for letter in found]
         click.echo(json.dumps(pages[0] if len(names) == 1 and pages else pages))
     else:
-        click.echo("\n\n".join(letters.page(letter, time.time()) for letter in found))
+        click.echo("\n\n".join(dead_letter_page.page(letter, time.time()) for letter in found))
     return ExitCode.DONE
 
 
@@ -99,7 +99,7 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 )
 def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
     """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
-    from zpipe.monitor import editing
+    from zpipe.monitor.messages import payload_editing
     from zpipe.operate.stored_dead_letters import Selection, check_editable
 
     if fields and file is not None:
@@ -109,14 +109,14 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
     check_editable(letter)
     try:
         if file is not None:
-            payload = editing.read(file.read())
+            payload = payload_editing.read(file.read())
         elif fields:
-            payload = editing.with_fields(letter.payload, fields)
+            payload = payload_editing.with_fields(letter.payload, fields)
         else:
-            payload = _edited(editing.editable(letter.payload))
+            payload = _edited(payload_editing.editable(letter.payload))
     except ValueError as error:
         raise click.UsageError(f"{letter.name}: {error}") from None
-    if payload is editing.UNCHANGED or payload == letter.payload:
+    if payload is payload_editing.UNCHANGED or payload == letter.payload:
         click.echo(f"{letter.name} is as it was", err=True)
         return ExitCode.DONE
     graveyard.edit(letter, payload)
@@ -126,14 +126,14 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
 def _edited(text: str) -> Any:
     """What the user makes of it in an editor. Raises ValueError if it is no JSON and they do not want to go on."""
-    from zpipe.monitor import editing
+    from zpipe.monitor.messages import payload_editing
 
     while True:
         made = click.edit(text, extension=".json")
         if made is None:
-            return editing.UNCHANGED
+            return payload_editing.UNCHANGED
         try:
-            return editing.read(made)
+            return payload_editing.read(made)
         except ValueError as error:
             if not sys.stdin.isatty():
                 raise

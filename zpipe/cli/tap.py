@@ -55,10 +55,10 @@ def command(
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
-    from zpipe.monitor import tap as following
-    from zpipe.monitor.condition import read_condition
-    from zpipe.monitor.passing import Passings
-    from zpipe.monitor.redaction import Redaction, read_names
+    from zpipe.monitor.messages import tap_output as following
+    from zpipe.monitor.messages.condition import read_condition
+    from zpipe.monitor.messages.messages_seen import Passings
+    from zpipe.monitor.messages.redaction import Redaction, read_names
     from zpipe.operate.tap_subscription import Tap, parse_target
 
     try:

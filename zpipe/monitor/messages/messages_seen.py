@@ -16,9 +16,9 @@ from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 from zpipe.fixture import as_row, to_json
 from zpipe.messages import Message
-from zpipe.monitor.condition import Condition
 from zpipe.monitor.figures import visible
-from zpipe.monitor.redaction import Redaction
+from zpipe.monitor.messages.condition import Condition
+from zpipe.monitor.messages.redaction import Redaction
 
 LONGEST = 2000
 """Characters of a payload that are shown to people; --json and --save have it whole."""

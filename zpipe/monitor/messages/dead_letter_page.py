@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zpipe.core.processing.letter import MESSAGE, Letter
-from zpipe.monitor.payload import as_text, shown
+from zpipe.monitor.messages.payload import as_text, shown
 
 REASON_CHARACTERS = 200
 

@@ -14,7 +14,7 @@ import click
 
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError
-from zpipe.monitor.passing import Passing, Passings
+from zpipe.monitor.messages.messages_seen import Passing, Passings
 
 TURN_S = 0.1
 

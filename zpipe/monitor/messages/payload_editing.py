@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from zpipe.core.wire import cbor
-from zpipe.monitor import payload as texts
+from zpipe.monitor.messages import payload as texts
 
 UNCHANGED: Final = object()
 

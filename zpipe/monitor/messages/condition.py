@@ -11,7 +11,7 @@ from typing import Any
 
 from zpipe.fixture import to_json
 from zpipe.messages import Message
-from zpipe.monitor.field import MISSING, OWN, field
+from zpipe.monitor.messages.field import MISSING, OWN, field
 
 _FORM = re.compile(r"\s*([^=!~<>\s]+)\s*(!=|>=|<=|=|~|>|<)\s*(.*)", re.DOTALL)
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
