@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from zpipe.config import load
-from zpipe.monitor.recording import Recording
+from zpipe.monitor.export.recording import Recording
 from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.recording_player import Tape

@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from zpipe import __version__
 from zpipe.errors import ExitCode
-from zpipe.monitor.exporter import Collector, serve
-from zpipe.monitor.metrics import METRICS, ZERO_OR_ONE, as_markdown
+from zpipe.monitor.export.exporter import Collector, serve
+from zpipe.monitor.export.metrics import METRICS, ZERO_OR_ONE, as_markdown
 from zpipe.monitor.model.pipeline import Model
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -73,7 +73,7 @@ Sample = tuple[str, dict[str, str], float]
 
 
 def test_the_page_is_that_of_the_table() -> None:
-    assert as_markdown() == PAGE, "python -m zpipe.monitor.metrics > docs/metrics.md"
+    assert as_markdown() == PAGE, "python -m zpipe.monitor.export.metrics > docs/metrics.md"
 
 
 def test_names_and_units_follow_the_rules() -> None:
@@ -116,7 +116,7 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
 
 
 def served(model: Model, at: float, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
-    monkeypatch.setattr("zpipe.monitor.exporter.now_s", lambda: at)
+    monkeypatch.setattr("zpipe.monitor.export.exporter.now_s", lambda: at)
     return [(s.name, s.labels, s.value) for family in Collector(model).collect() for s in family.samples]
 
 
@@ -371,7 +371,7 @@ def served_here() -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("asked", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
 def test_who_never_asks_is_hung_up_on(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zpipe.monitor.exporter.STUCK_S", 0.1)
+    monkeypatch.setattr("zpipe.monitor.export.exporter.STUCK_S", 0.1)
     with served_here() as address, socket.create_connection(address, timeout=DEADLINE_S) as stuck:
         stuck.sendall(asked)
         assert stuck.recv(1) == b""

@@ -13,12 +13,12 @@ import pytest
 from monitor_samples import CHAIN, config, consumer, link, only_required, snapshot
 
 from zpipe.core.telemetry.snapshot import broken, sound
-from zpipe.monitor.checks import Thresholds, line, wrong
-from zpipe.monitor.metrics import METRICS
+from zpipe.monitor.export.checks import Thresholds, line, wrong
+from zpipe.monitor.export.metrics import METRICS
+from zpipe.monitor.export.recording import Recorder, Recording
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.model.run_ledger import Ledger
-from zpipe.monitor.recording import Recorder, Recording
 from zpipe.monitor.run.drain_progress import DrainProgress, as_text, holdings
 from zpipe.monitor.run.progress import Finished, PlainProgress
 from zpipe.monitor.screen.columns import plain

@@ -4,7 +4,7 @@ from typing import Any
 
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.monitor.checks import Thresholds, line, wrong
+from zpipe.monitor.export.checks import Thresholds, line, wrong
 from zpipe.monitor.model.pipeline import Model
 
 

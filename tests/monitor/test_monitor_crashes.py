@@ -6,8 +6,8 @@ from typing import Any
 
 from monitor_samples import CHAIN, config, snapshot
 
+from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.figures import crash_text
-from zpipe.monitor.metrics import METRICS
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.screen.columns import plain

@@ -8,8 +8,8 @@ import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.errors import OperatorError
+from zpipe.monitor.export.recording import Recorder, Recording
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.recording import Recorder, Recording
 from zpipe.monitor.screen.recording_player import Tape
 
 CONFIG = config(CHAIN)

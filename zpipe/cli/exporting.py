@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def export(found: Target, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
     from zpipe.daemon.service.sdnotify import Notifier
-    from zpipe.monitor import exporter
+    from zpipe.monitor.export import exporter
     from zpipe.monitor.model.pipeline import Model
     from zpipe.monitor.screen.app import now_s
     from zpipe.operate.watch import Watch

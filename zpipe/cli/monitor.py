@@ -101,7 +101,7 @@ def _watch(found: Target) -> Iterator[Watch]:
 
 @contextmanager
 def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | None]:
-    from zpipe.monitor.recording import Recorder
+    from zpipe.monitor.export.recording import Recorder
 
     if path is None:
         yield None
@@ -151,7 +151,7 @@ def _lines(
     timeout: float | None,
     thresholds: Any,
 ) -> ExitCode:
-    from zpipe.monitor import checks
+    from zpipe.monitor.export import checks
     from zpipe.monitor.model.pipeline import Model
     from zpipe.monitor.screen import app
 
@@ -176,7 +176,7 @@ def _lines(
 
 
 def _replay(pipeline: PipelineConfig, path: Path, at: str | None, once: bool, as_json: bool) -> ExitCode:
-    from zpipe.monitor.recording import Recording
+    from zpipe.monitor.export.recording import Recording
     from zpipe.monitor.screen import recording_player
 
     recording = Recording(path, pipeline.name)

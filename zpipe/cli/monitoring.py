@@ -17,8 +17,8 @@ from zpipe.errors import NoPeerError, TargetError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.monitor.checks import Thresholds
-    from zpipe.monitor.recording import Recording
+    from zpipe.monitor.export.checks import Thresholds
+    from zpipe.monitor.export.recording import Recording
     from zpipe.operate.watch import Watch
 
 ORDER_S = 1.0
@@ -70,7 +70,7 @@ def config_and_address(config: Path | None, prometheus: str | None) -> tuple[Pat
 
 def thresholds(pipeline: PipelineConfig, options: dict[str, Any]) -> Thresholds:
     """Raises TargetError for a link that the config does not have."""
-    from zpipe.monitor.checks import Thresholds
+    from zpipe.monitor.export.checks import Thresholds
 
     links = [
         f"{name}{'.' + outlet if outlet else ''}->{consumer}"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.config import PipelineConfig
+from zpipe.monitor.export.recording import WINDOW_INTERVALS, Recording
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.recording import WINDOW_INTERVALS, Recording
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
 from zpipe.monitor.screen.sparkline_history import History

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
-from zpipe.monitor.metrics import METRICS, Distribution
+from zpipe.monitor.export.metrics import METRICS, Distribution
 from zpipe.monitor.model.pipeline import Model
 from zpipe.monitor.screen.app import PACE_S, now_s
 

@@ -284,7 +284,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def as_markdown() -> str:
-    """docs/metrics.md, whole: written by `python -m zpipe.monitor.metrics > docs/metrics.md`."""
+    """docs/metrics.md, whole: written by `python -m zpipe.monitor.export.metrics > docs/metrics.md`."""
     lines = [
         "# Metrics",
         "",
@@ -296,7 +296,7 @@ def as_markdown() -> str:
         "current; one that has stopped keeps its counters, which are final. Counters begin anew with every incarnation. The",
         "label is `stage_instance`, since a Prometheus server sets `instance` itself.",
         "",
-        "This page is made from `zpipe/monitor/metrics.py`.",
+        "This page is made from `zpipe/monitor/export/metrics.py`.",
         "",
         "| metric | kind | unit | labels | meaning | what to do |",
         "|---|---|---|---|---|---|",
