@@ -6,10 +6,10 @@ May live here: the package's public names.
 from zpipe.config.addresses import Address, open_to
 from zpipe.config.addresses import parse as parse_address
 from zpipe.config.advice import advise
-from zpipe.config.graph import dot, mermaid
+from zpipe.config.drawing import dot, mermaid
 from zpipe.config.loading import load, report_of
 from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
-from zpipe.config.model import Input, PipelineConfig, StageConfig, Workers
+from zpipe.config.pipeline import Input, PipelineConfig, StageConfig, Workers
 
 __all__ = [
     "Address",

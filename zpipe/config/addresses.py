@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from zpipe.config.model import StageConfig
-from zpipe.config.report import Report
+from zpipe.config.mistakes import Report
+from zpipe.config.pipeline import StageConfig
 from zpipe.config.values import refused
 from zpipe.core.downstream.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 from zpipe.runtime import folders

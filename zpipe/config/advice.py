@@ -5,8 +5,8 @@ Such a warning stops nothing. It is a Mistake all the same, with the file, the l
 
 from __future__ import annotations
 
-from zpipe.config.model import PipelineConfig
-from zpipe.config.report import Report
+from zpipe.config.mistakes import Report
+from zpipe.config.pipeline import PipelineConfig
 from zpipe.core.processing.task import DEAD
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from zpipe.config import values
-from zpipe.config.report import shown
+from zpipe.config.mistakes import shown
 from zpipe.config.table import Table
 from zpipe.core.policy import LimitPolicy
 

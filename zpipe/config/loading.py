@@ -18,9 +18,9 @@ from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
 from zpipe.config.expansion import UNSET, expand, secrets
 from zpipe.config.lines import key_lines
-from zpipe.config.model import PipelineConfig, StageConfig, Workers
+from zpipe.config.mistakes import Report, dotted, shown
 from zpipe.config.options import fill
-from zpipe.config.report import Report, dotted, shown
+from zpipe.config.pipeline import PipelineConfig, StageConfig, Workers
 from zpipe.config.stages import read_stage
 from zpipe.config.table import Table
 from zpipe.core.policy import LinkPolicy, StagePolicy

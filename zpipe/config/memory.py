@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zpipe.config.model import PipelineConfig, StageConfig
+from zpipe.config.pipeline import PipelineConfig, StageConfig
 from zpipe.core.policy import MIB, LinkPolicy
 
 BASE_BYTES = 30 * MIB

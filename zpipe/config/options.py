@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 from zpipe.config import values
 from zpipe.config.expansion import UNSET, Expanded, plain
 from zpipe.config.lines import KeyPath
-from zpipe.config.report import Report, quoted, shown
+from zpipe.config.mistakes import Report, quoted, shown
 from zpipe.plugin import nearest_name
 
 _WORDS: dict[Any, str] = {

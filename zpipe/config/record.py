@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe import __version__
-from zpipe.config.model import PipelineConfig
+from zpipe.config.mistakes import Report
 from zpipe.config.options import fill
-from zpipe.config.report import Report
+from zpipe.config.pipeline import PipelineConfig
 from zpipe.hookspecs import Traits
 
 T = TypeVar("T")

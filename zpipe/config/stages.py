@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from zpipe.config import addresses, values
 from zpipe.config.limits import read_limit
-from zpipe.config.model import Input, StageConfig, Workers
-from zpipe.config.report import shown
+from zpipe.config.mistakes import shown
+from zpipe.config.pipeline import Input, StageConfig, Workers
 from zpipe.config.table import Table
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, RetryPolicy, StagePolicy
 

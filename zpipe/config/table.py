@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from zpipe.config.expansion import UNSET
 from zpipe.config.lines import KeyPath
-from zpipe.config.report import Report, shown
+from zpipe.config.mistakes import Report, shown
 from zpipe.config.values import Reader
 from zpipe.plugin import nearest_name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from zpipe.config.model import Input, StageConfig
-from zpipe.config.report import Report
+from zpipe.config.mistakes import Report
+from zpipe.config.pipeline import Input, StageConfig
 from zpipe.config.values import show_size
 from zpipe.core.processing.task import DEAD
 from zpipe.plugin import Plugin, nearest_name

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from zpipe.config.expansion import Expanded
-from zpipe.config.report import shown
+from zpipe.config.mistakes import shown
 
 T = TypeVar("T")
 Reader = Callable[[Any], T]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 
 from zpipe.config import PipelineConfig, load, record
-from zpipe.config.model import StageConfig, Workers
+from zpipe.config.pipeline import StageConfig, Workers
 from zpipe.core.stage import Stage
 from zpipe.errors import ConfigError
 from zpipe.runtime.logs import fields

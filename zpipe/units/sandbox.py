@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
-from zpipe.config.report import Report
+from zpipe.config.mistakes import Report
 from zpipe.runtime.folders import instance_name
 from zpipe.units import install, names, text
 from zpipe.units.names import Unit, UnitError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zpipe.config.model import PipelineConfig, StageConfig
+from zpipe.config.pipeline import PipelineConfig, StageConfig
 from zpipe.config.values import show_size
 
 
