@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.target import find_target
+from zpipe.cli.pipeline_argument import find_target
 
 
 def ask(config: Path, target: str, what: str, said: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zpipe.cli.letter_options import Rate, Wanted, selected, wanted_options
-from zpipe.cli.target import find_target, target_argument
+from zpipe.cli.pipeline_argument import find_target, target_argument
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
 
     Exit codes: 0 all of them were replayed, 1 some failed again or were not replayed, 3 the ledger does not balance.
     """
-    from zpipe.cli.replaying import replay_letters
+    from zpipe.cli.replay_waiting import replay_letters
 
     graveyard = _graveyard(config)
     chosen = _replayable(graveyard, wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.target import find_target, target_argument
+from zpipe.cli.pipeline_argument import find_target, target_argument
 from zpipe.cli.times import Time
 from zpipe.errors import ExitCode
 

@@ -14,7 +14,7 @@ import click
 
 from zpipe.cli import monitoring
 from zpipe.cli.exporting import export
-from zpipe.cli.target import METAVAR, find_target
+from zpipe.cli.pipeline_argument import METAVAR, find_target
 from zpipe.cli.times import Time
 from zpipe.errors import ExitCode, OperatorError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from zpipe.cli.asking import ask
-from zpipe.cli.target import target_argument
+from zpipe.cli.pipeline_argument import target_argument
 
 
 @click.command()

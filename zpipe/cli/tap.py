@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import click
 
-from zpipe.cli.target import find_target, target_argument
+from zpipe.cli.pipeline_argument import find_target, target_argument
 from zpipe.cli.times import Time
 from zpipe.errors import ExitCode, OperatorError
 
