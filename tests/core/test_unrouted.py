@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zpipe.testing import Simulation
-from zpipe.testing.plugin import Spec
+from zpipe.testing.simulated_plugin import Spec
 
 COUNT = 400
 

@@ -9,7 +9,7 @@ from zpipe.fixture import load_fixture
 from zpipe.testing.clock import Clock
 from zpipe.testing.network import Faults
 from zpipe.testing.node import Node
-from zpipe.testing.plugin import Disk, Spec, Stored
+from zpipe.testing.simulated_plugin import Disk, Spec, Stored
 from zpipe.testing.simulation import Simulation
 
 __all__ = ["Clock", "Disk", "Faults", "Node", "Simulation", "Spec", "Stored", "load_fixture"]

@@ -14,8 +14,8 @@ from zpipe.core.processing.task import Chunk, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Self
 from zpipe.testing.clock import NEVER, Clock, Event
-from zpipe.testing.plugin import Disk, Run, Spec, Workers
-from zpipe.testing.source import Source
+from zpipe.testing.simulated_plugin import Disk, Run, Spec, Workers
+from zpipe.testing.simulated_source import Source
 
 Key = tuple[str, int]
 READ_MESSAGES = 8

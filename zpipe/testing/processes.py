@@ -14,7 +14,7 @@ from itertools import count
 from zpipe.testing.clock import Clock
 from zpipe.testing.network import Faults, Network
 from zpipe.testing.node import Key, Node
-from zpipe.testing.plugin import Disk, Run, Spec
+from zpipe.testing.simulated_plugin import Disk, Run, Spec
 
 RESTART_S = 0.1
 CONNECT_S = 0.001

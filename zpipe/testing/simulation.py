@@ -18,8 +18,8 @@ from zpipe.testing.clock import Event
 from zpipe.testing.invariants import breaches
 from zpipe.testing.network import Faults
 from zpipe.testing.node import Key, Node
-from zpipe.testing.plugin import Disk, Run, Spec, Stored
 from zpipe.testing.processes import CONNECT_S, Processes
+from zpipe.testing.simulated_plugin import Disk, Run, Spec, Stored
 
 LOOK_S = 0.25
 """Marks of stopped neighbours are looked for this often."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zpipe.core.processing.task import Chunk, DeadLetter, Past
 from zpipe.testing.clock import NEVER
-from zpipe.testing.plugin import Outputs, Spec
+from zpipe.testing.simulated_plugin import Outputs, Spec
 
 
 class Source:
