@@ -103,7 +103,7 @@ def compare(sim: Simulation, required: Expected, possible: Expected, exact: bool
     """What came out against what had to. An instance that left while nobody took its outputs has left them undelivered:
     then its inputs are done again."""
     problems = []
-    exact &= not any(s.ending.leaving and (s.downstream.unsent or s.downstream.in_flight) for s in sim.stopped)
+    exact &= not any(s.shutdown.leaving and (s.downstream.unsent or s.downstream.in_flight) for s in sim.stopped)
     stored = Counter((one.stage, one.id, one.path) for one in sim.stored)
     dead = Counter((stage, id) for stage, id, _ in sim.buried)
     for what, got, least, most in (
@@ -119,7 +119,7 @@ def compare(sim: Simulation, required: Expected, possible: Expected, exact: bool
                 f"{what} not exactly once: {sorted((got - least).items())[:5]} {sorted((least - got).items())[:5]}"
             )
     for stage in sim.stopped:
-        if stage.ending.leaving:  # it may have had nobody to deliver to
+        if stage.shutdown.leaving:  # it may have had nobody to deliver to
             continue
         if stage.counts.queued or stage.counts.in_process or stage.downstream.unsent or stage.downstream.in_flight:
             problems.append(f"{stage.me.incarnation} stopped holding something: {stage.counts}")
@@ -159,11 +159,11 @@ def hang(sim: Simulation) -> list[str]:
     lines = [f"not over at {sim.now:.1f}; stopped: {sorted(sim.marks)}"]
     for node in sim.nodes.values():
         stage = node.stage
-        leaving = "leaving " if stage.ending.leaving else ""
+        leaving = "leaving " if stage.shutdown.leaving else ""
         lines.append(
-            f"{node.incarnation} {stage.state.value} {leaving}{stage.counts} waits for {stage.intake.waiting_for()}"
+            f"{node.incarnation} {stage.state.value} {leaving}{stage.counts} waits for {stage.upstreams.waiting_for()}"
         )
-        for u in stage.intake._upstreams.values():
+        for u in stage.upstreams._upstreams.values():
             line = f"    from {u.name} {u.outlet!r}: {u.state.value}, connected {u.connected}, hello {u.hello_at}"
             if u.session is not None:
                 m, b = u.session.messages, u.session.bytes

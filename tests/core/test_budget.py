@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core.telemetry.time_budget import SHARES, Budget, Histogram
+from zpipe.core.telemetry.time_budget import SHARES, Histogram, TimeBudget
 
 
 @settings(max_examples=60)
@@ -56,7 +56,7 @@ def test_times_that_are_none_do_not_raise(seconds: float) -> None:
     st.lists(st.tuples(st.floats(0, 10), st.integers(0, 12), st.sampled_from([s for s in SHARES if s != "working"]))),
 )
 def test_a_budget_adds_up(workers: int, steps: list[tuple[float, int, str]]) -> None:
-    budget, now = Budget(workers, 0.0), 0.0
+    budget, now = TimeBudget(workers, 0.0), 0.0
     for seconds, busy, idle_as in steps:
         now += seconds
         budget.advance(now, busy, idle_as)
@@ -68,7 +68,7 @@ def test_a_budget_adds_up(workers: int, steps: list[tuple[float, int, str]]) -> 
 
 
 def test_who_works_and_who_is_idle() -> None:
-    budget = Budget(4, 10.0)
+    budget = TimeBudget(4, 10.0)
     budget.advance(11.0, 1, "blocked")
     budget.advance(10.5, 4, "waiting")  # a clock does not go back
     budget.advance(12.0, 9, "waiting")  # more tasks than workers: all work

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from secrets import token_bytes
 
-from zpipe.core.actions import Gate
+from zpipe.core.actions import LimitOutputs
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.downstream.output_limit import EmissionLimit
+from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.core.processing.task import Chunk
-from zpipe.core.source_positions import Source
+from zpipe.core.source_positions import SourcePositions
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
 
@@ -19,9 +19,9 @@ class Head:
     """A head whose messages wait in its outlet until they are taken from it."""
 
     def __init__(self) -> None:
-        self.source = Source()
+        self.source = SourcePositions()
         self.downstream = Downstream("p", "read", "i", [("", "work")], POLICY, token_bytes)
-        self.limit = EmissionLimit(POLICY, self.source)
+        self.limit = OutputLimit(POLICY, self.source)
 
     def give(self, count: int) -> None:
         derivation = Derivation([self.source.emit(0, count)])
@@ -33,7 +33,7 @@ class Head:
         outlet.acked += count
 
     def told(self) -> list[int]:
-        return [gate.limit for gate in self.limit.moved(self.downstream, True) if isinstance(gate, Gate)]
+        return [gate.limit for gate in self.limit.moved(self.downstream, True) if isinstance(gate, LimitOutputs)]
 
 
 def test_a_source_far_from_its_limit_is_told_of_room_in_steps() -> None:

@@ -10,7 +10,7 @@ from zpipe.core.lifecycle import State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.task import Chunk
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
 
 PATIENCE_S = StagePolicy().link.peer_timeout_s
@@ -18,7 +18,7 @@ PATIENCE_S = StagePolicy().link.peer_timeout_s
 
 def head(messages: int) -> Stage:
     """A source that has emitted so many and goes on."""
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
     stage.settle(0.0)
     if messages:

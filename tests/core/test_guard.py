@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.actions import Gate
+from zpipe.core.actions import LimitOutputs
 from zpipe.core.policy import DeadPolicy, StagePolicy
-from zpipe.core.processing.circuit_breaker import Guard
-from zpipe.core.processing.task import DeadLetter, Past
+from zpipe.core.processing.circuit_breaker import CircuitBreaker
+from zpipe.core.processing.task import DeadLetter, PastCalls
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 
 GOOD, DEAD, RESUME = "good", "dead", "resume"
 events = st.lists(
@@ -30,7 +30,7 @@ def test_it_stops_exactly_when_the_share_of_the_last_messages_is_passed(
 ) -> None:
     """Against the plain list of outcomes."""
     policy = DeadPolicy(storm=storm, storm_least=least, storm_window=least + more)
-    guard = Guard(policy)
+    guard = CircuitBreaker(policy)
     outcomes: list[bool] = []
     stopped = False
     for what, count in given_events:
@@ -51,7 +51,7 @@ def test_it_stops_exactly_when_the_share_of_the_last_messages_is_passed(
 
 
 def test_a_share_of_1_never_stops() -> None:
-    guard = Guard(DeadPolicy(storm=1.0))
+    guard = CircuitBreaker(DeadPolicy(storm=1.0))
     for _ in range(1000):
         guard.dies()
         guard.died()
@@ -59,7 +59,7 @@ def test_a_share_of_1_never_stops() -> None:
 
 
 def test_what_is_being_written_counts_as_kept() -> None:
-    guard = Guard(DeadPolicy(messages=3))
+    guard = CircuitBreaker(DeadPolicy(messages=3))
     guard.kept(2, 100)
     assert guard.may_take
     guard.dies()
@@ -75,21 +75,21 @@ def test_what_is_being_written_counts_as_kept() -> None:
 
 @pytest.mark.parametrize(("size", "may_take"), [(99, True), (100, False), (101, False)])
 def test_the_limit_in_bytes(size: int, may_take: bool) -> None:
-    guard = Guard(DeadPolicy(bytes=100))
+    guard = CircuitBreaker(DeadPolicy(bytes=100))
     guard.kept(1, size)
     assert guard.may_take is may_take
     assert ("100 bytes" in guard.stopped_by) is not may_take
 
 
 def limits(stage: Stage) -> list[int]:
-    return [action.limit for action in stage.settle(0.0) if isinstance(action, Gate)]
+    return [action.limit for action in stage.settle(0.0) if isinstance(action, LimitOutputs)]
 
 
 def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:
-    head = Stage(Self("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
+    head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
     head.opened()
     assert limits(head)[-1] > 100
-    unread = [DeadLetter("not JSON", "", Past(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]
+    unread = [DeadLetter("not JSON", "", PastCalls(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]
     head.source_emitted([], 99, 100, unread)
     assert limits(head) == [100], "no more than it has given"
     head.pause(False)

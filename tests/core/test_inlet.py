@@ -14,7 +14,7 @@ from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstream import Upstream
-from zpipe.core.upstream.upstreams import Intake, Self
+from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 
@@ -501,9 +501,9 @@ def test_leaving_grants_nothing_more() -> None:
 # ---- peers that lie
 
 
-def intake() -> tuple[Intake, Inlet]:
+def intake() -> tuple[Upstreams, Inlet]:
     inlet, _, _ = make()
-    made = Intake(Self("p", "c", 1, "c1", "inbox"), SECRET, [("up", "")], inlet, StagePolicy())
+    made = Upstreams(Identity("p", "c", 1, "c1", "inbox"), SECRET, [("up", "")], inlet, StagePolicy())
     made.connected(("up", 1), 0.0)
     made.hellos(0.0)
     made.heard(("up", 1), frames.Welcome(1, named("s"), "u1", 1), 0.0)

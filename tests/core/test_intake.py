@@ -9,17 +9,17 @@ from zpipe.core.actions import Action, Note, Tell
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import StagePolicy
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Intake, Self, Suspects
+from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
 from zpipe.errors import PeerError
 
 PEER = ("a", 1)
 
 
-def make(suspects: Suspects | None = None) -> tuple[Intake, Inlet]:
+def make(suspects: SuspectedCalls | None = None) -> tuple[Upstreams, Inlet]:
     policy = StagePolicy()
     inlet = Inlet(policy.queue, policy.link, Counts())
-    intake = Intake(Self("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy, suspects)
+    intake = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy, suspects)
     intake.connected(PEER, 0.0)
     return intake, inlet
 
@@ -54,7 +54,7 @@ def test_a_welcome_that_comes_again_after_the_line_is_down_opens_nothing() -> No
 
 
 def test_suspects_are_told_until_a_session_is_open_and_never_again() -> None:
-    suspects: Suspects = {("a", "", 1): ("a1", [[7, 8, 1]]), ("a", "", 2): ("x", [[1, 2, 0]])}
+    suspects: SuspectedCalls = {("a", "", 1): ("a1", [[7, 8, 1]]), ("a", "", 2): ("x", [[1, 2, 0]])}
     intake, _ = make(suspects)
     for now in (0.0, 1.0, 2.0):
         said = hello(intake.hellos(now))
@@ -81,7 +81,7 @@ def test_a_malformed_parcel_names_its_producer_and_its_kind() -> None:
 HEARTBEAT_S = StagePolicy().link.heartbeat_s
 
 
-def opened(at: float = 0.0) -> tuple[Intake, Inlet]:
+def opened(at: float = 0.0) -> tuple[Upstreams, Inlet]:
     """In session since `at`, with two statements made."""
     intake, inlet = make()
     intake.heard(PEER, welcome(hello(intake.hellos(at)).number), at)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zpipe.core.limit.limiter import NEVER, Limiter
-from zpipe.core.limit.token_bucket import BURST_S, Rate
+from zpipe.core.limit.token_bucket import BURST_S, TokenBucket
 from zpipe.core.policy import LimitPolicy
 
 AIMD = LimitPolicy("aimd", start=4, max=16)
@@ -174,7 +174,7 @@ def test_another_policy_while_running() -> None:
 
 @given(st.floats(0.1, 1e5), st.lists(st.floats(0, 0.5), max_size=200))
 def test_no_window_has_more_than_its_rate(per_s: float, pauses: list[float]) -> None:
-    rate, now, starts = Rate(per_s), 0.0, []
+    rate, now, starts = TokenBucket(per_s), 0.0, []
     for pause in pauses:
         now += pause
         for _ in range(50):

@@ -17,14 +17,14 @@ from pipeline_scenario import make
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation, EachDerivation
-from zpipe.core.processing.dead_letters import Burials
+from zpipe.core.processing.dead_letters import DeadLetters
 from zpipe.core.ranges import RangeSet
-from zpipe.core.source_positions import Source
+from zpipe.core.source_positions import SourcePositions
 from zpipe.core.upstream import credit
 from zpipe.core.upstream.credit import Grant
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Intake
+from zpipe.core.upstream.upstreams import Upstreams
 
 
 def check(chance: random.Random, kinds: str) -> None:
@@ -148,25 +148,25 @@ def lower_without_confirm(patch: pytest.MonkeyPatch) -> None:
 
 def commit_early(patch: pytest.MonkeyPatch) -> None:
     """A source commits past a run that is not finished when a later one is."""
-    advance = Source.advance
+    advance = SourcePositions.advance
 
-    def broken(self: Source) -> None:
+    def broken(self: SourcePositions) -> None:
         if any(run.finished for run in self._runs):
             self._runs[0].finished = True
         advance(self)
 
-    patch.setattr(Source, "advance", broken)
+    patch.setattr(SourcePositions, "advance", broken)
 
 
 def bury_too_soon(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that could not be written is taken for written."""
-    buried = Burials.written
-    patch.setattr(Burials, "written", lambda self, letter, stored, now: buried(self, letter, True, now))
+    buried = DeadLetters.written
+    patch.setattr(DeadLetters, "written", lambda self, letter, stored, now: buried(self, letter, True, now))
 
 
 def stop_before_upstream(patch: pytest.MonkeyPatch) -> None:
     """A stage stops once all it has is acked, though its upstream may have to send something again."""
-    patch.setattr(Intake, "stopped", Intake.ended)
+    patch.setattr(Upstreams, "stopped", Upstreams.ended)
 
 
 BUGS = [

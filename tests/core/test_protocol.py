@@ -23,10 +23,10 @@ from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
 from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS, WHO
 from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Intake, Self
+from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import cbor, frames, section
-from zpipe.daemon.service.status import process_vitals
-from zpipe.daemon.storage.last_life import Crash
+from zpipe.daemon.service.status import process_figures
+from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError
 
 HERE = Path(__file__).parent
@@ -233,7 +233,7 @@ def test_the_example_session_is_what_the_core_does() -> None:
     inlet = Inlet(policy.queue, policy.link, Counts())
     inlet.window = 4
     inbox = "ipc:///run/zpipe/demo.store.1/inbox-s1.sock"
-    consumer = Intake(Self("demo", "store", 1, "s1", inbox), SECRET, [("read", "")], inlet, policy)
+    consumer = Upstreams(Identity("demo", "store", 1, "s1", inbox), SECRET, [("read", "")], inlet, policy)
 
     def expect(label: str, encoded: bytes) -> None:
         assert next(examples) == (label, encoded)
@@ -285,8 +285,16 @@ def _keys_of_5_9(table: int) -> set[str]:
 
 
 def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
-    vitals = process_vitals("", None, 0, "", False, (0, 0.0), Crash(), {})
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
+    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {})
+    stage = Stage(
+        Identity("p", "a", 1, "a1"),
+        [],
+        [("", "b")],
+        StagePolicy(),
+        0.0,
+        token_bytes,
+        process_figures=lambda: figures,
+    )
     said = stage.snapshot(1.0)
     required = {*COUNTS, *WHO, "instance", "state", "links"}
     assert said.keys() - required == _keys_of_5_9(0)
@@ -297,7 +305,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
 
 
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
-    stage = Stage(Self("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
     stage.settle(0.0)
     body = stage.snapshot(1.0)

@@ -7,13 +7,13 @@ from secrets import token_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.actions import Bury, Post, RemoveLetter, Reply, StartTask, TakeLetters
+from zpipe.core.actions import RemoveLetter, Reply, SendDeadLetter, StartTask, StoreDeadLetter, TakeLetters
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.core.stage import Stage
 from zpipe.core.telemetry.snapshot import broken
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Refuse, Request, read, write
 from zpipe.testing.invariants import breaches
@@ -27,7 +27,7 @@ def stage(
     links: list[tuple[str, str]] | None = None, attempts: int = 1, batch: BatchPolicy | None = None, workers: int = 2
 ) -> Stage:
     policy = StagePolicy(retry=RetryPolicy(attempts=attempts), batch=batch, workers=workers)
-    made = Stage(Self("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0, token_bytes)
+    made = Stage(Identity("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0, token_bytes)
     made.opened()
     return made
 
@@ -38,7 +38,7 @@ class Shell:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.tasks: list[Task] = []
-        self.letters: list[Bury | Post] = []
+        self.letters: list[StoreDeadLetter | SendDeadLetter] = []
         self.removals: list[int] = []
         self.settle()
 
@@ -47,7 +47,7 @@ class Shell:
             match action:
                 case StartTask(task):
                     self.tasks.append(task)
-                case Bury() | Post():
+                case StoreDeadLetter() | SendDeadLetter():
                     self.letters.append(action)
                 case RemoveLetter(number):
                     self.removals.append(number)
@@ -62,7 +62,7 @@ class Shell:
 
     def written(self) -> None:
         for action in self.letters:
-            self.stage.processing.burials.written(action.letter, True, 0.0)
+            self.stage.processing.dead_letters.written(action.letter, True, 0.0)
         self.letters = []
         self.settle()
 
@@ -145,7 +145,7 @@ def test_replays_do_not_count_for_the_storm_guard() -> None:
         shell.settle()
         shell.finish(shell.tasks[0], False)
         shell.written()
-    assert shell.stage.processing.guard.may_take
+    assert shell.stage.processing.breaker.may_take
 
 
 def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
@@ -177,8 +177,8 @@ def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
     shell.settle()
     shell.finish(shell.tasks[0], False)
     (action,) = shell.letters
-    assert isinstance(action, Post)
-    shell.stage.processing.burials.posted(action.letter, section.encode(["id:7.dead"], [1.0], [{}], None))
+    assert isinstance(action, SendDeadLetter)
+    shell.stage.processing.dead_letters.posted(action.letter, section.encode(["id:7.dead"], [1.0], [{}], None))
     shell.settle()
     (outlet,) = shell.stage.downstream.outlets
     assert (shell.stage.counts.dead, outlet.unsent_messages, shell.removals) == (1, 1, [])
@@ -194,7 +194,7 @@ def ask(stage: Stage) -> tuple[object, bool]:
 def test_it_is_asked_for_by_a_request() -> None:
     _, asked = ask(stage())
     assert asked
-    head = Stage(Self("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
+    head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
     head.opened()
     reply, asked = ask(head)
     assert isinstance(reply, Refuse) and not asked

@@ -9,7 +9,7 @@ import pytest
 from zpipe.core.actions import Note, Reply
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames
 
 UNIX = "uid 1000, pid 4321"
@@ -29,7 +29,7 @@ UNIX = "uid 1000, pid 4321"
     ],
 )
 def test_who_asks_is_noted(what: str, refused: str | None, warning: bool, repeats: bool) -> None:
-    stage = Stage(Self("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
     stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
     actions = stage.settle(0.0)

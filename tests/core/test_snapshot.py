@@ -11,13 +11,13 @@ import pytest
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.telemetry.snapshot import taken_in
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import cbor
 
 
 @pytest.fixture
 def body() -> dict[str, Any]:
-    stage = Stage(Self("p", "a", 1, "a1"), [("up", "")], [("", "b")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "a", 1, "a1"), [("up", "")], [("", "b")], StagePolicy(), 0.0, token_bytes)
     published: dict[str, Any] = cbor.read(cbor.write(stage.snapshot(1.0)))
     return published
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.source_positions import Source
+from zpipe.core.source_positions import SourcePositions
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_only_positions_whose_predecessors_are_finished_are_committed(counts: list[int], random: object) -> None:
-    source = Source()
+    source = SourcePositions()
     runs = [source.emit(f"p{n}", count) for n, count in enumerate(counts)]
     order = list(range(len(runs)))
     random.shuffle(order)  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ def test_only_positions_whose_predecessors_are_finished_are_committed(counts: li
 
 
 def test_it_asks_for_a_position_once_and_for_completion_when_all_is_stored() -> None:
-    source = Source()
+    source = SourcePositions()
     first, second = source.emit(1, 1), source.emit(2, 1)
     first.finish()
     source.advance()
@@ -47,12 +47,12 @@ def test_it_asks_for_a_position_once_and_for_completion_when_all_is_stored() -> 
 
 
 def test_a_source_that_was_closed_is_never_complete() -> None:
-    source = Source()
+    source = SourcePositions()
     source.end(exhausted=False)
     assert source.ended and source.all_stored and not source.ask_completion()
 
 
 def test_an_empty_source_is_complete_at_once() -> None:
-    source = Source()
+    source = SourcePositions()
     source.end(exhausted=True)
     assert source.ask_completion()

@@ -10,7 +10,7 @@ from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
-from zpipe.core.processing.task import DeadLetter, Failure, Past, Result, Task, Verdict
+from zpipe.core.processing.task import DeadLetter, Failure, PastCalls, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
@@ -45,9 +45,9 @@ class Bench:
                 numbers = [self._number(task, index) for index in range(task.count)]
                 calls.append(numbers)
                 self.processing.done(task, self._result(task, numbers, call), self.now)
-            for letter in self.processing.burials.take(self.now):
+            for letter in self.processing.dead_letters.take(self.now):
                 self.letters.append(letter)
-                self.processing.burials.written(letter, True, self.now)
+                self.processing.dead_letters.written(letter, True, self.now)
             assert self.counts.off() == 0
             if not tasks:
                 due = self.processing.next_at(self.now, True)
@@ -73,7 +73,7 @@ class Bench:
         ]
         return Result([], failures=failures)
 
-    def dead(self) -> dict[int, Past]:
+    def dead(self) -> dict[int, PastCalls]:
         return {letter.piece.start: letter.past for letter in self.letters if letter.piece is not None}
 
 
@@ -93,7 +93,7 @@ def batching(messages: int) -> StagePolicy:
 def test_a_rejected_message_is_dead_after_one_call() -> None:
     bench = Bench(5, StagePolicy())
     bench.run({2: Failure(0, "no such thing", verdict=Verdict.REJECT)})
-    assert bench.dead() == {2: Past(attempts=1, history=("call 1: no such thing",))}
+    assert bench.dead() == {2: PastCalls(attempts=1, history=("call 1: no such thing",))}
     assert (bench.counts.completed, bench.counts.dead) == (4, 1)
 
 
@@ -147,7 +147,7 @@ def test_messages_that_shared_a_task_with_a_death_go_on_uncounted() -> None:
     task = bench.processing.start(0.0, True)[0]
     while task.count < 3:  # the first tasks are small, before the pace is known
         bench = Bench(3, StagePolicy())
-        bench.processing._pace.measure(1000, 0.001)
+        bench.processing._service_rate.measure(1000, 0.001)
         task = bench.processing.start(0.0, True)[0]
     again = Failure(0, "", verdict=Verdict.AGAIN)
     failures = [Failure(0, "", verdict=Verdict.AGAIN), Failure(1, "SIGSEGV", verdict=Verdict.DEATH), again]
@@ -160,7 +160,7 @@ def test_messages_that_shared_a_task_with_a_death_go_on_uncounted() -> None:
             bench.processing.done(t, Result([]), 0.0)
         later = bench.processing.start(0.0, True)
         pasts |= {t.at(0).start: t.past for t in later}
-    assert pasts == {0: Past(), 1: Past(deaths=1, history=("call 1: SIGSEGV",)), 2: Past()}
+    assert pasts == {0: PastCalls(), 1: PastCalls(deaths=1, history=("call 1: SIGSEGV",)), 2: PastCalls()}
 
 
 def answered(answers: list[Failure]) -> Bench:
@@ -176,7 +176,7 @@ def answered(answers: list[Failure]) -> Bench:
 def test_a_batch_whose_messages_all_fail_each_in_its_own_way_is_not_one_failure() -> None:
     rejects = [Failure(0, f"r{n}", verdict=Verdict.REJECT) for n in range(3)]
     bench = answered([*rejects, Failure(0, "slow down", verdict=Verdict.THROTTLED, delay_s=5.0)])
-    letters = bench.processing.burials.take(0.0)
+    letters = bench.processing.dead_letters.take(0.0)
     assert [letter.reason for letter in letters] == ["r0", "r1", "r2"]
     assert bench.processing.retries.messages == 1 and bench.processing.retries.next_at >= 5.0
 

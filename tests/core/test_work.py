@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from zpipe.core.policy import RetryPolicy
 from zpipe.core.processing.retries import SPREAD, Retries
-from zpipe.core.processing.service_rate import Pace
-from zpipe.core.processing.task import HISTORY, Failure, Past, Task, Verdict
+from zpipe.core.processing.service_rate import ServiceRate
+from zpipe.core.processing.task import HISTORY, Failure, PastCalls, Task, Verdict
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
@@ -32,7 +32,7 @@ def where(pieces: list[Slice]) -> list[tuple[int, int]]:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
 def test_a_task_finds_each_message_and_halves_without_loss(counts: list[int]) -> None:
     pieces = slices(*counts)
-    task = Task(1, pieces, Past(), True)
+    task = Task(1, pieces, PastCalls(), True)
     assert task.count == sum(counts)
     assert where([task.at(n) for n in range(task.count)]) == where(pieces)
     with pytest.raises(IndexError):
@@ -49,33 +49,33 @@ DIED = Failure(0, "SIGSEGV", verdict=Verdict.DEATH)
 
 def test_delays_double_up_to_the_most_with_full_jitter() -> None:
     retries = Retries(RetryPolicy(attempts=5, delay_s=1.0, max_delay_s=10.0))
-    most = [retries.delay_s(FAILED, Past(attempts=n), 0.999999) for n in range(1, 7)]
+    most = [retries.delay_s(FAILED, PastCalls(attempts=n), 0.999999) for n in range(1, 7)]
     assert most == pytest.approx([1, 2, 4, 8, 10, 10], rel=1e-5)
-    assert [retries.delay_s(FAILED, Past(attempts=n), 0.0) for n in range(1, 7)] == [0.0] * 6
-    assert retries.delay_s(FAILED, Past(attempts=10_000), 0.5) == 5.0
+    assert [retries.delay_s(FAILED, PastCalls(attempts=n), 0.0) for n in range(1, 7)] == [0.0] * 6
+    assert retries.delay_s(FAILED, PastCalls(attempts=10_000), 0.5) == 5.0
 
 
 def test_throttles_have_their_own_delays_and_a_delay_asked_for_is_kept() -> None:
     retries = Retries(RetryPolicy(delay_s=1.0, max_delay_s=10.0))
-    assert retries.delay_s(THROTTLED, Past(attempts=4, throttles=1), 0.5) == 0.5
-    assert retries.delay_s(THROTTLED, Past(throttles=3), 0.5) == 2.0
+    assert retries.delay_s(THROTTLED, PastCalls(attempts=4, throttles=1), 0.5) == 0.5
+    assert retries.delay_s(THROTTLED, PastCalls(throttles=3), 0.5) == 2.0
     asked = Failure(0, "", verdict=Verdict.THROTTLED, delay_s=30.0)
-    assert retries.delay_s(asked, Past(throttles=1), 0.0) == 30.0
-    assert retries.delay_s(asked, Past(throttles=1), 1.0) == 30.0 * (1 + SPREAD)
-    assert retries.delay_s(DIED, Past(deaths=1), 0.9) == 0.0
+    assert retries.delay_s(asked, PastCalls(throttles=1), 0.0) == 30.0
+    assert retries.delay_s(asked, PastCalls(throttles=1), 1.0) == 30.0 * (1 + SPREAD)
+    assert retries.delay_s(DIED, PastCalls(deaths=1), 0.9) == 0.0
 
 
 def test_attempts_and_deaths_are_finite_and_throttles_are_not() -> None:
     retries = Retries(RetryPolicy(attempts=3, deaths=2))
-    assert [retries.exhausted(Past(attempts=n)) for n in (1, 2, 3, 4)] == [False, False, True, True]
-    assert [retries.exhausted(Past(deaths=n)) for n in (1, 2, 3)] == [False, True, True]
-    assert not retries.exhausted(Past(attempts=2, throttles=1000, deaths=1))
-    assert Retries(RetryPolicy(attempts=1)).exhausted(Past(attempts=1))
+    assert [retries.exhausted(PastCalls(attempts=n)) for n in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [retries.exhausted(PastCalls(deaths=n)) for n in (1, 2, 3)] == [False, True, True]
+    assert not retries.exhausted(PastCalls(attempts=2, throttles=1000, deaths=1))
+    assert Retries(RetryPolicy(attempts=1)).exhausted(PastCalls(attempts=1))
 
 
 @given(st.lists(st.sampled_from([verdict for verdict in Verdict if verdict is not Verdict.FAIL]), max_size=60))
 def test_a_past_counts_what_happened(verdicts: list[Verdict]) -> None:
-    past = Past()
+    past = PastCalls()
     for verdict in verdicts:
         past = past.after(Failure(0, verdict.value, verdict=verdict))
     assert past.attempts == verdicts.count(Verdict.RETRY) + verdicts.count(Verdict.REJECT)
@@ -88,7 +88,7 @@ def test_a_past_counts_what_happened(verdicts: list[Verdict]) -> None:
 def test_retries_come_when_they_are_due_and_in_order(entries: list[tuple[float, int]], now: float) -> None:
     retries = Retries(RetryPolicy())
     for n, (due_at, count) in enumerate(entries):
-        retries.add(slices(count), Past(attempts=n), due_at)
+        retries.add(slices(count), PastCalls(attempts=n), due_at)
     assert retries.messages == sum(count for _, count in entries)
     assert retries.next_at == min((at for at, _ in entries), default=math.inf)
     popped = []
@@ -103,14 +103,14 @@ def test_retries_come_when_they_are_due_and_in_order(entries: list[tuple[float, 
 
 
 def test_pace_before_the_first_measure() -> None:
-    pace = Pace(4)
+    pace = ServiceRate(4)
     assert pace.service_s is None and pace.rate == 0.0
     assert pace.task_messages(512) == 1
     assert pace.window(0.05, least=4, most=1000) == 4
 
 
 def test_pace_follows_what_is_measured() -> None:
-    pace = Pace(2)
+    pace = ServiceRate(2)
     pace.measure(10, 0.1)
     assert pace.service_s == pytest.approx(0.01) and pace.rate == pytest.approx(200)
     for _ in range(60):
@@ -134,14 +134,14 @@ def test_pace_follows_what_is_measured() -> None:
 def test_the_window_is_a_queue_time_of_work_within_its_limits(
     service_s: float, least: int, most: int, expected: int
 ) -> None:
-    pace = Pace(1)
+    pace = ServiceRate(1)
     pace.measure(1, service_s)
     assert pace.window(0.05, least, most) == expected
 
 
 @given(st.lists(st.floats(0, 1e4), max_size=10), st.integers(1, 64), st.integers(1, 5000))
 def test_sizes_are_at_least_one_and_at_most_what_is_allowed(seconds: list[float], workers: int, most: int) -> None:
-    pace = Pace(workers)
+    pace = ServiceRate(workers)
     for one in seconds:
         pace.measure(1, one)
     assert 1 <= pace.task_messages(most) <= most

@@ -15,12 +15,12 @@ from typing import Any
 from zpipe import plugin as plugins
 from zpipe.config import load
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk, Past, Result, Task
+from zpipe.core.processing.task import Chunk, PastCalls, Result, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.output_gate import Gate
+from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context
 
@@ -49,7 +49,7 @@ class Bench:
 
     def __init__(self, folder: Path, source: str, workers: str, more: str = "", plugin: str = "") -> None:
         self.folder = folder
-        self.gate = Gate()
+        self.gate = OutputGate()
         self.gate.set(True)
         self.early: list[list[Chunk]] = []
         self.on_early: Callable[[], None] = lambda: None
@@ -123,9 +123,9 @@ def piece(of: Section, start: int, stop: int) -> Slice:
     return Slice(Delivery(SESSION, 1, [of], lambda delivery: None), of, 0, start, stop, 0.0)
 
 
-def task(payloads: list[Any], batch: bool = False, past: Past | None = None) -> Task:
+def task(payloads: list[Any], batch: bool = False, past: PastCalls | None = None) -> Task:
     whole = section_of(payloads)
-    return Task(1, [piece(whole, 0, whole.count)], past or Past(), batch)
+    return Task(1, [piece(whole, 0, whole.count)], past or PastCalls(), batch)
 
 
 def payloads(result: Result) -> list[Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core.processing.task import Past, Task
+from zpipe.core.processing.task import PastCalls, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
@@ -28,7 +28,7 @@ def task(first: int, count: int, pieces: int = 1) -> Task:
         body = section.encode([str(k) for k in range(count)], [0.0] * count, [None] * count, None)
         one = Section(body, count, first + n * count)
         slices.append(Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, count, 0.0))  # type: ignore[arg-type]
-    return Task(1, slices, Past(), False)
+    return Task(1, slices, PastCalls(), False)
 
 
 def numbers(path: Path) -> list[tuple[int, int]]:
@@ -120,7 +120,7 @@ def test_an_id_with_a_null_character_makes_no_wrong_ids(tmp_path: Path) -> None:
     one = Section(body, 2, 1)
     piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, 2, 0.0)  # type: ignore[arg-type]
     slot = CallJournal(path, 1).slot(0)
-    slot.begin(Task(1, [piece], Past(), False))
+    slot.begin(Task(1, [piece], PastCalls(), False))
     slot.note[0] = 2
     assert ids_of(path) == [] and numbers(path) == [(2, 1)]
 
@@ -130,6 +130,6 @@ def test_a_section_that_cannot_be_decoded_has_no_ids(tmp_path: Path) -> None:
     one = Section(b"\xff" * 9, 2, 1)
     piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, 2, 0.0)  # type: ignore[arg-type]
     slot = CallJournal(path, 1).slot(0)
-    slot.begin(Task(1, [piece], Past(), False))
+    slot.begin(Task(1, [piece], PastCalls(), False))
     slot.note[0] = 1
     assert ids_of(path) == [] and numbers(path) == [(1, 1)]

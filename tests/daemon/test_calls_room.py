@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core.upstream.upstreams import Suspects
+from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.daemon.storage.call_journal import SLOT_BYTES, CallJournal
-from zpipe.daemon.storage.last_life import CrashFiles
+from zpipe.daemon.storage.last_life import LastLifeFiles
 from zpipe.errors import OperatorError
 
 
@@ -20,8 +20,8 @@ def test_a_journal_takes_its_room_at_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_the_operators(tmp_path: Path) -> None:
-    files = CrashFiles(tmp_path / "nowhere")
-    none: Suspects = {}
+    files = LastLifeFiles(tmp_path / "nowhere")
+    none: SuspectedCalls = {}
     assert files.found({}, True).suspects == none
     with pytest.raises(OperatorError, match=r"cannot write in .*nowhere: No such file or directory; is it writable"):
         files.begin(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core.processing.task import Past, Task
+from zpipe.core.processing.task import PastCalls, Task
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
@@ -17,8 +17,8 @@ from zpipe.daemon.storage.last_life import (
     LAST_DEATH,
     MOST_IDS,
     UNKNOWN,
-    Crash,
-    CrashFiles,
+    LastLife,
+    LastLifeFiles,
     how_ended,
     reason_of_crash,
 )
@@ -43,10 +43,10 @@ def test_systemd_and_a_run_have_the_same_words_for_an_end(words: str, how: str, 
 
 
 def test_crashes_are_counted_by_reason_until_an_end_in_order(tmp_path: Path) -> None:
-    def start(cut_short: bool, how: str = "") -> Crash:
-        return CrashFiles(tmp_path).found({LAST_DEATH: how}, cut_short)
+    def start(cut_short: bool, how: str = "") -> LastLife:
+        return LastLifeFiles(tmp_path).found({LAST_DEATH: how}, cut_short)
 
-    assert start(False) == Crash()
+    assert start(False) == LastLife()
     assert start(True, "killed by SIGKILL").restarts == {"SIGKILL": 1}
     assert start(True, "exit code 1").restarts == {"SIGKILL": 1, "exit code 1": 1}
     assert start(True, "killed by SIGKILL").restarts == {"SIGKILL": 2, "exit code 1": 1}
@@ -57,7 +57,7 @@ def test_crashes_are_counted_by_reason_until_an_end_in_order(tmp_path: Path) -> 
 def test_a_damaged_count_begins_anew(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"a": "x"}', "3"):
         (tmp_path / "restarts.json").write_text(text)
-        assert CrashFiles(tmp_path).found({LAST_DEATH: "exit code 1"}, True).restarts == {"exit code 1": 1}
+        assert LastLifeFiles(tmp_path).found({LAST_DEATH: "exit code 1"}, True).restarts == {"exit code 1": 1}
 
 
 def test_who_says_how_it_ended(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_who_says_how_it_ended(tmp_path: Path) -> None:
     ended, traceback = tmp_path / ENDED, tmp_path / "crash.txt"
 
     def how(env: dict[str, str] | None = None) -> str:
-        return CrashFiles(tmp_path).found(env or {}, True).how
+        return LastLifeFiles(tmp_path).found(env or {}, True).how
 
     assert how() == UNKNOWN
     traceback.write_text("Fatal Python error: Segmentation fault\n\nThread 0x1\n")
@@ -73,7 +73,7 @@ def test_who_says_how_it_ended(tmp_path: Path) -> None:
     ended.write_text("exit-code exited 1\n")
     assert how({LAST_DEATH: "killed by SIGKILL"}) == "killed by SIGKILL"
     assert not ended.exists(), "it is of one life only"
-    CrashFiles(tmp_path).failed(1)
+    LastLifeFiles(tmp_path).failed(1)
     assert how() == "exit code 1"
 
 
@@ -90,13 +90,13 @@ def in_a_call(tmp_path: Path, count: int) -> None:
     one = Section(body, count, 1)
     piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, count, 0.0)  # type: ignore[arg-type]
     slot = CallJournal(tmp_path / "calls", 1).slot(0)
-    slot.begin(Task(1, [piece], Past(), True))
+    slot.begin(Task(1, [piece], PastCalls(), True))
     slot.note[0] = 0xFFFFFFFF
 
 
 def test_the_log_and_the_snapshot_say_what_was_in_the_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     in_a_call(tmp_path, 2)
-    crash = CrashFiles(tmp_path).found({LAST_DEATH: "killed by SIGSEGV"}, True)
+    crash = LastLifeFiles(tmp_path).found({LAST_DEATH: "killed by SIGSEGV"}, True)
     said = crash.as_json()
     assert said == {"how": "killed by SIGSEGV", "at": crash.at, "messages_in_call": 2, "ids": ["read:0", "read:1"]}
     with caplog.at_level(logging.WARNING):
@@ -109,13 +109,13 @@ def test_the_log_and_the_snapshot_say_what_was_in_the_call(tmp_path: Path, caplo
 @pytest.mark.parametrize("count", [MOST_IDS, MOST_IDS + 1])
 def test_so_many_ids_are_said_and_all_are_counted(tmp_path: Path, count: int) -> None:
     in_a_call(tmp_path, count)
-    crash = CrashFiles(tmp_path).found({}, True)
+    crash = LastLifeFiles(tmp_path).found({}, True)
     assert (len(crash.ids), crash.messages) == (MOST_IDS, count)
 
 
 def test_an_end_in_order_leaves_nothing_to_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     CallJournal(tmp_path / "calls", 1)
     (tmp_path / ENDED).write_text("success exited 0\n")
-    crash = CrashFiles(tmp_path).found({}, False)
+    crash = LastLifeFiles(tmp_path).found({}, False)
     crash.tell(logging.getLogger("x"))
     assert crash.as_json() is None and not caplog.messages

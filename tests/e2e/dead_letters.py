@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline import Command, Pipeline, ids
 
-from zpipe.core.processing.letter import Letter
-from zpipe.operate.stored_dead_letters import Graveyard, Selection
+from zpipe.core.processing.letter import StoredLetter
+from zpipe.operate.stored_dead_letters import Selection, StoredDeadLetters
 
 CONFIG = """
 [pipeline]
@@ -58,10 +58,10 @@ def dead(pipeline: Pipeline, *arguments: str, code: int = 0) -> Command:
     return command
 
 
-def kept(pipeline: Pipeline) -> list[Letter]:
+def kept(pipeline: Pipeline) -> list[StoredLetter]:
     """All that are there now."""
-    graveyard = Graveyard(pipeline.config, pipeline.env)
-    return list(graveyard.letters(graveyard.find(Selection())))
+    stored_dead_letters = StoredDeadLetters(pipeline.config, pipeline.env)
+    return list(stored_dead_letters.letters(stored_dead_letters.find(Selection())))
 
 
 def replayed(pipeline: Pipeline, *arguments: str, code: int = 0) -> dict[str, Any]:

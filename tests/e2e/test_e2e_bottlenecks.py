@@ -12,7 +12,7 @@ import pytest
 from pipeline import Pipeline, wait_until
 from service import Service
 
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.operate.watch import Watch
 
 HEAD = """
@@ -146,7 +146,7 @@ class Watched:
         self.pipeline = Pipeline(home, text, source=SOURCE, take=TAKE, batch=BATCH)
         self.pipeline.run()
         self._watch = Watch(self.pipeline.config, self.pipeline.env)
-        self._model = Model(self.pipeline.config)
+        self._model = PipelineModel(self.pipeline.config)
         self.named: list[dict[str, Any]] = []
 
     def poll(self) -> None:

@@ -26,7 +26,7 @@ from zpipe import __version__
 from zpipe.errors import ExitCode
 from zpipe.monitor.export.exporter import Collector, serve
 from zpipe.monitor.export.metrics import METRICS, ZERO_OR_ONE, as_markdown
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
@@ -115,13 +115,13 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
 # ---- what the model's value becomes
 
 
-def served(model: Model, at: float, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+def served(model: PipelineModel, at: float, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
     monkeypatch.setattr("zpipe.monitor.export.exporter.now_s", lambda: at)
     return [(s.name, s.labels, s.value) for family in Collector(model).collect() for s in family.samples]
 
 
 def test_what_is_silent_is_not_shown_as_current(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Model(samples.config(samples.CHAIN))
+    model = PipelineModel(samples.config(samples.CHAIN))
     model.add(samples.snapshot("read", [samples.link("map", produced=9, unsent=2)], received=9, at=100.0), 100.0)
     model.add(samples.snapshot("map", received=5, queued=2, at=109.0), 109.0)
     model.add(samples.snapshot("sink", received=5, state="STOPPED", at=100.0), 100.0)
@@ -141,7 +141,7 @@ def test_what_is_silent_is_not_shown_as_current(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_pipeline_that_is_not_there_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = served(Model(samples.config(samples.CHAIN, {"map": 3})), 1.0, monkeypatch)
+    found = served(PipelineModel(samples.config(samples.CHAIN, {"map": 3})), 1.0, monkeypatch)
     absent = {labels["stage"]: value for name, labels, value in found if labels.get("state") == "ABSENT"}
     assert absent == {"read": 1.0, "map": 3.0, "sink": 1.0}
 
@@ -357,7 +357,7 @@ def served_here() -> Iterator[tuple[str, int]]:
 
     def run() -> None:
         with suppress(KeyboardInterrupt):
-            serve(feed, Model(samples.config(samples.CHAIN)), "127.0.0.1", 0, ready)
+            serve(feed, PipelineModel(samples.config(samples.CHAIN)), "127.0.0.1", 0, ready)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -17,8 +17,8 @@ from zpipe.monitor.export.checks import Thresholds, line, wrong
 from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.export.recording import Recorder, Recording
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
-from zpipe.monitor.model.run_ledger import Ledger
+from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.drain_progress import DrainProgress, as_text, holdings
 from zpipe.monitor.run.progress import Finished, PlainProgress
 from zpipe.monitor.screen.columns import plain
@@ -42,7 +42,7 @@ def said(**more: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def value() -> dict[str, Any]:
-    model = Model(CONFIG)
+    model = PipelineModel(CONFIG)
     for one in said():
         assert model.add(one, 100.0)
     return model.as_json(100.0)
@@ -66,7 +66,7 @@ def test_the_model_has_counts_and_none_for_what_nobody_says(value: dict[str, Any
 
 
 def test_rates_are_known_from_two_of_them() -> None:
-    model = Model(CONFIG)
+    model = PipelineModel(CONFIG)
     model.add(only_required(snapshot("map", [link("sink", 10)], received=10)), 100.0)
     model.add(only_required(snapshot("map", [link("sink", 30)], received=30)), 101.0)
     assert model.as_json(101.0)["stages"]["map"]["rate_in"] == 20.0
@@ -82,7 +82,7 @@ def test_what_holds_the_pipeline_up_is_not_named_and_the_screen_says_why(value: 
 
 def test_one_that_says_nothing_of_its_time_is_enough_for_no_verdict() -> None:
     """Its part may be the largest: the source is not to be blamed instead."""
-    model = Model(CONFIG)
+    model = PipelineModel(CONFIG)
     for at in range(100, 140):
         model.add(snapshot("read", [link("map", 9 * at)], received=9 * at, at=float(at), rate_out=9.0))
         model.add(snapshot("map", [link("sink", 9 * at)], received=9 * at, at=float(at), rate_out=9.0))
@@ -97,7 +97,7 @@ def test_one_that_says_nothing_of_its_time_is_enough_for_no_verdict() -> None:
 
 
 def test_a_stage_that_does_not_run_is_named_all_the_same() -> None:
-    model = Model(CONFIG)
+    model = PipelineModel(CONFIG)
     for one in said():
         model.add(one | ({"state": "FAILED"} if one["stage"] == "sink" else {}), 100.0)
     assert model.as_json(100.0)["bottleneck"]["kind"] == "down"
@@ -113,7 +113,7 @@ def test_a_sender_that_does_not_list_its_consumers_has_the_depth_that_they_say()
         "queued": 5,
         "unacked": 15,
     }
-    model = Model(CONFIG)
+    model = PipelineModel(CONFIG)
     model.add(only_required(snapshot("map", [link("sink", 40, in_flight=28, unsent=7)])) | {"at": 100.0}, 100.0)
     model.add(snapshot("sink", received=20, queued=5, sessions=[session], at=100.4), 100.4)
     (row,) = [row for row in model.as_json(100.4)["links"] if row["to"] == "sink"]
@@ -167,7 +167,7 @@ def test_events_are_read_from_two_of_them() -> None:
 
 
 def test_the_ledger_balances_by_what_is_required() -> None:
-    ledger = Ledger(CONFIG)
+    ledger = RunLedger(CONFIG)
     ends = {"read": [link("map", 100)], "map": [link("sink", 100)], "sink": []}
     for stage, links in ends.items():
         ledger.final(only_required(snapshot(stage, links, received=100, state="STOPPED")))
@@ -176,7 +176,7 @@ def test_the_ledger_balances_by_what_is_required() -> None:
 
 
 def test_the_ledger_of_a_kill_and_of_one_that_holds_something() -> None:
-    ledger = Ledger(CONFIG)
+    ledger = RunLedger(CONFIG)
     for one in said():
         ledger.killed(one)
         ledger.final(one | {"incarnation": "i2"})
@@ -232,7 +232,7 @@ def test_without_one_that_is_required_it_is_no_snapshot(key: str) -> None:
 
 
 def test_one_that_lists_consumers_has_a_bound_again() -> None:
-    model = Model(CONFIG)
+    model = PipelineModel(CONFIG)
     model.add(snapshot("map", [link("sink", 40, in_flight=28, consumers=[consumer(credit=3)])]), 100.0)
     (row,) = [row for row in model.as_json(100.0)["links"] if row["to"] == "sink"]
     assert row["credit"] == 3 and row["bound"] is not None

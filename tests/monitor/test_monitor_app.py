@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, config, snapshot
 
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.app import due_at, follow, gather
 
 
@@ -21,7 +21,7 @@ class Script:
 
 
 def test_gather_returns_when_all_are_heard_of() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     rest = [snapshot("map")]
     feed = Script([snapshot("read")], [], [snapshot("map"), snapshot("sink")], rest)
     assert gather(feed, model, 1000.0)
@@ -30,14 +30,14 @@ def test_gather_returns_when_all_are_heard_of() -> None:
 
 
 def test_gather_gives_up_at_the_deadline() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     assert not gather(Script(), model, 0.01)
     assert gather(Script([snapshot("read")]), model, 0.01)
     assert model.missing == ["map.1", "sink.1"]
 
 
 def test_follow_shows_what_is_known_at_once_and_ends_when_all_have_stopped() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     stopped = [snapshot(name, state="STOPPED") for name in CHAIN]
     states = [
         [stage["state"] for stage in value["stages"].values()]

@@ -12,7 +12,7 @@ from watched import ENDLESS, Watched
 from watched import link as link_of
 
 from zpipe.core.policy import MIB, BatchPolicy, Bound, LimitPolicy, RetryPolicy, StagePolicy
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.testing import Spec
 
 # Sections are small in a simulation; a source is then woken in steps of a few hundred, as in daemons.
@@ -225,7 +225,7 @@ def test_the_right_stage_is_named_with_the_right_reason(name: str) -> None:
 
 
 def test_a_limited_stage_is_named_with_the_limit_in_force() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     limit = {"limit": 4, "under_way": 4, "reason": "throttled", "changed_s": 3.0}
     model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
     model.add(snapshot("map", [link("sink", 1000)], budget=budget(working=0.3, limited=0.7), rate_in=9.0, limit=limit))
@@ -236,7 +236,7 @@ def test_a_limited_stage_is_named_with_the_limit_in_force() -> None:
 
 
 def test_a_stage_held_by_its_guard_is_named_with_what_it_says() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
     model.add(
         snapshot("map", [link("sink", 1000)], queued=50, stopped_by="60 of the last 100 messages died: zpipe resume")
@@ -249,7 +249,7 @@ def test_a_stage_held_by_its_guard_is_named_with_what_it_says() -> None:
 
 @pytest.mark.parametrize(("busy", "needed"), [(0.04, 50), (0.1, 10)])
 def test_a_stage_that_is_hardly_busy_does_not_tell_what_it_could_take(busy: float, needed: int) -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for at in (0.0, 1.0, 2.0):
         passed = int(10 * at)
         source = {"read_messages": int(500 * at), "read_s": at}
@@ -264,7 +264,7 @@ def test_a_stage_that_is_hardly_busy_does_not_tell_what_it_could_take(busy: floa
 
 def test_how_fast_a_source_is_shows_although_it_is_always_blocked() -> None:
     """It has its next message ready whenever there is room, so the time in which nothing blocks it says nothing."""
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for at in range(100):
         passed = 10 * at
         read = 2048 + passed
@@ -278,7 +278,7 @@ def test_how_fast_a_source_is_shows_although_it_is_always_blocked() -> None:
 
 
 def test_a_source_that_makes_up_for_lost_time_counts_by_what_it_gave_when_it_was_free() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for at in range(60):
         free = at < 20
         read = 40 * at if free else 800 + 10 * (at - 20)
@@ -307,7 +307,7 @@ def test_a_paused_stage_is_named_and_what_to_do() -> None:
     ],
 )
 def test_a_stage_that_does_not_work_is_named_with_what_to_do(state: str, at: float, why: str, advice: str) -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", state=state, at=100.0))
     model.add(snapshot("read", [link("map", 100, unsent=40)], at=at))
     verdict = model.as_json(at)["bottleneck"]

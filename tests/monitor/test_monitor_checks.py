@@ -5,11 +5,11 @@ from typing import Any
 from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.monitor.export.checks import Thresholds, line, wrong
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 
 
 def value(**more: Any) -> dict[str, Any]:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 100, unsent=40)]))
     model.add(snapshot("map", [link("sink", 10)], received=20, queued=10, dead=3, oldest_s=75.0, **more))
     model.add(snapshot("sink"))
@@ -40,7 +40,7 @@ def test_a_link_of_its_own_overrides_the_bound_of_all() -> None:
 
 
 def test_who_is_missing_silent_or_failed_is_wrong_without_any_threshold() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", at=0.0))
     model.add(snapshot("map", state="FAILED", at=100.0))
     assert wrong(model.as_json(100.0), Thresholds()) == [
@@ -51,7 +51,7 @@ def test_who_is_missing_silent_or_failed_is_wrong_without_any_threshold() -> Non
 
 
 def test_who_was_not_heard_of_yet_is_not_said_to_be_gone() -> None:
-    model = Model(config(CHAIN), 99.5)
+    model = PipelineModel(config(CHAIN), 99.5)
     for stage in ("read", "map"):
         model.add(snapshot(stage, at=100.0))
     assert wrong(model.as_json(100.0), Thresholds()) == ["sink.1 is not heard of yet: allow more --timeout"]
@@ -63,7 +63,7 @@ def test_a_stage_that_takes_no_more_or_waits_for_a_disk_is_wrong_without_any_thr
 
 
 def test_what_waits_at_the_sender_has_an_age() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 100, unsent=40, oldest_s=75.0)]))
     model.add(snapshot("map", [link("sink", 10)], received=20, queued=10, oldest_s=1.0))
     model.add(snapshot("sink"))
@@ -73,7 +73,7 @@ def test_what_waits_at_the_sender_has_an_age() -> None:
 
 
 def test_stored_letters_stay_wrong_when_the_process_that_stored_them_is_gone() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", received=9, dead=3), 100.0)
     model.add(snapshot("map", incarnation="i2", dead_stored=3), 101.0)
     assert "map has 3 dead letters stored, more than 2" in wrong(model.as_json(101.0), Thresholds(dead=2))

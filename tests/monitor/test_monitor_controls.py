@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from monitor_samples import CHAIN, config, consumer, link, snapshot
 
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import SPEEDS, Command, Controls
 from zpipe.monitor.screen.terminal import KEYS, split_keys
 
@@ -134,7 +134,7 @@ def test_what_goes_on_beside_something_else_that_does_is_one_event_each() -> Non
 
 
 def test_silence_and_its_end_are_events() -> None:
-    model, events = Model(config(CHAIN)), Events()
+    model, events = PipelineModel(config(CHAIN)), Events()
     model.add(snapshot("map", at=0.0))
     for at in (1.0, 10.0, 11.0):
         events.look(model.as_json(at))

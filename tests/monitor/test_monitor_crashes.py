@@ -9,7 +9,7 @@ from monitor_samples import CHAIN, config, snapshot
 from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.figures import crash_text
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.details import details
 from zpipe.monitor.screen.pipeline_status import status
@@ -19,7 +19,7 @@ KILL = {"how": "killed by SIGKILL", "at": 95.0, "messages_in_call": 0, "ids": []
 
 
 def value() -> dict[str, Any]:
-    model = Model(config(CHAIN, {"map": 2}))
+    model = PipelineModel(config(CHAIN, {"map": 2}))
     model.add(snapshot("read"))
     model.add(snapshot("map", restarts={"SIGSEGV": 2, "exit code 1": 1}, last_crash=SEGV))
     model.add(snapshot("map", instance=2, restarts={"SIGSEGV": 1, "SIGKILL": 1}, last_crash=KILL))
@@ -41,7 +41,7 @@ def test_the_screen_has_a_column_of_them_where_there_are_any() -> None:
         row = next(line for line in lines if line.lstrip(" *").startswith("map "))
         end = head.index("CRASH") + len("CRASH")
         assert row[:end].endswith(" 5"), (head, row)
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map"))
     assert not any("CRASH" in plain(line) for line in status(model.as_json(100.0), 160))
 
@@ -53,7 +53,7 @@ def test_the_details_say_what_ended_it_and_which_message_was_in_the_call() -> No
 
 
 def test_worker_processes_are_counted_beside_the_instances() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", restarts={"SIGKILL": 1}, worker_restarts={"timeout": 3, "SIGSEGV": 1}))
     stage = model.as_json(100.0)["stages"]["map"]
     assert stage["worker_restarts"] == {"timeout": 3, "SIGSEGV": 1} and stage["restarts"] == {"SIGKILL": 1}

@@ -12,11 +12,11 @@ from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon.service.status import process_vitals
-from zpipe.daemon.storage.last_life import Crash
+from zpipe.core.upstream.upstreams import Identity
+from zpipe.daemon.service.status import process_figures
+from zpipe.daemon.storage.last_life import LastLife
 from zpipe.monitor.model.bottleneck import Kind, Verdict
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text(encoding="utf-8")
 
@@ -33,7 +33,7 @@ def documented(section: str, table: int = 0) -> set[str]:
 
 @pytest.fixture
 def value() -> dict[str, Any]:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", produced=10, unsent=10)]), 100.0)
     model.add(snapshot("map", [link("sink")], received=4, queued=4, state="FAILED"), 100.0)
     return model.as_json(100.0)
@@ -60,6 +60,14 @@ def test_every_key_and_kind_of_a_bottleneck(value: dict[str, Any]) -> None:
 
 
 def test_every_key_of_an_instance() -> None:
-    vitals = process_vitals("", None, 0, "", False, (0, 0.0), Crash(), {})
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
+    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {})
+    stage = Stage(
+        Identity("p", "a", 1, "a1"),
+        [],
+        [("", "b")],
+        StagePolicy(),
+        0.0,
+        token_bytes,
+        process_figures=lambda: figures,
+    )
     assert documented("An instance") == stage.snapshot(1.0).keys()

@@ -19,7 +19,7 @@ from monitor_samples import link as row_of
 from watched import ENDLESS, Watched, link
 
 from zpipe.core.policy import KIB, MIB, BatchPolicy, Bound, StagePolicy
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.testing import Faults, Spec
 
 CLOSE = 2.0
@@ -279,7 +279,7 @@ def test_a_full_link_stays_full_while_its_source_is_awake_now_and_then() -> None
 
 
 def test_a_bound_of_bytes_is_reached_by_bytes() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for n in range(5):  # 64 KiB each: 16 fill what may be unsent
         rows = [row_of("map", 2 * n + 2, unsent=2 * n + 2, unsent_bytes=(2 * n + 2) * 64 * KIB)]
         model.add(snapshot("read", rows, at=100.0 + n))
@@ -288,7 +288,7 @@ def test_a_bound_of_bytes_is_reached_by_bytes() -> None:
 
 
 def test_credit_that_is_left_makes_the_way_to_the_bound_longer() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for n in range(6):
         rows = [row_of("map", 100 * n, in_flight=100 * n, consumers=[consumer(credit=1000 - 100 * n)])]
         model.add(snapshot("read", rows, at=100.0 + n))
@@ -299,7 +299,7 @@ def test_credit_that_is_left_makes_the_way_to_the_bound_longer() -> None:
 def test_credit_that_a_slow_consumer_does_not_get_anew_is_no_growth() -> None:
     """While it is used up twice as much is sent as is not kept up with, and then what is in flight gets less: all that time the
     producer holds 25 more each second."""
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     full_at = (UNSENT_BOUND + 2 - 20) / 25
     said = []
     for n in range(40):
@@ -314,7 +314,7 @@ def test_credit_that_a_slow_consumer_does_not_get_anew_is_no_growth() -> None:
 
 def test_what_is_not_acked_fills_a_link_on_which_nothing_waits() -> None:
     """Messages are acked when all that comes of them is: a slow stage further down holds them, and the bound counts them."""
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for n in range(30):
         model.add(snapshot("read", [row_of("map", 10_000 + 100 * n, in_flight=10_000 + 100 * n)], at=100.0 + n))
     (row, _) = model.as_json(129.0)["links"]
@@ -322,7 +322,7 @@ def test_what_is_not_acked_fills_a_link_on_which_nothing_waits() -> None:
 
 
 def test_a_link_near_its_bound_whose_producers_do_not_wait_is_not_full() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for n in range(10):
         rows = [row_of("map", 2000, unsent=1600 + n % 2)]
         model.add(snapshot("read", rows, at=100.0 + n, budget=budget(waiting=1.0)))
@@ -332,7 +332,7 @@ def test_a_link_near_its_bound_whose_producers_do_not_wait_is_not_full() -> None
 
 def test_a_depth_at_random_has_no_time() -> None:
     chance = random.Random(1)
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     said = []
     for n in range(200):
         model.add(snapshot("read", [row_of("map", 2000, unsent=chance.randrange(300))], at=100.0 + n))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.monitor.model.run_ledger import Ledger
+from zpipe.monitor.model.run_ledger import RunLedger
 
 STAGE_KEYS = {
     "received",
@@ -27,8 +27,8 @@ def stopped(stage: str, links: list[dict[str, Any]] | None = None, **more: Any) 
     return snapshot(stage, links, **({"state": "STOPPED"} | more))
 
 
-def balanced_ledger() -> Ledger:
-    ledger = Ledger(config(CHAIN))
+def balanced_ledger() -> RunLedger:
+    ledger = RunLedger(config(CHAIN))
     ledger.final(stopped("read", [link("map", 100)], received=100, finished=100))
     ledger.final(stopped("map", [link("sink", 95)], received=100, filtered=4, dead=1))
     ledger.final(stopped("sink", received=95))
@@ -52,7 +52,7 @@ def test_a_run_that_ended_balances_and_has_exactly_the_fixed_keys() -> None:
 
 
 def test_instances_of_a_stage_are_added_up() -> None:
-    ledger = Ledger(config(CHAIN, {"map": 2}))
+    ledger = RunLedger(config(CHAIN, {"map": 2}))
     ledger.final(stopped("map", [link("sink", 60, redelivered=5)], instance=1, received=60, duplicates=2))
     ledger.final(stopped("map", [link("sink", 40)], instance=2, received=40))
     row = ledger.as_json(1)["stages"]["map"]
@@ -97,7 +97,7 @@ def test_an_incarnation_counts_once() -> None:
 
 
 def test_two_links_between_the_same_stages_are_told_apart() -> None:
-    ledger = Ledger(config({"read": [], "sink": ["read.good", "read.bad"]}))
+    ledger = RunLedger(config({"read": [], "sink": ["read.good", "read.bad"]}))
     links = [link("sink", 3, outlet="good"), link("sink", 4, outlet="bad")]
     ledger.final(stopped("read", links, received=7, finished=7))
     ledger.final(stopped("sink", received=7))
@@ -121,7 +121,7 @@ def test_two_links_between_the_same_stages_are_told_apart() -> None:
     ],
 )
 def test_who_holds_what_is_said(final: dict[str, Any] | None, problem: str) -> None:
-    ledger = Ledger(config(CHAIN))
+    ledger = RunLedger(config(CHAIN))
     ledger.final(stopped("read", [link("map")], finished=0))
     ledger.final(stopped("sink"))
     if final is not None:
@@ -136,7 +136,7 @@ def test_who_holds_what_is_said(final: dict[str, Any] | None, problem: str) -> N
 
 def test_an_instance_killed_and_not_started_again_is_missing() -> None:
     ledger = balanced_ledger()
-    ledger = Ledger(config(CHAIN))
+    ledger = RunLedger(config(CHAIN))
     ledger.final(stopped("read", [link("map")], finished=0))
     ledger.final(stopped("sink"))
     ledger.killed(snapshot("map"))

@@ -5,7 +5,7 @@ from typing import Any
 from monitor_samples import CHAIN, config, link, snapshot
 from rich.console import Console, RenderableType
 
-from zpipe.monitor.model.run_ledger import Ledger
+from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.ledger_table import ledger_table
 
 
@@ -17,7 +17,7 @@ def shown(renderable: RenderableType, width: int = 80) -> list[str]:
 
 
 def ledger(**map_counts: int) -> dict[str, Any]:
-    made = Ledger(config(CHAIN))
+    made = RunLedger(config(CHAIN))
     made.final(snapshot("read", [link("map", 123_456)], received=123_456, finished=123_456, state="STOPPED"))
     made.final(snapshot("map", [link("sink", 99)], received=123_456, state="STOPPED", **map_counts))
     made.final(snapshot("sink", received=99, state="STOPPED"))

@@ -10,7 +10,7 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link,
 
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.monitor.model.flow import split
-from zpipe.monitor.model.pipeline import CONNECT_S, SILENT_INTERVALS, Model
+from zpipe.monitor.model.pipeline import CONNECT_S, SILENT_INTERVALS, PipelineModel
 from zpipe.monitor.screen.columns import width_of
 from zpipe.monitor.screen.pipeline_status import status
 
@@ -23,7 +23,7 @@ def links_of(value: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_nothing_heard_is_absent_and_has_the_whole_shape() -> None:
-    value = Model(config(CHAIN)).as_json(5.0)
+    value = PipelineModel(config(CHAIN)).as_json(5.0)
     assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck"}
     assert (value["pipeline"], value["at"], value["bottleneck"]) == ("p", 5.0, None)
     assert [stage["state"] for stage in value["stages"].values()] == ["ABSENT"] * 3
@@ -36,7 +36,7 @@ def test_nothing_heard_is_absent_and_has_the_whole_shape() -> None:
 def test_who_was_not_heard_yet_is_not_said_to_be_gone() -> None:
     began = 100.0
     patience_s = SILENT_INTERVALS * 1.0 + CONNECT_S
-    model = Model(config(CHAIN, {"map": 2}), began)
+    model = PipelineModel(config(CHAIN, {"map": 2}), began)
     model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=1.0)), began)
     model.add(snapshot("sink"), began)
     early = model.as_json(began + patience_s - 0.1)
@@ -49,7 +49,7 @@ def test_who_was_not_heard_yet_is_not_said_to_be_gone() -> None:
 
 
 def test_nothing_is_blamed_while_a_sibling_is_still_unheard() -> None:
-    model = Model(config(CHAIN, {"map": 2}), 100.0)
+    model = PipelineModel(config(CHAIN, {"map": 2}), 100.0)
     rows = [link("map", 4000, unsent=UNSENT_BOUND)]
     model.add(snapshot("read", rows, received=976, budget=budget(blocked=0.9), rate_out=1e4), 100.0)
     model.add(snapshot("map", received=976, budget=budget(working=0.97), rate_in=1e4, rate_out=1e4), 100.0)
@@ -62,7 +62,7 @@ def test_nothing_is_blamed_while_a_sibling_is_still_unheard() -> None:
 @pytest.mark.parametrize("at", [-1.0, 1e300, 1e12, float("nan"), float("inf")])
 def test_a_snapshot_of_a_time_that_cannot_be_changes_nothing(at: float) -> None:
     def heard(*strange: float) -> dict[str, Any]:
-        model = Model(config(CHAIN))
+        model = PipelineModel(config(CHAIN))
         for n in range(6):
             assert model.add(snapshot("read", [link("map", 10 * n)], received=10 * n, at=1000.0 + n), 1000.0 + n)
             for one in strange:
@@ -74,7 +74,7 @@ def test_a_snapshot_of_a_time_that_cannot_be_changes_nothing(at: float) -> None:
 
 
 def test_a_stage_is_in_the_least_advanced_state_of_its_instances() -> None:
-    model = Model(config(CHAIN, {"map": 3}))
+    model = PipelineModel(config(CHAIN, {"map": 3}))
     for instance, state in enumerate(("STOPPED", "FLUSHED", "DRAINING"), 1):
         model.add(snapshot("map", instance=instance, state=state))
     assert model.as_json(100.0)["stages"]["map"]["state"] == "DRAINING"
@@ -83,7 +83,7 @@ def test_a_stage_is_in_the_least_advanced_state_of_its_instances() -> None:
 
 
 def test_an_instance_not_heard_for_three_intervals_is_silent_and_what_it_held_is_not_counted() -> None:
-    model = Model(config(CHAIN, {"map": 2}))
+    model = PipelineModel(config(CHAIN, {"map": 2}))
     model.add(snapshot("map", received=7, queued=7, rate_in=5.0, at=100.0))
     model.add(snapshot("map", instance=2, received=4, queued=4, at=103.0))
     heard = model.as_json(103.0)
@@ -96,7 +96,7 @@ def test_an_instance_not_heard_for_three_intervals_is_silent_and_what_it_held_is
 
 
 def test_one_that_stopped_is_not_silent() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for stage in CHAIN:
         model.add(snapshot(stage, state="STOPPED", at=0.0))
     assert model.as_json(1000.0)["stages"]["map"]["state"] == "STOPPED"
@@ -105,7 +105,7 @@ def test_one_that_stopped_is_not_silent() -> None:
 
 
 def test_a_new_incarnation_takes_the_place_of_the_old() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", received=100, at=100.0))
     model.add(snapshot("map", received=3, at=101.0, incarnation="i2"))
     stage = model.as_json(101.0)["stages"]["map"]
@@ -144,13 +144,13 @@ def test_a_snapshot_that_makes_no_sense_is_passed_over(broken: dict[str, Any]) -
 
 
 def test_a_snapshot_of_a_stage_that_is_not_of_the_config_is_passed_over() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     assert not model.add(snapshot("unknown"))
     assert not model.heard
 
 
 def test_a_limit_of_calls_a_second_alone_is_sound() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", limit={"limit": None, "under_way": 1, "reason": "fixed", "changed_s": 1.0}))
     assert model.as_json(100.0)["stages"]["map"]["limit"] is None
     assert model.heard
@@ -160,7 +160,7 @@ def test_a_snapshot_of_another_program_with_only_what_the_protocol_promises_is_e
     least = ("pipeline", "stage", "instance", "incarnation", "state", "received", "completed", "filtered", "dead")
     full = snapshot("map", received=4, queued=4)
     row = {"outlet": "", "to": "sink", "produced": 9, "acked": 2, "in_flight": 4, "unsent": 3}
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add({key: full[key] for key in (*least, "returned", "in_process", "queued")} | {"links": [row]}, 7.0)
     value = model.as_json(7.0)
     assert value["stages"]["map"]["depth"] == 4
@@ -172,7 +172,7 @@ def test_a_snapshot_of_another_program_with_only_what_the_protocol_promises_is_e
 
 
 def test_depth_is_unsent_at_the_producers_and_queued_at_the_consumers() -> None:
-    model = Model(config(CHAIN, {"map": 2}))
+    model = PipelineModel(config(CHAIN, {"map": 2}))
     for instance in (1, 2):
         rows = [link("sink", 100, in_flight=30, unsent=20, unsent_bytes=200, consumers=[consumer(credit=6)])]
         model.add(snapshot("map", rows, instance=instance))
@@ -194,7 +194,7 @@ def test_the_columns_of_a_link_are_counted_from_both_ends() -> None:
         "unacked": 15,
     }
     gone = {**session, "incarnation": "i0", "queued": 99}  # a session with a life of the producer that is over
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("sink", received=20, queued=5, sessions=[session], incarnation="x", at=100.0))
     model.add(snapshot("map", [link("sink", 40, in_flight=28, unsent=7, consumers=[peer])], at=100.1))
     row = links_of(model.as_json(100.1))["map", "sink"]
@@ -209,7 +209,7 @@ def test_the_columns_of_a_link_are_counted_from_both_ends() -> None:
 
 
 def test_the_queue_of_several_inputs_is_split_by_what_is_under_way_and_adds_up() -> None:
-    model = Model(config({"a": [], "b": [], "sink": ["a", "b"]}))
+    model = PipelineModel(config({"a": [], "b": [], "sink": ["a", "b"]}))
     model.add(snapshot("a", [link("sink", 30, in_flight=30, consumers=[consumer(under_way=30)])]))
     model.add(snapshot("b", [link("sink", 10, in_flight=10, consumers=[consumer(under_way=10)])]))
     model.add(snapshot("sink", received=11, queued=11))
@@ -226,7 +226,7 @@ def test_parts_add_up(total: int, weights: list[int]) -> None:
 
 
 def test_rates_are_measured_between_snapshots_and_taken_from_the_first_until_then() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 100)], received=100, at=100.0, rate_out=7.0))
     model.add(snapshot("map", [link("sink", 50)], received=100, at=100.0, rate_in=8.0, rate_out=6.0))
     first = model.as_json(100.0)
@@ -253,7 +253,7 @@ def busy_chain(own: float, unsent: int, at: float = 100.0, produced: int = 1000)
 
 
 def test_the_bottleneck_is_the_busiest_stage_with_a_full_input() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for one in busy_chain(0.98, UNSENT_BOUND):
         model.add(one)
     found = model.as_json(100.0)["bottleneck"]
@@ -263,7 +263,7 @@ def test_the_bottleneck_is_the_busiest_stage_with_a_full_input() -> None:
 
 
 def test_instances_needed_match_what_the_source_gave_while_nothing_blocked_it() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for n in range(12):  # 200 a second until it is blocked, then as fast as map takes them, in bursts
         read = 200 * n if n < 4 else 800 + 50 * (n - 4) + 40 * (n % 2)
         shares = budget() if n < 4 else budget(blocked=0.9)
@@ -276,7 +276,7 @@ def test_instances_needed_match_what_the_source_gave_while_nothing_blocked_it() 
 
 
 def test_a_stage_that_passes_back_pressure_on_is_not_the_bottleneck() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
     model.add(snapshot("map", [link("sink", 4000, unsent=UNSENT_BOUND)], budget=budget(working=0.3, blocked=0.7)))
     model.add(snapshot("sink", budget=budget(working=0.2, limited=0.7), rate_in=3.0))
@@ -286,14 +286,14 @@ def test_a_stage_that_passes_back_pressure_on_is_not_the_bottleneck() -> None:
 
 
 def test_no_bottleneck_while_everything_keeps_up() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for one in busy_chain(0.98, 0):
         model.add(one | {"budget": budget(working=0.98)})
     assert model.as_json(100.0)["bottleneck"] is None
 
 
 def test_a_stage_that_is_not_running_is_the_bottleneck() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for one in busy_chain(0.98, UNSENT_BOUND)[:1]:
         model.add(one)
     found = model.as_json(100.0)["bottleneck"]
@@ -337,7 +337,7 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
 def test_whatever_comes_there_is_a_value_that_adds_up_and_can_be_shown(
     history: list[dict[str, Any]], later: float
 ) -> None:
-    model = Model(config({"a": [], "b": ["a"], "c": ["a", "b"]}, {"b": 2}))
+    model = PipelineModel(config({"a": [], "b": ["a"], "c": ["a", "b"]}, {"b": 2}))
     for one in history:
         model.add(one)
         value = model.as_json(one["at"] + later)
@@ -352,7 +352,7 @@ def test_whatever_comes_there_is_a_value_that_adds_up_and_can_be_shown(
 
 
 def test_an_instance_that_others_are_in_session_with_is_awaited() -> None:
-    model = Model(config(CHAIN, {"map": 2}))
+    model = PipelineModel(config(CHAIN, {"map": 2}))
     model.add(snapshot("read", [link("map", consumers=[consumer(1), consumer(3)])]))
     model.add(snapshot("map", [link("sink", consumers=[consumer()])]))
     model.add(snapshot("sink"))
@@ -364,7 +364,7 @@ def test_an_instance_that_others_are_in_session_with_is_awaited() -> None:
 
 
 def test_a_link_says_as_of_when_it_is() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     assert [row["at"] for row in model.as_json(100.0)["links"]] == [None, None]
     model.add(snapshot("read", [link("map")], at=100.0), 100.1)
     model.add(snapshot("map", [link("sink")], at=100.4), 100.5)

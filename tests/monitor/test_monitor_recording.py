@@ -9,7 +9,7 @@ from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.recording import Recorder, Recording
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.recording_player import Tape
 
 CONFIG = config(CHAIN)
@@ -42,7 +42,7 @@ def test_any_moment_is_as_it_was_live(tmp_path: Path, name: str) -> None:
     times = record(path)
     recording = Recording(path, "p")
     assert (recording.began, recording.ended) == (times[0], times[-1])
-    live = Model(CONFIG)
+    live = PipelineModel(CONFIG)
     expected = {}
     for at, one in recording.between(0.0, times[-1]):
         live.add(one, at)

@@ -12,7 +12,7 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, link, snapshot
 from rich.cells import cell_len
 
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.columns import plain, wrap
 from zpipe.monitor.screen.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
 from zpipe.monitor.screen.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
@@ -25,7 +25,7 @@ WHY = "no room on the disk of /var/lib/zpipe: 0 bytes are left, and 4,096 are ne
 
 
 def value(**of_sink: Any) -> dict[str, Any]:
-    model = Model(config(CHAIN, {"map": 3}))
+    model = PipelineModel(config(CHAIN, {"map": 3}))
     for at in (100.0, 101.0):
         rows = [link("map", int(4000 + at), unsent=UNSENT_BOUND)]
         model.add(snapshot("read", rows, received=976, at=at, finished=500, total=2000, budget=budget(blocked=0.9)), at)
@@ -92,7 +92,7 @@ def test_a_reason_that_is_long_leaves_the_bottleneck_and_is_whole_in_the_details
 
 
 def test_who_was_not_heard_yet_is_not_marked_as_gone() -> None:
-    model = Model(config(CHAIN, {"map": 2}), 100.0)
+    model = PipelineModel(config(CHAIN, {"map": 2}), 100.0)
     model.add(snapshot("map"), 100.0)
     shown = model.as_json(100.5)
     lines = drawn(shown, Size(80, 24), Controls())

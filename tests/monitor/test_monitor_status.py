@@ -6,7 +6,7 @@ import pytest
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.app import as_text
 from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.controls import Controls
@@ -16,14 +16,14 @@ from zpipe.monitor.screen.screen import Shown, Size, screen
 from zpipe.monitor.screen.sparkline_history import History
 
 
-def twenty() -> Model:
+def twenty() -> PipelineModel:
     """20 stages with long names, two of them with two inputs, all numbers wide."""
     names = [f"transform-with-long-name-{n:02d}" for n in range(20)]
     stages = {name: [names[n - 1]] if n else [] for n, name in enumerate(names)}
     stages[names[10]].append(names[3])
     stages[names[15]].append(f"{names[4]}.errors")
     made = config(stages)
-    model = Model(made)
+    model = PipelineModel(made)
     for at in (100.0, 101.0, 102.0):
         for name in names:
             rows = [link(to, int(1e9 + at * 99_900), unsent=600, outlet=outlet) for outlet, to in made.consumers(name)]
@@ -60,7 +60,7 @@ def test_twenty_stages_and_all_their_links_are_on_the_screen(size: Size) -> None
 def test_six_stages_fit_into_80x24_with_everything_that_is_asked_for() -> None:
     names = [f"stage-{n}" for n in range(6)]
     made = config({name: names[n - 1 : n] if n else [] for n, name in enumerate(names)})
-    model = Model(made)
+    model = PipelineModel(made)
     for at in (100.0, 101.0, 102.0, 103.0):
         for name in names:
             rows = [
@@ -109,7 +109,7 @@ def test_names_are_whole_where_there_is_room() -> None:
 
 
 def chain(**more: Any) -> dict[str, Any]:
-    model = Model(config(CHAIN, {"map": 2}))
+    model = PipelineModel(config(CHAIN, {"map": 2}))
     rows = [link("map", 4000, unsent=UNSENT_BOUND)]
     model.add(snapshot("read", rows, received=976, finished=500, total=2000, budget=budget(blocked=0.9), rate_out=1e4))
     model.add(snapshot("map", received=976, budget=budget(working=0.97), rate_in=12_345.0, rate_out=12_345.0, **more))
@@ -138,7 +138,7 @@ def test_what_no_stage_reads_is_said_on_the_screen_and_in_the_details() -> None:
 
 
 def test_silent_instances_are_named_and_their_figures_are_not_shown_as_current() -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", [link("sink", 9, unsent=5)], at=0.0, rate_in=777.0, received=50, queued=33))
     value = model.as_json(100.0)
     lines = as_text(value).split("\n")
@@ -193,7 +193,7 @@ def test_sparklines_end_with_the_latest() -> None:
     ],
 )
 def test_the_state_of_a_stage_that_takes_no_more_says_so(more: dict[str, str], state: str) -> None:
-    model = Model(config(CHAIN))
+    model = PipelineModel(config(CHAIN))
     for stage in CHAIN:
         model.add(snapshot(stage, **(more if stage == "map" else {})))
     rows = [plain(line).split() for line in status(model.as_json(100.0), 120)]

@@ -8,7 +8,7 @@ from typing import Any
 from monitor_samples import config
 
 from zpipe.config import Input, PipelineConfig
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.testing import Faults, Simulation, Spec
 
 ENDLESS = 10**9
@@ -35,7 +35,7 @@ class Watched:
 
     def __init__(self, specs: list[Spec], seed: int = 0, faults: Faults | None = None) -> None:
         self.sim = Simulation(specs, seed, faults)
-        self.model = Model(config_of(specs))
+        self.model = PipelineModel(config_of(specs))
         self.heard: list[tuple[dict[str, Any], float]] = []
         self.sim.watcher = self._hear
 

@@ -136,7 +136,7 @@ def stopped(path: Path) -> None:
 
 
 def drained(path: Path) -> None:
-    """Ends balanced; the next start goes on."""
+    """LinkEnds balanced; the next start goes on."""
     steady = path.steady
     steady.wait_more(1000, TABLE)
     before = steady.count(TABLE)

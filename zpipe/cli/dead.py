@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zpipe.cli.letter_options import Rate, Wanted, selected, wanted_options
+from zpipe.cli.letter_options import RateType, Wanted, selected, wanted_options
 from zpipe.cli.pipeline_argument import find_target, target_argument
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
-    from zpipe.operate.stored_dead_letters import Graveyard, Numbers
+    from zpipe.operate.stored_dead_letters import Numbers, StoredDeadLetters
 
 LIST_LETTERS = 100
 PIPE_WIDTH = 100_000
@@ -34,11 +34,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON value on 
 _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it would be, and do nothing.")
 
 
-def _graveyard(config: Path) -> Graveyard:
-    from zpipe.operate.stored_dead_letters import Graveyard
+def _graveyard(config: Path) -> StoredDeadLetters:
+    from zpipe.operate.stored_dead_letters import StoredDeadLetters
 
     found = find_target(config)
-    return Graveyard(found.config, found.env)
+    return StoredDeadLetters(found.config, found.env)
 
 
 @command.command("list")
@@ -53,12 +53,12 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
     from zpipe.monitor.messages import dead_letter_page
     from zpipe.operate.dead_letter_replay import count
 
-    graveyard = _graveyard(config)
-    chosen = graveyard.find(wanted.selection())
-    found = list(graveyard.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
+    stored_dead_letters = _graveyard(config)
+    chosen = stored_dead_letters.find(wanted.selection())
+    found = list(stored_dead_letters.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
     if as_json:
         rows = [dead_letter_page.row(letter) for letter in found]
-        click.echo(json.dumps({"pipeline": graveyard.config.name, "count": count(chosen), "letters": rows}))
+        click.echo(json.dumps({"pipeline": stored_dead_letters.config.name, "count": count(chosen), "letters": rows}))
     elif not found:
         click.echo("no dead letters" + (" like that" if wanted.any else ""), err=True)
     else:
@@ -80,8 +80,8 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     from zpipe.monitor.messages import dead_letter_page
     from zpipe.operate.stored_dead_letters import Selection
 
-    graveyard = _graveyard(config)
-    found = list(graveyard.letters(graveyard.find(Selection(names=names))))
+    stored_dead_letters = _graveyard(config)
+    found = list(stored_dead_letters.letters(stored_dead_letters.find(Selection(names=names))))
     if as_json:
         pages = [dead_letter_page.whole(letter) for letter in found]
         click.echo(json.dumps(pages[0] if len(names) == 1 and pages else pages))
@@ -104,8 +104,8 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
     if fields and file is not None:
         raise click.UsageError("give --set or --payload, not both")
-    graveyard = _graveyard(config)
-    (letter,) = graveyard.letters(graveyard.find(Selection(names=(name,))))
+    stored_dead_letters = _graveyard(config)
+    (letter,) = stored_dead_letters.letters(stored_dead_letters.find(Selection(names=(name,))))
     check_editable(letter)
     try:
         if file is not None:
@@ -119,7 +119,7 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
     if payload is payload_editing.UNCHANGED or payload == letter.payload:
         click.echo(f"{letter.name} is as it was", err=True)
         return ExitCode.DONE
-    graveyard.edit(letter, payload)
+    stored_dead_letters.edit(letter, payload)
     click.echo(f"{letter.name} has a new payload: zpipe dead replay {config} {letter.name}", err=True)
     return ExitCode.DONE
 
@@ -146,7 +146,7 @@ def _edited(text: str) -> Any:
 @target_argument
 @wanted_options
 @selected
-@click.option("--rate", type=Rate(), default="100/s", show_default=True, help="How fast: N/s, N/m or N/h.")
+@click.option("--rate", type=RateType(), default="100/s", show_default=True, help="How fast: N/s, N/m or N/h.")
 @_dry_run
 @click.option("--no-wait", is_flag=True, help="Where the pipeline runs: do not wait for what comes of it.")
 @_json
@@ -161,20 +161,20 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
     """
     from zpipe.cli.replay_waiting import replay_letters
 
-    graveyard = _graveyard(config)
-    chosen = _replayable(graveyard, wanted)
+    stored_dead_letters = _graveyard(config)
+    chosen = _replayable(stored_dead_letters, wanted)
     if dry_run:
         return _listed(chosen, as_json, "would be replayed")
-    return replay_letters(graveyard, chosen, rate, wait=not no_wait, as_json=as_json)
+    return replay_letters(stored_dead_letters, chosen, rate, wait=not no_wait, as_json=as_json)
 
 
-def _replayable(graveyard: Graveyard, wanted: Wanted) -> Numbers:
+def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbers:
     """The selected letters that can be; says which cannot. Raises TargetError if none of them can."""
     from zpipe.core.processing.letter import MESSAGE
     from zpipe.errors import TargetError
     from zpipe.operate.stored_dead_letters import refusal
 
-    kinds = graveyard.kinds(graveyard.find(wanted.selection()))
+    kinds = stored_dead_letters.kinds(stored_dead_letters.find(wanted.selection()))
     refusals = [refusal(numbers, kind) for kind, numbers in kinds.items() if kind != MESSAGE]
     if refusals and (wanted.names or MESSAGE not in kinds):
         raise TargetError("; ".join(refusals))
@@ -194,13 +194,13 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
     """Delete letters for good: their messages are lost."""
     from zpipe.operate.dead_letter_replay import count
 
-    graveyard = _graveyard(config)
-    chosen = graveyard.find(wanted.selection())
+    stored_dead_letters = _graveyard(config)
+    chosen = stored_dead_letters.find(wanted.selection())
     if dry_run:
         return _listed(chosen, as_json, "would be dropped")
     if count(chosen) > 1 and not yes:
         click.confirm(f"Drop {count(chosen)} dead letters for good?", abort=True, err=True)
-    dropped = graveyard.drop(chosen)
+    dropped = stored_dead_letters.drop(chosen)
     if as_json:
         click.echo(json.dumps({"dropped": dropped}))
     else:

@@ -27,7 +27,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
 
     Exit codes: 0 everything stopped and the ledger balances, 3 it does not balance, 4 not within --timeout, 5 nobody there.
     """
-    from zpipe.monitor.model.run_ledger import Ledger
+    from zpipe.monitor.model.run_ledger import RunLedger
     from zpipe.monitor.run.drain_progress import DrainProgress
     from zpipe.operate.pipeline_drain import Drain, parse_target
     from zpipe.units.target import settle
@@ -55,7 +55,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     finally:
         progress.close()
         drain.close()
-    ledger = Ledger(pipeline, expected=set(drain.last))
+    ledger = RunLedger(pipeline, expected=set(drain.last))
     for snapshot in drain.dead:
         ledger.killed(snapshot)
     for snapshot in drain.last.values():

@@ -20,7 +20,7 @@ def export(found: Target, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
     from zpipe.daemon.service.sdnotify import Notifier
     from zpipe.monitor.export import exporter
-    from zpipe.monitor.model.pipeline import Model
+    from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen.app import now_s
     from zpipe.operate.watch import Watch
 
@@ -40,7 +40,7 @@ def export(found: Target, given: str) -> ExitCode:
     try:
         exporter.serve(
             watch,
-            Model(pipeline, now_s()),
+            PipelineModel(pipeline, now_s()),
             host,
             port,
             ready,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-class Rate(click.ParamType[float]):
+class RateType(click.ParamType[float]):
     """N/s, N/m or N/h, as messages a second."""
 
     name = "rate"

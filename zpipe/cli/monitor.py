@@ -122,14 +122,14 @@ def _is_screen() -> bool:
 
 
 def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
-    from zpipe.monitor.model.pipeline import Model
+    from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen import live
     from zpipe.monitor.screen.app import now_s
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
     give_up_s = float("inf") if timeout is None else timeout
-    model = Model(pipeline, now_s())
+    model = PipelineModel(pipeline, now_s())
     if not live.show(watch, model, pipeline, interval_s, operator, keep, give_up_s):
         raise _nobody(pipeline, watch, give_up_s)
     if model.over:  # the screen is gone, and with it what it said
@@ -152,12 +152,12 @@ def _lines(
     thresholds: Any,
 ) -> ExitCode:
     from zpipe.monitor.export import checks
-    from zpipe.monitor.model.pipeline import Model
+    from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen import app
 
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
-    model = Model(pipeline, app.now_s()) if wait_s < enough_s else Model(pipeline)
+    model = PipelineModel(pipeline, app.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
     if not app.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, watch, wait_s)
     for value in app.follow(

@@ -15,21 +15,23 @@ from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
     from zpipe.operate.dead_letter_replay import Outcome
-    from zpipe.operate.stored_dead_letters import Graveyard, Numbers
+    from zpipe.operate.stored_dead_letters import Numbers, StoredDeadLetters
 
 LINE_S = 5.0
 
 
-def replay_letters(graveyard: Graveyard, chosen: Numbers, rate: float, wait: bool, as_json: bool) -> ExitCode:
+def replay_letters(
+    stored_dead_letters: StoredDeadLetters, chosen: Numbers, rate: float, wait: bool, as_json: bool
+) -> ExitCode:
     """Marks them, then sees to it that they are replayed. Blocks."""
     from zpipe.operate.dead_letter_replay import Replaying, outcome, running
 
-    graveyard.mark(chosen, rate)
+    stored_dead_letters.mark(chosen, rate)
     if not chosen:
-        return _said(outcome(graveyard, chosen), None, as_json)
-    if not running(graveyard):
-        return _run(graveyard, chosen, as_json)
-    replaying = Replaying(graveyard.config, graveyard.env, graveyard, chosen)
+        return _said(outcome(stored_dead_letters, chosen), None, as_json)
+    if not running(stored_dead_letters):
+        return _run(stored_dead_letters, chosen, as_json)
+    replaying = Replaying(stored_dead_letters.config, stored_dead_letters.env, stored_dead_letters, chosen)
     try:
         found = replaying.wait(_progress()) if wait else replaying.ask()
     except KeyboardInterrupt:
@@ -56,22 +58,24 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
     return turn
 
 
-def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
+def _run(stored_dead_letters: StoredDeadLetters, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every letter that is marked has come, and drains it."""
-    from zpipe.monitor.model.run_ledger import Ledger
+    from zpipe.monitor.model.run_ledger import RunLedger
     from zpipe.monitor.run.progress import LiveProgress, PlainProgress
     from zpipe.operate.dead_letter_replay import outcome
     from zpipe.runtime.logs import for_children
     from zpipe.supervisor.supervisor import Supervisor
 
-    pipeline = load(graveyard.config.path)
-    marked = graveyard.any_marked()
+    pipeline = load(stored_dead_letters.config.path)
+    marked = stored_dead_letters.any_marked()
     configured = {(s.name, n) for s in pipeline.stages.values() for n in range(1, s.instances + 1)}
-    ledger = Ledger(pipeline, expected=configured | marked)
+    ledger = RunLedger(pipeline, expected=configured | marked)
     display = LiveProgress(pipeline) if sys.stderr.isatty() else PlainProgress(pipeline)
     began = time.monotonic()
     try:
-        code = Supervisor(pipeline, for_children(graveyard.env), display, ledger, False, "warning", replay=marked).run()
+        code = Supervisor(
+            pipeline, for_children(stored_dead_letters.env), display, ledger, False, "warning", replay=marked
+        ).run()
     finally:
         display.close()
     result = ledger.as_json(time.monotonic() - began)
@@ -83,7 +87,7 @@ def _run(graveyard: Graveyard, chosen: Numbers, as_json: bool) -> ExitCode:
         Console().print(ledger_table(result))
     for problem in [*ledger.problems(), *ledger.remarks(result)]:
         click.echo(f"zpipe: {problem}", err=True)
-    said = _said(outcome(graveyard, chosen), result, as_json)
+    said = _said(outcome(stored_dead_letters, chosen), result, as_json)
     if code is not ExitCode.DONE:
         return code
     return said if ledger.balanced else ExitCode.UNBALANCED

@@ -43,14 +43,14 @@ def command(
 
     Refused where an instance of the pipeline runs already, whoever owns it, or a folder of it belongs to somebody else.
     """
-    from zpipe.monitor.model.run_ledger import Ledger
+    from zpipe.monitor.model.run_ledger import RunLedger
     from zpipe.monitor.run.ledger_table import ledger_table
     from zpipe.monitor.run.progress import LiveProgress, PlainProgress
     from zpipe.runtime.logs import for_children
     from zpipe.supervisor.supervisor import Supervisor
 
     pipeline = load(config)
-    ledger = Ledger(pipeline)
+    ledger = RunLedger(pipeline)
     display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
     began = time.monotonic()
     try:

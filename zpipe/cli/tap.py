@@ -57,9 +57,9 @@ def command(
     """
     from zpipe.monitor.messages import tap_output as following
     from zpipe.monitor.messages.condition import read_condition
-    from zpipe.monitor.messages.messages_seen import Passings
+    from zpipe.monitor.messages.messages_seen import SeenMessages
     from zpipe.monitor.messages.redaction import Redaction, read_names
-    from zpipe.operate.tap_subscription import Tap, parse_target
+    from zpipe.operate.tap_subscription import TapSubscription, parse_target
 
     try:
         conditions = [read_condition(text) for text in where]
@@ -68,12 +68,12 @@ def command(
         raise click.UsageError(str(problem)) from None
     found = find_target(config)
     whom, link = parse_target(found.config, target)
-    passings = Passings(link, conditions, redaction, rate, time.monotonic())
+    passings = SeenMessages(link, conditions, redaction, rate, time.monotonic())
     show = following.printer(as_json, sys.stdout.isatty())
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
         # Who looks for something wants to see all that there is; else no more sections are worth asking for than messages.
-        tap = Tap(found.config, found.env, whom, MOST_SECTIONS if conditions else int(rate) + 1)
+        tap = TapSubscription(found.config, found.env, whom, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
             for one in islice(following.follow(tap, passings, timeout), count):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from zpipe.config.mistakes import Report
+from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import StageConfig
 from zpipe.config.values import refused
 from zpipe.core.downstream.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
@@ -62,7 +62,9 @@ def read_listen(given: object) -> str:
     return str(given)
 
 
-def check(pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: Report) -> None:
+def check(
+    pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: Mistakes
+) -> None:
     listening: list[tuple[str, str, Address]] = []
     for stage in stages:
         if report.spoiled("stages", stage.name, "listen"):
@@ -101,7 +103,7 @@ def open_to(stages: Iterable[StageConfig]) -> str:
     return f"insecure: the tcp addresses have no keys, so {who} can {OPEN_TO}"
 
 
-def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Report) -> None:
+def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Mistakes) -> None:
     path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:

@@ -5,12 +5,12 @@ Such a warning stops nothing. It is a Mistake all the same, with the file, the l
 
 from __future__ import annotations
 
-from zpipe.config.mistakes import Report
+from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import PipelineConfig
 from zpipe.core.processing.task import DEAD
 
 
-def advise(config: PipelineConfig, report: Report) -> None:
+def advise(config: PipelineConfig, report: Mistakes) -> None:
     """Of a config that was loaded with its plugins."""
     for stage in config.stages.values():
         path = ("stages", stage.name)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from zpipe.config import values
 from zpipe.config.mistakes import shown
-from zpipe.config.table import Table
+from zpipe.config.table import ConfigTable
 from zpipe.core.policy import LimitPolicy
 
 MOST_CALLS = 10_000
@@ -16,7 +16,7 @@ _FIXED: Literal["aimd", "fixed"] = "fixed"
 LEAST_RATE, MOST_RATE = 0.001, 1_000_000.0
 
 
-def read_limit(table: Table) -> LimitPolicy:
+def read_limit(table: ConfigTable) -> LimitPolicy:
     """A rate alone limits nothing else; any other key, or none, stands for an adaptive limit."""
     default = LimitPolicy()
     rate = table.get("rate", _read_rate, None)
@@ -35,7 +35,7 @@ def read_limit(table: Table) -> LimitPolicy:
     return LimitPolicy(kind, min(default.start, most) if start is None else start, most, rate)
 
 
-def _check(table: Table, kind: str, start: int | None, most: int | None, rate: float | None) -> None:
+def _check(table: ConfigTable, kind: str, start: int | None, most: int | None, rate: float | None) -> None:
     if kind == "fixed":
         if start is not None:
             problem = 'is where kind = "aimd" starts; with "fixed" leave it out, as the limit is always max'

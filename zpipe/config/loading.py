@@ -18,11 +18,11 @@ from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
 from zpipe.config.expansion import UNSET, expand, secrets
 from zpipe.config.lines import key_lines
-from zpipe.config.mistakes import Report, dotted, shown
+from zpipe.config.mistakes import Mistakes, dotted, shown
 from zpipe.config.options import fill
 from zpipe.config.pipeline import PipelineConfig, StageConfig, Workers
 from zpipe.config.stages import read_stage
-from zpipe.config.table import Table
+from zpipe.config.table import ConfigTable
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
 from zpipe.plugin import Plugin
@@ -43,10 +43,10 @@ def load(
     file, path = str(path), Path(path).absolute()
     text = _read(file, path)
     raw = _parse(file, text)
-    report = Report(file, key_lines(text))
+    report = Mistakes(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
     report.hide(secrets(raw), text)
-    config = replace(_pipeline(Table(report, (), raw), path), text=text)
+    config = replace(_pipeline(ConfigTable(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
         report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
@@ -68,10 +68,10 @@ def load(
     return replace(config, stages=stages)
 
 
-def report_of(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Report:
+def report_of(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Mistakes:
     """For more about a config that was checked: with its lines, and without the values that came from `env`. `file`: as the user
     named it."""
-    report = Report(file, key_lines(config.text))
+    report = Mistakes(file, key_lines(config.text))
     report.hide(secrets(expand(_parse(file, config.text), env, lambda where, problem, given: None)), config.text)
     return report
 
@@ -81,11 +81,11 @@ def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plug
 
     Raises ConfigError if they are wrong all the same (the environment or the plugin has changed).
     """
-    report = Report(str(path), key_lines(text))
+    report = Mistakes(str(path), key_lines(text))
     raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
     report.hide(secrets(raw), text)
     stages = raw["stages"]
-    config = read_stage(stage, Table(report, ("stages", stage), stages[stage]))
+    config = read_stage(stage, ConfigTable(report, ("stages", stage), stages[stage]))
     options = _options(config, plugin, stages[stage], report)
     if report.mistakes:
         raise ConfigError(report.mistakes)
@@ -122,7 +122,7 @@ def _parse(file: str, text: str) -> dict[str, Any]:
         raise ConfigError([Mistake(file, 0, "", None, "is nested too deeply")]) from error
 
 
-def _pipeline(top: Table, path: Path) -> PipelineConfig:
+def _pipeline(top: ConfigTable, path: Path) -> PipelineConfig:
     pipeline, stages = top.table("pipeline"), top.table("stages")
     telemetry, security = top.table("telemetry"), top.table("security")
     name = pipeline.require("name", values.name, "pipeline")
@@ -146,7 +146,7 @@ def _pipeline(top: Table, path: Path) -> PipelineConfig:
     return config
 
 
-def _stages(table: Table) -> dict[str, StageConfig]:
+def _stages(table: ConfigTable) -> dict[str, StageConfig]:
     if not table.values and not table.report.spoiled("stages"):
         table.report.add(("stages",), "has no stages: at least one [stages.NAME] is required")
     found = {}
@@ -162,7 +162,7 @@ def _stages(table: Table) -> dict[str, StageConfig]:
     return found
 
 
-def _plugins(config: PipelineConfig, only: str | None, report: Report) -> dict[str, Plugin]:
+def _plugins(config: PipelineConfig, only: str | None, report: Mistakes) -> dict[str, Plugin]:
     """By stage. A plugin that several stages name is imported once."""
     loaded: dict[str, Plugin | PluginError] = {}
     found = {}
@@ -182,7 +182,7 @@ def _plugins(config: PipelineConfig, only: str | None, report: Report) -> dict[s
     return found
 
 
-def _asked(stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: Report) -> StageConfig:
+def _asked(stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: Mistakes) -> StageConfig:
     """With what the plugin says of itself. `problems`: also asks what is wrong with its options, whose types are right."""
     path = ("stages", stage.name, "options")
     if plugin is None or report.spoiled(*path):
@@ -204,7 +204,7 @@ def _is_installed(*modules: str) -> bool:
         return False
 
 
-def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Report) -> StageConfig:
+def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Mistakes) -> StageConfig:
     """The stage with what only its plugin can say."""
     options = _options(stage, plugin, raw, report)
     known = plugin is not None and (options is not None or plugin.options_type is None)
@@ -212,7 +212,7 @@ def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, An
     return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
 
 
-def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: Report) -> tuple[str, ...] | None:
+def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: Mistakes) -> tuple[str, ...] | None:
     try:
         return plugin.outlets(options)
     except PluginError as error:
@@ -229,7 +229,7 @@ def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
     return replace(workers, count=limit.max) if hook in plugin.is_async else workers
 
 
-def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Report) -> Any:
+def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Mistakes) -> Any:
     path = ("stages", stage.name, "options")
     given = raw.get("options", {})
     if not isinstance(given, dict):

@@ -16,7 +16,7 @@ _LEAST_TELLING = 4
 """Characters of a value that hardly stand in a sentence by chance."""
 
 
-class Report:
+class Mistakes:
     def __init__(self, file: str, lines: Mapping[KeyPath, int]) -> None:
         self._file = file
         self._lines = lines

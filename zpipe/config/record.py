@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe import __version__
-from zpipe.config.mistakes import Report
+from zpipe.config.mistakes import Mistakes
 from zpipe.config.options import fill
 from zpipe.config.pipeline import PipelineConfig
 from zpipe.hookspecs import Traits
@@ -84,7 +84,7 @@ def _config(text: str) -> PipelineConfig:
 
 
 def _filled(cls: type[T], value: Any) -> T:
-    report = Report("", {})
+    report = Mistakes("", {})
     made = fill(cls, value, (), report) if isinstance(value, dict) else None
     if not isinstance(made, cls):
         raise ValueError("; ".join(f"{one.key} {one.problem}" for one in report.mistakes) or "is no table")

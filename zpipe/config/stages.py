@@ -8,7 +8,7 @@ from zpipe.config import addresses, values
 from zpipe.config.limits import read_limit
 from zpipe.config.mistakes import shown
 from zpipe.config.pipeline import Input, StageConfig, Workers
-from zpipe.config.table import Table
+from zpipe.config.table import ConfigTable
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, RetryPolicy, StagePolicy
 
 _DEFAULTS = StagePolicy()
@@ -16,7 +16,7 @@ _LATER = frozenset({"buffer", "key"})
 MOST_INSTANCES = 1000
 
 
-def read_stage(name: str, table: Table) -> StageConfig:
+def read_stage(name: str, table: ConfigTable) -> StageConfig:
     """The stage without its options, which need the plugin. Stand-ins for what is wrong; the report knows."""
     queue = _bound(table.table("queue"), _DEFAULTS.queue)
     stage = StageConfig(
@@ -50,7 +50,7 @@ def _read_input(given: Any) -> Input:
         raise values.refused(allowed, given) from None
 
 
-def _bound(table: Table, default: Bound) -> Bound:
+def _bound(table: ConfigTable, default: Bound) -> Bound:
     bound = Bound(
         messages=table.get("messages", values.whole(), default.messages),
         bytes=table.get("bytes", values.size, default.bytes),
@@ -59,7 +59,7 @@ def _bound(table: Table, default: Bound) -> Bound:
     return bound
 
 
-def _workers(table: Table) -> Workers:
+def _workers(table: ConfigTable) -> Workers:
     workers = Workers(
         kind=table.get("kind", _read_worker_kind, "thread"),
         count=table.get("count", values.whole(most=1000), 1),
@@ -84,7 +84,7 @@ def _read_worker_kind(given: Any) -> Literal["thread", "process"]:
     raise ValueError(f'must be "thread" or "process", not {shown(given)}')
 
 
-def _retry(table: Table) -> RetryPolicy:
+def _retry(table: ConfigTable) -> RetryPolicy:
     default = RetryPolicy()
     delay = table.get("delay", values.duration(zero=True), default.delay_s)
     retry = RetryPolicy(
@@ -101,7 +101,7 @@ def _retry(table: Table) -> RetryPolicy:
     return retry
 
 
-def _dead(table: Table) -> DeadPolicy:
+def _dead(table: ConfigTable) -> DeadPolicy:
     default = DeadPolicy()
     dead = DeadPolicy(
         messages=table.get("messages", values.whole(), default.messages),
@@ -113,7 +113,7 @@ def _dead(table: Table) -> DeadPolicy:
     return dead
 
 
-def _batch(table: Table, queue: Bound) -> BatchPolicy:
+def _batch(table: ConfigTable, queue: Bound) -> BatchPolicy:
     default = BatchPolicy()
     batch = BatchPolicy(
         # A small queue alone is no mistake: a default gives way to it, a number that somebody wrote does not.

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 from zpipe.config.expansion import UNSET
 from zpipe.config.lines import KeyPath
-from zpipe.config.mistakes import Report, shown
+from zpipe.config.mistakes import Mistakes, shown
 from zpipe.config.values import Reader
 from zpipe.plugin import nearest_name
 
 T = TypeVar("T")
 
 
-class Table:
-    def __init__(self, report: Report, path: KeyPath, values: Mapping[str, Any]) -> None:
+class ConfigTable:
+    def __init__(self, report: Mistakes, path: KeyPath, values: Mapping[str, Any]) -> None:
         self.report = report
         self.path = path
         self.values = values
@@ -60,16 +60,16 @@ class Table:
                 self.report.add((*self.path, key, index), str(problem), given=element)
         return found
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> ConfigTable:
         """The table at `key`; an empty one where it is absent or something else."""
         self._asked.add(key)
         path = (*self.path, key)
         given = self.values.get(key, {})
         if isinstance(given, dict):
-            return Table(self.report, path, given)
+            return ConfigTable(self.report, path, given)
         if given is not UNSET:
             self.report.add(path, f"must be a table, not {shown(given)}", given=given)
-        return Table(self.report, path, {})
+        return ConfigTable(self.report, path, {})
 
     def know(self, *keys: str) -> None:
         """Allows keys that are read elsewhere, or only where they are given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from zpipe.config.mistakes import Report
+from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import Input, StageConfig
 from zpipe.config.values import show_size
 from zpipe.core.processing.task import DEAD
@@ -14,7 +14,7 @@ from zpipe.plugin import Plugin, nearest_name
 Stages = Mapping[str, StageConfig]
 
 
-def check(stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None:
+def check(stages: Stages, plugins: Mapping[str, Plugin], report: Mistakes) -> None:
     """Reports what is wrong across stages. `plugins`: by stage, those that could be loaded."""
     for stage in stages.values():
         _check_inputs(stage, stages, report)
@@ -33,11 +33,11 @@ def check(stages: Stages, plugins: Mapping[str, Plugin], report: Report) -> None
         _check_batch_upstream(stages, report)
 
 
-def _is_head(stage: StageConfig, report: Report) -> bool:
+def _is_head(stage: StageConfig, report: Mistakes) -> bool:
     return not stage.inputs and not report.spoiled("stages", stage.name, "input")
 
 
-def _check_inputs(stage: StageConfig, stages: Stages, report: Report) -> None:
+def _check_inputs(stage: StageConfig, stages: Stages, report: Mistakes) -> None:
     seen: set[Input] = set()
     for index, entry in enumerate(stage.inputs):
         path = ("stages", stage.name, "input", index)
@@ -57,13 +57,13 @@ def _check_inputs(stage: StageConfig, stages: Stages, report: Report) -> None:
             report.add(path, problem, given=given, nearest=nearest_name(entry.outlet, outlets))
 
 
-def _check_outlets(stage: StageConfig, report: Report) -> None:
+def _check_outlets(stage: StageConfig, report: Mistakes) -> None:
     if stage.outlets is not None and DEAD in stage.outlets:
         problem = f"plugin {stage.plugin!r} declares an outlet {DEAD!r}, which is that of every stage's dead letters"
         report.add(("stages", stage.name, "plugin"), problem, given=stage.plugin)
 
 
-def _check_role(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+def _check_role(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
     if report.spoiled("stages", stage.name, "input") and not stage.inputs:
         return
     if not stage.inputs and not plugin.is_source:
@@ -77,7 +77,7 @@ def _check_role(stage: StageConfig, plugin: Plugin, report: Report) -> None:
         report.add(("stages", stage.name, "instances"), problem, given=stage.instances)
 
 
-def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
     path = ("stages", stage.name, "batch")
     if stage.batch and not plugin.takes_batches:
         report.add(path, f"plugin {stage.plugin!r} takes no batches (it has no zpipe_process_batch); leave `batch` out")
@@ -85,7 +85,7 @@ def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: Report) -> N
         report.add(path, f"is required: plugin {stage.plugin!r} takes only batches")
 
 
-def _check_workers(stage: StageConfig, plugin: Plugin, report: Report) -> None:
+def _check_workers(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
     path, workers = ("stages", stage.name, "workers"), stage.workers
     hook = "zpipe_process_batch" if stage.batch else "zpipe_process"
     if report.spoiled(*path):
@@ -106,7 +106,7 @@ def _check_workers(stage: StageConfig, plugin: Plugin, report: Report) -> None:
         report.add((*path, "timeout"), problem, given=f"{workers.timeout_s:g}s")
 
 
-def _check_room(stage: StageConfig, stages: Stages, report: Report) -> None:
+def _check_room(stage: StageConfig, stages: Stages, report: Mistakes) -> None:
     upstream = {entry.stage for entry in stage.inputs if entry.stage in stages}
     producers = sum(stages[name].instances for name in upstream)
     path = ("stages", stage.name, "queue", "messages")
@@ -115,7 +115,7 @@ def _check_room(stage: StageConfig, stages: Stages, report: Report) -> None:
         report.add(path, problem, given=stage.queue.messages)
 
 
-def _check_cycles(stages: Stages, report: Report) -> bool:
+def _check_cycles(stages: Stages, report: Mistakes) -> bool:
     upstream = {
         name: {i.stage for i in stage.inputs if i.stage in stages and i.stage != name} for name, stage in stages.items()
     }
@@ -138,7 +138,7 @@ def _check_cycles(stages: Stages, report: Report) -> bool:
             found = True
 
 
-def _check_batch_queue(stage: StageConfig, report: Report) -> None:
+def _check_batch_queue(stage: StageConfig, report: Mistakes) -> None:
     if stage.batch is None:
         return
     batch, queue = stage.batch, stage.queue
@@ -152,7 +152,7 @@ def _check_batch_queue(stage: StageConfig, report: Report) -> None:
             report.add(path, problem, given=wanted)
 
 
-def _check_batch_upstream(stages: Stages, report: Report) -> None:
+def _check_batch_upstream(stages: Stages, report: Mistakes) -> None:
     """A batch acks its inputs when it is done, so all of one batch must be unacked at once in every stage before it."""
     if any(report.spoiled("stages", name, key) for name in stages for key in ("input", "unacked", "instances")):
         return

@@ -75,14 +75,14 @@ class StartTask:
 
 
 @dataclass(slots=True)
-class Bury:
+class StoreDeadLetter:
     """Write a dead letter durably, then report it `written`."""
 
     letter: DeadLetter
 
 
 @dataclass(slots=True)
-class Post:
+class SendDeadLetter:
     """Encode a dead letter as a message, then report `posted`; one that cannot be sent is written like any other."""
 
     letter: DeadLetter
@@ -110,7 +110,7 @@ class Commit:
 
 
 @dataclass(slots=True)
-class Gate:
+class LimitOutputs:
     """Outputs are bounded. A source may emit up to `limit` messages in all; workers may emit while it is not 0."""
 
     limit: int
@@ -149,12 +149,12 @@ Action = (
     | Publish
     | Note
     | StartTask
-    | Bury
-    | Post
+    | StoreDeadLetter
+    | SendDeadLetter
     | TakeLetters
     | RemoveLetter
     | Commit
-    | Gate
+    | LimitOutputs
     | CloseSource
     | Remember
     | Stop

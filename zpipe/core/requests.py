@@ -20,7 +20,7 @@ def answer(stage: Stage, request: frames.Request, now: float) -> frames.Done | f
     Every request describes a state, so asking twice changes nothing: an operator whose answer was lost asks again.
     """
     match request.what:
-        case "drain" if stage.intake.head:
+        case "drain" if stage.upstreams.head:
             stage.drain()
         case "drain":
             return frames.Refuse(b"", "a drain begins at a head stage", request.number)
@@ -28,7 +28,7 @@ def answer(stage: Stage, request: frames.Request, now: float) -> frames.Done | f
             stage.leave(now)
         case "pause" | "resume":
             stage.pause(request.what == "pause")
-        case "replay" if stage.intake.head:
+        case "replay" if stage.upstreams.head:
             return frames.Refuse(
                 b"", "a source's records come from what it reads, and cannot be replayed", request.number
             )

@@ -12,23 +12,23 @@ from zpipe.core.actions import Action, CloseSource, Exit, Stop
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import Lifecycle, Move, State
-from zpipe.core.source_positions import Source
+from zpipe.core.source_positions import SourcePositions
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Intake
+from zpipe.core.upstream.upstreams import Upstreams
 
 NEVER = float("inf")
 
 
-class Ending:
+class Shutdown:
     """`draining`: the operator wants the stream to end; `leaving`: this instance is to go."""
 
     def __init__(
         self,
         lifecycle: Lifecycle,
-        source: Source | None,
+        source: SourcePositions | None,
         counts: Counts,
         inlet: Inlet,
-        intake: Intake,
+        intake: Upstreams,
         downstream: Downstream,
     ) -> None:
         self.draining = False

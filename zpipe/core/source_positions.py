@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 
-class Run:
+class EmittedRun:
     """`count` messages that were emitted together, the last of them at `position`."""
 
     __slots__ = ("count", "finished", "position")
@@ -23,7 +23,7 @@ class Run:
         self.finished = True
 
 
-class Source:
+class SourcePositions:
     """Acks come in any order; only the head is released (the model is a stream's receive buffer, acks for bytes).
 
     emitted    messages taken from the iterator        finished  those whose predecessors are all finished
@@ -44,11 +44,11 @@ class Source:
         self._asked = 0
         self._stored = 0
         self._completion_asked = False
-        self._runs: deque[Run] = deque()
+        self._runs: deque[EmittedRun] = deque()
 
-    def emit(self, position: Any, count: int) -> Run:
+    def emit(self, position: Any, count: int) -> EmittedRun:
         """Takes `count` messages in order, the last at `position`."""
-        run = Run(position, count)
+        run = EmittedRun(position, count)
         self._runs.append(run)
         self.emitted += count
         return run

@@ -10,22 +10,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zpipe.core.actions import Action, Bury, Commit, Note, Post, Publish, Remember, RemoveLetter, Reply, StartTask, Tell
+from zpipe.core.actions import (
+    Action,
+    Commit,
+    Note,
+    Publish,
+    Remember,
+    RemoveLetter,
+    Reply,
+    SendDeadLetter,
+    StartTask,
+    StoreDeadLetter,
+    Tell,
+)
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.downstream.output_limit import EmissionLimit
+from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.core.requests import LOOKS, answer
-from zpipe.core.shutdown import Ending
-from zpipe.core.source_positions import Source
+from zpipe.core.shutdown import Shutdown
+from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
-from zpipe.core.telemetry.stage_report import Report, following
+from zpipe.core.telemetry.stage_report import StageReport, following
 from zpipe.core.telemetry.tap_publisher import Tap
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Intake, Self, Suspects
+from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
 from zpipe.errors import PeerError
 
@@ -42,21 +54,22 @@ class Stage:
     inputs  (upstream stage, outlet) of each link into it;  links  (outlet, consumer stage) of each link out of it
     now     a monotonic clock's seconds;  jitter  gives numbers in [0, 1)
     random_bytes  gives so many bytes that nobody can guess
-    vitals  what only the shell knows of the process, for snapshots (pid, RSS, wall clock);  suspects  what may have killed it
+    process_figures  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
+    suspects  the messages that may have killed the process before this one
     snapshot_at  when the next snapshot is due
     """
 
     def __init__(
         self,
-        me: Self,
+        me: Identity,
         inputs: Sequence[tuple[str, str]],
         links: Sequence[tuple[str, str]],
         policy: StagePolicy,
         now: float,
         random_bytes: Callable[[int], bytes],
         jitter: Callable[[], float] = lambda: 0.5,
-        vitals: Callable[[], dict[str, Any]] = dict,
-        suspects: Suspects | None = None,
+        process_figures: Callable[[], dict[str, Any]] = dict,
+        suspects: SuspectedCalls | None = None,
     ) -> None:
         self.me = me
         self.policy = policy
@@ -65,18 +78,18 @@ class Stage:
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
         self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy, random_bytes)
         secret = random_bytes(frames.SECRET_BYTES)
-        self.intake = Intake(me, secret, inputs, self.inlet, policy, suspects)
+        self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
-        self.source = Source() if not inputs else None
-        self.ending = Ending(self.lifecycle, self.source, self.counts, self.inlet, self.intake, self.downstream)
+        self.source = SourcePositions() if not inputs else None
+        self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
         self.tap = Tap(me, policy.tap)
         self._actions: list[Action] = []
         self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
-        self._limit = EmissionLimit(policy, self.source)
+        self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self._told: State | None = None
-        self.report = Report(self.processing, self.source, self.intake, now)
-        self._vitals = vitals
+        self.report = StageReport(self.processing, self.source, self.upstreams, now)
+        self._process_figures = process_figures
 
     @property
     def state(self) -> State:
@@ -120,28 +133,28 @@ class Stage:
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
         self._wake(now)
-        self._actions += self.intake.heard(peer, frames.read(encoded), now)
+        self._actions += self.upstreams.heard(peer, frames.read(encoded), now)
 
     def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
         """A parcel in the inbox. Raises PeerError."""
         self._wake(now)
         frame = frames.read(header)
-        self.intake.parcel(frame, body, now)
+        self.upstreams.parcel(frame, body, now)
         self._actions += self.tap.entered(self.inlet, frame, body, now)
 
     def upstream_connected(self, peer: tuple[str, int], now: float) -> None:
-        self.intake.connected(peer, now)
+        self.upstreams.connected(peer, now)
 
     def upstream_disconnected(self, peer: tuple[str, int], now: float) -> None:
-        self.intake.disconnected(peer)
+        self.upstreams.disconnected(peer)
 
     def upstream_expected(self, peer: tuple[str, int]) -> None:
         """It belongs to this run, whether or not it is there yet: nothing ends before it has said its end."""
-        self.intake.expected(peer)
+        self.upstreams.expected(peer)
 
     def upstream_gone(self, peer: tuple[str, int], now: float) -> None:
         """It stopped at the end of its stream before this incarnation started."""
-        self.intake.gone(peer, now)
+        self.upstreams.gone(peer, now)
 
     def downstream_gone(self, stage: str) -> None:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
@@ -175,23 +188,23 @@ class Stage:
         self.counts.completed += count - len(letters)
         self.counts.in_process += len(letters)
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
-        self.processing.guard.good(count - len(letters))
+        self.processing.breaker.good(count - len(letters))
         for letter in letters:
             derivation.expect()
             letter.derivation = derivation
-            self.processing.burials.add(letter)
+            self.processing.dead_letters.add(letter)
         derivation.close()
 
     @property
     def takes_letters(self) -> bool:
         """Dead letters may be replayed now: the instance works, and is not on its way to its end."""
         running = self.state is State.RUNNING and self.source is None
-        return running and not (self.ending.leaving or self.processing.paused or self.processing.replays.full)
+        return running and not (self.shutdown.leaving or self.processing.paused or self.processing.replays.full)
 
     def source_ended(self) -> None:
         """The iterator is exhausted, or closed at the core's wish."""
         assert self.source is not None
-        self.source.end(exhausted=not self.ending.closing)
+        self.source.end(exhausted=not self.shutdown.closing)
 
     def committed(self, count: int, ended: bool) -> None:
         """A position is durable that covers `count` messages; `ended`: that the source ran to its end is, too."""
@@ -202,11 +215,11 @@ class Stage:
 
     def drain(self) -> None:
         """The end of the stream: a head closes its source; the others follow by what they hear from above."""
-        self.ending.draining = True
+        self.shutdown.draining = True
 
     def leave(self, now: float) -> None:
         """This instance alone is to go: grant nothing, hand back what is not started, finish the rest."""
-        self.ending.leaving = self.inlet.leaving = True
+        self.shutdown.leaving = self.inlet.leaving = True
         self.inlet.hand_back(now)
 
     def set_interval(self, seconds: float) -> None:
@@ -222,7 +235,7 @@ class Stage:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
         self.processing.paused = paused
         if not paused:
-            self.processing.guard.reset()
+            self.processing.breaker.reset()
         self._actions.append(Remember(paused))
 
     def snapshot_now(self, now: float) -> None:
@@ -237,32 +250,32 @@ class Stage:
         slept = now - self._now > self.policy.link.peer_timeout_s
         self._now = max(self._now, now)
         if slept:
-            self.intake.slept(now)
+            self.upstreams.slept(now)
             self.downstream.slept(now)
 
     def next_timeout(self) -> float:
         """When `settle` should be called although nothing happens."""
-        if self.ending.exited:
+        if self.shutdown.exited:
             return NEVER
-        at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.intake.next_at())
-        at = min(at, self.processing.next_at(self._now, self._hurry()), self.ending.exit_at)
-        if self.ending.abandon_at > self._now:
-            at = min(at, self.ending.abandon_at)
+        at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
+        at = min(at, self.processing.next_at(self._now, self._hurry()), self.shutdown.exit_at)
+        if self.shutdown.abandon_at > self._now:
+            at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
     def settle(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
         self._wake(now)
         self.processing.spend(now)
-        if self.ending.leaving and self.inlet.queue:
+        if self.shutdown.leaving and self.inlet.queue:
             self.inlet.hand_back(now)
         self._work(now)
-        self._actions += self.ending.advance(now, self.policy.link.peer_timeout_s)
+        self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s)
         if self.lifecycle.accepts_input:
-            self._actions += self.intake.hellos(now)
+            self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self.policy.link.heartbeat_s
-            self.intake.heartbeat(now)
+            self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
         self._actions += (sent := self.downstream.dispatch())
@@ -271,21 +284,21 @@ class Stage:
         self.processing.size_window()
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._speak(now)
-        self.processing.note_idle(now, self._limit.left, self.intake.hungry)
+        self.processing.note_idle(now, self._limit.left, self.upstreams.hungry)
         actions, self._actions = self._actions, []
         return actions
 
     def _work(self, now: float) -> None:
         if self.lifecycle.accepts_input:
             self._actions += [StartTask(task) for task in self.processing.start(now, self._hurry())]
-        bury = Post if self.downstream.reads(DEAD) else Bury
-        self._actions += [bury(letter) for letter in self.processing.burials.take(now)]
+        bury = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
+        self._actions += [bury(letter) for letter in self.processing.dead_letters.take(now)]
         self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
         self._actions += self._limit.moved(self.downstream, self.processing.may_read)
         if self.source is not None:
             self._commit(self.source, now)
 
-    def _commit(self, source: Source, now: float) -> None:
+    def _commit(self, source: SourcePositions, now: float) -> None:
         source.advance()
         if source.behind and (now >= self._commit_at or source.ended):
             self._commit_at = now + COMMIT_S
@@ -297,14 +310,14 @@ class Stage:
     def _hurry(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
         stuck = self.inlet.crowded and not self.counts.in_process
-        return stuck or self.intake.hungry or self.ending.leaving or self.ending.input_ended()
+        return stuck or self.upstreams.hungry or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 
     def _speak(self, now: float) -> None:
         if self._told is not self.state:
             self._told, self.snapshot_at = self.state, min(self.snapshot_at, now)
-        hungry = self.ending.hungry() or (self.processing.stuck and not self.downstream.unsent)
+        hungry = self.shutdown.hungry() or (self.processing.stuck and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             self._announced = (self.state, hungry)
             self._actions.append(Publish(ANNOUNCEMENT, frames.write(self._announcement(hungry))))
@@ -314,10 +327,10 @@ class Stage:
 
     def _announcement(self, hungry: bool) -> frames.Announcement:
         me = self.me
-        ended = self.state is State.STOPPED and not self.ending.leaving
+        ended = self.state is State.STOPPED and not self.shutdown.leaving
         return frames.Announcement(me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, hungry, ended)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
         parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
-        return self._vitals() | self.report.take(parts, now, self.policy.interval_s / 2)
+        return self._process_figures() | self.report.take(parts, now, self.policy.interval_s / 2)

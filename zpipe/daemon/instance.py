@@ -21,24 +21,24 @@ from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.task import DEAD, Chunk, Result, Task
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
 from zpipe.daemon.plugin.reason import reason_of
-from zpipe.daemon.plugin.source_thread import Feeder, silent
+from zpipe.daemon.plugin.source_thread import SourceThread, silent
 from zpipe.daemon.policies import stage_policy
 from zpipe.daemon.reload import reload
 from zpipe.daemon.service import collector
-from zpipe.daemon.service.health import Outside
+from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.sdnotify import Notifier
-from zpipe.daemon.service.status import process_vitals, vital_of
+from zpipe.daemon.service.status import process_figures, status_of
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
-from zpipe.daemon.storage.last_life import CrashFiles
+from zpipe.daemon.storage.last_life import LastLifeFiles
 from zpipe.daemon.storage.store import Store
-from zpipe.daemon.workers.output_gate import Gate
+from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.hookspecs import Context
@@ -72,9 +72,9 @@ class Instance:
         make_private(state_dir)
         cut_short = self.places.begin_life(stage, instance)
         self.store = Store(state_dir)
-        self._crash_files = CrashFiles(state_dir)
-        self.crash = self._crash_files.found(env, cut_short)
-        self.crash.tell(self.log)
+        self._last_life_files = LastLifeFiles(state_dir)
+        self.last_life = self._last_life_files.found(env, cut_short)
+        self.last_life.tell(self.log)
         plugin_dir = self.places.plugin_state(stage, instance)
         if fresh:
             self.store.forget()
@@ -113,47 +113,51 @@ class Instance:
         inbox = self.places.inbox(stage, instance, self.incarnation)
         high_water_mark = self.settings.queue.messages + HIGH_WATER_SLACK
         bound = self.sockets.bind(inbox, addresses.feedback, addresses.control, high_water_mark)
-        me = Self(self.config.name, stage, instance, self.incarnation, bound)
+        me = Identity(self.config.name, stage, instance, self.incarnation, bound)
         policy = stage_policy(self.config, self.settings, self.places.root)
-        suspects = self.crash.suspects
+        suspects = self.last_life.suspects
         inputs = [(i.stage, i.outlet) for i in self.settings.inputs]
         links = self.config.consumers(stage)
         now = time.monotonic()
-        self.stage = Stage(me, inputs, links, policy, now, secrets.token_bytes, random.random, self.vitals, suspects)
+        self.stage = Stage(
+            me, inputs, links, policy, now, secrets.token_bytes, random.random, self.process_figures, suspects
+        )
         if self.stage.source is not None:
             self.stage.source.silent = self.replaying
 
     def _join(self, env: Mapping[str, str]) -> None:
         policy, mailbox = self.stage.policy, self.mailbox
         hooks, context = self.traces.hooks(self.host.plugin.hooks), self.host.context
-        gate = Gate()
-        self.feeder: Feeder | None = None
+        gate = OutputGate()
+        self.source_thread: SourceThread | None = None
         self.workers: Pool | None = None
         if self.host.plugin.is_source:
             enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
             source = silent if self.replaying else hooks["zpipe_source"]
             outlets = self.config.outlets(context.stage)
-            self.feeder = Feeder(source, context, policy.link, self._wake, self._source_failed, enough, outlets)
+            self.source_thread = SourceThread(
+                source, context, policy.link, self._wake, self._source_failed, enough, outlets
+            )
         else:
-            calls = self._crash_files.begin(policy.workers)
+            calls = self._last_life_files.begin(policy.workers)
             self.workers = make_pool(
                 self.config, self.host.plugin, context, policy.link, calls, gate, self._emitted, self._done, self.log
             )
         self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
         self.loop = Loop(
-            *(self.stage, self.sockets, mailbox, self.workers, self.feeder, self.store, gate, self.log),
+            *(self.stage, self.sockets, mailbox, self.workers, self.source_thread, self.store, gate, self.log),
             self._letter_log,
         )
         self.loop.run_id = lambda: self.places.run
         self.loop.on_stop = self._stopped
         self.loop.position.heard = self.host.committed
-        self.loop.letters.remember(self.crash)
-        self.outside = Outside(self.places, self.stage.me, self.log, self.loop.setbacks, self._fail)
-        self.loop.may_exit = self.outside.may_exit
+        self.loop.letters.remember(self.last_life)
+        self.health = Health(self.places, self.stage.me, self.log, self.loop.faults, self._fail)
+        self.loop.may_exit = self.health.may_exit
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
         self.notifier = Notifier(env)
-        self.loop.on_turn += [self.discovery.turn, self.notifier.turn, self._report, self.outside.turn]
-        self.loop.on_remember = self.outside.remember
+        self.loop.on_turn += [self.discovery.turn, self.notifier.turn, self._report, self.health.turn]
+        self.loop.on_remember = self.health.remember
         self._signals = Signals()
         self.loop.on_fd[self._signals.fd] = self._signalled
         if env.get("ZPIPE_SUPERVISED"):
@@ -186,8 +190,8 @@ class Instance:
     # ---- called on the loop's thread
 
     def _came_back(self, task: Task, result: Result) -> None:
-        if self.outside.fails(task, result):
-            self.lock.leave_word("hopeless")
+        if self.health.fails(task, result):
+            self.lock.note_state("hopeless")
         else:
             self.stage.task_done(task, result, time.monotonic())
 
@@ -230,7 +234,7 @@ class Instance:
     def _report(self, now: float) -> float:
         """STATUS for systemd, once a second."""
         if self.notifier.status_due(now):
-            self.notifier.report(vital_of(self.stage, self.outside.held_by), now)
+            self.notifier.report(status_of(self.stage, self.health.held_by), now)
         return self.notifier.next_at
 
     def _orphaned(self) -> None:
@@ -239,15 +243,15 @@ class Instance:
         self.loop.stop(failed=True)
 
     def _stopped(self, ended: bool) -> None:
-        self.outside.mark(ended, self.stage.snapshot(time.monotonic()))
+        self.health.mark(ended, self.stage.snapshot(time.monotonic()))
         self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
 
-    def vitals(self) -> dict[str, Any]:
-        read = self.feeder.read if self.feeder is not None else None
+    def process_figures(self) -> dict[str, Any]:
+        read = self.source_thread.read if self.source_thread is not None else None
         saved, letters = self.loop.saved, self.loop.letters
         deaths = self.workers.deaths if self.workers is not None else {}
-        held_by, run = self.outside.held_by, self.places.run
-        return process_vitals(run, self.total, saved.finished, held_by, letters.due, read, self.crash, deaths)
+        held_by, run = self.health.held_by, self.places.run
+        return process_figures(run, self.total, saved.finished, held_by, letters.due, read, self.last_life, deaths)
 
     # ---- its life
 
@@ -264,24 +268,24 @@ class Instance:
         self.loop.saved = opened.saved
         self.total = None if self.replaying else opened.total
         self.stage.opened()
-        self.lock.leave_word("ready")
+        self.lock.note_state("ready")
         if self.places.paused(self.stage.me.stage, self.stage.me.instance):
             self.stage.pause(True)
-        self.notifier.ready(vital_of(self.stage, self.outside.held_by))
+        self.notifier.ready(status_of(self.stage, self.health.held_by))
         for outlet in self.config.unread_outlets(self.stage.me.stage):
             hint = "no stage has it as its input: what leaves by it is counted as unrouted, and goes nowhere"
             self.log.warning(fields(event="outlet.unread", outlet=outlet, hint=hint))
         self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
-        if self.feeder is not None:
+        if self.source_thread is not None:
             if opened.complete and not self.replaying:
                 self.stage.source_ended()
             else:
-                self.feeder.start()
+                self.source_thread.start()
 
     def close(self) -> None:
-        """Ends the plugin, the sockets, the store: in this order, so that what the plugin closes can still be stored."""
-        if self.feeder is not None:
-            self.feeder.close()
+        """LinkEnds the plugin, the sockets, the store: in this order, so that what the plugin closes can still be stored."""
+        if self.source_thread is not None:
+            self.source_thread.close()
         if self.workers is not None:
             self.workers.close()
         if self.stage.state is State.STOPPED:
@@ -294,8 +298,8 @@ class Instance:
         if self.stage.state is State.STOPPED:
             self.places.end_life(self.stage.me.stage, self.stage.me.instance)
         else:
-            self._crash_files.failed(ExitCode.FAILED)
-        self.outside.close()
+            self._last_life_files.failed(ExitCode.FAILED)
+        self.health.close()
         self._signals.close()
         self.lock.release()
 

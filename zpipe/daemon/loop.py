@@ -15,15 +15,15 @@ from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.plugin.source_thread import Feeder
-from zpipe.daemon.service.faults import Setback
+from zpipe.daemon.plugin.source_thread import SourceThread
+from zpipe.daemon.service.faults import Fault
 from zpipe.daemon.service.malformed import MalformedLog, Source
 from zpipe.daemon.service.notes import Notes
-from zpipe.daemon.storage.dead_letter_keeper import Keeper
+from zpipe.daemon.storage.dead_letter_keeper import DeadLetterKeeper
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.storage.store import Saved, Store
-from zpipe.daemon.workers.output_gate import Gate
+from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
@@ -42,9 +42,9 @@ class Loop:
         sockets: Sockets,
         mailbox: Mailbox,
         workers: Pool | None,
-        feeder: Feeder | None,
+        feeder: SourceThread | None,
         store: Store,
-        gate: Gate,
+        gate: OutputGate,
         log: logging.Logger,
         letter_log: DeadLetterLog,
     ) -> None:
@@ -52,7 +52,7 @@ class Loop:
         self.failed = False
         self.on_fd: dict[int, Callable[[], None]] = {mailbox.wakeup.fd: mailbox.wakeup.clear}
         self.on_stop: Callable[[bool], None] = lambda ended: None
-        self.letters = Keeper(stage, store, mailbox, log, letter_log)
+        self.letters = DeadLetterKeeper(stage, store, mailbox, log, letter_log)
         self.on_turn: list[Callable[[float], float]] = [self.letters.turn]
         self.on_remember: Callable[[bool], None] = lambda paused: None
         self.may_exit: Callable[[], bool] = lambda: True
@@ -61,14 +61,14 @@ class Loop:
         self._sockets = sockets
         self._mailbox = mailbox
         self._workers = workers
-        self._feeder = feeder
+        self._source_thread = feeder
         self._store = store
         self._gate = gate
         self._log = log
         self._notes = Notes(log)
         state = f"cannot write {store.path}"
-        unsaved = Setback(log, "position.unwritten", "position.written", state)
-        self.setbacks = [unsaved, self.letters.setback]
+        unsaved = Fault(log, "position.unwritten", "position.written", state)
+        self.faults = [unsaved, self.letters.fault]
         stored = stage.committed
         self.position = PositionWriter(store, mailbox, unsaved, self._to_save, stored)
         self._over = False
@@ -83,12 +83,12 @@ class Loop:
             act.Note: lambda a: self._notes.write(a, time.monotonic()),
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
-            act.Bury: self.letters.bury,
-            act.Post: self.letters.post,
+            act.StoreDeadLetter: self.letters.bury,
+            act.SendDeadLetter: self.letters.post,
             act.TakeLetters: self.letters.take,
             act.RemoveLetter: self.letters.remove,
             act.Commit: self.position.ask,
-            act.Gate: self._set_gate,
+            act.LimitOutputs: self._set_gate,
             act.CloseSource: self._close_source,
             act.Remember: lambda a: self.on_remember(a.paused),
             act.Stop: lambda a: self.on_stop(a.ended),
@@ -103,7 +103,7 @@ class Loop:
             self.turn()
 
     def stop(self, failed: bool) -> None:
-        """Ends the loop after this turn, whatever the core holds: its upstream answers for it."""
+        """LinkEnds the loop after this turn, whatever the core holds: its upstream answers for it."""
         self._over = True
         self.failed = failed
 
@@ -111,10 +111,10 @@ class Loop:
         """One turn. The only place that waits."""
         now = time.monotonic()
         at = min(self.stage.next_timeout(), self.position.turn(now), *(call(now) for call in self.on_turn))
-        if self._feeder is not None:
-            self._feeder.eager = not self.stage.downstream.unsent
+        if self._source_thread is not None:
+            self._source_thread.eager = not self.stage.downstream.unsent
         self._mailbox.asleep = True
-        ready = bool(self._mailbox) or (self._feeder is not None and self._feeder.waiting and self._room)
+        ready = bool(self._mailbox) or (self._source_thread is not None and self._source_thread.waiting and self._room)
         arrivals = self._sockets.poll(0.0 if ready else at - time.monotonic())
         for arrival in arrivals:
             self._mailbox.asleep = False
@@ -192,7 +192,7 @@ class Loop:
 
     def _feed(self, now: float) -> None:
         """Before a snapshot also what is too little to be worth it: it counts what the source has given."""
-        feeder = self._feeder
+        feeder = self._source_thread
         if feeder is None:
             return
         rest = now >= self.stage.snapshot_at
@@ -231,14 +231,14 @@ class Loop:
         position = self.saved.position if action.count == 0 else action.position
         return Saved(position, finished, (self.run_id() or self.stage.me.incarnation) if action.ended else "")
 
-    def _set_gate(self, action: act.Gate) -> None:
+    def _set_gate(self, action: act.LimitOutputs) -> None:
         self._gate.set(action.limit > 0)
-        if self._feeder is not None:
-            self._feeder.raise_limit(action.limit)
+        if self._source_thread is not None:
+            self._source_thread.raise_limit(action.limit)
 
     def _close_source(self, action: act.CloseSource) -> None:
-        if self._feeder is not None:
-            self._feeder.close()
+        if self._source_thread is not None:
+            self._source_thread.close()
 
     def _set_exit(self, action: act.Exit) -> None:
         self._exit = action

@@ -1,7 +1,7 @@
 """`zpipe dead replay` on a pipeline that runs: asking the instances that have the letters, and waiting for what comes of it.
 
-May live here: who is asked, and when waiting is over. Marking the letters is the graveyard's; a pipeline that does not run
-is started by the supervisor.
+May live here: who is asked, and when waiting is over. `stored_dead_letters` marks the letters, and the
+supervisor starts a pipeline that does not run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import NoPeerError, OperatorError
-from zpipe.operate.stored_dead_letters import Graveyard, Instance, Numbers
+from zpipe.operate.stored_dead_letters import Instance, Numbers, StoredDeadLetters
 from zpipe.operate.watch import Watch
 
 TURN_S = 0.2
@@ -35,23 +35,25 @@ def count(numbers: Numbers) -> int:
     return sum(map(len, numbers.values()))
 
 
-def outcome(graveyard: Graveyard, chosen: Numbers) -> Outcome:
+def outcome(stored_dead_letters: StoredDeadLetters, chosen: Numbers) -> Outcome:
     """What has become of the chosen letters by now."""
-    left, again = graveyard.marked(chosen)
+    left, again = stored_dead_letters.marked(chosen)
     return Outcome(count(chosen) - count(left) - count(again), count(again), count(left))
 
 
-def running(graveyard: Graveyard) -> bool:
+def running(stored_dead_letters: StoredDeadLetters) -> bool:
     """Whether any instance of the pipeline runs on this machine."""
-    places = graveyard.places
-    return any(places.alive(s, n) for s in graveyard.config.stages for n in places.instances(s))
+    places = stored_dead_letters.places
+    return any(places.alive(s, n) for s in stored_dead_letters.config.stages for n in places.instances(s))
 
 
 class Replaying:
     """Letters that are replayed by instances that run."""
 
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str], graveyard: Graveyard, chosen: Numbers) -> None:
-        self._graveyard = graveyard
+    def __init__(
+        self, config: PipelineConfig, env: Mapping[str, str], stored_dead_letters: StoredDeadLetters, chosen: Numbers
+    ) -> None:
+        self._graveyard = stored_dead_letters
         self._chosen = chosen
         self._watch = Watch(config, env)
         self._asked: dict[Instance, str] = {}

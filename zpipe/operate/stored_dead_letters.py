@@ -16,7 +16,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION, Letter, letter_name
+from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.storage.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
@@ -44,7 +44,7 @@ class Selection:
     filter: Filter = field(default_factory=Filter)
 
 
-class Graveyard:
+class StoredDeadLetters:
     """Raises NoPeerError if no instance of the pipeline has left any state here, OperatorError if it cannot be read."""
 
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
@@ -139,7 +139,7 @@ class Graveyard:
 
     # ---- reading
 
-    def letters(self, chosen: Numbers, most: int | None = None) -> Iterator[Letter]:
+    def letters(self, chosen: Numbers, most: int | None = None) -> Iterator[StoredLetter]:
         """Up to `most` of them, one after the other."""
         for instance, numbers in chosen.items():
             if most is not None:
@@ -152,15 +152,15 @@ class Graveyard:
                         yield self._letter(instance, dict(zip(_COLUMNS, row, strict=True)))
 
     @staticmethod
-    def _letter(instance: Instance, row: dict[str, Any]) -> Letter:
+    def _letter(instance: Instance, row: dict[str, Any]) -> StoredLetter:
         for key in ("headers", "payload"):
             with suppress(PeerError):  # what is damaged is shown as the bytes it is
                 row[key] = None if row[key] is None else cbor.read(row[key])
-        return Letter(instance[0], instance[1], **{**row, "history": json.loads(row["history"])})
+        return StoredLetter(instance[0], instance[1], **{**row, "history": json.loads(row["history"])})
 
     # ---- changing
 
-    def edit(self, letter: Letter, payload: Any) -> None:
+    def edit(self, letter: StoredLetter, payload: Any) -> None:
         """Gives the letter another payload. Raises TargetError if that cannot be sent, or the letter cannot be changed."""
         check_editable(letter)
         try:
@@ -227,7 +227,7 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
 _NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section that could not be decoded"}
 
 
-def check_editable(letter: Letter) -> None:
+def check_editable(letter: StoredLetter) -> None:
     """Raises TargetError for a letter that is no message, or is being replayed."""
     if letter.kind != MESSAGE:
         raise TargetError(f"{letter.name} is {_NO_MESSAGE[letter.kind]}: it can only be dropped")
@@ -235,7 +235,7 @@ def check_editable(letter: Letter) -> None:
         raise TargetError(_replaying(letter))
 
 
-def _replaying(letter: Letter) -> str:
+def _replaying(letter: StoredLetter) -> str:
     return f"{letter.name} is being replayed: edit it if it becomes a dead letter again"
 
 

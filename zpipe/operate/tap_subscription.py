@@ -27,7 +27,7 @@ FIND_S = 0.1
 Instance = tuple[str, int]
 
 
-class Tap:
+class TapSubscription:
     """Used by one thread. `whom`: (stage, instance, or None for all of it); `sections`: how many a second of each link."""
 
     def __init__(

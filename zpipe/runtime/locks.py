@@ -130,7 +130,7 @@ class InstanceLock:
         for stale in folder.glob("inbox-*.sock"):
             stale.unlink(missing_ok=True)
 
-    def leave_word(self, word: str) -> None:
+    def note_state(self, word: str) -> None:
         """Leaves word for the supervisor. `ready`: a death from here on is no failed start (a snapshot may miss it);
         `hopeless`: starting again is of no use before somebody has put something right."""
         with contextlib.suppress(OSError):  # a full disk: it is started once more than it need be

@@ -57,7 +57,7 @@ class Death:
         return f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
 
-class Child:
+class ChildDaemon:
     """One instance's process over all its lives. Its stderr comes by `stderr`, a line at a time.
 
     fresh    its first life is to forget the source's committed position

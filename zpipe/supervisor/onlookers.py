@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 
-class Display(Protocol):
+class RunDisplay(Protocol):
     """What shows a run to people. Called on the supervisor's thread."""
 
     def line(self, text: str) -> None: ...
@@ -17,7 +17,7 @@ class Display(Protocol):
     def turn(self) -> None: ...
 
 
-class Ledger(Protocol):
+class RunLedger(Protocol):
     """What adds up the counts of a run."""
 
     restarts: dict[str, int]

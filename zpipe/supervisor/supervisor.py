@@ -20,8 +20,8 @@ from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
 from zpipe.supervisor import occupants
-from zpipe.supervisor.children import Child, Death, passes
-from zpipe.supervisor.onlookers import Display, Ledger
+from zpipe.supervisor.children import ChildDaemon, Death, passes
+from zpipe.supervisor.onlookers import RunDisplay, RunLedger
 
 TURN_S = 0.1
 STOP_S = 5.0
@@ -47,8 +47,8 @@ class Supervisor:
         self,
         config: PipelineConfig,
         env: Mapping[str, str],
-        display: Display,
-        ledger: Ledger,
+        display: RunDisplay,
+        ledger: RunLedger,
         fresh: bool,
         level: str,
         replay: Collection[tuple[str, int]] = (),
@@ -124,7 +124,7 @@ class Supervisor:
         self._display.line(fields(event="run.stop", reason=reason, hint="the next run goes on from what is committed"))
         return ExitCode.DRAIN_TIMEOUT
 
-    def _absence(self, child: Child) -> str:
+    def _absence(self, child: ChildDaemon) -> str:
         """Why nothing is heard of this life of a child that the drain waits for; "" if there is."""
         if child.done or child.process is None:
             return "" if child.done else child.absence
@@ -151,7 +151,7 @@ class Supervisor:
                 return code
         return None
 
-    def _start(self, child: Child) -> ExitCode | None:
+    def _start(self, child: ChildDaemon) -> ExitCode | None:
         """Spawns it, or puts that off; or the exit code, where it can never be spawned."""
         try:
             child.start()
@@ -171,8 +171,8 @@ class Supervisor:
         self._selector.register(child.stderr, selectors.EVENT_READ, child)
         return None
 
-    def _new_child(self, stage: str, instance: int) -> Child:
-        return Child(self._config.path, stage, instance, self._env, self._level)
+    def _new_child(self, stage: str, instance: int) -> ChildDaemon:
+        return ChildDaemon(self._config.path, stage, instance, self._env, self._level)
 
     def _adopt(self, now: float) -> None:
         """An instance that was started beside the run and died is started again here: its neighbours wait for it, since what
@@ -191,7 +191,7 @@ class Supervisor:
                 self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
                 self._children.append(self._new_child(stage, instance))
 
-    def _died(self, child: Child, death: Death, now: float, hopeless: bool) -> ExitCode | None:
+    def _died(self, child: ChildDaemon, death: Death, now: float, hopeless: bool) -> ExitCode | None:
         """Starts it again later, or gives up (the exit code). `hopeless`: by its own word."""
         if self._watch.places.marked(child.stage, child.instance) is not None:
             child.done = True
@@ -215,7 +215,7 @@ class Supervisor:
         self._display.line(fields(event="stage.died", stage=child.name, how=death, restart_in_s=delay_s))
         return None
 
-    def _left(self, child: Child) -> bool:
+    def _left(self, child: ChildDaemon) -> bool:
         """It left in order, by the operator's wish, and siblings do its work. A stage's only instance is started again."""
         siblings = [c for c in self._children if c.stage == child.stage and c is not child and c.process is not None]
         return bool(siblings) and self._watch.places.stopped(child.stage, child.instance) is not None

@@ -12,10 +12,10 @@ from typing import Any
 
 from zpipe.core.processing.task import Chunk, Task
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.testing.clock import NEVER, Clock, Event
-from zpipe.testing.simulated_plugin import Disk, Run, Spec, Workers
-from zpipe.testing.simulated_source import Source
+from zpipe.testing.simulated_plugin import Disk, SimulatedTask, SimulatedWorkers, Spec
+from zpipe.testing.simulated_source import SimulatedSource
 
 Key = tuple[str, int]
 READ_MESSAGES = 8
@@ -39,17 +39,19 @@ class Node:
         clock: Clock,
         chance: random.Random,
         turned: Callable[[Node], None],
-        store: Callable[[Node, Run], None],
+        store: Callable[[Node, SimulatedTask], None],
         died: Callable[[Node], None],
     ) -> None:
         self.spec = spec
         self.key: Key = (spec.name, instance)
         self.incarnation = incarnation
         self.inbox = f"ipc:///run/zpipe/sim.{spec.name}.{instance}/inbox-{incarnation}.sock"
-        me = Self("sim", spec.name, instance, incarnation, self.inbox)
+        me = Identity("sim", spec.name, instance, incarnation, self.inbox)
         suspects = disk.suspects
         names = random.Random(incarnation).randbytes
-        self.stage = Stage(me, spec.inputs, links, spec.policy, clock.now, names, chance.random, self._vitals, suspects)
+        self.stage = Stage(
+            me, spec.inputs, links, spec.policy, clock.now, names, chance.random, self._process_figures, suspects
+        )
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
         self.alive = True
@@ -57,8 +59,10 @@ class Node:
         self._waiting: deque[Event] = deque()
         self.gone: set[Key] = set()
         self.exit_failed: bool | None = None
-        self.source = None if spec.inputs else Source(spec, disk.position, disk.completed)
-        self.workers = Workers(spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self))
+        self.source = None if spec.inputs else SimulatedSource(spec, disk.position, disk.completed)
+        self.workers = SimulatedWorkers(
+            spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self)
+        )
         self._clock = clock
         self._random = chance
         self._turned = turned
@@ -66,7 +70,7 @@ class Node:
         self._wake_at = NEVER
         self.stage.opened()
 
-    def _vitals(self) -> dict[str, Any]:
+    def _process_figures(self) -> dict[str, Any]:
         if self.source is None:
             return {}
         given = self.source.given(self._clock.now)
@@ -120,7 +124,7 @@ class Node:
 
     # ---- the plugin
 
-    def _read(self, source: Source) -> None:
+    def _read(self, source: SimulatedSource) -> None:
         if source.over:
             return
         chunks, position, count, letters = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
@@ -142,6 +146,6 @@ class Node:
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
         self.stage.processing.emitted(task, chunks)
 
-    def _done(self, run: Run) -> None:
+    def _done(self, run: SimulatedTask) -> None:
         self._store(self, run)
         self.stage.task_done(run.task, run.result, self._clock.now)

@@ -14,7 +14,7 @@ from itertools import count
 from zpipe.testing.clock import Clock
 from zpipe.testing.network import Faults, Network
 from zpipe.testing.node import Key, Node
-from zpipe.testing.simulated_plugin import Disk, Run, Spec
+from zpipe.testing.simulated_plugin import Disk, SimulatedTask, Spec
 
 RESTART_S = 0.1
 CONNECT_S = 0.001
@@ -50,7 +50,7 @@ class Processes(ABC):
         """A turn of the node's loop has come to its core."""
 
     @abstractmethod
-    def _store(self, node: Node, run: Run) -> None:
+    def _store(self, node: Node, run: SimulatedTask) -> None:
         """A sink has stored what `run` says."""
 
     @property

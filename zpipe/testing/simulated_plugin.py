@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.task import Chunk, Failure, Result, Task
-from zpipe.core.upstream.upstreams import Suspects
+from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import section
 
 Plan = Callable[[str, int], list[str]]
@@ -61,7 +61,7 @@ class Disk:
 
     position: int = 0
     completed: bool = False
-    suspects: Suspects = field(default_factory=dict)
+    suspects: SuspectedCalls = field(default_factory=dict)
 
 
 class Stored(NamedTuple):
@@ -105,7 +105,7 @@ class Outputs:
         return run if list(run) == owners else owners
 
 
-class Run:
+class SimulatedTask:
     """One call of the plugin: what comes of a task. `stored`: the [id, path] that a sink keeps."""
 
     def __init__(self, task: Task, spec: Spec, sink: bool) -> None:
@@ -155,7 +155,7 @@ def messages(task: Task) -> list[tuple[str, float, Any]]:
     return found
 
 
-class Workers:
+class SimulatedWorkers:
     """As many tasks at a time as the policy says. `later` lets time pass for the instance they belong to.
 
     A worker that has passed outputs on goes on when the gate is open.
@@ -168,7 +168,7 @@ class Workers:
         sink: bool,
         later: Callable[[float, Callable[[], None]], None],
         emitted: Callable[[Task, list[Chunk]], None],
-        done: Callable[[Run], None],
+        done: Callable[[SimulatedTask], None],
         died: Callable[[], None],
     ) -> None:
         self._spec = spec
@@ -202,9 +202,9 @@ class Workers:
             self._calls[task.number] = (task, None if task.batch else 0)
             self._later(self._seconds * task.count / 2, lambda task=task: self._half(task))  # type: ignore[misc]
 
-    def suspects(self) -> Suspects:
+    def suspects(self) -> SuspectedCalls:
         """What the call journal says: of each task the message that the plugin is called for, or the whole batch."""
-        found: Suspects = {}
+        found: SuspectedCalls = {}
         messages = [
             task.at(n) for task, at in self._calls.values() for n in (range(task.count) if at is None else [at])
         ]
@@ -221,7 +221,7 @@ class Workers:
             self._calls[task.number] = (task, None if task.batch else poisoned)
             self._died()
             return
-        run = Run(task, self._spec, self._sink)
+        run = SimulatedTask(task, self._spec, self._sink)
         run.result.seconds = self._seconds * task.count
         chunks = run.result.chunks
         if self._spec.early and chunks:
@@ -232,16 +232,16 @@ class Workers:
         else:
             self._rest(run)
 
-    def _wait(self, run: Run) -> None:
+    def _wait(self, run: SimulatedTask) -> None:
         if self._open:
             self._rest(run)
         else:
             self._at_gate.append(lambda: self._rest(run))
 
-    def _rest(self, run: Run) -> None:
+    def _rest(self, run: SimulatedTask) -> None:
         self._later(self._seconds * run.task.count / 2, lambda: self._end(run))
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: SimulatedTask) -> None:
         self._idle += 1
         del self._calls[run.task.number]
         self._done(run)

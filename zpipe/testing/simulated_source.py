@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from zpipe.core.processing.task import Chunk, DeadLetter, Past
+from zpipe.core.processing.task import Chunk, DeadLetter, PastCalls
 from zpipe.testing.clock import NEVER
 from zpipe.testing.simulated_plugin import Outputs, Spec
 
 
-class Source:
+class SimulatedSource:
     """The records of a head from position `start` on. `over`: its end was reported."""
 
     def __init__(self, spec: Spec, start: int, completed: bool) -> None:
@@ -60,7 +60,7 @@ class Source:
         letters = []
         for id in (f"{spec.name}:{n}" for n in range(first, first + count)):
             if spec.bad(id):
-                letters.append(DeadLetter("unreadable", "", Past(attempts=1), None, id=id, raw=id))
+                letters.append(DeadLetter("unreadable", "", PastCalls(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
         return outputs.chunks(of_all=True), first + count, count, letters

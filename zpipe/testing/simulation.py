@@ -19,7 +19,7 @@ from zpipe.testing.invariants import breaches
 from zpipe.testing.network import Faults
 from zpipe.testing.node import Key, Node
 from zpipe.testing.processes import CONNECT_S, Processes
-from zpipe.testing.simulated_plugin import Disk, Run, Spec, Stored
+from zpipe.testing.simulated_plugin import Disk, SimulatedTask, Spec, Stored
 
 LOOK_S = 0.25
 """Marks of stopped neighbours are looked for this often."""
@@ -81,11 +81,11 @@ class Simulation(Processes):
         match action:
             case act.StartTask(task):
                 node.workers.put(task)
-            case act.Bury(letter):
+            case act.StoreDeadLetter(letter):
                 node.later(0.001, lambda: self._bury(node, letter))
             case act.Commit(position, total, ended):
                 node.later(0.002, lambda: self._commit(node, position, total, ended))
-            case act.Gate(limit):
+            case act.LimitOutputs(limit):
                 node.set_limit(limit)
             case act.CloseSource():
                 node.close_source()
@@ -187,7 +187,7 @@ class Simulation(Processes):
         else:
             node.event(lambda: node.stage.session_lost(session))
 
-    def _store(self, node: Node, run: Run) -> None:
+    def _store(self, node: Node, run: SimulatedTask) -> None:
         for id, path in run.stored:
             self.stored.append(Stored(node.spec.name, id, path, node.key[1], self.now))
 
@@ -197,7 +197,7 @@ class Simulation(Processes):
             piece = letter.piece
             id = letter.id if piece is None else piece.section.columns()[0][piece.start]
             self.buried.append((node.spec.name, id, letter))
-        node.stage.processing.burials.written(letter, written, self.now)
+        node.stage.processing.dead_letters.written(letter, written, self.now)
 
     def _commit(self, node: Node, position: int, total: int, ended: bool) -> None:
         disk = self.disks[node.key]

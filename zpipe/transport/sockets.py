@@ -177,7 +177,7 @@ class Sockets:
         return self._read_bound(self._control, "control", TURN * SUBSCRIPTIONS)
 
     def cut(self, arrival: Arrival) -> None:
-        """Ends the connection by which it came, if it is still there. Whoever sent it may connect again."""
+        """LinkEnds the connection by which it came, if it is still there. Whoever sent it may connect again."""
         with suppress(zmq.ZMQError, OSError):
             fd = arrival.origin.get(zmq.SRCFD)
             if _bound_to(fd) in self._bound:

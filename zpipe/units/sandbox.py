@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
-from zpipe.config.mistakes import Report
+from zpipe.config.mistakes import Mistakes
 from zpipe.runtime.folders import instance_name
 from zpipe.units import install, names, text
 from zpipe.units.names import Unit, UnitError
@@ -38,7 +38,7 @@ def check_network(stage: StageConfig) -> None:
         ) from None
 
 
-def warn_of_paths(config: PipelineConfig, report: Report, root: Path) -> None:
+def warn_of_paths(config: PipelineConfig, report: Mistakes, root: Path) -> None:
     """Reports what the units of a pipeline would not be able to write, with the config in its place in /etc/zpipe."""
     for stage in config.stages.values():
         for written in stage.traits.writes:
@@ -49,7 +49,7 @@ def warn_of_paths(config: PipelineConfig, report: Report, root: Path) -> None:
                 report.add(("stages", stage.name, "options"), why)
 
 
-def warn_of_network(config: PipelineConfig, report: Report, root: Path) -> None:
+def warn_of_network(config: PipelineConfig, report: Mistakes, root: Path) -> None:
     """Reports units that are installed and cut off from the network that their stage needs."""
     for stage in config.stages.values():
         unit = Unit(config.name, stage.name, 1)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
-from zpipe.core.downstream.suspects import Suspicions
+from zpipe.core.downstream.suspects import Suspects
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Chunk
@@ -45,7 +45,7 @@ class Outlet:
         self.told = False
         self._policy = policy
         self._unsent: deque[Section] = deque()
-        self._suspicions = Suspicions()
+        self._suspicions = Suspects()
         self._ages = Ages()
         self._next_number = 1
 

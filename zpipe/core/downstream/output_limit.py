@@ -5,20 +5,20 @@ May live here: that limit and when it is worth telling. It knows no thread; the 
 
 from __future__ import annotations
 
-from zpipe.core.actions import Gate
+from zpipe.core.actions import LimitOutputs
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.policy import StagePolicy
-from zpipe.core.source_positions import Source
+from zpipe.core.source_positions import SourcePositions
 
 
-class EmissionLimit:
+class OutputLimit:
     """An absolute limit, so that what is on its way from other threads needs no counting.
 
     It is raised in steps: waking a source's thread for one message at a time would cost more than the message. But one that
     is awake, and near its limit, is told all the room there is: so it waits when that is used up, not up to a step before.
     """
 
-    def __init__(self, policy: StagePolicy, source: Source | None) -> None:
+    def __init__(self, policy: StagePolicy, source: SourcePositions | None) -> None:
         self._source = source
         self._limit = 0
         quarter = min(policy.unacked.messages, policy.link.unsent_messages) // 4
@@ -29,7 +29,7 @@ class EmissionLimit:
         """What the source may be read yet; None: there is no source."""
         return None if self._source is None else self._limit - self._source.emitted
 
-    def moved(self, downstream: Downstream, may_read: bool) -> list[Gate]:
+    def moved(self, downstream: Downstream, may_read: bool) -> list[LimitOutputs]:
         """The limit, if it is time to tell it. `may_read`: the source may be read at all."""
         room = downstream.room
         limit = min(room, 1)
@@ -39,5 +39,5 @@ class EmissionLimit:
         awake = self._source is not None and 0 < self._limit - self._source.emitted < self._step
         if raised < 0 or raised >= self._step or (raised and (awake or not downstream.unsent)):
             self._limit = limit
-            return [Gate(limit)]
+            return [LimitOutputs(limit)]
         return []

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from zpipe.core.wire.section import Section
 
 
-class Suspicions:
+class Suspects:
     """By message number on one link: 1 after a death in company, n + 1 after n deaths alone. False when nobody is suspected."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ limit moves is `aimd`'s, calls per second are `rate`'s.
 from __future__ import annotations
 
 from zpipe.core.limit.aimd import Aimd
-from zpipe.core.limit.token_bucket import Rate
+from zpipe.core.limit.token_bucket import TokenBucket
 from zpipe.core.policy import LimitPolicy
 
 NEVER = float("inf")
@@ -27,7 +27,7 @@ class Limiter:
         self._in_service_until = now
         self._since = now
         self._aimd = Aimd(policy.start, _most(policy), now) if policy.kind == "aimd" else None
-        self._rate = Rate(policy.rate) if policy.rate is not None else None
+        self._rate = TokenBucket(policy.rate) if policy.rate is not None else None
         self._policy = policy
 
     def change(self, policy: LimitPolicy, now: float) -> None:
@@ -39,7 +39,7 @@ class Limiter:
         else:
             self._aimd.bound(_most(policy), now)
         if policy.rate != self._policy.rate:
-            self._rate = Rate(policy.rate) if policy.rate is not None else None
+            self._rate = TokenBucket(policy.rate) if policy.rate is not None else None
         self._since = now
         self._policy = policy
 

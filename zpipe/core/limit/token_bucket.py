@@ -7,7 +7,7 @@ BURST_S = 0.01
 is one call, so calls are spaced evenly; in any window of T seconds at most `rate * (T + BURST_S) + 1` start."""
 
 
-class Rate:
+class TokenBucket:
     """The generic cell rate algorithm (ITU-T I.371, annex A): a token bucket kept as one time, that of the next token.
 
     per_s  calls a second, above 0

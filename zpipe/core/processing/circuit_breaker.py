@@ -14,7 +14,7 @@ from collections import deque
 from zpipe.core.policy import DeadPolicy
 
 
-class Guard:
+class CircuitBreaker:
     """`may_take`: work may be taken from the queue (a head: from the source). `kept_messages`, `kept_bytes`: the letters in the
     store, as last read there."""
 

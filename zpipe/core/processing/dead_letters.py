@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation
-from zpipe.core.processing.circuit_breaker import Guard
+from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.replays import Replays, replay_of
 from zpipe.core.processing.task import DEAD, Chunk, DeadLetter
 from zpipe.core.upstream.inlet import Inlet
 
 NEVER = float("inf")
-REBURY_S = 1.0
+STORE_AGAIN_S = 1.0
 """A dead letter that could not be written (disk full) is written again after this long; its message stays unacked."""
 
 
-class Burials:
+class DeadLetters:
     """Until it is told that a letter is written, its message is in process and unacked."""
 
-    def __init__(self, counts: Counts, inlet: Inlet, downstream: Downstream, guard: Guard, replays: Replays) -> None:
+    def __init__(
+        self, counts: Counts, inlet: Inlet, downstream: Downstream, guard: CircuitBreaker, replays: Replays
+    ) -> None:
         self._counts = counts
         self._inlet = inlet
         self._downstream = downstream
-        self._guard = guard
+        self._breaker = guard
         self._replays = replays
         self._new: list[DeadLetter] = []
         self._again: list[tuple[float, DeadLetter]] = []
@@ -34,7 +36,7 @@ class Burials:
         """To be written."""
         self._new.append(letter)
         if replay_of(letter.piece) is None:
-            self._guard.dies()
+            self._breaker.dies()
 
     def take(self, now: float) -> list[DeadLetter]:
         """The letters to write now."""
@@ -50,7 +52,7 @@ class Burials:
     def written(self, letter: DeadLetter, stored: bool, now: float) -> None:
         """The letter is durable (then its message is finished), or could not be written."""
         if not stored:
-            self._again.append((now + REBURY_S, letter))
+            self._again.append((now + STORE_AGAIN_S, letter))
             return
         if (replay := replay_of(letter.piece)) is not None:
             replay.died = True
@@ -76,7 +78,7 @@ class Burials:
         self._counts.dead += 1
         self._counts.in_process -= 1
         if replay_of(letter.piece) is None:
-            self._guard.died()
+            self._breaker.died()
         else:
             self._replays.in_process -= 1
         if letter.piece is not None:

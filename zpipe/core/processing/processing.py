@@ -13,13 +13,13 @@ from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.limit.calls import Calls
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing import batch
-from zpipe.core.processing.circuit_breaker import Guard
-from zpipe.core.processing.dead_letters import Burials
+from zpipe.core.processing.circuit_breaker import CircuitBreaker
+from zpipe.core.processing.dead_letters import DeadLetters
 from zpipe.core.processing.replays import Replays, Revived, replay_of
 from zpipe.core.processing.retries import Retries
-from zpipe.core.processing.service_rate import Pace
-from zpipe.core.processing.task import Chunk, DeadLetter, Failure, Past, Result, Task, Verdict
-from zpipe.core.telemetry.time_budget import Budget, Histogram
+from zpipe.core.processing.service_rate import ServiceRate
+from zpipe.core.processing.task import Chunk, DeadLetter, Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.telemetry.time_budget import Histogram, TimeBudget
 from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
 
@@ -43,12 +43,12 @@ class Processing:
         self.retries = Retries(policy.retry)
         self.calls = Calls(policy.limit, now)
         self.replays = Replays()
-        self.guard = Guard(policy.dead)
-        self.budget = Budget(policy.workers, now)
+        self.breaker = CircuitBreaker(policy.dead)
+        self.budget = TimeBudget(policy.workers, now)
         self.in_stage = Histogram()
         self.since_origin = Histogram()
-        self.burials = Burials(counts, inlet, downstream, self.guard, self.replays)
-        self._pace = Pace(policy.workers)
+        self.dead_letters = DeadLetters(counts, inlet, downstream, self.breaker, self.replays)
+        self._service_rate = ServiceRate(policy.workers)
         self._policy = policy
         self._counts = counts
         self._inlet = inlet
@@ -82,7 +82,7 @@ class Processing:
             return None
         else:
             slices = self._cut()
-        return self._begin(slices, Past(deaths=max(slices[0].section.suspicion - 1, 0)), now)
+        return self._begin(slices, PastCalls(deaths=max(slices[0].section.suspicion - 1, 0)), now)
 
     def _must_wait(self, piece: Slice) -> bool:
         """A suspect is run alone, where its call can take others with it: else it could not be told who did it."""
@@ -100,11 +100,11 @@ class Processing:
                 return
             deaths = piece.section.suspicion - 1
             reason = f"its calls ended the process of a worker {deaths} times"
-            self.burials.add(DeadLetter(reason, "", Past(deaths=deaths), piece))
+            self.dead_letters.add(DeadLetter(reason, "", PastCalls(deaths=deaths), piece))
 
     def _free(self) -> bool:
         """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
-        quick = (self._pace.service_s or 1.0) < self._pace.task_s
+        quick = (self._service_rate.service_s or 1.0) < self._service_rate.task_s
         ahead = quick and self._policy.batch is None and self.calls.limiter is None
         slots = self._policy.workers + ahead
         if self.paused or self._downstream.full or len(self.tasks) >= slots:
@@ -114,16 +114,16 @@ class Processing:
     @property
     def may_read(self) -> bool:
         """(A head) more may be taken from the source."""
-        return not self.paused and self.guard.may_take
+        return not self.paused and self.breaker.may_take
 
     @property
     def stuck(self) -> bool:
         """Nothing is worked on, and nothing will be before letters in hand are acked, or an operator helps."""
-        return not self._counts.in_process and (self.replays.full or not self.guard.may_take)
+        return not self._counts.in_process and (self.replays.full or not self.breaker.may_take)
 
     @property
     def _may_cut(self) -> bool:
-        return bool(self._inlet.queue) and self.guard.may_take
+        return bool(self._inlet.queue) and self.breaker.may_take
 
     def _ready_at(self, now: float, hurry: bool) -> float:
         inlet = self._inlet
@@ -146,10 +146,10 @@ class Processing:
         if self.calls.limiter is not None:  # a task is one call, or the calls could not be counted
             return self._inlet.take(1, policy.link.parcel_bytes)
         share = -(-self._counts.queued // policy.workers)
-        most = min(self._pace.task_messages(policy.link.parcel_messages), share)
+        most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
         return self._inlet.take(most, policy.link.parcel_bytes)
 
-    def _begin(self, slices: list[Slice], past: Past, now: float) -> Task:
+    def _begin(self, slices: list[Slice], past: PastCalls, now: float) -> Task:
         self._number += 1
         self.calls.started(now)
         alone = bool(slices[0].section.suspicion) and not self._policy.isolated
@@ -170,14 +170,14 @@ class Processing:
         del self.tasks[task.number]
         self.calls.ended(task, result, now)
         if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):  # a refusal is no pace of work
-            self._pace.measure(task.count, result.seconds)
+            self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures}
         filtered = result.filtered
         self._counts.filtered += filtered
         self._counts.completed += task.count - len(failed) - filtered
         self._counts.in_process -= task.count - len(failed)
         if replay_of(task.slices[0]) is None:
-            self.guard.good(task.count - len(failed))
+            self.breaker.good(task.count - len(failed))
         else:
             self.replays.in_process -= task.count - len(failed)
         good = task.without(failed)
@@ -209,7 +209,7 @@ class Processing:
         for failure in failures:
             piece, past = task.at(failure.index), task.past.after(failure)
             if failure.verdict is Verdict.REJECT or self.retries.exhausted(past):
-                self.burials.add(DeadLetter(failure.reason, failure.traceback, past, piece))
+                self.dead_letters.add(DeadLetter(failure.reason, failure.traceback, past, piece))
             else:
                 self._try_again([piece], failure, past, now)
 
@@ -219,14 +219,14 @@ class Processing:
         past = task.past.after(failure)
         if failure.verdict is Verdict.REJECT:
             for index in range(task.count):
-                self.burials.add(DeadLetter(failure.reason, failure.traceback, past, task.at(index)))
+                self.dead_letters.add(DeadLetter(failure.reason, failure.traceback, past, task.at(index)))
         elif failure.verdict is Verdict.THROTTLED or (failure.delay_s is not None and not self.retries.exhausted(past)):
             self._try_again(task.slices, failure, past, now)
         else:
             for half in task.halves():
-                self.retries.add(half, Past(), now)
+                self.retries.add(half, PastCalls(), now)
 
-    def _try_again(self, slices: list[Slice], failure: Failure, past: Past, now: float) -> None:
+    def _try_again(self, slices: list[Slice], failure: Failure, past: PastCalls, now: float) -> None:
         self.retries.add(slices, past, now + self.retries.delay_s(failure, past, self._jitter()))
 
     # ---- dead letters
@@ -242,7 +242,7 @@ class Processing:
 
     def next_at(self, now: float, hurry: bool) -> float:
         """When `start` or `burials.take` should be called although nothing happens."""
-        at = self.burials.next_at()
+        at = self.dead_letters.next_at()
         if not self._free():
             return at
         work_at = self.retries.next_at
@@ -259,14 +259,14 @@ class Processing:
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the pace measured so far."""
         policy = self._policy
-        self._pace.workers = calls = self.calls.at_once(policy.workers)
+        self._service_rate.workers = calls = self.calls.at_once(policy.workers)
         if self.calls.limiter is not None:
             calls *= 2  # a limit doubles in a round trip, if there is work for it
         least = calls if policy.batch is None else (calls + 1) * policy.batch.messages
-        self._inlet.rate = self._pace.rate
+        self._inlet.rate = self._service_rate.rate
         waiting = self.retries.messages  # held, but nobody's work for now
         most = policy.queue.messages
-        self._inlet.window = min(waiting + self._pace.window(policy.link.queue_time_s, least, most), most)
+        self._inlet.window = min(waiting + self._service_rate.window(policy.link.queue_time_s, least, most), most)
 
     def spend(self, now: float) -> None:
         """Books the time since the last call, before anything changes that decides what it was spent on."""

@@ -6,7 +6,7 @@ import heapq
 from itertools import count
 
 from zpipe.core.policy import RetryPolicy
-from zpipe.core.processing.task import Failure, Past, Verdict
+from zpipe.core.processing.task import Failure, PastCalls, Verdict
 from zpipe.core.upstream.delivery import Slice
 
 SPREAD = 0.25
@@ -18,15 +18,15 @@ class Retries:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._waiting: list[tuple[float, int, list[Slice], Past]] = []
+        self._waiting: list[tuple[float, int, list[Slice], PastCalls]] = []
         self._order = count()
         self.messages = 0
 
-    def add(self, slices: list[Slice], past: Past, due_at: float) -> None:
+    def add(self, slices: list[Slice], past: PastCalls, due_at: float) -> None:
         self.messages += sum(piece.count for piece in slices)
         heapq.heappush(self._waiting, (due_at, next(self._order), slices, past))
 
-    def delay_s(self, failure: Failure, past: Past, jitter: float) -> float:
+    def delay_s(self, failure: Failure, past: PastCalls, jitter: float) -> float:
         """How long to wait after `failure`; `past` has it already, `jitter` is in [0, 1).
 
         Doubling, bounded, with full jitter: anywhere between none and the whole delay, which spreads those that failed
@@ -41,7 +41,7 @@ class Retries:
         delay = min(self._policy.delay_s * 2.0 ** min(max(tries, 1) - 1, 32), self._policy.max_delay_s)
         return delay * jitter
 
-    def exhausted(self, past: Past) -> bool:
+    def exhausted(self, past: PastCalls) -> bool:
         """Nothing is left to try."""
         return past.attempts >= self._policy.attempts or past.deaths >= self._policy.deaths
 
@@ -49,7 +49,7 @@ class Retries:
         """Of what is due next. There must be some."""
         return self._waiting[0][2][0]
 
-    def pop(self) -> tuple[list[Slice], Past]:
+    def pop(self) -> tuple[list[Slice], PastCalls]:
         """The slices and the past of what is due next. There must be some."""
         _, _, slices, past = heapq.heappop(self._waiting)
         self.messages -= sum(piece.count for piece in slices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pace:
+class ServiceRate:
     """How fast this stage serves, measured: what task sizes and credit windows follow.
 
     workers  how many of them work at a time

@@ -79,7 +79,7 @@ class Result:
     ages: list[float] = field(default_factory=list)
 
 
-class Past(NamedTuple):
+class PastCalls(NamedTuple):
     """What the plugin has made of a message (or of a group that was tried as one) so far.
 
     attempts   calls that failed and count;  throttles: calls in a row that were asked to slow down
@@ -96,7 +96,7 @@ class Past(NamedTuple):
     def calls(self) -> int:
         return self.attempts + self.deaths
 
-    def after(self, failure: Failure) -> Past:
+    def after(self, failure: Failure) -> PastCalls:
         """With one more call, that ended so."""
         kind = failure.verdict
         if kind is Verdict.AGAIN:
@@ -105,7 +105,7 @@ class Past(NamedTuple):
             return self._replace(throttles=self.throttles + 1)
         died = kind is Verdict.DEATH
         history = (*self.history, f"call {self.calls + 1}: {failure.reason}")[-HISTORY:]
-        return Past(self.attempts + (not died), 0, self.deaths + died, history)
+        return PastCalls(self.attempts + (not died), 0, self.deaths + died, history)
 
 
 class Task:
@@ -117,7 +117,7 @@ class Task:
 
     __slots__ = ("alone", "attempt", "batch", "count", "derivation", "number", "past", "slices")
 
-    def __init__(self, number: int, slices: list[Slice], past: Past, batch: bool, alone: bool = False) -> None:
+    def __init__(self, number: int, slices: list[Slice], past: PastCalls, batch: bool, alone: bool = False) -> None:
         self.number = number
         self.slices = slices
         self.past = past
@@ -171,7 +171,7 @@ class DeadLetter:
 
     reason: str
     traceback: str
-    past: Past
+    past: PastCalls
     piece: Slice | None
     derivation: Derivation | None = None
     id: str = ""

@@ -23,7 +23,7 @@ from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.inlet_session import InletSession
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
 OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")
@@ -94,7 +94,7 @@ def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
 class Parts:
     """Where a stage's counts are."""
 
-    me: Self
+    me: Identity
     state: str
     counts: Counts
     inlet: Inlet

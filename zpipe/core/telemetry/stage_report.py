@@ -11,9 +11,9 @@ from typing import Any
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.processing import Processing
-from zpipe.core.source_positions import Source
+from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
-from zpipe.core.upstream.upstreams import Intake
+from zpipe.core.upstream.upstreams import Upstreams
 
 
 def following(now: float, interval_s: float) -> float:
@@ -24,10 +24,10 @@ def following(now: float, interval_s: float) -> float:
     return at if at - now > 1e-6 * interval_s else at + interval_s
 
 
-class Report:
+class StageReport:
     """Remembers where the last report stood."""
 
-    def __init__(self, processing: Processing, source: Source | None, intake: Intake, now: float) -> None:
+    def __init__(self, processing: Processing, source: SourcePositions | None, intake: Upstreams, now: float) -> None:
         self._processing = processing
         self._source = source
         self._intake = intake
@@ -56,9 +56,9 @@ class Report:
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)
-        taken["stopped_by"] = processing.guard.stopped_by
-        taken["dead_stored"] = processing.guard.kept_messages
-        taken["dead_stored_bytes"] = processing.guard.kept_bytes
+        taken["stopped_by"] = processing.breaker.stopped_by
+        taken["dead_stored"] = processing.breaker.kept_messages
+        taken["dead_stored_bytes"] = processing.breaker.kept_bytes
         taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None

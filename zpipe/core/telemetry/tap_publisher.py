@@ -15,7 +15,7 @@ from zpipe.core.actions import Action, Publish, SendParcel
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.policy import TapPolicy
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Self
+from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames
 
 TAP = b"tap"
@@ -60,7 +60,7 @@ class Passage:
 class Tap:
     """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one."""
 
-    def __init__(self, me: Self, policy: TapPolicy) -> None:
+    def __init__(self, me: Identity, policy: TapPolicy) -> None:
         self._me = me
         self._policy = policy
         self._until = ASLEEP

@@ -11,7 +11,7 @@ from typing import Any
 SHARES = ("waiting", "working", "blocked", "limited", "retrying")
 
 
-class Budget:
+class TimeBudget:
     """Seconds of workers by what they did since the last `take`. `idle_as`: what idle ones wait for now."""
 
     def __init__(self, workers: int, now: float) -> None:

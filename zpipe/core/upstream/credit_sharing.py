@@ -12,7 +12,7 @@ from zpipe.core.upstream import credit
 from zpipe.core.upstream.inlet_session import InletSession
 
 
-class Allotment:
+class CreditSharing:
     """`bound`: of all that is held here or may come by credit."""
 
     def __init__(self, bound: Bound) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy
-from zpipe.core.upstream.credit_sharing import Allotment
+from zpipe.core.upstream.credit_sharing import CreditSharing
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession
 from zpipe.core.upstream.upstream import Upstream
@@ -38,7 +38,7 @@ class Inlet:
         self.window = 1
         self.crowded = False
         self.leaving = False
-        self._allotment = Allotment(bound)
+        self._credit_sharing = CreditSharing(bound)
         self._policy = policy
         self._counts = counts
         self._sessions: dict[bytes, InletSession] = {}
@@ -288,7 +288,9 @@ class Inlet:
 
     def _share(self, now: float) -> None:
         sessions = list(self._sessions.values())
-        if not self.leaving and self._allotment.share(sessions, self.window, self._orphan_messages, self._orphan_bytes):
+        if not self.leaving and self._credit_sharing.share(
+            sessions, self.window, self._orphan_messages, self._orphan_bytes
+        ):
             for session in sessions:
                 session.ask_reply()
                 session.due(now)

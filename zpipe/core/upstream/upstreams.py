@@ -19,13 +19,13 @@ from zpipe.errors import PeerError
 NEVER = float("inf")
 
 
-Suspects = dict[tuple[str, str, int], tuple[str, list[list[int]]]]
+SuspectedCalls = dict[tuple[str, str, int], tuple[str, list[list[int]]]]
 """By upstream (stage, outlet, instance): its incarnation, and [start, stop, alone] of messages that were in a call of the
 plugin when the life before this one ended by accident."""
 
 
 @dataclass(frozen=True)
-class Self:
+class Identity:
     """Who this instance is, as it says in a hello."""
 
     pipeline: str
@@ -35,7 +35,7 @@ class Self:
     inbox: str = ""
 
 
-class Intake:
+class Upstreams:
     """`links` are (upstream stage, outlet), in the order of the config; none for a head stage.
 
     secret  random bytes of this incarnation, which only its producers read: nobody else can open a session in its place
@@ -43,12 +43,12 @@ class Intake:
 
     def __init__(
         self,
-        me: Self,
+        me: Identity,
         secret: bytes,
         links: Sequence[tuple[str, str]],
         inlet: Inlet,
         policy: StagePolicy,
-        suspects: Suspects | None = None,
+        suspects: SuspectedCalls | None = None,
     ) -> None:
         self._me = me
         self._secret = secret
@@ -96,7 +96,7 @@ class Intake:
             upstream.left = False
 
     def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
-        """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
+        """LinkEnds the session, if there is one, and says hello for another. After a fault there is at most one session a
         heartbeat, or two that misunderstand each other would open sessions as fast as they can."""
         session = upstream.session
         self._inlet.close(upstream)

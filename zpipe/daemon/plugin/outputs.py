@@ -13,7 +13,7 @@ from zpipe.core.processing.task import Chunk, Failure, Verdict
 from zpipe.core.wire import section
 
 
-class Emission:
+class OutputSections:
     """Outputs for one outlet, in parallel arrays. `owners` are the indexes of the messages they were made from.
 
     in_order  the owners are a run;  of_all: each output was made from the whole batch, whatever its owner says
@@ -76,9 +76,9 @@ class Emission:
             chunks += self._encode(start, min(start + policy.section_messages, len(self)), policy, failures)
         return chunks
 
-    def without(self, failures: dict[int, Failure]) -> Emission:
+    def without(self, failures: dict[int, Failure]) -> OutputSections:
         """The outputs of messages that did not fail."""
-        kept = Emission(self.outlet)
+        kept = OutputSections(self.outlet)
         kept.of_all = self.of_all
         for at, owner in enumerate(self.owners):
             if owner not in failures:
@@ -115,7 +115,7 @@ class Emission:
         return self._encode(start, middle, policy, failures) + self._encode(middle, stop, policy, failures)
 
 
-def encode_all(emissions: list[Emission], policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+def encode_all(emissions: list[OutputSections], policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
     """The sections of all outlets, without any output of a message that failed, here or before."""
     while True:
         known = len(failures)

@@ -13,7 +13,7 @@ from typing import Any
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Failure, Result, Task
 from zpipe.daemon.plugin.reason import reason_of, traceback_of
-from zpipe.daemon.plugin.task_run import PLAIN, Ends, NoOutput, TaskRun, WrongBatch, outputs_inside
+from zpipe.daemon.plugin.task_run import PLAIN, LinkEnds, NoOutput, TaskRun, WrongBatch, outputs_inside
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
@@ -56,7 +56,7 @@ class Runner:
         hooks: Mapping[str, Callable[..., Any]],
         context: Context,
         policy: LinkPolicy,
-        ends: Ends,
+        ends: LinkEnds,
     ) -> None:
         self._process = hooks.get("zpipe_process")
         self._process_batch = hooks.get("zpipe_process_batch")

@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk, DeadLetter, Failure, Past
+from zpipe.core.processing.task import Chunk, DeadLetter, Failure, PastCalls
 from zpipe.core.wire import cbor, section
-from zpipe.daemon.plugin.outputs import Emission, encode_all
+from zpipe.daemon.plugin.outputs import OutputSections, encode_all
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.task_run import check_message, check_outlet
 from zpipe.errors import PluginError, Reject
@@ -29,7 +29,7 @@ _TUPLES, _PAIRS, _NAMES = frozenset({tuple}), frozenset({2}), frozenset({int, st
 Batch = tuple[list[Chunk], Position, int, list[DeadLetter]]
 
 
-class Feeder:
+class SourceThread:
     """`eager`: nothing is unsent, so whatever comes should go out at once; else only `enough` messages are worth a turn.
     `outlets`: the named ones that its messages may leave by.
 
@@ -176,8 +176,8 @@ class Feeder:
     def _take_any(self, items: list[Any]) -> Batch:
         now = time.time()
         stage = self._context.stage
-        emission = Emission("")
-        named: dict[str, Emission] = {}
+        emission = OutputSections("")
+        named: dict[str, OutputSections] = {}
         failures: dict[int, Failure] = {}
         position: Position = None
         for index, item in enumerate(items):
@@ -195,7 +195,7 @@ class Feeder:
                 except Reject as error:
                     failures[index] = Failure(index, str(error))
                     continue
-                to = named.setdefault(item.outlet, Emission(item.outlet)) if item.outlet else emission
+                to = named.setdefault(item.outlet, OutputSections(item.outlet)) if item.outlet else emission
                 to.add(item.id or f"{stage}:{name(position)}", item.origin or now, item.payload, item.headers, index)
             else:
                 kind = type(item).__name__
@@ -219,7 +219,7 @@ def letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
         position, payload = item
     raw = payload.raw if type(payload) is BadRecord else payload
     return DeadLetter(
-        failure.reason, failure.traceback, Past(attempts=1), None, id=f"{stage}:{name(position)}", raw=raw
+        failure.reason, failure.traceback, PastCalls(attempts=1), None, id=f"{stage}:{name(position)}", raw=raw
     )
 
 

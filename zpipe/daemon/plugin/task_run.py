@@ -19,7 +19,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.core.wire.section import MAX_ORIGIN_S
 from zpipe.daemon.plugin.failures import failure_of
-from zpipe.daemon.plugin.outputs import Emission, encode_all
+from zpipe.daemon.plugin.outputs import OutputSections, encode_all
 from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
 from zpipe.plugin import nearest_name
@@ -38,7 +38,7 @@ _NO_OUTLET, _NO_POSITION = repeat(""), repeat(None)
 
 
 @dataclass(frozen=True)
-class Ends:
+class LinkEnds:
     """What a stage's config says of the messages in and out of it.
 
     outlets     the named ones that its messages may leave by
@@ -72,14 +72,14 @@ class WrongBatch(Exception):
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy, ends: Ends) -> None:
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy, ends: LinkEnds) -> None:
         self.task = task
-        self.default = Emission("")
+        self.default = OutputSections("")
         self.filtered = 0
         self._last = last
         self._policy = policy
         self._ends = ends
-        self._named: dict[str, Emission] = {}
+        self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
         self._of_all = False
@@ -166,10 +166,10 @@ class TaskRun:
             self.default.add(id, message.origin, one, message.headers, index)
         self._many += 1
 
-    def _emission(self, outlet: str) -> Emission:
-        return self._named.setdefault(outlet, Emission(outlet))
+    def _emission(self, outlet: str) -> OutputSections:
+        return self._named.setdefault(outlet, OutputSections(outlet))
 
-    def _emissions(self) -> list[Emission]:
+    def _emissions(self) -> list[OutputSections]:
         return [self.default, *self._named.values()]
 
     def _early(self) -> list[Chunk]:

@@ -20,7 +20,7 @@ AGAIN_S = 1.0
 """Tried again after this long: soon enough for people, and a thousand times too seldom to cost anything."""
 
 
-class Setback:
+class Fault:
     """One thing that may fail for a while. Used by one thread.
 
     failing, working  the events in the log;  what: in words, with the error it is `text`, "" while all is well
@@ -59,11 +59,11 @@ class Setback:
         self.text, self._since, self._said, self._times = "", NEVER, False, 0
 
 
-class Errand:
+class RepeatedWrite:
     """One call that writes a small file, made again every AGAIN_S seconds until it raises no OSError."""
 
-    def __init__(self, setback: Setback) -> None:
-        self._setback = setback
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
         self._call: Callable[[], None] | None = None
         self._at = NEVER
 
@@ -87,8 +87,8 @@ class Errand:
         try:
             self._call()
         except OSError as error:
-            self._setback.failed(error)
+            self._fault.failed(error)
             self._at = time.monotonic() + AGAIN_S
         else:
-            self._setback.worked()
+            self._fault.worked()
             self._call, self._at = None, NEVER

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core.processing.task import Result, Task, Verdict
-from zpipe.core.upstream.upstreams import Self
-from zpipe.daemon.service.faults import Errand, Setback
+from zpipe.core.upstream.upstreams import Identity
+from zpipe.daemon.service.faults import Fault, RepeatedWrite
 from zpipe.errors import OperatorError
 from zpipe.runtime import descriptors
 from zpipe.runtime.places import Places
@@ -21,34 +21,34 @@ PATIENCE_S = 1.0
 """A service that says "slow down" now and then is the limiter's; one that lets nothing through this long is said aloud."""
 
 
-class Outside:
-    """Used by the loop's thread. `setbacks` are those of others; `fail` ends the instance, with an event and its reason."""
+class Health:
+    """Used by the loop's thread. `faults` are those of others; `fail` ends the instance, with an event and its reason."""
 
     def __init__(
         self,
         places: Places,
-        me: Self,
+        me: Identity,
         log: logging.Logger,
-        setbacks: list[Setback],
+        faults: list[Fault],
         fail: Callable[[str, BaseException], None],
     ) -> None:
         self._places = places
         self._me = me
         self._fail = fail
         state = f"cannot write in {places.state(me.stage, me.instance)}"
-        mark = Setback(log, "mark.unwritten", "mark.written", state)
-        pause = Setback(log, "pause.unwritten", "pause.written", state)
-        self._plugin = Setback(log, "plugin.waits", "plugin.goes_on", "the plugin", PATIENCE_S)
-        self._setbacks = [*setbacks, mark, pause, self._plugin]
-        self._marking = Errand(mark)
-        self._pausing = Errand(pause)
+        mark = Fault(log, "mark.unwritten", "mark.written", state)
+        pause = Fault(log, "pause.unwritten", "pause.written", state)
+        self._plugin = Fault(log, "plugin.waits", "plugin.goes_on", "the plugin", PATIENCE_S)
+        self._faults = [*faults, mark, pause, self._plugin]
+        self._marking = RepeatedWrite(mark)
+        self._pausing = RepeatedWrite(pause)
         self._look_at = 0.0
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def held_by(self) -> str:
         """What this instance waits for, in words; "" if for nothing outside the pipeline."""
-        return next((setback.text for setback in self._setbacks if setback.text), "")
+        return next((fault.text for fault in self._faults if fault.text), "")
 
     def mark(self, ended: bool, snapshot: dict[str, Any]) -> None:
         """Leaves word that the instance has stopped; until that is written `may_exit` is false."""

@@ -1,6 +1,6 @@
 """Talking to systemd: sd_notify(3) over its datagram socket, and the watchdog.
 
-May live here: the notifications and when they are worth sending. It knows no core; `Vital` is what it is told each turn.
+May live here: the notifications and when they are worth sending. It knows no core; `ServiceStatus` is what it is told each turn.
 
 The watchdog is fed by the loop's own turns and by nothing else: a helper thread would vouch for a loop that hangs. The stop
 timeout is extended only while acks progress, so that a drain that advances lives and one that is stuck is killed.
@@ -20,7 +20,7 @@ EXTENSION_S = 15.0
 
 
 @dataclass(frozen=True)
-class Vital:
+class ServiceStatus:
     """What the instance is doing. `progress` changes whenever something was finished; `ending`: it drains or leaves."""
 
     status: str
@@ -54,7 +54,7 @@ class Notifier:
         with contextlib.suppress(OSError):  # nobody reads: there is nothing better to do than to go on working
             self._socket.sendto("\n".join(lines).encode(), self._address)
 
-    def ready(self, vital: Vital) -> None:
+    def ready(self, vital: ServiceStatus) -> None:
         """Bound, and the plugin is open. With the status, or `systemctl status` would say STARTING for a second yet."""
         self.send("READY=1", f"STATUS={vital.status}")
 
@@ -72,7 +72,7 @@ class Notifier:
     def next_at(self) -> float:
         return self._status_at if self.on else float("inf")
 
-    def report(self, vital: Vital, now: float) -> None:
+    def report(self, vital: ServiceStatus, now: float) -> None:
         """STATUS, and more time to stop if something was finished since the last report."""
         self._status_at = now + STATUS_S
         lines = [f"STATUS={vital.status}"]

@@ -10,8 +10,8 @@ from typing import Any
 from zpipe import __version__
 from zpipe.core.stage import Stage
 from zpipe.daemon.service.resident import PAGE_BYTES
-from zpipe.daemon.service.sdnotify import Vital
-from zpipe.daemon.storage.last_life import Crash
+from zpipe.daemon.service.sdnotify import ServiceStatus
+from zpipe.daemon.storage.last_life import LastLife
 
 _EPOCH = time.time() - time.monotonic()
 """Rates are taken between snapshots, so their times must not jump when somebody sets the clock."""
@@ -19,7 +19,7 @@ _STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 """Kept open, so that a snapshot can be taken when there are no file descriptors left."""
 
 
-def vital_of(stage: Stage, held_by: str) -> Vital:
+def status_of(stage: Stage, held_by: str) -> ServiceStatus:
     """State, depth, rate, and what holds it. `progress` moves with everything finished here or acked below, not with what is
     handed back."""
     counts, downstream = stage.counts, stage.downstream
@@ -27,33 +27,35 @@ def vital_of(stage: Stage, held_by: str) -> Vital:
     acked = sum(outlet.acked for outlet in downstream.outlets)
     source = stage.source
     parts = [stage.state.value + (" (paused)" if stage.processing.paused else "")]
-    if stopped_by := stage.processing.guard.stopped_by:
+    if stopped_by := stage.processing.breaker.stopped_by:
         parts.append(f"takes no more: {stopped_by}")
     if source is None:
         parts.append(f"depth {counts.queued}, in process {counts.in_process}")
     if downstream.outlets:
         parts.append(f"unsent {downstream.unsent}, unacked {downstream.in_flight}")
     parts.append(f"done {done}, {stage.report.rate_out:.0f}/s")
-    if stored := stage.processing.guard.kept_messages:
+    if stored := stage.processing.breaker.kept_messages:
         parts.append(f"dead letters stored {stored}")
     if held_by:
         parts.append(f"held: {held_by}")
-    if stage.ending.leaving or stage.ending.draining:
-        waits = stage.intake.waiting_for()
-        parts.append("ending" + (f", waits for {', '.join(waits)}" if waits and not stage.ending.leaving else ""))
+    if stage.shutdown.leaving or stage.shutdown.draining:
+        waits = stage.upstreams.waiting_for()
+        parts.append("ending" + (f", waits for {', '.join(waits)}" if waits and not stage.shutdown.leaving else ""))
     # What a closing source still takes in is no progress towards its end.
     progress: tuple[int, ...] = (acked, source.finished) if source is not None else (done, acked)
-    return Vital(", ".join(parts), progress, stage.ending.leaving or stage.ending.draining or stage.ending.begun)
+    return ServiceStatus(
+        ", ".join(parts), progress, stage.shutdown.leaving or stage.shutdown.draining or stage.shutdown.begun
+    )
 
 
-def process_vitals(
+def process_figures(
     run: str,
     total: int | None,
     finished_before: int,
     held_by: str,
     replay_due: bool,
     read: tuple[int, float] | None,
-    crash: Crash,
+    crash: LastLife,
     worker_deaths: Mapping[str, int],
 ) -> dict[str, Any]:
     """What only the process knows.

@@ -17,7 +17,7 @@ from typing import Any
 
 from zpipe.core.processing.task import Task
 from zpipe.core.upstream.delivery import Slice
-from zpipe.core.upstream.upstreams import Suspects
+from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
@@ -49,13 +49,13 @@ class CallJournal:
             # Not sparse: a store into a page for which the disk has no room any more is the end of the process (SIGBUS).
             os.posix_fallocate(file.fileno(), 0, slots * size)
             self._map = mmap.mmap(file.fileno(), slots * size)
-        self._slots = [Slot(memoryview(self._map)[at * size : (at + 1) * size]) for at in range(slots)]
+        self._slots = [CallSlot(memoryview(self._map)[at * size : (at + 1) * size]) for at in range(slots)]
 
-    def slot(self, number: int) -> Slot:
+    def slot(self, number: int) -> CallSlot:
         return self._slots[number]
 
 
-class Slot:
+class CallSlot:
     """One worker's part of the journal: the messages of its task, and the note of which one it calls for."""
 
     def __init__(self, view: memoryview) -> None:
@@ -121,7 +121,7 @@ class _Call:
                     yield (stage, outlet, instance), incarnation, number, id
 
 
-def in_call(path: Path) -> tuple[Suspects, list[str]]:
+def in_call(path: Path) -> tuple[SuspectedCalls, list[str]]:
     """What was in a call when the process that kept the journal died, and the ids of those messages as far as they are known;
     nothing if it ended in order, or if the journal cannot be read."""
     try:
@@ -129,7 +129,7 @@ def in_call(path: Path) -> tuple[Suspects, list[str]]:
     except (OSError, PeerError, ValueError, TypeError, AttributeError):
         return {}, []
     alone = int(len(found) == 1)
-    by_producer: Suspects = {}
+    by_producer: SuspectedCalls = {}
     for producer, incarnation, number, _ in found:
         _, rows = by_producer.setdefault(producer, (incarnation, []))
         rows.append([number, number + 1, alone])

@@ -17,11 +17,11 @@ from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.service.faults import AGAIN_S, Setback
+from zpipe.daemon.service.faults import AGAIN_S, Fault
 from zpipe.daemon.storage.call_journal import STORE
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.dead_letter_rows import letter_message, letter_row
-from zpipe.daemon.storage.last_life import Crash
+from zpipe.daemon.storage.last_life import LastLife
 from zpipe.daemon.storage.store import Store
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import LetterRow, Marked
@@ -34,14 +34,14 @@ TICK_S = 0.1
 EXPIRE_S = 60.0
 
 
-class Keeper:
+class DeadLetterKeeper:
     """`due`: letters may be marked for replay that are not in hand yet. True at the start: the last life may have left some."""
 
     def __init__(
         self, stage: Stage, store: Store, mailbox: Mailbox, log: logging.Logger, letter_log: DeadLetterLog
     ) -> None:
-        self.setback = Setback(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self._crash = Crash()
+        self.fault = Fault(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
+        self._crash = LastLife()
         self._probing = False
         self.due = stage.source is None
         self._stage = stage
@@ -49,7 +49,7 @@ class Keeper:
         self._mailbox = mailbox
         self._log = log
         self._letter_log = letter_log
-        self._guard = stage.processing.guard
+        self._breaker = stage.processing.breaker
         self._replays = stage.processing.replays
         self._reading = False
         self._asked = False
@@ -60,9 +60,9 @@ class Keeper:
         self._look_at = 0.0
         self._expire_at = 0.0 if stage.policy.dead.age_s is not None else NEVER
         self._stopped_by = ""
-        self._guard.kept(*store.kept)
+        self._breaker.kept(*store.kept)
 
-    def remember(self, crash: Crash) -> None:
+    def remember(self, crash: LastLife) -> None:
         """How the life before ended, before anything is replayed: a letter must not end this one for ever."""
         self._crash = crash
         _, rows = crash.suspects.get(STORE, ("", []))
@@ -76,15 +76,15 @@ class Keeper:
 
     # ---- what the core asks for
 
-    def bury(self, action: act.Bury) -> None:
+    def bury(self, action: act.StoreDeadLetter) -> None:
         """Writes the letter, then reports it."""
         letter = action.letter
-        if self.setback.text and self._probing:  # one shows whether there is room again, however many wait
-            self._stage.processing.burials.written(letter, False, time.monotonic())
+        if self.fault.text and self._probing:  # one shows whether there is room again, however many wait
+            self._stage.processing.dead_letters.written(letter, False, time.monotonic())
             return
         self._write(letter, self._row(letter))
 
-    def post(self, action: act.Post) -> None:
+    def post(self, action: act.SendDeadLetter) -> None:
         """Sends the letter on its way as a message; writes one that is too large for that."""
         letter = action.letter
         row = self._row(letter)
@@ -94,7 +94,7 @@ class Keeper:
             return
         self._tell(letter, row)
         # In the next turn, so that what can be sent is.
-        self._mailbox.post(lambda: self._stage.processing.burials.posted(letter, body))
+        self._mailbox.post(lambda: self._stage.processing.dead_letters.posted(letter, body))
 
     def _row(self, letter: DeadLetter) -> LetterRow:
         return letter_row(letter, self._stage.me.stage, self._crash)
@@ -116,11 +116,11 @@ class Keeper:
         def then(error: Exception | None, _: None) -> None:
             self._probing = False
             if error is None:
-                self.setback.worked()
+                self.fault.worked()
                 self._tell(letter, row)
             else:
-                self.setback.failed(error)
-            self._stage.processing.burials.written(letter, error is None, time.monotonic())
+                self.fault.failed(error)
+            self._stage.processing.dead_letters.written(letter, error is None, time.monotonic())
 
         self._ask(job, then)
 
@@ -132,7 +132,7 @@ class Keeper:
             if error is None:
                 self._replays.removed(number)
                 return
-            self.setback.failed(error)
+            self.fault.failed(error)
             self._removals.append(number)
             self._again_at = time.monotonic() + AGAIN_S
 
@@ -156,17 +156,17 @@ class Keeper:
             removals, self._removals = self._removals, []
             for number in removals:
                 self.remove(act.RemoveLetter(number))
-        if self._guard.kept_messages and now >= self._look_at:  # an operator may have dropped some
+        if self._breaker.kept_messages and now >= self._look_at:  # an operator may have dropped some
             self._look_at = now + AGAIN_S
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
-        look_at = self._look_at if self._guard.kept_messages else NEVER
+        look_at = self._look_at if self._breaker.kept_messages else NEVER
         return min(say_at, self._expire_at, self._again_at, look_at, self._read_at if self._may_read else NEVER)
 
     def _say(self) -> None:
         """Says once that the stage takes no more work, and why; and once that it goes on."""
-        stopped_by = self._guard.stopped_by
+        stopped_by = self._breaker.stopped_by
         if stopped_by and not self._stopped_by:
             self._log.error(fields(event="stage.held", reason=stopped_by))
         elif self._stopped_by and not stopped_by:
@@ -204,7 +204,7 @@ class Keeper:
             now = time.monotonic()
             self._reading = False
             if found is None:
-                self.setback.failed(error)
+                self.fault.failed(error)
                 self._read_at = now + AGAIN_S
             elif not found:
                 self.due = self._asked
@@ -225,7 +225,7 @@ class Keeper:
         def done(error: Exception | None) -> None:
             def report() -> None:
                 if error is None:
-                    self._guard.kept(*found[0][1])
+                    self._breaker.kept(*found[0][1])
                 then(error, found[0][0] if error is None else None)
 
             self._mailbox.post(report)

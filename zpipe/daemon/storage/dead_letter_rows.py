@@ -9,12 +9,12 @@ from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
 from zpipe.core.processing.task import DEAD, DeadLetter
 from zpipe.core.wire import cbor, section
 from zpipe.daemon.plugin.reason import clean
-from zpipe.daemon.storage.last_life import Crash
+from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError
 from zpipe.runtime.dead_letter_table import LetterRow
 
 
-def letter_row(letter: DeadLetter, stage: str, crash: Crash) -> LetterRow:
+def letter_row(letter: DeadLetter, stage: str, crash: LastLife) -> LetterRow:
     """The row of a letter. A message that cannot be decoded is kept as the bytes of its whole section.
 
     crash  how this instance's life before ended: the end of a message that has ended it

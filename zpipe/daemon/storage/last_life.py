@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.core.upstream.delivery import Slice
-from zpipe.core.upstream.upstreams import Suspects
+from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.daemon.plugin.reason import clean
 from zpipe.daemon.storage.call_journal import CallJournal, in_call, producer_of
 from zpipe.errors import OperatorError
@@ -49,7 +49,7 @@ _FATAL = {
 
 
 @dataclass(frozen=True)
-class Crash:
+class LastLife:
     """Without arguments: the life before ended in order, or there was none.
 
     suspects  and `traceback` (of a fatal signal, or "") may be those of an earlier run; all else is of this one
@@ -58,7 +58,7 @@ class Crash:
     restarts  crashes since the last start that followed an end in order, by what ended them
     """
 
-    suspects: Suspects = field(default_factory=dict)
+    suspects: SuspectedCalls = field(default_factory=dict)
     how: str = ""
     traceback: str = ""
     ids: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Crash:
         return accused == incarnation and any(start <= number < stop for start, stop, _ in rows)
 
 
-class CrashFiles:
+class LastLifeFiles:
     """The files of one instance, in its state folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class CrashFiles:
         self._ended = folder / ENDED
         self._restarts = folder / "restarts.json"
 
-    def found(self, env: Mapping[str, str], cut_short: bool) -> Crash:
+    def found(self, env: Mapping[str, str], cut_short: bool) -> LastLife:
         """What the life before has left. To be read once, before `begin`.
 
         cut_short  there was one, and it did not end in order
@@ -117,9 +117,9 @@ class CrashFiles:
         suspects, ids = in_call(self._calls)
         shown = tuple(clean(id)[:ID_CHARACTERS] for id in ids[:MOST_IDS])
         if not cut_short:  # an earlier run's, whose dead letters may still be replayed here
-            return Crash(suspects, traceback=traceback, ids=shown)
+            return LastLife(suspects, traceback=traceback, ids=shown)
         how = env.get(LAST_DEATH) or how_ended(ended) or _fatal_signal(traceback) or UNKNOWN
-        return Crash(suspects, how, traceback, shown, time.time(), self._count(reason_of_crash(how)))
+        return LastLife(suspects, how, traceback, shown, time.time(), self._count(reason_of_crash(how)))
 
     def _count(self, reason: str) -> dict[str, int]:
         """The crashes so far, and this one. What cannot be kept (a full disk) is not counted the next time."""

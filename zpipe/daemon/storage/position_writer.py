@@ -13,7 +13,7 @@ from typing import Any
 
 from zpipe.core.actions import Commit
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.service.faults import AGAIN_S, NEVER, Setback
+from zpipe.daemon.service.faults import AGAIN_S, NEVER, Fault
 from zpipe.daemon.storage.store import Saved, Store
 
 
@@ -24,14 +24,14 @@ class PositionWriter:
         self,
         store: Store,
         mailbox: Mailbox,
-        setback: Setback,
+        fault: Fault,
         saved: Callable[[Commit], Saved],
         stored: Callable[[int, bool], None],
     ) -> None:
         self.heard: Callable[[Any], None] = lambda position: None
         self._store = store
         self._mailbox = mailbox
-        self._setback = setback
+        self._fault = fault
         self._saved = saved
         self._stored = stored
         self._next: Commit | None = None
@@ -66,10 +66,10 @@ class PositionWriter:
     def _done(self, commit: Commit, error: Exception | None) -> None:
         self._writing = False
         if error is None:
-            self._setback.worked()
+            self._fault.worked()
             self._stored(commit.count, commit.ended)
         else:
-            self._setback.failed(error)
+            self._fault.failed(error)
             self._at = time.monotonic() + AGAIN_S
             self._next = self._next or commit
         self.turn(time.monotonic())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class Gate:
+class OutputGate:
     """Open while the stage's outputs have room. Workers that emit early wait at it, never the loop."""
 
     def __init__(self) -> None:

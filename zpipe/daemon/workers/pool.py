@@ -14,9 +14,9 @@ from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner
-from zpipe.daemon.plugin.task_run import Ends
+from zpipe.daemon.plugin.task_run import LinkEnds
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.output_gate import Gate
+from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.daemon.workers.worker_process import Limits, Process
@@ -50,14 +50,14 @@ def make_pool(
     context: Context,
     link: LinkPolicy,
     calls: CallJournal,
-    gate: Gate,
+    gate: OutputGate,
     emitted: Emitted,
     done: Done,
     log: logging.Logger,
 ) -> Pool:
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
-    ends = Ends(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
+    ends = LinkEnds(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
     if workers.kind == "thread":
         hook = "zpipe_process_batch" if context.batching else "zpipe_process"
         return ThreadPool(

@@ -1,6 +1,7 @@
 """A pool of worker processes: what one of them does to itself touches only the messages it had.
 
-May live here: which slot gets which task, and the pool's start and end. A process is `process.Process`, its life `slot.Slot`.
+May live here: which slot gets which task, and the pool's start and end. A process is `worker_process.Process`, and
+`slot.WorkerSlot` keeps one alive.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from zpipe.core.processing.task import Chunk, Result, Task
-from zpipe.daemon.workers.output_gate import Gate
-from zpipe.daemon.workers.slot import Slot
+from zpipe.daemon.workers.output_gate import OutputGate
+from zpipe.daemon.workers.slot import WorkerSlot
 from zpipe.daemon.workers.worker_process import CLOSE_S, Process
 from zpipe.errors import OperatorError
 
@@ -25,7 +26,7 @@ class ProcessPool:
         self,
         count: int,
         spawn: Callable[[int], Process],
-        gate: Gate,
+        gate: OutputGate,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
@@ -34,9 +35,9 @@ class ProcessPool:
         self._emitted = emitted
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
-        self._idle: list[Slot] = []
+        self._idle: list[WorkerSlot] = []
         self._slots = [
-            Slot(n, lambda n=n: spawn(n), self, self._pass_on, done, log)  # type: ignore[misc]
+            WorkerSlot(n, lambda n=n: spawn(n), self, self._pass_on, done, log)  # type: ignore[misc]
             for n in range(1, count + 1)
         ]
 
@@ -81,14 +82,14 @@ class ProcessPool:
 
     # ---- for the slots, on their threads
 
-    def next_for(self, slot: Slot) -> Task | None:
+    def next_for(self, slot: WorkerSlot) -> Task | None:
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
             self._idle.append(slot)
             return None
 
-    def withdraw(self, slot: Slot) -> Task | None:
+    def withdraw(self, slot: WorkerSlot) -> Task | None:
         with self._lock:
             if slot in self._idle:
                 self._idle.remove(slot)

@@ -34,14 +34,14 @@ MOST_UNBEGUN = 3
 class Tasks(Protocol):
     """Where a slot gets its tasks."""
 
-    def next_for(self, slot: Slot) -> Task | None:
+    def next_for(self, slot: WorkerSlot) -> Task | None:
         """One that waits; if there is none the slot is idle and will be given one."""
 
-    def withdraw(self, slot: Slot) -> Task | None:
+    def withdraw(self, slot: WorkerSlot) -> Task | None:
         """The slot is not idle any more: what it was given meanwhile."""
 
 
-class Slot:
+class WorkerSlot:
     """`pass_on` and `done` are called on the slot's thread; `pass_on` blocks until there is room.
 
     deaths  how many processes of it have died, by what ended them; read on other threads, by copying

@@ -10,7 +10,7 @@ from array import array
 from typing import Any
 
 from zpipe.core.ledger import Owners
-from zpipe.core.processing.task import Chunk, Failure, Past, Result, Task, Verdict
+from zpipe.core.processing.task import Chunk, Failure, PastCalls, Result, Task, Verdict
 from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
@@ -60,7 +60,7 @@ class Inbox:
             if not known:
                 self._section = Section(next(left), count, attempt=redelivery)
             slices.append(Slice(self._delivery(source), self._section, 0, start, stop, 0.0))
-        return Task(number, slices, Past(attempts=attempt - 1), batch)
+        return Task(number, slices, PastCalls(attempts=attempt - 1), batch)
 
     def _delivery(self, source: str) -> Delivery:
         if source not in self._nowhere:

@@ -13,9 +13,9 @@ from queue import SimpleQueue
 
 from zpipe.core.processing.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner, Step, Work
-from zpipe.daemon.storage.call_journal import CallJournal, Slot
+from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
-from zpipe.daemon.workers.output_gate import Gate
+from zpipe.daemon.workers.output_gate import OutputGate
 
 
 class ThreadPool:
@@ -34,7 +34,7 @@ class ThreadPool:
         runner: Runner,
         is_async: bool,
         timeout_s: float | None,
-        gate: Gate,
+        gate: OutputGate,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
@@ -48,7 +48,7 @@ class ThreadPool:
         self._event_loop = EventLoop(timeout_s, self._resume, log)
         self._lock = threading.Lock()
         self._free = [calls.slot(number) for number in range(count)]
-        self._slots: dict[Work, Slot] = {}
+        self._slots: dict[Work, CallSlot] = {}
         self._waiting: deque[Task] = deque()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = 0
@@ -68,14 +68,14 @@ class ThreadPool:
         self._begin(task, slot)
 
     def close(self) -> None:
-        """Ends the threads that are idle, and what waits on the event loop; one stuck in the plugin ends with the process."""
+        """LinkEnds the threads that are idle, and what waits on the event loop; one stuck in the plugin ends with the process."""
         for _ in range(self._threads):
             self._calls.put(None)
         self._event_loop.close()
 
     # ---- on any thread
 
-    def _begin(self, task: Task, slot: Slot) -> None:
+    def _begin(self, task: Task, slot: CallSlot) -> None:
         work = self._runner.begin(task, slot.note)
         self._slots[work] = slot
 

@@ -25,7 +25,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.task import Result, Task
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.runner import Runner
-from zpipe.daemon.plugin.task_run import Ends
+from zpipe.daemon.plugin.task_run import LinkEnds
 from zpipe.daemon.service import collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Child:
+class WorkerMain:
     def __init__(self, pipe: Pipe, note: CallNote, start: dict[str, Any]) -> None:
         self._pipe = pipe
         self._note = note
@@ -96,7 +96,7 @@ class Child:
             last=start["last"],
             batching=start["batching"],
         )
-        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), Ends(**start["ends"]))
+        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), LinkEnds(**start["ends"]))
         if "zpipe_open" in self._hooks:
             self._hooks["zpipe_open"](self._context)
 
@@ -171,7 +171,7 @@ def main() -> None:
         calls = CallNote(note)
         # The note is shared with what a plugin forks. Without it the runner raises there, and calls no hook for the next message.
         os.register_at_fork(after_in_child=calls.note.release)
-        Child(pipe, calls, value[1]).run()
+        WorkerMain(pipe, calls, value[1]).run()
     except (EOFError, OSError):
         return  # the daemon is gone
     finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.metrics import METRICS, Distribution
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.app import PACE_S, now_s
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STUCK_S = 10.0
 class Collector:
     """The model as prometheus_client asks for it, on its own thread."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: PipelineModel) -> None:
         self._model = model
         self._lock = threading.Lock()
 
@@ -57,7 +57,7 @@ class Collector:
             yield kinds[metric.kind](metric.name, metric.help, labels=metric.labels, unit=unit)
 
 
-def serve(feed: Feed, model: Model, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(feed: Feed, model: PipelineModel, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serves the metrics and keeps them current, until interrupted. `ready` is told the address; port 0: of the system's choice.
 
     Blocks. Raises OperatorError if the address cannot be bound or prometheus_client is not installed.

@@ -29,7 +29,7 @@ EDGES_S = tuple(1e-6 * (1 << power) for power in range(7, 33))
 _ENDED = (State.STOPPED.value, State.FAILED.value)
 
 Value = dict[str, Any]
-"""What `Model.as_json` gives."""
+"""What `PipelineModel.as_json` gives."""
 
 
 class Distribution(NamedTuple):

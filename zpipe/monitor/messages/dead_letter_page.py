@@ -8,13 +8,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from zpipe.core.processing.letter import MESSAGE, Letter
+from zpipe.core.processing.letter import MESSAGE, StoredLetter
 from zpipe.monitor.messages.payload import as_text, shown
 
 REASON_CHARACTERS = 200
 
 
-def row(letter: Letter) -> dict[str, Any]:
+def row(letter: StoredLetter) -> dict[str, Any]:
     """What `list --json` prints of a letter."""
     return {
         "letter": letter.name,
@@ -32,7 +32,7 @@ def row(letter: Letter) -> dict[str, Any]:
     }
 
 
-def whole(letter: Letter) -> dict[str, Any]:
+def whole(letter: StoredLetter) -> dict[str, Any]:
     """What `show --json` prints of it."""
     return row(letter) | {
         "origin": letter.origin,
@@ -44,7 +44,7 @@ def whole(letter: Letter) -> dict[str, Any]:
     }
 
 
-def table(letters: list[Letter], now: float) -> Table:
+def table(letters: list[StoredLetter], now: float) -> Table:
     """One line a letter. Tries are attempts; `+2d`: and two deaths of its worker."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     # rich cuts every column alike where there is too little room: a name that is cut names nothing.
@@ -62,7 +62,7 @@ def table(letters: list[Letter], now: float) -> Table:
     return made
 
 
-def page(letter: Letter, now: float) -> str:
+def page(letter: StoredLetter, now: float) -> str:
     """Everything of one letter."""
     lines = [
         f"letter     {letter.name}",

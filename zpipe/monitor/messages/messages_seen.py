@@ -28,7 +28,7 @@ Link = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Passing:
+class SeenMessage:
     """One message; `at`: when it was seen, seconds since the epoch. `entered`: as the consumer got it."""
 
     at: float
@@ -71,7 +71,7 @@ def _shown(value: Any) -> str:
     return visible(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)")
 
 
-class Passings:
+class SeenMessages:
     """What is seen of what passes: `rate` messages a second at most, of those that meet all conditions.
 
     link    only this one; None: all
@@ -104,7 +104,7 @@ class Passings:
             parts.append(f"{self.hidden:,} too large to be shown, or not to be decoded")
         return "messages: " + ", ".join(parts)
 
-    def take(self, frame: frames.Tap, at: float, now: float) -> list[Passing]:
+    def take(self, frame: frames.Tap, at: float, now: float) -> list[SeenMessage]:
         """Of one section: spread over it if it has more than the rate allows."""
         link = frame.upstream, frame.outlet, frame.consumer
         if self._link not in (None, link):
@@ -129,7 +129,8 @@ class Passings:
         self.shown += room
         chosen = (found[n * len(found) // room] for n in range(room))
         return [
-            Passing(at, frame.stage, frame.instance, link, frame.peer, self._redaction(message)) for message in chosen
+            SeenMessage(at, frame.stage, frame.instance, link, frame.peer, self._redaction(message))
+            for message in chosen
         ]
 
     def _count(self, key: tuple[str, int, Link], frame: frames.Tap) -> None:

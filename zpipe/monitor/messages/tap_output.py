@@ -14,7 +14,7 @@ import click
 
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError
-from zpipe.monitor.messages.messages_seen import Passing, Passings
+from zpipe.monitor.messages.messages_seen import SeenMessage, SeenMessages
 
 TURN_S = 0.1
 
@@ -35,7 +35,7 @@ class Feed(Protocol):
         """Asks to be shown what passes, waits at most so long, and gives what was."""
 
 
-def follow(feed: Feed, passings: Passings, wait_s: float) -> Iterator[Passing]:
+def follow(feed: Feed, passings: SeenMessages, wait_s: float) -> Iterator[SeenMessage]:
     """Each message that is to be shown, until every instance has stopped. Blocks between.
 
     Raises NoPeerError if no instance answers within `wait_s`, OperatorError if this user may not look for them.
@@ -48,7 +48,7 @@ def follow(feed: Feed, passings: Passings, wait_s: float) -> Iterator[Passing]:
             raise feed.missing()
 
 
-def printer(as_json: bool, terminal: bool) -> Callable[[Passing], None]:
+def printer(as_json: bool, terminal: bool) -> Callable[[SeenMessage], None]:
     """Prints a message to stdout: a line of JSON, or a heading and the payload, in colour on a terminal that wants it."""
     if as_json:
         return lambda passing: click.echo(passing.as_json())

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from zpipe.monitor.model.capacity import Capacity, Efforts, Links, Stages
-from zpipe.monitor.model.load import Effort
+from zpipe.monitor.model.load import Load
 
 Kind = Literal["down", "paused", "held", "working", "limited", "retrying", "unacked", "source"]
 Verdict = dict[str, Any]
@@ -107,7 +107,7 @@ class _Flow:
     def _weight(self, name: str) -> float:
         return self._efforts[name].own / self._eased(1.0, name)
 
-    def _as_of_now(self, name: str) -> Effort:
+    def _as_of_now(self, name: str) -> Load:
         """Its shares are those of the last intervals if it has had no time left since it is busy, and not before."""
         effort = self._efforts[name]
         late = effort.own < SATURATED and effort.own_recent >= self._eased(SATURATED, name)
@@ -249,7 +249,7 @@ def _grows(link: dict[str, Any]) -> bool:
     return link["full_in_s"] is not None or (link["slope"] or 0.0) > 0.0
 
 
-def kind_of(effort: Effort) -> Literal["working", "limited", "retrying"]:
+def kind_of(effort: Load) -> Literal["working", "limited", "retrying"]:
     """What a busy stage is busy with: a limit, or retries, that keep workers idle, else its work."""
     limited, retrying = effort.shares["limited"], effort.shares["retrying"]
     if max(limited, retrying) < HINDERED:
@@ -257,7 +257,7 @@ def kind_of(effort: Effort) -> Literal["working", "limited", "retrying"]:
     return "limited" if limited >= retrying else "retrying"
 
 
-def _limit(effort: Effort, stage: dict[str, Any]) -> str:
+def _limit(effort: Load, stage: dict[str, Any]) -> str:
     if stage["limit"]:
         return f" of calls at once ({stage['limit']:g} now)" + (f" and {effort.rate:g}/s" if effort.rate else "")
     return f" of {effort.rate:g} calls a second" if effort.rate else " of calls"

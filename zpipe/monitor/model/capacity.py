@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from zpipe.monitor.model.flow import LinkName
-from zpipe.monitor.model.load import Effort
+from zpipe.monitor.model.load import Load
 
 Stages = Mapping[str, dict[str, Any]]
 Links = list[dict[str, Any]]
-Efforts = Mapping[str, Effort]
+Efforts = Mapping[str, Load]
 
 SLACK = 0.15
 """Of an instance: rates are measured, and 3.1 times as many messages are three instances' work."""

@@ -16,7 +16,7 @@ from typing import Any
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.monitor.model.flow import UNSENT, LinkName, fill, messages_of
-from zpipe.monitor.model.incarnation import LONG_WINDOW, Seen
+from zpipe.monitor.model.incarnation import LONG_WINDOW, SeenIncarnation
 from zpipe.monitor.model.trend import Trend
 
 FULL = 0.5
@@ -48,13 +48,13 @@ class Forecast:
         self._depth.grain = _batch(self._config.stages[self._name.consumer], 0.0)
         self._depth.add(at, depth)
 
-    def hear(self, seen: Seen) -> None:
+    def hear(self, seen: SeenIncarnation) -> None:
         """A snapshot of one of its producers has come."""
         if seen.incarnation not in self._producers:
             self._producers[seen.incarnation] = _Producer(self._name, self._config)
         self._producers[seen.incarnation].add(seen)
 
-    def times(self, live: list[Seen], depth: int, now: float) -> dict[str, Any]:
+    def times(self, live: list[SeenIncarnation], depth: int, now: float) -> dict[str, Any]:
         """0.0 to full when a producer has to wait, None where nobody can say."""
         lives = {seen.incarnation for seen in live}
         self._producers = {life: one for life, one in self._producers.items() if life in lives}
@@ -85,7 +85,7 @@ class _Producer:
         self._fill = 0.0
         self._behind_s = 0.0
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: SeenIncarnation) -> None:
         snapshot, link = seen.snapshot, seen.link(self._name)
         if "consumers" not in link or "unsent_bytes" not in link:
             return  # what room it has left, it does not say

@@ -8,7 +8,7 @@ from typing import Any
 
 from zpipe.core.telemetry.time_budget import SHARES
 from zpipe.monitor.model.flow import LinkName
-from zpipe.monitor.model.link_history import Past, ends_of
+from zpipe.monitor.model.link_history import LinkHistory, ends_of
 
 _WINDOW = 3.0
 """Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
@@ -26,7 +26,7 @@ CLOCKS_APART_S = 1.0
 """Some snapshot is heard sooner than this: if none was, the sender's clock is not the monitor's, and taken to be so far off."""
 
 
-class Seen:
+class SeenIncarnation:
     """`snapshot` is the last one, heard at `heard_at` by the monitor's clock.
 
     reading_speed  (a head) messages a second that its source gives while it may; None: nobody can say. Not more than in the last
@@ -43,7 +43,7 @@ class Seen:
         self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
         self._reads: float | None = None
         self._apart_s = math.inf
-        self.past = Past(began)
+        self.past = LinkHistory(began)
 
     def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
         before, self.snapshot = self.snapshot, snapshot

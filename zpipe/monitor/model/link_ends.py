@@ -12,7 +12,7 @@ A message on a link is in one of these, and the depth is the first three:
                 not acked yet. So it holds what is queued
 
 `remainder` = in_flight - under_way - unacked: acks on their way back, and what did not change evenly between two snapshots
-(`past`). At rest it is 0. Ends are matched by session, so what a killed consumer had queued is not counted beside the copy
+(`past`). At rest it is 0. LinkEnds are matched by session, so what a killed consumer had queued is not counted beside the copy
 that its producer has taken back: of a session that its producer does not know nothing counts, unless the producer is gone.
 """
 
@@ -22,13 +22,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zpipe.monitor.model.flow import LinkName
-from zpipe.monitor.model.incarnation import Seen
+from zpipe.monitor.model.incarnation import SeenIncarnation
 
 LATE_INTERVALS = 1.5
 COLUMNS = ("unsent", "under_way", "queued", "in_flight", "unacked", "remainder")
 
 
-def moment(ends: Iterable[Seen], interval_s: float) -> float:
+def moment(ends: Iterable[SeenIncarnation], interval_s: float) -> float:
     """Up to when they have spoken, but for those that missed a turn: they may be dead, and are taken as of their last word. 0.0:
     there are none."""
     spoken = [one.past.last.at for one in ends]
@@ -36,7 +36,9 @@ def moment(ends: Iterable[Seen], interval_s: float) -> float:
     return min((at for at in spoken if at >= latest - LATE_INTERVALS * interval_s), default=0.0)
 
 
-def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen], at: float) -> dict[str, int]:
+def count(
+    name: LinkName, producers: Sequence[SeenIncarnation], consumers: Sequence[SeenIncarnation], at: float
+) -> dict[str, int]:
     """The columns of a link as of a moment, in messages, from instances that are heard now."""
     found = dict.fromkeys(COLUMNS, 0)
     by_life = {one.incarnation: one.past.sessions(at) for one in consumers}
@@ -72,7 +74,7 @@ def count(name: LinkName, producers: Sequence[Seen], consumers: Sequence[Seen], 
     return found
 
 
-def says(consumers: Sequence[Seen]) -> bool:
+def says(consumers: Sequence[SeenIncarnation]) -> bool:
     """Whether all of them list their sessions: programs of other languages need not."""
     return all("sessions" in one.snapshot for one in consumers)
 

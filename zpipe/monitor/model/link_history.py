@@ -27,7 +27,7 @@ Origin = tuple[str, str, str]
 """Of a consumer's session: (upstream stage, outlet, the producer's incarnation)."""
 
 
-class Ends(NamedTuple):
+class LinkEnds(NamedTuple):
     """The rows of one snapshot. `links`: as a producer; `sessions`: as a consumer."""
 
     at: float
@@ -35,28 +35,28 @@ class Ends(NamedTuple):
     sessions: dict[Origin, Row]
 
 
-def ends_of(snapshot: dict[str, Any], at: float) -> Ends:
+def ends_of(snapshot: dict[str, Any], at: float) -> LinkEnds:
     stage, sessions = snapshot["stage"], snapshot.get("sessions", ())
-    return Ends(
+    return LinkEnds(
         at,
         {LinkName(stage, str(x.get("outlet", "")), str(x.get("to"))): x for x in snapshot["links"]},
         {(str(x.get("from")), str(x.get("outlet")), str(x.get("incarnation"))): x for x in sessions},
     )
 
 
-class Past:
+class LinkHistory:
     """`began`: it took the place of another incarnation while the monitor looked on, so before its first snapshot there was
     nothing of it; of one that was there before the monitor, the first snapshot is the best that is known of the time before."""
 
     def __init__(self, began: bool) -> None:
         self._began = began
-        self._kept: deque[Ends] = deque(maxlen=MOST_KEPT)
+        self._kept: deque[LinkEnds] = deque(maxlen=MOST_KEPT)
 
     @property
-    def last(self) -> Ends:
+    def last(self) -> LinkEnds:
         return self._kept[-1]
 
-    def add(self, ends: Ends, interval_s: float) -> None:
+    def add(self, ends: LinkEnds, interval_s: float) -> None:
         while self._kept and not ends.at - KEPT_INTERVALS * interval_s <= self._kept[0].at <= ends.at:
             self._kept.popleft()
         self._kept.append(ends)
@@ -90,7 +90,7 @@ class Past:
             for origin, row in nearest.items()
         }
 
-    def _around(self, at: float) -> tuple[Ends, Ends, float]:
+    def _around(self, at: float) -> tuple[LinkEnds, LinkEnds, float]:
         """The snapshots before and after a moment, and how far it is from the one to the other, 0 to 1."""
         after = self._kept[-1]
         for before in reversed(self._kept):
@@ -99,7 +99,7 @@ class Past:
                 return before, after, min(part, 1.0)
             after = before
         if self._began:
-            after = Ends(at, {}, {})
+            after = LinkEnds(at, {}, {})
         return after, after, 1.0
 
 

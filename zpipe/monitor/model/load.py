@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from zpipe.config import StageConfig
 from zpipe.core.telemetry.time_budget import SHARES
-from zpipe.monitor.model.incarnation import RECENT, Seen
+from zpipe.monitor.model.incarnation import RECENT, SeenIncarnation
 
 OWN = ("working", "limited", "retrying")
 """What a stage spends time on by its own doing."""
 
 
-class Effort(NamedTuple):
+class Load(NamedTuple):
     """Over the long window.
 
     shares   their mean time budget;  recent: that of the last few intervals;  batch: messages of a full batch
@@ -44,12 +44,12 @@ class Effort(NamedTuple):
         return sum(self.recent[share] for share in OWN)
 
 
-def effort_of(stage: StageConfig, live: Sequence[Seen]) -> Effort:
+def effort_of(stage: StageConfig, live: Sequence[SeenIncarnation]) -> Load:
     """Of the instances that are heard now."""
     speeds = [seen.speed(OWN) if stage.inputs else seen.reading_speed for seen in live]
     known = [speed for speed in speeds if speed is not None]
     rates = [(seen.snapshot.get("limit") or {}).get("rate") for seen in live]
-    return Effort(
+    return Load(
         head=not stage.inputs,
         batch=stage.batch.messages if stage.batch else None,
         shares=_mean([seen.shares() for seen in live]),

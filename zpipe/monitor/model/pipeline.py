@@ -27,7 +27,7 @@ from zpipe.monitor.model import link_ends
 from zpipe.monitor.model.bottleneck import find
 from zpipe.monitor.model.flow import LinkName, room, split
 from zpipe.monitor.model.forecast import Forecast
-from zpipe.monitor.model.incarnation import Seen
+from zpipe.monitor.model.incarnation import SeenIncarnation
 from zpipe.monitor.model.load import effort_of
 from zpipe.monitor.model.moment import possible
 
@@ -42,7 +42,7 @@ Snapshot = dict[str, Any]
 N = TypeVar("N", int, float)
 
 
-class Model:
+class PipelineModel:
     """Takes snapshots in any order of instances; the last of an instance counts, and of its incarnations the newest.
 
     began  when somebody began to listen; by default long enough ago for whoever runs to have been heard
@@ -51,7 +51,7 @@ class Model:
     def __init__(self, config: PipelineConfig, began: float = float("-inf")) -> None:
         self._patient_until = began + SILENT_INTERVALS * config.interval_s + CONNECT_S
         self._config = config
-        self._seen: dict[str, dict[int, Seen]] = {name: {} for name in config.stages}
+        self._seen: dict[str, dict[int, SeenIncarnation]] = {name: {} for name in config.stages}
         self._inputs = {
             stage.name: [LinkName(i.stage, i.outlet, stage.name) for i in stage.inputs]
             for stage in config.stages.values()
@@ -72,17 +72,17 @@ class Model:
         at = float(taken_at) if now is None else now
         seen = of_stage.get(instance)
         if seen is None:
-            seen = of_stage[instance] = Seen()
+            seen = of_stage[instance] = SeenIncarnation()
             self._seen[snapshot["stage"]] = dict(sorted(of_stage.items()))
         elif seen.snapshot["incarnation"] != snapshot["incarnation"]:
-            seen = of_stage[instance] = Seen(began=True)
+            seen = of_stage[instance] = SeenIncarnation(began=True)
         seen.add(snapshot, at, self._config.interval_s)
         self._now = max(self._now, at)
         for link, forecast in self._forecasts.items():
             self._forecast(seen, link, forecast)
         return True
 
-    def _forecast(self, seen: Seen, link: LinkName, forecast: Forecast) -> None:
+    def _forecast(self, seen: SeenIncarnation, link: LinkName, forecast: Forecast) -> None:
         """What an instance at one of its ends has said moves the forecast of a link."""
         stage = seen.snapshot["stage"]
         if stage == link.upstream:
@@ -137,19 +137,19 @@ class Model:
 
     # ---- instances
 
-    def _of(self, stage: str) -> dict[int, Seen]:
+    def _of(self, stage: str) -> dict[int, SeenIncarnation]:
         return self._seen[stage]
 
     def _absent(self, stage: str) -> list[int]:
         return [n for n in range(1, self._config.stages[stage].instances + 1) if n not in self._seen[stage]]
 
-    def _state(self, seen: Seen) -> str:
+    def _state(self, seen: SeenIncarnation) -> str:
         """Its own word for it; but one that has not said that it is over must be heard."""
         state: str = seen.snapshot["state"]
         silent = self._now - seen.heard_at > SILENT_INTERVALS * self._config.interval_s
         return SILENT if silent and state not in (State.STOPPED, State.FAILED) else state
 
-    def _live(self, stage: str) -> list[Seen]:
+    def _live(self, stage: str) -> list[SeenIncarnation]:
         """Those that work now: whatever others hold comes again."""
         return [s for s in self._of(stage).values() if self._state(s) not in (SILENT, State.STOPPED, State.FAILED)]
 
@@ -191,7 +191,7 @@ class Model:
             "progress": None if self._config.stages[name].inputs else _progress(all_),
         }
 
-    def _open_batch(self, seen: Seen) -> int:
+    def _open_batch(self, seen: SeenIncarnation) -> int:
         """Messages in its queue that wait for company."""
         batch = self._config.stages[seen.snapshot["stage"]].batch
         return int(seen.snapshot["queued"] % batch.messages) if batch else 0

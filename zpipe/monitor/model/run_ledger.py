@@ -30,7 +30,7 @@ STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates", *RARE)
 LINK_KEYS = ("sent", "acked", "dead", "returned", "in_flight", "unsent")
 
 
-class Ledger:
+class RunLedger:
     """Takes each incarnation's last snapshot, by `final` or by `killed`. `restarts` is for the caller to count.
 
     expected  instances that must give a final account; by default those of the config

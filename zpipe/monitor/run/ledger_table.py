@@ -46,7 +46,7 @@ def link_table(ledger: dict[str, Any]) -> Table:
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
-    """The ledger of `Ledger.as_json`: a row a stage, 80 columns wide. Columns in which there is nothing are left out."""
+    """The ledger of `RunLedger.as_json`: a row a stage, 80 columns wide. Columns in which there is nothing are left out."""
     rows: dict[str, dict[str, int]] = {name: dict(row) for name, row in ledger["stages"].items()}
     for name, row in rows.items():
         links = [link for link in ledger["links"] if link["from"] == name]

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.run.drain_progress import DrainLines, Snapshots, holdings
 from zpipe.monitor.screen.app import now_s
 from zpipe.monitor.screen.pipeline_status import status
@@ -54,7 +54,7 @@ class LiveProgress:
     """In a terminal: a bar and the table of stages, redrawn in place on stderr; log lines go above."""
 
     def __init__(self, config: PipelineConfig) -> None:
-        self._model = Model(config, now_s())
+        self._model = PipelineModel(config, now_s())
         self._finished = Finished(config)
         self._bar = Progress(
             TextColumn(f"[bold]{config.name}"),

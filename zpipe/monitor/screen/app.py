@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from zpipe.core.telemetry.stage_report import following
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
 from zpipe.monitor.screen.pipeline_status import status
@@ -45,7 +45,7 @@ def due_at(now: float, interval_s: float) -> float:
     return following(now - LATE * interval_s, interval_s) + LATE * interval_s
 
 
-def gather(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> bool:
+def gather(feed: Feed, model: PipelineModel, timeout_s: float, heard: Heard | None = None) -> bool:
     """Reads until every instance of the config and every further one was heard of, at most so long. False: none was. Blocks."""
     deadline = time.monotonic() + timeout_s
     while model.awaited and (left_s := deadline - time.monotonic()) > 0:
@@ -53,7 +53,7 @@ def gather(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = Non
     return model.heard
 
 
-def follow(feed: Feed, model: Model, interval_s: float, heard: Heard | None = None) -> Iterator[dict[str, Any]]:
+def follow(feed: Feed, model: PipelineModel, interval_s: float, heard: Heard | None = None) -> Iterator[dict[str, Any]]:
     """The model's value now and at each interval, until every instance has stopped. Blocks between."""
     while True:
         yield model.as_json(now_s())
@@ -65,7 +65,7 @@ def follow(feed: Feed, model: Model, interval_s: float, heard: Heard | None = No
             read(feed, model, 0.0, heard)
 
 
-def read(feed: Feed, model: Model, timeout_s: float, heard: Heard | None = None) -> None:
+def read(feed: Feed, model: PipelineModel, timeout_s: float, heard: Heard | None = None) -> None:
     """Takes what comes; not longer than PACE_S, so that instances started meanwhile are found."""
     for snapshot in feed.poll(min(timeout_s, PACE_S)):
         now = now_s()

@@ -1,6 +1,6 @@
 """Tables laid out by hand: columns that fit the width there is, and lines of styled text.
 
-May live here: widths, order of leaving out, and lines; not what stands in a cell. It is not rich's Table, which takes nine
+May live here: widths, order of leaving out, and lines; not what stands in a cell. It is not rich's StatusTable, which takes nine
 times as long (13 ms for 20 stages), since a screen is laid out every interval.
 """
 

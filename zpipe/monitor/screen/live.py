@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.app import PACE_S, Feed, Heard, due_at, now_s, read
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
@@ -37,7 +37,7 @@ class Operator(Protocol):
 
 def show(
     feed: Feed,
-    model: Model,
+    model: PipelineModel,
     config: PipelineConfig,
     interval_s: float,
     operator: Operator,
@@ -95,7 +95,7 @@ def _order(operator: Operator, command: Command) -> str:
         return str(error)
 
 
-def _waits(value: dict[str, Any], model: Model, config: PipelineConfig, operator: Operator) -> str:
+def _waits(value: dict[str, Any], model: PipelineModel, config: PipelineConfig, operator: Operator) -> str:
     """What is waited for while nothing was heard of."""
     if model.heard:
         return ""

@@ -58,7 +58,7 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
     return found
 
 
-class Table:
+class StatusTable:
     """Stages and links at a width. `tall`: one table each; else a stage and the first link into it share a row."""
 
     def __init__(
@@ -149,5 +149,9 @@ class Table:
 
 def status(value: dict[str, Any], width: int, glyphs: Glyphs = UNICODE) -> list[Line]:
     """The whole of it without anything to be operated: for `zpipe run`, files and pipes."""
-    table = Table(value, width, tall=False, glyphs=glyphs) if width < 100 else Table(value, width, True, glyphs=glyphs)
+    table = (
+        StatusTable(value, width, tall=False, glyphs=glyphs)
+        if width < 100
+        else StatusTable(value, width, True, glyphs=glyphs)
+    )
     return [clip(line, width) for line in [title(value), *table.lines, *remarks(value, width)]]

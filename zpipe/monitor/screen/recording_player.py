@@ -9,7 +9,7 @@ from typing import Any
 from zpipe.config import PipelineConfig
 from zpipe.monitor.export.recording import WINDOW_INTERVALS, Recording
 from zpipe.monitor.model.events import Events
-from zpipe.monitor.model.pipeline import Model
+from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
 from zpipe.monitor.screen.sparkline_history import History
@@ -35,7 +35,7 @@ class Tape:
         if near:
             snapshots = recording.between(self.at, at)
         else:
-            self._model, self.events, self.history = Model(self._config, recording.began), Events(), History()
+            self._model, self.events, self.history = PipelineModel(self._config, recording.began), Events(), History()
             snapshots = recording.until(at)
         self.at = at
         draw_at: float | None = None

@@ -17,7 +17,7 @@ from zpipe.monitor.screen.details import details
 from zpipe.monitor.screen.footer import footer
 from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
 from zpipe.monitor.screen.help import help_lines
-from zpipe.monitor.screen.pipeline_status import Table, remarks, title
+from zpipe.monitor.screen.pipeline_status import StatusTable, remarks, title
 from zpipe.monitor.screen.sparkline_history import History
 
 MOST_EVENTS = 8
@@ -80,8 +80,8 @@ def _window(lines: list[Line], controls: Controls, room: int) -> list[Line]:
 def _status(shown: Shown, controls: Controls, size: Size, glyphs: Glyphs) -> list[Line]:
     value = shown.value
     below = wrap(shown.waits, size.width, "yellow") if shown.waits else remarks(value, size.width)
-    tall = Table.height(value) + len(below) <= size.height
-    table = Table(value, size.width, tall, controls.order, controls.selected, glyphs, shown.history)
+    tall = StatusTable.height(value) + len(below) <= size.height
+    table = StatusTable(value, size.width, tall, controls.order, controls.selected, glyphs, shown.history)
     least = min(LEAST_TABLE, len(table.lines))
     below = _fitted(below, max(size.height - least, 0), glyphs)
     body = _scrolled(table, controls.selected, size.height - len(below)) + below
@@ -111,7 +111,7 @@ def _fitted(lines: list[Line], room: int, glyphs: Glyphs) -> list[Line]:
     return [*verdict[: max(room - 1, 0)], [(glyphs.ellipsis, "dim")]][:room]
 
 
-def _scrolled(table: Table, selected: str | None, room: int) -> list[Line]:
+def _scrolled(table: StatusTable, selected: str | None, room: int) -> list[Line]:
     """The lines around the selected stage, where there is no room for all; the head stays."""
     head, lines = table.lines[0], table.lines[1:]
     if len(lines) < room:
