@@ -57,7 +57,7 @@ def call(make_context: Any, tmp_path: Path) -> Any:
 
 
 def test_what_the_function_returns_is_what_the_hook_returns(call: Any) -> None:
-    """The daemon gives it its meaning, so it is the same as in any plugin (tests/daemon/test_outputs.py)."""
+    """The daemon gives it its meaning, so it is the same as in any plugin (tests/daemon/plugin/test_outputs.py)."""
     assert call("double", 2) == 4
     assert list(call("both", 2)) == [2, -2]
     assert call("drop", 2) is DROP

@@ -28,7 +28,7 @@ from zpipe.monitor.export.exporter import Collector, serve
 from zpipe.monitor.export.metrics import METRICS, ZERO_OR_ONE, as_markdown
 from zpipe.monitor.model.pipeline import PipelineModel
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
 BY_NAME = {metric.name: metric for metric in METRICS}
 ONLY_NOW_AND_THEN = {

@@ -30,7 +30,7 @@ from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError
 
 HERE = Path(__file__).parent
-CORE = HERE.parents[1] / "zpipe" / "core"
+CORE = HERE.parents[2] / "zpipe" / "core"
 CDDL = CORE / "protocol.cddl"
 DOCUMENT = (CORE / "PROTOCOL.md").read_text(encoding="utf-8")
 VALIDATOR = Validator(CDDL)

@@ -18,7 +18,7 @@ from zpipe.daemon.storage.last_life import LastLife
 from zpipe.monitor.model.bottleneck import Kind, Verdict
 from zpipe.monitor.model.pipeline import PipelineModel
 
-PAGE = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "monitor.md").read_text(encoding="utf-8")
 
 
 def documented(section: str, table: int = 0) -> set[str]:
