@@ -22,9 +22,9 @@ from zpipe.core.ranges import RangeSet
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.upstream import credit
 from zpipe.core.upstream.credit import Grant
-from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Upstreams
+from zpipe.core.work.delivery import Slice
 
 
 def check(chance: random.Random, kinds: str) -> None:

@@ -8,10 +8,10 @@ from session_names import SECRET
 from zpipe.core.actions import Action, Exit, Publish, Reply, SendParcel, Stop
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import StagePolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
+from zpipe.core.work.task import Chunk
 
 PATIENCE_S = StagePolicy().link.peer_timeout_s
 

@@ -15,10 +15,10 @@ from typing import Any
 from zpipe import plugin as plugins
 from zpipe.config import load
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk, PastCalls, Result, Task
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import Chunk, PastCalls, Result, Task
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool

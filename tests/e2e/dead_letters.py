@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import Command, Pipeline, ids
 
-from zpipe.core.processing.letter import StoredLetter
+from zpipe.core.work.stored_letter import StoredLetter
 from zpipe.operate.stored_dead_letters import Selection, StoredDeadLetters
 
 CONFIG = """

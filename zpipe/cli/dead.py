@@ -170,7 +170,7 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
 
 def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbers:
     """The selected letters that can be; says which cannot. Raises TargetError if none of them can."""
-    from zpipe.core.processing.letter import MESSAGE
+    from zpipe.core.work.stored_letter import MESSAGE
     from zpipe.errors import TargetError
     from zpipe.operate.stored_dead_letters import refusal
 
@@ -209,7 +209,7 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
 
 
 def _listed(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
-    from zpipe.core.processing.letter import letter_name
+    from zpipe.core.work.stored_letter import letter_name
     from zpipe.operate.dead_letter_replay import count
 
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import StageConfig
 from zpipe.config.values import refused
-from zpipe.core.downstream.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
+from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 from zpipe.runtime import folders
 
 OPEN_TO = "read messages, take the place of a stage, and pause or drain it"

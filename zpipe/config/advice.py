@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import PipelineConfig
-from zpipe.core.processing.task import DEAD
+from zpipe.core.work.task import DEAD
 
 
 def advise(config: PipelineConfig, report: Mistakes) -> None:

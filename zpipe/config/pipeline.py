@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy
-from zpipe.core.processing.task import DEAD
+from zpipe.core.work.task import DEAD
 from zpipe.hookspecs import Traits
 
 

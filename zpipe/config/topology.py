@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import Input, StageConfig
 from zpipe.config.values import show_size
-from zpipe.core.processing.task import DEAD
+from zpipe.core.work.task import DEAD
 from zpipe.plugin import Plugin, nearest_name
 
 Stages = Mapping[str, StageConfig]

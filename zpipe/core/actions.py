@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.core.processing.task import DeadLetter, Task
+from zpipe.core.work.task import DeadLetter, Task
 
 
 @dataclass(slots=True)

@@ -29,7 +29,6 @@ from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.processing import Processing
-from zpipe.core.processing.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.core.requests import LOOKS, answer
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
@@ -39,6 +38,7 @@ from zpipe.core.telemetry.tap_publisher import Tap
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
+from zpipe.core.work.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
 NEVER = float("inf")

@@ -19,9 +19,9 @@ from zpipe import plugin as plugins
 from zpipe.config import PipelineConfig
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
-from zpipe.core.processing.task import DEAD, Chunk, Result, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox

@@ -16,8 +16,8 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
 from zpipe.core.wire import cbor, section
+from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
 from zpipe.daemon.storage.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
 from zpipe.operate.pipeline_drain import parse_target

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zpipe.core.processing.task import Chunk, Task
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.work.task import Chunk, Task
 from zpipe.testing.clock import NEVER, Clock, Event
 from zpipe.testing.simulated_plugin import Disk, SimulatedTask, SimulatedWorkers, Spec
 from zpipe.testing.simulated_source import SimulatedSource

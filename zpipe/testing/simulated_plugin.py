@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zpipe.core.policy import StagePolicy
-from zpipe.core.processing.task import Chunk, Failure, Result, Task
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import section
+from zpipe.core.work.task import Chunk, Failure, Result, Task
 
 Plan = Callable[[str, int], list[str]]
 """What a stage makes of a message: (its id, attempt) to the ids of its outputs. Raises ValueError to fail."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zpipe.core.processing.task import Chunk, DeadLetter, PastCalls
+from zpipe.core.work.task import Chunk, DeadLetter, PastCalls
 from zpipe.testing.clock import NEVER
 from zpipe.testing.simulated_plugin import Outputs, Spec
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from zpipe.core import actions as act
 from zpipe.core.lifecycle import State
-from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
+from zpipe.core.work.task import DeadLetter
 from zpipe.errors import PeerError
 from zpipe.testing.clock import Event
 from zpipe.testing.invariants import breaches

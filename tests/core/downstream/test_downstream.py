@@ -12,8 +12,8 @@ from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.wire import frames, section
+from zpipe.core.work.task import Chunk
 
 ROUTE, OTHER = b"route", b"another route"
 UNIX = "uid 1000, pid 4321"

@@ -12,8 +12,8 @@ from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation, EachDerivation
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.wire import frames, section
+from zpipe.core.work.task import Chunk
 
 POLICY = LinkPolicy(parcel_messages=8, parcel_bytes=400)
 BIG = 1 << 40

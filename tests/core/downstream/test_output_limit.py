@@ -9,8 +9,8 @@ from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import MIB, Bound, StagePolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.source_positions import SourcePositions
+from zpipe.core.work.task import Chunk
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
 

@@ -14,11 +14,11 @@ from zpipe.core.ledger import Counts
 from zpipe.core.limit.calls import Calls
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
-from zpipe.core.processing.task import Failure, PastCalls, Result, Task, Verdict
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import Failure, PastCalls, Result, Task, Verdict
 from zpipe.testing import Simulation, Spec
 
 

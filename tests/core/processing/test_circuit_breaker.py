@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from zpipe.core.actions import LimitOutputs
 from zpipe.core.policy import DeadPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
-from zpipe.core.processing.task import DeadLetter, PastCalls
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.work.task import DeadLetter, PastCalls
 
 GOOD, DEAD, RESUME = "good", "dead", "resume"
 events = st.lists(

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from zpipe.core.actions import RemoveLetter, Reply, SendDeadLetter, StartTask, StoreDeadLetter, TakeLetters
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.replays import Revived, replay_of
-from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.core.stage import Stage
 from zpipe.core.telemetry.snapshot import broken
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Refuse, Request, read, write
+from zpipe.core.work.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.testing.invariants import breaches
 
 

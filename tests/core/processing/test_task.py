@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from zpipe.core.policy import RetryPolicy
 from zpipe.core.processing.retries import SPREAD, Retries
 from zpipe.core.processing.service_rate import ServiceRate
-from zpipe.core.processing.task import HISTORY, Failure, PastCalls, Task, Verdict
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import HISTORY, Failure, PastCalls, Task, Verdict
 
 
 def slices(*counts: int) -> list[Slice]:

@@ -10,11 +10,11 @@ from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
-from zpipe.core.processing.task import DeadLetter, Failure, PastCalls, Result, Task, Verdict
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import DeadLetter, Failure, PastCalls, Result, Task, Verdict
 
 
 class Bench:

@@ -8,11 +8,11 @@ import pytest
 
 from zpipe.core.actions import Publish
 from zpipe.core.policy import StagePolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.stage import SNAPSHOT, Stage
 from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
+from zpipe.core.work.task import Chunk
 
 
 def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() -> None:

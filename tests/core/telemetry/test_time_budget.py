@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zpipe.core.telemetry.time_budget import SHARES, Histogram, TimeBudget
+from zpipe.core.processing.time_budget import SHARES, Histogram, TimeBudget
 
 
 @settings(max_examples=60)

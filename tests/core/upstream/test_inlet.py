@@ -11,11 +11,11 @@ from session_names import SECRET, named
 
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
-from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import frames, section
+from zpipe.core.work.delivery import Slice
 from zpipe.errors import PeerError
 
 

@@ -18,13 +18,13 @@ from zpipe.core.downstream.downstream import HIGH_WATER_SLACK, Downstream
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
 from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS, WHO
 from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import cbor, frames, section
+from zpipe.core.work.task import Chunk
 from zpipe.daemon.service.status import process_figures
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError

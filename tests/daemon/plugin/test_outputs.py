@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pools import Bench, bench, payloads, task
 
-from zpipe.core.processing.task import Result, Verdict
 from zpipe.core.wire import section
+from zpipe.core.work.task import Result, Verdict
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import LinkEnds
 

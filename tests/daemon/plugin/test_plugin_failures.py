@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from zpipe.core.processing.task import Verdict
+from zpipe.core.work.task import Verdict
 from zpipe.daemon.plugin.failures import MAX_DELAY_S, failure_of
 from zpipe.daemon.plugin.reason import REASON_CHARACTERS
 from zpipe.errors import OperatorError, Reject, Retry, Throttled

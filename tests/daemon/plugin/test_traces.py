@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from zpipe.config import load
-from zpipe.core.processing.task import Failure, PastCalls, Result, Task
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section, encode
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import Failure, PastCalls, Result, Task
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.traces import HEADER, NS, Complaints, OpenTelemetry
 from zpipe.hookspecs import Context

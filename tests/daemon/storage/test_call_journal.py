@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.core.processing.task import PastCalls, Task
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import PastCalls, Task
 from zpipe.daemon.storage.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pools import bench, children, payloads, piece, section_of, task, wait_gone
 
-from zpipe.core.processing.task import PastCalls, Task, Verdict
-from zpipe.core.upstream.delivery import Slice
+from zpipe.core.work.delivery import Slice
+from zpipe.core.work.task import PastCalls, Task, Verdict
 from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.errors import OperatorError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pools import bench, payloads, task
 
-from zpipe.core.processing.task import Result, Verdict
+from zpipe.core.work.task import Result, Verdict
 from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.daemon.workers import event_loop
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import piece, section_of
 
-from zpipe.core.processing.task import Chunk, Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange, worker_death
 from zpipe.daemon.workers.pipe import Pipe

@@ -10,9 +10,9 @@ the messages sent to a folder of theirs.
 
 from __future__ import annotations
 
-from zpipe.core.downstream.peer_address import MAX_SOCKET_PATH_BYTES, TCP, same_host
 from zpipe.core.policy import ConsumerPolicy
 from zpipe.core.wire import frames
+from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, same_host
 
 
 def problem_of(hello: frames.Hello, sender: str, policy: ConsumerPolicy) -> str:

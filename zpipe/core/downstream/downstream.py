@@ -17,8 +17,8 @@ from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
-from zpipe.core.processing.task import Chunk
 from zpipe.core.wire import frames
+from zpipe.core.work.task import Chunk
 
 HIGH_WATER_SLACK = 64
 """Above the credit, for ends and for parcels that cross a lowered limit: the high-water mark is the fuse, not the bound."""

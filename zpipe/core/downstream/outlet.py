@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from zpipe.core.downstream.ages import Ages
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
 from zpipe.core.downstream.suspects import Suspects
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk
-from zpipe.core.telemetry.ages import Ages
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
+from zpipe.core.work.task import Chunk
 
 SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy
-from zpipe.core.processing.task import Result, Task, Verdict
+from zpipe.core.work.task import Result, Task, Verdict
 
 
 class Calls:

@@ -10,8 +10,8 @@ from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.replays import Replays, replay_of
-from zpipe.core.processing.task import DEAD, Chunk, DeadLetter
 from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.work.task import DEAD, Chunk, DeadLetter
 
 NEVER = float("inf")
 STORE_AGAIN_S = 1.0

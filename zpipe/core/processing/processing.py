@@ -18,10 +18,10 @@ from zpipe.core.processing.dead_letters import DeadLetters
 from zpipe.core.processing.replays import Replays, Revived, replay_of
 from zpipe.core.processing.retries import Retries
 from zpipe.core.processing.service_rate import ServiceRate
-from zpipe.core.processing.task import Chunk, DeadLetter, Failure, PastCalls, Result, Task, Verdict
-from zpipe.core.telemetry.time_budget import Histogram, TimeBudget
-from zpipe.core.upstream.delivery import Slice
+from zpipe.core.processing.time_budget import Histogram, TimeBudget
 from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.work.delivery import Slice
+from zpipe.core.work.task import Chunk, DeadLetter, Failure, PastCalls, Result, Task, Verdict
 
 NEVER = float("inf")
 

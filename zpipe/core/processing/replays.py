@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
 
 MOST = 64
 """Letters in hand at once: enough to keep workers busy at any rate worth replaying at, and a kill repeats no more."""

@@ -6,8 +6,8 @@ import heapq
 from itertools import count
 
 from zpipe.core.policy import RetryPolicy
-from zpipe.core.processing.task import Failure, PastCalls, Verdict
-from zpipe.core.upstream.delivery import Slice
+from zpipe.core.work.delivery import Slice
+from zpipe.core.work.task import Failure, PastCalls, Verdict
 
 SPREAD = 0.25
 """A wait that was asked for is made longer by up to this share, so that those who were told the same do not come at once."""

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy
 from zpipe.core.upstream.credit_sharing import CreditSharing
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
 from zpipe.core.wire.parcel import part
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.errors import PeerError
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from zpipe.core.ranges import RangeSet
 from zpipe.core.upstream.credit import Grant
-from zpipe.core.upstream.delivery import Delivery
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery
 from zpipe.errors import PeerError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from zpipe.core.processing.task import Failure, Verdict
+from zpipe.core.work.task import Failure, Verdict
 from zpipe.daemon.plugin.reason import reason_of, text_of, traceback_of
 from zpipe.errors import Answer, OperatorError, Reject, Retry, Throttled
 

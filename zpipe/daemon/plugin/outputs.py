@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk, Failure, Verdict
 from zpipe.core.wire import section
+from zpipe.core.work.task import Chunk, Failure, Verdict
 
 
 class OutputSections:

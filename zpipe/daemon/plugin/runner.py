@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Failure, Result, Task
+from zpipe.core.work.task import Failure, Result, Task
 from zpipe.daemon.plugin.reason import reason_of, traceback_of
 from zpipe.daemon.plugin.task_run import PLAIN, LinkEnds, NoOutput, TaskRun, WrongBatch, outputs_inside
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note

@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk, DeadLetter, Failure, PastCalls
 from zpipe.core.wire import cbor, section
+from zpipe.core.work.task import Chunk, DeadLetter, Failure, PastCalls
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.task_run import check_message, check_outlet

@@ -16,8 +16,8 @@ from itertools import repeat
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.core.wire.section import MAX_ORIGIN_S
+from zpipe.core.work.task import DEAD, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
 from zpipe.errors import Answer, Reject

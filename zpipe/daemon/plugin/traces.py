@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zpipe.config import PipelineConfig
-from zpipe.core.processing.task import Failure, Result, Task
 from zpipe.core.telemetry.tap_publisher import Bucket
+from zpipe.core.work.task import Failure, Result, Task
 from zpipe.errors import OperatorError, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from zpipe.core.processing.task import Result, Task, Verdict
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.work.task import Result, Task, Verdict
 from zpipe.daemon.service.faults import Fault, RepeatedWrite
 from zpipe.errors import OperatorError
 from zpipe.runtime import descriptors

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zpipe.core.processing.task import Task
-from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import cbor
+from zpipe.core.work.delivery import Slice
+from zpipe.core.work.task import Task
 from zpipe.errors import PeerError
 
 STORE = "", "", 0

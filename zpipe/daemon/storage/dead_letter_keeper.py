@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from zpipe.core import actions as act
 from zpipe.core.processing.replays import MOST, Revived, replay_of
-from zpipe.core.processing.task import DeadLetter
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
+from zpipe.core.work.task import DeadLetter
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.service.faults import AGAIN_S, Fault
 from zpipe.daemon.storage.call_journal import STORE

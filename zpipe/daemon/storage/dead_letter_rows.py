@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.letter import MESSAGE, RECORD, SECTION
-from zpipe.core.processing.task import DEAD, DeadLetter
 from zpipe.core.wire import cbor, section
+from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
+from zpipe.core.work.task import DEAD, DeadLetter
 from zpipe.daemon.plugin.reason import clean
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zpipe.core.upstream.delivery import Slice
 from zpipe.core.upstream.upstreams import SuspectedCalls
+from zpipe.core.work.delivery import Slice
 from zpipe.daemon.plugin.reason import clean
 from zpipe.daemon.storage.call_journal import CallJournal, in_call, producer_of
 from zpipe.errors import OperatorError

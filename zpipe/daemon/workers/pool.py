@@ -12,7 +12,7 @@ from typing import Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Chunk, Result, Task
+from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import LinkEnds
 from zpipe.daemon.storage.call_journal import CallJournal

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from zpipe.core.processing.task import Chunk, Result, Task
+from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.slot import WorkerSlot
 from zpipe.daemon.workers.worker_process import CLOSE_S, Process

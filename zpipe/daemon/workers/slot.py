@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from zpipe.core.processing.task import Chunk, Result, Task, Verdict
-from zpipe.core.upstream.delivery import Slice
+from zpipe.core.work.delivery import Slice
+from zpipe.core.work.task import Chunk, Result, Task, Verdict
 from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.storage.call_journal import NONE

@@ -10,9 +10,9 @@ from array import array
 from typing import Any
 
 from zpipe.core.ledger import Owners
-from zpipe.core.processing.task import Chunk, Failure, PastCalls, Result, Task, Verdict
-from zpipe.core.upstream.delivery import Delivery, Slice
 from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
 from zpipe.errors import PeerError
 
 TASK, GO_ON, START, CLOSE = "task", "go_on", "start", "close"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from zpipe.core.processing.task import Chunk, Result, Task
+from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from zpipe.core.processing.task import Failure, Result, Task, Verdict
+from zpipe.core.work.task import Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.reason import TRACEBACK_CHARACTERS, clean
 
 AGAIN = "another message of its task ended the worker process"

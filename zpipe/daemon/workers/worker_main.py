@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from zpipe import plugin as plugins
 from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.task import Result, Task
+from zpipe.core.work.task import Result, Task
 from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import LinkEnds

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.core.processing.task import Chunk, Result, Task
+from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.service.resident import rss_bytes
 from zpipe.daemon.workers import call_note, task_exchange, worker_death
 from zpipe.daemon.workers.call_note import CallNote

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from zpipe.core.processing.letter import MESSAGE, StoredLetter
+from zpipe.core.work.stored_letter import MESSAGE, StoredLetter
 from zpipe.monitor.messages.payload import as_text, shown
 
 REASON_CHARACTERS = 200

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import Any
 
-from zpipe.core.telemetry.time_budget import SHARES
+from zpipe.core.processing.time_budget import SHARES
 from zpipe.monitor.model.flow import LinkName
 from zpipe.monitor.model.link_history import LinkHistory, ends_of
 

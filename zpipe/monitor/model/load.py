@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zpipe.config import StageConfig
-from zpipe.core.telemetry.time_budget import SHARES
+from zpipe.core.processing.time_budget import SHARES
 from zpipe.monitor.model.incarnation import RECENT, SeenIncarnation
 
 OWN = ("working", "limited", "retrying")

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from zpipe.core.ledger import Derivation
-from zpipe.core.upstream.delivery import Slice
+from zpipe.core.work.delivery import Slice
 
 HISTORY = 20
 """Entries kept of what happened to a message: more say nothing new, and a message may be retried for days."""
