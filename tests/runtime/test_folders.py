@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from zpipe import folders
 from zpipe.errors import OperatorError
-from zpipe.runtime import folders
 
 
 @pytest.mark.parametrize(

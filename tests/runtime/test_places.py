@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import load
-from zpipe.runtime.folders import make_private
+from zpipe.folders import make_private
 from zpipe.runtime.places import MARK, Places
 
 CONFIG = """

@@ -113,7 +113,7 @@ def main() -> None:
     except PermissionError as error:  # of whatever file: what helps is the same everywhere
         if error.filename is None:
             raise
-        from zpipe.runtime.folders import denied
+        from zpipe.folders import denied
 
         click.echo(f"zpipe: {denied(Path(os.fsdecode(error.filename)), error)}", err=True)
         code = ExitCode.FAILED

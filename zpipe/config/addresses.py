@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from zpipe import folders
 from zpipe.config.mistakes import Mistakes
 from zpipe.config.pipeline import StageConfig
 from zpipe.config.values import refused
 from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
-from zpipe.runtime import folders
 
 OPEN_TO = "read messages, take the place of a stage, and pause or drain it"
 """What whoever reaches an address without keys can do."""

@@ -27,7 +27,6 @@ from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
-from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.source_thread import SourceThread, silent
 from zpipe.daemon.policies import stage_policy
 from zpipe.daemon.reload import reload
@@ -41,9 +40,10 @@ from zpipe.daemon.storage.store import Store
 from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
+from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
 from zpipe.runtime import descriptors, logs, running_pipelines
-from zpipe.runtime.folders import instance_name, make_private, remove
+from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places

@@ -14,9 +14,9 @@ from typing import Any
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
+from zpipe.daemon.faults import Fault
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
-from zpipe.daemon.service.faults import Fault
 from zpipe.daemon.service.malformed import MalformedLog, Source
 from zpipe.daemon.service.notes import Notes
 from zpipe.daemon.storage.dead_letter_keeper import DeadLetterKeeper

@@ -20,9 +20,9 @@ from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
 from zpipe.daemon.storage.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
+from zpipe.folders import denied
 from zpipe.operate.pipeline_drain import parse_target
 from zpipe.runtime.dead_letter_table import Filter
-from zpipe.runtime.folders import denied
 from zpipe.runtime.places import Places
 
 Instance = tuple[str, int]

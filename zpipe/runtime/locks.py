@@ -21,8 +21,8 @@ import struct
 import time
 from pathlib import Path
 
+from zpipe import folders
 from zpipe.errors import OperatorError
-from zpipe.runtime import folders
 
 LOCK_S = 0.5
 

@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
 from zpipe.errors import NoPeerError, OperatorError
-from zpipe.runtime import folders, locks
+from zpipe.runtime import locks
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 PLUGIN = "plugin"

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zpipe import __version__
+from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, load, record
 from zpipe.config.record import Record
 from zpipe.errors import ConfigError, NoPeerError, OperatorError, TargetError
 from zpipe.plugin import nearest_name
-from zpipe.runtime import folders
 from zpipe.runtime.locks import is_locked
 from zpipe.runtime.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_folders
 

@@ -12,9 +12,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from zpipe import folders
 from zpipe.config import PipelineConfig
 from zpipe.errors import OperatorError
-from zpipe.runtime import folders, locks
+from zpipe.runtime import locks
 from zpipe.runtime.places import Places
 
 Instance = tuple[str, int]

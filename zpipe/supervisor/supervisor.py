@@ -10,11 +10,12 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from zpipe import folders
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import Watch
-from zpipe.runtime import descriptors, folders
+from zpipe.runtime import descriptors
 from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places

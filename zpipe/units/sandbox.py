@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.config.mistakes import Mistakes
-from zpipe.runtime.folders import instance_name
+from zpipe.folders import instance_name
 from zpipe.units import install, names, text
 from zpipe.units.names import Unit, UnitError
 

@@ -8,8 +8,8 @@ import pytest
 
 from zpipe.core.work.task import Verdict
 from zpipe.daemon.plugin.failures import MAX_DELAY_S, failure_of
-from zpipe.daemon.plugin.reason import REASON_CHARACTERS
 from zpipe.errors import OperatorError, Reject, Retry, Throttled
+from zpipe.runtime.exception_text import REASON_CHARACTERS
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from zpipe.daemon.service.faults import AGAIN_S, NEVER, Fault, RepeatedWrite
+from zpipe.daemon.faults import AGAIN_S, NEVER, Fault, RepeatedWrite
 
 LOG = logging.getLogger("zpipe-test-fault")
 

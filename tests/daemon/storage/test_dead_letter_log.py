@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from zpipe.daemon.plugin.reason import reason_of, traceback_of
 from zpipe.daemon.storage.dead_letter_log import FOLD_S, MOST_KINDS, NEVER, DeadLetterLog
 from zpipe.runtime import logs
 from zpipe.runtime.dead_letter_table import LetterRow
+from zpipe.runtime.exception_text import reason_of, traceback_of
 
 ROW = LetterRow("work", "read:0", 0.0, "message", "no", "", 1, 0, (), None, b"\x00")
 

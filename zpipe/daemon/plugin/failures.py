@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from zpipe.core.work.task import Failure, Verdict
-from zpipe.daemon.plugin.reason import reason_of, text_of, traceback_of
 from zpipe.errors import Answer, OperatorError, Reject, Retry, Throttled
+from zpipe.runtime.exception_text import reason_of, text_of, traceback_of
 
 MAX_DELAY_S = 86_400.0
 """A plugin, or the service it calls, may ask for any delay; waiting for more than a day is a mistake."""

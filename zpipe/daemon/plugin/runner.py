@@ -12,12 +12,12 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
-from zpipe.daemon.plugin.reason import reason_of, traceback_of
 from zpipe.daemon.plugin.task_run import PLAIN, LinkEnds, NoOutput, TaskRun, WrongBatch, outputs_inside
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
+from zpipe.runtime.exception_text import reason_of, traceback_of
 
 _NOTHING = PLAIN | {type(None)}
 _FAILED = object()

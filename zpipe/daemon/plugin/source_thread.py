@@ -18,11 +18,11 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import Chunk, DeadLetter, Failure, PastCalls
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
-from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.task_run import check_message, check_outlet
 from zpipe.errors import PluginError, Reject
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
+from zpipe.runtime.exception_text import reason_of
 
 _TUPLES, _PAIRS, _NAMES = frozenset({tuple}), frozenset({2}), frozenset({int, str})
 

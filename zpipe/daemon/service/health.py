@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import Result, Task, Verdict
-from zpipe.daemon.service.faults import Fault, RepeatedWrite
+from zpipe.daemon.faults import Fault, RepeatedWrite
 from zpipe.errors import OperatorError
 from zpipe.runtime import descriptors
 from zpipe.runtime.places import Places

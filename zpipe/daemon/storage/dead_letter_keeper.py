@@ -16,8 +16,8 @@ from zpipe.core.processing.replays import MOST, Revived, replay_of
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import DeadLetter
+from zpipe.daemon.faults import AGAIN_S, Fault
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.service.faults import AGAIN_S, Fault
 from zpipe.daemon.storage.call_journal import STORE
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.dead_letter_rows import letter_message, letter_row

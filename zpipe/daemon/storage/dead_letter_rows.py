@@ -8,10 +8,10 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
-from zpipe.daemon.plugin.reason import clean
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError
 from zpipe.runtime.dead_letter_table import LetterRow
+from zpipe.runtime.exception_text import clean
 
 
 def letter_row(letter: DeadLetter, stage: str, crash: LastLife) -> LetterRow:

@@ -19,9 +19,9 @@ from typing import Any
 
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.work.delivery import Slice
-from zpipe.daemon.plugin.reason import clean
 from zpipe.daemon.storage.call_journal import CallJournal, in_call, producer_of
 from zpipe.errors import OperatorError
+from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
 LAST_DEATH = "ZPIPE_LAST_DEATH"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core.actions import Commit
+from zpipe.daemon.faults import AGAIN_S, NEVER, Fault
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.service.faults import AGAIN_S, NEVER, Fault
 from zpipe.daemon.storage.store import Saved, Store
 
 

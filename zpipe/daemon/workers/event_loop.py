@@ -10,9 +10,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.runner import Step, Work
 from zpipe.errors import OperatorError, Retry
+from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import Protocol
 from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Chunk, Result, Task, Verdict
 from zpipe.daemon.mailbox import Wakeup
-from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.storage.last_life import MOST_IDS
 from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.worker_death import how, result_of
 from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, Process
+from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import TRACEBACK, fields
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0

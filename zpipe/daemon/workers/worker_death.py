@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from zpipe.core.work.task import Failure, Result, Task, Verdict
-from zpipe.daemon.plugin.reason import TRACEBACK_CHARACTERS, clean
+from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
 
 AGAIN = "another message of its task ended the worker process"
 _MIB = 1 << 20

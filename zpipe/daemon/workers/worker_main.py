@@ -23,7 +23,6 @@ from zpipe import plugin as plugins
 from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Result, Task
-from zpipe.daemon.plugin.reason import reason_of
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import LinkEnds
 from zpipe.daemon.service import collector
@@ -34,6 +33,7 @@ from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Context
 from zpipe.runtime import logs
+from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 from zpipe.runtime.signals import default_in_forks
 
