@@ -19,10 +19,10 @@ from rich.text import Text
 
 from zpipe.config import load
 from zpipe.monitor.export.recording import Recording
-from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.recording_player import Tape
 from zpipe.monitor.screen.screen import Shown, Size, clock, screen
+from zpipe.monitor.table.columns import plain
 
 ROOT = Path(__file__).parents[1]
 SIZE = Size(100, 24)

@@ -11,7 +11,7 @@ from zpipe.errors import ExitCode
 from zpipe.hookspecs import Context
 from zpipe.messages import Message
 from zpipe.monitor.screen.footer import BETWEEN, KEYS
-from zpipe.monitor.screen.rows import LINK_COLUMNS, STAGE_COLUMNS
+from zpipe.monitor.table.rows import LINK_COLUMNS, STAGE_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -20,8 +20,8 @@ def export(found: Target, given: str) -> ExitCode:
     """Serves at `given` ("": where the config says) until interrupted. Raises OperatorError, UsageError."""
     from zpipe.daemon.service.sdnotify import Notifier
     from zpipe.monitor.export import exporter
+    from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
-    from zpipe.monitor.screen.app import now_s
     from zpipe.operate.watch import Watch
 
     pipeline = found.config

@@ -20,7 +20,7 @@ from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.monitor.screen.app import Heard
+    from zpipe.monitor.following import Heard
     from zpipe.operate.watch import Watch
     from zpipe.runtime.running_pipelines import Target
 
@@ -122,9 +122,9 @@ def _is_screen() -> bool:
 
 
 def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
+    from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen import live
-    from zpipe.monitor.screen.app import now_s
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
@@ -151,16 +151,16 @@ def _lines(
     timeout: float | None,
     thresholds: Any,
 ) -> ExitCode:
+    from zpipe.monitor import following
     from zpipe.monitor.export import checks
     from zpipe.monitor.model.pipeline import PipelineModel
-    from zpipe.monitor.screen import app
 
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
-    model = PipelineModel(pipeline, app.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
-    if not app.gather(watch, model, wait_s, heard):
+    model = PipelineModel(pipeline, following.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
+    if not following.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, watch, wait_s)
-    for value in app.follow(
+    for value in following.follow(
         watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S), heard
     ):
         if thresholds is not None:

@@ -115,7 +115,7 @@ def moments(recording: Recording) -> Iterator[float]:
 
 def text(value: dict[str, Any]) -> str:
     """The status as text: as wide as the terminal, if it is one."""
-    from zpipe.monitor.screen.app import PLAIN_WIDTH, as_text
+    from zpipe.monitor.following import PLAIN_WIDTH, as_text
     from zpipe.monitor.screen.terminal import glyphs_of
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH

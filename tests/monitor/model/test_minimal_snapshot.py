@@ -21,11 +21,11 @@ from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.drain_progress import DrainProgress, as_text, holdings
 from zpipe.monitor.run.progress import Finished, PlainProgress
-from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.details import details
-from zpipe.monitor.screen.pipeline_status import status
 from zpipe.monitor.screen.recording_player import Tape
-from zpipe.monitor.screen.rows import ORDERS, ordered
+from zpipe.monitor.table.columns import plain
+from zpipe.monitor.table.pipeline_status import status
+from zpipe.monitor.table.rows import ORDERS, ordered
 
 CONFIG = config(CHAIN)
 

@@ -10,9 +10,9 @@ from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.figures import crash_text
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.details import details
-from zpipe.monitor.screen.pipeline_status import status
+from zpipe.monitor.table.columns import plain
+from zpipe.monitor.table.pipeline_status import status
 
 SEGV = {"how": "killed by SIGSEGV", "at": 90.0, "messages_in_call": 1, "ids": ["read:17"]}
 KILL = {"how": "killed by SIGKILL", "at": 95.0, "messages_in_call": 0, "ids": []}

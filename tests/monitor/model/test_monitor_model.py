@@ -11,8 +11,8 @@ from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link,
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.monitor.model.flow import split
 from zpipe.monitor.model.pipeline import CONNECT_S, SILENT_INTERVALS, PipelineModel
-from zpipe.monitor.screen.columns import width_of
-from zpipe.monitor.screen.pipeline_status import status
+from zpipe.monitor.table.columns import width_of
+from zpipe.monitor.table.pipeline_status import status
 
 
 def links_of(value: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
+from zpipe.monitor.following import as_text
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.app import as_text
-from zpipe.monitor.screen.columns import plain
 from zpipe.monitor.screen.controls import Controls
-from zpipe.monitor.screen.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
-from zpipe.monitor.screen.pipeline_status import status
 from zpipe.monitor.screen.screen import Shown, Size, screen
-from zpipe.monitor.screen.sparkline_history import History
+from zpipe.monitor.table.columns import plain
+from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
+from zpipe.monitor.table.pipeline_status import status
+from zpipe.monitor.table.sparkline_history import History
 
 
 def twenty() -> PipelineModel:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zpipe.monitor.figures import duration
-from zpipe.monitor.screen.rows import upstream
+from zpipe.monitor.table.rows import upstream
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.metrics import METRICS, Distribution
+from zpipe.monitor.following import PACE_S, now_s
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.app import PACE_S, now_s
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from zpipe.monitor.screen.app import Feed
+    from zpipe.monitor.following import Feed
 
 STUCK_S = 10.0
 """Until a scraper is hung up on that does not ask, or does not read: as long as a Prometheus server waits by default."""

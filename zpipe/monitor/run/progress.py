@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
+from zpipe.monitor.following import now_s
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.run.drain_progress import DrainLines, Snapshots, holdings
-from zpipe.monitor.screen.app import now_s
-from zpipe.monitor.screen.pipeline_status import status
+from zpipe.monitor.table.pipeline_status import status
 
 REDRAW_S = 0.25
 LINE_S = 5.0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from zpipe.monitor.screen.rows import ORDERS
+from zpipe.monitor.table.rows import ORDERS
 
 PAGE = 10
 """Lines that page up and page down move what is longer than the window."""

@@ -10,8 +10,8 @@ from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
 from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
 from zpipe.monitor.model import link_ends
 from zpipe.monitor.model.moment import possible
-from zpipe.monitor.screen.columns import HANGS, Line, wrap
-from zpipe.monitor.screen.rows import state_of, upstream
+from zpipe.monitor.table.columns import HANGS, Line, wrap
+from zpipe.monitor.table.rows import state_of, upstream
 
 LATENCIES = {"in_stage": "in the stage", "since_origin": "since origin"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zpipe.monitor.screen.columns import HANGS, Line, clip, wrap
 from zpipe.monitor.screen.controls import Controls
+from zpipe.monitor.table.columns import HANGS, Line, clip, wrap
 
 KEYS = ("j/k choose", "enter details", "s sort", "p pause", "r resume", "d drain", "h help", "q quit")
 REPLAY_KEYS = ("left/right step", "space play", "+/- speed", "enter details", "s sort", "h help", "q quit")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zpipe.monitor.screen.columns import Line, wrap
 from zpipe.monitor.screen.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING
+from zpipe.monitor.table.columns import Line, wrap
 
 KEYS_WIDTH = 17
 BESIDE = 3 * KEYS_WIDTH

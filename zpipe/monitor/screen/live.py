@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
+from zpipe.monitor.following import PACE_S, Feed, Heard, due_at, now_s, read
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.app import PACE_S, Feed, Heard, due_at, now_s, read
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
-from zpipe.monitor.screen.sparkline_history import History
 from zpipe.monitor.screen.terminal import Terminal
+from zpipe.monitor.table.sparkline_history import History
 
 HURRY_S = 0.05
 """Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""

@@ -12,8 +12,8 @@ from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
-from zpipe.monitor.screen.sparkline_history import History
 from zpipe.monitor.screen.terminal import Terminal
+from zpipe.monitor.table.sparkline_history import History
 
 REDRAW_S = 0.25
 

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from zpipe.monitor.model.events import Event
-from zpipe.monitor.screen import rows
-from zpipe.monitor.screen.columns import Line, clip, plain, wrap
 from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.details import details
 from zpipe.monitor.screen.footer import footer
-from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
 from zpipe.monitor.screen.help import help_lines
-from zpipe.monitor.screen.pipeline_status import StatusTable, remarks, title
-from zpipe.monitor.screen.sparkline_history import History
+from zpipe.monitor.table import rows
+from zpipe.monitor.table.columns import Line, clip, plain, wrap
+from zpipe.monitor.table.glyphs import UNICODE, Glyphs
+from zpipe.monitor.table.pipeline_status import StatusTable, remarks, title
+from zpipe.monitor.table.sparkline_history import History
 
 MOST_EVENTS = 8
 LEAST_TABLE = 4

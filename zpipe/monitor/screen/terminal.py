@@ -22,9 +22,9 @@ from rich.color import ColorSystem
 from rich.console import COLOR_SYSTEMS, Console
 from rich.style import Style
 
-from zpipe.monitor.screen.columns import Line, width_of
-from zpipe.monitor.screen.glyphs import ASCII, UNICODE, Glyphs
 from zpipe.monitor.screen.screen import Size
+from zpipe.monitor.table.columns import Line, width_of
+from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs
 
 KEYS = {
     "\x1b[A": "up",

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zpipe.monitor.figures import count, duration, percent, precise, share, size
-from zpipe.monitor.screen.columns import LEFT, Column, Span
-from zpipe.monitor.screen.glyphs import Glyphs, bar, sparkline, trend
+from zpipe.monitor.table.columns import LEFT, Column, Span
+from zpipe.monitor.table.glyphs import Glyphs, bar, sparkline, trend
 
 STATES = {
     "RUNNING": ("run", "green"),

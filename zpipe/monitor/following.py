@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from zpipe.core.telemetry.stage_report import following
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.columns import plain
-from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
-from zpipe.monitor.screen.pipeline_status import status
+from zpipe.monitor.table.columns import plain
+from zpipe.monitor.table.glyphs import UNICODE, Glyphs
+from zpipe.monitor.table.pipeline_status import status
 
 PACE_S = 0.5
 """Snapshots are read in lots: each reading also looks for new instances, which costs more than the snapshots do."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zpipe.monitor.figures import cut, visible
-from zpipe.monitor.screen.glyphs import Glyphs
+from zpipe.monitor.table.glyphs import Glyphs
 
 Span = tuple[str, str]
 """(text, style); a style is what rich's Style.parse reads, or ""."""

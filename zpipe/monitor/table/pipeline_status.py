@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from zpipe.monitor.figures import count, share
-from zpipe.monitor.screen import rows
-from zpipe.monitor.screen.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
-from zpipe.monitor.screen.glyphs import UNICODE, Glyphs
-from zpipe.monitor.screen.sparkline_history import History
+from zpipe.monitor.table import rows
+from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
+from zpipe.monitor.table.glyphs import UNICODE, Glyphs
+from zpipe.monitor.table.sparkline_history import History
 
 LEAST_SPARK = 8
 MARK = 2
