@@ -21,6 +21,7 @@ from zpipe.core.actions import (
     SendDeadLetter,
     StartTask,
     StoreDeadLetter,
+    TakeLetters,
     Tell,
 )
 from zpipe.core.downstream.downstream import Downstream
@@ -29,12 +30,11 @@ from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.processing import Processing
-from zpipe.core.requests import LOOKS, answer
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
 from zpipe.core.telemetry.stage_report import StageReport, following
-from zpipe.core.telemetry.tap_publisher import Tap
+from zpipe.core.telemetry.tap_publisher import TapPublisher
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
@@ -42,10 +42,10 @@ from zpipe.core.work.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
+LOOKS = frozenset({"snapshot", "tap"})
+"""Requests that change nothing of what the instance does."""
 COMMIT_S = 0.2
 """A source's position goes to disk this often at most: what a crash then repeats is 0.2 s of messages."""
-ANNOUNCEMENT = b"announcement"
-SNAPSHOT = b"snapshot"
 
 
 class Stage:
@@ -82,7 +82,7 @@ class Stage:
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = SourcePositions() if not inputs else None
         self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
-        self.tap = Tap(me, policy.tap)
+        self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
         self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
         self._limit = OutputLimit(policy, self.source)
@@ -122,13 +122,40 @@ class Stage:
 
     def _request(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
         """Whoever asks is named in the log, as an order changes what the instance does. A look is asked for every second."""
-        said = answer(self, request, now)
+        said = self._answer(request, now)
         what = request.what.partition(":")[0][:80]
         refused = said.reason if isinstance(said, frames.Refuse) else None
         fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
         order = what not in LOOKS
         note = Note("operator.request", fields, warning=order, repeats=order and refused is None)
         self._actions += [Reply(route, frames.write(said)), note]
+
+    def _answer(self, request: frames.Request, now: float) -> frames.Done | frames.Refuse:
+        """Does what is asked, and says in which state it is then, or why it is not done.
+
+        Every request describes a state, so asking twice changes nothing: an operator whose answer was lost asks again.
+        """
+        match request.what:
+            case "drain" if self.upstreams.head:
+                self.drain()
+            case "drain":
+                return frames.Refuse(b"", "a drain begins at a head stage", request.number)
+            case "leave":
+                self.leave(now)
+            case "pause" | "resume":
+                self.pause(request.what == "pause")
+            case "replay" if self.upstreams.head:
+                reason = "a source's records come from what it reads, and cannot be replayed"
+                return frames.Refuse(b"", reason, request.number)
+            case "replay":
+                self._actions.append(TakeLetters())
+            case "snapshot":
+                self.snapshot_now(now)
+            case what if (rate := _tap_rate(what)) is not None:
+                self.tap.ask(rate, now)
+            case _:
+                return frames.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
+        return frames.Done(request.number, self.state.value)
 
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
@@ -227,10 +254,6 @@ class Stage:
         self.policy = replace(self.policy, interval_s=seconds)
         self.snapshot_at = min(self.snapshot_at, following(self._now, seconds))
 
-    def order(self, action: Action) -> None:
-        """What an operator wants of the shell: it is among the actions of this turn."""
-        self._actions.append(action)
-
     def pause(self, paused: bool) -> None:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
         self.processing.paused = paused
@@ -320,10 +343,10 @@ class Stage:
         hungry = self.shutdown.hungry() or (self.processing.stuck and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             self._announced = (self.state, hungry)
-            self._actions.append(Publish(ANNOUNCEMENT, frames.write(self._announcement(hungry))))
+            self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(hungry))))
         if now >= self.snapshot_at:
             self.snapshot_at = following(now, self.policy.interval_s)
-            self._actions.append(Publish(SNAPSHOT, frames.write(frames.Snapshot(self.snapshot(now)))))
+            self._actions.append(Publish(frames.SNAPSHOT_TOPIC, frames.write(frames.Snapshot(self.snapshot(now)))))
 
     def _announcement(self, hungry: bool) -> frames.Announcement:
         me = self.me
@@ -334,3 +357,9 @@ class Stage:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
         parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
         return self._process_figures() | self.report.take(parts, now, self.policy.interval_s / 2)
+
+
+def _tap_rate(what: str) -> int | None:
+    """Messages a second, of a request to show what passes; None for any other request."""
+    rate = what.removeprefix("tap:")
+    return int(rate) if rate != what and rate.isascii() and rate.isdigit() and len(rate) < 10 else None

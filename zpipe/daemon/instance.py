@@ -42,7 +42,7 @@ from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
-from zpipe.runtime import descriptors, logs, running_pipelines
+from zpipe.runtime import descriptors, environment, logs, running_pipelines
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.logs import fields
@@ -100,7 +100,7 @@ class Instance:
         here = self.settings.workers.kind == "thread"
         self.host = PluginHost(plugin, context, self.store, self.places.run, self.log, here)
         self.total: int | None = None
-        self.replaying = env.get("ZPIPE_REPLAY") == "1"
+        self.replaying = env.get(environment.REPLAY) == "1"
         self._stops = 0
         self.mailbox = Mailbox()
         self.sockets = Sockets()
@@ -160,7 +160,7 @@ class Instance:
         self.loop.on_remember = self.health.remember
         self._signals = Signals()
         self.loop.on_fd[self._signals.fd] = self._signalled
-        if env.get("ZPIPE_SUPERVISED"):
+        if env.get(environment.SUPERVISED):
             self.loop.on_fd[sys.stdin.fileno()] = self._orphaned
 
     # ---- called on other threads: they touch nothing and only post

@@ -18,10 +18,10 @@ from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
-from zpipe.daemon.storage.store import FILE, SCHEMA_VERSION
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
 from zpipe.folders import denied
 from zpipe.operate.pipeline_drain import parse_target
+from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import Filter
 from zpipe.runtime.places import Places
 
@@ -55,7 +55,7 @@ class StoredDeadLetters:
             (stage, instance): path
             for stage in config.stages
             for instance in self.places.stored(stage)
-            if _exists(path := self.places.state(stage, instance) / FILE)
+            if _exists(path := self.places.state(stage, instance) / dead_letter_table.STATE_FILE)
         }
         if not self._files:
             where = self.places.state("", 0).parent
@@ -198,8 +198,10 @@ class StoredDeadLetters:
         try:
             with closing(_connect(path, write)) as connection:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version != SCHEMA_VERSION:
-                    raise OperatorError(f"{path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
+                if version != dead_letter_table.STATE_VERSION:
+                    raise OperatorError(
+                        f"{path} is of schema {version}; this zpipe knows {dead_letter_table.STATE_VERSION}"
+                    )
                 with connection:
                     yield connection
         except sqlite3.Error as error:

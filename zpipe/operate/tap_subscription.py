@@ -11,8 +11,6 @@ from itertools import count
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.core.stage import ANNOUNCEMENT
-from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError, TargetError
 from zpipe.operate import pipeline_drain
@@ -39,7 +37,7 @@ class TapSubscription:
         self._whom = whom
         self._pipeline = config.name
         self._sections = sections
-        self._listener = Listener(TAP, ANNOUNCEMENT)
+        self._listener = Listener(frames.TAP_TOPIC, frames.ANNOUNCEMENT_TOPIC)
         self._numbers = count(1)
         self._ask_at: dict[Instance, float] = {}
         self._stopped: set[Instance] = set()

@@ -12,7 +12,6 @@ from itertools import count
 from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.core.stage import SNAPSHOT
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
@@ -42,7 +41,7 @@ class Watch:
         self._run = run
         self.places = Places(config, env)
         self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
-        self._listener = Listener(SNAPSHOT)
+        self._listener = Listener(frames.SNAPSHOT_TOPIC)
         self._numbers = count(1)
         self._find_at = 0.0
         self._eager_left = EAGER_TIMES if eager else 0

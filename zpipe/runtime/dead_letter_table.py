@@ -15,6 +15,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+STATE_FILE = "state.db"
+"""In the state folder of an instance. Its position is in the same file, since one disk write makes both durable."""
+STATE_VERSION = 2
+"""Of all tables of the file."""
 HISTORY = 40
 """Lines kept of what happened to a message, over all its replays."""
 

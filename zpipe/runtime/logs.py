@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from zpipe.runtime.environment import TERMINAL
+
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-TERMINAL = "ZPIPE_TERMINAL"
 """Set to 1 by `zpipe run` for its children where it passes on what they log to a terminal: they write to a pipe."""
 TRACEBACK = "traceback_text"
 """The key in `extra` of a log call for the text of a traceback."""

@@ -18,7 +18,7 @@ from typing import Any
 from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
 from zpipe.errors import NoPeerError, OperatorError
-from zpipe.runtime import locks
+from zpipe.runtime import environment, locks
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 PLUGIN = "plugin"
@@ -50,7 +50,7 @@ class Places:
         self._env = {**SYSTEM_FOLDERS, **env} if self.of_system else env
         self.since = math.inf
         self.root = folders.runtime_root(self._env)
-        self.run = env.get("ZPIPE_RUN", "")
+        self.run = env.get(environment.RUN, "")
         self.join_run()
 
     def join_run(self) -> None:

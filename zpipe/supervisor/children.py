@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from zpipe.daemon.storage.last_life import LAST_DEATH
+from zpipe.runtime.environment import LAST_DEATH, SUPERVISED
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 STEADY_S = 10.0
@@ -76,7 +76,7 @@ class ChildDaemon:
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
         self._command += ["--log-level", level]
-        self._env = {**env, "ZPIPE_SUPERVISED": "1"}
+        self._env = {**env, SUPERVISED: "1"}
         self.absence = "is not started yet"
         self._last_death = ""
         self._delay_s = FIRST_DELAY_S

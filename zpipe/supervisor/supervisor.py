@@ -15,7 +15,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import Watch
-from zpipe.runtime import descriptors
+from zpipe.runtime import descriptors, environment
 from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
@@ -63,7 +63,7 @@ class Supervisor:
             for instance in sorted({*range(1, stage.instances + 1), *(n for name, n in replay if name == stage.name)})
         ]
         self._lock = _claim(config, env, wanted)
-        env = {**env, "ZPIPE_RUN": self._lock.run, **({"ZPIPE_REPLAY": "1"} if replay else {})}
+        env = {**env, environment.RUN: self._lock.run, **({environment.REPLAY: "1"} if replay else {})}
         self._replay = bool(replay)
         self._config = config
         self._display = display

@@ -1,0 +1,1 @@
+"""Every ZeroMQ socket of zpipe. Only this room imports zmq; nothing here knows what a frame means."""

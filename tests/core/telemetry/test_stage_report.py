@@ -8,10 +8,10 @@ import pytest
 
 from zpipe.core.actions import Publish
 from zpipe.core.policy import StagePolicy
-from zpipe.core.stage import SNAPSHOT, Stage
+from zpipe.core.stage import Stage
 from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Identity
-from zpipe.core.wire import section
+from zpipe.core.wire import frames, section
 from zpipe.core.work.task import Chunk
 
 
@@ -69,5 +69,7 @@ def test_two_instances_of_a_machine_take_their_snapshots_at_the_same_instants() 
         taken.append([])
         for hundredth in range(int(began * 100), 10600):
             actions = stage.settle(hundredth / 100)
-            taken[-1] += [hundredth / 100 for one in actions if isinstance(one, Publish) and one.topic == SNAPSHOT]
+            taken[-1] += [
+                hundredth / 100 for one in actions if isinstance(one, Publish) and one.topic == frames.SNAPSHOT_TOPIC
+            ]
     assert taken == [[101.0, 102.0, 103.0, 104.0, 105.0]] * 2

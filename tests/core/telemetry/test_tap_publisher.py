@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zpipe.core import actions as act
 from zpipe.core.policy import StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.tap_publisher import TAP, Bucket, Passage
+from zpipe.core.telemetry.tap_publisher import Bucket, Passage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
 from zpipe.testing import Faults, Node, Simulation, Spec
@@ -35,7 +35,7 @@ class Tapped(Simulation):
         super()._turned(node)
 
     def _perform_on_line(self, node: Node, action: act.Action) -> None:
-        if isinstance(action, act.Publish) and action.topic == TAP:
+        if isinstance(action, act.Publish) and action.topic == frames.TAP_TOPIC:
             frame = frames.read(action.frame)
             assert isinstance(frame, frames.Tap)
             assert (frame.stage, frame.instance) == node.key

@@ -18,9 +18,8 @@ from zpipe.core.downstream.downstream import HIGH_WATER_SLACK, Downstream
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
-from zpipe.core.stage import ANNOUNCEMENT, SNAPSHOT, Stage
+from zpipe.core.stage import Stage
 from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS, WHO
-from zpipe.core.telemetry.tap_publisher import TAP
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import cbor, frames, section
@@ -207,7 +206,7 @@ def test_the_document_has_the_constants_and_states_of_the_code() -> None:
     states = [state.value for state in State]
     assert f"| `state` | text | {', '.join(states[:-1])} or {states[-1]} |" in DOCUMENT
     assert "state = " + " / ".join(f'"{state}"' for state in states) in CDDL.read_text(encoding="utf-8")
-    for topic in (ANNOUNCEMENT, SNAPSHOT, TAP):
+    for topic in frames.TOPICS:
         assert f"`{topic.decode()}`" in DOCUMENT
 
 

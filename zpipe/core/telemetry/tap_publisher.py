@@ -18,7 +18,6 @@ from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames
 
-TAP = b"tap"
 """The topic on control."""
 ASLEEP = float("-inf")
 
@@ -57,7 +56,7 @@ class Passage:
         return True
 
 
-class Tap:
+class TapPublisher:
     """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one."""
 
     def __init__(self, me: Identity, policy: TapPolicy) -> None:
@@ -125,6 +124,6 @@ class Tap:
                 frame = frames.Tap(
                     me.pipeline, me.stage, me.instance, *link, peer, passage.messages, count, attempt, size, copy
                 )
-                shown.append(Publish(TAP, frames.write(frame)))
+                shown.append(Publish(frames.TAP_TOPIC, frames.write(frame)))
             at += size
         return shown

@@ -27,7 +27,8 @@ SECRET_BYTES = 16
 """Of a session's name and of a consumer's secret: 128 random bits cannot be guessed, and no other frame shows them."""
 NO_SESSION = "no such session"
 """The reason of a refuse that every end of a session brings about, and no fault of either side."""
-TOPICS = (b"announcement", b"snapshot", b"tap")
+ANNOUNCEMENT_TOPIC, SNAPSHOT_TOPIC, TAP_TOPIC = TOPICS = (b"announcement", b"snapshot", b"tap")
+"""Of what is published on the control socket."""
 MAX_QUEUE_MESSAGES = 1_000_000_000
 """Goes into a high-water mark, a C int."""
 

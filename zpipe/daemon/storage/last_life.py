@@ -21,10 +21,10 @@ from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.work.delivery import Slice
 from zpipe.daemon.storage.call_journal import CallJournal, in_call, producer_of
 from zpipe.errors import OperatorError
+from zpipe.runtime.environment import LAST_DEATH
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
-LAST_DEATH = "ZPIPE_LAST_DEATH"
 """Set by `zpipe run` for a child that it starts again: how the one before ended, for people."""
 ENDED = "ended"
 """The file of how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. Any end, also one in order."""

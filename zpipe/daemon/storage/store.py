@@ -21,13 +21,11 @@ from zpipe.core.wire import cbor
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime import dead_letter_table
 
-SCHEMA_VERSION = 2
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS position (
     one INTEGER PRIMARY KEY CHECK (one = 1), position BLOB, finished INTEGER NOT NULL, completed_by TEXT);
 {dead_letter_table.SCHEMA}
 """
-FILE = "state.db"
 WAL_PAGES = 100
 """The log before the file is kept to 400 KiB: SQLite's own 1,000 pages are more than many a small disk has left."""
 
@@ -48,16 +46,20 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+        self.path = folder / dead_letter_table.STATE_FILE
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
         with self._opened() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
-                raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {SCHEMA_VERSION}")
+            if version not in (0, dead_letter_table.STATE_VERSION):
+                raise OperatorError(
+                    f"{self.path} is of schema {version}; this zpipe knows {dead_letter_table.STATE_VERSION}"
+                )
             if version == 0:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+                connection.executescript(
+                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {dead_letter_table.STATE_VERSION}; COMMIT;"
+                )
             self.kept = dead_letter_table.total(connection)
 
     def _connect(self) -> sqlite3.Connection:

@@ -24,6 +24,7 @@ from zpipe.daemon.workers import call_note, task_exchange, worker_death
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.errors import PeerError
+from zpipe.runtime.environment import SUPERVISED
 
 CLOSE_S = 5.0
 """For zpipe_close; then it is killed."""
@@ -33,7 +34,7 @@ MEMORY_CHECK_S = 0.25
 _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
 )
-_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "ZPIPE_SUPERVISED")
+_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", SUPERVISED)
 
 
 @dataclass(frozen=True)

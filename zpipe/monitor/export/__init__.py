@@ -1,0 +1,1 @@
+"""The model for other programs: metrics, checks for cron, and recordings."""

@@ -1,0 +1,1 @@
+"""Messages and dead letters for people: decoded, chosen, redacted, edited, and written as JSON."""

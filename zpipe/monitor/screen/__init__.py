@@ -1,0 +1,1 @@
+"""The live screen of `zpipe monitor`: the terminal, keys, and what is drawn where."""

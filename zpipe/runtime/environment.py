@@ -1,0 +1,14 @@
+"""The environment variables by which `zpipe run` and its daemons understand each other. May live here: their names."""
+
+from __future__ import annotations
+
+RUN = "ZPIPE_RUN"
+"""The run that a daemon belongs to."""
+REPLAY = "ZPIPE_REPLAY"
+""""1" where dead letters are replayed: sources are not read."""
+SUPERVISED = "ZPIPE_SUPERVISED"
+"""Set where a supervisor holds the other end of the daemon's standard input: when that ends, so does the daemon."""
+LAST_DEATH = "ZPIPE_LAST_DEATH"
+"""How the life before this one ended, in words."""
+TERMINAL = "ZPIPE_TERMINAL"
+""""1" where the log of a daemon is passed on to a terminal; the daemon itself sees only a pipe."""
