@@ -19,6 +19,7 @@ TEXT = stages(
     step("c", '[stages.c.options]\nname = "${V}"', plugin="./typed.py", input='["b", "a.errors"]'),
     step("d", 'listen = ["tcp://${HOST}:7000"]\nworkers = { kind = "process", timeout = "5s" }', input='"c"'),
     '[telemetry]\nprometheus = "127.0.0.1:9464"\n',
+    "[security]\ninsecure = true\n",
 )
 
 
@@ -70,7 +71,7 @@ def test_differences_name_tables_and_pass_over_comments(read: Read) -> None:
     assert record.differences([one], TEXT + "\n# a word\n") == []
     assert record.differences([one], TEXT.replace("rate = 5", "rate = 6")) == ["stages.b"]
     assert record.differences([one], TEXT.replace('name = "${V}"', 'name = "${W}"')) == ["stages.c"]
-    assert record.differences([one], TEXT.replace("[telemetry]", "[security]\n[telemetry]")) == ["security"]
+    assert record.differences([one], TEXT.replace("insecure = true", "insecure = false")) == ["security"]
     assert record.differences([one], TEXT.replace("[stages.d]", "[stages.e]")) == ["stages.e", "stages.d"]
 
 
