@@ -16,7 +16,7 @@ from zpipe.errors import OperatorError, PeerError, TargetError
 from zpipe.operate import pipeline_drain
 from zpipe.plugin import nearest_name
 from zpipe.runtime.places import Places
-from zpipe.transport.sockets import Listener
+from zpipe.transport.listener import Listener
 
 HEARTBEAT_S = 1.0
 """A request holds for three of these (PROTOCOL.md 5.11)."""

@@ -16,7 +16,7 @@ from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime.places import Places
-from zpipe.transport.sockets import Listener
+from zpipe.transport.listener import Listener
 
 ASK_S = 3.0
 FIND_S = 0.25

@@ -25,7 +25,8 @@ from zpipe import folders
 from zpipe.errors import OperatorError
 
 LOCK_S = 0.5
-
+READY, CANNOT_GO_ON = "ready", "cannot_go_on"
+"""What an instance notes in its lock file for the supervisor: its plugin is open, or to start it again is of no use."""
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2): type, whence, start, length, pid
 _held: dict[tuple[int, int], int] = {}
@@ -131,8 +132,8 @@ class InstanceLock:
             stale.unlink(missing_ok=True)
 
     def note_state(self, word: str) -> None:
-        """Leaves word for the supervisor. `ready`: a death from here on is no failed start (a snapshot may miss it);
-        `hopeless`: starting again is of no use before somebody has put something right."""
+        """Notes READY, so that a death from here on is no failed start: a snapshot may miss it. Or CANNOT_GO_ON: somebody has to
+        put something right before it is started again."""
         with contextlib.suppress(OSError):  # a full disk: it is started once more than it need be
             os.write(self._fd, f"{word}\n".encode())
 

@@ -98,8 +98,8 @@ class Places:
         return bool(self.run) and _read(self.state(stage, instance) / LIFE).get("run") == self.run
 
     def lock_words(self, stage: str, instance: int) -> list[str]:
-        """What the instance's lock says: the pid that took it, then what that process has left word of: that it is `ready`
-        (its plugin is open), or `hopeless`. Nothing where it cannot be read."""
+        """What stands in the instance's lock file: the pid that took it, then what that process has noted (`locks.READY`,
+        `locks.CANNOT_GO_ON`). Nothing where it cannot be read."""
         try:
             return locks.read(self.runtime(stage, instance) / "lock").split()
         except OSError:
@@ -212,7 +212,7 @@ class Places:
         snapshot = self.stopped(stage, instance)
         return snapshot if snapshot is not None and _read(self.state(stage, instance) / MARK).get("ended") else None
 
-    def remember(self, stage: str, instance: int, paused: bool) -> None:
+    def keep_paused(self, stage: str, instance: int, paused: bool) -> None:
         """Keeps across restarts that the operator has paused the instance. Raises OSError."""
         path = self.state(stage, instance) / PAUSED
         if paused:

@@ -15,7 +15,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import Watch
-from zpipe.runtime import descriptors, environment
+from zpipe.runtime import descriptors, environment, locks
 from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
@@ -144,8 +144,8 @@ class Supervisor:
             if death is not None:
                 holder, *words = self._watch.places.lock_words(child.stage, child.instance) or [""]
                 words = words if holder == str(pid) else []
-                child.ready |= "ready" in words
-                code = self._died(child, death, now, "hopeless" in words)
+                child.ready |= locks.READY in words
+                code = self._died(child, death, now, locks.CANNOT_GO_ON in words)
             elif child.process is None and not child.done and now >= child.start_at:
                 code = self._start(child)
             if code is not None:

@@ -1,4 +1,4 @@
-"""A dead letter as it is kept, or as it is sent. May live here: making a row or a message of one, not what becomes of it."""
+"""A dead letter as it is stored, or as it is sent. Making a row or a message of one belongs here, not what becomes of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zpipe.runtime.dead_letter_table import LetterRow
 from zpipe.runtime.exception_text import clean
 
 
-def letter_row(letter: DeadLetter, stage: str, crash: LastLife) -> LetterRow:
-    """The row of a letter. A message that cannot be decoded is kept as the bytes of its whole section.
+def letter_row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
+    """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
 
-    crash  how this instance's life before ended: the end of a message that has ended it
+    last_life  how this instance's life before ended: it tells what a message has done that has ended it
     """
     id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
     if letter.piece is not None:
@@ -31,9 +31,9 @@ def letter_row(letter: DeadLetter, stage: str, crash: LastLife) -> LetterRow:
             id, origin, payload = ids[at], origins[at], payloads[at]
             headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
     reason, text = clean(letter.reason), clean(letter.traceback)
-    if letter.piece is not None and crash.accuses(letter.piece):
-        reason += f" (the last was {crash.how})" if crash.how else ""
-        text = text or clean(crash.traceback)
+    if letter.piece is not None and last_life.accuses(letter.piece):
+        reason += f" (the last was {last_life.how})" if last_life.how else ""
+        text = text or clean(last_life.traceback)
     past = letter.past
     return LetterRow(
         stage=stage,
@@ -75,7 +75,7 @@ def letter_message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
 
 
 def _encoded(payload: Any) -> bytes:
-    """A payload that cannot be encoded is kept as what Python shows of it."""
+    """A payload that cannot be encoded is stored as what Python shows of it."""
     try:
         encoded = cbor.write(payload)
         cbor.read(encoded)

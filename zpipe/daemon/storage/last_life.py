@@ -70,8 +70,8 @@ class LastLife:
         """How many were in a call."""
         return sum(stop - start for _, rows in self.suspects.values() for start, stop, _ in rows)
 
-    def tell(self, log: logging.Logger) -> None:
-        """Says what was found, if that life ended by accident."""
+    def write_to(self, log: logging.Logger) -> None:
+        """Logs what was found, if that life crashed."""
         if not (self.how or self.suspects or self.traceback):
             return
         what = {"how": self.how or None, "messages_in_call": self.messages, "ids": ",".join(self.ids) or None}

@@ -25,7 +25,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Result, Task
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import LinkEnds
-from zpipe.daemon.service import collector
+from zpipe.daemon.service.process_memory import tune_garbage_collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.call_note import CallNote
@@ -63,7 +63,7 @@ class WorkerMain:
                 self._log.error(fields(event="open.failed", reason=reason), exc_info=error)
             self._send([task_exchange.FAILED, reason])
             return
-        collector.tune()
+        tune_garbage_collector()
         self._send([task_exchange.READY])
         while True:
             value, bodies = self._pipe.receive()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zpipe.core.work.task import Chunk, Result, Task
-from zpipe.daemon.service.resident import rss_bytes
+from zpipe.daemon.service.process_memory import rss_bytes
 from zpipe.daemon.workers import call_note, task_exchange, worker_death
 from zpipe.daemon.workers.call_note import CallNote
 from zpipe.daemon.workers.pipe import Pipe
