@@ -42,7 +42,6 @@ from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.last_life import LastLifeFiles
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.storage.store import Store
-from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
@@ -93,7 +92,7 @@ class Instance:
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
         self.stage = self._make_stage(self._bind())
         self._source = self._make_source()
-        self._output_gate = OutputGate()
+        self._output_room = threading.Event()
         self._workers = self._make_workers()
         self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
         self._dead_letters = DeadLetterStore(
@@ -186,7 +185,7 @@ class Instance:
             self._context,
             policy.link,
             calls,
-            self._output_gate,
+            self._output_room,
             self._emitted,
             self._done,
             self.log,
@@ -207,7 +206,7 @@ class Instance:
             self._mailbox,
             self._workers,
             self._source,
-            self._output_gate,
+            self._output_room,
             self._position_writer,
             self._dead_letters,
             self._health,
@@ -220,12 +219,12 @@ class Instance:
     # ---- called on other threads: they touch nothing and only post
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Blocks until the core has them and the output gate says whether there is room for more."""
+        """Blocks until the core has them, and has said whether there is room for more."""
         taken = threading.Event()
 
         def take() -> None:
             self.stage.task_emitted(task, chunks)
-            self._mailbox.post(taken.set)  # runs in the next turn: this one still has to set the gate
+            self._mailbox.post(taken.set)  # runs in the next turn: this one still has to set `output_room`
 
         self._mailbox.post(take)
         taken.wait()

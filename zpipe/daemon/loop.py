@@ -7,6 +7,7 @@ of the daemon does in its turn. A frame that breaks the protocol is counted, log
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -21,7 +22,6 @@ from zpipe.daemon.service.malformed import MalformedLog, Source
 from zpipe.daemon.service.notes import Notes
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
-from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
@@ -39,6 +39,7 @@ class Loop:
     """The shell of one instance. `run` blocks until the core exits or `stop` is called.
 
     stopped      called once everything is finished and said (`True`: at the end of the stream)
+    output_room  set while the outputs have room
     parts        each has its turn before every poll
     descriptors  what to call when one of these is readable
     """
@@ -50,7 +51,7 @@ class Loop:
         mailbox: Mailbox,
         workers: Pool | None,
         source: SourceThread | None,
-        output_gate: OutputGate,
+        output_room: threading.Event,
         position_writer: PositionWriter,
         dead_letters: DeadLetterStore,
         health: Health,
@@ -65,7 +66,7 @@ class Loop:
         self._mailbox = mailbox
         self._workers = workers
         self._source = source
-        self._output_gate = output_gate
+        self._output_room = output_room
         self._health = health
         self._parts = parts
         self._descriptors = descriptors
@@ -208,7 +209,10 @@ class Loop:
         self._sockets.close_session(action.session)
 
     def _limit_outputs(self, action: act.LimitOutputs) -> None:
-        self._output_gate.set(action.limit > 0)
+        if action.limit > 0:
+            self._output_room.set()
+        else:
+            self._output_room.clear()
         if self._source is not None:
             self._source.raise_limit(action.limit)
 

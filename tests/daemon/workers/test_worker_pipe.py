@@ -134,7 +134,7 @@ def test_a_result_that_does_not_fit_its_task_is_none(
 def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: bool, count: int, note: int) -> None:
     note = min(note, count)
     task = Task(1, [piece(section_of(list(range(count))), 0, count)], PastCalls(), batch)
-    result = worker_death.result_of(task, note, "why", "trace", 1.0)
+    result = worker_death.died_result(task, note, "why", "trace", 1.0)
     assert [failure.index for failure in result.failures] == list(range(count)) and result.chunks == []
     dead = [failure.index for failure in result.failures if failure.verdict is Verdict.DEATH]
     if batch:

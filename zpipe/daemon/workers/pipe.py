@@ -1,8 +1,8 @@
-"""What the daemon and a worker process say to each other, on one socket pair.
+"""Frames between the daemon and a worker process, on one socket pair.
 
-May live here: frames. A frame is the length of its head (4 bytes), the head as CBOR ([value, [length of each body]]), and the
-bodies as they are, so that sections pass undecoded. Both ends are on one machine and of one version: it is no protocol, but
-what comes from a process that may be broken is read as strictly as what comes from a peer.
+A frame is the length of its head (4 bytes), the head as CBOR ([value, [length of each body]]), and the bodies as they are, so
+that sections pass undecoded. Both ends are on one machine and of one version, so this is no protocol. But what comes from a
+process that may be broken is read as strictly as what comes from a peer. Must not live here: what a frame means.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENGTH = struct.Struct("!I")
 
 
 class Pipe:
-    """`wait(events)` is called where a socket that does not block would; it returns when trying again makes sense."""
+    """`wait(events)` is called where the socket would block. It returns when trying again makes sense."""
 
     def __init__(self, end: socket.socket, wait: Callable[[int], None] | None = None) -> None:
         self._socket = end

@@ -1,7 +1,7 @@
 """A pool of worker processes: what one of them does to itself touches only the messages it had.
 
-May live here: which slot gets which task, and the pool's start and end. A process is `worker_process.Process`, and
-`slot.WorkerSlot` keeps one alive.
+Which slot gets which task belongs here, and the pool's start and end. Must not live here: a process, which is a
+`WorkerProcess`, or keeping one alive, which a `WorkerSlot` does.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from zpipe.core.work.task import Chunk, Result, Task
-from zpipe.daemon.workers.output_gate import OutputGate
-from zpipe.daemon.workers.slot import WorkerSlot
-from zpipe.daemon.workers.worker_process import CLOSE_S, Process
+from zpipe.daemon.workers.worker_process import CLOSE_S, WorkerProcess
+from zpipe.daemon.workers.worker_slot import WorkerSlot
 from zpipe.errors import OperatorError
 
 
 class ProcessPool:
-    """`count` processes, a task each at a time. `done` and `emitted` are called on the pool's threads and only post."""
+    """`count` processes with one task each at a time. `done` and `emitted` are called on the pool's threads, and only post."""
 
     def __init__(
         self,
         count: int,
-        spawn: Callable[[int], Process],
-        gate: OutputGate,
+        spawn: Callable[[int], WorkerProcess],
+        output_room: threading.Event,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
-        self._gate = gate
+        self._output_room = output_room
         self._emitted = emitted
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
@@ -98,4 +97,4 @@ class ProcessPool:
 
     def _pass_on(self, task: Task, chunks: list[Chunk]) -> None:
         self._emitted(task, chunks)
-        self._gate.wait()
+        self._output_room.wait()

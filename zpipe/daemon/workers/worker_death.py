@@ -1,6 +1,6 @@
-"""What is said of a worker process that died, and what that means for the messages it had.
+"""How a worker process died, in words, and what that means for the messages that it had.
 
-May live here: pure functions of how it ended. Who killed it and when is the process's.
+Pure functions of how it ended belong here. Must not live here: killing it, which is the `WorkerProcess`'.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def how(code: int) -> str:
 
 
 def reason(code: int) -> str:
-    """The same in a short form that is one of few, to be counted by: "SIGSEGV", "exit code 3"."""
+    """The same in one of a few short forms, to be counted by: "SIGSEGV", "exit code 3"."""
     return f"exit code {code}" if code >= 0 else how(code).rpartition(" ")[2]
 
 
@@ -42,10 +42,10 @@ def too_large(rss_bytes: int, limit_bytes: int) -> str:
     return f"its worker process used {-(-rss_bytes // _MIB)} MiB, over the limit of {limit_bytes / _MIB:g} MiB"
 
 
-def result_of(task: Task, note: int, reason: str, traceback: str, seconds: float) -> Result:
-    """The outputs of the whole task died with the process, but only what the note says was in the call.
+def died_result(task: Task, note: int, reason: str, traceback: str, seconds: float) -> Result:
+    """A task whose process died. All its outputs are lost, but only the message that the note names was in the call.
 
-    Where it says nothing, all are run again: each alone, where there is nobody else to blame.
+    Where the note names none, all are run again, each alone, so that there is nobody else to blame.
     """
     blamed = range(task.count) if task.batch or task.count == 1 else range(note - 1, note)
     failures = [
@@ -55,8 +55,8 @@ def result_of(task: Task, note: int, reason: str, traceback: str, seconds: float
     return Result([], failures=failures, seconds=seconds)
 
 
-def last_words(fd: int) -> str:
-    """What faulthandler wrote, its end."""
+def traceback_in(fd: int) -> str:
+    """The end of what faulthandler wrote into the file of this descriptor."""
     path = Path(f"/proc/self/fd/{fd}")
     text = path.read_bytes()[-4 * TRACEBACK_CHARACTERS :].decode(errors="replace")
     return clean(text[-TRACEBACK_CHARACTERS:])

@@ -1,7 +1,7 @@
-"""One worker process as the daemon has it: started, given tasks one at a time, watched while it works, ended.
+"""One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended.
 
-May live here: spawning, the limits on a call, killing, and what a death says. Which task it gets, and what comes after it, is
-its slot's. Each method may block, and only the slot's thread calls them; `kill` is for any thread.
+Spawning belongs here, the limits on a call, and killing. Must not live here: which task it gets, and what comes after it, which
+is its slot's. Each method may block, and only the slot's thread calls them. `kill` is for any thread.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 
 from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.service.process_memory import rss_bytes
-from zpipe.daemon.workers import call_note, task_exchange, worker_death
-from zpipe.daemon.workers.call_note import CallNote
+from zpipe.daemon.workers import task_exchange, worker_death
 from zpipe.daemon.workers.pipe import Pipe
+from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote
 from zpipe.errors import PeerError
 from zpipe.runtime.environment import SUPERVISED
 
 CLOSE_S = 5.0
 """For zpipe_close; then it is killed."""
-WORDS_S = 0.5
-"""For a process that is to be killed to say where it is. Only one that is stopped does not."""
+DUMP_S = 0.5
+"""For a process that is to be killed to write where it is. Only one that is stopped does not."""
 MEMORY_CHECK_S = 0.25
 _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
@@ -39,7 +39,7 @@ _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", SUPERVISED
 
 @dataclass(frozen=True)
 class Limits:
-    """None: no limit. `timeout_s`: of one call; the others have the process replaced between tasks, memory also in a call."""
+    """None: no limit. `timeout_s` is for one call. The others have the process replaced between tasks, memory also in a call."""
 
     timeout_s: float | None = None
     recycle_messages: int | None = None
@@ -47,23 +47,23 @@ class Limits:
 
 
 class NotOpened(Exception):
-    """It could not open the plugin; its text is the reason."""
+    """The process could not open the plugin. The text is the reason."""
 
 
 class NotBegun(Exception):
-    """It died before it had the task: nothing has happened to it."""
+    """It died before it had the task, so nothing has happened to the task."""
 
 
-class _Overdue(Exception):
-    """Its text is what it is killed for; `limit` is the one it has passed."""
+class _OverLimit(Exception):
+    """Its text is why the process is killed, `limit` the one that it has passed."""
 
     def __init__(self, reason: str, limit: str) -> None:
         super().__init__(reason)
         self.limit = limit
 
 
-class Process:
-    """`start`: what the child is told, see `child.py`. Spawning raises OSError if there are no descriptors or processes left.
+class WorkerProcess:
+    """`start`: what the child is told, see `worker_main`. Spawning raises OSError if there are no descriptors or processes left.
 
     ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
     """
@@ -71,11 +71,11 @@ class Process:
     def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
         self._limits = limits
         self._start = start
-        self._outbox = task_exchange.Outbox()
+        self._tasks = task_exchange.TaskSender()
         self.messages = 0
         self.ended_by = ""
-        self.last_words = ""
-        self._seen, self._since = call_note.NOT_BEGUN, 0.0
+        self.traceback = ""
+        self._seen, self._since = NOT_BEGUN, 0.0
         self._held = ExitStack()
         try:
             self._spawn(name)
@@ -89,16 +89,16 @@ class Process:
             self._pipe = Pipe(ours, self._pause)
             self._held.callback(self._pipe.close)
             theirs.callback(end.close)
-            note = call_note.make()
+            note = task_exchange.note_memory()
             theirs.callback(os.close, note)
             self._note = CallNote(note)
             self._held.callback(self._note.close)
-            self._words = os.memfd_create("zpipe-words")
-            self._held.callback(os.close, self._words)
-            life, ours_of_life = os.pipe()
-            theirs.callback(os.close, life)
-            self._held.callback(os.close, ours_of_life)
-            given = (end.fileno(), note, self._words, life)
+            self._traceback_fd = os.memfd_create("zpipe-traceback")
+            self._held.callback(os.close, self._traceback_fd)
+            alive, ours_alive = os.pipe()
+            theirs.callback(os.close, alive)
+            self._held.callback(os.close, ours_alive)
+            given = (end.fileno(), note, self._traceback_fd, alive)
             command = [sys.executable, "-P", "-c", _BOOT, "\n".join(sys.path), f"zpipe-worker:{name}", *map(str, given)]
             env = {key: value for key, value in os.environ.items() if key not in _NOT_FOR_WORKERS}
             # exec, never fork: threads and sockets do not survive one. A process group of its own: Ctrl-C is the daemon's, and
@@ -114,8 +114,8 @@ class Process:
         return self._process.pid
 
     @property
-    def signs(self) -> tuple[int, int]:
-        """Descriptors of which one is readable, while no task is under way, when the process is dead or broken."""
+    def end_signs(self) -> tuple[int, int]:
+        """Descriptors to watch while no task is under way: one is readable when the process is dead or broken."""
         return self._pipe.fileno(), self._exit
 
     def open(self) -> None:
@@ -137,16 +137,16 @@ class Process:
     # ---- a task
 
     def run(self, task: Task, pass_on: Callable[[list[Chunk]], None]) -> tuple[Result, bool]:
-        """The result, and whether the process lives. `pass_on` blocks as long as early outputs have to wait.
+        """Returns the result, and whether the process lives. `pass_on` blocks as long as early outputs have to wait.
 
-        Raises NotBegun. If it is False, or NotBegun was raised, the process is ended.
+        Raises NotBegun. After that, and where the process does not live, it is ended.
         """
         began = time.monotonic()
         reason = ""
-        self._note.note[0] = call_note.NOT_BEGUN
+        self._note.note[0] = NOT_BEGUN
         self._watch_from(began)
         try:
-            self._pipe.send(*self._outbox.frame(task))
+            self._pipe.send(*self._tasks.frame(task))
             while True:
                 value, bodies = self._pipe.receive()
                 if value[0] == task_exchange.RESULT:
@@ -157,26 +157,26 @@ class Process:
                 self._check()  # a generator that yields fast leaves no pause in which to look
                 waits_since = time.monotonic()
                 pass_on(chunks)
-                self._since += (
-                    time.monotonic() - waits_since
-                )  # waiting for room is no part of the call, all the rest is
+                self._since += time.monotonic() - waits_since  # only waiting for room is no part of the call
                 self._pipe.send([task_exchange.GO_ON])
-        except _Overdue as overdue:
-            reason, self.ended_by = str(overdue), overdue.limit
-            self._say_last_words()
+        except _OverLimit as over:
+            reason, self.ended_by = str(over), over.limit
+            self._dump_traceback()
         except PeerError as error:
             reason = f"its worker process broke off: {error}"
         except (EOFError, OSError):
             pass
         note = self._note.note[0]
         code = self.end(kill=bool(reason))
-        if note == call_note.NOT_BEGUN and not reason:
+        if note == NOT_BEGUN and not reason:
             raise NotBegun(worker_death.how(code))
         seconds = time.monotonic() - began
-        return worker_death.result_of(task, note, reason or worker_death.in_call(code), self.last_words, seconds), False
+        return worker_death.died_result(
+            task, note, reason or worker_death.in_call(code), self.traceback, seconds
+        ), False
 
     @property
-    def spent(self) -> str:
+    def replace_reason(self) -> str:
         """Why it should be replaced now, between tasks; "" if it should not."""
         limits = self._limits
         if limits.recycle_messages is not None and self.messages >= limits.recycle_messages:
@@ -188,12 +188,12 @@ class Process:
     # ---- watching
 
     def _watch_from(self, now: float | None) -> None:
-        """The call's time counts from here; None: there is no call."""
+        """The time of the call counts from here. None: there is no call."""
         self._watching = now is not None
         self._seen, self._since = self._note.note[0], now or 0.0
 
     def _pause(self, events: int) -> None:
-        """Until the pipe is ready, with a look at the limits now and then. Raises _Overdue."""
+        """Until the pipe is ready, with a look at the limits now and then. Raises _OverLimit."""
         poll = select.poll()
         poll.register(self._pipe.fileno(), events)
         # The end of the pipe alone is no proof: what the plugin has forked may hold it open.
@@ -216,9 +216,9 @@ class Process:
         if note != self._seen:
             self._seen, self._since = note, now
         if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
-            raise _Overdue(worker_death.timed_out(limits.timeout_s), "timeout")
+            raise _OverLimit(worker_death.timed_out(limits.timeout_s), "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            raise _Overdue(worker_death.too_large(size, limits.memory_bytes), "memory")
+            raise _OverLimit(worker_death.too_large(size, limits.memory_bytes), "memory")
 
     def _rss(self) -> int:
         try:
@@ -228,31 +228,31 @@ class Process:
 
     # ---- its end
 
-    def _say_last_words(self) -> None:
+    def _dump_traceback(self) -> None:
         with suppress(ProcessLookupError):
             self._process.send_signal(task_exchange.DUMP)
-        end, size = time.monotonic() + WORDS_S, 0
+        end, size = time.monotonic() + DUMP_S, 0
         while time.monotonic() < end:
             time.sleep(0.005)
-            before, size = size, os.fstat(self._words).st_size
+            before, size = size, os.fstat(self._traceback_fd).st_size
             if size and size == before:
                 return
 
     def close(self) -> None:
-        """In order: the plugin's zpipe_close runs in it. Killed if that takes longer than CLOSE_S."""
+        """In order: the plugin's zpipe_close runs in it. It is killed if that takes longer than CLOSE_S."""
         self._watch_from(None)
         with suppress(OSError):
             self._pipe.send([task_exchange.CLOSE])
         self.end(kill=False, within_s=CLOSE_S)
 
     def kill(self) -> None:
-        """With what the plugin has started in it. From any thread."""
+        """Kills it with what the plugin has started in it. From any thread."""
         with suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, kill: bool, within_s: float = 1.0) -> int:
-        """Its exit status. Unless it is to be killed it has so long to end by itself. Everything is released."""
+        """Returns its exit status. Unless it is to be killed, it has so long to end by itself. Everything is released."""
         if self._process.returncode is not None:
             return self._process.returncode
         poll = select.poll()
@@ -262,6 +262,6 @@ class Process:
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
         self.ended_by = self.ended_by or worker_death.reason(code)
-        self.last_words = worker_death.last_words(self._words)
+        self.traceback = worker_death.traceback_in(self._traceback_fd)
         self._held.close()
         return code

@@ -1,6 +1,6 @@
 """A place for a worker process: a thread that keeps one there, gives it tasks and replaces it when it dies.
 
-May live here: the life of one slot. Who gets which task is the pool's.
+Must not live here: which slot gets which task, which is the pool's.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.storage.last_life import MOST_IDS
 from zpipe.daemon.workers import task_exchange
-from zpipe.daemon.workers.worker_death import how, result_of
-from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, Process
+from zpipe.daemon.workers.worker_death import died_result, how
+from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, WorkerProcess
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import TRACEBACK, fields
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 """Between starts that fail, doubling."""
 END_S = 0.5
-"""For a thread whose process was killed to see that; one that waits for room in the outputs does not."""
+"""For a thread whose process was killed to see that. One that waits for room in the outputs does not."""
 MOST_UNBEGUN = 3
-"""Processes that may die before they have a task; after that it counts as the task's doing."""
+"""Processes that may die before they have a task. After that it counts as caused by the task."""
 
 
 class Tasks(Protocol):
     """Where a slot gets its tasks."""
 
     def next_for(self, slot: WorkerSlot) -> Task | None:
-        """One that waits; if there is none the slot is idle and will be given one."""
+        """A task that waits. If there is none, the slot is idle and will be given one."""
 
     def withdraw(self, slot: WorkerSlot) -> Task | None:
-        """The slot is not idle any more: what it was given meanwhile."""
+        """The slot is not idle any more. Returns what it was given meanwhile."""
 
 
 class WorkerSlot:
-    """`pass_on` and `done` are called on the slot's thread; `pass_on` blocks until there is room.
+    """`pass_on` and `done` are called on the slot's thread. `pass_on` blocks until there is room.
 
-    deaths  how many processes of it have died, by what ended them; read on other threads, by copying
+    given    a task, set by the pool before it calls `wake`
+    tried    set once the first process is up, or has failed to start;  failure: why it failed
+    deaths   how many processes of it have died, by what ended them; read on other threads, by copying
     """
 
     def __init__(
         self,
         number: int,
-        spawn: Callable[[], Process],
+        spawn: Callable[[], WorkerProcess],
         tasks: Tasks,
         pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
@@ -68,12 +70,12 @@ class WorkerSlot:
         self._log = log
         self._wake = Wakeup()
         self._closing = threading.Event()
-        self._process: Process | None = None
+        self._process: WorkerProcess | None = None
         self._busy = False
         self._task: Task | None = None
         self._unbegun = 0
         self._delay_s = FIRST_DELAY_S
-        self._thread = threading.Thread(target=self._live, name=f"zpipe-worker-{number}", daemon=True)
+        self._thread = threading.Thread(target=self._keep_process, name=f"zpipe-worker-{number}", daemon=True)
 
     # ---- called on other threads
 
@@ -81,11 +83,11 @@ class WorkerSlot:
         self._thread.start()
 
     def wake(self) -> None:
-        """`given` is set, or it is over."""
+        """`given` is set, or the pool is closed."""
         self._wake.set()
 
     def close(self) -> None:
-        """An idle process ends in order, one that is at work or not yet up is killed. Does not wait for either."""
+        """An idle process ends in order. One that is at work or not yet up is killed. Does not wait for either."""
         self._closing.set()
         process = self._process
         if process is not None and self._busy:
@@ -104,8 +106,8 @@ class WorkerSlot:
 
     # ---- on its thread
 
-    def _live(self) -> None:
-        # A process starts with the mask of the thread that starts it: these must not end one that has no handlers yet.
+    def _keep_process(self) -> None:
+        # A process starts with the signal mask of the thread that starts it. These must not end one that has no handlers yet.
         signal.pthread_sigmask(signal.SIG_BLOCK, task_exchange.NOT_FOR_WORKERS)
         while not self._closing.is_set():
             process = self._open()
@@ -122,7 +124,7 @@ class WorkerSlot:
                 self._closing.wait(self._delay_s)
                 self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
 
-    def _open(self) -> Process | None:
+    def _open(self) -> WorkerProcess | None:
         self._busy = True  # until it is up there is nothing in it to close
         try:
             process = self._process = self._spawn()
@@ -143,22 +145,22 @@ class WorkerSlot:
         self.tried.set()
         return process
 
-    def _has_task(self, process: Process) -> bool:
-        """Waits for the next task. False once the process has been ended instead: it died, it is spent, or all is over."""
+    def _has_task(self, process: WorkerProcess) -> bool:
+        """Waits for the next task. False once the process has ended instead: it died, had to be replaced, or all is over."""
         if self._task is None:
-            if spent := process.spent:
-                self._log.info(fields(event="worker.replaced", worker=self._number, pid=process.pid, reason=spent))
+            if reason := process.replace_reason:
+                self._log.info(fields(event="worker.replaced", worker=self._number, pid=process.pid, reason=reason))
                 process.close()
                 return False
             self._task = self._tasks.next_for(self)
         self._busy = self._task is not None
         poll = select.poll()
         poll.register(self._wake.fd, select.POLLIN)
-        for fd in process.signs:
+        for fd in process.end_signs:
             poll.register(fd, select.POLLIN)
         while self._task is None and not self._closing.is_set():
             ready = {fd for fd, _ in poll.poll()}
-            if not ready.isdisjoint(process.signs):
+            if not ready.isdisjoint(process.end_signs):
                 self._task = self._tasks.withdraw(self)
                 self._died(process, f"it {how(process.end(kill=False))} while it was idle")
                 return False
@@ -169,8 +171,8 @@ class WorkerSlot:
             process.close()
         return self._busy
 
-    def _run(self, process: Process) -> bool:
-        """Whether the process lives. A task that it had not begun when it died is kept for the next."""
+    def _run(self, process: WorkerProcess) -> bool:
+        """Runs the task. Returns whether the process lives. A task that it had not begun when it died is kept for the next."""
         task = self._task
         assert task is not None
         try:
@@ -180,10 +182,10 @@ class WorkerSlot:
             if self._unbegun <= MOST_UNBEGUN:
                 self._died(process, f"it {death} before it had its task")
                 return False
-            result, lives = result_of(task, NONE, f"its worker process {death} when it got it", "", 0.0), False
+            result, lives = died_result(task, NONE, f"its worker process {death} when it got it", "", 0.0), False
         except Exception as error:  # nothing may end the slot, nor may the task be lost
             process.end(kill=True)
-            result, lives = result_of(task, NONE, f"its worker process failed: {reason_of(error)}", "", 0.0), False
+            result, lives = died_result(task, NONE, f"its worker process failed: {reason_of(error)}", "", 0.0), False
         if not lives:
             if self._closing.is_set():
                 return False  # killed on purpose
@@ -194,7 +196,7 @@ class WorkerSlot:
         self._done(task, result)
         return lives
 
-    def _died(self, process: Process, reason: str, blamed: Sequence[Slice] = ()) -> None:
+    def _died(self, process: WorkerProcess, reason: str, blamed: Sequence[Slice] = ()) -> None:
         if self._closing.is_set():
             return
         self.deaths[process.ended_by] = self.deaths.get(process.ended_by, 0) + 1
@@ -202,5 +204,5 @@ class WorkerSlot:
         what = {"reason": reason, "messages_in_call": len(blamed), "ids": ids}
         self._log.warning(
             fields(event="worker.died", worker=self._number, pid=process.pid, **what),
-            extra={TRACEBACK: process.last_words},
+            extra={TRACEBACK: process.traceback},
         )
