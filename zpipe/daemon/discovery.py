@@ -53,10 +53,10 @@ class Discovery:
                     self._connected.add(peer)
                     addresses = self._places.addresses(upstream, instance)
                     self._sockets.connect_upstream(peer, addresses.feedback, addresses.control)
-                if peer not in self._gone and self._places.marked(upstream, instance) is not None:
+                if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
                     self._stage.upstream_gone(peer, now)
         for _, consumer in self._config.consumers(self._settings.name):
             for instance in self._places.instances(consumer):
-                if self._places.marked(consumer, instance) is not None:
+                if self._places.stopped_at_end(consumer, instance) is not None:
                     self._stage.downstream_gone(consumer)

@@ -125,7 +125,7 @@ class Instance:
         self._last_life = self._last_life_files.found(self._env, cut_short)
         self._last_life.write_to(self.log)
         if fresh:
-            self._store.forget()
+            self._store.forget_position()
             remove(plugin_folder)
         make_private(plugin_folder)
 
@@ -276,7 +276,7 @@ class Instance:
     def _leave_record(self, config: PipelineConfig) -> None:
         """For commands that ask this instance. It does its work without: they then go by the file."""
         try:
-            running_pipelines.leave(self._places, config, self._settings.name, self._number)
+            running_pipelines.write_record(self._places, config, self._settings.name, self._number)
         except OSError as error:
             self.log.warning(fields(event="record.failed", reason=error))
 
@@ -398,7 +398,7 @@ def run_stage(
     sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()
     places = Places(config, env)
-    if places.run and places.marked(stage, instance) is not None:
+    if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
     running = Instance(config, stage, instance, env, fresh, level)
     tune_garbage_collector()

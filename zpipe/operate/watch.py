@@ -104,7 +104,7 @@ class Watch:
         request = frames.Request(next(self._numbers), what)
         encoded = self._listener.ask(address, frames.write(request), timeout_s)
         if encoded is None:
-            raise self.places.nobody(f"{stage}.{instance} does not answer at {address}: is it running?")
+            raise self.places.no_peer_error(f"{stage}.{instance} does not answer at {address}: is it running?")
         answer = frames.read(encoded)
         if isinstance(answer, frames.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")

@@ -31,7 +31,7 @@ def letter_row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow
             id, origin, payload = ids[at], origins[at], payloads[at]
             headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
     reason, text = clean(letter.reason), clean(letter.traceback)
-    if letter.piece is not None and last_life.accuses(letter.piece):
+    if letter.piece is not None and last_life.was_in_call(letter.piece):
         reason += f" (the last was {last_life.how})" if last_life.how else ""
         text = text or clean(last_life.traceback)
     past = letter.past

@@ -70,7 +70,7 @@ class DeadLetterStore:
         self._count_at = 0.0
         self._expire_at = 0.0 if stage.policy.dead.age_s is not None else NEVER
         self._stopped_by = ""
-        stage.letters_stored(*store.kept)
+        stage.letters_stored(*store.dead_letters)
         self._note_suspects()
 
     def _note_suspects(self) -> None:

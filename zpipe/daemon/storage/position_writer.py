@@ -14,7 +14,7 @@ from typing import Any
 from zpipe.core.actions import Commit
 from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.storage.store import Saved, Store
+from zpipe.daemon.storage.store import SavedPosition, Store
 
 
 class PositionWriter:
@@ -36,7 +36,7 @@ class PositionWriter:
         committed: Callable[[Any], None],
     ) -> None:
         self.fault = fault
-        self._before = Saved()
+        self._before = SavedPosition()
         self._store = store
         self._mailbox = mailbox
         self._completed_by = completed_by
@@ -50,7 +50,7 @@ class PositionWriter:
     def finished_before(self) -> int:
         return self._before.finished
 
-    def go_on_from(self, saved: Saved) -> None:
+    def go_on_from(self, saved: SavedPosition) -> None:
         """Where the source stood when this life began."""
         self._before = saved
 
@@ -71,7 +71,9 @@ class PositionWriter:
     def _begin(self, commit: Commit) -> None:
         self._next, self._writing = None, True
         position = self._before.position if commit.count == 0 else commit.position
-        saved = Saved(position, self._before.finished + commit.count, self._completed_by() if commit.ended else "")
+        saved = SavedPosition(
+            position, self._before.finished + commit.count, self._completed_by() if commit.ended else ""
+        )
 
         def done(error: Exception | None) -> None:
             if error is None:
