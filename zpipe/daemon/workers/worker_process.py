@@ -1,7 +1,8 @@
 """One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended.
 
-Spawning belongs here, the limits on a call, and killing. Must not live here: which task it gets, and what comes after it, which
-is its slot's. Each method may block, and only the slot's thread calls them. `kill` is for any thread.
+Spawning belongs here, the limits on a call, killing, and what a death means for the messages it had. Must not live here: which
+task it gets, and what comes after it, which is its slot's. Each method may block, and only the slot's thread calls them. `kill`
+is for any thread.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from zpipe.core.work.task import Chunk, Result, Task
+from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.service.process_memory import rss_bytes
-from zpipe.daemon.workers import task_exchange, worker_death
+from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.pipe import Pipe
 from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote
 from zpipe.errors import PeerError
 from zpipe.runtime.environment import SUPERVISED
+from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
 
 CLOSE_S = 5.0
 """For zpipe_close; then it is killed."""
@@ -34,6 +37,8 @@ MEMORY_CHECK_S = 0.25
 _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
 )
+AGAIN = "another message of its task ended the worker process"
+_MIB = 1 << 20
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", SUPERVISED)
 
 
@@ -125,14 +130,14 @@ class WorkerProcess:
             self._pipe.send([task_exchange.START, self._start])
             value, _ = self._pipe.receive()
         except (EOFError, OSError, PeerError):
-            raise NotOpened(f"its worker process {worker_death.how(self.end(kill=True))} while it started") from None
+            raise NotOpened(f"its worker process {how(self.end(kill=True))} while it started") from None
         if value[0] != task_exchange.READY:
             self.end(kill=False)
             raise NotOpened(value[1])
         limit = self._limits.memory_bytes
         if limit is not None and (size := self._rss()) > limit:  # it would be replaced after every task
             self.close()
-            raise NotOpened(f"{worker_death.too_large(size, limit)}, before its first message: allow more `memory`")
+            raise NotOpened(f"{too_large(size, limit)}, before its first message: allow more `memory`")
 
     # ---- a task
 
@@ -169,11 +174,9 @@ class WorkerProcess:
         note = self._note.note[0]
         code = self.end(kill=bool(reason))
         if note == NOT_BEGUN and not reason:
-            raise NotBegun(worker_death.how(code))
+            raise NotBegun(how(code))
         seconds = time.monotonic() - began
-        return worker_death.died_result(
-            task, note, reason or worker_death.in_call(code), self.traceback, seconds
-        ), False
+        return died_result(task, note, reason or in_call(code), self.traceback, seconds), False
 
     @property
     def replace_reason(self) -> str:
@@ -182,7 +185,7 @@ class WorkerProcess:
         if limits.recycle_messages is not None and self.messages >= limits.recycle_messages:
             return f"it has had {self.messages} messages"
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            return worker_death.too_large(size, limits.memory_bytes).replace("its worker process", "it")
+            return too_large(size, limits.memory_bytes).replace("its worker process", "it")
         return ""
 
     # ---- watching
@@ -216,9 +219,9 @@ class WorkerProcess:
         if note != self._seen:
             self._seen, self._since = note, now
         if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
-            raise _OverLimit(worker_death.timed_out(limits.timeout_s), "timeout")
+            raise _OverLimit(timed_out(limits.timeout_s), "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            raise _OverLimit(worker_death.too_large(size, limits.memory_bytes), "memory")
+            raise _OverLimit(too_large(size, limits.memory_bytes), "memory")
 
     def _rss(self) -> int:
         try:
@@ -261,7 +264,54 @@ class WorkerProcess:
             poll.poll(int(within_s * 1000))
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
-        self.ended_by = self.ended_by or worker_death.reason(code)
-        self.traceback = worker_death.traceback_in(self._traceback_fd)
+        self.ended_by = self.ended_by or reason(code)
+        self.traceback = traceback_in(self._traceback_fd)
         self._held.close()
         return code
+
+
+def how(code: int) -> str:
+    """`code`: as `subprocess` has it, negative for a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def reason(code: int) -> str:
+    """The same in one of a few short forms, to be counted by: "SIGSEGV", "exit code 3"."""
+    return f"exit code {code}" if code >= 0 else how(code).rpartition(" ")[2]
+
+
+def in_call(code: int) -> str:
+    return f"its worker process {how(code)}{' in the call' if code >= 0 else ''}"
+
+
+def timed_out(timeout_s: float) -> str:
+    return f"its call outlived the timeout of {timeout_s:g} s"
+
+
+def too_large(rss_bytes: int, limit_bytes: int) -> str:
+    return f"its worker process used {-(-rss_bytes // _MIB)} MiB, over the limit of {limit_bytes / _MIB:g} MiB"
+
+
+def died_result(task: Task, note: int, reason: str, traceback: str, seconds: float) -> Result:
+    """A task whose process died. All its outputs are lost, but only the message that the note names was in the call.
+
+    Where the note names none, all are run again, each alone, so that there is nobody else to blame.
+    """
+    blamed = range(task.count) if task.batch or task.count == 1 else range(note - 1, note)
+    failures = [
+        Failure(n, reason, traceback, Verdict.DEATH) if n in blamed else Failure(n, AGAIN, verdict=Verdict.AGAIN)
+        for n in range(task.count)
+    ]
+    return Result([], failures=failures, seconds=seconds)
+
+
+def traceback_in(fd: int) -> str:
+    """The end of what faulthandler wrote into the file of this descriptor."""
+    path = Path(f"/proc/self/fd/{fd}")
+    text = path.read_bytes()[-4 * TRACEBACK_CHARACTERS :].decode(errors="replace")
+    return clean(text[-TRACEBACK_CHARACTERS:])

@@ -18,8 +18,7 @@ from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.storage.last_life import MOST_IDS
 from zpipe.daemon.workers import task_exchange
-from zpipe.daemon.workers.worker_death import died_result, how
-from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, WorkerProcess
+from zpipe.daemon.workers.worker_process import NotBegun, NotOpened, WorkerProcess, died_result, how
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import TRACEBACK, fields
 
