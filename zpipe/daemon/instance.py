@@ -90,7 +90,7 @@ class Instance:
         self._mailbox = Mailbox()
         self._sockets = Sockets()
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
-        self.stage = self._make_stage(self._bind())
+        self.stage = self._make_stage()
         self._source = self._make_source()
         self._output_room = threading.Event()
         self._workers = self._make_workers()
@@ -144,16 +144,12 @@ class Instance:
             batching=settings.batch is not None,
         )
 
-    def _bind(self) -> str:
-        """Returns the address of the inbox."""
-        stage, instance = self._settings.name, self._number
-        addresses = self._places.addresses(stage, instance)
-        inbox = self._places.inbox(stage, instance, self._incarnation)
-        high_water_mark = self._settings.queue.messages + HIGH_WATER_SLACK
-        return self._sockets.bind(inbox, addresses.feedback, addresses.control, high_water_mark)
-
-    def _make_stage(self, inbox: str) -> Stage:
+    def _make_stage(self) -> Stage:
         config, settings = self._config, self._settings
+        addresses = self._places.addresses(settings.name, self._number)
+        address = self._places.inbox(settings.name, self._number, self._incarnation)
+        high_water_mark = settings.queue.messages + HIGH_WATER_SLACK
+        inbox = self._sockets.bind(address, addresses.feedback, addresses.control, high_water_mark)
         return Stage(
             Identity(config.name, settings.name, self._number, self._incarnation, inbox),
             [(i.stage, i.outlet) for i in settings.inputs],

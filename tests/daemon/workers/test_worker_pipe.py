@@ -16,7 +16,7 @@ from pools import piece, section_of
 from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange, worker_process
-from zpipe.daemon.workers.pipe import Pipe
+from zpipe.daemon.workers.task_exchange import Pipe
 from zpipe.errors import PeerError
 
 

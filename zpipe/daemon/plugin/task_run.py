@@ -26,14 +26,10 @@ from zpipe.plugin import nearest_name
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
-
-
 PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
 _OUTPUTS = (Message, type(DROP), Answer, Iterator)
 _YIELD = "yield them, or return zpipe.many(...)"
-
-
 _NO_OUTLET, _NO_POSITION = repeat(""), repeat(None)
 
 

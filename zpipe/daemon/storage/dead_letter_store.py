@@ -1,7 +1,7 @@
 """The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old.
 
-What is asked of the store and when belongs here, and what the core is told of it. Must not live here: SQL, which is
-`dead_letter_table`'s, and the shape of a row, which is `dead_letter_rows`'. Used by the loop's thread.
+What is asked of the store and when belongs here, what the core is told of it, and making a row of a letter, or a message. Must
+not live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import MOST, Revived, replay_of
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
-from zpipe.core.work.task import DeadLetter
+from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
+from zpipe.core.work.task import DEAD, DeadLetter
 from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.storage.call_journal import STORE
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
-from zpipe.daemon.storage.dead_letter_rows import letter_message, letter_row
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.daemon.storage.store import Store
+from zpipe.errors import PeerError
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import LetterRow, Marked
+from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
 T = TypeVar("T")
@@ -93,12 +96,12 @@ class DeadLetterStore:
         ):  # one attempt shows whether there is room again, however many letters wait
             self._stage.letter_written(letter, False, time.monotonic())
             return
-        self._write(letter, self._row(letter))
+        self._write(letter, self._row_of(letter))
 
     def send(self, letter: DeadLetter) -> None:
         """Sends the letter as a message. One that is too large for that is written."""
-        row = self._row(letter)
-        body = letter_message(row, self._stage.policy.link)
+        row = self._row_of(letter)
+        body = _message(row, self._stage.policy.link)
         if body is None:
             self._write(letter, row)
             return
@@ -123,8 +126,8 @@ class DeadLetterStore:
         """Letters were marked for replay, so they are read from the next turn on."""
         self.replay_due = self._marked_meanwhile = True
 
-    def _row(self, letter: DeadLetter) -> LetterRow:
-        return letter_row(letter, self._stage.me.stage, self._last_life)
+    def _row_of(self, letter: DeadLetter) -> LetterRow:
+        return _row(letter, self._stage.me.stage, self._last_life)
 
     def _log_letter(self, letter: DeadLetter, row: LetterRow) -> None:
         self._letter_log.write(row, replay_of(letter.piece) is not None, time.monotonic())
@@ -247,3 +250,73 @@ def _revived(row: Marked) -> Revived:
     headers = None if row.headers is None else [cbor.read(row.headers)]
     body = section.encode([row.id], [row.origin], [cbor.read(row.payload)], headers)
     return Revived(row.number, body, row.suspicion)
+
+
+def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
+    """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
+
+    last_life  how this instance's life before ended: it tells what a message has done that has ended it
+    """
+    id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
+    if letter.piece is not None:
+        piece, kind = letter.piece, MESSAGE
+        try:
+            ids, origins, payloads, facts = piece.section.columns()
+        except PeerError:
+            payload, kind = piece.section.body(), SECTION
+        else:
+            at = piece.start
+            id, origin, payload = ids[at], origins[at], payloads[at]
+            headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
+    reason, text = clean(letter.reason), clean(letter.traceback)
+    if letter.piece is not None and last_life.was_in_call(letter.piece):
+        reason += f" (the last was {last_life.how})" if last_life.how else ""
+        text = text or clean(last_life.traceback)
+    past = letter.past
+    return LetterRow(
+        stage=stage,
+        id=clean(id),
+        origin=origin,
+        kind=kind,
+        reason=reason,
+        traceback=text,
+        attempts=past.attempts,
+        deaths=past.deaths,
+        history=tuple(map(clean, past.history)),
+        headers=headers,
+        payload=_encoded(payload),
+    )
+
+
+def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
+    """The letter as a message of its stage's outlet, as a section of one; None if it is too large to be sent.
+
+    Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
+    """
+    payload = {
+        "id": row.id,
+        "stage": row.stage,
+        "reason": row.reason,
+        "traceback": row.traceback,
+        "attempts": row.attempts,
+        "deaths": row.deaths,
+        "history": list(row.history),
+        "origin": row.origin,
+        "payload": cbor.read(row.payload),
+    }
+    headers = None if row.headers is None else [cbor.read(row.headers)]
+    try:
+        body = section.encode([f"{row.id}.{DEAD}"], [row.origin], [payload], headers)
+    except ValueError:  # nested as deep as a message may be, and here one deeper
+        return None
+    return body if len(body) <= policy.max_message_bytes else None
+
+
+def _encoded(payload: Any) -> bytes:
+    """A payload that cannot be encoded is stored as what Python shows of it."""
+    try:
+        encoded = cbor.write(payload)
+        cbor.read(encoded)
+    except Exception:
+        return cbor.write(ascii(payload)[:10_000])
+    return encoded

@@ -20,6 +20,7 @@ from typing import Any
 from zpipe.core.wire import cbor
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime import dead_letter_table
+from zpipe.runtime.dead_letter_table import STATE_VERSION
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS position (
@@ -52,14 +53,10 @@ class Store:
         self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
         with self._opened() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, dead_letter_table.STATE_VERSION):
-                raise OperatorError(
-                    f"{self.path} is of schema {version}; this zpipe knows {dead_letter_table.STATE_VERSION}"
-                )
+            if version not in (0, STATE_VERSION):
+                raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {STATE_VERSION}")
             if version == 0:
-                connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {dead_letter_table.STATE_VERSION}; COMMIT;"
-                )
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {STATE_VERSION}; COMMIT;")
             self.dead_letters = dead_letter_table.total(connection)
 
     def _connect(self) -> sqlite3.Connection:

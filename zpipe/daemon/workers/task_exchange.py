@@ -1,7 +1,11 @@
 """What passes between the daemon and a worker process: tasks, results, and which message the plugin is called for.
 
-Both ends of each belong here. Sections go as the bytes they came as, so nothing is decoded in the daemon. Must not live here: the
-socket, which is `pipe`'s.
+Both ends of each belong here. Sections go as the bytes they came as, so nothing is decoded in the daemon. Must not live here: who
+gets which task, and what becomes of a result.
+
+A frame on the socket pair is the length of its head (4 bytes), the head as CBOR ([value, [length of each body]]), and the bodies.
+Both ends are on one machine and of one version, so this is no protocol. But what comes from a process that may be broken is read
+as strictly as what comes from a peer.
 """
 
 from __future__ import annotations
@@ -9,10 +13,15 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
+import struct
 from array import array
+from collections.abc import Callable, Sequence
+from select import POLLIN, POLLOUT
 from typing import Any
 
 from zpipe.core.ledger import Owners
+from zpipe.core.wire import cbor
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
@@ -31,6 +40,62 @@ NOT_BEGUN = 0xFFFFFFFE
 """In a call note, written by the daemon: the worker has not had the task yet."""
 _NOTE_BYTES = 4
 _OWNERS = "I"
+MOST_HEAD_BYTES, MOST_BODY_BYTES = 1 << 28, 1 << 31
+_LENGTH = struct.Struct("!I")
+
+
+class Pipe:
+    """`wait(events)` is called where the socket would block. It returns when trying again makes sense."""
+
+    def __init__(self, end: socket.socket, wait: Callable[[int], None] | None = None) -> None:
+        self._socket = end
+        self._wait = wait
+        end.setblocking(wait is None)
+
+    def send(self, value: Any, bodies: Sequence[bytes] = ()) -> None:
+        """Blocks until all is written. Raises OSError if the other end is closed."""
+        head = cbor.write([value, list(map(len, bodies))])
+        left = memoryview(b"".join((_LENGTH.pack(len(head)), head, *bodies)))
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                self._pause(POLLOUT)
+
+    def receive(self) -> tuple[Any, list[bytes]]:
+        """Blocks until a whole frame is there. Raises EOFError or OSError at the end, PeerError if it is no frame."""
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if length > MOST_HEAD_BYTES:
+            raise PeerError(f"a head of {length} bytes")
+        frame = cbor.read(self._exactly(length))
+        match frame:
+            case [value, list(sizes)] if all(type(size) is int and 0 <= size <= MOST_BODY_BYTES for size in sizes):
+                return value, [self._exactly(size) for size in sizes]
+        raise PeerError("a frame's head is its value and the lengths of its bodies")
+
+    def _exactly(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size:
+            try:
+                part = self._socket.recv(size)
+            except BlockingIOError:
+                self._pause(POLLIN)
+                continue
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _pause(self, events: int) -> None:
+        assert self._wait is not None
+        self._wait(events)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class CallNote:

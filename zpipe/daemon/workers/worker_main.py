@@ -28,8 +28,7 @@ from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.service.process_memory import tune_garbage_collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
-from zpipe.daemon.workers.pipe import Pipe
-from zpipe.daemon.workers.task_exchange import CallNote
+from zpipe.daemon.workers.task_exchange import CallNote, Pipe
 from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Context
 from zpipe.runtime import logs

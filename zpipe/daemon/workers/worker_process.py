@@ -23,8 +23,7 @@ from typing import Any
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.service.process_memory import rss_bytes
 from zpipe.daemon.workers import task_exchange
-from zpipe.daemon.workers.pipe import Pipe
-from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote
+from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote, Pipe
 from zpipe.errors import PeerError
 from zpipe.runtime.environment import SUPERVISED
 from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
