@@ -67,7 +67,7 @@ def bury(home: Path) -> Bury:
             errors.append(error)
             done.set()
 
-        store.ask(lambda connection: dead_letter_table.bury(connection, row, "life"), told)
+        store.ask(lambda connection: dead_letter_table.add(connection, row, "life"), told)
         assert done.wait(30) and errors == [None]
         store.close()
 

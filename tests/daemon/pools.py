@@ -20,7 +20,6 @@ from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import Chunk, PastCalls, Result, Task
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context
 
@@ -49,8 +48,8 @@ class Bench:
 
     def __init__(self, folder: Path, source: str, workers: str, more: str = "", plugin: str = "") -> None:
         self.folder = folder
-        self.gate = OutputGate()
-        self.gate.set(True)
+        self.output_room = threading.Event()
+        self.output_room.set()
         self.early: list[list[Chunk]] = []
         self.on_early: Callable[[], None] = lambda: None
         self._results: SimpleQueue[tuple[Task, Result]] = SimpleQueue()
@@ -78,7 +77,7 @@ class Bench:
             self.context,
             self.link,
             CallJournal(folder / "calls", settings.workers.count),
-            self.gate,
+            self.output_room,
             self._emitted,
             lambda task, result: self._results.put((task, result)),
             logging.getLogger("zpipe"),

@@ -14,7 +14,8 @@ from pipeline import Command, Pipeline, ids, send, wait_until
 
 from zpipe.core.policy import TapPolicy
 from zpipe.operate.watch import Watch
-from zpipe.transport.sockets import Listener, Sockets
+from zpipe.transport.listener import Listener
+from zpipe.transport.sockets import Sockets
 
 CONFIG = """
 [pipeline]

@@ -42,11 +42,11 @@ def test_the_total_is_that_of_the_rows(steps: list[tuple[str, int]]) -> None:
         for what, number in steps:
             match what:
                 case "bury":
-                    dead_letter_table.bury(
+                    dead_letter_table.add(
                         connection, row(number, headers=b"h" * number if number % 2 else None), "life"
                     )
                 case "again":
-                    dead_letter_table.bury_again(connection, number, row(number + 1), "life")
+                    dead_letter_table.add_again(connection, number, row(number + 1), "life")
                 case "remove":
                     dead_letter_table.remove(connection, number)
                 case "edit":
@@ -60,39 +60,39 @@ def test_the_total_is_that_of_the_rows(steps: list[tuple[str, int]]) -> None:
 
 def test_a_letter_that_an_earlier_life_has_written_is_not_written_twice() -> None:
     with database() as connection:
-        dead_letter_table.bury(connection, row(), "first")
-        dead_letter_table.bury(connection, row(), "first")  # two messages of one life that look alike are two
+        dead_letter_table.add(connection, row(), "first")
+        dead_letter_table.add(connection, row(), "first")  # two messages of one life that look alike are two
         assert dead_letter_table.total(connection)[0] == 2
-        dead_letter_table.bury(connection, replace(row(reason="newer"), traceback=""), "second")
+        dead_letter_table.add(connection, replace(row(reason="newer"), traceback=""), "second")
         assert dead_letter_table.total(connection)[0] == 2
         reasons = "SELECT reason FROM dead_letters ORDER BY number"
         assert connection.execute(reasons).fetchall() == [("no",), ("no",)]
-        dead_letter_table.bury(connection, row(reason="newer"), "third")
+        dead_letter_table.add(connection, row(reason="newer"), "third")
         assert sorted(connection.execute(reasons).fetchall()) == [("newer",), ("no",)]
-        dead_letter_table.bury(connection, row(2), "third")
+        dead_letter_table.add(connection, row(2), "third")
         assert dead_letter_table.total(connection)[0] == 3
 
 
 def test_what_dies_again_is_the_same_letter_with_what_is_new() -> None:
     with database() as connection:
-        dead_letter_table.bury(connection, row(), "first")
+        dead_letter_table.add(connection, row(), "first")
         mark(connection, 1)
-        dead_letter_table.accuse(connection, 1, 2, alone=True)
-        dead_letter_table.bury_again(connection, 1, row(reason="still no"), "second")
+        dead_letter_table.add_suspicion(connection, 1, 2, alone=True)
+        dead_letter_table.add_again(connection, 1, row(reason="still no"), "second")
         found = connection.execute(
             "SELECT reason, attempts, deaths, replays, replay_rate, suspicion, incarnation, history FROM dead_letters"
         ).fetchall()
         assert found == [
             ("still no", 4, 2, 1, None, 0, "second", '["call 1: no", "replay 1, call 1: no"]'),
         ]
-        dead_letter_table.bury_again(connection, 7, row(), "second")
+        dead_letter_table.add_again(connection, 7, row(), "second")
         assert dead_letter_table.total(connection)[0] == 1, "one that was dropped meanwhile stays dropped"
 
 
 def test_marked_ones_come_in_order_up_to_the_room_there_is() -> None:
     with database() as connection:
         for size in (10, 10, 10, 1000, 10):
-            dead_letter_table.bury(connection, row(size), "life")
+            dead_letter_table.add(connection, row(size), "life")
         for number in (2, 3, 4, 5):
             mark(connection, number)
 
@@ -110,18 +110,18 @@ def test_marked_ones_come_in_order_up_to_the_room_there_is() -> None:
 def test_suspicion_counts_the_lives_that_ended_with_one_alone() -> None:
     with database() as connection:
         for _ in range(3):
-            dead_letter_table.bury(connection, row(), "life")
-        dead_letter_table.accuse(connection, 1, 3, alone=False)
-        dead_letter_table.accuse(connection, 1, 3, alone=False)
-        dead_letter_table.accuse(connection, 2, 3, alone=True)
-        dead_letter_table.accuse(connection, 2, 3, alone=True)
+            dead_letter_table.add(connection, row(), "life")
+        dead_letter_table.add_suspicion(connection, 1, 3, alone=False)
+        dead_letter_table.add_suspicion(connection, 1, 3, alone=False)
+        dead_letter_table.add_suspicion(connection, 2, 3, alone=True)
+        dead_letter_table.add_suspicion(connection, 2, 3, alone=True)
         assert connection.execute("SELECT suspicion FROM dead_letters").fetchall() == [(1,), (3,), (0,)]
 
 
 def test_what_is_to_be_replayed_does_not_expire() -> None:
     with database() as connection:
         for _ in range(3):
-            dead_letter_table.bury(connection, row(), "life")
+            dead_letter_table.add(connection, row(), "life")
         connection.execute("UPDATE dead_letters SET at = 0 WHERE number < 3")
         mark(connection, 2)
         assert dead_letter_table.expire(connection, 3600.0) == 1
@@ -142,7 +142,7 @@ def test_what_is_to_be_replayed_does_not_expire() -> None:
 def test_filters(wanted: Filter, expected: list[int]) -> None:
     with database() as connection:
         for reason in ("no", "100% 'odd'", "no"):
-            dead_letter_table.bury(connection, row(reason=reason), "life")
+            dead_letter_table.add(connection, row(reason=reason), "life")
         connection.execute("UPDATE dead_letters SET at = 0 WHERE number = 1")
         where, values = wanted.where()
         found = connection.execute(f"SELECT number FROM dead_letters WHERE {where} ORDER BY number", values)

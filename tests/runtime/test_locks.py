@@ -18,7 +18,7 @@ from zpipe.runtime.locks import InstanceLock, RunLock
 HOLD = """
 import sys
 from pathlib import Path
-from zpipe.daemon import locks
+from zpipe.runtime import locks
 
 print(locks.take(Path(sys.argv[1])) is not None, flush=True)
 sys.stdin.read()

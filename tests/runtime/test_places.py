@@ -40,10 +40,10 @@ def test_a_mark_counts_from_the_start_of_a_life_however_the_clock_is_set(
 ) -> None:
     places.mark("read", 1, True, {"of": "an earlier life"})
     places.begin_life("take", 1)
-    assert places.marked("read", 1) is None
+    assert places.stopped_at_end("read", 1) is None
     monkeypatch.setattr(time, "time", lambda: 0.0)
     places.mark("read", 1, True, {"of": "this life"})
-    assert places.marked("read", 1) == {"of": "this life"}
+    assert places.stopped_at_end("read", 1) == {"of": "this life"}
 
 
 def test_a_mark_of_another_boot_is_of_an_earlier_life(places: Places) -> None:
@@ -51,4 +51,4 @@ def test_a_mark_of_another_boot_is_of_an_earlier_life(places: Places) -> None:
     places.mark("read", 1, True, {})
     path = places.state("read", 1) / MARK
     path.write_text(path.read_text().replace('"boot": "', '"boot": "0'))
-    assert places.marked("read", 1) is None
+    assert places.stopped_at_end("read", 1) is None

@@ -39,7 +39,7 @@ def lives(config: Path, stage: str, stack: ExitStack) -> Path:
     folder = places.runtime(stage, 1)
     lock = InstanceLock(folder, f"p.{stage}.1")
     stack.callback(lock.release)
-    running_pipelines.leave(places, loaded, stage, 1)
+    running_pipelines.write_record(places, loaded, stage, 1)
     return folder
 
 

@@ -139,7 +139,7 @@ def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: 
 
 def _nobody(pipeline: PipelineConfig, watch: Watch, waited_s: float) -> OperatorError:
     said = f"no instance of pipeline {pipeline.name!r} is heard of in {waited_s:g} s: is it running?"
-    return watch.places.nobody(said)
+    return watch.places.no_peer_error(said)
 
 
 def _lines(

@@ -145,4 +145,4 @@ class Operator:
         return f"{', '.join(done)}: {what} is asked for"
 
     def silence(self) -> str:
-        return self._watch.places.silence()
+        return self._watch.places.searched()

@@ -28,8 +28,9 @@ from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
+from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
@@ -56,6 +57,7 @@ class Stage:
     random_bytes  gives so many bytes that nobody can guess
     process_figures  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
     suspects  the messages that may have killed the process before this one
+    reads_source  False: nothing comes from the source but its end, when the operator wants that
     snapshot_at  when the next snapshot is due
     """
 
@@ -70,6 +72,7 @@ class Stage:
         jitter: Callable[[], float] = lambda: 0.5,
         process_figures: Callable[[], dict[str, Any]] = dict,
         suspects: SuspectedCalls | None = None,
+        reads_source: bool = True,
     ) -> None:
         self.me = me
         self.policy = policy
@@ -80,7 +83,7 @@ class Stage:
         secret = random_bytes(frames.SECRET_BYTES)
         self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
-        self.source = SourcePositions() if not inputs else None
+        self.source = SourcePositions(silent=not reads_source) if not inputs else None
         self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
         self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
@@ -95,7 +98,26 @@ class Stage:
     def state(self) -> State:
         return self.lifecycle.state
 
+    @property
+    def over(self) -> bool:
+        """Nothing more is taken in."""
+        return self.lifecycle.over
+
+    @property
+    def unsent(self) -> int:
+        """Outputs that wait for room at a consumer."""
+        return self.downstream.unsent
+
+    @property
+    def held_messages(self) -> int:
+        """Queued and in process."""
+        return self.inlet.held_messages
+
     # ---- events: neighbours
+
+    def malformed(self) -> None:
+        """A frame was dropped because it breaks the protocol."""
+        self.counts.malformed += 1
 
     def feedback_received(self, route: bytes, encoded: bytes, now: float, sender: str) -> None:
         """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol.
@@ -207,6 +229,10 @@ class Stage:
         self.processing.spend(now)
         self.processing.done(task, result, now)
 
+    def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        """Outputs of a task that is still under way."""
+        self.processing.emitted(task, chunks)
+
     def source_emitted(self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter]) -> None:
         """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
         assert self.source is not None
@@ -221,6 +247,28 @@ class Stage:
             letter.derivation = derivation
             self.processing.dead_letters.add(letter)
         derivation.close()
+
+    # ---- events: the store
+
+    def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
+        """A dead letter is durable, or could not be written."""
+        self.processing.dead_letters.written(letter, stored, now)
+
+    def letter_posted(self, letter: DeadLetter, body: bytes) -> None:
+        """A dead letter is encoded as a message of its outlet."""
+        self.processing.dead_letters.posted(letter, body)
+
+    def letter_removed(self, number: int) -> None:
+        """The row of a replayed letter is gone, durably."""
+        self.processing.replays.removed(number)
+
+    def letters_stored(self, messages: int, bytes_: int) -> None:
+        """So many dead letters are in the store now."""
+        self.processing.breaker.kept(messages, bytes_)
+
+    def replay(self, letters: list[Revived], now: float) -> None:
+        """Dead letters that are to be messages again."""
+        self.processing.replay(letters, now)
 
     @property
     def takes_letters(self) -> bool:
@@ -253,6 +301,10 @@ class Stage:
         """Snapshots are published this often from now on."""
         self.policy = replace(self.policy, interval_s=seconds)
         self.snapshot_at = min(self.snapshot_at, following(self._now, seconds))
+
+    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
+        """The plugin's calls are limited by this from now on."""
+        self.processing.calls.set_limit(limit, len(self.processing.tasks), now)
 
     def pause(self, paused: bool) -> None:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""

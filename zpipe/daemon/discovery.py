@@ -1,6 +1,7 @@
-"""Finding upstream instances, those of the config and those started beside them.
+"""Finding upstream instances: those of the config, and those that were started beside them.
 
-May live here: which neighbours there are and connecting to them; whether one is alive shows on the line.
+Which neighbours there are belongs here, and connecting to them. Must not live here: whether one is alive, which its connection
+shows.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Sockets
 
 LOOK_S = 0.25
-"""A new instance has its share within a second: both its neighbours must have found it well before."""
+"""A new instance is to have its share within a second, so both its neighbours must have found it well before."""
 
 
 class Discovery:
-    """Looks into the runtime folder every LOOK_S seconds: reading one folder costs 20 µs."""
+    """Looks into the runtime folder every LOOK_S seconds. Reading one folder costs 20 µs."""
 
     def __init__(self, config: PipelineConfig, places: Places, stage: Stage, sockets: Sockets) -> None:
         self._config = config
         self._places = places
         self._stage = stage
         self._sockets = sockets
-        self._me = config.stages[stage.me.stage]
+        self._settings = config.stages[stage.me.stage]
         self._look_at = 0.0
         self._connected: set[tuple[str, int]] = set()
         self._gone: set[tuple[str, int]] = set()
@@ -37,25 +38,25 @@ class Discovery:
         return self._look_at
 
     def _expect(self) -> None:
-        """In a run every instance of the config is started, so one that has not been heard of yet may still have something:
-        else a consumer started again near the end would stop by the mark of one, and never hear of the other."""
-        for upstream in dict.fromkeys(i.stage for i in self._me.inputs):
+        """In a run every instance of the config is started, so one that has not been heard of yet may still have something.
+        Otherwise a consumer that is started again near the end would stop by the mark of one, and never hear of the other."""
+        for upstream in dict.fromkeys(i.stage for i in self._settings.inputs):
             for instance in range(1, self._config.stages[upstream].instances + 1):
                 self._stage.upstream_expected((upstream, instance))
 
     def _look(self, now: float) -> None:
         self._places.join_run()
-        for upstream in dict.fromkeys(i.stage for i in self._me.inputs):
+        for upstream in dict.fromkeys(i.stage for i in self._settings.inputs):
             for instance in self._places.instances(upstream):
                 peer = (upstream, instance)
                 if peer not in self._connected:
                     self._connected.add(peer)
                     addresses = self._places.addresses(upstream, instance)
                     self._sockets.connect_upstream(peer, addresses.feedback, addresses.control)
-                if peer not in self._gone and self._places.marked(upstream, instance) is not None:
+                if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
                     self._stage.upstream_gone(peer, now)
-        for _, consumer in self._config.consumers(self._me.name):
+        for _, consumer in self._config.consumers(self._settings.name):
             for instance in self._places.instances(consumer):
-                if self._places.marked(consumer, instance) is not None:
+                if self._places.stopped_at_end(consumer, instance) is not None:
                     self._stage.downstream_gone(consumer)

@@ -1,6 +1,6 @@
-"""What fails for a while and is tried again: said at a limited rate, and shown as what holds the stage.
+"""What fails for a while and is tried again. It is logged at a limited rate, and shown as what holds the stage.
 
-May live here: remembering that something fails, saying so, and when to try again. What is tried is its owner's.
+Remembering a failure belongs here, logging it, and when to try again. Must not live here: what is tried, which is its owner's.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Callable
 from zpipe.runtime.logs import fields
 
 NEVER = float("inf")
-COMPLAINT_S = 5.0
-"""A line about the beginning of an outage at most this often: a full disk must not be filled up by what is said of it."""
-REPEAT_S = 60.0
-"""A line about the same outage at most this often: it stands in the status and in the snapshots meanwhile."""
-AGAIN_S = 1.0
-"""Tried again after this long: soon enough for people, and a thousand times too seldom to cost anything."""
+OUTAGE_LOG_S = 5.0
+"""A new outage is logged this often at most: the log must not fill up a disk that is nearly full."""
+REPEAT_LOG_S = 60.0
+"""An outage that goes on is logged this often at most. Meanwhile it stands in the status and in the snapshots."""
+RETRY_S = 1.0
+"""It is tried again after this long: soon enough for people, and a thousand times too seldom to cost anything."""
 
 
 class Fault:
     """One thing that may fail for a while. Used by one thread.
 
-    failing, working  the events in the log;  what: in words, with the error it is `text`, "" while all is well
-    patience_s        what fails for less than this is not worth a word
+    text              what fails, with the error of the last attempt; "" while all is well
+    failing, working  the events in the log;  what: in words
+    patience_s        what fails for less than this is not mentioned
     """
 
     def __init__(self, log: logging.Logger, failing: str, working: str, what: str, patience_s: float = 0.0) -> None:
@@ -35,52 +36,52 @@ class Fault:
         self._what = what
         self._patience_s = patience_s
         self._since = NEVER
-        self._said_at = -NEVER
-        self._said = False
+        self._logged_at = -NEVER
+        self._logged = False
         self._times = 0
 
     def failed(self, error: object) -> None:
-        """It failed (again): the first time is logged at once, then a line in REPEAT_S seconds."""
+        """It failed, perhaps once more. The first time is logged at once, then every REPEAT_LOG_S seconds."""
         now = time.monotonic()
         self._since = min(self._since, now)
         self._times += 1
         if now - self._since < self._patience_s:
             return
         self.text = f"{self._what}: {error}"
-        if now >= self._said_at + (REPEAT_S if self._said else COMPLAINT_S):
-            self._said_at = now
-            self._said = True
+        if now >= self._logged_at + (REPEAT_LOG_S if self._logged else OUTAGE_LOG_S):
+            self._logged_at = now
+            self._logged = True
             self._log.error(fields(event=self._failing, reason=self.text, times=self._times))
 
     def worked(self) -> None:
-        """It works. Logged if it was logged that it did not. What fails after that is another outage."""
-        if self._said:
+        """It works. That is logged if the failure was. What fails after that is another outage."""
+        if self._logged:
             self._log.warning(fields(event=self._working, after_s=round(time.monotonic() - self._since, 1)))
-        self.text, self._since, self._said, self._times = "", NEVER, False, 0
+        self.text, self._since, self._logged, self._times = "", NEVER, False, 0
 
 
 class RepeatedWrite:
-    """One call that writes a small file, made again every AGAIN_S seconds until it raises no OSError."""
+    """A call that writes a small file. It is made again every RETRY_S seconds until it raises no OSError."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
         self._call: Callable[[], None] | None = None
-        self._at = NEVER
+        self._retry_at = NEVER
 
     @property
     def pending(self) -> bool:
         return self._call is not None
 
     def run(self, call: Callable[[], None]) -> None:
-        """Makes the call now; it replaces one that has not worked yet."""
+        """Makes the call now. It replaces one that has not worked yet."""
         self._call = call
         self._try()
 
     def turn(self, now: float) -> float:
         """Tries again if it is time. Returns when to call again."""
-        if now >= self._at:
+        if now >= self._retry_at:
             self._try()
-        return self._at
+        return self._retry_at
 
     def _try(self) -> None:
         assert self._call is not None
@@ -88,7 +89,7 @@ class RepeatedWrite:
             self._call()
         except OSError as error:
             self._fault.failed(error)
-            self._at = time.monotonic() + AGAIN_S
+            self._retry_at = time.monotonic() + RETRY_S
         else:
             self._fault.worked()
-            self._call, self._at = None, NEVER
+            self._call, self._retry_at = None, NEVER

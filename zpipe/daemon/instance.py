@@ -1,6 +1,7 @@
-"""Assembly: one instance from its config, started, run and ended. May live here: making the parts and joining them.
+"""One instance: its parts made from its config and joined, started, run and ended.
 
-`run_stage` is what `zpipe stage` does; it is all that knows every part of the daemon.
+This is the only module that knows every part of the daemon. Each part gets what it needs by its constructor. Must not live here:
+what a part does.
 """
 
 from __future__ import annotations
@@ -13,46 +14,51 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from zpipe import plugin as plugins
-from zpipe.config import PipelineConfig
+from zpipe.config import PipelineConfig, StageConfig, parse_address
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
+from zpipe.core.policy import ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.loop import Loop
+from zpipe.daemon.faults import Fault
+from zpipe.daemon.loop import Loop, Part
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
-from zpipe.daemon.plugin.source_thread import SourceThread, silent
-from zpipe.daemon.policies import stage_policy
+from zpipe.daemon.plugin.source_thread import SourceThread, not_read
 from zpipe.daemon.reload import reload
-from zpipe.daemon.service import collector
 from zpipe.daemon.service.health import Health
-from zpipe.daemon.service.sdnotify import Notifier
+from zpipe.daemon.service.process_memory import tune_garbage_collector
+from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
 from zpipe.daemon.service.status import process_figures, status_of
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
+from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.last_life import LastLifeFiles
+from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.storage.store import Store
-from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
-from zpipe.runtime import descriptors, environment, logs, running_pipelines
+from zpipe.runtime import descriptors, environment, locks, logs, running_pipelines
 from zpipe.runtime.exception_text import reason_of
-from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
 from zpipe.transport.sockets import Sockets
 
 SWITCH_S = 0.0005
-"""The loop's thread gets the interpreter after at most this much of a busy plugin (Python's default of 5 ms is ten times
-the latency of three stages)."""
+"""The loop's thread gets the interpreter after at most this much of a busy plugin. Python's default of 5 ms is ten times the
+latency of three stages."""
+SPARE_CONSUMERS = 128
+"""Instances of a consumer stage that may be started beside those of the config. Their sessions take 512 file descriptors, which
+is half of the least limit that systems have."""
 
 
 class Instance:
@@ -61,137 +67,176 @@ class Instance:
     def __init__(
         self, config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool, level: str
     ) -> None:
+        self._config = config
         self._env = env
-        self._stage, self._instance = stage, instance
-        self.settings = config.stages[stage]
-        self.places = Places(config, env)
-        self.name = instance_name(config.name, stage, instance)
-        self.lock = InstanceLock(self.places.runtime(stage, instance), self.name)
+        self._settings = config.stages[stage]
+        self._number = instance
+        self._incarnation = secrets.token_hex(6)
+        self._replaying = env.get(environment.REPLAY) == "1"
+        self._total: int | None = None
+        self._stop_signals = 0
+        self._places = Places(config, env)
+        self._lock = locks.InstanceLock(
+            self._places.runtime(stage, instance), instance_name(config.name, stage, instance)
+        )
         self.log = logs.start(f"{stage}.{instance}", level, env)
-        state_dir = self.places.state(stage, instance)
-        make_private(state_dir)
-        cut_short = self.places.begin_life(stage, instance)
-        self.store = Store(state_dir)
-        self._last_life_files = LastLifeFiles(state_dir)
-        self.last_life = self._last_life_files.found(env, cut_short)
-        self.last_life.tell(self.log)
-        plugin_dir = self.places.plugin_state(stage, instance)
-        if fresh:
-            self.store.forget()
-            remove(plugin_dir)
-        make_private(plugin_dir)
-        self.incarnation = secrets.token_hex(6)
+        self._open_state(fresh)
         self._leave_record(config)
-        context = Context(
-            pipeline=config.name,
-            stage=stage,
-            instance=instance,
-            incarnation=self.incarnation,
-            options=self.settings.options,
-            config_dir=config.folder,
-            state_dir=plugin_dir,
-            log=self.log.getChild("plugin"),
-            last=not any(outlet != DEAD for outlet, _ in config.consumers(stage)),
-            batching=self.settings.batch is not None,
-        )
-        self.config = config
-        self.traces = traces.start(config, context, self.log)
-        plugin = plugins.load(self.settings.plugin, config.folder)
-        here = self.settings.workers.kind == "thread"
-        self.host = PluginHost(plugin, context, self.store, self.places.run, self.log, here)
-        self.total: int | None = None
-        self.replaying = env.get(environment.REPLAY) == "1"
-        self._stops = 0
-        self.mailbox = Mailbox()
-        self.sockets = Sockets()
-        os.register_at_fork(after_in_child=self.sockets.leave_to_parent)
-        self._bind(stage, instance)
-        self._join(env)
-
-    def _bind(self, stage: str, instance: int) -> None:
-        addresses = self.places.addresses(stage, instance)
-        inbox = self.places.inbox(stage, instance, self.incarnation)
-        high_water_mark = self.settings.queue.messages + HIGH_WATER_SLACK
-        bound = self.sockets.bind(inbox, addresses.feedback, addresses.control, high_water_mark)
-        me = Identity(self.config.name, stage, instance, self.incarnation, bound)
-        policy = stage_policy(self.config, self.settings, self.places.root)
-        suspects = self.last_life.suspects
-        inputs = [(i.stage, i.outlet) for i in self.settings.inputs]
-        links = self.config.consumers(stage)
-        now = time.monotonic()
-        self.stage = Stage(
-            me, inputs, links, policy, now, secrets.token_bytes, random.random, self.process_figures, suspects
-        )
-        if self.stage.source is not None:
-            self.stage.source.silent = self.replaying
-
-    def _join(self, env: Mapping[str, str]) -> None:
-        policy, mailbox = self.stage.policy, self.mailbox
-        hooks, context = self.traces.hooks(self.host.plugin.hooks), self.host.context
-        gate = OutputGate()
-        self.source_thread: SourceThread | None = None
-        self.workers: Pool | None = None
-        if self.host.plugin.is_source:
-            enough = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
-            source = silent if self.replaying else hooks["zpipe_source"]
-            outlets = self.config.outlets(context.stage)
-            self.source_thread = SourceThread(
-                source, context, policy.link, self._wake, self._source_failed, enough, outlets
-            )
-        else:
-            calls = self._last_life_files.begin(policy.workers)
-            self.workers = make_pool(
-                self.config, self.host.plugin, context, policy.link, calls, gate, self._emitted, self._done, self.log
-            )
+        self._context = self._make_context()
+        self._traces = traces.start(config, self._context, self.log)
+        plugin = plugins.load(self._settings.plugin, config.folder)
+        in_process = self._settings.workers.kind == "thread"
+        self._host = PluginHost(plugin, self._context, self._store, self._places.run, self.log, in_process)
+        self._mailbox = Mailbox()
+        self._sockets = Sockets()
+        os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
+        self.stage = self._make_stage()
+        self._source = self._make_source()
+        self._output_room = threading.Event()
+        self._workers = self._make_workers()
         self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
-        self.loop = Loop(
-            *(self.stage, self.sockets, mailbox, self.workers, self.source_thread, self.store, gate, self.log),
-            self._letter_log,
+        self._dead_letters = DeadLetterStore(
+            self.stage, self._store, self._mailbox, self._last_life, self.log, self._letter_log
         )
-        self.loop.run_id = lambda: self.places.run
-        self.loop.on_stop = self._stopped
-        self.loop.position.heard = self.host.committed
-        self.loop.letters.remember(self.last_life)
-        self.health = Health(self.places, self.stage.me, self.log, self.loop.faults, self._fail)
-        self.loop.may_exit = self.health.may_exit
-        self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
-        self.notifier = Notifier(env)
-        self.loop.on_turn += [self.discovery.turn, self.notifier.turn, self._report, self.health.turn]
-        self.loop.on_remember = self.health.remember
+        self._position_writer = PositionWriter(
+            self._store,
+            self._mailbox,
+            Fault(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
+            completed_by=lambda: self._places.run or self._incarnation,
+            stored=self.stage.committed,
+            committed=self._host.committed,
+        )
+        faults = [self._position_writer.fault, self._dead_letters.fault]
+        self._health = Health(self._places, self.stage.me, self.log, faults, self._fail)
+        self._notifier = Notifier(env, self._status)
         self._signals = Signals()
-        self.loop.on_fd[self._signals.fd] = self._signalled
-        if env.get(environment.SUPERVISED):
-            self.loop.on_fd[sys.stdin.fileno()] = self._orphaned
+        self.loop = self._make_loop()
+
+    # ---- making the parts
+
+    def _open_state(self, fresh: bool) -> None:
+        """What the lives before have left."""
+        stage, instance = self._settings.name, self._number
+        folder, plugin_folder = self._places.state(stage, instance), self._places.plugin_state(stage, instance)
+        make_private(folder)
+        cut_short = self._places.begin_life(stage, instance)
+        self._store = Store(folder)
+        self._last_life_files = LastLifeFiles(folder)
+        self._last_life = self._last_life_files.found(self._env, cut_short)
+        self._last_life.write_to(self.log)
+        if fresh:
+            self._store.forget_position()
+            remove(plugin_folder)
+        make_private(plugin_folder)
+
+    def _make_context(self) -> Context:
+        config, settings = self._config, self._settings
+        return Context(
+            pipeline=config.name,
+            stage=settings.name,
+            instance=self._number,
+            incarnation=self._incarnation,
+            options=settings.options,
+            config_dir=config.folder,
+            state_dir=self._places.plugin_state(settings.name, self._number),
+            log=self.log.getChild("plugin"),
+            last=not any(outlet != DEAD for outlet, _ in config.consumers(settings.name)),
+            batching=settings.batch is not None,
+        )
+
+    def _make_stage(self) -> Stage:
+        config, settings = self._config, self._settings
+        addresses = self._places.addresses(settings.name, self._number)
+        address = self._places.inbox(settings.name, self._number, self._incarnation)
+        high_water_mark = settings.queue.messages + HIGH_WATER_SLACK
+        inbox = self._sockets.bind(address, addresses.feedback, addresses.control, high_water_mark)
+        return Stage(
+            Identity(config.name, settings.name, self._number, self._incarnation, inbox),
+            [(i.stage, i.outlet) for i in settings.inputs],
+            config.consumers(settings.name),
+            stage_policy(config, settings, self._places.root),
+            time.monotonic(),
+            secrets.token_bytes,
+            random.random,
+            self._process_figures,
+            self._last_life.suspects,
+            reads_source=not self._replaying,
+        )
+
+    def _make_source(self) -> SourceThread | None:
+        if not self._host.plugin.is_source:
+            return None
+        hook = not_read if self._replaying else self._traces.hooks(self._host.plugin.hooks)["zpipe_source"]
+        outlets = self._config.outlets(self._settings.name)
+        return SourceThread(hook, self._context, self.stage, outlets, self._mailbox.wake, self._source_failed)
+
+    def _make_workers(self) -> Pool | None:
+        if self._host.plugin.is_source:
+            return None
+        policy = self.stage.policy
+        calls = self._last_life_files.begin(policy.workers)
+        return make_pool(
+            self._config,
+            self._host.plugin,
+            self._context,
+            policy.link,
+            calls,
+            self._output_room,
+            self._emitted,
+            self._done,
+            self.log,
+        )
+
+    def _make_loop(self) -> Loop:
+        discovery = Discovery(self._config, self._places, self.stage, self._sockets)
+        parts: list[Part] = [self._position_writer, self._dead_letters, discovery, self._notifier, self._health]
+        if self._source is not None:
+            parts.append(self._source)
+        wakeup = self._mailbox.wakeup
+        watched = {wakeup.fd: wakeup.clear, self._signals.fd: self._signalled}
+        if self._env.get(environment.SUPERVISED):
+            watched[sys.stdin.fileno()] = self._supervisor_gone
+        return Loop(
+            self.stage,
+            self._sockets,
+            self._mailbox,
+            self._workers,
+            self._source,
+            self._output_room,
+            self._position_writer,
+            self._dead_letters,
+            self._health,
+            self._stopped,
+            parts,
+            watched,
+            self.log,
+        )
 
     # ---- called on other threads: they touch nothing and only post
 
-    def _wake(self) -> None:
-        if self.mailbox.asleep:
-            self.mailbox.wakeup.set()
-
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Blocks until the core has them and the gate says whether there is room for more."""
+        """Blocks until the core has them, and has said whether there is room for more."""
         taken = threading.Event()
 
         def take() -> None:
-            self.stage.processing.emitted(task, chunks)
-            self.mailbox.post(taken.set)  # runs in the next turn: this one still has to set the gate
+            self.stage.task_emitted(task, chunks)
+            self._mailbox.post(taken.set)  # runs in the next turn: this one still has to set `output_room`
 
-        self.mailbox.post(take)
+        self._mailbox.post(take)
         taken.wait()
 
     def _done(self, task: Task, result: Result) -> None:
-        self.traces.done(task, result)
-        self.mailbox.post(lambda: self._came_back(task, result))
+        self._traces.done(task, result)
+        self._mailbox.post(lambda: self._came_back(task, result))
 
     def _source_failed(self, error: BaseException) -> None:
-        self.mailbox.post(lambda: self._fail("source.failed", error))
+        self._mailbox.post(lambda: self._fail("source.failed", error))
 
     # ---- called on the loop's thread
 
     def _came_back(self, task: Task, result: Result) -> None:
-        if self.health.fails(task, result):
-            self.lock.note_state("hopeless")
+        if self._health.fails(task, result):
+            self._lock.note_state(locks.CANNOT_GO_ON)
         else:
             self.stage.task_done(task, result, time.monotonic())
 
@@ -199,7 +244,7 @@ class Instance:
         known = isinstance(error, OperatorError | PluginError)
         reason = str(error) if known else reason_of(error)
         self.log.error(
-            fields(event=event, plugin=self.settings.plugin, reason=reason), exc_info=None if known else error
+            fields(event=event, plugin=self._settings.plugin, reason=reason), exc_info=None if known else error
         )
         self.stage.failed()
 
@@ -208,9 +253,9 @@ class Instance:
             if number == signal.SIGHUP:
                 self._reload()
                 continue
-            self._stops += 1
-            if self._stops > 1:
-                self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.inlet.held_messages))
+            self._stop_signals += 1
+            if self._stop_signals > 1:
+                self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.held_messages))
                 self.loop.stop(failed=True)
                 return
             hint = "once more stops now: what is not finished is not acked"
@@ -218,90 +263,123 @@ class Instance:
             self.stage.leave(time.monotonic())
 
     def _reload(self) -> None:
-        """SIGHUP: takes over what can change while running, and says what cannot."""
-        self.notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1e6)}")
-        self.config = reload(self.config, self._env, self.stage, self.log)
-        self._leave_record(self.config)
-        self.notifier.send("READY=1")
+        """SIGHUP: takes over what can change while running, and logs what cannot."""
+        self._notifier.reloading()
+        self._config = reload(self._config, self._env, self.stage, self.log)
+        self._leave_record(self._config)
+        self._notifier.reloaded()
 
     def _leave_record(self, config: PipelineConfig) -> None:
         """For commands that ask this instance. It does its work without: they then go by the file."""
         try:
-            running_pipelines.leave(self.places, config, self._stage, self._instance)
+            running_pipelines.write_record(self._places, config, self._settings.name, self._number)
         except OSError as error:
             self.log.warning(fields(event="record.failed", reason=error))
 
-    def _report(self, now: float) -> float:
-        """STATUS for systemd, once a second."""
-        if self.notifier.status_due(now):
-            self.notifier.report(status_of(self.stage, self.health.held_by), now)
-        return self.notifier.next_at
-
-    def _orphaned(self) -> None:
-        """The supervisor is gone: nothing is lost by stopping, what is held here is its upstream's."""
+    def _supervisor_gone(self) -> None:
+        """Nothing is lost by stopping: what is held here is its upstream's."""
         self.log.error(fields(event="supervisor.gone"))
         self.loop.stop(failed=True)
 
     def _stopped(self, ended: bool) -> None:
-        self.health.mark(ended, self.stage.snapshot(time.monotonic()))
-        self.notifier.send("STOPPING=1", "STATUS=stopped, all acked")
+        self._health.mark_stopped(ended, self.stage.snapshot(time.monotonic()))
+        self._notifier.stopping()
 
-    def process_figures(self) -> dict[str, Any]:
-        read = self.source_thread.read if self.source_thread is not None else None
-        saved, letters = self.loop.saved, self.loop.letters
-        deaths = self.workers.deaths if self.workers is not None else {}
-        held_by, run = self.health.held_by, self.places.run
-        return process_figures(run, self.total, saved.finished, held_by, letters.due, read, self.last_life, deaths)
+    def _status(self) -> ServiceStatus:
+        return status_of(self.stage, self._health.held_by)
+
+    def _process_figures(self) -> dict[str, Any]:
+        return process_figures(
+            run=self._places.run,
+            total=self._total,
+            finished_before=self._position_writer.finished_before,
+            held_by=self._health.held_by,
+            replay_due=self._dead_letters.replay_due,
+            read=self._source.read if self._source is not None else None,
+            last_life=self._last_life,
+            worker_deaths=self._workers.deaths if self._workers is not None else {},
+        )
 
     # ---- its life
 
     def open(self) -> None:
         """Opens the plugin, then lets it work. Does not block."""
-        self.store.start()
-        start_workers = self.workers.start if self.workers is not None else lambda: None
-        self.host.open(start_workers, lambda opened: self.mailbox.post(lambda: self._opened(opened)))
+        self._store.start()
+        start_workers = self._workers.start if self._workers is not None else lambda: None
+        self._host.open(start_workers, lambda opened: self._mailbox.post(lambda: self._opened(opened)))
 
     def _opened(self, opened: Opened | BaseException) -> None:
         if isinstance(opened, BaseException):
             self._fail("open.failed", opened)
             return
-        self.loop.saved = opened.saved
-        self.total = None if self.replaying else opened.total
+        self._position_writer.go_on_from(opened.saved)
+        self._total = None if self._replaying else opened.total
         self.stage.opened()
-        self.lock.note_state("ready")
-        if self.places.paused(self.stage.me.stage, self.stage.me.instance):
+        self._lock.note_state(locks.READY)
+        if self._places.paused(self._settings.name, self._number):
             self.stage.pause(True)
-        self.notifier.ready(status_of(self.stage, self.health.held_by))
-        for outlet in self.config.unread_outlets(self.stage.me.stage):
+        self._notifier.ready()
+        for outlet in self._config.unread_outlets(self._settings.name):
             hint = "no stage has it as its input: what leaves by it is counted as unrouted, and goes nowhere"
             self.log.warning(fields(event="outlet.unread", outlet=outlet, hint=hint))
-        self.log.info(fields(event="ready", plugin=self.settings.plugin, incarnation=self.incarnation, pid=os.getpid()))
-        if self.source_thread is not None:
-            if opened.complete and not self.replaying:
+        self.log.info(
+            fields(event="ready", plugin=self._settings.plugin, incarnation=self._incarnation, pid=os.getpid())
+        )
+        if self._source is not None:
+            if opened.complete and not self._replaying:
                 self.stage.source_ended()
             else:
-                self.source_thread.start()
+                self._source.start()
 
     def close(self) -> None:
-        """LinkEnds the plugin, the sockets, the store: in this order, so that what the plugin closes can still be stored."""
-        if self.source_thread is not None:
-            self.source_thread.close()
-        if self.workers is not None:
-            self.workers.close()
+        """Ends the plugin, the store, the sockets: in this order, so that what the plugin closes can still be stored."""
+        if self._source is not None:
+            self._source.close()
+        if self._workers is not None:
+            self._workers.close()
         if self.stage.state is State.STOPPED:
-            self.host.close()
-        self.store.close()
+            self._host.close()
+        self._store.close()
         self._letter_log.close()
-        self.sockets.close()
-        self.traces.close()
-        self.notifier.close()
+        self._sockets.close()
+        self._traces.close()
+        self._notifier.close()
         if self.stage.state is State.STOPPED:
-            self.places.end_life(self.stage.me.stage, self.stage.me.instance)
+            self._places.end_life(self._settings.name, self._number)
         else:
             self._last_life_files.failed(ExitCode.FAILED)
-        self.health.close()
+        self._health.close()
         self._signals.close()
-        self.lock.release()
+        self._lock.release()
+
+
+def stage_policy(config: PipelineConfig, settings: StageConfig, runtime_root: Path) -> StagePolicy:
+    """The policy of one stage, whose instances have their sockets in `runtime_root`."""
+    peer_timeout_s = config.peer_timeout_s
+    return StagePolicy(
+        queue=settings.queue,
+        unacked=settings.unacked,
+        retry=settings.retry,
+        dead=settings.dead,
+        batch=settings.batch,
+        limit=settings.limit,
+        link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4)),
+        consumers={
+            name: _consumer_policy(config.stages[name], runtime_root) for _, name in config.consumers(settings.name)
+        },
+        workers=settings.workers.count,
+        isolated=settings.workers.kind == "process",
+        interval_s=config.interval_s,
+    )
+
+
+def _consumer_policy(consumer: StageConfig, runtime_root: Path) -> ConsumerPolicy:
+    """A stage with tcp addresses has no instances without one. The runtime folder may be named by a link to it."""
+    if consumer.listen:
+        hosts = tuple(dict.fromkeys(parse_address(address).host for address in consumer.listen))
+        return ConsumerPolicy(len(consumer.listen), len(consumer.listen), hosts, ())
+    folders = tuple(dict.fromkeys((str(runtime_root), os.path.realpath(runtime_root))))
+    return ConsumerPolicy(consumer.instances + SPARE_CONSUMERS, None, (), folders)
 
 
 def run_stage(
@@ -316,14 +394,14 @@ def run_stage(
     sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()
     places = Places(config, env)
-    if places.run and places.marked(stage, instance) is not None:
+    if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
-    parts = Instance(config, stage, instance, env, fresh, level)
-    collector.tune()
-    parts.open()
+    running = Instance(config, stage, instance, env, fresh, level)
+    tune_garbage_collector()
+    running.open()
     try:
-        parts.loop.run()
+        running.loop.run()
     finally:
-        parts.close()
-    parts.log.info(fields(event="exit", state=parts.stage.state.value, failed=parts.loop.failed))
-    return ExitCode.FAILED if parts.loop.failed else ExitCode.DONE
+        running.close()
+    running.log.info(fields(event="exit", state=running.stage.state.value, failed=running.loop.failed))
+    return ExitCode.FAILED if running.loop.failed else ExitCode.DONE

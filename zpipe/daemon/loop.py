@@ -1,40 +1,48 @@
-"""The loop: polls until the core's deadline, hands it what came, performs what it asks for.
+"""The loop: it polls until something is due, hands the core what came, and performs what the core asks for.
 
-May live here: the order of a turn, and one method an action. It owns the clock. It decides nothing about messages; a frame
-that breaks the protocol is counted, logged at a limited rate and dropped.
+The order of a turn belongs here, and one row for each action. Must not live here: any decision about messages, and what a part
+of the daemon does in its turn. A frame that breaks the protocol is counted, logged at a limited rate and dropped.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
-from zpipe.daemon.faults import Fault
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
+from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.malformed import MalformedLog, Source
 from zpipe.daemon.service.notes import Notes
-from zpipe.daemon.storage.dead_letter_keeper import DeadLetterKeeper
-from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
+from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
-from zpipe.daemon.storage.store import Saved, Store
-from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
-from zpipe.transport.arrival import Arrival
-from zpipe.transport.sockets import Sockets, sender
+from zpipe.transport.sockets import Arrival, Sockets, sender
 
-NEVER = float("inf")
+
+class Part(Protocol):
+    """What the loop drives besides the core."""
+
+    def turn(self, now: float) -> float:
+        """Does what is due. Returns when to call again although nothing happens. Does not block."""
 
 
 class Loop:
-    """The shell of one instance. `run` blocks until the core exits or `stop` is called."""
+    """The shell of one instance. `run` blocks until the core exits or `stop` is called.
+
+    stopped      called once everything is finished and said (`True`: at the end of the stream)
+    output_room  set while the outputs have room
+    parts        each has its turn before every poll
+    descriptors  what to call when one of these is readable
+    """
 
     def __init__(
         self,
@@ -42,96 +50,87 @@ class Loop:
         sockets: Sockets,
         mailbox: Mailbox,
         workers: Pool | None,
-        feeder: SourceThread | None,
-        store: Store,
-        gate: OutputGate,
+        source: SourceThread | None,
+        output_room: threading.Event,
+        position_writer: PositionWriter,
+        dead_letters: DeadLetterStore,
+        health: Health,
+        stopped: Callable[[bool], None],
+        parts: Sequence[Part],
+        descriptors: Mapping[int, Callable[[], None]],
         log: logging.Logger,
-        letter_log: DeadLetterLog,
     ) -> None:
-        self.stage = stage
         self.failed = False
-        self.on_fd: dict[int, Callable[[], None]] = {mailbox.wakeup.fd: mailbox.wakeup.clear}
-        self.on_stop: Callable[[bool], None] = lambda ended: None
-        self.letters = DeadLetterKeeper(stage, store, mailbox, log, letter_log)
-        self.on_turn: list[Callable[[float], float]] = [self.letters.turn]
-        self.on_remember: Callable[[bool], None] = lambda paused: None
-        self.may_exit: Callable[[], bool] = lambda: True
-        self.saved = Saved()
-        self.run_id: Callable[[], str] = str
+        self._stage = stage
         self._sockets = sockets
         self._mailbox = mailbox
         self._workers = workers
-        self._source_thread = feeder
-        self._store = store
-        self._gate = gate
+        self._source = source
+        self._output_room = output_room
+        self._health = health
+        self._parts = parts
+        self._descriptors = descriptors
         self._log = log
         self._notes = Notes(log)
-        state = f"cannot write {store.path}"
-        unsaved = Fault(log, "position.unwritten", "position.written", state)
-        self.faults = [unsaved, self.letters.fault]
-        stored = stage.committed
-        self.position = PositionWriter(store, mailbox, unsaved, self._to_save, stored)
+        self._malformed = MalformedLog(log)
         self._over = False
         self._exit: act.Exit | None = None
-        self._malformed = MalformedLog(log)
         self._perform: dict[type[Any], Callable[[Any], object]] = {
             act.SendParcel: self._send_parcel,
             act.StartTask: self._start_task,
-            act.Tell: lambda a: self._sockets.tell(a.peer, a.frame),
-            act.Reply: lambda a: self._sockets.reply(a.route, a.frame),
+            act.Tell: lambda a: sockets.tell(a.peer, a.frame),
+            act.Reply: lambda a: sockets.reply(a.route, a.frame),
             act.Publish: self._publish,
             act.Note: lambda a: self._notes.write(a, time.monotonic()),
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
-            act.StoreDeadLetter: self.letters.bury,
-            act.SendDeadLetter: self.letters.post,
-            act.TakeLetters: self.letters.take,
-            act.RemoveLetter: self.letters.remove,
-            act.Commit: self.position.ask,
-            act.LimitOutputs: self._set_gate,
+            act.StoreDeadLetter: lambda a: dead_letters.store(a.letter),
+            act.SendDeadLetter: lambda a: dead_letters.send(a.letter),
+            act.TakeLetters: lambda a: dead_letters.read_marked(),
+            act.RemoveLetter: lambda a: dead_letters.remove(a.number),
+            act.Commit: position_writer.write,
+            act.LimitOutputs: self._limit_outputs,
             act.CloseSource: self._close_source,
-            act.Remember: lambda a: self.on_remember(a.paused),
-            act.Stop: lambda a: self.on_stop(a.ended),
+            act.Remember: lambda a: health.keep_paused(a.paused),
+            act.Stop: lambda a: stopped(a.ended),
             act.Exit: self._set_exit,
         }
 
     def run(self) -> None:
         """Turns until the core is done."""
-        for fd in self.on_fd:
+        for fd in self._descriptors:
             self._sockets.watch_fd(fd)
         while not self._over:
-            self.turn()
+            self._turn()
 
     def stop(self, failed: bool) -> None:
-        """LinkEnds the loop after this turn, whatever the core holds: its upstream answers for it."""
+        """Ends the loop after this turn, whatever the core holds: its upstream answers for it."""
         self._over = True
         self.failed = failed
 
-    def turn(self) -> None:
+    def _turn(self) -> None:
         """One turn. The only place that waits."""
         now = time.monotonic()
-        at = min(self.stage.next_timeout(), self.position.turn(now), *(call(now) for call in self.on_turn))
-        if self._source_thread is not None:
-            self._source_thread.eager = not self.stage.downstream.unsent
+        # From here on other threads wake the poll: what they leave after a part has looked must not wait for its deadline.
         self._mailbox.asleep = True
-        ready = bool(self._mailbox) or (self._source_thread is not None and self._source_thread.waiting and self._room)
-        arrivals = self._sockets.poll(0.0 if ready else at - time.monotonic())
-        for arrival in arrivals:
+        at = min(self._stage.next_timeout(), *[part.turn(now) for part in self._parts])
+        for arrival in self._sockets.poll(0.0 if self._mailbox else at - time.monotonic()):
             self._mailbox.asleep = False
-            self._handle(arrival, time.monotonic())
+            self._take_in(arrival, time.monotonic())
         self._mailbox.asleep = False
         self._mailbox.run()
         now = time.monotonic()
-        self._feed(now)
-        for action in self.stage.settle(now):
+        if self._source is not None:
+            self._source.feed(now)
+        for action in self._stage.settle(now):
             self._perform[type(action)](action)
-        if self._exit is not None and (self._exit.failed or self.may_exit()):
+        if self._exit is not None and (self._exit.failed or self._health.may_exit()):
             self.stop(self._exit.failed)
 
     # ---- what comes in
 
-    def _handle(self, arrival: Arrival, now: float) -> None:
-        stage, multipart = self.stage, arrival.frames
+    def _take_in(self, arrival: Arrival, now: float) -> None:
+        stage, multipart = self._stage, arrival.frames
         try:
             match arrival.what:
                 case "parcel":
@@ -159,26 +158,26 @@ class Loop:
                 case "lost":
                     stage.session_lost(arrival.key)
                 case "fd":
-                    self.on_fd[arrival.key]()
+                    self._descriptors[arrival.key]()
         except PeerError as error:
-            stage.counts.malformed += 1
-            self._malformed.note(self._source(arrival, error), error, now)
+            stage.malformed()
+            self._malformed.note(self._origin(arrival, error), error, now)
 
     def _subscribed(self, arrival: Arrival) -> None:
-        """Raises PeerError, and ends the connection, if it is no subscription to what is published: with the connection goes what
-        libzmq keeps of it."""
+        """Raises PeerError, and ends the connection, if it is no subscription to what is published. With the connection goes
+        what libzmq keeps of it."""
         try:
             frames.check_subscription(b"".join(arrival.frames))
         except PeerError:
-            self._sockets.cut(arrival)
+            self._sockets.disconnect(arrival)
             raise
 
-    def _source(self, arrival: Arrival, error: PeerError) -> Source:
+    def _origin(self, arrival: Arrival, error: PeerError) -> Source:
         match arrival.what:
             case "parcel":
                 return Source("inbox", error.peer, sender(arrival))
             case "feedback":
-                return Source("feedback", self.stage.consumer_at(arrival.frames[0]), sender(arrival))
+                return Source("feedback", self._stage.consumer_at(arrival.frames[0]), sender(arrival))
             case "control":
                 return Source("control", sender=sender(arrival))
             case "upstream":
@@ -186,66 +185,47 @@ class Loop:
             case _:
                 return Source("upstream.control", _name(arrival.key))
 
-    @property
-    def _room(self) -> bool:
-        return not self.stage.lifecycle.over
-
-    def _feed(self, now: float) -> None:
-        """Before a snapshot also what is too little to be worth it: it counts what the source has given."""
-        feeder = self._source_thread
-        if feeder is None:
-            return
-        rest = now >= self.stage.snapshot_at
-        while (batch := feeder.take(rest)) is not None:
-            rest = False
-            self.stage.source_emitted(*batch)
-            feeder.eager = not self.stage.downstream.unsent
-        if feeder.take_end() and feeder.failure is None:
-            self.stage.source_ended()
-
     # ---- what is asked for
 
     def _send_parcel(self, action: act.SendParcel) -> None:
         if not self._sockets.send_parcel(action.session, action.header, action.body):
-            self.stage.session_lost(action.session)
+            self._stage.session_lost(action.session)
 
     def _publish(self, action: act.Publish) -> None:
         for arrival in self._sockets.publish(action.topic, action.frame):
-            self._handle(arrival, time.monotonic())
+            self._take_in(arrival, time.monotonic())
 
     def _start_task(self, action: act.StartTask) -> None:
         assert self._workers is not None
         self._workers.put(action.task)
 
     def _open_session(self, action: act.OpenSession) -> None:
-        self._log.debug(fields(event="session.opened", session=_mark(action.session), address=action.address))
+        self._log.debug(fields(event="session.opened", session=_prefix(action.session), address=action.address))
         if not self._sockets.open_session(action.session, action.address, action.high_water_mark):
-            self.stage.session_lost(action.session)
+            self._stage.session_lost(action.session)
 
     def _close_session(self, action: act.CloseSession) -> None:
-        self._log.debug(fields(event="session.closed", session=_mark(action.session)))
+        self._log.debug(fields(event="session.closed", session=_prefix(action.session)))
         self._sockets.close_session(action.session)
 
-    def _to_save(self, action: act.Commit) -> Saved:
-        finished = self.saved.finished + action.count
-        position = self.saved.position if action.count == 0 else action.position
-        return Saved(position, finished, (self.run_id() or self.stage.me.incarnation) if action.ended else "")
-
-    def _set_gate(self, action: act.LimitOutputs) -> None:
-        self._gate.set(action.limit > 0)
-        if self._source_thread is not None:
-            self._source_thread.raise_limit(action.limit)
+    def _limit_outputs(self, action: act.LimitOutputs) -> None:
+        if action.limit > 0:
+            self._output_room.set()
+        else:
+            self._output_room.clear()
+        if self._source is not None:
+            self._source.raise_limit(action.limit)
 
     def _close_source(self, action: act.CloseSource) -> None:
-        if self._source_thread is not None:
-            self._source_thread.close()
+        if self._source is not None:
+            self._source.close()
 
     def _set_exit(self, action: act.Exit) -> None:
         self._exit = action
 
 
-def _mark(session: bytes) -> str:
-    """Enough of a session's name to tell it from others in the log; the whole of it is a secret of its two ends."""
+def _prefix(session: bytes) -> str:
+    """Enough of a session's name to tell it from others in the log. The whole of it is a secret of its two ends."""
     return session[:4].hex()
 
 

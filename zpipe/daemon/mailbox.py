@@ -1,4 +1,4 @@
-"""The way from other threads to the loop. May live here: posting calls and waking the poll; nothing of what they do."""
+"""The way from other threads to the loop: posting calls and waking the poll. Must not live here: what the calls do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Wakeup:
 class Mailbox:
     """Calls to be made on the loop's thread, in the order of posting.
 
-    Posting costs a deque append; the poll is woken only while it is `asleep`, since writing to a descriptor costs 1 µs and
+    Posting costs a deque append. The poll is woken only while the loop is `asleep`, since writing to a descriptor costs 1 µs and
     a wake-up of the loop far more.
     """
 
@@ -40,6 +40,10 @@ class Mailbox:
     def post(self, call: Callable[[], None]) -> None:
         """From any thread. Does not block."""
         self._calls.append(call)
+        self.wake()
+
+    def wake(self) -> None:
+        """From any thread: has the loop look now. Does not block."""
         if self.asleep:
             self.wakeup.set()
 

@@ -1,4 +1,4 @@
-"""SIGHUP: what of a changed config can be taken over while running. May live here: reading it again, and applying that."""
+"""SIGHUP: what of a changed config can be taken over while running. Reading the file again belongs here, and applying it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOP = {
 
 
 def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: logging.Logger) -> PipelineConfig:
-    """Reads the file again, takes over what can change and says what cannot. Returns the config that holds now."""
+    """Reads the file again, takes over what can change and logs what cannot. Returns the config that holds now."""
     try:
         new = load(old.path, env=env, only="")
     except ConfigError as error:
@@ -66,10 +66,9 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     if after is None:
         return taken, [*left, f"stages.{mine}"]
     if before.limit != after.limit:
-        processing = stage.processing
-        processing.calls.set_limit(after.limit, len(processing.tasks), time.monotonic())
+        stage.set_limit(after.limit, time.monotonic())
         taken.append(f"stages.{mine}.limit")
-    # How many instances there are is the matter of who starts them: this one is the same beside two as beside three.
+    # How many instances there are concerns only whoever starts them: this one is the same beside two as beside three.
     same = {name: getattr(before, name) for name in ("options", "traits", "limit", "instances")}
     after = dataclasses.replace(after, **same, workers=_workers(before, after))
     for field in dataclasses.fields(before):

@@ -46,7 +46,7 @@ class Drain:
         while time.monotonic() < deadline and not expected <= set(self.last):
             self._listen(TURN_S)
         if not self.last:
-            raise self._watch.places.nobody(f"no instance of pipeline {self._config.name!r} is running")
+            raise self._watch.places.no_peer_error(f"no instance of pipeline {self._config.name!r} is running")
         if not self._under_way() and not any(self._alive(head) for head in self._instances() if head[0] in self._heads):
             names = ", ".join(sorted(self._heads))
             raise NoPeerError(f"a drain begins at the head, and {names} is not running: start it, or stop the others")
@@ -168,7 +168,7 @@ def ask_all(config: PipelineConfig, env: Mapping[str, str], stage: str, instance
             raise NoPeerError(f"{', '.join(silent)} runs but does not answer (stopped?): ask again{did}")
         if not done:
             name = stage if instance is None else f"{stage}.{instance}"
-            raise watch.places.nobody(f"{name} of pipeline {config.name!r} is not running")
+            raise watch.places.no_peer_error(f"{name} of pipeline {config.name!r} is not running")
         return done
     finally:
         watch.close()

@@ -16,7 +16,7 @@ from zpipe.errors import OperatorError, PeerError, TargetError
 from zpipe.operate import pipeline_drain
 from zpipe.plugin import nearest_name
 from zpipe.runtime.places import Places
-from zpipe.transport.sockets import Listener
+from zpipe.transport.listener import Listener
 
 HEARTBEAT_S = 1.0
 """A request holds for three of these (PROTOCOL.md 5.11)."""
@@ -50,7 +50,7 @@ class TapSubscription:
     def missing(self) -> OperatorError:
         """The error that says who does not answer, and where it was looked for."""
         names = ", ".join(stage if instance is None else f"{stage}.{instance}" for stage, instance in self._whom)
-        return self.places.nobody(f"{names} of pipeline {self._pipeline!r} does not answer: is it running?")
+        return self.places.no_peer_error(f"{names} of pipeline {self._pipeline!r} does not answer: is it running?")
 
     def poll(self, timeout_s: float) -> list[frames.Tap]:
         """Asks whom it is time to ask, waits at most so long, and gives what was shown, oldest first. Raises OperatorError

@@ -16,7 +16,7 @@ from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime.places import Places
-from zpipe.transport.sockets import Listener
+from zpipe.transport.listener import Listener
 
 ASK_S = 3.0
 FIND_S = 0.25
@@ -104,7 +104,7 @@ class Watch:
         request = frames.Request(next(self._numbers), what)
         encoded = self._listener.ask(address, frames.write(request), timeout_s)
         if encoded is None:
-            raise self.places.nobody(f"{stage}.{instance} does not answer at {address}: is it running?")
+            raise self.places.no_peer_error(f"{stage}.{instance} does not answer at {address}: is it running?")
         answer = frames.read(encoded)
         if isinstance(answer, frames.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")

@@ -1,9 +1,9 @@
 """Dead letters in SQLite: their table and every statement on it, for the instance's own thread and for an operator's command.
 
-May live here: SQL on one connection. Who has the connection, on which thread, and what an operator may want is others'.
+SQL on one connection belongs here. Must not live here: who has the connection, on which thread, and what an operator may want.
 
-Numbers are never used again, so that a letter's name means one letter for ever. What is marked for replay has a rate; the
-mark goes when the message has died once more, the row when all that was derived from the message is acked.
+Numbers are never used again, so that a letter's name means one letter for ever. What is marked for replay has a rate. The mark
+goes when the message is a dead letter once more, the row when all that was derived from the message is acked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STATE_FILE = "state.db"
 STATE_VERSION = 2
 """Of all tables of the file."""
 HISTORY = 40
-"""Lines kept of what happened to a message, over all its replays."""
+"""Lines stored of what happened to a message, over all its replays."""
 
 _SIZE = "length({0}.payload) + ifnull(length({0}.headers), 0) + length({0}.traceback) + length({0}.history)"
 SCHEMA = f"""
@@ -76,9 +76,9 @@ class Marked(NamedTuple):
     suspicion: int
 
 
-def bury(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> None:
-    """Adds a letter. One that an earlier life has written, and was killed before the ack, or that an earlier run has, is there
-    already: it is brought up to date, but what tells more of its death stays."""
+def add(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> None:
+    """Adds a letter. It is there already if an earlier life has written it and was killed before the ack, or an earlier run has.
+    Then it is brought up to date, but a traceback stays."""
     same = "SELECT number, traceback FROM dead_letters WHERE id = ? AND payload = ? AND incarnation <> ? LIMIT 1"
     found = connection.execute(same, (row.id, row.payload, incarnation)).fetchone()
     if found is not None:
@@ -102,8 +102,8 @@ def bury(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> No
     )
 
 
-def bury_again(connection: sqlite3.Connection, number: int, row: LetterRow, incarnation: str) -> None:
-    """A replayed message died once more: the same letter, with what is new. One that was dropped meanwhile stays dropped."""
+def add_again(connection: sqlite3.Connection, number: int, row: LetterRow, incarnation: str) -> None:
+    """A replayed message is a dead letter once more: the same one, with what is new. One that was dropped meanwhile stays so."""
     found = connection.execute("SELECT history, replays FROM dead_letters WHERE number = ?", (number,)).fetchone()
     if found is None:
         return
@@ -142,8 +142,8 @@ def marked(connection: sqlite3.Connection, most: int, bytes_: int, without: Coll
     return found
 
 
-def accuse(connection: sqlite3.Connection, start: int, stop: int, alone: bool) -> None:
-    """The last life ended by accident while the plugin had these letters, or this one `alone`."""
+def add_suspicion(connection: sqlite3.Connection, start: int, stop: int, alone: bool) -> None:
+    """The last life crashed while the plugin had these letters, or this one `alone`."""
     sql = "UPDATE dead_letters SET suspicion = max(suspicion, 1) + ? WHERE number >= ? AND number < ?"
     connection.execute(sql, (int(alone), start, stop))
 

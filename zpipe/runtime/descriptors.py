@@ -1,7 +1,7 @@
-"""File descriptors: as many as this process may have, and failing in words before there are none.
+"""File descriptors: as many as this process may have, and an error before there are none.
 
-May live here: the limit of this process. With none left libzmq aborts the process on a new ipc connection (4.3.5), and
-spins over a new tcp connection; so an instance ends in order a little before, and what it held is its upstream's.
+Only the limit of a process belongs here. With none left libzmq (4.3.5) aborts the process on a new ipc connection, and spins on a
+new tcp connection. So an instance ends in order a little before, and its upstream answers for what it held.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def raise_limit() -> None:
 
 
 def exhausted(fd: int) -> str:
-    """In words, if hardly any is left; else "". `fd` is any open one. The lowest free number tells, and costs 1 µs."""
+    """Why the process has to end, if hardly any descriptor is left; else "". `fd` is any open one. The lowest free number tells,
+    and costs 1 µs."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return ""

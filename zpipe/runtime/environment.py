@@ -1,4 +1,4 @@
-"""The environment variables by which `zpipe run` and its daemons understand each other. May live here: their names."""
+"""The names of the environment variables by which `zpipe run` and its daemons understand each other."""
 
 from __future__ import annotations
 

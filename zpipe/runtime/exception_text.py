@@ -1,4 +1,4 @@
-"""What an exception says, as text that can be logged, stored and sent. May live here: that, whatever the exception does."""
+"""What an exception says, as text that can be logged, stored and sent, whatever the exception does when it is asked."""
 
 from __future__ import annotations
 

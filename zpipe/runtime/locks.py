@@ -1,7 +1,7 @@
 """Locks on files: who holds an instance or a run, for as long as its process lives.
 
-May live here: taking a lock, looking whether one is held, and reading what its holder wrote into the file. What that says is
-its holder's.
+Taking a lock belongs here, looking whether one is held, and reading what its holder wrote into the file. Must not live here: what
+that means.
 
 A lock is a POSIX record lock (fcntl(2), F_SETLK). The kernel ties it to the process that took it: a child that a plugin forks
 does not have it, so it is free the moment its process is killed. An `flock` belongs to the open file, which every forked child
@@ -25,7 +25,8 @@ from zpipe import folders
 from zpipe.errors import OperatorError
 
 LOCK_S = 0.5
-
+READY, CANNOT_GO_ON = "ready", "cannot_go_on"
+"""What an instance notes in its lock file for the supervisor: its plugin is open, or to start it again is of no use."""
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2): type, whence, start, length, pid
 _held: dict[tuple[int, int], int] = {}
@@ -42,7 +43,7 @@ def _own(path: Path) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock. To look takes no lock, so it is in nobody's way."""
+    """Whether somebody holds the lock. Looking takes no lock, so it hinders nobody."""
     return holder(path) is not None
 
 
@@ -52,7 +53,7 @@ def holder(path: Path) -> int | None:
         return os.getpid()
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:  # nobody is taken for dead because this process has no descriptors left to look
+    except OSError as error:  # no process is taken for dead because this one has no descriptors left to look
         return 0 if error.errno in (errno.EMFILE, errno.ENFILE) else None
     try:
         asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
@@ -131,8 +132,8 @@ class InstanceLock:
             stale.unlink(missing_ok=True)
 
     def note_state(self, word: str) -> None:
-        """Leaves word for the supervisor. `ready`: a death from here on is no failed start (a snapshot may miss it);
-        `hopeless`: starting again is of no use before somebody has put something right."""
+        """Notes READY, so that a death from here on is no failed start: a snapshot may miss it. Or CANNOT_GO_ON: somebody has to
+        put something right before it is started again."""
         with contextlib.suppress(OSError):  # a full disk: it is started once more than it need be
             os.write(self._fd, f"{word}\n".encode())
 

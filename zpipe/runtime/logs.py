@@ -1,4 +1,4 @@
-"""Logging: one event a line on stderr, key=value, with journald's levels. May live here: the format, nothing that logs.
+"""Logging: one event a line on stderr, key=value, with journald's levels. Must not live here: anything that logs.
 
 In a terminal a traceback follows on lines of its own, since somebody wants to read it there and nobody searches it.
 """
@@ -18,23 +18,19 @@ from zpipe.runtime.environment import TERMINAL
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
-
-"""Set to 1 by `zpipe run` for its children where it passes on what they log to a terminal: they write to a pipe."""
 TRACEBACK = "traceback_text"
 """The key in `extra` of a log call for the text of a traceback."""
-
-
 MOST_SHOWN = 100
 """Tracebacks that are remembered, so that an equal one is not shown again in a terminal."""
 
 
 def frames_of(traceback: str) -> tuple[str, ...]:
-    """The lines that an exception, or a fatal signal, came by: what equal ones have in common, whatever their texts say."""
+    """The lines that an exception, or a fatal signal, came by. Equal ones have these in common, whatever their texts say."""
     return tuple(line for line in traceback.splitlines() if line.startswith("  File "))
 
 
 def printable(text: str) -> str:
-    """What moves a cursor or changes colours is shown as an escape."""
+    """The text with escapes in place of what would move a cursor or change colours."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -76,8 +72,8 @@ class _Lines(logging.Formatter):
 
 
 class _Stderr(logging.Handler):
-    """Straight to the descriptor. A line that cannot be written (nobody reads, a full disk) is lost, and nothing else is:
-    Python's own stream would keep it, and end the process with exit code 1 over it."""
+    """Straight to the descriptor. A line that cannot be written (nobody reads, a full disk) is lost, and nothing else is.
+    Python's own stream would keep it, and end the process with exit code 1 because of it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -103,7 +99,7 @@ def is_terminal(env: Mapping[str, str]) -> bool:
 
 
 def for_children(env: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment of daemons whose log is passed on to stderr: they write to a pipe, and cannot see who reads it."""
+    """The environment of daemons whose log is passed on to stderr. They write to a pipe, so they cannot see who reads it."""
     return {**env, TERMINAL: "1" if sys.stderr.isatty() else ""}
 
 

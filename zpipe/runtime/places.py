@@ -1,6 +1,7 @@
 """Where an instance's addresses and files are, for itself and for its neighbours.
 
-May live here: names of sockets and files in runtime folders, and the mark of an instance that stopped at the end of a run.
+Names of sockets and files in runtime and state folders belong here, and the mark of an instance that stopped. Must not live here:
+what goes over the sockets.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Places:
         self.join_run()
 
     def join_run(self) -> None:
-        """An instance started beside a `zpipe run` belongs to it, also if it was there a moment before the run. One that a
-        service manager started stays the manager's: a run must not drain it, nor start it again."""
+        """An instance that is started beside a `zpipe run` belongs to it, also if it was there a moment before the run. One that
+        a service manager has started does not: a run must neither drain it nor start it again."""
         path = self.root / f"{self._config.name}.run"
         if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
             self.run = str(_read(path, locks.read).get("run", ""))
@@ -68,13 +69,14 @@ class Places:
         """Whether the stage's instances are on this machine, so that their locks can be seen."""
         return not self._config.stages[stage].listen
 
-    def silence(self) -> str:
-        """Where instances were looked for, and whether this user may not look into it, for a text."""
+    def searched(self) -> str:
+        """For a text: where instances were looked for, or that this user may not look there."""
         hidden = self._hidden()
         return str(hidden) if hidden is not None else f"runtime folder {self.root}"
 
-    def nobody(self, said: str) -> OperatorError:
-        """The error for a command that has found nobody, which it has `said`: that nothing runs is only known by who may look."""
+    def no_peer_error(self, said: str) -> OperatorError:
+        """The error of a command that has found no instance, which is what `said` says. Only who may look knows that nothing
+        runs."""
         hidden = self._hidden()
         return hidden if hidden is not None else NoPeerError(f"{said} (runtime folder {self.root})")
 
@@ -93,13 +95,13 @@ class Places:
                     continue  # it is not there
         return None
 
-    def joined(self, stage: str, instance: int) -> bool:
-        """Whether the life that the instance began last belongs to this run. Known from its start on, before any snapshot."""
+    def belongs_to_run(self, stage: str, instance: int) -> bool:
+        """Whether the last life of the instance belongs to this run. That is known from its start on, before any snapshot."""
         return bool(self.run) and _read(self.state(stage, instance) / LIFE).get("run") == self.run
 
     def lock_words(self, stage: str, instance: int) -> list[str]:
-        """What the instance's lock says: the pid that took it, then what that process has left word of: that it is `ready`
-        (its plugin is open), or `hopeless`. Nothing where it cannot be read."""
+        """What stands in the instance's lock file: the pid that took it, then what that process has noted (`locks.READY`,
+        `locks.CANNOT_GO_ON`). Nothing where it cannot be read."""
         try:
             return locks.read(self.runtime(stage, instance) / "lock").split()
         except OSError:
@@ -165,10 +167,10 @@ class Places:
     # ---- the mark of a stop at the end of a run
 
     def begin_life(self, stage: str, instance: int) -> bool:
-        """The instance starts: marks count from here, or from the start that a crash cut short since the machine booted. Whether
-        there was such a crash.
+        """The instance starts. Returns whether its life before was cut short by a crash since the machine booted: then this one
+        continues that one, and marks count from its start on.
 
-        Its own mark of an earlier life goes, unless that life ended within this one. Raises OperatorError.
+        Its own mark of an earlier life is removed, unless that life ended within this one. Raises OperatorError.
         """
         path = self.state(stage, instance) / LIFE
         life = _read(path)
@@ -178,7 +180,7 @@ class Places:
                 life = {"boot": _boot(), "run": self.run, "since": since_boot_s()}
                 _write(path, life)
             self.since = float(life["since"])
-            if self.marked(stage, instance) is None:
+            if self.stopped_at_end(stage, instance) is None:
                 (self.state(stage, instance) / MARK).unlink(missing_ok=True)
         except OSError as error:
             hint = "is its folder writable, and is there room on its disk?"
@@ -186,12 +188,12 @@ class Places:
         return cut_short
 
     def end_life(self, stage: str, instance: int) -> None:
-        """The instance ended in order: the next start is a new life."""
+        """The instance ended in order, so its next start is a new life."""
         (self.state(stage, instance) / LIFE).unlink(missing_ok=True)
 
     def mark(self, stage: str, instance: int, ended: bool, snapshot: dict[str, Any]) -> None:
-        """Leaves word that the instance stopped, for neighbours that start later and for the ledger. Kept in the state
-        folder: systemd takes the runtime folder away when the unit stops. Raises OSError."""
+        """Writes that the instance stopped, for neighbours that start later and for the ledger. That is in the state folder,
+        since systemd removes the runtime folder when the unit stops. Raises OSError."""
         _write(
             self.state(stage, instance) / MARK,
             {"run": self.run, "boot": _boot(), "at": since_boot_s(), "ended": ended, "snapshot": snapshot},
@@ -207,12 +209,12 @@ class Places:
         snapshot: dict[str, Any] = mark["snapshot"]
         return snapshot
 
-    def marked(self, stage: str, instance: int) -> dict[str, Any] | None:
-        """The same, only if it stopped at the end of the stream: nothing can come from it any more."""
+    def stopped_at_end(self, stage: str, instance: int) -> dict[str, Any] | None:
+        """The same, but only of one that stopped at the end of the stream, so that nothing can come from it any more."""
         snapshot = self.stopped(stage, instance)
         return snapshot if snapshot is not None and _read(self.state(stage, instance) / MARK).get("ended") else None
 
-    def remember(self, stage: str, instance: int, paused: bool) -> None:
+    def keep_paused(self, stage: str, instance: int, paused: bool) -> None:
         """Keeps across restarts that the operator has paused the instance. Raises OSError."""
         path = self.state(stage, instance) / PAUSED
         if paused:
@@ -225,7 +227,7 @@ class Places:
 
 
 def since_boot_s() -> float:
-    """A clock that all processes of this machine share and nobody sets; it goes on while the machine sleeps."""
+    """A clock that all processes of this machine share and nobody sets. It goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -1,7 +1,7 @@
 """Which pipelines run on this machine, and by what: from the records that instances leave beside their sockets.
 
-May live here: leaving a record, looking for them in the runtime folders of all owners whom this user may look at, and choosing
-the pipeline that a command is given by its config or by its name.
+Writing a record belongs here, finding those in the runtime folders of all owners that this user may look into, and choosing the
+pipeline that a command is given by its config or by its name. Must not live here: what is asked of a pipeline.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LARGEST_BYTES = 4 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def leave(places: Places, config: PipelineConfig, stage: str, instance: int) -> None:
-    """Leaves what the instance runs by in its runtime folder, for its owner only. Raises OSError."""
+def write_record(places: Places, config: PipelineConfig, stage: str, instance: int) -> None:
+    """Writes what the instance runs by into its runtime folder, for its owner only. Raises OSError."""
     path = places.runtime(stage, instance) / FILE
     made = record.make(config, stage, instance, time.time(), places.state(stage, instance).parent)
     part = path.with_suffix(".part")
@@ -201,7 +201,7 @@ class _Machine:
             try:
                 one = record.read(text)
             except (ValueError, RecursionError):
-                continue  # of another version, or not left by an instance
+                continue  # of another version, or not written by an instance
             name = one.config.name
             if folder.name == folders.instance_name(name, one.stage, one.instance):
                 found = self.pipelines.setdefault((root, name), _Found(root, name))
@@ -209,7 +209,7 @@ class _Machine:
 
 
 def _roots(env: Mapping[str, str]) -> Iterator[Path]:
-    """Where instances may have left their records: where this user's own are, where the system's are, and, for root, where
+    """Where instances may have written their records: where this user's own are, where the system's are, and, for root, where
     those of every user are."""
     own = folders.runtime_root(env)
     if names_folders(env):
@@ -222,7 +222,7 @@ def _roots(env: Mapping[str, str]) -> Iterator[Path]:
         owners |= {path / "zpipe": int(path.name) for path in _numbered(USERS, "")}
         for temporary in {tempfile.gettempdir(), "/tmp"}:
             owners |= {path: int(path.name.removeprefix("zpipe-")) for path in _numbered(Path(temporary), "zpipe-")}
-    yield from (path for path, owner in owners.items() if _is_safe(path, owner))
+    yield from (path for path, owner in owners.items() if _is_only_its_owners(path, owner))
 
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
@@ -234,7 +234,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
     return [folder / name for name in names if re.fullmatch(rf"{prefix}[0-9]{{1,10}}", name)]
 
 
-def _is_safe(path: Path, owner: int | None) -> bool:
+def _is_only_its_owners(path: Path, owner: int | None) -> bool:
     """Whether nobody but its owner can have put there what is in it."""
     try:
         found = path.lstat()
@@ -244,7 +244,7 @@ def _is_safe(path: Path, owner: int | None) -> bool:
 
 
 def _is_regular(path: Path) -> bool:
-    """A pipe in its place would have whoever opens it wait."""
+    """Whoever opens a pipe in its place would have to wait."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:

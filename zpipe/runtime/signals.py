@@ -1,7 +1,7 @@
-"""Signals: the handler only notes, the loop reads. May live here: which signals, and getting them to the poll.
+"""Signals: which ones a daemon reads, and how they wake its poll. Must not live here: what is done on one.
 
-A handler that only sets a flag waits for the poll to end, so the interpreter itself writes the signal's number to a pipe in
-the poller (`signal.set_wakeup_fd`).
+The handlers do nothing, and the loop reads which signals came. A flag that a handler sets would be seen only when the poll ends.
+So the interpreter itself writes the number of the signal to a pipe that is in the poller (`signal.set_wakeup_fd`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
-    """Made on the main thread. `read` gives the signals that came since the last call."""
+    """Made on the main thread. `read` returns the signals that came since the last call."""
 
     def __init__(self) -> None:
         self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -42,8 +42,8 @@ class Signals:
 def default_in_forks(numbers: Collection[signal.Signals]) -> None:
     """Has these signals end a child that a plugin forks, whatever this process does on them.
 
-    A child inherits the handlers, and the pipe that they write to: a signal for the child would be ignored by it and be read here
-    as one for the daemon. They are blocked meanwhile, so that this also holds for one that comes at the child's first moment.
+    A child inherits the handlers and the pipe. So a signal for the child would be ignored by it, and be read here as one for the
+    daemon. While a child is forked the signals are blocked, so that this also holds for one that comes at its first moment.
     """
     before_fork = threading.local()
 

@@ -15,7 +15,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import Watch
-from zpipe.runtime import descriptors, environment
+from zpipe.runtime import descriptors, environment, locks
 from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
@@ -144,8 +144,8 @@ class Supervisor:
             if death is not None:
                 holder, *words = self._watch.places.lock_words(child.stage, child.instance) or [""]
                 words = words if holder == str(pid) else []
-                child.ready |= "ready" in words
-                code = self._died(child, death, now, "hopeless" in words)
+                child.ready |= locks.READY in words
+                code = self._died(child, death, now, locks.CANNOT_GO_ON in words)
             elif child.process is None and not child.done and now >= child.start_at:
                 code = self._start(child)
             if code is not None:
@@ -186,7 +186,7 @@ class Supervisor:
         for stage in self._config.stages:
             for instance in places.instances(stage) if places.local(stage) else ():
                 key = stage, instance
-                joined = key in self._heard or places.joined(*key)
+                joined = key in self._heard or places.belongs_to_run(*key)
                 if key in mine or not joined or places.alive(*key) or places.stopped(*key) is not None:
                     continue
                 self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
@@ -194,7 +194,7 @@ class Supervisor:
 
     def _died(self, child: ChildDaemon, death: Death, now: float, hopeless: bool) -> ExitCode | None:
         """Starts it again later, or gives up (the exit code). `hopeless`: by its own word."""
-        if self._watch.places.marked(child.stage, child.instance) is not None:
+        if self._watch.places.stopped_at_end(child.stage, child.instance) is not None:
             child.done = True
             return None
         if death.code == 0 and self._left(child):
@@ -289,8 +289,8 @@ class Supervisor:
         deadline = time.monotonic() + wait_s
         places = self._watch.places
         for key in [(stage, n) for stage in self._config.stages for n in sorted(places.instances(stage))]:
-            mine = key in self._heard or places.joined(*key)
-            while mine and places.marked(*key) is None and places.alive(*key) and time.monotonic() < deadline:
+            mine = key in self._heard or places.belongs_to_run(*key)
+            while mine and places.stopped_at_end(*key) is None and places.alive(*key) and time.monotonic() < deadline:
                 for snapshot in self._watch.poll(TURN_S):
                     self._see(snapshot)
             final, last = places.stopped(*key), self._heard.get(key)

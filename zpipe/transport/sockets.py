@@ -1,10 +1,10 @@
-"""Every ZeroMQ socket of zpipe: what is bound, what is connected, with which options and why.
+"""The ZeroMQ sockets of one instance: what is bound, what is connected, with which options and why.
 
-May live here: sockets, their options, polling and moving frames. This is the only module that imports zmq; it decodes
-nothing and decides nothing. Everything here is used by one thread.
+Sockets belong here, their options, polling and moving frames. Must not live here: decoding a frame, or a decision about one.
+Everything here is used by one thread.
 
-The options follow measured facts: IMMEDIATE and no reconnect, or a data PUSH delivers stale parcels to the next
-incarnation; LINGER 0, or a close waits for a dead peer; heartbeats, or a stopped host is never noticed.
+The options follow measured facts. Without IMMEDIATE, or with a reconnect, a data PUSH delivers stale parcels to the next
+incarnation. With a LINGER, a close waits for a dead peer. Without heartbeats, a stopped host is never noticed.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ import socket as system_socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import zmq
 
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError
-from zpipe.transport.arrival import Arrival
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 TURN = 64
-"""Frames read from one socket before the others have their turn."""
+"""Messages read from one socket before the others have their turn."""
 MOST_FRAMES = 3
-"""Of a message that are given on: one more than any has, to be seen as too many. The rest is passed over in turns."""
+"""Of a message that are passed on: one more than any should have, to be seen as too many. The rest is read and dropped."""
 MAX_FRAME_BYTES = 17 * 1024 * 1024
 """libzmq drops the connection over a larger frame: a little above the largest message."""
 
 MAX_STATEMENT_BYTES = frames.MAX_FRAME_BYTES + 1024
-"""Of what is no parcel: a little above what is read."""
+"""Of what is no parcel: a little above what the core reads."""
 UNREAD = 1000
-"""Frames to or from one peer that wait to be read. All but parcels are repeated, so more than these may be lost: without a limit
-300,000 answers that nobody read took 92 MiB (measured), these take 0.3."""
+"""Frames to or from one peer that wait to be read. All but parcels are repeated, so more than these may be lost. Without a limit
+300,000 answers that nobody read took 92 MiB (measured); these take 0.3."""
 MAX_SUBSCRIPTION_BYTES = 512
-"""libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes; the
-handshake needs the rest, 300 bytes where there are keys."""
+"""libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes. The
+handshake needs the rest: 300 bytes where there are keys."""
 SUBSCRIPTIONS = 16
-"""Of one connection that wait to be taken in: more than there are topics."""
+"""Of one connection that wait to be read: more than there are topics."""
 
 MAX_SOCKETS = 16_384
-"""libzmq's own bound is 1023, and each neighbour takes up to five; beyond this, file descriptors are the limit."""
+"""libzmq's own bound is 1023, and each neighbour takes up to five. Beyond this number, file descriptors are the limit."""
 
 Peer = tuple[str, int]
 _BOUND = ("parcel", "feedback")
@@ -55,8 +55,23 @@ _UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
 _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
+@dataclass(slots=True)
+class Arrival:
+    """Something that came in.
+
+    what    by which socket: upstream is the feedback of an upstream instance, announcement its control
+    key     whose it is;  frames: undecoded
+    origin  of what came by a socket that is bound here: what the transport needs to tell who sent it
+    """
+
+    what: Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
+    key: Any
+    frames: list[bytes]
+    origin: Any = None
+
+
 class Sockets:
-    """The sockets of one instance. Nothing blocks but `poll`."""
+    """Nothing blocks but `poll`."""
 
     def __init__(self) -> None:
         self._context = zmq.Context(1)
@@ -68,7 +83,7 @@ class Sockets:
         self._feedback: zmq.Socket[bytes] | None = None
         self._control: zmq.Socket[bytes] | None = None
         self._bound: set[str | int] = set()
-        self._in_rest: set[zmq.Socket[bytes]] = set()
+        self._too_long: set[zmq.Socket[bytes]] = set()
 
     def bind(self, inbox: str, feedback: str, control: str, high_water_mark: int) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError.
@@ -100,7 +115,8 @@ class Sockets:
     # ---- upstream
 
     def connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
-        """A DEALER and a SUB to an upstream instance, there or not yet; reconnecting by themselves. Raises OperatorError."""
+        """A DEALER and a SUB to an upstream instance, which may not be there yet. They reconnect by themselves. Raises
+        OperatorError."""
         try:
             if peer not in self._upstreams:
                 self._connect_upstream(peer, feedback, control)
@@ -115,7 +131,7 @@ class Sockets:
         for socket in (dealer, sub):
             socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._monitor(dealer, "line", peer)
+        self._monitor(dealer, "connection", peer)
         dealer.connect(feedback)
         sub.connect(control)
         self._register(dealer, "upstream", peer)
@@ -123,7 +139,7 @@ class Sockets:
         self._upstreams[peer] = (dealer, sub)
 
     def tell(self, peer: Peer, frame: bytes) -> bool:
-        """To an upstream instance's feedback. False: there is no line, or it does not read; statements repeat."""
+        """Sends to an upstream instance's feedback. False: it is not connected, or does not read. Statements are repeated."""
         try:
             self._upstreams[peer][0].send(frame, zmq.NOBLOCK)
         except zmq.Again:
@@ -149,7 +165,7 @@ class Sockets:
         return True
 
     def send_parcel(self, session: bytes, header: bytes, body: bytes) -> bool:
-        """False: the session is gone or would block; within the credit that means it is broken."""
+        """False: the session is gone, or the send would block. Within the credit that means that it is broken."""
         push = self._sessions.get(session)
         if push is None:
             return False
@@ -166,18 +182,18 @@ class Sockets:
             self._forget(push)
 
     def reply(self, route: bytes, frame: bytes) -> None:
-        """To whoever sent a frame to the feedback. ROUTER passes over a route that is gone, or that does not read."""
+        """Sends to whoever sent a frame to the feedback. ROUTER drops it if the route is gone, or does not read."""
         assert self._feedback is not None
         self._feedback.send_multipart([route, frame], zmq.NOBLOCK)
 
     def publish(self, topic: bytes, frame: bytes) -> Iterator[Arrival]:
-        """Gives what subscribers have sent since the last call: read only here, it cannot keep the loop awake."""
+        """Returns what subscribers have sent since the last call. As it is read only here, it cannot keep the loop awake."""
         assert self._control is not None
         self._control.send_multipart([topic, frame], zmq.NOBLOCK)
         return self._read_bound(self._control, "control", TURN * SUBSCRIPTIONS)
 
-    def cut(self, arrival: Arrival) -> None:
-        """LinkEnds the connection by which it came, if it is still there. Whoever sent it may connect again."""
+    def disconnect(self, arrival: Arrival) -> None:
+        """Ends the connection by which it came, if it is still there. Whoever sent it may connect again."""
         with suppress(zmq.ZMQError, OSError):
             fd = arrival.origin.get(zmq.SRCFD)
             if _bound_to(fd) in self._bound:
@@ -190,7 +206,7 @@ class Sockets:
     # ---- polling
 
     def poll(self, timeout_s: float) -> Iterator[Arrival]:
-        """Waits at most so long, then gives what has come, at most TURN frames a socket."""
+        """Waits at most so long, then gives what has come, at most TURN messages of a socket."""
         timeout_ms = 0 if timeout_s <= 0 else min(int(timeout_s * 1000) + 1, 60_000)
         for socket, _ in self._poller.poll(timeout_ms):
             role = self._roles.get(socket)
@@ -199,8 +215,8 @@ class Sockets:
             what, key = role
             if what == "fd":
                 yield Arrival("fd", key, [])
-            elif what == "line":
-                yield from self._line_events(socket, key)
+            elif what == "connection":
+                yield from self._connection_events(socket, key)
             elif what == "session":
                 yield from self._session_events(socket, key)
             elif what in _BOUND:
@@ -217,25 +233,25 @@ class Sockets:
             yield Arrival(what, key, multipart)  # type: ignore[arg-type]
 
     def _read_bound(self, socket: zmq.Socket[bytes], what: str, turn: int = TURN) -> Iterator[Arrival]:
-        """From a socket that anybody may have connected to. The first frame of a message is kept, since it knows its sender."""
+        """From a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender."""
         for _ in range(turn):
             try:
                 first = socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            if socket in self._in_rest:
+            if socket in self._too_long:
                 if not first.more:
-                    self._in_rest.discard(socket)
+                    self._too_long.discard(socket)
                 continue
             multipart = [first.bytes]
             while socket.getsockopt(zmq.RCVMORE):
                 if len(multipart) == MOST_FRAMES:
-                    self._in_rest.add(socket)
+                    self._too_long.add(socket)
                     break
                 multipart.append(socket.recv(zmq.NOBLOCK))
             yield Arrival(what, None, multipart, first)  # type: ignore[arg-type]
 
-    def _line_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
+    def _connection_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
         for event in self._events(monitor):
             if event == _UP:
                 yield Arrival("up", peer, [])
@@ -346,62 +362,3 @@ def _bound_to(fd: int) -> str | int | None:
         return int(name[1]) if plug.family in (system_socket.AF_INET, system_socket.AF_INET6) else None
     finally:
         plug.detach()
-
-
-class Listener:
-    """For those who only look on: SUBs to the control sockets of many instances. Other topics are not sent here at all."""
-
-    def __init__(self, *topics: bytes) -> None:
-        self._context = zmq.Context(1)
-        self._sub = self._context.socket(zmq.SUB)
-        self._sub.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        self._sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        for topic in topics:
-            self._sub.setsockopt(zmq.SUBSCRIBE, topic)
-        self._addresses: set[str] = set()
-        self._posts: dict[str, zmq.Socket[bytes]] = {}
-
-    def connect(self, address: str) -> None:
-        """There or not yet; does nothing the second time."""
-        if address not in self._addresses:
-            self._addresses.add(address)
-            self._sub.connect(address)
-
-    def read(self, timeout_s: float) -> Iterator[list[bytes]]:
-        """Waits at most so long for the first frames [topic, frame], then gives all that have come."""
-        if not self._sub.poll(max(0, int(timeout_s * 1000))):
-            return
-        while True:
-            try:
-                yield self._sub.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-
-    def ask(self, address: str, frame: bytes, timeout_s: float) -> bytes | None:
-        """One request to a feedback socket and its answer; None if nobody answers in time. Blocks."""
-        dealer = self._context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.LINGER, 0)
-        try:
-            dealer.connect(address)
-            dealer.send(frame)
-            return dealer.recv() if dealer.poll(int(timeout_s * 1000)) else None
-        finally:
-            dealer.close()
-
-    def post(self, address: str, frame: bytes) -> bytes | None:
-        """A request to a feedback socket, there or not yet. Gives the newest answer to those before. Does not block."""
-        dealer, answer = self._posts.get(address), None
-        if dealer is None:
-            dealer = self._posts[address] = self._context.socket(zmq.DEALER)
-            dealer.setsockopt(zmq.SNDHWM, 4)
-            dealer.connect(address)
-        with suppress(zmq.Again):
-            dealer.send(frame, zmq.NOBLOCK)
-        with suppress(zmq.Again):
-            while True:
-                answer = dealer.recv(zmq.NOBLOCK)
-        return answer
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)  # one thread has all of its sockets

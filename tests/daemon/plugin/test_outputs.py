@@ -12,7 +12,7 @@ from pools import Bench, bench, payloads, task
 from zpipe.core.wire import section
 from zpipe.core.work.task import Result, Verdict
 from zpipe.daemon.plugin.runner import Runner
-from zpipe.daemon.plugin.task_run import LinkEnds
+from zpipe.daemon.plugin.task_run import StageLinks
 
 PLUGIN = """
 from collections import namedtuple
@@ -204,7 +204,7 @@ def test_anything_else_is_an_error_with_both_lengths(batches: Bench, answer: str
 def run_last(hooks: dict[str, Any], pool: Bench, payloads: list[Any], batch: bool) -> Result:
     """What becomes of a task in a last stage."""
     pool.context.last = True
-    work = Runner(hooks, pool.context, pool.link, LinkEnds()).begin(
+    work = Runner(hooks, pool.context, pool.link, StageLinks()).begin(
         task(payloads, batch), memoryview(bytearray(4)).cast("I")
     )
     result = work.advance()

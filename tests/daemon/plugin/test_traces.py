@@ -19,7 +19,7 @@ from zpipe.core.wire.section import Section, encode
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import Failure, PastCalls, Result, Task
 from zpipe.daemon.plugin import traces
-from zpipe.daemon.plugin.traces import HEADER, NS, Complaints, OpenTelemetry
+from zpipe.daemon.plugin.traces import HEADER, NS, ExportErrors, OpenTelemetry
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
 
@@ -128,7 +128,7 @@ def test_one_that_is_tried_again_waits_from_the_call_before(
 
 def test_what_the_library_says_is_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     library = logging.Logger("library")
-    library.addHandler(Complaints(logging.getLogger("test")))
+    library.addHandler(ExportErrors(logging.getLogger("test")))
     with caplog.at_level(logging.INFO, "test"):
         for n in range(50):
             library.warning("no collector, try %d", n)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from zpipe.daemon.faults import AGAIN_S, NEVER, Fault, RepeatedWrite
+from zpipe.daemon.faults import NEVER, RETRY_S, Fault, RepeatedWrite
 
 LOG = logging.getLogger("zpipe-test-fault")
 
@@ -81,6 +81,6 @@ def test_an_errand_is_done_at_last_and_only_the_newest_call() -> None:
     at = errand.turn(0.0)
     assert errand.pending and at < NEVER and "No space left" in fault.text
     broken = False
-    assert errand.turn(at - AGAIN_S / 2) == at and done == []
+    assert errand.turn(at - RETRY_S / 2) == at and done == []
     assert errand.turn(at) == NEVER
     assert (done, errand.pending, fault.text) == (["second"], False, "")

@@ -42,7 +42,7 @@ def failed(key: str) -> LetterRow:
 def test_elsewhere_each_letter_has_its_line(log: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     said = DeadLetterLog(log, fold=False)
     for n in range(3):
-        said.tell(failed(f"read:{n}"), replayed=False, now=0.0)
+        said.write(failed(f"read:{n}"), replayed=False, now=0.0)
     assert [line.split()[:2] for line in events(caplog)] == [["event=message.dead", f"id=read:{n}"] for n in range(3)]
     said.close()
     assert (said.turn(100.0), events(caplog)) == (NEVER, [])
@@ -51,9 +51,9 @@ def test_elsewhere_each_letter_has_its_line(log: logging.Logger, caplog: pytest.
 def test_in_a_terminal_equal_ones_are_folded(log: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     said = DeadLetterLog(log, fold=True)
     for n in range(5):
-        said.tell(failed(f"read:{n}"), replayed=False, now=0.0)
-    said.tell(replace(ROW, id="x", reason="row 7 of 9 is short"), replayed=True, now=1.0)
-    said.tell(replace(ROW, id="y", reason="row 8 of 9 is short"), replayed=True, now=1.0)
+        said.write(failed(f"read:{n}"), replayed=False, now=0.0)
+    said.write(replace(ROW, id="x", reason="row 7 of 9 is short"), replayed=True, now=1.0)
+    said.write(replace(ROW, id="y", reason="row 8 of 9 is short"), replayed=True, now=1.0)
     assert events(caplog) == [
         "event=message.dead id=read:0 reason=\"KeyError: 'read:0'\" attempts=1",
         'event=message.dead id=x reason="row 7 of 9 is short" attempts=1 replayed=True',
@@ -63,7 +63,7 @@ def test_in_a_terminal_equal_ones_are_folded(log: logging.Logger, caplog: pytest
     assert events(caplog) == [
         "event=message.dead_too messages=4 equal_to=read:0 last=read:4 reason=\"KeyError: 'read:0'\""
     ]
-    said.tell(failed("read:5"), replayed=False, now=FOLD_S + 0.5)
+    said.write(failed("read:5"), replayed=False, now=FOLD_S + 0.5)
     said.close()
     assert [line.split()[1:4] for line in events(caplog)] == [
         ["messages=1", "equal_to=read:0", "last=read:5"],
@@ -78,7 +78,7 @@ def test_the_kinds_that_are_remembered_are_bounded_and_none_is_left_unsaid(
 
     def tell(kind: int) -> None:
         word = "".join(chr(ord("a") + int(digit)) for digit in str(kind))
-        said.tell(replace(ROW, id=f"m{kind}", reason=word), replayed=False, now=0.0)
+        said.write(replace(ROW, id=f"m{kind}", reason=word), replayed=False, now=0.0)
 
     for kind in range(MOST_KINDS):
         tell(kind)

@@ -100,7 +100,7 @@ def test_the_log_and_the_snapshot_say_what_was_in_the_call(tmp_path: Path, caplo
     said = crash.as_json()
     assert said == {"how": "killed by SIGSEGV", "at": crash.at, "messages_in_call": 2, "ids": ["read:0", "read:1"]}
     with caplog.at_level(logging.WARNING):
-        crash.tell(logging.getLogger("x"))
+        crash.write_to(logging.getLogger("x"))
     assert caplog.messages == [
         'event=crash.found how="killed by SIGSEGV" messages_in_call=2 ids=read:0,read:1 restarts=1'
     ]
@@ -117,5 +117,5 @@ def test_an_end_in_order_leaves_nothing_to_say(tmp_path: Path, caplog: pytest.Lo
     CallJournal(tmp_path / "calls", 1)
     (tmp_path / ENDED).write_text("success exited 0\n")
     crash = LastLifeFiles(tmp_path).found({}, False)
-    crash.tell(logging.getLogger("x"))
+    crash.write_to(logging.getLogger("x"))
     assert crash.as_json() is None and not caplog.messages

@@ -195,11 +195,11 @@ def test_a_long_generator_waits_at_the_gate_outside_its_timeout(tmp_path: Path) 
     with bench(tmp_path, PLUGIN, 'kind = "process", timeout = "100ms"') as pool:
         passed = threading.Semaphore(0)
         pool.on_early = passed.release
-        pool.gate.set(False)
+        pool.output_room.clear()
         pool.pool.put(task([["many", 3 * EARLY_MESSAGES + 1]]))
         assert passed.acquire(timeout=60)
         assert not passed.acquire(timeout=0.3), "it goes on only when there is room"
-        pool.gate.set(True)
+        pool.output_room.set()
         _, result = pool.result()
         assert result.failures == []
         early = [n for chunks in pool.early for chunk in chunks for n in chunk.owners or ()]

@@ -124,11 +124,11 @@ def test_many_outputs_of_an_async_call_wait_at_the_gate_and_hold_up_no_other_cal
     with bench(tmp_path, PLUGIN, "count = 2") as pool:
         passed = threading.Semaphore(0)
         pool.on_early = passed.release
-        pool.gate.set(False)
+        pool.output_room.clear()
         pool.pool.put(task([["many", 2 * EARLY_MESSAGES + 1]]))
         assert passed.acquire(timeout=60)
         assert payloads(pool.run(task(["other"]))) == ["other"]
-        pool.gate.set(True)
+        pool.output_room.set()
         assert payloads(pool.result()[1]) == [2 * EARLY_MESSAGES]
 
 

@@ -15,8 +15,8 @@ from pools import piece, section_of
 
 from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
 from zpipe.daemon.storage.call_journal import NONE
-from zpipe.daemon.workers import task_exchange, worker_death
-from zpipe.daemon.workers.pipe import Pipe
+from zpipe.daemon.workers import task_exchange, worker_process
+from zpipe.daemon.workers.task_exchange import Pipe
 from zpipe.errors import PeerError
 
 
@@ -134,7 +134,7 @@ def test_a_result_that_does_not_fit_its_task_is_none(
 def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: bool, count: int, note: int) -> None:
     note = min(note, count)
     task = Task(1, [piece(section_of(list(range(count))), 0, count)], PastCalls(), batch)
-    result = worker_death.result_of(task, note, "why", "trace", 1.0)
+    result = worker_process.died_result(task, note, "why", "trace", 1.0)
     assert [failure.index for failure in result.failures] == list(range(count)) and result.chunks == []
     dead = [failure.index for failure in result.failures if failure.verdict is Verdict.DEATH]
     if batch:
@@ -146,10 +146,10 @@ def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: boo
 
 
 def test_how_a_process_ended() -> None:
-    assert worker_death.in_call(-11) == "its worker process was killed by SIGSEGV"
-    assert worker_death.in_call(-40) == "its worker process was killed by signal 40"
-    assert worker_death.in_call(0) == "its worker process exited with code 0 in the call"
+    assert worker_process.in_call(-11) == "its worker process was killed by SIGSEGV"
+    assert worker_process.in_call(-40) == "its worker process was killed by signal 40"
+    assert worker_process.in_call(0) == "its worker process exited with code 0 in the call"
     assert (
-        worker_death.too_large((600 << 20) + 1, 512 << 20)
+        worker_process.too_large((600 << 20) + 1, 512 << 20)
         == "its worker process used 601 MiB, over the limit of 512 MiB"
     )

@@ -1,4 +1,4 @@
-"""What an exception of a process hook means for its message. May live here: that translation."""
+"""What an exception of a process hook means for its message. Must not live here: what becomes of the message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ MAX_DELAY_S = 86_400.0
 
 
 def failure_of(index: int, error: BaseException) -> Failure:
-    """The failure of message `index`. An Answer needs no traceback: it is meant. An OperatorError is the end of the stage."""
+    """The failure of message `index`. An Answer is on purpose, so it needs no traceback. An OperatorError is the end of the
+    stage."""
     if isinstance(error, OperatorError):
         return Failure(index, text_of(error), verdict=Verdict.FAIL)
     if not isinstance(error, Answer):
@@ -30,7 +31,7 @@ def failure_of(index: int, error: BaseException) -> Failure:
 
 
 def _seconds(delay: object) -> float | None:
-    """A plugin's number as a delay; what is none of that is left to zpipe."""
+    """What a plugin gave as a delay. None, if it is no number: then zpipe chooses."""
     if isinstance(delay, int) or (isinstance(delay, float) and math.isfinite(delay)):
         return float(min(max(delay, 0), MAX_DELAY_S))
     return None

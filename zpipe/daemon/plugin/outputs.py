@@ -1,4 +1,4 @@
-"""What a plugin gave, as sections to send. May live here: gathering outputs by outlet, their ids, and encoding.
+"""What a plugin gave, as sections to send. Gathering outputs by outlet belongs here, and encoding them.
 
 An output that cannot be sent (not CBOR, too large) fails the message it came from, and only that one.
 """
@@ -55,7 +55,7 @@ class OutputSections:
         self.with_headers |= headers is not None
 
     def clear(self) -> None:
-        """Forgets the outputs, in place: the runner's loop holds on to `add`."""
+        """Forgets the outputs, in place."""
         for column in (self.ids, self.origins, self.payloads, self.headers, self.owners):
             column.clear()
 
@@ -115,11 +115,11 @@ class OutputSections:
         return self._encode(start, middle, policy, failures) + self._encode(middle, stop, policy, failures)
 
 
-def encode_all(emissions: list[OutputSections], policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+def encode_all(outputs: list[OutputSections], policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
     """The sections of all outlets, without any output of a message that failed, here or before."""
     while True:
         known = len(failures)
-        chunks = [chunk for emission in emissions for chunk in emission.encode(policy, failures)]
+        chunks = [chunk for sections in outputs for chunk in sections.encode(policy, failures)]
         if len(failures) == known:
             return chunks
-        emissions = [emission.without(failures) for emission in emissions]
+        outputs = [sections.without(failures) for sections in outputs]

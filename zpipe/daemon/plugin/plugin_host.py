@@ -1,7 +1,7 @@
-"""The plugin of one instance: opening and closing it, its source's saved position, hearing of commits.
+"""The plugin of one instance: opening and closing it, its source's saved position, telling it of commits.
 
-May live here: calling the hooks that are called once, each on a thread that is not the loop's, so that a plugin that hangs
-does not hang the loop. Process hooks are the runner's, the source's iteration the feeder's.
+Calling the hooks that are called once belongs here, each on a thread that is not the loop's, so that a plugin that hangs does not
+hang the loop. Must not live here: process hooks, which are `Runner`'s, and iterating the source, which is `SourceThread`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zpipe.daemon.storage.store import Saved, Store
+from zpipe.daemon.storage.store import SavedPosition, Store
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
 from zpipe.runtime.logs import fields
@@ -24,23 +24,23 @@ CLOSE_S = 5.0
 class Opened:
     """What was found on opening: the source's saved position, whether this run has read it to its end, how much is left."""
 
-    saved: Saved
+    saved: SavedPosition
     complete: bool
     total: int | None
 
 
 class PluginHost:
-    """`run` is the run this instance belongs to ("" outside one); `here`: the plugin is opened in this process."""
+    """`run` is the run that this instance belongs to ("" outside one). `in_process`: the plugin is opened in this process."""
 
     def __init__(
-        self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger, here: bool = True
+        self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger, in_process: bool = True
     ) -> None:
         self.plugin = plugin
         self.context = context
         self._store = store
         self._run = run
         self._log = log
-        self._here = here
+        self._in_process = in_process
 
     def open(self, then: Callable[[], None], done: Callable[[Opened | BaseException], None]) -> None:
         """Opens the plugin on a thread of its own, then calls `then`, which may raise too, and `done`. Does not block."""
@@ -49,11 +49,11 @@ class PluginHost:
     def _open(self, then: Callable[[], None]) -> Opened | BaseException:
         hooks = self.plugin.hooks
         try:
-            if "zpipe_open" in hooks and self._here:
+            if "zpipe_open" in hooks and self._in_process:
                 hooks["zpipe_open"](self.context)
             then()
             if not self.plugin.is_source:
-                return Opened(Saved(), False, None)
+                return Opened(SavedPosition(), False, None)
             saved = self._position()
             if saved.completed_by:
                 return Opened(saved, True, None)
@@ -63,10 +63,11 @@ class PluginHost:
             return error
         return Opened(saved, False, total)
 
-    def _position(self) -> Saved:
-        """Where to go on. A run that completed starts over the next time, but not when it is restarted within the run."""
+    def _position(self) -> SavedPosition:
+        """Where to go on. A source that was read to its end starts over in the next run, but not when it is restarted within the
+        run."""
         saved = self._store.saved()
-        return Saved() if saved.completed_by and saved.completed_by != self._run else saved
+        return SavedPosition() if saved.completed_by and saved.completed_by != self._run else saved
 
     def committed(self, position: Any) -> None:
         """On the store's thread: a position is durable."""
@@ -79,8 +80,8 @@ class PluginHost:
             self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
 
     def close(self) -> None:
-        """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks up to that."""
-        if "zpipe_close" in self.plugin.hooks and self._here:
+        """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks for so long at most."""
+        if "zpipe_close" in self.plugin.hooks and self._in_process:
             closing = threading.Thread(target=self._close, name="zpipe-close", daemon=True)
             closing.start()
             closing.join(CLOSE_S)

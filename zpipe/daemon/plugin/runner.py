@@ -1,7 +1,7 @@
 """Running a plugin's hooks on a task: messages in, outputs and failures out.
 
-May live here: calling process hooks and seeing what kind of thing came back. It knows no thread, no socket and no event loop:
-what a task has to wait for is a step of its `Work`, and whoever runs it does the waiting.
+Calling process hooks belongs here, and seeing what kind of thing came back. Must not live here: a thread, a socket, an event
+loop. What a task has to wait for is a step of its `Work`, and whoever runs it does the waiting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
-from zpipe.daemon.plugin.task_run import PLAIN, LinkEnds, NoOutput, TaskRun, WrongBatch, outputs_inside
+from zpipe.daemon.plugin.task_run import PLAIN, NoOutput, StageLinks, TaskRun, WrongBatch, outputs_inside
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
@@ -23,8 +23,8 @@ _NOTHING = PLAIN | {type(None)}
 _FAILED = object()
 
 Step = Any
-"""What a task needs next: a list of chunks is to be passed on early, an awaitable (or async iterator) to be settled; or its
-Result, at the end."""
+"""What a task needs next. A list of chunks is to be passed on early. An awaitable, or an async iterator, is to be waited for. A
+Result is the end."""
 _Steps = Generator[Any, Any, None]
 
 
@@ -56,13 +56,13 @@ class Runner:
         hooks: Mapping[str, Callable[..., Any]],
         context: Context,
         policy: LinkPolicy,
-        ends: LinkEnds,
+        links: StageLinks,
     ) -> None:
         self._process = hooks.get("zpipe_process")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
-        self._ends = ends
+        self._links = links
 
     def begin(self, task: Task, note: Note) -> Work:
         """Nothing is called before the first `advance`.
@@ -73,7 +73,7 @@ class Runner:
 
     def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy, self._ends)
+        run = TaskRun(task, self._context.last, self._policy, self._links)
         try:
             messages = run.messages()
         except PeerError as error:

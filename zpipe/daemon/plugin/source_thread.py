@@ -1,9 +1,10 @@
 """The thread a source runs on, and gathering what it yields into sections.
 
-May live here: iterating `zpipe_source`, pacing it, and ids from positions. What becomes of positions is the core's.
+Iterating `zpipe_source` belongs here, holding it up, and making ids of positions. Must not live here: what becomes of positions,
+which is the core's.
 
-The source's thread only appends to a deque; the loop takes what is there and encodes it. So an idle pipeline gets each
-message at once, a busy one gets full sections, and there is no timer between.
+The source's thread only appends to a deque. The loop takes what is there and encodes it. So an idle pipeline gets each message
+at once, a busy one gets full sections, and there is no timer between.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from zpipe.core.policy import LinkPolicy
+from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import Chunk, DeadLetter, Failure, PastCalls
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
@@ -24,34 +25,40 @@ from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
 from zpipe.runtime.exception_text import reason_of
 
+NEVER = float("inf")
 _TUPLES, _PAIRS, _NAMES = frozenset({tuple}), frozenset({2}), frozenset({int, str})
 
 Batch = tuple[list[Chunk], Position, int, list[DeadLetter]]
 
 
 class SourceThread:
-    """`eager`: nothing is unsent, so whatever comes should go out at once; else only `enough` messages are worth a turn.
-    `outlets`: the named ones that its messages may leave by.
+    """Iterates `source` once started. What it yields is fed to `stage`.
 
-    `failed` is called on the source's thread with what the plugin raised; `waker` wakes the loop."""
+    outlets  the named ones that its messages may leave by
+    wake     wakes the loop; called on the source's thread
+    failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
+    """
 
     def __init__(
         self,
         source: Callable[[Context], Any],
         context: Context,
-        policy: LinkPolicy,
-        waker: Callable[[], None],
-        failed: Callable[[BaseException], None],
-        enough: int,
+        stage: Stage,
         outlets: Collection[str],
+        wake: Callable[[], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
+        policy = stage.policy
         self._source = source
         self._context = context
-        self._policy = policy
-        self._wake = waker
-        self._failed = failed
-        self._enough = enough
+        self._stage = stage
+        self._policy = policy.link
         self._outlets = outlets
+        self._wake = wake
+        self._failed = failed
+        # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
+        self._worth_a_turn = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
+        self._nothing_unsent = True
         self._items: deque[Any] = deque()
         self._limit = 0
         self._yielded = 0
@@ -59,10 +66,9 @@ class SourceThread:
         self._began_at = self._over_at = 0.0
         self._waited_s = 0.0
         self._waits_since: float | None = None
-        self.eager = True
         self._over = False
-        self._over_taken = False
-        self.failure: BaseException | None = None
+        self._end_taken = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="zpipe-source", daemon=True)
 
     def start(self) -> None:
@@ -72,7 +78,7 @@ class SourceThread:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        items, enough = self._items, self._enough
+        items, worth_a_turn = self._items, self._worth_a_turn
         self._began_at = time.monotonic()
         append, wake = items.append, self._wake
         try:
@@ -83,10 +89,10 @@ class SourceThread:
                     break  # this item was never taken in: its position is not committed, so it comes again
                 append(item)
                 self._yielded += 1
-                if self.eager or len(items) == enough:
+                if self._nothing_unsent or len(items) == worth_a_turn:
                     wake()
         except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
-            self.failure = error
+            self._failure = error
             self._failed(error)
         self._over_at = time.monotonic()
         self._over = True
@@ -94,7 +100,7 @@ class SourceThread:
 
     def _wait_for_room(self) -> None:
         if self._items:
-            self._wake()  # the rest is taken in now, so that the core sees that its limit is what holds the source up
+            self._wake()  # what is left is taken in now, so that the core sees that its limit is what holds the source up
         with self._more:
             self._waits_since = time.monotonic()
             self._more.wait_for(lambda: self._yielded < self._limit or self._context.stopping.is_set())
@@ -117,42 +123,58 @@ class SourceThread:
 
     @property
     def read(self) -> tuple[int, float]:
-        """Messages that the source has yielded, and the seconds it took for them: what it had to wait for room is not in them."""
+        """Messages that the source has yielded, and the seconds it took for them, without those in which it waited for room."""
         if not self._began_at:
             return 0, 0.0
         with self._more:
             now = self._waits_since or self._over_at or time.monotonic()
             return self._yielded, now - self._began_at - self._waited_s
 
-    @property
-    def waiting(self) -> bool:
-        """There is something worth taking."""
+    def turn(self, now: float) -> float:
+        """When `feed` should be called, as far as it is known: now, or once the loop is woken."""
+        self._nothing_unsent = not self._stage.unsent
+        if self._stage.over:
+            return NEVER
         if self._over:
-            return not self._over_taken
-        return len(self._items) >= (1 if self.eager or self._stuck else self._enough)
+            return NEVER if self._end_taken else now
+        return now if len(self._items) >= self._least else NEVER
+
+    def feed(self, now: float) -> None:
+        """Gives the stage what was yielded, as far as it is worth a turn. Before a snapshot, which counts what the source has
+        given, that is all of it."""
+        everything = now >= self._stage.snapshot_at
+        while (batch := self._take(1 if everything else self._least)) is not None:
+            everything = False
+            self._stage.source_emitted(*batch)
+            self._nothing_unsent = not self._stage.unsent
+        if self._over and not self._items and not self._end_taken:
+            self._end_taken = True
+            if self._failure is None:
+                self._stage.source_ended()
 
     @property
-    def _stuck(self) -> bool:
-        return self._yielded >= self._limit
+    def _least(self) -> int:
+        """So many messages are worth a turn now. One that waits for room gives no more than there are."""
+        at_once = self._nothing_unsent or self._over or self._yielded >= self._limit
+        return 1 if at_once else self._worth_a_turn
 
-    def take(self, rest: bool = False) -> Batch | None:
-        """Up to a parcel of what has been yielded, encoded; None if there is nothing, or too little to be worth it now. `rest`:
-        whatever there is."""
+    def _take(self, least: int) -> Batch | None:
+        """Up to a parcel of what was yielded, encoded. None if there are fewer messages than `least`."""
         count = min(len(self._items), self._policy.parcel_messages)
-        if not count or not (rest or self.eager or self._over or self._stuck or count >= self._enough):
+        if count < least:
             return None
         items = [self._items.popleft() for _ in range(count)]
         try:
             batch = self._take_plain(items) or self._take_any(items)
         except Exception as error:
             self._items.clear()
-            self.failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
-            self._failed(self.failure)
+            self._failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
+            self._failed(self._failure)
             return None
         return batch
 
     def _take_plain(self, items: list[Any]) -> Batch | None:
-        """The usual case in C loops: only (int or str, payload). None if it is not, or something cannot be sent."""
+        """The usual case in C loops: nothing but (int or str, payload). None if it is another, or something cannot be sent."""
         if set(map(type, items)) != _TUPLES or set(map(len, items)) != _PAIRS:
             return None
         positions = [item[0] for item in items]
@@ -176,7 +198,7 @@ class SourceThread:
     def _take_any(self, items: list[Any]) -> Batch:
         now = time.time()
         stage = self._context.stage
-        emission = OutputSections("")
+        sections = OutputSections("")
         named: dict[str, OutputSections] = {}
         failures: dict[int, Failure] = {}
         position: Position = None
@@ -184,7 +206,7 @@ class SourceThread:
             if type(item) is tuple and len(item) == 2:
                 position, payload = item
                 if type(payload) is not BadRecord:
-                    emission.add(f"{stage}:{name(position)}", now, payload, None, index)
+                    sections.add(f"{stage}:{position_text(position)}", now, payload, None, index)
                     continue
                 failures[index] = Failure(index, payload.reason)
             elif type(item) is Message:
@@ -195,44 +217,43 @@ class SourceThread:
                 except Reject as error:
                     failures[index] = Failure(index, str(error))
                     continue
-                to = named.setdefault(item.outlet, OutputSections(item.outlet)) if item.outlet else emission
-                to.add(item.id or f"{stage}:{name(position)}", item.origin or now, item.payload, item.headers, index)
+                to = named.setdefault(item.outlet, OutputSections(item.outlet)) if item.outlet else sections
+                to.add(
+                    item.id or f"{stage}:{position_text(position)}",
+                    item.origin or now,
+                    item.payload,
+                    item.headers,
+                    index,
+                )
             else:
                 kind = type(item).__name__
                 failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")
-        chunks = encode_all([emission, *named.values()], self._policy, failures)
-        letters = [letter(stage, failure, items[failure.index]) for failure in failures.values()]
+        chunks = encode_all([sections, *named.values()], self._policy, failures)
+        letters = [_letter(stage, failure, items[failure.index]) for failure in failures.values()]
         return chunks, position, len(items), letters
 
-    def take_end(self) -> bool:
-        """True once, when the source is over and everything it yielded was taken."""
-        if self._over and not self._items and not self._over_taken:
-            self._over_taken = True
-            return True
-        return False
 
-
-def letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
+def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
     """The dead letter for something a source yielded that cannot be sent."""
     position, payload = (item.position, item.payload) if type(item) is Message else (None, item)
     if type(item) is tuple and len(item) == 2:
         position, payload = item
     raw = payload.raw if type(payload) is BadRecord else payload
     return DeadLetter(
-        failure.reason, failure.traceback, PastCalls(attempts=1), None, id=f"{stage}:{name(position)}", raw=raw
+        failure.reason, failure.traceback, PastCalls(attempts=1), None, id=f"{stage}:{position_text(position)}", raw=raw
     )
 
 
-def name(position: Position) -> str:
+def position_text(position: Position) -> str:
     """A position as text, the same for the same position."""
     if type(position) is int or type(position) is str:
         return str(position)
     if isinstance(position, list | tuple):
-        return ":".join(map(name, position))
+        return ":".join(map(position_text, position))
     return cbor.write(position).hex()
 
 
-def silent(context: Context) -> Iterator[Any]:
-    """In place of a source where letters are replayed: it is not read, and is over when the pipeline is to end."""
+def not_read(context: Context) -> Iterator[Any]:
+    """In place of a source where dead letters are replayed: it is not read, and is over when the pipeline is to end."""
     context.stopping.wait()
     yield from ()

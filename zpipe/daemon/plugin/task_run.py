@@ -1,9 +1,9 @@
 """One task while it is run: its messages, the outputs taken so far, the failures.
 
-May live here: decoding a task's messages, what a hook's answer means, and deriving ids. It calls no hook and waits for nothing:
-what is to be passed on early is yielded.
+Decoding a task's messages belongs here, what a hook's answer means, and deriving ids. Must not live here: calling a hook, or
+waiting. What is to be passed on early is yielded.
 
-Ids are derived, never random: kept one to one; `ID.n` for the n-th of many; `FIRST~COUNT.n` for outputs of a whole batch.
+Ids are derived, never random: kept one to one, `ID.n` for the n-th of many, `FIRST~COUNT.n` for outputs of a whole batch.
 So a redelivered message makes the same ids again, and an idempotent sink stores each once.
 """
 
@@ -25,20 +25,16 @@ from zpipe.messages import DROP, Message
 from zpipe.plugin import nearest_name
 
 EARLY_MESSAGES = 2048
-"""Outputs of one task that are kept back until it is done; more are passed on early, so that a generator is bounded."""
-
-
+"""Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
 PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
 _OUTPUTS = (Message, type(DROP), Answer, Iterator)
 _YIELD = "yield them, or return zpipe.many(...)"
-
-
 _NO_OUTLET, _NO_POSITION = repeat(""), repeat(None)
 
 
 @dataclass(frozen=True)
-class LinkEnds:
+class StageLinks:
     """What a stage's config says of the messages in and out of it.
 
     outlets     the named ones that its messages may leave by
@@ -72,13 +68,13 @@ class WrongBatch(Exception):
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy, ends: LinkEnds) -> None:
+    def __init__(self, task: Task, last: bool, policy: LinkPolicy, links: StageLinks) -> None:
         self.task = task
         self.default = OutputSections("")
         self.filtered = 0
         self._last = last
         self._policy = policy
-        self._ends = ends
+        self._links = links
         self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
@@ -92,7 +88,7 @@ class TaskRun:
             part = slice(piece.start, piece.stop)
             facts = headers[part] if headers is not None else repeat(None)
             attempt = repeat(piece.section.attempt + self.task.attempt - 1)
-            source = repeat(piece.delivery.source or self._ends.only_input)
+            source = repeat(piece.delivery.source or self._links.only_input)
             columns = (payloads[part], ids[part], origins[part], facts)
             messages += map(Message, *columns, _NO_OUTLET, _NO_POSITION, attempt, source)
         return messages
@@ -156,24 +152,24 @@ class TaskRun:
             return  # what leaves by a named outlet is counted by the core, also where nobody reads it
         if type(one) is Message:
             check_message(one)
-            check_outlet(one.outlet, self._ends.outlets)
-            emission = self._emission(one.outlet) if one.outlet else self.default
+            check_outlet(one.outlet, self._links.outlets)
+            sections = self._sections(one.outlet) if one.outlet else self.default
             headers = one.headers if one.headers is not None else message.headers
-            emission.add(one.id or id, one.origin or message.origin, payload, headers, index)
+            sections.add(one.id or id, one.origin or message.origin, payload, headers, index)
         elif one is None:
             raise NoOutput
         else:
             self.default.add(id, message.origin, one, message.headers, index)
         self._many += 1
 
-    def _emission(self, outlet: str) -> OutputSections:
+    def _sections(self, outlet: str) -> OutputSections:
         return self._named.setdefault(outlet, OutputSections(outlet))
 
-    def _emissions(self) -> list[OutputSections]:
+    def _all_sections(self) -> list[OutputSections]:
         return [self.default, *self._named.values()]
 
     def _early(self) -> list[Chunk]:
-        chunks = encode_all(self._emissions(), self._policy, self._failures)
+        chunks = encode_all(self._all_sections(), self._policy, self._failures)
         self.default.clear()
         self._named = {}
         self._many = 0
@@ -194,16 +190,16 @@ class TaskRun:
         self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
 
     def result(self) -> Result:
-        emissions = self._emissions()
-        for emission in emissions:
-            emission.of_all = self._of_all
+        outputs = self._all_sections()
+        for sections in outputs:
+            sections.of_all = self._of_all
         if self._failures:
-            emissions = [emission.without(self._failures) for emission in emissions]
+            outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
-        chunks = [] if whole else encode_all(emissions, self._policy, self._failures)
+        chunks = [] if whole else encode_all(outputs, self._policy, self._failures)
         now = time.time()
         origins = [piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
-        ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes nobody younger than new
+        ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
         return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
 
 

@@ -1,8 +1,8 @@
 """OpenTelemetry traces of some messages: how long each waited in a queue, and how long it was worked on, stage by stage.
 
-May live here: the OpenTelemetry library, choosing messages at the source, and the spans of a task. A traced message carries its
-context in its header `traceparent` (W3C), which stages pass on as they do all headers; whoever sees it makes two spans, both
-children of the one that the source began. Off, nothing of the library is imported and no message is looked at.
+The OpenTelemetry library belongs here, choosing messages at the source, and the spans of a task. A traced message carries its
+context in its header `traceparent` (W3C), which stages pass on as they do all headers. Whoever sees it makes two spans, both
+children of the one that the source began. Without traces, nothing of the library is imported and no message is looked at.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 HEADER = "traceparent"
 FLUSH_S = 1.0
 """At the end of an instance, for what is not exported yet: a collector that does not answer must not hold up a drain."""
-COMPLAIN_S = 60.0
-"""Between lines about what could not be exported: the library has several a second of them."""
+EXPORT_LOG_S = 60.0
+"""Between lines about what could not be exported: the library logs several a second."""
 MOST_FAILED = 1000
-"""Traced messages that wait for another call, of which is known when the last one ended."""
+"""Traced messages that wait for another call, and of which it is known when the last one ended."""
 NS = 1_000_000_000
 Hooks = Mapping[str, Callable[..., Any]]
 
@@ -71,7 +71,7 @@ def start(config: PipelineConfig, context: Context, log: logging.Logger) -> Trac
     except ImportError as error:
         raise OperatorError(f"[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]' ({error})") from None
     library = logging.getLogger("opentelemetry")
-    library.handlers[:] = [Complaints(log)]
+    library.handlers[:] = [ExportErrors(log)]
     library.propagate = False
     name = f"{context.stage}.{context.instance}"
     facts = {"service.namespace": context.pipeline, "service.name": context.stage, "service.instance.id": name}
@@ -81,8 +81,8 @@ def start(config: PipelineConfig, context: Context, log: logging.Logger) -> Trac
     return OpenTelemetry(provider, context.stage, config.trace_rate)
 
 
-class Complaints(logging.Handler):
-    """What the library says of exports that failed, as events of the instance."""
+class ExportErrors(logging.Handler):
+    """What the library logs of exports that failed, as events of the instance."""
 
     def __init__(self, log: logging.Logger) -> None:
         super().__init__(logging.WARNING)
@@ -95,7 +95,7 @@ class Complaints(logging.Handler):
         if time.monotonic() >= self._next_at:
             reason = record.getMessage()[:300]
             self._log.warning(fields(event="traces.not_exported", reason=reason, times=self._times))
-            self._times, self._next_at = 0, time.monotonic() + COMPLAIN_S
+            self._times, self._next_at = 0, time.monotonic() + EXPORT_LOG_S
 
 
 class OpenTelemetry:
@@ -116,7 +116,7 @@ class OpenTelemetry:
         return {**hooks, "zpipe_source": lambda context: self._marked(source(context))}
 
     def _marked(self, items: Iterator[Any]) -> Iterator[Any]:
-        """The items of a source, as many a second as the rate says with a context of their own."""
+        """The items of a source, of which as many a second as the rate says have a context of their own."""
         bucket = Bucket(self._rate, time.monotonic())
         for item in items:
             bucket.refill(time.monotonic())

@@ -1,6 +1,6 @@
 """What an instance needs of the machine, and waits for when it is missing: room on disks, file descriptors, services.
 
-May live here: the small files it leaves behind, the look at its descriptors, and who holds it. It knows no message.
+The small files that it leaves behind belong here, the look at its descriptors, and what holds it. Must not live here: messages.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from zpipe.runtime import descriptors
 from zpipe.runtime.places import Places
 
 PATIENCE_S = 1.0
-"""A service that says "slow down" now and then is the limiter's; one that lets nothing through this long is said aloud."""
+"""A service that says "slow down" now and then is the limiter's matter. One that lets nothing through for this long is logged."""
 
 
 class Health:
-    """Used by the loop's thread. `faults` are those of others; `fail` ends the instance, with an event and its reason."""
+    """Used by the loop's thread.
+
+    faults  of other parts, to be shown
+    fail    ends the instance, with an event for the log and its reason
+    """
 
     def __init__(
         self,
@@ -40,8 +44,8 @@ class Health:
         pause = Fault(log, "pause.unwritten", "pause.written", state)
         self._plugin = Fault(log, "plugin.waits", "plugin.goes_on", "the plugin", PATIENCE_S)
         self._faults = [*faults, mark, pause, self._plugin]
-        self._marking = RepeatedWrite(mark)
-        self._pausing = RepeatedWrite(pause)
+        self._stop_mark = RepeatedWrite(mark)
+        self._paused_mark = RepeatedWrite(pause)
         self._look_at = 0.0
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -50,18 +54,19 @@ class Health:
         """What this instance waits for, in words; "" if for nothing outside the pipeline."""
         return next((fault.text for fault in self._faults if fault.text), "")
 
-    def mark(self, ended: bool, snapshot: dict[str, Any]) -> None:
-        """Leaves word that the instance has stopped; until that is written `may_exit` is false."""
-        self._marking.run(lambda: self._places.mark(self._me.stage, self._me.instance, ended, snapshot))
+    def mark_stopped(self, ended: bool, snapshot: dict[str, Any]) -> None:
+        """Writes for others that the instance has stopped. Until that is written `may_exit` is false."""
+        self._stop_mark.run(lambda: self._places.mark(self._me.stage, self._me.instance, ended, snapshot))
 
     def may_exit(self) -> bool:
-        return not self._marking.pending
+        return not self._stop_mark.pending
 
-    def remember(self, paused: bool) -> None:
-        self._pausing.run(lambda: self._places.remember(self._me.stage, self._me.instance, paused))
+    def keep_paused(self, paused: bool) -> None:
+        """Writes for the next life whether the operator has paused the instance."""
+        self._paused_mark.run(lambda: self._places.keep_paused(self._me.stage, self._me.instance, paused))
 
     def fails(self, task: Task, result: Result) -> bool:
-        """Whether a call of the plugin is the end of the stage. If the plugin lets nothing through, that is what holds it."""
+        """Whether a task's result is the end of the stage. If the plugin lets nothing through, that is shown as what holds it."""
         failures = result.failures
         final = next((failure for failure in failures if failure.verdict is Verdict.FAIL), None)
         if final is not None:
@@ -73,13 +78,13 @@ class Health:
         return final is not None
 
     def turn(self, now: float) -> float:
-        """Tries again what is due, and looks at the descriptors. Returns when to call again."""
+        """Tries again what could not be written, and looks at the descriptors. Returns when to call again."""
         if now >= self._look_at:
             self._look_at = now + descriptors.LOOK_S
             if self._null >= 0 and (problem := descriptors.exhausted(self._null)):
                 self.close()
                 self._fail("descriptors.exhausted", OperatorError(problem))
-        return min(self._look_at, self._marking.turn(now), self._pausing.turn(now))
+        return min(self._look_at, self._stop_mark.turn(now), self._paused_mark.turn(now))
 
     def close(self) -> None:
         if self._null >= 0:

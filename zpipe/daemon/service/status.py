@@ -1,4 +1,7 @@
-"""What an instance is doing: a line for `systemctl status`, and what a snapshot says of the process. May live here: both."""
+"""What an instance is doing: a line for `systemctl status`, and what a snapshot says of the process.
+
+Both are made here from figures. Must not live here: taking a decision on any of them.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,17 @@ from typing import Any
 
 from zpipe import __version__
 from zpipe.core.stage import Stage
-from zpipe.daemon.service.resident import PAGE_BYTES
+from zpipe.daemon.service.process_memory import own_rss_bytes
 from zpipe.daemon.service.sdnotify import ServiceStatus
 from zpipe.daemon.storage.last_life import LastLife
 
 _EPOCH = time.time() - time.monotonic()
 """Rates are taken between snapshots, so their times must not jump when somebody sets the clock."""
-_STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-"""Kept open, so that a snapshot can be taken when there are no file descriptors left."""
 
 
 def status_of(stage: Stage, held_by: str) -> ServiceStatus:
-    """State, depth, rate, and what holds it. `progress` moves with everything finished here or acked below, not with what is
-    handed back."""
+    """State, depth, rate, and what holds it. `progress` changes with everything that is finished here or acked downstream, not
+    with what is handed back."""
     counts, downstream = stage.counts, stage.downstream
     done = counts.completed + counts.filtered + counts.dead
     acked = sum(outlet.acked for outlet in downstream.outlets)
@@ -55,27 +56,27 @@ def process_figures(
     held_by: str,
     replay_due: bool,
     read: tuple[int, float] | None,
-    crash: LastLife,
+    last_life: LastLife,
     worker_deaths: Mapping[str, int],
 ) -> dict[str, Any]:
     """What only the process knows.
 
     run              the `zpipe run` that it belongs to, "" outside one
-    total            messages its source has left at the start;  finished_before: in earlier lives
+    total            messages that its source had left at the start;  finished_before: in earlier lives
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
-    read             (a head) messages that its source has yielded, and seconds it took for them, without those it was blocked
-    crash            how the life before ended, if it was an accident;  worker_deaths: of worker processes, by what ended them
+    read             (a head) messages that its source has yielded, and the seconds it took for them, without waits for room
+    last_life        how the life before ended
+    worker_deaths    how many worker processes have died, by what ended them
     """
-    rss_bytes = int(os.pread(_STATM, 100, 0).split()[1]) * PAGE_BYTES
     return {
         "at": _EPOCH + time.monotonic(),
         "version": f"zpipe {__version__}",
         "pid": os.getpid(),
-        "rss_bytes": rss_bytes,
+        "rss_bytes": own_rss_bytes(),
         "run": run,
-        "restarts": dict(crash.restarts),
-        "last_crash": crash.as_json(),
+        "restarts": dict(last_life.restarts),
+        "last_crash": last_life.as_json(),
         "worker_restarts": dict(worker_deaths),
         "total": total,
         "finished_before": finished_before,

@@ -1,9 +1,9 @@
 """Which calls of the plugin are under way, kept where it can be read after the process has died.
 
-May live here: the file and its layout. Nobody here knows what a death means for a message.
+The file and its layout belong here. Must not live here: what the death of a process means for a message.
 
 The file is mapped into memory: a note costs a store, and what a killed process has stored is still in the kernel's page
-cache. It is not synced; after a loss of power nobody is accused.
+cache. It is not synced, so after a loss of power no message is suspected.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zpipe.core.work.task import Task
 from zpipe.errors import PeerError
 
 STORE = "", "", 0
-"""In place of a producer, for messages that are dead letters of this instance; their numbers are the letters'."""
+"""In place of a producer, for messages that are dead letters of this instance. Their numbers are those of the letters."""
 NONE, ALL = 0, 0xFFFFFFFF
-"""What a note may say beside message n of its task (as n + 1): nothing is called; a batch is, as one."""
+"""What a note may say beside message n of its task (as n + 1): no call is under way, or one for a whole batch."""
 SLOT_BYTES, SLOTS_BYTES, LEAST_SLOT_BYTES = 64 * 1024, 4 * 1024 * 1024, 1024
-"""Of one worker, of all, and of one of very many: a thousand calls at a time are of one message each."""
+"""Of one worker, of all workers, and of one of very many: a thousand calls at a time have one message each."""
 BETWEEN_IDS = "\0"
 HEAD_BYTES = 12
 """Three numbers: the note, the bytes of the task's messages, the bytes of a slot."""
@@ -65,8 +65,8 @@ class CallSlot:
         view[8:12].cast("I")[0] = len(view)
 
     def begin(self, task: Task) -> None:
-        """The task's messages, before its first call. Where they do not fit, their ids are left out first; those that do not fit
-        even so are never accused."""
+        """Writes the task's messages, before its first call. Where they do not fit, their ids are left out first. Messages that
+        do not fit even then are never suspected."""
         rows = _rows(task)
         encoded = cbor.write(rows)
         if len(encoded) > len(self._view) - HEAD_BYTES:
@@ -92,8 +92,8 @@ def _rows(task: Task) -> list[list[Any]]:
 
 
 def _ids(piece: Slice) -> str:
-    """As one text, which costs 8 ns a message to encode against 60 as texts of their own. Decoding them costs nothing, since the
-    worker would do it next."""
+    """As one text. That costs 8 ns a message to encode, against 60 as texts of their own. Decoding the ids costs nothing, since
+    the worker would do it next."""
     return BETWEEN_IDS.join(piece.ids())
 
 
@@ -122,8 +122,8 @@ class _Call:
 
 
 def in_call(path: Path) -> tuple[SuspectedCalls, list[str]]:
-    """What was in a call when the process that kept the journal died, and the ids of those messages as far as they are known;
-    nothing if it ended in order, or if the journal cannot be read."""
+    """What was in a call when the process that kept the journal died, and the ids of those messages as far as they are known.
+    Nothing, if it ended in order or the journal cannot be read."""
     try:
         found = [message for call in _read(path.read_bytes()) for message in call.messages()]
     except (OSError, PeerError, ValueError, TypeError, AttributeError):

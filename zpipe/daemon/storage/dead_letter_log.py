@@ -1,6 +1,6 @@
-"""Saying that messages became dead letters, in a terminal without burying everything else under a thousand equal ones.
+"""Logging that messages became dead letters. In a terminal, equal ones are folded, so that everything else is still seen.
 
-May live here: which dead letters are equal, and when their number is said. Writing and keeping letters is the keeper's.
+Which dead letters are equal belongs here, and when their number is logged. Must not live here: storing letters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zpipe.runtime.logs import TRACEBACK, fields, frames_of
 
 NEVER = float("inf")
 FOLD_S = 5.0
-"""The number of those that are equal to one that was shown is said this often."""
+"""The number of those that are equal to one that was shown is logged this often."""
 MOST_KINDS = 100
 """Of equal dead letters that are remembered; a plugin may put anything into its reasons."""
 _NUMBER = re.compile(r"\d+")
@@ -24,28 +24,26 @@ Kind = tuple[str, ...]
 
 @dataclass
 class _Folded:
-    """Letters equal to `first`, which was shown: how many since, the id of the last of them, when they are said."""
+    """Letters equal to `first`, which was shown: how many since, the id of the last of them, when that is to be logged."""
 
     first: str
     reason: str
-    say_at: float
+    log_at: float
     messages: int = 0
     last: str = ""
 
 
 class DeadLetterLog:
-    """`fold`: people read the log as it comes. The first letter of a kind is shown with its traceback, of the others the number.
-
-    Elsewhere there is a line for each letter, which can be searched for its id.
-    """
+    """`fold`: people read the log as it comes, so the first letter of a kind is shown with its traceback, and the others are
+    counted. Elsewhere there is a line for each letter, which can be searched for its id."""
 
     def __init__(self, log: logging.Logger, fold: bool) -> None:
         self._log = log
         self._fold = fold
         self._kinds: dict[Kind, _Folded] = {}
 
-    def tell(self, row: LetterRow, replayed: bool, now: float) -> None:
-        """The letter is stored, or sent on its way."""
+    def write(self, row: LetterRow, replayed: bool, now: float) -> None:
+        """The letter is stored, or sent as a message."""
         if self._fold:
             kind = kind_of(row)
             folded = self._kinds.get(kind)
@@ -54,26 +52,26 @@ class DeadLetterLog:
                 folded.last = row.id
                 return
             if len(self._kinds) >= MOST_KINDS:
-                self._say(self._kinds.pop(next(iter(self._kinds))))
+                self._log_folded(self._kinds.pop(next(iter(self._kinds))))
             self._kinds[kind] = _Folded(row.id, row.reason, now + FOLD_S)
         tries: dict[str, Any] = {"attempts": row.attempts, "deaths": row.deaths or None}
         text = fields(event="message.dead", id=row.id, reason=row.reason, **tries, replayed=True if replayed else None)
         self._log.warning(text, extra={TRACEBACK: row.traceback} if self._fold else None)
 
     def turn(self, now: float) -> float:
-        """Says what is due; when the next is."""
+        """Logs what is due. Returns when to call again."""
         for folded in self._kinds.values():
-            if folded.messages and now >= folded.say_at:
-                self._say(folded)
-                folded.say_at = now + FOLD_S
-        return min((folded.say_at for folded in self._kinds.values() if folded.messages), default=NEVER)
+            if folded.messages and now >= folded.log_at:
+                self._log_folded(folded)
+                folded.log_at = now + FOLD_S
+        return min((folded.log_at for folded in self._kinds.values() if folded.messages), default=NEVER)
 
     def close(self) -> None:
-        """Says the rest."""
+        """Logs what is left."""
         for folded in self._kinds.values():
-            self._say(folded)
+            self._log_folded(folded)
 
-    def _say(self, folded: _Folded) -> None:
+    def _log_folded(self, folded: _Folded) -> None:
         if folded.messages:
             more = {"messages": folded.messages, "equal_to": folded.first, "last": folded.last}
             self._log.warning(fields(event="message.dead_too", **more, reason=folded.reason))
@@ -81,8 +79,8 @@ class DeadLetterLog:
 
 
 def kind_of(row: LetterRow) -> Kind:
-    """Equal for letters that died of the same thing: of an exception its type and the lines it came by, whatever its text says of
-    the message; else the reason, whatever numbers are in it."""
+    """The same for letters of the same cause. Of an exception that is its type and the lines that it came by, whatever its text
+    says of the message. Otherwise it is the reason, whatever numbers are in it."""
     frames = frames_of(row.traceback)
     if frames:
         return (row.reason.partition(":")[0], *frames)

@@ -1,8 +1,8 @@
-"""How the life before this one ended, when it was an accident. May live here: what is found of that, and leaving it behind.
+"""How the life before this one ended, if it crashed. Finding that out belongs here, and writing down how this life ends.
 
-Nobody can be asked: the process is gone. What had been under way in it is in the call journal; where it stood, Python's
-faulthandler has written; what its parent saw, `zpipe run` says in the environment, and systemd has written into a file by the
-unit's ExecStopPost=. A process that fails by itself writes the same file.
+The process is gone, so it cannot be asked. What was under way in it is in the call journal. Where it stood, Python's faulthandler
+has written. What its parent saw, `zpipe run` says in the environment, and systemd has written into a file by the unit's
+ExecStopPost=. A process that fails by itself writes the same file.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from zpipe.runtime.environment import LAST_DEATH
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
-"""Set by `zpipe run` for a child that it starts again: how the one before ended, for people."""
 ENDED = "ended"
 """The file of how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. Any end, also one in order."""
 KILLED = "killed by "
 UNKNOWN = "unknown (kill -9, or no memory left)"
 TRACEBACK_CHARACTERS = 8000
 MOST_IDS, ID_CHARACTERS = 10, 200
-"""Said of the messages in the call: a batch may have thousands, and ids are as long as plugins make them."""
+"""Of the messages in the call that are logged: a batch may have thousands, and ids are as long as plugins make them."""
 _RESULTS = {
     "watchdog": " (watchdog)",
     "oom-kill": " (out of memory)",
@@ -52,8 +51,8 @@ _FATAL = {
 class LastLife:
     """Without arguments: the life before ended in order, or there was none.
 
-    suspects  and `traceback` (of a fatal signal, or "") may be those of an earlier run; all else is of this one
-    how       "killed by SIGSEGV", "exit code 1", or in words that nobody knows
+    suspects  and `traceback` (of a fatal signal, or "") may be those of an earlier run; all else is of this run
+    how       "killed by SIGSEGV", "exit code 1", or that nobody knows
     ids       of messages in the call, as far as they are known;  at  when this was found, in seconds since the epoch
     restarts  crashes since the last start that followed an end in order, by what ended them
     """
@@ -70,8 +69,8 @@ class LastLife:
         """How many were in a call."""
         return sum(stop - start for _, rows in self.suspects.values() for start, stop, _ in rows)
 
-    def tell(self, log: logging.Logger) -> None:
-        """Says what was found, if that life ended by accident."""
+    def write_to(self, log: logging.Logger) -> None:
+        """Logs what was found, if that life crashed."""
         if not (self.how or self.suspects or self.traceback):
             return
         what = {"how": self.how or None, "messages_in_call": self.messages, "ids": ",".join(self.ids) or None}
@@ -85,14 +84,14 @@ class LastLife:
             return None
         return {"how": self.how, "at": self.at, "messages_in_call": self.messages, "ids": list(self.ids)}
 
-    def accuses(self, piece: Slice) -> bool:
-        """Whether that life ended in a call of this message: else its end says nothing about it."""
+    def was_in_call(self, piece: Slice) -> bool:
+        """Whether that life ended in a call of this message. Otherwise its end says nothing about the message."""
         if not piece.section.suspicion:
             return False
         producer, incarnation = producer_of(piece)
-        accused, rows = self.suspects.get(producer, ("", []))
+        suspected, rows = self.suspects.get(producer, ("", []))
         number = piece.section.first + piece.start
-        return accused == incarnation and any(start <= number < stop for start, stop, _ in rows)
+        return suspected == incarnation and any(start <= number < stop for start, stop, _ in rows)
 
 
 class LastLifeFiles:
@@ -105,7 +104,7 @@ class LastLifeFiles:
         self._restarts = folder / "restarts.json"
 
     def found(self, env: Mapping[str, str], cut_short: bool) -> LastLife:
-        """What the life before has left. To be read once, before `begin`.
+        """How the life before ended. To be called once, before `begin`.
 
         cut_short  there was one, and it did not end in order
         """
@@ -146,7 +145,7 @@ class LastLifeFiles:
             raise OperatorError(f"cannot write in {self._calls.parent}: {error.strerror}; {hint}") from None
 
     def failed(self, code: int) -> None:
-        """This life ends by itself, and not in order: the next one is to know. (systemd writes the same after it.)"""
+        """This life ends by itself, and not in order, which the next one is to know. (systemd writes the same after it.)"""
         with suppress(OSError):
             self._ended.write_text(f"exit-code exited {code}\n")
 

@@ -1,6 +1,6 @@
-"""Writing a source's position, one write at a time, the newest first.
+"""Writing a source's position: one write at a time, the newest position first.
 
-May live here: what is to be written next and what follows. The store does the writing.
+What is to be written next belongs here, and what follows a write. Must not live here: SQL, which is the store's.
 
 A write that failed is made again with the newest position: writing the one that failed could undo a later one.
 """
@@ -12,53 +12,72 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core.actions import Commit
-from zpipe.daemon.faults import AGAIN_S, NEVER, Fault
+from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
-from zpipe.daemon.storage.store import Saved, Store
+from zpipe.daemon.storage.store import SavedPosition, Store
 
 
 class PositionWriter:
-    """`saved` makes of a commit what is written; `stored` is called on the loop's thread, `heard` on the store's."""
+    """Used by the loop's thread.
+
+    finished_before  messages that were finished before this life began
+    completed_by     gives what the end of the source is written for: the run, or outside of one this incarnation
+    stored           called with what is durable now, on the loop's thread
+    committed        called with the position that is durable now, on the store's thread
+    """
 
     def __init__(
         self,
         store: Store,
         mailbox: Mailbox,
         fault: Fault,
-        saved: Callable[[Commit], Saved],
+        completed_by: Callable[[], str],
         stored: Callable[[int, bool], None],
+        committed: Callable[[Any], None],
     ) -> None:
-        self.heard: Callable[[Any], None] = lambda position: None
+        self.fault = fault
+        self._before = SavedPosition()
         self._store = store
         self._mailbox = mailbox
-        self._fault = fault
-        self._saved = saved
+        self._completed_by = completed_by
         self._stored = stored
+        self._committed = committed
         self._next: Commit | None = None
         self._writing = False
-        self._at = 0.0
+        self._retry_at = 0.0
 
-    def ask(self, commit: Commit) -> None:
-        """To be written. Does not block."""
+    @property
+    def finished_before(self) -> int:
+        return self._before.finished
+
+    def go_on_from(self, saved: SavedPosition) -> None:
+        """Where the source stood when this life began."""
+        self._before = saved
+
+    def write(self, commit: Commit) -> None:
+        """Writes it, after the write that is under way. Does not block."""
         self._next = commit
         self.turn(time.monotonic())
 
     def turn(self, now: float) -> float:
-        """Writes if there is something, and it is time. Returns when to call again."""
+        """Begins a write if one is due. Returns when to call again."""
         if self._writing or self._next is None:
             return NEVER
-        if now < self._at:
-            return self._at
-        self._write(self._next)
+        if now < self._retry_at:
+            return self._retry_at
+        self._begin(self._next)
         return NEVER
 
-    def _write(self, commit: Commit) -> None:
+    def _begin(self, commit: Commit) -> None:
         self._next, self._writing = None, True
-        saved = self._saved(commit)
+        position = self._before.position if commit.count == 0 else commit.position
+        saved = SavedPosition(
+            position, self._before.finished + commit.count, self._completed_by() if commit.ended else ""
+        )
 
         def done(error: Exception | None) -> None:
             if error is None:
-                self.heard(saved.position)
+                self._committed(saved.position)
             self._mailbox.post(lambda: self._done(commit, error))
 
         self._store.commit(saved, done)
@@ -66,10 +85,10 @@ class PositionWriter:
     def _done(self, commit: Commit, error: Exception | None) -> None:
         self._writing = False
         if error is None:
-            self._fault.worked()
+            self.fault.worked()
             self._stored(commit.count, commit.ended)
         else:
-            self._fault.failed(error)
-            self._at = time.monotonic() + AGAIN_S
+            self.fault.failed(error)
+            self._retry_at = time.monotonic() + RETRY_S
             self._next = self._next or commit
         self.turn(time.monotonic())

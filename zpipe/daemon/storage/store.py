@@ -1,7 +1,7 @@
 """What an instance must not forget: its source's position and its dead letters, in SQLite in the state directory.
 
-May live here: the file, the position, and doing what is asked on a thread of its own. The statements on dead letters are
-in `letters`. Results go back to the loop by the mailbox.
+The file belongs here, the position, and doing what is asked on a thread of its own. Must not live here: statements on dead
+letters, which are `dead_letter_table`'s.
 
 WAL with synchronous=FULL: a position or dead letter is durable before anybody is told, also through a loss of power.
 """
@@ -20,6 +20,7 @@ from typing import Any
 from zpipe.core.wire import cbor
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime import dead_letter_table
+from zpipe.runtime.dead_letter_table import STATE_VERSION
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS position (
@@ -31,7 +32,7 @@ WAL_PAGES = 100
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedPosition:
     """Where the source stood. `completed_by`: the run that read it to its end ("" while it is cut)."""
 
     position: Any = None
@@ -40,9 +41,9 @@ class Saved:
 
 
 class Store:
-    """`kept`: how many dead letters it had when it was opened, and their bytes.
+    """`dead_letters`: how many it had when it was opened, and their bytes.
 
-    `open` and `forget` on the calling thread before `start`; after that everything is done by the store's own thread.
+    What comes before `start` is done on the calling thread. After that everything is done by the store's own thread.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,15 +53,11 @@ class Store:
         self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
         with self._opened() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, dead_letter_table.STATE_VERSION):
-                raise OperatorError(
-                    f"{self.path} is of schema {version}; this zpipe knows {dead_letter_table.STATE_VERSION}"
-                )
+            if version not in (0, STATE_VERSION):
+                raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {STATE_VERSION}")
             if version == 0:
-                connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {dead_letter_table.STATE_VERSION}; COMMIT;"
-                )
-            self.kept = dead_letter_table.total(connection)
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {STATE_VERSION}; COMMIT;")
+            self.dead_letters = dead_letter_table.total(connection)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30.0)
@@ -79,18 +76,18 @@ class Store:
             hint = "is its folder writable, and is there room on its disk?"
             raise OperatorError(f"cannot use the state file {self.path}: {error}; {hint}") from None
 
-    def saved(self) -> Saved:
+    def saved(self) -> SavedPosition:
         """The committed position. Raises OperatorError if it cannot be read."""
         with self._opened() as connection:
             row = connection.execute("SELECT position, finished, completed_by FROM position").fetchone()
         if row is None:
-            return Saved()
+            return SavedPosition()
         try:
-            return Saved(cbor.read(row[0]), row[1], row[2] or "")
+            return SavedPosition(cbor.read(row[0]), row[1], row[2] or "")
         except PeerError as error:
             raise OperatorError(f"the position in {self.path} cannot be read ({error}); start with --fresh") from None
 
-    def forget(self) -> None:
+    def forget_position(self) -> None:
         """The source starts over."""
         with self._opened() as connection:
             connection.execute("DELETE FROM position")
@@ -100,7 +97,7 @@ class Store:
     def start(self) -> None:
         self._thread.start()
 
-    def commit(self, saved: Saved, done: Callable[[Exception | None], None]) -> None:
+    def commit(self, saved: SavedPosition, done: Callable[[Exception | None], None]) -> None:
         """Writes the position, then calls `done(None)`, or `done(error)`, on the store's thread. Does not block."""
         row = (cbor.write(saved.position), saved.finished, saved.completed_by or None)
         sql = (

@@ -1,6 +1,6 @@
 """The event loop that async hooks run on: one thread for all that is under way.
 
-May live here: asyncio, and the timeout of a call. How many may be under way is the pool's.
+asyncio belongs here, and the timeout of a call. Must not live here: how many calls may be under way, which is the pool's.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 GRACE_S = 1.0
 """For a call that was cancelled to end."""
 MOST_ABANDONED = 10
-"""Calls that go on with nobody waiting for them: each may hold memory and connections."""
+"""Calls that go on although nobody waits for them. Each may hold memory and connections."""
 
 
 class EventLoop:
-    """Settles awaitables and goes on with their work as long as it only waits for more of them; then `resume` is called."""
+    """Waits for awaitables, and goes on with their work while that only has to wait for more of them. Then it calls `resume`."""
 
     def __init__(self, timeout_s: float | None, resume: Callable[[Work, Step], None], log: logging.Logger) -> None:
         self._log = log
@@ -39,12 +39,12 @@ class EventLoop:
         self._abandoned = 0
 
     def begin(self, work: Work, first: Callable[[], Step]) -> None:
-        """From any thread: `first` is called on the loop, then it is settled. Does not block."""
+        """From any thread: `first` is called on the event loop, which then waits for what it returned. Does not block."""
         self._submit(self._begin(work, first))
 
-    def settle(self, work: Work, step: Step) -> None:
-        """From any thread. `step` is what the work waits for. Does not block."""
-        self._submit(self._settle(work, step))
+    def wait_for(self, work: Work, step: Step) -> None:
+        """From any thread: `step` is what the work waits for. Does not block."""
+        self._submit(self._go_on(work, step))
 
     def _submit(self, coroutine: Coroutine[Any, Any, None]) -> None:
         import asyncio  # 6 MiB that only async plugins need
@@ -69,7 +69,7 @@ class EventLoop:
         loop.close()
 
     def close(self) -> None:
-        """Cancels what is under way: nobody hears of its results. Does not wait for it."""
+        """Cancels what is under way. Nobody hears of its results. Does not wait for it."""
         with self._lock:
             self._closed = True
             if self._loop is not None:
@@ -85,9 +85,9 @@ class EventLoop:
         self._loop.call_soon(self._loop.stop)
 
     async def _begin(self, work: Work, first: Callable[[], Step]) -> None:
-        await self._settle(work, first())
+        await self._go_on(work, first())
 
-    async def _settle(self, work: Work, step: Step) -> None:
+    async def _go_on(self, work: Work, step: Step) -> None:
         while isinstance(step, Awaitable | AsyncIterator):
             try:
                 answer = await self._in_time(step)
@@ -101,11 +101,11 @@ class EventLoop:
 
     async def _in_time(self, step: Any) -> Any:
         if self._timeout_s is None:
-            return await settled(step)
+            return await outcome_of(step)
         import asyncio
 
-        # A task of its own: a call that takes no notice of being cancelled is left behind, and its message goes on.
-        call = asyncio.ensure_future(settled(step))
+        # A task of its own: a call that ignores that it was cancelled is left behind, and its message goes on.
+        call = asyncio.ensure_future(outcome_of(step))
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout_s)
             if done:
@@ -140,13 +140,13 @@ class EventLoop:
             call.exception()  # has been looked at: nobody else will
 
 
-def settle_on(loop: asyncio.AbstractEventLoop, made: Any) -> Any:
-    """What came of it, on a loop that nobody else runs. Blocks. Raises what the call does.
+def run_on(loop: asyncio.AbstractEventLoop, made: Any) -> Any:
+    """Waits for it on an event loop that nobody else runs, and returns the outcome. Blocks. Raises what the call does.
 
-    A SystemExit in a task that the plugin made interrupts the loop before the call hears of it. Left at that, the call would
-    go on, and raise it, during the next message's.
+    A SystemExit in a task that the plugin made interrupts the loop before the call hears of it. If that were all, the call would
+    go on during the next message's call, and raise it there.
     """
-    call = loop.create_task(_outcome(made))
+    call = loop.create_task(_outcome_or_error(made))
     while not call.done():
         try:
             loop.run_until_complete(call)
@@ -159,14 +159,14 @@ def settle_on(loop: asyncio.AbstractEventLoop, made: Any) -> Any:
     return answer
 
 
-async def _outcome(made: Any) -> tuple[Any, BaseException | None]:
+async def _outcome_or_error(made: Any) -> tuple[Any, BaseException | None]:
     try:
-        return await settled(made), None
+        return await outcome_of(made), None
     except BaseException as error:
         return None, error
 
 
-async def settled(made: Any) -> Any:
+async def outcome_of(made: Any) -> Any:
     """The result of an awaitable, or of an async iterator: an iterator of what it gave."""
     if isinstance(made, AsyncIterator):
         return iter([one async for one in made])

@@ -1,12 +1,10 @@
-"""The face that all worker pools have, and which one a stage gets.
-
-May live here: that choice. What a pool does is its own module's.
-"""
+"""The face that all worker pools have, and which pool a stage gets. Must not live here: what a pool does."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,12 +12,11 @@ from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner
-from zpipe.daemon.plugin.task_run import LinkEnds
+from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.output_gate import OutputGate
 from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
-from zpipe.daemon.workers.worker_process import Limits, Process
+from zpipe.daemon.workers.worker_process import Limits, WorkerProcess
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
 
@@ -28,7 +25,7 @@ Done = Callable[[Task, Result], None]
 
 
 class Pool(Protocol):
-    """Takes tasks and reports by callbacks, which come on threads of its own."""
+    """Takes tasks, and reports by callbacks on threads of its own."""
 
     @property
     def deaths(self) -> dict[str, int]:
@@ -41,7 +38,7 @@ class Pool(Protocol):
         """Does not block."""
 
     def close(self) -> None:
-        """Once. What is under way is given up; its results are not reported."""
+        """Once. What is under way is given up, and its results are not reported."""
 
 
 def make_pool(
@@ -50,23 +47,24 @@ def make_pool(
     context: Context,
     link: LinkPolicy,
     calls: CallJournal,
-    gate: OutputGate,
+    output_room: threading.Event,
     emitted: Emitted,
     done: Done,
     log: logging.Logger,
 ) -> Pool:
+    """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
-    ends = LinkEnds(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
+    links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
     if workers.kind == "thread":
         hook = "zpipe_process_batch" if context.batching else "zpipe_process"
         return ThreadPool(
             workers.count,
             calls,
-            Runner(plugin.hooks, context, link, ends),
+            Runner(plugin.hooks, context, link, links),
             hook in plugin.is_async,
             workers.timeout_s,
-            gate,
+            output_room,
             emitted,
             done,
             log,
@@ -78,7 +76,7 @@ def make_pool(
         "link": dataclasses.asdict(link),
         "level": logging.getLevelName(log.level),
         "state_dir": str(context.state_dir),
-        "ends": dataclasses.asdict(ends),
+        "links": dataclasses.asdict(links),
         **{
             name: getattr(context, name)
             for name in ("pipeline", "stage", "instance", "incarnation", "last", "batching")
@@ -86,4 +84,6 @@ def make_pool(
     }
     limits = Limits(workers.timeout_s, workers.recycle_messages, workers.memory_bytes)
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
-    return ProcessPool(workers.count, lambda n: Process(f"{name}/{n}", start, limits), gate, emitted, done, log)
+    return ProcessPool(
+        workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, limits), output_room, emitted, done, log
+    )

@@ -1,37 +1,51 @@
-"""A pool of worker processes: what one of them does to itself touches only the messages it had.
+"""A pool of worker processes: what one of them does to itself affects only the messages that it had.
 
-May live here: which slot gets which task, and the pool's start and end. A process is `worker_process.Process`, and
-`slot.WorkerSlot` keeps one alive.
+Which slot gets which task belongs here, and the life of a slot: a thread that keeps one process alive, gives it tasks and
+replaces it when it dies. Must not live here: the process itself, which is a `WorkerProcess`.
 """
 
 from __future__ import annotations
 
 import logging
+import select
+import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from zpipe.core.work.task import Chunk, Result, Task
-from zpipe.daemon.workers.output_gate import OutputGate
-from zpipe.daemon.workers.slot import WorkerSlot
-from zpipe.daemon.workers.worker_process import CLOSE_S, Process
+from zpipe.core.work.delivery import Slice
+from zpipe.core.work.task import Chunk, Result, Task, Verdict
+from zpipe.daemon.mailbox import Wakeup
+from zpipe.daemon.storage.call_journal import NONE
+from zpipe.daemon.storage.last_life import MOST_IDS
+from zpipe.daemon.workers import task_exchange
+from zpipe.daemon.workers.worker_process import CLOSE_S, NotBegun, NotOpened, WorkerProcess, died_result, how
 from zpipe.errors import OperatorError
+from zpipe.runtime.exception_text import reason_of
+from zpipe.runtime.logs import TRACEBACK, fields
+
+FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
+"""Between starts that fail, doubling."""
+END_S = 0.5
+"""For a thread whose process was killed to see that. One that waits for room in the outputs does not."""
+MOST_UNBEGUN = 3
+"""Processes that may die before they have a task. After that it counts as caused by the task."""
 
 
 class ProcessPool:
-    """`count` processes, a task each at a time. `done` and `emitted` are called on the pool's threads and only post."""
+    """`count` processes with one task each at a time. `done` and `emitted` are called on the pool's threads, and only post."""
 
     def __init__(
         self,
         count: int,
-        spawn: Callable[[int], Process],
-        gate: OutputGate,
+        spawn: Callable[[int], WorkerProcess],
+        output_room: threading.Event,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
-        self._gate = gate
+        self._output_room = output_room
         self._emitted = emitted
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
@@ -83,6 +97,7 @@ class ProcessPool:
     # ---- for the slots, on their threads
 
     def next_for(self, slot: WorkerSlot) -> Task | None:
+        """A task that waits. If there is none, the slot is idle and will be given one."""
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
@@ -90,6 +105,7 @@ class ProcessPool:
             return None
 
     def withdraw(self, slot: WorkerSlot) -> Task | None:
+        """The slot is not idle any more. Returns what it was given meanwhile."""
         with self._lock:
             if slot in self._idle:
                 self._idle.remove(slot)
@@ -98,4 +114,171 @@ class ProcessPool:
 
     def _pass_on(self, task: Task, chunks: list[Chunk]) -> None:
         self._emitted(task, chunks)
-        self._gate.wait()
+        self._output_room.wait()
+
+
+class WorkerSlot:
+    """`pass_on` and `done` are called on the slot's thread. `pass_on` blocks until there is room.
+
+    given    a task, set by the pool before it calls `wake`
+    tried    set once the first process is up, or has failed to start;  failure: why it failed
+    deaths   how many processes of it have died, by what ended them; read on other threads, by copying
+    """
+
+    def __init__(
+        self,
+        number: int,
+        spawn: Callable[[], WorkerProcess],
+        pool: ProcessPool,
+        pass_on: Callable[[Task, list[Chunk]], None],
+        done: Callable[[Task, Result], None],
+        log: logging.Logger,
+    ) -> None:
+        self.given: Task | None = None
+        self.tried = threading.Event()
+        self.failure: str | None = None
+        self.deaths: dict[str, int] = {}
+        self._number = number
+        self._spawn = spawn
+        self._pool = pool
+        self._pass_on = pass_on
+        self._done = done
+        self._log = log
+        self._wake = Wakeup()
+        self._closing = threading.Event()
+        self._process: WorkerProcess | None = None
+        self._busy = False
+        self._task: Task | None = None
+        self._unbegun = 0
+        self._delay_s = FIRST_DELAY_S
+        self._thread = threading.Thread(target=self._keep_process, name=f"zpipe-worker-{number}", daemon=True)
+
+    # ---- called on other threads
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """`given` is set, or the pool is closed."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """An idle process ends in order. One that is at work or not yet up is killed. Does not wait for either."""
+        self._closing.set()
+        process = self._process
+        if process is not None and self._busy:
+            process.kill()
+        self._wake.set()
+
+    def join(self, within_s: float) -> None:
+        """Waits for the end after `close`; whatever is still there then is killed."""
+        self._thread.join(within_s)
+        process = self._process
+        if process is not None and self._thread.is_alive():
+            process.kill()
+            self._thread.join(END_S)
+        if not self._thread.is_alive():
+            self._wake.close()
+
+    # ---- on its thread
+
+    def _keep_process(self) -> None:
+        # A process starts with the signal mask of the thread that starts it. These must not end one that has no handlers yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, task_exchange.NOT_FOR_WORKERS)
+        while not self._closing.is_set():
+            process = self._open()
+            if process is None:
+                self._closing.wait(self._delay_s)
+                self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
+                continue
+            while self._has_task(process) and self._run(process):
+                pass
+            self._process = None
+            if process.messages or self._busy:
+                self._delay_s = FIRST_DELAY_S
+            else:  # it died as soon as it was up, and nobody has asked anything of it
+                self._closing.wait(self._delay_s)
+                self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
+
+    def _open(self) -> WorkerProcess | None:
+        self._busy = True  # until it is up there is nothing in it to close
+        try:
+            process = self._process = self._spawn()
+            if self._closing.is_set():
+                process.kill()
+            process.open()
+        except Exception as error:  # OSError where there are no processes or descriptors left; nothing may end the slot
+            if self._process is not None:
+                self._process.end(kill=True)
+                self._process = None
+            self.failure = str(error) if isinstance(error, NotOpened) else f"no process can be started: {error}"
+            if not self._closing.is_set():
+                self._log.error(fields(event="worker.not_started", worker=self._number, reason=self.failure))
+            self.tried.set()
+            return None
+        self.failure = None
+        self._log.debug(fields(event="worker.started", worker=self._number, pid=process.pid))
+        self.tried.set()
+        return process
+
+    def _has_task(self, process: WorkerProcess) -> bool:
+        """Waits for the next task. False once the process has ended instead: it died, had to be replaced, or all is over."""
+        if self._task is None:
+            if reason := process.replace_reason:
+                self._log.info(fields(event="worker.replaced", worker=self._number, pid=process.pid, reason=reason))
+                process.close()
+                return False
+            self._task = self._pool.next_for(self)
+        self._busy = self._task is not None
+        poll = select.poll()
+        poll.register(self._wake.fd, select.POLLIN)
+        for fd in process.end_signs:
+            poll.register(fd, select.POLLIN)
+        while self._task is None and not self._closing.is_set():
+            ready = {fd for fd, _ in poll.poll()}
+            if not ready.isdisjoint(process.end_signs):
+                self._task = self._pool.withdraw(self)
+                self._died(process, f"it {how(process.end(kill=False))} while it was idle")
+                return False
+            self._wake.clear()
+            self._task, self.given = self.given, None
+        self._busy = not self._closing.is_set()
+        if not self._busy:
+            process.close()
+        return self._busy
+
+    def _run(self, process: WorkerProcess) -> bool:
+        """Runs the task. Returns whether the process lives. A task that it had not begun when it died is kept for the next."""
+        task = self._task
+        assert task is not None
+        try:
+            result, lives = process.run(task, lambda chunks: self._pass_on(task, chunks))
+        except NotBegun as death:
+            self._unbegun += 1
+            if self._unbegun <= MOST_UNBEGUN:
+                self._died(process, f"it {death} before it had its task")
+                return False
+            result, lives = died_result(task, NONE, f"its worker process {death} when it got it", "", 0.0), False
+        except Exception as error:  # nothing may end the slot, nor may the task be lost
+            process.end(kill=True)
+            result, lives = died_result(task, NONE, f"its worker process failed: {reason_of(error)}", "", 0.0), False
+        if not lives:
+            if self._closing.is_set():
+                return False  # killed on purpose
+            blamed = [failure for failure in result.failures if failure.verdict is Verdict.DEATH]
+            reason = blamed[0].reason if blamed else "it died outside a call"
+            self._died(process, reason, [task.at(failure.index) for failure in blamed])
+        self._task, self._unbegun = None, 0
+        self._done(task, result)
+        return lives
+
+    def _died(self, process: WorkerProcess, reason: str, blamed: Sequence[Slice] = ()) -> None:
+        if self._closing.is_set():
+            return
+        self.deaths[process.ended_by] = self.deaths.get(process.ended_by, 0) + 1
+        ids = ",".join(id for piece in blamed[:MOST_IDS] for id in piece.ids()) or None
+        what = {"reason": reason, "messages_in_call": len(blamed), "ids": ids}
+        self._log.warning(
+            fields(event="worker.died", worker=self._number, pid=process.pid, **what),
+            extra={TRACEBACK: process.traceback},
+        )

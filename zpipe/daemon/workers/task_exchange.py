@@ -1,18 +1,31 @@
-"""Tasks and results as frames between the daemon and a worker process.
+"""What passes between the daemon and a worker process: tasks, results, and which message the plugin is called for.
 
-May live here: both directions of each. Sections go as the bytes they came as; nothing is decoded in the daemon.
+Both ends of each belong here. Sections go as the bytes they came as, so nothing is decoded in the daemon. Must not live here: who
+gets which task, and what becomes of a result.
+
+A frame on the socket pair is the length of its head (4 bytes), the head as CBOR ([value, [length of each body]]), and the bodies.
+Both ends are on one machine and of one version, so this is no protocol. But what comes from a process that may be broken is read
+as strictly as what comes from a peer.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 import signal
+import socket
+import struct
 from array import array
+from collections.abc import Callable, Sequence
+from select import POLLIN, POLLOUT
 from typing import Any
 
 from zpipe.core.ledger import Owners
+from zpipe.core.wire import cbor
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
+from zpipe.daemon.storage.call_journal import Note
 from zpipe.errors import PeerError
 
 TASK, GO_ON, START, CLOSE = "task", "go_on", "start", "close"
@@ -20,14 +33,92 @@ READY, FAILED, EARLY, RESULT = "ready", "failed", "early", "result"
 Frame = tuple[Any, list[bytes]]
 
 DUMP = signal.SIGRTMAX
-"""Has a worker write where it is to its last words: the signal that plugins use least."""
+"""Has a worker write a traceback of where it is. This is the signal that plugins use least."""
 NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
-"""The daemon says when it is over; until then it wants results."""
+"""The daemon tells a worker when to end. Until then it wants results."""
+NOT_BEGUN = 0xFFFFFFFE
+"""In a call note, written by the daemon: the worker has not had the task yet."""
+_NOTE_BYTES = 4
 _OWNERS = "I"
+MOST_HEAD_BYTES, MOST_BODY_BYTES = 1 << 28, 1 << 31
+_LENGTH = struct.Struct("!I")
 
 
-class Outbox:
-    """The daemon's side of tasks. It knows which section the worker has: one that was cut into tasks goes there once."""
+class Pipe:
+    """`wait(events)` is called where the socket would block. It returns when trying again makes sense."""
+
+    def __init__(self, end: socket.socket, wait: Callable[[int], None] | None = None) -> None:
+        self._socket = end
+        self._wait = wait
+        end.setblocking(wait is None)
+
+    def send(self, value: Any, bodies: Sequence[bytes] = ()) -> None:
+        """Blocks until all is written. Raises OSError if the other end is closed."""
+        head = cbor.write([value, list(map(len, bodies))])
+        left = memoryview(b"".join((_LENGTH.pack(len(head)), head, *bodies)))
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                self._pause(POLLOUT)
+
+    def receive(self) -> tuple[Any, list[bytes]]:
+        """Blocks until a whole frame is there. Raises EOFError or OSError at the end, PeerError if it is no frame."""
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if length > MOST_HEAD_BYTES:
+            raise PeerError(f"a head of {length} bytes")
+        frame = cbor.read(self._exactly(length))
+        match frame:
+            case [value, list(sizes)] if all(type(size) is int and 0 <= size <= MOST_BODY_BYTES for size in sizes):
+                return value, [self._exactly(size) for size in sizes]
+        raise PeerError("a frame's head is its value and the lengths of its bodies")
+
+    def _exactly(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size:
+            try:
+                part = self._socket.recv(size)
+            except BlockingIOError:
+                self._pause(POLLIN)
+                continue
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _pause(self, events: int) -> None:
+        assert self._wait is not None
+        self._wait(events)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class CallNote:
+    """The note of `call_journal` for one worker process, in memory that both ends see. `note[0]` is the number."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, _NOTE_BYTES)
+        self.note: Note = memoryview(self._map).cast("I")
+
+    def close(self) -> None:
+        self.note.release()
+        self._map.close()
+
+
+def note_memory() -> int:
+    """A descriptor of new memory for a note."""
+    fd = os.memfd_create("zpipe-call")
+    os.ftruncate(fd, _NOTE_BYTES)
+    return fd
+
+
+class TaskSender:
+    """The daemon's end of tasks. It knows which section the worker has, so one that was cut into tasks is sent once."""
 
     def __init__(self) -> None:
         self._sent: Section | None = None
@@ -44,13 +135,13 @@ class Outbox:
         return [TASK, task.number, task.batch, task.attempt, rows], bodies
 
 
-class Inbox:
-    """The worker's side of tasks."""
+class TaskReader:
+    """The worker's end of tasks."""
 
     def __init__(self) -> None:
         self._section = Section(b"", 0)
-        # Nothing here is acked: a delivery is only what a slice has to have.
-        self._nowhere: dict[str, Delivery] = {}
+        # Nothing is acked here: a delivery is only what a slice has to have.
+        self._deliveries: dict[str, Delivery] = {}
 
     def task(self, value: list[Any], bodies: list[bytes]) -> Task:
         _, number, batch, attempt, rows = value
@@ -63,9 +154,9 @@ class Inbox:
         return Task(number, slices, PastCalls(attempts=attempt - 1), batch)
 
     def _delivery(self, source: str) -> Delivery:
-        if source not in self._nowhere:
-            self._nowhere[source] = Delivery(None, 0, [], lambda delivery: None, source=source)
-        return self._nowhere[source]
+        if source not in self._deliveries:
+            self._deliveries[source] = Delivery(None, 0, [], lambda delivery: None, source=source)
+        return self._deliveries[source]
 
 
 def result_frame(task: Task, result: Result) -> Frame:
@@ -80,7 +171,7 @@ def early_frame(task: Task, chunks: list[Chunk]) -> Frame:
 
 
 def read_result(task: Task, value: list[Any], bodies: list[bytes]) -> Result:
-    """Raises PeerError for what no sound worker sends: a plugin may have forked, or written into the pipe."""
+    """Raises PeerError for what no sound worker sends. A plugin may have forked, or written into the pipe."""
     try:
         _, number, rows, filtered, failures, seconds, ages = value
         found = [
@@ -95,7 +186,7 @@ def read_result(task: Task, value: list[Any], bodies: list[bytes]) -> Result:
     if not _within(filtered, task.count - len(found)):
         raise PeerError(f"{filtered} of {task.count} messages filtered")
     if not all(isinstance(number, int | float) and number >= 0 for number in (seconds, *ages)):
-        raise PeerError("times that are none")
+        raise PeerError("times that are no numbers of seconds")
     return Result(_read_chunks(task, number, rows, bodies), filtered, found, seconds, ages)
 
 
@@ -129,7 +220,7 @@ def _sound(chunk: Chunk, count: int) -> bool:
 
 
 def _untyped(chunk: Chunk) -> tuple[Any, Any]:
-    """What stands in it, whatever its type says: it came from another process."""
+    """What stands in it, whatever its types say: it came from another process."""
     return chunk.outlet, chunk.messages
 
 

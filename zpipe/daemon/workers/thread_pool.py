@@ -1,6 +1,7 @@
 """A pool of threads in the daemon, with one event loop for what async hooks wait for.
 
-May live here: threads, how many tasks are under way, and handing steps to the event loop. What a task means is the runner's.
+Threads belong here, how many tasks are under way, and handing steps to the event loop. Must not live here: what a task means,
+which is the runner's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
-from zpipe.daemon.workers.output_gate import OutputGate
 
 
 class ThreadPool:
@@ -23,8 +23,8 @@ class ThreadPool:
 
     `done` and `emitted` are called on other threads than the daemon's loop, and only post.
 
-    A thread runs a task until it is done or waits for an awaitable; it is then free for another, and the event loop goes on
-    with this one. `is_async`: the hook is an `async def`, which blocks nothing, so that tasks begin on the event loop too.
+    A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
+    this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ThreadPool:
         runner: Runner,
         is_async: bool,
         timeout_s: float | None,
-        gate: OutputGate,
+        output_room: threading.Event,
         emitted: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
@@ -42,7 +42,7 @@ class ThreadPool:
         self._count = count
         self._runner = runner
         self._is_async = is_async
-        self._gate = gate
+        self._output_room = output_room
         self._emitted = emitted
         self._done = done
         self._event_loop = EventLoop(timeout_s, self._resume, log)
@@ -53,7 +53,7 @@ class ThreadPool:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = 0
         self._idle = 0
-        self.deaths: dict[str, int] = {}  # of a thread's the daemon dies too
+        self.deaths: dict[str, int] = {}  # what kills a thread kills the daemon
 
     def start(self) -> None:
         """Nothing to wait for: threads are made when they are needed."""
@@ -68,7 +68,7 @@ class ThreadPool:
         self._begin(task, slot)
 
     def close(self) -> None:
-        """LinkEnds the threads that are idle, and what waits on the event loop; one stuck in the plugin ends with the process."""
+        """Ends idle threads, and what waits on the event loop. A thread that hangs in the plugin ends with the process."""
         for _ in range(self._threads):
             self._calls.put(None)
         self._event_loop.close()
@@ -86,17 +86,17 @@ class ThreadPool:
         if self._is_async:
             self._event_loop.begin(work, first)
         else:
-            self._hand(lambda: self._go_on(work, first()))
+            self._give_to_thread(lambda: self._go_on(work, first()))
 
     def _resume(self, work: Work, step: Step) -> None:
-        """The event loop has nothing more to wait for in this one. What may block is not done there."""
+        """The event loop has nothing more to wait for in this task. What may block is not done there."""
         if isinstance(step, Result):
             self._finish(work, step)
         else:
-            self._hand(lambda: self._go_on(work, step))
+            self._give_to_thread(lambda: self._go_on(work, step))
 
-    def _hand(self, call: Callable[[], None]) -> None:
-        """To a thread that is idle, or a new one while there are fewer than `count`."""
+    def _give_to_thread(self, call: Callable[[], None]) -> None:
+        """To an idle thread, or to a new one while there are fewer than `count`."""
         with self._lock:
             self._idle -= 1
             new = self._idle < 0 and self._threads < self._count
@@ -131,9 +131,9 @@ class ThreadPool:
     def _go_on(self, work: Work, step: Step) -> None:
         while not isinstance(step, Result):
             if not isinstance(step, list):
-                self._event_loop.settle(work, step)
+                self._event_loop.wait_for(work, step)
                 return
             self._emitted(work.task, step)
-            self._gate.wait()
+            self._output_room.wait()
             step = work.advance()
         self._finish(work, step)

@@ -1,9 +1,9 @@
 """The main program of a worker process: opens the plugin, runs the tasks it is given one at a time, closes the plugin.
 
-May live here: that order, and what such a process sets up for itself. It is started by `process.Process`, with descriptors for
-the pipe, the note, its last words and the daemon's life; it has no socket but the pipe.
+What such a process sets up for itself belongs here. It is started by `WorkerProcess`, with descriptors of the pipe, the call
+note, a file for tracebacks, and a pipe that tells whether the daemon lives. It has no other socket.
 
-What it imports is what every start of a worker costs; it must not grow.
+What this module imports is what every start of a worker costs, so it must not grow.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Result, Task
 from zpipe.daemon.plugin.runner import Runner
-from zpipe.daemon.plugin.task_run import LinkEnds
-from zpipe.daemon.service import collector
+from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.service.process_memory import tune_garbage_collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
-from zpipe.daemon.workers.call_note import CallNote
-from zpipe.daemon.workers.pipe import Pipe
+from zpipe.daemon.workers.task_exchange import CallNote, Pipe
 from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Context
 from zpipe.runtime import logs
@@ -48,12 +47,12 @@ class WorkerMain:
         self._log = logs.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
         self._start = start
         self._pid = os.getpid()
-        self._inbox = task_exchange.Inbox()
+        self._tasks = task_exchange.TaskReader()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hooks: Any = {}
 
     def run(self) -> None:
-        """Until the daemon says that it is over."""
+        """Works until the daemon has it end."""
         try:
             self._open()
         except BaseException as error:  # also sys.exit(): whoever waits must hear of it
@@ -63,13 +62,13 @@ class WorkerMain:
                 self._log.error(fields(event="open.failed", reason=reason), exc_info=error)
             self._send([task_exchange.FAILED, reason])
             return
-        collector.tune()
+        tune_garbage_collector()
         self._send([task_exchange.READY])
         while True:
             value, bodies = self._pipe.receive()
             if value[0] == task_exchange.CLOSE:
                 break
-            task = self._inbox.task(value, bodies)
+            task = self._tasks.task(value, bodies)
             self._send(*task_exchange.result_frame(task, self._work(task)))
         self._close()
 
@@ -96,7 +95,7 @@ class WorkerMain:
             last=start["last"],
             batching=start["batching"],
         )
-        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), LinkEnds(**start["ends"]))
+        self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
         if "zpipe_open" in self._hooks:
             self._hooks["zpipe_open"](self._context)
 
@@ -112,22 +111,22 @@ class WorkerMain:
                 step = work.advance()
                 continue
             try:
-                answer = self._settle(step)
+                answer = self._wait_for(step)
             except BaseException as error:  # whatever a plugin raises is its message's failure
                 step = work.advance(error=error)
             else:
                 step = work.advance(answer)
         return step
 
-    def _settle(self, step: Any) -> Any:
-        """One call at a time, on a loop that stays: what the plugin made on it in one call is good in the next."""
+    def _wait_for(self, step: Any) -> Any:
+        """One call at a time, on an event loop that stays: what the plugin made on it in one call can be used in the next."""
         import asyncio  # only async plugins need it
 
-        from zpipe.daemon.workers.event_loop import settle_on
+        from zpipe.daemon.workers.event_loop import run_on
 
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()
-        return settle_on(self._loop, step)
+        return run_on(self._loop, step)
 
     def _close(self) -> None:
         if "zpipe_close" in self._hooks:
@@ -139,29 +138,29 @@ class WorkerMain:
             self._loop.close()
 
 
-def _live_with(fd: int) -> None:
-    """The kernel kills this process when the daemon's end of the pipe `fd` is gone, at whatever point it is: also in a call
-    into C that never comes back, where no thread of Python's own would notice."""
+def _end_with_daemon(fd: int) -> None:
+    """Has the kernel kill this process when the daemon's end of the pipe `fd` is gone, whatever it is doing. Also in a call into
+    C that never comes back, where no thread of Python would notice."""
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDONLY | os.O_ASYNC | os.O_NONBLOCK)
     try:
         if not os.read(fd, 1):
-            os._exit(1)  # it had gone before
+            os._exit(1)  # it was gone before
     except BlockingIOError:
         return
 
 
 def main() -> None:
-    """`sys.argv`: a name for people, then the descriptors of the pipe, the note, the last words and the daemon's life."""
-    end, note, words, life = given = tuple(map(int, sys.argv[2:]))
+    """`sys.argv`: a name for people, then descriptors of the pipe, the call note, the traceback file, and the daemon's pipe."""
+    end, note, traceback, alive = given = tuple(map(int, sys.argv[2:]))
     for fd in given:
         os.set_inheritable(fd, False)  # what a plugin starts must not keep them open
-    _live_with(life)
-    faulthandler.enable(words)
-    faulthandler.register(task_exchange.DUMP, words)
+    _end_with_daemon(alive)
+    faulthandler.enable(traceback)
+    faulthandler.register(task_exchange.DUMP, traceback)
     for number in task_exchange.NOT_FOR_WORKERS:
-        # No SIG_IGN, nor are they left blocked: a plugin's own processes would inherit both.
+        # Neither ignored nor left blocked: the plugin's own processes would inherit both.
         signal.signal(number, lambda *_: None)
     default_in_forks(task_exchange.NOT_FOR_WORKERS)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, task_exchange.NOT_FOR_WORKERS)

@@ -1,7 +1,8 @@
-"""One worker process as the daemon has it: started, given tasks one at a time, watched while it works, ended.
+"""One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended.
 
-May live here: spawning, the limits on a call, killing, and what a death says. Which task it gets, and what comes after it, is
-its slot's. Each method may block, and only the slot's thread calls them; `kill` is for any thread.
+Spawning belongs here, the limits on a call, killing, and what a death means for the messages it had. Must not live here: which
+task it gets, and what comes after it, which is its slot's. Each method may block, and only the slot's thread calls them. `kill`
+is for any thread.
 """
 
 from __future__ import annotations
@@ -16,30 +17,33 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from zpipe.core.work.task import Chunk, Result, Task
-from zpipe.daemon.service.resident import rss_bytes
-from zpipe.daemon.workers import call_note, task_exchange, worker_death
-from zpipe.daemon.workers.call_note import CallNote
-from zpipe.daemon.workers.pipe import Pipe
+from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
+from zpipe.daemon.service.process_memory import rss_bytes
+from zpipe.daemon.workers import task_exchange
+from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote, Pipe
 from zpipe.errors import PeerError
 from zpipe.runtime.environment import SUPERVISED
+from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
 
 CLOSE_S = 5.0
 """For zpipe_close; then it is killed."""
-WORDS_S = 0.5
-"""For a process that is to be killed to say where it is. Only one that is stopped does not."""
+DUMP_S = 0.5
+"""For a process that is to be killed to write where it is. Only one that is stopped does not."""
 MEMORY_CHECK_S = 0.25
 _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
 )
+AGAIN = "another message of its task ended the worker process"
+_MIB = 1 << 20
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", SUPERVISED)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """None: no limit. `timeout_s`: of one call; the others have the process replaced between tasks, memory also in a call."""
+    """None: no limit. `timeout_s` is for one call. The others have the process replaced between tasks, memory also in a call."""
 
     timeout_s: float | None = None
     recycle_messages: int | None = None
@@ -47,23 +51,23 @@ class Limits:
 
 
 class NotOpened(Exception):
-    """It could not open the plugin; its text is the reason."""
+    """The process could not open the plugin. The text is the reason."""
 
 
 class NotBegun(Exception):
-    """It died before it had the task: nothing has happened to it."""
+    """It died before it had the task, so nothing has happened to the task."""
 
 
-class _Overdue(Exception):
-    """Its text is what it is killed for; `limit` is the one it has passed."""
+class _OverLimit(Exception):
+    """Its text is why the process is killed, `limit` the one that it has passed."""
 
     def __init__(self, reason: str, limit: str) -> None:
         super().__init__(reason)
         self.limit = limit
 
 
-class Process:
-    """`start`: what the child is told, see `child.py`. Spawning raises OSError if there are no descriptors or processes left.
+class WorkerProcess:
+    """`start`: what the child is told, see `worker_main`. Spawning raises OSError if there are no descriptors or processes left.
 
     ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
     """
@@ -71,11 +75,11 @@ class Process:
     def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
         self._limits = limits
         self._start = start
-        self._outbox = task_exchange.Outbox()
+        self._tasks = task_exchange.TaskSender()
         self.messages = 0
         self.ended_by = ""
-        self.last_words = ""
-        self._seen, self._since = call_note.NOT_BEGUN, 0.0
+        self.traceback = ""
+        self._seen, self._since = NOT_BEGUN, 0.0
         self._held = ExitStack()
         try:
             self._spawn(name)
@@ -89,16 +93,16 @@ class Process:
             self._pipe = Pipe(ours, self._pause)
             self._held.callback(self._pipe.close)
             theirs.callback(end.close)
-            note = call_note.make()
+            note = task_exchange.note_memory()
             theirs.callback(os.close, note)
             self._note = CallNote(note)
             self._held.callback(self._note.close)
-            self._words = os.memfd_create("zpipe-words")
-            self._held.callback(os.close, self._words)
-            life, ours_of_life = os.pipe()
-            theirs.callback(os.close, life)
-            self._held.callback(os.close, ours_of_life)
-            given = (end.fileno(), note, self._words, life)
+            self._traceback_fd = os.memfd_create("zpipe-traceback")
+            self._held.callback(os.close, self._traceback_fd)
+            alive, ours_alive = os.pipe()
+            theirs.callback(os.close, alive)
+            self._held.callback(os.close, ours_alive)
+            given = (end.fileno(), note, self._traceback_fd, alive)
             command = [sys.executable, "-P", "-c", _BOOT, "\n".join(sys.path), f"zpipe-worker:{name}", *map(str, given)]
             env = {key: value for key, value in os.environ.items() if key not in _NOT_FOR_WORKERS}
             # exec, never fork: threads and sockets do not survive one. A process group of its own: Ctrl-C is the daemon's, and
@@ -114,8 +118,8 @@ class Process:
         return self._process.pid
 
     @property
-    def signs(self) -> tuple[int, int]:
-        """Descriptors of which one is readable, while no task is under way, when the process is dead or broken."""
+    def end_signs(self) -> tuple[int, int]:
+        """Descriptors to watch while no task is under way: one is readable when the process is dead or broken."""
         return self._pipe.fileno(), self._exit
 
     def open(self) -> None:
@@ -125,28 +129,28 @@ class Process:
             self._pipe.send([task_exchange.START, self._start])
             value, _ = self._pipe.receive()
         except (EOFError, OSError, PeerError):
-            raise NotOpened(f"its worker process {worker_death.how(self.end(kill=True))} while it started") from None
+            raise NotOpened(f"its worker process {how(self.end(kill=True))} while it started") from None
         if value[0] != task_exchange.READY:
             self.end(kill=False)
             raise NotOpened(value[1])
         limit = self._limits.memory_bytes
         if limit is not None and (size := self._rss()) > limit:  # it would be replaced after every task
             self.close()
-            raise NotOpened(f"{worker_death.too_large(size, limit)}, before its first message: allow more `memory`")
+            raise NotOpened(f"{too_large(size, limit)}, before its first message: allow more `memory`")
 
     # ---- a task
 
     def run(self, task: Task, pass_on: Callable[[list[Chunk]], None]) -> tuple[Result, bool]:
-        """The result, and whether the process lives. `pass_on` blocks as long as early outputs have to wait.
+        """Returns the result, and whether the process lives. `pass_on` blocks as long as early outputs have to wait.
 
-        Raises NotBegun. If it is False, or NotBegun was raised, the process is ended.
+        Raises NotBegun. After that, and where the process does not live, it is ended.
         """
         began = time.monotonic()
         reason = ""
-        self._note.note[0] = call_note.NOT_BEGUN
+        self._note.note[0] = NOT_BEGUN
         self._watch_from(began)
         try:
-            self._pipe.send(*self._outbox.frame(task))
+            self._pipe.send(*self._tasks.frame(task))
             while True:
                 value, bodies = self._pipe.receive()
                 if value[0] == task_exchange.RESULT:
@@ -157,43 +161,41 @@ class Process:
                 self._check()  # a generator that yields fast leaves no pause in which to look
                 waits_since = time.monotonic()
                 pass_on(chunks)
-                self._since += (
-                    time.monotonic() - waits_since
-                )  # waiting for room is no part of the call, all the rest is
+                self._since += time.monotonic() - waits_since  # only waiting for room is no part of the call
                 self._pipe.send([task_exchange.GO_ON])
-        except _Overdue as overdue:
-            reason, self.ended_by = str(overdue), overdue.limit
-            self._say_last_words()
+        except _OverLimit as over:
+            reason, self.ended_by = str(over), over.limit
+            self._dump_traceback()
         except PeerError as error:
             reason = f"its worker process broke off: {error}"
         except (EOFError, OSError):
             pass
         note = self._note.note[0]
         code = self.end(kill=bool(reason))
-        if note == call_note.NOT_BEGUN and not reason:
-            raise NotBegun(worker_death.how(code))
+        if note == NOT_BEGUN and not reason:
+            raise NotBegun(how(code))
         seconds = time.monotonic() - began
-        return worker_death.result_of(task, note, reason or worker_death.in_call(code), self.last_words, seconds), False
+        return died_result(task, note, reason or in_call(code), self.traceback, seconds), False
 
     @property
-    def spent(self) -> str:
+    def replace_reason(self) -> str:
         """Why it should be replaced now, between tasks; "" if it should not."""
         limits = self._limits
         if limits.recycle_messages is not None and self.messages >= limits.recycle_messages:
             return f"it has had {self.messages} messages"
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            return worker_death.too_large(size, limits.memory_bytes).replace("its worker process", "it")
+            return too_large(size, limits.memory_bytes).replace("its worker process", "it")
         return ""
 
     # ---- watching
 
     def _watch_from(self, now: float | None) -> None:
-        """The call's time counts from here; None: there is no call."""
+        """The time of the call counts from here. None: there is no call."""
         self._watching = now is not None
         self._seen, self._since = self._note.note[0], now or 0.0
 
     def _pause(self, events: int) -> None:
-        """Until the pipe is ready, with a look at the limits now and then. Raises _Overdue."""
+        """Until the pipe is ready, with a look at the limits now and then. Raises _OverLimit."""
         poll = select.poll()
         poll.register(self._pipe.fileno(), events)
         # The end of the pipe alone is no proof: what the plugin has forked may hold it open.
@@ -216,9 +218,9 @@ class Process:
         if note != self._seen:
             self._seen, self._since = note, now
         if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
-            raise _Overdue(worker_death.timed_out(limits.timeout_s), "timeout")
+            raise _OverLimit(timed_out(limits.timeout_s), "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
-            raise _Overdue(worker_death.too_large(size, limits.memory_bytes), "memory")
+            raise _OverLimit(too_large(size, limits.memory_bytes), "memory")
 
     def _rss(self) -> int:
         try:
@@ -228,31 +230,31 @@ class Process:
 
     # ---- its end
 
-    def _say_last_words(self) -> None:
+    def _dump_traceback(self) -> None:
         with suppress(ProcessLookupError):
             self._process.send_signal(task_exchange.DUMP)
-        end, size = time.monotonic() + WORDS_S, 0
+        end, size = time.monotonic() + DUMP_S, 0
         while time.monotonic() < end:
             time.sleep(0.005)
-            before, size = size, os.fstat(self._words).st_size
+            before, size = size, os.fstat(self._traceback_fd).st_size
             if size and size == before:
                 return
 
     def close(self) -> None:
-        """In order: the plugin's zpipe_close runs in it. Killed if that takes longer than CLOSE_S."""
+        """In order: the plugin's zpipe_close runs in it. It is killed if that takes longer than CLOSE_S."""
         self._watch_from(None)
         with suppress(OSError):
             self._pipe.send([task_exchange.CLOSE])
         self.end(kill=False, within_s=CLOSE_S)
 
     def kill(self) -> None:
-        """With what the plugin has started in it. From any thread."""
+        """Kills it with what the plugin has started in it. From any thread."""
         with suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, kill: bool, within_s: float = 1.0) -> int:
-        """Its exit status. Unless it is to be killed it has so long to end by itself. Everything is released."""
+        """Returns its exit status. Unless it is to be killed, it has so long to end by itself. Everything is released."""
         if self._process.returncode is not None:
             return self._process.returncode
         poll = select.poll()
@@ -261,7 +263,54 @@ class Process:
             poll.poll(int(within_s * 1000))
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
-        self.ended_by = self.ended_by or worker_death.reason(code)
-        self.last_words = worker_death.last_words(self._words)
+        self.ended_by = self.ended_by or reason(code)
+        self.traceback = traceback_in(self._traceback_fd)
         self._held.close()
         return code
+
+
+def how(code: int) -> str:
+    """`code`: as `subprocess` has it, negative for a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def reason(code: int) -> str:
+    """The same in one of a few short forms, to be counted by: "SIGSEGV", "exit code 3"."""
+    return f"exit code {code}" if code >= 0 else how(code).rpartition(" ")[2]
+
+
+def in_call(code: int) -> str:
+    return f"its worker process {how(code)}{' in the call' if code >= 0 else ''}"
+
+
+def timed_out(timeout_s: float) -> str:
+    return f"its call outlived the timeout of {timeout_s:g} s"
+
+
+def too_large(rss_bytes: int, limit_bytes: int) -> str:
+    return f"its worker process used {-(-rss_bytes // _MIB)} MiB, over the limit of {limit_bytes / _MIB:g} MiB"
+
+
+def died_result(task: Task, note: int, reason: str, traceback: str, seconds: float) -> Result:
+    """A task whose process died. All its outputs are lost, but only the message that the note names was in the call.
+
+    Where the note names none, all are run again, each alone, so that there is nobody else to blame.
+    """
+    blamed = range(task.count) if task.batch or task.count == 1 else range(note - 1, note)
+    failures = [
+        Failure(n, reason, traceback, Verdict.DEATH) if n in blamed else Failure(n, AGAIN, verdict=Verdict.AGAIN)
+        for n in range(task.count)
+    ]
+    return Result([], failures=failures, seconds=seconds)
+
+
+def traceback_in(fd: int) -> str:
+    """The end of what faulthandler wrote into the file of this descriptor."""
+    path = Path(f"/proc/self/fd/{fd}")
+    text = path.read_bytes()[-4 * TRACEBACK_CHARACTERS :].decode(errors="replace")
+    return clean(text[-TRACEBACK_CHARACTERS:])

@@ -1,0 +1,322 @@
+"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old.
+
+What is asked of the store and when belongs here, what the core is told of it, and making a row of a letter, or a message. Must
+not live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.processing.replays import MOST, Revived, replay_of
+from zpipe.core.stage import Stage
+from zpipe.core.wire import cbor, section
+from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
+from zpipe.core.work.task import DEAD, DeadLetter
+from zpipe.daemon.faults import NEVER, RETRY_S, Fault
+from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.storage.call_journal import STORE
+from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
+from zpipe.daemon.storage.last_life import LastLife
+from zpipe.daemon.storage.store import Store
+from zpipe.errors import PeerError
+from zpipe.runtime import dead_letter_table
+from zpipe.runtime.dead_letter_table import LetterRow, Marked
+from zpipe.runtime.exception_text import clean
+from zpipe.runtime.logs import fields
+
+T = TypeVar("T")
+READ_S = 0.1
+"""Letters to be replayed are read for this much time at once: reading them one by one would cost a wake-up each."""
+EXPIRE_S = 60.0
+"""Between two looks for letters that are too old."""
+
+
+class DeadLetterStore:
+    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start, as the last life may have left
+    some.
+
+    last_life  how the life before ended: a letter that is replayed must not end every life
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        store: Store,
+        mailbox: Mailbox,
+        last_life: LastLife,
+        log: logging.Logger,
+        letter_log: DeadLetterLog,
+    ) -> None:
+        self.fault = Fault(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
+        self.replay_due = stage.source is None
+        self._stage = stage
+        self._store = store
+        self._mailbox = mailbox
+        self._last_life = last_life
+        self._log = log
+        self._letter_log = letter_log
+        self._breaker = stage.processing.breaker
+        self._replays = stage.processing.replays
+        self._writing = False
+        self._reading = False
+        self._marked_meanwhile = False
+        self._read_at = 0.0
+        self._rate = 0.0
+        self._unremoved: list[int] = []
+        self._remove_at = NEVER
+        self._count_at = 0.0
+        self._expire_at = 0.0 if stage.policy.dead.age_s is not None else NEVER
+        self._stopped_by = ""
+        stage.letters_stored(*store.dead_letters)
+        self._note_suspects()
+
+    def _note_suspects(self) -> None:
+        """Before anything is replayed: the letters that were in a call when the last life ended."""
+        _, rows = self._last_life.suspects.get(STORE, ("", []))
+
+        def job(connection: sqlite3.Connection) -> None:
+            for start, stop, alone in rows:
+                dead_letter_table.add_suspicion(connection, start, stop, bool(alone))
+
+        if rows:
+            self._ask(job, lambda error, _: None)
+
+    # ---- what the core asks for
+
+    def store(self, letter: DeadLetter) -> None:
+        """Writes the letter, then tells the core."""
+        if (
+            self.fault.text and self._writing
+        ):  # one attempt shows whether there is room again, however many letters wait
+            self._stage.letter_written(letter, False, time.monotonic())
+            return
+        self._write(letter, self._row_of(letter))
+
+    def send(self, letter: DeadLetter) -> None:
+        """Sends the letter as a message. One that is too large for that is written."""
+        row = self._row_of(letter)
+        body = _message(row, self._stage.policy.link)
+        if body is None:
+            self._write(letter, row)
+            return
+        self._log_letter(letter, row)
+        # In the next turn, so that what can be sent is.
+        self._mailbox.post(lambda: self._stage.letter_posted(letter, body))
+
+    def remove(self, number: int) -> None:
+        """The replayed letter is finished, so its row goes."""
+
+        def then(error: Exception | None, _: None) -> None:
+            if error is None:
+                self._stage.letter_removed(number)
+                return
+            self.fault.failed(error)
+            self._unremoved.append(number)
+            self._remove_at = time.monotonic() + RETRY_S
+
+        self._ask(lambda connection: dead_letter_table.remove(connection, number), then)
+
+    def read_marked(self) -> None:
+        """Letters were marked for replay, so they are read from the next turn on."""
+        self.replay_due = self._marked_meanwhile = True
+
+    def _row_of(self, letter: DeadLetter) -> LetterRow:
+        return _row(letter, self._stage.me.stage, self._last_life)
+
+    def _log_letter(self, letter: DeadLetter, row: LetterRow) -> None:
+        self._letter_log.write(row, replay_of(letter.piece) is not None, time.monotonic())
+
+    def _write(self, letter: DeadLetter, row: LetterRow) -> None:
+        incarnation = self._stage.me.incarnation
+        replay = replay_of(letter.piece)
+        self._writing = True
+
+        def job(connection: sqlite3.Connection) -> None:
+            if replay is None:
+                dead_letter_table.add(connection, row, incarnation)
+            else:
+                dead_letter_table.add_again(connection, replay.number, row, incarnation)
+
+        def then(error: Exception | None, _: None) -> None:
+            self._writing = False
+            if error is None:
+                self.fault.worked()
+                self._log_letter(letter, row)
+            else:
+                self.fault.failed(error)
+            self._stage.letter_written(letter, error is None, time.monotonic())
+
+        self._ask(job, then)
+
+    # ---- time
+
+    def turn(self, now: float) -> float:
+        """Does what is due. Returns when to call again."""
+        self._log_breaker()
+        log_at = self._letter_log.turn(now)
+        if now >= self._expire_at:
+            self._expire_at = now + EXPIRE_S
+            self._expire()
+        if now >= self._remove_at:
+            self._remove_at = NEVER
+            numbers, self._unremoved = self._unremoved, []
+            for number in numbers:
+                self.remove(number)
+        if self._breaker.kept_messages and now >= self._count_at:  # an operator may have dropped some
+            self._count_at = now + RETRY_S
+            self._ask(lambda connection: None, lambda error, _: None)
+        if self._may_read and now >= self._read_at:
+            self._read()
+        count_at = self._count_at if self._breaker.kept_messages else NEVER
+        return min(log_at, self._expire_at, self._remove_at, count_at, self._read_at if self._may_read else NEVER)
+
+    def _log_breaker(self) -> None:
+        """Logs once that the stage takes no more work, and why, and once that it goes on."""
+        stopped_by = self._breaker.stopped_by
+        if stopped_by and not self._stopped_by:
+            self._log.error(fields(event="stage.held", reason=stopped_by))
+        elif self._stopped_by and not stopped_by:
+            self._log.warning(fields(event="stage.goes_on"))
+        self._stopped_by = stopped_by
+
+    def _expire(self) -> None:
+        age_s = self._stage.policy.dead.age_s
+        assert age_s is not None
+
+        def then(error: Exception | None, dropped: int | None) -> None:
+            if dropped:
+                self._log.warning(fields(event="dead_letters.expired", count=dropped, older_than_s=age_s))
+
+        self._ask(lambda connection: dead_letter_table.expire(connection, age_s), then)
+
+    # ---- replay
+
+    @property
+    def _may_read(self) -> bool:
+        return self.replay_due and not self._reading and self._stage.takes_letters
+
+    def _read(self) -> None:
+        """Reads the letters that may be replayed now. The first one tells the rate."""
+        self._reading = True
+        self._marked_meanwhile = False
+        most = min(max(int(self._rate * READ_S), 1), MOST - len(self._replays))
+        room = self._replays.room_bytes
+        held = frozenset(self._replays)
+
+        def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
+            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room, held)]
+
+        def then(error: Exception | None, found: list[tuple[Revived, float]] | None) -> None:
+            now = time.monotonic()
+            self._reading = False
+            if found is None:
+                self.fault.failed(error)
+                self._read_at = now + RETRY_S
+            elif not found:
+                self.replay_due = self._marked_meanwhile
+            elif self._stage.takes_letters:  # otherwise they are read again
+                self._rate = min(rate for _, rate in found)
+                self._read_at = max(self._read_at, now - READ_S) + len(found) / self._rate
+                self._stage.replay([letter for letter, _ in found], now)
+
+        self._ask(job, then)
+
+    def _ask(self, job: Callable[[sqlite3.Connection], T], then: Callable[[Exception | None, T | None], None]) -> None:
+        """Does `job` on the store's thread, then calls `then` on the loop's thread with its result. The total is read with it."""
+        found: list[tuple[T, tuple[int, int]]] = []
+
+        def run(connection: sqlite3.Connection) -> None:
+            found[:] = [(job(connection), dead_letter_table.total(connection))]
+
+        def done(error: Exception | None) -> None:
+            def report() -> None:
+                if error is None:
+                    self._stage.letters_stored(*found[0][1])
+                then(error, found[0][0] if error is None else None)
+
+            self._mailbox.post(report)
+
+        self._store.ask(run, done)
+
+
+def _revived(row: Marked) -> Revived:
+    """The message as it was. Raises PeerError if what is stored is damaged."""
+    headers = None if row.headers is None else [cbor.read(row.headers)]
+    body = section.encode([row.id], [row.origin], [cbor.read(row.payload)], headers)
+    return Revived(row.number, body, row.suspicion)
+
+
+def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
+    """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
+
+    last_life  how this instance's life before ended: it tells what a message has done that has ended it
+    """
+    id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
+    if letter.piece is not None:
+        piece, kind = letter.piece, MESSAGE
+        try:
+            ids, origins, payloads, facts = piece.section.columns()
+        except PeerError:
+            payload, kind = piece.section.body(), SECTION
+        else:
+            at = piece.start
+            id, origin, payload = ids[at], origins[at], payloads[at]
+            headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
+    reason, text = clean(letter.reason), clean(letter.traceback)
+    if letter.piece is not None and last_life.was_in_call(letter.piece):
+        reason += f" (the last was {last_life.how})" if last_life.how else ""
+        text = text or clean(last_life.traceback)
+    past = letter.past
+    return LetterRow(
+        stage=stage,
+        id=clean(id),
+        origin=origin,
+        kind=kind,
+        reason=reason,
+        traceback=text,
+        attempts=past.attempts,
+        deaths=past.deaths,
+        history=tuple(map(clean, past.history)),
+        headers=headers,
+        payload=_encoded(payload),
+    )
+
+
+def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
+    """The letter as a message of its stage's outlet, as a section of one; None if it is too large to be sent.
+
+    Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
+    """
+    payload = {
+        "id": row.id,
+        "stage": row.stage,
+        "reason": row.reason,
+        "traceback": row.traceback,
+        "attempts": row.attempts,
+        "deaths": row.deaths,
+        "history": list(row.history),
+        "origin": row.origin,
+        "payload": cbor.read(row.payload),
+    }
+    headers = None if row.headers is None else [cbor.read(row.headers)]
+    try:
+        body = section.encode([f"{row.id}.{DEAD}"], [row.origin], [payload], headers)
+    except ValueError:  # nested as deep as a message may be, and here one deeper
+        return None
+    return body if len(body) <= policy.max_message_bytes else None
+
+
+def _encoded(payload: Any) -> bytes:
+    """A payload that cannot be encoded is stored as what Python shows of it."""
+    try:
+        encoded = cbor.write(payload)
+        cbor.read(encoded)
+    except Exception:
+        return cbor.write(ascii(payload)[:10_000])
+    return encoded
