@@ -1,7 +1,7 @@
 """A stage: the core's parts put together, and the only face the shell sees.
 
 May live here: entry points for events, the order of things after them, and the moves of the lifecycle. What a part knows,
-it decides itself. An event changes state; `settle` then does all that follows from it and collects the actions.
+it decides itself. An event changes state; `turn` then does all that follows from it and collects the actions.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class Stage:
             self.downstream.slept(now)
 
     def next_timeout(self) -> float:
-        """When `settle` should be called although nothing happens."""
+        """When `turn` should be called although nothing happens."""
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
@@ -286,7 +286,7 @@ class Stage:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
-    def settle(self, now: float) -> list[Action]:
+    def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
         self._wake(now)
         self.processing.spend(now)

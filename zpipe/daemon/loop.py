@@ -123,7 +123,7 @@ class Loop:
         self._mailbox.run()
         now = time.monotonic()
         self._feed(now)
-        for action in self.stage.settle(now):
+        for action in self.stage.turn(now):
             self._perform[type(action)](action)
         if self._exit is not None and (self._exit.failed or self.may_exit()):
             self.stop(self._exit.failed)

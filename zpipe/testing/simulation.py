@@ -69,7 +69,7 @@ class Simulation(Processes):
     # ---- after each turn of a node
 
     def _turned(self, node: Node) -> None:
-        for action in node.stage.settle(self.now):
+        for action in node.stage.turn(self.now):
             if not self._perform(node, action):
                 self._perform_on_line(node, action)
         if len(self.problems) < MOST_PROBLEMS:

@@ -82,7 +82,7 @@ def test_the_limit_in_bytes(size: int, may_take: bool) -> None:
 
 
 def limits(stage: Stage) -> list[int]:
-    return [action.limit for action in stage.settle(0.0) if isinstance(action, LimitOutputs)]
+    return [action.limit for action in stage.turn(0.0) if isinstance(action, LimitOutputs)]
 
 
 def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:

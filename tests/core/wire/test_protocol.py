@@ -306,7 +306,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
     stage = Stage(Identity("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
-    stage.settle(0.0)
+    stage.turn(0.0)
     body = stage.snapshot(1.0)
     assert not faults(cbor.write(body), "snapshot-body")
     assert not faults(frames.write(frames.Snapshot(body)), "frame")
