@@ -158,7 +158,34 @@ class Counts:
     replayed: int = 0
     unrouted: int = 0
 
+    @property
+    def done(self) -> int:
+        """Messages that nothing more is done for here."""
+        return self.completed + self.filtered + self.dead
+
+    def receive(self, queued: int = 0, in_process: int = 0) -> None:
+        """Messages came, to wait in the queue or to be worked on at once."""
+        self.received += queued + in_process
+        self.queued += queued
+        self.in_process += in_process
+
+    def start(self, messages: int) -> None:
+        """Queued messages are given to a worker."""
+        self.queued -= messages
+        self.in_process += messages
+
+    def hand_back(self, messages: int) -> None:
+        """Queued messages go back to their producer unstarted."""
+        self.queued -= messages
+        self.returned += messages
+
+    def finish(self, completed: int = 0, filtered: int = 0, dead: int = 0) -> None:
+        """Messages in process are done with."""
+        self.completed += completed
+        self.filtered += filtered
+        self.dead += dead
+        self.in_process -= completed + filtered + dead
+
     def off(self) -> int:
         """0 when the identity holds."""
-        done = self.completed + self.filtered + self.dead + self.returned
-        return self.received - done - self.in_process - self.queued
+        return self.received - self.done - self.returned - self.in_process - self.queued

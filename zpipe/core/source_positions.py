@@ -33,14 +33,14 @@ class SourcePositions:
     silent     it is not read: nothing comes from it but its end, when the operator wants that
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silent: bool = False) -> None:
         self.emitted = 0
         self.finished = 0
         self.committed: Any = None
         self.ended = False
         self.exhausted = False
         self.completed = False
-        self.silent = False
+        self.silent = silent
         self._asked = 0
         self._stored = 0
         self._completion_asked = False

@@ -28,12 +28,13 @@ from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Counts, Derivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
+from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
-from zpipe.core.telemetry.stage_report import StageReport, following
+from zpipe.core.telemetry.stage_report import StageReport, StageStatus, following
 from zpipe.core.telemetry.tap_publisher import TapPublisher
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
@@ -56,7 +57,10 @@ class Stage:
     random_bytes  gives so many bytes that nobody can guess
     process_figures  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
     suspects  the messages that may have killed the process before this one
+    silent    (a head) its source is not read: nothing comes from it but its end, when the operator wants that
     snapshot_at  when the next snapshot is due
+
+    The parts are public for tests alone. The shell uses the methods and properties of this class.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Stage:
         jitter: Callable[[], float] = lambda: 0.5,
         process_figures: Callable[[], dict[str, Any]] = dict,
         suspects: SuspectedCalls | None = None,
+        silent: bool = False,
     ) -> None:
         self.me = me
         self.policy = policy
@@ -80,7 +85,7 @@ class Stage:
         secret = random_bytes(frames.SECRET_BYTES)
         self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
-        self.source = SourcePositions() if not inputs else None
+        self.source = SourcePositions(silent) if not inputs else None
         self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
         self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
@@ -91,9 +96,57 @@ class Stage:
         self.report = StageReport(self.processing, self.source, self.upstreams, now)
         self._process_figures = process_figures
 
+    # ---- what the shell may read
+
     @property
     def state(self) -> State:
         return self.lifecycle.state
+
+    @property
+    def over(self) -> bool:
+        """It has stopped or failed, and takes nothing in any more."""
+        return self.lifecycle.over
+
+    @property
+    def head(self) -> bool:
+        """It has a source, and no stage above it."""
+        return self.source is not None
+
+    @property
+    def held_messages(self) -> int:
+        """Messages that came from upstream instances and are queued or in process."""
+        return self.inlet.held_messages
+
+    @property
+    def has_unsent(self) -> bool:
+        """Outputs wait for credit, so it is not worth making more of them at once."""
+        return self.downstream.unsent > 0
+
+    @property
+    def dead_letters_stored(self) -> int:
+        """As the store said last."""
+        return self.processing.breaker.stored_messages
+
+    @property
+    def stopped_by(self) -> str:
+        """Why no more work is taken, and what to do about it; "" while it is."""
+        return self.processing.breaker.stopped_by
+
+    @property
+    def replays(self) -> frozenset[int]:
+        """Numbers of the dead letters that were taken for replay and are not gone from the store."""
+        return frozenset(self.processing.replays)
+
+    @property
+    def replay_room(self) -> tuple[int, int]:
+        """How many more dead letters may be taken for replay now, and bytes of them."""
+        return self.processing.replays.room
+
+    def status(self) -> StageStatus:
+        """What it is doing, in a few figures."""
+        return self.report.status(
+            self.state, self.counts, self.downstream, self.shutdown.leaving, self.shutdown.draining
+        )
 
     # ---- events: neighbours
 
@@ -194,6 +247,10 @@ class Stage:
         """Disconnected, or a send would have blocked."""
         self._actions += self.downstream.close(session)
 
+    def frame_malformed(self) -> None:
+        """A frame broke the protocol and was dropped."""
+        self.counts.malformed += 1
+
     # ---- events: the plugin
 
     def opened(self) -> None:
@@ -203,6 +260,10 @@ class Stage:
     def failed(self) -> None:
         self.lifecycle.make(Move.FAIL)
 
+    def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
+        """Outputs of a task that goes on."""
+        self.processing.emitted(task, chunks)
+
     def task_done(self, task: Task, result: Result, now: float) -> None:
         self.processing.spend(now)
         self.processing.done(task, result, now)
@@ -211,9 +272,8 @@ class Stage:
         """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
         assert self.source is not None
         derivation = Derivation([self.source.emit(position, count)])
-        self.counts.received += count
-        self.counts.completed += count - len(letters)
-        self.counts.in_process += len(letters)
+        self.counts.receive(in_process=count)
+        self.counts.finish(completed=count - len(letters))
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
         self.processing.breaker.good(count - len(letters))
         for letter in letters:
@@ -221,6 +281,26 @@ class Stage:
             letter.derivation = derivation
             self.processing.dead_letters.add(letter)
         derivation.close()
+
+    def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
+        """The dead letter is durable, or could not be written."""
+        self.processing.dead_letters.written(letter, stored, now)
+
+    def letter_posted(self, letter: DeadLetter, body: bytes) -> None:
+        """The dead letter leaves as a message: `body` is a section of that one."""
+        self.processing.dead_letters.posted(letter, body)
+
+    def letters_stored(self, messages: int, bytes_: int) -> None:
+        """So many dead letters are in the store now."""
+        self.processing.breaker.stored(messages, bytes_)
+
+    def letter_removed(self, number: int) -> None:
+        """The row of a replayed dead letter is gone, durably."""
+        self.processing.replays.removed(number)
+
+    def replay(self, letters: list[Revived], now: float) -> None:
+        """Dead letters are messages again. Must not be called with more than `replay_room`."""
+        self.processing.replay(letters, now)
 
     @property
     def takes_letters(self) -> bool:
@@ -248,6 +328,10 @@ class Stage:
         """This instance alone is to go: grant nothing, hand back what is not started, finish the rest."""
         self.shutdown.leaving = self.inlet.leaving = True
         self.inlet.hand_back(now)
+
+    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
+        """Another limit on the calls of the plugin from now on."""
+        self.processing.set_limit(limit, now)
 
     def set_interval(self, seconds: float) -> None:
         """Snapshots are published this often from now on."""
@@ -332,7 +416,7 @@ class Stage:
 
     def _hurry(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
-        stuck = self.inlet.crowded and not self.counts.in_process
+        stuck = self.inlet.out_of_credit and not self.counts.in_process
         return stuck or self.upstreams.hungry or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself

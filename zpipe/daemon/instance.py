@@ -120,10 +120,9 @@ class Instance:
         links = self.config.consumers(stage)
         now = time.monotonic()
         self.stage = Stage(
-            me, inputs, links, policy, now, secrets.token_bytes, random.random, self.process_figures, suspects
+            *(me, inputs, links, policy, now, secrets.token_bytes, random.random, self.process_figures, suspects),
+            silent=self.replaying,
         )
-        if self.stage.source is not None:
-            self.stage.source.silent = self.replaying
 
     def _join(self, env: Mapping[str, str]) -> None:
         policy, mailbox = self.stage.policy, self.mailbox
@@ -174,7 +173,7 @@ class Instance:
         taken = threading.Event()
 
         def take() -> None:
-            self.stage.processing.emitted(task, chunks)
+            self.stage.task_emitted(task, chunks)
             self.mailbox.post(taken.set)  # runs in the next turn: this one still has to set the gate
 
         self.mailbox.post(take)
@@ -210,7 +209,7 @@ class Instance:
                 continue
             self._stops += 1
             if self._stops > 1:
-                self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.inlet.held_messages))
+                self.log.warning(fields(event="stop.now", signal=number.name, held=self.stage.held_messages))
                 self.loop.stop(failed=True)
                 return
             hint = "once more stops now: what is not finished is not acked"

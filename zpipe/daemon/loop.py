@@ -112,7 +112,7 @@ class Loop:
         now = time.monotonic()
         at = min(self.stage.next_timeout(), self.position.turn(now), *(call(now) for call in self.on_turn))
         if self._source_thread is not None:
-            self._source_thread.eager = not self.stage.downstream.unsent
+            self._source_thread.eager = not self.stage.has_unsent
         self._mailbox.asleep = True
         ready = bool(self._mailbox) or (self._source_thread is not None and self._source_thread.waiting and self._room)
         arrivals = self._sockets.poll(0.0 if ready else at - time.monotonic())
@@ -161,7 +161,7 @@ class Loop:
                 case "fd":
                     self.on_fd[arrival.key]()
         except PeerError as error:
-            stage.counts.malformed += 1
+            stage.frame_malformed()
             self._malformed.note(self._source(arrival, error), error, now)
 
     def _subscribed(self, arrival: Arrival) -> None:
@@ -188,7 +188,7 @@ class Loop:
 
     @property
     def _room(self) -> bool:
-        return not self.stage.lifecycle.over
+        return not self.stage.over
 
     def _feed(self, now: float) -> None:
         """Before a snapshot also what is too little to be worth it: it counts what the source has given."""
@@ -199,7 +199,7 @@ class Loop:
         while (batch := feeder.take(rest)) is not None:
             rest = False
             self.stage.source_emitted(*batch)
-            feeder.eager = not self.stage.downstream.unsent
+            feeder.eager = not self.stage.has_unsent
         if feeder.take_end() and feeder.failure is None:
             self.stage.source_ended()
 

@@ -66,8 +66,7 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     if after is None:
         return taken, [*left, f"stages.{mine}"]
     if before.limit != after.limit:
-        processing = stage.processing
-        processing.calls.set_limit(after.limit, len(processing.tasks), time.monotonic())
+        stage.set_limit(after.limit, time.monotonic())
         taken.append(f"stages.{mine}.limit")
     # How many instances there are is the matter of who starts them: this one is the same beside two as beside three.
     same = {name: getattr(before, name) for name in ("options", "traits", "limit", "instances")}

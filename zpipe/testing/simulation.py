@@ -197,7 +197,7 @@ class Simulation(Processes):
             piece = letter.piece
             id = letter.id if piece is None else piece.section.columns()[0][piece.start]
             self.buried.append((node.spec.name, id, letter))
-        node.stage.processing.dead_letters.written(letter, written, self.now)
+        node.stage.letter_written(letter, written, self.now)
 
     def _commit(self, node: Node, position: int, total: int, ended: bool) -> None:
         disk = self.disks[node.key]

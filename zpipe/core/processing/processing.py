@@ -11,7 +11,7 @@ from collections.abc import Callable
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.limit.calls import Calls
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing import batch
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
@@ -172,10 +172,7 @@ class Processing:
         if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):  # a refusal is no pace of work
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures}
-        filtered = result.filtered
-        self._counts.filtered += filtered
-        self._counts.completed += task.count - len(failed) - filtered
-        self._counts.in_process -= task.count - len(failed)
+        self._counts.finish(completed=task.count - len(failed) - result.filtered, filtered=result.filtered)
         if replay_of(task.slices[0]) is None:
             self.breaker.good(task.count - len(failed))
         else:
@@ -229,13 +226,16 @@ class Processing:
     def _try_again(self, slices: list[Slice], failure: Failure, past: PastCalls, now: float) -> None:
         self.retries.add(slices, past, now + self.retries.delay_s(failure, past, self._jitter()))
 
+    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
+        """Another limit on calls from now on; those under way go on, and count."""
+        self.calls.set_limit(limit, len(self.tasks), now)
+
     # ---- dead letters
 
     def replay(self, letters: list[Revived], now: float) -> None:
         """Dead letters are messages again, as if they had just come. Must not be called with more than `replays` takes."""
-        self._counts.received += len(letters)
+        self._counts.receive(in_process=len(letters))
         self._counts.replayed += len(letters)
-        self._counts.in_process += len(letters)
         self.replays.add(letters, now)
 
     # ---- time
@@ -277,7 +277,7 @@ class Processing:
         queue = self._inlet.queue
         full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
         limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
-        retrying = self.retries.messages and (self._inlet.crowded or hungry) and not queue
+        retrying = self.retries.messages and (self._inlet.out_of_credit or hungry) and not queue
         self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
 
 

@@ -39,9 +39,7 @@ class Replay(Delivery):
     def __init__(self, letter: Revived, replays: Replays) -> None:
         self.number = letter.number
         self.died = False
-        super().__init__(
-            None, 0, [Section(letter.body, 1, letter.number, suspicion=letter.suspicion)], replays.finished
-        )
+        super().__init__([Section(letter.body, 1, letter.number, suspicion=letter.suspicion)], replays.finished)
 
 
 class Replays:
@@ -66,11 +64,14 @@ class Replays:
 
     @property
     def full(self) -> bool:
-        return len(self._held) >= MOST or self.room_bytes <= 0
+        messages, bytes_ = self.room
+        return messages <= 0 or bytes_ <= 0
 
     @property
-    def room_bytes(self) -> int:
-        return MOST_BYTES - sum(section.size for replay in self._held.values() for section in replay.sections)
+    def room(self) -> tuple[int, int]:
+        """How many more may be taken now, and bytes of them."""
+        held_bytes = sum(section.size for replay in self._held.values() for section in replay.sections)
+        return MOST - len(self._held), MOST_BYTES - held_bytes
 
     def add(self, letters: list[Revived], now: float) -> None:
         """Takes letters in hand, to be given to workers."""

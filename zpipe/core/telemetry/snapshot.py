@@ -22,8 +22,8 @@ from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.inlet_session import InletSession
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.work.delivery import Producer
 
 COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
 OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")
@@ -72,18 +72,18 @@ def of_link(outlet: Outlet, now: float) -> dict[str, Any]:
 def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
     """The links into a stage, as it sees them: a row for each producer in session, to be laid beside that one's row of
     `consumers`. sent - received is on the way; unacked is what it holds in parcels that are not finished."""
-    queued: Counter[InletSession] = Counter()
+    queued: Counter[Producer] = Counter()
     for piece in inlet.queue:
-        if piece.delivery.session is not None:
-            queued[piece.delivery.session] += piece.count
+        if piece.delivery.producer is not None:
+            queued[piece.delivery.producer] += piece.count
     return [
         {
-            "from": session.upstream.stage,
-            "outlet": session.upstream.outlet,
-            "instance": session.upstream.instance,
-            "incarnation": session.incarnation,
+            "from": session.producer.stage,
+            "outlet": session.producer.outlet,
+            "instance": session.producer.instance,
+            "incarnation": session.producer.incarnation,
             "received": session.messages.received,
-            "queued": queued[session],
+            "queued": queued[session.producer],
             "unacked": session.unacked,
         }
         for session in inlet.sessions

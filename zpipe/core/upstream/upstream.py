@@ -50,19 +50,14 @@ class Upstream:
         return f"{self.stage}.{self.instance}"
 
     @property
-    def input(self) -> str:
-        """The link, as an `input` in a config names it."""
-        return f"{self.stage}.{self.outlet}" if self.outlet else self.stage
-
-    @property
     def flushed(self) -> bool:
         """Its stream has ended, as far as it knows now."""
         return (self.stopped and not self.left) or (self.session is not None and self.session.ended)
 
     def begin(self, session: InletSession) -> None:
         """A session was opened; a new incarnation's messages have numbers of their own."""
-        if session.incarnation != self.incarnation:
-            self.met(session.incarnation)
+        if session.producer.incarnation != self.incarnation:
+            self.met(session.producer.incarnation)
         self.session = session
         self.known = True
         self.stopped = self.marked

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from zpipe.core import actions as act
-from zpipe.core.processing.replays import MOST, Revived, replay_of
+from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import DeadLetter
@@ -43,14 +43,12 @@ class DeadLetterKeeper:
         self.fault = Fault(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
         self._crash = LastLife()
         self._probing = False
-        self.due = stage.source is None
+        self.due = not stage.head
         self._stage = stage
         self._store = store
         self._mailbox = mailbox
         self._log = log
         self._letter_log = letter_log
-        self._breaker = stage.processing.breaker
-        self._replays = stage.processing.replays
         self._reading = False
         self._asked = False
         self._read_at = 0.0
@@ -60,7 +58,7 @@ class DeadLetterKeeper:
         self._look_at = 0.0
         self._expire_at = 0.0 if stage.policy.dead.age_s is not None else NEVER
         self._stopped_by = ""
-        self._breaker.kept(*store.kept)
+        stage.letters_stored(*store.kept)
 
     def remember(self, crash: LastLife) -> None:
         """How the life before ended, before anything is replayed: a letter must not end this one for ever."""
@@ -80,7 +78,7 @@ class DeadLetterKeeper:
         """Writes the letter, then reports it."""
         letter = action.letter
         if self.fault.text and self._probing:  # one shows whether there is room again, however many wait
-            self._stage.processing.dead_letters.written(letter, False, time.monotonic())
+            self._stage.letter_written(letter, False, time.monotonic())
             return
         self._write(letter, self._row(letter))
 
@@ -94,7 +92,7 @@ class DeadLetterKeeper:
             return
         self._tell(letter, row)
         # In the next turn, so that what can be sent is.
-        self._mailbox.post(lambda: self._stage.processing.dead_letters.posted(letter, body))
+        self._mailbox.post(lambda: self._stage.letter_posted(letter, body))
 
     def _row(self, letter: DeadLetter) -> LetterRow:
         return letter_row(letter, self._stage.me.stage, self._crash)
@@ -120,7 +118,7 @@ class DeadLetterKeeper:
                 self._tell(letter, row)
             else:
                 self.fault.failed(error)
-            self._stage.processing.dead_letters.written(letter, error is None, time.monotonic())
+            self._stage.letter_written(letter, error is None, time.monotonic())
 
         self._ask(job, then)
 
@@ -130,7 +128,7 @@ class DeadLetterKeeper:
 
         def then(error: Exception | None, _: None) -> None:
             if error is None:
-                self._replays.removed(number)
+                self._stage.letter_removed(number)
                 return
             self.fault.failed(error)
             self._removals.append(number)
@@ -156,17 +154,17 @@ class DeadLetterKeeper:
             removals, self._removals = self._removals, []
             for number in removals:
                 self.remove(act.RemoveLetter(number))
-        if self._breaker.kept_messages and now >= self._look_at:  # an operator may have dropped some
+        if self._stage.dead_letters_stored and now >= self._look_at:  # an operator may have dropped some
             self._look_at = now + AGAIN_S
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
-        look_at = self._look_at if self._breaker.kept_messages else NEVER
+        look_at = self._look_at if self._stage.dead_letters_stored else NEVER
         return min(say_at, self._expire_at, self._again_at, look_at, self._read_at if self._may_read else NEVER)
 
     def _say(self) -> None:
         """Says once that the stage takes no more work, and why; and once that it goes on."""
-        stopped_by = self._breaker.stopped_by
+        stopped_by = self._stage.stopped_by
         if stopped_by and not self._stopped_by:
             self._log.error(fields(event="stage.held", reason=stopped_by))
         elif self._stopped_by and not stopped_by:
@@ -193,12 +191,12 @@ class DeadLetterKeeper:
         """Reads the letters that may come now. The first tells the rate."""
         self._reading = True
         self._asked = False
-        most = min(max(int(self._rate * TICK_S), 1), MOST - len(self._replays))
-        room = self._replays.room_bytes
-        held = frozenset(self._replays)
+        room_messages, room_bytes = self._stage.replay_room
+        most = min(max(int(self._rate * TICK_S), 1), room_messages)
+        held = self._stage.replays
 
         def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
-            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room, held)]
+            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room_bytes, held)]
 
         def then(error: Exception | None, found: list[tuple[Revived, float]] | None) -> None:
             now = time.monotonic()
@@ -211,7 +209,7 @@ class DeadLetterKeeper:
             elif self._stage.takes_letters:  # else they are read again
                 self._rate = min(rate for _, rate in found)
                 self._read_at = max(self._read_at, now - TICK_S) + len(found) / self._rate
-                self._stage.processing.replay([letter for letter, _ in found], now)
+                self._stage.replay([letter for letter, _ in found], now)
 
         self._ask(job, then)
 
@@ -225,7 +223,7 @@ class DeadLetterKeeper:
         def done(error: Exception | None) -> None:
             def report() -> None:
                 if error is None:
-                    self._breaker.kept(*found[0][1])
+                    self._stage.letters_stored(*found[0][1])
                 then(error, found[0][0] if error is None else None)
 
             self._mailbox.post(report)

@@ -64,7 +64,7 @@ class Inbox:
 
     def _delivery(self, source: str) -> Delivery:
         if source not in self._nowhere:
-            self._nowhere[source] = Delivery(None, 0, [], lambda delivery: None, source=source)
+            self._nowhere[source] = Delivery([], lambda delivery: None, source=source)
         return self._nowhere[source]
 
 
