@@ -79,7 +79,7 @@ class Shutdown:
         """A leaving instance does not wait for ever for a downstream that is not there."""
         if self.abandon_at == NEVER:
             self.abandon_at = now + patience_s
-        if now < self.abandon_at or not self._downstream.deserted:
+        if now < self.abandon_at or not self._downstream.lacks_consumers:
             return []
         if not self._lifecycle.make(Move.ABANDON):
             return []
@@ -111,7 +111,7 @@ class Shutdown:
             return self._inlet.all_confirmed
         return self._downstream.ends_acked and (source is not None or self._upstreams.stopped())
 
-    def hungry(self) -> bool:
+    def awaits_acks(self) -> bool:
         """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
         if self._downstream.unsent:
             return False
@@ -120,4 +120,4 @@ class Shutdown:
         if self._source is not None:
             return self._source.ended or self._source.silent
         ending = self.leaving or self._lifecycle.state is not State.RUNNING
-        return self.idle() and (self._upstreams.hungry or ending)
+        return self.idle() and (self._upstreams.awaits_acks or ending)

@@ -92,7 +92,7 @@ class Stage:
         self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
         self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
-        self._told: State | None = None
+        self._snapshot_state: State | None = None
         self.report = StageReport(self.processing, self.source, self.upstreams, now)
         self._process_figures = process_figures
 
@@ -238,7 +238,7 @@ class Stage:
 
     def downstream_gone(self, stage: str) -> None:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
-        self.downstream.told_before(stage)
+        self.downstream.end_acked_before(stage)
 
     def session_ready(self, session: bytes) -> None:
         self.downstream.ready(session)
@@ -275,7 +275,7 @@ class Stage:
         self.counts.receive(in_process=count)
         self.counts.finish(completed=count - len(letters))
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
-        self.processing.breaker.good(count - len(letters))
+        self.processing.breaker.succeeded(count - len(letters))
         for letter in letters:
             derivation.expect()
             letter.derivation = derivation
@@ -365,7 +365,7 @@ class Stage:
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
-        at = min(at, self.processing.next_at(self._now, self._hurry()), self.shutdown.exit_at)
+        at = min(at, self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
@@ -387,19 +387,19 @@ class Stage:
             self._announced = None
         self._actions += (sent := self.downstream.dispatch())
         self._actions += self.tap.left(self.downstream, sent, now)
-        self._actions += self.downstream.needy()
+        self._actions += self.downstream.need_confirms()
         self.processing.size_window()
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
-        self._speak(now)
-        self.processing.note_idle(now, self._limit.left, self.upstreams.hungry)
+        self._publish(now)
+        self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
         actions, self._actions = self._actions, []
         return actions
 
     def _work(self, now: float) -> None:
         if self.lifecycle.accepts_input:
-            self._actions += [StartTask(task) for task in self.processing.start(now, self._hurry())]
-        bury = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
-        self._actions += [bury(letter) for letter in self.processing.dead_letters.take(now)]
+            self._actions += [StartTask(task) for task in self.processing.start(now, self._flush)]
+        action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
+        self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
         self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
         self._actions += self._limit.moved(self.downstream, self.processing.may_read)
         if self.source is not None:
@@ -414,17 +414,18 @@ class Stage:
         if self.state is State.FLUSHED and source.ask_completion():
             self._actions.append(Commit(source.committed, source.finished, ended=True))
 
-    def _hurry(self) -> bool:
+    @property
+    def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
-        stuck = self.inlet.out_of_credit and not self.counts.in_process
-        return stuck or self.upstreams.hungry or self.shutdown.leaving or self.shutdown.input_ended()
+        nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
+        return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 
-    def _speak(self, now: float) -> None:
-        if self._told is not self.state:
-            self._told, self.snapshot_at = self.state, min(self.snapshot_at, now)
-        hungry = self.shutdown.hungry() or (self.processing.stuck and not self.downstream.unsent)
+    def _publish(self, now: float) -> None:
+        if self._snapshot_state is not self.state:
+            self._snapshot_state, self.snapshot_at = self.state, min(self.snapshot_at, now)
+        hungry = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             self._announced = (self.state, hungry)
             self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(hungry))))

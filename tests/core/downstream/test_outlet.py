@@ -495,9 +495,9 @@ def test_the_end_is_said_after_the_last_parcel_and_again_after_a_redelivery() ->
     outlet, [session] = make(10)
     assert [frames.read(h) for _, h, _ in outlet.ends()] == [frames.End(named("s0"), 1)]
     assert list(outlet.ends()) == []
-    assert not outlet.told
+    assert not outlet.end_acked
     state(outlet, session, 10, floor=1)
-    assert outlet.told and session.ended
+    assert outlet.end_acked and session.ended
     offer(outlet, 1)
     send(outlet)
     assert not session.ended

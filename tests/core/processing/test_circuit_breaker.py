@@ -38,11 +38,11 @@ def test_it_stops_exactly_when_the_share_of_the_last_messages_is_passed(
             breaker.reset()
             outcomes, stopped = [], False
         elif what == GOOD:
-            breaker.good(count)
+            breaker.succeeded(count)
             outcomes += [False] * count
         for _ in range(count if what == DEAD else 0):
-            breaker.dies()
-            breaker.died()
+            breaker.dead_letter_made()
+            breaker.dead_letter_written()
             outcomes.append(True)
             last = outcomes[-policy.storm_window :]
             stopped |= len(last) >= least and sum(last) > storm * len(last)
@@ -53,8 +53,8 @@ def test_it_stops_exactly_when_the_share_of_the_last_messages_is_passed(
 def test_a_share_of_1_never_stops() -> None:
     breaker = CircuitBreaker(DeadPolicy(storm=1.0))
     for _ in range(1000):
-        breaker.dies()
-        breaker.died()
+        breaker.dead_letter_made()
+        breaker.dead_letter_written()
     assert breaker.may_take
 
 
@@ -62,9 +62,9 @@ def test_what_is_being_written_counts_as_kept() -> None:
     breaker = CircuitBreaker(DeadPolicy(messages=3))
     breaker.stored(2, 100)
     assert breaker.may_take
-    breaker.dies()
+    breaker.dead_letter_made()
     assert not breaker.may_take and breaker.full and "limit of 3" in breaker.stopped_by
-    breaker.died()
+    breaker.dead_letter_written()
     breaker.stored(3, 100)
     assert not breaker.may_take
     breaker.reset()

@@ -40,7 +40,7 @@ class Bench:
         """Runs tasks until nothing is due. `call`: the failure of a message in every call. Returns the calls' messages."""
         calls = []
         while self.now <= until:
-            tasks = self.processing.start(self.now, hurry=True)
+            tasks = self.processing.start(self.now, flush=True)
             for task in tasks:
                 numbers = [self._number(task, index) for index in range(task.count)]
                 calls.append(numbers)

@@ -54,15 +54,15 @@ class CircuitBreaker:
         self.stored_messages = messages
         self.stored_bytes = bytes_
 
-    def good(self, count: int) -> None:
+    def succeeded(self, count: int) -> None:
         """So many messages were completed or filtered."""
         self._add(0, count)
 
-    def died(self) -> None:
+    def dead_letter_written(self) -> None:
         """It is written, or has left as a message."""
         self._writing -= 1
 
-    def dies(self) -> None:
+    def dead_letter_made(self) -> None:
         """A message is given up. It counts from here: writing letters may take longer than making more of them."""
         self._writing += 1
         self._add(1, 1)

@@ -36,7 +36,7 @@ class DeadLetters:
         """To be written."""
         self._new.append(letter)
         if replay_of(letter.piece) is None:
-            self._breaker.dies()
+            self._breaker.dead_letter_made()
 
     def take(self, now: float) -> list[DeadLetter]:
         """The letters to write now."""
@@ -55,7 +55,7 @@ class DeadLetters:
             self._again.append((now + STORE_AGAIN_S, letter))
             return
         if (replay := replay_of(letter.piece)) is not None:
-            replay.died = True
+            replay.dead_again = True
         self._died(letter)
         if letter.piece is not None:
             letter.piece.finish()
@@ -77,7 +77,7 @@ class DeadLetters:
     def _died(self, letter: DeadLetter) -> None:
         self._counts.finish(dead=1)
         if replay_of(letter.piece) is None:
-            self._breaker.died()
+            self._breaker.dead_letter_written()
         else:
             self._replays.in_process -= 1
         if letter.piece is not None:

@@ -101,7 +101,7 @@ class Parts:
     downstream: Downstream
 
 
-def of_stage(parts: Parts, oldest_s: float, now: float) -> dict[str, Any]:
+def of_stage(parts: Parts, now: float) -> dict[str, Any]:
     """Everything that is counted; the report adds what is measured (rates, budget, latency), the shell its RSS."""
     me, inlet = parts.me, parts.inlet
     return {
@@ -114,7 +114,7 @@ def of_stage(parts: Parts, oldest_s: float, now: float) -> dict[str, Any]:
         "queued_bytes": inlet.queued_bytes,
         "held": inlet.held_messages,
         "held_bytes": inlet.held_bytes,
-        "oldest_s": oldest_s,
+        "oldest_s": max(0.0, now - inlet.oldest_at),
         "inputs": [
             {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
         ],

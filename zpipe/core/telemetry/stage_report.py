@@ -103,8 +103,8 @@ class StageReport:
         least_s  one that comes sooner (somebody asked, or the state has changed) gives what the one before has measured: over
                  so short a time nothing can be said, and the next would lack what this one took
         """
-        processing, source, queue = self._processing, self._source, parts.inlet.queue
-        taken = snapshot.of_stage(parts, now - queue[0].arrived_at if queue else 0.0, now)
+        processing, source = self._processing, self._source
+        taken = snapshot.of_stage(parts, now)
         if now - self._at >= least_s or not self._measured:
             self._measured = self._measure(parts.counts, now)
         taken |= self._measured

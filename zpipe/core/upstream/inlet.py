@@ -122,6 +122,16 @@ class Inlet:
 
     # ---- the queue
 
+    @property
+    def next(self) -> Slice | None:
+        """What `take` would begin with; None while nothing is queued."""
+        return self.queue[0] if self.queue else None
+
+    @property
+    def oldest_at(self) -> float:
+        """When the message came that has been queued for longest; infinity while nothing is queued."""
+        return self.queue[0].arrived_at if self.queue else NEVER
+
     def take(self, messages: int, bytes_: int) -> list[Slice]:
         """Up to so many of the oldest queued messages (at least one, whatever its size); they are in process from here.
 
