@@ -404,7 +404,7 @@ def test_suspicion_grows_and_ends_with_the_ack() -> None:
     send(outlet)
     state(outlet, sessions[0], 100, floor=1)
     outlet.suspect([[2, 3, 1]])
-    assert not outlet._suspicions
+    assert not outlet._suspects
 
 
 def test_a_suspect_in_flight_to_a_sibling_is_isolated_when_it_comes_back() -> None:

@@ -15,11 +15,11 @@ from cddl_verifier import Validator, schema_diagnostics
 
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK, Downstream
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import COUNTS, Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS, WHO
+from zpipe.core.telemetry.snapshot import LINK_COUNTS, WHO
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import cbor, frames, section

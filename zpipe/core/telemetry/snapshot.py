@@ -19,14 +19,12 @@ from typing import Any
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
-from zpipe.core.ledger import Counts
+from zpipe.core.ledger import COUNTS, OTHERS, Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.delivery import Producer
 
-COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
-OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
 _STATES = {state.value for state in State}
