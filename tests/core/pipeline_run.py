@@ -105,7 +105,7 @@ def compare(sim: Simulation, required: Expected, possible: Expected, exact: bool
     problems = []
     exact &= not any(s.shutdown.leaving and (s.downstream.unsent or s.downstream.in_flight) for s in sim.stopped)
     stored = Counter((one.stage, one.id, one.path) for one in sim.stored)
-    dead = Counter((stage, id) for stage, id, _ in sim.buried)
+    dead = Counter((stage, id) for stage, id, _ in sim.dead_letters)
     for what, got, least, most in (
         ("stored", stored, required.stored, possible.stored),
         ("dead", dead, required.dead, possible.dead),
@@ -172,7 +172,8 @@ def hang(sim: Simulation) -> list[str]:
             lines.append(line)
         for o in stage.downstream.outlets:
             lines.append(
-                f"    to {o.consumer} {o.name!r}: unsent {o.unsent_messages}, in flight {o.in_flight_messages}, told {o.told}"
+                f"    to {o.consumer} {o.name!r}: unsent {o.unsent_messages}, in flight {o.in_flight_messages},"
+                f" end acked {o.end_acked}"
             )
             for s in o.sessions.values():
                 line = f"        {s.id} ready {s.ready}, sent {s.sent_messages} of {s.limit_messages}"

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import ast
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.ledger import Counts, Derivation, EachDerivation
+from zpipe.core.ledger import COUNTS, Counts, Derivation, EachDerivation
 
 
 class Share:
@@ -146,3 +148,32 @@ def test_the_identity_of_counts() -> None:
     assert counts.off() == 0
     counts.queued -= 1
     assert counts.off() == 1
+
+
+CORE = Path(__file__).parents[2] / "zpipe" / "core"
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
+def test_the_terms_of_the_identity_change_in_the_ledger_alone(path: Path) -> None:
+    changed = [
+        node.target.attr
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.AugAssign)
+        and isinstance(node.target, ast.Attribute)
+        and ast.unparse(node.target.value).endswith("counts")
+    ]
+    assert path.name == "ledger.py" or not set(changed) & set(COUNTS)
+
+
+def test_whatever_happens_to_messages_the_identity_holds() -> None:
+    counts = Counts()
+    for step in (
+        lambda: counts.receive(queued=9),
+        lambda: counts.receive(in_process=4),
+        lambda: counts.hand_back(2),
+        lambda: counts.start(7),
+        lambda: counts.finish(completed=5, filtered=3, dead=1),
+    ):
+        step()
+        assert counts.off() == 0
+    assert (counts.received, counts.done, counts.returned, counts.in_process, counts.queued) == (13, 9, 2, 2, 0)

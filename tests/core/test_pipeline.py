@@ -89,7 +89,7 @@ def forget_a_flight(patch: pytest.MonkeyPatch) -> None:
             flight = session.flights.pop(min(session.flights))
             for _, section in flight.sections:
                 self.acked += section.count
-                self._land(section)
+                self._remove_in_flight(section)
                 section.settle()
         close(self, session)
 
@@ -160,8 +160,8 @@ def commit_early(patch: pytest.MonkeyPatch) -> None:
 
 def bury_too_soon(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that could not be written is taken for written."""
-    buried = DeadLetters.written
-    patch.setattr(DeadLetters, "written", lambda self, letter, stored, now: buried(self, letter, True, now))
+    written = DeadLetters.written
+    patch.setattr(DeadLetters, "written", lambda self, letter, stored, now: written(self, letter, True, now))
 
 
 def stop_before_upstream(patch: pytest.MonkeyPatch) -> None:

@@ -307,13 +307,13 @@ def test_a_message_is_unacked_until_its_dead_letter_is_written() -> None:
     dying = StagePolicy(retry=RetryPolicy(attempts=2, delay_s=0.1))
     sim = Simulation([spec("a", messages=10), spec("b", "a", plan=plan, policy=dying)], faults=Faults(disk=1.0))
     run_until(sim, lambda: sim.now > 1010.0)
-    assert len(sim.stored) == 9 and not sim.buried
+    assert len(sim.stored) == 9 and not sim.dead_letters
     assert sim.disks["a", 1].position <= 3
     assert sim.nodes["a", 1].stage.downstream.in_flight
     assert sim.nodes["b", 1].stage.counts.in_process == 1
     sim.network.faults = Faults()
     run(sim)
-    assert [(stage, id) for stage, id, _ in sim.buried] == [("b", "a:3")]
+    assert [(stage, id) for stage, id, _ in sim.dead_letters] == [("b", "a:3")]
     assert sim.disks["a", 1] == Disk(10, completed=True)
 
 
@@ -326,7 +326,7 @@ def test_a_bad_message_of_a_batch_ends_alone() -> None:
     dying = StagePolicy(retry=RetryPolicy(attempts=2, delay_s=0.1), batch=BatchPolicy(20, MB, 1.0))
     sim = Simulation([spec("a", messages=60), spec("b", "a", plan=plan, policy=dying), spec("c", "b")])
     run(sim)
-    assert sorted(id for _, id, _ in sim.buried) == ["a:3", "a:40"]
+    assert sorted(id for _, id, _ in sim.dead_letters) == ["a:3", "a:40"]
     assert unsorted(ids(sim, "c")) == unsorted([id for id in every("a", 60) if id not in ("a:3", "a:40")])
 
 

@@ -32,7 +32,7 @@ def test_who_asks_is_noted(what: str, refused: str | None, warning: bool, repeat
     stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
     stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
-    actions = stage.settle(0.0)
+    actions = stage.turn(0.0)
     [note] = [action for action in actions if isinstance(action, Note)]
     name = what.partition(":")[0]
     fields = {"what": name, "sender": UNIX, "state": "RUNNING", "refused": refused}

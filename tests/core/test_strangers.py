@@ -88,7 +88,7 @@ def test_a_stranger_loses_nothing(seed: int, faults: Faults | None) -> None:
     assert set(stored) == {f"a:{n}" for n in range(MESSAGES)}
     if faults is None:
         assert set(stored.values()) == {1}
-    assert not sim.buried
+    assert not sim.dead_letters
 
 
 def test_who_answers_to_a_session_is_its_connection() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from types import SimpleNamespace
 from typing import Any
 
 from zpipe import plugin as plugins
@@ -17,7 +16,7 @@ from zpipe.config import load
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import Chunk, PastCalls, Result, Task
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
@@ -115,11 +114,11 @@ def section_of(payloads: list[Any]) -> Section:
     return Section(section.encode([f"read:{n}" for n in range(count)], [1e9] * count, payloads, None), count)
 
 
-SESSION: Any = SimpleNamespace(incarnation="i", upstream=SimpleNamespace(key=("read", "", 1)))
+PRODUCER = Producer("read", "", 1, "i")
 
 
 def piece(of: Section, start: int, stop: int) -> Slice:
-    return Slice(Delivery(SESSION, 1, [of], lambda delivery: None), of, 0, start, stop, 0.0)
+    return Slice(Delivery([of], lambda delivery: None, PRODUCER), of, 0, start, stop, 0.0)
 
 
 def task(payloads: list[Any], batch: bool = False, past: PastCalls | None = None) -> Task:

@@ -11,7 +11,8 @@ from dead_letters import BAD, CONFIG, GOOD, replayed, stored
 from e2e_types import MakePipeline
 from pipeline import Pipeline, wait_until
 
-from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS
+from zpipe.core.ledger import COUNTS
+from zpipe.core.telemetry.snapshot import LINK_COUNTS
 
 STREAM = """
 [pipeline]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config import Input, PipelineConfig, StageConfig, Workers
+from zpipe.core.ledger import COUNTS
 from zpipe.core.policy import MIB, Bound, DeadPolicy, LinkPolicy, RetryPolicy
-from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS
+from zpipe.core.telemetry.snapshot import LINK_COUNTS
 
 UNSENT_BOUND = LinkPolicy().unsent_messages
 

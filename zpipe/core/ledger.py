@@ -12,8 +12,8 @@ messages/s that would be the bottleneck.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 from zpipe.core.ranges import RangeSet
 
@@ -138,27 +138,100 @@ class EachDerivation(Derivation):
             base += share.count
 
 
+@dataclass(frozen=True)
+class CountRow:
+    """A count of a stage, for people.
+
+    metric  its name in Prometheus, without `zpipe_` and `_total`, the unit first; None: it is no metric
+    advice  what to do where it grows
+    of_sum  it is a term of the stage's identity
+    """
+
+    name: str
+    help: str
+    metric: str | None
+    advice: str
+    of_sum: bool
+
+
+def _count(help: str, metric: str | None, advice: str = "", of_sum: bool = False) -> Any:
+    return field(default=0, metadata={"help": help, "metric": metric, "advice": advice, "of_sum": of_sum})
+
+
 @dataclass(slots=True)
 class Counts:
     """received = completed + filtered + dead + returned + in_process + queued, after every event.
 
-    unrouted  outputs that left by an outlet which no stage reads: no part of that sum, as they are nobody's input
+    The counts of that sum change by what happens to messages, in the methods below, and nowhere else. Snapshots, the monitor,
+    metrics and the checks of the documents follow from this table of counts.
     """
 
-    received: int = 0
-    completed: int = 0
-    filtered: int = 0
-    dead: int = 0
-    returned: int = 0
-    in_process: int = 0
-    queued: int = 0
-    duplicates: int = 0
-    retries: int = 0
-    malformed: int = 0
-    replayed: int = 0
-    unrouted: int = 0
+    received: int = _count("Messages taken in; a source: taken from its iterator", "messages_received", of_sum=True)
+    completed: int = _count("Messages that the plugin finished", "messages_completed", of_sum=True)
+    filtered: int = _count("Messages that the plugin dropped on purpose", "messages_filtered", of_sum=True)
+    dead: int = _count("Messages given up since the start: dead letters", "messages_dead", of_sum=True)
+    returned: int = _count(
+        "Messages handed back unstarted, or dropped with a lost session, to be sent again",
+        "messages_returned",
+        of_sum=True,
+    )
+    # These two go down again, so they are gauges, which are listed with the others of their kind.
+    in_process: int = _count("Messages that the plugin has, or that wait to be tried again", None, of_sum=True)
+    queued: int = _count("Messages that wait here for the plugin", None, of_sum=True)
+    duplicates: int = _count(
+        "Messages that came again while they were held here, and were passed over", "messages_duplicate"
+    )
+    retries: int = _count(
+        "Calls of the plugin again for messages that failed",
+        "messages_retried",
+        "the log, and the plugin's own service",
+    )
+    malformed: int = _count(
+        "Frames that broke the protocol and were dropped",
+        "frames_malformed",
+        "somebody else connects, or versions differ: the log names what came",
+    )
+    replayed: int = _count("Dead letters that were tried again", None)
+    unrouted: int = _count(
+        "Outputs that left by an outlet which no stage reads, and went nowhere",
+        "messages_unrouted",
+        "give the outlet a stage that reads it, or mend the plugin; `zpipe check` names the outlet",
+    )
+
+    @property
+    def done(self) -> int:
+        """Messages that nothing more is done for here."""
+        return self.completed + self.filtered + self.dead
+
+    def receive(self, queued: int = 0, in_process: int = 0) -> None:
+        """Messages came, to wait in the queue or to be worked on at once."""
+        self.received += queued + in_process
+        self.queued += queued
+        self.in_process += in_process
+
+    def start(self, messages: int) -> None:
+        """Queued messages are given to a worker."""
+        self.queued -= messages
+        self.in_process += messages
+
+    def hand_back(self, messages: int) -> None:
+        """Queued messages go back to their producer unstarted."""
+        self.queued -= messages
+        self.returned += messages
+
+    def finish(self, completed: int = 0, filtered: int = 0, dead: int = 0) -> None:
+        """Messages in process are done with."""
+        self.completed += completed
+        self.filtered += filtered
+        self.dead += dead
+        self.in_process -= completed + filtered + dead
 
     def off(self) -> int:
         """0 when the identity holds."""
-        done = self.completed + self.filtered + self.dead + self.returned
-        return self.received - done - self.in_process - self.queued
+        return self.received - self.done - self.returned - self.in_process - self.queued
+
+
+COUNT_ROWS = tuple(CountRow(count.name, **count.metadata) for count in fields(Counts))
+COUNTS = tuple(row.name for row in COUNT_ROWS if row.of_sum)
+"""`received`, which is the sum of the others."""
+OTHERS = tuple(row.name for row in COUNT_ROWS if not row.of_sum)

@@ -28,7 +28,7 @@ class Shutdown:
         source: SourcePositions | None,
         counts: Counts,
         inlet: Inlet,
-        intake: Upstreams,
+        upstreams: Upstreams,
         downstream: Downstream,
     ) -> None:
         self.draining = False
@@ -41,7 +41,7 @@ class Shutdown:
         self._source = source
         self._counts = counts
         self._inlet = inlet
-        self._intake = intake
+        self._upstreams = upstreams
         self._downstream = downstream
 
     def advance(self, now: float, patience_s: float) -> list[Action]:
@@ -79,7 +79,7 @@ class Shutdown:
         """A leaving instance does not wait for ever for a downstream that is not there."""
         if self.abandon_at == NEVER:
             self.abandon_at = now + patience_s
-        if now < self.abandon_at or not self._downstream.deserted:
+        if now < self.abandon_at or not self._downstream.lacks_consumers:
             return []
         if not self._lifecycle.make(Move.ABANDON):
             return []
@@ -92,13 +92,9 @@ class Shutdown:
         self.closing = True
         return [CloseSource()]
 
-    @property
-    def begun(self) -> bool:
-        return self._lifecycle.state not in (State.STARTING, State.RUNNING)
-
     def input_ended(self) -> bool:
         """Nothing new comes: the source is over, or every upstream stage has said its end."""
-        return self._source.ended if self._source is not None else self._intake.ended()
+        return self._source.ended if self._source is not None else self._upstreams.ended()
 
     def idle(self) -> bool:
         """Nothing is held here that could still become an output."""
@@ -113,9 +109,9 @@ class Shutdown:
             return False
         if self.leaving:
             return self._inlet.all_confirmed
-        return self._downstream.ends_acked and (source is not None or self._intake.stopped())
+        return self._downstream.ends_acked and (source is not None or self._upstreams.stopped())
 
-    def hungry(self) -> bool:
+    def awaits_acks(self) -> bool:
         """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
         if self._downstream.unsent:
             return False
@@ -124,4 +120,4 @@ class Shutdown:
         if self._source is not None:
             return self._source.ended or self._source.silent
         ending = self.leaving or self._lifecycle.state is not State.RUNNING
-        return self.idle() and (self._intake.hungry or ending)
+        return self.idle() and (self._upstreams.awaits_acks or ending)

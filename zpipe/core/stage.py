@@ -1,7 +1,7 @@
 """A stage: the core's parts put together, and the only face the shell sees.
 
 May live here: entry points for events, the order of things after them, and the moves of the lifecycle. What a part knows,
-it decides itself. An event changes state; `settle` then does all that follows from it and collects the actions.
+it decides itself. An event changes state; `turn` then does all that follows from it and collects the actions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
-from zpipe.core.telemetry.stage_report import StageReport, following
+from zpipe.core.telemetry.stage_report import StageReport, StageStatus, following
 from zpipe.core.telemetry.tap_publisher import TapPublisher
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
@@ -57,8 +57,10 @@ class Stage:
     random_bytes  gives so many bytes that nobody can guess
     process_figures  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
     suspects  the messages that may have killed the process before this one
-    reads_source  False: nothing comes from the source but its end, when the operator wants that
+    silent    (a head) its source is not read: nothing comes from it but its end, when the operator wants that
     snapshot_at  when the next snapshot is due
+
+    The parts are public for tests alone. The shell uses the methods and properties of this class.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Stage:
         jitter: Callable[[], float] = lambda: 0.5,
         process_figures: Callable[[], dict[str, Any]] = dict,
         suspects: SuspectedCalls | None = None,
-        reads_source: bool = True,
+        silent: bool = False,
     ) -> None:
         self.me = me
         self.policy = policy
@@ -83,16 +85,18 @@ class Stage:
         secret = random_bytes(frames.SECRET_BYTES)
         self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
-        self.source = SourcePositions(silent=not reads_source) if not inputs else None
+        self.source = SourcePositions(silent) if not inputs else None
         self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
         self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
         self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
         self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
-        self._told: State | None = None
+        self._snapshot_state: State | None = None
         self.report = StageReport(self.processing, self.source, self.upstreams, now)
         self._process_figures = process_figures
+
+    # ---- what the shell may read
 
     @property
     def state(self) -> State:
@@ -100,24 +104,51 @@ class Stage:
 
     @property
     def over(self) -> bool:
-        """Nothing more is taken in."""
+        """It has stopped or failed, and takes nothing in any more."""
         return self.lifecycle.over
 
     @property
-    def unsent(self) -> int:
-        """Outputs that wait for room at a consumer."""
-        return self.downstream.unsent
+    def head(self) -> bool:
+        """It has a source, and no stage above it."""
+        return self.source is not None
 
     @property
     def held_messages(self) -> int:
-        """Queued and in process."""
+        """Messages that came from upstream instances and are queued or in process."""
         return self.inlet.held_messages
 
-    # ---- events: neighbours
+    @property
+    def has_unsent(self) -> bool:
+        """Outputs wait for credit, so it is not worth making more of them at once."""
+        return self.downstream.unsent > 0
 
-    def malformed(self) -> None:
-        """A frame was dropped because it breaks the protocol."""
-        self.counts.malformed += 1
+    @property
+    def dead_letters_stored(self) -> int:
+        """As the store said last."""
+        return self.processing.breaker.stored_messages
+
+    @property
+    def stopped_by(self) -> str:
+        """Why no more work is taken, and what to do about it; "" while it is."""
+        return self.processing.breaker.stopped_by
+
+    @property
+    def replays(self) -> frozenset[int]:
+        """Numbers of the dead letters that were taken for replay and are not gone from the store."""
+        return frozenset(self.processing.replays)
+
+    @property
+    def replay_room(self) -> tuple[int, int]:
+        """How many more dead letters may be taken for replay now, and bytes of them."""
+        return self.processing.replays.room
+
+    def status(self) -> StageStatus:
+        """What it is doing, in a few figures."""
+        return self.report.status(
+            self.state, self.counts, self.downstream, self.shutdown.leaving, self.shutdown.draining
+        )
+
+    # ---- events: neighbours
 
     def feedback_received(self, route: bytes, encoded: bytes, now: float, sender: str) -> None:
         """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol.
@@ -207,7 +238,7 @@ class Stage:
 
     def downstream_gone(self, stage: str) -> None:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
-        self.downstream.told_before(stage)
+        self.downstream.end_acked_before(stage)
 
     def session_ready(self, session: bytes) -> None:
         self.downstream.ready(session)
@@ -215,6 +246,10 @@ class Stage:
     def session_lost(self, session: bytes) -> None:
         """Disconnected, or a send would have blocked."""
         self._actions += self.downstream.close(session)
+
+    def frame_malformed(self) -> None:
+        """A frame broke the protocol and was dropped."""
+        self.counts.malformed += 1
 
     # ---- events: the plugin
 
@@ -237,37 +272,34 @@ class Stage:
         """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
         assert self.source is not None
         derivation = Derivation([self.source.emit(position, count)])
-        self.counts.received += count
-        self.counts.completed += count - len(letters)
-        self.counts.in_process += len(letters)
+        self.counts.receive(in_process=count)
+        self.counts.finish(completed=count - len(letters))
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
-        self.processing.breaker.good(count - len(letters))
+        self.processing.breaker.succeeded(count - len(letters))
         for letter in letters:
             derivation.expect()
             letter.derivation = derivation
             self.processing.dead_letters.add(letter)
         derivation.close()
 
-    # ---- events: the store
-
     def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
-        """A dead letter is durable, or could not be written."""
+        """The dead letter is durable, or could not be written."""
         self.processing.dead_letters.written(letter, stored, now)
 
     def letter_posted(self, letter: DeadLetter, body: bytes) -> None:
-        """A dead letter is encoded as a message of its outlet."""
+        """The dead letter leaves as a message: `body` is a section of that one."""
         self.processing.dead_letters.posted(letter, body)
-
-    def letter_removed(self, number: int) -> None:
-        """The row of a replayed letter is gone, durably."""
-        self.processing.replays.removed(number)
 
     def letters_stored(self, messages: int, bytes_: int) -> None:
         """So many dead letters are in the store now."""
-        self.processing.breaker.kept(messages, bytes_)
+        self.processing.breaker.stored(messages, bytes_)
+
+    def letter_removed(self, number: int) -> None:
+        """The row of a replayed dead letter is gone, durably."""
+        self.processing.replays.removed(number)
 
     def replay(self, letters: list[Revived], now: float) -> None:
-        """Dead letters that are to be messages again."""
+        """Dead letters are messages again. Must not be called with more than `replay_room`."""
         self.processing.replay(letters, now)
 
     @property
@@ -297,14 +329,14 @@ class Stage:
         self.shutdown.leaving = self.inlet.leaving = True
         self.inlet.hand_back(now)
 
+    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
+        """Another limit on the calls of the plugin from now on."""
+        self.processing.set_limit(limit, now)
+
     def set_interval(self, seconds: float) -> None:
         """Snapshots are published this often from now on."""
         self.policy = replace(self.policy, interval_s=seconds)
         self.snapshot_at = min(self.snapshot_at, following(self._now, seconds))
-
-    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
-        """The plugin's calls are limited by this from now on."""
-        self.processing.calls.set_limit(limit, len(self.processing.tasks), now)
 
     def pause(self, paused: bool) -> None:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
@@ -329,16 +361,16 @@ class Stage:
             self.downstream.slept(now)
 
     def next_timeout(self) -> float:
-        """When `settle` should be called although nothing happens."""
+        """When `turn` should be called although nothing happens."""
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
-        at = min(at, self.processing.next_at(self._now, self._hurry()), self.shutdown.exit_at)
+        at = min(at, self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
-    def settle(self, now: float) -> list[Action]:
+    def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
         self._wake(now)
         self.processing.spend(now)
@@ -355,19 +387,19 @@ class Stage:
             self._announced = None
         self._actions += (sent := self.downstream.dispatch())
         self._actions += self.tap.left(self.downstream, sent, now)
-        self._actions += self.downstream.needy()
+        self._actions += self.downstream.need_confirms()
         self.processing.size_window()
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
-        self._speak(now)
-        self.processing.note_idle(now, self._limit.left, self.upstreams.hungry)
+        self._publish(now)
+        self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
         actions, self._actions = self._actions, []
         return actions
 
     def _work(self, now: float) -> None:
         if self.lifecycle.accepts_input:
-            self._actions += [StartTask(task) for task in self.processing.start(now, self._hurry())]
-        bury = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
-        self._actions += [bury(letter) for letter in self.processing.dead_letters.take(now)]
+            self._actions += [StartTask(task) for task in self.processing.start(now, self._flush)]
+        action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
+        self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
         self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
         self._actions += self._limit.moved(self.downstream, self.processing.may_read)
         if self.source is not None:
@@ -382,17 +414,18 @@ class Stage:
         if self.state is State.FLUSHED and source.ask_completion():
             self._actions.append(Commit(source.committed, source.finished, ended=True))
 
-    def _hurry(self) -> bool:
+    @property
+    def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
-        stuck = self.inlet.crowded and not self.counts.in_process
-        return stuck or self.upstreams.hungry or self.shutdown.leaving or self.shutdown.input_ended()
+        nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
+        return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 
-    def _speak(self, now: float) -> None:
-        if self._told is not self.state:
-            self._told, self.snapshot_at = self.state, min(self.snapshot_at, now)
-        hungry = self.shutdown.hungry() or (self.processing.stuck and not self.downstream.unsent)
+    def _publish(self, now: float) -> None:
+        if self._snapshot_state is not self.state:
+            self._snapshot_state, self.snapshot_at = self.state, min(self.snapshot_at, now)
+        hungry = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
         if self._announced != (self.state, hungry):
             self._announced = (self.state, hungry)
             self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(hungry))))

@@ -160,7 +160,7 @@ class Instance:
             random.random,
             self._process_figures,
             self._last_life.suspects,
-            reads_source=not self._replaying,
+            silent=self._replaying,
         )
 
     def _make_source(self) -> SourceThread | None:

@@ -122,7 +122,7 @@ class Loop:
         now = time.monotonic()
         if self._source is not None:
             self._source.feed(now)
-        for action in self._stage.settle(now):
+        for action in self._stage.turn(now):
             self._perform[type(action)](action)
         if self._exit is not None and (self._exit.failed or self._health.may_exit()):
             self.stop(self._exit.failed)
@@ -160,7 +160,7 @@ class Loop:
                 case "fd":
                     self._descriptors[arrival.key]()
         except PeerError as error:
-            stage.malformed()
+            stage.frame_malformed()
             self._malformed.note(self._origin(arrival, error), error, now)
 
     def _subscribed(self, arrival: Arrival) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zpipe.core.downstream.outlet import Outlet
-from zpipe.core.ledger import Counts
+from zpipe.core.ledger import COUNTS, OTHERS, Counts
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
 from zpipe.core.upstream.inlet import Inlet
 
 

@@ -144,7 +144,7 @@ class Node:
             self.source.closing = True
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        self.stage.processing.emitted(task, chunks)
+        self.stage.task_emitted(task, chunks)
 
     def _done(self, run: SimulatedTask) -> None:
         self._store(self, run)

@@ -209,9 +209,9 @@ class SimulatedWorkers:
             task.at(n) for task, at in self._calls.values() for n in (range(task.count) if at is None else [at])
         ]
         for piece in messages:
-            session, number = piece.delivery.session, piece.section.first + piece.start
-            assert session is not None, "no letters are replayed here"
-            _, rows = found.setdefault(session.upstream.key, (session.incarnation, []))
+            producer, number = piece.delivery.producer, piece.section.first + piece.start
+            assert producer is not None, "no letters are replayed here"
+            _, rows = found.setdefault(producer[:3], (producer.incarnation, []))
             rows.append([number, number + 1, int(len(messages) == 1)])
         return found
 

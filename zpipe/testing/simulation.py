@@ -33,7 +33,7 @@ FAULTS = ("session.broken", "session.given_up", "session.refused", "statement.re
 class Simulation(Processes):
     """The pipeline of `specs`, from its start.
 
-    stored    what sinks kept;  buried: (stage, id, dead letter)
+    stored    what sinks kept;  dead_letters: (stage, id, dead letter)
     stopped   the cores of instances that stopped, left or not
     to_strangers  frames that answer what was forged, or came too late for the line they were to go by
     watcher   hears every snapshot that is published, at once, with the time
@@ -50,7 +50,7 @@ class Simulation(Processes):
         expansion: int = 10_000,
     ) -> None:
         self.stored: list[Stored] = []
-        self.buried: list[tuple[str, str, DeadLetter]] = []
+        self.dead_letters: list[tuple[str, str, DeadLetter]] = []
         self.stopped: list[Stage] = []
         self.problems: list[str] = []
         self.to_strangers: list[bytes] = []
@@ -69,7 +69,7 @@ class Simulation(Processes):
     # ---- after each turn of a node
 
     def _turned(self, node: Node) -> None:
-        for action in node.stage.settle(self.now):
+        for action in node.stage.turn(self.now):
             if not self._perform(node, action):
                 self._perform_on_line(node, action)
         if len(self.problems) < MOST_PROBLEMS:
@@ -82,7 +82,7 @@ class Simulation(Processes):
             case act.StartTask(task):
                 node.workers.put(task)
             case act.StoreDeadLetter(letter):
-                node.later(0.001, lambda: self._bury(node, letter))
+                node.later(0.001, lambda: self._write_dead_letter(node, letter))
             case act.Commit(position, total, ended):
                 node.later(0.002, lambda: self._commit(node, position, total, ended))
             case act.LimitOutputs(limit):
@@ -191,13 +191,13 @@ class Simulation(Processes):
         for id, path in run.stored:
             self.stored.append(Stored(node.spec.name, id, path, node.key[1], self.now))
 
-    def _bury(self, node: Node, letter: DeadLetter) -> None:
+    def _write_dead_letter(self, node: Node, letter: DeadLetter) -> None:
         written = self.random.random() >= self.network.faults.disk
         if written:
             piece = letter.piece
             id = letter.id if piece is None else piece.section.columns()[0][piece.start]
-            self.buried.append((node.spec.name, id, letter))
-        node.stage.processing.dead_letters.written(letter, written, self.now)
+            self.dead_letters.append((node.spec.name, id, letter))
+        node.stage.letter_written(letter, written, self.now)
 
     def _commit(self, node: Node, position: int, total: int, ended: bool) -> None:
         disk = self.disks[node.key]

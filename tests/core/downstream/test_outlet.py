@@ -404,7 +404,7 @@ def test_suspicion_grows_and_ends_with_the_ack() -> None:
     send(outlet)
     state(outlet, sessions[0], 100, floor=1)
     outlet.suspect([[2, 3, 1]])
-    assert not outlet._suspicions
+    assert not outlet._suspects
 
 
 def test_a_suspect_in_flight_to_a_sibling_is_isolated_when_it_comes_back() -> None:
@@ -495,9 +495,9 @@ def test_the_end_is_said_after_the_last_parcel_and_again_after_a_redelivery() ->
     outlet, [session] = make(10)
     assert [frames.read(h) for _, h, _ in outlet.ends()] == [frames.End(named("s0"), 1)]
     assert list(outlet.ends()) == []
-    assert not outlet.told
+    assert not outlet.end_acked
     state(outlet, session, 10, floor=1)
-    assert outlet.told and session.ended
+    assert outlet.end_acked and session.ended
     offer(outlet, 1)
     send(outlet)
     assert not session.ended

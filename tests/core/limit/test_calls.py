@@ -24,7 +24,7 @@ from zpipe.testing import Simulation, Spec
 
 def slices(count: int) -> Slice:
     whole = Section(section.encode([f"m{n}" for n in range(count)], [0.0] * count, list(range(count)), None), count)
-    return Slice(Delivery(object(), 1, [whole], lambda _: None), whole, 0, 0, count, 0.0)  # type: ignore[arg-type]
+    return Slice(Delivery([whole], lambda _: None), whole, 0, 0, count, 0.0)
 
 
 def processing(policy: StagePolicy, count: int) -> Processing:

@@ -1,21 +1,42 @@
 from __future__ import annotations
 
+from secrets import token_bytes
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.ledger import Counts
 from zpipe.core.policy import BatchPolicy, StagePolicy
-from zpipe.core.processing.batch import ready_at
+from zpipe.core.processing.processing import Processing
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.testing import Simulation, Spec
 
 POLICY = BatchPolicy(messages=10, bytes=100, timeout_s=2.0)
+NEVER = float("inf")
+
+
+def ready_at(messages: int, size: int, first_at: float, flush: bool, now: float) -> float:
+    """When a stage with so many messages of so many bytes in its queue hands them over."""
+    policy, counts = StagePolicy(batch=POLICY), Counts()
+    inlet = Inlet(policy.queue, policy.link, counts)
+    below = Downstream("p", "s", "i", [], policy, token_bytes)
+    if messages:
+        section = Section(b"x" * size, messages)
+        inlet.queue.append(Slice(Delivery([section], lambda _: None), section, 0, 0, messages, first_at))
+        inlet.queued_bytes = size
+        counts.receive(queued=messages)
+    return Processing(policy, counts, inlet, below, lambda: 0.5, now).next_at(now, flush)
 
 
 @pytest.mark.parametrize(
-    ("messages", "size", "hurry", "expected"),
+    ("messages", "size", "flush", "expected"),
     [
-        (0, 0, False, None),
-        (0, 0, True, None),
+        (0, 0, False, NEVER),
+        (0, 0, True, NEVER),
         (1, 1, False, 7.0),
         (1, 1, True, 6.0),
         (9, 99, False, 7.0),
@@ -25,18 +46,17 @@ POLICY = BatchPolicy(messages=10, bytes=100, timeout_s=2.0)
         (1, 101, False, 6.0),
     ],
 )
-def test_when_a_batch_is_ready(messages: int, size: int, hurry: bool, expected: float | None) -> None:
-    assert ready_at(POLICY, messages, size, first_at=5.0, hurry=hurry, now=6.0) == expected
+def test_when_a_batch_is_ready(messages: int, size: int, flush: bool, expected: float) -> None:
+    assert ready_at(messages, size, first_at=5.0, flush=flush, now=6.0) == expected
 
 
 def test_the_timeout_counts_from_the_first_message_and_may_be_over() -> None:
-    assert ready_at(POLICY, 1, 1, first_at=1.0, hurry=False, now=6.0) == 3.0
+    assert ready_at(1, 1, first_at=1.0, flush=False, now=6.0) == 3.0
 
 
 @given(st.integers(1, 20), st.integers(1, 200), st.booleans(), st.floats(0, 10))
-def test_no_batch_waits_beyond_its_timeout(messages: int, size: int, hurry: bool, now: float) -> None:
-    at = ready_at(POLICY, messages, size, 0.0, hurry, now)
-    assert at is not None and at <= max(now, POLICY.timeout_s)
+def test_no_batch_waits_beyond_its_timeout(messages: int, size: int, flush: bool, now: float) -> None:
+    assert ready_at(messages, size, 0.0, flush, now) <= max(now, POLICY.timeout_s)
 
 
 @pytest.mark.parametrize("timeout_s", [30.0, 300.0])

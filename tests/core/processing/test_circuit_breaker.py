@@ -30,59 +30,59 @@ def test_it_stops_exactly_when_the_share_of_the_last_messages_is_passed(
 ) -> None:
     """Against the plain list of outcomes."""
     policy = DeadPolicy(storm=storm, storm_least=least, storm_window=least + more)
-    guard = CircuitBreaker(policy)
+    breaker = CircuitBreaker(policy)
     outcomes: list[bool] = []
     stopped = False
     for what, count in given_events:
         if what == RESUME:
-            guard.reset()
+            breaker.reset()
             outcomes, stopped = [], False
         elif what == GOOD:
-            guard.good(count)
+            breaker.succeeded(count)
             outcomes += [False] * count
         for _ in range(count if what == DEAD else 0):
-            guard.dies()
-            guard.died()
+            breaker.dead_letter_made()
+            breaker.dead_letter_written()
             outcomes.append(True)
             last = outcomes[-policy.storm_window :]
             stopped |= len(last) >= least and sum(last) > storm * len(last)
-        assert guard.may_take != stopped
-        assert bool(guard.stopped_by) == stopped
+        assert breaker.may_take != stopped
+        assert bool(breaker.stopped_by) == stopped
 
 
 def test_a_share_of_1_never_stops() -> None:
-    guard = CircuitBreaker(DeadPolicy(storm=1.0))
+    breaker = CircuitBreaker(DeadPolicy(storm=1.0))
     for _ in range(1000):
-        guard.dies()
-        guard.died()
-    assert guard.may_take
+        breaker.dead_letter_made()
+        breaker.dead_letter_written()
+    assert breaker.may_take
 
 
 def test_what_is_being_written_counts_as_kept() -> None:
-    guard = CircuitBreaker(DeadPolicy(messages=3))
-    guard.kept(2, 100)
-    assert guard.may_take
-    guard.dies()
-    assert not guard.may_take and guard.full and "limit of 3" in guard.stopped_by
-    guard.died()
-    guard.kept(3, 100)
-    assert not guard.may_take
-    guard.reset()
-    assert not guard.may_take, "resume makes no room"
-    guard.kept(2, 100)
-    assert guard.may_take and guard.stopped_by == ""
+    breaker = CircuitBreaker(DeadPolicy(messages=3))
+    breaker.stored(2, 100)
+    assert breaker.may_take
+    breaker.dead_letter_made()
+    assert not breaker.may_take and breaker.full and "limit of 3" in breaker.stopped_by
+    breaker.dead_letter_written()
+    breaker.stored(3, 100)
+    assert not breaker.may_take
+    breaker.reset()
+    assert not breaker.may_take, "resume makes no room"
+    breaker.stored(2, 100)
+    assert breaker.may_take and breaker.stopped_by == ""
 
 
 @pytest.mark.parametrize(("size", "may_take"), [(99, True), (100, False), (101, False)])
 def test_the_limit_in_bytes(size: int, may_take: bool) -> None:
-    guard = CircuitBreaker(DeadPolicy(bytes=100))
-    guard.kept(1, size)
-    assert guard.may_take is may_take
-    assert ("100 bytes" in guard.stopped_by) is not may_take
+    breaker = CircuitBreaker(DeadPolicy(bytes=100))
+    breaker.stored(1, size)
+    assert breaker.may_take is may_take
+    assert ("100 bytes" in breaker.stopped_by) is not may_take
 
 
 def limits(stage: Stage) -> list[int]:
-    return [action.limit for action in stage.settle(0.0) if isinstance(action, LimitOutputs)]
+    return [action.limit for action in stage.turn(0.0) if isinstance(action, LimitOutputs)]
 
 
 def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:

@@ -40,10 +40,10 @@ class Shell:
         self.tasks: list[Task] = []
         self.letters: list[StoreDeadLetter | SendDeadLetter] = []
         self.removals: list[int] = []
-        self.settle()
+        self.turn()
 
-    def settle(self, now: float = 0.0) -> None:
-        for action in self.stage.settle(now):
+    def turn(self, now: float = 0.0) -> None:
+        for action in self.stage.turn(now):
             match action:
                 case StartTask(task):
                     self.tasks.append(task)
@@ -58,13 +58,13 @@ class Shell:
         self.tasks.remove(task)
         failures = [] if good else [Failure(n, "no", verdict=Verdict.REJECT) for n in range(task.count)]
         self.stage.task_done(task, Result([], failures=failures), 0.0)
-        self.settle()
+        self.turn()
 
     def written(self) -> None:
         for action in self.letters:
             self.stage.processing.dead_letters.written(action.letter, True, 0.0)
         self.letters = []
-        self.settle()
+        self.turn()
 
     def removed(self) -> None:
         for number in self.removals:
@@ -81,7 +81,7 @@ def test_a_letter_goes_or_stays_and_the_counts_add_up(steps: list[str]) -> None:
         if step == "take" and shell.stage.takes_letters:
             taken += 1
             shell.stage.processing.replay([letter(taken)], 0.0)
-            shell.settle()
+            shell.turn()
         elif step in ("good", "bad") and shell.tasks:
             shell.finish(shell.tasks[0], step == "good")
         elif step == "written":
@@ -105,32 +105,32 @@ def test_a_letter_goes_or_stays_and_the_counts_add_up(steps: list[str]) -> None:
 def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
     shell = Shell(stage(links=[("", "store")]))
     shell.stage.processing.replay([letter(7)], 0.0)
-    shell.settle()
+    shell.turn()
     (task,) = shell.tasks
     assert (task.attempt, task.past.attempts) == (1, 0)
     assert task.slices[0].section.columns()[0] == ["id:7"]
     output = Chunk("", 1, section.encode(["id:7"], [1.0], [1], None), [0])
     shell.stage.task_done(task, Result([output]), 0.0)
-    shell.settle()
+    shell.turn()
     assert shell.removals == [] and len(shell.stage.processing.replays) == 1
     (outlet,) = shell.stage.downstream.outlets
     outlet._unsent[0].settle()  # as its ack would
-    shell.settle()
+    shell.turn()
     assert shell.removals == [7]
 
 
 def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
     shell = Shell(stage(attempts=2))
     shell.stage.processing.replay([letter(7)], 0.0)
-    shell.settle()
+    shell.turn()
     for _ in range(2):
         (task,) = shell.tasks
         shell.tasks.clear()
         shell.stage.task_done(task, Result([], failures=[Failure(0, "no")]), 0.0)
-        shell.settle(100.0 if not shell.tasks else 0.0)
+        shell.turn(100.0 if not shell.tasks else 0.0)
         if shell.letters:
             break
-        shell.settle(100.0)
+        shell.turn(100.0)
     (action,) = shell.letters
     replay = replay_of(action.letter.piece)
     assert replay is not None and replay.number == 7 and action.letter.past.attempts == 2
@@ -142,7 +142,7 @@ def test_replays_do_not_count_for_the_storm_guard() -> None:
     shell = Shell(stage(workers=1))
     for number in range(300):
         shell.stage.processing.replay([letter(number)], 0.0)
-        shell.settle()
+        shell.turn()
         shell.finish(shell.tasks[0], False)
         shell.written()
     assert shell.stage.processing.breaker.may_take
@@ -154,7 +154,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
     suspect = Revived(1, letter(1).body, suspicion=2)
     hopeless = Revived(2, letter(2).body, suspicion=deaths + 1)
     shell.stage.processing.replay([suspect, hopeless, letter(3)], 0.0)
-    shell.settle()
+    shell.turn()
     (task,) = shell.tasks
     assert (task.alone, task.past.deaths) == (True, 1)
     shell.finish(task, True)
@@ -166,7 +166,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
 def test_a_stage_that_takes_batches_gets_them_together() -> None:
     shell = Shell(stage(batch=BatchPolicy(messages=4)))
     shell.stage.processing.replay([letter(n) for n in range(6)], 0.0)
-    shell.settle()
+    shell.turn()
     assert [task.count for task in shell.tasks] == [4, 2]
 
 
@@ -174,19 +174,19 @@ def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
     """Then the letter is finished when the stage below has acked it."""
     shell = Shell(stage(links=[(DEAD, "bad")]))
     shell.stage.processing.replay([letter(7)], 0.0)
-    shell.settle()
+    shell.turn()
     shell.finish(shell.tasks[0], False)
     (action,) = shell.letters
     assert isinstance(action, SendDeadLetter)
     shell.stage.processing.dead_letters.posted(action.letter, section.encode(["id:7.dead"], [1.0], [{}], None))
-    shell.settle()
+    shell.turn()
     (outlet,) = shell.stage.downstream.outlets
     assert (shell.stage.counts.dead, outlet.unsent_messages, shell.removals) == (1, 1, [])
 
 
 def ask(stage: Stage) -> tuple[object, bool]:
     stage.feedback_received(b"r", write(Request(1, "replay")), 0.0, "uid 0, pid 1")
-    actions = stage.settle(0.0)
+    actions = stage.turn(0.0)
     (reply,) = [read(action.frame) for action in actions if isinstance(action, Reply)]
     return reply, any(isinstance(action, TakeLetters) for action in actions)
 

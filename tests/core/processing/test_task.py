@@ -20,7 +20,7 @@ def slices(*counts: int) -> list[Slice]:
     for count in counts:
         body = section.encode([str(n) for n in range(count)], [0.0] * count, list(range(count)), None)
         one = Section(body, count)
-        delivery = Delivery(None, 1, [one], lambda _: None)  # type: ignore[arg-type]
+        delivery = Delivery([one], lambda _: None)
         made.append(Slice(delivery, one, 0, 0, count, 0.0))
     return made
 

@@ -29,7 +29,7 @@ class Bench:
         self.finished: list[int] = []
         body = section.encode([f"m{n}" for n in range(count)], [0.0] * count, list(range(count)), None)
         whole = Section(body, count)
-        self.delivery = Delivery(FakeSession(), 1, [whole], lambda _: None)  # type: ignore[arg-type]
+        self.delivery = Delivery([whole], lambda _: None)
         self.inlet.queue.append(Slice(self.delivery, whole, 0, 0, count, 0.0))
         self.inlet.queued_bytes = whole.size
         self.counts.received = self.counts.queued = count
@@ -40,7 +40,7 @@ class Bench:
         """Runs tasks until nothing is due. `call`: the failure of a message in every call. Returns the calls' messages."""
         calls = []
         while self.now <= until:
-            tasks = self.processing.start(self.now, hurry=True)
+            tasks = self.processing.start(self.now, flush=True)
             for task in tasks:
                 numbers = [self._number(task, index) for index in range(task.count)]
                 calls.append(numbers)
@@ -75,15 +75,6 @@ class Bench:
 
     def dead(self) -> dict[int, PastCalls]:
         return {letter.piece.start: letter.past for letter in self.letters if letter.piece is not None}
-
-
-class FakeSession:
-    """What a delivery's session is asked for when a message is released."""
-
-    open = False
-
-    class upstream:
-        stage, outlet = "a", ""
 
 
 def batching(messages: int) -> StagePolicy:

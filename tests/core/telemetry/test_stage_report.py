@@ -22,7 +22,7 @@ def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() 
         now = tenth / 10
         body = section.encode(["x"] * 10, [0.0] * 10, [None] * 10, None)
         stage.source_emitted([Chunk("", 10, body)], tenth, 10, [])
-        stage.settle(now)
+        stage.turn(now)
         if tenth in (10, 20):
             due = stage.snapshot(now)
             assert 90.0 <= due["rate_in"] <= 110.0
@@ -42,7 +42,7 @@ def test_the_age_of_what_is_unsent_is_told() -> None:
     body = section.encode(["x"], [0.0], [None], None)
     stage.source_emitted([Chunk("", 1, body)], 1, 1, [])
     for now in (0.0, 1.0, 30.0):
-        stage.settle(now)
+        stage.turn(now)
     [link] = stage.snapshot(30.0)["links"]
     assert link["oldest_s"] == 30.0
 
@@ -65,10 +65,10 @@ def test_two_instances_of_a_machine_take_their_snapshots_at_the_same_instants() 
     for began in (100.3, 100.9):
         stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), began, token_bytes)
         stage.opened()
-        stage.settle(began)
+        stage.turn(began)
         taken.append([])
         for hundredth in range(int(began * 100), 10600):
-            actions = stage.settle(hundredth / 100)
+            actions = stage.turn(hundredth / 100)
             taken[-1] += [
                 hundredth / 100 for one in actions if isinstance(one, Publish) and one.topic == frames.SNAPSHOT_TOPIC
             ]

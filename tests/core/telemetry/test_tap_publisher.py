@@ -150,7 +150,7 @@ def test_the_tap_that_wants_most_decides_until_it_is_gone() -> None:
 def test_what_may_be_asked(what: str, kind: str) -> None:
     stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.feedback_received(b"route", frames.write(frames.Request(4, what)), 0.0, "uid 0, pid 1")
-    answers = [frames.read(action.frame) for action in stage.settle(0.0) if isinstance(action, act.Reply)]
+    answers = [frames.read(action.frame) for action in stage.turn(0.0) if isinstance(action, act.Reply)]
     assert [(one.kind, one.number) for one in answers] == [(kind, 4)]  # type: ignore[union-attr]
 
 

@@ -135,7 +135,7 @@ def test_bytes_pass_the_bound_by_one_message_alone(bound: int, steps: list[tuple
         assert sum(committed) <= bound or sum(c > 0 for c in committed) == 1
 
 
-def settle(lines: list[Line], bound: int, window: int, rounds: int = 8) -> int:
+def converge(lines: list[Line], bound: int, window: int, rounds: int = 8) -> int:
     """Statements and confirms go to and fro, none lost. Returns how often a limit was lowered."""
     lowered = 0
     for _ in range(rounds):
@@ -151,29 +151,29 @@ def settle(lines: list[Line], bound: int, window: int, rounds: int = 8) -> int:
 
 def test_one_producer_gets_the_window_and_then_what_it_releases() -> None:
     line = Line()
-    settle([line], 100, 10)
+    converge([line], 100, 10)
     assert line.limit == 10
     line.sent = 10
     line.grant.receive(10)
-    settle([line], 100, 10)
+    converge([line], 100, 10)
     assert line.limit == 10
     line.grant.released = 4
-    settle([line], 100, 10)
+    converge([line], 100, 10)
     assert line.limit == 14
 
 
 def test_producers_share_equally() -> None:
     lines = [Line(1) for _ in range(4)]
-    settle(lines, 100, 100)
+    converge(lines, 100, 100)
     assert [x.limit for x in lines] == [25] * 4
 
 
 @pytest.mark.parametrize("bound", [2, 3, 10, 1000])
 def test_a_joiner_gets_its_share_of_what_others_leave_unused(bound: int) -> None:
     first, joiner = Line(1), Line(1)
-    settle([first], bound, bound)
+    converge([first], bound, bound)
     assert first.limit == bound
-    settle([first, joiner], bound, bound)
+    converge([first, joiner], bound, bound)
     assert joiner.limit >= 1
     assert first.limit >= 1
     assert first.limit + joiner.limit <= bound
@@ -181,19 +181,19 @@ def test_a_joiner_gets_its_share_of_what_others_leave_unused(bound: int) -> None
 
 def test_a_joiner_gets_its_share_when_something_is_released_if_all_is_held() -> None:
     first, joiner = Line(), Line(1)
-    settle([first], 10, 10)
+    converge([first], 10, 10)
     first.sent = 10
     first.grant.receive(10)
-    settle([first, joiner], 10, 10)
+    converge([first, joiner], 10, 10)
     assert joiner.limit == 0
     first.grant.released = 1
-    settle([first, joiner], 10, 10)
+    converge([first, joiner], 10, 10)
     assert joiner.limit == 1
 
 
 def test_a_lowered_limit_counts_until_it_is_confirmed() -> None:
     first, joiner = Line(1), Line(1)
-    settle([first], 10, 10)
+    converge([first], 10, 10)
     joiner.confirm(1)
     joiner.hear(-1)
     assert share([first.grant, joiner.grant], 10, 10, 0)
@@ -234,14 +234,14 @@ def test_a_confirm_of_a_statement_never_made_changes_nothing_before_the_first() 
 
 def test_an_oversize_message_waits_until_it_is_alone() -> None:
     big, other = Line(), Line()
-    settle([big, other], 100, 100)
+    converge([big, other], 100, 100)
     other.send(30)
     other.receive()
     big.wants = 250
-    settle([big, other], 100, 100)
+    converge([big, other], 100, 100)
     assert big.limit < 250
     other.grant.released = 30
-    settle([big, other], 100, 100)
+    converge([big, other], 100, 100)
     assert big.limit == 250
 
 
@@ -251,12 +251,12 @@ def test_an_oversize_message_waits_until_it_is_alone() -> None:
 )
 def test_producers_that_all_need_more_than_their_share_are_served_in_turn(needs: list[int], bound: int) -> None:
     lines = [Line() for _ in needs]
-    settle(lines, bound, bound)
+    converge(lines, bound, bound)
     for line, need in zip(lines, needs, strict=True):
         line.wants = need
     served = [0] * len(lines)
     for _ in range(12 * len(lines)):
-        settle(lines, bound, bound, rounds=1)
+        converge(lines, bound, bound, rounds=1)
         for n, line in enumerate(lines):
             served[n] += line.serve()
     assert min(served) >= 2
@@ -267,7 +267,7 @@ def test_of_those_that_starve_one_at_a_time_is_favoured_and_nobody_twice_before_
     lines = [Line(need) for need in needs]
     order = []
     for _ in range(60):
-        settle(lines, 100, 100, rounds=1)
+        converge(lines, 100, 100, rounds=1)
         able = [n for n, line in enumerate(lines) if line.sent + line.wants <= line.limit]
         assert len(able) <= 1
         for n in able:
@@ -282,22 +282,22 @@ def test_of_those_that_starve_one_at_a_time_is_favoured_and_nobody_twice_before_
 def test_two_oversize_producers_cause_no_storm(needs: list[int]) -> None:
     """What is granted is not taken back by the call that made it, nor by the next: limits come to rest until it is used."""
     lines = [Line(need) for need in needs]
-    settle(lines, 1000, 1000, rounds=10)
+    converge(lines, 1000, 1000, rounds=10)
     limits = [line.limit for line in lines]
     able = [n for n, line in enumerate(lines) if line.limit >= line.wants]
     assert able
-    assert settle(lines, 1000, 1000, rounds=20) == 0
+    assert converge(lines, 1000, 1000, rounds=20) == 0
     assert [line.limit for line in lines] == limits
     for n in able:
         assert lines[n].serve()
-    settle(lines, 1000, 1000, rounds=10)
+    converge(lines, 1000, 1000, rounds=10)
     assert any(line.limit - line.sent >= line.wants for n, line in enumerate(lines) if n not in able)
 
 
 def test_a_grant_is_not_taken_back_by_the_call_that_made_it() -> None:
     first, second = Line(), Line()
     first.wants = second.wants = 2021
-    settle([first, second], 1000, 1000)
+    converge([first, second], 1000, 1000)
     assert sorted([first.limit, second.limit]) == [0, 2021]
 
 
@@ -306,7 +306,7 @@ def test_more_producers_than_the_bound_has_messages_all_get_their_turn(bound: in
     lines = [Line(1) for _ in range(producers)]
     served = [0] * producers
     for _ in range(10 * producers):
-        settle(lines, bound, bound, rounds=1)
+        converge(lines, bound, bound, rounds=1)
         for n, line in enumerate(lines):
             served[n] += line.serve()
     assert min(served) >= 2
@@ -316,10 +316,10 @@ def test_more_producers_than_the_bound_has_messages_all_get_their_turn(bound: in
 def test_an_idle_producer_does_not_starve_another_for_ever(bound: int, producers: int) -> None:
     """The room that idle ones were given goes to who says that it needs it."""
     lines = [Line() for _ in range(producers)]
-    settle(lines, bound, bound)
+    converge(lines, bound, bound)
     for line in lines:
         line.wants = 1
-        settle(lines, bound, bound)
+        converge(lines, bound, bound)
         assert line.serve()
         line.wants = 0
 
@@ -327,20 +327,20 @@ def test_an_idle_producer_does_not_starve_another_for_ever(bound: int, producers
 def test_a_promise_is_over_when_the_need_is() -> None:
     """What a producer needed room for went to a sibling of this consumer: it says so, and another gets the room."""
     first, second = Line(1), Line(1)
-    settle([first, second], 1, 1)
+    converge([first, second], 1, 1)
     [able, other] = sorted([first, second], key=lambda line: -line.limit)
     assert (able.limit, other.limit) == (1, 0)
     able.wants = 0
-    settle([able, other], 1, 1)
+    converge([able, other], 1, 1)
     assert (able.limit, other.limit) == (0, 1)
 
 
 def test_while_one_is_favoured_what_is_free_goes_to_nobody_else() -> None:
     big, small = Line(90), Line()
-    settle([small], 100, 20)
+    converge([small], 100, 20)
     small.wants = 1
     for _ in range(20):
-        settle([big, small], 100, 20, rounds=1)
+        converge([big, small], 100, 20, rounds=1)
         if big.serve():
             return
         small.serve()
@@ -371,13 +371,13 @@ def test_nothing_starves_once_all_is_released_and_confirmed(held: list[int], bou
     bound = max(bound, len(held))
     lines = [Line(1) for _ in held]
     for line, n in zip(lines, held, strict=True):
-        settle(lines, bound, max(1, min(window, bound)), rounds=2)
+        converge(lines, bound, max(1, min(window, bound)), rounds=2)
         for _ in range(n):
             line.send(1)
             line.receive()
     for line in lines:
         line.grant.released = line.grant.received
-    settle(lines, bound, max(1, min(window, bound)))
+    converge(lines, bound, max(1, min(window, bound)))
     assert all(line.limit > line.sent for line in lines)
 
 

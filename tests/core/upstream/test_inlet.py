@@ -636,7 +636,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         piece = self.unacked.pop(data.draw(st.integers(0, len(self.unacked) - 1)))
-        n = piece.delivery.session.upstream.instance - 1
+        n = piece.delivery.producer.instance - 1
         for number in ids([piece]):
             assert number not in self.done[n], "worked on twice in one incarnation"
             self.done[n].add(number)
@@ -675,7 +675,7 @@ class Sessions(RuleBasedStateMachine):
                 self.unacked.append(piece)
             while self.unacked:
                 piece = self.unacked.pop()
-                self.done[piece.delivery.session.upstream.instance - 1].update(ids([piece]))
+                self.done[piece.delivery.producer.instance - 1].update(ids([piece]))
                 piece.finish()
             for n in range(2):
                 self.state(n, False, True)

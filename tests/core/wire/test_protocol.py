@@ -15,11 +15,11 @@ from cddl_verifier import Validator, schema_diagnostics
 
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK, Downstream
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import COUNTS, Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.snapshot import COUNTS, LINK_COUNTS, WHO
+from zpipe.core.telemetry.snapshot import LINK_COUNTS, WHO
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import cbor, frames, section
@@ -306,7 +306,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
     stage = Stage(Identity("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
     stage.opened()
-    stage.settle(0.0)
+    stage.turn(0.0)
     body = stage.snapshot(1.0)
     assert not faults(cbor.write(body), "snapshot-body")
     assert not faults(frames.write(frames.Snapshot(body)), "frame")

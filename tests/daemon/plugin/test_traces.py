@@ -109,7 +109,7 @@ def test_one_that_is_tried_again_waits_from_the_call_before(
     [message] = marked(made, (1, "x"))
     exported.clear()
     section = Section(encode(["read:1"], [0.0], ["x"], [message.headers]), 1, attempt=2)
-    piece = Slice(Delivery(None, 0, [], lambda _: None), section, 0, 0, 1, time.monotonic() - 10)
+    piece = Slice(Delivery([], lambda _: None), section, 0, 0, 1, time.monotonic() - 10)
     failed = Result([], failures=[Failure(0, "ValueError: no")], seconds=2.0)
     made.done(Task(1, [piece], PastCalls(), batch=False), failed)
     made.done(Task(2, [piece], PastCalls(attempts=1), batch=False), Result([], seconds=0.0))

@@ -8,18 +8,11 @@ import pytest
 
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import PastCalls, Task
 from zpipe.daemon.storage.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
 
-
-class Session:
-    """What a delivery knows of where it came from."""
-
-    incarnation = "r1"
-
-    class upstream:
-        key = ("read", "", 2)
+PRODUCER = Producer("read", "", 2, "r1")
 
 
 def task(first: int, count: int, pieces: int = 1) -> Task:
@@ -27,7 +20,7 @@ def task(first: int, count: int, pieces: int = 1) -> Task:
     for n in range(pieces):
         body = section.encode([str(k) for k in range(count)], [0.0] * count, [None] * count, None)
         one = Section(body, count, first + n * count)
-        slices.append(Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, count, 0.0))  # type: ignore[arg-type]
+        slices.append(Slice(Delivery([one], lambda _: None, PRODUCER), one, 0, 0, count, 0.0))
     return Task(1, slices, PastCalls(), False)
 
 
@@ -118,7 +111,7 @@ def test_an_id_with_a_null_character_makes_no_wrong_ids(tmp_path: Path) -> None:
     path = tmp_path / "calls"
     body = section.encode(["a\0b", "c"], [0.0] * 2, [None] * 2, None)
     one = Section(body, 2, 1)
-    piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, 2, 0.0)  # type: ignore[arg-type]
+    piece = Slice(Delivery([one], lambda _: None, PRODUCER), one, 0, 0, 2, 0.0)
     slot = CallJournal(path, 1).slot(0)
     slot.begin(Task(1, [piece], PastCalls(), False))
     slot.note[0] = 2
@@ -128,7 +121,7 @@ def test_an_id_with_a_null_character_makes_no_wrong_ids(tmp_path: Path) -> None:
 def test_a_section_that_cannot_be_decoded_has_no_ids(tmp_path: Path) -> None:
     path = tmp_path / "calls"
     one = Section(b"\xff" * 9, 2, 1)
-    piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, 2, 0.0)  # type: ignore[arg-type]
+    piece = Slice(Delivery([one], lambda _: None, PRODUCER), one, 0, 0, 2, 0.0)
     slot = CallJournal(path, 1).slot(0)
     slot.begin(Task(1, [piece], PastCalls(), False))
     slot.note[0] = 1

@@ -9,7 +9,7 @@ import pytest
 
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
-from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import PastCalls, Task
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.storage.last_life import (
@@ -80,15 +80,10 @@ def test_who_says_how_it_ended(tmp_path: Path) -> None:
 def in_a_call(tmp_path: Path, count: int) -> None:
     """A life that left a batch of so many in a call."""
 
-    class Session:
-        incarnation = "r1"
-
-        class upstream:
-            key = ("read", "", 1)
-
     body = section.encode([f"read:{n}" for n in range(count)], [0.0] * count, [None] * count, None)
     one = Section(body, count, 1)
-    piece = Slice(Delivery(Session(), 1, [one], lambda _: None), one, 0, 0, count, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery([one], lambda _: None, Producer("read", "", 1, "r1"))
+    piece = Slice(delivery, one, 0, 0, count, 0.0)
     slot = CallJournal(tmp_path / "calls", 1).slot(0)
     slot.begin(Task(1, [piece], PastCalls(), True))
     slot.note[0] = 0xFFFFFFFF

@@ -53,7 +53,7 @@ def _queued_ids(nodes: dict, upstream: str, consumer: str) -> list[str]:  # type
         for key, node in nodes.items()
         if key[0] == consumer
         for piece in node.stage.inlet.queue
-        if piece.delivery.session.upstream.stage == upstream
+        if piece.delivery.producer.stage == upstream
         for id in piece.section.columns()[0][piece.start : piece.stop]
     ]
 

@@ -98,7 +98,7 @@ class Downstream:
         return sum(outlet.in_flight_messages for outlet in self.outlets)
 
     @property
-    def deserted(self) -> bool:
+    def lacks_consumers(self) -> bool:
         """On some link there is something to deliver, and nobody in session."""
         return any(outlet.held_messages and not outlet.sessions for outlet in self.outlets)
 
@@ -118,13 +118,13 @@ class Downstream:
     @property
     def ends_acked(self) -> bool:
         """On every link somebody has acked the end, and everybody in session has."""
-        told = all(outlet.told for outlet in self.outlets)
-        return told and all(session.ended and not session.flights for _, session in self._sessions.values())
+        acked = all(outlet.end_acked for outlet in self.outlets)
+        return acked and all(session.ended and not session.flights for _, session in self._sessions.values())
 
-    def told_before(self, consumer: str) -> None:
+    def end_acked_before(self, consumer: str) -> None:
         """That stage has heard the end of this run's stream, though not from this incarnation."""
         for outlet in self.outlets:
-            outlet.told |= outlet.consumer == consumer
+            outlet.end_acked |= outlet.consumer == consumer
 
     @property
     def stop_seen(self) -> bool:
@@ -256,8 +256,8 @@ class Downstream:
         actions: list[Action] = []
         silence_s = self._policy.link.peer_timeout_s
         for session_id, (outlet, session) in list(self._sessions.items()):
-            stuck = session.received < session.sequence and now - session.moved_at > silence_s
-            if now - session.heard_at > silence_s or stuck:
+            unread = session.received < session.sequence and now - session.moved_at > silence_s
+            if now - session.heard_at > silence_s or unread:
                 actions += self.close(session_id)
             else:
                 actions.append(self._confirm(outlet, session))
@@ -268,6 +268,6 @@ class Downstream:
         for _, session in self._sessions.values():
             session.heard_at = session.moved_at = now
 
-    def needy(self) -> list[Action]:
+    def need_confirms(self) -> list[Action]:
         """Confirms to consumers whose byte limit is too low for the next message."""
         return [self._confirm(o, s) for o, s in self._sessions.values() if s.need_unsaid()]

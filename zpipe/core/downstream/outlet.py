@@ -27,7 +27,7 @@ SOON_S = 0.001
 class Outlet:
     """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
 
-    told  some consumer has acked the end of the stream
+    end_acked  some consumer has acked the end of the stream
     """
 
     def __init__(self, name: str, consumer: str, policy: LinkPolicy) -> None:
@@ -42,10 +42,10 @@ class Outlet:
         self.acked = 0
         self.redelivered = 0
         self.returned = 0
-        self.told = False
+        self.end_acked = False
         self._policy = policy
         self._unsent: deque[Section] = deque()
-        self._suspicions = Suspects()
+        self._suspects = Suspects()
         self._ages = Ages()
         self._next_number = 1
 
@@ -98,7 +98,7 @@ class Outlet:
             for _, section in reversed(flight.sections):
                 section.attempt += 1
                 self.redelivered += section.count
-                self._land(section)
+                self._remove_in_flight(section)
                 self._put_back(section)
         session.flights.clear()
         self._isolate()
@@ -106,15 +106,15 @@ class Outlet:
     def suspect(self, rows: list[list[int]]) -> None:
         """A consumer died while the plugin had these messages: [start, stop, alone]. They go to consumers one by one, and how
         often that happened is kept with them, so that whoever gets them next runs them alone, or gives them up."""
-        self._suspicions.accuse(rows, self.lowest, self._next_number)
+        self._suspects.accuse(rows, self.lowest, self._next_number)
         self._isolate()
 
     def _isolate(self) -> None:
-        if self._suspicions:
-            self._suspicions.discard_below(self.lowest)
-            self._unsent = deque(piece for section in self._unsent for piece in self._suspicions.isolate(section))
+        if self._suspects:
+            self._suspects.discard_below(self.lowest)
+            self._unsent = deque(piece for section in self._unsent for piece in self._suspects.isolate(section))
 
-    def _land(self, section: Section) -> None:
+    def _remove_in_flight(self, section: Section) -> None:
         self.in_flight_messages -= section.count
         self.in_flight_bytes -= section.size
 
@@ -140,9 +140,9 @@ class Outlet:
                 for section in self._take_out(flight, start, stop):
                     self._ack(section)
         for flight in session.pop_acked(statement):
-            self.told |= flight.end
+            self.end_acked |= flight.end
             for _, section in flight.sections:
-                self._land(section)
+                self._remove_in_flight(section)
                 self._ack(section)
 
     def _ack(self, section: Section) -> None:
@@ -165,7 +165,7 @@ class Outlet:
             if low >= high:
                 kept.append((offset, section))
                 continue
-            self._land(section)
+            self._remove_in_flight(section)
             for a, b in ((0, low), (low, high), (high, section.count)):
                 if a == b:
                     continue
@@ -211,13 +211,13 @@ class Outlet:
             open_sessions.sort(key=lambda session: session.wait_s)
         for session in open_sessions:
             if self._fits(session):
-                return session if self._worth(session) else None
+                return session if self._worth_sending(session) else None
         for session in self.sessions.values():
-            if session.shut:
+            if session.without_credit:
                 session.need_bytes = self._unsent[0].bytes_between(0, 1)  # of a section, one message
         return None
 
-    def _worth(self, session: OutletSession) -> bool:
+    def _worth_sending(self, session: OutletSession) -> bool:
         """Whether to send to it now: at once if it is about to run dry or has everything that was sent, else when a parcel
         worth its overhead is there (Nagle's rule, RFC 896, with the statement in the place of TCP's ack).
 

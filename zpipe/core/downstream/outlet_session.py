@@ -178,7 +178,7 @@ class OutletSession:
         return self.need_bytes > self._said_need
 
     @property
-    def shut(self) -> bool:
+    def without_credit(self) -> bool:
         """In session, yet without credit for a single message and with nothing under way that would bring some."""
         under_way = self.sent_messages > self.released
         return (

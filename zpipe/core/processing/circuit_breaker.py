@@ -15,16 +15,16 @@ from zpipe.core.policy import DeadPolicy
 
 
 class CircuitBreaker:
-    """`may_take`: work may be taken from the queue (a head: from the source). `kept_messages`, `kept_bytes`: the letters in the
-    store, as last read there."""
+    """`may_take`: work may be taken from the queue (a head: from the source). `stored_messages`, `stored_bytes`: the letters in
+    the store, as last read there."""
 
     def __init__(self, policy: DeadPolicy) -> None:
         self._policy = policy
         self._outcomes: deque[list[int]] = deque()
         self._good = 0
         self._dead = 0
-        self.kept_messages = 0
-        self.kept_bytes = 0
+        self.stored_messages = 0
+        self.stored_bytes = 0
         self._writing = 0
         self._storm = ""
 
@@ -34,35 +34,35 @@ class CircuitBreaker:
 
     @property
     def full(self) -> bool:
-        """The letters kept, and those being written, have reached a limit."""
-        messages = self.kept_messages + self._writing
-        return messages >= self._policy.messages or self.kept_bytes >= self._policy.bytes
+        """The letters stored, and those being written, have reached a limit."""
+        messages = self.stored_messages + self._writing
+        return messages >= self._policy.messages or self.stored_bytes >= self._policy.bytes
 
     @property
     def stopped_by(self) -> str:
         """Why the stage takes no work, and what to do about it; "" while it does."""
         if self._storm:
             return self._storm
-        if self.kept_messages + self._writing >= self._policy.messages:
+        if self.stored_messages + self._writing >= self._policy.messages:
             return f"dead letters at their limit of {self._policy.messages}: zpipe dead replay or drop"
         if self.full:
             return f"dead letters at their limit of {self._policy.bytes} bytes: zpipe dead replay or drop"
         return ""
 
-    def kept(self, messages: int, bytes_: int) -> None:
+    def stored(self, messages: int, bytes_: int) -> None:
         """So many letters are in the store now."""
-        self.kept_messages = messages
-        self.kept_bytes = bytes_
+        self.stored_messages = messages
+        self.stored_bytes = bytes_
 
-    def good(self, count: int) -> None:
+    def succeeded(self, count: int) -> None:
         """So many messages were completed or filtered."""
         self._add(0, count)
 
-    def died(self) -> None:
+    def dead_letter_written(self) -> None:
         """It is written, or has left as a message."""
         self._writing -= 1
 
-    def dies(self) -> None:
+    def dead_letter_made(self) -> None:
         """A message is given up. It counts from here: writing letters may take longer than making more of them."""
         self._writing += 1
         self._add(1, 1)

@@ -22,12 +22,12 @@ class DeadLetters:
     """Until it is told that a letter is written, its message is in process and unacked."""
 
     def __init__(
-        self, counts: Counts, inlet: Inlet, downstream: Downstream, guard: CircuitBreaker, replays: Replays
+        self, counts: Counts, inlet: Inlet, downstream: Downstream, breaker: CircuitBreaker, replays: Replays
     ) -> None:
         self._counts = counts
         self._inlet = inlet
         self._downstream = downstream
-        self._breaker = guard
+        self._breaker = breaker
         self._replays = replays
         self._new: list[DeadLetter] = []
         self._again: list[tuple[float, DeadLetter]] = []
@@ -36,7 +36,7 @@ class DeadLetters:
         """To be written."""
         self._new.append(letter)
         if replay_of(letter.piece) is None:
-            self._breaker.dies()
+            self._breaker.dead_letter_made()
 
     def take(self, now: float) -> list[DeadLetter]:
         """The letters to write now."""
@@ -55,7 +55,7 @@ class DeadLetters:
             self._again.append((now + STORE_AGAIN_S, letter))
             return
         if (replay := replay_of(letter.piece)) is not None:
-            replay.died = True
+            replay.dead_again = True
         self._died(letter)
         if letter.piece is not None:
             letter.piece.finish()
@@ -75,11 +75,10 @@ class DeadLetters:
             letter.derivation.settle()
 
     def _died(self, letter: DeadLetter) -> None:
-        self._counts.dead += 1
-        self._counts.in_process -= 1
+        self._counts.finish(dead=1)
         if replay_of(letter.piece) is None:
-            self._breaker.died()
+            self._breaker.dead_letter_written()
         else:
             self._replays.in_process -= 1
         if letter.piece is not None:
-            self._inlet.bury(letter.piece)
+            self._inlet.release_dead(letter.piece)

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.limit.calls import Calls
-from zpipe.core.policy import StagePolicy
-from zpipe.core.processing import batch
+from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
 from zpipe.core.processing.replays import Replays, Revived, replay_of
@@ -58,15 +57,15 @@ class Processing:
 
     # ---- to the workers
 
-    def start(self, now: float, hurry: bool) -> list[Task]:
+    def start(self, now: float, flush: bool) -> list[Task]:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self._free() and self.calls.may_start(now) and (task := self._next(now, hurry)) is not None:
+        while self._free() and self.calls.may_start(now) and (task := self._next(now, flush)) is not None:
             started.append(task)
         return started
 
-    def _next(self, now: float, hurry: bool) -> Task | None:
+    def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
         self._give_up()
         if self.retries.next_at <= now:
@@ -74,14 +73,14 @@ class Processing:
                 return None
             self._counts.retries += 1
             return self._begin(*self.retries.pop(), now)
-        if self.replays.waiting:
-            if self._must_wait(self.replays.waiting[0]):
+        if (replay := self.replays.next) is not None:
+            if self._must_wait(replay):
                 return None
-            slices = self.replays.next(self._policy.batch.messages if self._policy.batch is not None else 1)
-        elif not self._may_cut or self._ready_at(now, hurry) > now or self._must_wait(self._inlet.queue[0]):
+            slices = self.replays.take(self._policy.batch.messages if self._policy.batch is not None else 1)
+        elif self._ready_at(now, flush) > now:
             return None
         else:
-            slices = self._cut()
+            slices = self._take()
         return self._begin(slices, PastCalls(deaths=max(slices[0].section.suspicion - 1, 0)), now)
 
     def _must_wait(self, piece: Slice) -> bool:
@@ -89,12 +88,12 @@ class Processing:
         return bool(piece.section.suspicion and self.tasks and not self._policy.isolated)
 
     def _give_up(self) -> None:
-        """Messages to come that have ended enough of this stage's processes."""
+        """Gives up messages whose turn it is that have ended enough of this stage's processes."""
         while True:
-            replays, queue = self.replays.waiting, self._inlet.queue
-            if replays and replays[0].section.suspicion > self._policy.retry.deaths:
-                [piece] = self.replays.next(1)
-            elif queue and queue[0].section.suspicion > self._policy.retry.deaths:
+            replay, queued, most = self.replays.next, self._inlet.next, self._policy.retry.deaths
+            if replay is not None and replay.section.suspicion > most:
+                [piece] = self.replays.take(1)
+            elif queued is not None and queued.section.suspicion > most:
                 [piece] = self._inlet.take(1, 0)
             else:
                 return
@@ -117,29 +116,22 @@ class Processing:
         return not self.paused and self.breaker.may_take
 
     @property
-    def stuck(self) -> bool:
+    def halted(self) -> bool:
         """Nothing is worked on, and nothing will be before letters in hand are acked, or an operator helps."""
         return not self._counts.in_process and (self.replays.full or not self.breaker.may_take)
 
-    @property
-    def _may_cut(self) -> bool:
-        return bool(self._inlet.queue) and self.breaker.may_take
-
-    def _ready_at(self, now: float, hurry: bool) -> float:
-        inlet = self._inlet
-        if self._policy.batch is None or inlet.queue[0].section.suspicion:
+    def _ready_at(self, now: float, flush: bool) -> float:
+        """When messages may be taken from the queue; infinity while none may. A batch waits until it is full, or until the
+        oldest of it has waited for its timeout; `flush`: nothing more can come that would fill it."""
+        inlet, batch = self._inlet, self._policy.batch
+        if (first := inlet.next) is None or not self.breaker.may_take or self._must_wait(first):
+            return NEVER
+        full = batch is None or self._counts.queued >= batch.messages or inlet.queued_bytes >= batch.bytes
+        if batch is None or full or flush or first.section.suspicion:
             return now
-        at = batch.ready_at(
-            self._policy.batch,
-            self._counts.queued,
-            inlet.queued_bytes,
-            inlet.queue[0].arrived_at,
-            hurry,
-            now,
-        )
-        return NEVER if at is None else at
+        return inlet.oldest_at + batch.timeout_s
 
-    def _cut(self) -> list[Slice]:
+    def _take(self) -> list[Slice]:
         policy = self._policy
         if policy.batch is not None:
             return self._inlet.take(policy.batch.messages, policy.batch.bytes)
@@ -172,12 +164,9 @@ class Processing:
         if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):  # a refusal is no pace of work
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures}
-        filtered = result.filtered
-        self._counts.filtered += filtered
-        self._counts.completed += task.count - len(failed) - filtered
-        self._counts.in_process -= task.count - len(failed)
+        self._counts.finish(completed=task.count - len(failed) - result.filtered, filtered=result.filtered)
         if replay_of(task.slices[0]) is None:
-            self.breaker.good(task.count - len(failed))
+            self.breaker.succeeded(task.count - len(failed))
         else:
             self.replays.in_process -= task.count - len(failed)
         good = task.without(failed)
@@ -229,19 +218,22 @@ class Processing:
     def _try_again(self, slices: list[Slice], failure: Failure, past: PastCalls, now: float) -> None:
         self.retries.add(slices, past, now + self.retries.delay_s(failure, past, self._jitter()))
 
+    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
+        """Another limit on calls from now on; those under way go on, and count."""
+        self.calls.set_limit(limit, len(self.tasks), now)
+
     # ---- dead letters
 
     def replay(self, letters: list[Revived], now: float) -> None:
         """Dead letters are messages again, as if they had just come. Must not be called with more than `replays` takes."""
-        self._counts.received += len(letters)
+        self._counts.receive(in_process=len(letters))
         self._counts.replayed += len(letters)
-        self._counts.in_process += len(letters)
         self.replays.add(letters, now)
 
     # ---- time
 
-    def next_at(self, now: float, hurry: bool) -> float:
-        """When `start` or `burials.take` should be called although nothing happens."""
+    def next_at(self, now: float, flush: bool) -> float:
+        """When `start` or `dead_letters.take` should be called although nothing happens."""
         at = self.dead_letters.next_at()
         if not self._free():
             return at
@@ -250,10 +242,10 @@ class Processing:
             if work_at <= now:
                 return at  # it is the next, and waits for the others to come back
             work_at = NEVER
-        if self.replays.waiting and not self._must_wait(self.replays.waiting[0]):
+        if (replay := self.replays.next) is not None and not self._must_wait(replay):
             work_at = now
-        elif self._may_cut and not self._must_wait(self._inlet.queue[0]):
-            work_at = min(work_at, self._ready_at(now, hurry))
+        else:
+            work_at = min(work_at, self._ready_at(now, flush))
         return min(at, max(work_at, self.calls.next_at(now)))
 
     def size_window(self) -> None:
@@ -272,12 +264,12 @@ class Processing:
         """Books the time since the last call, before anything changes that decides what it was spent on."""
         self.budget.advance(now, len(self.tasks), self.budget.idle_as)
 
-    def note_idle(self, now: float, left: int | None, hungry: bool) -> None:
-        """Why workers are idle from now on. `left`: what a head may read yet; `hungry`: those above wait for our acks."""
+    def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
+        """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
         queue = self._inlet.queue
         full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
         limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
-        retrying = self.retries.messages and (self._inlet.crowded or hungry) and not queue
+        retrying = self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue
         self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
 
 

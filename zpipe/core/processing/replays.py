@@ -34,27 +34,24 @@ class Revived:
 class Replay(Delivery):
     """The delivery of one letter: finished like any other, but owed to the store."""
 
-    __slots__ = ("died", "number")
+    __slots__ = ("dead_again", "number")
 
     def __init__(self, letter: Revived, replays: Replays) -> None:
         self.number = letter.number
-        self.died = False
-        super().__init__(
-            None, 0, [Section(letter.body, 1, letter.number, suspicion=letter.suspicion)], replays.finished
-        )
+        self.dead_again = False
+        super().__init__([Section(letter.body, 1, letter.number, suspicion=letter.suspicion)], replays.finished)
 
 
 class Replays:
     """Letters in hand: taken from the store and not yet gone from it, or dead once more.
 
     in_process  those whose work here is not done; the others wait for acks, or for their row to go
-    waiting     those of them that no worker has had yet
     """
 
     def __init__(self) -> None:
         self.in_process = 0
         self._held: dict[int, Replay] = {}
-        self.waiting: deque[Slice] = deque()
+        self._waiting: deque[Slice] = deque()
         self._done: list[int] = []
 
     def __len__(self) -> int:
@@ -66,11 +63,14 @@ class Replays:
 
     @property
     def full(self) -> bool:
-        return len(self._held) >= MOST or self.room_bytes <= 0
+        messages, bytes_ = self.room
+        return messages <= 0 or bytes_ <= 0
 
     @property
-    def room_bytes(self) -> int:
-        return MOST_BYTES - sum(section.size for replay in self._held.values() for section in replay.sections)
+    def room(self) -> tuple[int, int]:
+        """How many more may be taken now, and bytes of them."""
+        held_bytes = sum(section.size for replay in self._held.values() for section in replay.sections)
+        return MOST - len(self._held), MOST_BYTES - held_bytes
 
     def add(self, letters: list[Revived], now: float) -> None:
         """Takes letters in hand, to be given to workers."""
@@ -78,21 +78,26 @@ class Replays:
         for letter in letters:
             assert letter.number not in self._held, "in hand already"
             replay = self._held[letter.number] = Replay(letter, self)
-            self.waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
+            self._waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
 
-    def next(self, most: int) -> list[Slice]:
-        """Up to so many of those that wait. A suspect comes alone."""
+    @property
+    def next(self) -> Slice | None:
+        """What `take` would begin with; None while none waits."""
+        return self._waiting[0] if self._waiting else None
+
+    def take(self, most: int) -> list[Slice]:
+        """Up to so many of those that no worker has had yet. A suspect comes alone."""
         taken: list[Slice] = []
-        while self.waiting and len(taken) < most:
-            if taken and (self.waiting[0].section.suspicion or taken[0].section.suspicion):
+        while self._waiting and len(taken) < most:
+            if taken and (self._waiting[0].section.suspicion or taken[0].section.suspicion):
                 break
-            taken.append(self.waiting.popleft())
+            taken.append(self._waiting.popleft())
         return taken
 
     def finished(self, delivery: Delivery) -> None:
         """Everything derived from the letter's message is finished, or it is a letter again."""
         assert isinstance(delivery, Replay)
-        if delivery.died:
+        if delivery.dead_again:
             del self._held[delivery.number]
         else:
             self._done.append(delivery.number)

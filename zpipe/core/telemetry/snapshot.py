@@ -19,14 +19,12 @@ from typing import Any
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
-from zpipe.core.ledger import Counts
+from zpipe.core.ledger import COUNTS, OTHERS, Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.inlet_session import InletSession
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.work.delivery import Producer
 
-COUNTS = ("received", "completed", "filtered", "dead", "returned", "in_process", "queued")
-OTHERS = ("duplicates", "retries", "malformed", "replayed", "unrouted")
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
 _STATES = {state.value for state in State}
@@ -72,18 +70,18 @@ def of_link(outlet: Outlet, now: float) -> dict[str, Any]:
 def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
     """The links into a stage, as it sees them: a row for each producer in session, to be laid beside that one's row of
     `consumers`. sent - received is on the way; unacked is what it holds in parcels that are not finished."""
-    queued: Counter[InletSession] = Counter()
+    queued: Counter[Producer] = Counter()
     for piece in inlet.queue:
-        if piece.delivery.session is not None:
-            queued[piece.delivery.session] += piece.count
+        if piece.delivery.producer is not None:
+            queued[piece.delivery.producer] += piece.count
     return [
         {
-            "from": session.upstream.stage,
-            "outlet": session.upstream.outlet,
-            "instance": session.upstream.instance,
-            "incarnation": session.incarnation,
+            "from": session.producer.stage,
+            "outlet": session.producer.outlet,
+            "instance": session.producer.instance,
+            "incarnation": session.producer.incarnation,
             "received": session.messages.received,
-            "queued": queued[session],
+            "queued": queued[session.producer],
             "unacked": session.unacked,
         }
         for session in inlet.sessions
@@ -101,7 +99,7 @@ class Parts:
     downstream: Downstream
 
 
-def of_stage(parts: Parts, oldest_s: float, now: float) -> dict[str, Any]:
+def of_stage(parts: Parts, now: float) -> dict[str, Any]:
     """Everything that is counted; the report adds what is measured (rates, budget, latency), the shell its RSS."""
     me, inlet = parts.me, parts.inlet
     return {
@@ -114,7 +112,7 @@ def of_stage(parts: Parts, oldest_s: float, now: float) -> dict[str, Any]:
         "queued_bytes": inlet.queued_bytes,
         "held": inlet.held_messages,
         "held_bytes": inlet.held_bytes,
-        "oldest_s": oldest_s,
+        "oldest_s": max(0.0, now - inlet.oldest_at),
         "inputs": [
             {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
         ],

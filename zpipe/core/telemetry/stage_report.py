@@ -6,8 +6,10 @@ May live here: rates over the interval and putting the snapshot together. Counti
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
+from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.processing import Processing
@@ -24,18 +26,76 @@ def following(now: float, interval_s: float) -> float:
     return at if at - now > 1e-6 * interval_s else at + interval_s
 
 
+@dataclass(frozen=True)
+class StageStatus:
+    """What a stage is doing, in a few figures.
+
+    done        messages completed, filtered or dead;  acked: outputs that are finished below
+    finished    (a head) messages that are finished in every sink; None: it is no head
+    sends       it has links out of it;  unsent, in_flight: outputs on them
+    leaving     this instance alone goes;  draining: the operator wants the stream to end
+    """
+
+    state: State
+    paused: bool
+    stopped_by: str
+    queued: int
+    in_process: int
+    sends: bool
+    unsent: int
+    in_flight: int
+    done: int
+    acked: int
+    finished: int | None
+    rate_out: float
+    dead_stored: int
+    leaving: bool
+    draining: bool
+    waiting_for: list[str]
+
+    @property
+    def ending(self) -> bool:
+        """It is on its way out, or is to be."""
+        return self.leaving or self.draining or self.state not in (State.STARTING, State.RUNNING)
+
+
 class StageReport:
     """Remembers where the last report stood."""
 
-    def __init__(self, processing: Processing, source: SourcePositions | None, intake: Upstreams, now: float) -> None:
+    def __init__(
+        self, processing: Processing, source: SourcePositions | None, upstreams: Upstreams, now: float
+    ) -> None:
         self._processing = processing
         self._source = source
-        self._intake = intake
+        self._upstreams = upstreams
         self._at = now
         self._received = 0
         self._done = 0
         self.rate_out = 0.0
         self._measured: dict[str, Any] = {}
+
+    def status(
+        self, state: State, counts: Counts, downstream: Downstream, leaving: bool, draining: bool
+    ) -> StageStatus:
+        processing, source = self._processing, self._source
+        return StageStatus(
+            state=state,
+            paused=processing.paused,
+            stopped_by=processing.breaker.stopped_by,
+            queued=counts.queued,
+            in_process=counts.in_process,
+            sends=bool(downstream.outlets),
+            unsent=downstream.unsent,
+            in_flight=downstream.in_flight,
+            done=counts.done,
+            acked=sum(outlet.acked for outlet in downstream.outlets),
+            finished=source.finished if source is not None else None,
+            rate_out=self.rate_out,
+            dead_stored=processing.breaker.stored_messages,
+            leaving=leaving,
+            draining=draining,
+            waiting_for=self._upstreams.waiting_for(),
+        )
 
     def take(self, parts: snapshot.Parts, now: float, least_s: float) -> dict[str, Any]:
         """A snapshot as PROTOCOL.md describes it. What is measured is of the time since the report before.
@@ -43,8 +103,8 @@ class StageReport:
         least_s  one that comes sooner (somebody asked, or the state has changed) gives what the one before has measured: over
                  so short a time nothing can be said, and the next would lack what this one took
         """
-        processing, source, queue = self._processing, self._source, parts.inlet.queue
-        taken = snapshot.of_stage(parts, now - queue[0].arrived_at if queue else 0.0, now)
+        processing, source = self._processing, self._source
+        taken = snapshot.of_stage(parts, now)
         if now - self._at >= least_s or not self._measured:
             self._measured = self._measure(parts.counts, now)
         taken |= self._measured
@@ -57,17 +117,17 @@ class StageReport:
         taken["paused"] = processing.paused
         taken["limit"] = processing.calls.report(now)
         taken["stopped_by"] = processing.breaker.stopped_by
-        taken["dead_stored"] = processing.breaker.kept_messages
-        taken["dead_stored_bytes"] = processing.breaker.kept_bytes
+        taken["dead_stored"] = processing.breaker.stored_messages
+        taken["dead_stored_bytes"] = processing.breaker.stored_bytes
         taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
-        taken["waiting_for"] = [] if parts.state == State.STOPPED.value else self._intake.waiting_for()
+        taken["waiting_for"] = [] if parts.state == State.STOPPED.value else self._upstreams.waiting_for()
         return taken
 
     def _measure(self, counts: Counts, now: float) -> dict[str, Any]:
         processing, seconds = self._processing, max(now - self._at, 1e-9)
-        done = counts.completed + counts.filtered + counts.dead
+        done = counts.done
         rate_in, self.rate_out = (counts.received - self._received) / seconds, (done - self._done) / seconds
         self._at, self._received, self._done = now, counts.received, done
         return {

@@ -1,21 +1,19 @@
 """A session as its consumer sees it: one upstream incarnation, the credit given, and what of its parcels is finished.
 
-May live here: the state of one session and writing its statements. Sharing the bound and keeping the queue is the inlet's.
+May live here: the state of one session, its parcels, and writing its statements. Sharing the bound and keeping the queue
+is the inlet's.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from zpipe.core.ranges import RangeSet
 from zpipe.core.upstream.credit import Grant
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
-from zpipe.core.work.delivery import Delivery
+from zpipe.core.work.delivery import Delivery, Producer
 from zpipe.errors import PeerError
-
-if TYPE_CHECKING:
-    from zpipe.core.upstream.upstream import Upstream
 
 NEVER = float("inf")
 PARTS_S = 0.2
@@ -25,6 +23,29 @@ MAX_PARTS = 1024
 """Rows in a statement: a quarter of what a frame may have."""
 
 
+class ParcelDelivery(Delivery):
+    """A parcel that arrived in a session, to which its acks go.
+
+    acked_parts  offsets of messages that the producer was told are finished, before the parcel as a whole is
+    """
+
+    __slots__ = ("acked_parts", "arrived_at", "sequence", "session")
+
+    def __init__(
+        self,
+        session: InletSession,
+        sequence: int,
+        sections: list[Section],
+        on_finished: Callable[[Delivery], None],
+        now: float,
+    ) -> None:
+        super().__init__(sections, on_finished, session.producer, session.producer.input)
+        self.session = session
+        self.sequence = sequence
+        self.arrived_at = now
+        self.acked_parts = RangeSet()
+
+
 class InletSession:
     """`due_at`: when the next statement is to go out at the latest; `parts_at`: when to look for parcels finished in part.
 
@@ -32,13 +53,12 @@ class InletSession:
     opened_at  when it was welcomed
     """
 
-    def __init__(self, id: bytes, incarnation: str, upstream: Upstream, now: float) -> None:
+    def __init__(self, id: bytes, producer: Producer, now: float) -> None:
         self.id = id
-        self.incarnation = incarnation
-        self.upstream = upstream
+        self.producer = producer
         self.messages = Grant()
         self.bytes = Grant()
-        self.deliveries: dict[int, Delivery] = {}
+        self.deliveries: dict[int, ParcelDelivery] = {}
         self.finished = RangeSet()
         self.sequence = 0
         self.ended = False
@@ -59,7 +79,7 @@ class InletSession:
         """A statement is worth sending by `at`."""
         self.due_at = min(self.due_at, at)
 
-    def hand_back(self, delivery: Delivery, start: int, stop: int) -> None:
+    def hand_back(self, delivery: ParcelDelivery, start: int, stop: int) -> None:
         """Messages [start, stop) of the parcel go back unstarted. They are finished here once the producer has confirmed."""
         self._returned.append((delivery.sequence, start, stop, self._number + 1))
         self.ask_reply()
@@ -70,9 +90,9 @@ class InletSession:
         for sequence, delivery in self.deliveries.items():
             if delivery.arrived_at > now - PARTS_S or len(self._parts) >= MAX_PARTS:
                 break
-            for start, stop in list(delivery.done.minus(delivery.told)):
+            for start, stop in list(delivery.done.minus(delivery.acked_parts)):
                 self._parts.append((sequence, start, stop, self._number + 1))
-                delivery.told.add(start, stop)
+                delivery.acked_parts.add(start, stop)
                 self.ask_reply()
                 self.due(now)
 
@@ -132,7 +152,7 @@ class InletSession:
     @property
     def unacked(self) -> int:
         """Messages of which the producer was not told that they are finished."""
-        return sum(one.count - sum(stop - start for start, stop in one.told) for one in self.deliveries.values())
+        return sum(one.count - sum(stop - start for start, stop in one.acked_parts) for one in self.deliveries.values())
 
     @property
     def all_confirmed(self) -> bool:

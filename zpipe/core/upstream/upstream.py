@@ -14,6 +14,7 @@ from zpipe.core.wire import frames
 class Upstream:
     """`key` is (stage, outlet, instance).
 
+    awaits_acks  it can send nothing more until something of what it sent is acked
     accepted  numbers of its current incarnation's messages that were accepted here and may be sent again
     stopped   it has said that it is STOPPED: nothing is owed to or by it
     marked    a mark on disk says so: whatever frame of it is still to be read, it does not come back
@@ -29,7 +30,7 @@ class Upstream:
         self.accepted = RangeSet()
         self.state = State.STARTING
         self.incarnation = ""
-        self.hungry = False
+        self.awaits_acks = False
         self.stopped = False
         self.marked = False
         self.left = False
@@ -50,30 +51,25 @@ class Upstream:
         return f"{self.stage}.{self.instance}"
 
     @property
-    def input(self) -> str:
-        """The link, as an `input` in a config names it."""
-        return f"{self.stage}.{self.outlet}" if self.outlet else self.stage
-
-    @property
     def flushed(self) -> bool:
         """Its stream has ended, as far as it knows now."""
         return (self.stopped and not self.left) or (self.session is not None and self.session.ended)
 
     def begin(self, session: InletSession) -> None:
         """A session was opened; a new incarnation's messages have numbers of their own."""
-        if session.incarnation != self.incarnation:
-            self.met(session.incarnation)
+        if session.producer.incarnation != self.incarnation:
+            self.begin_incarnation(session.producer.incarnation)
         self.session = session
         self.known = True
         self.stopped = self.marked
         self.left = False
 
-    def met(self, incarnation: str) -> None:
+    def begin_incarnation(self, incarnation: str) -> None:
         """Another incarnation of the instance was heard of."""
         self.incarnation = incarnation
         self.accepted = RangeSet()
         self.stopped = self.marked
-        self.left = self.hungry = False
+        self.left = self.awaits_acks = False
         self.state = State.STARTING
 
     def hear(self, announcement: frames.Announcement, now: float) -> bool:
@@ -81,9 +77,9 @@ class Upstream:
         self.heard_at = now
         changed = announcement.incarnation != self.incarnation
         if changed:
-            self.met(announcement.incarnation)
+            self.begin_incarnation(announcement.incarnation)
         self.state = State(announcement.state)
-        self.hungry = announcement.hungry
+        self.awaits_acks = announcement.hungry
         self.known = True
         if self.state is State.STOPPED:
             self.stopped = True

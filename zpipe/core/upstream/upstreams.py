@@ -96,7 +96,7 @@ class Upstreams:
             upstream.left = False
 
     def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
-        """LinkEnds the session, if there is one, and says hello for another. After a fault there is at most one session a
+        """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
         heartbeat, or two that misunderstand each other would open sessions as fast as they can."""
         session = upstream.session
         self._inlet.close(upstream)
@@ -229,9 +229,9 @@ class Upstreams:
         return not self._links
 
     @property
-    def hungry(self) -> bool:
+    def awaits_acks(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
-        return any(u.hungry and u.session is not None and not u.stopped for u in self._upstreams.values())
+        return any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values())
 
     def ended(self) -> bool:
         """On every link somebody has said the end, and nobody who is known may still have something."""

@@ -1,61 +1,55 @@
 """A parcel as its consumer holds it, and the slices of it that wait, are worked on and finish.
 
-May live here: which messages of a parcel are finished. It knows no credit and no frame.
+May live here: which messages of a parcel are finished, and who answers for them. It knows no session, no credit and no frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from zpipe.core.ranges import RangeSet
 from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
-if TYPE_CHECKING:
-    from zpipe.core.upstream.inlet_session import InletSession
+
+class Producer(NamedTuple):
+    """One incarnation of an upstream instance, as it feeds one link."""
+
+    stage: str
+    outlet: str
+    instance: int
+    incarnation: str
+
+    @property
+    def input(self) -> str:
+        """The link, as an `input` in a config names it."""
+        return f"{self.stage}.{self.outlet}" if self.outlet else self.stage
 
 
 class Delivery:
-    """One parcel that arrived. Calls `on_finished(self)` once every message of it is finished.
+    """Messages that arrived together. Calls `on_finished(self)` once every one of them is finished.
 
-    session  the inlet session it came by; its acks go there. None: it came from no producer
-    source   the input that it came by, as a config names it; "" likewise
-    done     offsets of finished messages;  told: those of them that the producer was told of
+    producer  who sent them and sends them again if this instance dies. None: they came from this stage's own store
+    source    the input that they came by, as a config names it; "" if they came by none
+    done      offsets of finished messages
     """
 
-    __slots__ = (
-        "_adopters",
-        "_on_finished",
-        "arrived_at",
-        "count",
-        "done",
-        "sections",
-        "sequence",
-        "session",
-        "source",
-        "told",
-        "unfinished",
-    )
+    __slots__ = ("_adopters", "_on_finished", "count", "done", "producer", "sections", "source", "unfinished")
 
     def __init__(
         self,
-        session: InletSession | None,
-        sequence: int,
         sections: list[Section],
         on_finished: Callable[[Delivery], None],
-        now: float = 0.0,
+        producer: Producer | None = None,
         source: str = "",
     ) -> None:
-        self.session = session
+        self.producer = producer
         self.source = source
-        self.sequence = sequence
         self.sections = sections
         self.count = sum(section.count for section in sections)
         self.unfinished = self.count
-        self.arrived_at = now
         self.done = RangeSet()
-        self.told = RangeSet()
         self._on_finished = on_finished
         self._adopters: dict[int, list[tuple[Delivery, int]]] = {}
 

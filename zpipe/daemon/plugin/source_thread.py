@@ -132,7 +132,7 @@ class SourceThread:
 
     def turn(self, now: float) -> float:
         """When `feed` should be called, as far as it is known: now, or once the loop is woken."""
-        self._nothing_unsent = not self._stage.unsent
+        self._nothing_unsent = not self._stage.has_unsent
         if self._stage.over:
             return NEVER
         if self._over:
@@ -146,7 +146,7 @@ class SourceThread:
         while (batch := self._take(1 if everything else self._least)) is not None:
             everything = False
             self._stage.source_emitted(*batch)
-            self._nothing_unsent = not self._stage.unsent
+            self._nothing_unsent = not self._stage.has_unsent
         if self._over and not self._items and not self._end_taken:
             self._end_taken = True
             if self._failure is None:

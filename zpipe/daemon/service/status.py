@@ -21,32 +21,27 @@ _EPOCH = time.time() - time.monotonic()
 
 
 def status_of(stage: Stage, held_by: str) -> ServiceStatus:
-    """State, depth, rate, and what holds it. `progress` changes with everything that is finished here or acked downstream, not
-    with what is handed back."""
-    counts, downstream = stage.counts, stage.downstream
-    done = counts.completed + counts.filtered + counts.dead
-    acked = sum(outlet.acked for outlet in downstream.outlets)
-    source = stage.source
-    parts = [stage.state.value + (" (paused)" if stage.processing.paused else "")]
-    if stopped_by := stage.processing.breaker.stopped_by:
-        parts.append(f"takes no more: {stopped_by}")
-    if source is None:
-        parts.append(f"depth {counts.queued}, in process {counts.in_process}")
-    if downstream.outlets:
-        parts.append(f"unsent {downstream.unsent}, unacked {downstream.in_flight}")
-    parts.append(f"done {done}, {stage.report.rate_out:.0f}/s")
-    if stored := stage.processing.breaker.kept_messages:
-        parts.append(f"dead letters stored {stored}")
+    """State, depth, rate, and what holds it. `progress` moves with everything finished here or acked below, not with what is
+    handed back."""
+    status = stage.status()
+    parts = [status.state.value + (" (paused)" if status.paused else "")]
+    if status.stopped_by:
+        parts.append(f"takes no more: {status.stopped_by}")
+    if status.finished is None:
+        parts.append(f"depth {status.queued}, in process {status.in_process}")
+    if status.sends:
+        parts.append(f"unsent {status.unsent}, unacked {status.in_flight}")
+    parts.append(f"done {status.done}, {status.rate_out:.0f}/s")
+    if status.dead_stored:
+        parts.append(f"dead letters stored {status.dead_stored}")
     if held_by:
         parts.append(f"held: {held_by}")
-    if stage.shutdown.leaving or stage.shutdown.draining:
-        waits = stage.upstreams.waiting_for()
-        parts.append("ending" + (f", waits for {', '.join(waits)}" if waits and not stage.shutdown.leaving else ""))
+    if status.leaving or status.draining:
+        waits = [] if status.leaving else status.waiting_for
+        parts.append("ending" + (f", waits for {', '.join(waits)}" if waits else ""))
     # What a closing source still takes in is no progress towards its end.
-    progress: tuple[int, ...] = (acked, source.finished) if source is not None else (done, acked)
-    return ServiceStatus(
-        ", ".join(parts), progress, stage.shutdown.leaving or stage.shutdown.draining or stage.shutdown.begun
-    )
+    progress = (status.acked, status.finished) if status.finished is not None else (status.done, status.acked)
+    return ServiceStatus(", ".join(parts), progress, status.ending)
 
 
 def process_figures(

@@ -99,8 +99,8 @@ def _ids(piece: Slice) -> str:
 
 def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
     """Whose numbers the messages have: (stage, outlet, instance) and incarnation."""
-    session = piece.delivery.session
-    return (STORE, "") if session is None else (session.upstream.key, session.incarnation)
+    producer = piece.delivery.producer
+    return (STORE, "") if producer is None else (producer[:3], producer.incarnation)
 
 
 @dataclass(frozen=True)

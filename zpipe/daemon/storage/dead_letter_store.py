@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.processing.replays import MOST, Revived, replay_of
+from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
@@ -54,15 +54,13 @@ class DeadLetterStore:
         letter_log: DeadLetterLog,
     ) -> None:
         self.fault = Fault(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self.replay_due = stage.source is None
+        self.replay_due = not stage.head
         self._stage = stage
         self._store = store
         self._mailbox = mailbox
         self._last_life = last_life
         self._log = log
         self._letter_log = letter_log
-        self._breaker = stage.processing.breaker
-        self._replays = stage.processing.replays
         self._writing = False
         self._reading = False
         self._marked_meanwhile = False
@@ -168,17 +166,17 @@ class DeadLetterStore:
             numbers, self._unremoved = self._unremoved, []
             for number in numbers:
                 self.remove(number)
-        if self._breaker.kept_messages and now >= self._count_at:  # an operator may have dropped some
+        if self._stage.dead_letters_stored and now >= self._count_at:  # an operator may have dropped some
             self._count_at = now + RETRY_S
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
-        count_at = self._count_at if self._breaker.kept_messages else NEVER
+        count_at = self._count_at if self._stage.dead_letters_stored else NEVER
         return min(log_at, self._expire_at, self._remove_at, count_at, self._read_at if self._may_read else NEVER)
 
     def _log_breaker(self) -> None:
         """Logs once that the stage takes no more work, and why, and once that it goes on."""
-        stopped_by = self._breaker.stopped_by
+        stopped_by = self._stage.stopped_by
         if stopped_by and not self._stopped_by:
             self._log.error(fields(event="stage.held", reason=stopped_by))
         elif self._stopped_by and not stopped_by:
@@ -205,12 +203,12 @@ class DeadLetterStore:
         """Reads the letters that may be replayed now. The first one tells the rate."""
         self._reading = True
         self._marked_meanwhile = False
-        most = min(max(int(self._rate * READ_S), 1), MOST - len(self._replays))
-        room = self._replays.room_bytes
-        held = frozenset(self._replays)
+        room_messages, room_bytes = self._stage.replay_room
+        most = min(max(int(self._rate * READ_S), 1), room_messages)
+        held = self._stage.replays
 
         def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
-            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room, held)]
+            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room_bytes, held)]
 
         def then(error: Exception | None, found: list[tuple[Revived, float]] | None) -> None:
             now = time.monotonic()

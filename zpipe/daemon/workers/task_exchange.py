@@ -155,7 +155,7 @@ class TaskReader:
 
     def _delivery(self, source: str) -> Delivery:
         if source not in self._deliveries:
-            self._deliveries[source] = Delivery(None, 0, [], lambda delivery: None, source=source)
+            self._deliveries[source] = Delivery([], lambda delivery: None, source=source)
         return self._deliveries[source]
 
 

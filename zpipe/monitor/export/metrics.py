@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from zpipe.core.ledger import COUNT_ROWS
 from zpipe.core.lifecycle import State
-from zpipe.core.telemetry.snapshot import COUNTS
 
 STAGE = ("pipeline", "stage")
 INSTANCE = (*STAGE, "stage_instance")
@@ -194,17 +194,11 @@ def producer(key: str, ended: bool) -> Samples:
 # ---- the table
 
 _DEAD = "above 0: `zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`, or `drop`"
-_COUNT_HELP = {
-    "received": ("Messages taken in; a source: taken from its iterator", ""),
-    "completed": ("Messages that the plugin finished", ""),
-    "filtered": ("Messages that the plugin dropped on purpose", ""),
-    "dead": ("Messages given up since the start: dead letters", ""),
-    "returned": ("Messages handed back unstarted, or dropped with a lost session, to be sent again", ""),
-}
 
 
 def _counter(name: str, labels: tuple[str, ...], help: str, samples: Samples, remedy: str = "") -> Metric:
-    return Metric(f"zpipe_{name}_total", "counter", "messages", labels, help, samples, remedy)
+    unit = "frames" if name.startswith("frames") else "messages"
+    return Metric(f"zpipe_{name}_total", "counter", unit, labels, help, samples, remedy)
 
 
 def _gauge(name: str, unit: str, labels: tuple[str, ...], help: str, samples: Samples, remedy: str = "") -> Metric:
@@ -220,15 +214,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("bottleneck", ZERO_OR_ONE, STAGE, "1 for the stage that holds up the others", bottleneck,
            "more instances of it, or workers; `zpipe monitor` says why"),
     _gauge("needed_instances", "instances", STAGE, "How many instances of the bottleneck would keep up with its input", needed),
-    *(_counter(f"messages_{key}", INSTANCE, *_COUNT_HELP[key][:1], count(key), _COUNT_HELP[key][1]) for key in COUNTS[:-2]),
-    _counter("messages_duplicate", INSTANCE, "Messages that came again while they were held here, and were passed over",
-             count("duplicates")),
-    _counter("messages_retried", INSTANCE, "Calls of the plugin again for messages that failed", count("retries"),
-             "the log, and the plugin's own service"),
-    _counter("messages_unrouted", INSTANCE, "Outputs that left by an outlet which no stage reads, and went nowhere",
-             count("unrouted"), "give the outlet a stage that reads it, or mend the plugin; `zpipe check` names the outlet"),
-    Metric("zpipe_frames_malformed_total", "counter", "frames", INSTANCE, "Frames that broke the protocol and were dropped",
-           count("malformed"), "somebody else connects, or versions differ: the log names what came"),
+    *(_counter(row.metric, INSTANCE, row.help, count(row.name), row.advice) for row in COUNT_ROWS if row.metric is not None),
     Metric("zpipe_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Crashes after which the instance was started"
            " again, by exit code or signal, since it was last started after an end in order", by_reason("restarts"),
            "`crash.found` in its log: what was in a call, and where it stood"),

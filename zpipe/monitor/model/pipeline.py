@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from zpipe.config import PipelineConfig
+from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.time_budget import SHARES
-from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
 from zpipe.monitor.model import link_ends
 from zpipe.monitor.model.bottleneck import find
 from zpipe.monitor.model.flow import LinkName, room, split

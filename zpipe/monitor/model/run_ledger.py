@@ -17,8 +17,9 @@ from collections import Counter
 from typing import Any
 
 from zpipe.config import PipelineConfig
+from zpipe.core.ledger import COUNTS
 from zpipe.core.lifecycle import State
-from zpipe.core.telemetry.snapshot import COUNTS, at_rest, broken
+from zpipe.core.telemetry.snapshot import at_rest, broken
 
 Snapshot = dict[str, Any]
 LinkName = tuple[str, str, str]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
+from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
 from zpipe.monitor.model import link_ends
 from zpipe.monitor.model.moment import possible
