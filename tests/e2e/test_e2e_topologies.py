@@ -313,4 +313,6 @@ def zpipe_source(context):
     ledger = pipeline.run().ledger()
     row = ledger["stages"]["read"]
     assert (row["received"], row["dead"], row["unrouted"], row["produced"]) == (100, 10, 50, 40)
-    assert [row[0] for row in pipeline.letters("read")] == [f"read:{n}" if n % 20 else f"n{n}" for n in range(0, 100, 10)]
+    assert [row[0] for row in pipeline.letters("read")] == [
+        f"read:{n}" if n % 20 else f"n{n}" for n in range(0, 100, 10)
+    ]
