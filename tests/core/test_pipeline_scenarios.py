@@ -432,3 +432,25 @@ def test_batches_fill_again_after_an_upstream_instance_is_gone(how: str) -> None
     run_until(sim, lambda: len(sim.stored) >= 800)
     sizes = Counter(one.at for one in sim.stored if one.at > gone + 0.2)
     assert sum(sizes.values()) / len(sizes) > 15
+
+
+# ---- the simulation itself
+
+
+def test_a_seed_gives_the_same_run_down_to_the_names_of_sessions() -> None:
+    """A failure is looked into by playing it again."""
+
+    def play() -> tuple[list[tuple[str, int, float]], set[bytes]]:
+        faults = Faults(drop=0.1, duplicate=0.1, delay_s=0.02, reorder=True)
+        sim = Simulation([spec("a", messages=80), spec("b", "a", instances=2), spec("c", "b")], 7, faults)
+        names: set[bytes] = set()
+
+        def watch() -> bool:
+            names.update(sim.network.connections)
+            return sim.over
+
+        run_until(sim, watch)
+        return [(one.id, one.instance, one.at) for one in sim.stored], names
+
+    first = play()
+    assert all(first) and first == play()
