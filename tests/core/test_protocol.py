@@ -7,7 +7,6 @@ import logging
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from secrets import token_bytes
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from zpipe.core.work import Chunk
 from zpipe.daemon.crash import Crash
 from zpipe.daemon.vital import process_vitals
 from zpipe.errors import PeerError
+from zpipe.testing import seeded_bytes
 
 HERE = Path(__file__).parent
 CORE = HERE.parents[1] / "zpipe" / "core"
@@ -284,7 +284,9 @@ def _keys_of_5_9(table: int) -> set[str]:
 
 def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
     vitals = process_vitals("", None, 0, "", False, (0, 0.0), Crash(), {})
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
+    stage = Stage(
+        Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"), vitals=lambda: vitals
+    )
     said = stage.snapshot(1.0)
     required = {*COUNTS, *WHO, "instance", "state", "links"}
     assert said.keys() - required == _keys_of_5_9(0)
@@ -295,7 +297,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
 
 
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
-    stage = Stage(Self("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Self("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
     stage.opened()
     stage.settle(0.0)
     body = stage.snapshot(1.0)

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from zpipe.core import cbor, wire
-from zpipe.daemon.malformed import FAULTS_A_MINUTE, MINUTE_S, MalformedLog, Source
+from zpipe.daemon.malformed import FAULTS_A_MINUTE, MalformedLog, Source
+from zpipe.daemon.notes import MINUTE_S
 from zpipe.errors import PeerError
 
 

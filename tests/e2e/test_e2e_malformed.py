@@ -14,7 +14,8 @@ from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, wait_until
 
 from zpipe.core import cbor, wire
-from zpipe.daemon.malformed import FAULTS_A_MINUTE, MINUTE_S
+from zpipe.daemon.malformed import FAULTS_A_MINUTE
+from zpipe.daemon.notes import MINUTE_S
 
 CONFIG = """
 [pipeline]

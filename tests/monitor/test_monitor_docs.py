@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from secrets import token_bytes
 from typing import Any, get_args
 
 import pytest
@@ -17,6 +16,7 @@ from zpipe.daemon.crash import Crash
 from zpipe.daemon.vital import process_vitals
 from zpipe.monitor.bottleneck import Kind, Verdict
 from zpipe.monitor.model import Model
+from zpipe.testing import seeded_bytes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text(encoding="utf-8")
 
@@ -61,5 +61,7 @@ def test_every_key_and_kind_of_a_bottleneck(value: dict[str, Any]) -> None:
 
 def test_every_key_of_an_instance() -> None:
     vitals = process_vitals("", None, 0, "", False, (0, 0.0), Crash(), {})
-    stage = Stage(Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes, vitals=lambda: vitals)
+    stage = Stage(
+        Self("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"), vitals=lambda: vitals
+    )
     assert documented("An instance") == stage.snapshot(1.0).keys()

@@ -146,7 +146,7 @@ class Instance:
         self.loop.on_stop = self._stopped
         self.loop.position.heard = self.host.committed
         self.loop.letters.remember(self.crash)
-        self.outside = Outside(self.places, self.stage.me, self.log, self.loop.setbacks, self._fail)
+        self.outside = Outside(self.places, self.lock, self.stage.me, self.log, self.loop.setbacks, self._fail)
         self.loop.may_exit = self.outside.may_exit
         self.discovery = Discovery(self.config, self.places, self.stage, self.sockets)
         self.notifier = Notifier(env)

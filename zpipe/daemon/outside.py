@@ -1,6 +1,6 @@
 """What an instance needs of the machine, and waits for when it is missing: room on disks, file descriptors, services.
 
-May live here: the small files it leaves behind, the look at its descriptors, and who holds it. It knows no message.
+May live here: the small files it leaves behind, the look at its descriptors and its lock, and who holds it. It knows no message.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from zpipe.core.intake import Self
 from zpipe.core.work import Result, Task, Verdict
 from zpipe.daemon import descriptors
+from zpipe.daemon.locks import InstanceLock
 from zpipe.daemon.places import Places
 from zpipe.daemon.setback import Errand, Setback
 from zpipe.errors import OperatorError
@@ -27,12 +28,14 @@ class Outside:
     def __init__(
         self,
         places: Places,
+        lock: InstanceLock,
         me: Self,
         log: logging.Logger,
         setbacks: list[Setback],
         fail: Callable[[str, BaseException], None],
     ) -> None:
         self._places = places
+        self._lock = lock
         self._me = me
         self._fail = fail
         state = f"cannot write in {places.state(me.stage, me.instance)}"
@@ -73,12 +76,16 @@ class Outside:
         return final is not None
 
     def turn(self, now: float) -> float:
-        """Tries again what is due, and looks at the descriptors. Returns when to call again."""
+        """Tries again what is due, and looks at the descriptors and the lock. Returns when to call again."""
         if now >= self._look_at:
             self._look_at = now + descriptors.LOOK_S
             if self._null >= 0 and (problem := descriptors.exhausted(self._null)):
                 self.close()
                 self._fail("descriptors.exhausted", OperatorError(problem))
+            try:
+                self._lock.keep()
+            except OperatorError as error:
+                self._fail("lock.lost", error)
         return min(self._look_at, self._marking.turn(now), self._pausing.turn(now))
 
     def close(self) -> None:
