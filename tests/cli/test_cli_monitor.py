@@ -65,8 +65,10 @@ def test_once_as_json(pipeline: Path) -> None:
         assert result.returncode == ExitCode.DONE, result.stderr
         value = json.loads(result.stdout)
         states = [stage["state"] for stage in value["stages"].values()]
-        # A snapshot covers one interval of 200 ms: 40 messages; the first after the start may cover less.
-        if states == ["RUNNING", "RUNNING"] and value["stages"]["sink"]["rate_in"] > 100:
+        # A snapshot covers one interval of 200 ms: 40 messages; the first after the start may cover less. Nothing is said to hold
+        # the pipeline up as long as a link grows, which a busy machine has it do for a moment.
+        flows = states == ["RUNNING", "RUNNING"] and value["stages"]["sink"]["rate_in"] > 100
+        if flows and value["bottleneck"] is not None:
             break
         assert time.monotonic() < deadline, value
     assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck"}

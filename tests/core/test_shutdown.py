@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from secrets import token_bytes
-
 import pytest
 from session_names import SECRET
 
@@ -12,13 +10,14 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
 from zpipe.core.work.task import Chunk
+from zpipe.testing import seeded_bytes
 
 PATIENCE_S = StagePolicy().link.peer_timeout_s
 
 
 def head(messages: int) -> Stage:
     """A source that has emitted so many and goes on."""
-    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
     stage.opened()
     stage.turn(0.0)
     if messages:

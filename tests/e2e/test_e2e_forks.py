@@ -1,4 +1,5 @@
-"""Plugins that fork helpers: what the daemon holds is gone with the daemon, whatever lives on, and signals find their process."""
+"""Plugins that fork helpers, or open the lock of their instance: what the daemon holds is its own, and gone with it, whatever
+lives on; signals find their process."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import pytest
 from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, ids, send, wait_until
 from ports import free_ports
+
+from zpipe.runtime import locks
 
 CONFIG = """
 [pipeline]
@@ -117,3 +120,30 @@ def test_a_signal_for_a_helper_ends_the_helper_and_nothing_else(make: MakePipeli
         run.interrupt()
         ledger = run.ledger()
     assert ledger["stages"]["work"]["restarts"] == 0, run.stderr
+
+
+def test_a_plugin_that_reads_the_lock_does_not_free_its_instance(make: MakePipeline) -> None:
+    """A record lock is lost when its process closes any descriptor of the file."""
+    reader = """
+import os
+from pathlib import Path
+
+LOCK = Path(os.environ["ZPIPE_RUNTIME_DIR"]) / "p.work.1" / "lock"
+READ = Path(__file__).with_name("read")
+
+
+def work(payload):
+    if not READ.exists():
+        assert LOCK.read_text().startswith(str(os.getpid()))
+        READ.touch()
+    return payload
+"""
+    pipeline = make(CONFIG.format(count="", kind="thread", listen=""), work=reader)
+    run = pipeline.run()
+    wait_until(lambda: (pipeline.folder / "read").exists() or not run.running, "the plugin has read the lock")
+    lock = pipeline.home / "r" / "p.work.1" / "lock"
+    wait_until(lambda: locks.is_locked(lock) or not run.running, "the instance has its lock again")
+    second = pipeline.stage("work")
+    assert second.wait() == 1 and "p.work.1 is running already" in second.stderr
+    run.interrupt()
+    assert run.ledger()["balanced"]

@@ -306,11 +306,13 @@ def zpipe_outlets():
 def zpipe_source(context):
     for n in range(100):
         outlet = "even" if n % 10 == 0 else "odd" if n % 2 else ""
-        yield Message({"id": n}, position=n, outlet=outlet)
+        yield Message({"id": n}, position=n, outlet=outlet, id="" if n % 20 else f"n{n}")
 """
     text = HEAD + '[stages.read]\nplugin = "./numbers.py"\n[stages.store]\ninput = "read"\n' + store("t")
     pipeline = make(text, numbers=source)
     ledger = pipeline.run().ledger()
     row = ledger["stages"]["read"]
     assert (row["received"], row["dead"], row["unrouted"], row["produced"]) == (100, 10, 50, 40)
-    assert [row[0] for row in pipeline.letters("read")] == [f"read:{n}" for n in range(0, 100, 10)]
+    assert [row[0] for row in pipeline.letters("read")] == [
+        f"read:{n}" if n % 20 else f"n{n}" for n in range(0, 100, 10)
+    ]

@@ -63,6 +63,23 @@ def test_to_look_at_the_own_lock_does_not_lose_it(tmp_path: Path) -> None:
     assert not locks.is_locked(path)
 
 
+def test_an_instance_takes_its_lock_again_or_hears_who_has_it(tmp_path: Path) -> None:
+    """A plugin in the same process may read any file, the lock's too."""
+    lock = InstanceLock(tmp_path / "p.work.1", "p.work.1")
+    path = tmp_path / "p.work.1" / "lock"
+    lock.keep()
+    path.read_text()
+    lock.keep()
+    with another_process(path) as (_, taken):
+        assert not taken
+    path.read_text()
+    with another_process(path) as (process, taken):
+        assert taken
+        with pytest.raises(OperatorError, match=f"p.work.1 has lost its lock to pid {process.pid}"):
+            lock.keep()
+    lock.release()
+
+
 def test_a_forked_child_neither_has_the_lock_nor_takes_it_away(tmp_path: Path) -> None:
     lock = RunLock(tmp_path, "p")
     path = tmp_path / "p.run"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import load
-from zpipe.errors import ConfigError, NoPeerError
+from zpipe.errors import ConfigError, NoPeerError, TargetError
 from zpipe.runtime import running_pipelines
 from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.places import Places
@@ -67,6 +67,27 @@ def test_what_has_stopped_is_known_by_its_name_but_is_no_match_for_the_file(
     config.write_text(TEXT.replace("generate", "files"))
     assert find(config).config.stages["a"].plugin == "files"
     assert find(config).notes == ()
+
+
+def test_a_run_that_is_over_does_not_hide_the_pipeline_of_that_name_in_etc(
+    home: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its letters would be shown, replayed or dropped in place of the other's."""
+    with ExitStack() as life:
+        lives(config, "a", life)
+    system = tmp_path / "etc"
+    system.mkdir()
+    monkeypatch.setattr(running_pipelines, "SYSTEM_CONFIGS", system)
+    assert find("p").config.path == config
+    (system / "p.toml").write_text(TEXT)
+    with pytest.raises(
+        TargetError, match=rf"more than one pipeline 'p': .*{config}, .*{system}/p.toml; name the config"
+    ):
+        find("p")
+    assert find(system / "p.toml").config.path == system / "p.toml"
+    with ExitStack() as life:
+        lives(config, "a", life)
+        assert find("p").config.path == config, "what runs counts"
 
 
 @pytest.mark.parametrize("name", ["config.json", "lock"])

@@ -107,7 +107,7 @@ class Instance:
             committed=self._host.committed,
         )
         faults = [self._position_writer.fault, self._dead_letters.fault]
-        self._health = Health(self._places, self.stage.me, self.log, faults, self._fail)
+        self._health = Health(self._places, self._lock, self.stage.me, self.log, faults, self._fail)
         self._notifier = Notifier(env, self._status)
         self._signals = Signals()
         self.loop = self._make_loop()

@@ -6,7 +6,8 @@ that means.
 A lock is a POSIX record lock (fcntl(2), F_SETLK). The kernel ties it to the process that took it: a child that a plugin forks
 does not have it, so it is free the moment its process is killed. An `flock` belongs to the open file, which every forked child
 shares: a helper that outlives its daemon would keep the instance locked. The price is that a record lock is lost when its
-process closes any descriptor of the file, so this module opens no file whose lock the process itself holds.
+process closes any descriptor of the file, so this module opens no file whose lock the process itself holds; where a plugin in
+the same process does, an instance takes its lock again (`InstanceLock.keep`).
 """
 
 from __future__ import annotations
@@ -56,10 +57,15 @@ def holder(path: Path) -> int | None:
     except OSError as error:  # no process is taken for dead because this one has no descriptors left to look
         return 0 if error.errno in (errno.EMFILE, errno.ENFILE) else None
     try:
-        asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        return _locker(fd)
     finally:
         os.close(fd)
+
+
+def _locker(fd: int) -> int | None:
+    """As `holder`, of a file that is open; this process itself is never seen."""
+    asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
@@ -127,9 +133,22 @@ class InstanceLock:
         if fd is None:
             raise OperatorError(f"{name} is running already (pid {holder(path) or 'unknown'}, {folder})")
         self._fd = fd
+        self._path = path
+        self._name = name
         _write(path, self._fd, f"{os.getpid()}\n")
         for stale in folder.glob("inbox-*.sock"):
             stale.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Takes the lock again, which does nothing if it is still held. To be called now and then: whatever of this process opens
+        the file and closes it has lost the lock. Raises OperatorError if another process has it by now."""
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise OperatorError(
+                f"{self._name} has lost its lock to pid {_locker(self._fd) or 'unknown'}, the same instance by now. "
+                f"Something in this process has opened {self._path} and closed it"
+            ) from None
 
     def note_state(self, word: str) -> None:
         """Notes READY, so that a death from here on is no failed start: a snapshot may miss it. Or CANNOT_GO_ON: somebody has to

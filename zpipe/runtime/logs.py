@@ -31,19 +31,20 @@ def frames_of(traceback: str) -> tuple[str, ...]:
 
 def printable(text: str) -> str:
     """The text with escapes in place of what would move a cursor or change colours."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def fields(**values: Any) -> str:
-    """`event=session.opened consumer=parse.1`: values with spaces or quotes are quoted, None is left out."""
+    """`event=session.opened consumer=parse.1`: values with spaces or quotes are quoted, None is left out. What moves a cursor is
+    escaped, since values come from peers and plugins: journalctl shows nothing of a line with such characters."""
     return " ".join(f"{key}={_quote(value)}" for key, value in values.items() if value is not None)
 
 
 def _quote(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    if text and not any(c in text for c in ' "=\n\t\\'):
+    if text.isprintable() and text and not any(c in text for c in ' "=\\'):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 class _Lines(logging.Formatter):
@@ -55,7 +56,7 @@ class _Lines(logging.Formatter):
         self._shown: deque[tuple[str, ...]] = deque(maxlen=MOST_SHOWN)
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage().replace("\n", "\\n")
+        text = printable(record.getMessage())  # a plugin may log any text
         trace = self.formatException(record.exc_info) if record.exc_info else getattr(record, TRACEBACK, "")
         if not self._to_terminal:
             text += " " + fields(traceback=trace) if trace else ""
@@ -68,7 +69,7 @@ class _Lines(logging.Formatter):
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
         text = f"{at}.{int(record.msecs):03d} {record.levelname.lower()} {self._instance} {text}"
-        return printable(text) + trace if self._to_terminal else text
+        return text + trace if self._to_terminal else text
 
 
 class _Stderr(logging.Handler):

@@ -6,6 +6,7 @@ pipeline that a command is given by its config or by its name. Must not live her
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -114,12 +115,17 @@ def _by_name(name: str, env: Mapping[str, str]) -> Target:
     if live := [one for one in named if one.live]:
         return _running(live, env)
     if closed := machine.closed(name):
-        who = f"user {os.getuid()} may not look into {closed}"
-        raise OperatorError(f"pipeline {name!r} may run, but {who}: run this as its owner, or as root")
-    if named:
-        return _only(named).target(env)
+        why = folders.denied(closed, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "look into")
+        raise OperatorError(f"pipeline {name!r} may run, but {why}")
     system = SYSTEM_CONFIGS / f"{name}.toml"
-    if system.is_file():
+    there = system.is_file()
+    if named:
+        known = _only(named)
+        if there and known.config.path != system:
+            ran = f"one that ran by {known.config.path}, and that of {system}"
+            raise TargetError(f"there is more than one pipeline {name!r}: {ran}; name the config")
+        return known.target(env)
+    if there:
         return Target(load(system, env=env, only=""), env)
     running = sorted({one.name for one in machine.live()})
     near = nearest_name(name, running)
@@ -142,9 +148,8 @@ def _only(found: Sequence[_Found]) -> _Found:
     if len(found) == 1:
         return found[0]
     where = ", ".join(f"{one.root} (by {one.config.path})" for one in found)
-    raise TargetError(
-        f"there is more than one pipeline {found[0].name!r}: in {where}; say which by ZPIPE_RUNTIME_DIR={found[0].root}"
-    )
+    which = f"name the config, or say which by ZPIPE_RUNTIME_DIR={found[0].root}"
+    raise TargetError(f"there is more than one pipeline {found[0].name!r}: in {where}; {which}")
 
 
 def _notes(found: _Found, env: Mapping[str, str]) -> Iterator[str]:

@@ -8,8 +8,8 @@ so every failure is a list of events that can be played again. For a plugin's ow
 from zpipe.fixture import load_fixture
 from zpipe.testing.clock import Clock
 from zpipe.testing.network import Faults
-from zpipe.testing.node import Node
+from zpipe.testing.node import Node, seeded_bytes
 from zpipe.testing.simulated_plugin import Disk, Spec, Stored
 from zpipe.testing.simulation import Simulation
 
-__all__ = ["Clock", "Disk", "Faults", "Node", "Simulation", "Spec", "Stored", "load_fixture"]
+__all__ = ["Clock", "Disk", "Faults", "Node", "Simulation", "Spec", "Stored", "load_fixture", "seeded_bytes"]

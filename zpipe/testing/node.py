@@ -23,6 +23,11 @@ TURN_S = 0.0005
 """Between two turns of a loop whose source has more."""
 
 
+def seeded_bytes(seed: str | int) -> Callable[[int], bytes]:
+    """In the place of a generator that nobody can guess: the same bytes for the same seed."""
+    return random.Random(seed).randbytes
+
+
 class Node:
     """`turn` is one turn of its loop; `key` is (stage, instance).
 
@@ -48,7 +53,7 @@ class Node:
         self.inbox = f"ipc:///run/zpipe/sim.{spec.name}.{instance}/inbox-{incarnation}.sock"
         me = Identity("sim", spec.name, instance, incarnation, self.inbox)
         suspects = disk.suspects
-        names = random.Random(incarnation).randbytes
+        names = seeded_bytes(incarnation)
         self.stage = Stage(
             me, spec.inputs, links, spec.policy, clock.now, names, chance.random, self._process_figures, suspects
         )

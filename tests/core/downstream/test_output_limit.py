@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from secrets import token_bytes
-
 from zpipe.core.actions import LimitOutputs
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
@@ -11,6 +9,7 @@ from zpipe.core.ledger import Derivation
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.work.task import Chunk
+from zpipe.testing import seeded_bytes
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
 
@@ -20,7 +19,7 @@ class Head:
 
     def __init__(self) -> None:
         self.source = SourcePositions()
-        self.downstream = Downstream("p", "read", "i", [("", "work")], POLICY, token_bytes)
+        self.downstream = Downstream("p", "read", "i", [("", "work")], POLICY, seeded_bytes("random"))
         self.limit = OutputLimit(POLICY, self.source)
 
     def give(self, count: int) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from secrets import token_bytes
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +10,7 @@ from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DeadLetter, PastCalls
+from zpipe.testing import seeded_bytes
 
 GOOD, DEAD, RESUME = "good", "dead", "resume"
 events = st.lists(
@@ -86,7 +85,7 @@ def limits(stage: Stage) -> list[int]:
 
 
 def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:
-    head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
+    head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, seeded_bytes("random"))
     head.opened()
     assert limits(head)[-1] > 100
     unread = [DeadLetter("not JSON", "", PastCalls(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from secrets import token_bytes
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +14,7 @@ from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Refuse, Request, read, write
 from zpipe.core.work.task import DEAD, Chunk, Failure, Result, Task, Verdict
+from zpipe.testing import seeded_bytes
 from zpipe.testing.invariants import breaches
 
 
@@ -27,7 +26,7 @@ def stage(
     links: list[tuple[str, str]] | None = None, attempts: int = 1, batch: BatchPolicy | None = None, workers: int = 2
 ) -> Stage:
     policy = StagePolicy(retry=RetryPolicy(attempts=attempts), batch=batch, workers=workers)
-    made = Stage(Identity("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0, token_bytes)
+    made = Stage(Identity("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0, seeded_bytes("random"))
     made.opened()
     return made
 
@@ -194,7 +193,7 @@ def ask(stage: Stage) -> tuple[object, bool]:
 def test_it_is_asked_for_by_a_request() -> None:
     _, asked = ask(stage())
     assert asked
-    head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, token_bytes)
+    head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, seeded_bytes("random"))
     head.opened()
     reply, asked = ask(head)
     assert isinstance(reply, Refuse) and not asked

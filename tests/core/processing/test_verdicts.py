@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from secrets import token_bytes
-
 import pytest
 
 from zpipe.core.downstream.downstream import Downstream
@@ -15,6 +13,7 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import DeadLetter, Failure, PastCalls, Result, Task, Verdict
+from zpipe.testing import seeded_bytes
 
 
 class Bench:
@@ -24,7 +23,12 @@ class Bench:
         self.counts = Counts()
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
         self.processing = Processing(
-            policy, self.counts, self.inlet, Downstream("p", "s", "i", [], policy, token_bytes), lambda: 0.5, 0.0
+            policy,
+            self.counts,
+            self.inlet,
+            Downstream("p", "s", "i", [], policy, seeded_bytes("random")),
+            lambda: 0.5,
+            0.0,
         )
         self.finished: list[int] = []
         body = section.encode([f"m{n}" for n in range(count)], [0.0] * count, list(range(count)), None)

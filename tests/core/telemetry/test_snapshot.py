@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from secrets import token_bytes
 from typing import Any
 
 import pytest
@@ -13,11 +12,12 @@ from zpipe.core.stage import Stage
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import cbor
+from zpipe.testing import seeded_bytes
 
 
 @pytest.fixture
 def body() -> dict[str, Any]:
-    stage = Stage(Identity("p", "a", 1, "a1"), [("up", "")], [("", "b")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "a", 1, "a1"), [("up", "")], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
     published: dict[str, Any] = cbor.read(cbor.write(stage.snapshot(1.0)))
     return published
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from secrets import token_bytes
-
 import pytest
 
 from zpipe.core.actions import Publish
@@ -13,10 +11,13 @@ from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
 from zpipe.core.work.task import Chunk
+from zpipe.testing import seeded_bytes
 
 
 def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() -> None:
-    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), 0.0, token_bytes)
+    stage = Stage(
+        Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), 0.0, seeded_bytes("random")
+    )
     stage.opened()
     for tenth in range(1, 21):
         now = tenth / 10
@@ -37,7 +38,7 @@ def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() 
 
 
 def test_the_age_of_what_is_unsent_is_told() -> None:
-    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
     stage.opened()
     body = section.encode(["x"], [0.0], [None], None)
     stage.source_emitted([Chunk("", 1, body)], 1, 1, [])
@@ -63,7 +64,9 @@ def test_snapshots_are_taken_at_multiples_of_the_interval_whenever_the_instance_
 def test_two_instances_of_a_machine_take_their_snapshots_at_the_same_instants() -> None:
     taken: list[list[float]] = []
     for began in (100.3, 100.9):
-        stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), began, token_bytes)
+        stage = Stage(
+            Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), began, seeded_bytes("random")
+        )
         stage.opened()
         stage.turn(began)
         taken.append([])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from secrets import token_bytes
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from zpipe.core.stage import Stage
 from zpipe.core.telemetry.tap_publisher import Bucket, Passage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
-from zpipe.testing import Faults, Node, Simulation, Spec
+from zpipe.testing import Faults, Node, Simulation, Spec, seeded_bytes
 
 
 class Tapped(Simulation):
@@ -128,7 +127,7 @@ def test_nothing_is_shown_once_nobody_asks() -> None:
 
 
 def test_the_tap_that_wants_most_decides_until_it_is_gone() -> None:
-    stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
     lease_s = stage.policy.tap.lease_s
     stage.tap.ask(50, 0.0)
     stage.tap.ask(5, 1.0)
@@ -148,7 +147,7 @@ def test_the_tap_that_wants_most_decides_until_it_is_gone() -> None:
     ],
 )
 def test_what_may_be_asked(what: str, kind: str) -> None:
-    stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
     stage.feedback_received(b"route", frames.write(frames.Request(4, what)), 0.0, "uid 0, pid 1")
     answers = [frames.read(action.frame) for action in stage.turn(0.0) if isinstance(action, act.Reply)]
     assert [(one.kind, one.number) for one in answers] == [(kind, 4)]  # type: ignore[union-attr]

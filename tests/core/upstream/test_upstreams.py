@@ -75,6 +75,24 @@ def test_a_malformed_parcel_names_its_producer_and_its_kind() -> None:
     assert (caught.value.peer, caught.value.kind) == ("a.1", "parcel")
 
 
+def test_two_sessions_of_one_name_are_refused_whoever_welcomes_to_the_second() -> None:
+    policy = StagePolicy()
+    inlet = Inlet(policy.queue, policy.link, Counts())
+    intake = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy)
+    for peer in (PEER, ("a", 2)):
+        intake.connected(peer, 0.0)
+    first, second = (frames.read(tell.frame) for tell in intake.hellos(0.0) if isinstance(tell, Tell))
+    assert isinstance(first, frames.Hello) and isinstance(second, frames.Hello)
+    intake.heard(PEER, welcome(first.number), 0.1)
+    with pytest.raises(PeerError, match=r"welcome\.session"):
+        intake.heard(("a", 2), welcome(second.number), 0.1)
+    intake.disconnected(("a", 2))
+    owner = inlet.owner(named("s"))
+    assert owner is not None and owner.peer == PEER
+    intake.disconnected(PEER)
+    assert inlet.owner(named("s")) is None
+
+
 # ---- what cannot be true, and what is refused
 
 

@@ -7,7 +7,6 @@ import logging
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from secrets import token_bytes
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from zpipe.core.work.task import Chunk
 from zpipe.daemon.service.status import process_figures
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError
+from zpipe.testing import seeded_bytes
 
 HERE = Path(__file__).parent
 CORE = HERE.parents[2] / "zpipe" / "core"
@@ -291,7 +291,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
         [("", "b")],
         StagePolicy(),
         0.0,
-        token_bytes,
+        seeded_bytes("random"),
         process_figures=lambda: figures,
     )
     said = stage.snapshot(1.0)
@@ -304,7 +304,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
 
 
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
-    stage = Stage(Identity("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, token_bytes)
+    stage = Stage(Identity("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
     stage.opened()
     stage.turn(0.0)
     body = stage.snapshot(1.0)

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from zpipe.core.wire import cbor, frames
-from zpipe.daemon.service.malformed import FAULTS_A_MINUTE, MINUTE_S, MalformedLog, Source
+from zpipe.daemon.service.malformed import FAULTS_A_MINUTE, MalformedLog, Source
+from zpipe.daemon.service.notes import MINUTE_S
 from zpipe.errors import PeerError
 
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from zpipe.core.actions import Note
-from zpipe.daemon.service.notes import AGAIN_S, LINES_A_MINUTE, Notes
+from zpipe.daemon.service.notes import LINES_A_MINUTE, MINUTE_S, Notes
 
 
 def notes() -> Notes:
@@ -25,11 +25,12 @@ def request(what: str = "pause") -> Note:
 def test_a_note_is_a_line_and_the_same_note_is_none_for_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     made = notes()
-    for now in (0.0, AGAIN_S - 1, AGAIN_S, AGAIN_S + 1):
+    for now in (0.0, 1.0, MINUTE_S - 1, MINUTE_S, MINUTE_S + 1):
         made.write(refused("no link"), now)
-    made.write(refused("another"), AGAIN_S + 1)
+    made.write(refused("another"), MINUTE_S + 1)
     line = 'event=hello.refused sender=127.0.0.1 reason="no link"'
-    assert caplog.messages == [line, line, "event=hello.refused sender=127.0.0.1 reason=another"]
+    another = "event=hello.refused sender=127.0.0.1 reason=another left_out=1"
+    assert caplog.messages == [line, f"{line} left_out=2", another]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 

@@ -247,6 +247,31 @@ def test_a_stage_held_by_its_guard_is_named_with_what_it_says() -> None:
     assert found["why"].endswith("messages wait for it: 60 of the last 100 messages died: zpipe resume")
 
 
+def test_no_bound_is_blamed_after_what_held_a_stage_is_over() -> None:
+    """The long window is full of the time in which nobody worked, and those after it work all the time again."""
+    model = PipelineModel(config(CHAIN))
+    found = []
+    for at in range(36):
+        held = at < 30
+        done = 0 if held else 300 * (at - 29)
+        model.add(
+            snapshot(
+                "read",
+                [link("map", 4000, unsent=UNSENT_BOUND)],
+                budget=budget(blocked=0.9),
+                at=float(at),
+                received=4000,
+            )
+        )
+        by = {"stopped_by": "a storm"} if held else {"budget": budget(blocked=0.9), "completed": done}
+        model.add(snapshot("map", [link("sink", done + 50)], queued=50, at=float(at), received=done + 50, **by))
+        work = budget(working=0.0 if held else 0.99)
+        model.add(snapshot("sink", budget=work, received=done, completed=done, at=float(at)))
+        if at > 31:  # the last few intervals show it from the third on
+            found.append(model.as_json(float(at))["bottleneck"])
+    assert [one for one in found if one is not None and one["kind"] == "unacked"] == []
+
+
 @pytest.mark.parametrize(("busy", "needed"), [(0.04, 50), (0.1, 10)])
 def test_a_stage_that_is_hardly_busy_does_not_tell_what_it_could_take(busy: float, needed: int) -> None:
     model = PipelineModel(config(CHAIN))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from secrets import token_bytes
 from typing import Any, get_args
 
 import pytest
@@ -17,6 +16,7 @@ from zpipe.daemon.service.status import process_figures
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.monitor.model.bottleneck import Kind, Verdict
 from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.testing import seeded_bytes
 
 PAGE = (Path(__file__).parents[3] / "docs" / "monitor.md").read_text(encoding="utf-8")
 
@@ -67,7 +67,7 @@ def test_every_key_of_an_instance() -> None:
         [("", "b")],
         StagePolicy(),
         0.0,
-        token_bytes,
+        seeded_bytes("random"),
         process_figures=lambda: figures,
     )
     assert documented("An instance") == stage.snapshot(1.0).keys()

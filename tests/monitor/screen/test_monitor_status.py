@@ -199,3 +199,13 @@ def test_the_state_of_a_stage_that_takes_no_more_says_so(more: dict[str, str], s
     rows = [plain(line).split() for line in status(model.as_json(100.0), 120)]
     (cells,) = (row for row in rows if row[:1] == ["map"] and row[1] in ("run", "held"))
     assert cells[1] == state
+
+
+def test_why_a_stage_is_held_is_said_once() -> None:
+    model = PipelineModel(config(CHAIN))
+    model.add(snapshot("read", [link("map", 1000)]))
+    model.add(snapshot("map", queued=50, stopped_by="60 of the last 100 messages died"))
+    model.add(snapshot("sink", held_by="the disk is full"))
+    text = "\n".join(plain(line) for line in status(model.as_json(100.0), 120))
+    assert text.count("60 of the last 100 messages died") == 1, text
+    assert "sink.1 is held up: the disk is full" in text

@@ -124,6 +124,8 @@ class Upstreams:
                         session.due(now)
                 case frames.Welcome():
                     if upstream.hello_at is not None and frame.number == upstream.hello_number:
+                        if self._inlet.owner(frame.session) is not None:
+                            raise PeerError("welcome.session is the name of one that is open", frame.kind, "session")
                         upstream.hello_at = None
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)

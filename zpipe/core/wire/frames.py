@@ -35,7 +35,7 @@ MAX_QUEUE_MESSAGES = 1_000_000_000
 _CHECKS: dict[str, Any] = {
     "str": lambda v: isinstance(v, str) and len(v) <= MAX_TEXT_CHARACTERS,
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 63,
-    "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0,
+    "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < 1 << 63,
     "bool": lambda v: isinstance(v, bool),
     "bytes": lambda v: isinstance(v, bytes),
     "list[list[int]]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_is_ints, v)),

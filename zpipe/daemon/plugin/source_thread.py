@@ -235,13 +235,15 @@ class SourceThread:
 
 def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
     """The dead letter for something a source yielded that cannot be sent."""
-    position, payload = (item.position, item.payload) if type(item) is Message else (None, item)
-    if type(item) is tuple and len(item) == 2:
+    id = ""
+    position, payload = None, item
+    if type(item) is Message:
+        id, position, payload = item.id, item.position, item.payload
+    elif type(item) is tuple and len(item) == 2:
         position, payload = item
     raw = payload.raw if type(payload) is BadRecord else payload
-    return DeadLetter(
-        failure.reason, failure.traceback, PastCalls(attempts=1), None, id=f"{stage}:{position_text(position)}", raw=raw
-    )
+    id = id or f"{stage}:{position_text(position)}"
+    return DeadLetter(failure.reason, failure.traceback, PastCalls(attempts=1), None, id=id, raw=raw)
 
 
 def position_text(position: Position) -> str:

@@ -1,6 +1,7 @@
 """What an instance needs of the machine, and waits for when it is missing: room on disks, file descriptors, services.
 
-The small files that it leaves behind belong here, the look at its descriptors, and what holds it. Must not live here: messages.
+The small files that it leaves behind belong here, the look at its descriptors and its lock, and what holds it. Must not live
+here: messages.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from zpipe.core.work.task import Result, Task, Verdict
 from zpipe.daemon.faults import Fault, RepeatedWrite
 from zpipe.errors import OperatorError
 from zpipe.runtime import descriptors
+from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.places import Places
 
 PATIENCE_S = 1.0
@@ -31,12 +33,14 @@ class Health:
     def __init__(
         self,
         places: Places,
+        lock: InstanceLock,
         me: Identity,
         log: logging.Logger,
         faults: list[Fault],
         fail: Callable[[str, BaseException], None],
     ) -> None:
         self._places = places
+        self._lock = lock
         self._me = me
         self._fail = fail
         state = f"cannot write in {places.state(me.stage, me.instance)}"
@@ -78,12 +82,16 @@ class Health:
         return final is not None
 
     def turn(self, now: float) -> float:
-        """Tries again what could not be written, and looks at the descriptors. Returns when to call again."""
+        """Tries again what could not be written, and looks at the descriptors and the lock. Returns when to call again."""
         if now >= self._look_at:
             self._look_at = now + descriptors.LOOK_S
             if self._null >= 0 and (problem := descriptors.exhausted(self._null)):
                 self.close()
                 self._fail("descriptors.exhausted", OperatorError(problem))
+            try:
+                self._lock.keep()
+            except OperatorError as error:
+                self._fail("lock.lost", error)
         return min(self._look_at, self._stop_mark.turn(now), self._paused_mark.turn(now))
 
     def close(self) -> None:

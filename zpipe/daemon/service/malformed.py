@@ -1,7 +1,6 @@
 """Frames that broke the protocol, in the log: each fault with who sent it, by which socket, and what was wrong.
 
-May live here: which of them get a line. Whoever reaches a socket can send any number, and must neither fill the disk with the log
-nor hide a fault of somebody else behind the first one.
+May live here: what makes two faults the same one. Which of them get a line is a limit as for all lines that others can cause.
 """
 
 from __future__ import annotations
@@ -10,15 +9,13 @@ import logging
 import re
 from dataclasses import dataclass
 
+from zpipe.daemon.service.notes import LineLimit
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
 
-MINUTE_S = 60.0
 FAULTS_A_MINUTE = 10
 """Distinct ones: more than a peer of another version makes, and few enough to be read."""
 _NUMBER = re.compile(r"\d+")
-
-Fault = tuple[str, str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -40,22 +37,15 @@ class MalformedLog:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._until = 0.0
-        self._logged: set[Fault] = set()
-        self._left_out = 0
+        self._limit = LineLimit(FAULTS_A_MINUTE)
 
     def note(self, source: Source, error: PeerError, now: float) -> None:
         """Logs it, unless the same was logged in this minute, or FAULTS_A_MINUTE others: the next line says how many frames
         were left out since the line before."""
-        if now >= self._until:
-            self._until = now + MINUTE_S
-            self._logged.clear()
         what = error.field or _NUMBER.sub("N", str(error).partition(":")[0])
-        fault = (source.socket, source.peer, source.sender, error.kind, what)
-        if fault in self._logged or len(self._logged) >= FAULTS_A_MINUTE:
-            self._left_out += 1
+        left_out = self._limit.admit((source.socket, source.peer, source.sender, error.kind, what), now)
+        if left_out is None:
             return
-        self._logged.add(fault)
         self._log.warning(
             fields(
                 event="peer.malformed",
@@ -65,7 +55,6 @@ class MalformedLog:
                 frame=error.kind or "unknown",
                 field=error.field or None,
                 reason=error,
-                left_out=self._left_out or None,
+                left_out=left_out or None,
             )
         )
-        self._left_out = 0

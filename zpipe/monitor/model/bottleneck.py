@@ -221,6 +221,8 @@ class _Flow:
         link = max(pressed, key=lambda one: self._efforts[one["from"]].shares["blocked"], default=None)
         if link is None or self._efforts[link["from"]].shares["blocked"] < BLOCKED:
             return None
+        if any(self._efforts[one].own_recent >= BUSY for one in behind):
+            return None  # they are at work again, after something that held them up
         name = link["from"]
         effort = self._efforts[name]
         blocked = f"{name} is blocked {effort.shares['blocked']:.0%} of the time"

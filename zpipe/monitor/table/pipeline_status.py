@@ -33,6 +33,8 @@ def title(value: dict[str, Any]) -> Line:
 def remarks(value: dict[str, Any], width: int) -> list[Line]:
     """Who is missing, and the bottleneck with what to do, in plain sentences."""
     found: list[Line] = []
+    bottleneck = value["bottleneck"]
+    said = bottleneck["stage"] if bottleneck and bottleneck["kind"] == "held" else None
     for name, stage in value["stages"].items():
         missing = [f"{name}.{instance}" for instance in stage["absent"]] if stage["instances"] else []
         unheard = [f"{name}.{instance}" for instance in stage["unheard"]] if stage["instances"] else []
@@ -42,13 +44,14 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
             found += wrap(f"{', '.join(who)}: {what}", width, style) if who else []
         for what, reasons in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
             for why in dict.fromkeys(reasons.values()):
+                if name == said and why in bottleneck["why"]:
+                    continue  # the sentence of the bottleneck says it
                 names = ", ".join(instance for instance, its in reasons.items() if its == why)
                 found += wrap(f"{names} {what}: {why}", width, "bold red")
         if stage["unrouted"]:
             found += wrap(
                 f"{name}: {stage['unrouted']:,} outputs left by an outlet that no stage reads", width, "yellow"
             )
-    bottleneck = value["bottleneck"]
     untold = [name for name, stage in value["stages"].items() if stage["live"] and stage["budget"] is None]
     if untold and not bottleneck:
         whose = ", ".join(untold)
