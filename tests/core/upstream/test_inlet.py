@@ -313,6 +313,28 @@ def test_the_same_number_of_another_incarnation_in_process_is_another_message() 
     )
 
 
+def test_a_copy_waits_for_the_message_of_its_own_incarnation() -> None:
+    assert (
+        Playbook(ConsumerEnd("a"))
+        << parcel("a", 1, [1])
+        << take(9)
+        >> taken(1)
+        << session_lost("a")
+        << opened("b", incarnation="u2")
+        << parcel("b", 1, [1])
+        << take(9)
+        >> taken(1)
+        << session_lost("b")
+        << opened("c", incarnation="u2")
+        << parcel("c", 1, [1], attempt=2)
+        >> shows(duplicates=1)
+        << done(1)  # the one of the incarnation before
+        >> states("c", floor=0)
+        << done(1)
+        >> states("c", floor=1)
+    )
+
+
 def test_the_same_number_of_another_outlet_is_another_message() -> None:
     """One upstream instance feeds this stage by two outlets, so two links with numbers of their own."""
     assert (
