@@ -15,7 +15,7 @@ Some lines after `>>` are questions, which a part answers about itself (`shows`,
 assertion shows the whole script, line by line: `-` is what was expected, `+` is what happened instead.
 
 Which events there are and what they do to a part does not belong here: see `link_ends`. The script of a whole pipeline with
-all its stages does not belong here either: see `pipeline_scenario`.
+all its stages does not belong here either: see `random_scenario`.
 """
 
 from __future__ import annotations
