@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 
-from pipeline_scenario import Event, Expectation, Expected, Scenario, make
+from random_scenario import Event, Expectation, Expected, Scenario, make
 
 from zpipe.testing import Disk, Simulation
 

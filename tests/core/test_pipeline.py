@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pipeline_run import play
-from pipeline_scenario import make
+from random_scenario import make
 
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession

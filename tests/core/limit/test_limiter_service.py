@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from limiter_service import SERVICE_S, Scene
+from simulated_service import SERVICE_S, Scene
 
 from zpipe.core.policy import LimitPolicy
 
