@@ -151,6 +151,19 @@ def test_a_pause_holds_over_a_kill_until_resume(make: MakePipeline) -> None:
     assert_drains(pipeline)
 
 
+def test_a_paused_source_that_is_started_again_reads_nothing(make: MakePipeline) -> None:
+    pipeline = make(CONFIG.replace("rate = 500", "size = 1"), work=WORK)
+    first = pipeline.stage("read")
+    wait_until(lambda: "event=ready" in first.stderr, "it is there", SOON_S)
+    assert code(ask(pipeline, "pause", "read")) == 0
+    pipeline.kill("read")
+    first.wait(SOON_S)
+    again = pipeline.stage("read")
+    wait_until(lambda: "event=ready" in again.stderr, "it is there again", SOON_S)
+    [seen] = json.loads(ask(pipeline, "monitor", "--once", "--json").stdout)["stages"]["read"]["instances"]
+    assert (seen["paused"], seen["received"]) == (True, 0)
+
+
 def settled(pipeline: Pipeline) -> Any:
     """The position of the source, once it has not moved for a while. Everything it has read is acked then."""
     seen: list[Any] = []

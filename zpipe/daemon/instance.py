@@ -329,7 +329,8 @@ class Instance:
             if opened.complete and not self._replaying:
                 self.stage.source_ended()
             else:
-                self._source.start()
+                # In the next turn: at the end of this one a source that is paused is told that it has no room.
+                self._mailbox.post(self._source.start)
 
     def close(self) -> None:
         """Ends the plugin, the store, the sockets: in this order, so that what the plugin closes can still be stored."""

@@ -1,0 +1,120 @@
+"""A source's thread and the stage that it feeds: what is worth a turn of the loop, and how the stage hears of the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from zpipe.core.actions import LimitOutputs
+from zpipe.core.policy import StagePolicy
+from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Identity
+from zpipe.daemon.plugin.source_thread import NEVER, SourceThread
+from zpipe.hookspecs import Context
+
+DEADLINE_S = 30.0
+
+
+class Fed:
+    """A head stage without a consumer that takes anything, so that all it has emitted stays unsent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.policy = StagePolicy()
+        self.worth_a_turn = min(self.policy.link.section_messages, self.policy.unacked.messages // 4)
+        me = Identity("p", "read", 1, "abc", "ipc:///nowhere")
+        self.stage = Stage(me, [], [("", "work")], self.policy, 0.0, lambda count: bytes(count))
+        self.given: SimpleQueue[Any] = SimpleQueue()
+        self.woken = threading.Event()
+        self.failures: list[BaseException] = []
+        context = Context("p", "read", 1, "abc", None, folder, folder, logging.getLogger("zpipe"))
+        self.source = SourceThread(self._items, context, self.stage, (), self.woken.set, self.failures.append)
+        self.stage.opened()
+        for action in self.stage.settle(0.0):
+            if isinstance(action, LimitOutputs):
+                self.source.raise_limit(action.limit)
+        self.source.start()
+        self._yielded = 0
+
+    def _items(self, context: Context) -> Iterator[Any]:
+        return iter(self.given.get, None)
+
+    def give(self, count: int) -> None:
+        """Until the source has yielded so many more."""
+        self._yielded += count
+        for number in range(count):
+            self.given.put((number, {"n": number}))
+        pause = threading.Event()
+        for _ in range(int(DEADLINE_S / 0.001)):
+            if self.source.read[0] == self._yielded:
+                return
+            pause.wait(0.001)
+        raise AssertionError(f"{self.source.read[0]} of {self._yielded} messages were yielded")
+
+    def end(self) -> None:
+        self.woken.clear()
+        self.given.put(None)
+        assert self.woken.wait(DEADLINE_S), "the end wakes the loop"
+
+
+@pytest.fixture
+def fed(tmp_path: Path) -> Iterator[Fed]:
+    made = Fed(tmp_path)
+    yield made
+    made.given.put(None)
+
+
+def test_with_nothing_unsent_one_message_is_worth_a_turn(fed: Fed) -> None:
+    assert fed.source.turn(1.0) == NEVER
+    fed.give(1)
+    assert fed.woken.wait(DEADLINE_S) and fed.source.turn(1.0) == 1.0
+    fed.source.feed(-1.0)
+    assert (fed.stage.counts.received, fed.stage.unsent, fed.source.turn(1.0)) == (1, 1, NEVER)
+
+
+def test_with_something_unsent_a_section_is_worth_a_turn_and_no_message_less(fed: Fed) -> None:
+    fed.give(1)
+    fed.source.feed(-1.0)
+    fed.source.turn(1.0)
+    fed.woken.clear()
+    fed.give(fed.worth_a_turn - 1)
+    fed.source.feed(-1.0)
+    assert (fed.source.turn(1.0), fed.woken.is_set(), fed.stage.counts.received) == (NEVER, False, 1)
+    fed.give(1)
+    assert fed.woken.wait(DEADLINE_S) and fed.source.turn(1.0) == 1.0
+    fed.source.feed(-1.0)
+    assert fed.stage.counts.received == 1 + fed.worth_a_turn
+
+
+def test_a_snapshot_counts_all_that_was_yielded(fed: Fed) -> None:
+    fed.give(1)
+    fed.source.feed(-1.0)
+    fed.give(2)
+    fed.source.feed(fed.stage.snapshot_at)
+    assert fed.stage.counts.received == 3
+
+
+def test_the_end_comes_after_all_messages_and_once(fed: Fed) -> None:
+    fed.give(1)
+    fed.source.feed(-1.0)
+    fed.give(2)
+    fed.end()
+    assert fed.source.turn(1.0) == 1.0
+    fed.source.feed(-1.0)
+    assert fed.stage.counts.received == 3 and fed.stage.source is not None and fed.stage.source.exhausted
+    assert (fed.source.turn(1.0), fed.failures) == (NEVER, [])
+
+
+def test_what_cannot_be_named_is_a_failure_and_no_end(fed: Fed) -> None:
+    fed.given.put((object(), 1))
+    fed.end()
+    fed.source.feed(-1.0)
+    assert [str(failure).partition(":")[0] for failure in fed.failures] == [
+        "zpipe_source yields what cannot be sent or named"
+    ]
+    assert fed.stage.source is not None and not fed.stage.source.ended
