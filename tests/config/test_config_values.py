@@ -8,7 +8,7 @@ import pytest
 
 from zpipe.config import values
 from zpipe.config.expansion import UNSET, Expanded, expand, plain
-from zpipe.config.lines import KeyPath
+from zpipe.config.key_lines import KeyPath
 
 
 def expanded(text: str) -> Expanded:

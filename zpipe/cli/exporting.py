@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zpipe.config import values
-from zpipe.config.pipeline import PROMETHEUS
+from zpipe.config.pipeline_config import PROMETHEUS
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import click
 
 from zpipe import plugin as plugins
-from zpipe.config.options import describe
+from zpipe.config.plugin_options import describe
 from zpipe.errors import ExitCode, PluginError
 from zpipe.plugin import Plugin
 

@@ -1,4 +1,5 @@
-"""Whether the stages of a config make a pipeline that can run. May live here: checks across stages; each is pure."""
+"""Checks across stages: whether the stages of a config make a pipeline that can run. Does not belong here: checks of one key by
+itself."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from zpipe.config.mistakes import Mistakes
-from zpipe.config.pipeline import Input, StageConfig
+from zpipe.config.pipeline_config import Input, StageConfig
 from zpipe.config.values import show_size
 from zpipe.core.work.task import DEAD
 from zpipe.plugin import Plugin, nearest_name
@@ -15,7 +16,7 @@ Stages = Mapping[str, StageConfig]
 
 
 def check(stages: Stages, plugins: Mapping[str, Plugin], report: Mistakes) -> None:
-    """Reports what is wrong across stages. `plugins`: by stage, those that could be loaded."""
+    """Reports what is wrong across stages. `plugins` has the plugins that could be loaded, by stage."""
     for stage in stages.values():
         _check_inputs(stage, stages, report)
         _check_room(stage, stages, report)
@@ -126,14 +127,14 @@ def _check_cycles(stages: Stages, report: Mistakes) -> bool:
             TopologicalSorter(upstream).prepare()
             return found
         except CycleError as error:
-            # Each is upstream of the next, and the last is the first again. Told from the one that comes first.
+            # Each stage is upstream of the next one. The message begins with the stage that comes first in the file.
             cycle = error.args[1][:-1]
             first = cycle.index(min(cycle, key=order.index))
             cycle = [*cycle[first:], *cycle[:first]]
             path = ("stages", cycle[0], "input", [i.stage for i in stages[cycle[0]].inputs].index(cycle[-1]))
             problem = f"the stages make a cycle: {' -> '.join([*cycle, cycle[0]])}"
             report.add(path, problem, given=cycle[-1])
-            # The next one, if there is one, does not go through here.
+            # The cycle is opened here, so that the next search finds another one, if there is one.
             upstream[cycle[0]].discard(cycle[-1])
             found = True
 
@@ -153,10 +154,11 @@ def _check_batch_queue(stage: StageConfig, report: Mistakes) -> None:
 
 
 def _check_batch_upstream(stages: Stages, report: Mistakes) -> None:
-    """A batch acks its inputs when it is done, so all of one batch must be unacked at once in every stage before it."""
+    """A batch acks its inputs only when it is done. So every stage before it must be allowed as many unacked messages as a batch
+    has."""
     if any(report.spoiled("stages", name, key) for name in stages for key in ("input", "unacked", "instances")):
         return
-    # By stage: how many of its messages can be unacked at once, and the stages whose bound says so.
+    # For each stage: how many of its messages can be unacked at once, and the stages whose bound limits that.
     most: dict[str, tuple[int, frozenset[str]]] = {}
     for name in TopologicalSorter({s.name: {i.stage for i in s.inputs} for s in stages.values()}).static_order():
         stage = stages[name]

@@ -1,6 +1,6 @@
-"""Filling a plugin's own options dataclass from its `options` table, checked as strictly as zpipe's own keys.
+"""Fills the options dataclass of a plugin from its `options` table, and checks it as strictly as zpipe's own keys.
 
-May live here: the types an options dataclass may have, and what is said of values that are not of them.
+It decides which types the fields may have, and words the mistakes. Does not belong here: any key or plugin by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 from zpipe.config import values
 from zpipe.config.expansion import UNSET, Expanded, plain
-from zpipe.config.lines import KeyPath
+from zpipe.config.key_lines import KeyPath
 from zpipe.config.mistakes import Mistakes, quoted, shown
 from zpipe.plugin import nearest_name
 
@@ -46,7 +46,7 @@ _FAILED: Final = _Failed()
 
 
 def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: Mistakes) -> Any:
-    """An `options_type` made of the table `given` at `path`; None where that has mistakes, which are on the report."""
+    """An `options_type` made from the table `given` at `path`. None if the table has mistakes, which are then in the report."""
     made = _dataclass(options_type, given, path, report)
     return None if made is _FAILED else made
 
@@ -118,7 +118,7 @@ def _scalar(hint: Any, given: Any) -> Any:
     if get_origin(hint) is Literal:
         bare = plain(given)
         for choice in get_args(hint):
-            # Types too: True == 1, yet they are not the same choice.
+            # The types are compared too, since True == 1.
             same = bare == choice and type(bare) is type(choice)
             if same or (isinstance(given, Expanded) and bare == str(choice)):
                 return choice
@@ -136,7 +136,7 @@ def _is_enum(hint: Any) -> bool:
 
 
 def _choices(hint: type[Enum]) -> dict[str, Enum]:
-    """What a config writes for each member: its value if that is text, else its name."""
+    """The members by what a config has to write for each: its value if that is text, else its name."""
     return {
         member.value if isinstance(member.value, str) else name: member for name, member in hint.__members__.items()
     }
@@ -144,7 +144,7 @@ def _choices(hint: type[Enum]) -> dict[str, Enum]:
 
 def _union(hint: Any, given: Any, path: KeyPath, report: Mistakes) -> Any:
     if given is None and types.NoneType in get_args(hint):
-        return None  # from JSON; TOML has no null, there None is only ever a default
+        return None  # read from JSON (a config record); TOML has no null
     arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
     if len(arms) == 1:
         return _value(arms[0], given, path, report)
@@ -198,7 +198,7 @@ def _nearest_choice(hint: Any, given: Any) -> str:
 
 
 def describe(hint: Any) -> str:
-    """A type in the words of somebody who writes a config."""
+    """A type in words that somebody who writes a config understands."""
     origin, arms = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(quoted(c) if isinstance(c, str) else shown(c) for c in arms)

@@ -1,23 +1,29 @@
-"""Reading one [stages.NAME] table. May live here: the keys of a stage, their defaults and their own bounds."""
+"""Reading one [stages.NAME] table: the keys of a stage, their defaults and the bounds of each value.
+
+Does not belong here: what compares one stage with another, which is `topology`.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from zpipe.config import addresses, values
-from zpipe.config.limits import read_limit
-from zpipe.config.mistakes import shown
-from zpipe.config.pipeline import Input, StageConfig, Workers
-from zpipe.config.table import ConfigTable
-from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, RetryPolicy, StagePolicy
+from zpipe.config.pipeline_config import Input, StageConfig, Workers
+from zpipe.config.table_reader import TableReader
+from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
 
 _DEFAULTS = StagePolicy()
 _LATER = frozenset({"buffer", "key"})
+"""Keys that the design has and this version does not."""
 MOST_INSTANCES = 1000
+MOST_CALLS = 10_000
+"""The most calls a `limit` may allow at once. Each is a task and a coroutine, and mostly a connection."""
+LEAST_RATE, MOST_RATE = 0.001, 1_000_000.0
 
 
-def read_stage(name: str, table: ConfigTable) -> StageConfig:
-    """The stage without its options, which need the plugin. Stand-ins for what is wrong; the report knows."""
+def read_stage(name: str, table: TableReader) -> StageConfig:
+    """The stage without its options, which only its plugin can read. A default stands in for each wrong value, which is then
+    in the report."""
     queue = _bound(table.table("queue"), _DEFAULTS.queue)
     stage = StageConfig(
         name=name,
@@ -31,7 +37,7 @@ def read_stage(name: str, table: ConfigTable) -> StageConfig:
         retry=_retry(table.table("retry")),
         dead=_dead(table.table("dead")),
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
-        limit=read_limit(table.table("limit")) if "limit" in table else None,
+        limit=_limit(table.table("limit")) if "limit" in table else None,
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
     )
     table.know("input", "batch", "limit", "listen", "options")
@@ -50,7 +56,7 @@ def _read_input(given: Any) -> Input:
         raise values.refused(allowed, given) from None
 
 
-def _bound(table: ConfigTable, default: Bound) -> Bound:
+def _bound(table: TableReader, default: Bound) -> Bound:
     bound = Bound(
         messages=table.get("messages", values.whole(), default.messages),
         bytes=table.get("bytes", values.size, default.bytes),
@@ -59,9 +65,9 @@ def _bound(table: ConfigTable, default: Bound) -> Bound:
     return bound
 
 
-def _workers(table: ConfigTable) -> Workers:
+def _workers(table: TableReader) -> Workers:
     workers = Workers(
-        kind=table.get("kind", _read_worker_kind, "thread"),
+        kind=table.get("kind", values.choice("thread", "process"), "thread"),
         count=table.get("count", values.whole(most=1000), 1),
         count_given="count" in table,
         timeout_s=table.get("timeout", values.duration(), None),
@@ -76,21 +82,13 @@ def _workers(table: ConfigTable) -> Workers:
     return workers
 
 
-def _read_worker_kind(given: Any) -> Literal["thread", "process"]:
-    if given == "thread":
-        return "thread"
-    if given == "process":
-        return "process"
-    raise ValueError(f'must be "thread" or "process", not {shown(given)}')
-
-
-def _retry(table: ConfigTable) -> RetryPolicy:
+def _retry(table: TableReader) -> RetryPolicy:
     default = RetryPolicy()
     delay = table.get("delay", values.duration(zero=True), default.delay_s)
     retry = RetryPolicy(
         attempts=table.get("attempts", values.whole(), default.attempts),
         delay_s=delay,
-        # A longer delay alone means: always that long.
+        # Who gives only a delay above the default maximum means that every delay is that long.
         max_delay_s=table.get("max_delay", values.duration(zero=True), max(delay, default.max_delay_s)),
         deaths=table.get("deaths", values.whole(), default.deaths),
     )
@@ -101,7 +99,7 @@ def _retry(table: ConfigTable) -> RetryPolicy:
     return retry
 
 
-def _dead(table: ConfigTable) -> DeadPolicy:
+def _dead(table: TableReader) -> DeadPolicy:
     default = DeadPolicy()
     dead = DeadPolicy(
         messages=table.get("messages", values.whole(), default.messages),
@@ -113,13 +111,54 @@ def _dead(table: ConfigTable) -> DeadPolicy:
     return dead
 
 
-def _batch(table: ConfigTable, queue: Bound) -> BatchPolicy:
+def _batch(table: TableReader, queue: Bound) -> BatchPolicy:
     default = BatchPolicy()
     batch = BatchPolicy(
-        # A small queue alone is no mistake: a default gives way to it, a number that somebody wrote does not.
+        # A small queue is no mistake where the batch has its default size: the default is then lowered to it.
         messages=table.get("messages", values.whole(), min(default.messages, queue.messages)),
         bytes=table.get("bytes", values.size, min(default.bytes, queue.bytes)),
         timeout_s=table.get("timeout", values.duration(), default.timeout_s),
     )
     table.finish()
     return batch
+
+
+def _limit(table: TableReader) -> LimitPolicy:
+    """With a rate alone, the number of calls is not limited. With any other key, or none, that number adapts."""
+    default = LimitPolicy()
+    rate = table.get("rate", _read_rate, None)
+    rate_alone = rate is not None and not ({"kind", "start", "max"} & table.values.keys())
+    default_kind: Literal["aimd", "fixed"] = "fixed" if rate_alone else "aimd"
+    kind = table.get("kind", values.choice("aimd", "fixed"), default_kind)
+    start = table.get("start", values.whole(most=MOST_CALLS), None)
+    most = table.get("max", values.whole(most=MOST_CALLS), None)
+    table.finish()
+    if not table.report.spoiled(*table.path):
+        _check_limit(table, kind, start, most, rate)
+    if kind == "fixed":
+        return LimitPolicy(kind, default.start, most, rate)
+    most = default.max if most is None else most
+    assert most is not None
+    # A small max is no mistake where start has its default: the default is then lowered to it.
+    return LimitPolicy(kind, min(default.start, most) if start is None else start, most, rate)
+
+
+def _check_limit(table: TableReader, kind: str, start: int | None, most: int | None, rate: float | None) -> None:
+    if kind == "fixed":
+        if start is not None:
+            problem = 'is where kind = "aimd" starts; with "fixed" leave it out, as the limit is always max'
+            table.report.add((*table.path, "start"), problem, given=start)
+        if most is None and rate is None:
+            table.report.add(table.path, 'kind "fixed" needs max, or rate, or both', given=kind)
+    elif start is not None and start > (most or LimitPolicy().max or MOST_CALLS):
+        table.report.add((*table.path, "start"), f"must not be above max ({most or LimitPolicy().max})", given=start)
+
+
+def _read_rate(given: Any) -> float:
+    try:
+        rate = values.number(given)
+    except ValueError:
+        rate = 0.0
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise values.refused(f"a number of calls a second from {LEAST_RATE:g} to {MOST_RATE:,.0f}", given)
+    return rate
