@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zpipe.cli.pipeline_argument import find_target, target_argument
+from zpipe.cli.parameters import find_target, target_argument
 from zpipe.config import PipelineConfig, dot, load, mermaid
 from zpipe.errors import ExitCode
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.times import Time
+from zpipe.cli.parameters import TimeType
 from zpipe.config import load
 from zpipe.errors import ExitCode
 
@@ -29,7 +29,7 @@ from zpipe.errors import ExitCode
 )
 @click.option(
     "--drain-timeout",
-    type=Time(),
+    type=TimeType(),
     metavar="TIME",
     help="Stop now if a drain takes longer (exit code 4).  [default: as long as it takes]",
 )

@@ -9,11 +9,12 @@ from zpipe.config.advice import advise
 from zpipe.config.graph_text import dot, mermaid
 from zpipe.config.loading import load, report_of
 from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
-from zpipe.config.pipeline_config import Input, PipelineConfig, StageConfig, Workers
+from zpipe.config.pipeline_config import Input, InstanceKey, PipelineConfig, StageConfig, Workers
 
 __all__ = [
     "Address",
     "Input",
+    "InstanceKey",
     "MemoryRow",
     "MemoryStatement",
     "PipelineConfig",

@@ -10,6 +10,9 @@ from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, Retry
 from zpipe.core.work.task import DEAD
 from zpipe.hookspecs import Traits
 
+InstanceKey = tuple[str, int]
+"""An instance, as (stage, number)."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -94,6 +97,16 @@ class PipelineConfig:
     def folder(self) -> Path:
         """The folder of the file, to which relative paths in it refer."""
         return self.path.parent
+
+    @property
+    def instances(self) -> list[InstanceKey]:
+        """The instances that the config asks for. More of them may run."""
+        return [(stage.name, n) for stage in self.stages.values() for n in range(1, stage.instances + 1)]
+
+    @property
+    def heads(self) -> list[str]:
+        """The stages that have a source."""
+        return [stage.name for stage in self.stages.values() if not stage.inputs]
 
     def consumers(self, stage: str) -> list[tuple[str, str]]:
         """(outlet, consumer stage) of every link that leaves `stage`."""
