@@ -12,7 +12,7 @@ import click
 
 from zpipe.config import MemoryStatement, advise, load, open_to, report_of, worst_case
 from zpipe.errors import ConfigError, ExitCode, Mistake
-from zpipe.units import names, sandbox
+from zpipe.units import sandbox, unit_names
 
 
 @click.command()
@@ -30,9 +30,9 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
     if unit is not None:
         if configs or as_json:
             raise click.UsageError("--unit names the config, and prints nothing but mistakes: leave the others out")
-        found = names.parse(unit)
+        found = unit_names.parse(unit)
         pipeline = load(found.config, only=found.stage)
-        names.find(found, pipeline)
+        unit_names.check(found, pipeline)
         sandbox.check_network(pipeline.stages[found.stage])
         return ExitCode.DONE
     if not configs:
@@ -78,7 +78,7 @@ def _check(path: Path) -> _Result:
         return _Result(path, error.mistakes)
     report = report_of(config, str(path), os.environ)
     advise(config, report)
-    if config.path == names.config_path(config.name):  # where its units read it
+    if config.path == unit_names.config_path(config.name):  # where its units read it
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)

@@ -30,7 +30,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     from zpipe.monitor.run.drain_progress import DrainProgress
     from zpipe.operate.pipeline_drain import PipelineDrain
     from zpipe.operate.targets import read_stage_target
-    from zpipe.units.target import settle
+    from zpipe.units.systemctl import stop_drained_target
 
     found = find_target(config)
     pipeline = found.config
@@ -73,7 +73,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
         console.print(link_table(result))
     for problem in [*ledger.problems(), *ledger.remarks(result), *(missing if code is ExitCode.DRAIN_TIMEOUT else [])]:
         click.echo(f"zpipe: {problem}", err=True)
-    if code is ExitCode.DONE and (left := settle(pipeline)):
+    if code is ExitCode.DONE and (left := stop_drained_target(pipeline)):
         click.echo(f"zpipe: {left}", err=True)
     if code is ExitCode.DONE and not ledger.balanced:
         return ExitCode.UNBALANCED

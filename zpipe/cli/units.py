@@ -30,27 +30,26 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
     Shows what would change in ROOT/etc/systemd/system; nothing is written without --install. Units read
     /etc/zpipe/PIPELINE.toml.
     """
-    from zpipe.units import install, sandbox, text
+    from zpipe.units import install, sandbox, systemctl, unit_files
 
-    pipeline = load(
-        config, ask_plugins=False
-    )  # plugins say whether they need the network; what they call is not root's business
-    called = install.program()
+    # Plugins are imported since they say whether they need the network. The user's code must not run as root.
+    pipeline = load(config, ask_plugins=False)
+    program = install.program()
     try:
-        wanted = text.files(pipeline, install.templates(), called)
+        wanted = unit_files.files(pipeline, install.templates(), program)
     except ValueError as error:
         raise OperatorError(str(error)) from None
     folder = root.absolute() / install.FOLDER
     todo = install.changes(folder, pipeline.name, wanted)
     if installing:
         install.apply(folder, todo)
-        reloaded = root.absolute() == Path("/") and bool(todo) and install.reload_manager()
+        reloaded = root.absolute() == Path("/") and bool(todo) and systemctl.reload_manager()
     report = report_of(pipeline, str(config), os.environ)
     sandbox.warn_of_paths(pipeline, report, root.absolute())
-    warnings = install.warnings(pipeline, called, root.absolute(), todo) + list(map(str, report.mistakes))
+    warnings = install.warnings(pipeline, program, root.absolute(), todo) + list(map(str, report.mistakes))
     for warning in warnings:
         click.echo(f"zpipe: {warning}", err=True)
-    target = text.target_name(pipeline.name)
+    target = unit_files.target_name(pipeline.name)
     if as_json:
         changes = [{"path": str(folder / one.path), "action": one.action} for one in todo]
         value = {"pipeline": pipeline.name, "target": target, "installed": installing, "changes": changes}
