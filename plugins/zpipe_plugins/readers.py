@@ -168,7 +168,7 @@ def _read_csv(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:
 
 
 class _CsvLines:
-    """The lines of a file as text, for the csv module. `taken` has the lines of the current record, of which there may be many."""
+    """The lines of a file as text, for the csv module. `taken` has the lines of the current record, which may be several."""
 
     def __init__(self, lines: _FileLines) -> None:
         self._lines = lines

@@ -67,7 +67,7 @@ def command(
             from rich.console import Console
 
             Console().print(ledger_table(result))
-    except BrokenPipeError:  # nobody reads stdout any more: how the run ended counts all the same
+    except BrokenPipeError:  # nobody reads stdout any more; the exit code still says how the run ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for problem in [*ledger.problems(), *ledger.remarks(result)]:
         click.echo(f"zpipe: {problem}", err=True)

@@ -31,7 +31,7 @@ def command(
 
     SIGTERM or Ctrl-C leaves: what is started is finished, the rest goes back. A second one stops now.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload that comes early waits until it is listened to
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # an early reload waits until the instance listens
     from zpipe.daemon.instance import run_stage
 
     if unit is not None:
@@ -47,7 +47,7 @@ def command(
         pipeline = load(config, only=stage)
         unit_names.stage_of(pipeline, stage)
     if pipeline.stages[stage].traits.needs_network:
-        from zpipe.units import sandbox  # most stages need not pay for it
+        from zpipe.units import sandbox  # most stages do not need it
 
         sandbox.check_network(pipeline.stages[stage])
     return run_stage(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)
