@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml", GOLDEN / "metered.toml", asks):
         pipeline = load(config, env={**env, "STDLIB": "/usr/lib/python3"}, ask_plugins=False)
         wanted = unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
-        install.apply(folder, install.changes(folder, pipeline.name, wanted))
+        install.apply(folder, install.find_changes(folder, pipeline.name, wanted))
     return root
 
 
@@ -81,7 +81,9 @@ def test_exposure_of_what_serves_metrics(tmp_path: Path, address: str, most: flo
     folder = tmp_path / install.FOLDER
     install.apply(
         folder,
-        install.changes(folder, pipeline.name, unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)),
+        install.find_changes(
+            folder, pipeline.name, unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
+        ),
     )
     threshold = f"--threshold={round(most * 10)}"
     code, shown = analyze(

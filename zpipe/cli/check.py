@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, advise, load, open_to, report_of, worst_case
+from zpipe.config import MemoryStatement, advise, describe_insecurity, estimate_memory, load, report_for
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import sandbox, unit_names
 
@@ -77,13 +77,15 @@ def _check(path: Path) -> _Result:
         config = load(path)
     except ConfigError as error:
         return _Result(path, error.mistakes)
-    report = report_of(config, str(path), os.environ)
+    report = report_for(config, str(path), os.environ)
     advise(config, report)
     if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
-    return _Result(path, (), tuple(report.mistakes), network, open_to(config.stages.values()), worst_case(config))
+    return _Result(
+        path, (), tuple(report.mistakes), network, describe_insecurity(config.stages.values()), estimate_memory(config)
+    )
 
 
 def _as_json(result: _Result) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 This file has the package's public names and nothing else.
 """
 
-from zpipe.config.addresses import Address, open_to
+from zpipe.config.addresses import Address, describe_insecurity
 from zpipe.config.addresses import parse as parse_address
 from zpipe.config.advice import advise
 from zpipe.config.graph_text import dot, mermaid
-from zpipe.config.loading import load, report_of
-from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
+from zpipe.config.loading import load, report_for
+from zpipe.config.memory import MemoryRow, MemoryStatement, estimate_memory
 from zpipe.config.pipeline_config import Input, InstanceKey, PipelineConfig, StageConfig, Workers
 
 __all__ = [
@@ -21,11 +21,11 @@ __all__ = [
     "StageConfig",
     "Workers",
     "advise",
+    "describe_insecurity",
     "dot",
+    "estimate_memory",
     "load",
     "mermaid",
-    "open_to",
     "parse_address",
-    "report_of",
-    "worst_case",
+    "report_for",
 ]

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from zpipe import folders
-from zpipe.config.mistakes import Mistakes
+from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import StageConfig
 from zpipe.config.values import refused
 from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 
-OPEN_TO = "read messages, take the place of a stage, and pause or drain it"
+WITHOUT_KEYS = "read messages, take the place of a stage, and pause or drain it"
 """What anybody can do who reaches an address that has no keys."""
 _LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
 
@@ -63,12 +63,12 @@ def read_listen(given: object) -> str:
 
 
 def check(
-    pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: Mistakes
+    pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: MistakeReport
 ) -> None:
     """Reports addresses that cannot work: too few, for no one machine, without keys, taken twice, or too long for a socket."""
     listening: list[tuple[str, str, Address]] = []
     for stage in stages:
-        if report.spoiled("stages", stage.name, "listen"):
+        if report.has_mistake_at("stages", stage.name, "listen"):
             continue
         if not stage.listen:
             _check_socket_path(pipeline, stage, env, report)
@@ -84,7 +84,7 @@ def check(
                 report.add(path, f"{problem}: name the one by which they reach it", given=text)
             elif not insecure:
                 who = "every user of this machine" if address.is_loopback else "everybody on the network"
-                problem = f"{text} has no keys in this version, so {who} could {OPEN_TO}"
+                problem = f"{text} has no keys in this version, so {who} could {WITHOUT_KEYS}"
                 report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
             for other, other_text, other_address in listening:
                 if address.clashes(other_address):
@@ -94,17 +94,17 @@ def check(
             listening.append((stage.name, text, address))
 
 
-def open_to(stages: Iterable[StageConfig]) -> str:
+def describe_insecurity(stages: Iterable[StageConfig]) -> str:
     """A sentence that says what `insecure` means for these stages; "" if none of them has a tcp address."""
     listening = [parse(text) for stage in stages for text in stage.listen]
     if not listening:
         return ""
     local = all(address.is_loopback for address in listening)
     who = "every user of this machine" if local else "everybody who reaches one over the network"
-    return f"insecure: the tcp addresses have no keys, so {who} can {OPEN_TO}"
+    return f"insecure: the tcp addresses have no keys, so {who} can {WITHOUT_KEYS}"
 
 
-def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Mistakes) -> None:
+def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: MistakeReport) -> None:
     path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:

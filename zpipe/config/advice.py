@@ -6,12 +6,12 @@ and its plugins.
 
 from __future__ import annotations
 
-from zpipe.config.mistakes import Mistakes
+from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import PipelineConfig
 from zpipe.core.work.task import DEAD
 
 
-def advise(config: PipelineConfig, report: Mistakes) -> None:
+def advise(config: PipelineConfig, report: MistakeReport) -> None:
     """Adds the warnings to `report`. The config must have been loaded with its plugins."""
     for stage in config.stages.values():
         path = ("stages", stage.name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe import __version__
-from zpipe.config.mistakes import Mistakes
+from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import PipelineConfig
 from zpipe.config.plugin_options import fill
 from zpipe.hookspecs import Traits
@@ -83,7 +83,7 @@ def _config(text: str) -> PipelineConfig:
 
 
 def _filled(cls: type[T], value: Any) -> T:
-    report = Mistakes("", {})
+    report = MistakeReport("", {})
     made = fill(cls, value, (), report) if isinstance(value, dict) else None
     if not isinstance(made, cls):
         raise ValueError("; ".join(f"{one.key} {one.problem}" for one in report.mistakes) or "is no table")

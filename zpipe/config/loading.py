@@ -18,7 +18,7 @@ from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
 from zpipe.config.expansion import UNSET, expand, secrets
 from zpipe.config.key_lines import key_lines
-from zpipe.config.mistakes import Mistakes, dotted, shown
+from zpipe.config.mistakes import MistakeReport, dotted, shown
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Workers
 from zpipe.config.plugin_options import fill
 from zpipe.config.stage_table import read_stage
@@ -43,7 +43,7 @@ def load(
     file, path = str(path), Path(path).absolute()
     text = _read(file, path)
     raw = _parse(file, text)
-    report = Mistakes(file, key_lines(text))
+    report = MistakeReport(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
     report.hide(secrets(raw), text)
     config = replace(_pipeline(TableReader(report, (), raw), path), text=text)
@@ -69,12 +69,12 @@ def load(
     return replace(config, stages=stages)
 
 
-def report_of(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Mistakes:
+def report_for(config: PipelineConfig, file: str, env: Mapping[str, str]) -> MistakeReport:
     """A new report for a config that was loaded: it knows the lines, and hides the values that came from `env`.
 
     file  the path as the user named it
     """
-    report = Mistakes(file, key_lines(config.text))
+    report = MistakeReport(file, key_lines(config.text))
     report.hide(secrets(expand(_parse(file, config.text), env, lambda where, problem, given: None)), config.text)
     return report
 
@@ -84,7 +84,7 @@ def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plug
 
     Raises ConfigError if they are wrong now, because the environment or the plugin has changed.
     """
-    report = Mistakes(str(path), key_lines(text))
+    report = MistakeReport(str(path), key_lines(text))
     raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
     report.hide(secrets(raw), text)
     stages = raw["stages"]
@@ -141,16 +141,16 @@ def _pipeline(top: TableReader, path: Path) -> PipelineConfig:
         trace_rate=telemetry.get("trace_rate", values.rate, PipelineConfig.trace_rate),
         prometheus=telemetry.get("prometheus", values.address, PipelineConfig.prometheus),
     )
-    pipeline.finish()
-    telemetry.finish()
+    pipeline.report_unknown_keys()
+    telemetry.report_unknown_keys()
     # Any other key is announced as one of a later version: those for CURVE keys and for lists of peers have no names yet.
-    security.finish(later=frozenset(security.values))
-    top.finish()
+    security.report_unknown_keys(later=frozenset(security.values))
+    top.report_unknown_keys()
     return config
 
 
 def _stages(table: TableReader) -> dict[str, StageConfig]:
-    if not table.values and not table.report.spoiled("stages"):
+    if not table.values and not table.report.has_mistake_at("stages"):
         table.report.add(("stages",), "has no stages: at least one [stages.NAME] is required")
     found = {}
     for name in table.values:
@@ -165,7 +165,7 @@ def _stages(table: TableReader) -> dict[str, StageConfig]:
     return found
 
 
-def _plugins(config: PipelineConfig, only: str | None, report: Mistakes) -> dict[str, Plugin]:
+def _plugins(config: PipelineConfig, only: str | None, report: MistakeReport) -> dict[str, Plugin]:
     """The plugins that could be loaded, by stage. A plugin that several stages name is imported once."""
     loaded: dict[str, Plugin | PluginError] = {}
     found = {}
@@ -186,12 +186,12 @@ def _plugins(config: PipelineConfig, only: str | None, report: Mistakes) -> dict
 
 
 def _with_traits(
-    stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: Mistakes
+    stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: MistakeReport
 ) -> StageConfig:
     """The stage with the traits that its plugin declares. With `problems`, the plugin also says what is wrong with its
     options, which have the right types by then."""
     path = ("stages", stage.name, "options")
-    if plugin is None or report.spoiled(*path):
+    if plugin is None or report.has_mistake_at(*path):
         return stage
     try:
         for option, problem in plugin.problems(stage.options, folder) if problems else ():
@@ -210,7 +210,9 @@ def _is_installed(*modules: str) -> bool:
         return False
 
 
-def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Mistakes) -> StageConfig:
+def _with_plugin(
+    stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
+) -> StageConfig:
     """The stage with what depends on its plugin: options, outlets and the number of workers."""
     options = _options(stage, plugin, raw, report)
     known = plugin is not None and (options is not None or plugin.options_type is None)
@@ -218,7 +220,7 @@ def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, An
     return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
 
 
-def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: Mistakes) -> tuple[str, ...] | None:
+def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: MistakeReport) -> tuple[str, ...] | None:
     try:
         return plugin.outlets(options)
     except PluginError as error:
@@ -235,7 +237,7 @@ def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
     return replace(workers, count=limit.max) if hook in plugin.is_async else workers
 
 
-def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Mistakes) -> Any:
+def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport) -> Any:
     path = ("stages", stage.name, "options")
     given = raw.get("options", {})
     if not isinstance(given, dict):

@@ -44,7 +44,7 @@ class MemoryStatement:
         return sum(row.total_bytes for row in self.rows)
 
 
-def worst_case(config: PipelineConfig) -> MemoryStatement:
+def estimate_memory(config: PipelineConfig) -> MemoryStatement:
     return MemoryStatement(tuple(_row(config, stage) for stage in config.stages.values()))
 
 

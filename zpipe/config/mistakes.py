@@ -19,7 +19,7 @@ _UNLIKELY_BY_CHANCE = 4
 """A secret of at least so many characters is hardly ever part of a sentence by chance."""
 
 
-class Mistakes:
+class MistakeReport:
     """All mistakes found so far in one file, each with its line."""
 
     def __init__(self, file: str, lines: Mapping[KeyPath, int]) -> None:
@@ -71,7 +71,7 @@ class Mistakes:
             case _:
                 return given
 
-    def spoiled(self, *path: str | int) -> bool:
+    def has_mistake_at(self, *path: str | int) -> bool:
         """Whether there is a mistake at `path` or below it. What was read there is then only a default."""
         return any(found[: len(path)] == path for found, _ in self._found)
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 from zpipe.config import values
 from zpipe.config.expansion import UNSET, Expanded, plain
 from zpipe.config.key_lines import KeyPath
-from zpipe.config.mistakes import Mistakes, quoted, shown
+from zpipe.config.mistakes import MistakeReport, quoted, shown
 from zpipe.plugin import nearest_name
 
 _WORDS: dict[Any, str] = {
@@ -45,13 +45,13 @@ class _Failed:
 _FAILED: Final = _Failed()
 
 
-def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: Mistakes) -> Any:
+def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: MistakeReport) -> Any:
     """An `options_type` made from the table `given` at `path`. None if the table has mistakes, which are then in the report."""
     made = _dataclass(options_type, given, path, report)
     return None if made is _FAILED else made
 
 
-def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistakes) -> Any:
+def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: MistakeReport) -> Any:
     try:
         hints = _hints(cls)
     except Exception as error:
@@ -88,7 +88,7 @@ def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _value(hint: Any, given: Any, path: KeyPath, report: Mistakes) -> Any:
+def _value(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
     """`given` as a value of the type `hint`, or _FAILED."""
     if given is UNSET:
         return _FAILED
@@ -142,7 +142,7 @@ def _choices(hint: type[Enum]) -> dict[str, Enum]:
     }
 
 
-def _union(hint: Any, given: Any, path: KeyPath, report: Mistakes) -> Any:
+def _union(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
     if given is None and types.NoneType in get_args(hint):
         return None  # read from JSON (a config record); TOML has no null
     arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
@@ -151,14 +151,14 @@ def _union(hint: Any, given: Any, path: KeyPath, report: Mistakes) -> Any:
     if _holds_unset(given):
         return _FAILED
     for arm in arms:
-        made = _value(arm, given, path, Mistakes("", {}))
+        made = _value(arm, given, path, MistakeReport("", {}))
         if made is not _FAILED:
             return made
     report.add(path, str(values.refused(describe(hint), given)), given=given)
     return _FAILED
 
 
-def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: Mistakes) -> Any:
+def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: MistakeReport) -> Any:
     arms = get_args(hint) or (Any,)
     if origin is tuple and get_args(hint) and arms[-1] is not Ellipsis:
         if len(given) != len(arms):
@@ -173,7 +173,7 @@ def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: M
     return tuple(made) if origin is tuple else made
 
 
-def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: Mistakes) -> Any:
+def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: MistakeReport) -> Any:
     _, element = get_args(hint) or (str, Any)
     made = {key: _value(element, inner, (*path, key), report) for key, inner in given.items()}
     return _FAILED if _FAILED in made.values() else made

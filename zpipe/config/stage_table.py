@@ -30,7 +30,7 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         plugin=table.require("plugin", values.string, ""),
         inputs=tuple(table.get_list("input", _read_input)) if "input" in table else (),
         options=None,
-        instances=table.get("instances", values.whole(most=MOST_INSTANCES), 1),
+        instances=table.get("instances", values.whole_number(most=MOST_INSTANCES), 1),
         workers=_workers(table.table("workers")),
         queue=queue,
         unacked=_bound(table.table("unacked"), _DEFAULTS.unacked),
@@ -40,8 +40,8 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         limit=_limit(table.table("limit")) if "limit" in table else None,
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
     )
-    table.know("input", "batch", "limit", "listen", "options")
-    table.finish(_LATER)
+    table.allow("input", "batch", "limit", "listen", "options")
+    table.report_unknown_keys(_LATER)
     return stage
 
 
@@ -58,24 +58,24 @@ def _read_input(given: Any) -> Input:
 
 def _bound(table: TableReader, default: Bound) -> Bound:
     bound = Bound(
-        messages=table.get("messages", values.whole(), default.messages),
+        messages=table.get("messages", values.whole_number(), default.messages),
         bytes=table.get("bytes", values.size, default.bytes),
     )
-    table.finish()
+    table.report_unknown_keys()
     return bound
 
 
 def _workers(table: TableReader) -> Workers:
     workers = Workers(
         kind=table.get("kind", values.choice("thread", "process"), "thread"),
-        count=table.get("count", values.whole(most=1000), 1),
+        count=table.get("count", values.whole_number(most=1000), 1),
         count_given="count" in table,
         timeout_s=table.get("timeout", values.duration(), None),
-        recycle_messages=table.get("recycle_messages", values.whole(), None),
+        recycle_messages=table.get("recycle_messages", values.whole_number(), None),
         memory_bytes=table.get("memory", values.size, None),
     )
-    table.finish()
-    if workers.kind == "thread" and not table.report.spoiled(*table.path):
+    table.report_unknown_keys()
+    if workers.kind == "thread" and not table.report.has_mistake_at(*table.path):
         problem = 'is for workers that can be replaced: kind = "process"'
         for key in [key for key in ("recycle_messages", "memory") if key in table]:
             table.report.add((*table.path, key), problem, given=table.values[key])
@@ -86,28 +86,28 @@ def _retry(table: TableReader) -> RetryPolicy:
     default = RetryPolicy()
     delay = table.get("delay", values.duration(zero=True), default.delay_s)
     retry = RetryPolicy(
-        attempts=table.get("attempts", values.whole(), default.attempts),
+        attempts=table.get("attempts", values.whole_number(), default.attempts),
         delay_s=delay,
         # Who gives only a delay above the default maximum means that every delay is that long.
         max_delay_s=table.get("max_delay", values.duration(zero=True), max(delay, default.max_delay_s)),
-        deaths=table.get("deaths", values.whole(), default.deaths),
+        deaths=table.get("deaths", values.whole_number(), default.deaths),
     )
-    if retry.max_delay_s < delay and not table.report.spoiled(*table.path):
+    if retry.max_delay_s < delay and not table.report.has_mistake_at(*table.path):
         given = table.values["max_delay"]
         table.report.add((*table.path, "max_delay"), f"must not be below delay ({delay:g}s)", given=given)
-    table.finish()
+    table.report_unknown_keys()
     return retry
 
 
 def _dead(table: TableReader) -> DeadPolicy:
     default = DeadPolicy()
     dead = DeadPolicy(
-        messages=table.get("messages", values.whole(), default.messages),
+        messages=table.get("messages", values.whole_number(), default.messages),
         bytes=table.get("bytes", values.size, default.bytes),
         age_s=table.get("age", values.duration(), default.age_s),
-        storm=table.get("storm", values.share, default.storm),
+        storm=table.get("storm", values.fraction, default.storm),
     )
-    table.finish()
+    table.report_unknown_keys()
     return dead
 
 
@@ -115,11 +115,11 @@ def _batch(table: TableReader, queue: Bound) -> BatchPolicy:
     default = BatchPolicy()
     batch = BatchPolicy(
         # A small queue is no mistake where the batch has its default size: the default is then lowered to it.
-        messages=table.get("messages", values.whole(), min(default.messages, queue.messages)),
+        messages=table.get("messages", values.whole_number(), min(default.messages, queue.messages)),
         bytes=table.get("bytes", values.size, min(default.bytes, queue.bytes)),
         timeout_s=table.get("timeout", values.duration(), default.timeout_s),
     )
-    table.finish()
+    table.report_unknown_keys()
     return batch
 
 
@@ -130,10 +130,10 @@ def _limit(table: TableReader) -> LimitPolicy:
     rate_alone = rate is not None and not ({"kind", "start", "max"} & table.values.keys())
     default_kind: Literal["aimd", "fixed"] = "fixed" if rate_alone else "aimd"
     kind = table.get("kind", values.choice("aimd", "fixed"), default_kind)
-    start = table.get("start", values.whole(most=MOST_CALLS), None)
-    most = table.get("max", values.whole(most=MOST_CALLS), None)
-    table.finish()
-    if not table.report.spoiled(*table.path):
+    start = table.get("start", values.whole_number(most=MOST_CALLS), None)
+    most = table.get("max", values.whole_number(most=MOST_CALLS), None)
+    table.report_unknown_keys()
+    if not table.report.has_mistake_at(*table.path):
         _check_limit(table, kind, start, most, rate)
     if kind == "fixed":
         return LimitPolicy(kind, default.start, most, rate)

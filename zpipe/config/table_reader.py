@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from zpipe.config.expansion import UNSET
 from zpipe.config.key_lines import KeyPath
-from zpipe.config.mistakes import Mistakes, shown
+from zpipe.config.mistakes import MistakeReport, shown
 from zpipe.config.values import Reader
 from zpipe.plugin import nearest_name
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class TableReader:
     """The table at `path`. Wrong values are added to `report`."""
 
-    def __init__(self, report: Mistakes, path: KeyPath, values: Mapping[str, Any]) -> None:
+    def __init__(self, report: MistakeReport, path: KeyPath, values: Mapping[str, Any]) -> None:
         self.report = report
         self.path = path
         self.values = values
@@ -74,11 +74,11 @@ class TableReader:
             self.report.add(path, f"must be a table, not {shown(given)}", given=given)
         return TableReader(self.report, path, {})
 
-    def know(self, *keys: str) -> None:
+    def allow(self, *keys: str) -> None:
         """Allows keys that are read elsewhere, or that are only read if they are there."""
         self._known.update(keys)
 
-    def finish(self, later: frozenset[str] = frozenset()) -> None:
+    def report_unknown_keys(self, later: frozenset[str] = frozenset()) -> None:
         """Reports the keys that were not read. `later` are keys of the design that this version does not have yet."""
         for key, given in self.values.items():
             if key in self._known:

@@ -122,14 +122,14 @@ def number(given: Any) -> float:
     return float(value)
 
 
-def share(given: Any) -> float:
+def fraction(given: Any) -> float:
     value = _converted(given, float)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise refused("a number above 0, at most 1", given)
     return float(value)
 
 
-def whole(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
+def whole_number(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
     allowed = f"a whole number from {least} to {most}"
 
     def read(given: Any) -> int:

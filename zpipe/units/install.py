@@ -61,7 +61,7 @@ def _shipped(name: str) -> str:
     raise OperatorError(f"{name} is missing from this installation of zpipe ({package})")
 
 
-def changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
+def find_changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
     """The changes after which `folder` has the files of the pipeline, and none that an earlier config left."""
     existing = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe*@*.service.d/{unit_files.DROP_IN}")]
     gone = [path for path in existing if unit_files.is_drop_in_of(pipeline, path) and path not in wanted]
@@ -69,10 +69,10 @@ def changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]
     return [change for change in found if change.before != change.after]
 
 
-def diff(folder: Path, todo: list[Change]) -> str:
+def diff(folder: Path, changes: list[Change]) -> str:
     """The changes as `diff -u` would show them."""
     lines: list[str] = []
-    for change in todo:
+    for change in changes:
         path = str(folder / change.path)
         before, after = (None if one is None else one.splitlines() for one in (change.before, change.after))
         names = ("/dev/null" if before is None else path, "/dev/null" if after is None else path)
@@ -80,9 +80,9 @@ def diff(folder: Path, todo: list[Change]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def apply(folder: Path, todo: list[Change]) -> None:
+def apply(folder: Path, changes: list[Change]) -> None:
     """Makes the changes. An error leaves no file half written. Raises OperatorError."""
-    for change in todo:
+    for change in changes:
         path = folder / change.path
         try:
             if change.after is None:
@@ -95,7 +95,7 @@ def apply(folder: Path, todo: list[Change]) -> None:
             raise OperatorError(f"cannot write {path}: {error.strerror}") from error
 
 
-def warnings(config: PipelineConfig, program_path: str, root: Path, todo: list[Change]) -> list[str]:
+def warnings(config: PipelineConfig, program_path: str, root: Path, changes: list[Change]) -> list[str]:
     """Sentences about what would keep the units from running, as far as this process can see it."""
     found = []
     read = config_path(config.name)
@@ -116,7 +116,7 @@ def warnings(config: PipelineConfig, program_path: str, root: Path, todo: list[C
         found.append(
             f"what serves metrics needs prometheus_client: {Path(program_path).with_name('pip')} install 'zpipe[prometheus]'"
         )
-    for change in todo:
+    for change in changes:
         if change.action == "remove":
             unit = Path(change.path).parent.name.removesuffix(".d")
             found.append(f"{unit} is not in the config any more: systemctl stop it, if it runs")

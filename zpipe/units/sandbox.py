@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
-from zpipe.config.mistakes import Mistakes
+from zpipe.config.mistakes import MistakeReport
 from zpipe.folders import instance_name
 from zpipe.units import install, unit_files, unit_names
 from zpipe.units.unit_names import Unit, UnitError
@@ -38,7 +38,7 @@ def check_network(stage: StageConfig) -> None:
         ) from None
 
 
-def warn_of_paths(config: PipelineConfig, report: Mistakes, root: Path) -> None:
+def warn_of_paths(config: PipelineConfig, report: MistakeReport, root: Path) -> None:
     """Reports the paths that the units of a pipeline may not write, as if the config were in /etc/zpipe."""
     for stage in config.stages.values():
         for written in stage.traits.writes:
@@ -49,7 +49,7 @@ def warn_of_paths(config: PipelineConfig, report: Mistakes, root: Path) -> None:
                 report.add(("stages", stage.name, "options"), why)
 
 
-def warn_of_network(config: PipelineConfig, report: Mistakes, root: Path) -> None:
+def warn_of_network(config: PipelineConfig, report: MistakeReport, root: Path) -> None:
     """Reports installed units that are cut off from the network although their stage needs it."""
     for stage in config.stages.values():
         unit = Unit(config.name, stage.name, 1)
