@@ -6,10 +6,9 @@ Does not belong here: whether the part runs.
 from __future__ import annotations
 
 from zpipe.config import Input, PipelineConfig
+from zpipe.config.stage_table import MOST_INSTANCES
 from zpipe.errors import TargetError
 from zpipe.plugin import nearest_name
-
-MOST_INSTANCES = 1000
 
 
 def read_stage_target(config: PipelineConfig, target: str) -> tuple[str, int | None]:
