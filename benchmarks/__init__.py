@@ -1,1 +1,1 @@
-"""zpipe against the same three processes written by hand: `python -m benchmarks`."""
+"""Compares zpipe with the same three processes written by hand: `python -m benchmarks`."""

@@ -1,6 +1,6 @@
-"""Prints N1 (throughput) and N2 (latency) of zpipe beside the hand-written baseline, from one run on one machine.
+"""Prints N1 (throughput) and N2 (latency) of zpipe beside those of the hand-written baseline, from one run on one machine.
 
-The two sides alternate, so that a machine that slows down slows both; of each figure the median of the runs counts.
+The two sides alternate, so that a machine that gets slower slows both. Each figure is the median of its runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.workload import COUNT
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. `runs` holds (baseline, zpipe) of each run."""
+    """One line of the table. `runs` has (baseline, zpipe) of each run."""
 
     name: str
     what: str

@@ -1,7 +1,7 @@
-"""The competitor: generate -> map -> discard as three processes, by hand with pyzmq and cbor2.
+"""The baseline: generate -> map -> discard as three processes, written by hand with pyzmq and cbor2.
 
-One message each, blocking calls, default high-water marks, ipc. It has no acknowledgement, no bound in messages and no
-recovery; it is what one writes in half an hour, written with care.
+It sends single messages over ipc, with blocking calls and the default high-water marks. It has no acknowledgement, no bound in
+messages and no recovery. It is what one writes in half an hour, written with care.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.workload import (
     LATENCY_RATE,
     LATENCY_WARM_UP,
     WARM_UP,
-    Latency,
+    LatencyPercentiles,
     latency,
 )
 
@@ -33,7 +33,7 @@ TIMEOUT_S = 300
 
 
 def generate(folder: str) -> None:
-    """Sends as fast as the next stage takes, until it is terminated."""
+    """Sends as fast as the next stage takes messages, until it is terminated."""
     push = zmq.Context().socket(zmq.PUSH)
     push.bind(f"ipc://{folder}/a")
     send, dumps = push.send, cbor2.dumps
@@ -44,7 +44,7 @@ def generate(folder: str) -> None:
 
 
 def generate_paced(folder: str) -> None:
-    """Sends one message a millisecond, each with the time it was made, until it is terminated."""
+    """Sends one message a millisecond, with the time at which it was made, until it is terminated."""
     push = zmq.Context().socket(zmq.PUSH)
     push.bind(f"ipc://{folder}/a")
     n = 0
@@ -68,7 +68,7 @@ def transform(folder: str) -> None:
 
 
 def discard(folder: str, count: int) -> None:
-    """Prints messages a second over `count` messages after the warm-up."""
+    """Prints how many messages a second arrived, over `count` messages after the warm-up."""
     pull = zmq.Context().socket(zmq.PULL)
     pull.bind(f"ipc://{folder}/b")
     recv, loads = pull.recv, cbor2.loads
@@ -81,7 +81,7 @@ def discard(folder: str, count: int) -> None:
 
 
 def discard_timed(folder: str, count: int) -> None:
-    """Prints each message's age in seconds, for `count` messages after the warm-up."""
+    """Prints the age of each message in seconds, for `count` messages after the warm-up."""
     pull = zmq.Context().socket(zmq.PULL)
     pull.bind(f"ipc://{folder}/b")
     ages = []
@@ -105,7 +105,7 @@ def throughput(count: int = COUNT) -> float:
     return float(json.loads(_run("generate", "discard", count)))
 
 
-def idle_latency(count: int = LATENCY_COUNT) -> Latency:
+def idle_latency(count: int = LATENCY_COUNT) -> LatencyPercentiles:
     return latency(json.loads(_run("generate-paced", "discard-timed", count)))
 
 

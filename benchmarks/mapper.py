@@ -1,4 +1,4 @@
-"""The work of the middle stage on both sides: next to nothing, so that the carrier is what is measured."""
+"""The work of the middle stage on both sides. It is next to nothing, so that the transport is what is measured."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The last stage on zpipe's side: a plugin that counts or times what arrives and writes one JSON value to a file.
+"""The last stage on zpipe's side: a plugin that counts or times what arrives, and writes one JSON value to a file.
 
-It is copied next to the benchmark's config and loaded by its path, like any plugin that nobody packaged.
+It is copied beside the benchmark's config and loaded by its path, like any plugin that is not packaged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zpipe import Context, Message, hookimpl
 
 @dataclass
 class Options:
-    """measure: "rate" writes messages a second over `count` messages after `warm_up`; "ages" writes each one's age."""
+    """measure: "rate" writes messages a second, over `count` messages after `warm_up`; "ages" writes the age of each message."""
 
     result: str
     measure: str

@@ -1,4 +1,4 @@
-"""What both sides carry and how both sides count, so that they differ in nothing else."""
+"""What both sides send, and how both are measured, so that nothing else differs between them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ FIELDS: dict[str, Any] = {
 }
 
 WARM_UP = 50_000
-"""Throughput is taken from the message after these: processes have started and queues have filled."""
+"""Throughput is measured after so many messages, when the processes have started and the queues are full."""
 
 COUNT = 300_000
 LATENCY_WARM_UP = 1_000
 LATENCY_COUNT = 3_000
 LATENCY_RATE = 1_000
-"""Messages a second: far below what either side can carry, so no queue forms."""
+"""Messages a second. It is far below what either side can carry, so that no queue builds up."""
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Microseconds from the source to the sink."""
+class LatencyPercentiles:
+    """Percentiles of the microseconds from the source to the sink."""
 
     p50: float
     p99: float
 
 
-def latency(seconds: list[float]) -> Latency:
+def latency(seconds: list[float]) -> LatencyPercentiles:
     ordered = sorted(seconds)
-    return Latency(_percentile(ordered, 50) * 1e6, _percentile(ordered, 99) * 1e6)
+    return LatencyPercentiles(_percentile(ordered, 50) * 1e6, _percentile(ordered, 99) * 1e6)
 
 
 def _percentile(ordered: list[float], percent: int) -> float:
-    """The nearest rank."""
+    """By the nearest-rank method."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

@@ -1,4 +1,4 @@
-"""The same three stages by `zpipe run`, measured from outside: at the source's clock and the sink's."""
+"""The same three stages run by `zpipe run`. Its sink plugin does the measuring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.workload import (
     LATENCY_RATE,
     LATENCY_WARM_UP,
     WARM_UP,
-    Latency,
+    LatencyPercentiles,
     latency,
 )
 
@@ -50,7 +50,7 @@ def throughput(count: int = COUNT) -> float:
     return float(_run("rate", WARM_UP, count))
 
 
-def idle_latency(count: int = LATENCY_COUNT) -> Latency:
+def idle_latency(count: int = LATENCY_COUNT) -> LatencyPercentiles:
     return latency(_run("ages", LATENCY_WARM_UP, count, rate=f"rate = {LATENCY_RATE}, "))
 
 
@@ -77,7 +77,7 @@ def _run(measure: str, warm_up: int, count: int, rate: str = "") -> Any:
 
 
 def _zpipe_run(config: Path) -> None:
-    """Runs a config to its end; anything but a balanced ledger is an error, with what zpipe said."""
+    """Runs a config to its end. Anything but a balanced ledger is an error that shows what zpipe has printed."""
     folders = {"ZPIPE_RUNTIME_DIR": str(config.parent / "r"), "ZPIPE_STATE_DIR": str(config.parent / "s")}
     process = subprocess.Popen(
         [Path(sys.executable).with_name("zpipe"), "run", config, "--json"],
@@ -97,5 +97,5 @@ def _zpipe_run(config: Path) -> None:
 
 
 def _inline_table(fields: dict[str, Any]) -> str:
-    """JSON's strings, numbers and booleans are TOML's too."""
+    """The fields as a TOML table. TOML writes strings, numbers and booleans as JSON does."""
     return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in fields.items()) + " }"

@@ -14,7 +14,7 @@ def parse(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields a row for each function, method and class. A file that is not Python raises, and becomes a dead letter."""
     path = payload["path"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an outdated escape in somebody else's file is not our news
+        warnings.simplefilter("ignore")  # about outdated escapes in the files that are read
         tree = ast.parse(payload["text"], path)
     for node, qualname in _definitions(tree):
         yield {
@@ -25,13 +25,13 @@ def parse(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "file": path,
             "line": node.lineno,
             "signature": _signature(node),
-            # A lone surrogate is fine in a Python string, but not in UTF-8.
+            # A Python string may hold a lone surrogate, which UTF-8 has no bytes for.
             "docstring": (ast.get_docstring(node) or "").encode("utf-8", "replace").decode(),
         }
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[Definition, str]]:
-    """In the order of the file. With a stack of its own: a long chain of `elif` nests deeper than Python recurses."""
+    """The definitions in the order of the file. With a stack, since a long chain of `elif` nests deeper than Python recurses."""
     stack: list[tuple[ast.AST, str]] = [(tree, "")]
     while stack:
         node, prefix = stack.pop()

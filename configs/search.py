@@ -1,7 +1,7 @@
 """Searches the index that configs/index.toml builds: python search.py DB QUERY.
 
 QUERY is SQLite full-text syntax (binary search, "exact phrase", prefix*, name:bisect, a OR b); anything that is not
-valid as such is searched for as plain words. LinkEnds with 1 if nothing is found.
+valid as such is searched for as plain words. Exits with 1 if nothing is found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The step of steady.toml."""
+"""What the `square` stage of steady.toml does."""
 
 from __future__ import annotations
 

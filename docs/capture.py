@@ -1,6 +1,6 @@
-"""Runs a pipeline for half a minute and puts what `zpipe monitor` shows of it into the README, and into docs/monitor.svg.
+"""Runs a pipeline for half a minute, and puts what `zpipe monitor` shows of it into the README and into docs/monitor.svg.
 
-make screen
+Call it by `make screen`.
 """
 
 from __future__ import annotations

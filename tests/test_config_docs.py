@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zpipe.config import PipelineConfig, load
-from zpipe.config.stages import _LATER
+from zpipe.config.stage_table import _LATER
 from zpipe.config.values import _BYTES, LOG_LEVELS
 from zpipe.errors import ConfigError
 

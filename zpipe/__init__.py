@@ -1,6 +1,6 @@
 """zpipe connects independent pipeline stages through bounded queues, peer to peer over ZeroMQ, with no broker.
 
-This is all that a plugin needs: ``from zpipe import hookimpl, Message, DROP, many, Retry, Reject, Throttled``.
+A plugin needs nothing but this: ``from zpipe import hookimpl, Message, DROP, many, Retry, Reject, Throttled``.
 """
 
 from zpipe.errors import Reject, Retry, Throttled

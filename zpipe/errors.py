@@ -1,6 +1,6 @@
-"""Errors by who has to act on them, and the exit codes of every command.
+"""The errors that zpipe raises, sorted by who has to act on them, and the exit codes of every command.
 
-May live here: exception types and `ExitCode`. It knows nothing of the rest of zpipe.
+Does not belong here: an import of anything else in zpipe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What a command's exit status says (design: stable, other tools rely on them)."""
+    """The exit status of a command. Other tools rely on these numbers, so they do not change."""
 
     DONE = 0
     FAILED = 1
@@ -23,19 +23,22 @@ class ExitCode(IntEnum):
 
 
 class ZpipeError(Exception):
-    """Base of all errors zpipe raises on purpose. `exit_code` is what a command ends with."""
+    """Base of all errors that zpipe raises on purpose. A command that ends with one exits with its `exit_code`."""
 
     exit_code = ExitCode.FAILED
 
 
 class OperatorError(ZpipeError):
-    """Something outside zpipe has to be put right: a folder, an address in use, a full disk."""
+    """Something outside of zpipe has to be put right, such as a folder, an address in use or a full disk."""
 
 
 class PeerError(ZpipeError):
-    """A neighbour broke the protocol. It is counted and dropped, never raised through the loop.
+    """A neighbour broke the protocol. The frame is counted and dropped; the error never leaves the loop.
 
-    kind, field  of the frame;  peer: the instance that sent it. Each is empty as long as it is not known
+    kind   the kind of the frame
+    field  the field of the frame that is wrong
+    peer   the instance that sent the frame
+    Each of them is empty if it is not known.
     """
 
     def __init__(self, reason: str, kind: str = "", field: str = "", peer: str = "") -> None:
@@ -58,19 +61,19 @@ class TargetError(OperatorError):
 
 
 class PluginError(ZpipeError):
-    """A plugin is not what zpipe can load: names the plugin, what is wrong and the nearest right name."""
+    """A plugin cannot be loaded. The message names the plugin, what is wrong and, for a wrong name, the nearest right one."""
 
     exit_code = ExitCode.USAGE
 
 
 class Answer(ZpipeError):
-    """What a process hook may raise, or return in place of a payload, to say what is to become of its message."""
+    """Raised by a process hook, or returned in place of a payload, to say what shall become of the message."""
 
 
 class Throttled(Answer):
-    """The service that the plugin calls asks to slow down: the message is tried again, which costs none of its attempts.
+    """The service that the plugin calls asks it to slow down. The message is tried again, and this does not use up an attempt.
 
-    retry_after  seconds to wait at least; None: zpipe's own delay, longer each time
+    retry_after  how many seconds to wait at least; None: zpipe chooses the delay, which grows each time
     """
 
     def __init__(self, retry_after: float | None = None, reason: str = "throttled") -> None:
@@ -79,7 +82,7 @@ class Throttled(Answer):
 
 
 class Retry(Answer):
-    """The message is to be tried again, while it has attempts left: after `delay` seconds (None: zpipe's own delay)."""
+    """The message is tried again after `delay` seconds, if it has attempts left. None: zpipe chooses the delay."""
 
     def __init__(self, delay: float | None = None, reason: str = "the plugin asks to try again") -> None:
         super().__init__(reason)
@@ -87,7 +90,7 @@ class Retry(Answer):
 
 
 class Reject(Answer):
-    """The message is a dead letter at once, for this reason: trying again cannot help."""
+    """The message becomes a dead letter at once, for this reason, since trying again cannot help."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -95,14 +98,14 @@ class Reject(Answer):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong in a config.
+    """One thing that is wrong in a config.
 
-    file     as the user named it
-    line     1-based, or 0 where no line can be named
-    key      dotted key path, e.g. "stages.parse.queue.messages"; "" for the file itself
-    given    what stands there (None where nothing does)
-    problem  what is wrong, and what is allowed, in one sentence
-    nearest  the nearest known name, or "" where none is near
+    file     the path as the user named it
+    line     counted from 1; 0 if no line can be named
+    key      the dotted key path, such as "stages.parse.queue.messages"; "" for the file as a whole
+    given    the value that is there; None if there is none
+    problem  one sentence that says what is wrong and what is allowed
+    nearest  the nearest known name; "" if none is near
     """
 
     file: str
@@ -120,7 +123,7 @@ class Mistake:
 
 
 class ConfigError(ZpipeError):
-    """Every mistake of a config at once; nothing was started."""
+    """All mistakes of a config. Nothing was started."""
 
     exit_code = ExitCode.USAGE
 

@@ -1,9 +1,8 @@
-"""Messages as lines of a file: what `zpipe tap --save` writes and a plugin's tests read.
+"""Messages as lines of a fixture file, which `zpipe tap --save` writes and the tests of a plugin read.
 
-May live here: the JSON form of a message, both ways, without loss. It knows no pipeline.
-
-JSON has neither bytes nor NaN nor keys that are not text, and Python neither writes nor reads numbers of thousands of digits.
-These stand as maps with one key: {"$bytes": base64}, {"$float": "nan"}, {"$map": [[key, value], ...]}, {"$int": "0xff"}.
+Messages become JSON and come back without loss. JSON has no bytes, no NaN and no keys other than text, and Python neither
+writes nor reads numbers of thousands of digits. So these become maps with one key: {"$bytes": base64}, {"$float": "nan"},
+{"$map": [[key, value], ...]}, {"$int": "0xff"}. Does not belong here: anything about a pipeline.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any
 from zpipe.messages import Message
 
 LARGEST_BITS = 2048
-"""640 digits, fewer than the limit on digits can be set to (`sys.set_int_max_str_digits`)."""
+"""Such a number has fewer than 640 digits, which is the lowest limit that `sys.set_int_max_str_digits` can be given."""
 
 
 def to_json(value: Any) -> Any:
-    """A payload as `json.dumps` takes it; `from_json` gives it back."""
+    """A payload in a form that `json.dumps` takes. `from_json` turns it back."""
     if isinstance(value, dict):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {key: to_json(item) for key, item in value.items()}
@@ -38,7 +37,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Raises ValueError for a map that only looks like one that `to_json` made."""
+    """The value that `to_json` was given. Raises ValueError for a map that only looks as if `to_json` had made it."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
     if not isinstance(value, dict):
@@ -56,7 +55,7 @@ def from_json(value: Any) -> Any:
 
 
 def as_row(message: Message) -> dict[str, Any]:
-    """One line of a fixture as a map; keys of others may be added."""
+    """A message as the map that is one line of a fixture. A caller may add keys."""
     return {
         "id": message.id,
         "origin": message.origin,
@@ -68,9 +67,9 @@ def as_row(message: Message) -> dict[str, Any]:
 
 
 def load_fixture(path: Path | str) -> list[Message]:
-    """The messages of a fixture file, in its order. Only `payload` is required in a line, so one may be written by hand.
+    """The messages of a fixture file, in the order of the file. A line needs only `payload`, so it is easily written by hand.
 
-    Raises ValueError that names the file and the line of what is no message.
+    Raises ValueError that names the file and the line if a line is no message.
     """
     messages = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):

@@ -1,6 +1,6 @@
-"""Where an instance keeps its sockets and its state.
+"""The folders where an instance keeps its sockets and its state: their paths, and making them safe to use.
 
-May live here: names and folders, and making them safe to use. No sockets, no locks: those are the daemon's.
+Does not belong here: sockets, and what the files in the folders say.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from pathlib import Path
 from zpipe.errors import OperatorError
 
 SYSTEM_RUNTIME, SYSTEM_STATE = Path("/run/zpipe"), Path("/var/lib/zpipe")
-"""Where systemd makes the folders of the units, for the user they run as; so every user has to get through these two."""
+"""The folders in which systemd makes those of the units. They belong to the user of the units, but every user must be able to
+pass through them."""
 INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]+")
 
 
 def instance_name(pipeline: str, stage: str, n: int) -> str:
-    """One instance's name on this machine. Neither part holds a dot, so it reads back one way only."""
+    """The name of an instance on this machine. No part may have a dot, so that it can be read back in one way only."""
     return f"{pipeline}.{stage}.{n}"
 
 
 def runtime_root(env: Mapping[str, str]) -> Path:
-    """The folder all instances share for their sockets."""
+    """The folder that has the runtime folders of all instances."""
     if named := _named_root(env, "ZPIPE_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
         return named
     if shared := env.get("XDG_RUNTIME_DIR"):
         return Path(shared).absolute() / "zpipe"
     temporary = env.get("TMPDIR")
     if not temporary:
-        import tempfile  # 4 ms, and rarely needed
+        import tempfile  # it takes 4 ms and is rarely needed
 
         temporary = tempfile.gettempdir()
     return Path(temporary).absolute() / f"zpipe-{os.getuid()}"
 
 
 def state_root(env: Mapping[str, str]) -> Path:
-    """The folder all instances share for what outlives them."""
+    """The folder that has the state folders of all instances."""
     if named := _named_root(env, "ZPIPE_STATE_DIR", "STATE_DIRECTORY"):
         return named
     if shared := env.get("XDG_STATE_HOME"):
@@ -55,10 +56,10 @@ def state_folder(env: Mapping[str, str], pipeline: str, stage: str, n: int) -> P
 
 
 def make_private(path: Path) -> None:
-    """Makes `path`, and what is missing above it, for this user only.
+    """Makes the folder `path`, and any that are missing above it, for this user only.
 
-    Raises OperatorError where somebody else could put a socket of their own in its place: a symlink, another owner, or
-    a folder that others may write to; the same for the folder it stands in.
+    Raises OperatorError if somebody else could put a socket of their own there: if the folder is a symbolic link, has another
+    owner or may be written to by others, or if the folder above it lets others replace it.
     """
     path = path.absolute()
     try:
@@ -67,7 +68,7 @@ def make_private(path: Path) -> None:
         new = not path.exists()
         path.mkdir(mode=0o700, exist_ok=True)
         if new and path in (SYSTEM_RUNTIME, SYSTEM_STATE):
-            path.chmod(0o755)  # whatever the umask is
+            path.chmod(0o755)  # the umask may have taken rights away
         found, above = path.lstat(), path.parent.stat()
     except FileExistsError:
         raise OperatorError(f"{path} is not a folder") from None
@@ -91,8 +92,8 @@ def make_private(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """With all that is in it, if it is there. Raises OperatorError."""
-    import shutil  # for the few starts that need it
+    """Removes the folder and all that is in it, if it exists. Raises OperatorError."""
+    import shutil  # only a few starts need it
 
     try:
         shutil.rmtree(folder)
@@ -103,7 +104,7 @@ def remove(folder: Path) -> None:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number of one that has no name."""
+    """The name of a user, or the number if the user has no name."""
     import pwd
 
     try:
@@ -113,13 +114,13 @@ def user_name(uid: int) -> str:
 
 
 def denied(path: Path, error: OSError, doing: str = "use") -> OperatorError:
-    """What to say where this user may not do something with `path`: who owns it, and so who may."""
+    """The error for something that this user may not do with `path`. It says who owns the path, and so who may."""
     nearest = path.absolute()
     owner = None
     while owner is None:
         try:
             owner = nearest.stat().st_uid
-        except OSError:  # hidden by the folder above it, whose owner is the one to ask; "/" can always be seen
+        except OSError:  # the folder above hides it, so its owner is the one to ask; "/" can always be seen
             nearest = nearest.parent
     mine = os.getuid()
     if owner == mine:
@@ -132,12 +133,12 @@ def denied(path: Path, error: OSError, doing: str = "use") -> OperatorError:
 def _named_root(env: Mapping[str, str], ours: str, systemd: str) -> Path | None:
     if folder := env.get(ours):
         return Path(folder).absolute()
-    # A unit may have several; the first is the one its name comes from.
+    # A unit may have several such folders. The first is the one named after the unit.
     if first := env.get(systemd, "").split(":")[0]:
-        folder_given = Path(first)
-        # Units have a folder for each instance, since one they shared would go when the first of them stops: the
+        unit_folder = Path(first)
+        # Each unit has a folder of its own, since a shared one would be removed when the first unit stops. The folders of its
         # neighbours are beside it.
-        return folder_given.parent if INSTANCE.fullmatch(folder_given.name) else folder_given
+        return unit_folder.parent if INSTANCE.fullmatch(unit_folder.name) else unit_folder
     return None
 
 

@@ -1,8 +1,8 @@
-"""The hooks a plugin may implement: the whole contract between zpipe and a stage's code.
+"""The hooks that a plugin may implement. They are the whole contract between zpipe and the code of a stage.
 
-A plugin is a module or an object whose hooks carry ``@zpipe.hookimpl``. It implements exactly one of
-`zpipe_source`, or `zpipe_process` and/or `zpipe_process_batch`; everything else is optional. A hook may leave out
-trailing arguments it does not need. Hooks never run on the daemon's loop thread.
+A plugin is a module or an object whose hooks are marked with ``@zpipe.hookimpl``. It implements either `zpipe_source`, or
+`zpipe_process` or `zpipe_process_batch` or both of these. All other hooks are optional. A hook may leave out arguments that it
+does not need. Hooks never run on the thread of the daemon's loop.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ hookimpl = pluggy.HookimplMarker("zpipe")
 
 @dataclass
 class Context:
-    """What a hook may know of where it runs. The same object for every call of one life of an instance.
+    """What a hook can know about where it runs. One life of an instance has one such object, which every call gets.
 
-    options     an instance of what `zpipe_options` returned, filled from the config; None without that hook
-    config_dir  the folder of the config file: what relative paths are relative to
-    log         for people: one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
+    options     an object of the type that `zpipe_options` returned, filled from the config; None without that hook
+    config_dir  the folder of the config file, to which relative paths refer
+    log         for messages to people, one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
                 `--log-level info` also `log.info`
-    state_dir   a folder of the plugin's own, one for each instance, that outlives it; `--fresh` empties it
-    position    (sources) the committed position to resume after; None: from the start
-    last        no stage reads what this one makes (its dead letters aside), so what its process hook returns is ignored
+    state_dir   a folder that only this plugin uses, one for each instance. It outlives the instance; `--fresh` empties it
+    position    (sources) the committed position after which to continue; None: begin at the start
+    last        no stage reads the outputs of this one (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
-    stopping    set when a source is to end early; a source that waits must wait on it
-    scratch     the plugin's own place for what `zpipe_open` made
+    stopping    set when a source shall end early. A source that waits for something must wait for this, too
+    scratch     free for the plugin, to keep what `zpipe_open` made
     """
 
     pipeline: str
@@ -55,11 +55,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Traits:
-    """What zpipe has to know of a plugin besides its hooks.
+    """What zpipe has to know about a plugin besides its hooks.
 
     needs_network  it opens connections of its own, so its unit must not be cut off from the network
-    writes         files or folders that it writes, relative ones to the folder of the config
-    is_sink        nothing comes out of it, so a stage that reads it would wait for ever
+    writes         files or folders that it writes to. Relative paths refer to the folder of the config
+    is_sink        nothing comes out of it, so a stage that reads from it would wait for ever
     """
 
     needs_network: bool = False
@@ -72,67 +72,71 @@ class Hooks:
 
     @hookspec(firstresult=True)
     def zpipe_options(self) -> type | None:
-        """The type of the stage's options: a dataclass. Called when a config is checked, before anything is started."""
+        """Returns the type of the stage's options, a dataclass. Called when a config is checked, before anything is started."""
 
     @hookspec(firstresult=True)
     def zpipe_outlets(self, options: Any) -> Sequence[str] | None:
-        """Names of the outlets that messages may leave by besides the default one; None (or no hook): those that a stage reads.
+        """Returns the names of the outlets by which messages may leave, besides the default one. None, or no hook: those outlets
+        that a stage reads.
 
-        A message that names any other fails. Called when a config is checked, with the options that the stage is given.
+        A message that names another outlet fails. Called when a config is checked, with the options that the stage is given.
         """
 
     @hookspec(firstresult=True)
     def zpipe_check(self, options: Any, config_dir: Path) -> Iterable[tuple[str, str]] | None:
-        """What is wrong with the options that their types cannot say, as (option, a sentence). Called when a config is checked
-        and before a start, which then does not begin; nothing may be opened, made or written."""
+        """Returns what is wrong with the options although their types are right, as (option, sentence). Called when a config is
+        checked, and before a start, which fails if anything is wrong. It must not open, make or write anything."""
 
     @hookspec(firstresult=True)
     def zpipe_traits(self, options: Any, config_dir: Path) -> Traits | None:
-        """What `zpipe check` and `zpipe units` have to know of the plugin with these options: see `Traits`. Without this hook it
-        needs no network, writes nothing outside of its state folder, and is no sink."""
+        """Returns what `zpipe check` and `zpipe units` have to know about the plugin with these options: see `Traits`. Without
+        this hook, a plugin needs no network, writes nothing outside of its state folder, and is no sink."""
 
     @hookspec
     def zpipe_open(self, context: Context) -> None:
-        """Once, before the first message, on the source's or a worker's thread. Raising fails the start of the stage."""
+        """Called once, before the first message, on the thread of the source or of a worker. If it raises, the stage does not
+        start."""
 
     @hookspec
     def zpipe_close(self, context: Context) -> None:
-        """Once, after the last message, when the instance stops in order."""
+        """Called once, after the last message, when the instance stops in order."""
 
     @hookspec(firstresult=True)
     def zpipe_source(self, context: Context) -> Iterator[Message | tuple[Position, Any]]:  # type: ignore[empty-body]
-        """Yields ``(position, payload)``, or a Message with a position, from after `context.position` to the end.
+        """Yields ``(position, payload)``, or a Message with a position, for each message after `context.position`.
 
-        May block: it runs on a thread of its own. Positions must be the same at every start for the same message: ids are
-        derived from them. When `context.stopping` is set the source should return soon.
+        It has a thread of its own, so it may block. A message must have the same position at every start, since its id is
+        derived from it. The source should return soon after `context.stopping` is set.
         """
 
     @hookspec(firstresult=True)
     def zpipe_total(self, context: Context) -> int | None:
-        """How many messages `zpipe_source` will yield from `context.position` on, or None if nobody knows."""
+        """Returns how many messages `zpipe_source` will yield after `context.position`, or None if that is not known."""
 
     @hookspec
     def zpipe_commit(self, position: Position, context: Context) -> None:
-        """Everything up to and including `position` is finished: acked by every sink. Already durable in the state directory.
+        """Called when everything up to and including `position` is finished, that is, acked by every sink. The position is
+        durable in the state directory already.
 
-        On a thread that also writes positions and dead letters: what blocks here holds those up. `context.scratch` has what
-        `zpipe_open` made, which other threads use at the same time.
+        It runs on the thread that writes positions and dead letters, so it holds these up while it blocks. Other threads may use
+        what is in `context.scratch` at the same time.
         """
 
     @hookspec(firstresult=True)
     def zpipe_process(self, message: Message, context: Context) -> Any:
-        """One message in; a payload, a Message, or `zpipe.DROP` out; many out of a generator (or any other iterator), or
-        `zpipe.many(iterable)`. The type of what is returned decides, never its content: a list or a tuple is one payload.
+        """Takes one message and returns a payload, a Message or `zpipe.DROP`. A generator (or any other iterator) or
+        `zpipe.many(iterable)` gives many. Only the type of what is returned decides, never its content: a list or a tuple is one
+        payload.
 
-        May be ``async def``. May block (a worker's thread). An exception has the message tried again, then makes it a dead
-        letter.
+        It may be ``async def``, and it may block, since it runs on the thread of a worker. If it raises, the message is tried
+        again, and becomes a dead letter in the end.
         """
 
     @hookspec(firstresult=True)
     def zpipe_process_batch(self, messages: list[Message], context: Context) -> Any:
-        """A batch in. A list or a tuple of the same length is one to one, its entries are as from `zpipe_process`. A generator
-        (or any other iterator), or `zpipe.many(iterable)`, is many to many: each output is derived from the whole batch.
-        `zpipe.DROP` alone is for all of them. Anything else is an error, but for a last stage, where it is ignored.
+        """Takes a batch. If a list or a tuple of the same length is returned, each entry answers one message, as if returned from
+        `zpipe_process`. With a generator (or any other iterator) or `zpipe.many(iterable)`, each output is derived from the whole
+        batch. `zpipe.DROP` alone drops the whole batch. Anything else is an error; in a last stage it is ignored.
 
-        May be ``async def``.
+        It may be ``async def``.
         """

@@ -1,6 +1,6 @@
-"""What a plugin sees of the pipeline: messages, and what a stage may answer with.
+"""Messages, and the values by which a plugin answers one. Plugins, the core and the daemon all use these types.
 
-May live here: the value types that plugins, the core and the daemon all speak. It knows nothing of them.
+Does not belong here: an import of anything else in zpipe.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from enum import Enum
 from typing import Any, Final
 
 Position = Any
-"""A place in a source: any plain CBOR value (int, str, list of those) that the source can resume after."""
+"""A place in a source, after which the source can continue. Any plain CBOR value: an int, a str, or a list of these."""
 
 
 class Message:
     """One payload with an id.
 
-    A slotted class, not a dataclass: a stage makes one for each message it handles, and the generated
-    ``__init__`` of a frozen dataclass costs three times as much.
+    It is no dataclass since a stage makes one for each message that it handles, and the generated ``__init__`` of a frozen
+    dataclass costs three times as much.
 
     payload   any plain CBOR value: None, bool, int, float, str, bytes, list, dict with str keys
-    id        stable over redelivery; empty in a message that a plugin makes: the stage then derives it
-    origin    when the source produced it, seconds since the epoch (0.0: the stage fills it in). A source that reads a record
-              again, after a crash for one, produces it anew: its id stays, its origin does not
-    headers   small facts that travel along, or None
-    outlet    which named outlet it leaves by; "" is the default one
-    position  (sources) where in the source it stands
-    attempt   1 for a first delivery, more for a redelivery or a retry
-    source    by which input of the stage it came, as its config names it: "read", or "parse.errors". "" in a message that a
-              plugin makes, and in a dead letter that is tried again by a stage with several inputs
+    id        stays the same when the message is redelivered. A plugin leaves it empty, and the stage then derives it
+    origin    when the source produced it, in seconds since the epoch; 0.0: the stage fills it in. A source that reads a record
+              again, after a crash for example, produces it anew: the id stays, the origin changes
+    headers   small facts that travel with the message, or None
+    outlet    the named outlet by which it leaves; "" is the default one
+    position  (sources) its place in the source
+    attempt   1 for the first delivery, more for a redelivery or a retry
+    source    the input of the stage by which it came, as the config names it: "read", or "parse.errors". It is "" in a message
+              that a plugin makes, and in a dead letter that a stage with several inputs tries again
     """
 
     __slots__ = ("attempt", "headers", "id", "origin", "outlet", "payload", "position", "source")
@@ -65,21 +65,22 @@ class _Drop(Enum):
 
 
 DROP: Final = _Drop.DROP
-"""Returned by a process hook: the message is filtered on purpose, and acknowledged."""
+"""Returned by a process hook to filter a message on purpose. The message is acknowledged."""
 
 
 def many(outputs: Iterable[Any]) -> Iterator[Any]:
-    """Returned by a process hook: each of the outputs is a message of its own. Without it a list or a tuple is one payload.
+    """Returned by a process hook to give many outputs, each a message of its own. Without it, a list or a tuple is one payload.
 
-    An iterator and no type of its own: what a generator function returns is one too, so one rule covers both.
+    It returns an iterator and has no type of its own, so that one rule covers this and generator functions.
     """
     return iter(outputs)
 
 
 class BadRecord:
-    """Yielded by a source in place of a payload it could not read: becomes a dead letter of the source's own stage.
+    """Yielded by a source in place of a payload that it could not read. It becomes a dead letter of the source's own stage.
 
-    reason  one line for people;  raw  what stands in the source there, as far as it could be read
+    reason  one line for people
+    raw     what the source has there, as far as it could be read
     """
 
     __slots__ = ("raw", "reason")

@@ -1,6 +1,6 @@
-"""Loading the one plugin that a stage names, and telling at once what is wrong with it.
+"""Finds, imports and checks the one plugin that a stage names, and tells everything that is wrong with it at once.
 
-May live here: finding, importing and checking a plugin. It runs none of its hooks but those that describe it.
+Does not belong here: calling a hook, except those by which a plugin describes itself.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Hook = Callable[..., Any]
 class Plugin:
     """A plugin that was found, imported and checked.
 
-    hooks         what it implements, by hook name; each is called with all arguments of its spec, in the spec's order
-    options_type  the dataclass of its options, None if it takes none
+    hooks         the functions that it implements, by hook name. Each takes all arguments of its specification, in that order
+    options_type  the dataclass of its options; None if it takes none
     is_async      names of the hooks that are ``async def``
     """
 
@@ -56,15 +56,15 @@ class Plugin:
         return "zpipe_process_batch" in self.hooks
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
-        """(option, what is wrong with it), as the plugin itself finds. Raises PluginError where it cannot say so."""
+        """What the plugin itself finds wrong with its options, as (option, problem). Raises PluginError if it cannot say."""
         found = _describe(self.name, "zpipe_check", self.hooks, options, folder)
         try:
             return [(str(option), str(problem)) for option, problem in found or ()]
-        except Exception as error:  # a generator's come here
+        except Exception as error:  # a generator raises only now
             raise PluginError(f"plugin {self.name!r}: zpipe_check raised {type(error).__name__}: {error}") from error
 
     def traits(self, options: Any, folder: Path) -> Traits:
-        """Raises PluginError where the plugin cannot say."""
+        """What the plugin says of itself with these options. Raises PluginError if it cannot say."""
         found = _describe(self.name, "zpipe_traits", self.hooks, options, folder)
         if found is None:
             return Traits()
@@ -73,9 +73,9 @@ class Plugin:
         return found
 
     def outlets(self, options: Any) -> tuple[str, ...] | None:
-        """The outlets that it declares with these options, besides the default one; None if it declares nothing.
+        """The outlets that the plugin declares with these options, besides the default one; None if it declares none.
 
-        Raises PluginError.
+        Raises PluginError if it cannot say.
         """
         found = _describe(self.name, "zpipe_outlets", self.hooks, options)
         if found is None:
@@ -86,9 +86,9 @@ class Plugin:
 
 
 def load(name: str, folder: Path) -> Plugin:
-    """The plugin that `name` stands for: an entry point, ``module:object``, or a file (relative to `folder`).
+    """The plugin that `name` names: an entry point, ``module:object``, or a file (relative to `folder`).
 
-    Raises PluginError, which tells everything that is wrong with it.
+    Raises PluginError that tells everything that is wrong with it.
     """
     target = _find(name, folder)
     marked, unmarked = _hook_functions(target)
@@ -112,14 +112,14 @@ def load(name: str, folder: Path) -> Plugin:
 
 
 def installed() -> list[tuple[str, str, str]]:
-    """(name, distribution, version) of every plugin that can be named by its entry point. Imports none of them."""
+    """(name, distribution, version) of every plugin that has an entry point. None of them is imported."""
     found = _entry_points()
     return sorted({(e.name, e.dist.name if e.dist else "", e.dist.version if e.dist else "") for e in found})
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """The known name that `name` was most likely meant to be, or "" if none is near."""
-    import difflib  # needed for mistakes only
+    import difflib  # only mistakes need it
 
     lowered = {k.lower(): k for k in known}
     found = difflib.get_close_matches(name.lower(), lowered, n=1)
@@ -135,7 +135,7 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _entry_points() -> Any:
-    from importlib import metadata  # 15 ms that a worker process with a plugin in a file does not need
+    from importlib import metadata  # it takes 15 ms, and a worker process with a plugin in a file does not need it
 
     return metadata.entry_points(group=GROUP)
 
@@ -147,7 +147,7 @@ def _find(name: str, folder: Path) -> Any:
         module, _, attribute = name.partition(":")
         return _from_module(name, module, attribute, folder)
     points = _entry_points()
-    found = {e.value: e for e in points if e.name == name}  # one twice: two path entries, as with an editable install
+    found = {e.value: e for e in points if e.name == name}  # an editable install may list the same one twice
     if len(found) > 1:
         raise PluginError(
             f"plugin {name!r} is provided more than once: name one by module:object: {', '.join(sorted(found))}"
@@ -181,13 +181,13 @@ def _from_file(name: str, folder: Path) -> Any:
     if not path.is_file():
         near = nearest_name(path.name, (p.name for p in path.parent.glob("*.py")))
         raise PluginError(f"plugin {name!r}: no file {path}" + (f" (did you mean {near!r}?)" if near else ""))
-    # Two files of one name in two folders are two modules.
+    # Files of the same name in different folders must become different modules.
     module_name = f"zpipe_file_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin {name!r}: {path} is not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look up their own module there while they are made.
+    # Dataclasses look up their module there while they are made.
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
@@ -239,7 +239,7 @@ SPECS = _specs()
 
 
 def _hook_functions(target: Any) -> tuple[dict[str, Hook], list[str]]:
-    """What is marked with @hookimpl by hook name, and what is wrong with how things are marked."""
+    """The functions that are marked with @hookimpl, by hook name, and what is wrong with how they are marked."""
     manager = pluggy.PluginManager("zpipe")
     marked: dict[str, Hook] = {}
     problems = []
@@ -291,7 +291,7 @@ def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:
 
 
 def _adapt(hook: str, function: Hook) -> Hook:
-    """`function` as something that takes all arguments of the spec. The full signature costs nothing extra."""
+    """A function that takes all arguments of the specification. One that does so already is returned as it is."""
     wanted = list(inspect.signature(function).parameters)
     if wanted == SPECS[hook]:
         return function

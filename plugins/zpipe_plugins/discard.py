@@ -1,10 +1,10 @@
-"""`discard`: takes every message and keeps nothing, for measuring and for trying out what comes before it."""
+"""`discard`: takes every message and keeps nothing. It is for measuring, and for trying out the stages before it."""
 
 from __future__ import annotations
 
 from zpipe import Context, Message, Traits, hookimpl
 
-# The trailing `context` is not needed, but spares the daemon an adapter around each call: this is a hot path.
+# `context` is not needed. But with all arguments there, the daemon needs no adapter around each call, which is a hot path.
 
 
 @hookimpl
@@ -14,9 +14,9 @@ def zpipe_traits() -> Traits:
 
 @hookimpl
 def zpipe_process(message: Message, context: Context) -> None:
-    """Nothing."""
+    """Does nothing."""
 
 
 @hookimpl
 def zpipe_process_batch(messages: list[Message], context: Context) -> None:
-    """Nothing, for many."""
+    """Does nothing."""

@@ -1,7 +1,7 @@
-"""`files`: a source that reads files: whole, by line, as NDJSON or as CSV.
+"""`files`: a source that reads files, as a whole, by line, as NDJSON or as CSV.
 
-A position is ``[path, number, offset]``: the file, which record of it, and where the next one starts, so that a start
-after a crash reads nothing again. What cannot be read becomes a dead letter of this stage and does not stop it.
+A position is ``[path, number, offset]``: the file, the number of the record in it, and the offset of the next one. So a start
+after a crash reads nothing twice. What cannot be read becomes a dead letter of this stage, and does not stop it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from zpipe_plugins.readers import READERS, Record, read_file
 
 @dataclass
 class Options:
-    """paths: globs, relative to the config file, `**` for any depth;  format: what a record is;  exclude: globs left out."""
+    """paths    globs, relative to the config file; `**` stands for any depth
+    format   what one record is
+    exclude  globs of files to leave out
+    """
 
     paths: list[str]
     format: Literal["file", "lines", "ndjson", "csv"] = "file"
@@ -57,7 +60,7 @@ def zpipe_source(context: Context) -> Iterator[Record]:
     read = READERS[context.options.format]
     files, resumed = _files(context), context.position
     if resumed is not None:
-        # A file that is gone since: the next one by name comes after it.
+        # The file may have gone since. Then the next one by name follows.
         files = files[bisect_left(files, resumed[0], key=lambda file: file[0]) :]
     for name, path in files:
         is_resumed = resumed is not None and resumed[0] == name
@@ -77,11 +80,11 @@ def _files(context: Context) -> list[tuple[str, Path]]:
 
 
 def _find(context: Context) -> list[tuple[str, Path]]:
-    """(name, path) of every file, sorted by name. The name is what payloads and positions have: it stays the same when
-    the folder with the config moves."""
+    """(name, path) of every file, sorted by name. Payloads and positions have the name, which stays the same when the folder
+    of the config is moved."""
     base = os.path.abspath(context.config_dir)
     found: dict[str, tuple[str, Path]] = {}
-    left_out = [
+    excluded = [
         os.path.normpath(os.path.join(base, os.path.expanduser(pattern))) for pattern in context.options.exclude
     ]
     for pattern in context.options.paths:
@@ -92,7 +95,7 @@ def _find(context: Context) -> list[tuple[str, Path]]:
         for match in matches:
             path = os.path.join(base, match)
             normal = os.path.normpath(path)
-            if any(fnmatch(normal, pattern) for pattern in left_out):
+            if any(fnmatch(normal, pattern) for pattern in excluded):
                 continue
             is_near = not os.path.isabs(match) or Path(normal).is_relative_to(base)
             name = os.path.relpath(normal, base) if is_near else normal
@@ -103,5 +106,5 @@ def _find(context: Context) -> list[tuple[str, Path]]:
 
 
 def _as_text(name: str) -> str:
-    """A file's name may be any bytes, a message's text is UTF-8."""
+    """The name of a file as UTF-8 text. On the disk it may be any bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -10,20 +10,22 @@ from typing import Any
 
 from zpipe import Context, hookimpl
 
-# How many messages go by between two looks at `context.stopping`: it costs 30 ns, a message 250 ns.
 _STRIDE = 256
-
-# After a stall (a full queue, a pause) the schedule is caught up by at most this much, so that a pause of an hour does
-# not end in an hour's worth of messages at once.
+"""How many messages are made between two checks of `context.stopping`, which costs 30 ns. A message costs 250 ns."""
 _CATCH_UP_S = 1.0
+"""After a wait (a full queue, a pause) at most the messages of this time are made up for. Otherwise a pause of an hour would end
+with the messages of an hour at once."""
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 @dataclass
 class Options:
-    """count: how many, absent for endless;  rate: per second, absent for as fast as taken;
-    fields: what each payload has besides its id;  size: bytes of `blob`, absent for none."""
+    """count   how many messages; None: without end
+    rate    messages a second; None: as fast as they are taken
+    fields  what each payload has besides its id
+    size    the bytes of `blob` in each payload; None: no blob
+    """
 
     count: int | None = None
     rate: float | None = None
@@ -47,7 +49,7 @@ class Options:
 
 
 def _is_plain(value: Any) -> bool:
-    """TOML has dates and times, which a message has not."""
+    """Whether a message can hold the value. TOML also has dates and times, which a message cannot hold."""
     if isinstance(value, dict):
         return all(map(_is_plain, value.values()))
     if isinstance(value, list):
@@ -69,31 +71,31 @@ def zpipe_total(context: Context) -> int | None:
 @hookimpl
 def zpipe_source(context: Context) -> Iterator[tuple[int, dict[str, Any]]]:
     options: Options = context.options
-    # Shared by all payloads: who takes them encodes them, so nobody changes the values.
-    rest = dict(options.fields)
+    # All payloads share these values. Each payload is encoded before anybody could change one.
+    constant = dict(options.fields)
     if options.size is not None:
-        rest["blob"] = b"\0" * options.size
+        constant["blob"] = b"\0" * options.size
     if options.rate is not None:
-        return _paced(context, options.rate, rest)
-    return _unpaced(context, rest)
+        return _paced(context, options.rate, constant)
+    return _unpaced(context, constant)
 
 
 def _first(context: Context) -> int:
     return 0 if context.position is None else int(context.position) + 1
 
 
-def _unpaced(context: Context, rest: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _unpaced(context: Context, constant: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     end: int | None = context.options.count
     is_stopping = context.stopping.is_set
     for base in numbers_from(_first(context), _STRIDE):
         if is_stopping() or (end is not None and base >= end):
             return
         for n in range(base, base + _STRIDE if end is None else min(base + _STRIDE, end)):
-            yield n, {"id": n, **rest}
+            yield n, {"id": n, **constant}
 
 
-def _paced(context: Context, rate: float, rest: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each message has a due time counted from the start: a wait that took too long is made up for by the next ones."""
+def _paced(context: Context, rate: float, constant: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each message has a due time, counted from the start. So the next ones make up for a wait that took too long."""
     first = _first(context)
     end: int | None = context.options.count
     stopping = context.stopping
@@ -107,4 +109,4 @@ def _paced(context: Context, rate: float, rest: dict[str, Any]) -> Iterator[tupl
             start -= ahead + _CATCH_UP_S
         if stopping.is_set():
             return
-        yield n, {"id": n, **rest}
+        yield n, {"id": n, **constant}

@@ -1,7 +1,7 @@
-"""`http`: one request for each message, its answer added to the payload. A stage of it should have a `limit`.
+"""`http`: sends one request for each message, and adds the answer to the payload. Such a stage should have a `limit`.
 
-Requests go through one client an instance, on the event loop of the stage's async hooks. What they may be is said by the
-options; what a status means is in `_judge`.
+All requests of an instance go through one client, on the event loop of the stage's async hooks. The options say what is sent;
+`_judge` says what a status means.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 
 CLOSE_S = 0.5
 _SHOWN = 200
-"""Characters of an answer that go into a reason: enough for a service's own words."""
+"""How many characters of an answer become part of a reason, so that the service's own words can be read there."""
 
 
 @dataclass
 class Options:
-    """url: `{name}` in it is that field of the payload;  body: `json`, `none`, `field:NAME`, default by the method;
-    timeout: seconds for all of a request;  throttle, retry, reject: statuses;  field: where the answer goes."""
+    """url                      `{name}` in it stands for that field of the payload
+    body                     `json`, `none` or `field:NAME`; None: what is usual for the method
+    timeout                  seconds for the whole request
+    throttle, retry, reject  statuses
+    field                    the field of the payload that takes the answer
+    """
 
     url: str
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET"
@@ -88,7 +92,7 @@ class Options:
 
 @dataclass
 class Scratch:
-    """`loop` is where the client's connections live, from the first request on."""
+    """`loop` is the event loop of the client's connections. It is known from the first request on."""
 
     client: httpx.AsyncClient
     parts: list[tuple[str, str | None]]
@@ -109,10 +113,10 @@ def zpipe_traits() -> Traits:
 
 @hookimpl
 def zpipe_open(context: Context) -> None:
-    import httpx  # 60 ms that `zpipe check` need not spend
+    import httpx  # it takes 60 ms, and `zpipe check` does not need it
 
-    # The stage bounds the requests under way; a smaller pool would only have them wait unseen. The timeout is our own, since
-    # httpx has one for each step of a request and none for the whole.
+    # The stage limits how many requests are under way. In a smaller pool they would wait where nobody sees it. httpx has a
+    # timeout for each step of a request and none for the whole, so the timeout is our own.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     client = httpx.AsyncClient(limits=limits, timeout=None, headers=context.options.headers)
     context.scratch = Scratch(client, context.options.parts())
@@ -122,11 +126,11 @@ def zpipe_open(context: Context) -> None:
 def zpipe_close(context: Context) -> None:
     scratch = context.scratch
     if not isinstance(scratch, Scratch) or scratch.loop is None or not scratch.loop.is_running():
-        return  # without its loop nothing can be closed; the process ends, and its connections with it
+        return  # nothing can be closed without its loop, but the connections end with the process
     closing = scratch.client.aclose()
     try:
         asyncio.run_coroutine_threadsafe(closing, scratch.loop).result(CLOSE_S)
-    except (TimeoutError, CancelledError, RuntimeError):  # the loop ended meanwhile
+    except (TimeoutError, CancelledError, RuntimeError):  # the loop has ended meanwhile
         closing.close()
 
 
@@ -139,7 +143,9 @@ async def zpipe_process(message: Message, context: Context) -> Any:
     scratch.loop = asyncio.get_running_loop()
     url = _url(scratch.parts, message.payload)
     content, content_type = _content(options, message.payload)
-    headers = {"Content-Type": content_type} if content_type and not _names(options.headers, "content-type") else {}
+    headers = (
+        {"Content-Type": content_type} if content_type and not _has_header(options.headers, "content-type") else {}
+    )
     try:
         async with asyncio.timeout(options.timeout):
             response = await scratch.client.request(options.method, url, content=content, headers=headers)
@@ -162,7 +168,7 @@ def _url(parts: list[tuple[str, str | None]], payload: Any) -> str:
         url += text
         if name is not None:
             value = _value(payload, name)
-            # At the very start a field is a URL of its own; anywhere else it must not become another path or query.
+            # A field at the very start is a URL by itself. Anywhere else it must not add to the path or the query.
             url += quote(value, safe="") if url else value
             if value in (".", ".."):
                 raise Reject(f"field {name!r} is {value!r}, which would lead to another path")
@@ -180,7 +186,7 @@ def _value(payload: Any, name: str) -> str:
 
 
 def _content(options: Options, payload: Any) -> tuple[bytes | None, str]:
-    """The body and its type."""
+    """The body of the request and its content type; (None, "") without one."""
     if options.body == "none":
         return None, ""
     if options.body != "json":
@@ -199,7 +205,7 @@ def _content(options: Options, payload: Any) -> tuple[bytes | None, str]:
         raise Reject(f"the payload cannot be sent as JSON: {error}") from None
 
 
-def _names(headers: Mapping[str, str], name: str) -> bool:
+def _has_header(headers: Mapping[str, str], name: str) -> bool:
     return any(key.lower() == name for key in headers)
 
 
@@ -207,7 +213,7 @@ def _names(headers: Mapping[str, str], name: str) -> bool:
 
 
 def _judge(options: Options, url: str, response: httpx.Response) -> None:
-    """Raises what the status means; returns if it is an answer."""
+    """Raises the Throttled, Retry or Reject that the status stands for. Returns if the response is an answer."""
     status = response.status_code
     reason = f"{status} {response.reason_phrase} from {url}"
     if status in options.throttle:
@@ -224,9 +230,9 @@ def _with_words(reason: str, response: httpx.Response) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, from a number or a date (RFC 9110, section 10.2.3); None if it says nothing that can be read.
+    """The seconds of a Retry-After header, which has a number or a date (RFC 9110, section 10.2.3). None if it has neither.
 
-    A date is taken against the service's own, where it gives one: whose clock is wrong is then of no matter.
+    A date is compared with the service's own Date, if there is one, so that a wrong clock does no harm.
     """
     given = response.headers.get("Retry-After", "").strip()
     if given.isascii() and given.isdigit():
@@ -252,7 +258,7 @@ def _answer(options: Options, payload: Any, response: httpx.Response) -> dict[st
 
 
 def _body(response: httpx.Response) -> Any:
-    """By its type: JSON as the value, text as text, anything else as bytes; None if there is none."""
+    """The body by its type: JSON as the value, text as text, anything else as bytes; None if there is no body."""
     if not response.content:
         return None
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

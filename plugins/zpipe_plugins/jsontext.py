@@ -1,5 +1,5 @@
-"""Payloads as JSON, for the plugins that write it. JSON has no bytes and no NaN: bytes become base64 text, NaN and
-infinities null."""
+"""Payloads as JSON, for the plugins that write it. JSON has no bytes, no NaN and no infinities: bytes become base64 text, the
+others null."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def json_text(value: Any) -> str:
-    """One line of JSON without blanks; letters stay as they are."""
+    """The value as one line of JSON, without spaces between its parts and without escapes for letters."""
     try:
         return _encode(value)
-    except ValueError:  # looking for NaN beforehand would cost as much as the encoding
+    except ValueError:  # there is a NaN; to look for one beforehand would cost as much as the encoding
         return _encode(_finite(value))
 
 

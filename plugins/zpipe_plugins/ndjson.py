@@ -1,7 +1,7 @@
-"""`ndjson`: writes one JSON value a line, and never leaves half a line behind.
+"""`ndjson`: writes one JSON value a line, and never leaves half a line in the file.
 
-A call returns when its lines are on the disk (fsync), so an acknowledged message is in the file. A file is no index:
-a message that is delivered again is written again.
+A call returns when its lines are on the disk (fsync), so an acknowledged message is in the file. A message that is delivered
+twice is in the file twice, since the plugin does not look for ids.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _path(options: Options, config_dir: Path) -> Path:
 
 
 def _write(lines: bytes, context: Context) -> None:
-    """What fails here is never a message's fault: it is stored once there is room again, and keeps its attempts."""
+    """Appends the lines. An error here is never the fault of a message, so the message is tried again and keeps its attempts."""
     path = context.options.path
     try:
         context.scratch.write(lines)
@@ -99,7 +99,7 @@ def _write(lines: bytes, context: Context) -> None:
 
 
 def _passed_on(message: Message) -> Message:
-    """In a Message of its own, as a bare None would be taken for a forgotten result."""
+    """The payload as a Message, since a bare None would be taken for a forgotten result."""
     return Message(message.payload)
 
 
@@ -115,7 +115,7 @@ def _open_file(path: Path) -> int:
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     if is_new:
-        # A new file's name is on the disk only when its folder is.
+        # The name of a new file is on the disk only after its folder is written.
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -125,17 +125,17 @@ def _open_file(path: Path) -> int:
 
 
 class _Output:
-    """An open file or stream that several threads, and several instances of the stage, append to.
+    """An open file or stream to which several threads, and several instances of the stage, append.
 
-    A regular file holds only whole lines whenever nobody has the lock: whoever takes it first cuts off what a killed
-    instance left, so that no sibling appends to half a line.
+    A regular file has only whole lines whenever nobody has the lock. Whoever takes the lock first cuts off what a killed instance
+    has left, so that no sibling appends to half a line.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # What standard output leads to is not ours to cut, even where it is a file.
+        # Standard output must not be cut, even if it is a file.
         self._is_file = descriptor != _STDOUT and stat.S_ISREG(os.fstat(descriptor).st_mode)
-        # Siblings inherited one and the same standard output, and `flock` would let them all in.
+        # Siblings have inherited the same standard output, and `flock` would give all of them the lock.
         self._lock = fcntl.lockf if descriptor == _STDOUT else fcntl.flock
         self._threads = threading.Lock()
 
@@ -151,7 +151,7 @@ class _Output:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Blocks until no other thread or process writes. The kernel gives the lock back when its holder is killed."""
+        """Blocks until no other thread or process writes. The kernel releases the lock if its holder is killed."""
         with self._threads:
             self._lock(self._descriptor, fcntl.LOCK_EX)
             try:
@@ -175,15 +175,15 @@ class _Output:
                 raise
 
     def _write_all(self, lines: bytes) -> None:
-        rest = memoryview(lines)
-        while rest:
+        unwritten = memoryview(lines)
+        while unwritten:
             try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # a stdout that whoever started us made non-blocking
+                unwritten = unwritten[os.write(self._descriptor, unwritten) :]
+            except BlockingIOError:  # standard output was made non-blocking by another process
                 select.select([], [self._descriptor], [])
 
     def repair(self) -> int:
-        """Has the file end in a whole line; returns how many bytes were cut off. Call it in `exclusive`."""
+        """Makes the file end with a whole line, and returns how many bytes were cut off. Call it inside `exclusive`."""
         size = os.fstat(self._descriptor).st_size if self._is_file else 0
         if not size or os.pread(self._descriptor, 1, size - 1) == b"\n":
             return 0
@@ -196,7 +196,7 @@ class _Output:
         return size - start
 
     def _last_line(self, size: int) -> int:
-        """Where the text after the last newline starts, looked for from the end, a block at a time."""
+        """The offset of the text after the last newline. It is searched from the end, one block at a time."""
         end = size
         while end:
             start = max(0, end - _BLOCK)
@@ -207,7 +207,8 @@ class _Output:
         return 0
 
     def _is_whole(self, start: int, size: int) -> bool:
-        """Only the newline is missing, as in many a file made by hand. A torn number would look whole, a map cannot."""
+        """Whether only the newline is missing, as in a file that was made by hand. Part of a number could look like a whole
+        one, so only a map, a list or a string counts as whole."""
         if size - start > _BLOCK or os.pread(self._descriptor, 1, start) not in (b"{", b"[", b'"'):
             return False
         try:

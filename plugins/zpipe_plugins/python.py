@@ -1,6 +1,6 @@
-"""`python`: calls a function of your own with each payload, or with a list of them if the stage has a `batch` table.
+"""`python`: calls a function of the user with each payload, or with a list of payloads if the stage has a `batch` table.
 
-What the function returns means what it means in any plugin: this one hands it on as it is.
+What the function returns is returned as it is, and so means what it means in any plugin.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _FORMS = "allowed are 'module:name' and 'path.py:name'"
 @dataclass
 class Options:
     """function       `module:name` or `path.py:name`, relative to the config file
-    needs_network  whether it opens connections of its own
-    outlets        the named outlets that its Messages may leave by; without it, those that a stage reads
+    needs_network  whether the function opens connections of its own
+    outlets        the named outlets by which its Messages may leave; None: those that a stage reads
     """
 
     function: str
@@ -106,7 +106,7 @@ def _check_arguments(spec: str, function: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):
-        return  # some built-in functions do not say what they take
+        return  # some built-in functions do not tell their arguments
     try:
         signature.bind(None)
     except TypeError as error:
@@ -134,7 +134,7 @@ def _load_file(spec: str, path: Path) -> ModuleType:
     if not path.is_file():
         nearby = [near.name for near in path.parent.glob("*.py")]
         raise OperatorError(f"function {spec!r}: there is no file {path}{_hint(path.name, nearby)}")
-    # Two files of one name, in two folders, are two modules.
+    # Files of the same name in different folders must become different modules.
     name = f"zpipe_function_{path.stem}_{hashlib.sha256(str(path).encode('utf-8', 'replace')).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -143,7 +143,7 @@ def _load_file(spec: str, path: Path) -> ModuleType:
     if found is None or found.loader is None:
         raise OperatorError(f"function {spec!r}: {path} cannot be imported")
     module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up there
+    sys.modules[name] = module  # before it is executed, since dataclasses and pickle look up their module there
     try:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -153,7 +153,7 @@ def _load_file(spec: str, path: Path) -> ModuleType:
 
 
 def _add_to_path(folder: Path) -> None:
-    """First, as for a script: a module next to the config wins over an installed one of the same name."""
+    """Puts the folder first, as Python does for a script: a module beside the config wins over an installed one of its name."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()

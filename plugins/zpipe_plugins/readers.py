@@ -1,6 +1,6 @@
-"""Reads one file for `files`: its records, each with the position it ends at.
+"""Reads the records of one file for `files`, each with the position at which it ends.
 
-What cannot be read comes out as a BadRecord: nothing here raises for what stands in a file.
+What cannot be read is yielded as a BadRecord. Nothing here raises because of the contents of a file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from zpipe.messages import BadRecord
 
-# No line, field or whole file larger than this is read: it is four times what a message may have by default.
 MAX_RECORD = 64 * 1024 * 1024
+"""No line, field or whole file larger than this is read. It is four times the default size limit of a message."""
 _RAW_KEPT = 64 * 1024
 _NEWLINE = 10
 
@@ -25,15 +25,15 @@ Record = tuple[list[Any], Any]
 
 
 class _UnreadableError(Exception):
-    """The rest of this file cannot be made sense of."""
+    """The rest of this file cannot be read."""
 
 
 class _LongLineError(csv.Error):
-    """Raised where the csv module asks for a line, and handled where its own errors are."""
+    """Raised when the csv module asks for a line, and handled like the errors of that module."""
 
 
-class _Lines:
-    """The lines of a file as bytes, with the number of the record at hand and where the next one starts."""
+class _FileLines:
+    """The lines of a file as bytes, with the number of the current record and the offset of the next one."""
 
     def __init__(self, handle: io.BufferedReader, name: str) -> None:
         self.handle = handle
@@ -48,7 +48,7 @@ class _Lines:
         self.offset = max(offset, self.offset)
         self.handle.seek(self.offset)
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _FileLines:
         return self
 
     def __next__(self) -> bytes:
@@ -57,45 +57,45 @@ class _Lines:
             raise StopIteration
         self.offset += len(line)
         if len(line) == MAX_RECORD and line[-1] != _NEWLINE:
-            while rest := self.handle.readline(MAX_RECORD):
-                self.offset += len(rest)
-                if rest[-1] == _NEWLINE:
+            while more := self.handle.readline(MAX_RECORD):
+                self.offset += len(more)
+                if more[-1] == _NEWLINE:
                     break
             raise _LongLineError(f"a line longer than {MAX_RECORD} bytes")
         return line
 
 
-Reader = Callable[[_Lines, int, int], Iterator[Any]]
+Reader = Callable[[_FileLines, int, int], Iterator[Any]]
 
 
 def read_file(read: Reader, name: str, path: Path, after: list[Any]) -> Iterator[Record]:
-    """Its records after the position `after`. A position with a fourth entry says that reading failed there."""
+    """The records after the position `after`. A position with a fourth entry says that reading has failed there."""
     position = after
     try:
         with path.open("rb") as handle:
-            lines = _Lines(handle, name)
+            lines = _FileLines(handle, name)
             for payload in read(lines, after[1], after[2]):
                 position = [name, lines.number, lines.offset]
                 yield position, payload
     except (OSError, _UnreadableError) as error:
         failed = [*position[:3], "unreadable"]
-        if failed != after:  # else it is a dead letter already, from before the start
+        if failed != after:  # otherwise it became a dead letter before this start
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             yield failed, BadRecord(f"cannot read {name}: {reason}", b"")
 
 
-def _read_whole(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
+def _read_whole(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:
     if number:
         return
     content = lines.handle.read(MAX_RECORD + 1)
     if len(content) > MAX_RECORD:
         raise _UnreadableError(f"larger than {MAX_RECORD} bytes")
-    # The offset stays 0: a file that grows keeps its position, and so its id.
+    # The offset stays 0, so that a file that grows keeps its position, and with it the id of its message.
     lines.number, lines.offset = 1, 0
     yield {"path": lines.name, "text": _decoded(content, _encoding(lines.name, io.BytesIO(content)))}
 
 
-def _read_lines(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
+def _read_lines(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:
     encoding = _encoding(lines.name, lines.handle)
     lines.go_to(number, offset)
     for line in _numbered(lines):
@@ -106,7 +106,7 @@ def _read_lines(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
             yield line
 
 
-def _read_ndjson(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
+def _read_ndjson(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:
     lines.go_to(number, offset)
     for line in _numbered(lines):
         if isinstance(line, BadRecord):
@@ -115,7 +115,7 @@ def _read_ndjson(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
             yield _json(line, lines)
 
 
-def _numbered(lines: _Lines) -> Iterator[bytes | BadRecord]:
+def _numbered(lines: _FileLines) -> Iterator[bytes | BadRecord]:
     while True:
         try:
             line = next(lines)
@@ -129,17 +129,17 @@ def _numbered(lines: _Lines) -> Iterator[bytes | BadRecord]:
             yield line
 
 
-def _json(line: bytes, lines: _Lines) -> Any:
+def _json(line: bytes, lines: _FileLines) -> Any:
     try:
         value = json.loads(line.decode())
-        if b"\\ud" in line.lower():  # half a character, which JSON can write and no other encoding can
+        if b"\\ud" in line.lower():  # half of a surrogate pair can be written in JSON, but in no other encoding
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
         return BadRecord(f"{lines.name}, line {lines.number}: not JSON: {error}", line[:_RAW_KEPT])
 
 
-def _read_csv(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
+def _read_csv(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:
     csv.field_size_limit(MAX_RECORD)
     source = _CsvLines(lines)
     rows = csv.reader(source, strict=True)
@@ -168,9 +168,9 @@ def _read_csv(lines: _Lines, number: int, offset: int) -> Iterator[Any]:
 
 
 class _CsvLines:
-    """Lines as the csv module wants them. It takes just those of the record at hand, quoted newlines and all."""
+    """The lines of a file as text, for the csv module. `taken` has the lines of the current record, which may be several."""
 
-    def __init__(self, lines: _Lines) -> None:
+    def __init__(self, lines: _FileLines) -> None:
         self._lines = lines
         self.taken: list[bytes] = []
 
@@ -190,7 +190,7 @@ READERS: dict[str, Reader] = {"file": _read_whole, "lines": _read_lines, "ndjson
 
 
 def _encoding(name: str, handle: io.BufferedReader | io.BytesIO) -> str:
-    """What a Python file says of itself (PEP 263); UTF-8 for all others."""
+    """The encoding that a Python file declares (PEP 263), and UTF-8 for all other files."""
     if not name.endswith(".py"):
         return "utf-8"
     try:
@@ -202,7 +202,7 @@ def _encoding(name: str, handle: io.BufferedReader | io.BytesIO) -> str:
 def _decoded(content: bytes, encoding: str) -> str:
     if encoding != "utf-8":
         try:
-            # some codecs yield halves of characters, which a message cannot have
+            # Some codecs yield lone surrogates, which a message cannot hold.
             return content.decode(encoding, "replace").encode("utf-8", "replace").decode()
         except (LookupError, ValueError):
             pass

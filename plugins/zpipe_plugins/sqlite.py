@@ -1,7 +1,7 @@
-"""`sqlite`: stores each payload as a row, by key: a message that is delivered again overwrites its own row.
+"""`sqlite`: stores each payload as a row, by its key. A message that is delivered again overwrites its own row.
 
-The columns are the payload's fields; a field that no message had before adds a column. A call returns once its
-transaction is committed to the disk.
+The fields of a payload are the columns, and a new field adds a column. A call returns once its transaction is committed to the
+disk.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from zpipe import Context, Message, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
-from zpipe_plugins.sqlite_table import Table, UnfitTableError
+from zpipe_plugins.sqlite_table import SqliteTable, UnfitTableError
 
 _BUSY_S = 30.0
 _AGAIN_S = 1.0
-_NOT_OF_THE_MESSAGES = {
+_NOT_THE_MESSAGES_FAULT = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
@@ -27,14 +27,18 @@ _NOT_OF_THE_MESSAGES = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOMEM,
 }
-"""What the disk, or another process, is to blame for: the same message is stored when that is over, so it keeps its attempts."""
+"""Errors that the disk or another process has caused. The message can be stored later, so it keeps its attempts."""
 _TYPES = ("INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC")
 
 
 @dataclass
 class Options:
-    """path: the database, relative to the config file;  table: made if it is not there;  key: the field that says
-    which row it is;  columns: types of fields, where they matter;  fts: fields to search in, as table `<table>_fts`."""
+    """path     the database, relative to the config file
+    table    is created if it does not exist
+    key      the field that identifies a row
+    columns  the types of fields whose type matters
+    fts      fields that the full-text index `<table>_fts` has
+    """
 
     path: str
     table: str
@@ -47,7 +51,7 @@ class Options:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: allowed is any name")
         for name, kind in self.columns.items():
-            # It becomes a part of a statement, so only what is known may stand here.
+            # It becomes part of a statement, so only known types are allowed.
             if str(kind).upper() not in _TYPES:
                 raise ValueError(f"columns.{name} is {kind!r}: allowed are {', '.join(_TYPES)}")
 
@@ -68,7 +72,7 @@ def zpipe_open(context: Context) -> None:
     path = _path(options, context.config_dir)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        context.scratch = Table(_connect(path), options.table, options.key, options.columns, options.fts)
+        context.scratch = SqliteTable(_connect(path), options.table, options.key, options.columns, options.fts)
     except OSError as error:
         raise OperatorError(f"{path}: cannot make its folder: {error.strerror}") from error
     except sqlite3.Error as error:
@@ -79,7 +83,7 @@ def zpipe_open(context: Context) -> None:
 
 @hookimpl
 def zpipe_close(context: Context) -> None:
-    if isinstance(context.scratch, Table):
+    if isinstance(context.scratch, SqliteTable):
         context.scratch.close()
 
 
@@ -103,17 +107,17 @@ def _store(messages: list[Message], context: Context) -> None:
     try:
         context.scratch.upsert(messages)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _NOT_OF_THE_MESSAGES:
+        if error.sqlite_errorcode & 0xFF not in _NOT_THE_MESSAGES_FAULT:
             raise
         raise Throttled(_AGAIN_S, f"{context.options.path}: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # One connection for all worker threads, under a lock of our own: SQLite has one writer at a time in any case.
+    # All worker threads share one connection, under a lock of our own. SQLite lets only one write at a time anyway.
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         _use_wal(connection)
-        # NORMAL would do for a killed process, but after a power loss acknowledged messages could be gone.
+        # NORMAL is enough if a process is killed. But after a loss of power, acknowledged messages could be gone.
         connection.execute("PRAGMA synchronous = FULL")
     except sqlite3.Error:
         connection.close()
@@ -122,9 +126,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Readers then never wait. The change itself does not heed the busy timeout when siblings start at the same time.
+    """Sets the WAL mode, in which readers never wait. Setting it ignores the busy timeout, so this waits for siblings that start
+    at the same time.
 
-    Where it cannot be had (some network file systems) SQLite keeps another mode, which is as safe.
+    Where WAL is not possible (some network file systems), SQLite keeps another mode, which is as safe.
     """
     deadline = time.monotonic() + _BUSY_S
     while True:

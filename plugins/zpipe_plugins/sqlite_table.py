@@ -1,4 +1,4 @@
-"""One table of `sqlite`: upserts by key, columns that come with the fields, and a full-text index kept in step."""
+"""One table of the plugin `sqlite`: upserts by key, adds columns for new fields, and keeps a full-text index up to date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from zpipe import Message
 from zpipe_plugins.jsontext import json_text
 
-_SHAPES = 256  # how many different sets of fields keep their statement
+_SHAPES = 256
+"""For how many different sets of fields the statement is kept."""
 
 
 def _quoted(name: str) -> str:
@@ -24,7 +25,7 @@ def _text(value: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """The name as SQLite compares it: it ignores the case of ASCII letters and of no others."""
+    """The name as SQLite compares names: it ignores the case of ASCII letters, and of no others."""
     return name.translate(_FOLD)
 
 
@@ -46,10 +47,10 @@ def _stored(value: Any) -> Any:
 
 
 class UnfitTableError(Exception):
-    """The table is there and is not what the options say."""
+    """The table exists, but does not fit the options."""
 
 
-class Table:
+class SqliteTable:
     """One table and its search index. Any thread may call `upsert`."""
 
     def __init__(
@@ -74,19 +75,19 @@ class Table:
         self._connection.close()
 
     def upsert(self, messages: list[Message]) -> None:
-        """Stores all of them, or raises and stores none."""
+        """Stores all messages, or raises and stores none."""
         rows = [self._row(message) for message in messages]
         with self._lock:
             self._in_transaction(lambda: self._write(rows))
 
     def _in_transaction(self, work: Callable[[], None]) -> None:
-        # IMMEDIATE waits for its turn here: a transaction that reads first and then writes could only fail.
+        # IMMEDIATE waits for other writers here. A transaction that first reads and then writes would fail instead.
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             work()
             self._connection.execute("COMMIT")
         except BaseException:
-            # Columns added above are gone again, and a sibling may have changed what we know.
+            # New columns are rolled back, and a sibling may have changed the table.
             self._known.clear()
             self._statements.clear()
             if self._connection.in_transaction:
@@ -106,7 +107,7 @@ class Table:
         return tuple(payload), tuple(map(_stored, payload.values()))
 
     def _write(self, rows: list[tuple[tuple[str, ...], tuple[Any, ...]]]) -> None:
-        # Only neighbours are grouped: of two messages with one key the later one has to win.
+        # Only messages beside each other are grouped. Of two messages with the same key, the later one must win.
         for fields, group in groupby(rows, key=itemgetter(0)):
             statement = self._statements.get(fields) or self._prepare_statement(fields)
             self._connection.executemany(statement, map(itemgetter(1), group))
@@ -132,7 +133,7 @@ class Table:
     def _add_columns(self, fields: Iterable[str]) -> None:
         if all(_folded(name) in self._known for name in fields):
             return
-        self._known = {_folded(row[1]) for row in self._table_info()}  # a sibling may have added some
+        self._known = {_folded(row[1]) for row in self._table_info()}  # a sibling may have added columns
         for name in fields:
             if _folded(name) not in self._known:
                 kind = self._types.get(name, "")
@@ -140,7 +141,7 @@ class Table:
                 self._known.add(_folded(name))
 
     def _master(self, column: str, name: str) -> Any:
-        # lower() is as blind to case as SQLite's own names are
+        # lower() ignores case just as SQLite does in names.
         query = f"SELECT {column} FROM sqlite_master WHERE lower(name) = lower(?)"
         found = self._connection.execute(query, (name,)).fetchone()
         return found and found[0]
@@ -169,7 +170,7 @@ class Table:
         key = _quoted(self._key)
         kind = self._types.get(self._key, "").upper()
         if self._searched and kind != "INTEGER":
-            # The index refers to rows by number, and VACUUM renumbers them unless the number is a column.
+            # The index refers to rows by number. VACUUM changes these numbers, unless they are a column.
             columns = f"zpipe_rowid INTEGER PRIMARY KEY, {key} {kind} NOT NULL UNIQUE"
         else:
             columns = f"{key} {kind} NOT NULL PRIMARY KEY"
@@ -187,13 +188,13 @@ class Table:
         return False
 
     def _row_number(self) -> str:
-        """The column that is the row's number, or SQLite's own name for it where there is none."""
+        """The column that has the number of the row, or SQLite's own name for it if no column has it."""
         keys = [row for row in self._table_info() if row[5]]
         is_column = len(keys) == 1 and keys[0][2].upper() == "INTEGER"
         return str(keys[0][1]) if is_column else "rowid"
 
     def _prepare_index(self) -> None:
-        """A full-text index that takes its text from the table, kept in step by triggers, whoever writes."""
+        """Creates the full-text index. It takes its text from the table, and triggers keep it up to date, whoever writes."""
         name, number = f"{self._name}_fts", self._row_number()
         index, row, fields = _quoted(name), _quoted(number), ", ".join(map(_quoted, self._searched))
         content = f"content = {_text(self._name)}, content_rowid = {_text(number)}"
@@ -207,7 +208,7 @@ class Table:
         new = f"VALUES (new.{row}, {', '.join(f'new.{_quoted(f)}' for f in self._searched)})"
         remove = f"INSERT INTO {index} ({index}, rowid, {fields}) {old};"
         add = f"INSERT INTO {index} (rowid, {fields}) {new};"
-        # A redelivered message changes nothing, and indexing it again would be most of the work.
+        # A redelivered message changes nothing. To index it again would be most of the work of storing it.
         differs = " OR ".join(f"old.{c} IS NOT new.{c}" for c in (row, *map(_quoted, self._searched)))
         self._connection.execute(create)
         for event, body in (("INSERT", add), ("DELETE", remove), (f"UPDATE/{differs}", remove + add)):

@@ -31,7 +31,7 @@ input = "read"
 plugin = "discard"
 instances = 2
 """
-Bury = Callable[..., None]
+StoreLetter = Callable[..., None]
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def config(write: Write) -> Path:
 
 
 @pytest.fixture
-def bury(home: Path) -> Bury:
-    """bury("work", 1, payload, …): a letter in that instance's store."""
+def store_letter(home: Path) -> StoreLetter:
+    """store_letter("work", 1, payload, …): a letter in that instance's store."""
 
     def one(
         stage: str, instance: int, payload: Any, reason: str = "ValueError: no", kind: str = MESSAGE, **others: Any
@@ -83,19 +83,19 @@ def error(result: Result) -> ZpipeError:
     return result.exception
 
 
-def test_ids_are_whole_in_a_pipe(call: Call, config: Path, bury: Bury) -> None:
+def test_ids_are_whole_in_a_pipe(call: Call, config: Path, store_letter: StoreLetter) -> None:
     longest = "read:" + "a/very/long/path/" * 40 + "7"
-    bury("work", 1, 1, id=longest)
+    store_letter("work", 1, 1, id=longest)
     row = call("dead", "list", config).stdout.splitlines()[1]
     assert longest in row.split()
     assert row.endswith("ValueError: no")
 
 
-def test_list_by_stage_reason_and_age(call: Call, config: Path, bury: Bury) -> None:
-    bury("work", 1, 1)
-    bury("work", 1, 2, "KeyError: 'id'")
-    bury("work", 2, 3)
-    bury("read", 1, "a line", kind=RECORD)
+def test_list_by_stage_reason_and_age(call: Call, config: Path, store_letter: StoreLetter) -> None:
+    store_letter("work", 1, 1)
+    store_letter("work", 1, 2, "KeyError: 'id'")
+    store_letter("work", 2, 3)
+    store_letter("read", 1, "a line", kind=RECORD)
 
     def listed(*options: str) -> list[str]:
         return names(call("dead", "list", config, "--json", *options))
@@ -112,9 +112,9 @@ def test_list_by_stage_reason_and_age(call: Call, config: Path, bury: Bury) -> N
     assert "no dead letters like that" in call("dead", "list", config, "--older", "1h").stderr
 
 
-def test_show_has_everything(call: Call, config: Path, bury: Bury) -> None:
+def test_show_has_everything(call: Call, config: Path, store_letter: StoreLetter) -> None:
     payload = {"id": 1, "text": "ü", "raw": b"\xff\x00", "line": b"abc\n"}
-    bury("work", 1, payload, headers=cbor.write({"from": "x"}), deaths=2)
+    store_letter("work", 1, payload, headers=cbor.write({"from": "x"}), deaths=2)
     text = call("dead", "show", config, "work.1/1").stdout
     for part in (
         "work.1/1",
@@ -136,8 +136,8 @@ def payload_of(call: Call, config: Path, name: str = "work.1/1") -> Any:
     return json.loads(call("dead", "show", config, name, "--json").stdout)["payload"]
 
 
-def test_edit_by_field_and_by_file(call: Call, config: Path, bury: Bury, tmp_path: Path) -> None:
-    bury("work", 1, {"id": 1, "raw": b"\xff"})
+def test_edit_by_field_and_by_file(call: Call, config: Path, store_letter: StoreLetter, tmp_path: Path) -> None:
+    store_letter("work", 1, {"id": 1, "raw": b"\xff"})
     call("dead", "edit", config, "work.1/1", "--set", "id=2", "--set", 'name="a=b"')
     assert payload_of(call, config) == {"id": 2, "raw": {"$base64": "/w=="}, "name": "a=b"}
     (tmp_path / "new.json").write_text('{"id": 3, "raw": {"$base64": "/w=="}}')
@@ -146,9 +146,9 @@ def test_edit_by_field_and_by_file(call: Call, config: Path, bury: Bury, tmp_pat
 
 
 def test_edit_in_an_editor(
-    call: Call, config: Path, bury: Bury, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, config: Path, store_letter: StoreLetter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bury("work", 1, {"id": 1})
+    store_letter("work", 1, {"id": 1})
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i s/1/41/ "$1"\n')
     editor.chmod(0o755)
@@ -168,41 +168,43 @@ def test_edit_in_an_editor(
         (["--set", "id=1" + "0" * 10_000], "not JSON"),
     ],
 )
-def test_edits_that_cannot_be(call: Call, config: Path, bury: Bury, arguments: list[str], said: str) -> None:
-    bury("work", 1, {"id": 1})
+def test_edits_that_cannot_be(
+    call: Call, config: Path, store_letter: StoreLetter, arguments: list[str], said: str
+) -> None:
+    store_letter("work", 1, {"id": 1})
     with pytest.raises(Exception, match=said):
         call("dead", "edit", config, "work.1/1", *arguments)
     assert payload_of(call, config) == {"id": 1}
 
 
-def test_what_is_no_message_is_neither_edited_nor_replayed(call: Call, config: Path, bury: Bury) -> None:
-    bury("work", 1, b"\x84", kind=SECTION)
-    bury("read", 1, "{", kind=RECORD)
+def test_what_is_no_message_is_neither_edited_nor_replayed(call: Call, config: Path, store_letter: StoreLetter) -> None:
+    store_letter("work", 1, b"\x84", kind=SECTION)
+    store_letter("read", 1, "{", kind=RECORD)
     assert "can only be dropped" in str(error(call("dead", "edit", config, "read.1/1", "--set", "a=1")))
     assert "--fresh, or drop them" in str(error(call("dead", "replay", config, "read.1/1")))
     assert "could not be decoded" in str(error(call("dead", "replay", config, "work.1/1", "--dry-run")))
     assert error(call("dead", "replay", config, "--all")).exit_code is ExitCode.USAGE
-    bury("work", 1, 5)
+    store_letter("work", 1, 5)
     dry = call("dead", "replay", config, "--all", "--dry-run")
     assert dry.stdout == "work.1/2\n" and "cannot be replayed" in dry.stderr
 
 
-def test_drop_asks_and_deletes(call: Call, config: Path, bury: Bury) -> None:
+def test_drop_asks_and_deletes(call: Call, config: Path, store_letter: StoreLetter) -> None:
     for payload in range(5):
-        bury("work", 1, payload)
+        store_letter("work", 1, payload)
     assert call("dead", "drop", config, "--all", "--dry-run").stdout.split() == [f"work.1/{n}" for n in range(1, 6)]
     with pytest.raises(Abort):  # there is nobody to ask
         call("dead", "drop", config, "--all")
     assert len(names(call("dead", "list", config, "--json"))) == 5
     assert "1 dropped" in call("dead", "drop", config, "work.1/2").stderr
     assert json.loads(call("dead", "drop", config, "--all", "--yes", "--json").stdout) == {"dropped": 4}
-    bury("work", 1, 9)
+    store_letter("work", 1, 9)
     assert names(call("dead", "list", config, "--json")) == ["work.1/6"], "a number is never used again"
 
 
 @pytest.mark.parametrize("what", ["replay", "drop"])
-def test_nothing_is_touched_by_an_oversight(call: Call, config: Path, bury: Bury, what: str) -> None:
-    bury("work", 1, 1)
+def test_nothing_is_touched_by_an_oversight(call: Call, config: Path, store_letter: StoreLetter, what: str) -> None:
+    store_letter("work", 1, 1)
     for arguments, said in (
         ([], "which letters?"),
         (["work.1/1", "--all"], "not both"),
@@ -225,9 +227,9 @@ def test_nothing_is_touched_by_an_oversight(call: Call, config: Path, bury: Bury
     ],
 )
 def test_what_is_not_there(
-    call: Call, config: Path, bury: Bury, arguments: list[str], kind: type[ZpipeError], said: str
+    call: Call, config: Path, store_letter: StoreLetter, arguments: list[str], kind: type[ZpipeError], said: str
 ) -> None:
-    bury("work", 1, 1)
+    store_letter("work", 1, 1)
     found = error(call("dead", arguments[0], config, *arguments[1:]))
     assert isinstance(found, kind) and said in str(found) and found.exit_code is ExitCode.USAGE
 
@@ -237,8 +239,8 @@ def test_no_state_at_all(call: Call, config: Path, home: Path) -> None:
     assert isinstance(found, NoPeerError) and str(home / "s") in str(found)
 
 
-def test_a_file_of_another_version_or_damaged(call: Call, config: Path, bury: Bury, home: Path) -> None:
-    bury("work", 1, 1)
+def test_a_file_of_another_version_or_damaged(call: Call, config: Path, store_letter: StoreLetter, home: Path) -> None:
+    store_letter("work", 1, 1)
     path = home / "s" / "p.work.1" / "state.db"
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 1")

@@ -201,7 +201,10 @@ def test_a_check_of_what_does_not_run_is_no_peer(config: Path) -> None:
     ("options", "said"),
     [
         (["--max-dead", "3"], "--max-dead is for --check"),
-        (["--check", "--max-depth", "make->nobody=3"], "has no link 'make->nobody'; it has make->sink"),
+        (
+            ["--check", "--max-depth", "make->nobody=3"],
+            "has no link 'make->nobody' (did you mean 'make->sink'?); it has make->sink",
+        ),
         (["--check", "--max-depth", "many"], "'many' is no number of messages"),
         (["--check", "--max-age", "long"], "long"),
         (["--replay", "x", "--record", "y"], "--record is for a pipeline that runs"),

@@ -10,7 +10,7 @@ from cli_types import Call
 from click.testing import Result
 
 from zpipe.errors import ExitCode, ZpipeError
-from zpipe.units import install, names
+from zpipe.units import install, unit_names
 
 PRIVATE_PROGRAM = "/" + "home/ada/zpipe"
 
@@ -34,7 +34,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for /etc/zpipe."""
     folder = tmp_path / "etc" / "zpipe"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(names, "CONFIGS", folder)
+    monkeypatch.setattr(unit_names, "CONFIGS", folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from config_texts import stages, step
 from config_types import Read
 
-from zpipe.config import dot, mermaid, worst_case
+from zpipe.config import dot, estimate_memory, mermaid
 
 MIB = 2**20
 TEXT = stages(
@@ -42,7 +42,7 @@ def test_dot(read: Read) -> None:
 
 
 def test_the_memory_at_the_worst(read: Read) -> None:
-    statement = worst_case(read(TEXT))
+    statement = estimate_memory(read(TEXT))
     head, middle, last = statement.rows
     assert (head.queue_bytes, head.unacked_bytes) == (0, 2 * 128 * MIB)
     assert (middle.queue_bytes, middle.unacked_bytes, middle.instances) == (4096 + 16 * MIB, 128 * MIB, 2)

@@ -10,7 +10,7 @@ import pytest
 from config_texts import stages, step
 from config_types import Read
 
-from zpipe.config import record
+from zpipe.config import config_record
 from zpipe.hookspecs import Traits
 
 ENV = {"ZPIPE_RUNTIME_DIR": "/r", "V": "open-sesame", "HOST": "127.0.0.1"}
@@ -23,14 +23,14 @@ TEXT = stages(
 )
 
 
-def made(read: Read, text: str = TEXT, stage: str = "b", at: float = 1.0) -> record.Record:
-    return record.make(read(text, ENV), stage, 1, at, Path("/s"))
+def made(read: Read, text: str = TEXT, stage: str = "b", at: float = 1.0) -> config_record.ConfigRecord:
+    return config_record.make(read(text, ENV), stage, 1, at, Path("/s"))
 
 
 def test_a_record_comes_back_without_what_is_the_plugins_own(read: Read) -> None:
     one = made(read)
-    written = record.write(one)
-    back = record.read(written)
+    written = config_record.write(one)
+    back = config_record.read(written)
     stages_ = {name: replace(stage, options=None, traits=Traits()) for name, stage in one.config.stages.items()}
     assert back == replace(one, config=replace(one.config, stages=stages_, text="", traces=""))
     assert back.config.stages["d"].listen == ("tcp://127.0.0.1:7000",), "where it is reached is needed"
@@ -41,7 +41,7 @@ def test_a_record_comes_back_without_what_is_the_plugins_own(read: Read) -> None
 def test_the_address_of_traces_is_kept_out(read: Read) -> None:
     one = made(read)
     traced = replace(one, config=replace(one.config, traces="http://user:open-sesame@127.0.0.1/"))
-    assert "open-sesame" not in record.write(traced)
+    assert "open-sesame" not in config_record.write(traced)
 
 
 @pytest.mark.parametrize(
@@ -57,37 +57,37 @@ def test_the_address_of_traces_is_kept_out(read: Read) -> None:
     ],
 )
 def test_what_is_no_record_is_refused(read: Read, change: object) -> None:
-    value = json.loads(record.write(made(read)))
+    value = json.loads(config_record.write(made(read)))
     change(value)  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"."):
-        record.read(json.dumps(value))
+        config_record.read(json.dumps(value))
     for text in ("", "[]", "5", "nul"):
         with pytest.raises(ValueError, match=r"."):
-            record.read(text)
+            config_record.read(text)
 
 
 def test_differences_name_tables_and_pass_over_comments(read: Read) -> None:
     one = made(read)
-    assert record.differences([one], TEXT + "\n# a word\n") == []
-    assert record.differences([one], TEXT.replace("rate = 5", "rate = 6")) == ["stages.b"]
-    assert record.differences([one], TEXT.replace('name = "${V}"', 'name = "${W}"')) == ["stages.c"]
-    assert record.differences([one], TEXT.replace("insecure = true", "insecure = false")) == ["security"]
-    assert record.differences([one], TEXT.replace("[stages.d]", "[stages.e]")) == ["stages.e", "stages.d"]
+    assert config_record.differences([one], TEXT + "\n# a word\n") == []
+    assert config_record.differences([one], TEXT.replace("rate = 5", "rate = 6")) == ["stages.b"]
+    assert config_record.differences([one], TEXT.replace('name = "${V}"', 'name = "${W}"')) == ["stages.c"]
+    assert config_record.differences([one], TEXT.replace("insecure = true", "insecure = false")) == ["security"]
+    assert config_record.differences([one], TEXT.replace("[stages.d]", "[stages.e]")) == ["stages.e", "stages.d"]
 
 
 def test_each_instance_knows_its_own_stage_best(read: Read) -> None:
     newer = TEXT.replace("rate = 5", "rate = 6").replace('"5s"', '"6s"')
     old_b, new_d = made(read, TEXT, "b", 1.0), made(read, newer, "d", 2.0)
-    both = record.merged([new_d, old_b])
+    both = config_record.merged([new_d, old_b])
     assert (both.stages["b"].limit.rate, both.stages["d"].workers.timeout_s) == (5.0, 6.0)  # type: ignore[union-attr]
-    assert record.differences([new_d, old_b], newer) == ["stages.b"], "b was not started again"
+    assert config_record.differences([new_d, old_b], newer) == ["stages.b"], "b was not started again"
     new_b = made(read, newer, "b", 3.0)
-    assert record.differences([new_d, old_b, new_b], newer) == ["stages.b"], "one instance of b was not"
-    assert record.differences([new_d, new_b], newer) == []
+    assert config_record.differences([new_d, old_b, new_b], newer) == ["stages.b"], "one instance of b was not"
+    assert config_record.differences([new_d, new_b], newer) == []
 
 
 def test_a_stage_that_still_runs_is_known_though_the_newest_config_has_it_no_more(read: Read) -> None:
     shorter = stages(step("c", '[stages.c.options]\nname = "${V}"', plugin="./typed.py"))
     old_d, new_c = made(read, TEXT, "d", 1.0), made(read, shorter, "c", 2.0)
-    assert list(record.merged([old_d, new_c]).stages) == ["a", "c", "d"]
-    assert record.merged([old_d, new_c]).stages["c"].inputs == new_c.config.stages["c"].inputs
+    assert list(config_record.merged([old_d, new_c]).stages) == ["a", "c", "d"]
+    assert config_record.merged([old_d, new_c]).stages["c"].inputs == new_c.config.stages["c"].inputs

@@ -8,7 +8,7 @@ import pytest
 
 from zpipe.config import values
 from zpipe.config.expansion import UNSET, Expanded, expand, plain
-from zpipe.config.lines import KeyPath
+from zpipe.config.key_lines import KeyPath
 
 
 def expanded(text: str) -> Expanded:
@@ -99,7 +99,7 @@ def test_what_is_no_size(given: Any) -> None:
 
 
 def test_whole_numbers_keep_their_bounds() -> None:
-    read = values.whole(1, 10)
+    read = values.whole_number(1, 10)
     assert [read(1), read(10), read(expanded("7"))] == [1, 10, 7]
     for wrong in (0, 11, 1.0, "7", True, expanded("x"), None):
         with pytest.raises(ValueError, match="must be a whole number from 1 to 10, not"):

@@ -23,6 +23,7 @@ from zpipe.config import PipelineConfig, load
 from zpipe.core.telemetry.snapshot import broken
 from zpipe.core.wire import cbor
 from zpipe.operate.watch import Watch
+from zpipe.runtime.places import Places
 
 T = TypeVar("T")
 Name = tuple[str, int]
@@ -218,7 +219,7 @@ class Pipeline:
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
-        watch = Watch(self.config, self.env)
+        watch = Watch(self.config, Places(self.config, self.env))
         try:
             yield watch
         finally:

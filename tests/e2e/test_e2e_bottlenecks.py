@@ -14,6 +14,7 @@ from service import Service
 
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.operate.watch import Watch
+from zpipe.runtime.places import Places
 
 HEAD = """
 [pipeline]
@@ -145,7 +146,7 @@ class Watched:
         text = HEAD.format(name=name, pace=case.pace, read=case.read, work=case.work, store=case.store)
         self.pipeline = Pipeline(home, text, source=SOURCE, take=TAKE, batch=BATCH)
         self.pipeline.run()
-        self._watch = Watch(self.pipeline.config, self.pipeline.env)
+        self._watch = Watch(self.pipeline.config, Places(self.pipeline.config, self.pipeline.env))
         self._model = PipelineModel(self.pipeline.config)
         self.named: list[dict[str, Any]] = []
 

@@ -177,14 +177,14 @@ def test_a_file_that_vanishes_or_cannot_be_read(make_context: Any, tmp_path: Pat
 
 def test_a_read_error_in_the_middle(make_context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, a="1\n2\n3\n", b="4\n")
-    original = readers._Lines.__next__
+    original = readers._FileLines.__next__
 
     def failing(lines: Any) -> bytes:
         if lines.name == "a" and lines.offset >= 4:
             raise OSError(5, "Input/output error")
         return original(lines)
 
-    monkeypatch.setattr(readers._Lines, "__next__", failing)
+    monkeypatch.setattr(readers._FileLines, "__next__", failing)
     records = read(make_context(Options(["?"], "ndjson")))
     assert payloads(records) == [1, 2, "cannot read a: Input/output error", 4]
     assert_resumes_anywhere(make_context, Options(["?"], "ndjson"))

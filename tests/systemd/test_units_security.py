@@ -11,7 +11,7 @@ import pytest
 from machine import ROOT, MakePipeline
 
 from zpipe.config import load
-from zpipe.units import install, text
+from zpipe.units import install, unit_files
 
 GOLDEN = Path(__file__).parent / "golden"
 IPC, TCP = 1.0, 1.5
@@ -40,8 +40,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asks.write_text(ASKS)
     for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml", GOLDEN / "metered.toml", asks):
         pipeline = load(config, env={**env, "STDLIB": "/usr/lib/python3"}, ask_plugins=False)
-        wanted = text.files(pipeline, install.templates(), text.PROGRAM)
-        install.apply(folder, install.changes(folder, pipeline.name, wanted))
+        wanted = unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
+        install.apply(folder, install.find_changes(folder, pipeline.name, wanted))
     return root
 
 
@@ -80,7 +80,10 @@ def test_exposure_of_what_serves_metrics(tmp_path: Path, address: str, most: flo
     pipeline = load(config, env={"ZPIPE_RUNTIME_DIR": "/run/zpipe"}, only="")
     folder = tmp_path / install.FOLDER
     install.apply(
-        folder, install.changes(folder, pipeline.name, text.files(pipeline, install.templates(), text.PROGRAM))
+        folder,
+        install.find_changes(
+            folder, pipeline.name, unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
+        ),
     )
     threshold = f"--threshold={round(most * 10)}"
     code, shown = analyze(
@@ -103,7 +106,7 @@ def test_readme_has_the_scores(root: Path) -> None:
 def test_every_opening_has_its_reason_beside_it() -> None:
     """What `security` counts against the template stands below a comment that says why, or is no setting of it."""
     common = ("SystemCallFilter=sched_setscheduler", "ProcSubset=all")
-    for name, own in ((text.TEMPLATE, "AF_UNIX"), (text.MONITOR, "AF_UNIX AF_INET AF_INET6")):
+    for name, own in ((unit_files.TEMPLATE, "AF_UNIX"), (unit_files.MONITOR, "AF_UNIX AF_INET AF_INET6")):
         lines = install.templates()[name].splitlines()
         for setting in (*common, f"RestrictAddressFamilies={own}"):
             assert lines[lines.index(setting) - 1].startswith("# Open: "), (name, setting)

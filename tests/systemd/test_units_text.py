@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import load
-from zpipe.units import install, text
-from zpipe.units.names import Unit, config_path, parse
+from zpipe.units import install, unit_files
+from zpipe.units.unit_names import Unit, config_path, parse
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 ENV = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "STDLIB": "/usr/lib/python3"}
-TEMPLATES = (text.TEMPLATE, text.MONITOR)
+TEMPLATES = (unit_files.TEMPLATE, unit_files.MONITOR)
 GOLDEN = {
     "metered": HERE / "golden" / "metered.toml",
     "steady": CONFIGS / "steady.toml",
@@ -32,7 +32,7 @@ def settings(template: str) -> dict[str, list[str]]:
 
 def rendered(path: Path) -> str:
     """All files but the template, one after the other."""
-    made = text.files(load(path, env=ENV, only=""), dict.fromkeys(TEMPLATES, ""), "/opt/zpipe/bin/zpipe")
+    made = unit_files.files(load(path, env=ENV, only=""), dict.fromkeys(TEMPLATES, ""), "/opt/zpipe/bin/zpipe")
     return "".join(f"==> {name}\n{made[name]}\n" for name in sorted(made) if name not in TEMPLATES)
 
 
@@ -43,22 +43,22 @@ def test_files_of_a_pipeline(name: str) -> None:
 
 def test_template_is_shipped_with_the_path_that_is_replaced() -> None:
     shipped = install.templates()
-    assert f"\nExecStart={text.PROGRAM} stage --unit %i\n" in shipped[text.TEMPLATE]
-    assert f"\nExecStart={text.PROGRAM} monitor /etc/zpipe/%i.toml --prometheus\n" in shipped[text.MONITOR]
-    made = text.files(load(GOLDEN["metered"], env=ENV, only=""), shipped, "/srv/zpipe")
-    for name, times in ((text.TEMPLATE, 2), (text.MONITOR, 1)):
-        assert text.PROGRAM not in made[name]
-        assert made[name].count("/srv/zpipe ") == shipped[name].count(f"{text.PROGRAM} ") == times
+    assert f"\nExecStart={unit_files.PROGRAM} stage --unit %i\n" in shipped[unit_files.TEMPLATE]
+    assert f"\nExecStart={unit_files.PROGRAM} monitor /etc/zpipe/%i.toml --prometheus\n" in shipped[unit_files.MONITOR]
+    made = unit_files.files(load(GOLDEN["metered"], env=ENV, only=""), shipped, "/srv/zpipe")
+    for name, times in ((unit_files.TEMPLATE, 2), (unit_files.MONITOR, 1)):
+        assert unit_files.PROGRAM not in made[name]
+        assert made[name].count("/srv/zpipe ") == shipped[name].count(f"{unit_files.PROGRAM} ") == times
 
 
 def test_metrics_have_a_unit_only_where_the_config_says_where_they_are_served() -> None:
-    made = text.files(load(CONFIGS / "steady.toml", env=ENV, only=""), install.templates(), "/srv/zpipe")
-    assert not any("zpipe-monitor" in name + content for name, content in made.items() if name != text.TEMPLATE)
+    made = unit_files.files(load(CONFIGS / "steady.toml", env=ENV, only=""), install.templates(), "/srv/zpipe")
+    assert not any("zpipe-monitor" in name + content for name, content in made.items() if name != unit_files.TEMPLATE)
 
 
 def test_the_monitor_is_shut_in_like_a_stage() -> None:
     """Whatever both templates set is set to the same, but for what only one of them needs."""
-    stage, monitor = (settings(install.templates()[name]) for name in (text.TEMPLATE, text.MONITOR))
+    stage, monitor = (settings(install.templates()[name]) for name in (unit_files.TEMPLATE, unit_files.MONITOR))
     folders = {f"{kind}Directory{what}" for kind in ("Runtime", "State") for what in ("", "Mode", "Preserve")}
     watched = {
         "WatchdogSec",
@@ -88,28 +88,28 @@ def test_the_monitor_is_shut_in_like_a_stage() -> None:
     ],
 )
 def test_program_as_systemd_reads_it(program: str, line: str) -> None:
-    assert text.quoted(program) == line
+    assert unit_files.quoted(program) == line
 
 
 @pytest.mark.parametrize("program", ["zpipe", "/srv/a\nExecStart=/bin/evil"])
 def test_program_that_no_unit_can_call(program: str) -> None:
     with pytest.raises(ValueError, match="absolute and of one line"):
-        text.quoted(program)
+        unit_files.quoted(program)
 
 
 def test_names_read_back() -> None:
     unit = Unit("my-pipe", "a_b", 12)
     assert parse(str(unit)) == unit
     assert unit.config == config_path("my-pipe") == Path("/etc/zpipe/my-pipe.toml")
-    assert text.service_name(unit) == "zpipe@my-pipe.a_b.12.service"
+    assert unit_files.service_name(unit) == "zpipe@my-pipe.a_b.12.service"
 
 
 def test_drop_ins_of_other_pipelines_are_not_ours() -> None:
-    path = text.drop_in_path(text.service_name(Unit("steady", "store", 1)))
-    assert text.is_drop_in_of("steady", path)
-    assert not text.is_drop_in_of("stead", path)
-    assert not text.is_drop_in_of("s.eady", path)
-    assert not text.is_drop_in_of("steady", path.replace("50-pipeline", "60-mine"))
+    path = unit_files.drop_in_path(unit_files.service_name(Unit("steady", "store", 1)))
+    assert unit_files.is_drop_in_of("steady", path)
+    assert not unit_files.is_drop_in_of("stead", path)
+    assert not unit_files.is_drop_in_of("s.eady", path)
+    assert not unit_files.is_drop_in_of("steady", path.replace("50-pipeline", "60-mine"))
 
 
 if __name__ == "__main__":

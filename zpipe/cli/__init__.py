@@ -1,4 +1,7 @@
-"""The commands, a file each, without logic of their own. May live here: the group, loading a command when it is called."""
+"""The group of all commands, which loads a command when it is called, and what every command's end has in common.
+
+Each command has a file of its own in this folder. Does not belong in any of them: logic that is of use without a terminal.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import click
 from zpipe import __version__
 from zpipe.errors import ExitCode, OperatorError, ZpipeError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
     "run": "Run a whole pipeline in this terminal until its sources end.",
@@ -33,10 +36,12 @@ COMMANDS = {
     "units": "Make a pipeline's systemd units.",
     "plugins": "List the plugins that are installed.",
 }
+_BESIDE = {"pause": "pause_resume", "resume": "pause_resume"}
+"""The modules of commands that do not have one of their own name."""
 
 
 class _Group(click.Group):
-    """Commands are imported when called: `zpipe --help` must not pay for sockets and terminals."""
+    """Imports a command when it is called, so that `zpipe --help` need not load sockets and terminals."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -44,7 +49,8 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"zpipe.cli.{name}").command
+        module = importlib.import_module(f"zpipe.cli.{_BESIDE.get(name, name)}")
+        command: click.Command = getattr(module, name if name in _BESIDE else "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,29 +82,29 @@ def group() -> None:
 
 @contextmanager
 def _output() -> Iterator[None]:
-    """What is printed may have nowhere to go. A reader that went away (`| head`) is no fault, and click would end with 1."""
+    """Handles output that cannot be written. A reader that has gone (`| head`) is no error, for which click would exit with 1."""
     try:
         yield
     except BrokenPipeError:
         _abandon_output()
         raise click.exceptions.Exit(ExitCode.DONE) from None
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+        if error.errno not in _CANNOT_WRITE or error.filename is not None:
             raise
         _abandon_output()
         raise OperatorError(f"cannot write the output: {error.strerror}") from None
 
 
 def _abandon_output() -> None:
-    """What is in stdout's buffer still would be written at the exit, and fail again."""
+    """Drops what is left in stdout's buffer, since writing it at the exit would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def main() -> None:
-    """The console script: a mistake of the user's ends in one clear message and an exit code, never in a traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what the locale has no character for is still no traceback
+    """The console script. A mistake of the user ends in one clear message and an exit code, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale does not have
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = group.main(standalone_mode=False)
@@ -110,7 +116,7 @@ def main() -> None:
     except ZpipeError as error:
         click.echo(f"zpipe: {error}", err=True)
         code = error.exit_code
-    except PermissionError as error:  # of whatever file: what helps is the same everywhere
+    except PermissionError as error:  # whichever file it is, the same advice helps
         if error.filename is None:
             raise
         from zpipe.folders import denied

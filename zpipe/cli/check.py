@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, advise, load, open_to, report_of, worst_case
+from zpipe.config import MemoryStatement, advise, describe_insecurity, estimate_memory, load, report_for
 from zpipe.errors import ConfigError, ExitCode, Mistake
-from zpipe.units import names, sandbox
+from zpipe.units import sandbox, unit_names
 
 
 @click.command()
@@ -30,9 +30,9 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
     if unit is not None:
         if configs or as_json:
             raise click.UsageError("--unit names the config, and prints nothing but mistakes: leave the others out")
-        found = names.parse(unit)
+        found = unit_names.parse(unit)
         pipeline = load(found.config, only=found.stage)
-        names.find(found, pipeline)
+        unit_names.check(found, pipeline)
         sandbox.check_network(pipeline.stages[found.stage])
         return ExitCode.DONE
     if not configs:
@@ -58,9 +58,10 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
 
 @dataclass(frozen=True)
 class _Result:
-    """`memory` is None, and all but the mistakes empty, where there are mistakes. `network`: stages that need it.
+    """What was found out about one config. With mistakes, `memory` is None and everything else is empty.
 
-    insecure  who can take part in the pipeline without a key, in words; "" where nobody can
+    network   the stages that need the network
+    insecure  a sentence that says who can take part in the pipeline without a key; "" if nobody can
     """
 
     path: Path
@@ -76,13 +77,15 @@ def _check(path: Path) -> _Result:
         config = load(path)
     except ConfigError as error:
         return _Result(path, error.mistakes)
-    report = report_of(config, str(path), os.environ)
+    report = report_for(config, str(path), os.environ)
     advise(config, report)
-    if config.path == names.config_path(config.name):  # where its units read it
+    if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
-    return _Result(path, (), tuple(report.mistakes), network, open_to(config.stages.values()), worst_case(config))
+    return _Result(
+        path, (), tuple(report.mistakes), network, describe_insecurity(config.stages.values()), estimate_memory(config)
+    )
 
 
 def _as_json(result: _Result) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def _as_json(result: _Result) -> dict[str, Any]:
 def _mistake(mistake: Mistake) -> dict[str, Any]:
     try:
         given = json.loads(json.dumps(mistake.given, allow_nan=False))
-    except (TypeError, ValueError):  # TOML has dates, infinity and NaN, JSON has not
+    except (TypeError, ValueError):  # TOML has dates, infinity and NaN, which JSON does not have
         given = str(mistake.given)
     return {
         "file": mistake.file,
@@ -141,5 +144,5 @@ def _table(memory: MemoryStatement) -> str:
 
 
 def _mib(size: int) -> str:
-    """Rounded up: it is a bound."""
+    """The size in MiB, rounded up since it is a bound."""
     return f"{-(-size // 2**20):,} MiB" if size else "-"

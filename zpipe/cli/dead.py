@@ -1,25 +1,34 @@
-"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE …"""
+"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE …
+
+The commands and the options that choose letters are here. Does not belong here: SQL, and how letters are shown.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zpipe.cli.letter_options import RateType, Wanted, selected, wanted_options
-from zpipe.cli.pipeline_argument import find_target, target_argument
+from zpipe.cli.parameters import TimeType, find_target, target_argument
+from zpipe.config import load
 from zpipe.errors import ExitCode
 
 if TYPE_CHECKING:
-    from zpipe.operate.stored_dead_letters import Numbers, StoredDeadLetters
+    from zpipe.operate.stored_dead_letters import Numbers, Outcome, Selection, StoredDeadLetters
 
 LIST_LETTERS = 100
 PIPE_WIDTH = 100_000
-"""Above any row: rich takes a pipe for a terminal of 80 columns."""
+"""Wider than any row, since rich takes a pipe for a terminal of 80 columns."""
+LINE_S = 5.0
+"""Between two lines that say how far a replay is."""
+_PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,11 +39,91 @@ def command() -> None:
     """
 
 
+class RateType(click.ParamType[float]):
+    """N/s, N/m or N/h. The command gets messages a second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, float):
+            return value
+        number, _, unit = str(value).partition("/")
+        try:
+            rate = float(number) / _PER_S[unit or "s"]
+        except (ValueError, KeyError):
+            rate = 0.0
+        if not 0 < rate <= 1e6:
+            self.fail(f"must be a rate above 0 such as 50/s, 10/m or 1/h, not {value!r}", param, ctx)
+        return rate
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which letters the user asked for."""
+
+    names: tuple[str, ...]
+    stage: str
+    reason: str
+    older_s: float | None
+    newer_s: float | None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was asked for that not every letter meets."""
+        return bool(self.names or self.filters)
+
+    @property
+    def filters(self) -> bool:
+        return bool(self.stage or self.reason or self.older_s is not None or self.newer_s is not None)
+
+    def selection(self) -> Selection:
+        from zpipe.operate.stored_dead_letters import Selection
+        from zpipe.runtime.dead_letter_table import Filter
+
+        return Selection(self.names, self.stage, Filter(self.reason, self.older_s, self.newer_s))
+
+
+def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --stage, --reason, --older and --newer, which the command gets as `wanted`."""
+
+    @click.option("--stage", default="", metavar="STAGE[.N]", help="Of that stage, or instance.")
+    @click.option("--reason", default="", metavar="TEXT", help="With that in the reason.")
+    @click.option("--older", type=TimeType(), metavar="TIME", help='That died before so long, such as "1h".')
+    @click.option("--newer", type=TimeType(), metavar="TIME", help="That died since.")
+    @functools.wraps(function)
+    def call(
+        *, stage: str, reason: str, older: float | None, newer: float | None, names: tuple[str, ...] = (), **others: Any
+    ) -> Any:
+        return function(wanted=Wanted(names, stage, reason, older, newer), **others)
+
+    return call
+
+
+def selection_required(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds LETTER... and --all, and demands one of them or a filter, so that no letter is touched by an oversight."""
+
+    @click.argument("names", nargs=-1, metavar="[LETTER]...")
+    @click.option("--all", "all_", is_flag=True, help="All letters of the pipeline.")
+    @functools.wraps(function)
+    def call(*, all_: bool, wanted: Wanted, **others: Any) -> Any:
+        if wanted.names and (wanted.filters or all_):
+            raise click.UsageError(
+                "name letters, or choose them by --stage, --reason, --older, --newer or --all; not both"
+            )
+        if not wanted.any and not all_:
+            raise click.UsageError(
+                "which letters? Name them, or choose them by --stage, --reason, --older, --newer or --all"
+            )
+        return function(wanted=wanted, **others)
+
+    return call
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it would be, and do nothing.")
 
 
-def _graveyard(config: Path) -> StoredDeadLetters:
+def _stored(config: Path) -> StoredDeadLetters:
     from zpipe.operate.stored_dead_letters import StoredDeadLetters
 
     found = find_target(config)
@@ -51,9 +140,9 @@ def _graveyard(config: Path) -> StoredDeadLetters:
 def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> ExitCode:
     """List letters: name, age, id, tries and reason."""
     from zpipe.monitor.messages import dead_letter_page
-    from zpipe.operate.dead_letter_replay import count
+    from zpipe.operate.stored_dead_letters import count
 
-    stored_dead_letters = _graveyard(config)
+    stored_dead_letters = _stored(config)
     chosen = stored_dead_letters.find(wanted.selection())
     found = list(stored_dead_letters.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
     if as_json:
@@ -64,7 +153,7 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
     else:
         from rich.console import Console
 
-        # Whoever reads a pipe needs whole ids to go on with. A terminal has a width, a pipe has none.
+        # A terminal has a width and a pipe has none: whoever reads a pipe needs whole ids.
         Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(dead_letter_page.table(found, time.time()))
         if count(chosen) > len(found):
             click.echo(f"zpipe: {count(chosen) - len(found)} more: --limit", err=True)
@@ -80,7 +169,7 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     from zpipe.monitor.messages import dead_letter_page
     from zpipe.operate.stored_dead_letters import Selection
 
-    stored_dead_letters = _graveyard(config)
+    stored_dead_letters = _stored(config)
     found = list(stored_dead_letters.letters(stored_dead_letters.find(Selection(names=names))))
     if as_json:
         pages = [dead_letter_page.whole(letter) for letter in found]
@@ -104,7 +193,7 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
     if fields and file is not None:
         raise click.UsageError("give --set or --payload, not both")
-    stored_dead_letters = _graveyard(config)
+    stored_dead_letters = _stored(config)
     (letter,) = stored_dead_letters.letters(stored_dead_letters.find(Selection(names=(name,))))
     check_editable(letter)
     try:
@@ -125,7 +214,7 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
 
 def _edited(text: str) -> Any:
-    """What the user makes of it in an editor. Raises ValueError if it is no JSON and they do not want to go on."""
+    """What the user makes of the text in an editor. Raises ValueError if it is no JSON and nobody can be asked to try again."""
     from zpipe.monitor.messages import payload_editing
 
     while True:
@@ -145,7 +234,7 @@ def _edited(text: str) -> Any:
 @command.command()
 @target_argument
 @wanted_options
-@selected
+@selection_required
 @click.option("--rate", type=RateType(), default="100/s", show_default=True, help="How fast: N/s, N/m or N/h.")
 @_dry_run
 @click.option("--no-wait", is_flag=True, help="Where the pipeline runs: do not wait for what comes of it.")
@@ -159,17 +248,102 @@ def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bo
 
     Exit codes: 0 all of them were replayed, 1 some failed again or were not replayed, 3 the ledger does not balance.
     """
-    from zpipe.cli.replay_waiting import replay_letters
-
-    stored_dead_letters = _graveyard(config)
+    stored_dead_letters = _stored(config)
     chosen = _replayable(stored_dead_letters, wanted)
     if dry_run:
-        return _listed(chosen, as_json, "would be replayed")
-    return replay_letters(stored_dead_letters, chosen, rate, wait=not no_wait, as_json=as_json)
+        return _print_names(chosen, as_json, "would be replayed")
+    return _replay_letters(stored_dead_letters, chosen, rate, wait=not no_wait, as_json=as_json)
+
+
+def _replay_letters(
+    stored_dead_letters: StoredDeadLetters, chosen: Numbers, rate: float, wait: bool, as_json: bool
+) -> ExitCode:
+    """Marks the letters, and has the running instances or a run of its own replay them. Blocks."""
+    from zpipe.operate.dead_letter_replay import DeadLetterReplay
+
+    stored_dead_letters.mark(chosen, rate)
+    if not chosen:
+        return _print_outcome(stored_dead_letters.outcome(chosen), None, as_json)
+    if not stored_dead_letters.pipeline_runs():
+        return _run_pipeline(stored_dead_letters, chosen, as_json)
+    replay = DeadLetterReplay(stored_dead_letters, chosen)
+    try:
+        found = replay.wait(_progress()) if wait else replay.ask()
+    except KeyboardInterrupt:
+        click.echo("zpipe: the replay goes on without this command; `zpipe dead list` shows what is left", err=True)
+        return ExitCode.FAILED
+    finally:
+        replay.close()
+    return _print_outcome(found, None, as_json, waited=wait)
+
+
+def _progress() -> Callable[[Outcome, list[str]], None]:
+    """Prints how far the replay is: now and then, and at once when something else is in the way."""
+    printed: list[str] = []
+    due = [time.monotonic() + LINE_S]
+
+    def turn(found: Outcome, waits: list[str]) -> None:
+        if time.monotonic() < due[0] and waits == printed:
+            return
+        due[0] = time.monotonic() + LINE_S
+        printed[:] = waits
+        text = f"event=replay.progress replayed={found.replayed} again={found.again} left={found.left}"
+        click.echo("; ".join([text, *waits]), err=True)
+
+    return turn
+
+
+def _run_pipeline(stored_dead_letters: StoredDeadLetters, chosen: Numbers, as_json: bool) -> ExitCode:
+    """Runs the pipeline with its sources closed until every marked letter was taken in hand, and drains it."""
+    from zpipe.monitor.model.run_ledger import RunLedger
+    from zpipe.monitor.run.progress import LiveProgress, PlainProgress
+    from zpipe.runtime.logs import for_children
+    from zpipe.supervisor.supervisor import Supervisor
+
+    pipeline = load(stored_dead_letters.config.path)
+    marked = stored_dead_letters.instances_with_marked()
+    ledger = RunLedger(pipeline, expected={*pipeline.instances, *marked})
+    display = LiveProgress(pipeline) if sys.stderr.isatty() else PlainProgress(pipeline)
+    began = time.monotonic()
+    try:
+        code = Supervisor(
+            pipeline, for_children(stored_dead_letters.env), display, ledger, False, "warning", replay=marked
+        ).run()
+    finally:
+        display.close()
+    result = ledger.as_json(time.monotonic() - began)
+    if not as_json:
+        from rich.console import Console
+
+        from zpipe.monitor.run.ledger_table import ledger_table
+
+        Console().print(ledger_table(result))
+    for problem in [*ledger.problems(), *ledger.remarks(result)]:
+        click.echo(f"zpipe: {problem}", err=True)
+    replayed = _print_outcome(stored_dead_letters.outcome(chosen), result, as_json)
+    if code is not ExitCode.DONE:
+        return code
+    return replayed if ledger.balanced else ExitCode.UNBALANCED
+
+
+def _print_outcome(found: Outcome, ledger: dict[str, Any] | None, as_json: bool, waited: bool = True) -> ExitCode:
+    """Prints what became of the letters. The exit code is FAILED if some were not replayed."""
+    if as_json:
+        result = {"replayed": found.replayed, "again": found.again, "left": found.left}
+        click.echo(json.dumps(result | ({"ledger": ledger} if ledger is not None else {})))
+    else:
+        text = f"{found.replayed} replayed"
+        if found.again:
+            text += f", {found.again} failed again and are dead letters still"
+        if found.left:
+            text += f", {found.left} left: they are replayed when their stage runs"
+        click.echo(text, err=True)
+    done = not found.again and (not found.left or not waited)
+    return ExitCode.DONE if done else ExitCode.FAILED
 
 
 def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbers:
-    """The selected letters that can be; says which cannot. Raises TargetError if none of them can."""
+    """The selected letters that can be replayed. Tells the user which cannot. Raises TargetError if none of them can."""
     from zpipe.core.work.stored_letter import MESSAGE
     from zpipe.errors import TargetError
     from zpipe.operate.stored_dead_letters import refusal
@@ -186,18 +360,18 @@ def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbe
 @command.command()
 @target_argument
 @wanted_options
-@selected
+@selection_required
 @_dry_run
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @_json
 def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
     """Delete letters for good: their messages are lost."""
-    from zpipe.operate.dead_letter_replay import count
+    from zpipe.operate.stored_dead_letters import count
 
-    stored_dead_letters = _graveyard(config)
+    stored_dead_letters = _stored(config)
     chosen = stored_dead_letters.find(wanted.selection())
     if dry_run:
-        return _listed(chosen, as_json, "would be dropped")
+        return _print_names(chosen, as_json, "would be dropped")
     if count(chosen) > 1 and not yes:
         click.confirm(f"Drop {count(chosen)} dead letters for good?", abort=True, err=True)
     dropped = stored_dead_letters.drop(chosen)
@@ -208,9 +382,10 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
     return ExitCode.DONE
 
 
-def _listed(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
+def _print_names(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
+    """For --dry-run: the names of the letters, and what would be done with them."""
     from zpipe.core.work.stored_letter import letter_name
-    from zpipe.operate.dead_letter_replay import count
+    from zpipe.operate.stored_dead_letters import count
 
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]
     if as_json:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.pipeline_argument import find_target, target_argument
-from zpipe.cli.times import Time
+from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.errors import ExitCode
 
 
 @click.command()
 @target_argument
 @click.argument("instance", required=False, metavar="[STAGE.N]")
-@click.option("--timeout", type=Time(), metavar="TIME", default="10m", show_default=True)
+@click.option("--timeout", type=TimeType(), metavar="TIME", default="10m", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
 def command(config: Path, instance: str | None, timeout: float, as_json: bool) -> ExitCode:
     """Shut a running pipeline down in order, and prove it.
@@ -29,15 +28,16 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     """
     from zpipe.monitor.model.run_ledger import RunLedger
     from zpipe.monitor.run.drain_progress import DrainProgress
-    from zpipe.operate.pipeline_drain import Drain, parse_target
-    from zpipe.units.target import settle
+    from zpipe.operate.pipeline_drain import PipelineDrain
+    from zpipe.operate.targets import read_stage_target
+    from zpipe.units.systemctl import stop_drained_target
 
     found = find_target(config)
     pipeline = found.config
-    target = parse_target(pipeline, instance) if instance is not None else None
+    target = read_stage_target(pipeline, instance) if instance is not None else None
     if target is not None and target[1] is None:
         raise click.UsageError(f"which instance of {target[0]} is to leave? Name one, such as {target[0]}.1")
-    drain = Drain(pipeline, found.env)
+    drain = PipelineDrain(pipeline, found.env)
     began = time.monotonic()
     progress = DrainProgress(pipeline, drain.last, sys.stderr)
     try:
@@ -56,7 +56,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
         progress.close()
         drain.close()
     ledger = RunLedger(pipeline, expected=set(drain.last))
-    for snapshot in drain.dead:
+    for snapshot in drain.killed:
         ledger.killed(snapshot)
     for snapshot in drain.last.values():
         ledger.final(snapshot)
@@ -73,7 +73,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
         console.print(link_table(result))
     for problem in [*ledger.problems(), *ledger.remarks(result), *(missing if code is ExitCode.DRAIN_TIMEOUT else [])]:
         click.echo(f"zpipe: {problem}", err=True)
-    if code is ExitCode.DONE and (left := settle(pipeline)):
+    if code is ExitCode.DONE and (left := stop_drained_target(pipeline)):
         click.echo(f"zpipe: {left}", err=True)
     if code is ExitCode.DONE and not ledger.balanced:
         return ExitCode.UNBALANCED

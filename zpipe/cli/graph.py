@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zpipe.cli.pipeline_argument import find_target, target_argument
+from zpipe.cli.parameters import find_target, target_argument
 from zpipe.config import PipelineConfig, dot, load, mermaid
 from zpipe.errors import ExitCode
 
@@ -21,7 +21,7 @@ from zpipe.errors import ExitCode
 @click.option("--json", "as_json", is_flag=True, help="Nodes and links as one JSON value.")
 def command(config: Path, language: str, from_file: bool, as_json: bool) -> ExitCode:
     """Print a pipeline as a graph: as it runs, or as its config says where it does not run."""
-    # The picture needs none of the plugins.
+    # The graph needs none of the plugins, so none is imported.
     pipeline = load(config, only="") if from_file else find_target(config).config
     if as_json:
         click.echo(json.dumps(_graph(pipeline)))

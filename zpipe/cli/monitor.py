@@ -1,31 +1,54 @@
-"""zpipe monitor CONFIG|PIPELINE"""
+"""zpipe monitor CONFIG|PIPELINE
+
+What it shows, and where, follows from its options: the screen, text or JSON, a check, metrics, or a recording. Does not belong
+here: what is shown, which is `zpipe.monitor`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zpipe.cli import monitoring
-from zpipe.cli.exporting import export
-from zpipe.cli.pipeline_argument import METAVAR, find_target
-from zpipe.cli.times import Time
-from zpipe.errors import ExitCode, OperatorError
+from zpipe.cli.parameters import METAVAR, TimeType, find_target
+from zpipe.config import values
+from zpipe.config.pipeline_config import PROMETHEUS
+from zpipe.errors import ExitCode, NoPeerError, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
+    from zpipe.monitor.export.checks import Thresholds
+    from zpipe.monitor.export.recording import Recording
     from zpipe.monitor.following import Heard
     from zpipe.operate.watch import Watch
+    from zpipe.runtime.places import Places
     from zpipe.runtime.running_pipelines import Target
 
 REDRAW_S = 0.25
-"""The screen is redrawn no more often than this, however short the interval of the snapshots is."""
+"""The screen is not redrawn more often, however short the interval of the snapshots is."""
+ORDER_S = 1.0
+"""How long an instance may take to answer an order. The screen stands still meanwhile."""
+
+
+class DepthType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """N, or FROM->TO=N for one link. The command gets ("", N) or ("FROM->TO", N)."""
+
+    name = "N|LINK=N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        link, _, number = str(value).rpartition("=")
+        if not (number.isascii() and number.isdigit()):
+            self.fail(f"{value!r} is no number of messages, nor LINK=N such as 'read->parse=1000'", param, ctx)
+        return link.replace(" ", ""), int(number)
 
 
 @click.command()
@@ -34,7 +57,7 @@ REDRAW_S = 0.25
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(
     "--timeout",
-    type=Time(),
+    type=TimeType(),
     metavar="TIME",
     help="How long to wait for instances to be heard of.  [default: two intervals and a second; on the screen, for ever]",
 )
@@ -45,12 +68,12 @@ REDRAW_S = 0.25
 @click.option(
     "--max-depth",
     multiple=True,
-    type=monitoring.Depth(),
+    type=DepthType(),
     help="With --check: wrong if more messages wait on any link; or on one. May be given more than once.",
 )
 @click.option(
     "--max-age",
-    type=Time(zero=True),
+    type=TimeType(zero=True),
     metavar="TIME",
     help="With --check: wrong if a message waits longer, such as 30s.",
 )
@@ -70,29 +93,32 @@ def command(
 
     Exit codes: 0 done, 1 with --check: something is wrong, 5 no instance of the pipeline is running.
     """
-    monitoring.refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
-    path, address = monitoring.config_and_address(config, options["prometheus"])
+    _refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
+    path, address = _config_and_address(config, options["prometheus"])
     found = find_target(path)
     pipeline = found.config
     if address is not None:
-        return export(found, address)
+        return _export(found, address)
+    from zpipe.runtime.places import Places
+
     try:
         if options["replay"] is not None:
             return _replay(pipeline, options["replay"], options["at"], once, as_json)
-        with _recorder(pipeline, options["record"]) as heard, _watch(found) as watch:
+        places = Places(pipeline, found.env)
+        with _recorder(pipeline, options["record"]) as heard, _watch(pipeline, places) as watch:
             if _is_screen() and not (once or as_json or check):
-                return _live(pipeline, watch, heard, timeout)
-            thresholds = monitoring.thresholds(pipeline, options) if check else None
-            return _lines(pipeline, watch, heard, once, as_json, timeout, thresholds)
+                return _show_screen(pipeline, places, watch, heard, timeout)
+            thresholds = _thresholds(pipeline, options) if check else None
+            return _print(pipeline, places, watch, heard, once, as_json, timeout, thresholds)
     except KeyboardInterrupt:
-        return ExitCode.DONE  # the way out of watching
+        return ExitCode.DONE  # how watching is ended
 
 
 @contextmanager
-def _watch(found: Target) -> Iterator[Watch]:
+def _watch(pipeline: PipelineConfig, places: Places) -> Iterator[Watch]:
     from zpipe.operate.watch import Watch
 
-    watch = Watch(found.config, found.env, eager=True)
+    watch = Watch(pipeline, places, ask_unheard=True)
     try:
         yield watch
     finally:
@@ -107,7 +133,7 @@ def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | N
         yield None
         return
     recorder = Recorder(path, pipeline.name, pipeline.interval_s)
-    # A service manager's way to end a recording; the end of a compressed file has to be written.
+    # A service manager ends a recording by SIGTERM, and the end of a compressed file must still be written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield recorder.add
@@ -121,35 +147,39 @@ def _is_screen() -> bool:
     return is_screen(sys.stdout)
 
 
-def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
+def _show_screen(
+    pipeline: PipelineConfig, places: Places, watch: Watch, heard: Heard | None, timeout: float | None
+) -> ExitCode:
     from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen import live
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
-    operator, keep = monitoring.Operator(watch), heard or (lambda *_: None)
+    operator, heard = RequestSender(watch, places), heard or (lambda *_: None)
     give_up_s = float("inf") if timeout is None else timeout
     model = PipelineModel(pipeline, now_s())
-    if not live.show(watch, model, pipeline, interval_s, operator, keep, give_up_s):
-        raise _nobody(pipeline, watch, give_up_s)
-    if model.over:  # the screen is gone, and with it what it said
+    if not live.show(watch, model, pipeline, interval_s, operator, heard, give_up_s):
+        raise _nobody(pipeline, places, give_up_s)
+    if model.over:  # the screen is gone, and what it said with it
         click.echo(f"zpipe: every instance of pipeline {pipeline.name!r} has stopped", err=True)
     return ExitCode.DONE
 
 
-def _nobody(pipeline: PipelineConfig, watch: Watch, waited_s: float) -> OperatorError:
-    said = f"no instance of pipeline {pipeline.name!r} is heard of in {waited_s:g} s: is it running?"
-    return watch.places.no_peer_error(said)
+def _nobody(pipeline: PipelineConfig, places: Places, waited_s: float) -> OperatorError:
+    return places.no_peer_error(
+        f"no instance of pipeline {pipeline.name!r} is heard of in {waited_s:g} s: is it running?"
+    )
 
 
-def _lines(
+def _print(
     pipeline: PipelineConfig,
+    places: Places,
     watch: Watch,
     heard: Heard | None,
     once: bool,
     as_json: bool,
     timeout: float | None,
-    thresholds: Any,
+    thresholds: Thresholds | None,
 ) -> ExitCode:
     from zpipe.monitor import following
     from zpipe.monitor.export import checks
@@ -159,7 +189,7 @@ def _lines(
     wait_s = enough_s if timeout is None else timeout
     model = PipelineModel(pipeline, following.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
     if not following.gather(watch, model, wait_s, heard):
-        raise _nobody(pipeline, watch, wait_s)
+        raise _nobody(pipeline, places, wait_s)
     for value in following.follow(
         watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S), heard
     ):
@@ -169,7 +199,7 @@ def _lines(
                 json.dumps({"ok": not problems, "problems": problems}) if as_json else checks.line(value, problems)
             )
             return ExitCode.FAILED if problems else ExitCode.DONE
-        click.echo(json.dumps(value) if as_json else monitoring.text(value))
+        click.echo(json.dumps(value) if as_json else _text(value))
         if once:
             break
     return ExitCode.DONE
@@ -185,10 +215,152 @@ def _replay(pipeline: PipelineConfig, path: Path, at: str | None, once: bool, as
         if _is_screen() and not (once or as_json):
             recording_player.show(tape, recording)
             return ExitCode.DONE
-        moments = [monitoring.moment(at, recording)] if once else monitoring.moments(recording)
+        moments = [_moment(at, recording)] if once else _moments(recording)
         for moment in moments:
             tape.move(moment)
-            click.echo(json.dumps(tape.value) if as_json else monitoring.text(tape.value))
+            click.echo(json.dumps(tape.value) if as_json else _text(tape.value))
     finally:
         recording.close()
     return ExitCode.DONE
+
+
+def _export(found: Target, given: str) -> ExitCode:
+    """Serves the metrics at `given`, or where the config says if that is "", until interrupted. Raises OperatorError and
+    UsageError."""
+    from zpipe.daemon.service.sdnotify import Notifier
+    from zpipe.monitor.export import exporter
+    from zpipe.monitor.following import now_s
+    from zpipe.monitor.model.pipeline import PipelineModel
+    from zpipe.operate.watch import Watch
+    from zpipe.runtime.places import Places
+
+    pipeline = found.config
+    try:
+        host, port = values.host_port(given or pipeline.prometheus or PROMETHEUS)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--prometheus") from None
+    watch, notifier = Watch(pipeline, Places(pipeline, found.env)), Notifier(os.environ)
+
+    def ready(url: str) -> None:
+        text = f"metrics of pipeline {pipeline.name!r} at {url}"
+        click.echo(f"zpipe: {text}", err=True)
+        notifier.send("READY=1", f"STATUS={text}")
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        exporter.serve(watch, PipelineModel(pipeline, now_s()), host, port, ready)
+    except KeyboardInterrupt:
+        pass  # how it is ended
+    finally:
+        notifier.close()
+        watch.close()
+    return ExitCode.DONE
+
+
+def _refuse_mixtures(**given: Any) -> None:
+    """Raises UsageError for options that have no meaning together."""
+    limits = [
+        f"--{key.replace('_', '-')}" for key in ("max_depth", "max_age", "max_dead") if given[key] not in (None, ())
+    ]
+    if limits and not given["check"]:
+        raise click.UsageError(f"{', '.join(limits)} is for --check: add it")
+    for one, other in (("replay", "record"), ("replay", "check"), ("replay", "timeout")):
+        if given[one] is not None and given[other] not in (None, False):
+            raise click.UsageError(f"--{one} shows what was recorded: --{other} is for a pipeline that runs")
+    served = [f"--{key.removeprefix('as_')}" for key in ("check", "once", "as_json", "record", "replay") if given[key]]
+    if given["prometheus"] is not None and served:
+        raise click.UsageError(f"--prometheus serves until it is ended: {', '.join(served)} cannot go with it")
+    if given["at"] is not None and not (given["replay"] and given["once"]):
+        raise click.UsageError("--at is a moment of a recording: give --replay FILE --once too")
+
+
+def _config_and_address(config: Path | None, prometheus: str | None) -> tuple[Path, str | None]:
+    """The config and the address to serve metrics at. Raises UsageError if there is no config.
+
+    The value of --prometheus may be left out, so click takes CONFIG for it in `--prometheus CONFIG`.
+    """
+    if config is not None:
+        return config, prometheus
+    with suppress(ValueError):
+        values.host_port(prometheus or "")
+        prometheus = None
+    if not prometheus:
+        raise click.UsageError("Missing argument 'CONFIG|PIPELINE'.")
+    return Path(prometheus), ""
+
+
+def _thresholds(pipeline: PipelineConfig, options: dict[str, Any]) -> Thresholds:
+    """Raises TargetError for a link that the config does not have."""
+    from zpipe.monitor.export.checks import Thresholds
+    from zpipe.operate.targets import read_link
+
+    for link, _ in options["max_depth"]:
+        if link:
+            read_link(pipeline, link)
+    depths = dict(options["max_depth"])
+    every = depths.pop("", None)
+    return Thresholds(depth=every, depths=depths, age_s=options["max_age"], dead=options["max_dead"])
+
+
+def _moment(text: str | None, recording: Recording) -> float:
+    """A time in the recording: +90s from its start, seconds since the epoch, or ISO 8601. Without a text, its end."""
+    if text is None:
+        return recording.ended
+    try:
+        if text.startswith("+"):
+            at = recording.began + TimeType(zero=True).convert(text[1:], None, None)
+        else:
+            at = float(text) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text).timestamp()
+    except (ValueError, click.BadParameter):
+        raise click.BadParameter(f"{text!r}: allowed is +90s, 2026-01-31T12:00:00 or seconds since the epoch") from None
+    if not recording.began - recording.interval_s <= at <= recording.ended + recording.interval_s:
+        first, last = (
+            datetime.fromtimestamp(one).isoformat(timespec="seconds") for one in (recording.began, recording.ended)
+        )
+        raise click.BadParameter(f"{text!r} is not in the recording, which is from {first} to {last}")
+    return at
+
+
+def _moments(recording: Recording) -> Iterator[float]:
+    """The times at which each interval of the recording ends."""
+    at = recording.began
+    while at < recording.ended:
+        yield at
+        at += recording.interval_s
+    yield recording.ended
+
+
+def _text(value: dict[str, Any]) -> str:
+    """The status as text, as wide as the terminal if stdout is one."""
+    from zpipe.monitor.following import PLAIN_WIDTH, as_text
+    from zpipe.monitor.screen.terminal import glyphs_of
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+    return as_text(value, width, glyphs_of(sys.stdout))
+
+
+class RequestSender:
+    """Sends what is asked for on the screen to the instances that a watch has heard of."""
+
+    def __init__(self, watch: Watch, places: Places) -> None:
+        self._watch = watch
+        self._places = places
+
+    def order(self, what: str, stage: str) -> str:
+        """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, in words. Raises NoPeerError,
+        OperatorError."""
+        stages = [stage] if stage else self._watch.config.heads
+        done, silent = [], []
+        for name in stages:
+            for instance in sorted(n for (s, n) in self._watch.snapshots if s == name):
+                try:
+                    self._watch.ask(name, instance, what, ORDER_S)
+                    done.append(f"{name}.{instance}")
+                except NoPeerError:
+                    silent.append(f"{name}.{instance}")
+        if silent or not done:
+            raise NoPeerError(f"{', '.join(silent or stages)} does not answer: is it running?")
+        return f"{', '.join(done)}: {what} is asked for"
+
+    def silence(self) -> str:
+        return self._places.searched()

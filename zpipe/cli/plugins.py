@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import click
 
 from zpipe import plugin as plugins
-from zpipe.config.options import describe
+from zpipe.config.plugin_options import describe
 from zpipe.errors import ExitCode, PluginError
 from zpipe.plugin import Plugin
 
@@ -35,7 +35,7 @@ def command(as_json: bool) -> ExitCode:
 def _row(name: str, distribution: str, version: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "distribution": distribution, "version": version}
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints while it is imported is no result
+        with contextlib.redirect_stdout(sys.stderr):  # a plugin may print while it is imported, which is no result
             plugin = plugins.load(name, Path.cwd())
             return {**row, "kind": _kind(plugin), "options": _options(plugin), "error": None}
     except PluginError as error:
@@ -75,7 +75,7 @@ def _options(plugin: Plugin) -> list[dict[str, Any]]:
 def _plain(default: Any) -> Any:
     try:
         return json.loads(json.dumps(default, allow_nan=False))
-    except (TypeError, ValueError):  # a default is whatever the plugin's author made it
+    except (TypeError, ValueError):  # the default may be any object
         return str(default)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.times import Time
+from zpipe.cli.parameters import TimeType
 from zpipe.config import load
 from zpipe.errors import ExitCode
 
@@ -29,7 +29,7 @@ from zpipe.errors import ExitCode
 )
 @click.option(
     "--drain-timeout",
-    type=Time(),
+    type=TimeType(),
     metavar="TIME",
     help="Stop now if a drain takes longer (exit code 4).  [default: as long as it takes]",
 )
@@ -67,7 +67,7 @@ def command(
             from rich.console import Console
 
             Console().print(ledger_table(result))
-    except BrokenPipeError:  # nobody reads stdout any more: how the run ended counts all the same
+    except BrokenPipeError:  # nobody reads stdout any more; the exit code still says how the run ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for problem in [*ledger.problems(), *ledger.remarks(result)]:
         click.echo(f"zpipe: {problem}", err=True)

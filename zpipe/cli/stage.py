@@ -10,7 +10,7 @@ import click
 
 from zpipe.config import load
 from zpipe.errors import ExitCode
-from zpipe.units import names
+from zpipe.units import unit_names
 
 
 @click.command()
@@ -31,23 +31,23 @@ def command(
 
     SIGTERM or Ctrl-C leaves: what is started is finished, the rest goes back. A second one stops now.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload that comes early waits until it is listened to
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # an early reload waits until the instance listens
     from zpipe.daemon.instance import run_stage
 
     if unit is not None:
         if config is not None or instance is not None:
             raise click.UsageError("--unit names the config, the stage and the instance: leave the others out")
-        found = names.parse(unit)
+        found = unit_names.parse(unit)
         pipeline = load(found.config, only=found.stage)
-        names.find(found, pipeline)
+        unit_names.check(found, pipeline)
         stage, instance = found.stage, found.instance
     elif config is None or stage is None:
         raise click.UsageError("give CONFIG and STAGE, or --unit PIPELINE.STAGE.N")
     else:
         pipeline = load(config, only=stage)
-        names.stage_of(pipeline, stage)
+        unit_names.stage_of(pipeline, stage)
     if pipeline.stages[stage].traits.needs_network:
-        from zpipe.units import sandbox  # most stages need not pay for it
+        from zpipe.units import sandbox  # most stages do not need it
 
         sandbox.check_network(pipeline.stages[stage])
     return run_stage(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)

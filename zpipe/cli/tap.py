@@ -12,12 +12,11 @@ from typing import BinaryIO
 
 import click
 
-from zpipe.cli.pipeline_argument import find_target, target_argument
-from zpipe.cli.times import Time
+from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.errors import ExitCode, OperatorError
 
 MOST_SECTIONS = 10_000
-"""More than an instance shows: it decides."""
+"""More than any instance shows, so that the instance decides."""
 
 
 @click.command()
@@ -30,7 +29,7 @@ MOST_SECTIONS = 10_000
               help="Show at most so many messages a second.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Also write them to a new fixture file.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each message.")
-@click.option("--timeout", type=Time(), default="3s", show_default=True,
+@click.option("--timeout", type=TimeType(), default="3s", show_default=True,
               metavar="TIME", help="How long to wait for an instance to answer.")  # fmt: skip
 def command(
     config: Path,
@@ -55,11 +54,11 @@ def command(
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
-    from zpipe.monitor.messages import tap_output as following
+    from zpipe.monitor.messages import tap_output
     from zpipe.monitor.messages.condition import read_condition
     from zpipe.monitor.messages.messages_seen import SeenMessages
     from zpipe.monitor.messages.redaction import Redaction, read_names
-    from zpipe.operate.tap_subscription import TapSubscription, parse_target
+    from zpipe.operate.tap_subscription import TapSubscription, read_tap_target
 
     try:
         conditions = [read_condition(text) for text in where]
@@ -67,28 +66,29 @@ def command(
     except ValueError as problem:
         raise click.UsageError(str(problem)) from None
     found = find_target(config)
-    whom, link = parse_target(found.config, target)
-    passings = SeenMessages(link, conditions, redaction, rate, time.monotonic())
-    show = following.printer(as_json, sys.stdout.isatty())
+    targets, link = read_tap_target(found.config, target)
+    seen = SeenMessages(link, conditions, redaction, rate, time.monotonic())
+    show = tap_output.printer(as_json, sys.stdout.isatty())
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
-        # Who looks for something wants to see all that there is; else no more sections are worth asking for than messages.
-        tap = TapSubscription(found.config, found.env, whom, MOST_SECTIONS if conditions else int(rate) + 1)
+        # With conditions, every message has to be looked at. Without, there is no use for more sections than messages shown.
+        tap = TapSubscription(found.config, found.env, targets, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
-            for one in islice(following.follow(tap, passings, timeout), count):
+            for one in islice(tap_output.follow(tap, seen, timeout), count):
                 if file is not None:
                     _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
-            pass  # the way out of watching
-    click.echo(f"zpipe: {passings.summary()}", err=True)
+            pass  # how watching is ended
+    click.echo(f"zpipe: {seen.summary()}", err=True)
     return ExitCode.DONE
 
 
 @contextmanager
 def _new(path: Path) -> Iterator[BinaryIO]:
-    """A file that was not there: what somebody saved before is not to be lost by a slip. It goes if it stays empty."""
+    """Opens a new file, and removes it if it stays empty. A file that exists is refused, so that nobody overwrites one by
+    mistake."""
     try:
         file = path.open("xb", buffering=0)
     except FileExistsError:
@@ -98,14 +98,14 @@ def _new(path: Path) -> Iterator[BinaryIO]:
     try:
         yield file
     finally:
-        with suppress(OSError):  # a full disk, of which was spoken already
+        with suppress(OSError):  # a full disk was reported already
             file.close()
         if not path.stat().st_size:
             path.unlink(missing_ok=True)
 
 
 def _write(file: BinaryIO, line: str) -> None:
-    """Whole or not at all: half a line is no message."""
+    """Writes the whole line or nothing, since half a line is no message."""
     at, left = file.tell(), line.encode()
     try:
         while left:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from zpipe.config import load, report_of
+from zpipe.config import load, report_for
 from zpipe.errors import ExitCode, OperatorError
 
 
@@ -30,38 +30,37 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
     Shows what would change in ROOT/etc/systemd/system; nothing is written without --install. Units read
     /etc/zpipe/PIPELINE.toml.
     """
-    from zpipe.units import install, sandbox, text
+    from zpipe.units import install, sandbox, systemctl, unit_files
 
-    pipeline = load(
-        config, ask_plugins=False
-    )  # plugins say whether they need the network; what they call is not root's business
-    called = install.program()
+    # Plugins are imported since they say whether they need the network. The user's code must not run as root.
+    pipeline = load(config, ask_plugins=False)
+    program = install.program()
     try:
-        wanted = text.files(pipeline, install.templates(), called)
+        wanted = unit_files.files(pipeline, install.templates(), program)
     except ValueError as error:
         raise OperatorError(str(error)) from None
     folder = root.absolute() / install.FOLDER
-    todo = install.changes(folder, pipeline.name, wanted)
+    changes = install.find_changes(folder, pipeline.name, wanted)
     if installing:
-        install.apply(folder, todo)
-        reloaded = root.absolute() == Path("/") and bool(todo) and install.reload_manager()
-    report = report_of(pipeline, str(config), os.environ)
+        install.apply(folder, changes)
+        reloaded = root.absolute() == Path("/") and bool(changes) and systemctl.reload_manager()
+    report = report_for(pipeline, str(config), os.environ)
     sandbox.warn_of_paths(pipeline, report, root.absolute())
-    warnings = install.warnings(pipeline, called, root.absolute(), todo) + list(map(str, report.mistakes))
+    warnings = install.warnings(pipeline, program, root.absolute(), changes) + list(map(str, report.mistakes))
     for warning in warnings:
         click.echo(f"zpipe: {warning}", err=True)
-    target = text.target_name(pipeline.name)
+    target = unit_files.target_name(pipeline.name)
     if as_json:
-        changes = [{"path": str(folder / one.path), "action": one.action} for one in todo]
-        value = {"pipeline": pipeline.name, "target": target, "installed": installing, "changes": changes}
+        listed = [{"path": str(folder / one.path), "action": one.action} for one in changes]
+        value = {"pipeline": pipeline.name, "target": target, "installed": installing, "changes": listed}
         click.echo(json.dumps({**value, "warnings": warnings}))
     elif not installing:
-        click.echo(install.diff(folder, todo), nl=False)
+        click.echo(install.diff(folder, changes), nl=False)
         click.echo(
-            f"zpipe: {_count(len(todo))}; --install makes them" if todo else "zpipe: nothing to change", err=True
+            f"zpipe: {_count(len(changes))}; --install makes them" if changes else "zpipe: nothing to change", err=True
         )
-    elif todo:
-        for one in todo:
+    elif changes:
+        for one in changes:
             click.echo(f"{one.action} {folder / one.path}")
         click.echo(f"zpipe: next: systemctl {'' if reloaded else 'daemon-reload; systemctl '}start {target}", err=True)
     else:

@@ -1,30 +1,31 @@
-"""The config of a pipeline: one TOML file, checked as a whole before anything is started.
+"""The config of a pipeline: one TOML file, which is checked as a whole before anything is started.
 
-May live here: the package's public names.
+This file has the package's public names and nothing else.
 """
 
-from zpipe.config.addresses import Address, open_to
+from zpipe.config.addresses import Address, describe_insecurity
 from zpipe.config.addresses import parse as parse_address
 from zpipe.config.advice import advise
-from zpipe.config.drawing import dot, mermaid
-from zpipe.config.loading import load, report_of
-from zpipe.config.memory import MemoryRow, MemoryStatement, worst_case
-from zpipe.config.pipeline import Input, PipelineConfig, StageConfig, Workers
+from zpipe.config.graph_text import dot, mermaid
+from zpipe.config.loading import load, report_for
+from zpipe.config.memory import MemoryRow, MemoryStatement, estimate_memory
+from zpipe.config.pipeline_config import Input, InstanceKey, PipelineConfig, StageConfig, Workers
 
 __all__ = [
     "Address",
     "Input",
+    "InstanceKey",
     "MemoryRow",
     "MemoryStatement",
     "PipelineConfig",
     "StageConfig",
     "Workers",
     "advise",
+    "describe_insecurity",
     "dot",
+    "estimate_memory",
     "load",
     "mermaid",
-    "open_to",
     "parse_address",
-    "report_of",
-    "worst_case",
+    "report_for",
 ]

@@ -1,6 +1,6 @@
-"""The addresses of a pipeline's instances, and what can be wrong with them before anything is bound.
+"""The addresses in a config (`listen`): reading them, and finding what is wrong with them before anything is bound.
 
-May live here: parsing and comparing addresses. Nothing is resolved or opened.
+Does not belong here: resolving a host name or opening a socket.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from zpipe import folders
-from zpipe.config.mistakes import Mistakes
-from zpipe.config.pipeline import StageConfig
+from zpipe.config.mistakes import MistakeReport
+from zpipe.config.pipeline_config import StageConfig
 from zpipe.config.values import refused
 from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 
-OPEN_TO = "read messages, take the place of a stage, and pause or drain it"
-"""What whoever reaches an address without keys can do."""
+WITHOUT_KEYS = "read messages, take the place of a stage, and pause or drain it"
+"""What anybody can do who reaches an address that has no keys."""
 _LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
 
 
@@ -37,14 +37,14 @@ class Address:
         return ip.is_unspecified if ip else False
 
     def clashes(self, other: Address) -> bool:
-        """Whether both cannot be bound on one machine. Each takes its port and the next one."""
+        """Whether the two cannot both be bound on one machine. Each address takes its port and the one after it."""
         return abs(self.port - other.port) <= 1 and same_host(self.host, other.host)
 
 
 def parse(text: str) -> Address:
-    """Raises ValueError where `text` is not tcp://HOST:PORT."""
+    """Reads tcp://HOST:PORT. Raises ValueError if `text` is anything else."""
     found = TCP.fullmatch(text)
-    # PORT + 1 is the control socket's
+    # The control socket takes PORT + 1, so 65535 cannot be given.
     if found is None or not 1 <= int(found.group(2)) <= 65534:
         raise refused('"tcp://HOST:PORT" with a PORT from 1 to 65534 (control uses PORT + 1)', text)
     address = Address(found.group(1), int(found.group(2)))
@@ -55,7 +55,7 @@ def parse(text: str) -> Address:
 
 
 def read_listen(given: object) -> str:
-    """A reader of one element of `listen`."""
+    """Reads one element of `listen`, and returns it as it was given."""
     if not isinstance(given, str):
         raise refused('a string "tcp://HOST:PORT"', given)
     parse(str(given))
@@ -63,11 +63,12 @@ def read_listen(given: object) -> str:
 
 
 def check(
-    pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: Mistakes
+    pipeline: str, stages: Iterable[StageConfig], insecure: bool, env: Mapping[str, str], report: MistakeReport
 ) -> None:
+    """Reports addresses that cannot work: too few, for no one machine, without keys, taken twice, or too long for a socket."""
     listening: list[tuple[str, str, Address]] = []
     for stage in stages:
-        if report.spoiled("stages", stage.name, "listen"):
+        if report.has_mistake_at("stages", stage.name, "listen"):
             continue
         if not stage.listen:
             _check_socket_path(pipeline, stage, env, report)
@@ -83,7 +84,7 @@ def check(
                 report.add(path, f"{problem}: name the one by which they reach it", given=text)
             elif not insecure:
                 who = "every user of this machine" if address.is_loopback else "everybody on the network"
-                problem = f"{text} has no keys in this version, so {who} could {OPEN_TO}"
+                problem = f"{text} has no keys in this version, so {who} could {WITHOUT_KEYS}"
                 report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
             for other, other_text, other_address in listening:
                 if address.clashes(other_address):
@@ -93,17 +94,17 @@ def check(
             listening.append((stage.name, text, address))
 
 
-def open_to(stages: Iterable[StageConfig]) -> str:
-    """What `insecure` means for these stages, for people; "" if they have no tcp addresses."""
+def describe_insecurity(stages: Iterable[StageConfig]) -> str:
+    """A sentence that says what `insecure` means for these stages; "" if none of them has a tcp address."""
     listening = [parse(text) for stage in stages for text in stage.listen]
     if not listening:
         return ""
     local = all(address.is_loopback for address in listening)
     who = "every user of this machine" if local else "everybody who reaches one over the network"
-    return f"insecure: the tcp addresses have no keys, so {who} can {OPEN_TO}"
+    return f"insecure: the tcp addresses have no keys, so {who} can {WITHOUT_KEYS}"
 
 
-def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: Mistakes) -> None:
+def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: MistakeReport) -> None:
     path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:

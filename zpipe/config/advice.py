@@ -1,17 +1,18 @@
-"""What is allowed in a config and yet most likely not meant. May live here: finding it by the config and its plugins alone.
+"""Warnings about a config: what is allowed in it, but is most likely not meant.
 
-Such a warning stops nothing. It is a Mistake all the same, with the file, the line and the key.
+A warning is a Mistake, with file, line and key, but it stops nothing. Does not belong here: looking at anything but the config
+and its plugins.
 """
 
 from __future__ import annotations
 
-from zpipe.config.mistakes import Mistakes
-from zpipe.config.pipeline import PipelineConfig
+from zpipe.config.mistakes import MistakeReport
+from zpipe.config.pipeline_config import PipelineConfig
 from zpipe.core.work.task import DEAD
 
 
-def advise(config: PipelineConfig, report: Mistakes) -> None:
-    """Of a config that was loaded with its plugins."""
+def advise(config: PipelineConfig, report: MistakeReport) -> None:
+    """Adds the warnings to `report`. The config must have been loaded with its plugins."""
     for stage in config.stages.values():
         path = ("stages", stage.name)
         if not stage.inputs and all(outlet == DEAD for outlet, _ in config.consumers(stage.name)):

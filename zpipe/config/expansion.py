@@ -1,7 +1,7 @@
-"""${VAR} and ${VAR:-default} in the strings of a config; $${ stands for a plain ${.
+"""Replaces ${VAR} and ${VAR:-default} in the strings of a config; $${ stands for a plain ${.
 
-May live here: substitution only. A string it changed is an `Expanded`, so that "${COUNT:-5}" may become a number where
-one is expected, while a plain "5" stays a mistake.
+A string that was changed becomes an `Expanded`. So "${COUNT:-5}" may be read as a number where one is expected, while a plain
+"5" stays a mistake. Does not belong here: anything but the substitution.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from zpipe.config.lines import KeyPath
+from zpipe.config.key_lines import KeyPath
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _CONTENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
 class Expanded(str):
-    """The result of a substitution, which remembers what it was made from.
+    """The result of a substitution, which remembers the string that it was made from.
 
-    secrets  what came from the environment, which is not to be shown, by what to show in its place
+    secrets  values from the environment, which must not be shown; for each, the text to show in its place
     """
 
     __slots__ = ("secrets", "template")
@@ -39,11 +39,11 @@ class _Unset:
 
 
 UNSET: Final = _Unset()
-"""Stands where a string could not be expanded: the mistake is known, so nothing more is said about the value."""
+"""Takes the place of a string that could not be expanded. That mistake is reported already, so readers say no more about it."""
 
 
 def expand(value: Any, env: Mapping[str, str], mistake: Callable[[KeyPath, str, Any], None], path: KeyPath = ()) -> Any:
-    """`value` with all strings in it expanded; `mistake(path, problem, given)` hears of what could not be."""
+    """`value` with all strings in it expanded. `mistake(path, problem, given)` is called for each that could not be."""
     match value:
         case dict():
             return {key: expand(inner, env, mistake, (*path, key)) for key, inner in value.items()}
@@ -56,7 +56,7 @@ def expand(value: Any, env: Mapping[str, str], mistake: Callable[[KeyPath, str, 
 
 
 def plain(value: Any) -> Any:
-    """`value` without any trace of the expansion."""
+    """`value` with plain strings in place of `Expanded` ones."""
     match value:
         case dict():
             return {key: plain(inner) for key, inner in value.items()}
@@ -69,7 +69,7 @@ def plain(value: Any) -> Any:
 
 
 def secrets(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str, str]]:
-    """(where, what came from the environment, what to show in its place) in an expanded `value`."""
+    """Every secret in an expanded `value`: (key path, value from the environment, what to show in its place)."""
     match value:
         case dict():
             for key, inner in value.items():
@@ -103,7 +103,7 @@ def _expand_string(
         name, default = content.groups()
         value = env.get(name)
         if default is not None and not value:
-            return default  # as in a shell, an empty variable counts as unset here
+            return default  # as in a shell, a default is also used for an empty variable
         if value is None:
             problems.append(f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-…}}")
             return ""

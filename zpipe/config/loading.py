@@ -1,6 +1,6 @@
-"""From a file to a checked PipelineConfig, or to all of its mistakes at once.
+"""Reads a config file into a checked PipelineConfig, or reports all of its mistakes at once.
 
-May live here: reading the file and the order of the checks. What is allowed where is said by the modules it calls.
+The order of the checks is decided here. Does not belong here: what a key allows, which is in the modules that this one calls.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 from zpipe import plugin as plugins
 from zpipe.config import addresses, topology, values
 from zpipe.config.expansion import UNSET, expand, secrets
-from zpipe.config.lines import key_lines
-from zpipe.config.mistakes import Mistakes, dotted, shown
-from zpipe.config.options import fill
-from zpipe.config.pipeline import PipelineConfig, StageConfig, Workers
-from zpipe.config.stages import read_stage
-from zpipe.config.table import ConfigTable
+from zpipe.config.key_lines import key_lines
+from zpipe.config.mistakes import MistakeReport, dotted, shown
+from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Workers
+from zpipe.config.plugin_options import fill
+from zpipe.config.stage_table import read_stage
+from zpipe.config.table_reader import TableReader
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
 from zpipe.plugin import Plugin
@@ -36,17 +36,17 @@ def load(
 ) -> PipelineConfig:
     """The pipeline that the file describes. Raises ConfigError with every mistake in it.
 
-    only         a stage: import the plugin of this one alone (and leave the options of the others None). For a daemon, whose
-                 neighbours' plugins are not its business; checks that need a plugin are then made for this stage only.
-    ask_plugins  also have each plugin check its options by itself, which may import code of the user's
+    only         the one stage whose plugin is imported; "" for none. The options of all other stages stay None, and checks that
+                 need a plugin are made for this stage only. A daemon does not need the plugins of its neighbours.
+    ask_plugins  also let each plugin check its own options, which may import the user's code
     """
     file, path = str(path), Path(path).absolute()
     text = _read(file, path)
     raw = _parse(file, text)
-    report = Mistakes(file, key_lines(text))
+    report = MistakeReport(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
     report.hide(secrets(raw), text)
-    config = replace(_pipeline(ConfigTable(report, (), raw), path), text=text)
+    config = replace(_pipeline(TableReader(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
         report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
@@ -55,7 +55,8 @@ def load(
         for name, stage in config.stages.items()
     }
     stages = {
-        name: _asked(stage, loaded.get(name), config.folder, ask_plugins, report) for name, stage in stages.items()
+        name: _with_traits(stage, loaded.get(name), config.folder, ask_plugins, report)
+        for name, stage in stages.items()
     }
     if stages:
         topology.check(stages, loaded, report)
@@ -68,24 +69,26 @@ def load(
     return replace(config, stages=stages)
 
 
-def report_of(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Mistakes:
-    """For more about a config that was checked: with its lines, and without the values that came from `env`. `file`: as the user
-    named it."""
-    report = Mistakes(file, key_lines(config.text))
+def report_for(config: PipelineConfig, file: str, env: Mapping[str, str]) -> MistakeReport:
+    """A new report for a config that was loaded: it knows the lines, and hides the values that came from `env`.
+
+    file  the path as the user named it
+    """
+    report = MistakeReport(file, key_lines(config.text))
     report.hide(secrets(expand(_parse(file, config.text), env, lambda where, problem, given: None)), config.text)
     return report
 
 
 def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plugin: Plugin) -> Any:
-    """The options of one stage, by the text of a config that was checked before: for a process that runs only its plugin.
+    """The options of one stage, from the text of a config that was checked before. A worker process reads them this way.
 
-    Raises ConfigError if they are wrong all the same (the environment or the plugin has changed).
+    Raises ConfigError if they are wrong now, because the environment or the plugin has changed.
     """
-    report = Mistakes(str(path), key_lines(text))
+    report = MistakeReport(str(path), key_lines(text))
     raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
     report.hide(secrets(raw), text)
     stages = raw["stages"]
-    config = read_stage(stage, ConfigTable(report, ("stages", stage), stages[stage]))
+    config = read_stage(stage, TableReader(report, ("stages", stage), stages[stage]))
     options = _options(config, plugin, stages[stage], report)
     if report.mistakes:
         raise ConfigError(report.mistakes)
@@ -122,7 +125,7 @@ def _parse(file: str, text: str) -> dict[str, Any]:
         raise ConfigError([Mistake(file, 0, "", None, "is nested too deeply")]) from error
 
 
-def _pipeline(top: ConfigTable, path: Path) -> PipelineConfig:
+def _pipeline(top: TableReader, path: Path) -> PipelineConfig:
     pipeline, stages = top.table("pipeline"), top.table("stages")
     telemetry, security = top.table("telemetry"), top.table("security")
     name = pipeline.require("name", values.name, "pipeline")
@@ -138,16 +141,16 @@ def _pipeline(top: ConfigTable, path: Path) -> PipelineConfig:
         trace_rate=telemetry.get("trace_rate", values.rate, PipelineConfig.trace_rate),
         prometheus=telemetry.get("prometheus", values.address, PipelineConfig.prometheus),
     )
-    pipeline.finish()
-    telemetry.finish()
-    # Whatever it is: the keys of CURVE and the lists of who may take part have no names yet.
-    security.finish(later=frozenset(security.values))
-    top.finish()
+    pipeline.report_unknown_keys()
+    telemetry.report_unknown_keys()
+    # Any other key is announced as one of a later version: those for CURVE keys and for lists of peers have no names yet.
+    security.report_unknown_keys(later=frozenset(security.values))
+    top.report_unknown_keys()
     return config
 
 
-def _stages(table: ConfigTable) -> dict[str, StageConfig]:
-    if not table.values and not table.report.spoiled("stages"):
+def _stages(table: TableReader) -> dict[str, StageConfig]:
+    if not table.values and not table.report.has_mistake_at("stages"):
         table.report.add(("stages",), "has no stages: at least one [stages.NAME] is required")
     found = {}
     for name in table.values:
@@ -162,8 +165,8 @@ def _stages(table: ConfigTable) -> dict[str, StageConfig]:
     return found
 
 
-def _plugins(config: PipelineConfig, only: str | None, report: Mistakes) -> dict[str, Plugin]:
-    """By stage. A plugin that several stages name is imported once."""
+def _plugins(config: PipelineConfig, only: str | None, report: MistakeReport) -> dict[str, Plugin]:
+    """The plugins that could be loaded, by stage. A plugin that several stages name is imported once."""
     loaded: dict[str, Plugin | PluginError] = {}
     found = {}
     for stage in config.stages.values():
@@ -182,10 +185,13 @@ def _plugins(config: PipelineConfig, only: str | None, report: Mistakes) -> dict
     return found
 
 
-def _asked(stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: Mistakes) -> StageConfig:
-    """With what the plugin says of itself. `problems`: also asks what is wrong with its options, whose types are right."""
+def _with_traits(
+    stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bool, report: MistakeReport
+) -> StageConfig:
+    """The stage with the traits that its plugin declares. With `problems`, the plugin also says what is wrong with its
+    options, which have the right types by then."""
     path = ("stages", stage.name, "options")
-    if plugin is None or report.spoiled(*path):
+    if plugin is None or report.has_mistake_at(*path):
         return stage
     try:
         for option, problem in plugin.problems(stage.options, folder) if problems else ():
@@ -197,22 +203,24 @@ def _asked(stage: StageConfig, plugin: Plugin | None, folder: Path, problems: bo
 
 
 def _is_installed(*modules: str) -> bool:
-    """Without importing them: a daemon does that, and whoever checks a config need not."""
+    """Whether the modules can be found. They are not imported: only a daemon needs that."""
     try:
         return all(find_spec(module) is not None for module in modules)
-    except ImportError:  # of a package that one of them is in
+    except ImportError:  # the package that one of them is in cannot be imported
         return False
 
 
-def _with_plugin(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Mistakes) -> StageConfig:
-    """The stage with what only its plugin can say."""
+def _with_plugin(
+    stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
+) -> StageConfig:
+    """The stage with what depends on its plugin: options, outlets and the number of workers."""
     options = _options(stage, plugin, raw, report)
     known = plugin is not None and (options is not None or plugin.options_type is None)
     outlets = _outlets(stage, plugin, options, report) if plugin is not None and known else None
     return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
 
 
-def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: Mistakes) -> tuple[str, ...] | None:
+def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: MistakeReport) -> tuple[str, ...] | None:
     try:
         return plugin.outlets(options)
     except PluginError as error:
@@ -221,7 +229,7 @@ def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: Mistakes)
 
 
 def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
-    """Coroutines cost next to nothing, so those of a limited stage are as many as its limit can let under way."""
+    """An async stage with a limit gets as many workers as the limit may allow calls, since a coroutine costs next to nothing."""
     workers, limit = stage.workers, stage.limit
     if plugin is None or limit is None or limit.max is None or workers.count_given or workers.kind != "thread":
         return workers
@@ -229,7 +237,7 @@ def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
     return replace(workers, count=limit.max) if hook in plugin.is_async else workers
 
 
-def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: Mistakes) -> Any:
+def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport) -> Any:
     path = ("stages", stage.name, "options")
     given = raw.get("options", {})
     if not isinstance(given, dict):

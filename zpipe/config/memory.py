@@ -1,22 +1,23 @@
-"""How much memory a pipeline may take at the worst. May live here: a sum over the config's bounds, and its reasons."""
+"""An upper estimate of the memory a pipeline may take. Does not belong here: anything that does not follow from the bounds in
+the config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zpipe.config.pipeline import PipelineConfig, StageConfig
+from zpipe.config.pipeline_config import PipelineConfig, StageConfig
 from zpipe.core.policy import MIB, LinkPolicy
 
 BASE_BYTES = 30 * MIB
-"""An idle daemon: the interpreter, zmq and the first-party plugins. What a plugin itself holds is not known here."""
+"""What an idle daemon takes: the interpreter, zmq and a first-party plugin. What other plugins hold is not known here."""
 
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """One stage; all but `total_bytes` for one instance.
+    """The estimate for one stage. All but `total_bytes` is for one of its instances.
 
-    queue_bytes    the inbound queue, with the one message by which it may be passed
-    unacked_bytes  what is held until acked, over all links that leave the stage
+    queue_bytes    the inbound queue, and the one message by which its bound may be exceeded
+    unacked_bytes  what is held until it is acked, over all links that leave the stage
     """
 
     stage: str
@@ -43,7 +44,7 @@ class MemoryStatement:
         return sum(row.total_bytes for row in self.rows)
 
 
-def worst_case(config: PipelineConfig) -> MemoryStatement:
+def estimate_memory(config: PipelineConfig) -> MemoryStatement:
     return MemoryStatement(tuple(_row(config, stage) for stage in config.stages.values()))
 
 

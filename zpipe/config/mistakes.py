@@ -1,4 +1,7 @@
-"""The mistakes of one config, gathered until all are known. May live here: naming places and values for people."""
+"""Gathers the mistakes of one config until all are known, and words key paths and values for people.
+
+Does not belong here: deciding what is a mistake.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zpipe.config.expansion import Expanded
-from zpipe.config.lines import KeyPath
+from zpipe.config.key_lines import KeyPath
 from zpipe.errors import Mistake
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SHOWN = 60
-_LEAST_TELLING = 4
-"""Characters of a value that hardly stand in a sentence by chance."""
+_UNLIKELY_BY_CHANCE = 4
+"""A secret of at least so many characters is hardly ever part of a sentence by chance."""
 
 
-class Mistakes:
+class MistakeReport:
+    """All mistakes found so far in one file, each with its line."""
+
     def __init__(self, file: str, lines: Mapping[KeyPath, int]) -> None:
         self._file = file
         self._lines = lines
@@ -25,16 +30,16 @@ class Mistakes:
         self._text = ""
 
     def hide(self, secrets: Iterable[tuple[KeyPath, str, str]], text: str) -> None:
-        """From now on no mistake shows these values, whoever words it: a plugin quotes what it refuses.
+        """From now on no mistake shows these values, even where a plugin worded it and quoted what it refuses.
 
-        text  the file, in which there is no secret
+        text  the text of the file. What stands there cannot be a secret
         """
         self._secrets += sorted(secrets, key=lambda secret: -len(secret[1]))
         self._text = text
 
     def add(self, path: KeyPath, problem: str, *, given: Any = None, nearest: str = "") -> None:
         problem, given = self._without_secrets(path, problem), self._shown_as(path, given)
-        # A list of one may be written as a plain value: then there is no element to point at.
+        # A list of one may be written as a plain value. Then there is no element to point at, only the key.
         while path and isinstance(path[-1], int) and path not in self._lines:
             path = path[:-1]
         line = next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 0)
@@ -43,12 +48,12 @@ class Mistakes:
     def _without_secrets(self, path: KeyPath, text: str) -> str:
         for where, secret, shown in self._secrets:
             length = min(len(path), len(where))
-            own = path[:length] == where[:length]
-            # A short value may be a part of many words, so only what stands by itself is taken for it, at its own key. A long one
-            # may be named by a mistake at another key; one that stands in the file too is no secret there.
-            if not own and (len(secret) < _LEAST_TELLING or secret in self._text):
+            same_key = path[:length] == where[:length]
+            # A short secret may be part of many words. It is replaced only at its own key, and only where it is a whole word.
+            # A long one may also be quoted by a mistake at another key, unless the file itself contains it.
+            if not same_key and (len(secret) < _UNLIKELY_BY_CHANCE or secret in self._text):
                 continue
-            edges = ("", "") if len(secret) >= _LEAST_TELLING else (r"(?<!\w)", r"(?!\w)")
+            edges = ("", "") if len(secret) >= _UNLIKELY_BY_CHANCE else (r"(?<!\w)", r"(?!\w)")
             for form in (secret, repr(secret)[1:-1], quoted(secret)[1:-1]):
                 text = re.sub(edges[0] + re.escape(form) + edges[1], shown.replace("\\", r"\\"), text)
         return text
@@ -66,13 +71,13 @@ class Mistakes:
             case _:
                 return given
 
-    def spoiled(self, *path: str | int) -> bool:
-        """Whether a mistake at or below `path` is known: what was read there is then a stand-in."""
+    def has_mistake_at(self, *path: str | int) -> bool:
+        """Whether there is a mistake at `path` or below it. What was read there is then only a default."""
         return any(found[: len(path)] == path for found, _ in self._found)
 
     @property
     def mistakes(self) -> list[Mistake]:
-        """In the order of the file."""
+        """All of them, in the order of the file."""
         return sorted((mistake for _, mistake in self._found), key=lambda mistake: mistake.line)
 
 
@@ -93,7 +98,7 @@ def quoted(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in a config, cut to a readable length."""
+    """A value as a config would have it, cut to a readable length."""
     match value:
         case bool():
             return str(value).lower()

@@ -1,12 +1,13 @@
-"""Whether the stages of a config make a pipeline that can run. May live here: checks across stages; each is pure."""
+"""Checks across stages: whether the stages of a config make a pipeline that can run. Does not belong here: checks of one key by
+itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from zpipe.config.mistakes import Mistakes
-from zpipe.config.pipeline import Input, StageConfig
+from zpipe.config.mistakes import MistakeReport
+from zpipe.config.pipeline_config import Input, StageConfig
 from zpipe.config.values import show_size
 from zpipe.core.work.task import DEAD
 from zpipe.plugin import Plugin, nearest_name
@@ -14,8 +15,8 @@ from zpipe.plugin import Plugin, nearest_name
 Stages = Mapping[str, StageConfig]
 
 
-def check(stages: Stages, plugins: Mapping[str, Plugin], report: Mistakes) -> None:
-    """Reports what is wrong across stages. `plugins`: by stage, those that could be loaded."""
+def check(stages: Stages, plugins: Mapping[str, Plugin], report: MistakeReport) -> None:
+    """Reports what is wrong across stages. `plugins` has the plugins that could be loaded, by stage."""
     for stage in stages.values():
         _check_inputs(stage, stages, report)
         _check_room(stage, stages, report)
@@ -33,11 +34,11 @@ def check(stages: Stages, plugins: Mapping[str, Plugin], report: Mistakes) -> No
         _check_batch_upstream(stages, report)
 
 
-def _is_head(stage: StageConfig, report: Mistakes) -> bool:
-    return not stage.inputs and not report.spoiled("stages", stage.name, "input")
+def _is_head(stage: StageConfig, report: MistakeReport) -> bool:
+    return not stage.inputs and not report.has_mistake_at("stages", stage.name, "input")
 
 
-def _check_inputs(stage: StageConfig, stages: Stages, report: Mistakes) -> None:
+def _check_inputs(stage: StageConfig, stages: Stages, report: MistakeReport) -> None:
     seen: set[Input] = set()
     for index, entry in enumerate(stage.inputs):
         path = ("stages", stage.name, "input", index)
@@ -57,14 +58,14 @@ def _check_inputs(stage: StageConfig, stages: Stages, report: Mistakes) -> None:
             report.add(path, problem, given=given, nearest=nearest_name(entry.outlet, outlets))
 
 
-def _check_outlets(stage: StageConfig, report: Mistakes) -> None:
+def _check_outlets(stage: StageConfig, report: MistakeReport) -> None:
     if stage.outlets is not None and DEAD in stage.outlets:
         problem = f"plugin {stage.plugin!r} declares an outlet {DEAD!r}, which is that of every stage's dead letters"
         report.add(("stages", stage.name, "plugin"), problem, given=stage.plugin)
 
 
-def _check_role(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
-    if report.spoiled("stages", stage.name, "input") and not stage.inputs:
+def _check_role(stage: StageConfig, plugin: Plugin, report: MistakeReport) -> None:
+    if report.has_mistake_at("stages", stage.name, "input") and not stage.inputs:
         return
     if not stage.inputs and not plugin.is_source:
         problem = f"plugin {stage.plugin!r} is not a source: give the stage an `input`, or a source for its plugin"
@@ -77,18 +78,18 @@ def _check_role(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
         report.add(("stages", stage.name, "instances"), problem, given=stage.instances)
 
 
-def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
+def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: MistakeReport) -> None:
     path = ("stages", stage.name, "batch")
     if stage.batch and not plugin.takes_batches:
         report.add(path, f"plugin {stage.plugin!r} takes no batches (it has no zpipe_process_batch); leave `batch` out")
-    elif not stage.batch and plugin.takes_batches and not plugin.takes_messages and not report.spoiled(*path):
+    elif not stage.batch and plugin.takes_batches and not plugin.takes_messages and not report.has_mistake_at(*path):
         report.add(path, f"is required: plugin {stage.plugin!r} takes only batches")
 
 
-def _check_workers(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None:
+def _check_workers(stage: StageConfig, plugin: Plugin, report: MistakeReport) -> None:
     path, workers = ("stages", stage.name, "workers"), stage.workers
     hook = "zpipe_process_batch" if stage.batch else "zpipe_process"
-    if report.spoiled(*path):
+    if report.has_mistake_at(*path):
         return
     if plugin.is_source and workers.kind == "process":
         problem = f"plugin {stage.plugin!r} is a source, which runs in the stage's own process: leave `kind` out"
@@ -106,16 +107,16 @@ def _check_workers(stage: StageConfig, plugin: Plugin, report: Mistakes) -> None
         report.add((*path, "timeout"), problem, given=f"{workers.timeout_s:g}s")
 
 
-def _check_room(stage: StageConfig, stages: Stages, report: Mistakes) -> None:
+def _check_room(stage: StageConfig, stages: Stages, report: MistakeReport) -> None:
     upstream = {entry.stage for entry in stage.inputs if entry.stage in stages}
     producers = sum(stages[name].instances for name in upstream)
     path = ("stages", stage.name, "queue", "messages")
-    if stage.queue.messages < producers and not report.spoiled(*path):
+    if stage.queue.messages < producers and not report.has_mistake_at(*path):
         problem = f"must be at least {producers}, one for each upstream instance, not {stage.queue.messages}"
         report.add(path, problem, given=stage.queue.messages)
 
 
-def _check_cycles(stages: Stages, report: Mistakes) -> bool:
+def _check_cycles(stages: Stages, report: MistakeReport) -> bool:
     upstream = {
         name: {i.stage for i in stage.inputs if i.stage in stages and i.stage != name} for name, stage in stages.items()
     }
@@ -126,19 +127,19 @@ def _check_cycles(stages: Stages, report: Mistakes) -> bool:
             TopologicalSorter(upstream).prepare()
             return found
         except CycleError as error:
-            # Each is upstream of the next, and the last is the first again. Told from the one that comes first.
+            # Each stage is upstream of the next one. The message begins with the stage that comes first in the file.
             cycle = error.args[1][:-1]
             first = cycle.index(min(cycle, key=order.index))
             cycle = [*cycle[first:], *cycle[:first]]
             path = ("stages", cycle[0], "input", [i.stage for i in stages[cycle[0]].inputs].index(cycle[-1]))
             problem = f"the stages make a cycle: {' -> '.join([*cycle, cycle[0]])}"
             report.add(path, problem, given=cycle[-1])
-            # The next one, if there is one, does not go through here.
+            # The cycle is opened here, so that the next search finds another one, if there is one.
             upstream[cycle[0]].discard(cycle[-1])
             found = True
 
 
-def _check_batch_queue(stage: StageConfig, report: Mistakes) -> None:
+def _check_batch_queue(stage: StageConfig, report: MistakeReport) -> None:
     if stage.batch is None:
         return
     batch, queue = stage.batch, stage.queue
@@ -147,16 +148,21 @@ def _check_batch_queue(stage: StageConfig, report: Mistakes) -> None:
         ("bytes", batch.bytes, queue.bytes, show_size),
     ):
         path = ("stages", stage.name, "batch", key)
-        if wanted > room and not report.spoiled(*path) and not report.spoiled("stages", stage.name, "queue"):
+        if (
+            wanted > room
+            and not report.has_mistake_at(*path)
+            and not report.has_mistake_at("stages", stage.name, "queue")
+        ):
             problem = f"{size(wanted)} can never fill: queue.{key} holds {size(room)}"
             report.add(path, problem, given=wanted)
 
 
-def _check_batch_upstream(stages: Stages, report: Mistakes) -> None:
-    """A batch acks its inputs when it is done, so all of one batch must be unacked at once in every stage before it."""
-    if any(report.spoiled("stages", name, key) for name in stages for key in ("input", "unacked", "instances")):
+def _check_batch_upstream(stages: Stages, report: MistakeReport) -> None:
+    """A batch acks its inputs only when it is done. So every stage before it must be allowed as many unacked messages as a batch
+    has."""
+    if any(report.has_mistake_at("stages", name, key) for name in stages for key in ("input", "unacked", "instances")):
         return
-    # By stage: how many of its messages can be unacked at once, and the stages whose bound says so.
+    # For each stage: how many of its messages can be unacked at once, and the stages whose bound limits that.
     most: dict[str, tuple[int, frozenset[str]]] = {}
     for name in TopologicalSorter({s.name: {i.stage for i in s.inputs} for s in stages.values()}).static_order():
         stage = stages[name]
@@ -166,7 +172,7 @@ def _check_batch_upstream(stages: Stages, report: Mistakes) -> None:
         narrow = frozenset[str]().union(*(names for _, names in upstream))
         most[name] = (arriving, narrow) if upstream and arriving < own else (own, frozenset([name]))
         path = ("stages", name, "batch", "messages")
-        if stage.batch and upstream and stage.batch.messages > arriving and not report.spoiled(*path):
+        if stage.batch and upstream and stage.batch.messages > arriving and not report.has_mistake_at(*path):
             bounds = ", ".join(f"stages.{n}.unacked.messages" for n in sorted(narrow))
             problem = f"{stage.batch.messages} can never fill: {bounds} lets {arriving} be unacked at once"
             report.add(path, problem, given=stage.batch.messages)

@@ -1,5 +1,7 @@
-"""Readers of single values. Each takes what stands in the config and gives the typed value, or raises ValueError with
-a sentence that says what is allowed and what was given. May live here: values only, no tables, no places.
+"""Readers of single values. Each takes a value as the TOML file has it and returns it typed, or raises ValueError with a
+sentence that says what is allowed and what was given.
+
+Does not belong here: tables, and where in the file a value stands.
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from zpipe.config.expansion import Expanded
-from zpipe.config.mistakes import shown
+from zpipe.config.mistakes import quoted, shown
 
 T = TypeVar("T")
+Choice = TypeVar("Choice", bound=str)
 Reader = Callable[[Any], T]
 
 MOST_MESSAGES = 1_000_000_000
-"""Counts reach libzmq as C ints."""
+"""Such counts are passed on to libzmq, which keeps them as C integers."""
 MOST_BYTES = 2**63 - 1
 LONGEST_S = 365 * 86400.0
 NAME_LENGTH = 40
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _NUMBER_UNIT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)")
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -40,7 +44,7 @@ def string(given: Any) -> str:
 
 
 def name(given: Any) -> str:
-    """Letters, digits, - and _: a dot would make `PIPELINE.STAGE.N` read two ways."""
+    """Letters, digits, - and _. With a dot in it, `PIPELINE.STAGE.N` could be read in two ways."""
     if not isinstance(given, str) or not _NAME.fullmatch(given) or len(given) > NAME_LENGTH:
         raise refused(f"1 to {NAME_LENGTH} letters, digits, '-' or '_'", given)
     return str(given)
@@ -54,11 +58,8 @@ def boolean(given: Any) -> bool:
     return given
 
 
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-
-
 def host_port(given: Any) -> tuple[str, int]:
-    """An IPv6 host without its brackets."""
+    """Host and port of "HOST:PORT". An IPv6 host is returned without its brackets."""
     found = _HOST_PORT.fullmatch(given) if isinstance(given, str) else None
     if found is None or int(found[2]) > 65535:
         raise refused('an address such as "127.0.0.1:9464" or "[::1]:9464"', given)
@@ -66,14 +67,14 @@ def host_port(given: Any) -> tuple[str, int]:
 
 
 def address(given: Any) -> str:
-    """A `host_port`, as it stands; empty: none."""
+    """HOST:PORT as it was given, or "" for none."""
     if given != "":
         host_port(given)
     return str(given)
 
 
 def url(given: Any) -> str:
-    """Of an HTTP server; empty: none."""
+    """The URL of an HTTP server, or "" for none."""
     if not isinstance(given, str) or (given and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", given)):
         raise refused('a URL such as "http://127.0.0.1:4318/v1/traces", or ""', given)
     return str(given)
@@ -95,6 +96,18 @@ def log_level(given: Any) -> str:
     return str(given)
 
 
+def choice(*allowed: Choice) -> Reader[Choice]:
+    """A reader of one of these words."""
+
+    def read(given: Any) -> Choice:
+        for word in allowed:
+            if given == word:
+                return word
+        raise refused(" or ".join(map(quoted, allowed)), given)
+
+    return read
+
+
 def integer(given: Any) -> int:
     number = _converted(given, int)
     if isinstance(number, bool) or not isinstance(number, int):
@@ -109,14 +122,14 @@ def number(given: Any) -> float:
     return float(value)
 
 
-def share(given: Any) -> float:
+def fraction(given: Any) -> float:
     value = _converted(given, float)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise refused("a number above 0, at most 1", given)
     return float(value)
 
 
-def whole(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
+def whole_number(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
     allowed = f"a whole number from {least} to {most}"
 
     def read(given: Any) -> int:
@@ -169,7 +182,7 @@ def _converted(given: Any, wanted: type[int] | type[float]) -> Any:
 
 
 def _in_unit(given: Any, units: Mapping[str, float]) -> float | None:
-    """`given` in the base unit; None where it is no number with one of `units`, of which "" is the base unit."""
+    """`given` in the base unit, which is the unit named "" in `units`. None if it is no number with one of the units."""
     if isinstance(given, int) and not isinstance(given, bool):
         return given
     if isinstance(given, float):

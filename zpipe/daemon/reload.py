@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Mapping
 
-from zpipe.config import PipelineConfig, load, record
-from zpipe.config.pipeline import StageConfig, Workers
+from zpipe.config import PipelineConfig, config_record, load
+from zpipe.config.pipeline_config import StageConfig, Workers
 from zpipe.core.stage import Stage
 from zpipe.errors import ConfigError
 from zpipe.runtime.logs import fields
@@ -33,7 +33,7 @@ def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: loggi
     log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
     adopted = _adopted(old, new, stage.me.stage)
     mine = stage.me.stage
-    if not left and record.options_digest(old.text, mine) == record.options_digest(new.text, mine):
+    if not left and config_record.options_digest(old.text, mine) == config_record.options_digest(new.text, mine):
         return dataclasses.replace(adopted, text=new.text)  # the instance runs by this file now
     return adopted
 

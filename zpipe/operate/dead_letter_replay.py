@@ -1,67 +1,44 @@
-"""`zpipe dead replay` on a pipeline that runs: asking the instances that have the letters, and waiting for what comes of it.
+"""The replay of dead letters by a running pipeline (`zpipe dead replay`): tells the instances that have the letters, and waits
+for the outcome.
 
-May live here: who is asked, and when waiting is over. `stored_dead_letters` marks the letters, and the
-supervisor starts a pipeline that does not run.
+Does not belong here: marking the letters, which is `stored_dead_letters`, and starting a pipeline that does not run, which is
+the supervisor.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey
 from zpipe.core.lifecycle import State
 from zpipe.errors import NoPeerError, OperatorError
-from zpipe.operate.stored_dead_letters import Instance, Numbers, StoredDeadLetters
+from zpipe.operate.stored_dead_letters import Numbers, Outcome, StoredDeadLetters
 from zpipe.operate.watch import Watch
+from zpipe.runtime.places import Places
 
 TURN_S = 0.2
 LOOK_S = 0.5
 GONE_S = 15.0
-"""An instance that does not run for so long is not waited for: who restarts those that die does it sooner."""
+"""How long to wait for an instance that does not run. Whatever restarts instances does it sooner."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of letters: `replayed` are gone, `again` died once more, `left` are still to be replayed."""
+class DeadLetterReplay:
+    """The replay of chosen letters by instances that run."""
 
-    replayed: int
-    again: int
-    left: int
-
-
-def count(numbers: Numbers) -> int:
-    return sum(map(len, numbers.values()))
-
-
-def outcome(stored_dead_letters: StoredDeadLetters, chosen: Numbers) -> Outcome:
-    """What has become of the chosen letters by now."""
-    left, again = stored_dead_letters.marked(chosen)
-    return Outcome(count(chosen) - count(left) - count(again), count(again), count(left))
-
-
-def running(stored_dead_letters: StoredDeadLetters) -> bool:
-    """Whether any instance of the pipeline runs on this machine."""
-    places = stored_dead_letters.places
-    return any(places.alive(s, n) for s in stored_dead_letters.config.stages for n in places.instances(s))
-
-
-class Replaying:
-    """Letters that are replayed by instances that run."""
-
-    def __init__(
-        self, config: PipelineConfig, env: Mapping[str, str], stored_dead_letters: StoredDeadLetters, chosen: Numbers
-    ) -> None:
-        self._graveyard = stored_dead_letters
+    def __init__(self, stored_dead_letters: StoredDeadLetters, chosen: Numbers) -> None:
+        self._stored_dead_letters = stored_dead_letters
         self._chosen = chosen
-        self._watch = Watch(config, env)
-        self._asked: dict[Instance, str] = {}
-        self._gone_since: dict[Instance, float] = {}
+        self._places = Places(stored_dead_letters.config, stored_dead_letters.env)
+        self._watch = Watch(stored_dead_letters.config, self._places)
+        self._asked: dict[InstanceKey, str] = {}
+        self._gone_since: dict[InstanceKey, float] = {}
 
     def wait(self, turn: Callable[[Outcome, list[str]], None]) -> Outcome:
-        """Until every letter is replayed, dead again, or its instance does not do it; `turn` hears of it now and then, with
-        what is in the way. Blocks."""
+        """Waits until each letter is replayed or a dead letter again, or its instance cannot replay it now. Blocks.
+
+        `turn` is called twice a second with the outcome so far and with what is in the way.
+        """
         look_at = 0.0
         while True:
             self._watch.poll(TURN_S)
@@ -69,24 +46,24 @@ class Replaying:
             if now < look_at:
                 continue
             look_at = now + LOOK_S
-            left, _ = self._graveyard.marked(self._chosen)
+            left, _ = self._stored_dead_letters.marked(self._chosen)
             waits = [self._state(instance, now) for instance in left]
-            found = outcome(self._graveyard, self._chosen)
+            found = self._stored_dead_letters.outcome(self._chosen)
             turn(found, [why for _, why in waits if why])
             if all(given_up for given_up, _ in waits):
                 return found
 
     def ask(self) -> Outcome:
-        """Tells the instances that run, and does not wait for more. Blocks up to a second for each."""
+        """Tells the instances that run, and does not wait for the outcome. Blocks up to a second for each."""
         for instance in self._chosen:
-            if self._watch.places.alive(*instance):
+            if self._places.alive(*instance):
                 self._ask(instance, "")
-        return outcome(self._graveyard, self._chosen)
+        return self._stored_dead_letters.outcome(self._chosen)
 
-    def _state(self, instance: Instance, now: float) -> tuple[bool, str]:
-        """(nothing more is to be expected of it, what is in the way) of an instance that has letters left."""
+    def _state(self, instance: InstanceKey, now: float) -> tuple[bool, str]:
+        """For an instance that has letters left: whether to give up waiting for it, and what is in the way ("" if nothing is)."""
         name = f"{instance[0]}.{instance[1]}"
-        if not self._watch.places.alive(*instance):
+        if not self._places.alive(*instance):
             since = self._gone_since.setdefault(instance, now)
             return now - since > GONE_S, f"{name} does not run: it replays them when it starts"
         self._gone_since.pop(instance, None)
@@ -98,16 +75,17 @@ class Replaying:
             return True, f"{name} is {snapshot['state']}: it replays them at its next start"
         return False, f"{name} is paused: zpipe resume" if snapshot.get("paused") else ""
 
-    def _ask(self, instance: Instance, incarnation: str) -> None:
-        """Tells it once that there are letters; what started since looks by itself, but may have looked too early."""
+    def _ask(self, instance: InstanceKey, incarnation: str) -> None:
+        """Tells each incarnation once that there are letters. One that has just started looks for them by itself, but may have
+        looked before they were marked."""
         if self._asked.get(instance) == incarnation:
             return
         try:
             self._watch.ask(*instance, "replay", timeout_s=1.0)
         except NoPeerError:
-            return  # busy, or gone: the next look asks again
+            return  # it is busy or gone; the next turn asks again
         except OperatorError:
-            pass  # it refuses: what is in the way is in its state
+            pass  # it refuses; its state says what is in the way
         self._asked[instance] = incarnation
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The dead letters of a whole pipeline, as an operator finds them: in the state folders of its instances on this machine.
+"""The stored dead letters of a whole pipeline: those in the state folders of its instances on this machine.
 
-May live here: naming letters, finding, reading, changing, marking and dropping them. It starts and asks nobody. SQLite lets
-it look and write while the instances run.
+They are found, read, changed, marked for a replay and dropped here, also while the instances run, which SQLite allows. Does not
+belong here: starting an instance, or sending it a request.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
 from zpipe.folders import denied
-from zpipe.operate.pipeline_drain import parse_target
+from zpipe.operate.targets import read_stage_target
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import Filter
 from zpipe.runtime.places import Places
 
-Instance = tuple[str, int]
-Numbers = dict[Instance, list[int]]
-"""Letters by the instance that has them."""
+_NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section that could not be decoded"}
+Numbers = dict[InstanceKey, list[int]]
+"""Numbers of letters, by the instance that has them."""
 
 _COLUMNS = (
     *("number", "id", "at", "origin", "incarnation", "kind", "reason", "traceback", "attempts", "deaths", "history"),
@@ -37,39 +37,58 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Selection:
-    """Which letters: those named, or those of `target` (STAGE or STAGE.N, "" for all) that the filter lets through."""
+    """Which letters are wanted: those with these names or, without names, those of `target` (STAGE or STAGE.N, "" for all) that
+    pass the filter."""
 
     names: tuple[str, ...] = ()
     target: str = ""
     filter: Filter = field(default_factory=Filter)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of letters that were to be replayed, as numbers of letters.
+
+    replayed  have gone
+    again     are dead letters again
+    left      are still to be replayed
+    """
+
+    replayed: int
+    again: int
+    left: int
+
+
+def count(numbers: Numbers) -> int:
+    return sum(map(len, numbers.values()))
+
+
 class StoredDeadLetters:
-    """Raises NoPeerError if no instance of the pipeline has left any state here, OperatorError if it cannot be read."""
+    """Raises NoPeerError if no instance of the pipeline has a state folder here, and OperatorError if one cannot be read."""
 
     def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
         self.config = config
         self.env = env
-        self.places = Places(config, env)
+        self._places = Places(config, env)
         self._files = {
             (stage, instance): path
             for stage in config.stages
-            for instance in self.places.stored(stage)
-            if _exists(path := self.places.state(stage, instance) / dead_letter_table.STATE_FILE)
+            for instance in self._places.stored(stage)
+            if _exists(path := self._places.state(stage, instance) / dead_letter_table.STATE_FILE)
         }
         if not self._files:
-            where = self.places.state("", 0).parent
+            where = self._places.state("", 0).parent
             raise NoPeerError(
                 f"nothing of pipeline {config.name!r} is kept in {where}: has it run on this machine, as this user?"
             )
 
-    # ---- which
+    # ---- finding
 
     def find(self, selection: Selection) -> Numbers:
-        """The letters of a selection. Raises TargetError for a stage or a letter that is not there."""
+        """The letters of a selection. Raises TargetError for a stage or a letter that does not exist."""
         if selection.names:
-            return self._named(selection.names)
-        wanted = parse_target(self.config, selection.target) if selection.target else None
+            return self._find_named(selection.names)
+        wanted = read_stage_target(self.config, selection.target) if selection.target else None
         found: Numbers = {}
         for instance in self._files:
             if wanted is not None and (wanted[0] != instance[0] or wanted[1] not in (None, instance[1])):
@@ -82,23 +101,23 @@ class StoredDeadLetters:
                 found[instance] = numbers
         return found
 
-    def _named(self, names: Iterable[str]) -> Numbers:
+    def _find_named(self, names: Iterable[str]) -> Numbers:
         found: Numbers = {}
         for name in names:
             target, slash, number = name.partition("/")
-            stage, instance = parse_target(self.config, target)
+            stage, instance = read_stage_target(self.config, target)
             if not slash or instance is None or not (number.isascii() and number.isdigit() and len(number) < 19):
                 raise TargetError(f"{name!r} is no STAGE.N/NUMBER: `zpipe dead list` has the names of the letters")
             numbers = found.setdefault((stage, instance), [])
             if int(number) not in numbers:
                 numbers.append(int(number))
         for owner, numbers in found.items():
-            there = self._there(owner, numbers)
-            if missing := [letter_name(*owner, number) for number in numbers if number not in there]:
+            existing = self._existing(owner, numbers)
+            if missing := [letter_name(*owner, number) for number in numbers if number not in existing]:
                 raise TargetError(f"there is no letter {', '.join(missing)}: `zpipe dead list` has those that are left")
         return found
 
-    def _there(self, instance: Instance, numbers: Iterable[int]) -> set[int]:
+    def _existing(self, instance: InstanceKey, numbers: Iterable[int]) -> set[int]:
         if instance not in self._files:
             return set()
         where, values = Filter(numbers=frozenset(numbers)).where()
@@ -106,7 +125,7 @@ class StoredDeadLetters:
             return {row[0] for row in connection.execute(f"SELECT number FROM dead_letters WHERE {where}", values)}
 
     def kinds(self, chosen: Numbers) -> dict[str, Numbers]:
-        """The same letters by what they are (MESSAGE, RECORD, SECTION)."""
+        """The same letters, by kind (MESSAGE, RECORD, SECTION)."""
         found: dict[str, Numbers] = {}
         for instance, numbers in chosen.items():
             where, values = Filter(numbers=frozenset(numbers)).where()
@@ -117,7 +136,7 @@ class StoredDeadLetters:
         return found
 
     def marked(self, chosen: Numbers) -> tuple[Numbers, Numbers]:
-        """Of those letters the ones that are still there: to be replayed, and not to be."""
+        """Those of the letters that still exist: the ones that are to be replayed, and the others."""
         left: tuple[Numbers, Numbers] = {}, {}
         for instance, numbers in chosen.items():
             where, values = Filter(numbers=frozenset(numbers)).where()
@@ -127,8 +146,18 @@ class StoredDeadLetters:
                     left[unmarked].setdefault(instance, []).append(number)
         return left
 
-    def any_marked(self) -> set[Instance]:
-        """Instances that have letters to be replayed, of whatever command."""
+    def outcome(self, chosen: Numbers) -> Outcome:
+        """What has become of letters that were marked."""
+        left, again = self.marked(chosen)
+        return Outcome(count(chosen) - count(left) - count(again), count(again), count(left))
+
+    def pipeline_runs(self) -> bool:
+        """Whether any instance of the pipeline runs on this machine."""
+        places = self._places
+        return any(places.alive(stage, n) for stage in self.config.stages for n in places.instances(stage))
+
+    def instances_with_marked(self) -> set[InstanceKey]:
+        """Instances that have letters to be replayed, whichever command has marked them."""
         sql = "SELECT 1 FROM dead_letters WHERE replay_rate IS NOT NULL LIMIT 1"
         found = set()
         for instance in self._files:
@@ -140,7 +169,7 @@ class StoredDeadLetters:
     # ---- reading
 
     def letters(self, chosen: Numbers, most: int | None = None) -> Iterator[StoredLetter]:
-        """Up to `most` of them, one after the other."""
+        """Reads the letters one after the other, at most `most` of them."""
         for instance, numbers in chosen.items():
             if most is not None:
                 numbers, most = numbers[:most], max(most - len(numbers), 0)
@@ -148,20 +177,20 @@ class StoredDeadLetters:
                 for number in numbers:
                     sql = f"SELECT {', '.join(_COLUMNS)} FROM dead_letters WHERE number = ?"
                     row = connection.execute(sql, (number,)).fetchone()
-                    if row is not None:  # else it went meanwhile
+                    if row is not None:  # it may have gone meanwhile
                         yield self._letter(instance, dict(zip(_COLUMNS, row, strict=True)))
 
     @staticmethod
-    def _letter(instance: Instance, row: dict[str, Any]) -> StoredLetter:
+    def _letter(instance: InstanceKey, row: dict[str, Any]) -> StoredLetter:
         for key in ("headers", "payload"):
-            with suppress(PeerError):  # what is damaged is shown as the bytes it is
+            with suppress(PeerError):  # a damaged value is shown as its bytes
                 row[key] = None if row[key] is None else cbor.read(row[key])
         return StoredLetter(instance[0], instance[1], **{**row, "history": json.loads(row["history"])})
 
     # ---- changing
 
     def edit(self, letter: StoredLetter, payload: Any) -> None:
-        """Gives the letter another payload. Raises TargetError if that cannot be sent, or the letter cannot be changed."""
+        """Gives the letter another payload. Raises TargetError if it cannot be sent, or if the letter cannot be changed."""
         check_editable(letter)
         try:
             size = len(section.encode([letter.id], [letter.origin], [payload], None))
@@ -175,7 +204,7 @@ class StoredDeadLetters:
                 raise TargetError(_replaying(letter))
 
     def mark(self, chosen: Numbers, rate: float) -> None:
-        """Has the letters replayed, `rate` a second, when their instance looks."""
+        """Marks the letters: their instance replays them, `rate` a second, when it next looks for marked ones."""
         for instance, numbers in chosen.items():
             where, values = Filter(numbers=frozenset(numbers)).where()
             with self._open(instance, write=True) as connection:
@@ -183,17 +212,17 @@ class StoredDeadLetters:
                 connection.execute(sql, (rate, *values))
 
     def drop(self, chosen: Numbers) -> int:
-        """Deletes the letters; how many."""
-        count = 0
+        """Deletes the letters, and returns how many there were."""
+        dropped = 0
         for instance, numbers in chosen.items():
             where, values = Filter(numbers=frozenset(numbers)).where()
             with self._open(instance, write=True) as connection:
-                count += connection.execute(f"DELETE FROM dead_letters WHERE {where}", values).rowcount
-        return count
+                dropped += connection.execute(f"DELETE FROM dead_letters WHERE {where}", values).rowcount
+        return dropped
 
     @contextmanager
-    def _open(self, instance: Instance, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """The instance's file. Raises OperatorError where SQLite cannot use it."""
+    def _open(self, instance: InstanceKey, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection to the instance's state file. Raises OperatorError if SQLite cannot use it."""
         path = self._files[instance]
         try:
             with closing(_connect(path, write)) as connection:
@@ -209,7 +238,7 @@ class StoredDeadLetters:
 
 
 def _exists(path: Path) -> bool:
-    """Raises OperatorError where this user may not look."""
+    """Raises OperatorError if this user may not look."""
     try:
         path.stat()
     except PermissionError as error:
@@ -226,9 +255,6 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
     return connection
 
 
-_NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section that could not be decoded"}
-
-
 def check_editable(letter: StoredLetter) -> None:
     """Raises TargetError for a letter that is no message, or is being replayed."""
     if letter.kind != MESSAGE:
@@ -242,7 +268,7 @@ def _replaying(letter: StoredLetter) -> str:
 
 
 def refusal(chosen: Numbers, kind: str) -> str:
-    """Why letters of that kind cannot be replayed, and what to do."""
+    """A sentence that says why letters of that kind cannot be replayed, and what to do about it."""
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if kind == RECORD:

@@ -1,6 +1,6 @@
-"""Tapping a pipeline from outside: asking instances to show what passes, again and again, and reading what they show.
+"""Taps a pipeline from outside: asks instances again and again to show the messages that pass, and reads what they show.
 
-May live here: whom to ask, when, and what came. Decoding, choosing and showing messages is the monitor's.
+Does not belong here: decoding, choosing and printing messages, which is the monitor's work.
 """
 
 from __future__ import annotations
@@ -9,110 +9,105 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.core.wire import frames
-from zpipe.errors import OperatorError, PeerError, TargetError
-from zpipe.operate import pipeline_drain
-from zpipe.plugin import nearest_name
-from zpipe.runtime.places import Places
+from zpipe.errors import OperatorError, PeerError
+from zpipe.operate.targets import read_link, read_stage_target
+from zpipe.runtime.places import Places, since_boot_s
 from zpipe.transport.listener import Listener
 
 HEARTBEAT_S = 1.0
-"""A request holds for three of these (PROTOCOL.md 5.11)."""
+"""A request is valid for three of these (PROTOCOL.md 5.11)."""
 FIND_S = 0.1
-"""Until an instance has answered it is asked this often: what passes meanwhile is not seen."""
-Instance = tuple[str, int]
+"""How often an instance is asked until it answers. Messages that pass before that are not seen."""
 
 
 class TapSubscription:
-    """Used by one thread. `whom`: (stage, instance, or None for all of it); `sections`: how many a second of each link."""
+    """Used by one thread. `heard` has the instances that have answered.
+
+    targets   stages, each with the instance that is wanted, or None for all of its instances
+    sections  how many sections a second each instance is asked to show of each link
+    """
 
     def __init__(
-        self, config: PipelineConfig, env: Mapping[str, str], whom: Sequence[tuple[str, int | None]], sections: int
+        self, config: PipelineConfig, env: Mapping[str, str], targets: Sequence[tuple[str, int | None]], sections: int
     ) -> None:
-        self.places = Places(config, env)
-        self.places.since = time.time()
-        self.heard: set[Instance] = set()
-        self._whom = whom
+        self._places = Places(config, env, since=since_boot_s())
+        self.heard: set[InstanceKey] = set()
+        self._targets = targets
         self._pipeline = config.name
         self._sections = sections
         self._listener = Listener(frames.TAP_TOPIC, frames.ANNOUNCEMENT_TOPIC)
         self._numbers = count(1)
-        self._ask_at: dict[Instance, float] = {}
-        self._stopped: set[Instance] = set()
+        self._ask_at: dict[InstanceKey, float] = {}
+        self._stopped: set[InstanceKey] = set()
 
     @property
     def over(self) -> bool:
-        """Every instance that was heard of has stopped."""
+        """Whether every instance that was heard of has stopped."""
         return bool(self.heard) and self.heard <= self._stopped
 
     def missing(self) -> OperatorError:
-        """The error that says who does not answer, and where it was looked for."""
-        names = ", ".join(stage if instance is None else f"{stage}.{instance}" for stage, instance in self._whom)
-        return self.places.no_peer_error(f"{names} of pipeline {self._pipeline!r} does not answer: is it running?")
+        """The error to raise if nobody answers: it says who was asked, and in which folder they were looked for."""
+        names = ", ".join(stage if instance is None else f"{stage}.{instance}" for stage, instance in self._targets)
+        return self._places.no_peer_error(f"{names} of pipeline {self._pipeline!r} does not answer: is it running?")
 
     def poll(self, timeout_s: float) -> list[frames.Tap]:
-        """Asks whom it is time to ask, waits at most so long, and gives what was shown, oldest first. Raises OperatorError
-        if an instance refuses."""
+        """Asks the instances that are due, waits at most so long, and returns what was shown, oldest first.
+
+        Raises OperatorError if an instance refuses.
+        """
         now = time.monotonic()
-        for stage, instance in self._whom:
-            for number in [instance] if instance is not None else sorted(self.places.instances(stage)):
+        for stage, instance in self._targets:
+            for number in [instance] if instance is not None else sorted(self._places.instances(stage)):
                 self._ask((stage, number), now)
         shown = []
         for multipart in self._listener.read(min(timeout_s, FIND_S)):
             try:
                 frame = frames.read(multipart[1]) if len(multipart) == 2 else None
             except PeerError:
-                continue  # whoever looks on must not fall over what it sees
+                continue  # a tap survives what it reads
             if isinstance(frame, frames.Tap) and frame.pipeline == self._pipeline:
                 shown.append(frame)
             elif isinstance(frame, frames.Announcement):
                 self._announced((frame.stage, frame.instance), frame.state)
         return shown
 
-    def _announced(self, who: Instance, state: str) -> None:
+    def _announced(self, instance: InstanceKey, state: str) -> None:
         if state == State.STOPPED.value:
-            self._stopped.add(who)
+            self._stopped.add(instance)
         else:
-            self._stopped.discard(who)
+            self._stopped.discard(instance)
 
-    def _ask(self, who: Instance, now: float) -> None:
-        if now < self._ask_at.get(who, 0.0):
+    def _ask(self, instance: InstanceKey, now: float) -> None:
+        if now < self._ask_at.get(instance, 0.0):
             return
-        addresses = self.places.addresses(*who)
+        addresses = self._places.addresses(*instance)
         self._listener.connect(addresses.control)
         request = frames.Request(next(self._numbers), f"tap:{self._sections}")
         encoded = self._listener.post(addresses.feedback, frames.write(request))
         if encoded is not None:
             answer = frames.read(encoded)
             if isinstance(answer, frames.Refuse):
-                raise OperatorError(f"{who[0]}.{who[1]} refuses to be tapped: {answer.reason}")
-            self.heard.add(who)
-        elif self.places.stopped(*who) is not None:
-            self._stopped.add(who)
-        self._ask_at[who] = now + (HEARTBEAT_S if who in self.heard else FIND_S)
+                raise OperatorError(f"{instance[0]}.{instance[1]} refuses to be tapped: {answer.reason}")
+            self.heard.add(instance)
+        elif self._places.stopped(*instance) is not None:
+            self._stopped.add(instance)
+        self._ask_at[instance] = now + (HEARTBEAT_S if instance in self.heard else FIND_S)
 
     def close(self) -> None:
         self._listener.close()
 
 
-def parse_target(
+def read_tap_target(
     config: PipelineConfig, target: str
 ) -> tuple[list[tuple[str, int | None]], tuple[str, str, str] | None]:
-    """Whom to ask, and which link alone is wanted, from STAGE, STAGE.N, or FROM[.OUTLET]->TO: of a link its consumer is asked,
-    which sees each delivery. Raises TargetError naming what there is."""
-    upstream, arrow, consumer = (part.strip() for part in target.partition("->"))
-    if not arrow:
-        return [pipeline_drain.parse_target(config, target)], None
-    links = {
-        f"{i.stage}{'.' * bool(i.outlet)}{i.outlet}->{stage.name}": (i.stage, i.outlet, stage.name)
-        for stage in config.stages.values()
-        for i in stage.inputs
-    }
-    link = links.get(f"{upstream}->{consumer}")
-    if link is None:
-        near = nearest_name(f"{upstream}->{consumer}", links)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise TargetError(f"{config.path} has no link {target!r}{hint}; it has {', '.join(links) or 'none'}")
-    return [(link[2], None)], link
+    """Whom to ask for STAGE, STAGE.N or FROM[.OUTLET]->TO, and the one link whose messages are wanted, if it is a link.
+
+    The consumer of a link is asked, since it sees every delivery. Raises TargetError that says what the pipeline has.
+    """
+    if "->" not in target:
+        return [read_stage_target(config, target)], None
+    upstream, consumer = read_link(config, target)
+    return [(consumer, None)], (upstream.stage, upstream.outlet, consumer)

@@ -1,57 +1,58 @@
-"""Watching a pipeline from outside: the last snapshot and announcement of each instance, and requests to it.
+"""Watches a pipeline from outside: finds its instances, reads the snapshots that they publish, and sends them requests.
 
-May live here: finding the instances of a config and reading what they publish. What it means is the monitor's.
+Does not belong here: what a snapshot means, which is the monitor's work.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
-from zpipe.errors import OperatorError, PeerError
+from zpipe.errors import NoPeerError, OperatorError, PeerError
 from zpipe.runtime.places import Places
 from zpipe.transport.listener import Listener
 
 ASK_S = 3.0
 FIND_S = 0.25
 FIND_AGAIN_S = 2.0
-"""Once every instance of the config was heard of, others are looked for this often."""
-EAGER_S = 0.1
-"""A subscription takes some milliseconds to arrive; what is published before is not heard."""
-EAGER_TIMES = 10
-EAGER_ASK_S = 0.05
-"""An instance that lives answers within some milliseconds; for one that is stopped nobody waits."""
+"""Once every instance of the config was heard of, the watch looks for others only this often."""
+ASK_UNHEARD_S = 0.1
+"""Between two rounds of asking for a snapshot. A subscription takes some milliseconds to arrive, and misses what is published
+before."""
+ASK_UNHEARD_ROUNDS = 10
+UNHEARD_ANSWER_S = 0.05
+"""A running instance answers within some milliseconds. One whose process is stopped must not hold up the others."""
 
 
 class Watch:
-    """Used by one thread. `snapshots` is by (stage, instance); an instance that is gone keeps its last one.
+    """Used by one thread. `snapshots` has the last snapshot of each instance, also of those that have gone.
 
-    run    hears only the instances that belong to that run; "": all there are
-    eager  whoever was not heard of yet is asked for a snapshot at once, so that nobody waits for the interval
+    run          take only snapshots of instances that belong to this run; "": all
+    ask_unheard  ask instances for a snapshot that were not heard of yet, so that nobody has to wait for their interval
     """
 
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str], eager: bool = False, run: str = "") -> None:
+    def __init__(self, config: PipelineConfig, places: Places, ask_unheard: bool = False, run: str = "") -> None:
         self.config = config
         self._run = run
-        self.places = Places(config, env)
-        self.snapshots: dict[tuple[str, int], dict[str, Any]] = {}
+        self._places = places
+        self.snapshots: dict[InstanceKey, dict[str, Any]] = {}
         self._listener = Listener(frames.SNAPSHOT_TOPIC)
         self._numbers = count(1)
         self._find_at = 0.0
-        self._eager_left = EAGER_TIMES if eager else 0
-        self._eager_at = time.monotonic() + EAGER_S / 2
-        self._expected = {(stage.name, n) for stage in config.stages.values() for n in range(1, stage.instances + 1)}
+        self._rounds_left = ASK_UNHEARD_ROUNDS if ask_unheard else 0
+        self._ask_unheard_at = time.monotonic() + ASK_UNHEARD_S / 2
+        self._expected = set(config.instances)
 
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
-        """Waits at most so long for something, then gives the snapshots that came, oldest first."""
+        """Waits at most so long for a snapshot, and returns those that came, oldest first."""
         self._find()
-        self._hurry()
+        self._ask_unheard()
         came = []
         for multipart in self._listener.read(timeout_s):
             snapshot = self._read(multipart)
@@ -61,31 +62,33 @@ class Watch:
         return came
 
     def _find(self) -> None:
-        """Connects to instances that are new, looking for them now and then: a look costs 0.1 ms a stage."""
+        """Connects to new instances. It looks for them only now and then, since a look costs 0.1 ms for each stage."""
         now = time.monotonic()
         if now < self._find_at:
             return
         self._find_at = now + (FIND_AGAIN_S if self._expected <= self.snapshots.keys() else FIND_S)
         for stage in self.config.stages:
-            for instance in self.places.instances(stage):
-                self._listener.connect(self.places.addresses(stage, instance).control)
+            for instance in self._places.instances(stage):
+                self._listener.connect(self._places.addresses(stage, instance).control)
 
-    def _hurry(self) -> None:
+    def _ask_unheard(self) -> None:
+        """Asks each instance for a snapshot that has not sent one yet."""
         now = time.monotonic()
-        if not self._eager_left or now < self._eager_at:
+        if not self._rounds_left or now < self._ask_unheard_at:
             return
-        self._eager_at = now + EAGER_S
-        self._eager_left -= 1
+        self._ask_unheard_at = now + ASK_UNHEARD_S
+        self._rounds_left -= 1
         unheard = [key for key in self._expected if key not in self.snapshots]
         for stage, instance in unheard:
-            if not self.places.local(stage) or self.places.alive(stage, instance):
+            if not self._places.local(stage) or self._places.alive(stage, instance):
                 with suppress(OperatorError):
-                    self.ask(stage, instance, "snapshot", EAGER_ASK_S)
+                    self.ask(stage, instance, "snapshot", UNHEARD_ANSWER_S)
         if not unheard:
-            self._eager_left = 0
+            self._rounds_left = 0
 
     def _read(self, multipart: list[bytes]) -> dict[str, Any] | None:
-        """A snapshot that is wanted, or None for anything else: whoever looks on must not fall over what it sees."""
+        """The snapshot in a frame. None if it is anything else, of another pipeline or run, or broken: a watch survives what it
+        reads."""
         try:
             frame = frames.read(multipart[1]) if len(multipart) == 2 else None
         except PeerError:
@@ -98,13 +101,15 @@ class Watch:
         return snapshot if not self._run or snapshot.get("run") == self._run else None
 
     def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
-        """A request to an instance; the state it is in. Raises NoPeerError if it does not answer, OperatorError if it
-        refuses. Blocks."""
-        address = self.places.addresses(stage, instance).feedback
+        """Sends a request to an instance and returns the state that it answers with. Blocks.
+
+        Raises NoPeerError if it does not answer, and OperatorError if it refuses.
+        """
+        address = self._places.addresses(stage, instance).feedback
         request = frames.Request(next(self._numbers), what)
         encoded = self._listener.ask(address, frames.write(request), timeout_s)
         if encoded is None:
-            raise self.places.no_peer_error(f"{stage}.{instance} does not answer at {address}: is it running?")
+            raise self._places.no_peer_error(f"{stage}.{instance} does not answer at {address}: is it running?")
         answer = frames.read(encoded)
         if isinstance(answer, frames.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")
@@ -112,3 +117,34 @@ class Watch:
 
     def close(self) -> None:
         self._listener.close()
+
+
+def ask_instances(
+    config: PipelineConfig, env: Mapping[str, str], stage: str, instance: int | None, what: str
+) -> Sequence[str]:
+    """Sends a request to one instance of a stage, or to all that run. Returns the names of those that did it. Blocks.
+
+    Raises NoPeerError if none runs, or if one that runs does not answer. The others have done it all the same.
+    """
+    places = Places(config, env)
+    watch = Watch(config, places)
+    try:
+        done, silent = [], []
+        for number in [instance] if instance is not None else sorted(places.instances(stage)):
+            if places.local(stage) and not places.alive(stage, number):
+                continue
+            try:
+                watch.ask(stage, number, what)
+            except NoPeerError:
+                silent.append(f"{stage}.{number}")
+            else:
+                done.append(f"{stage}.{number}")
+    finally:
+        watch.close()
+    if silent and places.local(stage):
+        did = f"; {', '.join(done)} did it" if done else ""
+        raise NoPeerError(f"{', '.join(silent)} runs but does not answer (stopped?): ask again{did}")
+    if not done:
+        name = stage if instance is None else f"{stage}.{instance}"
+        raise places.no_peer_error(f"{name} of pipeline {config.name!r} is not running")
+    return done

@@ -45,11 +45,11 @@ class Places:
     A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks.
     """
 
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str], since: float = math.inf) -> None:
         self._config = config
         self.of_system = config.path.absolute().parent == SYSTEM_CONFIGS and not names_folders(env)
         self._env = {**SYSTEM_FOLDERS, **env} if self.of_system else env
-        self.since = math.inf
+        self.since = since
         self.root = folders.runtime_root(self._env)
         self.run = env.get(environment.RUN, "")
         self.join_run()

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zpipe import __version__, folders
-from zpipe.config import PipelineConfig, load, record
-from zpipe.config.record import Record
+from zpipe.config import PipelineConfig, config_record, load
+from zpipe.config.config_record import ConfigRecord
 from zpipe.errors import ConfigError, NoPeerError, OperatorError, TargetError
 from zpipe.plugin import nearest_name
 from zpipe.runtime.locks import is_locked
@@ -33,12 +33,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 def write_record(places: Places, config: PipelineConfig, stage: str, instance: int) -> None:
     """Writes what the instance runs by into its runtime folder, for its owner only. Raises OSError."""
     path = places.runtime(stage, instance) / FILE
-    made = record.make(config, stage, instance, time.time(), places.state(stage, instance).parent)
+    made = config_record.make(config, stage, instance, time.time(), places.state(stage, instance).parent)
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(record.write(made))
+        file.write(config_record.write(made))
     part.replace(path)
 
 
@@ -62,12 +62,12 @@ class _Found:
 
     root: Path
     name: str
-    live: list[Record] = field(default_factory=list)
-    stale: list[Record] = field(default_factory=list)
+    live: list[ConfigRecord] = field(default_factory=list)
+    stale: list[ConfigRecord] = field(default_factory=list)
 
     @property
     def config(self) -> PipelineConfig:
-        return record.merged(self.live or self.stale)
+        return config_record.merged(self.live or self.stale)
 
     @property
     def paths(self) -> set[Path]:
@@ -158,7 +158,7 @@ def _notes(found: _Found, env: Mapping[str, str]) -> Iterator[str]:
     runs = f"pipeline {found.name!r} runs by what was read before, and this command goes by that"
     try:
         text = path.read_text("utf-8-sig") if path.is_file() else None
-        differs = None if text is None else record.differences(found.live, text)
+        differs = None if text is None else config_record.differences(found.live, text)
     except (OSError, ValueError):
         differs = None
     if differs == []:
@@ -204,7 +204,7 @@ class _Machine:
             except OSError:
                 continue
             try:
-                one = record.read(text)
+                one = config_record.read(text)
             except (ValueError, RecursionError):
                 continue  # of another version, or not written by an instance
             name = one.config.name

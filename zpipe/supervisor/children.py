@@ -1,6 +1,6 @@
-"""The daemons that `zpipe run` starts: their processes, and when one that died is started again.
+"""The daemons that `zpipe run` starts: their processes, and when one that has died is started again.
 
-May live here: spawning, reaping, back-off. It knows no snapshot and no ledger.
+Does not belong here: snapshots, and what a run does because of a death.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import IO
 from zpipe.runtime.environment import LAST_DEATH, SUPERVISED
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
-STEADY_S = 10.0
-"""A child that lived this long starts again without delay: its death says nothing about the next life."""
+STABLE_S = 10.0
+"""A child that has lived this long is started again without a longer delay: its death says nothing about its next life."""
 MAX_FAILED_STARTS = 5
-UNSPAWNED_S = 5.0
-_OWN_FAULTS = {
+SPAWN_RETRY_S = 5.0
+_CRASH_SIGNALS = {
     signal.SIGABRT,
     signal.SIGBUS,
     signal.SIGFPE,
@@ -32,36 +32,39 @@ _OWN_FAULTS = {
     signal.SIGSYS,
     signal.SIGTRAP,
 }
-_PASSING = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_TEMPORARY = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
-def passes(error: OSError) -> bool:
-    """Whether a process could not be spawned for a lack that passes (processes, descriptors, memory). Whatever else it is, an
-    interpreter that cannot be executed for one, is so the next time too."""
-    return error.errno in _PASSING
+def is_temporary(error: OSError) -> bool:
+    """Whether a process could not be spawned because processes, descriptors or memory have run out, which may pass. Any other
+    error, such as an interpreter that cannot be executed, would happen again."""
+    return error.errno in _TEMPORARY
 
 
 @dataclass(frozen=True)
-class Death:
-    """How a child ended: `code` as a shell would have it (negative: by that signal)."""
+class ChildDeath:
+    """How a child ended. `code` is its exit code, or the negative number of the signal that killed it."""
 
     code: int
 
     @property
     def by_itself(self) -> bool:
-        """It exited, or by a fault of its own (SIGSEGV, …). Any other signal was sent by somebody: an operator, the kernel
-        that is out of memory. That says nothing about whether it can start."""
-        return self.code >= 0 or -self.code in _OWN_FAULTS
+        """Whether it exited or crashed (SIGSEGV, …). Any other signal was sent by somebody, such as an operator, or a kernel that
+        is out of memory. Such a death does not say whether the child can start."""
+        return self.code >= 0 or -self.code in _CRASH_SIGNALS
 
     def __str__(self) -> str:
         return f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
 
 class ChildDaemon:
-    """One instance's process over all its lives. Its stderr comes by `stderr`, a line at a time.
+    """One instance's process, over all its lives.
 
-    fresh    its first life is to forget the source's committed position
-    absence  why it does not run, while it does not
+    fresh       its first life forgets the committed position of its source
+    ready       this life has started well: its plugin is open
+    done        it has ended and is not started again
+    start_at    when to start it, while it does not run
+    why_absent  why it does not run, while it does not
     """
 
     def __init__(self, config: Path, stage: str, instance: int, env: Mapping[str, str], level: str) -> None:
@@ -77,7 +80,7 @@ class ChildDaemon:
         self._command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
         self._command += ["--log-level", level]
         self._env = {**env, SUPERVISED: "1"}
-        self.absence = "is not started yet"
+        self.why_absent = "is not started yet"
         self._last_death = ""
         self._delay_s = FIRST_DELAY_S
         self._began = 0.0
@@ -87,8 +90,11 @@ class ChildDaemon:
         return f"{self.stage}.{self.instance}"
 
     def start(self) -> None:
-        """Spawns it: exec, never fork, since threads and sockets do not survive one. In a process group of its own, so that
-        Ctrl-C reaches only the supervisor; its stdin ends with the supervisor, and so does it. Raises OSError."""
+        """Spawns the process. Raises OSError.
+
+        It is executed, not forked, since threads and sockets do not survive a fork. It has a process group of its own, so that
+        Ctrl-C reaches only the supervisor. It ends when its stdin ends, and so it ends with the supervisor.
+        """
         command = [*self._command, "--fresh"] if self.fresh else self._command
         self.process = subprocess.Popen(
             command,
@@ -108,28 +114,28 @@ class ChildDaemon:
     def stderr(self) -> IO[bytes] | None:
         return self.process.stderr if self.process is not None else None
 
-    def reap(self) -> Death | None:
-        """How it died, once, if it did."""
+    def reap(self) -> ChildDeath | None:
+        """How it died. None if it runs, or if its death was reported already."""
         if self.process is None or self.process.poll() is None:
             return None
         code = self.process.returncode
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process = None
-        death = Death(code)
+        death = ChildDeath(code)
         self._last_death = str(death)
-        self.absence = f"died ({death})"
+        self.why_absent = f"died ({death})"
         return death
 
-    def put_off(self, error: OSError, now: float) -> None:
-        """It could not be spawned for a lack that passes: once more in a while."""
-        self.absence = f"cannot be started: {error.strerror}"
-        self.start_at = now + UNSPAWNED_S
+    def postpone_start(self, error: OSError, now: float) -> None:
+        """Plans another try, after an error that is temporary."""
+        self.why_absent = f"cannot be started: {error.strerror}"
+        self.start_at = now + SPAWN_RETRY_S
 
-    def plan_restart(self, now: float, death: Death) -> None:
-        """When to start it again: at once after a steady life, else later each time. A failed start is one that ended by
-        itself before it was ready."""
-        if now - self._began >= STEADY_S:
+    def plan_restart(self, now: float, death: ChildDeath) -> None:
+        """Plans the next start: soon after a life that was long or ready, and otherwise later each time. A start has failed if
+        the child ended by itself before it was ready."""
+        if now - self._began >= STABLE_S:
             self._delay_s = FIRST_DELAY_S
         if self.ready:
             self.failed_starts = 0
@@ -139,11 +145,12 @@ class ChildDaemon:
         self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
 
     @property
-    def hopeless(self) -> bool:
+    def cannot_start(self) -> bool:
+        """Whether so many starts have failed that another try is of no use."""
         return self.failed_starts >= MAX_FAILED_STARTS
 
-    def end(self, kill: bool) -> None:
-        """Has it stop now: what it holds is its upstream's. `kill` if it did not."""
+    def stop(self, kill: bool) -> None:
+        """Has it stop at once; `kill` is for one that does not. What it holds was not acked, so its upstream still has it."""
         if self.process is None:
             return
         assert self.process.stdin is not None

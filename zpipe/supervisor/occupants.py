@@ -1,7 +1,6 @@
-"""Who has the places that a run would take: instances that run already, and folders that belong to somebody else.
+"""Refuses a run whose instances run already, or whose folders belong to another user.
 
-May live here: looking, and refusing with the owner and the command that helps. It takes no lock, makes no folder, asks no
-instance.
+The error names the owner, and the command that helps. Does not belong here: taking locks, making folders, asking instances.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zpipe import folders
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.errors import OperatorError
 from zpipe.runtime import locks
 from zpipe.runtime.places import Places
 
-Instance = tuple[str, int]
 _UNIT = re.compile(r"/(zpipe@[^/\n]+\.service)$", re.MULTILINE)
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Occupant:
-    """An instance that runs. `pid`: 0 if it cannot be named; `unit`: the systemd unit it runs as, "" if none."""
+    """An instance that runs. `pid` is 0 if it is not known; `unit` is the systemd unit that it runs as, "" if none."""
 
     name: str
     pid: int
@@ -37,24 +35,25 @@ class Occupant:
         return f"{self.name} ({pid}user {folders.user_name(self.uid)}{f', unit {self.unit}' * bool(self.unit)})"
 
 
-def refuse(config: PipelineConfig, places: Places, wanted: Collection[Instance]) -> None:
-    """Raises OperatorError if a run that starts the instances `wanted` would meet what is not its own.
+def refuse(config: PipelineConfig, places: Places, wanted: Collection[InstanceKey]) -> None:
+    """Raises OperatorError if a run cannot start the instances `wanted`, since the pipeline runs or a folder is somebody else's.
 
-    An instance of the same user, beyond those wanted and not of a service manager, is let be: it joins the run.
+    One kind of running instance is no obstacle and joins the run: one of the same user that is not among those wanted and has no
+    systemd unit.
     """
     running = [
         (key, _occupant(places, key))
         for key in ((stage, n) for stage in config.stages for n in sorted(places.instances(stage)))
         if places.alive(*key)
     ]
-    barring = [one for key, one in running if key in wanted or one.unit or one.uid != os.getuid()]
-    if barring:
-        raise OperatorError(_running(config, barring))
+    obstacles = [one for key, one in running if key in wanted or one.unit or one.uid != os.getuid()]
+    if obstacles:
+        raise OperatorError(_running(config, obstacles))
     for folder in (folder for key in wanted for folder in (places.runtime(*key), places.state(*key))):
         _refuse_folder(config, places, folder)
 
 
-def _occupant(places: Places, key: Instance) -> Occupant:
+def _occupant(places: Places, key: InstanceKey) -> Occupant:
     lock = places.runtime(*key) / "lock"
     pid = locks.holder(lock) or 0
     process = Path(f"/proc/{pid}")
@@ -75,13 +74,13 @@ def _owner(path: Path) -> int | None:
         return None
 
 
-def _running(config: PipelineConfig, barring: list[Occupant]) -> str:
-    more = f" and {len(barring) - _SHOWN} more" if len(barring) > _SHOWN else ""
-    who = ", ".join(str(one) for one in barring[:_SHOWN]) + more
-    units = any(one.unit for one in barring)
+def _running(config: PipelineConfig, obstacles: list[Occupant]) -> str:
+    more = f" and {len(obstacles) - _SHOWN} more" if len(obstacles) > _SHOWN else ""
+    who = ", ".join(str(one) for one in obstacles[:_SHOWN]) + more
+    units = any(one.unit for one in obstacles)
     stop = f"; `systemctl stop zpipe-{config.name}.target 'zpipe@{config.name}.*'` stops it" if units else ""
     drain = f"; `zpipe drain {config.path}` ends it in order"
-    as_user = "" if all(one.uid == os.getuid() for one in barring) or os.getuid() == 0 else " (as that user or root)"
+    as_user = "" if all(one.uid == os.getuid() for one in obstacles) or os.getuid() == 0 else " (as that user or root)"
     return (
         f"pipeline {config.name!r} is running already, and a run takes over nothing: {who}. "
         f"`zpipe monitor {config.path}` shows it{drain}{stop}{as_user}"

@@ -1,6 +1,7 @@
-"""`zpipe run`: every stage as a child daemon, until the sources have ended and everything is acked.
+"""The run of `zpipe run`: every instance is a child daemon, until the sources have ended and everything is acked.
 
-May live here: what a run does when a child dies, when the operator asks for a drain, and when it is over.
+It decides what happens when a child dies, when the operator asks for a drain, and when the run is over. Does not belong here:
+showing the run, and adding up its ledger. Those are handed in.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from zpipe import folders
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import Watch
@@ -21,27 +22,47 @@ from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
 from zpipe.supervisor import occupants
-from zpipe.supervisor.children import ChildDaemon, Death, passes
-from zpipe.supervisor.onlookers import RunDisplay, RunLedger
+from zpipe.supervisor.children import ChildDaemon, ChildDeath, is_temporary
 
 TURN_S = 0.1
 STOP_S = 5.0
 ADOPT_S = 1.0
 NOT_UP = (State.STARTING.value, State.FAILED.value)
-"""Of an instance that says so nobody knows yet whether it can start at all."""
-EXTRA_S = 5.0
-"""How long the end of a run waits for instances that were started beside it."""
+"""States in which an instance has not shown yet that it can start."""
+JOINED_S = 5.0
+"""How long the end of a run waits for instances that were started beside it and joined it."""
+
+
+class RunDisplay(Protocol):
+    """Shows a run to people. Called on the supervisor's thread."""
+
+    def line(self, text: str) -> None: ...
+    def snapshot(self, snapshot: dict[str, Any]) -> None: ...
+    def draining(self, absent: Mapping[str, str]) -> None:
+        """Called again and again while the run drains. `absent` has the instances that the drain waits for and that do not run
+        now, each with the reason."""
+
+    def turn(self) -> None: ...
+
+
+class RunTally(Protocol):
+    """Adds up the counts of a run."""
+
+    restarts: dict[str, int]
+
+    def final(self, snapshot: dict[str, Any]) -> None: ...
+    def killed(self, snapshot: dict[str, Any]) -> None:
+        """Takes the last snapshot of an incarnation that has gone. If its state is STOPPED, it had ended in order."""
 
 
 class Supervisor:
-    """One run. Raises OperatorError if it cannot begin: nothing is started, nobody is asked for anything then.
+    """One run. Raises OperatorError if it cannot begin. Nothing was started and no instance was asked for anything then.
 
-    It hears, orders and starts again only instances that belong to it, which say so in their snapshots: those it started, and
-    those that joined it.
+    It has to do only with instances that belong to it, as their snapshots say: those that it started, and those that joined it.
 
-    replay           instances with dead letters to be replayed: sources are not read, and when every letter has come the run
-                     drains
-    drain_timeout_s  how long a drain may take before it is cut off
+    replay           instances that have dead letters to be replayed. Sources are not read then, and the run drains once every
+                     letter was taken in hand
+    drain_timeout_s  how long a drain may take before the run stops
     """
 
     def __init__(
@@ -49,31 +70,32 @@ class Supervisor:
         config: PipelineConfig,
         env: Mapping[str, str],
         display: RunDisplay,
-        ledger: RunLedger,
+        tally: RunTally,
         fresh: bool,
         level: str,
-        replay: Collection[tuple[str, int]] = (),
+        replay: Collection[InstanceKey] = (),
         drain_timeout_s: float = float("inf"),
     ) -> None:
         descriptors.raise_limit()
-        # From the tail, so that consumers are there when the head starts.
+        # The last stage comes first, so that consumers are there when the head starts.
         wanted = [
             (stage.name, instance)
             for stage in reversed(list(config.stages.values()))
             for instance in sorted({*range(1, stage.instances + 1), *(n for name, n in replay if name == stage.name)})
         ]
-        self._lock = _claim(config, env, wanted)
+        self._lock = _lock_run(config, env, wanted)
         env = {**env, environment.RUN: self._lock.run, **({environment.REPLAY: "1"} if replay else {})}
         self._replay = bool(replay)
         self._config = config
         self._display = display
-        self._ledger = ledger
-        self._watch = Watch(config, env, run=self._lock.run)
-        self._heard: dict[tuple[str, int], dict[str, Any]] = {}
+        self._tally = tally
+        self._places = Places(config, env)
+        self._watch = Watch(config, self._places, run=self._lock.run)
+        self._last: dict[InstanceKey, dict[str, Any]] = {}
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
-        self._drain_asked: dict[str, str] = {}
+        self._drain_ordered: dict[str, str] = {}
         self.interrupts = 0
         self._draining = False
         self._drain_timeout_s = drain_timeout_s
@@ -84,68 +106,70 @@ class Supervisor:
         self._children = [self._new_child(*instance) for instance in wanted]
         for child in self._children:
             child.fresh = fresh
-        self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
 
     def run(self) -> ExitCode:
-        """Blocks until the run is over. DONE: every child stopped in order; the ledger says whether it balances."""
+        """Blocks until the run is over. DONE: every child has stopped in order; whether the ledger balances is not known here."""
         try:
-            code = self._turns()
-            self._collect(EXTRA_S if code is ExitCode.DONE else 0.0)
+            code = self._until_over()
+            self._collect_final_snapshots(JOINED_S if code is ExitCode.DONE else 0.0)
             return code
         finally:
-            self._end()
+            self._stop_children()
+            self._watch.close()
+            self._signals.close()
+            self._lock.release()
 
-    def _turns(self) -> ExitCode:
+    def _until_over(self) -> ExitCode:
         while not all(child.done for child in self._children):
-            code = self._tend(time.monotonic())
+            code = self._reap_and_start(time.monotonic())
             for snapshot in self._watch.poll(0.0):
-                self._see(snapshot)
-            self._adopt(time.monotonic())
+                self._take(snapshot)
+            self._adopt_dead_instances(time.monotonic())
             self._read_stderr(TURN_S)
             for number in self._signals.read():
                 self._interrupted(number.name)
-            code = ExitCode.FAILED if self.interrupts > 1 else code or self._drain_on(time.monotonic())
+            code = ExitCode.FAILED if self.interrupts > 1 else code or self._continue_drain(time.monotonic())
             if code is not None:
                 return code
             self._display.turn()
         return ExitCode.DONE
 
-    def _drain_on(self, now: float) -> ExitCode | None:
-        """Begins a drain, and goes on with one; the exit code of one that takes too long."""
-        if not self._draining and (self.interrupts or (self._replay and self._replayed())):
+    def _continue_drain(self, now: float) -> ExitCode | None:
+        """Begins the drain if there is a reason for one, and keeps it going. Returns the exit code if it takes too long."""
+        if not self._draining and (self.interrupts or (self._replay and self._letters_in_hand())):
             self._draining = True
             self._drain_until = now + self._drain_timeout_s
         if not self._draining:
             return None
-        self._drain()
-        self._display.draining({c.name: words for c in self._children if (words := self._absence(c))})
+        self._order_drain()
+        self._display.draining({c.name: words for c in self._children if (words := self._why_absent(c))})
         if now < self._drain_until:
             return None
         reason = f"the drain has not ended within {self._drain_timeout_s:g} s"
         self._display.line(fields(event="run.stop", reason=reason, hint="the next run goes on from what is committed"))
         return ExitCode.DRAIN_TIMEOUT
 
-    def _absence(self, child: ChildDaemon) -> str:
-        """Why nothing is heard of this life of a child that the drain waits for; "" if there is."""
+    def _why_absent(self, child: ChildDaemon) -> str:
+        """Why this life of a child has sent no snapshot, so that the drain waits for it; "" if it has, or is not waited for."""
         if child.done or child.process is None:
-            return "" if child.done else child.absence
+            return "" if child.done else child.why_absent
         pid = child.process.pid
-        heard = self._heard.get((child.stage, child.instance), {"pid": 0}).get("pid", pid) == pid
+        heard = self._last.get((child.stage, child.instance), {"pid": 0}).get("pid", pid) == pid
         return "" if heard else "is starting"
 
     # ---- children
 
-    def _tend(self, now: float) -> ExitCode | None:
-        """Sees who has died, and starts who is to be started. The exit code of the run if that is its end."""
+    def _reap_and_start(self, now: float) -> ExitCode | None:
+        """Finds the children that have died, and starts those that are due. Returns the exit code if that ends the run."""
         for child in self._children:
             pid = child.process.pid if child.process is not None else 0
             death = child.reap()
             code = None
             if death is not None:
-                holder, *words = self._watch.places.lock_words(child.stage, child.instance) or [""]
+                holder, *words = self._places.lock_words(child.stage, child.instance) or [""]
                 words = words if holder == str(pid) else []
                 child.ready |= locks.READY in words
-                code = self._died(child, death, now, locks.CANNOT_GO_ON in words)
+                code = self._after_death(child, death, now, locks.CANNOT_GO_ON in words)
             elif child.process is None and not child.done and now >= child.start_at:
                 code = self._start(child)
             if code is not None:
@@ -153,19 +177,21 @@ class Supervisor:
         return None
 
     def _start(self, child: ChildDaemon) -> ExitCode | None:
-        """Spawns it, or puts that off; or the exit code, where it can never be spawned."""
+        """Spawns the child, or postpones that. Returns the exit code if it can never be spawned."""
         try:
             child.start()
         except OSError as error:
-            if not passes(error):
+            if not is_temporary(error):
                 reason = f"cannot be spawned: {error}"
                 self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
                 return ExitCode.FAILED
-            child.put_off(error, time.monotonic())  # what runs goes on meanwhile
+            child.postpone_start(error, time.monotonic())  # the others go on meanwhile
             again_in_s = round(child.start_at - time.monotonic())
-            self._display.line(fields(event="stage.unstarted", stage=child.name, reason=error, again_in_s=again_in_s))
+            self._display.line(
+                fields(event="stage.start_postponed", stage=child.name, reason=error, again_in_s=again_in_s)
+            )
             return None
-        self._ledger.restarts[child.stage] = sum(
+        self._tally.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
         )
         assert child.stderr is not None
@@ -175,26 +201,29 @@ class Supervisor:
     def _new_child(self, stage: str, instance: int) -> ChildDaemon:
         return ChildDaemon(self._config.path, stage, instance, self._env, self._level)
 
-    def _adopt(self, now: float) -> None:
-        """An instance that was started beside the run and died is started again here: its neighbours wait for it, since what
-        it held comes again, and nobody else would start it. One that left is let go."""
+    def _adopt_dead_instances(self, now: float) -> None:
+        """Starts instances again that joined the run and have died. Their neighbours wait for them, since what they held comes
+        again, and nobody else would start them. An instance that has left in order is not started again."""
         if now < self._adopt_at:
             return
         self._adopt_at = now + ADOPT_S
-        places = self._watch.places
+        places = self._places
         mine = {(child.stage, child.instance) for child in self._children}
         for stage in self._config.stages:
             for instance in places.instances(stage) if places.local(stage) else ():
                 key = stage, instance
-                joined = key in self._heard or places.belongs_to_run(*key)
+                joined = key in self._last or places.belongs_to_run(*key)
                 if key in mine or not joined or places.alive(*key) or places.stopped(*key) is not None:
                     continue
                 self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
                 self._children.append(self._new_child(stage, instance))
 
-    def _died(self, child: ChildDaemon, death: Death, now: float, hopeless: bool) -> ExitCode | None:
-        """Starts it again later, or gives up (the exit code). `hopeless`: by its own word."""
-        if self._watch.places.stopped_at_end(child.stage, child.instance) is not None:
+    def _after_death(self, child: ChildDaemon, death: ChildDeath, now: float, cannot_go_on: bool) -> ExitCode | None:
+        """Plans the next start of a child that has died, or gives up and returns the exit code of the run.
+
+        cannot_go_on  the child itself has noted that another start would not help
+        """
+        if self._places.stopped_at_end(child.stage, child.instance) is not None:
             child.done = True
             return None
         if death.code == 0 and self._left(child):
@@ -207,8 +236,9 @@ class Supervisor:
                 fields(event="run.failed", stage=child.name, reason="cannot start: see its message above")
             )
             return ExitCode.USAGE
-        if child.hopeless or hopeless:
-            why = f"{child.failed_starts} starts failed, the last with {death}" if child.hopeless else "cannot go on"
+        if child.cannot_start or cannot_go_on:
+            failed = f"{child.failed_starts} starts failed, the last with {death}"
+            why = failed if child.cannot_start else "cannot go on"
             reason = f"{why}: see its messages above"
             self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
             return ExitCode.FAILED
@@ -217,16 +247,17 @@ class Supervisor:
         return None
 
     def _left(self, child: ChildDaemon) -> bool:
-        """It left in order, by the operator's wish, and siblings do its work. A stage's only instance is started again."""
+        """Whether it left in order, as an operator asked it to, and siblings do its work. The only instance of a stage is started
+        again."""
         siblings = [c for c in self._children if c.stage == child.stage and c is not child and c.process is not None]
-        return bool(siblings) and self._watch.places.stopped(child.stage, child.instance) is not None
+        return bool(siblings) and self._places.stopped(child.stage, child.instance) is not None
 
-    def _see(self, snapshot: dict[str, Any]) -> None:
+    def _take(self, snapshot: dict[str, Any]) -> None:
         key = snapshot["stage"], snapshot["instance"]
-        before = self._heard.get(key)
+        before = self._last.get(key)
         if before is not None and before["incarnation"] != snapshot["incarnation"]:
-            self._ledger.killed(before)
-        self._heard[key] = snapshot
+            self._tally.killed(before)
+        self._last[key] = snapshot
         for child in self._children:
             if (child.stage, child.instance) == key:
                 pid = getattr(child.process, "pid", 0)
@@ -245,12 +276,12 @@ class Supervisor:
                 self._selector.unregister(stream)
                 stream.close()
 
-    # ---- the end
+    # ---- the end of the run
 
-    def _replayed(self) -> bool:
-        """Every instance has said in this life that there is no letter it has not taken in hand."""
+    def _letters_in_hand(self) -> bool:
+        """Whether every instance has said in this life that it has taken all its marked letters in hand."""
         for child in self._children:
-            snapshot = self._heard.get((child.stage, child.instance))
+            snapshot = self._last.get((child.stage, child.instance))
             pid = child.process.pid if child.process is not None else None
             here = snapshot is not None and snapshot.get("pid", pid) == pid and snapshot["state"] != State.STARTING
             if not child.done and (snapshot is None or not here or snapshot.get("replay_due")):
@@ -266,58 +297,60 @@ class Supervisor:
         else:
             self._display.line(fields(event="run.stop", signal=name))
 
-    def _drain(self) -> None:
-        """Orders every head to close its source; one that was restarted since is told again."""
+    def _order_drain(self) -> None:
+        """Orders each head to close its source. One that was started again is told again."""
         for child in self._children:
-            snapshot = self._heard.get((child.stage, child.instance))
-            if child.stage not in self._heads or child.process is None or snapshot is None:
+            snapshot = self._last.get((child.stage, child.instance))
+            if child.stage not in self._config.heads or child.process is None or snapshot is None:
                 continue
             if (
-                self._drain_asked.get(child.name) == snapshot["incarnation"]
+                self._drain_ordered.get(child.name) == snapshot["incarnation"]
                 or snapshot["state"] == State.STARTING.value
             ):
                 continue
             try:
                 self._watch.ask(child.stage, child.instance, "drain", timeout_s=1.0)
             except NoPeerError:
-                continue  # it died or is busy: the next turn asks again
-            self._drain_asked[child.name] = snapshot["incarnation"]
+                continue  # it has died or is busy; the next turn asks again
+            self._drain_ordered[child.name] = snapshot["incarnation"]
 
-    def _collect(self, wait_s: float) -> None:
-        """The final counts, from the marks that the instances left; those that joined the run are waited for. Of one that
-        left none its last snapshot: final if it runs on, else that of an incarnation that was killed."""
+    def _collect_final_snapshots(self, wait_s: float) -> None:
+        """Gives the tally the final snapshot of each instance, from the mark that it made when it stopped.
+
+        Instances that joined the run are waited for. Of an instance without a mark, the last snapshot that was heard counts: as
+        final if it still runs, and otherwise as that of a killed incarnation.
+        """
         deadline = time.monotonic() + wait_s
-        places = self._watch.places
+        places = self._places
         for key in [(stage, n) for stage in self._config.stages for n in sorted(places.instances(stage))]:
-            mine = key in self._heard or places.belongs_to_run(*key)
+            mine = key in self._last or places.belongs_to_run(*key)
             while mine and places.stopped_at_end(*key) is None and places.alive(*key) and time.monotonic() < deadline:
                 for snapshot in self._watch.poll(TURN_S):
-                    self._see(snapshot)
-            final, last = places.stopped(*key), self._heard.get(key)
+                    self._take(snapshot)
+            final, last = places.stopped(*key), self._last.get(key)
             if last is not None and (final is None or final["incarnation"] != last["incarnation"]):
-                (self._ledger.final if places.alive(*key) else self._ledger.killed)(last)
+                (self._tally.final if places.alive(*key) else self._tally.killed)(last)
             if final is not None:
-                self._ledger.final(final)
+                self._tally.final(final)
 
-    def _end(self) -> None:
-        """Whatever is left of the children is stopped: nothing of what they hold was acked."""
+    def _stop_children(self) -> None:
+        """Stops the children that are left. Nothing of what they hold was acked, so nothing is lost."""
         for kill in (False, True):
             for child in self._children:
-                child.end(kill)
+                child.stop(kill)
             deadline = time.monotonic() + STOP_S
             while any(child.process is not None for child in self._children) and time.monotonic() < deadline:
                 self._read_stderr(TURN_S)
                 for child in self._children:
                     child.reap()
         self._read_stderr(0.0)
-        self._watch.close()
-        self._signals.close()
-        self._lock.release()
 
 
-def _claim(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[tuple[str, int]]) -> RunLock:
-    """The lock of the run, once it is sure that the places of its instances are free and can be used. Before that the lock is
-    not taken: instances that see it join. Raises OperatorError."""
+def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[InstanceKey]) -> RunLock:
+    """Takes the lock of the run, after checking that its instances can run here. Raises OperatorError.
+
+    The lock is not taken before that check, since instances that see it join the run.
+    """
     places = Places(config, env)
     occupants.refuse(config, places, wanted)
     lock = RunLock(places.root, config.name)

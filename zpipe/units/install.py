@@ -1,4 +1,7 @@
-"""Unit files on this machine. May live here: comparing them with what they should be, and making them so."""
+"""The unit files on this machine: compares them with what they should be, and changes them.
+
+Does not belong here: what the files say, which is `unit_files`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import difflib
 import importlib.util
 import os
 import pwd
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +17,18 @@ from typing import Literal
 import zpipe
 from zpipe.config import PipelineConfig
 from zpipe.errors import OperatorError
-from zpipe.units import text
-from zpipe.units.names import config_path
+from zpipe.units import unit_files
+from zpipe.units.unit_names import config_path
 
 FOLDER = Path("etc/systemd/system")
 USER = "zpipe"
-BOOTED = Path("/run/systemd/system")
-_UNSEEN = tuple(f"/{folder}/" for folder in ("home", "root", "run/user", "tmp", "var/tmp"))
-"""ProtectHome= and PrivateTmp= hide these from the units."""
+_HIDDEN = tuple(f"/{folder}/" for folder in ("home", "root", "run/user", "tmp", "var/tmp"))
+"""Folders that ProtectHome= and PrivateTmp= hide from the units."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One file that is not what it should be. `before`, `after`: its text; None where there is none."""
+    """One file that is not what it should be. `before` and `after` are its texts; None if there is no file."""
 
     path: str
     before: str | None
@@ -41,14 +42,14 @@ class Change:
 
 
 def program() -> str:
-    """The zpipe that this is, as a unit has to call it."""
+    """The path by which a unit has to call this zpipe."""
     beside = Path(sys.executable).with_name("zpipe")
     return str(beside if beside.is_file() else Path(sys.argv[0]).absolute())
 
 
 def templates() -> dict[str, str]:
-    """By name, as they are shipped: in the wheel, or beside the package in a checkout."""
-    return {name: _shipped(name) for name in (text.TEMPLATE, text.MONITOR)}
+    """The shipped templates by name. They are in the wheel, or beside the package in a checkout."""
+    return {name: _shipped(name) for name in (unit_files.TEMPLATE, unit_files.MONITOR)}
 
 
 def _shipped(name: str) -> str:
@@ -60,18 +61,18 @@ def _shipped(name: str) -> str:
     raise OperatorError(f"{name} is missing from this installation of zpipe ({package})")
 
 
-def changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
-    """What is to be done so that `folder` has the files of the pipeline, and none of an earlier config."""
-    there = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe*@*.service.d/{text.DROP_IN}")]
-    gone = [path for path in there if text.is_drop_in_of(pipeline, path) and path not in wanted]
+def find_changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
+    """The changes after which `folder` has the files of the pipeline, and none that an earlier config left."""
+    existing = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe*@*.service.d/{unit_files.DROP_IN}")]
+    gone = [path for path in existing if unit_files.is_drop_in_of(pipeline, path) and path not in wanted]
     found = [Change(path, _read(folder / path), wanted.get(path)) for path in [*wanted, *sorted(gone)]]
     return [change for change in found if change.before != change.after]
 
 
-def diff(folder: Path, todo: list[Change]) -> str:
-    """As `diff -u` shows it."""
+def diff(folder: Path, changes: list[Change]) -> str:
+    """The changes as `diff -u` would show them."""
     lines: list[str] = []
-    for change in todo:
+    for change in changes:
         path = str(folder / change.path)
         before, after = (None if one is None else one.splitlines() for one in (change.before, change.after))
         names = ("/dev/null" if before is None else path, "/dev/null" if after is None else path)
@@ -79,9 +80,9 @@ def diff(folder: Path, todo: list[Change]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def apply(folder: Path, todo: list[Change]) -> None:
-    """Makes the changes; one that is not made yet never leaves half a file. Raises OperatorError."""
-    for change in todo:
+def apply(folder: Path, changes: list[Change]) -> None:
+    """Makes the changes. An error leaves no file half written. Raises OperatorError."""
+    for change in changes:
         path = folder / change.path
         try:
             if change.after is None:
@@ -94,21 +95,8 @@ def apply(folder: Path, todo: list[Change]) -> None:
             raise OperatorError(f"cannot write {path}: {error.strerror}") from error
 
 
-def reload_manager() -> bool:
-    """Has a manager that runs here read the files again; False where none runs. Raises OperatorError."""
-    if not BOOTED.is_dir():
-        return False
-    try:
-        done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise OperatorError(f"cannot run systemctl: {error.strerror}") from error
-    if done.returncode:
-        raise OperatorError(f"systemctl daemon-reload failed: {done.stderr.strip()}")
-    return True
-
-
-def warnings(config: PipelineConfig, called: str, root: Path, todo: list[Change]) -> list[str]:
-    """What would keep the units from running, as far as it can be seen from here."""
+def warnings(config: PipelineConfig, program_path: str, root: Path, changes: list[Change]) -> list[str]:
+    """Sentences about what would keep the units from running, as far as this process can see it."""
     found = []
     read = config_path(config.name)
     if config.path.absolute() != read:
@@ -116,9 +104,9 @@ def warnings(config: PipelineConfig, called: str, root: Path, todo: list[Change]
         found.append(
             f"the units read {read}, which is not the config given here: {copy} (and the files it names beside it)"
         )
-    if called.startswith(_UNSEEN):
+    if program_path.startswith(_HIDDEN):
         found.append(
-            f"the units cannot see {called} (ProtectHome=, PrivateTmp=): install zpipe elsewhere, such as /opt/zpipe"
+            f"the units cannot see {program_path} (ProtectHome=, PrivateTmp=): install zpipe elsewhere, such as /opt/zpipe"
         )
     if root == Path("/") and not _has_user():
         found.append(
@@ -126,9 +114,9 @@ def warnings(config: PipelineConfig, called: str, root: Path, todo: list[Change]
         )
     if config.prometheus and importlib.util.find_spec("prometheus_client") is None:
         found.append(
-            f"what serves metrics needs prometheus_client: {Path(called).with_name('pip')} install 'zpipe[prometheus]'"
+            f"what serves metrics needs prometheus_client: {Path(program_path).with_name('pip')} install 'zpipe[prometheus]'"
         )
-    for change in todo:
+    for change in changes:
         if change.action == "remove":
             unit = Path(change.path).parent.name.removesuffix(".d")
             found.append(f"{unit} is not in the config any more: systemctl stop it, if it runs")
@@ -155,11 +143,11 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, content: str) -> None:
-    """Readable for everybody, whatever the umask is: `systemctl cat` shows it."""
+    """Writes a file that everybody can read, whatever the umask is, so that `systemctl cat` shows it."""
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
         path.parent.chmod(0o755)
-    part = path.with_name(path.name + ".part")  # systemd looks at no such name
+    part = path.with_name(path.name + ".part")  # systemd ignores files of this name
     part.write_text(content, encoding="utf-8")
     part.chmod(0o644)
     part.replace(path)

@@ -1,16 +1,17 @@
-"""A pipeline as a picture, in the languages of mermaid and graphviz. May live here: text made from a config."""
+"""A pipeline's graph as text, in the languages of mermaid and graphviz. Does not belong here: anything that does not follow
+from the config alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zpipe.config.pipeline import PipelineConfig, StageConfig
+from zpipe.config.pipeline_config import PipelineConfig, StageConfig
 from zpipe.config.values import show_size
 
 
 def mermaid(config: PipelineConfig) -> str:
     lines = ["flowchart LR"]
-    # Ids of their own: a stage may be called `end`, which mermaid would take for its keyword.
+    # The stage names cannot be the ids: mermaid would take a stage called `end` for its keyword.
     ids = {name: f"s{number}" for number, name in enumerate(config.stages)}
     for stage in config.stages.values():
         lines.append(f'    {ids[stage.name]}["{"<br/>".join(map(_mermaid_text, _label(stage)))}"]')

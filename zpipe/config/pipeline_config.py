@@ -1,4 +1,4 @@
-"""What a pipeline's config says, checked and typed. May live here: frozen values only; reading is `loading`."""
+"""What a pipeline's config says, checked and typed, as frozen values. Does not belong here: reading the file (`loading`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, Retry
 from zpipe.core.work.task import DEAD
 from zpipe.hookspecs import Traits
 
+InstanceKey = tuple[str, int]
+"""An instance, as (stage, number)."""
+
 
 @dataclass(frozen=True)
 class Input:
-    """Where a stage's messages come from: a stage's outlet ("" is the default one)."""
+    """Where a stage's messages come from: an outlet of another stage ("" for its default one)."""
 
     stage: str
     outlet: str = ""
@@ -24,12 +27,12 @@ class Input:
 
 @dataclass(frozen=True)
 class Workers:
-    """How an instance calls its plugin. None: no limit; see docs/config.md for what each limits."""
+    """How an instance calls its plugin. None stands for no limit. docs/config.md explains each of them."""
 
     kind: Literal["thread", "process"] = "thread"
     count: int = 1
     count_given: bool = field(default=False, compare=False)
-    """Whether `count` stands in the file, and is not what follows from the rest of it."""
+    """Whether the file gives `count`, so that it must not be derived from the limit."""
     timeout_s: float | None = None
     recycle_messages: int | None = None
     memory_bytes: int | None = None
@@ -37,9 +40,12 @@ class Workers:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One [stages.NAME] table. `options` is of the type that the plugin declared; None if it declared none.
+    """One [stages.NAME] table.
 
-    outlets  those that the plugin declares besides the default one; None where it declares nothing, or was not loaded
+    options  an object of the type that the plugin declared; None if it declared none, or was not loaded
+    outlets  those that the plugin declares besides the default one; None if it declares none, or was not loaded
+    listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
+    traits   what the plugin says of itself with these options; the default if it was not loaded
     """
 
     name: str
@@ -55,19 +61,25 @@ class StageConfig:
     batch: BatchPolicy | None
     limit: LimitPolicy | None
     listen: tuple[str, ...]
-    """One feedback address tcp://HOST:PORT for each instance (control is at PORT + 1); empty: ipc."""
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
-    """What the plugin says of itself with these options; the default where it was not loaded."""
 
 
 PROMETHEUS = "127.0.0.1:9464"
-"""The port is the one that OpenTelemetry's exporters use."""
+"""The default address of the metrics. The port is the one that OpenTelemetry's exporters use."""
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """A whole file. `stages` are in the order of the file."""
+    """A whole config file.
+
+    stages      in the order of the file
+    text        the file as it was read. Worker processes read it from here, since the file may have changed meanwhile
+    traces      where OpenTelemetry spans are sent, by OTLP over HTTP; "": nowhere
+    trace_rate  how many messages a second each source traces at most
+    prometheus  HOST:PORT where `zpipe monitor --prometheus` serves metrics, and for which there is a unit; "": the default
+                address, and no unit
+    """
 
     name: str
     path: Path
@@ -77,31 +89,36 @@ class PipelineConfig:
     insecure: bool
     log_level: str = "info"
     text: str = field(default="", repr=False, compare=False)
-    """The file as it was read: what processes of its own read it from, whatever becomes of the file."""
     traces: str = ""
-    """Where OpenTelemetry spans go, by OTLP over HTTP; empty: nowhere."""
     trace_rate: float = 10.0
-    """Messages a second that each source traces at most."""
     prometheus: str = ""
-    """HOST:PORT of `zpipe monitor --prometheus`, which then has a unit of its own; empty: PROMETHEUS, and no unit."""
 
     @property
     def folder(self) -> Path:
-        """What relative paths in the file are relative to."""
+        """The folder of the file, to which relative paths in it refer."""
         return self.path.parent
+
+    @property
+    def instances(self) -> list[InstanceKey]:
+        """The instances that the config asks for. More of them may run."""
+        return [(stage.name, n) for stage in self.stages.values() for n in range(1, stage.instances + 1)]
+
+    @property
+    def heads(self) -> list[str]:
+        """The stages that have a source."""
+        return [stage.name for stage in self.stages.values() if not stage.inputs]
 
     def consumers(self, stage: str) -> list[tuple[str, str]]:
         """(outlet, consumer stage) of every link that leaves `stage`."""
         return [(i.outlet, s.name) for s in self.stages.values() for i in s.inputs if i.stage == stage]
 
     def outlets(self, stage: str) -> tuple[str, ...]:
-        """The named outlets that messages of `stage` may leave by: those that its plugin declares; where it declares nothing,
-        those that a stage reads."""
+        """The named outlets of `stage`: those that its plugin declares or, if it declares none, those that a stage reads."""
         declared = self.stages[stage].outlets
         read = dict.fromkeys(outlet for outlet, _ in self.consumers(stage) if outlet not in ("", DEAD))
         return tuple(read) if declared is None else declared
 
     def unread_outlets(self, stage: str) -> tuple[str, ...]:
-        """The outlets that the plugin of `stage` declares and no stage reads: what leaves by them is counted and goes nowhere."""
+        """The outlets that the plugin of `stage` declares and no stage reads. What leaves by them is counted and goes nowhere."""
         read = {outlet for outlet, _ in self.consumers(stage)}
         return tuple(outlet for outlet in self.stages[stage].outlets or () if outlet not in read)

@@ -1,6 +1,7 @@
-"""Where each key of a TOML text stands. tomllib tells no lines, and the libraries that do cost each daemon 30 ms.
+"""Finds the line of each key in a TOML text, for error messages.
 
-May live here: a scanner that finds keys in a text that tomllib has accepted, so it need not check anything.
+tomllib does not tell lines, and the libraries that do would add 30 ms to the start of each daemon. The scanner is only given
+texts that tomllib has accepted. Does not belong here: checking whether a text is valid.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class _Scanner:
             index = self._tables.get(path, 0)
             self._tables[path] = index + 1
             path = (*path, index)
-        # A header names its own table more clearly than one further down that only passes through it.
+        # [a.b] mentions the table a as well, but a header of its own is the better place to point at.
         self.lines[path] = line
         return path
 
@@ -87,7 +88,7 @@ class _Scanner:
         while True:
             self._skip(_BLANK)
             if self.text[self.at] in "\"'":
-                # tomllib knows the escapes
+                # tomllib is asked to read it, as it knows the escapes.
                 parts.append(tomllib.loads(f"k = {self._take(_STRING)}")["k"])
             else:
                 parts.append(self._take(_BARE_KEY))

@@ -1,9 +1,8 @@
-"""What an instance runs by, as it leaves it beside its sockets for the commands that ask it.
+"""The record of the config that an instance runs with. The instance writes it beside its sockets, and commands read it there.
 
-May live here: making a record of a config, reading one back, and where a file differs from it. It opens no files.
-
-A record has what the commands need and no more: no options, which are the plugin's and may hold secrets, and no address of
-traces. The digests are of the file's own text, so no value of a ${VAR} is in them either.
+A record is made, read back and compared with the config file here. It has only what the commands need: no plugin options, which
+may hold secrets, and no address of traces. Its digests are made from the text of the file, so they contain no value of a ${VAR}.
+Does not belong here: opening files.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe import __version__
-from zpipe.config.mistakes import Mistakes
-from zpipe.config.options import fill
-from zpipe.config.pipeline import PipelineConfig
+from zpipe.config.mistakes import MistakeReport
+from zpipe.config.pipeline_config import PipelineConfig
+from zpipe.config.plugin_options import fill
 from zpipe.hookspecs import Traits
 
 T = TypeVar("T")
@@ -28,14 +27,14 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class _Head:
+class _RecordFields:
     """What a record has besides the config.
 
-    version  of zpipe
+    version  the version of zpipe
     at       when it was written, in seconds since the epoch
-    state    the folder that all instances share for what outlives them
-    hash     SHA-256 of the file as it was read
-    tables   of each table of the file: a digest, by its name ("telemetry", "stages.parse")
+    state    the folder that has the state folders of all instances
+    hash     SHA-256 of the config file as it was read
+    tables   a digest of each table of the file, by the name of the table ("telemetry", "stages.parse")
     """
 
     version: str
@@ -48,43 +47,43 @@ class _Head:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(_Head):
-    """One instance's own."""
+class ConfigRecord(_RecordFields):
+    """The record of one instance."""
 
     config: PipelineConfig
 
 
-def make(config: PipelineConfig, stage: str, instance: int, at: float, state: Path) -> Record:
+def make(config: PipelineConfig, stage: str, instance: int, at: float, state: Path) -> ConfigRecord:
     whole = hashlib.sha256(config.text.encode()).hexdigest()
-    return Record(__version__, stage, instance, at, state, whole, digests(config.text), config=config)
+    return ConfigRecord(__version__, stage, instance, at, state, whole, digests(config.text), config=config)
 
 
-def write(record: Record) -> str:
+def write(record: ConfigRecord) -> str:
     stages = {name: replace(stage, options=None, traits=Traits()) for name, stage in record.config.stages.items()}
     public = replace(record.config, stages=stages, text="", traces="")
     return json.dumps({"format": FORMAT, **asdict(replace(record, config=public))}, default=str)
 
 
-def read(text: str | bytes) -> Record:
-    """Raises ValueError for what is no record that this version can read."""
+def read(text: str | bytes) -> ConfigRecord:
+    """Raises ValueError if this is no record, or not one that this version can read."""
     value = json.loads(text)
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
         raise ValueError(f"is no record of format {FORMAT}")
     config = _config(json.dumps(value.pop("config", None)))
-    head = _filled(_Head, value)
+    head = _filled(_RecordFields, value)
     if head.stage not in config.stages:
         raise ValueError(f"names a stage {head.stage!r} that its config does not have")
-    return Record(**vars(head), config=config)
+    return ConfigRecord(**vars(head), config=config)
 
 
 @lru_cache(maxsize=8)
 def _config(text: str) -> PipelineConfig:
-    """Most instances of a pipeline run by the same config, and reading one takes milliseconds."""
+    """Cached, since most instances of a pipeline have the same config and reading one takes milliseconds."""
     return _filled(PipelineConfig, json.loads(text))
 
 
 def _filled(cls: type[T], value: Any) -> T:
-    report = Mistakes("", {})
+    report = MistakeReport("", {})
     made = fill(cls, value, (), report) if isinstance(value, dict) else None
     if not isinstance(made, cls):
         raise ValueError("; ".join(f"{one.key} {one.problem}" for one in report.mistakes) or "is no table")
@@ -92,7 +91,7 @@ def _filled(cls: type[T], value: Any) -> T:
 
 
 def digests(text: str) -> dict[str, str]:
-    """Of each table of a config that is valid TOML. Comments and blanks do not count."""
+    """A digest of each table of a valid TOML text, by name. Comments and spaces do not change it."""
     raw = tomllib.loads(text)
     stages = raw.pop("stages", {})
     tables = {**raw, **{f"stages.{name}": table for name, table in stages.items()}}
@@ -107,20 +106,20 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def merged(records: Iterable[Record]) -> PipelineConfig:
-    """What a pipeline runs by: the newest record, and for each stage the newest of its own instances."""
+def merged(records: Iterable[ConfigRecord]) -> PipelineConfig:
+    """The config that a pipeline runs with: the newest record, and in it each stage as its own instances last recorded it."""
     oldest_first = sorted(records, key=lambda record: record.at)
     newest = oldest_first[-1].config
     own = {record.stage: record for record in oldest_first}
     stages = {name: own[name].config.stages[name] if name in own else stage for name, stage in newest.stages.items()}
-    for name, record in own.items():  # a stage that the newest config has no more, and what it reads
+    for name, record in own.items():  # also stages that the newest config no longer has, and what they read
         for wanted in (name, *(entry.stage for entry in record.config.stages[name].inputs)):
             stages.setdefault(wanted, record.config.stages[wanted])
     return replace(newest, stages=stages)
 
 
-def differences(records: Iterable[Record], text: str) -> list[str]:
-    """Names of the tables in which the file says something else than what runs."""
+def differences(records: Iterable[ConfigRecord], text: str) -> list[str]:
+    """The names of the tables in which the file differs from what runs."""
     oldest_first = sorted(records, key=lambda record: record.at)
     there = digests(text)
     running: dict[str, set[str | None]] = {name: {one} for name, one in oldest_first[-1].tables.items()}

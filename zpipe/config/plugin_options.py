@@ -1,6 +1,6 @@
-"""Filling a plugin's own options dataclass from its `options` table, checked as strictly as zpipe's own keys.
+"""Fills the options dataclass of a plugin from its `options` table, and checks it as strictly as zpipe's own keys.
 
-May live here: the types an options dataclass may have, and what is said of values that are not of them.
+It decides which types the fields may have, and words the mistakes. Does not belong here: any key or plugin by name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 from zpipe.config import values
 from zpipe.config.expansion import UNSET, Expanded, plain
-from zpipe.config.lines import KeyPath
-from zpipe.config.mistakes import Mistakes, quoted, shown
+from zpipe.config.key_lines import KeyPath
+from zpipe.config.mistakes import MistakeReport, quoted, shown
 from zpipe.plugin import nearest_name
 
 _WORDS: dict[Any, str] = {
@@ -45,13 +45,13 @@ class _Failed:
 _FAILED: Final = _Failed()
 
 
-def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: Mistakes) -> Any:
-    """An `options_type` made of the table `given` at `path`; None where that has mistakes, which are on the report."""
+def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: MistakeReport) -> Any:
+    """An `options_type` made from the table `given` at `path`. None if the table has mistakes, which are then in the report."""
     made = _dataclass(options_type, given, path, report)
     return None if made is _FAILED else made
 
 
-def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistakes) -> Any:
+def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: MistakeReport) -> Any:
     try:
         hints = _hints(cls)
     except Exception as error:
@@ -88,7 +88,7 @@ def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _value(hint: Any, given: Any, path: KeyPath, report: Mistakes) -> Any:
+def _value(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
     """`given` as a value of the type `hint`, or _FAILED."""
     if given is UNSET:
         return _FAILED
@@ -118,7 +118,7 @@ def _scalar(hint: Any, given: Any) -> Any:
     if get_origin(hint) is Literal:
         bare = plain(given)
         for choice in get_args(hint):
-            # Types too: True == 1, yet they are not the same choice.
+            # The types are compared too, since True == 1.
             same = bare == choice and type(bare) is type(choice)
             if same or (isinstance(given, Expanded) and bare == str(choice)):
                 return choice
@@ -136,29 +136,29 @@ def _is_enum(hint: Any) -> bool:
 
 
 def _choices(hint: type[Enum]) -> dict[str, Enum]:
-    """What a config writes for each member: its value if that is text, else its name."""
+    """The members by what a config has to write for each: its value if that is text, else its name."""
     return {
         member.value if isinstance(member.value, str) else name: member for name, member in hint.__members__.items()
     }
 
 
-def _union(hint: Any, given: Any, path: KeyPath, report: Mistakes) -> Any:
+def _union(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
     if given is None and types.NoneType in get_args(hint):
-        return None  # from JSON; TOML has no null, there None is only ever a default
+        return None  # read from JSON (a config record); TOML has no null
     arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
     if len(arms) == 1:
         return _value(arms[0], given, path, report)
     if _holds_unset(given):
         return _FAILED
     for arm in arms:
-        made = _value(arm, given, path, Mistakes("", {}))
+        made = _value(arm, given, path, MistakeReport("", {}))
         if made is not _FAILED:
             return made
     report.add(path, str(values.refused(describe(hint), given)), given=given)
     return _FAILED
 
 
-def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: Mistakes) -> Any:
+def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: MistakeReport) -> Any:
     arms = get_args(hint) or (Any,)
     if origin is tuple and get_args(hint) and arms[-1] is not Ellipsis:
         if len(given) != len(arms):
@@ -173,7 +173,7 @@ def _sequence(hint: Any, origin: Any, given: list[Any], path: KeyPath, report: M
     return tuple(made) if origin is tuple else made
 
 
-def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: Mistakes) -> Any:
+def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: MistakeReport) -> Any:
     _, element = get_args(hint) or (str, Any)
     made = {key: _value(element, inner, (*path, key), report) for key, inner in given.items()}
     return _FAILED if _FAILED in made.values() else made
@@ -198,7 +198,7 @@ def _nearest_choice(hint: Any, given: Any) -> str:
 
 
 def describe(hint: Any) -> str:
-    """A type in the words of somebody who writes a config."""
+    """A type in words that somebody who writes a config understands."""
     origin, arms = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(quoted(c) if isinstance(c, str) else shown(c) for c in arms)

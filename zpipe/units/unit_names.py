@@ -1,4 +1,7 @@
-"""Names of units, and what they stand for. May live here: reading PIPELINE.STAGE.N, and finding it in a config."""
+"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in a config.
+
+Does not belong here: what a unit file says.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ from zpipe.errors import ExitCode, ZpipeError
 from zpipe.plugin import nearest_name
 
 CONFIGS = Path("/etc/zpipe")
-"""Where the configs of the system's pipelines are."""
+"""The folder with the configs of pipelines that run as units."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
 class UnitError(ZpipeError):
-    """The name of a unit stands for nothing that could run."""
+    """A name of a unit that stands for no instance that could run."""
 
     exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One instance of a stage, as the part of its unit's name between @ and .service says it."""
+    """One instance of a stage, as its unit names it between @ and .service."""
 
     pipeline: str
     stage: str
@@ -44,7 +47,7 @@ def config_path(pipeline: str) -> Path:
 
 
 def parse(text: str) -> Unit:
-    """Raises UnitError where `text` is not PIPELINE.STAGE.N."""
+    """Raises UnitError if `text` is not PIPELINE.STAGE.N."""
     parts = text.split(".")
     allowed = "PIPELINE.STAGE.N, such as index.parse.1"
     if len(parts) != 3:
@@ -59,8 +62,8 @@ def parse(text: str) -> Unit:
     return Unit(parts[0], parts[1], int(parts[2]))
 
 
-def find(unit: Unit, config: PipelineConfig) -> None:
-    """Raises UnitError where `config` has no such instance, nor could have one."""
+def check(unit: Unit, config: PipelineConfig) -> None:
+    """Raises UnitError if `config` has no such instance and could not have one."""
     if config.name != unit.pipeline:
         raise UnitError(
             f"{config.path} is named for pipeline {unit.pipeline!r}, but [pipeline] name in it is {config.name!r}: "
@@ -79,7 +82,7 @@ def find(unit: Unit, config: PipelineConfig) -> None:
 
 
 def stage_of(config: PipelineConfig, name: str) -> StageConfig:
-    """Raises UnitError, with the nearest name, where `config` has no such stage."""
+    """Raises UnitError, with the nearest name, if `config` has no such stage."""
     if name in config.stages:
         return config.stages[name]
     near = nearest_name(name, config.stages)

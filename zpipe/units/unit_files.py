@@ -1,4 +1,7 @@
-"""What the unit files of a pipeline say. May live here: texts by path, made from a config; nothing is read or written."""
+"""What the unit files of a pipeline say: texts by path, made from its config.
+
+Does not belong here: reading or writing a file, which is `install`.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from zpipe.config import Address, PipelineConfig, StageConfig, parse_address
-from zpipe.units.names import Unit, config_path
+from zpipe.units.unit_names import Unit, config_path
 
 TEMPLATE = "zpipe@.service"
 MONITOR = "zpipe-monitor@.service"
-"""The template of what serves a pipeline's metrics; only where the config says where they are served."""
+"""The template of the unit that serves a pipeline's metrics. It is there only if the config says where they are served."""
 PROGRAM = "/opt/zpipe/bin/zpipe"
-"""The path of the program in the templates as they are shipped."""
+"""The path of the program in the shipped templates."""
 DROP_IN = "50-pipeline.conf"
 NETWORK = "PrivateNetwork=no"
-"""The line of a drop-in by which a unit is not cut off from the network."""
+"""The line of a drop-in that gives a unit the network."""
 SPARE = 8
-"""Instances up to this number are ordered and stop with the target, so that starting one more needs no new files."""
+"""Instances up to this number have drop-ins, so that one more can be started without new files."""
 _ANYWHERE = [
     "# Narrow it in a drop-in of your own: IPAddressDeny=any, and IPAddressAllow= with the hosts of the pipeline.",
     "IPAddressDeny=",
@@ -43,26 +46,26 @@ def drop_in_path(service: str) -> str:
 
 
 def is_drop_in_of(pipeline: str, path: str) -> bool:
-    """Whether `path` is of a drop-in that was written for an instance or the monitor of the pipeline."""
+    """Whether `path` is a drop-in that `zpipe units` wrote for an instance or for the monitor of the pipeline."""
     pattern = rf"zpipe@{re.escape(pipeline)}\.[A-Za-z0-9_-]+\.[0-9]+\.service\.d/{re.escape(DROP_IN)}"
     return path == drop_in_path(monitor_name(pipeline)) or re.fullmatch(pattern, path) is not None
 
 
 def files(config: PipelineConfig, templates: Mapping[str, str], program: str) -> dict[str, str]:
-    """All files of a pipeline by their path below the folder of unit files. `templates` are the shipped ones, by name."""
+    """All files of a pipeline, by path below the folder of unit files. `templates` has the shipped ones, by name."""
     wanted = [TEMPLATE, MONITOR] if config.prometheus else [TEMPLATE]
     made = {name: templates[name].replace(PROGRAM, quoted(program)) for name in wanted}
     made[target_name(config.name)] = _target(config)
     if config.prometheus:
         made[drop_in_path(monitor_name(config.name))] = _monitor_drop_in(config, config.prometheus)
     for stage in config.stages.values():
-        for n in range(1, _numbers(stage) + 1):
+        for n in range(1, _highest_instance(stage) + 1):
             made[drop_in_path(service_name(Unit(config.name, stage.name, n)))] = _drop_in(config, stage)
     return made
 
 
 def quoted(program: str) -> str:
-    """A path as it stands in ExecStart=. Raises ValueError where it cannot."""
+    """The path of a program as ExecStart= needs it. Raises ValueError if it cannot be written there."""
     if "\n" in program or not program.startswith("/"):
         raise ValueError(f"the path of the program must be absolute and of one line, not {program!r}")
     escaped = program.replace("%", "%%").replace("$", "$$")
@@ -71,8 +74,8 @@ def quoted(program: str) -> str:
     return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _numbers(stage: StageConfig) -> int:
-    """How many instances can be started without a change of the config."""
+def _highest_instance(stage: StageConfig) -> int:
+    """The highest number of an instance that can be started without a change of the config."""
     if not stage.inputs:
         return 1  # each instance of a head would read the whole source
     return len(stage.listen) if stage.listen else max(SPARE, stage.instances)
@@ -113,7 +116,7 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     ]
     if downstream:
         lines.append("# Starts after the stages it sends to, and so stops before them: the head stops first.")
-        lines += [f"After={' '.join(_services(config, one, _numbers(one)))}" for one in downstream]
+        lines += [f"After={' '.join(_services(config, one, _highest_instance(one)))}" for one in downstream]
     addresses = _addresses(config, stage, downstream)
     reasons = ["`listen` of this stage or of a neighbour has tcp addresses."] if addresses else []
     if stage.traits.needs_network:
@@ -161,6 +164,6 @@ def _monitor_drop_in(config: PipelineConfig, prometheus: str) -> str:
 
 
 def _addresses(config: PipelineConfig, stage: StageConfig, downstream: list[StageConfig]) -> list[Address]:
-    """The tcp addresses that a stage has to reach or to bind: its own and its neighbours'."""
+    """The tcp addresses that a stage binds or connects to: its own, and those of its neighbours."""
     upstream = [config.stages[entry.stage] for entry in stage.inputs]
     return [parse_address(address) for one in (stage, *upstream, *downstream) for address in one.listen]

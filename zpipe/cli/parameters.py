@@ -1,0 +1,48 @@
+"""What several commands take: CONFIG|PIPELINE, and a time. Does not belong here: the options of one command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from zpipe.config import values
+
+if TYPE_CHECKING:
+    from zpipe.runtime.running_pipelines import Target
+
+C = TypeVar("C", bound=Callable[..., Any])
+METAVAR = "CONFIG|PIPELINE"
+
+
+def target_argument(function: C) -> C:
+    """Adds the argument CONFIG|PIPELINE, which the command gets as `config`."""
+    return click.argument("config", metavar=METAVAR, type=click.Path(path_type=Path))(function)
+
+
+def find_target(given: Path) -> Target:
+    """The pipeline of that file or of that name. Tells the user if the file differs from what runs. Raises ZpipeError."""
+    from zpipe.runtime import running_pipelines
+
+    target = running_pipelines.find(given, os.environ)
+    for note in target.notes:
+        click.echo(f"zpipe: {note}", err=True)
+    return target
+
+
+class TimeType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """5, 5s, 2m or 250ms, as in a config. The command gets seconds. `zero`: whether 0 is allowed."""
+
+    name = "time"
+
+    def __init__(self, zero: bool = False) -> None:
+        self._read = values.duration(zero=zero)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

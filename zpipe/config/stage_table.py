@@ -1,0 +1,164 @@
+"""Reading one [stages.NAME] table: the keys of a stage, their defaults and the bounds of each value.
+
+Does not belong here: what compares one stage with another, which is `topology`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from zpipe.config import addresses, values
+from zpipe.config.pipeline_config import Input, StageConfig, Workers
+from zpipe.config.table_reader import TableReader
+from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
+
+_DEFAULTS = StagePolicy()
+_LATER = frozenset({"buffer", "key"})
+"""Keys that the design has and this version does not."""
+MOST_INSTANCES = 1000
+MOST_CALLS = 10_000
+"""The most calls a `limit` may allow at once. Each is a task and a coroutine, and mostly a connection."""
+LEAST_RATE, MOST_RATE = 0.001, 1_000_000.0
+
+
+def read_stage(name: str, table: TableReader) -> StageConfig:
+    """The stage without its options, which only its plugin can read. A default stands in for each wrong value, which is then
+    in the report."""
+    queue = _bound(table.table("queue"), _DEFAULTS.queue)
+    stage = StageConfig(
+        name=name,
+        plugin=table.require("plugin", values.string, ""),
+        inputs=tuple(table.get_list("input", _read_input)) if "input" in table else (),
+        options=None,
+        instances=table.get("instances", values.whole_number(most=MOST_INSTANCES), 1),
+        workers=_workers(table.table("workers")),
+        queue=queue,
+        unacked=_bound(table.table("unacked"), _DEFAULTS.unacked),
+        retry=_retry(table.table("retry")),
+        dead=_dead(table.table("dead")),
+        batch=_batch(table.table("batch"), queue) if "batch" in table else None,
+        limit=_limit(table.table("limit")) if "limit" in table else None,
+        listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
+    )
+    table.allow("input", "batch", "limit", "listen", "options")
+    table.report_unknown_keys(_LATER)
+    return stage
+
+
+def _read_input(given: Any) -> Input:
+    allowed = 'a stage "NAME", or one of its outlets "NAME.OUTLET"'
+    if not isinstance(given, str):
+        raise values.refused(allowed, given)
+    stage, dot, outlet = given.partition(".")
+    try:
+        return Input(values.name(stage), values.name(outlet) if dot else "")
+    except ValueError:
+        raise values.refused(allowed, given) from None
+
+
+def _bound(table: TableReader, default: Bound) -> Bound:
+    bound = Bound(
+        messages=table.get("messages", values.whole_number(), default.messages),
+        bytes=table.get("bytes", values.size, default.bytes),
+    )
+    table.report_unknown_keys()
+    return bound
+
+
+def _workers(table: TableReader) -> Workers:
+    workers = Workers(
+        kind=table.get("kind", values.choice("thread", "process"), "thread"),
+        count=table.get("count", values.whole_number(most=1000), 1),
+        count_given="count" in table,
+        timeout_s=table.get("timeout", values.duration(), None),
+        recycle_messages=table.get("recycle_messages", values.whole_number(), None),
+        memory_bytes=table.get("memory", values.size, None),
+    )
+    table.report_unknown_keys()
+    if workers.kind == "thread" and not table.report.has_mistake_at(*table.path):
+        problem = 'is for workers that can be replaced: kind = "process"'
+        for key in [key for key in ("recycle_messages", "memory") if key in table]:
+            table.report.add((*table.path, key), problem, given=table.values[key])
+    return workers
+
+
+def _retry(table: TableReader) -> RetryPolicy:
+    default = RetryPolicy()
+    delay = table.get("delay", values.duration(zero=True), default.delay_s)
+    retry = RetryPolicy(
+        attempts=table.get("attempts", values.whole_number(), default.attempts),
+        delay_s=delay,
+        # Who gives only a delay above the default maximum means that every delay is that long.
+        max_delay_s=table.get("max_delay", values.duration(zero=True), max(delay, default.max_delay_s)),
+        deaths=table.get("deaths", values.whole_number(), default.deaths),
+    )
+    if retry.max_delay_s < delay and not table.report.has_mistake_at(*table.path):
+        given = table.values["max_delay"]
+        table.report.add((*table.path, "max_delay"), f"must not be below delay ({delay:g}s)", given=given)
+    table.report_unknown_keys()
+    return retry
+
+
+def _dead(table: TableReader) -> DeadPolicy:
+    default = DeadPolicy()
+    dead = DeadPolicy(
+        messages=table.get("messages", values.whole_number(), default.messages),
+        bytes=table.get("bytes", values.size, default.bytes),
+        age_s=table.get("age", values.duration(), default.age_s),
+        storm=table.get("storm", values.fraction, default.storm),
+    )
+    table.report_unknown_keys()
+    return dead
+
+
+def _batch(table: TableReader, queue: Bound) -> BatchPolicy:
+    default = BatchPolicy()
+    batch = BatchPolicy(
+        # A small queue is no mistake where the batch has its default size: the default is then lowered to it.
+        messages=table.get("messages", values.whole_number(), min(default.messages, queue.messages)),
+        bytes=table.get("bytes", values.size, min(default.bytes, queue.bytes)),
+        timeout_s=table.get("timeout", values.duration(), default.timeout_s),
+    )
+    table.report_unknown_keys()
+    return batch
+
+
+def _limit(table: TableReader) -> LimitPolicy:
+    """With a rate alone, the number of calls is not limited. With any other key, or none, that number adapts."""
+    default = LimitPolicy()
+    rate = table.get("rate", _read_rate, None)
+    rate_alone = rate is not None and not ({"kind", "start", "max"} & table.values.keys())
+    default_kind: Literal["aimd", "fixed"] = "fixed" if rate_alone else "aimd"
+    kind = table.get("kind", values.choice("aimd", "fixed"), default_kind)
+    start = table.get("start", values.whole_number(most=MOST_CALLS), None)
+    most = table.get("max", values.whole_number(most=MOST_CALLS), None)
+    table.report_unknown_keys()
+    if not table.report.has_mistake_at(*table.path):
+        _check_limit(table, kind, start, most, rate)
+    if kind == "fixed":
+        return LimitPolicy(kind, default.start, most, rate)
+    most = default.max if most is None else most
+    assert most is not None
+    # A small max is no mistake where start has its default: the default is then lowered to it.
+    return LimitPolicy(kind, min(default.start, most) if start is None else start, most, rate)
+
+
+def _check_limit(table: TableReader, kind: str, start: int | None, most: int | None, rate: float | None) -> None:
+    if kind == "fixed":
+        if start is not None:
+            problem = 'is where kind = "aimd" starts; with "fixed" leave it out, as the limit is always max'
+            table.report.add((*table.path, "start"), problem, given=start)
+        if most is None and rate is None:
+            table.report.add(table.path, 'kind "fixed" needs max, or rate, or both', given=kind)
+    elif start is not None and start > (most or LimitPolicy().max or MOST_CALLS):
+        table.report.add((*table.path, "start"), f"must not be above max ({most or LimitPolicy().max})", given=start)
+
+
+def _read_rate(given: Any) -> float:
+    try:
+        rate = values.number(given)
+    except ValueError:
+        rate = 0.0
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise values.refused(f"a number of calls a second from {LEAST_RATE:g} to {MOST_RATE:,.0f}", given)
+    return rate
