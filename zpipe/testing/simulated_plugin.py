@@ -83,20 +83,20 @@ class Outputs:
         self._owners: dict[str, list[int]] = {}
 
     def add(self, id: str, origin: float, items: list[Any], owner: int = 0) -> None:
-        ids, origins, payloads, _ = self._by_outlet.setdefault(self._spec.route(id), ([], [], [], None))
+        columns = self._by_outlet.setdefault(self._spec.route(id), section.Columns([], [], [], None))
         self._owners.setdefault(self._spec.route(id), []).append(owner)
-        ids.append(id)
-        origins.append(origin)
-        payloads.append([items, "." * self._spec.size(id)])
+        columns.ids.append(id)
+        columns.origins.append(origin)
+        columns.payloads.append([items, "." * self._spec.size(id)])
 
     def chunks(self, of_all: bool = False) -> list[Chunk]:
         """`of_all`: each output was made from every input."""
         made: list[Chunk] = []
-        for outlet, (ids, origins, payloads, _) in self._by_outlet.items():
-            for start in range(0, len(ids), SECTION_MESSAGES):
-                part = slice(start, start + SECTION_MESSAGES)
-                body = section.encode(ids[part], origins[part], payloads[part], None)
-                made.append(Chunk(outlet, len(ids[part]), body, None if of_all else self._owned(outlet, part)))
+        for outlet, columns in self._by_outlet.items():
+            for start in range(0, len(columns.ids), SECTION_MESSAGES):
+                part = columns.part(start, start + SECTION_MESSAGES)
+                owners = None if of_all else self._owned(outlet, slice(start, start + SECTION_MESSAGES))
+                made.append(Chunk(outlet, len(part.ids), section.encode(*part), owners))
         return made
 
     def _owned(self, outlet: str, part: slice) -> Sequence[int]:
@@ -149,9 +149,8 @@ def messages(task: Task) -> list[tuple[str, float, Any]]:
     """(id, origin, payload) of each message of the task."""
     found: list[tuple[str, float, Any]] = []
     for piece in task.slices:
-        ids, origins, payloads, _ = piece.section.columns()
-        part = slice(piece.start, piece.stop)
-        found += zip(ids[part], origins[part], payloads[part], strict=True)
+        columns = piece.columns()
+        found += zip(columns.ids, columns.origins, columns.payloads, strict=True)
     return found
 
 

@@ -150,9 +150,11 @@ class OpenTelemetry:
         first = 0
         for piece in task.slices:
             try:
-                ids, _, _, headers = piece.section.columns()
+                columns = piece.section.columns()
             except PeerError:  # a dead letter, and no headers to be read
                 headers = None
+            else:
+                ids, headers = columns.ids, columns.headers
             for at in range(piece.start, piece.stop) if headers is not None else ():
                 if headers is not None and (context := _context((headers[at] or {}).get(HEADER))) is not None:
                     failure = failures.get(first + at - piece.start)

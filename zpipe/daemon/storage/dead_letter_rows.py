@@ -23,12 +23,12 @@ def letter_row(letter: DeadLetter, stage: str, crash: LastLife) -> LetterRow:
     if letter.piece is not None:
         piece, kind = letter.piece, MESSAGE
         try:
-            ids, origins, payloads, facts = piece.section.columns()
+            columns = piece.section.columns()
         except PeerError:
             payload, kind = piece.section.body(), SECTION
         else:
             at = piece.start
-            id, origin, payload = ids[at], origins[at], payloads[at]
+            id, origin, payload, facts = columns.ids[at], columns.origins[at], columns.payloads[at], columns.headers
             headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
     reason, text = clean(letter.reason), clean(letter.traceback)
     if letter.piece is not None and crash.accuses(letter.piece):
