@@ -83,7 +83,7 @@ class Outputs:
         self._owners: dict[str, list[int]] = {}
 
     def add(self, id: str, origin: float, items: list[Any], owner: int = 0) -> None:
-        columns = self._by_outlet.setdefault(self._spec.route(id), section.Columns([], [], [], None))
+        columns = self._by_outlet.setdefault(self._spec.route(id), section.plain([], [], []))
         self._owners.setdefault(self._spec.route(id), []).append(owner)
         columns.ids.append(id)
         columns.origins.append(origin)

@@ -37,6 +37,11 @@ class Columns(NamedTuple):
         return Columns._make([column and column[start:stop] for column in self])
 
 
+def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:
+    """Messages that have none of the fields that a message need not have."""
+    return Columns(ids, origins, payloads, None)
+
+
 def encode(ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None) -> bytes:
     """The body of a section. Raises ValueError if a payload or header is not plain CBOR."""
     checked = payloads if headers is None else [*payloads, *headers]
