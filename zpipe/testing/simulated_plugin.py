@@ -199,7 +199,7 @@ class SimulatedWorkers:
             self._idle -= 1
             task = self._tasks.popleft()
             self._calls[task.number] = (task, None if task.batch else 0)
-            self._later(self._seconds * task.count / 2, lambda task=task: self._half(task))  # type: ignore[misc]
+            self._later(self._seconds * task.count / 2, lambda task=task: self._first_half(task))  # type: ignore[misc]
 
     def suspects(self) -> SuspectedCalls:
         """What the call journal says: of each task the message that the plugin is called for, or the whole batch."""
@@ -214,7 +214,7 @@ class SimulatedWorkers:
             rows.append([number, number + 1, int(len(messages) == 1)])
         return found
 
-    def _half(self, task: Task) -> None:
+    def _first_half(self, task: Task) -> None:
         poisoned = next((n for n, (id, *_) in enumerate(messages(task)) if self._spec.poison(id)), None)
         if poisoned is not None:
             self._calls[task.number] = (task, None if task.batch else poisoned)
@@ -229,15 +229,15 @@ class SimulatedWorkers:
             self._emitted(task, chunks[:early])
             self._later(0.0, lambda: self._wait(run))  # in the next turn: this one has to set the gate
         else:
-            self._rest(run)
+            self._second_half(run)
 
     def _wait(self, run: SimulatedTask) -> None:
         if self._open:
-            self._rest(run)
+            self._second_half(run)
         else:
-            self._at_gate.append(lambda: self._rest(run))
+            self._at_gate.append(lambda: self._second_half(run))
 
-    def _rest(self, run: SimulatedTask) -> None:
+    def _second_half(self, run: SimulatedTask) -> None:
         self._later(self._seconds * run.task.count / 2, lambda: self._end(run))
 
     def _end(self, run: SimulatedTask) -> None:
