@@ -119,5 +119,5 @@ class Shutdown:
             return True
         if self._source is not None:
             return self._source.ended or self._source.silent
-        ending = self.leaving or self._lifecycle.state is not State.RUNNING
-        return self.idle() and (self._upstreams.awaits_acks or ending)
+        over = self.leaving or self._lifecycle.state is not State.RUNNING
+        return self.idle() and (self._upstreams.awaits_acks or over)

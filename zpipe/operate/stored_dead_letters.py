@@ -193,7 +193,7 @@ class StoredDeadLetters:
         """Gives the letter another payload. Raises TargetError if it cannot be sent, or if the letter cannot be changed."""
         check_editable(letter)
         try:
-            size = len(section.encode([letter.id], [letter.origin], [payload], None))
+            size = len(section.encode(*section.plain([letter.id], [letter.origin], [payload])))
         except ValueError as error:
             raise TargetError(f"that payload {error}") from None
         if size > LinkPolicy().max_message_bytes:

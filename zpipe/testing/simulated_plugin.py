@@ -83,20 +83,20 @@ class Outputs:
         self._owners: dict[str, list[int]] = {}
 
     def add(self, id: str, origin: float, items: list[Any], owner: int = 0) -> None:
-        ids, origins, payloads, _ = self._by_outlet.setdefault(self._spec.route(id), ([], [], [], None))
+        columns = self._by_outlet.setdefault(self._spec.route(id), section.plain([], [], []))
         self._owners.setdefault(self._spec.route(id), []).append(owner)
-        ids.append(id)
-        origins.append(origin)
-        payloads.append([items, "." * self._spec.size(id)])
+        columns.ids.append(id)
+        columns.origins.append(origin)
+        columns.payloads.append([items, "." * self._spec.size(id)])
 
     def chunks(self, of_all: bool = False) -> list[Chunk]:
         """`of_all`: each output was made from every input."""
         made: list[Chunk] = []
-        for outlet, (ids, origins, payloads, _) in self._by_outlet.items():
-            for start in range(0, len(ids), SECTION_MESSAGES):
-                part = slice(start, start + SECTION_MESSAGES)
-                body = section.encode(ids[part], origins[part], payloads[part], None)
-                made.append(Chunk(outlet, len(ids[part]), body, None if of_all else self._owned(outlet, part)))
+        for outlet, columns in self._by_outlet.items():
+            for start in range(0, len(columns.ids), SECTION_MESSAGES):
+                part = columns.part(start, start + SECTION_MESSAGES)
+                owners = None if of_all else self._owned(outlet, slice(start, start + SECTION_MESSAGES))
+                made.append(Chunk(outlet, len(part.ids), section.encode(*part), owners))
         return made
 
     def _owned(self, outlet: str, part: slice) -> Sequence[int]:
@@ -149,9 +149,8 @@ def messages(task: Task) -> list[tuple[str, float, Any]]:
     """(id, origin, payload) of each message of the task."""
     found: list[tuple[str, float, Any]] = []
     for piece in task.slices:
-        ids, origins, payloads, _ = piece.section.columns()
-        part = slice(piece.start, piece.stop)
-        found += zip(ids[part], origins[part], payloads[part], strict=True)
+        columns = piece.columns()
+        found += zip(columns.ids, columns.origins, columns.payloads, strict=True)
     return found
 
 
@@ -200,7 +199,7 @@ class SimulatedWorkers:
             self._idle -= 1
             task = self._tasks.popleft()
             self._calls[task.number] = (task, None if task.batch else 0)
-            self._later(self._seconds * task.count / 2, lambda task=task: self._half(task))  # type: ignore[misc]
+            self._later(self._seconds * task.count / 2, lambda task=task: self._first_half(task))  # type: ignore[misc]
 
     def suspects(self) -> SuspectedCalls:
         """What the call journal says: of each task the message that the plugin is called for, or the whole batch."""
@@ -215,7 +214,7 @@ class SimulatedWorkers:
             rows.append([number, number + 1, int(len(messages) == 1)])
         return found
 
-    def _half(self, task: Task) -> None:
+    def _first_half(self, task: Task) -> None:
         poisoned = next((n for n, (id, *_) in enumerate(messages(task)) if self._spec.poison(id)), None)
         if poisoned is not None:
             self._calls[task.number] = (task, None if task.batch else poisoned)
@@ -230,15 +229,15 @@ class SimulatedWorkers:
             self._emitted(task, chunks[:early])
             self._later(0.0, lambda: self._wait(run))  # in the next turn: this one has to set the gate
         else:
-            self._rest(run)
+            self._second_half(run)
 
     def _wait(self, run: SimulatedTask) -> None:
         if self._open:
-            self._rest(run)
+            self._second_half(run)
         else:
-            self._at_gate.append(lambda: self._rest(run))
+            self._at_gate.append(lambda: self._second_half(run))
 
-    def _rest(self, run: SimulatedTask) -> None:
+    def _second_half(self, run: SimulatedTask) -> None:
         self._later(self._seconds * run.task.count / 2, lambda: self._end(run))
 
     def _end(self, run: SimulatedTask) -> None:

@@ -19,7 +19,7 @@ PAYLOADS = st.lists(st.none() | st.integers(-5, 5) | st.text(max_size=9) | st.ju
 
 
 def columns(payloads: list[Any], headers: bool = False) -> section.Columns:
-    return (
+    return section.Columns(
         [f"s:{n}" for n in range(len(payloads))],
         [float(n) for n in range(len(payloads))],
         payloads,
@@ -118,3 +118,17 @@ def test_mutated_bodies_raise_nothing_but_peer_errors(data: st.DataObject) -> No
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(PeerError):
         section.decode(bytes(body), 3)
+
+
+def test_a_part_has_every_field_of_its_messages() -> None:
+    whole = columns(["a", "b", "c", "d"], headers=True)
+    part = whole.part(1, 3)
+    assert [len(column or ()) for column in part] == [2] * len(section.Columns._fields)
+    assert all(part[at] == (column or [])[1:3] for at, column in enumerate(whole))
+    assert columns(["a"]).part(0, 1).headers is None
+
+
+def test_a_row_of_a_parcel_says_all_of_a_section() -> None:
+    whole = Section(section.encode(*columns(["a", "b"])), 2, first=7, attempt=3, suspicion=2)
+    assert whole.row() == (2, len(whole.body()), 7, 3, 2)
+    assert Section.of_row(whole.row(), whole.body()).row() == whole.row()

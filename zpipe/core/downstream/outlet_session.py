@@ -33,8 +33,7 @@ class Flight:
     def header(self, session: bytes) -> bytes:
         if self.end:
             return frames.write(frames.End(session, self.sequence))
-        rows = [[s.count, s.size, s.first, s.attempt, s.suspicion] for _, s in self.sections]
-        return frames.write(frames.Parcel(session, self.sequence, rows))
+        return frames.write(frames.Parcel(session, self.sequence, [list(s.row()) for _, s in self.sections]))
 
 
 class OutletSession:

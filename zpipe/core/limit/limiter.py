@@ -1,5 +1,5 @@
 """The limit on a stage's calls of its plugin. May live here: counting calls and saying whether one more may start. How the
-limit moves is `aimd`'s, calls per second are `rate`'s.
+limit moves is `aimd`'s, calls per second are `token_bucket`'s.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Limiter:
         self._in_service_until = now
         self._since = now
         self._aimd = Aimd(policy.start, _most(policy), now) if policy.kind == "aimd" else None
-        self._rate = TokenBucket(policy.rate) if policy.rate is not None else None
+        self._token_bucket = TokenBucket(policy.rate) if policy.rate is not None else None
         self._policy = policy
 
     def change(self, policy: LimitPolicy, now: float) -> None:
@@ -39,7 +39,7 @@ class Limiter:
         else:
             self._aimd.bound(_most(policy), now)
         if policy.rate != self._policy.rate:
-            self._rate = TokenBucket(policy.rate) if policy.rate is not None else None
+            self._token_bucket = TokenBucket(policy.rate) if policy.rate is not None else None
         self._since = now
         self._policy = policy
 
@@ -69,7 +69,7 @@ class Limiter:
         """When a call may start if none finishes before: `now` or before means at once, infinity that one has to finish."""
         if self.limit is not None and self.under_way >= self.limit:
             return NEVER
-        at = self._rate.next_at() if self._rate is not None else float("-inf")
+        at = self._token_bucket.next_at() if self._token_bucket is not None else float("-inf")
         if self._in_service is not None and self.under_way >= self._in_service:
             at = max(at, self._in_service_until)
         return at
@@ -78,8 +78,8 @@ class Limiter:
         self.under_way += 1
         if self.limit is not None and self.under_way >= self.limit:
             self._full_at = now
-        if self._rate is not None:
-            self._rate.started(now)
+        if self._token_bucket is not None:
+            self._token_bucket.started(now)
 
     def finished(
         self, now: float, seconds: float, throttled: bool, failed: bool, retry_after_s: float | None = None

@@ -1,4 +1,4 @@
-"""The guard over a stage's dead letters: whether it may take more work.
+"""The circuit breaker of a stage: whether it may take more work, by its share and its number of dead letters.
 
 May live here: counting outcomes and comparing them with the limits. It knows no store, no queue and no clock.
 

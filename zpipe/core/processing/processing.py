@@ -161,7 +161,9 @@ class Processing:
         """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
         del self.tasks[task.number]
         self.calls.ended(task, result, now)
-        if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):  # a refusal is no pace of work
+        if not (
+            result.failures and result.failures[0].verdict is Verdict.THROTTLED
+        ):  # a refusal says nothing of the service rate
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures}
         self._counts.finish(completed=task.count - len(failed) - result.filtered, filtered=result.filtered)
@@ -249,7 +251,7 @@ class Processing:
         return min(at, max(work_at, self.calls.next_at(now)))
 
     def size_window(self) -> None:
-        """What the inlet may ask its producers for, by the pace measured so far."""
+        """What the inlet may ask its producers for, by the service rate measured so far."""
         policy = self._policy
         self._service_rate.workers = calls = self.calls.at_once(policy.workers)
         if self.calls.limiter is not None:

@@ -18,7 +18,6 @@ from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames
 
-"""The topic on control."""
 ASLEEP = float("-inf")
 
 
@@ -115,15 +114,16 @@ class TapPublisher:
         passage.bytes.refill(now)
         shown: list[Action] = []
         at = 0
-        for count, size, _, attempt, *_ in parcel.sections:
-            passage.messages += count
-            whole = size <= self._policy.section_bytes
-            if passage.admits(size if whole else 0):
-                copy = body[at : at + size] if whole else b""
+        for row in parcel.rows():
+            passage.messages += row.messages
+            whole = row.size <= self._policy.section_bytes
+            if passage.admits(row.size if whole else 0):
+                copy = body[at : at + row.size] if whole else b""
                 me = self._me
                 frame = frames.Tap(
-                    me.pipeline, me.stage, me.instance, *link, peer, passage.messages, count, attempt, size, copy
+                    *(me.pipeline, me.stage, me.instance, *link, peer, passage.messages),
+                    *(row.messages, row.attempt, row.size, copy),
                 )
                 shown.append(Publish(frames.TAP_TOPIC, frames.write(frame)))
-            at += size
+            at += row.size
         return shown

@@ -7,7 +7,7 @@ never judges whether a frame makes sense now, only whether it is one.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import MIB
@@ -41,7 +41,19 @@ _CHECKS: dict[str, Any] = {
     "list[list[int]]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_is_ints, v)),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
-_ROWS = {"ranges": 2, "returned": 3, "finished": 3, "suspects": 3, "sections": 5}
+
+
+class SectionRow(NamedTuple):
+    """What a parcel's header says of one section: `size` is bytes of its body, `first` the number of its first message."""
+
+    messages: int
+    size: int
+    first: int
+    attempt: int
+    suspicion: int
+
+
+_ROWS = {"ranges": 2, "returned": 3, "finished": 3, "suspects": 3, "sections": len(SectionRow._fields)}
 _STATES = frozenset(state.value for state in State)
 
 
@@ -185,12 +197,15 @@ class Done:
 
 @dataclass(slots=True)
 class Parcel:
-    """Header of a parcel: `sections` are [count, bytes, first number, attempt, suspicion], their bodies the second frame."""
+    """Header of a parcel: `sections` are rows as of SectionRow, their bodies the second frame."""
 
     kind: ClassVar = "parcel"
     session: bytes
     sequence: int
     sections: list[list[int]]
+
+    def rows(self) -> list[SectionRow]:
+        return [SectionRow(*row) for row in self.sections]
 
 
 @dataclass(slots=True)
@@ -287,7 +302,10 @@ def _fits(kind: str, name: str, value: Any) -> bool:
         case "ranges" | "returned" | "finished" | "suspects" | "sections":
             if any(len(row) != _ROWS[name] for row in value):
                 return False
-            return name != "sections" or all(row[0] >= 1 and row[1] >= row[0] and row[3] >= 1 for row in value)
+            return name != "sections" or all(
+                row.messages >= 1 and row.size >= row.messages and row.attempt >= 1
+                for row in map(SectionRow._make, value)
+            )
         case "session" | "secret":
             return len(value) == SECRET_BYTES or (kind == Refuse.kind and not value)
         case "incarnation":

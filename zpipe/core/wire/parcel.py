@@ -9,11 +9,12 @@ from zpipe.errors import PeerError
 
 def part(parcel: frames.Parcel, body: bytes) -> list[Section]:
     """The sections of a parcel's body. Raises PeerError if the lengths do not add up."""
-    if sum(row[1] for row in parcel.sections) != len(body):
+    rows = parcel.rows()
+    if sum(row.size for row in rows) != len(body):
         raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
     sections = []
     at = 0
-    for count, size, first, attempt, suspicion in parcel.sections:
-        sections.append(Section(body[at : at + size], count, first, attempt, suspicion=suspicion))
-        at += size
+    for row in rows:
+        sections.append(Section.of_row(row, body[at : at + row.size]))
+        at += row.size
     return sections

@@ -10,17 +10,36 @@ without decoding them; only a section larger than the credit left is decoded and
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from zpipe.core.ledger import Derivation, Owners
 from zpipe.core.wire import cbor
+from zpipe.core.wire.frames import SectionRow
 from zpipe.errors import PeerError
 
 MAX_ORIGIN_S = 1e12
 """About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
 
-Columns = tuple[list[str], list[float], list[Any], list[Any] | None]
-"""(ids, origins in seconds since the epoch, payloads, headers or None), all of one length."""
+
+class Columns(NamedTuple):
+    """The fields of messages, an array each, all of one length; origins are seconds since the epoch.
+
+    Messages are copied by `part` alone, and changed by `_replace`, so that no copy forgets a field.
+    """
+
+    ids: list[str]
+    origins: list[float]
+    payloads: list[Any]
+    headers: list[Any] | None
+
+    def part(self, start: int, stop: int) -> Columns:
+        """Messages [start, stop)."""
+        return Columns._make([column and column[start:stop] for column in self])
+
+
+def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:
+    """Messages that have none of the fields that a message need not have."""
+    return Columns(ids, origins, payloads, None)
 
 
 def encode(ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None) -> bytes:
@@ -32,9 +51,10 @@ def encode(ids: list[str], origins: list[float], payloads: list[Any], headers: l
 def decode(body: bytes, count: int) -> Columns:
     """The columns of a body that is said to hold `count` messages. Raises PeerError if it does not."""
     columns = cbor.read(body)
-    if not isinstance(columns, list) or len(columns) != 4:
+    if not isinstance(columns, list) or len(columns) != len(Columns._fields):
         raise PeerError("a section is an array of ids, origins, payloads and headers")
-    ids, origins, payloads, headers = columns
+    made = Columns(*columns)
+    ids, origins, payloads, headers = made
     for column in (ids, origins, payloads) if headers is None else columns:
         if not isinstance(column, list) or len(column) != count:
             raise PeerError(f"a section's columns must each hold {count} entries")
@@ -44,7 +64,7 @@ def decode(body: bytes, count: int) -> Columns:
         raise PeerError("origins must be seconds since the epoch")
     if headers is not None and not set(map(type, headers)) <= {dict, type(None)}:
         raise PeerError("headers must be maps")
-    return ids, origins, payloads, headers
+    return made
 
 
 def _are_times(origins: list[float]) -> bool:
@@ -85,6 +105,15 @@ class Section:
         self.owners = owners
         self.suspicion = suspicion
 
+    @staticmethod
+    def of_row(row: SectionRow, body: bytes) -> Section:
+        """A section as it arrived."""
+        return Section(body, row.messages, row.first, row.attempt, suspicion=row.suspicion)
+
+    def row(self) -> SectionRow:
+        """What a parcel's header says of it. Its `body` must have been asked for, so that the size is exact."""
+        return SectionRow(self.count, self.size, self.first, self.attempt, self.suspicion)
+
     def body(self) -> bytes:
         """The encoded messages; from here on `size` is exact."""
         if self._body is None:
@@ -109,9 +138,8 @@ class Section:
         owners = self.owners and self.owners[start:stop]
         first = self.first + start
         part = Section(b"", stop - start, first, self.attempt, self.derivation, owners, self.suspicion)
-        ids, origins, payloads, headers = self.columns()
+        part._columns = self.columns().part(start, stop)
         part._body = None
-        part._columns = (ids[start:stop], origins[start:stop], payloads[start:stop], headers and headers[start:stop])
         part.size = self.bytes_between(start, stop)
         return part
 

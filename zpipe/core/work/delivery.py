@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from zpipe.core.ranges import RangeSet
-from zpipe.core.wire.section import Section
+from zpipe.core.wire.section import Columns, Section
 from zpipe.errors import PeerError
 
 
@@ -104,9 +104,13 @@ class Slice:
     def ids(self) -> list[str]:
         """Of its messages; none where the section cannot be decoded."""
         try:
-            return self.section.columns()[0][self.start : self.stop]
+            return self.columns().ids
         except PeerError:
             return []
+
+    def columns(self) -> Columns:
+        """Its messages. Raises PeerError where the section cannot be decoded."""
+        return self.section.columns().part(self.start, self.stop)
 
     def part(self, start: int, stop: int) -> Slice:
         """Messages [start, stop) of this slice, counted from its own first."""

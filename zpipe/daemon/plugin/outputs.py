@@ -10,6 +10,7 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
+from zpipe.core.wire.section import Columns
 from zpipe.core.work.task import Chunk, Failure, Verdict
 
 
@@ -42,10 +43,9 @@ class OutputSections:
         if headers is not None:
             self.with_headers = True
 
-    def extend(
-        self, ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None, first_owner: int
-    ) -> None:
+    def extend(self, columns: Columns, first_owner: int) -> None:
         """One output each of the messages from `first_owner` on."""
+        ids, origins, payloads, headers = columns
         self.ids += ids
         self.origins += origins
         self.payloads += payloads
@@ -62,9 +62,9 @@ class OutputSections:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def cut(self, start: int, stop: int) -> tuple[list[str], list[float], list[Any], list[Any] | None]:
-        headers = self.headers[start:stop] if self.with_headers else None
-        return self.ids[start:stop], self.origins[start:stop], self.payloads[start:stop], headers
+    def cut(self, start: int, stop: int) -> Columns:
+        columns = Columns(self.ids, self.origins, self.payloads, self.headers if self.with_headers else None)
+        return columns.part(start, stop)
 
     def encode(self, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
         """The sections, each within the parcel limits where a single message allows it.

@@ -84,13 +84,11 @@ class TaskRun:
         """The task's messages, decoded. Raises PeerError if a section is malformed."""
         messages: list[Message] = []
         for piece in self.task.slices:
-            ids, origins, payloads, headers = piece.section.columns()
-            part = slice(piece.start, piece.stop)
-            facts = headers[part] if headers is not None else repeat(None)
+            ids, origins, payloads, headers = piece.columns()
+            facts = headers if headers is not None else repeat(None)
             attempt = repeat(piece.section.attempt + self.task.attempt - 1)
             source = repeat(piece.delivery.source or self._links.only_input)
-            columns = (payloads[part], ids[part], origins[part], facts)
-            messages += map(Message, *columns, _NO_OUTLET, _NO_POSITION, attempt, source)
+            messages += map(Message, payloads, ids, origins, facts, _NO_OUTLET, _NO_POSITION, attempt, source)
         return messages
 
     # ---- outputs
@@ -99,10 +97,7 @@ class TaskRun:
         """A payload for each message, in order: ids, origins and headers stay as they came."""
         index = 0
         for piece in self.task.slices:
-            ids, origins, _, headers = piece.section.columns()
-            part = slice(piece.start, piece.stop)
-            facts = headers[part] if headers is not None else None
-            self.default.extend(ids[part], origins[part], made[index : index + piece.count], facts, index)
+            self.default.extend(piece.columns()._replace(payloads=made[index : index + piece.count]), index)
             index += piece.count
 
     def take_each(self, messages: list[Message], made: Any) -> Iterator[list[Chunk]]:
@@ -198,7 +193,7 @@ class TaskRun:
         whole = len(self._failures) == self.task.count
         chunks = [] if whole else encode_all(outputs, self._policy, self._failures)
         now = time.time()
-        origins = [piece.section.columns()[1][piece.start] for piece in self.task.slices] if not whole else []
+        origins = [piece.section.columns().origins[piece.start] for piece in self.task.slices] if not whole else []
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
         return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zpipe.config import PipelineConfig
@@ -140,8 +141,9 @@ class OpenTelemetry:
         known = span.get_span_context()
         if not known.is_valid:  # OTEL_SDK_DISABLED
             return None
-        headers = {**own, HEADER: f"00-{known.trace_id:032x}-{known.span_id:016x}-01"}
-        return Message(item.payload, item.id, item.origin, headers, item.outlet, item.position)
+        marked = copy(item)
+        marked.headers = {**own, HEADER: f"00-{known.trace_id:032x}-{known.span_id:016x}-01"}
+        return marked
 
     def done(self, task: Task, result: Result) -> None:
         ended_ns, now = time.time_ns(), time.monotonic()
@@ -150,9 +152,11 @@ class OpenTelemetry:
         first = 0
         for piece in task.slices:
             try:
-                ids, _, _, headers = piece.section.columns()
+                columns = piece.section.columns()
             except PeerError:  # a dead letter, and no headers to be read
                 headers = None
+            else:
+                ids, headers = columns.ids, columns.headers
             for at in range(piece.start, piece.stop) if headers is not None else ():
                 if headers is not None and (context := _context((headers[at] or {}).get(HEADER))) is not None:
                     failure = failures.get(first + at - piece.start)
