@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.errors import OperatorError
-from zpipe.monitor.model.moment import LATEST_S, possible
+from zpipe.monitor.model.incarnation import LATEST_S, is_possible_time
 
 VERSION = 1
 _MANY_DIGITS = re.compile(rb"\d{19}")
@@ -147,7 +147,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _impossible(at: float, before: list[float]) -> str:
     """Why a time cannot be that of the snapshot after these; "" if it can."""
-    if not possible(at):
+    if not is_possible_time(at):
         return f"{str(at)[:20]} is no time since 1970"
     step = at - before[-1] if before else 0.0
     if step < -BACK_S:

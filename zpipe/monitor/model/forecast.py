@@ -15,8 +15,8 @@ from typing import Any
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.monitor.model.flow import UNSENT, LinkName, fill, messages_of
 from zpipe.monitor.model.incarnation import LONG_WINDOW, SeenIncarnation
+from zpipe.monitor.model.link import LinkName, fill, messages_within, unsent_messages
 from zpipe.monitor.model.trend import Trend
 
 FULL = 0.5
@@ -89,7 +89,7 @@ class _Producer:
         snapshot, link = seen.snapshot, seen.link(self._name)
         if "consumers" not in link or "unsent_bytes" not in link:
             return  # what room it has left, it does not say
-        at = seen.past.last.at
+        at = seen.published_at
         self._behind_s = seen.heard_at - at
         unacked = self._upstream.unacked
         self._fill = fill(link, unacked)
@@ -108,8 +108,8 @@ class _Producer:
         self._held.grain = self._window.grain = max(made, _batch(self._consumer, size))
         self._held.add(at, held)
         self._window.add(at, window)
-        self._unacked_left = messages_of(unacked, size) - held
-        self._unsent_left = min(messages_of(UNSENT, size), messages_of(unacked, size)) + window - held
+        self._unacked_left = messages_within(unacked, size) - held
+        self._unsent_left = unsent_messages(unacked, size) + window - held
 
     def full_in(self, now: float) -> float | None:
         at = now - self._behind_s

@@ -7,8 +7,7 @@ from collections import deque
 from typing import Any
 
 from zpipe.core.processing.time_budget import SHARES
-from zpipe.monitor.model.flow import LinkName
-from zpipe.monitor.model.link_history import LinkHistory, ends_of
+from zpipe.monitor.model.link import LinkHistory, LinkName, link_rows
 
 _WINDOW = 3.0
 """Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
@@ -25,6 +24,14 @@ _FREE_INTERVALS = 10
 CLOCKS_APART_S = 1.0
 """Some snapshot is heard sooner than this: if none was, the sender's clock is not the monitor's, and taken to be so far off."""
 
+LATEST_S = 253_402_300_800.0
+"""The year 10000, in seconds since the epoch: a later time has no date."""
+
+
+def is_possible_time(at: float) -> bool:
+    """Whether an instance can have meant it as seconds since the epoch: no NaN, no infinity, nothing before 1970."""
+    return 0.0 <= at < LATEST_S
+
 
 class SeenIncarnation:
     """`snapshot` is the last one, heard at `heard_at` by the monitor's clock.
@@ -34,7 +41,7 @@ class SeenIncarnation:
                    is faster after that than it could ever be for long
     """
 
-    def __init__(self, began: bool = False) -> None:
+    def __init__(self, replaced_another: bool = False) -> None:
         self.snapshot: dict[str, Any] = {}
         self.heard_at = 0.0
         self._interval_s = 0.0
@@ -43,7 +50,7 @@ class SeenIncarnation:
         self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
         self._reads: float | None = None
         self._apart_s = math.inf
-        self.past = LinkHistory(began)
+        self.link_history = LinkHistory(replaced_another)
 
     def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
         before, self.snapshot = self.snapshot, snapshot
@@ -52,9 +59,9 @@ class SeenIncarnation:
         # By the sender's clock where it says: what the way here took does not show in rates.
         at = float(snapshot.get("at", now))
         self._apart_s = min(self._apart_s, now - at)
-        ends = ends_of(snapshot, at if abs(self._apart_s) <= CLOCKS_APART_S else at + self._apart_s)
-        self.past.add(ends, interval_s)
-        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in ends.links.items()}
+        rows = link_rows(snapshot, at if abs(self._apart_s) <= CLOCKS_APART_S else at + self._apart_s)
+        self.link_history.add(rows, interval_s)
+        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in rows.links.items()}
         counts["received"] = snapshot["received"]
         counts["done"] = _done(snapshot)
         # What a source has given is counted as done in parcels, so over a few intervals that may be far off.
@@ -74,6 +81,11 @@ class SeenIncarnation:
         self._reads = self._read_speed() or self._reads
 
     @property
+    def published_at(self) -> float:
+        """When its last snapshot was taken, by its own clock where that agrees with the monitor's."""
+        return self.link_history.last.at
+
+    @property
     def known_for(self) -> float:
         """Intervals of the long window for which anything is known of it."""
         return (self._history[-1][0] - self._history[0][0]) / self._interval_s
@@ -84,7 +96,7 @@ class SeenIncarnation:
 
     def link(self, name: LinkName) -> dict[str, Any]:
         """Its row of the snapshot; empty if the instance does not have that link."""
-        return self.past.last.links.get(name, {})
+        return self.link_history.last.links.get(name, {})
 
     def under_way(self, name: LinkName) -> int:
         """Sent over the link and not yet worked on, as far as this producer knows."""

@@ -23,13 +23,11 @@ from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.time_budget import SHARES
 from zpipe.core.telemetry.snapshot import COUNTS, OTHERS
-from zpipe.monitor.model import link_ends
-from zpipe.monitor.model.bottleneck import find
-from zpipe.monitor.model.flow import LinkName, room, split
+from zpipe.monitor.model.bottleneck import find_bottleneck
+from zpipe.monitor.model.capacity import load_of
 from zpipe.monitor.model.forecast import Forecast
-from zpipe.monitor.model.incarnation import SeenIncarnation
-from zpipe.monitor.model.load import effort_of
-from zpipe.monitor.model.moment import possible
+from zpipe.monitor.model.incarnation import SeenIncarnation, is_possible_time
+from zpipe.monitor.model.link import LinkHistory, LinkName, common_moment, count_link, room, split
 
 SILENT_INTERVALS = 3.0
 CONNECT_S = 1.0
@@ -58,7 +56,7 @@ class PipelineModel:
         }
         self._forecasts = {link: Forecast(link, config) for links in self._inputs.values() for link in links}
         self._now = 0.0
-        self._slow: str | None = None
+        self._last_bottleneck: str | None = None
 
     def add(self, snapshot: Snapshot, now: float | None = None) -> bool:
         """A sound snapshot (`core/snapshot.taken_in`) that came at `now` (default: when it was taken). False: it is passed over,
@@ -67,7 +65,7 @@ class PipelineModel:
             return False
         of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
         taken_at = snapshot.get("at", 0.0)
-        if not possible(taken_at):
+        if not is_possible_time(taken_at):
             return False
         at = float(taken_at) if now is None else now
         seen = of_stage.get(instance)
@@ -75,7 +73,7 @@ class PipelineModel:
             seen = of_stage[instance] = SeenIncarnation()
             self._seen[snapshot["stage"]] = dict(sorted(of_stage.items()))
         elif seen.snapshot["incarnation"] != snapshot["incarnation"]:
-            seen = of_stage[instance] = SeenIncarnation(began=True)
+            seen = of_stage[instance] = SeenIncarnation(replaced_another=True)
         seen.add(snapshot, at, self._config.interval_s)
         self._now = max(self._now, at)
         for link, forecast in self._forecasts.items():
@@ -88,7 +86,7 @@ class PipelineModel:
         if stage == link.upstream:
             forecast.hear(seen)
         if stage in (link.upstream, link.consumer) and (up_to := self._moment(link)) > forecast.at:
-            forecast.note(up_to, self._link(link)["depth"], seen.heard_at - seen.past.last.at)
+            forecast.note(up_to, self._link(link)["depth"], seen.heard_at - seen.published_at)
 
     @property
     def missing(self) -> list[str]:
@@ -102,7 +100,7 @@ class PipelineModel:
             (link.consumer, session.get("instance"))
             for known in self._seen.values()
             for seen in known.values()
-            for link, row in seen.past.last.links.items()
+            for link, row in seen.link_history.last.links.items()
             for session in row.get("consumers", ())
         }
         return self.missing + [f"{stage}.{n}" for stage, n in named if n not in self._seen.get(stage, {n})]
@@ -123,10 +121,10 @@ class PipelineModel:
         self._now = at
         links = [self._with_times(name, self._link(name)) for name in self._forecasts]
         stages = {name: self._stage(name) for name in self._config.stages}
-        efforts = {name: effort_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
+        loads = {name: load_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
         unheard = any(stage["unheard"] for stage in stages.values())
-        bottleneck = None if unheard else find(stages, links, efforts, self._slow)
-        self._slow = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
+        bottleneck = None if unheard else find_bottleneck(stages, links, loads, self._last_bottleneck)
+        self._last_bottleneck = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
         return {
             "pipeline": self._config.name,
             "at": at,
@@ -203,8 +201,12 @@ class PipelineModel:
 
     # ---- links
 
+    def _ends(self, stage: str) -> list[tuple[str, LinkHistory]]:
+        return [(seen.incarnation, seen.link_history) for seen in self._live(stage)]
+
     def _moment(self, name: LinkName) -> float:
-        return link_ends.moment((*self._live(name.upstream), *self._live(name.consumer)), self._config.interval_s)
+        ends = (*self._live(name.upstream), *self._live(name.consumer))
+        return common_moment([seen.link_history for seen in ends], self._config.interval_s)
 
     def _link(self, name: LinkName) -> dict[str, Any]:
         """What is on the link, as of the moment up to which both of its ends have spoken."""
@@ -212,15 +214,16 @@ class PipelineModel:
         producers, consumers = [seen.link(name) for seen in upstream], [seen.snapshot for seen in downstream]
         inputs = self._inputs[name.consumer]
         moment = self._moment(name)
-        columns = link_ends.count(name, upstream, downstream, moment)
+        columns = count_link(name, self._ends(name.upstream), self._ends(name.consumer), moment)
         every = [columns["queued"]]
-        if not link_ends.says(downstream):
+        if not all("sessions" in one for one in consumers):  # Programs in other languages need not list them.
             weights = [sum(s.under_way(other) for s in self._live(other.upstream)) for other in inputs]
             every = split(_sum(consumers, "queued"), weights)
             columns |= {"queued": every[inputs.index(name)], "under_way": 0, "unacked": 0, "remainder": 0}
         elif len(inputs) > 1:
             every = [
-                link_ends.count(other, self._live(other.upstream), downstream, moment)["queued"] for other in inputs
+                count_link(other, self._ends(other.upstream), self._ends(name.consumer), moment)["queued"]
+                for other in inputs
             ]
         return {
             "at": moment or None,
