@@ -99,7 +99,7 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 )
 def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
     """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
-    from zpipe.monitor.messages import payload_editing
+    from zpipe.monitor.messages.payload import UNCHANGED, editable_text, read_payload, with_fields
     from zpipe.operate.stored_dead_letters import Selection, check_editable
 
     if fields and file is not None:
@@ -109,14 +109,14 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
     check_editable(letter)
     try:
         if file is not None:
-            payload = payload_editing.read(file.read())
+            payload = read_payload(file.read())
         elif fields:
-            payload = payload_editing.with_fields(letter.payload, fields)
+            payload = with_fields(letter.payload, fields)
         else:
-            payload = _edited(payload_editing.editable(letter.payload))
+            payload = _edited(editable_text(letter.payload))
     except ValueError as error:
         raise click.UsageError(f"{letter.name}: {error}") from None
-    if payload is payload_editing.UNCHANGED or payload == letter.payload:
+    if payload is UNCHANGED or payload == letter.payload:
         click.echo(f"{letter.name} is as it was", err=True)
         return ExitCode.DONE
     stored_dead_letters.edit(letter, payload)
@@ -126,14 +126,14 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
 def _edited(text: str) -> Any:
     """What the user makes of it in an editor. Raises ValueError if it is no JSON and they do not want to go on."""
-    from zpipe.monitor.messages import payload_editing
+    from zpipe.monitor.messages.payload import UNCHANGED, read_payload
 
     while True:
         made = click.edit(text, extension=".json")
         if made is None:
-            return payload_editing.UNCHANGED
+            return UNCHANGED
         try:
-            return payload_editing.read(made)
+            return read_payload(made)
         except ValueError as error:
             if not sys.stdin.isatty():
                 raise

@@ -55,10 +55,10 @@ def command(
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
-    from zpipe.monitor.messages import tap_output as following
     from zpipe.monitor.messages.condition import read_condition
     from zpipe.monitor.messages.messages_seen import SeenMessages
     from zpipe.monitor.messages.redaction import Redaction, read_names
+    from zpipe.monitor.messages.tap_output import follow_tap, printer
     from zpipe.operate.tap_subscription import TapSubscription, parse_target
 
     try:
@@ -68,21 +68,21 @@ def command(
         raise click.UsageError(str(problem)) from None
     found = find_target(config)
     whom, link = parse_target(found.config, target)
-    passings = SeenMessages(link, conditions, redaction, rate, time.monotonic())
-    show = following.printer(as_json, sys.stdout.isatty())
+    seen_messages = SeenMessages(link, conditions, redaction, rate, time.monotonic())
+    show = printer(as_json, sys.stdout.isatty())
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
         # Who looks for something wants to see all that there is; else no more sections are worth asking for than messages.
         tap = TapSubscription(found.config, found.env, whom, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
-            for one in islice(following.follow(tap, passings, timeout), count):
+            for one in islice(follow_tap(tap, seen_messages, timeout), count):
                 if file is not None:
                     _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
             pass  # the way out of watching
-    click.echo(f"zpipe: {passings.summary()}", err=True)
+    click.echo(f"zpipe: {seen_messages.summary()}", err=True)
     return ExitCode.DONE
 
 
