@@ -20,7 +20,7 @@ from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
-    from zpipe.monitor.following import Heard
+    from zpipe.monitor.following import SnapshotListener
     from zpipe.operate.watch import Watch
     from zpipe.runtime.running_pipelines import Target
 
@@ -100,7 +100,7 @@ def _watch(found: Target) -> Iterator[Watch]:
 
 
 @contextmanager
-def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | None]:
+def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotListener | None]:
     from zpipe.monitor.export.recording import Recorder
 
     if path is None:
@@ -121,7 +121,7 @@ def _is_screen() -> bool:
     return is_screen(sys.stdout)
 
 
-def _live(pipeline: PipelineConfig, watch: Watch, heard: Heard | None, timeout: float | None) -> ExitCode:
+def _live(pipeline: PipelineConfig, watch: Watch, heard: SnapshotListener | None, timeout: float | None) -> ExitCode:
     from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen import live
@@ -145,7 +145,7 @@ def _nobody(pipeline: PipelineConfig, watch: Watch, waited_s: float) -> Operator
 def _lines(
     pipeline: PipelineConfig,
     watch: Watch,
-    heard: Heard | None,
+    heard: SnapshotListener | None,
     once: bool,
     as_json: bool,
     timeout: float | None,

@@ -13,7 +13,7 @@ from zpipe.monitor.screen.screen import Shown, Size, screen
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
 from zpipe.monitor.table.pipeline_status import status
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 
 def twenty() -> PipelineModel:
@@ -33,7 +33,7 @@ def twenty() -> PipelineModel:
 
 
 def drawn(value: dict[str, Any], size: Size, glyphs: Glyphs = UNICODE, **controls: Any) -> list[str]:
-    history, events = History(), Events()
+    history, events = RateHistory(), Events()
     for _ in range(30):
         history.add(value)
     events.look(value)

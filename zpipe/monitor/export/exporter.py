@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.metrics import METRICS, Distribution
-from zpipe.monitor.following import PACE_S, now_s
+from zpipe.monitor.following import READ_INTERVAL_S, now_s
 from zpipe.monitor.model.pipeline import PipelineModel
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from zpipe.monitor.following import Feed
+    from zpipe.monitor.following import SnapshotFeed
 
 STUCK_S = 10.0
 """Until a scraper is hung up on that does not ask, or does not read: as long as a Prometheus server waits by default."""
@@ -57,7 +57,7 @@ class Collector:
             yield kinds[metric.kind](metric.name, metric.help, labels=metric.labels, unit=unit)
 
 
-def serve(feed: Feed, model: PipelineModel, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(feed: SnapshotFeed, model: PipelineModel, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serves the metrics and keeps them current, until interrupted. `ready` is told the address; port 0: of the system's choice.
 
     Blocks. Raises OperatorError if the address cannot be bound or prometheus_client is not installed.
@@ -79,9 +79,9 @@ def serve(feed: Feed, model: PipelineModel, host: str, port: int, ready: Callabl
     try:
         ready(f"http://{shown}:{server.server_port}/metrics")
         while True:
-            for snapshot in feed.poll(PACE_S):
+            for snapshot in feed.poll(READ_INTERVAL_S):
                 collector.add(snapshot, now_s())
-            time.sleep(PACE_S)
+            time.sleep(READ_INTERVAL_S)
     finally:
         server.shutdown()
         server.server_close()

@@ -12,7 +12,7 @@ from zpipe.monitor.figures import count, share
 from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 LEAST_SPARK = 8
 MARK = 2
@@ -69,7 +69,7 @@ class StatusTable:
         order: str = "config",
         selected: str | None = None,
         glyphs: Glyphs = UNICODE,
-        history: History | None = None,
+        history: RateHistory | None = None,
     ) -> None:
         self._value = value
         self._width = width

@@ -23,7 +23,7 @@ STATES = {
     "UNHEARD": ("unheard", "yellow"),
     "FAILED": ("failed", "bold red"),
 }
-SHARES = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
+SHARE_LABELS = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
 NARROW_BAR, WIDE_BAR = 5, 12
 EMPTY: Span = ("", "")
 
@@ -158,8 +158,8 @@ def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
         tail = [_errors(stage), _dead(stage), _crashes(stage)] if stage["instances"] else [EMPTY] * 3
         return [*head, EMPTY, EMPTY, EMPTY, *tail]
     budget = stage["budget"] or {}
-    most = max(SHARES, key=lambda one: budget.get(one, 0.0))
-    busy = f"{SHARES[most]} {share(budget[most])}" if budget else ""
+    most = max(SHARE_LABELS, key=lambda one: budget.get(one, 0.0))
+    busy = f"{SHARE_LABELS[most]} {share(budget[most])}" if budget else ""
     rates = [(_known(count, stage["rate_in"]), ""), (_known(count, stage["rate_out"]), "")]
     return [*head, *rates, (busy, ""), _errors(stage), _dead(stage), _crashes(stage)]
 
