@@ -41,7 +41,7 @@ def drawn(
 ) -> list[str]:
     history, events = RateHistory(), Events()
     history.add(shown)
-    events.look(shown | {"at": 1e6})
+    events.note_silence(shown | {"at": 1e6})
     made = Shown(shown, history, events.recent, "12:00:00", waits)
     lines = [plain(line) for line in screen(made, controls, size, ASCII if ascii_only else UNICODE)]
     assert len(lines) == size.height

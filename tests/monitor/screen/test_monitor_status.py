@@ -36,7 +36,7 @@ def drawn(value: dict[str, Any], size: Size, glyphs: Glyphs = UNICODE, **control
     history, events = RateHistory(), Events()
     for _ in range(30):
         history.add(value)
-    events.look(value)
+    events.note_silence(value)
     shown = Shown(value, history, events.recent, "12:00:00")
     lines = [plain(line) for line in screen(shown, Controls(**controls), size, glyphs)]
     assert len(lines) == size.height

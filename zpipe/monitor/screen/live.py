@@ -70,7 +70,7 @@ def show(
             if now >= draw_at:
                 draw_at = due_at(now, interval_s)
                 value = model.as_json(now_s())
-                events.look(value)
+                events.note_silence(value)
                 history.add(value)
                 over = model.over
             if now - said_at > SAID_S and controls.message:

@@ -50,7 +50,7 @@ class Tape:
                 draw_at = heard_at + recording.interval_s
             if self._model.add(snapshot, heard_at):
                 self.events.add(snapshot, heard_at)
-        self.events.look(self.value)
+        self.events.note_silence(self.value)
 
     @property
     def value(self) -> dict[str, Any]:
