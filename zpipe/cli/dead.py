@@ -188,7 +188,7 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 )
 def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
     """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
-    from zpipe.monitor.messages import payload_editing
+    from zpipe.monitor.messages.payload import UNCHANGED, editable_text, read_payload, with_fields
     from zpipe.operate.stored_dead_letters import Selection, check_editable
 
     if fields and file is not None:
@@ -198,14 +198,14 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
     check_editable(letter)
     try:
         if file is not None:
-            payload = payload_editing.read(file.read())
+            payload = read_payload(file.read())
         elif fields:
-            payload = payload_editing.with_fields(letter.payload, fields)
+            payload = with_fields(letter.payload, fields)
         else:
-            payload = _edited(payload_editing.editable(letter.payload))
+            payload = _edited(editable_text(letter.payload))
     except ValueError as error:
         raise click.UsageError(f"{letter.name}: {error}") from None
-    if payload is payload_editing.UNCHANGED or payload == letter.payload:
+    if payload is UNCHANGED or payload == letter.payload:
         click.echo(f"{letter.name} is as it was", err=True)
         return ExitCode.DONE
     stored_dead_letters.edit(letter, payload)
@@ -215,14 +215,14 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
 def _edited(text: str) -> Any:
     """What the user makes of the text in an editor. Raises ValueError if it is no JSON and nobody can be asked to try again."""
-    from zpipe.monitor.messages import payload_editing
+    from zpipe.monitor.messages.payload import UNCHANGED, read_payload
 
     while True:
         made = click.edit(text, extension=".json")
         if made is None:
-            return payload_editing.UNCHANGED
+            return UNCHANGED
         try:
-            return payload_editing.read(made)
+            return read_payload(made)
         except ValueError as error:
             if not sys.stdin.isatty():
                 raise

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
     from zpipe.monitor.export.checks import Thresholds
     from zpipe.monitor.export.recording import Recording
-    from zpipe.monitor.following import Heard
+    from zpipe.monitor.following import SnapshotListener
     from zpipe.operate.watch import Watch
     from zpipe.runtime.places import Places
     from zpipe.runtime.running_pipelines import Target
@@ -126,7 +126,7 @@ def _watch(pipeline: PipelineConfig, places: Places) -> Iterator[Watch]:
 
 
 @contextmanager
-def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[Heard | None]:
+def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotListener | None]:
     from zpipe.monitor.export.recording import Recorder
 
     if path is None:
@@ -148,7 +148,7 @@ def _is_screen() -> bool:
 
 
 def _show_screen(
-    pipeline: PipelineConfig, places: Places, watch: Watch, heard: Heard | None, timeout: float | None
+    pipeline: PipelineConfig, places: Places, watch: Watch, heard: SnapshotListener | None, timeout: float | None
 ) -> ExitCode:
     from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
@@ -175,7 +175,7 @@ def _print(
     pipeline: PipelineConfig,
     places: Places,
     watch: Watch,
-    heard: Heard | None,
+    heard: SnapshotListener | None,
     once: bool,
     as_json: bool,
     timeout: float | None,

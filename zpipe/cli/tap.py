@@ -54,10 +54,10 @@ def command(
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
-    from zpipe.monitor.messages import tap_output
     from zpipe.monitor.messages.condition import read_condition
     from zpipe.monitor.messages.messages_seen import SeenMessages
     from zpipe.monitor.messages.redaction import Redaction, read_names
+    from zpipe.monitor.messages.tap_output import follow_tap, printer
     from zpipe.operate.tap_subscription import TapSubscription, read_tap_target
 
     try:
@@ -67,21 +67,21 @@ def command(
         raise click.UsageError(str(problem)) from None
     found = find_target(config)
     targets, link = read_tap_target(found.config, target)
-    seen = SeenMessages(link, conditions, redaction, rate, time.monotonic())
-    show = tap_output.printer(as_json, sys.stdout.isatty())
+    seen_messages = SeenMessages(link, conditions, redaction, rate, time.monotonic())
+    show = printer(as_json, sys.stdout.isatty())
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
         # With conditions, every message has to be looked at. Without, there is no use for more sections than messages shown.
         tap = TapSubscription(found.config, found.env, targets, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
-            for one in islice(tap_output.follow(tap, seen, timeout), count):
+            for one in islice(follow_tap(tap, seen_messages, timeout), count):
                 if file is not None:
                     _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
             pass  # how watching is ended
-    click.echo(f"zpipe: {seen.summary()}", err=True)
+    click.echo(f"zpipe: {seen_messages.summary()}", err=True)
     return ExitCode.DONE
 
 

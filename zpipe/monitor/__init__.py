@@ -1,5 +1,4 @@
-"""What the snapshots of many instances say of the pipeline.
+"""What the snapshots of many instances say about their pipeline, and how that looks in a terminal and to other programs.
 
-May live here: values made of snapshots, and how they look in a terminal. Nothing here opens a socket or a file: the
-commands bring the snapshots.
+Must not live here: sockets. The commands bring the snapshots.
 """

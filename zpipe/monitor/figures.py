@@ -1,4 +1,4 @@
-"""Numbers and names as short text, for tables. May live here: that, and no table."""
+"""Numbers and names as short text, for tables. Must not live here: the tables."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""What moves a cursor, ends a line somewhere, or turns the direction of writing."""
+"""Characters that move a cursor, end a line, or turn the direction of writing."""
 
 
 def visible(text: str) -> str:
-    """Nothing in it can move a terminal's cursor, colour it, or turn what follows around."""
+    """The text with an escape for each character that could move a terminal's cursor, colour it, or turn what follows around."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -61,12 +61,12 @@ def share(part: float) -> str:
 
 
 def percent(part: float) -> str:
-    """Like `share`, but nothing where nothing is."""
+    """Like `share`, but empty for a share that would be shown as 0."""
     return share(part) if part >= 0.005 else ""
 
 
 def cut(name: str, width: int, mark: str = "…") -> str:
-    """Names of stages differ at their ends as often as at their beginnings, so the middle goes."""
+    """Cuts out the middle of a name, since names of stages differ at their ends as often as at their beginnings."""
     if len(name) <= width:
         return name
     tail = (width - 1) // 2
@@ -74,7 +74,7 @@ def cut(name: str, width: int, mark: str = "…") -> str:
 
 
 def crash_text(crash: dict[str, Any]) -> str:
-    """How a life ended, from a snapshot's `last_crash`: "killed by SIGSEGV, in the call for read:17"."""
+    """How a process ended, from a snapshot's `last_crash`: "killed by SIGSEGV, in the call for read:17"."""
     ids, messages = crash.get("ids", []), crash.get("messages_in_call", 0)
     how = visible(crash.get("how", "unknown"))
     if not messages:

@@ -393,7 +393,7 @@ def served_here() -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("asked", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
 def test_who_never_asks_is_hung_up_on(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zpipe.monitor.export.exporter.STUCK_S", 0.1)
+    monkeypatch.setattr("zpipe.monitor.export.exporter.SCRAPER_TIMEOUT_S", 0.1)
     with served_here() as address, socket.create_connection(address, timeout=DEADLINE_S) as stuck:
         stuck.sendall(asked)
         assert stuck.recv(1) == b""

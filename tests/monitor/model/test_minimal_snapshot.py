@@ -19,8 +19,8 @@ from zpipe.monitor.export.recording import Recorder, Recording
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.model.run_ledger import RunLedger
-from zpipe.monitor.run.drain_progress import DrainProgress, as_text, holdings
-from zpipe.monitor.run.progress import Finished, PlainProgress
+from zpipe.monitor.run.drain_progress import DrainProgress, drain_text, holdings
+from zpipe.monitor.run.progress import PlainProgress, SourceProgress
 from zpipe.monitor.screen.details import details
 from zpipe.monitor.screen.recording_player import Tape
 from zpipe.monitor.table.columns import plain
@@ -187,7 +187,7 @@ def test_the_ledger_of_a_kill_and_of_one_that_holds_something() -> None:
 
 def test_a_drain_and_a_run_show_who_holds_what_and_that_the_time_left_is_unknown() -> None:
     last = {(one["stage"], one["instance"]): one for one in said()}
-    assert as_text(holdings(CONFIG, last)) == (
+    assert drain_text(holdings(CONFIG, last)) == (
         "read.1 RUNNING holds 50, map.1 RUNNING holds 40, sink.1 RUNNING holds 5; time left unknown"
     )
     stream = io.StringIO()
@@ -196,7 +196,7 @@ def test_a_drain_and_a_run_show_who_holds_what_and_that_the_time_left_is_unknown
 
 
 def test_a_run_shows_no_share_of_a_source_that_does_not_say_how_far_it_is() -> None:
-    finished = Finished(CONFIG)
+    finished = SourceProgress(CONFIG)
     progress = PlainProgress(CONFIG)
     for one in said():
         finished.add(one)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
 from zpipe.core.telemetry.snapshot import taken_in
-from zpipe.monitor.model.flow import split
+from zpipe.monitor.model.link import split
 from zpipe.monitor.model.pipeline import CONNECT_S, SILENT_INTERVALS, PipelineModel
 from zpipe.monitor.table.columns import width_of
 from zpipe.monitor.table.pipeline_status import status

@@ -143,7 +143,7 @@ def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
-    """LinkEnds that speak at different moments, a thousand messages a second: never off by what passes between those."""
+    """Ends that speak at different moments, a thousand messages a second: never off by what passes between those."""
     chance = random.Random(seed)
     policy = StagePolicy(queue=Bound(200, MIB), unacked=Bound(1000, MIB))
     watched = Watched(

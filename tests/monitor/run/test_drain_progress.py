@@ -7,7 +7,7 @@ import io
 import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.monitor.run.drain_progress import REPEAT_S, DrainLines, DrainProgress, as_text, holdings
+from zpipe.monitor.run.drain_progress import REPEAT_S, DrainLines, DrainProgress, drain_text, holdings
 
 
 def rows(**more: object) -> list[object]:
@@ -28,18 +28,18 @@ def rows(**more: object) -> list[object]:
     ],
 )
 def test_it_says_what_is_in_the_way(more: dict[str, object], text: str) -> None:
-    assert as_text(rows(**more)) == f"{text}; time left unknown"  # type: ignore[arg-type]
+    assert drain_text(rows(**more)) == f"{text}; time left unknown"  # type: ignore[arg-type]
 
 
 def test_who_is_not_there_is_waited_for_too() -> None:
     died = {"map.1": "died (killed by SIGKILL)"}
-    assert as_text([], died) == as_text(rows(), died) == "map.1 died (killed by SIGKILL); time left unknown"  # type: ignore[arg-type]
-    assert as_text([]) == "everything has stopped"
+    assert drain_text([], died) == drain_text(rows(), died) == "map.1 died (killed by SIGKILL); time left unknown"  # type: ignore[arg-type]
+    assert drain_text([]) == "everything has stopped"
 
 
 def test_a_stage_that_holds_nothing_says_whom_it_waits_for() -> None:
     last = {("sink", 1): snapshot("sink", state="FLUSHED", rate_out=0.0, waiting_for=["map.2"])}
-    assert as_text(holdings(config(CHAIN), last)) == "sink.1 FLUSHED holds 0 (waits for map.2); about 0 s left"
+    assert drain_text(holdings(config(CHAIN), last)) == "sink.1 FLUSHED holds 0 (waits for map.2); about 0 s left"
 
 
 def test_the_same_wait_is_said_once_and_then_each_minute() -> None:

@@ -137,9 +137,9 @@ def test_silence_and_its_end_are_events() -> None:
     model, events = PipelineModel(config(CHAIN)), Events()
     model.add(snapshot("map", at=0.0))
     for at in (1.0, 10.0, 11.0):
-        events.look(model.as_json(at))
+        events.note_silence(model.as_json(at))
     model.add(snapshot("map", at=12.0))
-    events.look(model.as_json(12.0))
+    events.note_silence(model.as_json(12.0))
     assert [(event.at, event.text) for event in events.recent] == [
         (10.0, "map.1 is silent"),
         (12.0, "map.1 is heard again"),

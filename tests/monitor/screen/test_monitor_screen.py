@@ -18,7 +18,7 @@ from zpipe.monitor.screen.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
 from zpipe.monitor.screen.screen import Shown, Size, screen
 from zpipe.monitor.table.columns import plain, wrap
 from zpipe.monitor.table.glyphs import ASCII, UNICODE
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 REAL = [Size(80, 24), Size(60, 20), Size(40, 12), Size(200, 60)]
 WHY = "no room on the disk of /var/lib/zpipe: 0 bytes are left, and 4,096 are needed to write a position"
@@ -39,9 +39,9 @@ def value(**of_sink: Any) -> dict[str, Any]:
 def drawn(
     shown: dict[str, Any], size: Size, controls: Controls, waits: str = "", ascii_only: bool = False
 ) -> list[str]:
-    history, events = History(), Events()
+    history, events = RateHistory(), Events()
     history.add(shown)
-    events.look(shown | {"at": 1e6})
+    events.note_silence(shown | {"at": 1e6})
     made = Shown(shown, history, events.recent, "12:00:00", waits)
     lines = [plain(line) for line in screen(made, controls, size, ASCII if ascii_only else UNICODE)]
     assert len(lines) == size.height

@@ -11,9 +11,9 @@ from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.screen import Shown, Size, screen
 from zpipe.monitor.table.columns import plain
-from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend
+from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend_arrow
 from zpipe.monitor.table.pipeline_status import status
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 
 def twenty() -> PipelineModel:
@@ -33,10 +33,10 @@ def twenty() -> PipelineModel:
 
 
 def drawn(value: dict[str, Any], size: Size, glyphs: Glyphs = UNICODE, **controls: Any) -> list[str]:
-    history, events = History(), Events()
+    history, events = RateHistory(), Events()
     for _ in range(30):
         history.add(value)
-    events.look(value)
+    events.note_silence(value)
     shown = Shown(value, history, events.recent, "12:00:00")
     lines = [plain(line) for line in screen(shown, Controls(**controls), size, glyphs)]
     assert len(lines) == size.height
@@ -181,7 +181,7 @@ def test_sparklines_end_with_the_latest() -> None:
     assert sparkline([1, 2, 3, 4], 2, ASCII) == "+#"
     assert sparkline([], 3, UNICODE) == "   "
     assert sparkline([0.0, 0.0], 2, ASCII) == "__"
-    assert [trend(slope, ASCII) for slope in (None, 0.0, 2.0, -2.0)] == [" ", " ", "^", "v"]
+    assert [trend_arrow(slope, ASCII) for slope in (None, 0.0, 2.0, -2.0)] == [" ", " ", "^", "v"]
 
 
 @pytest.mark.parametrize(

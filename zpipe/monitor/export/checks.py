@@ -1,6 +1,6 @@
-"""Whether a pipeline is as it should be, for cron and the like: thresholds, and what breaks them in words.
+"""Whether a pipeline is as it should be, for cron and the like: thresholds, and what exceeds them in words.
 
-May live here: those comparisons, on the model's value; pure.
+Must not live here: reading snapshots. This compares the value of the model with thresholds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from zpipe.monitor.table.rows import upstream
 
 @dataclass(frozen=True)
 class Thresholds:
-    """None: not looked at. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`.
+    """None: not checked. `depths` is by link, as FROM->TO (FROM is STAGE or STAGE.OUTLET), and overrides `depth`.
 
-    dead  dead letters that a stage has stored: what it has counted begins anew with each start
+    dead  dead letters that a stage has stored, since its count begins anew with each start
     """
 
     depth: int | None = None
@@ -30,7 +30,7 @@ def link_name(link: dict[str, Any]) -> str:
 
 
 def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
-    """Everything that is not as it should be: an instance absent, silent, failed or held, and each threshold that is passed."""
+    """All that is not as it should be: instances that are absent, silent, failed or held, and exceeded thresholds."""
     found = []
     for name, stage in value["stages"].items():
         found += [f"{name}.{instance} is not heard of" for instance in stage["absent"]]

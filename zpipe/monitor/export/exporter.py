@@ -1,4 +1,7 @@
-"""Metrics over HTTP, for a Prometheus server. May live here: `prometheus_client`, and the thread it answers on."""
+"""Metrics over HTTP, for a Prometheus server: `prometheus_client`, and the thread on which it answers.
+
+Must not live here: which metrics there are, and where they come from (`metrics`).
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.metrics import METRICS, Distribution
-from zpipe.monitor.following import PACE_S, now_s
+from zpipe.monitor.following import READ_INTERVAL_S, now_s
 from zpipe.monitor.model.pipeline import PipelineModel
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from zpipe.monitor.following import Feed
+    from zpipe.monitor.following import SnapshotFeed
 
-STUCK_S = 10.0
-"""Until a scraper is hung up on that does not ask, or does not read: as long as a Prometheus server waits by default."""
+SCRAPER_TIMEOUT_S = 10.0
+"""A scraper that does not ask or does not read is disconnected after this: as long as a Prometheus server waits by default."""
 
 
 class Collector:
-    """The model as prometheus_client asks for it, on its own thread."""
+    """Gives the model's value to prometheus_client, which asks for it on its own thread."""
 
     def __init__(self, model: PipelineModel) -> None:
         self._model = model
@@ -44,7 +47,7 @@ class Collector:
             yield family
 
     def describe(self) -> Iterator[Any]:
-        """Each family without samples: by this prometheus_client knows what `?name[]=` chooses from."""
+        """Each family without samples, from which prometheus_client knows what `?name[]=` chooses from."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         kinds: dict[str, type[Any]] = {
@@ -57,7 +60,7 @@ class Collector:
             yield kinds[metric.kind](metric.name, metric.help, labels=metric.labels, unit=unit)
 
 
-def serve(feed: Feed, model: PipelineModel, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(feed: SnapshotFeed, model: PipelineModel, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serves the metrics and keeps them current, until interrupted. `ready` is told the address; port 0: of the system's choice.
 
     Blocks. Raises OperatorError if the address cannot be bound or prometheus_client is not installed.
@@ -72,23 +75,23 @@ def serve(feed: Feed, model: PipelineModel, host: str, port: int, ready: Callabl
     registry.register(collector)
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
-    except (OSError, UnicodeError) as error:  # a name that no resolver takes
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver takes.
         said = getattr(error, "strerror", None) or error
         raise OperatorError(f"cannot serve metrics at {shown}:{port}: {said}") from None
-    _be_patient(server)
+    _tolerate_bad_scrapers(server)
     try:
         ready(f"http://{shown}:{server.server_port}/metrics")
         while True:
-            for snapshot in feed.poll(PACE_S):
+            for snapshot in feed.poll(READ_INTERVAL_S):
                 collector.add(snapshot, now_s())
-            time.sleep(PACE_S)
+            time.sleep(READ_INTERVAL_S)
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def _be_patient(server: Any) -> None:
-    """With scrapers that go away in the middle, or never ask: no traceback for them, and no thread for ever."""
+def _tolerate_bad_scrapers(server: Any) -> None:
+    """A scraper that goes away in the middle gives no traceback, and one that never asks does not keep a thread for ever."""
     server.handle_error = lambda request, address: None
-    server.RequestHandlerClass = type("Request", (server.RequestHandlerClass,), {"timeout": STUCK_S})
+    server.RequestHandlerClass = type("Request", (server.RequestHandlerClass,), {"timeout": SCRAPER_TIMEOUT_S})

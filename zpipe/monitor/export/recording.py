@@ -1,7 +1,8 @@
 """Recordings of a pipeline: a file of NDJSON, one snapshot a line with the time when it was heard, compressed if named .gz.
 
-May live here: writing that file and reading it. The first line says whose it is; a torn last line (a monitor that was killed)
-is passed over.
+The first line says which pipeline it is of. A torn last line, which a killed monitor leaves, is passed over.
+
+Must not live here: moving through a recording on the screen.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from typing import IO, Any, cast
 
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.errors import OperatorError
-from zpipe.monitor.model.moment import LATEST_S, possible
+from zpipe.monitor.model.incarnation import LATEST_S, is_possible_time
 
 VERSION = 1
 _MANY_DIGITS = re.compile(rb"\d{19}")
 _GZIP = 31
 """For zlib: the format of gzip files."""
-BACK_S, ON_S = 60.0, 366 * 86400.0
-"""A recorder's clock goes on whatever is done to the machine's: times further back, or on, are not its own."""
+MOST_BACK_S, MOST_FORWARD_S = 60.0, 366 * 86400.0
+"""A recorder's clock is not changed when the machine's is set, so times further back or forward are not its own."""
 WINDOW_INTERVALS = 40
-"""So much before a moment is read to know the moment: more than any rate or share is measured over."""
+"""So many intervals before a moment are read to know the pipeline then: more than any rate or share is measured over."""
 
 
 class Recorder:
@@ -38,7 +39,7 @@ class Recorder:
     def __init__(self, path: Path, pipeline: str, interval_s: float) -> None:
         self._path = path
         try:
-            self._file = _created(path)
+            self._file = _open_new(path)
         except FileExistsError:
             raise OperatorError(f"{path} is there already: name another file, or remove it") from None
         except OSError as error:
@@ -57,7 +58,7 @@ class Recorder:
             raise OperatorError(f"cannot write {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk: what was lost of the file, its last line says
+        with suppress(OSError):  # The disk is full. The last line shows what the file lacks.
             self._file.close()
 
 
@@ -71,7 +72,7 @@ class Recording:
         self._times: list[float] = []
         self._offsets: list[int] = []
         self._by_instance: dict[tuple[str, int], list[int]] = {}
-        self._file = _unpacked(path)
+        self._file = _open_for_reading(path)
         try:
             self._head(path, pipeline)
             self._index(path)
@@ -100,7 +101,7 @@ class Recording:
     def _index(self, path: Path) -> None:
         offset = self._file.tell()
         for number, line in enumerate(self._file, 2):
-            row = _row(line)
+            row = _parsed_row(line)
             if row is not None:
                 if problem := _impossible(row["at"], self._times):
                     raise OperatorError(
@@ -113,8 +114,8 @@ class Recording:
             offset += len(line)
 
     def until(self, at: float) -> Iterator[tuple[float, dict[str, Any]]]:
-        """What is needed to know the pipeline at `at`: every snapshot of the time before it, and the last one of those
-        instances that said nothing in that time."""
+        """What is needed to know the pipeline at `at`: every snapshot of the window before it, and the last snapshot of each
+        instance that published none in that window."""
         stop = bisect_right(self._times, at)
         start = bisect_right(self._times, at - WINDOW_INTERVALS * self.interval_s)
         older = [numbers[i - 1] for numbers in self._by_instance.values() if (i := bisect_right(numbers, start - 1))]
@@ -125,7 +126,7 @@ class Recording:
         yield from self._sound(range(bisect_right(self._times, after), bisect_right(self._times, at)))
 
     def _sound(self, numbers: Iterable[int]) -> Iterator[tuple[float, dict[str, Any]]]:
-        """Those of them that every reader can take: somebody may have edited the file."""
+        """Those of them that are sound, since somebody may have edited the file."""
         for number in numbers:
             self._file.seek(self._offsets[number])
             snapshot = taken_in(json.loads(self._file.readline())["snapshot"])
@@ -136,9 +137,9 @@ class Recording:
         self._file.close()
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def _parsed_row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line, parse_int=_whole) if _MANY_DIGITS.search(line) else json.loads(line)
+        row = json.loads(line, parse_int=_count_from_digits) if _MANY_DIGITS.search(line) else json.loads(line)
     except ValueError:
         return None
     sound = isinstance(row, dict) and isinstance(row.get("at"), int | float) and isinstance(row.get("snapshot"), dict)
@@ -147,15 +148,17 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _impossible(at: float, before: list[float]) -> str:
     """Why a time cannot be that of the snapshot after these; "" if it can."""
-    if not possible(at):
+    if not is_possible_time(at):
         return f"{str(at)[:20]} is no time since 1970"
     step = at - before[-1] if before else 0.0
-    if step < -BACK_S:
+    if step < -MOST_BACK_S:
         return f"its time is {-step:,.0f} s before that of the snapshot before it"
-    return f"its time is {step / 86400.0:,.0f} days after that of the snapshot before it" if step > ON_S else ""
+    return (
+        f"its time is {step / 86400.0:,.0f} days after that of the snapshot before it" if step > MOST_FORWARD_S else ""
+    )
 
 
-def _whole(digits: str) -> int:
+def _count_from_digits(digits: str) -> int:
     """Like every count of a snapshot it has 64 bits; raises ValueError for one with which nothing can be computed."""
     number = int(digits)
     if number.bit_length() > 64:
@@ -163,13 +166,13 @@ def _whole(digits: str) -> int:
     return number
 
 
-def _created(path: Path) -> IO[bytes]:
+def _open_new(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "xb", compresslevel=5))
     return path.open("xb")
 
 
-def _unpacked(path: Path) -> IO[bytes]:
+def _open_for_reading(path: Path) -> IO[bytes]:
     """The file, or a temporary one of what is compressed in it: a recording is read back and forth."""
     try:
         if path.suffix != ".gz":

@@ -1,4 +1,10 @@
-"""Conditions on messages, as `zpipe tap --where` takes them. May live here: reading one, and whether a message meets it."""
+"""Conditions on messages, as `zpipe tap --where` takes them: reading one, and whether a message meets it.
+
+Must not live here: which messages are looked at, and what is shown of them.
+
+A condition names a field of the message by a path. `user.email` leads into the payload, and into lists by number; it also leads
+to a field whose name is `user.email`, dot included. `@id`, `@origin`, `@attempt` and `@headers.…` are the message's own.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +17,29 @@ from typing import Any
 
 from zpipe.fixture import to_json
 from zpipe.messages import Message
-from zpipe.monitor.messages.field import MISSING, OWN, field
 
-_FORM = re.compile(r"\s*([^=!~<>\s]+)\s*(!=|>=|<=|=|~|>|<)\s*(.*)", re.DOTALL)
+OWN_FIELDS = ("@id", "@origin", "@attempt", "@headers")
+_CONDITION = re.compile(r"\s*([^=!~<>\s]+)\s*(!=|>=|<=|=|~|>|<)\s*(.*)", re.DOTALL)
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
     ">=": operator.ge,
     "<=": operator.le,
 }
-FORMS = "FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX, FIELD>VALUE, FIELD>=VALUE, FIELD<VALUE, FIELD<=VALUE"
+ALLOWED_FORMS = "FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX, FIELD>VALUE, FIELD>=VALUE, FIELD<VALUE, FIELD<=VALUE"
+
+
+class _Missing:
+    """The type of MISSING, which is not None because a field may hold None."""
+
+
+MISSING = _Missing()
+_LIST_INDEX = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """`value` is what the text says as JSON (a number, true, null), else the text itself; a compiled pattern for ~."""
+    """`value` is what `text` says as JSON (a number, true, null), else the text itself. For `~` it is a compiled pattern."""
 
     path: tuple[str, ...]
     sign: str
@@ -33,8 +47,8 @@ class Condition:
     value: Any
 
     def holds(self, message: Message) -> bool:
-        """A field that is not there meets only !=; numbers compare with numbers and text with text, as which bytes count."""
-        found = field(message, self.path)
+        """A missing field meets only `!=`. Numbers compare with numbers, and text with text; bytes count as text."""
+        found = field_value(message, self.path)
         if isinstance(found, bytes):
             found = found.decode("utf-8", "replace")
         if self.sign == "!=":
@@ -61,13 +75,13 @@ def _is_number(value: Any) -> bool:
 
 def read_condition(text: str) -> Condition:
     """Raises ValueError with a sentence that says what is allowed."""
-    form = _FORM.fullmatch(text)
+    form = _CONDITION.fullmatch(text)
     if form is None:
-        raise ValueError(f"{text!r} is no condition: allowed are {FORMS}")
+        raise ValueError(f"{text!r} is no condition: allowed are {ALLOWED_FORMS}")
     name, sign, wanted = form.groups()
     path = tuple(name.split("."))
-    if path[0].startswith("@") and path[0] not in OWN:
-        raise ValueError(f"{text!r}: a message has {', '.join(OWN)}, but no {path[0]}")
+    if path[0].startswith("@") and path[0] not in OWN_FIELDS:
+        raise ValueError(f"{text!r}: a message has {', '.join(OWN_FIELDS)}, but no {path[0]}")
     if sign == "~":
         try:
             return Condition(path, sign, wanted, re.compile(wanted))
@@ -82,3 +96,27 @@ def read_condition(text: str) -> Condition:
     except (ValueError, RecursionError):
         value = wanted
     return Condition(path, sign, wanted, value)
+
+
+# ---- the field that a path leads to
+
+
+def field_value(message: Message, path: tuple[str, ...]) -> Any:
+    """What the field holds, or MISSING."""
+    value: Any = message.payload
+    if path[0] in OWN_FIELDS:
+        value, path = getattr(message, path[0][1:]), path[1:]
+    return _value_at(value, path)
+
+
+def _value_at(value: Any, path: tuple[str, ...]) -> Any:
+    if not path:
+        return value
+    if isinstance(value, dict):
+        for stop in range(1, len(path) + 1):
+            name = ".".join(path[:stop])
+            if name in value and (found := _value_at(value[name], path[stop:])) is not MISSING:
+                return found
+    elif isinstance(value, list) and _LIST_INDEX.fullmatch(path[0]) and int(path[0]) < len(value):
+        return _value_at(value[int(path[0])], path[1:])
+    return MISSING

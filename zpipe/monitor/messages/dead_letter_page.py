@@ -1,4 +1,7 @@
-"""Dead letters for people and for scripts. May live here: the table, the page of one letter, and both as JSON values."""
+"""Dead letters for people and for scripts: a table of many, a page of one, and both as JSON values.
+
+Must not live here: finding dead letters, and changing them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from zpipe.core.work.stored_letter import MESSAGE, StoredLetter
-from zpipe.monitor.messages.payload import as_text, shown
+from zpipe.monitor.messages.payload import as_json_value, payload_text
 
 REASON_CHARACTERS = 200
 
 
 def row(letter: StoredLetter) -> dict[str, Any]:
-    """What `list --json` prints of a letter."""
+    """What `zpipe dead list --json` prints of a letter."""
     return {
         "letter": letter.name,
         "stage": letter.stage,
@@ -33,21 +36,21 @@ def row(letter: StoredLetter) -> dict[str, Any]:
 
 
 def whole(letter: StoredLetter) -> dict[str, Any]:
-    """What `show --json` prints of it."""
+    """What `zpipe dead show --json` prints of a letter."""
     return row(letter) | {
         "origin": letter.origin,
         "incarnation": letter.incarnation,
         "traceback": letter.traceback,
         "history": letter.history,
-        "headers": shown(letter.headers),
-        "payload": shown(letter.payload),
+        "headers": as_json_value(letter.headers),
+        "payload": as_json_value(letter.payload),
     }
 
 
 def table(letters: list[StoredLetter], now: float) -> Table:
-    """One line a letter. Tries are attempts; `+2d`: and two deaths of its worker."""
+    """One line for each letter. The tries are its attempts; `+2d` after them says that its worker died twice."""
     made = Table(box=None, pad_edge=False, header_style="bold")
-    # rich cuts every column alike where there is too little room: a name that is cut names nothing.
+    # rich shortens every column alike where there is too little room, but a shortened name names nothing.
     made.add_column("letter", no_wrap=True, min_width=max((len(letter.name) for letter in letters), default=0))
     made.add_column("age", no_wrap=True, min_width=4)
     made.add_column("id", overflow="ellipsis", no_wrap=True)
@@ -63,7 +66,7 @@ def table(letters: list[StoredLetter], now: float) -> Table:
 
 
 def page(letter: StoredLetter, now: float) -> str:
-    """Everything of one letter."""
+    """Everything that is known of one letter."""
     lines = [
         f"letter     {letter.name}",
         f"id         {letter.id}",
@@ -80,12 +83,12 @@ def page(letter: StoredLetter, now: float) -> str:
     if letter.replay_rate is not None:
         lines.append("replay     marked: its instance takes it when it runs")
     if letter.headers is not None:
-        lines += ["headers", _indented(as_text(letter.headers))]
+        lines += ["headers", _indented(payload_text(letter.headers))]
     if letter.history:
         lines += ["history", *(_indented(line) for line in letter.history)]
     if letter.traceback:
         lines += ["traceback", _indented(letter.traceback.rstrip())]
-    return "\n".join([*lines, "payload", _indented(as_text(letter.payload))])
+    return "\n".join([*lines, "payload", _indented(payload_text(letter.payload))])
 
 
 def age(seconds: float) -> str:
@@ -108,5 +111,5 @@ def _indented(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, and nothing in it that a terminal would obey."""
+    """On one line, without anything that a terminal would obey."""
     return " ".join("".join(one if one.isprintable() else " " for one in text).split())

@@ -1,7 +1,6 @@
-"""Messages seen passing, from the sections that a tap is shown.
+"""The messages that a tap sees: decoding the sections it is sent, choosing among their messages, and how one is shown.
 
-May live here: decoding those sections, choosing among their messages, and the forms in which one is shown. No sockets, clock or
-terminal.
+Must not live here: sockets, the clock and the terminal.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from zpipe.monitor.figures import visible
 from zpipe.monitor.messages.condition import Condition
 from zpipe.monitor.messages.redaction import Redaction
 
-LONGEST = 2000
+LONGEST_PAYLOAD = 2000
 """Characters of a payload that are shown to people; --json and --save have it whole."""
 
 Link = tuple[str, str, str]
@@ -43,8 +42,8 @@ class SeenMessage:
         return self.link[2] == self.stage
 
     def as_json(self) -> str:
-        """One line: that of a fixture, and where it was seen. Nothing in it moves a terminal's cursor either: JSON has an
-        escape for each character."""
+        """One line: that of a fixture, and where the message was seen. JSON has an escape for each character, so nothing in
+        the line moves a terminal's cursor either."""
         upstream, _, consumer = self.link
         seen = {"at": self.at, "stage": self.stage, "instance": self.instance, "from": upstream, "to": consumer}
         return visible(json.dumps(seen | as_row(self.message), ensure_ascii=False))
@@ -68,15 +67,17 @@ class SeenMessage:
 
 def _shown(value: Any) -> str:
     text = json.dumps(to_json(value), ensure_ascii=False)
-    return visible(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)")
+    return visible(text if len(text) <= LONGEST_PAYLOAD else f"{text[:LONGEST_PAYLOAD]}… ({len(text):,} characters)")
 
 
 class SeenMessages:
-    """What is seen of what passes: `rate` messages a second at most, of those that meet all conditions.
+    """Chooses what is shown of the messages that pass: those that meet all conditions, at most `rate` a second.
 
-    link    only this one; None: all
-    shown   messages given so far;  matched: those that would have been, were it not for the rate;  decoded: looked at
-    hidden  messages in sections that could not be shown: too large, or not to be decoded
+    link     only messages on this link; None: on all links
+    shown    messages that were shown so far
+    matched  messages that met all conditions, also those above the rate
+    decoded  messages that were looked at
+    hidden   messages in sections that were too large to be sent or could not be decoded
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class SeenMessages:
         return "messages: " + ", ".join(parts)
 
     def take(self, frame: frames.Tap, at: float, now: float) -> list[SeenMessage]:
-        """Of one section: spread over it if it has more than the rate allows."""
+        """The messages of one section that are to be shown. If there are more than the rate allows, they are picked evenly."""
         link = frame.upstream, frame.outlet, frame.consumer
         if self._link not in (None, link):
             return []
@@ -134,7 +135,8 @@ class SeenMessages:
         ]
 
     def _count(self, key: tuple[str, int, Link], frame: frames.Tap) -> None:
-        """`passed` grows from 0 with the first tap of any, and again when all were gone or the instance is another life."""
+        """An instance counts `passed` from 0 when its first tap begins. It does so again after all taps have left, and after a
+        restart."""
         before, last = self._passed.get(key, (frame.count - frame.passed, 0))
         if frame.passed < last:
             before += last

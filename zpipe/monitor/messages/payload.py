@@ -1,7 +1,9 @@
-"""Payloads as JSON that people read and edit. May live here: both ways between plain CBOR values and JSON.
+"""Payloads as JSON that people read and edit: from plain CBOR values to JSON and back, and what an edit makes of a payload.
 
-JSON has no bytes: they are `{"$utf8": "text"}` where they are text, else `{"$base64": "..."}`. A number with more digits than
-Python writes is `{"$int": "0xff"}`. A map that looks like one of these is `{"$map": {...}}`.
+Must not live here: where payloads come from, and the editor that a person uses.
+
+JSON has no bytes: they become `{"$utf8": "text"}` if they are text, else `{"$base64": "..."}`. A number with more digits than
+Python writes becomes `{"$int": "0xff"}`. A map that looks like one of these becomes `{"$map": {...}}`.
 """
 
 from __future__ import annotations
@@ -9,37 +11,43 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
+from zpipe.core.wire import cbor
 from zpipe.fixture import LARGEST_BITS
 
 UTF8, BASE64, INT, MAP = "$utf8", "$base64", "$int", "$map"
 _TAGS = frozenset({UTF8, BASE64, INT, MAP})
+UNCHANGED: Final = object()
+"""Stands for the payload that nobody has edited, since every value may be one."""
 
 
-def shown(value: Any) -> Any:
-    """What `json.dumps` takes."""
+def as_json_value(value: Any) -> Any:
+    """The value as `json.dumps` takes it."""
     if isinstance(value, bytes):
-        return _shown_bytes(value)
+        return _bytes_as_json(value)
     if isinstance(value, list | tuple):
-        return [shown(item) for item in value]
+        return [as_json_value(item) for item in value]
     if isinstance(value, dict):
-        plain = {_shown_key(key): shown(item) for key, item in value.items()}
+        plain = {_key_as_json(key): as_json_value(item) for key, item in value.items()}
         return {MAP: plain} if len(plain) == 1 and not _TAGS.isdisjoint(plain) else plain
     if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
         return {INT: hex(value)}
     return value
 
 
-def as_text(value: Any) -> str:
-    """Indented, as an editor is given it."""
-    return json.dumps(shown(value), indent=2, ensure_ascii=False)
+def payload_text(value: Any) -> str:
+    """Its JSON, indented for people."""
+    return json.dumps(as_json_value(value), indent=2, ensure_ascii=False)
 
 
-def read(text: str) -> Any:
-    """The value that such JSON stands for. Raises ValueError with where and what is wrong."""
+def read_payload(text: str) -> Any:
+    """The value that such JSON stands for. Raises ValueError that says where and what is wrong."""
     try:
         return _read(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -62,7 +70,7 @@ def _read(value: Any) -> Any:
     return {_read_key(key): _read(item) for key, item in value.items()}
 
 
-def _shown_bytes(value: bytes) -> dict[str, str]:
+def _bytes_as_json(value: bytes) -> dict[str, str]:
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -72,7 +80,7 @@ def _shown_bytes(value: bytes) -> dict[str, str]:
     return {BASE64: base64.b64encode(value).decode()}
 
 
-def _shown_key(key: Any) -> str:
+def _key_as_json(key: Any) -> str:
     return f"{BASE64}:{base64.b64encode(key).decode()}" if isinstance(key, bytes) else str(key)
 
 
@@ -92,3 +100,32 @@ def _bytes(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ValueError(f"{text[:60]!r} is not base64") from None
+
+
+# ---- editing
+
+
+def editable_text(payload: Any) -> str:
+    """The text to give to an editor. Raises ValueError for a payload that would not come back from it unchanged."""
+    text = payload_text(payload)
+    if cbor.write(read_payload(text)) != cbor.write(payload):
+        raise ValueError("has a payload that JSON cannot hold: give --payload FILE")
+    return text + "\n"
+
+
+def with_fields(payload: Any, assignments: Iterable[str]) -> Any:
+    """The payload with each FIELD=JSON set. Raises ValueError."""
+    if not isinstance(payload, dict):
+        raise ValueError("has a payload without fields: give --payload FILE")
+    changed = dict(payload)
+    for assignment in assignments:
+        field, equals, text = assignment.partition("=")
+        if not equals or not field:
+            raise ValueError(f"--set takes FIELD=JSON, not {assignment!r}")
+        try:
+            changed[field] = read_payload(text)
+        except ValueError:
+            raise ValueError(
+                f"--set {field}: {text!r} is not JSON (text needs its quotes: '{field}=\"text\"')"
+            ) from None
+    return changed

@@ -1,7 +1,9 @@
-"""What must not be shown. May live here: fields by name, and putting a mark in the place of what they hold.
+"""Hiding fields that must not be shown: choosing them by name, and putting a mark in the place of what they hold.
 
-A name hides that field wherever it stands, in the payload, in headers, in maps within lists: to hide too much is a nuisance,
-to hide too little a leak. `user.email` hides `email` only directly within `user`, or a field that is named `user.email`; a
+Must not live here: how a message is shown.
+
+A name hides that field wherever it stands: in the payload, in headers, in maps within lists. Hiding too much is a nuisance, but
+hiding too little is a leak. `user.email` hides `email` only directly within `user`, or a field that is named `user.email`; a
 place in a list may be named (`items.0.price`) or left out. `@id` and `@headers` are the message's own.
 """
 
@@ -19,13 +21,13 @@ Path = tuple[str | int, ...]
 
 
 class Redaction:
-    """`names`: fields or dotted paths, case aside."""
+    """`names`: fields or dotted paths; upper and lower case do not matter."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = [name.casefold().split(".") for name in names]
 
     def __call__(self, message: Message) -> Message:
-        """A copy without what is hidden; the message itself if nothing is."""
+        """A copy without what is hidden; the message itself if no names were given."""
         if not self._names:
             return message
         headers = message.headers
@@ -79,7 +81,7 @@ def _ends_with(path: Path, name: list[str]) -> bool:
 
 
 def read_names(texts: tuple[str, ...]) -> list[str]:
-    """From `email,user.token` and repeats of it. Raises ValueError for a name with an empty part, or of nothing to hide."""
+    """The names in texts such as `email,user.token`. Raises ValueError for a name that has an empty part or cannot be hidden."""
     names = [name.strip() for text in texts for name in text.split(",")]
     for name in names:
         first, *rest = parts = name.split(".")

@@ -1,7 +1,6 @@
-"""Following a tap: what it is shown, message by message, as it comes, and printing that.
+"""Following a tap: reading what it is sent, and printing each message as it comes.
 
-May live here: when to read and when it is over. What is read comes from a Feed, which the command brings; what a message looks
-like is `passing`'s.
+Must not live here: sockets (the command brings a TapFeed), and what a message looks like (`messages_seen`).
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ from zpipe.monitor.messages.messages_seen import SeenMessage, SeenMessages
 TURN_S = 0.1
 
 
-class Feed(Protocol):
+class TapFeed(Protocol):
     @property
     def heard(self) -> Collection[tuple[str, int]]:
-        """Instances that have answered."""
+        """The instances that have answered."""
 
     @property
     def over(self) -> bool:
-        """Every one of them has stopped."""
+        """Whether every one of them has stopped."""
 
     def missing(self) -> OperatorError:
         """The error that says who does not answer, and where it was looked for."""
 
     def poll(self, timeout_s: float) -> list[frames.Tap]:
-        """Asks to be shown what passes, waits at most so long, and gives what was."""
+        """Asks for what passes, waits at most so long for it, and returns what came."""
 
 
-def follow(feed: Feed, passings: SeenMessages, wait_s: float) -> Iterator[SeenMessage]:
+def follow_tap(feed: TapFeed, seen_messages: SeenMessages, wait_s: float) -> Iterator[SeenMessage]:
     """Each message that is to be shown, until every instance has stopped. Blocks between.
 
     Raises NoPeerError if no instance answers within `wait_s`, OperatorError if this user may not look for them.
@@ -43,7 +42,7 @@ def follow(feed: Feed, passings: SeenMessages, wait_s: float) -> Iterator[SeenMe
     deadline = time.monotonic() + wait_s
     while not feed.over:
         for frame in feed.poll(TURN_S):
-            yield from passings.take(frame, time.time(), time.monotonic())
+            yield from seen_messages.take(frame, time.time(), time.monotonic())
         if not feed.heard and time.monotonic() > deadline:
             raise feed.missing()
 
@@ -51,13 +50,11 @@ def follow(feed: Feed, passings: SeenMessages, wait_s: float) -> Iterator[SeenMe
 def printer(as_json: bool, terminal: bool) -> Callable[[SeenMessage], None]:
     """Prints a message to stdout: a line of JSON, or a heading and the payload, in colour on a terminal that wants it."""
     if as_json:
-        return lambda passing: click.echo(passing.as_json())
+        return lambda seen: click.echo(seen.as_json())
     if not terminal:
-        return lambda passing: click.echo(f"{passing.heading()}\n{passing.body()}")
+        return lambda seen: click.echo(f"{seen.heading()}\n{seen.body()}")
     from rich.console import Console
     from rich.text import Text
 
     console = Console()
-    return lambda passing: console.print(
-        Text.assemble((passing.heading(), "bold cyan"), "\n", passing.body()), soft_wrap=True
-    )
+    return lambda seen: console.print(Text.assemble((seen.heading(), "bold cyan"), "\n", seen.body()), soft_wrap=True)

@@ -1,91 +1,153 @@
-"""How many instances of a stage would keep up with what comes, or with what the stages after it take.
+"""What the instances of a stage spend their time on, how fast they are, and how many of them would keep up.
 
-May live here: what stages could do, from how fast they are at what they do. No verdicts and no sentences.
+Must not live here: verdicts and sentences. Those follow from several stages, and are in `bottleneck`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from zpipe.monitor.model.flow import LinkName
-from zpipe.monitor.model.load import Load
+from zpipe.config import StageConfig
+from zpipe.core.processing.time_budget import SHARES
+from zpipe.monitor.model.incarnation import RECENT, SeenIncarnation
+from zpipe.monitor.model.link import LinkName
+
+OWN_SHARES = ("working", "limited", "retrying")
+"""What a stage spends time on by its own doing."""
+
+
+class Load(NamedTuple):
+    """The mean over the live instances of one stage, over the long window.
+
+    head       it has no input: it reads a source
+    batch      messages of a full batch; None: it takes no batches
+    shares     their time budget
+    recent     the time budget of the last few intervals
+    speed      messages that one instance finishes in a second of its own work (a head: in a second in which it is not blocked);
+               None: unknown
+    known_for  intervals for which all its instances are known
+    unacked    messages that one instance may have on a link without an ack
+    rate       calls a second that the limit of one instance allows; None: any number
+    """
+
+    head: bool
+    batch: int | None
+    shares: dict[str, float]
+    recent: dict[str, float]
+    speed: float | None
+    known_for: float
+    unacked: int
+    rate: float | None
+
+    @property
+    def own(self) -> float:
+        """The share of time that it spends by its own doing."""
+        return sum(self.shares[share] for share in OWN_SHARES)
+
+    @property
+    def own_recent(self) -> float:
+        return sum(self.recent[share] for share in OWN_SHARES)
+
+
+def load_of(stage: StageConfig, live: Sequence[SeenIncarnation]) -> Load:
+    speeds = [seen.speed(OWN_SHARES) if stage.inputs else seen.reading_speed for seen in live]
+    known = [speed for speed in speeds if speed is not None]
+    rates = [(seen.snapshot.get("limit") or {}).get("rate") for seen in live]
+    return Load(
+        head=not stage.inputs,
+        batch=stage.batch.messages if stage.batch else None,
+        shares=_mean_shares([seen.shares() for seen in live]),
+        recent=_mean_shares([seen.shares(RECENT) for seen in live]),
+        speed=sum(known) / len(known) if known else None,
+        known_for=min((seen.known_for for seen in live), default=0.0),
+        unacked=stage.unacked.messages,
+        rate=rates[0] if rates else None,
+    )
+
+
+def _mean_shares(budgets: list[dict[str, float]]) -> dict[str, float]:
+    return {share: sum(one[share] for one in budgets) / max(len(budgets), 1) for share in SHARES}
+
+
+# ---- how many instances would keep up
 
 Stages = Mapping[str, dict[str, Any]]
 Links = list[dict[str, Any]]
-Efforts = Mapping[str, Load]
+Loads = Mapping[str, Load]
 
 SLACK = 0.15
-"""Of an instance: rates are measured, and 3.1 times as many messages are three instances' work."""
-CLOSE = 0.05
-"""By so much of what a stage can do its rates are off at times: what is nearer to that is no proof of anything."""
-SETTLED = 6.0
-"""So many intervals after an instance has come, what is sent to it is not only what had waited for it, or comes again."""
+"""Of one instance. Rates are measured, so 3.1 times what one instance can do is the work of three, not of four."""
+RATE_ERROR = 0.05
+"""Measured rates are off by this share at times, so a smaller difference proves nothing."""
+SETTLED_INTERVALS = 6.0
+"""For so long after an instance has started, much of what is sent to it had waited for it or comes again."""
 MOST_INSTANCES = 10_000
-TRUSTED = 0.1
-"""A stage that is busy for less than this share of its time does not tell what it could do: parcels of few messages cost more a
-message than full ones, and what it was seen to do would be multiplied by more than ten."""
+LEAST_BUSY = 0.1
+"""A stage that is busy for a smaller share of its time does not show what it could do. Small parcels
+cost more for each message than full ones, and what it was seen to do would be multiplied by more than ten."""
 
 
 class Capacity:
-    """`stages` and `links` are the model's; `inputs`: the links into each stage."""
+    """`stages` are those of the model; `inputs`: the links into each stage."""
 
-    def __init__(self, stages: Stages, inputs: Mapping[str, Links], efforts: Efforts) -> None:
+    def __init__(self, stages: Stages, inputs: Mapping[str, Links], loads: Loads) -> None:
         self._stages = stages
         self._inputs = inputs
-        self._efforts = efforts
+        self._loads = loads
         self._offers: dict[LinkName, tuple[float, str]] = {}
 
     def needed(self, name: str) -> tuple[int | None, str]:
-        """How many instances of a stage that has no time left would keep up, and with whose rate; (None, "") if nobody can say.
-        As many as are live where these keep up and have only a backlog left; else more."""
-        effort, live = self._efforts[name], int(self._stages[name]["live"])
-        offered, by = self._comes(name)
-        taken, last = self._taken(name)
-        wanted, by = (taken, last) if taken < offered else (offered, by)
-        # Of one that stands still, or nearly so, its rate says nothing.
-        if not effort.speed or wanted >= effort.speed * MOST_INSTANCES or self.is_new(name) or self.is_new(by):
+        """How many instances of a stage that has no time left would keep up, and which stage sets the rate they would keep
+        up with; (None, "") if that is not known. The live ones are enough if they keep up and have only a backlog left."""
+        load, live = self._loads[name], int(self._stages[name]["live"])
+        offered, by = self._offered_to(name)
+        takes, last = self._takes(name)
+        wanted, by = (takes, last) if takes < offered else (offered, by)
+        # The rate of a stage that stands still, or nearly so, says nothing.
+        if not load.speed or wanted >= load.speed * MOST_INSTANCES or self.is_new(name) or self.is_new(by):
             return None, ""
-        needed = math.ceil(wanted / effort.speed - SLACK)
+        needed = math.ceil(wanted / load.speed - SLACK)
         if needed > live:
             return needed, by
         if self._catches_up(name):
             return live, by
-        return (live + 1, by) if wanted > (1.0 + CLOSE) * live * effort.speed else (None, "")
+        return (live + 1, by) if wanted > (1.0 + RATE_ERROR) * live * load.speed else (None, "")
 
     def is_new(self, name: str) -> bool:
-        """One of its instances has come while others were looked at. Where all are new to the monitor, what they say must do."""
-        known_for = self._efforts[name].known_for
-        return known_for < SETTLED and known_for < max(one.known_for for one in self._efforts.values()) - 2.0
+        """Whether an instance of it started while others were already watched. Where all instances are new to the monitor,
+        their figures have to be enough."""
+        known_for = self._loads[name].known_for
+        return known_for < SETTLED_INTERVALS and known_for < max(one.known_for for one in self._loads.values()) - 2.0
 
     def _catches_up(self, name: str) -> bool:
-        """Less and less waits for it, and not because a producer waits itself."""
+        """Whether less and less waits for it, and not because its producers are blocked."""
         into = self._inputs[name]
         slopes = [link["slope"] or 0.0 for link in into if link["full_in_s"] is None]
         return len(slopes) == len(into) and max(slopes) <= 0.0 and min(slopes) < 0.0
 
-    def _comes(self, name: str) -> tuple[float, str]:
-        """What all links into a stage offer it, and the stage that sets the rate of the one that offers most."""
+    def _offered_to(self, name: str) -> tuple[float, str]:
+        """Messages a second that all links into a stage offer it, and the stage that sets the rate of the largest offer."""
         offers = [self._offered(link) for link in self._inputs[name]]
         return sum(rate for rate, _ in offers), max(offers)[1]
 
     def _offered(self, link: dict[str, Any]) -> tuple[float, str]:
         """Messages a second that would come over the link if its consumer took them all, and the stage that sets this rate: what
-        its upstream could do, but no more than that is offered itself. Infinite where nobody can say."""
+        its upstream could do, but no more than is offered to that upstream itself. Infinite where it is not known."""
         key = LinkName(link["from"], link["outlet"], link["to"])
         if key not in self._offers:
             name = link["from"]
-            self._offers[key] = 0.0, name  # a circle cannot be, but what is not checked here must not hang
-            speed, live = self._efforts[name].speed, self._stages[name]["live"]
+            self._offers[key] = 0.0, name  # There can be no circle, but this must not hang if there is one.
+            speed, live = self._loads[name].speed, self._stages[name]["live"]
             could, by = (math.inf if speed is None else speed * live) if live else 0.0, name
             if self._inputs[name]:
-                could, by = min((could, by), self._comes(name))
+                could, by = min((could, by), self._offered_to(name))
             outputs = float(link["outputs"])
             self._offers[key] = max(link["rate"] or 0.0, could * outputs if outputs else 0.0), by
         return self._offers[key]
 
-    def _taken(self, name: str) -> tuple[float, str]:
+    def _takes(self, name: str) -> tuple[float, str]:
         """Messages of this stage a second whose outputs the stages after it would take, and which of them takes the least."""
         least, by = math.inf, ""
         for consumer, into in self._inputs.items():
@@ -93,17 +155,17 @@ class Capacity:
                 outputs = float(link["outputs"]) if link["from"] == name else 0.0
                 if not outputs:
                     continue
-                (could, limit), (further, last) = self._could(consumer, into, link), self._taken(consumer)
+                (could, limit), (further, last) = self._could_take(consumer, into, link), self._takes(consumer)
                 could, limit = (could, limit) if could <= further else (further, last)
                 if could / outputs < least:
                     least, by = could / outputs, limit
         return least, by
 
-    def _could(self, consumer: str, into: Links, link: dict[str, Any]) -> tuple[float, str]:
-        """Messages a second that a stage could take over one of its links, beside what the others bring."""
-        effort = self._efforts[consumer]
-        # A small batch costs more a message than a full one: what such a stage could take does not show yet.
-        if effort.speed is None or effort.batch or effort.own < TRUSTED:
+    def _could_take(self, consumer: str, into: Links, link: dict[str, Any]) -> tuple[float, str]:
+        """Messages a second that a stage could take over one of its links, beside what its other links bring."""
+        load = self._loads[consumer]
+        # A small batch costs more for each message than a full one, so it does not show yet what such a stage could take.
+        if load.speed is None or load.batch or load.own < LEAST_BUSY:
             return math.inf, ""
         others = sum(x["rate"] or 0.0 for x in into if x is not link)
-        return max(effort.speed * self._stages[consumer]["live"] - others, link["rate"] or 0.0), consumer
+        return max(load.speed * self._stages[consumer]["live"] - others, link["rate"] or 0.0), consumer

@@ -1,6 +1,6 @@
-"""What has happened lately, read from how snapshots change: a line an event.
+"""What has happened lately, found by comparing each snapshot of an instance with the one before: a line for each event.
 
-May live here: comparing an instance's snapshot with the one before. No clock, no layout.
+Must not live here: the clock and layout.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zpipe.monitor.figures import crash_text
 
-KEPT = 200
+MOST_EVENTS = 200
 GROWING = "growing"
 """The reason of a limit that grows; all others are of one that is taken back."""
 COUNTED = {
@@ -23,7 +23,7 @@ COUNTED = {
 
 
 class Event(NamedTuple):
-    """`bad`: somebody may have to do something about it."""
+    """`bad`: a person may have to do something about it."""
 
     at: float
     text: str
@@ -34,10 +34,10 @@ class Events:
     """`recent`, oldest first. Takes sound snapshots as they come, and the model's values for who has fallen silent."""
 
     def __init__(self) -> None:
-        self.recent: deque[Event] = deque(maxlen=KEPT)
+        self.recent: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._last: dict[tuple[str, int], dict[str, Any]] = {}
         self._silent: set[tuple[str, int]] = set()
-        self._runs: dict[tuple[str, str], tuple[Event, int]] = {}
+        self._repeated: dict[tuple[str, str], tuple[Event, int]] = {}
 
     def add(self, snapshot: dict[str, Any], at: float) -> None:
         key = snapshot["stage"], snapshot["instance"]
@@ -56,7 +56,7 @@ class Events:
         self._limit(at, name, before.get("limit") or {}, snapshot.get("limit") or {})
         self._count(at, name, before, snapshot)
 
-    def look(self, value: dict[str, Any]) -> None:
+    def note_silence(self, value: dict[str, Any]) -> None:
         """Notes who has not been heard of for too long, and who is heard again."""
         silent = {(name, instance) for name, stage in value["stages"].items() for instance in stage["silent"]}
         for stage, instance in sorted(silent - self._silent):
@@ -67,34 +67,38 @@ class Events:
 
     def _note(self, at: float, text: str, bad: bool) -> None:
         self.recent.append(Event(at, text, bad))
-        self._runs.clear()
+        self._repeated.clear()
 
-    def _run(self, at: float, name: str, kind: str, times: int, text: Callable[[int], str], bad: bool) -> None:
-        """What goes on and on is one event, until something else happens: a dead letter a second would leave no room for that."""
-        before = self._runs.get((name, kind))
+    def _note_repeated(
+        self, at: float, name: str, kind: str, times: int, text: Callable[[int], str], bad: bool
+    ) -> None:
+        """What repeats is one event until something else happens, or a dead letter a second would leave no room for others."""
+        before = self._repeated.get((name, kind))
         if before is not None:
             times += before[1]
-            with suppress(ValueError):  # so long ago that it is not kept
+            with suppress(ValueError):  # It is so old that it is not kept any more.
                 self.recent.remove(before[0])
         event = Event(at, f"{name} {text(times)}", bad)
         self.recent.append(event)
-        self._runs[name, kind] = event, times
+        self._repeated[name, kind] = event, times
 
     def _count(self, at: float, name: str, before: dict[str, Any], after: dict[str, Any]) -> None:
         for kind, (one, many) in COUNTED.items():
             more, total = after.get(kind, 0) - before.get(kind, 0), after.get(kind, 0)
             if more > 0:
                 words = partial(_counted, one, many, total)
-                self._run(at, name, kind, more, words, bad=True)
+                self._note_repeated(at, name, kind, more, words, bad=True)
 
     def _limit(self, at: float, name: str, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """It may have changed more than once since: a reason that does not go with the sum is not said."""
+        """The limit may have changed more than once since: a reason that does not fit the whole change is left out."""
         old, new, reason = before.get("limit"), after.get("limit"), after.get("reason")
         if old is None or new is None or int(old) == int(new):
             return
         why = f" ({reason})" if reason and (new > old) == (reason == GROWING) else ""
         text = f"limit {old:g} -> {new:g}{why}"
-        self._run(at, name, "limit", 1, lambda n: text + (f", {n} changes in a row" if n > 1 else ""), bad=new < old)
+        self._note_repeated(
+            at, name, "limit", 1, lambda n: text + (f", {n} changes in a row" if n > 1 else ""), bad=new < old
+        )
 
 
 def _counted(one: str, many: str, total: int, more: int) -> str:

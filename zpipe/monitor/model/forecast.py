@@ -1,11 +1,13 @@
-"""When a link will be full, and when empty. May live here: what of a link's figures moves towards which bound.
+"""When a link will be full, and when it will be empty.
 
-A link is full when a producer of it has to wait: `full_in_s` is 0 from then on. A source waits in between even while its link
-stays full, since it is woken when a quarter of its bound is free: so what has waited lately, and is not much below its bound, is
-still full.
+Must not live here: how a line is fitted to a figure (`trend`).
 
-What a producer holds for a link it has counted by itself, in one snapshot, so no step of the other end is in it. There are two
-bounds on it, on what is unsent and on all that is not acked; either may be the one that is reached.
+A link is full as soon as one of its producers has to wait: `full_in_s` is 0 from then on. A source is woken when a quarter of its
+bound is free, so it waits only now and then while its link stays full. Therefore a link also counts as full if a producer waited
+lately and is not far below its bound.
+
+The forecast rests on what a producer holds for the link, because the producer counts that by itself in one snapshot: no step of
+the other end is in it. It has two bounds, one on what is unsent and one on all that is not acked. Either may be reached first.
 """
 
 from __future__ import annotations
@@ -15,19 +17,19 @@ from typing import Any
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import LinkPolicy
-from zpipe.monitor.model.flow import UNSENT, LinkName, fill, messages_of
 from zpipe.monitor.model.incarnation import LONG_WINDOW, SeenIncarnation
+from zpipe.monitor.model.link import LinkName, fill, messages_within, unsent_messages
 from zpipe.monitor.model.trend import Trend
 
 FULL = 0.5
-"""A link stays full from this share of its producers' bound on: a source is woken in quarters of it, and gives sections, that
-may be as much again."""
+"""A link stays full from this share of its producers' bound on: a source is woken when a quarter of it is free, and gives whole
+sections, which may be as much again."""
 LONGEST_S = 86400.0
-"""A time to full or empty beyond this says only that the depth hardly changes."""
+"""A longer time to full or empty says only that the depth hardly changes."""
 
 
 class Forecast:
-    """Of one link."""
+    """The forecast of one link."""
 
     def __init__(self, name: LinkName, config: PipelineConfig) -> None:
         self._name = name
@@ -39,26 +41,26 @@ class Forecast:
 
     @property
     def at(self) -> float:
-        """Up to when it knows what waits on the link."""
+        """The latest moment for which it knows what waits on the link."""
         return self._at
 
-    def note(self, at: float, depth: int, behind_s: float) -> None:
-        """What waited on the link at a moment of the senders' clock, which is `behind_s` behind the monitor's."""
+    def add_depth(self, at: float, depth: int, behind_s: float) -> None:
+        """Takes what waited on the link at a moment of the senders' clock, which is `behind_s` behind the monitor's."""
         self._at, self._behind_s = at, behind_s
         self._depth.grain = _batch(self._config.stages[self._name.consumer], 0.0)
         self._depth.add(at, depth)
 
-    def hear(self, seen: SeenIncarnation) -> None:
-        """A snapshot of one of its producers has come."""
+    def add_snapshot(self, seen: SeenIncarnation) -> None:
+        """Takes a snapshot of one of its producers."""
         if seen.incarnation not in self._producers:
             self._producers[seen.incarnation] = _Producer(self._name, self._config)
         self._producers[seen.incarnation].add(seen)
 
     def times(self, live: list[SeenIncarnation], depth: int, now: float) -> dict[str, Any]:
-        """0.0 to full when a producer has to wait, None where nobody can say."""
+        """How the link changes. The time to full is 0.0 while a producer has to wait, and None if it is unknown."""
         lives = {seen.incarnation for seen in live}
         self._producers = {life: one for life, one in self._producers.items() if life in lives}
-        times = [one.full_in(now) for one in self._producers.values()]
+        times = [one.full_in_s(now) for one in self._producers.values()]
         full = min((one for one in times if one is not None and one < LONGEST_S), default=None)
         falls = full is None and depth > 0 and (self._depth.slope or 0.0) < 0.0
         empty = self._depth.passes(-float(depth), now - self._behind_s) if falls else LONGEST_S
@@ -70,10 +72,11 @@ class Forecast:
 
 
 class _Producer:
-    """One life of an instance, and how far it is from the bounds at which it has to wait, in messages.
+    """One incarnation of a producer, and how far it is from the bounds at which it has to wait, in messages.
 
-    What it *holds* for the link, sent or not, grows by what its consumers do not keep up with. It goes into the *window* first,
-    that is what they hold unacked and would still take, and where that does not grow, into what is unsent."""
+    What it *holds* for the link, sent or not, grows by what its consumers do not keep up with. This goes into the *window* first,
+    which is what the consumers hold unacked and would still accept. When the window does not grow, it goes into what is unsent.
+    """
 
     def __init__(self, name: LinkName, config: PipelineConfig) -> None:
         self._name = name
@@ -88,8 +91,8 @@ class _Producer:
     def add(self, seen: SeenIncarnation) -> None:
         snapshot, link = seen.snapshot, seen.link(self._name)
         if "consumers" not in link or "unsent_bytes" not in link:
-            return  # what room it has left, it does not say
-        at = seen.past.last.at
+            return  # It does not publish how much room it has left.
+        at = seen.published_at
         self._behind_s = seen.heard_at - at
         unacked = self._upstream.unacked
         self._fill = fill(link, unacked)
@@ -97,21 +100,23 @@ class _Producer:
             self._waited_at = at
         unsent, in_flight = link.get("unsent", 0), link.get("in_flight", 0)
         size = (link.get("unsent_bytes", 0) + link.get("in_flight_bytes", 0)) / max(unsent + in_flight, 1)
-        # What a source has given and the core has not taken in yet: up to a section, which may be many seconds of it.
+        # What a source gave and the core has not taken in yet is up to a section, which may be many seconds' worth.
         given = snapshot.get("read_messages")
         held = (
             unsent + in_flight + (max(0.0, given - seen.done) * seen.outputs(self._name) if given is not None else 0.0)
         )
         window = in_flight + sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
         outputs = seen.outputs(self._name) if seen.done else 1.0
-        made = min(_batch(self._upstream, size) * outputs, LinkPolicy().section_messages)  # more are handed on in parts
+        made = min(
+            _batch(self._upstream, size) * outputs, LinkPolicy().section_messages
+        )  # More are handed on in parts.
         self._held.grain = self._window.grain = max(made, _batch(self._consumer, size))
         self._held.add(at, held)
         self._window.add(at, window)
-        self._unacked_left = messages_of(unacked, size) - held
-        self._unsent_left = min(messages_of(UNSENT, size), messages_of(unacked, size)) + window - held
+        self._unacked_left = messages_within(unacked, size) - held
+        self._unsent_left = unsent_messages(unacked, size) + window - held
 
-    def full_in(self, now: float) -> float | None:
+    def full_in_s(self, now: float) -> float | None:
         at = now - self._behind_s
         if self._fill >= FULL and at - self._waited_at <= LONG_WINDOW * self._interval_s:
             return 0.0
@@ -126,7 +131,7 @@ class _Producer:
 
 
 def _batch(stage: StageConfig, size: float) -> float:
-    """How many messages it takes at once. With several instances steps of this come from each, more often."""
+    """How many messages a stage takes at once. Several instances each take that many, and so more often."""
     if stage.batch is None:
         return 1.0
     return min(stage.batch.messages, max(stage.batch.bytes / size, 1.0) if size else math.inf) * math.sqrt(

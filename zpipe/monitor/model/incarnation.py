@@ -1,4 +1,7 @@
-"""One incarnation as the monitor has seen it. May live here: its last snapshots, rates and shares of time between them."""
+"""One incarnation as the monitor has seen it: its last snapshots, and the rates and shares of time between them.
+
+Must not live here: sums over instances.
+"""
 
 from __future__ import annotations
 
@@ -7,57 +10,59 @@ from collections import deque
 from typing import Any
 
 from zpipe.core.processing.time_budget import SHARES
-from zpipe.monitor.model.flow import LinkName
-from zpipe.monitor.model.link_history import LinkHistory, ends_of
+from zpipe.monitor.model.link import LinkHistory, LinkName, link_rows
 
 _WINDOW = 3.0
-"""Rates are over this many intervals: over one, a snapshot that is a little late shows as a jump."""
+"""Rates are measured over this many intervals: over one alone, a snapshot that is a little late would show as a jump."""
 LONG_WINDOW = 30.0
-"""What holds a pipeline up is judged over this many intervals: a source is woken in quarters of its bound, so it is blocked
-for some intervals altogether and for others not at all."""
+"""What holds a pipeline up is judged over this many intervals. A source is woken when a quarter of its bound is free, so it is
+blocked all the time in some intervals and not at all in others."""
 RECENT = 4.0
-"""What a stage does now is judged over this many intervals: in one, chance shows."""
+"""What a stage does now is judged over this many intervals: a single one shows too much chance."""
 _LEAST_SHARE = 0.005
-"""Of a window's time: with less of it spent on work, nothing can be said of how fast the work goes."""
+"""Of the time of a window. If less of it was spent on work, the speed of the work cannot be told."""
 _READING = ("waiting", "working", "limited", "retrying")
-"""What a head spends on its source: all but being blocked."""
-_FREE_INTERVALS = 10
+"""The shares of time that a head spends on its source: all but being blocked."""
+_UNBLOCKED_INTERVALS = 10
 CLOCKS_APART_S = 1.0
-"""Some snapshot is heard sooner than this: if none was, the sender's clock is not the monitor's, and taken to be so far off."""
+"""If not one snapshot arrived sooner than this, the sender's clock differs from the monitor's, by as much as the fastest took."""
+
+LATEST_S = 253_402_300_800.0
+"""The year 10000, in seconds since the epoch: a later time has no date."""
+
+
+def is_possible_time(at: float) -> bool:
+    """Whether an instance can have meant it as seconds since the epoch: no NaN, no infinity, nothing before 1970."""
+    return 0.0 <= at < LATEST_S
 
 
 class SeenIncarnation:
-    """`snapshot` is the last one, heard at `heard_at` by the monitor's clock.
+    """`snapshot` is the last one; it arrived at `heard_at` by the monitor's clock."""
 
-    reading_speed  (a head) messages a second that its source gives while it may; None: nobody can say. Not more than in the last
-                   intervals in which nothing blocked it, if there were any: a source that makes up for the time it was blocked
-                   is faster after that than it could ever be for long
-    """
-
-    def __init__(self, began: bool = False) -> None:
+    def __init__(self, replaced_another: bool = False) -> None:
         self.snapshot: dict[str, Any] = {}
         self.heard_at = 0.0
         self._interval_s = 0.0
         self._history: deque[tuple[float, dict[Any, float]]] = deque()
         self._spent = dict.fromkeys(SHARES, 0.0)
-        self._free: deque[tuple[float, float]] = deque(maxlen=_FREE_INTERVALS)
-        self._reads: float | None = None
-        self._apart_s = math.inf
-        self.past = LinkHistory(began)
+        self._unblocked: deque[tuple[float, float]] = deque(maxlen=_UNBLOCKED_INTERVALS)
+        self._last_read_speed: float | None = None
+        self._clocks_apart_s = math.inf
+        self.link_history = LinkHistory(replaced_another)
 
     def add(self, snapshot: dict[str, Any], now: float, interval_s: float) -> None:
         before, self.snapshot = self.snapshot, snapshot
         self.heard_at = now
         self._interval_s = interval_s
-        # By the sender's clock where it says: what the way here took does not show in rates.
+        # By the sender's clock if it says: then rates do not depend on how long a snapshot was under way.
         at = float(snapshot.get("at", now))
-        self._apart_s = min(self._apart_s, now - at)
-        ends = ends_of(snapshot, at if abs(self._apart_s) <= CLOCKS_APART_S else at + self._apart_s)
-        self.past.add(ends, interval_s)
-        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in ends.links.items()}
+        self._clocks_apart_s = min(self._clocks_apart_s, now - at)
+        rows = link_rows(snapshot, at if abs(self._clocks_apart_s) <= CLOCKS_APART_S else at + self._clocks_apart_s)
+        self.link_history.add(rows, interval_s)
+        counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in rows.links.items()}
         counts["received"] = snapshot["received"]
         counts["done"] = _done(snapshot)
-        # What a source has given is counted as done in parcels, so over a few intervals that may be far off.
+        # What a source gave is counted as done in whole parcels, which is far off over a few intervals.
         counts["read"] = counts["done"] if snapshot.get("read_messages") is None else snapshot["read_messages"]
         counts["read_s"] = snapshot.get("read_s") or 0.0
         since = max(0.0, at - self._history[-1][0]) if self._history else interval_s
@@ -65,17 +70,22 @@ class SeenIncarnation:
             if share in self._spent:
                 self._spent[share] += part * since
                 counts[share] = self._spent[share]
-        if self._history and since >= interval_s / 2 and _free(before) and _free(snapshot):
-            self._free.append((counts["read"] - self._history[-1][1]["read"], since))
+        if self._history and since >= interval_s / 2 and _was_unblocked(before) and _was_unblocked(snapshot):
+            self._unblocked.append((counts["read"] - self._history[-1][1]["read"], since))
         self._history.append((at, counts))
         while self._history[0][0] < at - (LONG_WINDOW + 0.5) * interval_s:
             self._history.popleft()
-        # Blocked throughout the window it says nothing, but may have said it before.
-        self._reads = self._read_speed() or self._reads
+        # A source that was blocked for the whole window shows no speed, but it may have shown one before.
+        self._last_read_speed = self._read_speed() or self._last_read_speed
+
+    @property
+    def published_at(self) -> float:
+        """When its last snapshot was taken, by its own clock where that agrees with the monitor's."""
+        return self.link_history.last.at
 
     @property
     def known_for(self) -> float:
-        """Intervals of the long window for which anything is known of it."""
+        """For how many intervals of the long window it is known."""
         return (self._history[-1][0] - self._history[0][0]) / self._interval_s
 
     @property
@@ -83,27 +93,27 @@ class SeenIncarnation:
         return str(self.snapshot["incarnation"])
 
     def link(self, name: LinkName) -> dict[str, Any]:
-        """Its row of the snapshot; empty if the instance does not have that link."""
-        return self.past.last.links.get(name, {})
+        """Its row of the last snapshot; empty if the instance does not have that link."""
+        return self.link_history.last.links.get(name, {})
 
     def under_way(self, name: LinkName) -> int:
-        """Sent over the link and not yet worked on, as far as this producer knows."""
+        """Messages sent over the link on which no work has begun, as far as this producer knows."""
         return sum(int(consumer.get("under_way", 0)) for consumer in self.link(name).get("consumers", ()))
 
     def _since(self, intervals: float) -> tuple[float, dict[Any, float]]:
-        """What was counted so long before the last snapshot, or in the first that is known since."""
+        """What had been counted so many intervals before the last snapshot, or in the first snapshot known since then."""
         from_ = self._history[-1][0] - (intervals + 0.5) * self._interval_s
         return next(entry for entry in self._history if entry[0] >= from_)
 
     def _slope(self, key: Any) -> float | None:
         (first_at, first), (last_at, last) = self._since(_WINDOW), self._history[-1]
         if last_at - first_at < self._interval_s / 2:
-            return None  # a change of state, reported at once: too short a time to measure
+            return None  # A change of state is published at once: the time since then is too short to measure.
         return max(0.0, (last.get(key, 0) - first.get(key, 0)) / (last_at - first_at))
 
     def rate(self, key: str) -> float | None:
-        """Messages `received` or `done` a second; by the instance's own word while only one snapshot is known, None where it
-        does not say."""
+        """Messages `received` or `done` a second. While only one snapshot is known, the rate that it states; None if it states
+        none."""
         measured = self._slope(key)
         return self.snapshot.get("rate_in" if key == "received" else "rate_out") if measured is None else measured
 
@@ -112,7 +122,7 @@ class SeenIncarnation:
         return self._slope(name)
 
     def shares(self, intervals: float = LONG_WINDOW) -> dict[str, float]:
-        """Its time budget over so many intervals; of one snapshot, while there is only one."""
+        """Its time budget over so many intervals; that of the snapshot while only one is known."""
         (first_at, first), (last_at, last) = self._since(intervals), self._history[-1]
         seconds = last_at - first_at
         if seconds <= 0.0:
@@ -120,7 +130,7 @@ class SeenIncarnation:
         return {share: (last.get(share, 0.0) - first.get(share, 0.0)) / seconds for share in SHARES}
 
     def speed(self, own: tuple[str, ...]) -> float | None:
-        """Messages it is done with for a second spent on one of the shares `own`; None where nobody can say."""
+        """Messages that it finishes in a second spent on one of the shares `own`; None if unknown."""
         (first_at, first), (last_at, last) = self._history[0], self._history[-1]
         spent = sum(last.get(share, 0.0) - first.get(share, 0.0) for share in own)
         if spent > _LEAST_SHARE * (last_at - first_at) > 0.0:
@@ -129,8 +139,9 @@ class SeenIncarnation:
         return self.snapshot.get("rate_out", 0.0) / share if share > _LEAST_SHARE else None
 
     def _read_speed(self) -> float | None:
-        """In the long window, or if it has not read then, in its life. A source that does not say how long it read is taken to
-        read whenever it is not blocked: that is too fast for one that has its next message ready whenever it may give one."""
+        """Messages a second in the long window or, if it read nothing then, in its life. A source that does not say for how long
+        it read is assumed to read whenever it is not blocked. That gives too high a speed if it always has its next message
+        ready."""
         (_, first), (_, last) = self._history[0], self._history[-1]
         if self.snapshot.get("read_s") is None:
             return self.speed(_READING)
@@ -141,20 +152,25 @@ class SeenIncarnation:
 
     @property
     def reading_speed(self) -> float | None:
-        free_s = sum(seconds for _, seconds in self._free)
-        free = sum(done for done, _ in self._free) / free_s if free_s else None
-        return min((speed for speed in (self._reads, free) if speed is not None), default=None)
+        """(a head) Messages a second that its source gives while it is allowed to; None if unknown.
+
+        It is at most that of the last intervals in which nothing blocked the source, if there were any. A source that makes up
+        for the time in which it was blocked is faster than it could be for long.
+        """
+        unblocked_s = sum(seconds for _, seconds in self._unblocked)
+        unblocked = sum(done for done, _ in self._unblocked) / unblocked_s if unblocked_s else None
+        return min((speed for speed in (self._last_read_speed, unblocked) if speed is not None), default=None)
 
     @property
     def done(self) -> int:
         return _done(self.snapshot)
 
     def outputs(self, name: LinkName) -> float:
-        """How many messages leave over the link for one that is done."""
+        """How many messages leave over the link for one that it finishes."""
         return float(self.link(name).get("produced", 0) / max(self.done, 1))
 
 
-def _free(snapshot: dict[str, Any]) -> bool:
+def _was_unblocked(snapshot: dict[str, Any]) -> bool:
     return bool((snapshot.get("budget") or {}).get("blocked", 0.0) < _LEAST_SHARE)
 
 

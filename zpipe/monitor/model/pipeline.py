@@ -1,16 +1,16 @@
 """The state of a whole pipeline, from the last snapshots of its instances: what `zpipe monitor --json` prints.
 
-May live here: sums over instances, rates and slopes over time. No sockets, clock, files or layout.
+Must not live here: sockets, the clock, files and layout.
 
-- The *depth* of a link is what waits on it: unsent at its producers, under way, and queued at its consumers (`ends`). What
-  is in process is not in the depth. Consumers that do not list their sessions have one queue for all links into them: it is
-  split among them in proportion to what their producers have under way to it, so that the parts add up to the queue.
-- An instance of the config that was never heard is unheard as long as the monitor has not listened for SILENT_INTERVALS and
-  CONNECT_S, and absent after that. Nothing is said to hold the pipeline up while some are unheard.
-- An instance not heard of for SILENT_INTERVALS is silent. What a silent or failed one held is not counted: it is its
-  upstream's, which sends it again. `stale_s` of a stage or link says how old the oldest figure is that is missing in it.
-- A figure that an instance need not say (PROTOCOL.md 5.9), and that one which has a part in it does not, is None: a sum without
-  its part would look like the whole.
+- The *depth* of a link is what waits on it: unsent at its producers, under way, and queued at its consumers (`link`). What is in
+  process is not part of the depth. Consumers that do not list their sessions have one queue for all links into them. It is split
+  among the links in proportion to what their producers have under way, so that the parts add up to the queue.
+- An instance of the config that was never heard is unheard until the monitor has listened for SILENT_INTERVALS and CONNECT_S, and
+  absent after that. While some are unheard, no bottleneck is named.
+- An instance that was not heard for SILENT_INTERVALS is silent. What a silent or failed instance held is not counted: it belongs
+  to its upstream, which sends it again. `stale_s` of a stage or link is the age of the oldest figure that is missing in it.
+- Some figures need not be published (PROTOCOL.md 5.9). If an instance that has a part in such a figure does not publish it, the
+  figure is None: a sum without that part would look like the whole.
 """
 
 from __future__ import annotations
@@ -23,33 +23,31 @@ from zpipe.config import PipelineConfig
 from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.core.lifecycle import State
 from zpipe.core.processing.time_budget import SHARES
-from zpipe.monitor.model import link_ends
-from zpipe.monitor.model.bottleneck import find
-from zpipe.monitor.model.flow import LinkName, room, split
+from zpipe.monitor.model.bottleneck import find_bottleneck
+from zpipe.monitor.model.capacity import load_of
 from zpipe.monitor.model.forecast import Forecast
-from zpipe.monitor.model.incarnation import SeenIncarnation
-from zpipe.monitor.model.load import effort_of
-from zpipe.monitor.model.moment import possible
+from zpipe.monitor.model.incarnation import SeenIncarnation, is_possible_time
+from zpipe.monitor.model.link import LinkHistory, LinkName, common_moment, count_link, room, split
 
 SILENT_INTERVALS = 3.0
 CONNECT_S = 1.0
-"""To find an instance and to have it know of a subscription."""
+"""Time to find an instance, and for the subscription to reach it."""
 ABSENT, SILENT, UNHEARD = "ABSENT", "SILENT", "UNHEARD"
 STATES = (State.FAILED.value, SILENT, *(s.value for s in State if s is not State.FAILED))
-"""From the worst and least advanced on: a stage is in the first of these that an instance of it is in."""
+"""From the worst and least advanced on. A stage is in the first of these states that one of its instances is in."""
 
 Snapshot = dict[str, Any]
 N = TypeVar("N", int, float)
 
 
 class PipelineModel:
-    """Takes snapshots in any order of instances; the last of an instance counts, and of its incarnations the newest.
+    """Takes snapshots in any order of instances. The last of an instance counts, and of its incarnations the newest.
 
-    began  when somebody began to listen; by default long enough ago for whoever runs to have been heard
+    listening_since  by default so long ago that every running instance would have been heard
     """
 
-    def __init__(self, config: PipelineConfig, began: float = float("-inf")) -> None:
-        self._patient_until = began + SILENT_INTERVALS * config.interval_s + CONNECT_S
+    def __init__(self, config: PipelineConfig, listening_since: float = float("-inf")) -> None:
+        self._unheard_until = listening_since + SILENT_INTERVALS * config.interval_s + CONNECT_S
         self._config = config
         self._seen: dict[str, dict[int, SeenIncarnation]] = {name: {} for name in config.stages}
         self._inputs = {
@@ -58,16 +56,16 @@ class PipelineModel:
         }
         self._forecasts = {link: Forecast(link, config) for links in self._inputs.values() for link in links}
         self._now = 0.0
-        self._slow: str | None = None
+        self._last_bottleneck: str | None = None
 
     def add(self, snapshot: Snapshot, now: float | None = None) -> bool:
-        """A sound snapshot (`core/snapshot.taken_in`) that came at `now` (default: when it was taken). False: it is passed over,
-        since the config does not have its stage, or its time cannot be."""
+        """Takes a sound snapshot (`core/telemetry/snapshot.taken_in`) that came at `now` (default: when it was taken). False if
+        it is passed over, because the config does not have its stage or its time is impossible."""
         if snapshot["stage"] not in self._config.stages:
             return False
         of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
         taken_at = snapshot.get("at", 0.0)
-        if not possible(taken_at):
+        if not is_possible_time(taken_at):
             return False
         at = float(taken_at) if now is None else now
         seen = of_stage.get(instance)
@@ -75,34 +73,34 @@ class PipelineModel:
             seen = of_stage[instance] = SeenIncarnation()
             self._seen[snapshot["stage"]] = dict(sorted(of_stage.items()))
         elif seen.snapshot["incarnation"] != snapshot["incarnation"]:
-            seen = of_stage[instance] = SeenIncarnation(began=True)
+            seen = of_stage[instance] = SeenIncarnation(replaced_another=True)
         seen.add(snapshot, at, self._config.interval_s)
         self._now = max(self._now, at)
         for link, forecast in self._forecasts.items():
-            self._forecast(seen, link, forecast)
+            self._update_forecast(seen, link, forecast)
         return True
 
-    def _forecast(self, seen: SeenIncarnation, link: LinkName, forecast: Forecast) -> None:
-        """What an instance at one of its ends has said moves the forecast of a link."""
+    def _update_forecast(self, seen: SeenIncarnation, link: LinkName, forecast: Forecast) -> None:
+        """Passes what an instance at one end of a link has published to the forecast of that link."""
         stage = seen.snapshot["stage"]
         if stage == link.upstream:
-            forecast.hear(seen)
-        if stage in (link.upstream, link.consumer) and (up_to := self._moment(link)) > forecast.at:
-            forecast.note(up_to, self._link(link)["depth"], seen.heard_at - seen.past.last.at)
+            forecast.add_snapshot(seen)
+        if stage in (link.upstream, link.consumer) and (up_to := self._common_moment(link)) > forecast.at:
+            forecast.add_depth(up_to, self._link(link)["depth"], seen.heard_at - seen.published_at)
 
     @property
     def missing(self) -> list[str]:
-        """Instances of the config that were never heard of, as STAGE.N."""
+        """Instances of the config that were never heard, as STAGE.N."""
         return [f"{name}.{n}" for name in self._config.stages for n in self._absent(name)]
 
     @property
     def awaited(self) -> list[str]:
-        """`missing`, and consumers that others are in session with: instances that somebody has started beyond the config's."""
+        """`missing`, and consumers that others are in session with: these were started in addition to those of the config."""
         named = {
             (link.consumer, session.get("instance"))
             for known in self._seen.values()
             for seen in known.values()
-            for link, row in seen.past.last.links.items()
+            for link, row in seen.link_history.last.links.items()
             for session in row.get("consumers", ())
         }
         return self.missing + [f"{stage}.{n}" for stage, n in named if n not in self._seen.get(stage, {n})]
@@ -113,20 +111,20 @@ class PipelineModel:
 
     @property
     def over(self) -> bool:
-        """Every instance has said that it is STOPPED."""
+        """Whether every instance has published that it is STOPPED."""
         return not self.missing and all(
             s.snapshot["state"] == State.STOPPED for known in self._seen.values() for s in known.values()
         )
 
     def as_json(self, at: float) -> dict[str, Any]:
-        """The pipeline at `at`, in the shape that the design fixes (section 8)."""
+        """The pipeline at `at`, with the keys that docs/monitor.md lists."""
         self._now = at
         links = [self._with_times(name, self._link(name)) for name in self._forecasts]
         stages = {name: self._stage(name) for name in self._config.stages}
-        efforts = {name: effort_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
+        loads = {name: load_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
         unheard = any(stage["unheard"] for stage in stages.values())
-        bottleneck = None if unheard else find(stages, links, efforts, self._slow)
-        self._slow = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
+        bottleneck = None if unheard else find_bottleneck(stages, links, loads, self._last_bottleneck)
+        self._last_bottleneck = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
         return {
             "pipeline": self._config.name,
             "at": at,
@@ -144,13 +142,13 @@ class PipelineModel:
         return [n for n in range(1, self._config.stages[stage].instances + 1) if n not in self._seen[stage]]
 
     def _state(self, seen: SeenIncarnation) -> str:
-        """Its own word for it; but one that has not said that it is over must be heard."""
+        """The state that it published, or SILENT if it was not heard lately and had not said that it ended."""
         state: str = seen.snapshot["state"]
         silent = self._now - seen.heard_at > SILENT_INTERVALS * self._config.interval_s
         return SILENT if silent and state not in (State.STOPPED, State.FAILED) else state
 
     def _live(self, stage: str) -> list[SeenIncarnation]:
-        """Those that work now: whatever others hold comes again."""
+        """The instances that work now. What others hold will be sent again."""
         return [s for s in self._of(stage).values() if self._state(s) not in (SILENT, State.STOPPED, State.FAILED)]
 
     # ---- stages
@@ -158,7 +156,7 @@ class PipelineModel:
     def _stage(self, name: str) -> dict[str, Any]:
         seen, live = self._of(name), self._live(name)
         states = {instance: self._state(one) for instance, one in seen.items()}
-        never, unheard = self._absent(name), self._now < self._patient_until
+        never, unheard = self._absent(name), self._now < self._unheard_until
         all_, working = [s.snapshot for s in seen.values()], [s.snapshot for s in live]
         return {
             "state": min(states.values(), key=STATES.index, default=UNHEARD if unheard else ABSENT),
@@ -168,59 +166,64 @@ class PipelineModel:
             "silent": [instance for instance, state in states.items() if state == SILENT],
             "held_by": {f"{name}.{s['instance']}": s["held_by"] for s in working if s.get("held_by")},
             "stopped_by": {f"{name}.{s['instance']}": s["stopped_by"] for s in working if s.get("stopped_by")},
-            "stale_s": self._stale([name]),
+            "stale_s": self._stale_s([name]),
             "live": len(live),
             "paused": sum(1 for one in working if one.get("paused")),
-            "rate_in": _whole(s.rate("received") for s in live),
-            "rate_out": _whole(s.rate("done") for s in live),
+            "rate_in": _sum_if_known(s.rate("received") for s in live),
+            "rate_out": _sum_if_known(s.rate("done") for s in live),
             "budget": _mean([s.get("budget") or {} for s in working]),
-            "latency": _slowest([s.get("latency") or {} for s in working]),
+            "latency": _slowest_latency([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
             "restarts": _by_reason(all_, "restarts"),
             "worker_restarts": _by_reason(all_, "worker_restarts"),
             "last_crash": _last_crash(all_),
-            # On its disk, whatever has become of its process.
-            "dead_stored": _whole(s.get("dead_stored") for s in all_),
+            # This is on its disk, whatever became of its process.
+            "dead_stored": _sum_if_known(s.get("dead_stored") for s in all_),
             "in_process": _sum(working, "in_process"),
             "depth": _sum(working, "queued"),
-            "depth_bytes": _whole(s.get("queued_bytes") for s in working if s["queued"]),
-            "oldest_s": _longest(s.get("oldest_s") for s in working if s["queued"]),
+            "depth_bytes": _sum_if_known(s.get("queued_bytes") for s in working if s["queued"]),
+            "oldest_s": _max_if_known(s.get("oldest_s") for s in working if s["queued"]),
             "open_batch": sum(self._open_batch(one) for one in live),
             "limit": sum((one.get("limit") or {}).get("limit") or 0 for one in working) or None,
-            "rss_bytes": _whole(s.get("rss_bytes") for s in working),
+            "rss_bytes": _sum_if_known(s.get("rss_bytes") for s in working),
             "progress": None if self._config.stages[name].inputs else _progress(all_),
         }
 
     def _open_batch(self, seen: SeenIncarnation) -> int:
-        """Messages in its queue that wait for company."""
+        """Messages in its queue that wait for their batch to fill."""
         batch = self._config.stages[seen.snapshot["stage"]].batch
         return int(seen.snapshot["queued"] % batch.messages) if batch else 0
 
-    def _stale(self, stages: Iterable[str]) -> float | None:
-        """Seconds since the instance longest silent was heard; None when all that are known speak."""
+    def _stale_s(self, stages: Iterable[str]) -> float | None:
+        """Seconds since the instance that has been silent longest was heard; None if none is silent."""
         silent = [s for name in stages for s in self._of(name).values() if self._state(s) == SILENT]
         return max((self._now - seen.heard_at for seen in silent), default=None)
 
     # ---- links
 
-    def _moment(self, name: LinkName) -> float:
-        return link_ends.moment((*self._live(name.upstream), *self._live(name.consumer)), self._config.interval_s)
+    def _ends(self, stage: str) -> list[tuple[str, LinkHistory]]:
+        return [(seen.incarnation, seen.link_history) for seen in self._live(stage)]
+
+    def _common_moment(self, name: LinkName) -> float:
+        ends = (*self._live(name.upstream), *self._live(name.consumer))
+        return common_moment([seen.link_history for seen in ends], self._config.interval_s)
 
     def _link(self, name: LinkName) -> dict[str, Any]:
-        """What is on the link, as of the moment up to which both of its ends have spoken."""
+        """What is on the link, as of the latest moment up to which both of its ends have published."""
         upstream, downstream = self._live(name.upstream), self._live(name.consumer)
         producers, consumers = [seen.link(name) for seen in upstream], [seen.snapshot for seen in downstream]
         inputs = self._inputs[name.consumer]
-        moment = self._moment(name)
-        columns = link_ends.count(name, upstream, downstream, moment)
+        moment = self._common_moment(name)
+        columns = count_link(name, self._ends(name.upstream), self._ends(name.consumer), moment)
         every = [columns["queued"]]
-        if not link_ends.says(downstream):
+        if not all("sessions" in one for one in consumers):  # Programs in other languages need not list them.
             weights = [sum(s.under_way(other) for s in self._live(other.upstream)) for other in inputs]
             every = split(_sum(consumers, "queued"), weights)
             columns |= {"queued": every[inputs.index(name)], "under_way": 0, "unacked": 0, "remainder": 0}
         elif len(inputs) > 1:
             every = [
-                link_ends.count(other, self._live(other.upstream), downstream, moment)["queued"] for other in inputs
+                count_link(other, self._ends(other.upstream), self._ends(name.consumer), moment)["queued"]
+                for other in inputs
             ]
         return {
             "at": moment or None,
@@ -228,26 +231,28 @@ class PipelineModel:
             "to": name.consumer,
             "outlet": name.outlet,
             "depth": columns["unsent"] + columns["under_way"] + columns["queued"],
-            "depth_bytes": _bytes(producers, consumers, columns, every, inputs.index(name)),
+            "depth_bytes": _depth_bytes(producers, consumers, columns, every, inputs.index(name)),
             **columns,
             "open_batch": min(
                 columns["queued"], split(sum(self._open_batch(s) for s in downstream), every)[inputs.index(name)]
             ),
-            "credit": _whole(
+            "credit": _sum_if_known(
                 _sum(link["consumers"], "credit") if "consumers" in link else None for link in producers if link
             ),
-            "oldest_s": _longest(
+            "oldest_s": _max_if_known(
                 [s.get("oldest_s") for s in consumers if columns["queued"] and s["queued"]]
                 + [link.get("oldest_s") for link in producers if link.get("unsent")]
             ),
-            "stale_s": self._stale([name.upstream, name.consumer]),
+            "stale_s": self._stale_s([name.upstream, name.consumer]),
         }
 
     def _with_times(self, name: LinkName, link: dict[str, Any]) -> dict[str, Any]:
-        """How it changes.
+        """The row of a link with the figures that say how it changes.
 
-        `bound`: the depth at which its producers can put nothing more; `slope`: messages a second by which the depth grows;
-        `outputs`: messages on the link for one that its upstream is done with."""
+        bound    the depth at which its producers can add nothing more
+        slope    messages a second by which the depth grows
+        outputs  messages on the link for one that its upstream finishes
+        """
         live = self._live(name.upstream)
         producers = [seen.link(name) for seen in live]
         unacked = self._config.stages[name.upstream].unacked
@@ -261,10 +266,10 @@ class PipelineModel:
         }
 
     def _rate(self, name: LinkName) -> float | None:
-        """Messages a second sent over it; None while no producer is there.
+        """Messages a second sent over it; None while there is no producer.
 
-        While only one snapshot is known, what the consumers say they receive (if all of it comes from here), else what
-        the producers say they have done, by the outputs that a message has made.
+        While only one snapshot is known, it is the rate at which the consumers state that they receive, if this is their only
+        link. Otherwise it is the rate at which the producers finish messages, times the outputs of one message.
         """
         producers, consumers = self._live(name.upstream), self._live(name.consumer)
         if not producers:
@@ -273,38 +278,40 @@ class PipelineModel:
         if None not in measured:
             return sum(rate or 0.0 for rate in measured)
         if len(self._inputs[name.consumer]) == 1 and consumers:
-            return _whole(seen.rate("received") for seen in consumers)
+            return _sum_if_known(seen.rate("received") for seen in consumers)
         done = [(seen.rate("done"), seen.outputs(name)) for seen in producers]
-        return _whole(None if rate is None else rate * outputs for rate, outputs in done)
+        return _sum_if_known(None if rate is None else rate * outputs for rate, outputs in done)
 
 
 def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:
     return sum(row.get(key, 0) for row in rows)
 
 
-def _whole(parts: Iterable[N | None]) -> N | int | None:
-    """Their sum; None if one of them is not known."""
+def _sum_if_known(parts: Iterable[N | None]) -> N | int | None:
+    """Their sum; None if one of them is unknown."""
     found = list(parts)
     known = [one for one in found if one is not None]
     return sum(known) if len(known) == len(found) else None
 
 
-def _longest(times: Iterable[float | None]) -> float | None:
-    """The longest of them; None if one is not known."""
+def _max_if_known(times: Iterable[float | None]) -> float | None:
+    """The longest of them; None if one is unknown."""
     found = list(times)
     return None if None in found else max((one or 0.0 for one in found), default=0.0)
 
 
-def _bytes(
+def _depth_bytes(
     producers: list[dict[str, Any]], consumers: list[Snapshot], columns: dict[str, int], every: list[int], at: int
 ) -> int | None:
-    """What waits on a link in bytes; None if an end where some of it waits does not say.
+    """The bytes that wait on a link; None if an end where some of them wait does not publish its bytes.
 
     every  messages queued at the consumers from each of the links into them;  at: which of those this link is
     """
-    unsent = _whole(row.get("unsent_bytes") for row in producers if row.get("unsent"))
-    in_flight = _whole(row.get("in_flight_bytes") for row in producers if row.get("in_flight") and columns["under_way"])
-    queued = _whole(one.get("queued_bytes") for one in consumers if one["queued"] and columns["queued"])
+    unsent = _sum_if_known(row.get("unsent_bytes") for row in producers if row.get("unsent"))
+    in_flight = _sum_if_known(
+        row.get("in_flight_bytes") for row in producers if row.get("in_flight") and columns["under_way"]
+    )
+    queued = _sum_if_known(one.get("queued_bytes") for one in consumers if one["queued"] and columns["queued"])
     if unsent is None or in_flight is None or queued is None:
         return None
     under_way = in_flight * columns["under_way"] // max(columns["in_flight"], 1)
@@ -317,8 +324,8 @@ def _mean(budgets: list[dict[str, float]]) -> dict[str, float] | None:
     return {share: sum(b.get(share, 0.0) for b in budgets) / max(len(budgets), 1) for share in SHARES}
 
 
-def _slowest(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Each percentile of the slowest instance: those of all messages together cannot be had from these."""
+def _slowest_latency(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Each percentile of the slowest instance, since those of all messages together do not follow from these."""
     slowest: dict[str, dict[str, float]] = {}
     for latency in latencies:
         for kind, percentiles in latency.items():
@@ -329,7 +336,7 @@ def _slowest(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str
 
 
 def _by_reason(snapshots: list[Snapshot], key: str) -> dict[str, int]:
-    """Crashes by what ended a life."""
+    """Crashes, by what ended the process."""
     found: Counter[str] = Counter()
     for one in snapshots:
         found.update(one.get(key) or {})
@@ -343,7 +350,7 @@ def _last_crash(snapshots: list[Snapshot]) -> dict[str, Any] | None:
 
 
 def _progress(snapshots: list[Snapshot]) -> dict[str, int | None]:
-    """How far a source is: messages finished and in all (None: it does not say), with what earlier runs finished."""
+    """How far a source is: messages finished, and in all (None: unknown), both with what earlier runs finished."""
     before = _sum(snapshots, "finished_before")
     totals = [s.get("total") for s in snapshots]
     known = [total for total in totals if total is not None]

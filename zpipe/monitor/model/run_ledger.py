@@ -1,8 +1,8 @@
 """The ledger of a run: what became of every message, from the last snapshot of each instance.
 
-May live here: sums over final snapshots, and what keeps them from balancing. No sockets, clock or files.
+Must not live here: sockets, the clock and files.
 
-A killed incarnation is counted by the last snapshot it published; what it did after that is gone, but no message is:
+A killed incarnation is counted by the last snapshot that it published. What it did after that is unknown, but no message is lost:
 
 - what it had queued or in process went back to those above it, so it counts as returned;
 - of its links only what was acked counts as sent: what was in flight or unsent comes again from those above;
@@ -22,11 +22,11 @@ from zpipe.core.lifecycle import State
 from zpipe.core.telemetry.snapshot import at_rest, broken
 
 Snapshot = dict[str, Any]
-LinkName = tuple[str, str, str]
+LinkKey = tuple[str, str, str]
 """(from, outlet, to)"""
 
 RARE = ("replayed", "unrouted")
-"""Keys of a stage's row only where there are any."""
+"""Keys that a stage's row has only if they are not 0."""
 STAGE_KEYS = (*COUNTS, "produced", "redelivered", "duplicates", *RARE)
 LINK_KEYS = ("sent", "acked", "dead", "returned", "in_flight", "unsent")
 
@@ -119,7 +119,7 @@ class RunLedger:
         rare = {key: number for key in RARE if (number := row.pop(key))}
         return {**row, "restarts": self.restarts[stage], **rare}
 
-    def _add_unknown(self, stages: dict[str, dict[str, int]], links: dict[LinkName, dict[str, int]]) -> None:
+    def _add_unknown(self, stages: dict[str, dict[str, int]], links: dict[LinkKey, dict[str, int]]) -> None:
         """Where the two ends of a link differ. More at the consumer's end is what a killed producer had sent, or what
         consumers did twice, since it was sent again; so it is said of links from stages that were killed only."""
         killed = {stage for stage, _, _ in self._killed}
@@ -133,7 +133,7 @@ class RunLedger:
             elif less < 0 and len(suspects) == 1:
                 suspects[0]["unknown"] = -less
 
-    def _links(self) -> dict[LinkName, dict[str, int]]:
+    def _links(self) -> dict[LinkKey, dict[str, int]]:
         """sent = acked + dead + returned + in_flight: what was sent over a link ended well, as a dead letter of the consumer,
         or was handed back unstarted (and sent again, which counts again)."""
         rows = {
@@ -167,7 +167,7 @@ def _add_link(row: dict[str, int] | None, link: dict[str, Any], keys: tuple[str,
             row[key] += link.get(key, 0)
 
 
-def _link_of(snapshot: Snapshot, link: dict[str, Any]) -> LinkName:
+def _link_of(snapshot: Snapshot, link: dict[str, Any]) -> LinkKey:
     return snapshot["stage"], link.get("outlet", ""), link["to"]
 
 

@@ -1,6 +1,6 @@
-"""What `zpipe run` and `zpipe drain` show while they drain: who still holds what, what is in the way, the time it may take.
+"""What `zpipe run` and `zpipe drain` show while they drain: who still holds what, what is in the way, and the time left.
 
-May live here: turning snapshots into those lines, and when a line is worth it. It knows no socket.
+Must not live here: sockets, and anything of rich, which `zpipe drain --json` does not import.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zpipe.core.lifecycle import State
 LINE_S = 2.0
 REDRAW_S = 0.25
 REPEAT_S = 60.0
-"""A wait in which nothing changes is said once, and then this often."""
+"""A wait in which nothing changes is printed once, and then this often."""
 
 Snapshots = dict[tuple[str, int], dict[str, Any]]
 
@@ -37,7 +37,7 @@ class Holding:
 
 
 def holdings(config: PipelineConfig, last: Snapshots) -> list[Holding]:
-    """From the head on, those not stopped."""
+    """The instances that have not stopped, from the head on."""
     return [
         _holding(f"{stage}.{instance}", snapshot)
         for stage in config.stages
@@ -68,10 +68,10 @@ def _why(snapshot: dict[str, Any], held: int) -> str:
     return ""
 
 
-def as_text(rows: Sequence[Holding], absent: Mapping[str, str] | None = None) -> str:
-    """One line: who holds what, who is not there and why, and how long that may take in all (the slowest decides)."""
+def drain_text(rows: Sequence[Holding], absent: Mapping[str, str] | None = None) -> str:
+    """One line: who holds what, who is absent and why, and how long it may take in all (the slowest instance decides)."""
     absent = absent or {}
-    rows = [row for row in rows if row.name not in absent]  # that was a life that is over
+    rows = [row for row in rows if row.name not in absent]  # That was a life that is over.
     if not rows and not absent:
         return "everything has stopped"
     parts = [*map(str, rows), *(f"{name} {why}" for name, why in absent.items())]
@@ -82,21 +82,21 @@ def as_text(rows: Sequence[Holding], absent: Mapping[str, str] | None = None) ->
 
 
 class DrainLines:
-    """Which lines are worth saying: a new one now and then, one that says the same wait once more only after REPEAT_S."""
+    """Which lines are worth printing: a new one every `least_s`, and one that repeats the last only after REPEAT_S."""
 
     def __init__(self, least_s: float) -> None:
         self._least_s = least_s
-        self._said: tuple[object, ...] = ()
-        self._at = float("-inf")
+        self._last_printed: tuple[object, ...] = ()
+        self._printed_at = float("-inf")
 
     def line(self, rows: Sequence[Holding], absent: Mapping[str, str], now: float) -> str | None:
-        """The line that is due now, if one is. What is in the way may be worded differently each time (an address, a number),
-        so it is the same wait as long as everybody holds the same."""
-        told = (*((row.name, row.state, row.held, bool(row.why)) for row in rows), *absent.items())
-        if now < self._at + (REPEAT_S if told == self._said else self._least_s):
+        """The line that is due now, if there is one. What is in the way may be worded differently each time (an address, a
+        number), so the wait counts as the same one as long as every instance holds the same."""
+        waiting = (*((row.name, row.state, row.held, bool(row.why)) for row in rows), *absent.items())
+        if now < self._printed_at + (REPEAT_S if waiting == self._last_printed else self._least_s):
             return None
-        self._said, self._at = told, now
-        return as_text(rows, absent)
+        self._last_printed, self._printed_at = waiting, now
+        return drain_text(rows, absent)
 
 
 class DrainProgress:
@@ -119,7 +119,7 @@ class DrainProgress:
                 self._write(f"{text}\n")
         elif now >= self._draw_at:
             self._draw_at = now + REDRAW_S
-            self._write(f"\r\x1b[K{as_text(rows)}")
+            self._write(f"\r\x1b[K{drain_text(rows)}")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -1,4 +1,4 @@
-"""How a ledger looks: tables of rich, drawn once at the end of a run. May live here: those."""
+"""How the ledger of a run looks: tables of rich, drawn once at its end. Must not live here: what balances, and why not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zpipe.monitor.model.run_ledger import RARE
 
 ALWAYS = ("received", "completed", "produced")
 """Columns of the ledger that are shown also when they are all 0."""
-LINK_COLUMNS = ("in_flight", "unsent")
+HELD_COLUMNS = ("in_flight", "unsent")
 LEDGER_WIDTH = 80
 _SHORT_HEADS = {
     "received": "re-\nceived",
@@ -50,16 +50,18 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     rows: dict[str, dict[str, int]] = {name: dict(row) for name, row in ledger["stages"].items()}
     for name, row in rows.items():
         links = [link for link in ledger["links"] if link["from"] == name]
-        row |= {key: sum(link[key] for link in links) for key in LINK_COLUMNS}
+        row |= {key: sum(link[key] for link in links) for key in HELD_COLUMNS}
         row |= {key: row.get(key, 0) for key in (*RARE, "unknown")}
     keys = [key for key in next(iter(rows.values()), {}) if key in ALWAYS or any(row[key] for row in rows.values())]
     heads = {key: key.replace("_", "\n") for key in keys}
-    # Exact while there is room: a ledger is there to be added up.
+    # The numbers are exact while there is room, since a ledger is there to be added up.
     number: Callable[[int], str] = str
     gap = 2
     names = max(map(len, ["stage", *rows]))
     if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:
-        keys = [key for key in keys if key not in (*LINK_COLUMNS, "replayed")]  # said below, or by who replayed them
+        keys = [
+            key for key in keys if key not in (*HELD_COLUMNS, "replayed")
+        ]  # The problems below the table, or `dead replay`, say the same.
         heads = {key: _SHORT_HEADS.get(key, key) for key in keys}
         gap = 1
         if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:
@@ -80,7 +82,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     table.add_column("stage", no_wrap=True, vertical="bottom")
     for key in keys:
         table.add_column(heads[key], justify="right", vertical="bottom", no_wrap=True)
-    # rich breaks title and caption at the table's width, so a narrow one is made wide enough for them.
+    # rich breaks title and caption at the width of the table, so a narrow table is made wide enough for them.
     wide = min(LEDGER_WIDTH, max(map(len, [title, *problems])))
     spare = wide - names - _room(heads, rows, keys, number, gap)
     if spare > 0:

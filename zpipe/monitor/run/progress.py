@@ -1,6 +1,6 @@
 """What `zpipe run` shows while it runs: a bar with the time left in a terminal, a line now and then elsewhere.
 
-May live here: drawing a run's progress from snapshots. It knows no child and no socket.
+Must not live here: child processes and sockets. It draws the progress of a run from its snapshots.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LINE_S = 5.0
 SECOND_SIGNAL = "Ctrl-C again stops now: what is not finished is not acked, and the next run goes on from there"
 
 
-class Finished:
+class SourceProgress:
     """How far the sources are, from their snapshots: messages finished (of those that say so), of how many (None: nobody
     knows)."""
 
@@ -55,7 +55,7 @@ class LiveProgress:
 
     def __init__(self, config: PipelineConfig) -> None:
         self._model = PipelineModel(config, now_s())
-        self._finished = Finished(config)
+        self._sources = SourceProgress(config)
         self._bar = Progress(
             TextColumn(f"[bold]{config.name}"),
             BarColumn(),
@@ -74,10 +74,10 @@ class LiveProgress:
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
         self._model.add(snapshot, now_s())
-        self._finished.add(snapshot)
+        self._sources.add(snapshot)
 
     def draining(self, absent: Mapping[str, str]) -> None:
-        """The table shows what each stage holds, and what is in its way, already."""
+        """Only who is absent is added: the table already shows what each stage holds, and what is in its way."""
         self._below = [*(f"{name} {why}" for name, why in absent.items()), f"Draining: {SECOND_SIGNAL}"]
 
     def turn(self) -> None:
@@ -85,7 +85,7 @@ class LiveProgress:
         if now < self._redraw_at:
             return
         self._redraw_at = now + REDRAW_S
-        self._bar.update(self._task, completed=self._finished.done(), total=self._finished.total())
+        self._bar.update(self._task, completed=self._sources.done(), total=self._sources.total())
         below = [Text(text, "yellow", no_wrap=True, overflow="crop") for text in self._below]
         self._live.update(Group(self._bar, *self._table(), *below), refresh=True)
 
@@ -107,22 +107,22 @@ class PlainProgress:
         self._draining = False
         self._absent: Mapping[str, str] = {}
         self._drain_lines = DrainLines(LINE_S)
-        self._finished = Finished(config)
+        self._sources = SourceProgress(config)
         self._began = time.monotonic()
         self._line_at = self._began + LINE_S
 
     def line(self, text: str) -> None:
-        with suppress(OSError):  # nobody reads, or a full disk: the run is not for its log
+        with suppress(OSError):  # Nobody reads, or the disk is full. A run does not fail for its log.
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
-        self._finished.add(snapshot)
+        self._sources.add(snapshot)
         self._last[snapshot["stage"], snapshot["instance"]] = snapshot
 
     def draining(self, absent: Mapping[str, str]) -> None:
         if not self._draining:
-            self._line_at = time.monotonic() + LINE_S  # one that ends soon needs no word
+            self._line_at = time.monotonic() + LINE_S  # A drain that ends soon needs no line.
         self._draining = True
         self._absent = absent
 
@@ -136,7 +136,7 @@ class PlainProgress:
                 self.line(f"event=run.draining {text}; {SECOND_SIGNAL}")
             return
         self._line_at = now + LINE_S
-        done, total = self._finished.done(), self._finished.total()
+        done, total = self._sources.done(), self._sources.total()
         text = f"event=run.progress finished={done}"
         if total:
             left_s = (now - self._began) * (total - done) / max(done, 1)

@@ -8,8 +8,8 @@ from typing import Any
 
 from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
-from zpipe.monitor.model import link_ends
-from zpipe.monitor.model.moment import possible
+from zpipe.monitor.model.incarnation import is_possible_time
+from zpipe.monitor.model.link import link_text
 from zpipe.monitor.table.columns import HANGS, Line, wrap
 from zpipe.monitor.table.rows import state_of, upstream
 
@@ -38,9 +38,7 @@ def _lines(value: dict[str, Any], name: str) -> list[Line]:
         lines += [[(f"  {bottleneck['why']}; {bottleneck['advice']}", "bold yellow")]]
     for what, found in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
         lines += [[(f"  {instance} {what}: {why}", "bold red")] for instance, why in found.items()]
-    lines += [
-        [(f"  from {upstream(link)}: {link_ends.text(link)}", "")] for link in value["links"] if link["to"] == name
-    ]
+    lines += [[(f"  from {upstream(link)}: {link_text(link)}", "")] for link in value["links"] if link["to"] == name]
     for snapshot in stage["instances"]:
         old = snapshot["instance"] in stage["silent"]
         head = f"{name}.{snapshot['instance']} {snapshot['state']}"
@@ -58,7 +56,7 @@ def _times(by_reason: dict[str, int]) -> str:
 
 
 def _time_of_day(at: float) -> str:
-    return datetime.fromtimestamp(at).isoformat(sep=" ", timespec="seconds") if possible(at) else "?"
+    return datetime.fromtimestamp(at).isoformat(sep=" ", timespec="seconds") if is_possible_time(at) else "?"
 
 
 def _instance(snapshot: dict[str, Any]) -> Iterator[str]:

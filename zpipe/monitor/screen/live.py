@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
-from zpipe.monitor.following import PACE_S, Feed, Heard, due_at, now_s, read
+from zpipe.monitor.following import READ_INTERVAL_S, SnapshotFeed, SnapshotListener, due_at, now_s, read
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
 from zpipe.monitor.screen.terminal import Terminal
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 HURRY_S = 0.05
 """Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""
@@ -36,18 +36,18 @@ class Operator(Protocol):
 
 
 def show(
-    feed: Feed,
+    feed: SnapshotFeed,
     model: PipelineModel,
     config: PipelineConfig,
     interval_s: float,
     operator: Operator,
-    heard: Heard,
+    heard: SnapshotListener,
     give_up_s: float = float("inf"),
     make: Callable[[], Terminal] = Terminal,
 ) -> bool:
     """Draws the status in place at each interval and after each key, until q or until every instance has stopped. False: none
     was heard of for `give_up_s`. Blocks."""
-    events, history, controls = Events(), History(), Controls()
+    events, history, controls = Events(), RateHistory(), Controls()
 
     def note(snapshot: dict[str, object], at: float) -> None:
         events.add(snapshot, at)
@@ -64,13 +64,13 @@ def show(
                 missing = len(model.missing)
                 read(feed, model, 0.0, note)
                 hurry = bool(model.missing) and now - began < HURRIED_S
-                read_at = now + (HURRY_S if hurry else PACE_S)
+                read_at = now + (HURRY_S if hurry else READ_INTERVAL_S)
                 # Each that is heard of for the first time is shown at once; the last one completes the screen.
                 draw_at = now if len(model.missing) < missing else draw_at
             if now >= draw_at:
                 draw_at = due_at(now, interval_s)
                 value = model.as_json(now_s())
-                events.look(value)
+                events.note_silence(value)
                 history.add(value)
                 over = model.over
             if now - said_at > SAID_S and controls.message:

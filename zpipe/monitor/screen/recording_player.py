@@ -13,7 +13,7 @@ from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
 from zpipe.monitor.screen.terminal import Terminal
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 REDRAW_S = 0.25
 
@@ -35,7 +35,11 @@ class Tape:
         if near:
             snapshots = recording.between(self.at, at)
         else:
-            self._model, self.events, self.history = PipelineModel(self._config, recording.began), Events(), History()
+            self._model, self.events, self.history = (
+                PipelineModel(self._config, recording.began),
+                Events(),
+                RateHistory(),
+            )
             snapshots = recording.until(at)
         self.at = at
         draw_at: float | None = None
@@ -46,7 +50,7 @@ class Tape:
                 draw_at = heard_at + recording.interval_s
             if self._model.add(snapshot, heard_at):
                 self.events.add(snapshot, heard_at)
-        self.events.look(self.value)
+        self.events.note_silence(self.value)
 
     @property
     def value(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Line, clip, plain, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs
 from zpipe.monitor.table.pipeline_status import StatusTable, remarks, title
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 MOST_EVENTS = 8
 LEAST_TABLE = 4
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     """What a screen is made of. `waits`: what is waited for while nothing was heard of; `clock`: the time in words."""
 
     value: dict[str, Any]
-    history: History
+    history: RateHistory
     events: Sequence[Event]
     clock: str
     waits: str = ""

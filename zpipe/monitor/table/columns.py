@@ -1,7 +1,7 @@
 """Tables laid out by hand: columns that fit the width there is, and lines of styled text.
 
-May live here: widths, order of leaving out, and lines; not what stands in a cell. It is not rich's StatusTable, which takes nine
-times as long (13 ms for 20 stages), since a screen is laid out every interval.
+Must not live here: what stands in a cell. rich's own Table is not used because it takes nine times as long (13 ms for 20 stages),
+and a screen is laid out every interval.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Span = tuple[str, str]
 Line = list[Span]
 SHORTEST_NAME = 5
 HANGS = 20
-"""From this width on the lines of a sentence after its first are set in."""
+"""From this width on, all lines of a sentence but the first are indented."""
 _SECOND_CELL = "\ue000"
 """Stands, while a sentence is broken into lines, for the second cell of a character that takes two."""
 LEFT, RIGHT = "left", "right"
@@ -84,7 +84,7 @@ def width_of(line: Line) -> int:
 
 
 def clip(line: Line, width: int) -> Line:
-    """At most so many characters; what is not styled at the end is taken off."""
+    """At most so many characters of a line, without the spaces at its end."""
     clipped: Line = []
     for text, style in line:
         if width <= 0:
@@ -97,11 +97,11 @@ def clip(line: Line, width: int) -> Line:
 
 
 def wrap(text: str, width: int, style: str = "", indent: str = "  ") -> list[Line]:
-    """All of a sentence, in lines; whoever wrote it, it stays in them."""
+    """A whole sentence, broken into lines. Whatever it contains, nothing of it gets out of them."""
     cells = visible(" ".join(text.split()))
     if not cells.isascii():
         cells = "".join(f"{x}{_SECOND_CELL}" if unicodedata.east_asian_width(x) in "WF" else x for x in cells)
-        width -= _SECOND_CELL in cells  # one that is broken between its cells is in the earlier line
+        width -= _SECOND_CELL in cells  # A character that is broken between its cells goes into the earlier line.
     lines = textwrap.wrap(cells, max(width, 1), subsequent_indent=indent if width >= HANGS else "")
     return [[(line.replace(_SECOND_CELL, ""), style)] for line in lines]
 

@@ -1,4 +1,7 @@
-"""Small pictures made of characters: bars, trends, sparklines. May live here: those, for terminals with Unicode and without."""
+"""Small pictures made of characters, for terminals with Unicode and without: bars, arrows and sparklines.
+
+Must not live here: which figures are drawn.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ ASCII = Glyphs("#", "", ".", "^", "v", " ", "_.-:=+*#", "~")
 
 
 def bar(part: float, width: int, glyphs: Glyphs) -> str:
-    """`part` (0 to 1) of `width` cells. Something is never shown as nothing, nor less than all as all."""
+    """`part` (0 to 1) of `width` cells. A part above 0 never looks empty, and one below 1 never looks full."""
     part = min(max(part, 0.0), 1.0)
     steps = len(glyphs.eighths) + 1
     units = round(part * width * steps)
@@ -35,8 +38,8 @@ def bar(part: float, width: int, glyphs: Glyphs) -> str:
     return text + glyphs.empty * (width - len(text))
 
 
-def trend(slope: float | None, glyphs: Glyphs) -> str:
-    """Where a depth goes; flat where nobody can say."""
+def trend_arrow(slope: float | None, glyphs: Glyphs) -> str:
+    """Whether a depth grows or falls; flat if unknown."""
     return glyphs.flat if not slope else glyphs.up if slope > 0 else glyphs.down
 
 

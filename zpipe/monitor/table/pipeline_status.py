@@ -1,6 +1,6 @@
 """The status of a pipeline as lines: its stages, its links, what holds it up, what is missing.
 
-May live here: putting rows together into lines for a given width and height. It knows no terminal and no key.
+Must not live here: the terminal and its keys. This puts rows together into lines for a given width and height.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from zpipe.monitor.figures import count, share
 from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs
-from zpipe.monitor.table.sparkline_history import History
+from zpipe.monitor.table.sparkline_history import RateHistory
 
 LEAST_SPARK = 8
 MARK = 2
-"""Columns before a row: whether it is selected (>) or the bottleneck (*)."""
+"""Columns before a row, which show whether it is selected (>) and whether it is the bottleneck (*)."""
 
 
 def title(value: dict[str, Any]) -> Line:
@@ -72,7 +72,7 @@ class StatusTable:
         order: str = "config",
         selected: str | None = None,
         glyphs: Glyphs = UNICODE,
-        history: History | None = None,
+        history: RateHistory | None = None,
     ) -> None:
         self._value = value
         self._width = width
@@ -81,9 +81,9 @@ class StatusTable:
         self._selected = selected
         self._glyphs = glyphs
         self._history = history
-        self._slow = value["bottleneck"]["stage"] if value["bottleneck"] else None
+        self._bottleneck = value["bottleneck"]["stage"] if value["bottleneck"] else None
         self.row_of: dict[str, int] = {}
-        self.lines = self._two() if tall else self._one()
+        self.lines = self._two_tables() if tall else self._one_table()
 
     @staticmethod
     def height(value: dict[str, Any]) -> int:
@@ -95,12 +95,12 @@ class StatusTable:
 
     def _mark(self, name: str) -> Span:
         mark = ">" if name == self._selected else " "
-        return mark + ("*" if name == self._slow else " "), "bold"
+        return mark + ("*" if name == self._bottleneck else " "), "bold"
 
     def _style(self, name: str) -> str:
-        return "bold" if name == self._slow else ""
+        return "bold" if name == self._bottleneck else ""
 
-    def _two(self) -> list[Line]:
+    def _two_tables(self) -> list[Line]:
         stages = [rows.stage_cells(name, self._value["stages"][name]) for name in self._names]
         reserved = LEAST_SPARK + 2 if self._history is not None else 0
         widths = fit(rows.STAGE_COLUMNS, stages, self._room - reserved)
@@ -108,7 +108,7 @@ class StatusTable:
         for name, row in zip(self._names, stages, strict=True):
             self.row_of[name] = len(lines)
             lines.append([self._mark(name), *lay(rows.STAGE_COLUMNS, row, widths, self._glyphs, self._style(name))])
-        self._add_sparks(lines)
+        self._add_sparklines(lines)
         links = [(link["to"], rows.link_cells(link, self._glyphs)) for name in self._names for link in self._into(name)]
         widths = fit(rows.LINK_COLUMNS, [row for _, row in links], self._room)
         if links:
@@ -118,7 +118,7 @@ class StatusTable:
         ]
         return lines
 
-    def _add_sparks(self, lines: list[Line]) -> None:
+    def _add_sparklines(self, lines: list[Line]) -> None:
         """Rates over time, in the room that is left to the right."""
         left = self._width - max(map(width_of, lines)) - 2
         if self._history is None or left < LEAST_SPARK:
@@ -128,7 +128,7 @@ class StatusTable:
             sparkline, style = rows.spark(self._history.rates(name), left, self._glyphs)
             lines[self.row_of[name]].append((f"  {sparkline.strip()}", style))
 
-    def _one(self) -> list[Line]:
+    def _one_table(self) -> list[Line]:
         columns = rows.SHORT_STAGE_COLUMNS + rows.SHORT_LINK_COLUMNS
         made: list[tuple[str, bool, list[Span]]] = []
         for name in self._names:
@@ -151,7 +151,7 @@ class StatusTable:
 
 
 def status(value: dict[str, Any], width: int, glyphs: Glyphs = UNICODE) -> list[Line]:
-    """The whole of it without anything to be operated: for `zpipe run`, files and pipes."""
+    """The whole status without anything to operate: for `zpipe run`, files and pipes."""
     table = (
         StatusTable(value, width, tall=False, glyphs=glyphs)
         if width < 100

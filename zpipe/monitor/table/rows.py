@@ -1,6 +1,6 @@
-"""What stands in the rows of the status: a stage's cells, and a link's.
+"""The rows of the status: the cells of a stage and of a link, made from the model's values, and their columns.
 
-May live here: from the model's values to cells and the columns they stand in. Widths are `columns`', order is the screen's.
+Must not live here: how wide a column is (`columns`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from zpipe.monitor.figures import count, duration, percent, precise, share, size
 from zpipe.monitor.table.columns import LEFT, Column, Span
-from zpipe.monitor.table.glyphs import Glyphs, bar, sparkline, trend
+from zpipe.monitor.table.glyphs import Glyphs, bar, sparkline, trend_arrow
 
 STATES = {
     "RUNNING": ("run", "green"),
@@ -23,7 +23,7 @@ STATES = {
     "UNHEARD": ("unheard", "yellow"),
     "FAILED": ("failed", "bold red"),
 }
-SHARES = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
+SHARE_LABELS = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
 NARROW_BAR, WIDE_BAR = 5, 12
 EMPTY: Span = ("", "")
 
@@ -89,7 +89,7 @@ def state_of(stage: dict[str, Any]) -> Span:
     if stage["live"] and stage["paused"] == stage["live"]:
         return "paused", "yellow"
     if stage["live"] and (stage["stopped_by"] or len(stage["held_by"]) == stage["live"]):
-        return "held", "bold red"  # whatever its state is, it does not work; why stands below the table
+        return "held", "bold red"  # Whatever its state is, it does not work. The reason stands below the table.
     word, style = STATES[stage["state"]]
     if stage["state"] == "SILENT" and stage["stale_s"] is not None:
         word = f"{word} {duration(stage['stale_s'])}"
@@ -105,7 +105,7 @@ def _instances(stage: dict[str, Any]) -> Span:
 
 
 def _known(shown: Callable[[float], str], figure: float | None) -> str:
-    """Nothing where an instance does not say it: 0 would be a figure."""
+    """Empty if an instance does not publish the figure, since 0 would be a figure."""
     return "" if figure is None else shown(figure)
 
 
@@ -115,7 +115,7 @@ def _errors(stage: dict[str, Any]) -> Span:
 
 
 def _dead(stage: dict[str, Any]) -> Span:
-    """Those stored, which wait for somebody to look at them; where a stage does not say, those it has counted since its start."""
+    """Those that are stored, which wait for somebody to look at them. If a stage does not publish them, those since its start."""
     dead = stage["dead"] if stage["dead_stored"] is None else stage["dead_stored"]
     return count(dead), "bold red" if dead else ""
 
@@ -127,7 +127,7 @@ def _crashes(stage: dict[str, Any]) -> Span:
 
 
 def stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
-    """For STAGE_COLUMNS. What is not known now is left empty: an old figure is no figure."""
+    """For STAGE_COLUMNS. What is not known now is left empty, so that an old figure never looks current."""
     head = [(name, ""), state_of(stage), _instances(stage)]
     if not stage["instances"]:
         return head + [EMPTY] * (len(STAGE_COLUMNS) - len(head))
@@ -158,8 +158,8 @@ def short_stage_cells(name: str, stage: dict[str, Any]) -> list[Span]:
         tail = [_errors(stage), _dead(stage), _crashes(stage)] if stage["instances"] else [EMPTY] * 3
         return [*head, EMPTY, EMPTY, EMPTY, *tail]
     budget = stage["budget"] or {}
-    most = max(SHARES, key=lambda one: budget.get(one, 0.0))
-    busy = f"{SHARES[most]} {share(budget[most])}" if budget else ""
+    most = max(SHARE_LABELS, key=lambda one: budget.get(one, 0.0))
+    busy = f"{SHARE_LABELS[most]} {share(budget[most])}" if budget else ""
     rates = [(_known(count, stage["rate_in"]), ""), (_known(count, stage["rate_out"]), "")]
     return [*head, *rates, (busy, ""), _errors(stage), _dead(stage), _crashes(stage)]
 
@@ -193,7 +193,7 @@ def link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
         (f"{upstream(link)} -> {link['to']}", ""),
         (count(link["depth"]), ""),
         _fill(link, WIDE_BAR, glyphs),
-        (trend(link["slope"], glyphs), ""),
+        (trend_arrow(link["slope"], glyphs), ""),
         (_oldest(link), ""),
         ("" if link["rate"] is None else count(link["rate"]), ""),
         _will_be(link),
@@ -209,7 +209,7 @@ def short_link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
         (upstream(link), ""),
         (count(link["depth"]), ""),
         _fill(link, NARROW_BAR, glyphs),
-        (trend(link["slope"], glyphs), ""),
+        (trend_arrow(link["slope"], glyphs), ""),
         (_oldest(link), ""),
         _will_be(link),
     ]

@@ -1,4 +1,4 @@
-"""The last values of a pipeline, for sparklines. May live here: keeping them; no picture."""
+"""The last rates of each stage, for sparklines. Must not live here: how a sparkline is drawn (`glyphs`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 KEPT = 240
-"""Values a stage: more than the widest sparkline shows."""
+"""Rates kept of each stage: more than the widest sparkline shows."""
 
 
-class History:
-    """Takes the model's values in the order of their time; one that is earlier than the last begins it anew."""
+class RateHistory:
+    """Takes the model's values in the order of their time. A value that is earlier than the last one starts it anew."""
 
     def __init__(self) -> None:
         self._rates: dict[str, deque[float]] = {}
@@ -25,5 +25,5 @@ class History:
             self._rates.setdefault(name, deque(maxlen=KEPT)).append(stage["rate_out"] or 0.0)
 
     def rates(self, stage: str) -> Sequence[float]:
-        """Messages it was done with a second, oldest first."""
+        """Messages that the stage finished in a second, oldest first."""
         return list(self._rates.get(stage, ()))
