@@ -202,7 +202,7 @@ class Pipeline:
     ) -> list[Name]:
         """`kill -9` of one instance after the other, at random moments, every one of them before any a second time.
 
-        LinkEnds after so many kills, or with the run; whom it killed."""
+        Ends after so many kills, or with the run; whom it killed."""
         names = [(s.name, i) for s in self.config.stages.values() for i in range(1, s.instances + 1)]
         turn: list[Name] = []
         killed: list[Name] = []

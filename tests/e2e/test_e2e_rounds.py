@@ -128,7 +128,7 @@ def play(pipeline: Pipeline, chance: random.Random, rounds: int) -> None:
 
 
 def drain(pipeline: Pipeline, units: Units, number: int) -> int:
-    """LinkEnds the round in order. Returns how many ids are stored."""
+    """Ends the round in order. Returns how many ids are stored."""
     command = pipeline.zpipe("drain", str(pipeline.path), "--json", "--timeout", "60")
     while not command.over_within(0.2):
         for name, instance in units.wanted.items():  # one that was leaving when the drain began is needed once more

@@ -136,7 +136,7 @@ def stopped(path: Path) -> None:
 
 
 def drained(path: Path) -> None:
-    """LinkEnds balanced; the next start goes on."""
+    """Ends balanced; the next start goes on."""
     steady = path.steady
     steady.wait_more(1000, TABLE)
     before = steady.count(TABLE)
