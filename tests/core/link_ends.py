@@ -344,7 +344,7 @@ class ProducerEnd(LinkEnd):
             "redelivered": self.outlet.redelivered,
             "lowest": self.outlet.lowest,
             "end_acked": self.outlet.end_acked,
-            "suspects": bool(self.outlet._suspicions),
+            "suspects": bool(self.outlet._suspects),
         }
 
     def off(self) -> int:

@@ -54,7 +54,7 @@ def test_a_storm_stops_the_stage_until_it_is_resumed(make: MakePipeline) -> None
     run = pipeline.run()
     wait_until(lambda: "storm guard" in run.stderr, "it says that it is held")
     shown = pipeline.zpipe("monitor", str(pipeline.path), "--once")
-    assert shown.wait() == 0 and "work.1 takes no more" in shown.stdout
+    assert shown.wait() == 0 and "zpipe resume has it go on" in " ".join(shown.stdout.split())
     (pipeline.folder / "mended").touch()
     resumed = pipeline.zpipe("resume", str(pipeline.path), "work")
     assert resumed.wait() == 0

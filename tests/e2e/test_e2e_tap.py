@@ -83,7 +83,7 @@ def test_who_did_not_ask_for_a_topic_is_not_sent_it(home: Path) -> None:
     sockets, monitor, tap = Sockets(), Listener(b"snapshot"), Listener(b"snapshot", b"tap")
     try:
         control = f"ipc://{home}/control.sock"
-        sockets.bind(f"ipc://{home}/inbox.sock", f"ipc://{home}/feedback.sock", control)
+        sockets.bind(f"ipc://{home}/inbox.sock", f"ipc://{home}/feedback.sock", control, 100)
         seen: dict[Listener, list[bytes]] = {monitor: [], tap: []}
 
         def both() -> bool:

@@ -33,7 +33,7 @@ CARELESS = """
 import sys
 
 if "grow" in sys.argv:
-    from zpipe.core import cbor
+    from zpipe.core.wire import cbor
 
     cbor.has_more_values = lambda encoded, most: False
 """

@@ -98,7 +98,12 @@ class Watch:
         snapshot = taken_in(frame.body)
         if snapshot is None or snapshot["pipeline"] != self.config.name or snapshot["stage"] not in self.config.stages:
             return None
-        return snapshot if not self._run or snapshot.get("run") == self._run else None
+        return snapshot if not self._run or self._is_of_run(snapshot) else None
+
+    def _is_of_run(self, snapshot: dict[str, Any]) -> bool:
+        """An instance that does not name its run, as it need not, is known by what its life has left in its state folder."""
+        run = snapshot.get("run")
+        return run == self._run if run else self._places.belongs_to_run(snapshot["stage"], snapshot["instance"])
 
     def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
         """Sends a request to an instance and returns the state that it answers with. Blocks.

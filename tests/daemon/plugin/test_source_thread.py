@@ -35,7 +35,7 @@ class Fed:
         context = Context("p", "read", 1, "abc", None, folder, folder, logging.getLogger("zpipe"))
         self.source = SourceThread(self._items, context, self.stage, (), self.woken.set, self.failures.append)
         self.stage.opened()
-        for action in self.stage.settle(0.0):
+        for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
                 self.source.raise_limit(action.limit)
         self.source.start()
@@ -74,7 +74,7 @@ def test_with_nothing_unsent_one_message_is_worth_a_turn(fed: Fed) -> None:
     fed.give(1)
     assert fed.woken.wait(DEADLINE_S) and fed.source.turn(1.0) == 1.0
     fed.source.feed(-1.0)
-    assert (fed.stage.counts.received, fed.stage.unsent, fed.source.turn(1.0)) == (1, 1, NEVER)
+    assert (fed.stage.counts.received, fed.stage.downstream.unsent, fed.source.turn(1.0)) == (1, 1, NEVER)
 
 
 def test_with_something_unsent_a_section_is_worth_a_turn_and_no_message_less(fed: Fed) -> None:
