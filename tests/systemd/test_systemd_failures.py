@@ -108,9 +108,10 @@ def test_what_ended_a_stage_is_in_the_journal_and_in_the_monitor(make: MakePipel
     assert any('event=crash.found how="killed by SIGKILL"' in line for line in events(after, work.name))
 
     after, running = since(), work.pid
-    hold.touch()
-    work.wait_active(other_than=running)
+    hold.touch()  # while it is there each life crashes at its first message, and is hardly ever up
+    wait_until(lambda: any("event=crash.found" in line for line in events(after, work.name)), "a life finds the crash")
     hold.unlink()
+    work.wait_active(other_than=running)
     wait_until(lambda: "SIGSEGV" in last_crash("crash")["restarts"], "the crash is counted")
     found = [line for line in events(after, work.name) if "event=crash.found" in line]
     assert re.search(r'how="killed by SIGSEGV" messages_in_call=1 ids=read:\d+ restarts=2', found[0]), found
