@@ -101,9 +101,14 @@ class Watch:
         return snapshot if not self._run or self._is_of_run(snapshot) else None
 
     def _is_of_run(self, snapshot: dict[str, Any]) -> bool:
-        """An instance that does not name its run, as it need not, is known by what its life has left in its state folder."""
+        """An instance outside every run says so with an empty text, and is none of this run's. One that does not speak of runs at
+        all, as it need not, is known by what its life has left in its state folder."""
         run = snapshot.get("run")
-        return run == self._run if run else self._places.belongs_to_run(snapshot["stage"], snapshot["instance"])
+        return (
+            run == self._run
+            if run is not None
+            else self._places.belongs_to_run(snapshot["stage"], snapshot["instance"])
+        )
 
     def ask(self, stage: str, instance: int, what: str, timeout_s: float = ASK_S) -> str:
         """Sends a request to an instance and returns the state that it answers with. Blocks.
