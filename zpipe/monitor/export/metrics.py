@@ -25,7 +25,7 @@ PRODUCER = (*LINK, "stage_instance")
 ZERO_OR_ONE = "0 or 1"
 EDGES_S = tuple(1e-6 * (1 << power) for power in range(7, 33))
 """The upper edges of the buckets of a latency: powers of two from 128 µs to 72 minutes, since an instance counts in such buckets
-(`core/budget.Histogram`), so that nothing has to be divided between two of them."""
+(`core/processing/time_budget.py`), so that nothing has to be divided between two of them."""
 _ENDED = (State.STOPPED.value, State.FAILED.value)
 
 Value = dict[str, Any]
