@@ -370,12 +370,20 @@ class Stage:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
-    def turn(self, now: float) -> list[Action]:
-        """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+    def start_tasks(self, now: float) -> list[StartTask]:
+        """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
+        came of them."""
         self._wake(now)
         self.processing.spend(now)
         if self.shutdown.leaving and self.inlet.queue:
             self.inlet.hand_back(now)
+        if not self.lifecycle.accepts_input:
+            return []
+        return [StartTask(task) for task in self.processing.start(now, self._flush)]
+
+    def turn(self, now: float) -> list[Action]:
+        """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+        self._actions += self.start_tasks(now)
         self._work(now)
         self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s)
         if self.lifecycle.accepts_input:
@@ -396,8 +404,6 @@ class Stage:
         return actions
 
     def _work(self, now: float) -> None:
-        if self.lifecycle.accepts_input:
-            self._actions += [StartTask(task) for task in self.processing.start(now, self._flush)]
         action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
         self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
         self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
