@@ -26,9 +26,9 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.faults import Fault
 from zpipe.daemon.loop import Loop, Part
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outages import Outage
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
 from zpipe.daemon.plugin.source_thread import SourceThread, not_read
@@ -101,13 +101,13 @@ class Instance:
         self._position_writer = PositionWriter(
             self._store,
             self._mailbox,
-            Fault(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
+            Outage(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
             completed_by=lambda: self._places.run or self._incarnation,
             stored=self.stage.committed,
             committed=self._host.committed,
         )
-        faults = [self._position_writer.fault, self._dead_letters.fault]
-        self._health = Health(self._places, self._lock, self.stage.me, self.log, faults, self._fail)
+        outages = [self._position_writer.outage, self._dead_letters.outage]
+        self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
         self._signals = Signals()
         self.loop = self._make_loop()

@@ -18,8 +18,8 @@ from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
-from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outages import NEVER, RETRY_S, Outage
 from zpipe.daemon.storage.call_journal import STORE
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.last_life import LastLife
@@ -53,7 +53,7 @@ class DeadLetterStore:
         log: logging.Logger,
         letter_log: DeadLetterLog,
     ) -> None:
-        self.fault = Fault(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
+        self.outage = Outage(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
         self.replay_due = not stage.head
         self._stage = stage
         self._store = store
@@ -90,7 +90,7 @@ class DeadLetterStore:
     def store(self, letter: DeadLetter) -> None:
         """Writes the letter, then tells the core."""
         if (
-            self.fault.text and self._writing
+            self.outage.text and self._writing
         ):  # one attempt shows whether there is room again, however many letters wait
             self._stage.letter_written(letter, False, time.monotonic())
             return
@@ -114,7 +114,7 @@ class DeadLetterStore:
             if error is None:
                 self._stage.letter_removed(number)
                 return
-            self.fault.failed(error)
+            self.outage.failed(error)
             self._unremoved.append(number)
             self._remove_at = time.monotonic() + RETRY_S
 
@@ -144,10 +144,10 @@ class DeadLetterStore:
         def then(error: Exception | None, _: None) -> None:
             self._writing = False
             if error is None:
-                self.fault.worked()
+                self.outage.worked()
                 self._log_letter(letter, row)
             else:
-                self.fault.failed(error)
+                self.outage.failed(error)
             self._stage.letter_written(letter, error is None, time.monotonic())
 
         self._ask(job, then)
@@ -214,7 +214,7 @@ class DeadLetterStore:
             now = time.monotonic()
             self._reading = False
             if found is None:
-                self.fault.failed(error)
+                self.outage.failed(error)
                 self._read_at = now + RETRY_S
             elif not found:
                 self.replay_due = self._marked_meanwhile
