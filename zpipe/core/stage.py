@@ -13,7 +13,7 @@ from typing import Any
 from zpipe.core.actions import (
     Action,
     Commit,
-    Note,
+    LogEvent,
     Publish,
     Remember,
     RemoveLetter,
@@ -180,8 +180,8 @@ class Stage:
         refused = said.reason if isinstance(said, frames.Refuse) else None
         fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
         order = what not in LOOKS
-        note = Note("operator.request", fields, warning=order, repeats=order and refused is None)
-        self._actions += [Reply(route, frames.write(said)), note]
+        event = LogEvent("operator.request", fields, warning=order, repeats=order and refused is None)
+        self._actions += [Reply(route, frames.write(said)), event]
 
     def _answer(self, request: frames.Request, now: float) -> frames.Done | frames.Refuse:
         """Does what is asked, and says in which state it is then, or why it is not done.

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from zpipe.core.wire import cbor, frames
+from zpipe.daemon.service.limited_log import MINUTE_S
 from zpipe.daemon.service.malformed import FAULTS_A_MINUTE, MalformedLog, Source
-from zpipe.daemon.service.notes import MINUTE_S
 from zpipe.errors import PeerError
 
 

@@ -9,7 +9,7 @@ import logging
 import re
 from dataclasses import dataclass
 
-from zpipe.daemon.service.notes import LineLimit
+from zpipe.daemon.service.limited_log import LineLimit
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
 
