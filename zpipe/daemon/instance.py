@@ -274,7 +274,7 @@ class Instance:
         try:
             running_pipelines.write_record(self._places, config, self._settings.name, self._number)
         except OSError as error:
-            self.log.warning(fields(event="record.failed", reason=error))
+            self.log.warning(fields(event="config_record.unwritten", reason=error))
 
     def _supervisor_gone(self) -> None:
         """Nothing is lost by stopping: what is held here is its upstream's."""

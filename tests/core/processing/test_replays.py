@@ -137,7 +137,7 @@ def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
     assert shell.removals == [] and len(shell.stage.processing.replays) == 0
 
 
-def test_replays_do_not_count_for_the_storm_guard() -> None:
+def test_replays_do_not_count_for_the_circuit_breaker() -> None:
     shell = Shell(stage(workers=1))
     for number in range(300):
         shell.stage.processing.replay([letter(number)], 0.0)

@@ -44,9 +44,9 @@ class Health:
         self._me = me
         self._fail = fail
         state = f"cannot write in {places.state(me.stage, me.instance)}"
-        mark = Outage(log, "mark.unwritten", "mark.written", state)
+        mark = Outage(log, "stop_mark.unwritten", "stop_mark.written", state)
         pause = Outage(log, "pause.unwritten", "pause.written", state)
-        self._plugin = Outage(log, "plugin.waits", "plugin.goes_on", "the plugin", PATIENCE_S)
+        self._plugin = Outage(log, "plugin.waits", "plugin.resumed", "the plugin", PATIENCE_S)
         self._outages = [*outages, mark, pause, self._plugin]
         self._stop_mark = RepeatedWrite(mark)
         self._paused_mark = RepeatedWrite(pause)

@@ -180,7 +180,7 @@ class DeadLetterStore:
         if stopped_by and not self._stopped_by:
             self._log.error(fields(event="stage.held", reason=stopped_by))
         elif self._stopped_by and not stopped_by:
-            self._log.warning(fields(event="stage.goes_on"))
+            self._log.warning(fields(event="stage.resumed"))
         self._stopped_by = stopped_by
 
     def _expire(self) -> None:

@@ -243,7 +243,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("held", ZERO_OR_ONE, INSTANCE, "1 while it waits for something outside the pipeline, such as room on a disk",
            whether("held_by"), "`zpipe monitor` and its log say for what; nothing is lost meanwhile"),
     _gauge("stopped_by_dead_letters", ZERO_OR_ONE, INSTANCE, "1 while it takes no more work: too many of its last messages became"
-           " dead letters (the storm guard), or as many are stored as `dead` allows", whether("stopped_by"),
+           " dead letters (the circuit breaker), or as many are stored as `dead` allows", whether("stopped_by"),
            "`zpipe dead list CONFIG`; mend the cause, then `zpipe resume CONFIG STAGE`, or replay or drop what is stored"),
     _gauge("build_info", ZERO_OR_ONE, (*INSTANCE, "version"), "Always 1; `version` is what the instance runs", builds,
            "several versions at once: somebody has to be started again"),
