@@ -17,7 +17,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
-from zpipe.core.work.task import Chunk, PastCalls, Result, Task
+from zpipe.core.work.task import CallHistory, Chunk, Result, Task
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context
@@ -121,9 +121,9 @@ def piece(of: Section, start: int, stop: int) -> Slice:
     return Slice(Delivery([of], lambda delivery: None, PRODUCER), of, 0, start, stop, 0.0)
 
 
-def task(payloads: list[Any], batch: bool = False, past: PastCalls | None = None) -> Task:
+def task(payloads: list[Any], batch: bool = False, history: CallHistory | None = None) -> Task:
     whole = section_of(payloads)
-    return Task(1, [piece(whole, 0, whole.count)], past or PastCalls(), batch)
+    return Task(1, [piece(whole, 0, whole.count)], history or CallHistory(), batch)
 
 
 def payloads(result: Result) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zpipe.core.work.task import Chunk, DeadLetter, PastCalls
+from zpipe.core.work.task import CallHistory, Chunk, DeadLetter
 from zpipe.testing.clock import NEVER
 from zpipe.testing.simulated_plugin import Outputs, Spec
 
@@ -60,7 +60,7 @@ class SimulatedSource:
         letters = []
         for id in (f"{spec.name}:{n}" for n in range(first, first + count)):
             if spec.bad(id):
-                letters.append(DeadLetter("unreadable", "", PastCalls(attempts=1), None, id=id, raw=id))
+                letters.append(DeadLetter("unreadable", "", CallHistory(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
         return outputs.chunks(of_all=True), first + count, count, letters

@@ -270,7 +270,7 @@ def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
     if letter.piece is not None and last_life.was_in_call(letter.piece):
         reason += f" (the last was {last_life.how})" if last_life.how else ""
         text = text or clean(last_life.traceback)
-    past = letter.past
+    history = letter.history
     return LetterRow(
         stage=stage,
         id=clean(id),
@@ -278,9 +278,9 @@ def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
         kind=kind,
         reason=reason,
         traceback=text,
-        attempts=past.attempts,
-        deaths=past.deaths,
-        history=tuple(map(clean, past.history)),
+        attempts=history.attempts,
+        deaths=history.deaths,
+        history=tuple(map(clean, history.lines)),
         headers=headers,
         payload=_encoded(payload),
     )
