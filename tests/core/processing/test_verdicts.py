@@ -140,7 +140,7 @@ def test_a_rejected_batch_is_dead_as_one() -> None:
 def test_messages_that_shared_a_task_with_a_death_go_on_uncounted() -> None:
     bench = Bench(3, StagePolicy())
     task = bench.processing.start(0.0, True)[0]
-    while task.count < 3:  # the first tasks are small, before the pace is known
+    while task.count < 3:  # the first tasks are small, before the service rate is known
         bench = Bench(3, StagePolicy())
         bench.processing._service_rate.measure(1000, 0.001)
         task = bench.processing.start(0.0, True)[0]

@@ -256,7 +256,7 @@ class Downstream:
         actions: list[Action] = []
         silence_s = self._policy.link.peer_timeout_s
         for session_id, (outlet, session) in list(self._sessions.items()):
-            unread = session.received < session.sequence and now - session.moved_at > silence_s
+            unread = session.received < session.sequence and now - session.progress_at > silence_s
             if now - session.heard_at > silence_s or unread:
                 actions += self.close(session_id)
             else:
@@ -266,7 +266,7 @@ class Downstream:
     def slept(self, now: float) -> None:
         """This process stood still: the silence was its own, so nobody is dead for it."""
         for _, session in self._sessions.values():
-            session.heard_at = session.moved_at = now
+            session.heard_at = session.progress_at = now
 
     def need_confirms(self) -> list[Action]:
         """Confirms to consumers whose byte limit is too low for the next message."""
