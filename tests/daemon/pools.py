@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config import load
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
@@ -57,7 +57,7 @@ class Bench:
         path.write_text(CONFIG.format(plugin=plugin or 'plugin = "./work.py"', workers=workers, more=more))
         config = load(path)
         settings = config.stages["work"]
-        self.plugin = plugins.load(settings.plugin, folder)
+        self.plugin = plugin_loading.load(settings.plugin, folder)
         self.context = Context(
             "p",
             "work",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.work.stored_letter import MESSAGE
+from zpipe.core.work.stored_dead_letter import MESSAGE
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import Filter, LetterRow
 

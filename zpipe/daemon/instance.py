@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig, parse_address
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
@@ -46,7 +46,7 @@ from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
-from zpipe.runtime import descriptors, environment, locks, logs, running_pipelines
+from zpipe.runtime import environment, file_descriptors, locks, logs, running_pipelines
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
@@ -84,7 +84,7 @@ class Instance:
         self._leave_record(config)
         self._context = self._make_context()
         self._traces = traces.start(config, self._context, self.log)
-        plugin = plugins.load(self._settings.plugin, config.folder)
+        plugin = plugin_loading.load(self._settings.plugin, config.folder)
         in_process = self._settings.workers.kind == "thread"
         self._host = PluginHost(plugin, self._context, self._store, self._places.run, self.log, in_process)
         self._mailbox = Mailbox()
@@ -393,7 +393,7 @@ def run_stage(
 ) -> ExitCode:
     """Runs one instance in this process until it is over. Raises OperatorError or PluginError if it cannot start."""
     sys.setswitchinterval(SWITCH_S)
-    descriptors.raise_limit()
+    file_descriptors.raise_limit()
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do

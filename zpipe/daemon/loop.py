@@ -19,7 +19,7 @@ from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
 from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.limited_log import LimitedLog
-from zpipe.daemon.service.malformed import MalformedLog, Source
+from zpipe.daemon.service.malformed_frame_log import MalformedFrameLog, Source
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.workers.pool import Pool
@@ -72,7 +72,7 @@ class Loop:
         self._descriptors = descriptors
         self._log = log
         self._limited_log = LimitedLog(log)
-        self._malformed = MalformedLog(log)
+        self._malformed = MalformedFrameLog(log)
         self._over = False
         self._exit: act.Exit | None = None
         self._perform: dict[type[Any], Callable[[Any], object]] = {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.limit.calls import Calls
+from zpipe.core.limit.limited_calls import Calls
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters

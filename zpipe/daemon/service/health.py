@@ -15,7 +15,7 @@ from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import Result, Task, Verdict
 from zpipe.daemon.outages import Outage, RepeatedWrite
 from zpipe.errors import OperatorError
-from zpipe.runtime import descriptors
+from zpipe.runtime import file_descriptors
 from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.places import Places
 
@@ -84,8 +84,8 @@ class Health:
     def turn(self, now: float) -> float:
         """Tries again what could not be written, and looks at the descriptors and the lock. Returns when to call again."""
         if now >= self._look_at:
-            self._look_at = now + descriptors.LOOK_S
-            if self._null >= 0 and (problem := descriptors.exhausted(self._null)):
+            self._look_at = now + file_descriptors.LOOK_S
+            if self._null >= 0 and (problem := file_descriptors.exhausted(self._null)):
                 self.close()
                 self._fail("descriptors.exhausted", OperatorError(problem))
             try:

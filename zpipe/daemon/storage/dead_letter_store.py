@@ -16,7 +16,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
-from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
+from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outages import NEVER, RETRY_S, Outage

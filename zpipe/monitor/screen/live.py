@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
-from zpipe.monitor.following import READ_INTERVAL_S, SnapshotFeed, SnapshotListener, due_at, now_s, read
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
 from zpipe.monitor.screen.terminal import Terminal
+from zpipe.monitor.snapshot_feed import READ_INTERVAL_S, SnapshotFeed, SnapshotListener, due_at, now_s, read
 from zpipe.monitor.table.sparkline_history import RateHistory
 
 STARTUP_READ_INTERVAL_S = 0.05

@@ -31,7 +31,7 @@ class Source:
     sender: str = ""
 
 
-class MalformedLog:
+class MalformedFrameLog:
     """Used by one thread. A fault is distinct by its source, the kind of frame and the field; what stood in the field is not
     looked at, or random values would each be a new one."""
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
-from zpipe.core.limit.calls import Calls
+from zpipe.core.limit.limited_calls import Calls
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.upstream.inlet import Inlet
