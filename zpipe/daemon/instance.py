@@ -26,6 +26,7 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.loop import Loop, Part
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outages import Outage
@@ -42,7 +43,9 @@ from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.last_life import LastLifeFiles
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.storage.store import Store
-from zpipe.daemon.workers.pool import Pool, make_pool
+from zpipe.daemon.workers.pool import make_pool
+from zpipe.daemon.workers.process_pool import ProcessPool
+from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
@@ -93,6 +96,7 @@ class Instance:
         self.stage = self._make_stage()
         self._source = self._make_source()
         self._output_room = threading.Event()
+        self._handover = Handover()
         self._workers = self._make_workers()
         self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
         self._dead_letters = DeadLetterStore(
@@ -170,7 +174,7 @@ class Instance:
         outlets = self._config.outlets(self._settings.name)
         return SourceThread(hook, self._context, self.stage, outlets, self._mailbox.wake, self._source_failed)
 
-    def _make_workers(self) -> Pool | None:
+    def _make_workers(self) -> ThreadPool | ProcessPool | None:
         if self._host.plugin.is_source:
             return None
         policy = self.stage.policy
@@ -185,6 +189,7 @@ class Instance:
             self._emitted,
             self._done,
             self.log,
+            self._handover,
         )
 
     def _make_loop(self) -> Loop:
@@ -210,6 +215,8 @@ class Instance:
             parts,
             watched,
             self.log,
+            self._handover,
+            self._workers if isinstance(self._workers, ThreadPool) else None,
         )
 
     # ---- called on other threads: they touch nothing and only post

@@ -11,6 +11,7 @@ from typing import Protocol
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Result, Task
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
@@ -51,7 +52,8 @@ def make_pool(
     emitted: Emitted,
     done: Done,
     log: logging.Logger,
-) -> Pool:
+    handover: Handover,
+) -> ThreadPool | ProcessPool:
     """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
@@ -68,6 +70,7 @@ def make_pool(
             emitted,
             done,
             log,
+            handover,
         )
     start = {
         "config": str(config.path),
