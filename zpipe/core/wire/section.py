@@ -10,12 +10,15 @@ without decoding them; only a section larger than the credit left is decoded and
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from zpipe.core.ledger import Derivation, Owners
 from zpipe.core.wire import cbor
 from zpipe.core.wire.frames import SectionRow
 from zpipe.errors import PeerError
+from zpipe.messages import Message
 
 MAX_ORIGIN_S = 1e12
 """About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
@@ -35,6 +38,12 @@ class Columns(NamedTuple):
     def part(self, start: int, stop: int) -> Columns:
         """Messages [start, stop)."""
         return Columns._make([column and column[start:stop] for column in self])
+
+    def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> Iterator[Message]:
+        """Each of them as plugins and people get it."""
+        headers = repeat(None) if self.headers is None else self.headers
+        told = repeat(outlet), repeat(None), repeat(attempt), repeat(source)
+        return map(Message, self.payloads, self.ids, self.origins, headers, *told)
 
 
 def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:
