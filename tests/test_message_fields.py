@@ -103,6 +103,17 @@ def test_what_an_output_leaves_out_is_as_in_the_message_that_it_was_made_from() 
     ] * 2
 
 
+def test_messages_with_and_without_a_field_share_a_section() -> None:
+    with_all, plain = section_of(sample()).body(), section.encode(*section.plain(["read:8"], [1.0], [None]))
+    task = task_of(with_all, 1)
+    task.slices += task_of(plain, 1).slices
+    run = TaskRun(task, False, LinkPolicy(), StageLinks())
+    before = [carried(one) for one in run.messages()]
+    run.take_plain([SAMPLE["payload"], None])
+    assert [carried(one) for one in messages_of(run.result().chunks)] == before
+    assert before == [carried(sample()), carried(Message(None, "read:8", 1.0))]
+
+
 def test_parts_of_a_section_keep_every_field() -> None:
     whole = section_of(*(sample(id=f"read:{n}") for n in range(3)))
     part = whole.cut(1, 3)

@@ -24,6 +24,10 @@ MAX_ORIGIN_S = 1e12
 """About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
 
 
+ABSENT: dict[str, Any] = {"headers": None}
+"""The columns that may be left out, and what each message has there if they are."""
+
+
 class Columns(NamedTuple):
     """The fields of messages, an array each, all of one length; origins are seconds since the epoch.
 
@@ -39,11 +43,26 @@ class Columns(NamedTuple):
         """Messages [start, stop)."""
         return Columns._make([column and column[start:stop] for column in self])
 
+    def filled(self) -> Columns:
+        """With every column, also those that are left out."""
+        count = len(self.ids)
+        named = zip(self._fields, self, strict=True)
+        return Columns._make([[ABSENT[name]] * count if column is None else column for name, column in named])
+
+    def trimmed(self) -> Columns:
+        """Without the columns that tell nothing."""
+
+        def tells(name: str, column: list[Any]) -> bool:
+            return name not in ABSENT or column.count(ABSENT[name]) < len(column)
+
+        named = zip(self._fields, self, strict=True)
+        return Columns._make([column if column is None or tells(name, column) else None for name, column in named])
+
     def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> Iterator[Message]:
         """Each of them as plugins and people get it."""
-        headers = repeat(None) if self.headers is None else self.headers
+        ids, origins, payloads, headers = self.filled()
         told = repeat(outlet), repeat(None), repeat(attempt), repeat(source)
-        return map(Message, self.payloads, self.ids, self.origins, headers, *told)
+        return map(Message, payloads, ids, origins, headers or (), *told)
 
 
 def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:

@@ -50,11 +50,10 @@ class OutputSections:
 
     def extend(self, columns: Columns, first_owner: int) -> None:
         """One output each of the messages from `first_owner` on."""
-        count = len(columns.ids)
-        for column, more in zip(self._columns, columns, strict=True):
-            column += more if more is not None else [None] * count
+        for column, more in zip(self._columns, columns.filled(), strict=True):
+            column += more or ()
         self.in_order = self.in_order and (not self.owners or self.owners[-1] + 1 == first_owner)
-        self.owners += range(first_owner, first_owner + count)
+        self.owners += range(first_owner, first_owner + len(columns.ids))
 
     def clear(self) -> None:
         """Forgets the outputs, in place."""
@@ -65,9 +64,7 @@ class OutputSections:
         return len(self.owners)
 
     def cut(self, start: int, stop: int) -> Columns:
-        part = Columns._make(self._columns).part(start, stop)
-        without_headers = part.headers is None or part.headers.count(None) == stop - start
-        return part._replace(headers=None) if without_headers else part
+        return Columns._make(self._columns).part(start, stop).trimmed()
 
     def encode(self, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
         """The sections, each within the parcel limits where a single message allows it.
