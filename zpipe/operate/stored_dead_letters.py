@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,7 @@ _NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section
 Numbers = dict[InstanceKey, list[int]]
 """Numbers of letters, by the instance that has them."""
 
-_COLUMNS = (
-    *("number", "id", "at", "origin", "incarnation", "kind", "reason", "traceback", "attempts", "deaths", "history"),
-    *("replays", "replay_rate", "headers", "payload"),
-)
+_COLUMNS = tuple(one.name for one in fields(StoredDeadLetter) if one.name not in ("stage", "instance"))
 
 
 @dataclass(frozen=True)

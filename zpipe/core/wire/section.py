@@ -10,15 +10,22 @@ without decoding them; only a section larger than the credit left is decoded and
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from zpipe.core.ledger import Derivation, Owners
 from zpipe.core.wire import cbor
 from zpipe.core.wire.frames import SectionRow
 from zpipe.errors import PeerError
+from zpipe.messages import Message
 
 MAX_ORIGIN_S = 1e12
 """About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
+
+
+ABSENT: dict[str, Any] = {"headers": None}
+"""The columns that may be left out, and what each message has there if they are."""
 
 
 class Columns(NamedTuple):
@@ -35,6 +42,27 @@ class Columns(NamedTuple):
     def part(self, start: int, stop: int) -> Columns:
         """Messages [start, stop)."""
         return Columns._make([column and column[start:stop] for column in self])
+
+    def filled(self) -> Columns:
+        """With every column, also those that are left out."""
+        count = len(self.ids)
+        named = zip(self._fields, self, strict=True)
+        return Columns._make([[ABSENT[name]] * count if column is None else column for name, column in named])
+
+    def trimmed(self) -> Columns:
+        """Without the columns that tell nothing."""
+
+        def tells(name: str, column: list[Any]) -> bool:
+            return name not in ABSENT or column.count(ABSENT[name]) < len(column)
+
+        named = zip(self._fields, self, strict=True)
+        return Columns._make([column if column is None or tells(name, column) else None for name, column in named])
+
+    def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> Iterator[Message]:
+        """Each of them as plugins and people get it."""
+        ids, origins, payloads, headers = self.filled()
+        told = repeat(outlet), repeat(None), repeat(attempt), repeat(source)
+        return map(Message, payloads, ids, origins, headers or (), *told)
 
 
 def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:

@@ -99,7 +99,7 @@ class DeadLetterStore:
     def send(self, letter: DeadLetter) -> None:
         """Sends the letter as a message. One that is too large for that is written."""
         row = self._row_of(letter)
-        body = _message(row, self._stage.policy.link)
+        body = message_of(row, self._stage.policy.link)
         if body is None:
             self._write(letter, row)
             return
@@ -125,7 +125,7 @@ class DeadLetterStore:
         self.replay_due = self._marked_meanwhile = True
 
     def _row_of(self, letter: DeadLetter) -> LetterRow:
-        return _row(letter, self._stage.me.stage, self._last_life)
+        return letter_row(letter, self._stage.me.stage, self._last_life)
 
     def _log_letter(self, letter: DeadLetter, row: LetterRow) -> None:
         self._letter_log.write(row, replay_of(letter.piece) is not None, time.monotonic())
@@ -208,7 +208,9 @@ class DeadLetterStore:
         held = self._stage.replays
 
         def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
-            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room_bytes, held)]
+            return [
+                (revived(row), row.replay_rate) for row in dead_letter_table.marked(connection, most, room_bytes, held)
+            ]
 
         def then(error: Exception | None, found: list[tuple[Revived, float]] | None) -> None:
             now = time.monotonic()
@@ -243,14 +245,18 @@ class DeadLetterStore:
         self._store.ask(run, done)
 
 
-def _revived(row: Marked) -> Revived:
+def revived(row: Marked) -> Revived:
     """The message as it was. Raises PeerError if what is stored is damaged."""
+    return Revived(row.number, _section_of(row, row.id, cbor.read(row.payload)), row.suspicion)
+
+
+def _section_of(row: LetterRow | Marked, id: str, payload: Any) -> bytes:
+    """The message that the row keeps, but with that id and payload. Raises ValueError if it cannot be sent."""
     headers = None if row.headers is None else [cbor.read(row.headers)]
-    body = section.encode([row.id], [row.origin], [cbor.read(row.payload)], headers)
-    return Revived(row.number, body, row.suspicion)
+    return section.encode([id], [row.origin], [payload], headers)
 
 
-def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
+def letter_row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
     """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
 
     last_life  how this instance's life before ended: it tells what a message has done that has ended it
@@ -259,13 +265,11 @@ def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
     if letter.piece is not None:
         piece, kind = letter.piece, MESSAGE
         try:
-            ids, origins, payloads, facts = piece.section.columns()
+            [[id], [origin], [payload], facts] = piece.columns().part(0, 1)
         except PeerError:
             payload, kind = piece.section.body(), SECTION
         else:
-            at = piece.start
-            id, origin, payload = ids[at], origins[at], payloads[at]
-            headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
+            headers = None if facts is None or facts[0] is None else cbor.write(facts[0])
     reason, text = clean(letter.reason), clean(letter.traceback)
     if letter.piece is not None and last_life.was_in_call(letter.piece):
         reason += f" (the last was {last_life.how})" if last_life.how else ""
@@ -286,7 +290,7 @@ def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
     )
 
 
-def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
+def message_of(row: LetterRow, policy: LinkPolicy) -> bytes | None:
     """The letter as a message of its stage's outlet, as a section of one; None if it is too large to be sent.
 
     Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
@@ -302,9 +306,8 @@ def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
         "origin": row.origin,
         "payload": cbor.read(row.payload),
     }
-    headers = None if row.headers is None else [cbor.read(row.headers)]
     try:
-        body = section.encode([f"{row.id}.{DEAD}"], [row.origin], [payload], headers)
+        body = _section_of(row, f"{row.id}.{DEAD}", payload)
     except ValueError:  # nested as deep as a message may be, and here one deeper
         return None
     return body if len(body) <= policy.max_message_bytes else None
