@@ -24,7 +24,7 @@ Plan = Callable[[str, int], list[str]]
 SECTION_MESSAGES = 16
 
 
-@dataclass
+@dataclass(frozen=True)
 class Spec:
     """One stage of a simulated pipeline.
 
@@ -55,7 +55,7 @@ class Spec:
     section: int = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Disk:
     """What an instance finds when it starts again."""
 
