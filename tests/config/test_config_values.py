@@ -12,7 +12,7 @@ from zpipe.config.key_lines import KeyPath
 
 
 def expanded(text: str) -> Expanded:
-    return Expanded(text, "${X}")
+    return Expanded(text, "${X}", {text: "${X}"})
 
 
 @pytest.mark.parametrize(

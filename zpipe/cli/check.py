@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from zpipe.cli.parameters import json_or_text
 from zpipe.config import MemoryStatement, advise, describe_insecurity, estimate_memory, load, report_for
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import sandbox, unit_names
@@ -101,32 +102,12 @@ def _as_json(result: _Result) -> dict[str, Any]:
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:
-    try:
-        given = json.loads(json.dumps(mistake.given, allow_nan=False))
-    except (TypeError, ValueError):  # TOML has dates, infinity and NaN, which JSON does not have
-        given = str(mistake.given)
-    return {
-        "file": mistake.file,
-        "line": mistake.line,
-        "key": mistake.key,
-        "given": given,
-        "problem": mistake.problem,
-        "nearest": mistake.nearest,
-    }
+    return {**vars(mistake), "given": json_or_text(mistake.given)}  # TOML has dates, infinity and NaN
 
 
 def _memory(memory: MemoryStatement) -> dict[str, Any]:
     stages = [
-        {
-            "stage": row.stage,
-            "instances": row.instances,
-            "queue_bytes": row.queue_bytes,
-            "unacked_bytes": row.unacked_bytes,
-            "base_bytes": row.base_bytes,
-            "instance_bytes": row.instance_bytes,
-            "total_bytes": row.total_bytes,
-        }
-        for row in memory.rows
+        {**vars(row), "instance_bytes": row.instance_bytes, "total_bytes": row.total_bytes} for row in memory.rows
     ]
     return {"stages": stages, "total_bytes": memory.total_bytes}
 

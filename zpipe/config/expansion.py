@@ -22,23 +22,15 @@ class Expanded(str):
     secrets  values from the environment, which must not be shown; for each, the text to show in its place
     """
 
-    __slots__ = ("secrets", "template")
-    template: str
-    secrets: Mapping[str, str]
+    def __new__(cls, value: str, template: str, secrets: Mapping[str, str]) -> Expanded:
+        return super().__new__(cls, value)
 
-    def __new__(cls, value: str, template: str, secrets: Mapping[str, str] | None = None) -> Expanded:
-        made = super().__new__(cls, value)
-        made.template = template
-        made.secrets = {value: template} if secrets is None else secrets
-        return made
+    def __init__(self, value: str, template: str, secrets: Mapping[str, str]) -> None:
+        self.template = template
+        self.secrets = secrets
 
 
-class _Unset:
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = _Unset()
+UNSET: Final = object()
 """Takes the place of a string that could not be expanded. That mistake is reported already, so readers say no more about it."""
 
 

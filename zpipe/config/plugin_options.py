@@ -36,13 +36,7 @@ _WORDS: dict[Any, str] = {
     time: "a time of day",
 }
 _SCALARS: dict[Any, values.Reader[Any]] = {int: values.integer, float: values.number, bool: values.boolean}
-
-
-class _Failed:
-    pass
-
-
-_FAILED: Final = _Failed()
+_FAILED: Final = object()
 
 
 def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: MistakeReport) -> Any:

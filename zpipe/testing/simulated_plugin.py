@@ -24,7 +24,7 @@ Plan = Callable[[str, int], list[str]]
 SECTION_MESSAGES = 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class Spec:
     """One stage of a simulated pipeline.
 

@@ -1,7 +1,6 @@
 """Every metric that zpipe exports, once: its name, kind, unit and labels, what it says, what to do, and where it comes from.
 
-May live here: that table, reading it out of the model's value, and the page that documents it. It knows no exporter: what is
-served is `exporter`'s.
+May live here: that table, and reading it out of the model's value. It knows no exporter: what is served is `exporter`'s.
 
 Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that what is old never looks
 current; one that stopped or failed keeps its counters, which are final. What it has stored it keeps in any case: that is on its
@@ -267,34 +266,3 @@ METRICS: tuple[Metric, ...] = (
     _gauge("link_in_flight_messages", "messages", PRODUCER, "Outputs sent and not acked", producer("in_flight", False),
            "at the bound `unacked`: the producer waits for acks"),
 )  # fmt: skip
-
-
-def as_markdown() -> str:
-    """docs/metrics.md, whole: written by `python -m zpipe.monitor.export.metrics > docs/metrics.md`."""
-    lines = [
-        "# Metrics",
-        "",
-        "`zpipe monitor CONFIG --prometheus [HOST:PORT]` serves them at `http://HOST:PORT/metrics` until it is stopped,",
-        "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
-        "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
-        "",
-        "An instance that is silent gives no samples but its age and its stored dead letters, so that what is old never looks",
-        "current; one that has stopped keeps its counters, which are final. Counters begin anew with every incarnation. The",
-        "label is `stage_instance`, since a Prometheus server sets `instance` itself.",
-        "",
-        "This page is made from `zpipe/monitor/export/metrics.py`.",
-        "",
-        "| metric | kind | unit | labels | meaning | what to do |",
-        "|---|---|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        cells = (f"`{metric.name}`", metric.kind, metric.unit, labels, metric.help, metric.remedy)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(as_markdown())

@@ -13,7 +13,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from zpipe.fixture import to_json
 from zpipe.messages import Message
@@ -27,13 +27,8 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
 }
 ALLOWED_FORMS = "FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX, FIELD>VALUE, FIELD>=VALUE, FIELD<VALUE, FIELD<=VALUE"
-
-
-class _Missing:
-    """The type of MISSING, which is not None because a field may hold None."""
-
-
-MISSING = _Missing()
+MISSING: Final = object()
+"""Not None, because a field may hold None."""
 _LIST_INDEX = re.compile("[0-9]{1,9}")
 
 

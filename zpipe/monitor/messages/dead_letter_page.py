@@ -15,24 +15,13 @@ from zpipe.core.work.stored_letter import MESSAGE, StoredLetter
 from zpipe.monitor.messages.payload import as_json_value, payload_text
 
 REASON_CHARACTERS = 200
+LISTED = ("stage", "instance", "number", "id", "at", "kind", "reason", "attempts", "deaths", "replays")
 
 
 def row(letter: StoredLetter) -> dict[str, Any]:
     """What `zpipe dead list --json` prints of a letter."""
-    return {
-        "letter": letter.name,
-        "stage": letter.stage,
-        "instance": letter.instance,
-        "number": letter.number,
-        "id": letter.id,
-        "at": letter.at,
-        "kind": letter.kind,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "deaths": letter.deaths,
-        "replays": letter.replays,
-        "replaying": letter.replay_rate is not None,
-    }
+    fields = {key: getattr(letter, key) for key in LISTED}
+    return {"letter": letter.name, **fields, "replaying": letter.replay_rate is not None}
 
 
 def whole(letter: StoredLetter) -> dict[str, Any]:

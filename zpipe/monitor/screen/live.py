@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
@@ -12,15 +11,14 @@ from zpipe.monitor.following import READ_INTERVAL_S, SnapshotFeed, SnapshotListe
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
-from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
+from zpipe.monitor.screen.screen import Shown, clock, screen
 from zpipe.monitor.screen.terminal import Terminal
-from zpipe.monitor.table.sparkline_history import RateHistory
+from zpipe.monitor.table.pipeline_status import RateHistory
+from zpipe.monitor.table.rows import ordered
 
 HURRY_S = 0.05
 """Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""
 HURRIED_S = 3.0
-
-
 SAID_S = 5.0
 """What a key came to stands in place of the keys for so long."""
 
@@ -43,18 +41,17 @@ def show(
     operator: Operator,
     heard: SnapshotListener,
     give_up_s: float = float("inf"),
-    make: Callable[[], Terminal] = Terminal,
 ) -> bool:
     """Draws the status in place at each interval and after each key, until q or until every instance has stopped. False: none
     was heard of for `give_up_s`. Blocks."""
-    events, history, controls = Events(), RateHistory(), Controls()
+    events, history = Events(), RateHistory()
 
     def note(snapshot: dict[str, object], at: float) -> None:
         events.add(snapshot, at)
         heard(snapshot, at)
 
-    with make() as terminal:
-        controls.keys = terminal.has_keys
+    with Terminal() as terminal:
+        controls = Controls(keys=terminal.has_keys)
         began = said_at = time.monotonic()
         read_at = draw_at = began
         over = False
@@ -82,7 +79,7 @@ def show(
                 break
             for key in terminal.keys(min(read_at, draw_at) - time.monotonic()):
                 said_at = time.monotonic()
-                command = controls.press(key, order_of(value, controls))
+                command = controls.press(key, ordered(value, controls.order))
                 if command is not None:
                     controls.message = _order(operator, command)
     return model.heard or controls.over

@@ -15,7 +15,6 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TextIO
 
 from rich.color import ColorSystem
@@ -147,9 +146,7 @@ class Terminal:
         self._size = Size(0, 0)  # all of it is to be drawn again
         self._resized()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._give_back()
         for number, handler in self._handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]

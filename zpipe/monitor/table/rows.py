@@ -10,7 +10,7 @@ from typing import Any
 
 from zpipe.monitor.figures import count, duration, percent, precise, share, size
 from zpipe.monitor.table.columns import LEFT, Column, Span
-from zpipe.monitor.table.glyphs import Glyphs, bar, sparkline, trend_arrow
+from zpipe.monitor.table.glyphs import Glyphs, bar, trend_arrow
 
 STATES = {
     "RUNNING": ("run", "green"),
@@ -235,7 +235,3 @@ def ordered(value: dict[str, Any], order: str) -> list[str]:
     for link in value["links"]:
         into[link["to"]].append(link)
     return sorted(into, key=lambda name: ORDERS[order](value["stages"][name], into[name]))
-
-
-def spark(rates: Sequence[float], width: int, glyphs: Glyphs) -> Span:
-    return sparkline(rates, width, glyphs), "cyan"
