@@ -5,7 +5,8 @@ from __future__ import annotations
 from config_texts import stages, step
 from config_types import Read
 
-from zpipe.config import dot, estimate_memory, mermaid
+from zpipe.config.graph_text import dot, mermaid
+from zpipe.config.memory import estimate_memory
 
 MIB = 2**20
 TEXT = stages(

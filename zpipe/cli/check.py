@@ -11,7 +11,11 @@ from typing import Any
 import click
 
 from zpipe.cli.parameters import json_or_text
-from zpipe.config import MemoryStatement, advise, describe_insecurity, estimate_memory, load, report_for
+from zpipe.config import load
+from zpipe.config.addresses import describe_insecurity
+from zpipe.config.loading import report_for
+from zpipe.config.memory import MemoryStatement, estimate_memory
+from zpipe.config.topology import advise
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import sandbox, unit_names
 

@@ -122,10 +122,6 @@ def _unwritable(path: Path, error: OSError) -> OperatorError:
     )
 
 
-READY, CANNOT_GO_ON = "ready", "hopeless"
-"""What an instance notes in its lock for the supervisor."""
-
-
 class InstanceLock:
     """Held while an instance lives: a second bind of an ipc address would steal it silently."""
 

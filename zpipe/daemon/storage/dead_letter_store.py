@@ -35,6 +35,7 @@ READ_S = 0.1
 """Letters to be replayed are read for this much time at once: reading them one by one would cost a wake-up each."""
 EXPIRE_S = 60.0
 """Between two looks for letters that are too old."""
+_SENT = ("id", "stage", "reason", "traceback", "attempts", "deaths", "origin")
 
 
 class DeadLetterStore:
@@ -89,9 +90,8 @@ class DeadLetterStore:
 
     def store(self, letter: DeadLetter) -> None:
         """Writes the letter, then tells the core."""
-        if (
-            self.fault.text and self._writing
-        ):  # one attempt shows whether there is room again, however many letters wait
+        # One attempt shows whether there is room again, however many letters wait.
+        if self.fault.text and self._writing:
             self._stage.letter_written(letter, False, time.monotonic())
             return
         self._write(letter, self._row_of(letter))
@@ -291,17 +291,8 @@ def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
 
     Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
     """
-    payload = {
-        "id": row.id,
-        "stage": row.stage,
-        "reason": row.reason,
-        "traceback": row.traceback,
-        "attempts": row.attempts,
-        "deaths": row.deaths,
-        "history": list(row.history),
-        "origin": row.origin,
-        "payload": cbor.read(row.payload),
-    }
+    payload = {key: getattr(row, key) for key in _SENT}
+    payload |= {"history": list(row.history), "payload": cbor.read(row.payload)}
     headers = None if row.headers is None else [cbor.read(row.headers)]
     try:
         body = section.encode([f"{row.id}.{DEAD}"], [row.origin], [payload], headers)

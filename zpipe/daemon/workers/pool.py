@@ -1,4 +1,4 @@
-"""The face that all worker pools have, and which pool a stage gets. Must not live here: what a pool does."""
+"""Which pool of workers a stage gets. Must not live here: what a pool does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
@@ -22,23 +21,9 @@ from zpipe.plugin import Plugin
 
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
-
-
-class Pool(Protocol):
-    """Takes tasks, and reports by callbacks on threads of its own."""
-
-    @property
-    def deaths(self) -> dict[str, int]:
-        """How many worker processes have died, by what ended them."""
-
-    def start(self) -> None:
-        """Once, before the first task. May block, and raise what keeps the plugin from being opened."""
-
-    def put(self, task: Task) -> None:
-        """Does not block."""
-
-    def close(self) -> None:
-        """Once. What is under way is given up, and its results are not reported."""
+Pool = ThreadPool | ProcessPool
+"""Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
+died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
 
 
 def make_pool(

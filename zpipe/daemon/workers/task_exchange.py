@@ -212,16 +212,12 @@ def _read_chunks(task: Task, number: int, rows: list[Any], bodies: list[bytes]) 
     return chunks
 
 
-def _sound(chunk: Chunk, count: int) -> bool:
-    owners, outlet, messages = chunk.owners, *_untyped(chunk)
-    if not isinstance(outlet, str) or not isinstance(messages, int) or messages < 1:
+def _sound(chunk: Any, count: int) -> bool:
+    """Whatever the types of a Chunk say, this one came from another process."""
+    if not isinstance(chunk.outlet, str) or not isinstance(chunk.messages, int) or chunk.messages < 1:
         return False
+    owners = chunk.owners
     return owners is None or (len(owners) == chunk.messages and min(owners) >= 0 and max(owners) < count)
-
-
-def _untyped(chunk: Chunk) -> tuple[Any, Any]:
-    """What stands in it, whatever its types say: it came from another process."""
-    return chunk.outlet, chunk.messages
 
 
 def _within(number: Any, most: int) -> bool:
