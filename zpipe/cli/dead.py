@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,29 +71,6 @@ class RateType(click.ParamType[float]):
         return rate
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which letters the user asked for."""
-
-    names: tuple[str, ...]
-    stage: str
-    reason: str
-    older_s: float | None
-    newer_s: float | None
-
-    @property
-    def any(self) -> bool:
-        """Whether anything was asked for that not every letter meets."""
-        return bool(self.names or self.filters)
-
-    @property
-    def filters(self) -> bool:
-        return bool(self.stage or self.reason or self.older_s is not None or self.newer_s is not None)
-
-    def selection(self) -> Selection:
-        return Selection(self.names, self.stage, Filter(self.reason, self.older_s, self.newer_s))
-
-
 def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --stage, --reason, --older and --newer, which the command gets as `wanted`."""
 
@@ -106,7 +82,7 @@ def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(
         *, stage: str, reason: str, older: float | None, newer: float | None, names: tuple[str, ...] = (), **others: Any
     ) -> Any:
-        return function(wanted=Wanted(names, stage, reason, older, newer), **others)
+        return function(wanted=Selection(names, stage, Filter(reason, older, newer)), **others)
 
     return call
 
@@ -117,12 +93,12 @@ def selection_required(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.argument("names", nargs=-1, metavar="[LETTER]...")
     @click.option("--all", "all_", is_flag=True, help="All letters of the pipeline.")
     @functools.wraps(function)
-    def call(*, all_: bool, wanted: Wanted, **others: Any) -> Any:
-        if wanted.names and (wanted.filters or all_):
+    def call(*, all_: bool, wanted: Selection, **others: Any) -> Any:
+        if wanted.names and (wanted != Selection(wanted.names) or all_):
             raise click.UsageError(
                 "name letters, or choose them by --stage, --reason, --older, --newer or --all; not both"
             )
-        if not wanted.any and not all_:
+        if wanted == Selection() and not all_:
             raise click.UsageError(
                 "which letters? Name them, or choose them by --stage, --reason, --older, --newer or --all"
             )
@@ -147,16 +123,16 @@ def _stored(config: Path) -> StoredDeadLetters:
     "--limit", type=click.IntRange(min=1), help=f"At most so many.  [default: {LIST_LETTERS}; with --json, all]"
 )
 @_json
-def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> ExitCode:
+def list_(config: Path, wanted: Selection, limit: int | None, as_json: bool) -> ExitCode:
     """List letters: name, age, id, tries and reason."""
     stored_dead_letters = _stored(config)
-    chosen = stored_dead_letters.find(wanted.selection())
+    chosen = stored_dead_letters.find(wanted)
     found = list(stored_dead_letters.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
     if as_json:
         rows = [dead_letter_page.row(letter) for letter in found]
         click.echo(json.dumps({"pipeline": stored_dead_letters.config.name, "count": count(chosen), "letters": rows}))
     elif not found:
-        click.echo("no dead letters" + (" like that" if wanted.any else ""), err=True)
+        click.echo("no dead letters" + (" like that" if wanted != Selection() else ""), err=True)
     else:
         # A terminal has a width and a pipe has none: whoever reads a pipe needs whole ids.
         Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(dead_letter_page.table(found, time.time()))
@@ -236,7 +212,7 @@ def _edited(text: str) -> Any:
 @_dry_run
 @click.option("--no-wait", is_flag=True, help="Where the pipeline runs: do not wait for what comes of it.")
 @_json
-def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bool, as_json: bool) -> ExitCode:
+def replay(config: Path, wanted: Selection, rate: float, dry_run: bool, no_wait: bool, as_json: bool) -> ExitCode:
     """Give letters to the stage that gave up on them once more.
 
     Where the pipeline runs, its instances do it; else it is started with its sources closed, and drained when that is done.
@@ -317,9 +293,9 @@ def _print_outcome(found: Outcome, ledger: dict[str, Any] | None, as_json: bool,
     return ExitCode.DONE if done else ExitCode.FAILED
 
 
-def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbers:
+def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Selection) -> Numbers:
     """The selected letters that can be replayed. Tells the user which cannot. Raises TargetError if none of them can."""
-    kinds = stored_dead_letters.kinds(stored_dead_letters.find(wanted.selection()))
+    kinds = stored_dead_letters.kinds(stored_dead_letters.find(wanted))
     refusals = [refusal(numbers, kind) for kind, numbers in kinds.items() if kind != MESSAGE]
     if refusals and (wanted.names or MESSAGE not in kinds):
         raise TargetError("; ".join(refusals))
@@ -335,10 +311,10 @@ def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbe
 @_dry_run
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @_json
-def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
+def drop(config: Path, wanted: Selection, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
     """Delete letters for good: their messages are lost."""
     stored_dead_letters = _stored(config)
-    chosen = stored_dead_letters.find(wanted.selection())
+    chosen = stored_dead_letters.find(wanted)
     if dry_run:
         return _print_names(chosen, as_json, "would be dropped")
     if count(chosen) > 1 and not yes:

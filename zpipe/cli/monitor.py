@@ -306,14 +306,8 @@ class RequestSender:
         """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, in words. Raises NoPeerError,
         OperatorError."""
         stages = [stage] if stage else self._watch.config.heads
-        done, silent = [], []
-        for name in stages:
-            for instance in sorted(n for (s, n) in self._watch.snapshots if s == name):
-                try:
-                    self._watch.ask(name, instance, what, ORDER_S)
-                    done.append(f"{name}.{instance}")
-                except NoPeerError:
-                    silent.append(f"{name}.{instance}")
+        instances = [key for name in stages for key in sorted(self._watch.snapshots) if key[0] == name]
+        done, silent = self._watch.ask_all(instances, what, ORDER_S)
         if silent or not done:
             raise NoPeerError(f"{', '.join(silent or stages)} does not answer: is it running?")
         return f"{', '.join(done)}: {what} is asked for"

@@ -35,17 +35,8 @@ class MemoryRow:
         return self.instances * self.instance_bytes
 
 
-@dataclass(frozen=True)
-class MemoryStatement:
-    rows: tuple[MemoryRow, ...]
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(row.total_bytes for row in self.rows)
-
-
-def estimate_memory(config: PipelineConfig) -> MemoryStatement:
-    return MemoryStatement(tuple(_row(config, stage) for stage in config.stages.values()))
+def estimate_memory(config: PipelineConfig) -> list[MemoryRow]:
+    return [_row(config, stage) for stage in config.stages.values()]
 
 
 def _row(config: PipelineConfig, stage: StageConfig) -> MemoryRow:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zpipe.config.expansion import Expanded
+from zpipe.config.expansion import Expanded, replaced
 from zpipe.config.key_lines import KeyPath
 from zpipe.errors import Mistake
 
@@ -38,7 +38,7 @@ class MistakeReport:
         self._text = text
 
     def add(self, path: KeyPath, problem: str, *, given: Any = None, nearest: str = "") -> None:
-        problem, given = self._without_secrets(path, problem), self._shown_as(path, given)
+        problem, given = self._without_secrets(path, problem), replaced(given, self._shown_as, path)
         # A list of one may be written as a plain value. Then there is no element to point at, only the key.
         while path and isinstance(path[-1], int) and path not in self._lines:
             path = path[:-1]
@@ -62,10 +62,6 @@ class MistakeReport:
         match given:
             case Expanded():
                 return given.template if given.secrets else str(given)
-            case dict():
-                return {key: self._shown_as((*path, key), inner) for key, inner in given.items()}
-            case list():
-                return [self._shown_as((*path, index), inner) for index, inner in enumerate(given)]
             case str():
                 return self._without_secrets(path, given)
             case _:

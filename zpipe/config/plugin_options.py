@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from zpipe.config import values
-from zpipe.config.expansion import UNSET, Expanded, plain
+from zpipe.config.expansion import UNSET, Expanded, leaves, plain
 from zpipe.config.key_lines import KeyPath
 from zpipe.config.mistakes import MistakeReport, quoted, shown
 from zpipe.plugin import nearest_name
@@ -174,11 +174,7 @@ def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: MistakeRep
 
 
 def _holds_unset(given: Any) -> bool:
-    if isinstance(given, dict):
-        return any(map(_holds_unset, given.values()))
-    if isinstance(given, list):
-        return any(map(_holds_unset, given))
-    return given is UNSET
+    return any(leaf is UNSET for _, leaf in leaves(given))
 
 
 def _nearest_choice(hint: Any, given: Any) -> str:

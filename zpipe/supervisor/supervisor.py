@@ -14,7 +14,7 @@ from typing import Any
 from zpipe import folders
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.errors import ExitCode, NoPeerError, OperatorError
+from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.progress import LiveProgress, PlainProgress
 from zpipe.operate.watch import Watch
@@ -75,7 +75,6 @@ class Supervisor:
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
-        self._drain_ordered: dict[str, str] = {}
         self.interrupts = 0
         self._draining = False
         self._drain_timeout_s = drain_timeout_s
@@ -119,7 +118,9 @@ class Supervisor:
             self._drain_until = now + self._drain_timeout_s
         if not self._draining:
             return None
-        self._order_drain()
+        up = {(child.stage, child.instance) for child in self._children if child.process is not None}
+        heads = {key for key in up if key[0] in self._config.heads}
+        self._watch.order_drain({key: snapshot for key, snapshot in self._last.items() if key in heads})
         self._display.draining({c.name: words for c in self._children if (words := self._why_absent(c))})
         if now < self._drain_until:
             return None
@@ -274,23 +275,6 @@ class Supervisor:
             self._display.line(fields(event="run.drain", signal=name, hint="once more stops now"))
         else:
             self._display.line(fields(event="run.stop", signal=name))
-
-    def _order_drain(self) -> None:
-        """Orders each head to close its source. One that was started again is told again."""
-        for child in self._children:
-            snapshot = self._last.get((child.stage, child.instance))
-            if child.stage not in self._config.heads or child.process is None or snapshot is None:
-                continue
-            if (
-                self._drain_ordered.get(child.name) == snapshot["incarnation"]
-                or snapshot["state"] == State.STARTING.value
-            ):
-                continue
-            try:
-                self._watch.ask(child.stage, child.instance, "drain", timeout_s=1.0)
-            except NoPeerError:
-                continue  # it has died or is busy; the next turn asks again
-            self._drain_ordered[child.name] = snapshot["incarnation"]
 
     def _collect_final_snapshots(self, wait_s: float) -> None:
         """Gives the ledger the final snapshot of each instance, from the mark that it made when it stopped.

@@ -15,12 +15,14 @@ from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
-from zpipe.daemon.workers.worker_process import Limits, WorkerProcess
+from zpipe.daemon.workers.worker_process import WorkerProcess
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
 
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
+CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
+"""Of the context of a plugin, what a worker process is told; the rest it makes itself."""
 Pool = ThreadPool | ProcessPool
 """Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
 died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
@@ -62,13 +64,9 @@ def make_pool(
         "level": logging.getLevelName(log.level),
         "state_dir": str(context.state_dir),
         "links": dataclasses.asdict(links),
-        **{
-            name: getattr(context, name)
-            for name in ("pipeline", "stage", "instance", "incarnation", "last", "batching")
-        },
+        "context": {name: getattr(context, name) for name in CONTEXT},
     }
-    limits = Limits(workers.timeout_s, workers.recycle_messages, workers.memory_bytes)
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
     return ProcessPool(
-        workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, limits), output_room, emitted, done, log
+        workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), output_room, emitted, done, log
     )

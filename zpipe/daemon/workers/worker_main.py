@@ -44,7 +44,8 @@ class WorkerMain:
     def __init__(self, pipe: Pipe, note: CallNote, start: dict[str, Any]) -> None:
         self._pipe = pipe
         self._note = note
-        self._log = logs.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
+        known = start["context"]
+        self._log = logs.start(f"{known['stage']}.{known['instance']}", start["level"], os.environ)
         self._start = start
         self._pid = os.getpid()
         self._tasks = task_exchange.TaskReader()
@@ -84,16 +85,11 @@ class WorkerMain:
         plugin = plugins.load(start["plugin"], path.parent)
         self._hooks = plugin.hooks
         self._context = Context(
-            pipeline=start["pipeline"],
-            stage=start["stage"],
-            instance=start["instance"],
-            incarnation=start["incarnation"],
-            options=read_options(start["text"], path, os.environ, start["stage"], plugin),
+            **start["context"],
+            options=read_options(start["text"], path, os.environ, start["context"]["stage"], plugin),
             config_dir=path.parent,
             state_dir=Path(start["state_dir"]),
             log=self._log.getChild("plugin"),
-            last=start["last"],
-            batching=start["batching"],
         )
         self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
         if "zpipe_open" in self._hooks:

@@ -16,10 +16,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zpipe.config import Workers
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.service.process_memory import rss_bytes
 from zpipe.daemon.workers import task_exchange
@@ -42,15 +42,6 @@ _MIB = 1 << 20
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", SUPERVISED)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """None: no limit. `timeout_s` is for one call. The others have the process replaced between tasks, memory also in a call."""
-
-    timeout_s: float | None = None
-    recycle_messages: int | None = None
-    memory_bytes: int | None = None
-
-
 class NotOpened(Exception):
     """The process could not open the plugin. The text is the reason."""
 
@@ -68,12 +59,13 @@ class _OverLimit(Exception):
 
 
 class WorkerProcess:
-    """`start`: what the child is told, see `worker_main`. Spawning raises OSError if there are no descriptors or processes left.
+    """`start`: what the child is told, see `worker_main`. `limits`: its timeout is for one call; the others have the process
+    replaced between tasks, memory also in a call. Spawning raises OSError if there are no descriptors or processes left.
 
     ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
     """
 
-    def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
+    def __init__(self, name: str, start: dict[str, Any], limits: Workers) -> None:
         self._limits = limits
         self._start = start
         self._tasks = task_exchange.TaskSender()

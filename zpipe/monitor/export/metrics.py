@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from zpipe.core.ledger import COUNT_ROWS
@@ -68,6 +69,11 @@ def _instances(value: Value, ended: bool) -> Iterator[tuple[tuple[str, ...], dic
                 yield (value["pipeline"], name, str(number)), snapshot
 
 
+def _keyed(read: Callable[[str, Value], Iterator[Sample]]) -> Callable[[str], Samples]:
+    """For reading one key, which a row of the table names."""
+    return lambda key: partial(read, key)
+
+
 def count(key: str) -> Samples:
     """A counter of the snapshot."""
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=True) if key in row)
@@ -78,16 +84,13 @@ def now(key: str) -> Samples:
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
 
 
-def stored(key: str) -> Samples:
+@_keyed
+def stored(key: str, value: Value) -> Iterator[Sample]:
     """Something of the snapshot that stays on the instance's disk, whatever has become of its process."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for name, stage in value["stages"].items():
-            for row in stage["instances"]:
-                if key in row:
-                    yield (value["pipeline"], name, str(row["instance"])), row[key]
-
-    return samples
+    for name, stage in value["stages"].items():
+        for row in stage["instances"]:
+            if key in row:
+                yield (value["pipeline"], name, str(row["instance"])), row[key]
 
 
 def shares(value: Value) -> Iterator[Sample]:
@@ -130,15 +133,12 @@ def whether(key: str) -> Samples:
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
 
 
-def by_reason(key: str) -> Samples:
+@_keyed
+def by_reason(key: str, value: Value) -> Iterator[Sample]:
     """A counter of the snapshot for each reason there was."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for labels, row in _instances(value, ended=True):
-            for reason, times in (row.get(key) or {}).items():
-                yield (*labels, reason), times
-
-    return samples
+    for labels, row in _instances(value, ended=True):
+        for reason, times in (row.get(key) or {}).items():
+            yield (*labels, reason), times
 
 
 def builds(value: Value) -> Iterator[Sample]:
@@ -158,24 +158,19 @@ def needed(value: Value) -> Iterator[Sample]:
         yield (value["pipeline"], found["stage"]), found["instances_needed"]
 
 
-def progress(key: str) -> Samples:
-    def samples(value: Value) -> Iterator[Sample]:
-        for name, stage in value["stages"].items():
-            if stage["progress"] is not None and stage["progress"][key] is not None:
-                yield (value["pipeline"], name), stage["progress"][key]
-
-    return samples
+@_keyed
+def progress(key: str, value: Value) -> Iterator[Sample]:
+    for name, stage in value["stages"].items():
+        if stage["progress"] is not None and stage["progress"][key] is not None:
+            yield (value["pipeline"], name), stage["progress"][key]
 
 
-def link(key: str) -> Samples:
+@_keyed
+def link(key: str, value: Value) -> Iterator[Sample]:
     """Of a link as a whole; nothing where nobody can say."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for row in value["links"]:
-            if row.get(key) is not None:
-                yield (value["pipeline"], row["from"], row["outlet"], row["to"]), row[key]
-
-    return samples
+    for row in value["links"]:
+        if row.get(key) is not None:
+            yield (value["pipeline"], row["from"], row["outlet"], row["to"]), row[key]
 
 
 def producer(key: str, ended: bool) -> Samples:
