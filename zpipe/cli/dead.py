@@ -1,7 +1,4 @@
-"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE …
-
-The commands and the options that choose letters are here. Does not belong here: SQL, and how letters are shown.
-"""
+"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE … Does not belong here: SQL, and how letters are shown."""
 
 from __future__ import annotations
 

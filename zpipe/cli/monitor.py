@@ -1,8 +1,4 @@
-"""zpipe monitor CONFIG|PIPELINE
-
-What it shows, and where, follows from its options: the screen, text or JSON, a check, metrics, or a recording. Does not belong
-here: what is shown, which is `zpipe.monitor`.
-"""
+"""zpipe monitor CONFIG|PIPELINE: its options say what it shows, and where. Does not belong here: how that looks."""
 
 from __future__ import annotations
 

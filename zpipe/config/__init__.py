@@ -1,7 +1,5 @@
-"""The config of a pipeline: one TOML file, which is checked as a whole before anything is started.
-
-This file has the names that other rooms use most, and nothing else.
-"""
+"""The config of a pipeline: one TOML file, checked as a whole before anything is started. Here are the names that others use
+most."""
 
 from zpipe.config.addresses import Address
 from zpipe.config.addresses import parse as parse_address

@@ -1,7 +1,5 @@
-"""Reads a config file into a checked PipelineConfig, or reports all of its mistakes at once.
-
-The order of the checks is decided here. Does not belong here: what a key allows, which is in the modules that this one calls.
-"""
+"""Reads a config file into a checked PipelineConfig, or reports all of its mistakes at once. Does not belong here: what one
+key allows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Gathers the mistakes of one config until all are known, and words key paths and values for people.
-
-Does not belong here: deciding what is a mistake.
-"""
+"""Gathers the mistakes of one config, and words key paths and values for people. Does not belong here: deciding what is a
+mistake."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Fills the options dataclass of a plugin from its `options` table, and checks it as strictly as zpipe's own keys.
-
-It decides which types the fields may have, and words the mistakes. Does not belong here: any key or plugin by name.
-"""
+"""Fills the options dataclass of a plugin from its `options` table, as strictly as zpipe's own keys are read. Does not
+belong here: any key or plugin by name."""
 
 from __future__ import annotations
 

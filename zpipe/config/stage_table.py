@@ -1,7 +1,5 @@
-"""Reading one [stages.NAME] table: the keys of a stage, their defaults and the bounds of each value.
-
-Does not belong here: what compares one stage with another, which is `topology`.
-"""
+"""Reading one [stages.NAME] table: its keys, their defaults and bounds. Does not belong here: what compares stages
+(`topology`)."""
 
 from __future__ import annotations
 

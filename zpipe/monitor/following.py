@@ -1,8 +1,5 @@
-"""Following a pipeline: from the snapshots that arrive to the values that are shown, one for each interval.
-
-Must not live here: sockets (the command brings a SnapshotFeed), the live screen (`screen.live`), and what is shown of a value
-(`table.pipeline_status`).
-"""
+"""Following a pipeline: from the snapshots that arrive to the values that are shown, one for each interval. Must not live here:
+sockets (the command brings a SnapshotFeed), and how a value is shown."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The drain of a running pipeline, as `zpipe drain` does it from outside.
+"""The drain of a running pipeline, as `zpipe drain` does it from outside. Does not belong here: showing it, and adding up its
+ledger.
 
-It sends the order to each head, which confirms it, and then waits until every instance has stopped. How far the drain is shows
-in the state of every snapshot, so a lost frame or an instance that joins late does no harm. Does not belong here: showing the
-drain, and adding up its ledger.
+Each head confirms the order. How far the drain is shows in the state of every snapshot, so a lost frame or an instance that
+joins late does no harm.
 """
 
 from __future__ import annotations

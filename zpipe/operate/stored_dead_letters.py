@@ -1,8 +1,5 @@
-"""The stored dead letters of a whole pipeline: those in the state folders of its instances on this machine.
-
-They are found, read, changed, marked for a replay and dropped here, also while the instances run, which SQLite allows. Does not
-belong here: starting an instance, or sending it a request.
-"""
+"""The stored dead letters of a whole pipeline: those in the state folders of its instances on this machine, also while these run,
+which SQLite allows. Does not belong here: starting an instance, or sending it a request."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What commands are given to name a part of a pipeline: STAGE, STAGE.N or a link.
-
-Does not belong here: whether the part runs.
-"""
+"""What commands are given to name a part of a pipeline: STAGE, STAGE.N or a link. Does not belong here: whether the part runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Watches a pipeline from outside: finds its instances, reads the snapshots that they publish, and sends them requests.
-
-Does not belong here: what a snapshot means, which is the monitor's work.
-"""
+"""Watches a pipeline from outside: finds its instances, reads what they publish, sends them requests. Not here: what a
+snapshot means."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Locks on files: who holds an instance or a run, for as long as its process lives.
-
-Taking a lock belongs here, looking whether one is held, and reading what its holder wrote into the file. Must not live here: what
-that means.
+"""Locks on files: who holds an instance or a run, for as long as its process lives, and what its holder wrote into the file. Must
+not live here: what that means.
 
 A lock is a POSIX record lock (fcntl(2), F_SETLK). The kernel ties it to the process that took it: a child that a plugin forks
 does not have it, so it is free the moment its process is killed. An `flock` belongs to the open file, which every forked child

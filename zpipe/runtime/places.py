@@ -1,8 +1,5 @@
-"""Where an instance's addresses and files are, for itself and for its neighbours.
-
-Names of sockets and files in runtime and state folders belong here, and the mark of an instance that stopped. Must not live here:
-what goes over the sockets.
-"""
+"""Where an instance's addresses and files are, for itself and for its neighbours, and the mark of one that stopped. Must not
+live here: what goes over the sockets."""
 
 from __future__ import annotations
 

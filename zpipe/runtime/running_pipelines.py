@@ -1,8 +1,5 @@
-"""Which pipelines run on this machine, and by what: from the records that instances leave beside their sockets.
-
-Writing a record belongs here, finding those in the runtime folders of all owners that this user may look into, and choosing the
-pipeline that a command is given by its config or by its name. Must not live here: what is asked of a pipeline.
-"""
+"""Which pipelines run on this machine, and by what: from the records that instances leave beside their sockets. Must not live
+here: what is asked of a pipeline."""
 
 from __future__ import annotations
 

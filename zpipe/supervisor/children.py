@@ -1,7 +1,5 @@
-"""The daemons that `zpipe run` starts: their processes, and when one that has died is started again.
-
-Does not belong here: snapshots, and what a run does because of a death.
-"""
+"""The daemons that `zpipe run` starts, and when one that died is started again. Does not belong here: what a run does
+because of a death."""
 
 from __future__ import annotations
 

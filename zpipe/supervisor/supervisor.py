@@ -1,8 +1,5 @@
-"""The run of `zpipe run`: every instance is a child daemon, until the sources have ended and everything is acked.
-
-It decides what happens when a child dies, when the operator asks for a drain, and when the run is over. Does not belong here:
-showing the run, and adding up its ledger. Those are handed in.
-"""
+"""The run of `zpipe run`: every instance is a child daemon, until the sources have ended and everything is acked. Does not belong
+here: showing the run, and adding up its ledger. Those are handed in."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""One simulated instance: a core, its plugin's threads, and time as the process sees it.
-
-May live here: the process of an instance. What its actions do to others is the simulation's.
-"""
+"""One simulated instance: a core, its plugin's threads, and time as the process sees it. Not here: what its actions do to
+others."""
 
 from __future__ import annotations
 

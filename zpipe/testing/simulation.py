@@ -1,8 +1,6 @@
-"""A pipeline that runs: its processes, each turn of an instance, what comes of its actions, and what tests ask.
-
-May live here: what supervisor, discovery, the loop and an operator do in `zpipe.daemon`, without side effects, and looking for
-broken rules after every turn.
-"""
+"""A pipeline that runs: its processes, each turn of an instance, what comes of its actions, and what tests ask. May live here:
+what supervisor, discovery, loop and operator do in `zpipe.daemon`, without side effects, and looking for broken rules after
+every turn."""
 
 from __future__ import annotations
 

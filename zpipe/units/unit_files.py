@@ -1,7 +1,5 @@
-"""What the unit files of a pipeline say: texts by path, made from its config.
-
-Does not belong here: reading or writing a file, which is `install`.
-"""
+"""What the unit files of a pipeline say: texts by path, made from its config. Does not belong here: reading or writing one
+(`install`)."""
 
 from __future__ import annotations
 

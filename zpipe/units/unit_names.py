@@ -1,7 +1,4 @@
-"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in a config.
-
-Does not belong here: what a unit file says.
-"""
+"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in a config. Does not belong here: what a unit file says."""
 
 from __future__ import annotations
 

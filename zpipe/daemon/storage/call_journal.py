@@ -1,6 +1,5 @@
-"""Which calls of the plugin are under way, kept where it can be read after the process has died.
-
-The file and its layout belong here. Must not live here: what the death of a process means for a message.
+"""Which calls of the plugin are under way, kept where it can be read after the process has died. Must not live here: what that
+death means for a message.
 
 The file is mapped into memory: a note costs a store, and what a killed process has stored is still in the kernel's page
 cache. It is not synced, so after a loss of power no message is suspected.

@@ -1,8 +1,5 @@
-"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old.
-
-What is asked of the store and when belongs here, what the core is told of it, and making a row of a letter, or a message. Must
-not live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread.
-"""
+"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old. Must not
+live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the life before this one ended, if it crashed. Finding that out belongs here, and writing down how this life ends.
+"""How the life before this one ended, if it crashed, and how this one does.
 
 The process is gone, so it cannot be asked. What was under way in it is in the call journal. Where it stood, Python's faulthandler
 has written. What its parent saw, `zpipe run` says in the environment, and systemd has written into a file by the unit's

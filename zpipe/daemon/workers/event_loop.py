@@ -1,7 +1,4 @@
-"""The event loop that async hooks run on: one thread for all that is under way.
-
-asyncio belongs here, and the timeout of a call. Must not live here: how many calls may be under way, which is the pool's.
-"""
+"""The event loop that async hooks run on, and the timeout of a call. Must not live here: how many calls may be under way."""
 
 from __future__ import annotations
 

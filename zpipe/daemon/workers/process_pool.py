@@ -1,8 +1,5 @@
-"""A pool of worker processes: what one of them does to itself affects only the messages that it had.
-
-Which slot gets which task belongs here, and the life of a slot: a thread that keeps one process alive, gives it tasks and
-replaces it when it dies. Must not live here: the process itself, which is a `WorkerProcess`.
-"""
+"""A pool of worker processes: what one of them does to itself affects only the messages that it had. Must not live here: the
+process itself, which is a `WorkerProcess`."""
 
 from __future__ import annotations
 

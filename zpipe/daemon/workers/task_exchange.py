@@ -1,11 +1,9 @@
-"""What passes between the daemon and a worker process: tasks, results, and which message the plugin is called for.
-
-Both ends of each belong here. Sections go as the bytes they came as, so nothing is decoded in the daemon. Must not live here: who
-gets which task, and what becomes of a result.
+"""What passes between the daemon and a worker process: tasks, results, and which message the plugin is called for. Must not live
+here: who gets which task, and what becomes of a result.
 
 A frame on the socket pair is the length of its head (4 bytes), the head as CBOR ([value, [length of each body]]), and the bodies.
-Both ends are on one machine and of one version, so this is no protocol. But what comes from a process that may be broken is read
-as strictly as what comes from a peer.
+Sections go as the bytes they came as, so nothing is decoded in the daemon. Both ends are on one machine and of one version, so
+this is no protocol. But what comes from a process that may be broken is read as strictly as what comes from a peer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""A pool of threads in the daemon, with one event loop for what async hooks wait for.
-
-Threads belong here, how many tasks are under way, and handing steps to the event loop. Must not live here: what a task means,
-which is the runner's.
-"""
+"""A pool of threads in the daemon, with one event loop for async hooks. Must not live here: what a task means (`runner`)."""
 
 from __future__ import annotations
 

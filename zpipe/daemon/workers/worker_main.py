@@ -1,9 +1,7 @@
 """The main program of a worker process: opens the plugin, runs the tasks it is given one at a time, closes the plugin.
 
-What such a process sets up for itself belongs here. It is started by `WorkerProcess`, with descriptors of the pipe, the call
-note, a file for tracebacks, and a pipe that tells whether the daemon lives. It has no other socket.
-
-What this module imports is what every start of a worker costs, so it must not grow.
+It is started by `WorkerProcess`, with descriptors of the pipe, the call note, a file for tracebacks, and a pipe that tells
+whether the daemon lives. What this module imports is what every start of a worker costs, so it must not grow.
 """
 
 from __future__ import annotations

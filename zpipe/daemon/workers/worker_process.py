@@ -1,9 +1,5 @@
-"""One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended.
-
-Spawning belongs here, the limits on a call, killing, and what a death means for the messages it had. Must not live here: which
-task it gets, and what comes after it, which is its slot's. Each method may block, and only the slot's thread calls them. `kill`
-is for any thread.
-"""
+"""One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended. Must not live
+here: which task it gets. Each method may block, and only its slot's thread calls them; `kill` is for any thread."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""Conditions on messages, as `zpipe tap --where` takes them: reading one, and whether a message meets it.
-
-Must not live here: which messages are looked at, and what is shown of them.
+"""Conditions on messages, as `zpipe tap --where` takes them: reading one, and whether a message meets it. Must not
+live here: what is shown of a message.
 
 A condition names a field of the message by a path. `user.email` leads into the payload, and into lists by number; it also leads
 to a field whose name is `user.email`, dot included. `@id`, `@origin`, `@attempt` and `@headers.…` are the message's own.

@@ -1,7 +1,4 @@
-"""Dead letters for people and for scripts: a table of many, a page of one, and both as JSON values.
-
-Must not live here: finding dead letters, and changing them.
-"""
+"""Dead letters for people and for scripts: a table of many, a page of one, and both as JSON. Must not live here: finding them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""What `zpipe run` shows while it runs: a bar with the time left in a terminal, a line now and then elsewhere.
-
-Must not live here: child processes and sockets. It draws the progress of a run from its snapshots.
-"""
+"""What `zpipe run` shows while it runs: a bar with the time left in a terminal, a line now and then elsewhere. Must not live
+here: child processes and sockets."""
 
 from __future__ import annotations
 

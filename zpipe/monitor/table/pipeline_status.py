@@ -1,7 +1,4 @@
-"""The status of a pipeline as lines: its stages, its links, what holds it up, what is missing.
-
-Must not live here: the terminal and its keys. This puts rows together into lines for a given width and height.
-"""
+"""The status of a pipeline as lines, for a width and height: its stages, its links, what holds it up, what is missing. Pure."""
 
 from __future__ import annotations
 

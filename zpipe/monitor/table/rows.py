@@ -1,7 +1,5 @@
-"""The rows of the status: the cells of a stage and of a link, made from the model's values, and their columns.
-
-Must not live here: how wide a column is (`columns`).
-"""
+"""The rows of the status: the cells of a stage and of a link, and their columns. Must not live here: how wide a column is
+(`columns`)."""
 
 from __future__ import annotations
 
