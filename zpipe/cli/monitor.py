@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from zpipe.cli.parameters import METAVAR, TimeType, find_target
 from zpipe.config import PipelineConfig, values
 from zpipe.config.pipeline_config import PROMETHEUS
 from zpipe.daemon.service.sdnotify import Notifier
-from zpipe.errors import ExitCode, NoPeerError, OperatorError
+from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor import following
 from zpipe.monitor.export import checks, exporter
 from zpipe.monitor.export.checks import Thresholds
@@ -133,7 +134,7 @@ def _show_screen(
     interval_s = max(pipeline.interval_s, REDRAW_S)
     give_up_s = float("inf") if timeout is None else timeout
     model = PipelineModel(pipeline, now_s())
-    if not live.show(watch, model, pipeline, interval_s, RequestSender(watch, places), heard, give_up_s):
+    if not live.show(watch, model, pipeline, interval_s, partial(_order, watch), places.searched, heard, give_up_s):
         raise _nobody(pipeline, places, give_up_s)
     if model.over:  # the screen is gone, and what it said with it
         click.echo(f"zpipe: every instance of pipeline {pipeline.name!r} has stopped", err=True)
@@ -291,22 +292,14 @@ def _text(value: dict[str, Any]) -> str:
     return following.as_text(value, width, glyphs_of(sys.stdout))
 
 
-class RequestSender:
-    """Sends what is asked for on the screen to the instances that a watch has heard of."""
-
-    def __init__(self, watch: Watch, places: Places) -> None:
-        self._watch = watch
-        self._places = places
-
-    def order(self, what: str, stage: str) -> str:
-        """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, in words. Raises NoPeerError,
-        OperatorError."""
-        stages = [stage] if stage else self._watch.config.heads
-        instances = [key for name in stages for key in sorted(self._watch.snapshots) if key[0] == name]
-        done, silent = self._watch.ask_all(instances, what, ORDER_S)
-        if silent or not done:
-            raise NoPeerError(f"{', '.join(silent or stages)} does not answer: is it running?")
-        return f"{', '.join(done)}: {what} is asked for"
-
-    def silence(self) -> str:
-        return self._places.searched()
+def _order(watch: Watch, what: str, stage: str) -> str:
+    """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, or why not, in words."""
+    stages = [stage] if stage else watch.config.heads
+    instances = [key for name in stages for key in sorted(watch.snapshots) if key[0] == name]
+    try:
+        done, silent = watch.ask_all(instances, what, ORDER_S)
+    except OperatorError as error:
+        return str(error)
+    if silent or not done:
+        return f"{', '.join(silent or stages)} does not answer: is it running?"
+    return f"{', '.join(done)}: {what} is asked for"

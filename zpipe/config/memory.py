@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zpipe.config.pipeline_config import PipelineConfig, StageConfig
+from zpipe.config.pipeline_config import PipelineConfig
 from zpipe.core.policy import MIB, LinkPolicy
 
 BASE_BYTES = 30 * MIB
@@ -36,15 +36,14 @@ class MemoryRow:
 
 
 def estimate_memory(config: PipelineConfig) -> list[MemoryRow]:
-    return [_row(config, stage) for stage in config.stages.values()]
-
-
-def _row(config: PipelineConfig, stage: StageConfig) -> MemoryRow:
     largest = LinkPolicy().max_message_bytes
-    return MemoryRow(
-        stage=stage.name,
-        instances=stage.instances,
-        queue_bytes=stage.queue.bytes + largest if stage.inputs else 0,
-        unacked_bytes=len(config.consumers(stage.name)) * stage.unacked.bytes,
-        base_bytes=BASE_BYTES,
-    )
+    return [
+        MemoryRow(
+            stage=stage.name,
+            instances=stage.instances,
+            queue_bytes=stage.queue.bytes + largest if stage.inputs else 0,
+            unacked_bytes=len(config.consumers(stage.name)) * stage.unacked.bytes,
+            base_bytes=BASE_BYTES,
+        )
+        for stage in config.stages.values()
+    ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field
+from dataclasses import MISSING
 from datetime import date, datetime, time
 from enum import Enum
 from functools import cache
@@ -54,7 +54,7 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistak
     for name, field in fields.items():
         if name in given:
             arguments[name] = _value(hints[name], given[name], (*path, name), report)
-        elif _is_required(field):
+        elif field.default is MISSING and field.default_factory is MISSING:
             report.add((*path, name), f"is required: {describe(hints[name])}")
             arguments[name] = _FAILED
     for key in given.keys() - fields.keys():
@@ -74,10 +74,6 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistak
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
-
-
-def _is_required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _value(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:

@@ -26,16 +26,12 @@ def check(stages: Stages, plugins: Mapping[str, Plugin], report: MistakeReport) 
             _check_batch_plugin(stage, plugin, report)
             _check_workers(stage, plugin, report)
     has_cycle = _check_cycles(stages, report)
-    if not any(_is_head(stage, report) for stage in stages.values()):
+    if not any(not one.inputs and not report.has_mistake_at("stages", one.name, "input") for one in stages.values()):
         report.add(("stages",), "has no head: one stage must have no `input`, and a source for its plugin")
     for stage in stages.values():
         _check_batch_queue(stage, report)
     if not has_cycle:
         _check_batch_upstream(stages, report)
-
-
-def _is_head(stage: StageConfig, report: MistakeReport) -> bool:
-    return not stage.inputs and not report.has_mistake_at("stages", stage.name, "input")
 
 
 def _check_inputs(stage: StageConfig, stages: Stages, report: MistakeReport) -> None:

@@ -66,10 +66,6 @@ class _Found:
     def config(self) -> PipelineConfig:
         return config_record.merged(self.live or self.stale)
 
-    @property
-    def paths(self) -> set[Path]:
-        return {one.config.path for one in self.live}
-
     def target(self, env: Mapping[str, str], notes: Iterable[str] = ()) -> Target:
         state = max(self.live or self.stale, key=lambda one: one.at).state
         where = {"ZPIPE_STATE_DIR": str(state), **env, "ZPIPE_RUNTIME_DIR": str(self.root)}
@@ -92,7 +88,7 @@ def _by_file(path: Path, env: Mapping[str, str]) -> Target:
         broken = error
     machine = _Machine(env)
     real = os.path.realpath(path)
-    found = [one for one in machine.live() if real in map(os.path.realpath, one.paths)]
+    found = [one for one in machine.live() if real in (os.path.realpath(by.config.path) for by in one.live)]
     if config is not None:
         here = machine.pipelines.get((Places(config, env).root, config.name))
         # Whatever file its owner, who asks, has started it by. Elsewhere only this file counts: two owners may each have a

@@ -122,7 +122,38 @@ class DeadLetterStore:
         self.replay_due = self._marked_meanwhile = True
 
     def _row_of(self, letter: DeadLetter) -> LetterRow:
-        return _row(letter, self._stage.me.stage, self._last_life)
+        """A message that cannot be decoded is stored as the bytes of its whole section. One that has ended this instance's life
+        before is said to have done so."""
+        last_life = self._last_life
+        id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
+        if letter.piece is not None:
+            piece, kind = letter.piece, MESSAGE
+            try:
+                ids, origins, payloads, facts = piece.section.columns()
+            except PeerError:
+                payload, kind = piece.section.body(), SECTION
+            else:
+                at = piece.start
+                id, origin, payload = ids[at], origins[at], payloads[at]
+                headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
+        reason, text = clean(letter.reason), clean(letter.traceback)
+        if letter.piece is not None and last_life.was_in_call(letter.piece):
+            reason += f" (the last was {last_life.how})" if last_life.how else ""
+            text = text or clean(last_life.traceback)
+        past = letter.past
+        return LetterRow(
+            stage=self._stage.me.stage,
+            id=clean(id),
+            origin=origin,
+            kind=kind,
+            reason=reason,
+            traceback=text,
+            attempts=past.attempts,
+            deaths=past.deaths,
+            history=tuple(map(clean, past.history)),
+            headers=headers,
+            payload=_encoded(payload),
+        )
 
     def _log_letter(self, letter: DeadLetter, row: LetterRow) -> None:
         self._letter_log.write(row, replay_of(letter.piece) is not None, time.monotonic())
@@ -245,42 +276,6 @@ def _revived(row: Marked) -> Revived:
     headers = None if row.headers is None else [cbor.read(row.headers)]
     body = section.encode([row.id], [row.origin], [cbor.read(row.payload)], headers)
     return Revived(row.number, body, row.suspicion)
-
-
-def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
-    """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
-
-    last_life  how this instance's life before ended: it tells what a message has done that has ended it
-    """
-    id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
-    if letter.piece is not None:
-        piece, kind = letter.piece, MESSAGE
-        try:
-            ids, origins, payloads, facts = piece.section.columns()
-        except PeerError:
-            payload, kind = piece.section.body(), SECTION
-        else:
-            at = piece.start
-            id, origin, payload = ids[at], origins[at], payloads[at]
-            headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
-    reason, text = clean(letter.reason), clean(letter.traceback)
-    if letter.piece is not None and last_life.was_in_call(letter.piece):
-        reason += f" (the last was {last_life.how})" if last_life.how else ""
-        text = text or clean(last_life.traceback)
-    past = letter.past
-    return LetterRow(
-        stage=stage,
-        id=clean(id),
-        origin=origin,
-        kind=kind,
-        reason=reason,
-        traceback=text,
-        attempts=past.attempts,
-        deaths=past.deaths,
-        history=tuple(map(clean, past.history)),
-        headers=headers,
-        payload=_encoded(payload),
-    )
 
 
 def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:

@@ -40,6 +40,11 @@ def make_pool(
     log: logging.Logger,
 ) -> Pool:
     """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
+
+    def pass_on(task: Task, chunks: list[Chunk]) -> None:
+        emitted(task, chunks)
+        output_room.wait()
+
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
@@ -51,8 +56,7 @@ def make_pool(
             Runner(plugin.hooks, context, link, links),
             hook in plugin.is_async,
             workers.timeout_s,
-            output_room,
-            emitted,
+            pass_on,
             done,
             log,
         )
@@ -67,6 +71,4 @@ def make_pool(
         "context": {name: getattr(context, name) for name in CONTEXT},
     }
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
-    return ProcessPool(
-        workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), output_room, emitted, done, log
-    )
+    return ProcessPool(workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), pass_on, done, log)

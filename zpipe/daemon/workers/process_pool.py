@@ -31,24 +31,22 @@ MOST_UNBEGUN = 3
 
 
 class ProcessPool:
-    """`count` processes with one task each at a time. `done` and `emitted` are called on the pool's threads, and only post."""
+    """`count` processes with one task each at a time. `done` and `pass_on` are called on the pool's threads. `done` only posts,
+    `pass_on` blocks until there is room."""
 
     def __init__(
         self,
         count: int,
         spawn: Callable[[int], WorkerProcess],
-        output_room: threading.Event,
-        emitted: Callable[[Task, list[Chunk]], None],
+        pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
-        self._output_room = output_room
-        self._emitted = emitted
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
         self._idle: list[WorkerSlot] = []
         self._slots = [
-            WorkerSlot(n, lambda n=n: spawn(n), self, done, log)  # type: ignore[misc]
+            WorkerSlot(n, lambda n=n: spawn(n), self, pass_on, done, log)  # type: ignore[misc]
             for n in range(1, count + 1)
         ]
 
@@ -105,14 +103,9 @@ class ProcessPool:
             if slot in self._idle:
                 self._idle.remove(slot)
 
-    def pass_on(self, task: Task, chunks: list[Chunk]) -> None:
-        """Blocks until there is room."""
-        self._emitted(task, chunks)
-        self._output_room.wait()
-
 
 class WorkerSlot:
-    """`done` is called on the slot's thread.
+    """One process at a time, and the thread that keeps it.
 
     tried    set once the first process is up, or has failed to start;  failure: why it failed
     deaths   how many processes of it have died, by what ended them; read on other threads, by copying
@@ -123,6 +116,7 @@ class WorkerSlot:
         number: int,
         spawn: Callable[[], WorkerProcess],
         pool: ProcessPool,
+        pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
@@ -132,6 +126,7 @@ class WorkerSlot:
         self._number = number
         self._spawn = spawn
         self._pool = pool
+        self._pass_on = pass_on
         self._done = done
         self._log = log
         self._given: Task | None = None
@@ -244,7 +239,7 @@ class WorkerSlot:
         task = self._task
         assert task is not None
         try:
-            result, lives = process.run(task, lambda chunks: self._pool.pass_on(task, chunks))
+            result, lives = process.run(task, lambda chunks: self._pass_on(task, chunks))
         except NotBegun as death:
             self._unbegun += 1
             if self._unbegun <= MOST_UNBEGUN:

@@ -17,7 +17,8 @@ from zpipe.daemon.workers.event_loop import EventLoop
 class ThreadPool:
     """At most `count` tasks under way, each with a slot of the journal `calls`.
 
-    `done` and `emitted` are called on other threads than the daemon's loop, and only post.
+    `done` and `pass_on` are called on other threads than the daemon's loop. `done` only posts, `pass_on` blocks until there is
+    room.
 
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
@@ -30,16 +31,14 @@ class ThreadPool:
         runner: Runner,
         is_async: bool,
         timeout_s: float | None,
-        output_room: threading.Event,
-        emitted: Callable[[Task, list[Chunk]], None],
+        pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
         self._count = count
         self._runner = runner
         self._is_async = is_async
-        self._output_room = output_room
-        self._emitted = emitted
+        self._pass_on = pass_on
         self._done = done
         self._event_loop = EventLoop(timeout_s, self._resume, log)
         self._lock = threading.Lock()
@@ -129,7 +128,6 @@ class ThreadPool:
             if not isinstance(step, list):
                 self._event_loop.wait_for(work, step)
                 return
-            self._emitted(work.task, step)
-            self._output_room.wait()
+            self._pass_on(work.task, step)
             step = work.advance()
         self._finish(work, step)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from zpipe.core.work.stored_letter import MESSAGE, StoredLetter
+from zpipe.monitor.figures import duration, local_time
 from zpipe.monitor.messages.payload import as_json_value, payload_text
 
 REASON_CHARACTERS = 200
@@ -47,7 +47,7 @@ def table(letters: list[StoredLetter], now: float) -> Table:
         if letter.replay_rate is not None:
             reason = f"(to be replayed) {reason}"
         tries = str(letter.attempts) + (f"+{letter.deaths}d" if letter.deaths else "")
-        made.add_row(*map(Text, (letter.name, age(now - letter.at), _plain(letter.id), tries, reason)))
+        made.add_row(*map(Text, (letter.name, duration(max(now - letter.at, 0.0)), _plain(letter.id), tries, reason)))
     return made
 
 
@@ -56,14 +56,14 @@ def page(letter: StoredLetter, now: float) -> str:
     lines = [
         f"letter     {letter.name}",
         f"id         {letter.id}",
-        f"died       {_when(letter.at)}, {age(now - letter.at)} ago",
+        f"died       {local_time(letter.at)}, {duration(max(now - letter.at, 0.0))} ago",
         f"attempts   {letter.attempts}" + (f", and {letter.deaths} deaths of its worker" if letter.deaths else ""),
         f"reason     {letter.reason}",
     ]
     if letter.kind != MESSAGE:
         lines.insert(2, f"kind       {letter.kind}: it cannot be replayed")
     if letter.origin:
-        lines.insert(2, f"origin     {_when(letter.origin)}")
+        lines.insert(2, f"origin     {local_time(letter.origin)}")
     if letter.replays:
         lines.append(f"replays    {letter.replays}, in vain")
     if letter.replay_rate is not None:
@@ -75,21 +75,6 @@ def page(letter: StoredLetter, now: float) -> str:
     if letter.traceback:
         lines += ["traceback", _indented(letter.traceback.rstrip())]
     return "\n".join([*lines, "payload", _indented(payload_text(letter.payload))])
-
-
-def age(seconds: float) -> str:
-    """In the largest unit that has a whole number."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{max(int(seconds), 0)}s"
-
-
-def _when(at: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-    except (OverflowError, ValueError, OSError):
-        return str(at)
 
 
 def _indented(text: str) -> str:

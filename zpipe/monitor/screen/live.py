@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from zpipe.config import PipelineConfig
-from zpipe.errors import ZpipeError
 from zpipe.monitor.following import READ_INTERVAL_S, SnapshotFeed, SnapshotListener, due_at, now_s, read
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.controls import Command, Controls
+from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.screen import Shown, clock, screen
 from zpipe.monitor.screen.terminal import Terminal
 from zpipe.monitor.table.pipeline_status import RateHistory
@@ -23,14 +23,8 @@ SAID_S = 5.0
 """What a key came to stands in place of the keys for so long."""
 
 
-class Operator(Protocol):
-    """Who carries out what was asked for on the screen."""
-
-    def order(self, what: str, stage: str) -> str:
-        """pause or resume (a stage), drain (""): what was done, in words. Raises ZpipeError. Blocks for a moment."""
-
-    def silence(self) -> str:
-        """Where instances were looked for, in words."""
+Order = Callable[[str, str], str]
+"""Takes pause or resume and a stage, or drain and "". Gives what was done, or why not, in words. Blocks for a moment."""
 
 
 def show(
@@ -38,12 +32,13 @@ def show(
     model: PipelineModel,
     config: PipelineConfig,
     interval_s: float,
-    operator: Operator,
+    order: Order,
+    searched: Callable[[], str],
     heard: SnapshotListener,
     give_up_s: float = float("inf"),
 ) -> bool:
     """Draws the status in place at each interval and after each key, until q or until every instance has stopped. False: none
-    was heard of for `give_up_s`. Blocks."""
+    was heard of for `give_up_s`. `searched` says where instances are looked for. Blocks."""
     events, history = Events(), RateHistory()
 
     def note(snapshot: dict[str, object], at: float) -> None:
@@ -73,7 +68,7 @@ def show(
             if now - said_at > SAID_S and controls.message:
                 controls.message = ""
             size = terminal.size
-            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(value, model, config, operator))
+            shown = Shown(value, history, events.recent, clock(value["at"]), _waits(value, model, config, searched))
             terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
             if over or (not model.heard and now - began > give_up_s):
                 break
@@ -81,21 +76,14 @@ def show(
                 said_at = time.monotonic()
                 command = controls.press(key, ordered(value, controls.order))
                 if command is not None:
-                    controls.message = _order(operator, command)
+                    controls.message = order(command.what, command.stage)
     return model.heard or controls.over
 
 
-def _order(operator: Operator, command: Command) -> str:
-    try:
-        return operator.order(command.what, command.stage)
-    except ZpipeError as error:
-        return str(error)
-
-
-def _waits(value: dict[str, Any], model: PipelineModel, config: PipelineConfig, operator: Operator) -> str:
+def _waits(value: dict[str, Any], model: PipelineModel, config: PipelineConfig, searched: Callable[[], str]) -> str:
     """What is waited for while nothing was heard of."""
     if model.heard:
         return ""
     if any(stage["unheard"] for stage in value["stages"].values()):
-        return f"Listening for pipeline {config.name!r} ({operator.silence()})"
-    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of ({operator.silence()})"
+        return f"Listening for pipeline {config.name!r} ({searched()})"
+    return f"Waiting for pipeline {config.name!r} to start: no instance is heard of ({searched()})"

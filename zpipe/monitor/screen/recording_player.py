@@ -9,7 +9,7 @@ from zpipe.config import PipelineConfig
 from zpipe.monitor.export.recording import WINDOW_INTERVALS, Recording
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.controls import Command, Controls
+from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.screen import Shown, clock, screen
 from zpipe.monitor.screen.terminal import Terminal
 from zpipe.monitor.table.pipeline_status import RateHistory
@@ -69,17 +69,12 @@ def show(tape: Tape, recording: Recording) -> None:
             terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
             for key in terminal.keys(REDRAW_S if controls.playing else 3600.0):
                 command = controls.press(key, ordered(value, controls.order))
-                if command is not None:
-                    _carry_out(command, tape, recording)
+                if command is not None and command.what == "step":
+                    tape.move(tape.at + command.amount * recording.interval_s)
+                elif command is not None and command.what == "seek":
+                    tape.move(recording.ended if command.amount else recording.began)
             if not controls.playing:
                 played_at = time.monotonic()
-
-
-def _carry_out(command: Command, tape: Tape, recording: Recording) -> None:
-    if command.what == "step":
-        tape.move(tape.at + command.amount * recording.interval_s)
-    elif command.what == "seek":
-        tape.move(recording.ended if command.amount else recording.began)
 
 
 def _time(tape: Tape, recording: Recording, controls: Controls) -> str:

@@ -213,16 +213,12 @@ def short_link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
     ]
 
 
-def _errors_of(stage: dict[str, Any]) -> int:
-    return int(stage["dead"] + stage["retries"] + stage["malformed"])
-
-
 ORDERS: dict[str, Callable[[dict[str, Any], Sequence[dict[str, Any]]], float]] = {
     "config": lambda stage, into: 0.0,
     "depth": lambda stage, into: -sum(link["depth"] for link in into),
     "busy": lambda stage, into: -(stage["budget"] or {}).get("working", 0.0),
     "rate": lambda stage, into: -(stage["rate_out"] or 0.0),
-    "errors": lambda stage, into: -_errors_of(stage),
+    "errors": lambda stage, into: -(stage["dead"] + stage["retries"] + stage["malformed"]),
 }
 """What rows can be sorted by: a key of a stage and the links into it, least first; equal ones stay in the config's order."""
 
