@@ -6,7 +6,7 @@ from config_texts import stages, step
 from config_types import Read
 
 from zpipe.config.graph_text import dot, mermaid
-from zpipe.config.memory import estimate_memory
+from zpipe.config.memory_estimate import estimate_memory
 
 MIB = 2**20
 TEXT = stages(

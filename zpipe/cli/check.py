@@ -14,7 +14,7 @@ from zpipe.cli.parameters import json_or_text
 from zpipe.config import load
 from zpipe.config.addresses import describe_insecurity
 from zpipe.config.loading import report_for
-from zpipe.config.memory import MemoryRow, estimate_memory
+from zpipe.config.memory_estimate import MemoryRow, estimate_memory
 from zpipe.config.topology import advise
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import sandbox, unit_names

@@ -17,7 +17,7 @@ from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.cli.run import supervise
 from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import load
-from zpipe.core.work.stored_letter import MESSAGE, letter_name
+from zpipe.core.work.stored_dead_letter import MESSAGE, letter_name
 from zpipe.errors import ExitCode, TargetError
 from zpipe.monitor.messages import dead_letter_page
 from zpipe.monitor.messages.payload import UNCHANGED, editable_text, read_payload, with_fields

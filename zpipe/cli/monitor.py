@@ -21,14 +21,14 @@ from zpipe.config import PipelineConfig, values
 from zpipe.config.pipeline_config import PROMETHEUS
 from zpipe.daemon.service.sdnotify import Notifier
 from zpipe.errors import ExitCode, OperatorError
-from zpipe.monitor import following
+from zpipe.monitor import snapshot_feed
 from zpipe.monitor.export import checks, exporter
 from zpipe.monitor.export.checks import Thresholds
 from zpipe.monitor.export.recording import Recorder, Recording
-from zpipe.monitor.following import SnapshotListener, now_s
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen import live, recording_player
 from zpipe.monitor.screen.terminal import glyphs_of, is_screen
+from zpipe.monitor.snapshot_feed import SnapshotListener, now_s
 from zpipe.operate.targets import read_link
 from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places
@@ -160,9 +160,9 @@ def _print(
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
     model = PipelineModel(pipeline, now_s()) if wait_s < enough_s else PipelineModel(pipeline)
-    if not following.gather(watch, model, wait_s, heard):
+    if not snapshot_feed.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, places, wait_s)
-    for value in following.follow(
+    for value in snapshot_feed.follow(
         watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S), heard
     ):
         if thresholds is not None:
@@ -288,8 +288,8 @@ def _moments(recording: Recording) -> Iterator[float]:
 
 def _text(value: dict[str, Any]) -> str:
     """The status as text, as wide as the terminal if stdout is one."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else following.PLAIN_WIDTH
-    return following.as_text(value, width, glyphs_of(sys.stdout))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else snapshot_feed.PLAIN_WIDTH
+    return snapshot_feed.as_text(value, width, glyphs_of(sys.stdout))
 
 
 def _order(watch: Watch, what: str, stage: str) -> str:

@@ -15,8 +15,8 @@ import click
 from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor.messages.condition import read_condition
-from zpipe.monitor.messages.messages_seen import SeenMessage, SeenMessages
 from zpipe.monitor.messages.redaction import Redaction, read_names
+from zpipe.monitor.messages.tapped_messages import TappedMessage, TappedMessages
 from zpipe.operate.tap_subscription import TapSubscription, read_tap_target
 
 TURN_S = 0.1
@@ -66,7 +66,7 @@ def command(
         raise click.UsageError(str(problem)) from None
     found = find_target(config)
     targets, link = read_tap_target(found.config, target)
-    seen_messages = SeenMessages(link, conditions, redaction, rate, time.monotonic())
+    tapped_messages = TappedMessages(link, conditions, redaction, rate, time.monotonic())
     show = _printer(as_json)
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
@@ -74,17 +74,17 @@ def command(
         tap = TapSubscription(found.config, found.env, targets, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
-            for one in islice(_follow(tap, seen_messages, timeout), count):
+            for one in islice(_follow(tap, tapped_messages, timeout), count):
                 if file is not None:
                     _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
             pass  # how watching is ended
-    click.echo(f"zpipe: {seen_messages.summary()}", err=True)
+    click.echo(f"zpipe: {tapped_messages.summary()}", err=True)
     return ExitCode.DONE
 
 
-def _follow(tap: TapSubscription, seen_messages: SeenMessages, wait_s: float) -> Iterator[SeenMessage]:
+def _follow(tap: TapSubscription, tapped_messages: TappedMessages, wait_s: float) -> Iterator[TappedMessage]:
     """Each message that is to be shown, until every instance has stopped. Blocks between.
 
     Raises NoPeerError if no instance answers within `wait_s`, OperatorError if this user may not look for them.
@@ -92,12 +92,12 @@ def _follow(tap: TapSubscription, seen_messages: SeenMessages, wait_s: float) ->
     deadline = time.monotonic() + wait_s
     while not tap.over:
         for frame in tap.poll(TURN_S):
-            yield from seen_messages.take(frame, time.time(), time.monotonic())
+            yield from tapped_messages.take(frame, time.time(), time.monotonic())
         if not tap.heard and time.monotonic() > deadline:
             raise tap.missing()
 
 
-def _printer(as_json: bool) -> Callable[[SeenMessage], None]:
+def _printer(as_json: bool) -> Callable[[TappedMessage], None]:
     """Prints a message to stdout: a line of JSON, or a heading and the payload, in colour on a terminal that wants it."""
     if as_json:
         return lambda seen: click.echo(seen.as_json())

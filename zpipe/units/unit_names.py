@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.errors import ExitCode, ZpipeError
-from zpipe.plugin import nearest_name
+from zpipe.plugin_loading import nearest_name
 from zpipe.runtime.places import SYSTEM_CONFIGS
 
 _UNIT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([1-9][0-9]{0,5})")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core.actions import Commit
-from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outages import NEVER, RETRY_S, Outage
 from zpipe.daemon.storage.store import SavedPosition, Store
 
 
@@ -28,12 +28,12 @@ class PositionWriter:
         self,
         store: Store,
         mailbox: Mailbox,
-        fault: Fault,
+        outage: Outage,
         completed_by: Callable[[], str],
         stored: Callable[[int, bool], None],
         committed: Callable[[Any], None],
     ) -> None:
-        self.fault = fault
+        self.outage = outage
         self._before = SavedPosition()
         self._store = store
         self._mailbox = mailbox
@@ -83,10 +83,10 @@ class PositionWriter:
     def _done(self, commit: Commit, error: Exception | None) -> None:
         self._writing = False
         if error is None:
-            self.fault.worked()
+            self.outage.worked()
             self._stored(commit.count, commit.ended)
         else:
-            self.fault.failed(error)
+            self.outage.failed(error)
             self._retry_at = time.monotonic() + RETRY_S
             self._next = self._next or commit
         self.turn(time.monotonic())

@@ -17,7 +17,7 @@ from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.daemon.workers.worker_process import WorkerProcess
 from zpipe.hookspecs import Context
-from zpipe.plugin import Plugin
+from zpipe.plugin_loading import Plugin
 
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zpipe.core.ledger import COUNTS, OTHERS
-from zpipe.monitor.figures import count, crash_text, duration, local_time, precise, share, size
+from zpipe.monitor.formatting import count, crash_text, duration, local_time, precise, share, size
 from zpipe.monitor.model.link import link_text
 from zpipe.monitor.table.columns import HANGS, Line, wrap
 from zpipe.monitor.table.rows import state_of, upstream

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from zpipe.monitor.figures import count, share
+from zpipe.monitor.formatting import count, share
 from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, lay, width_of, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs, sparkline
