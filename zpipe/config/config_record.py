@@ -1,8 +1,7 @@
 """The record of the config that an instance runs with. The instance writes it beside its sockets, and commands read it there.
 
-A record is made, read back and compared with the config file here. It has only what the commands need: no plugin options, which
-may hold secrets, and no address of traces. Its digests are made from the text of the file, so they contain no value of a ${VAR}.
-Does not belong here: opening files.
+It has only what the commands need: no plugin options, which may hold secrets, and no address of traces. Its digests are made from
+the text of the file, so they contain no value of a ${VAR}. Does not belong here: opening files.
 """
 
 from __future__ import annotations

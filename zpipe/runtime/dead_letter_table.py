@@ -1,6 +1,4 @@
-"""Dead letters in SQLite: their table and every statement on it, for the instance's own thread and for an operator's command.
-
-SQL on one connection belongs here. Must not live here: who has the connection, on which thread, and what an operator may want.
+"""Dead letters in SQLite: their table and every statement on it. Must not live here: who has the connection, and on which thread.
 
 Numbers are never used again, so that a letter's name means one letter for ever. What is marked for replay has a rate. The mark
 goes when the message is a dead letter once more, the row when all that was derived from the message is acked.

@@ -1,7 +1,5 @@
-"""Locks on files: who holds an instance or a run, for as long as its process lives.
-
-Taking a lock belongs here, looking whether one is held, and reading what its holder wrote into the file. Must not live here: what
-that means.
+"""Locks on files: who holds an instance or a run, for as long as its process lives, and what its holder wrote into the file. Must
+not live here: what that means.
 
 A lock is a POSIX record lock (fcntl(2), F_SETLK). The kernel ties it to the process that took it: a child that a plugin forks
 does not have it, so it is free the moment its process is killed. An `flock` belongs to the open file, which every forked child
@@ -120,10 +118,6 @@ def _unwritable(path: Path, error: OSError) -> OperatorError:
     return OperatorError(
         f"cannot write {path}: {error.strerror}; is its folder writable, and is there room on its disk?"
     )
-
-
-READY, CANNOT_GO_ON = "ready", "hopeless"
-"""What an instance notes in its lock for the supervisor."""
 
 
 class InstanceLock:

@@ -39,6 +39,14 @@ class Signals:
         os.close(self._write)
 
 
+def signal_name(number: int) -> str:
+    """SIGSEGV, or `signal 40` for one of those that have no names."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def default_in_forks(numbers: Collection[signal.Signals]) -> None:
     """Has these signals end a child that a plugin forks, whatever this process does on them.
 

@@ -1,8 +1,5 @@
-"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old.
-
-What is asked of the store and when belongs here, what the core is told of it, and making a row of a letter, or a message. Must
-not live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread.
-"""
+"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old. Must not
+live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread."""
 
 from __future__ import annotations
 
@@ -35,6 +32,7 @@ READ_S = 0.1
 """Letters to be replayed are read for this much time at once: reading them one by one would cost a wake-up each."""
 EXPIRE_S = 60.0
 """Between two looks for letters that are too old."""
+_SENT = ("id", "stage", "reason", "traceback", "attempts", "deaths", "origin")
 
 
 class DeadLetterStore:
@@ -89,9 +87,8 @@ class DeadLetterStore:
 
     def store(self, letter: DeadLetter) -> None:
         """Writes the letter, then tells the core."""
-        if (
-            self.outage.text and self._writing
-        ):  # one attempt shows whether there is room again, however many letters wait
+        # One attempt shows whether there is room again, however many letters wait.
+        if self.outage.text and self._writing:
             self._stage.letter_written(letter, False, time.monotonic())
             return
         self._write(letter, self._row_of(letter))
@@ -295,17 +292,8 @@ def message_of(row: LetterRow, policy: LinkPolicy) -> bytes | None:
 
     Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
     """
-    payload = {
-        "id": row.id,
-        "stage": row.stage,
-        "reason": row.reason,
-        "traceback": row.traceback,
-        "attempts": row.attempts,
-        "deaths": row.deaths,
-        "history": list(row.history),
-        "origin": row.origin,
-        "payload": cbor.read(row.payload),
-    }
+    payload = {key: getattr(row, key) for key in _SENT}
+    payload |= {"history": list(row.history), "payload": cbor.read(row.payload)}
     try:
         body = _section_of(row, f"{row.id}.{DEAD}", payload)
     except ValueError:  # nested as deep as a message may be, and here one deeper

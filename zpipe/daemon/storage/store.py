@@ -1,7 +1,5 @@
-"""What an instance must not forget: its source's position and its dead letters, in SQLite in the state directory.
-
-The file belongs here, the position, and doing what is asked on a thread of its own. Must not live here: statements on dead
-letters, which are `dead_letter_table`'s.
+"""What an instance must not forget: its source's position and its dead letters, in SQLite, used by a thread of its own. Must not
+live here: statements on dead letters, which are `dead_letter_table`'s.
 
 WAL with synchronous=FULL: a position or dead letter is durable before anybody is told, also through a loss of power.
 """

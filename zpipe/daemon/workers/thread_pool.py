@@ -1,8 +1,4 @@
-"""A pool of threads in the daemon, with one event loop for what async hooks wait for.
-
-Threads belong here, how many tasks are under way, and handing steps to the event loop. Must not live here: what a task means,
-which is the runner's.
-"""
+"""A pool of threads in the daemon, with one event loop for async hooks. Must not live here: what a task means (`runner`)."""
 
 from __future__ import annotations
 
@@ -27,7 +23,8 @@ WEIGHT = 0.2
 class ThreadPool:
     """At most `count` tasks under way, each with a slot of the journal `calls`.
 
-    `done` and `emitted` are called on other threads than the daemon's loop, and only post.
+    `done` and `pass_on` are called on other threads than the daemon's loop. `done` only posts, `pass_on` blocks until there is
+    room.
 
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
@@ -43,8 +40,7 @@ class ThreadPool:
         runner: Runner,
         is_async: bool,
         timeout_s: float | None,
-        output_room: threading.Event,
-        emitted: Callable[[Task, list[Chunk]], None],
+        pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
         handover: Handover,
@@ -57,8 +53,7 @@ class ThreadPool:
         self._call_s: float | None = None
         self._runner = runner
         self._is_async = is_async
-        self._output_room = output_room
-        self._emitted = emitted
+        self._pass_on = pass_on
         self._done = done
         self._event_loop = EventLoop(timeout_s, self._resume, log)
         self._lock = threading.Lock()
@@ -194,7 +189,6 @@ class ThreadPool:
             if not isinstance(step, list):
                 self._event_loop.wait_for(work, step)
                 return
-            self._emitted(work.task, step)
-            self._output_room.wait()
+            self._pass_on(work.task, step)
             step = work.advance()
         self._finish(work, step)

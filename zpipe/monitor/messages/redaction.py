@@ -1,6 +1,5 @@
-"""Hiding fields that must not be shown: choosing them by name, and putting a mark in the place of what they hold.
-
-Must not live here: how a message is shown.
+"""Hiding fields that must not be shown, by their names, with a mark in the place of what they hold. Must not live here: how a
+message is shown.
 
 A name hides that field wherever it stands: in the payload, in headers, in maps within lists. Hiding too much is a nuisance, but
 hiding too little is a leak. `user.email` hides `email` only directly within `user`, or a field that is named `user.email`; a
