@@ -6,6 +6,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
+BENCH   := $(VENV)/.installed-bench
 DEMO    := build/demo
 WHEELS  := build/wheels/.complete
 
@@ -34,6 +35,10 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(RUNTIME)
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@ $(RUNTIME)
 
 demo: $(RUNTIME) ## index the Python standard library into SQLite, then search it (QUERY='...')
@@ -70,8 +75,8 @@ test-systemd: $(DEV) $(WHEELS) ## the tests that start and kill units, in a syst
 	       "On a machine to throw away: ZPIPE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd" >&2; exit 1; }
 	ZPIPE_TEST_SYSTEMD=1 $(WITH_SYSTEMD) $(BIN)/python -m pytest tests/systemd
 
-bench: $(RUNTIME) ## zpipe against the same three processes written by hand
-	$(BIN)/python -m benchmarks
+bench: $(BENCH) ## zpipe beside what it replaces, one table of ratios (NAMES='N1 N3' for some, ARGS='--quick')
+	$(BIN)/python -m benchmarks $(NAMES) $(ARGS)
 
 screen: $(RUNTIME) ## what the monitor shows of a real run, into the README and docs/monitor.svg
 	$(BIN)/python docs/capture.py
