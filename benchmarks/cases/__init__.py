@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from benchmarks.benchmark import Benchmark
-from benchmarks.cases import acks, backlog, fan_out, idle, latency, monitor, sharing, stages, start, throughput
+from benchmarks.cases import acks, backlog, fan_out, idle, latency, monitor, sharing, stages, stall, start, throughput
 
 ALL: tuple[Benchmark, ...] = (
     *throughput.BENCHMARKS,
     *latency.BENCHMARKS,
     *sharing.BENCHMARKS,
     *idle.BENCHMARKS,
+    *stall.BENCHMARKS,
     *backlog.BENCHMARKS,
     *monitor.BENCHMARKS,
     *stages.BENCHMARKS,

@@ -24,6 +24,7 @@ COUNT = 20
 LINES, COLUMNS = 40, 80
 LOAD = Load(rate=100)
 SETTLE_S = 3.0
+_POSITION = re.compile(rb"\x1b\[[0-9;]*H")
 _ESCAPE = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]")
 
 
@@ -53,7 +54,8 @@ class Terminal:
                 self.output += part
 
     def text(self) -> str:
-        return _ESCAPE.sub(b"\n", self.output).decode(errors="replace")
+        """What was written, line by line: each line of the screen begins with a position."""
+        return _ESCAPE.sub(b"", _POSITION.sub(b"\n", self.output)).decode(errors="replace")
 
     def close(self) -> None:
         end(self.process)
@@ -62,11 +64,13 @@ class Terminal:
 
 
 def visible(text: str, stages: list[str]) -> tuple[int, int]:
-    """(stages, links) of a row of stages that the text names at the start of a line. A link is named by its ends."""
-    links = [f"{a} {arrow} {b}" for a, b in pairwise(stages) for arrow in ("→", "->")]
-    lines = {" ".join(line.split()) for line in text.splitlines()}
-    named = {stage for stage in stages if any(line.startswith(f"{stage} ") or line == stage for line in lines)}
-    return len(named), sum(any(line.startswith(link) for line in lines) for link in links)
+    """(stages, links) of a row of stages that have a line in the text. A link is in the line of its consumer, or has one of its
+    own: the line names both ends."""
+    lines = [words for line in text.splitlines() if (words := line.split())]
+    named = {words[0] for words in lines}
+    linked = {(words[0], word) for words in lines for word in words[1:]}
+    links = sum((a, b) in linked or (b, a) in linked for a, b in pairwise(stages))
+    return sum(stage in named for stage in stages), links
 
 
 def _zpipe(effort: Effort) -> Metrics:

@@ -8,7 +8,8 @@ from benchmarks.peers.by_hand import ByHand
 from benchmarks.peers.zpipe import Zpipe
 from benchmarks.window import Load, Peer, through
 
-RATE = 1_000
+RATE = 250
+"""Low enough that twelve stages do not fill the cores: then the stages are compared, and not the wait for a core."""
 SHORT, MIDDLE, LONG = 3, 6, 12
 """Stages, source and sink among them. MIDDLE is for the plot."""
 

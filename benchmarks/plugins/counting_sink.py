@@ -53,3 +53,10 @@ def zpipe_process(message: Message, context: Context) -> None:
         seen.left = options.stride
         seen.count += options.stride
         seen.tally.note(seen.count, time.time() - message.origin if options.timed else None)
+
+
+@hookimpl
+def zpipe_process_batch(messages: list[Message], context: Context) -> None:
+    seen = context.scratch
+    seen.count += len(messages)
+    seen.tally.note(seen.count)

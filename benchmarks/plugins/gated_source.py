@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tally import Tally
 from zpipe import Context, hookimpl
 
 LOOK_S = 0.005
@@ -13,8 +14,12 @@ LOOK_S = 0.005
 
 @dataclass
 class Options:
+    """gate: the file;  began: a tally that gets the moment of the first message;  hold: the file that it ends for"""
+
     gate: str
     count: int
+    began: str = ""
+    hold: str = ""
 
 
 @hookimpl
@@ -24,10 +29,18 @@ def zpipe_options() -> type:
 
 @hookimpl
 def zpipe_source(context: Context) -> Iterator[tuple[int, dict[str, int]]]:
-    gate = Path(context.options.gate)
-    while not gate.exists() and not context.stopping.wait(LOOK_S):
-        pass
-    for n in range(context.options.count):
+    options: Options = context.options
+    _wait_for(Path(options.gate), context)
+    if options.began:
+        Tally(options.began).note(0)
+    for n in range(options.count):
         if context.stopping.is_set():
             return
         yield n, {"id": n}
+    if options.hold:
+        _wait_for(Path(options.hold), context)
+
+
+def _wait_for(file: Path, context: Context) -> None:
+    while not file.exists() and not context.stopping.wait(LOOK_S):
+        pass
