@@ -55,7 +55,7 @@ _NESTED: dict[str, Any] = {
 
 FLAT = Payload("90 B", _FLAT)
 NESTED = Payload("nested", _NESTED)
-SMALL = Payload("16 B", blob_bytes=6)
+SMALL = Payload("16 B", blob_bytes=1)
 KILOBYTE = Payload("1 kB", blob_bytes=1000)
 LARGE = Payload("64 kB", blob_bytes=64_000, stride=8)
 HUGE = Payload("1 MB", blob_bytes=1_000_000, stride=1)
