@@ -14,7 +14,7 @@ SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd check bench screen stress soak clean
+.PHONY: help demo test test-systemd check bench bench-docs screen stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -77,6 +77,11 @@ test-systemd: $(DEV) $(WHEELS) ## the tests that start and kill units, in a syst
 
 bench: $(BENCH) ## zpipe beside what it replaces, one table of ratios (NAMES='N1 N3' for some, ARGS='--quick')
 	$(BIN)/python -m benchmarks $(NAMES) $(ARGS)
+
+bench-docs: $(BENCH) ## all benchmarks, and their figures and plots into docs/performance.md
+	@mkdir -p build
+	$(BIN)/python -m benchmarks --json $(ARGS) >build/bench.json
+	$(BIN)/python -m benchmarks.performance_page build/bench.json
 
 screen: $(RUNTIME) ## what the monitor shows of a real run, into the README and docs/monitor.svg
 	$(BIN)/python docs/capture.py

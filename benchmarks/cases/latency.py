@@ -9,7 +9,7 @@ from benchmarks.peers.zpipe import Zpipe
 from benchmarks.window import Load, Peer, through
 
 IDLE_RATE = 1_000
-CURVE = (1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 400_000)
+CURVE = (1_000, 5_000, 20_000, 50_000, 100_000, 150_000, 200_000, 300_000)
 """Messages a second that are asked for. A side that cannot carry as many shows where it is full."""
 ZPIPE, BY_HAND = Zpipe(), ByHand()
 CPU_GOALS = {"source": 150, "map": 200, "sink": 150}
