@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ def main() -> int:
     effort = QUICK if arguments.quick else Effort()
     if arguments.rounds is not None:
         effort = replace(effort, rounds=arguments.rounds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has started is then ended too
     found, made = _run_all(benchmarks, effort)
     if arguments.history is not None:
         history.append(arguments.history, found)

@@ -61,9 +61,3 @@ LARGE = Payload("64 kB", blob_bytes=64_000, stride=8)
 HUGE = Payload("1 MB", blob_bytes=1_000_000, stride=1)
 ALL = (FLAT, NESTED, SMALL, KILOBYTE, LARGE, HUGE)
 BY_NAME = {payload.name: payload for payload in ALL}
-
-
-def touch(payload: dict[str, Any]) -> dict[str, Any]:
-    """The work of a middle stage on every side. It is next to nothing, so that the transport is what is measured."""
-    payload["id"] += 1
-    return payload

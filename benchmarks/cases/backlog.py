@@ -25,7 +25,7 @@ options = {{ gate = "FOLDER/go", count = {count}, began = "FOLDER/began"{hold} }
 input = "source"
 plugin = "python"
 unacked = {{ messages = {bound}, bytes = "4GiB" }}
-options = {{ function = "benchmarks.payloads:touch" }}
+options = {{ function = "benchmarks.touch:touch" }}
 
 [stages.sink]
 input = "map"

@@ -24,7 +24,7 @@ input = "source"
 plugin = "python"
 queue = {{ messages = {bound} }}
 unacked = {{ messages = {bound} }}
-options = {{ function = "benchmarks.payloads:touch" }}
+options = {{ function = "benchmarks.touch:touch" }}
 
 [stages.sink]
 input = "map"

@@ -19,19 +19,12 @@ LISTS = ByHand(batch=100)
 CBOR = Zpipe("zpipe, cbor", every='codec = "cbor"')
 BATCHES = Zpipe(
     "zpipe, batch of 100",
-    plugin='plugin = "python"\noptions = { function = "benchmarks.cases.throughput:touch_all" }',
+    plugin='plugin = "python"\noptions = { function = "benchmarks.touch:touch_all" }',
     map="batch = { messages = 100 }",
 )
 PROCESS = Zpipe("zpipe, process", map='workers = { kind = "process" }')
 ASYNC = Zpipe("zpipe, async", plugin='plugin = "./async_map.py"')
 FLOOR_CBOR2, FLOOR_ORMSGPACK = floor("cbor2", FLAT), floor("ormsgpack", FLAT)
-
-
-def touch_all(payloads: list[dict[str, int]]) -> list[dict[str, int]]:
-    """What the `python` plugin calls in the benchmark of batches."""
-    for payload in payloads:
-        payload["id"] += 1
-    return payloads
 
 
 def _side(peer: Peer, payload: Payload = FLAT) -> Side:

@@ -72,7 +72,7 @@ def source(folder: Path, load: Load, codec: str, batch: int) -> None:
 
 
 def transform(folder: Path, load: Load, codec: str, batch: int, number: int, last: bool) -> None:
-    from benchmarks.payloads import touch
+    from benchmarks.touch import touch
 
     pull = _socket("PULL")
     pull.connect(f"ipc://{folder}/{number}")

@@ -9,8 +9,9 @@ import time
 
 from benchmarks.benchmark import Effort, Side, Unavailable
 from benchmarks.figures import Metrics
-from benchmarks.payloads import Payload, touch
+from benchmarks.payloads import Payload
 from benchmarks.peers.by_hand import codec
+from benchmarks.touch import touch
 
 LIST = 256
 

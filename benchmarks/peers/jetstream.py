@@ -13,8 +13,8 @@ from typing import Any
 
 import cbor2
 
-from benchmarks.payloads import touch
 from benchmarks.peers import roles, server
+from benchmarks.touch import touch
 from benchmarks.window import Load, Running
 
 BATCH = 256
@@ -64,7 +64,8 @@ async def _make_streams(port: int) -> None:
 async def _publish(stream: Any, subject: str, bodies: list[bytes]) -> None:
     """Returns when all are stored; what a full stream refused is published again."""
     while bodies:
-        results = await asyncio.gather(*(stream.publish(subject, body) for body in bodies), return_exceptions=True)
+        acks = [await stream.publish_async(subject, body) for body in bodies]
+        results = await asyncio.gather(*acks, return_exceptions=True)
         bodies = [body for body, result in zip(bodies, results, strict=True) if isinstance(result, BaseException)]
         if bodies:
             await asyncio.sleep(FULL_S)

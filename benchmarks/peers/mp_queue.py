@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.payloads import touch
 from benchmarks.peers import roles
+from benchmarks.touch import touch
 from benchmarks.window import Load, Running
 
 BOUND = 4096

@@ -17,9 +17,9 @@ from typing import Any
 import cbor2
 
 from benchmarks.benchmark import Unavailable
-from benchmarks.payloads import touch
 from benchmarks.peers import roles, server
 from benchmarks.processes import end
+from benchmarks.touch import touch
 from benchmarks.window import Load, Running
 
 BATCH = 256

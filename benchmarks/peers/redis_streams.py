@@ -14,8 +14,8 @@ from typing import Any
 
 import cbor2
 
-from benchmarks.payloads import touch
 from benchmarks.peers import roles, server
+from benchmarks.touch import touch
 from benchmarks.window import Load, Running
 
 BATCH = 256

@@ -146,7 +146,7 @@ class Zpipe:
     name: str = "zpipe"
     middles: int = 1
     instances: int = 1
-    plugin: str = 'plugin = "python"\noptions = { function = "benchmarks.payloads:touch" }'
+    plugin: str = 'plugin = "python"\noptions = { function = "benchmarks.touch:touch" }'
     map: str = ""
     every: str = ""
 

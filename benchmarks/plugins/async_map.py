@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.payloads import touch
+from benchmarks.touch import touch
 from zpipe import Context, Message, hookimpl
 
 
