@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import signal
 import sys
 import threading
@@ -71,7 +70,7 @@ class Instance:
         self._env = env
         self._settings = config.stages[stage]
         self._number = instance
-        self._incarnation = secrets.token_hex(6)
+        self._incarnation = os.urandom(6).hex()
         self._replaying = env.get(environment.REPLAY) == "1"
         self._total: int | None = None
         self._stop_signals = 0
@@ -156,7 +155,7 @@ class Instance:
             config.consumers(settings.name),
             stage_policy(config, settings, self._places.root),
             time.monotonic(),
-            secrets.token_bytes,
+            os.urandom,
             random.random,
             self._process_figures,
             self._last_life.suspects,

@@ -14,9 +14,7 @@ from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
-from zpipe.daemon.workers.worker_process import Limits, WorkerProcess
 from zpipe.hookspecs import Context
 from zpipe.plugin import Plugin
 
@@ -69,6 +67,9 @@ def make_pool(
             done,
             log,
         )
+    from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
+    from zpipe.daemon.workers.worker_process import Limits, WorkerProcess
+
     start = {
         "config": str(config.path),
         "text": config.text,
