@@ -49,7 +49,7 @@ from zpipe.runtime import descriptors, environment, locks, logs, running_pipelin
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
-from zpipe.runtime.signals import Signals
+from zpipe.runtime.signals import FOLDER_CHANGED, Signals
 from zpipe.transport.sockets import Sockets
 
 SWITCH_S = 0.0005
@@ -108,7 +108,9 @@ class Instance:
         faults = [self._position_writer.fault, self._dead_letters.fault]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, faults, self._fail)
         self._notifier = Notifier(env, self._status)
+        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
+        self._signals.watch_folder(self._places.root)
         self.loop = self._make_loop()
 
     # ---- making the parts
@@ -187,8 +189,7 @@ class Instance:
         )
 
     def _make_loop(self) -> Loop:
-        discovery = Discovery(self._config, self._places, self.stage, self._sockets)
-        parts: list[Part] = [self._position_writer, self._dead_letters, discovery, self._notifier, self._health]
+        parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
         if self._source is not None:
             parts.append(self._source)
         wakeup = self._mailbox.wakeup
@@ -251,6 +252,9 @@ class Instance:
         for number in self._signals.read():
             if number == signal.SIGHUP:
                 self._reload()
+                continue
+            if number == FOLDER_CHANGED:
+                self._discovery.look_soon()
                 continue
             self._stop_signals += 1
             if self._stop_signals > 1:

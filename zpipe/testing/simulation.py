@@ -21,7 +21,7 @@ from zpipe.testing.node import Key, Node
 from zpipe.testing.processes import CONNECT_S, Processes
 from zpipe.testing.simulated_plugin import Disk, SimulatedTask, Spec, Stored
 
-LOOK_S = 0.25
+LOOK_S = 1.0
 """Marks of stopped neighbours are looked for this often."""
 MOST_PROBLEMS = 20
 STRANGER = "stranger"

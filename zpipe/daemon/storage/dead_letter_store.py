@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.stage_report import following
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
@@ -170,7 +171,7 @@ class DeadLetterStore:
             for number in numbers:
                 self.remove(number)
         if self._stage.dead_letters_stored and now >= self._count_at:  # an operator may have dropped some
-            self._count_at = now + RETRY_S
+            self._count_at = following(now, RETRY_S)
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
