@@ -15,7 +15,7 @@ from click import Abort
 from click.testing import Result
 
 from zpipe.core.wire import cbor
-from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
+from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION
 from zpipe.daemon.storage.store import Store
 from zpipe.errors import ExitCode, NoPeerError, OperatorError, TargetError, ZpipeError
 from zpipe.runtime import dead_letter_table

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from zpipe.config import values
-from zpipe.config.expansion import UNSET, Expanded, expand, plain
 from zpipe.config.key_lines import KeyPath
+from zpipe.config.variable_expansion import UNSET, Expanded, expand, plain
 
 
 def expanded(text: str) -> Expanded:

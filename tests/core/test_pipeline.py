@@ -158,7 +158,7 @@ def commit_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SourcePositions, "advance", broken)
 
 
-def bury_too_soon(patch: pytest.MonkeyPatch) -> None:
+def take_unwritten_for_written(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that could not be written is taken for written."""
     written = DeadLetters.written
     patch.setattr(DeadLetters, "written", lambda self, letter, stored, now: written(self, letter, True, now))
@@ -177,7 +177,7 @@ BUGS = [
     call_it_a_duplicate,
     lower_without_confirm,
     commit_early,
-    bury_too_soon,
+    take_unwritten_for_written,
     stop_before_upstream,
 ]
 

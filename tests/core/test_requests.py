@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zpipe.core.actions import Note, Reply
+from zpipe.core.actions import LogEvent, Reply
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
@@ -32,9 +32,9 @@ def test_who_asks_is_noted(what: str, refused: str | None, warning: bool, repeat
     stage.opened()
     stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
     actions = stage.turn(0.0)
-    [note] = [action for action in actions if isinstance(action, Note)]
+    [event] = [action for action in actions if isinstance(action, LogEvent)]
     name = what.partition(":")[0]
     fields = {"what": name, "sender": UNIX, "state": "RUNNING", "refused": refused}
-    assert note == Note("operator.request", fields, warning, repeats)
+    assert event == LogEvent("operator.request", fields, warning, repeats)
     [answer] = [frames.read(action.frame) for action in actions if isinstance(action, Reply)]
     assert isinstance(answer, frames.Refuse if refused else frames.Done)

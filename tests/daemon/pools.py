@@ -11,13 +11,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config import load
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
-from zpipe.core.work.task import Chunk, PastCalls, Result, Task
+from zpipe.core.work.task import CallHistory, Chunk, Result, Task
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context
@@ -57,7 +57,7 @@ class Bench:
         path.write_text(CONFIG.format(plugin=plugin or 'plugin = "./work.py"', workers=workers, more=more))
         config = load(path)
         settings = config.stages["work"]
-        self.plugin = plugins.load(settings.plugin, folder)
+        self.plugin = plugin_loading.load(settings.plugin, folder)
         self.context = Context(
             "p",
             "work",
@@ -121,9 +121,9 @@ def piece(of: Section, start: int, stop: int) -> Slice:
     return Slice(Delivery([of], lambda delivery: None, PRODUCER), of, 0, start, stop, 0.0)
 
 
-def task(payloads: list[Any], batch: bool = False, past: PastCalls | None = None) -> Task:
+def task(payloads: list[Any], batch: bool = False, history: CallHistory | None = None) -> Task:
     whole = section_of(payloads)
-    return Task(1, [piece(whole, 0, whole.count)], past or PastCalls(), batch)
+    return Task(1, [piece(whole, 0, whole.count)], history or CallHistory(), batch)
 
 
 def payloads(result: Result) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import Command, Pipeline, ids
 
-from zpipe.core.work.stored_letter import StoredLetter
+from zpipe.core.work.stored_dead_letter import StoredDeadLetter
 from zpipe.operate.stored_dead_letters import Selection, StoredDeadLetters
 
 CONFIG = """
@@ -58,7 +58,7 @@ def dead(pipeline: Pipeline, *arguments: str, code: int = 0) -> Command:
     return command
 
 
-def kept(pipeline: Pipeline) -> list[StoredLetter]:
+def kept(pipeline: Pipeline) -> list[StoredDeadLetter]:
     """All that are there now."""
     stored_dead_letters = StoredDeadLetters(pipeline.config, pipeline.env)
     return list(stored_dead_letters.letters(stored_dead_letters.find(Selection())))

@@ -163,7 +163,7 @@ def test_in_a_terminal_an_exception_has_its_traceback_on_lines_of_its_own_once(m
     assert lines.count("    Traceback (most recent call last):") == 1, shown.decode()
     assert any(line.startswith("      File ") and "fails.py" in line and "in deeper" in line for line in lines)
     assert sum("event=message.dead " in line for line in lines) == 1
-    folded = [line for line in lines if "event=message.dead_too" in line]
+    folded = [line for line in lines if "event=message.dead_repeated" in line]
     assert sum(int(line.split("messages=")[1].split()[0]) for line in folded) == 49
     plain = pipeline.run("--fresh")
     plain.ledger()

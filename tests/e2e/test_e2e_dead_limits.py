@@ -44,7 +44,7 @@ def test_a_full_store_stops_the_stage_until_there_is_room(make: MakePipeline) ->
     (pipeline.folder / "mended").touch()
     assert replayed(pipeline, "--all")["left"] == 0
     run.ledger()
-    assert "stage.goes_on" in run.stderr
+    assert "stage.resumed" in run.stderr
     assert stored(pipeline) == list(range(1000)) and pipeline.letters("work") == []
 
 
@@ -52,7 +52,7 @@ def test_a_storm_stops_the_stage_until_it_is_resumed(make: MakePipeline) -> None
     always = PICKY.replace('payload["id"] % 100 == 7 and ', "")
     pipeline = make(CONFIG.replace("attempts = 2", "attempts = 1"), work=always)
     run = pipeline.run()
-    wait_until(lambda: "storm guard" in run.stderr, "it says that it is held")
+    wait_until(lambda: "circuit breaker" in run.stderr, "it says that it is held")
     shown = pipeline.zpipe("monitor", str(pipeline.path), "--once")
     assert shown.wait() == 0 and "zpipe resume has it go on" in " ".join(shown.stdout.split())
     (pipeline.folder / "mended").touch()

@@ -175,7 +175,7 @@ def test_full_disk_under_a_sink_uses_up_no_attempts(make: MakePipeline) -> None:
             disk.free()
         ledger = run.ledger()
         assert ledger["stages"]["store"]["dead"] == 0
-        assert said(run, "plugin.goes_on")
+        assert said(run, "plugin.resumed")
         assert ids(pipeline.query("SELECT id FROM t ORDER BY id", "disk/out.db")) == [
             n for n in range(2000) if n % 10 != 7
         ]
@@ -189,12 +189,12 @@ def test_mark_of_the_stop_that_cannot_be_written_is_waited_for(make: MakePipelin
     in_the_way = pipeline.home / "s" / "p.store.1" / "stopped.part"
     in_the_way.mkdir(parents=True)
     run = pipeline.run()
-    wait_until(lambda: said(run, "mark.unwritten", "p.store.1", "Is a directory") or not run.running, "it says so")
+    wait_until(lambda: said(run, "stop_mark.unwritten", "p.store.1", "Is a directory") or not run.running, "it says so")
     wait_until(lambda: sorted(pipeline.instances()) == [("store", 1)], "the others have stopped")
     assert run.running
     in_the_way.rmdir()
     run.ledger()
-    assert said(run, "mark.written")
+    assert said(run, "stop_mark.written")
 
 
 @needs_root

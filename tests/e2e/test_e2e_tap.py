@@ -14,7 +14,7 @@ from pipeline import Command, Pipeline, ids, send, wait_until
 
 from zpipe.core.policy import TapPolicy
 from zpipe.operate.watch import Watch
-from zpipe.transport.listener import Listener
+from zpipe.transport.operator_sockets import OperatorSockets
 from zpipe.transport.sockets import Sockets
 
 CONFIG = """
@@ -80,11 +80,11 @@ def test_watchers_that_stand_still_or_die_stop_nothing(make: MakePipeline) -> No
 
 def test_who_did_not_ask_for_a_topic_is_not_sent_it(home: Path) -> None:
     """Where it is published, not where it arrives: a monitor of a tapped pipeline costs what it cost before."""
-    sockets, monitor, tap = Sockets(), Listener(b"snapshot"), Listener(b"snapshot", b"tap")
+    sockets, monitor, tap = Sockets(), OperatorSockets(b"snapshot"), OperatorSockets(b"snapshot", b"tap")
     try:
         control = f"ipc://{home}/control.sock"
         sockets.bind(f"ipc://{home}/inbox.sock", f"ipc://{home}/feedback.sock", control, 100)
-        seen: dict[Listener, list[bytes]] = {monitor: [], tap: []}
+        seen: dict[OperatorSockets, list[bytes]] = {monitor: [], tap: []}
 
         def both() -> bool:
             for topic in (b"tap", b"snapshot"):

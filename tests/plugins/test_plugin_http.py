@@ -14,7 +14,7 @@ import pytest
 
 from zpipe import Context, Message, Reject, Retry, Throttled
 from zpipe.errors import PluginError
-from zpipe.plugin import load
+from zpipe.plugin_loading import load
 from zpipe_plugins import http
 from zpipe_plugins.http import Options
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.work.stored_letter import MESSAGE
+from zpipe.core.work.stored_dead_letter import MESSAGE
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import Filter, LetterRow
 
@@ -32,7 +32,7 @@ def mark(connection: sqlite3.Connection, number: int, rate: float = 1.0) -> None
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["bury", "again", "remove", "edit", "expire"]), st.integers(1, 8)), max_size=40
+    st.tuples(st.sampled_from(["add", "again", "remove", "edit", "expire"]), st.integers(1, 8)), max_size=40
 )
 
 
@@ -41,7 +41,7 @@ def test_the_total_is_that_of_the_rows(steps: list[tuple[str, int]]) -> None:
     with database() as connection:
         for what, number in steps:
             match what:
-                case "bury":
+                case "add":
                     dead_letter_table.add(
                         connection, row(number, headers=b"h" * number if number % 2 else None), "life"
                     )

@@ -66,7 +66,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from zpipe.plugin import nearest_name
+        from zpipe.plugin_loading import nearest_name
 
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in COMMANDS and (near := nearest_name(name, COMMANDS)):

@@ -344,7 +344,7 @@ def _print_outcome(found: Outcome, ledger: dict[str, Any] | None, as_json: bool,
 
 def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbers:
     """The selected letters that can be replayed. Tells the user which cannot. Raises TargetError if none of them can."""
-    from zpipe.core.work.stored_letter import MESSAGE
+    from zpipe.core.work.stored_dead_letter import MESSAGE
     from zpipe.errors import TargetError
     from zpipe.operate.stored_dead_letters import refusal
 
@@ -384,7 +384,7 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
 
 def _print_names(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
     """For --dry-run: the names of the letters, and what would be done with them."""
-    from zpipe.core.work.stored_letter import letter_name
+    from zpipe.core.work.stored_dead_letter import letter_name
     from zpipe.operate.stored_dead_letters import count
 
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zpipe.config import PipelineConfig
     from zpipe.monitor.export.checks import Thresholds
     from zpipe.monitor.export.recording import Recording
-    from zpipe.monitor.following import SnapshotListener
+    from zpipe.monitor.snapshot_feed import SnapshotListener
     from zpipe.operate.watch import Watch
     from zpipe.runtime.places import Places
     from zpipe.runtime.running_pipelines import Target
@@ -150,9 +150,9 @@ def _is_screen() -> bool:
 def _show_screen(
     pipeline: PipelineConfig, places: Places, watch: Watch, heard: SnapshotListener | None, timeout: float | None
 ) -> ExitCode:
-    from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
     from zpipe.monitor.screen import live
+    from zpipe.monitor.snapshot_feed import now_s
 
     interval_s = max(pipeline.interval_s, REDRAW_S)
     operator, heard = RequestSender(watch, places), heard or (lambda *_: None)
@@ -181,16 +181,16 @@ def _print(
     timeout: float | None,
     thresholds: Thresholds | None,
 ) -> ExitCode:
-    from zpipe.monitor import following
+    from zpipe.monitor import snapshot_feed
     from zpipe.monitor.export import checks
     from zpipe.monitor.model.pipeline import PipelineModel
 
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
-    model = PipelineModel(pipeline, following.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
-    if not following.gather(watch, model, wait_s, heard):
+    model = PipelineModel(pipeline, snapshot_feed.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
+    if not snapshot_feed.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, places, wait_s)
-    for value in following.follow(
+    for value in snapshot_feed.follow(
         watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S), heard
     ):
         if thresholds is not None:
@@ -229,8 +229,8 @@ def _export(found: Target, given: str) -> ExitCode:
     UsageError."""
     from zpipe.daemon.service.sdnotify import Notifier
     from zpipe.monitor.export import exporter
-    from zpipe.monitor.following import now_s
     from zpipe.monitor.model.pipeline import PipelineModel
+    from zpipe.monitor.snapshot_feed import now_s
     from zpipe.operate.watch import Watch
     from zpipe.runtime.places import Places
 
@@ -332,8 +332,8 @@ def _moments(recording: Recording) -> Iterator[float]:
 
 def _text(value: dict[str, Any]) -> str:
     """The status as text, as wide as the terminal if stdout is one."""
-    from zpipe.monitor.following import PLAIN_WIDTH, as_text
     from zpipe.monitor.screen.terminal import glyphs_of
+    from zpipe.monitor.snapshot_feed import PLAIN_WIDTH, as_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
     return as_text(value, width, glyphs_of(sys.stdout))

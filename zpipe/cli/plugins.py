@@ -11,10 +11,10 @@ from typing import Any, get_type_hints
 
 import click
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config.plugin_options import describe
 from zpipe.errors import ExitCode, PluginError
-from zpipe.plugin import Plugin
+from zpipe.plugin_loading import Plugin
 
 
 @click.command()
@@ -24,7 +24,7 @@ def command(as_json: bool) -> ExitCode:
 
     They are those with an entry point. A config may also name one as module:object, or as a file.
     """
-    rows = [_row(*found) for found in plugins.installed()]
+    rows = [_row(*found) for found in plugin_loading.installed()]
     if as_json:
         click.echo(json.dumps({"plugins": rows}))
     else:
@@ -36,7 +36,7 @@ def _row(name: str, distribution: str, version: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "distribution": distribution, "version": version}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a plugin may print while it is imported, which is no result
-            plugin = plugins.load(name, Path.cwd())
+            plugin = plugin_loading.load(name, Path.cwd())
             return {**row, "kind": _kind(plugin), "options": _options(plugin), "error": None}
     except PluginError as error:
         problem = str(error)

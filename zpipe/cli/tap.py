@@ -55,9 +55,9 @@ def command(
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
     from zpipe.monitor.messages.condition import read_condition
-    from zpipe.monitor.messages.messages_seen import SeenMessages
     from zpipe.monitor.messages.redaction import Redaction, read_names
     from zpipe.monitor.messages.tap_output import follow_tap, printer
+    from zpipe.monitor.messages.tapped_messages import TappedMessages
     from zpipe.operate.tap_subscription import TapSubscription, read_tap_target
 
     try:
@@ -67,7 +67,7 @@ def command(
         raise click.UsageError(str(problem)) from None
     found = find_target(config)
     targets, link = read_tap_target(found.config, target)
-    seen_messages = SeenMessages(link, conditions, redaction, rate, time.monotonic())
+    tapped_messages = TappedMessages(link, conditions, redaction, rate, time.monotonic())
     show = printer(as_json, sys.stdout.isatty())
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
@@ -75,13 +75,13 @@ def command(
         tap = TapSubscription(found.config, found.env, targets, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
-            for one in islice(follow_tap(tap, seen_messages, timeout), count):
+            for one in islice(follow_tap(tap, tapped_messages, timeout), count):
                 if file is not None:
                     _write(file, one.as_json() + "\n")
                 show(one)
         except KeyboardInterrupt:
             pass  # how watching is ended
-    click.echo(f"zpipe: {seen_messages.summary()}", err=True)
+    click.echo(f"zpipe: {tapped_messages.summary()}", err=True)
     return ExitCode.DONE
 
 

@@ -14,18 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config import addresses, topology, values
-from zpipe.config.expansion import UNSET, expand, secrets
 from zpipe.config.key_lines import key_lines
 from zpipe.config.mistakes import MistakeReport, dotted, shown
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Workers
 from zpipe.config.plugin_options import fill
 from zpipe.config.stage_table import read_stage
 from zpipe.config.table_reader import TableReader
+from zpipe.config.variable_expansion import UNSET, expand, secrets
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
-from zpipe.plugin import Plugin
+from zpipe.plugin_loading import Plugin
 
 _OPENTELEMETRY = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -100,7 +100,7 @@ def _read(file: str, path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-        near = plugins.nearest_name(path.name, (p.name for p in path.parent.glob("*.toml")))
+        near = plugin_loading.nearest_name(path.name, (p.name for p in path.parent.glob("*.toml")))
         nearest = near if isinstance(error, FileNotFoundError) else ""
         raise ConfigError([Mistake(file, 0, "", None, problem, nearest)]) from error
     except UnicodeDecodeError as error:
@@ -174,7 +174,7 @@ def _plugins(config: PipelineConfig, only: str | None, report: MistakeReport) ->
             continue
         if stage.plugin not in loaded:
             try:
-                loaded[stage.plugin] = plugins.load(stage.plugin, config.folder)
+                loaded[stage.plugin] = plugin_loading.load(stage.plugin, config.folder)
             except PluginError as error:
                 loaded[stage.plugin] = error
         result = loaded[stage.plugin]

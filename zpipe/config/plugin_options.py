@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from zpipe.config import values
-from zpipe.config.expansion import UNSET, Expanded, plain
 from zpipe.config.key_lines import KeyPath
 from zpipe.config.mistakes import MistakeReport, quoted, shown
-from zpipe.plugin import nearest_name
+from zpipe.config.variable_expansion import UNSET, Expanded, plain
+from zpipe.plugin_loading import nearest_name
 
 _WORDS: dict[Any, str] = {
     str: "a string",

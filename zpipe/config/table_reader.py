@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from zpipe.config.expansion import UNSET
 from zpipe.config.key_lines import KeyPath
 from zpipe.config.mistakes import MistakeReport, shown
 from zpipe.config.values import Reader
-from zpipe.plugin import nearest_name
+from zpipe.config.variable_expansion import UNSET
+from zpipe.plugin_loading import nearest_name
 
 T = TypeVar("T")
 

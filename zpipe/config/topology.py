@@ -10,7 +10,7 @@ from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import Input, StageConfig
 from zpipe.config.values import show_size
 from zpipe.core.work.task import DEAD
-from zpipe.plugin import Plugin, nearest_name
+from zpipe.plugin_loading import Plugin, nearest_name
 
 Stages = Mapping[str, StageConfig]
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from zpipe.config.expansion import Expanded
 from zpipe.config.mistakes import quoted, shown
+from zpipe.config.variable_expansion import Expanded
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)

@@ -57,10 +57,10 @@ class Publish:
 
 
 @dataclass(slots=True)
-class Note:
-    """Something that people should read in the log, at a limited rate: others can cause any number of these.
+class LogEvent:
+    """Something that people should read in the log. The shell limits the rate, since others can cause any number of these.
 
-    fields   by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
+    event    its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
     """
 
     event: str
@@ -147,7 +147,7 @@ Action = (
     | Reply
     | Tell
     | Publish
-    | Note
+    | LogEvent
     | StartTask
     | StoreDeadLetter
     | SendDeadLetter

@@ -13,7 +13,7 @@ from typing import Any
 from zpipe.core.actions import (
     Action,
     Commit,
-    Note,
+    LogEvent,
     Publish,
     Remember,
     RemoveLetter,
@@ -180,8 +180,8 @@ class Stage:
         refused = said.reason if isinstance(said, frames.Refuse) else None
         fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
         order = what not in LOOKS
-        note = Note("operator.request", fields, warning=order, repeats=order and refused is None)
-        self._actions += [Reply(route, frames.write(said)), note]
+        event = LogEvent("operator.request", fields, warning=order, repeats=order and refused is None)
+        self._actions += [Reply(route, frames.write(said)), event]
 
     def _answer(self, request: frames.Request, now: float) -> frames.Done | frames.Refuse:
         """Does what is asked, and says in which state it is then, or why it is not done.
@@ -401,7 +401,7 @@ class Stage:
         action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
         self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
         self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
-        self._actions += self._limit.moved(self.downstream, self.processing.may_read)
+        self._actions += self._limit.update(self.downstream, self.processing.may_read)
         if self.source is not None:
             self._commit(self.source, now)
 
@@ -425,18 +425,20 @@ class Stage:
     def _publish(self, now: float) -> None:
         if self._snapshot_state is not self.state:
             self._snapshot_state, self.snapshot_at = self.state, min(self.snapshot_at, now)
-        hungry = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
-        if self._announced != (self.state, hungry):
-            self._announced = (self.state, hungry)
-            self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(hungry))))
+        awaits_acks = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
+        if self._announced != (self.state, awaits_acks):
+            self._announced = (self.state, awaits_acks)
+            self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(awaits_acks))))
         if now >= self.snapshot_at:
             self.snapshot_at = following(now, self.policy.interval_s)
             self._actions.append(Publish(frames.SNAPSHOT_TOPIC, frames.write(frames.Snapshot(self.snapshot(now)))))
 
-    def _announcement(self, hungry: bool) -> frames.Announcement:
+    def _announcement(self, awaits_acks: bool) -> frames.Announcement:
         me = self.me
         ended = self.state is State.STOPPED and not self.shutdown.leaving
-        return frames.Announcement(me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, hungry, ended)
+        return frames.Announcement(
+            me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, awaits_acks, ended
+        )
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""

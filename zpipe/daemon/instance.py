@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig, parse_address
 from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
@@ -25,9 +25,9 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.faults import Fault
 from zpipe.daemon.loop import Loop, Part
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outages import Outage
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
 from zpipe.daemon.plugin.source_thread import SourceThread, not_read
@@ -45,7 +45,7 @@ from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
-from zpipe.runtime import descriptors, environment, locks, logs, running_pipelines
+from zpipe.runtime import environment, file_descriptors, locks, logs, running_pipelines
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
@@ -83,7 +83,7 @@ class Instance:
         self._leave_record(config)
         self._context = self._make_context()
         self._traces = traces.start(config, self._context, self.log)
-        plugin = plugins.load(self._settings.plugin, config.folder)
+        plugin = plugin_loading.load(self._settings.plugin, config.folder)
         in_process = self._settings.workers.kind == "thread"
         self._host = PluginHost(plugin, self._context, self._store, self._places.run, self.log, in_process)
         self._mailbox = Mailbox()
@@ -100,13 +100,13 @@ class Instance:
         self._position_writer = PositionWriter(
             self._store,
             self._mailbox,
-            Fault(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
+            Outage(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
             completed_by=lambda: self._places.run or self._incarnation,
             stored=self.stage.committed,
             committed=self._host.committed,
         )
-        faults = [self._position_writer.fault, self._dead_letters.fault]
-        self._health = Health(self._places, self._lock, self.stage.me, self.log, faults, self._fail)
+        outages = [self._position_writer.outage, self._dead_letters.outage]
+        self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
         self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
@@ -277,7 +277,7 @@ class Instance:
         try:
             running_pipelines.write_record(self._places, config, self._settings.name, self._number)
         except OSError as error:
-            self.log.warning(fields(event="record.failed", reason=error))
+            self.log.warning(fields(event="config_record.unwritten", reason=error))
 
     def _supervisor_gone(self) -> None:
         """Nothing is lost by stopping: what is held here is its upstream's."""
@@ -396,7 +396,7 @@ def run_stage(
 ) -> ExitCode:
     """Runs one instance in this process until it is over. Raises OperatorError or PluginError if it cannot start."""
     sys.setswitchinterval(SWITCH_S)
-    descriptors.raise_limit()
+    file_descriptors.raise_limit()
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do

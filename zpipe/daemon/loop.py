@@ -18,8 +18,8 @@ from zpipe.core.wire import frames
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
 from zpipe.daemon.service.health import Health
-from zpipe.daemon.service.malformed import MalformedLog, Source
-from zpipe.daemon.service.notes import Notes
+from zpipe.daemon.service.limited_log import LimitedLog
+from zpipe.daemon.service.malformed_frame_log import MalformedFrameLog, Source
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.workers.pool import Pool
@@ -71,8 +71,8 @@ class Loop:
         self._parts = parts
         self._descriptors = descriptors
         self._log = log
-        self._notes = Notes(log)
-        self._malformed = MalformedLog(log)
+        self._limited_log = LimitedLog(log)
+        self._malformed = MalformedFrameLog(log)
         self._over = False
         self._exit: act.Exit | None = None
         self._perform: dict[type[Any], Callable[[Any], object]] = {
@@ -81,7 +81,7 @@ class Loop:
             act.Tell: lambda a: sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: sockets.reply(a.route, a.frame),
             act.Publish: self._publish,
-            act.Note: lambda a: self._notes.write(a, time.monotonic()),
+            act.LogEvent: lambda a: self._limited_log.write(a, time.monotonic()),
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
             act.StoreDeadLetter: lambda a: dead_letters.store(a.letter),

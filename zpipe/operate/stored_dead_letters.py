@@ -17,7 +17,7 @@ from typing import Any
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
-from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION, StoredLetter, letter_name
+from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION, StoredDeadLetter, letter_name
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
 from zpipe.folders import denied
 from zpipe.operate.targets import read_stage_target
@@ -168,7 +168,7 @@ class StoredDeadLetters:
 
     # ---- reading
 
-    def letters(self, chosen: Numbers, most: int | None = None) -> Iterator[StoredLetter]:
+    def letters(self, chosen: Numbers, most: int | None = None) -> Iterator[StoredDeadLetter]:
         """Reads the letters one after the other, at most `most` of them."""
         for instance, numbers in chosen.items():
             if most is not None:
@@ -181,15 +181,15 @@ class StoredDeadLetters:
                         yield self._letter(instance, dict(zip(_COLUMNS, row, strict=True)))
 
     @staticmethod
-    def _letter(instance: InstanceKey, row: dict[str, Any]) -> StoredLetter:
+    def _letter(instance: InstanceKey, row: dict[str, Any]) -> StoredDeadLetter:
         for key in ("headers", "payload"):
             with suppress(PeerError):  # a damaged value is shown as its bytes
                 row[key] = None if row[key] is None else cbor.read(row[key])
-        return StoredLetter(instance[0], instance[1], **{**row, "history": json.loads(row["history"])})
+        return StoredDeadLetter(instance[0], instance[1], **{**row, "history": json.loads(row["history"])})
 
     # ---- changing
 
-    def edit(self, letter: StoredLetter, payload: Any) -> None:
+    def edit(self, letter: StoredDeadLetter, payload: Any) -> None:
         """Gives the letter another payload. Raises TargetError if it cannot be sent, or if the letter cannot be changed."""
         check_editable(letter)
         try:
@@ -255,7 +255,7 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
     return connection
 
 
-def check_editable(letter: StoredLetter) -> None:
+def check_editable(letter: StoredDeadLetter) -> None:
     """Raises TargetError for a letter that is no message, or is being replayed."""
     if letter.kind != MESSAGE:
         raise TargetError(f"{letter.name} is {_NO_MESSAGE[letter.kind]}: it can only be dropped")
@@ -263,7 +263,7 @@ def check_editable(letter: StoredLetter) -> None:
         raise TargetError(_replaying(letter))
 
 
-def _replaying(letter: StoredLetter) -> str:
+def _replaying(letter: StoredDeadLetter) -> str:
     return f"{letter.name} is being replayed: edit it if it becomes a dead letter again"
 
 

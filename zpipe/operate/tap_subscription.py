@@ -15,7 +15,7 @@ from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
 from zpipe.operate.targets import read_link, read_stage_target
 from zpipe.runtime.places import Places, since_boot_s
-from zpipe.transport.listener import Listener
+from zpipe.transport.operator_sockets import OperatorSockets
 
 HEARTBEAT_S = 1.0
 """A request is valid for three of these (PROTOCOL.md 5.11)."""
@@ -38,7 +38,7 @@ class TapSubscription:
         self._targets = targets
         self._pipeline = config.name
         self._sections = sections
-        self._listener = Listener(frames.TAP_TOPIC, frames.ANNOUNCEMENT_TOPIC)
+        self._sockets = OperatorSockets(frames.TAP_TOPIC, frames.ANNOUNCEMENT_TOPIC)
         self._numbers = count(1)
         self._ask_at: dict[InstanceKey, float] = {}
         self._stopped: set[InstanceKey] = set()
@@ -63,7 +63,7 @@ class TapSubscription:
             for number in [instance] if instance is not None else sorted(self._places.instances(stage)):
                 self._ask((stage, number), now)
         shown = []
-        for multipart in self._listener.read(min(timeout_s, FIND_S)):
+        for multipart in self._sockets.read(min(timeout_s, FIND_S)):
             try:
                 frame = frames.read(multipart[1]) if len(multipart) == 2 else None
             except PeerError:
@@ -84,9 +84,9 @@ class TapSubscription:
         if now < self._ask_at.get(instance, 0.0):
             return
         addresses = self._places.addresses(*instance)
-        self._listener.connect(addresses.control)
+        self._sockets.connect(addresses.control)
         request = frames.Request(next(self._numbers), f"tap:{self._sections}")
-        encoded = self._listener.post(addresses.feedback, frames.write(request))
+        encoded = self._sockets.post(addresses.feedback, frames.write(request))
         if encoded is not None:
             answer = frames.read(encoded)
             if isinstance(answer, frames.Refuse):
@@ -97,7 +97,7 @@ class TapSubscription:
         self._ask_at[instance] = now + (HEARTBEAT_S if instance in self.heard else FIND_S)
 
     def close(self) -> None:
-        self._listener.close()
+        self._sockets.close()
 
 
 def read_tap_target(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from zpipe.config import Input, PipelineConfig
 from zpipe.config.stage_table import MOST_INSTANCES
 from zpipe.errors import TargetError
-from zpipe.plugin import nearest_name
+from zpipe.plugin_loading import nearest_name
 
 
 def read_stage_target(config: PipelineConfig, target: str) -> tuple[str, int | None]:

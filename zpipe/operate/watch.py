@@ -16,7 +16,7 @@ from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.errors import NoPeerError, OperatorError, PeerError
 from zpipe.runtime.places import Places
-from zpipe.transport.listener import Listener
+from zpipe.transport.operator_sockets import OperatorSockets
 
 ASK_S = 3.0
 FIND_S = 0.25
@@ -42,7 +42,7 @@ class Watch:
         self._run = run
         self._places = places
         self.snapshots: dict[InstanceKey, dict[str, Any]] = {}
-        self._listener = Listener(frames.SNAPSHOT_TOPIC)
+        self._sockets = OperatorSockets(frames.SNAPSHOT_TOPIC)
         self._numbers = count(1)
         self._find_at = 0.0
         self._rounds_left = ASK_UNHEARD_ROUNDS if ask_unheard else 0
@@ -54,7 +54,7 @@ class Watch:
         self._find()
         self._ask_unheard()
         came = []
-        for multipart in self._listener.read(timeout_s):
+        for multipart in self._sockets.read(timeout_s):
             snapshot = self._read(multipart)
             if snapshot is not None:
                 self.snapshots[snapshot["stage"], snapshot["instance"]] = snapshot
@@ -69,7 +69,7 @@ class Watch:
         self._find_at = now + (FIND_AGAIN_S if self._expected <= self.snapshots.keys() else FIND_S)
         for stage in self.config.stages:
             for instance in self._places.instances(stage):
-                self._listener.connect(self._places.addresses(stage, instance).control)
+                self._sockets.connect(self._places.addresses(stage, instance).control)
 
     def _ask_unheard(self) -> None:
         """Asks each instance for a snapshot that has not sent one yet."""
@@ -117,7 +117,7 @@ class Watch:
         """
         address = self._places.addresses(stage, instance).feedback
         request = frames.Request(next(self._numbers), what)
-        encoded = self._listener.ask(address, frames.write(request), timeout_s)
+        encoded = self._sockets.ask(address, frames.write(request), timeout_s)
         if encoded is None:
             raise self._places.no_peer_error(f"{stage}.{instance} does not answer at {address}: is it running?")
         answer = frames.read(encoded)
@@ -126,7 +126,7 @@ class Watch:
         return answer.state if isinstance(answer, frames.Done) else ""
 
     def close(self) -> None:
-        self._listener.close()
+        self._sockets.close()
 
 
 def ask_instances(

@@ -19,7 +19,7 @@ from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, config_record, load
 from zpipe.config.config_record import ConfigRecord
 from zpipe.errors import ConfigError, NoPeerError, OperatorError, TargetError
-from zpipe.plugin import nearest_name
+from zpipe.plugin_loading import nearest_name
 from zpipe.runtime.locks import is_locked
 from zpipe.runtime.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_folders
 

@@ -16,12 +16,12 @@ from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import Watch
-from zpipe.runtime import descriptors, environment, locks
+from zpipe.runtime import environment, file_descriptors, locks
 from zpipe.runtime.locks import RunLock
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
-from zpipe.supervisor import occupants
+from zpipe.supervisor import run_conflicts
 from zpipe.supervisor.children import ChildDaemon, ChildDeath, is_temporary
 
 TURN_S = 0.1
@@ -76,7 +76,7 @@ class Supervisor:
         replay: Collection[InstanceKey] = (),
         drain_timeout_s: float = float("inf"),
     ) -> None:
-        descriptors.raise_limit()
+        file_descriptors.raise_limit()
         # The last stage comes first, so that consumers are there when the head starts.
         wanted = [
             (stage.name, instance)
@@ -352,7 +352,7 @@ def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection
     The lock is not taken before that check, since instances that see it join the run.
     """
     places = Places(config, env)
-    occupants.refuse(config, places, wanted)
+    run_conflicts.refuse(config, places, wanted)
     lock = RunLock(places.root, config.name)
     try:
         for key in wanted:

@@ -1,8 +1,8 @@
-"""The source of a head in a simulation. May live here: records that come at a pace, read up to a limit."""
+"""The source of a head in a simulation. May live here: records that come at a rate, read up to a limit."""
 
 from __future__ import annotations
 
-from zpipe.core.work.task import Chunk, DeadLetter, PastCalls
+from zpipe.core.work.task import CallHistory, Chunk, DeadLetter
 from zpipe.testing.clock import NEVER
 from zpipe.testing.simulated_plugin import Outputs, Spec
 
@@ -52,7 +52,7 @@ class SimulatedSource:
     def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter]]:
         """Up to `most` records: sections by outlet, the position of the last, their number, and what cannot be read."""
         spec = self._spec
-        count = self._paced(min(self._left, self.limit - self.emitted, max(most, spec.section)), now)
+        count = self._records_due(min(self._left, self.limit - self.emitted, max(most, spec.section)), now)
         first = self._start + self.emitted
         self.emitted += count
         self._left -= count
@@ -60,12 +60,12 @@ class SimulatedSource:
         letters = []
         for id in (f"{spec.name}:{n}" for n in range(first, first + count)):
             if spec.bad(id):
-                letters.append(DeadLetter("unreadable", "", PastCalls(attempts=1), None, id=id, raw=id))
+                letters.append(DeadLetter("unreadable", "", CallHistory(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
         return outputs.chunks(of_all=True), first + count, count, letters
 
-    def _paced(self, most: int, now: float) -> int:
+    def _records_due(self, most: int, now: float) -> int:
         """How many of `most` the source has come to by now. While it may not read, no record is made in advance but one."""
         if not self._spec.record_s:
             return most
@@ -78,5 +78,5 @@ class SimulatedSource:
 
     def _come(self, most: int, now: float) -> int:
         # Reckoned in records, a little early: what is due now must not be missed by a rounding.
-        pace = self._spec.record_s
-        return min(most, 1 + int((now - self._due) / pace + 1e-9)) if pace and now >= self._due else 0
+        record_s = self._spec.record_s
+        return min(most, 1 + int((now - self._due) / record_s + 1e-9)) if record_s and now >= self._due else 0

@@ -115,7 +115,7 @@ class Simulation(Processes):
                         consumer, route, lambda n: n.stage.upstream_received(node.key, frame, self.now)
                     ),
                 )
-            case act.Note(event, fields):
+            case act.LogEvent(event, fields):
                 if event in FAULTS and fields.get("sender") != STRANGER:
                     self.problems.append(f"{self.now:.4f} {mine}: {event} {fields}")
             case act.Publish(b"announcement", frame):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.errors import ExitCode, ZpipeError
-from zpipe.plugin import nearest_name
+from zpipe.plugin_loading import nearest_name
 
 CONFIGS = Path("/etc/zpipe")
 """The folder with the configs of pipelines that run as units."""

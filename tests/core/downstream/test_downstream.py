@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from session_names import SECRET, named, numbered
 
-from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply
+from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
@@ -71,8 +71,8 @@ def replies(actions: list[Action], kind: type[Any]) -> list[Any]:
     return [frame for frame in multipart if isinstance(frame, kind)]
 
 
-def notes(actions: list[Action]) -> list[tuple[str, str]]:
-    return [(action.event, action.fields["reason"]) for action in actions if isinstance(action, Note)]
+def log_events(actions: list[Action]) -> list[tuple[str, str]]:
+    return [(action.event, action.fields["reason"]) for action in actions if isinstance(action, LogEvent)]
 
 
 def welcomed(actions: list[Action]) -> bytes:
@@ -85,7 +85,7 @@ def refused(actions: list[Action]) -> str:
     """The reason, which the consumer hears and the log shows; nothing was opened or closed."""
     [refuse] = replies(actions, frames.Refuse)
     assert not any(isinstance(action, OpenSession | CloseSession) for action in actions)
-    assert [reason for _, reason in notes(actions)] == [refuse.reason]
+    assert [reason for _, reason in log_events(actions)] == [refuse.reason]
     reason: str = refuse.reason
     return reason
 
@@ -169,7 +169,7 @@ def test_a_statement_or_refuse_of_another_connection_changes_nothing() -> None:
     forged = statement(session, 1 << 40, received=3, released=3, floor=3, leaving=True)
     said = made.statement(OTHER, forged, 0.0, "203.0.113.9")
     assert [frame.reason for frame in replies(said, frames.Refuse)] == [frames.NO_SESSION]
-    assert notes(said) == [("statement.refused", "a statement came by another connection than its session's")]
+    assert log_events(said) == [("statement.refused", "a statement came by another connection than its session's")]
     assert made.refused(OTHER, frames.Refuse(session, "go away", 1), "203.0.113.9") == []
     assert (made.in_flight, made.outlets[0].acked) == (3, 0)
     assert made.statement(ROUTE, statement(session, 2, received=3, released=3, floor=3), 0.0, UNIX) == []
@@ -189,7 +189,7 @@ def test_a_consumer_may_give_its_session_up_and_say_why() -> None:
     made, session = in_session(messages=2)
     actions = made.refused(ROUTE, frames.Refuse(session, "has sent 9 messages: more than its credit", 1), UNIX)
     assert actions[0] == CloseSession(session)
-    assert notes(actions) == [("session.given_up", "has sent 9 messages: more than its credit")]
+    assert log_events(actions) == [("session.given_up", "has sent 9 messages: more than its credit")]
     assert (made.unsent, made.in_flight) == (2, 0)
 
 
@@ -224,7 +224,7 @@ def test_a_statement_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
     assert actions[0] == CloseSession(session)
     [refuse] = replies(actions, frames.Refuse)
     assert refuse.session == session and refuse.reason.startswith(reason)
-    assert notes(actions) == [("session.broken", refuse.reason)]
+    assert log_events(actions) == [("session.broken", refuse.reason)]
     assert (made.unsent, made.in_flight, made.outlets[0].acked) == (2, 0, acked)
     healed = welcomed(made.hello(ROUTE, hello(number=2), 0.0, UNIX))
     made.ready(healed)

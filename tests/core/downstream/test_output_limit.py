@@ -32,7 +32,7 @@ class Head:
         outlet.acked += count
 
     def told(self) -> list[int]:
-        return [gate.limit for gate in self.limit.moved(self.downstream, True) if isinstance(gate, LimitOutputs)]
+        return [action.limit for action in self.limit.update(self.downstream, True) if isinstance(action, LimitOutputs)]
 
 
 def test_a_source_far_from_its_limit_is_told_of_room_in_steps() -> None:

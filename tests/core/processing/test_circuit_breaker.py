@@ -9,7 +9,7 @@ from zpipe.core.policy import DeadPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
-from zpipe.core.work.task import DeadLetter, PastCalls
+from zpipe.core.work.task import CallHistory, DeadLetter
 from zpipe.testing import seeded_bytes
 
 GOOD, DEAD, RESUME = "good", "dead", "resume"
@@ -88,7 +88,7 @@ def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:
     head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, seeded_bytes("random"))
     head.opened()
     assert limits(head)[-1] > 100
-    unread = [DeadLetter("not JSON", "", PastCalls(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]
+    unread = [DeadLetter("not JSON", "", CallHistory(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]
     head.source_emitted([], 99, 100, unread)
     assert limits(head) == [100], "no more than it has given"
     head.pause(False)

@@ -106,7 +106,7 @@ def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
     shell.stage.processing.replay([letter(7)], 0.0)
     shell.turn()
     (task,) = shell.tasks
-    assert (task.attempt, task.past.attempts) == (1, 0)
+    assert (task.attempt, task.history.attempts) == (1, 0)
     assert task.slices[0].section.columns()[0] == ["id:7"]
     output = Chunk("", 1, section.encode(["id:7"], [1.0], [1], None), [0])
     shell.stage.task_done(task, Result([output]), 0.0)
@@ -132,12 +132,12 @@ def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
         shell.turn(100.0)
     (action,) = shell.letters
     replay = replay_of(action.letter.piece)
-    assert replay is not None and replay.number == 7 and action.letter.past.attempts == 2
+    assert replay is not None and replay.number == 7 and action.letter.history.attempts == 2
     shell.written()
     assert shell.removals == [] and len(shell.stage.processing.replays) == 0
 
 
-def test_replays_do_not_count_for_the_storm_guard() -> None:
+def test_replays_do_not_count_for_the_circuit_breaker() -> None:
     shell = Shell(stage(workers=1))
     for number in range(300):
         shell.stage.processing.replay([letter(number)], 0.0)
@@ -155,7 +155,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
     shell.stage.processing.replay([suspect, hopeless, letter(3)], 0.0)
     shell.turn()
     (task,) = shell.tasks
-    assert (task.alone, task.past.deaths) == (True, 1)
+    assert (task.alone, task.history.deaths) == (True, 1)
     shell.finish(task, True)
     (action,) = shell.letters
     assert f"ended the process of a worker {deaths} times" in action.letter.reason

@@ -12,7 +12,7 @@ from zpipe.core.processing.service_rate import ServiceRate
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
-from zpipe.core.work.task import HISTORY, Failure, PastCalls, Task, Verdict
+from zpipe.core.work.task import HISTORY_LINES, CallHistory, Failure, Task, Verdict
 
 
 def slices(*counts: int) -> list[Slice]:
@@ -32,7 +32,7 @@ def where(pieces: list[Slice]) -> list[tuple[int, int]]:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
 def test_a_task_finds_each_message_and_halves_without_loss(counts: list[int]) -> None:
     pieces = slices(*counts)
-    task = Task(1, pieces, PastCalls(), True)
+    task = Task(1, pieces, CallHistory(), True)
     assert task.count == sum(counts)
     assert where([task.at(n) for n in range(task.count)]) == where(pieces)
     with pytest.raises(IndexError):
@@ -49,54 +49,54 @@ DIED = Failure(0, "SIGSEGV", verdict=Verdict.DEATH)
 
 def test_delays_double_up_to_the_most_with_full_jitter() -> None:
     retries = Retries(RetryPolicy(attempts=5, delay_s=1.0, max_delay_s=10.0))
-    most = [retries.delay_s(FAILED, PastCalls(attempts=n), 0.999999) for n in range(1, 7)]
+    most = [retries.delay_s(FAILED, CallHistory(attempts=n), 0.999999) for n in range(1, 7)]
     assert most == pytest.approx([1, 2, 4, 8, 10, 10], rel=1e-5)
-    assert [retries.delay_s(FAILED, PastCalls(attempts=n), 0.0) for n in range(1, 7)] == [0.0] * 6
-    assert retries.delay_s(FAILED, PastCalls(attempts=10_000), 0.5) == 5.0
+    assert [retries.delay_s(FAILED, CallHistory(attempts=n), 0.0) for n in range(1, 7)] == [0.0] * 6
+    assert retries.delay_s(FAILED, CallHistory(attempts=10_000), 0.5) == 5.0
 
 
 def test_throttles_have_their_own_delays_and_a_delay_asked_for_is_kept() -> None:
     retries = Retries(RetryPolicy(delay_s=1.0, max_delay_s=10.0))
-    assert retries.delay_s(THROTTLED, PastCalls(attempts=4, throttles=1), 0.5) == 0.5
-    assert retries.delay_s(THROTTLED, PastCalls(throttles=3), 0.5) == 2.0
+    assert retries.delay_s(THROTTLED, CallHistory(attempts=4, throttles=1), 0.5) == 0.5
+    assert retries.delay_s(THROTTLED, CallHistory(throttles=3), 0.5) == 2.0
     asked = Failure(0, "", verdict=Verdict.THROTTLED, delay_s=30.0)
-    assert retries.delay_s(asked, PastCalls(throttles=1), 0.0) == 30.0
-    assert retries.delay_s(asked, PastCalls(throttles=1), 1.0) == 30.0 * (1 + SPREAD)
-    assert retries.delay_s(DIED, PastCalls(deaths=1), 0.9) == 0.0
+    assert retries.delay_s(asked, CallHistory(throttles=1), 0.0) == 30.0
+    assert retries.delay_s(asked, CallHistory(throttles=1), 1.0) == 30.0 * (1 + SPREAD)
+    assert retries.delay_s(DIED, CallHistory(deaths=1), 0.9) == 0.0
 
 
 def test_attempts_and_deaths_are_finite_and_throttles_are_not() -> None:
     retries = Retries(RetryPolicy(attempts=3, deaths=2))
-    assert [retries.exhausted(PastCalls(attempts=n)) for n in (1, 2, 3, 4)] == [False, False, True, True]
-    assert [retries.exhausted(PastCalls(deaths=n)) for n in (1, 2, 3)] == [False, True, True]
-    assert not retries.exhausted(PastCalls(attempts=2, throttles=1000, deaths=1))
-    assert Retries(RetryPolicy(attempts=1)).exhausted(PastCalls(attempts=1))
+    assert [retries.exhausted(CallHistory(attempts=n)) for n in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [retries.exhausted(CallHistory(deaths=n)) for n in (1, 2, 3)] == [False, True, True]
+    assert not retries.exhausted(CallHistory(attempts=2, throttles=1000, deaths=1))
+    assert Retries(RetryPolicy(attempts=1)).exhausted(CallHistory(attempts=1))
 
 
 @given(st.lists(st.sampled_from([verdict for verdict in Verdict if verdict is not Verdict.FAIL]), max_size=60))
-def test_a_past_counts_what_happened(verdicts: list[Verdict]) -> None:
-    past = PastCalls()
+def test_a_history_counts_what_happened(verdicts: list[Verdict]) -> None:
+    history = CallHistory()
     for verdict in verdicts:
-        past = past.after(Failure(0, verdict.value, verdict=verdict))
-    assert past.attempts == verdicts.count(Verdict.RETRY) + verdicts.count(Verdict.REJECT)
-    assert past.deaths == verdicts.count(Verdict.DEATH)
-    assert past.throttles <= verdicts.count(Verdict.THROTTLED)
-    assert len(past.history) == min(past.calls, HISTORY)
+        history = history.after(Failure(0, verdict.value, verdict=verdict))
+    assert history.attempts == verdicts.count(Verdict.RETRY) + verdicts.count(Verdict.REJECT)
+    assert history.deaths == verdicts.count(Verdict.DEATH)
+    assert history.throttles <= verdicts.count(Verdict.THROTTLED)
+    assert len(history.lines) == min(history.calls, HISTORY_LINES)
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 4)), max_size=12), st.floats(0, 10))
 def test_retries_come_when_they_are_due_and_in_order(entries: list[tuple[float, int]], now: float) -> None:
     retries = Retries(RetryPolicy())
     for n, (due_at, count) in enumerate(entries):
-        retries.add(slices(count), PastCalls(attempts=n), due_at)
+        retries.add(slices(count), CallHistory(attempts=n), due_at)
     assert retries.messages == sum(count for _, count in entries)
     assert retries.next_at == min((at for at, _ in entries), default=math.inf)
     popped = []
     while retries.next_at <= now:
         first = retries.first()
-        slices_, past = retries.pop()
+        slices_, history = retries.pop()
         assert slices_[0] is first
-        popped.append(past.attempts)
+        popped.append(history.attempts)
     expected = sorted((at, n) for n, (at, _) in enumerate(entries) if at <= now)
     assert popped == [n for _, n in expected]
     assert retries.messages == sum(count for at, count in entries if at > now)

@@ -12,7 +12,7 @@ from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
-from zpipe.core.work.task import DeadLetter, Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.work.task import CallHistory, DeadLetter, Failure, Result, Task, Verdict
 from zpipe.testing import seeded_bytes
 
 
@@ -77,8 +77,8 @@ class Bench:
         ]
         return Result([], failures=failures)
 
-    def dead(self) -> dict[int, PastCalls]:
-        return {letter.piece.start: letter.past for letter in self.letters if letter.piece is not None}
+    def dead(self) -> dict[int, CallHistory]:
+        return {letter.piece.start: letter.history for letter in self.letters if letter.piece is not None}
 
 
 def batching(messages: int) -> StagePolicy:
@@ -88,7 +88,7 @@ def batching(messages: int) -> StagePolicy:
 def test_a_rejected_message_is_dead_after_one_call() -> None:
     bench = Bench(5, StagePolicy())
     bench.run({2: Failure(0, "no such thing", verdict=Verdict.REJECT)})
-    assert bench.dead() == {2: PastCalls(attempts=1, history=("call 1: no such thing",))}
+    assert bench.dead() == {2: CallHistory(attempts=1, lines=("call 1: no such thing",))}
     assert (bench.counts.completed, bench.counts.dead) == (4, 1)
 
 
@@ -122,7 +122,7 @@ def test_a_batch_with_three_bad_messages_gives_three_dead_letters(verdict: Verdi
     assert (bench.counts.completed, bench.counts.dead) == (197, 3)
     assert len(calls) < 80
     assert {letter.reason for letter in bench.letters} == {f"bad {n}" for n in bad}
-    assert all(past.calls == 3 for past in bench.dead().values())
+    assert all(history.calls == 3 for history in bench.dead().values())
 
 
 def test_a_throttled_batch_waits_as_one() -> None:
@@ -140,7 +140,7 @@ def test_a_rejected_batch_is_dead_as_one() -> None:
 def test_messages_that_shared_a_task_with_a_death_go_on_uncounted() -> None:
     bench = Bench(3, StagePolicy())
     task = bench.processing.start(0.0, True)[0]
-    while task.count < 3:  # the first tasks are small, before the pace is known
+    while task.count < 3:  # the first tasks are small, before the service rate is known
         bench = Bench(3, StagePolicy())
         bench.processing._service_rate.measure(1000, 0.001)
         task = bench.processing.start(0.0, True)[0]
@@ -149,13 +149,13 @@ def test_messages_that_shared_a_task_with_a_death_go_on_uncounted() -> None:
     failures[2].index = 2
     bench.processing.done(task, Result([], failures=failures), 0.0)
     later = bench.processing.start(0.0, True)
-    pasts = {t.at(0).start: t.past for t in later}
-    while len(pasts) < 3:
+    histories = {t.at(0).start: t.history for t in later}
+    while len(histories) < 3:
         for t in later:
             bench.processing.done(t, Result([]), 0.0)
         later = bench.processing.start(0.0, True)
-        pasts |= {t.at(0).start: t.past for t in later}
-    assert pasts == {0: PastCalls(), 1: PastCalls(deaths=1, history=("call 1: SIGSEGV",)), 2: PastCalls()}
+        histories |= {t.at(0).start: t.history for t in later}
+    assert histories == {0: CallHistory(), 1: CallHistory(deaths=1, lines=("call 1: SIGSEGV",)), 2: CallHistory()}
 
 
 def answered(answers: list[Failure]) -> Bench:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from session_names import SECRET, named
 
-from zpipe.core.actions import Action, Note, Tell
+from zpipe.core.actions import Action, LogEvent, Tell
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import StagePolicy
 from zpipe.core.upstream.inlet import Inlet
@@ -19,9 +19,9 @@ PEER = ("a", 1)
 def make(suspects: SuspectedCalls | None = None) -> tuple[Upstreams, Inlet]:
     policy = StagePolicy()
     inlet = Inlet(policy.queue, policy.link, Counts())
-    intake = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy, suspects)
-    intake.connected(PEER, 0.0)
-    return intake, inlet
+    upstreams = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy, suspects)
+    upstreams.connected(PEER, 0.0)
+    return upstreams, inlet
 
 
 def hello(actions: list[Action]) -> frames.Hello:
@@ -37,59 +37,59 @@ def welcome(number: int, session: str = "s") -> frames.Welcome:
 
 
 def test_a_welcome_that_comes_again_after_the_line_is_down_opens_nothing() -> None:
-    intake, inlet = make()
-    number = hello(intake.hellos(0.0)).number
-    intake.heard(PEER, welcome(number), 0.1)
+    upstreams, inlet = make()
+    number = hello(upstreams.hellos(0.0)).number
+    upstreams.heard(PEER, welcome(number), 0.1)
     assert inlet.owner(named("s")) is not None
-    intake.disconnected(PEER)
-    intake.heard(PEER, welcome(number), 0.2)
+    upstreams.disconnected(PEER)
+    upstreams.heard(PEER, welcome(number), 0.2)
     assert inlet.owner(named("s")) is None
-    intake.connected(PEER, 0.3)
-    intake.heard(PEER, welcome(number), 0.4)
+    upstreams.connected(PEER, 0.3)
+    upstreams.heard(PEER, welcome(number), 0.4)
     assert inlet.owner(named("s")) is None
-    again = hello(intake.hellos(0.4)).number
+    again = hello(upstreams.hellos(0.4)).number
     assert again > number
-    intake.heard(PEER, welcome(again, "t"), 0.5)
+    upstreams.heard(PEER, welcome(again, "t"), 0.5)
     assert inlet.owner(named("t")) is not None
 
 
 def test_suspects_are_told_until_a_session_is_open_and_never_again() -> None:
     suspects: SuspectedCalls = {("a", "", 1): ("a1", [[7, 8, 1]]), ("a", "", 2): ("x", [[1, 2, 0]])}
-    intake, _ = make(suspects)
+    upstreams, _ = make(suspects)
     for now in (0.0, 1.0, 2.0):
-        said = hello(intake.hellos(now))
+        said = hello(upstreams.hellos(now))
         assert (said.suspects_of, said.suspects) == ("a1", [[7, 8, 1]])
-    intake.heard(PEER, welcome(said.number), 2.1)
-    intake.disconnected(PEER)
-    intake.connected(PEER, 3.0)
-    said = hello(intake.hellos(3.0))
+    upstreams.heard(PEER, welcome(said.number), 2.1)
+    upstreams.disconnected(PEER)
+    upstreams.connected(PEER, 3.0)
+    said = hello(upstreams.hellos(3.0))
     assert (said.suspects_of, said.suspects) == ("", [])
 
 
 def test_a_malformed_parcel_names_its_producer_and_its_kind() -> None:
-    intake, _ = make()
-    said = welcome(hello(intake.hellos(0.0)).number)
-    intake.heard(PEER, said, 0.1)
+    upstreams, _ = make()
+    said = welcome(hello(upstreams.hellos(0.0)).number)
+    upstreams.heard(PEER, said, 0.1)
     with pytest.raises(PeerError) as caught:
-        intake.parcel(frames.Parcel(said.session, 1, [[1, 2, 1, 1, 0]]), b"x", 0.2)
+        upstreams.parcel(frames.Parcel(said.session, 1, [[1, 2, 1, 1, 0]]), b"x", 0.2)
     assert (caught.value.peer, caught.value.kind) == ("a.1", "parcel")
 
 
 def test_two_sessions_of_one_name_are_refused_whoever_welcomes_to_the_second() -> None:
     policy = StagePolicy()
     inlet = Inlet(policy.queue, policy.link, Counts())
-    intake = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy)
+    upstreams = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy)
     for peer in (PEER, ("a", 2)):
-        intake.connected(peer, 0.0)
-    first, second = (frames.read(tell.frame) for tell in intake.hellos(0.0) if isinstance(tell, Tell))
+        upstreams.connected(peer, 0.0)
+    first, second = (frames.read(tell.frame) for tell in upstreams.hellos(0.0) if isinstance(tell, Tell))
     assert isinstance(first, frames.Hello) and isinstance(second, frames.Hello)
-    intake.heard(PEER, welcome(first.number), 0.1)
+    upstreams.heard(PEER, welcome(first.number), 0.1)
     with pytest.raises(PeerError, match=r"welcome\.session"):
-        intake.heard(("a", 2), welcome(second.number), 0.1)
-    intake.disconnected(("a", 2))
+        upstreams.heard(("a", 2), welcome(second.number), 0.1)
+    upstreams.disconnected(("a", 2))
     owner = inlet.owner(named("s"))
     assert owner is not None and owner.peer == PEER
-    intake.disconnected(PEER)
+    upstreams.disconnected(PEER)
     assert inlet.owner(named("s")) is None
 
 
@@ -101,12 +101,12 @@ HEARTBEAT_S = StagePolicy().link.heartbeat_s
 
 def opened(at: float = 0.0) -> tuple[Upstreams, Inlet]:
     """In session since `at`, with two statements made."""
-    intake, inlet = make()
-    intake.heard(PEER, welcome(hello(intake.hellos(at)).number), at)
+    upstreams, inlet = make()
+    upstreams.heard(PEER, welcome(hello(upstreams.hellos(at)).number), at)
     for _ in range(2):
         inlet.heartbeat(at)
         assert len(list(inlet.statements(at))) == 1
-    return intake, inlet
+    return upstreams, inlet
 
 
 def confirm(**more: int) -> frames.Confirm:
@@ -127,58 +127,58 @@ def confirm(**more: int) -> frames.Confirm:
 def test_a_confirm_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
     before: frames.Confirm, lie: frames.Confirm, reason: str
 ) -> None:
-    intake, inlet = opened()
-    assert intake.heard(PEER, before, 1.5) == []
-    tell, note = intake.heard(PEER, lie, 2.0)
+    upstreams, inlet = opened()
+    assert upstreams.heard(PEER, before, 1.5) == []
+    tell, event = upstreams.heard(PEER, lie, 2.0)
     assert isinstance(tell, Tell) and tell.peer == PEER
     refuse = frames.read(tell.frame)
     assert isinstance(refuse, frames.Refuse)
     assert refuse.session == named("s") and reason in refuse.reason
-    assert note == Note("session.broken", {"upstream": "a.1", "reason": refuse.reason})
+    assert event == LogEvent("session.broken", {"upstream": "a.1", "reason": refuse.reason})
     assert inlet.owner(named("s")) is None
-    intake.heard(PEER, welcome(hello(intake.hellos(2.0)).number, "t"), 2.1)
+    upstreams.heard(PEER, welcome(hello(upstreams.hellos(2.0)).number, "t"), 2.1)
     assert inlet.owner(named("t")) is not None
 
 
 def test_a_late_copy_of_a_confirm_is_no_lie_and_changes_nothing() -> None:
-    intake, inlet = opened()
+    upstreams, inlet = opened()
     [session] = inlet.sessions
-    assert intake.heard(PEER, confirm(number=2, lowest=5), 1.0) == []
-    assert intake.heard(PEER, confirm(number=1, lowest=4, need_bytes=99), 1.1) == []
+    assert upstreams.heard(PEER, confirm(number=2, lowest=5), 1.0) == []
+    assert upstreams.heard(PEER, confirm(number=1, lowest=4, need_bytes=99), 1.1) == []
     assert inlet.owner(named("s")) is not None and session.bytes.need == 0
-    assert intake.heard(PEER, confirm(number=2, lowest=5, need_bytes=99), 1.2) == []
+    assert upstreams.heard(PEER, confirm(number=2, lowest=5, need_bytes=99), 1.2) == []
     assert session.bytes.need == 99
 
 
 def test_a_session_that_the_producer_ends_for_a_reason_is_noted() -> None:
-    intake, inlet = opened()
-    [note] = intake.heard(PEER, frames.Refuse(named("s"), "acks parcel 4, of 3 received", 2), 2.0)
-    assert note == Note("session.refused", {"upstream": "a.1", "reason": "acks parcel 4, of 3 received"})
+    upstreams, inlet = opened()
+    [event] = upstreams.heard(PEER, frames.Refuse(named("s"), "acks parcel 4, of 3 received", 2), 2.0)
+    assert event == LogEvent("session.refused", {"upstream": "a.1", "reason": "acks parcel 4, of 3 received"})
     assert inlet.owner(named("s")) is None
-    hello(intake.hellos(2.0))
+    hello(upstreams.hellos(2.0))
 
 
 def test_a_session_that_is_over_is_begun_anew_at_once_and_nothing_is_noted() -> None:
-    intake, _ = opened(at=2.0)
-    assert intake.heard(PEER, frames.Refuse(named("s"), frames.NO_SESSION, 2), 2.01) == []
-    hello(intake.hellos(2.01))
+    upstreams, _ = opened(at=2.0)
+    assert upstreams.heard(PEER, frames.Refuse(named("s"), frames.NO_SESSION, 2), 2.01) == []
+    hello(upstreams.hellos(2.01))
 
 
 def test_two_that_misunderstand_each_other_open_a_session_a_heartbeat() -> None:
-    intake, _ = opened(at=2.0)
-    intake.heard(PEER, confirm(number=1 << 40), 2.01)
-    assert intake.hellos(2.01) == [] and intake.next_at() == 2.0 + HEARTBEAT_S
-    hello(intake.hellos(2.0 + HEARTBEAT_S))
+    upstreams, _ = opened(at=2.0)
+    upstreams.heard(PEER, confirm(number=1 << 40), 2.01)
+    assert upstreams.hellos(2.01) == [] and upstreams.next_at() == 2.0 + HEARTBEAT_S
+    hello(upstreams.hellos(2.0 + HEARTBEAT_S))
 
 
 def test_a_refused_hello_is_noted() -> None:
-    intake, _ = make()
-    number = hello(intake.hellos(0.0)).number
-    [note] = intake.heard(PEER, frames.Refuse(b"", "pipeline 'x': this is 'p'", number), 0.1)
-    assert note == Note("upstream.refuses", {"upstream": "a.1", "reason": "pipeline 'x': this is 'p'"})
-    assert intake.heard(PEER, frames.Refuse(b"", "of another hello", number + 1), 0.2) == []
+    upstreams, _ = make()
+    number = hello(upstreams.hellos(0.0)).number
+    [event] = upstreams.heard(PEER, frames.Refuse(b"", "pipeline 'x': this is 'p'", number), 0.1)
+    assert event == LogEvent("upstream.refuses", {"upstream": "a.1", "reason": "pipeline 'x': this is 'p'"})
+    assert upstreams.heard(PEER, frames.Refuse(b"", "of another hello", number + 1), 0.2) == []
 
 
 def test_hellos_show_the_secret() -> None:
-    intake, _ = make()
-    assert hello(intake.hellos(0.0)).secret == SECRET
+    upstreams, _ = make()
+    assert hello(upstreams.hellos(0.0)).secret == SECRET

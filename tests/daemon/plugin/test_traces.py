@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from zpipe.config import load
 from zpipe.core.wire.section import Section, encode
 from zpipe.core.work.delivery import Delivery, Slice
-from zpipe.core.work.task import Failure, PastCalls, Result, Task
+from zpipe.core.work.task import CallHistory, Failure, Result, Task
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.traces import HEADER, NS, ExportErrors, OpenTelemetry
 from zpipe.hookspecs import Context
@@ -111,8 +111,8 @@ def test_one_that_is_tried_again_waits_from_the_call_before(
     section = Section(encode(["read:1"], [0.0], ["x"], [message.headers]), 1, attempt=2)
     piece = Slice(Delivery([], lambda _: None), section, 0, 0, 1, time.monotonic() - 10)
     failed = Result([], failures=[Failure(0, "ValueError: no")], seconds=2.0)
-    made.done(Task(1, [piece], PastCalls(), batch=False), failed)
-    made.done(Task(2, [piece], PastCalls(attempts=1), batch=False), Result([], seconds=0.0))
+    made.done(Task(1, [piece], CallHistory(), batch=False), failed)
+    made.done(Task(2, [piece], CallHistory(attempts=1), batch=False), Result([], seconds=0.0))
     queue, work, queue_again, work_again = exported.get_finished_spans()
     assert all(span.start_time and span.end_time for span in (queue, work, queue_again, work_again))
     assert work.start_time - queue.start_time == pytest.approx(8 * NS, abs=NS)  # type: ignore[operator]
@@ -121,7 +121,7 @@ def test_one_that_is_tried_again_waits_from_the_call_before(
     assert queue_again.end_time == work_again.start_time
     assert [span.attributes["zpipe.attempt"] for span in (work, work_again)] == [2, 3]  # type: ignore[index]
     assert (work.status.description, work_again.status.description) == ("ValueError: no", None)
-    third = Task(3, [piece], PastCalls(), batch=False)
+    third = Task(3, [piece], CallHistory(), batch=False)
     made.done(third, Result([], seconds=0.0))
     assert exported.get_finished_spans()[4].start_time < work.end_time, "it is forgotten once it is done"  # type: ignore[operator]
 

@@ -9,7 +9,7 @@ import pytest
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
-from zpipe.core.work.task import PastCalls, Task
+from zpipe.core.work.task import CallHistory, Task
 from zpipe.daemon.storage.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
 
 PRODUCER = Producer("read", "", 2, "r1")
@@ -21,7 +21,7 @@ def task(first: int, count: int, pieces: int = 1) -> Task:
         body = section.encode([str(k) for k in range(count)], [0.0] * count, [None] * count, None)
         one = Section(body, count, first + n * count)
         slices.append(Slice(Delivery([one], lambda _: None, PRODUCER), one, 0, 0, count, 0.0))
-    return Task(1, slices, PastCalls(), False)
+    return Task(1, slices, CallHistory(), False)
 
 
 def numbers(path: Path) -> list[tuple[int, int]]:
@@ -113,7 +113,7 @@ def test_an_id_with_a_null_character_makes_no_wrong_ids(tmp_path: Path) -> None:
     one = Section(body, 2, 1)
     piece = Slice(Delivery([one], lambda _: None, PRODUCER), one, 0, 0, 2, 0.0)
     slot = CallJournal(path, 1).slot(0)
-    slot.begin(Task(1, [piece], PastCalls(), False))
+    slot.begin(Task(1, [piece], CallHistory(), False))
     slot.note[0] = 2
     assert ids_of(path) == [] and numbers(path) == [(2, 1)]
 
@@ -123,6 +123,6 @@ def test_a_section_that_cannot_be_decoded_has_no_ids(tmp_path: Path) -> None:
     one = Section(b"\xff" * 9, 2, 1)
     piece = Slice(Delivery([one], lambda _: None, PRODUCER), one, 0, 0, 2, 0.0)
     slot = CallJournal(path, 1).slot(0)
-    slot.begin(Task(1, [piece], PastCalls(), False))
+    slot.begin(Task(1, [piece], CallHistory(), False))
     slot.note[0] = 1
     assert ids_of(path) == [] and numbers(path) == [(1, 1)]

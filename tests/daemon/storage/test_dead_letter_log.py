@@ -61,7 +61,7 @@ def test_in_a_terminal_equal_ones_are_folded(log: logging.Logger, caplog: pytest
     assert said.turn(FOLD_S - 0.1) == FOLD_S and events(caplog) == []
     assert said.turn(FOLD_S) == FOLD_S + 1.0
     assert events(caplog) == [
-        "event=message.dead_too messages=4 equal_to=read:0 last=read:4 reason=\"KeyError: 'read:0'\""
+        "event=message.dead_repeated messages=4 equal_to=read:0 last=read:4 reason=\"KeyError: 'read:0'\""
     ]
     said.write(failed("read:5"), replayed=False, now=FOLD_S + 0.5)
     said.close()
@@ -86,7 +86,7 @@ def test_the_kinds_that_are_remembered_are_bounded_and_none_is_left_unsaid(
     assert len(events(caplog)) == MOST_KINDS
     tell(MOST_KINDS)
     too, new = events(caplog)
-    assert too.startswith("event=message.dead_too messages=1 equal_to=m0") and f"id=m{MOST_KINDS}" in new
+    assert too.startswith("event=message.dead_repeated messages=1 equal_to=m0") and f"id=m{MOST_KINDS}" in new
     tell(0)
     assert events(caplog)[-1].startswith("event=message.dead id=m0"), "it is shown anew, as it is not remembered"
 

@@ -10,7 +10,7 @@ import pytest
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
-from zpipe.core.work.task import PastCalls, Task
+from zpipe.core.work.task import CallHistory, Task
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.storage.last_life import (
     ENDED,
@@ -85,7 +85,7 @@ def in_a_call(tmp_path: Path, count: int) -> None:
     delivery = Delivery([one], lambda _: None, Producer("read", "", 1, "r1"))
     piece = Slice(delivery, one, 0, 0, count, 0.0)
     slot = CallJournal(tmp_path / "calls", 1).slot(0)
-    slot.begin(Task(1, [piece], PastCalls(), True))
+    slot.begin(Task(1, [piece], CallHistory(), True))
     slot.note[0] = 0xFFFFFFFF
 
 

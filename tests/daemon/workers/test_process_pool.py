@@ -12,7 +12,7 @@ import pytest
 from pools import bench, children, payloads, piece, section_of, task, wait_gone
 
 from zpipe.core.work.delivery import Slice
-from zpipe.core.work.task import PastCalls, Task, Verdict
+from zpipe.core.work.task import CallHistory, Task, Verdict
 from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.errors import OperatorError
 
@@ -114,7 +114,7 @@ def test_outputs_come_with_their_owners_and_failures_with_their_verdicts(tmp_pat
         assert (bad.index, bad.reason, bad.verdict) == (1, "ValueError: bad", Verdict.RETRY)
         assert "work.py" in bad.traceback
         assert (never.index, never.reason, never.verdict, never.traceback) == (3, "never", Verdict.REJECT, "")
-        assert payloads(pool.run(task(["attempt"], past=PastCalls(attempts=1, deaths=1)))) == [3]
+        assert payloads(pool.run(task(["attempt"], history=CallHistory(attempts=1, deaths=1)))) == [3]
 
 
 def test_a_section_that_was_cut_into_tasks_goes_over_once(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_a_section_that_was_cut_into_tasks_goes_over_once(tmp_path: Path) -> Non
         def part(*pieces: tuple[int, int]) -> list[Slice]:
             return [piece(whole, *one) for one in pieces]
 
-        assert payloads(pool.run(Task(1, part((0, 2)), PastCalls(), False))) == ["a", "b"]
-        assert payloads(pool.run(Task(2, part((2, 3), (4, 6)), PastCalls(), False))) == ["c", "e", "f"]
+        assert payloads(pool.run(Task(1, part((0, 2)), CallHistory(), False))) == ["a", "b"]
+        assert payloads(pool.run(Task(2, part((2, 3), (4, 6)), CallHistory(), False))) == ["c", "e", "f"]
         both = [piece(other, 1, 2), *part((0, 1))]
-        assert payloads(pool.run(Task(3, both, PastCalls(), False))) == ["y", "a"]
+        assert payloads(pool.run(Task(3, both, CallHistory(), False))) == ["y", "a"]
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_forked_copy_that_comes_back_answers_nothing_and_is_given_no_more_mess
         for number in range(5):
             batch = ["a", "fork", "b"]
             whole = section_of(batch)
-            result = pool.run(Task(number + 1, [piece(whole, 0, 3)], PastCalls(), False))
+            result = pool.run(Task(number + 1, [piece(whole, 0, 3)], CallHistory(), False))
             assert (result.failures, payloads(result)) == ([], batch)
         assert payloads(pool.run(task(["c fork"]))) == ["c fork"]
     assert (tmp_path / "called").read_text().split() == ["a", "fork", "b"] * 5 + ["c", "fork"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import piece, section_of
 
-from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.work.task import CallHistory, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange, worker_process
 from zpipe.daemon.workers.task_exchange import Pipe
@@ -52,7 +52,7 @@ def test_garbage_is_no_frame_and_nothing_worse(garbage: bytes) -> None:
 
 
 def sent(count: int, number: int = 7) -> Task:
-    return Task(number, [piece(section_of(list(range(count))), 0, count)], PastCalls(), False)
+    return Task(number, [piece(section_of(list(range(count))), 0, count)], CallHistory(), False)
 
 
 COUNT = 30
@@ -133,7 +133,7 @@ def test_a_result_that_does_not_fit_its_task_is_none(
 @given(st.booleans(), st.integers(1, 5), st.integers(0, 5))
 def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: bool, count: int, note: int) -> None:
     note = min(note, count)
-    task = Task(1, [piece(section_of(list(range(count))), 0, count)], PastCalls(), batch)
+    task = Task(1, [piece(section_of(list(range(count))), 0, count)], CallHistory(), batch)
     result = worker_process.died_result(task, note, "why", "trace", 1.0)
     assert [failure.index for failure in result.failures] == list(range(count)) and result.chunks == []
     dead = [failure.index for failure in result.failures if failure.verdict is Verdict.DEATH]

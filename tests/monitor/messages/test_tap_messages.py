@@ -15,8 +15,8 @@ from zpipe.core.wire import frames, section
 from zpipe.fixture import as_row, from_json, to_json
 from zpipe.messages import Message
 from zpipe.monitor.messages.condition import read_condition
-from zpipe.monitor.messages.messages_seen import SeenMessages
 from zpipe.monitor.messages.redaction import MARK, Redaction, read_names
+from zpipe.monitor.messages.tapped_messages import TappedMessages
 from zpipe.testing import load_fixture
 
 MESSAGE = Message(
@@ -250,8 +250,8 @@ def frame(first: int, count: int, passed: int, payload: Any = None, **more: Any)
 
 def passings(
     rate: float = 1000, link: Any = None, where: tuple[str, ...] = (), redact: tuple[str, ...] = ()
-) -> SeenMessages:
-    return SeenMessages(link, [read_condition(one) for one in where], Redaction(list(redact)), rate, 0.0)
+) -> TappedMessages:
+    return TappedMessages(link, [read_condition(one) for one in where], Redaction(list(redact)), rate, 0.0)
 
 
 def test_a_rate_spreads_over_a_section() -> None:

@@ -235,7 +235,7 @@ def test_a_limited_stage_is_named_with_the_limit_in_force() -> None:
     assert "held back 70% of the time by its limit of calls at once (4 now)" in found["why"]
 
 
-def test_a_stage_held_by_its_guard_is_named_with_what_it_says() -> None:
+def test_a_stage_held_by_its_circuit_breaker_is_named_with_what_it_says() -> None:
     model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 4000, unsent=UNSENT_BOUND)], budget=budget(blocked=0.9)))
     model.add(

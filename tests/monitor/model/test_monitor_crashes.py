@@ -7,7 +7,7 @@ from typing import Any
 from monitor_samples import CHAIN, config, snapshot
 
 from zpipe.monitor.export.metrics import METRICS
-from zpipe.monitor.figures import crash_text
+from zpipe.monitor.formatting import crash_text
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.details import details

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, config, snapshot
 
-from zpipe.monitor.following import due_at, follow, gather
 from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.monitor.snapshot_feed import due_at, follow, gather
 
 
 class Script:

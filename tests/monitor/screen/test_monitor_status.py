@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from monitor_samples import CHAIN, UNSENT_BOUND, budget, config, consumer, link, snapshot
 
-from zpipe.monitor.following import as_text
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Controls
 from zpipe.monitor.screen.screen import Shown, Size, screen
+from zpipe.monitor.snapshot_feed import as_text
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend_arrow
 from zpipe.monitor.table.pipeline_status import status

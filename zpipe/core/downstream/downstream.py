@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zpipe.core.actions import Action, CloseSession, Note, OpenSession, Reply, SendParcel
+from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply, SendParcel
 from zpipe.core.downstream import admission
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
@@ -171,7 +171,7 @@ class Downstream:
         consumer, problem = f"{hello.stage}.{hello.instance}"[:160], problem[: frames.MAX_TEXT_CHARACTERS]
         return [
             Reply(route, frames.write(frames.Refuse(b"", problem, hello.number))),
-            Note("hello.refused", {"sender": sender, "consumer": consumer, "reason": problem}),
+            LogEvent("hello.refused", {"sender": sender, "consumer": consumer, "reason": problem}),
         ]
 
     def _consumers(self, stage: str) -> ConsumerPolicy:
@@ -203,12 +203,12 @@ class Downstream:
             reason = "a statement came by another connection than its session's"
             return [
                 *refusal,
-                Note("statement.refused", {"sender": sender, "consumer": known[1].name, "reason": reason}),
+                LogEvent("statement.refused", {"sender": sender, "consumer": known[1].name, "reason": reason}),
             ]
         outlet, session = known
         if problem := session.problem_of(statement):
-            note = Note("session.broken", {"sender": sender, "consumer": session.name, "reason": problem})
-            return [*self.close(session.id), self._refuse(route, statement, problem), note]
+            event = LogEvent("session.broken", {"sender": sender, "consumer": session.name, "reason": problem})
+            return [*self.close(session.id), self._refuse(route, statement, problem), event]
         outlet.read_statement(session, statement, now)
         return [self._confirm(outlet, session)] if statement.reply else []
 
@@ -217,8 +217,8 @@ class Downstream:
         known = self._sessions.get(refuse.session)
         if known is None or known[1].route != route:
             return []
-        note = Note("session.given_up", {"sender": sender, "consumer": known[1].name, "reason": refuse.reason})
-        return [*self.close(refuse.session), note]
+        event = LogEvent("session.given_up", {"sender": sender, "consumer": known[1].name, "reason": refuse.reason})
+        return [*self.close(refuse.session), event]
 
     def _refuse(self, route: bytes, statement: frames.Statement, reason: str) -> Reply:
         return Reply(route, frames.write(frames.Refuse(statement.session, reason, statement.number)))
@@ -256,7 +256,7 @@ class Downstream:
         actions: list[Action] = []
         silence_s = self._policy.link.peer_timeout_s
         for session_id, (outlet, session) in list(self._sessions.items()):
-            unread = session.received < session.sequence and now - session.moved_at > silence_s
+            unread = session.received < session.sequence and now - session.progress_at > silence_s
             if now - session.heard_at > silence_s or unread:
                 actions += self.close(session_id)
             else:
@@ -266,7 +266,7 @@ class Downstream:
     def slept(self, now: float) -> None:
         """This process stood still: the silence was its own, so nobody is dead for it."""
         for _, session in self._sessions.values():
-            session.heard_at = session.moved_at = now
+            session.heard_at = session.progress_at = now
 
     def need_confirms(self) -> list[Action]:
         """Confirms to consumers whose byte limit is too low for the next message."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from zpipe.core.downstream.ages import Ages
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
 from zpipe.core.downstream.suspects import Suspects
+from zpipe.core.downstream.unsent_ages import Ages
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import frames

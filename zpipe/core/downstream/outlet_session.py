@@ -43,7 +43,7 @@ class OutletSession:
     ready       its PUSH is connected
     stated      it has stated its credit at least once
     heard_at    when it last said anything
-    moved_at    when it last received what was sent, or had received everything
+    progress_at when it last received what was sent, or had received everything
     """
 
     def __init__(self, id: bytes, hello: frames.Hello, route: bytes, now: float) -> None:
@@ -53,7 +53,7 @@ class OutletSession:
         self.ready = False
         self.stated = False
         self.heard_at = now
-        self.moved_at = now
+        self.progress_at = now
         self.leaving = False
         self.seen_stopped = False
         self.flights: dict[int, Flight] = {}
@@ -150,7 +150,7 @@ class OutletSession:
         if statement.number <= self.statement_number:
             return False
         if statement.received > self.received or statement.received == self.sequence:
-            self.moved_at = now
+            self.progress_at = now
         self.stated = True
         self.statement_number = statement.number
         self.limit_messages = statement.limit_messages

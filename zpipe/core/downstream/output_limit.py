@@ -29,7 +29,7 @@ class OutputLimit:
         """What the source may be read yet; None: there is no source."""
         return None if self._source is None else self._limit - self._source.emitted
 
-    def moved(self, downstream: Downstream, may_read: bool) -> list[LimitOutputs]:
+    def update(self, downstream: Downstream, may_read: bool) -> list[LimitOutputs]:
         """The limit, if it is time to tell it. `may_read`: the source may be read at all."""
         room = downstream.room
         limit = min(room, 1)

@@ -69,7 +69,7 @@ class CircuitBreaker:
         policy, seen = self._policy, self._good + self._dead
         if not self._storm and seen >= policy.storm_least and self._dead > policy.storm * seen:
             self._storm = (
-                f"{self._dead} of the last {seen} messages became dead letters (storm guard, dead.storm = {policy.storm:g}):"
+                f"{self._dead} of the last {seen} messages became dead letters (circuit breaker, dead.storm = {policy.storm:g}):"
                 " see zpipe dead list; zpipe resume has it go on"
             )
 

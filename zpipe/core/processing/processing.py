@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.limit.calls import Calls
+from zpipe.core.limit.limited_calls import Calls
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
@@ -20,7 +20,7 @@ from zpipe.core.processing.service_rate import ServiceRate
 from zpipe.core.processing.time_budget import Histogram, TimeBudget
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.work.delivery import Slice
-from zpipe.core.work.task import Chunk, DeadLetter, Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure, Result, Task, Verdict
 
 NEVER = float("inf")
 
@@ -81,7 +81,7 @@ class Processing:
             return None
         else:
             slices = self._take()
-        return self._begin(slices, PastCalls(deaths=max(slices[0].section.suspicion - 1, 0)), now)
+        return self._begin(slices, CallHistory(deaths=max(slices[0].section.suspicion - 1, 0)), now)
 
     def _must_wait(self, piece: Slice) -> bool:
         """A suspect is run alone, where its call can take others with it: else it could not be told who did it."""
@@ -99,7 +99,7 @@ class Processing:
                 return
             deaths = piece.section.suspicion - 1
             reason = f"its calls ended the process of a worker {deaths} times"
-            self.dead_letters.add(DeadLetter(reason, "", PastCalls(deaths=deaths), piece))
+            self.dead_letters.add(DeadLetter(reason, "", CallHistory(deaths=deaths), piece))
 
     def _free(self) -> bool:
         """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
@@ -141,11 +141,11 @@ class Processing:
         most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
         return self._inlet.take(most, policy.link.parcel_bytes)
 
-    def _begin(self, slices: list[Slice], past: PastCalls, now: float) -> Task:
+    def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
         self._number += 1
         self.calls.started(now)
         alone = bool(slices[0].section.suspicion) and not self._policy.isolated
-        task = Task(self._number, slices, past, self._policy.batch is not None, alone)
+        task = Task(self._number, slices, history, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
         return task
 
@@ -198,27 +198,29 @@ class Processing:
             self._fail_batch(task, failures[0], now)
             return
         for failure in failures:
-            piece, past = task.at(failure.index), task.past.after(failure)
-            if failure.verdict is Verdict.REJECT or self.retries.exhausted(past):
-                self.dead_letters.add(DeadLetter(failure.reason, failure.traceback, past, piece))
+            piece, history = task.at(failure.index), task.history.after(failure)
+            if failure.verdict is Verdict.REJECT or self.retries.exhausted(history):
+                self.dead_letters.add(DeadLetter(failure.reason, failure.traceback, history, piece))
             else:
-                self._try_again([piece], failure, past, now)
+                self._try_again([piece], failure, history, now)
 
     def _fail_batch(self, task: Task, failure: Failure, now: float) -> None:
         """A batch failed as one. Who is told to wait waits as one; else the bad message must be alone before it counts, and
         what is good in the batch must not wait for it."""
-        past = task.past.after(failure)
+        history = task.history.after(failure)
         if failure.verdict is Verdict.REJECT:
             for index in range(task.count):
-                self.dead_letters.add(DeadLetter(failure.reason, failure.traceback, past, task.at(index)))
-        elif failure.verdict is Verdict.THROTTLED or (failure.delay_s is not None and not self.retries.exhausted(past)):
-            self._try_again(task.slices, failure, past, now)
+                self.dead_letters.add(DeadLetter(failure.reason, failure.traceback, history, task.at(index)))
+        elif failure.verdict is Verdict.THROTTLED or (
+            failure.delay_s is not None and not self.retries.exhausted(history)
+        ):
+            self._try_again(task.slices, failure, history, now)
         else:
             for half in task.halves():
-                self.retries.add(half, PastCalls(), now)
+                self.retries.add(half, CallHistory(), now)
 
-    def _try_again(self, slices: list[Slice], failure: Failure, past: PastCalls, now: float) -> None:
-        self.retries.add(slices, past, now + self.retries.delay_s(failure, past, self._jitter()))
+    def _try_again(self, slices: list[Slice], failure: Failure, history: CallHistory, now: float) -> None:
+        self.retries.add(slices, history, now + self.retries.delay_s(failure, history, self._jitter()))
 
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""

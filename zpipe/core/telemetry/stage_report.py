@@ -54,7 +54,7 @@ class StageStatus:
     waiting_for: list[str]
 
     @property
-    def ending(self) -> bool:
+    def shutting_down(self) -> bool:
         """It is on its way out, or is to be."""
         return self.leaving or self.draining or self.state not in (State.STARTING, State.RUNNING)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zpipe.core.actions import Action, Note, Tell
+from zpipe.core.actions import Action, LogEvent, Tell
 from zpipe.core.policy import StagePolicy
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.inlet_session import InletSession
@@ -137,9 +137,9 @@ class Upstreams:
                         fault = frame.reason != frames.NO_SESSION
                         self._ask_anew(upstream, now, fault)
                         if fault:
-                            actions.append(_note("session.refused", upstream, frame.reason))
+                            actions.append(_log_event("session.refused", upstream, frame.reason))
                     elif not frame.session and frame.number == upstream.hello_number:
-                        actions.append(_note("upstream.refuses", upstream, frame.reason))
+                        actions.append(_log_event("upstream.refuses", upstream, frame.reason))
                 case _:
                     raise PeerError(f"a {frame.kind} from an upstream instance", frame.kind)
         return actions
@@ -153,7 +153,7 @@ class Upstreams:
         except PeerError as error:
             self._ask_anew(upstream, now, fault=True)
             refuse = frames.Refuse(session.id, str(error), confirm.number)
-            return [Tell(upstream.peer, frames.write(refuse)), _note("session.broken", upstream, str(error))]
+            return [Tell(upstream.peer, frames.write(refuse)), _log_event("session.broken", upstream, str(error))]
         return []
 
     def parcel(self, frame: frames.Frame, body: bytes, now: float) -> None:
@@ -259,5 +259,5 @@ class Upstreams:
         return names
 
 
-def _note(event: str, upstream: Upstream, reason: str) -> Note:
-    return Note(event, {"upstream": upstream.name, "reason": reason})
+def _log_event(event: str, upstream: Upstream, reason: str) -> LogEvent:
+    return LogEvent(event, {"upstream": upstream.name, "reason": reason})

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from zpipe.core.ledger import Derivation
 from zpipe.core.work.delivery import Slice
 
-HISTORY = 20
-"""Entries kept of what happened to a message: more say nothing new, and a message may be retried for days."""
+HISTORY_LINES = 20
+"""Lines kept of what happened to a message: more say nothing new, and a message may be retried for days."""
 
 
 DEAD = "dead"
@@ -79,24 +79,24 @@ class Result:
     ages: list[float] = field(default_factory=list)
 
 
-class PastCalls(NamedTuple):
+class CallHistory(NamedTuple):
     """What the plugin has made of a message (or of a group that was tried as one) so far.
 
     attempts   calls that failed and count;  throttles: calls in a row that were asked to slow down
     deaths     calls that ended their worker
-    history    a line for each of the last of them
+    lines      one for each of the last of them, for people
     """
 
     attempts: int = 0
     throttles: int = 0
     deaths: int = 0
-    history: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
     @property
     def calls(self) -> int:
         return self.attempts + self.deaths
 
-    def after(self, failure: Failure) -> PastCalls:
+    def after(self, failure: Failure) -> CallHistory:
         """With one more call, that ended so."""
         kind = failure.verdict
         if kind is Verdict.AGAIN:
@@ -104,24 +104,26 @@ class PastCalls(NamedTuple):
         if kind is Verdict.THROTTLED:
             return self._replace(throttles=self.throttles + 1)
         died = kind is Verdict.DEATH
-        history = (*self.history, f"call {self.calls + 1}: {failure.reason}")[-HISTORY:]
-        return PastCalls(self.attempts + (not died), 0, self.deaths + died, history)
+        lines = (*self.lines, f"call {self.calls + 1}: {failure.reason}")[-HISTORY_LINES:]
+        return CallHistory(self.attempts + (not died), 0, self.deaths + died, lines)
 
 
 class Task:
     """Messages handed to a worker in one go.
 
-    past     what happened to them before;  attempt: the number of this call of the plugin
+    history  what happened to them before;  attempt: the number of this call of the plugin
     batch    one call for all of them;  alone: no other task may run in the same process meanwhile
     """
 
-    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "number", "past", "slices")
+    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "history", "number", "slices")
 
-    def __init__(self, number: int, slices: list[Slice], past: PastCalls, batch: bool, alone: bool = False) -> None:
+    def __init__(
+        self, number: int, slices: list[Slice], history: CallHistory, batch: bool, alone: bool = False
+    ) -> None:
         self.number = number
         self.slices = slices
-        self.past = past
-        self.attempt = past.calls + 1
+        self.history = history
+        self.attempt = history.calls + 1
         self.batch = batch
         self.alone = alone
         self.count = sum(piece.count for piece in slices)
@@ -171,7 +173,7 @@ class DeadLetter:
 
     reason: str
     traceback: str
-    past: PastCalls
+    history: CallHistory
     piece: Slice | None
     derivation: Derivation | None = None
     id: str = ""

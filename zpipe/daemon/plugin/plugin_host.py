@@ -14,7 +14,7 @@ from typing import Any
 
 from zpipe.daemon.storage.store import SavedPosition, Store
 from zpipe.hookspecs import Context
-from zpipe.plugin import Plugin
+from zpipe.plugin_loading import Plugin
 from zpipe.runtime.logs import fields
 
 CLOSE_S = 5.0

@@ -17,7 +17,7 @@ from typing import Any
 
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
-from zpipe.core.work.task import Chunk, DeadLetter, Failure, PastCalls
+from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
 from zpipe.daemon.plugin.task_run import check_message, check_outlet
 from zpipe.errors import PluginError, Reject
@@ -243,7 +243,7 @@ def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
         position, payload = item
     raw = payload.raw if type(payload) is BadRecord else payload
     id = id or f"{stage}:{position_text(position)}"
-    return DeadLetter(failure.reason, failure.traceback, PastCalls(attempts=1), None, id=id, raw=raw)
+    return DeadLetter(failure.reason, failure.traceback, CallHistory(attempts=1), None, id=id, raw=raw)
 
 
 def position_text(position: Position) -> str:

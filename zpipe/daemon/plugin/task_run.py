@@ -22,7 +22,7 @@ from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
 from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
-from zpipe.plugin import nearest_name
+from zpipe.plugin_loading import nearest_name
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""

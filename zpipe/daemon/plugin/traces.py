@@ -195,9 +195,9 @@ class OpenTelemetry:
 
     def close(self) -> None:
         # The library's own limits are on single requests, of which there may be many.
-        ending = threading.Thread(target=self._provider.shutdown, name="zpipe-traces", daemon=True)
-        ending.start()
-        ending.join(FLUSH_S)
+        shutdown = threading.Thread(target=self._provider.shutdown, name="zpipe-traces", daemon=True)
+        shutdown.start()
+        shutdown.join(FLUSH_S)
 
 
 def _context(header: Any) -> Any:

@@ -14,9 +14,9 @@ from typing import Any
 from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import Result, Task, Verdict
-from zpipe.daemon.faults import Fault, RepeatedWrite
+from zpipe.daemon.outages import Outage, RepeatedWrite
 from zpipe.errors import OperatorError
-from zpipe.runtime import descriptors
+from zpipe.runtime import file_descriptors
 from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.places import Places
 
@@ -29,7 +29,7 @@ PATIENCE_S = 1.0
 class Health:
     """Used by the loop's thread.
 
-    faults  of other parts, to be shown
+    outages  of other parts, to be shown
     fail    ends the instance, with an event for the log and its reason
     """
 
@@ -39,7 +39,7 @@ class Health:
         lock: InstanceLock,
         me: Identity,
         log: logging.Logger,
-        faults: list[Fault],
+        outages: list[Outage],
         fail: Callable[[str, BaseException], None],
     ) -> None:
         self._places = places
@@ -47,10 +47,10 @@ class Health:
         self._me = me
         self._fail = fail
         state = f"cannot write in {places.state(me.stage, me.instance)}"
-        mark = Fault(log, "mark.unwritten", "mark.written", state)
-        pause = Fault(log, "pause.unwritten", "pause.written", state)
-        self._plugin = Fault(log, "plugin.waits", "plugin.goes_on", "the plugin", PATIENCE_S)
-        self._faults = [*faults, mark, pause, self._plugin]
+        mark = Outage(log, "stop_mark.unwritten", "stop_mark.written", state)
+        pause = Outage(log, "pause.unwritten", "pause.written", state)
+        self._plugin = Outage(log, "plugin.waits", "plugin.resumed", "the plugin", PATIENCE_S)
+        self._outages = [*outages, mark, pause, self._plugin]
         self._stop_mark = RepeatedWrite(mark)
         self._paused_mark = RepeatedWrite(pause)
         self._look_at = 0.0
@@ -59,7 +59,7 @@ class Health:
     @property
     def held_by(self) -> str:
         """What this instance waits for, in words; "" if for nothing outside the pipeline."""
-        return next((fault.text for fault in self._faults if fault.text), "")
+        return next((outage.text for outage in self._outages if outage.text), "")
 
     def mark_stopped(self, ended: bool, snapshot: dict[str, Any]) -> None:
         """Writes for others that the instance has stopped. Until that is written `may_exit` is false."""
@@ -87,8 +87,8 @@ class Health:
     def turn(self, now: float) -> float:
         """Tries again what could not be written, and looks at the descriptors and the lock. Returns when to call again."""
         if now >= self._look_at:
-            self._look_at = now + descriptors.LOOK_S
-            if self._null >= 0 and (problem := descriptors.exhausted(self._null)):
+            self._look_at = now + file_descriptors.LOOK_S
+            if self._null >= 0 and (problem := file_descriptors.exhausted(self._null)):
                 self.close()
                 self._fail("descriptors.exhausted", OperatorError(problem))
             try:

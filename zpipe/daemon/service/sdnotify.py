@@ -26,11 +26,11 @@ EXTENSION_S = 15.0
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """What the instance is doing. `progress` changes whenever something was finished; `ending`: it drains or leaves."""
+    """What the instance is doing. `progress` changes whenever something was finished; `shutting_down`: it drains or leaves."""
 
     text: str = ""
     progress: tuple[int, ...] = ()
-    ending: bool = False
+    shutting_down: bool = False
 
 
 class Notifier:
@@ -87,7 +87,7 @@ class Notifier:
     def _report(self, status: ServiceStatus) -> None:
         """STATUS, and more time to stop if something was finished since the last report."""
         lines = [f"STATUS={status.text}"]
-        if status.ending and status.progress != self._progress:
+        if status.shutting_down and status.progress != self._progress:
             lines.append(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * 1e6)}")
         self._progress = status.progress
         self.send(*lines)

@@ -38,10 +38,10 @@ def status_of(stage: Stage, held_by: str) -> ServiceStatus:
         parts.append(f"held: {held_by}")
     if status.leaving or status.draining:
         waits = [] if status.leaving else status.waiting_for
-        parts.append("ending" + (f", waits for {', '.join(waits)}" if waits else ""))
+        parts.append("shutting down" + (f", waits for {', '.join(waits)}" if waits else ""))
     # What a closing source still takes in is no progress towards its end.
     progress = (status.acked, status.finished) if status.finished is not None else (status.done, status.acked)
-    return ServiceStatus(", ".join(parts), progress, status.ending)
+    return ServiceStatus(", ".join(parts), progress, status.shutting_down)
 
 
 def process_figures(

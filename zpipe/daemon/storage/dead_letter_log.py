@@ -74,7 +74,7 @@ class DeadLetterLog:
     def _log_folded(self, folded: _Folded) -> None:
         if folded.messages:
             more = {"messages": folded.messages, "equal_to": folded.first, "last": folded.last}
-            self._log.warning(fields(event="message.dead_too", **more, reason=folded.reason))
+            self._log.warning(fields(event="message.dead_repeated", **more, reason=folded.reason))
             folded.messages = 0
 
 

@@ -16,10 +16,10 @@ from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
 from zpipe.core.telemetry.stage_report import following
 from zpipe.core.wire import cbor, section
-from zpipe.core.work.stored_letter import MESSAGE, RECORD, SECTION
+from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
-from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outages import NEVER, RETRY_S, Outage
 from zpipe.daemon.storage.call_journal import STORE
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.last_life import LastLife
@@ -56,7 +56,7 @@ class DeadLetterStore:
         log: logging.Logger,
         letter_log: DeadLetterLog,
     ) -> None:
-        self.fault = Fault(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
+        self.outage = Outage(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
         self.replay_due = not stage.head and store.dead_letters[0] > 0
         self._stage = stage
         self._store = store
@@ -93,7 +93,7 @@ class DeadLetterStore:
     def store(self, letter: DeadLetter) -> None:
         """Writes the letter, then tells the core."""
         if (
-            self.fault.text and self._writing
+            self.outage.text and self._writing
         ):  # one attempt shows whether there is room again, however many letters wait
             self._stage.letter_written(letter, False, time.monotonic())
             return
@@ -117,7 +117,7 @@ class DeadLetterStore:
             if error is None:
                 self._stage.letter_removed(number)
                 return
-            self.fault.failed(error)
+            self.outage.failed(error)
             self._unremoved.append(number)
             self._remove_at = time.monotonic() + RETRY_S
 
@@ -147,10 +147,10 @@ class DeadLetterStore:
         def then(error: Exception | None, _: None) -> None:
             self._writing = False
             if error is None:
-                self.fault.worked()
+                self.outage.worked()
                 self._log_letter(letter, row)
             else:
-                self.fault.failed(error)
+                self.outage.failed(error)
             self._stage.letter_written(letter, error is None, time.monotonic())
 
         self._ask(job, then)
@@ -184,7 +184,7 @@ class DeadLetterStore:
         if stopped_by and not self._stopped_by:
             self._log.error(fields(event="stage.held", reason=stopped_by))
         elif self._stopped_by and not stopped_by:
-            self._log.warning(fields(event="stage.goes_on"))
+            self._log.warning(fields(event="stage.resumed"))
         self._stopped_by = stopped_by
 
     def _expire(self) -> None:
@@ -218,7 +218,7 @@ class DeadLetterStore:
             now = time.monotonic()
             self._reading = False
             if found is None:
-                self.fault.failed(error)
+                self.outage.failed(error)
                 self._read_at = now + RETRY_S
             elif not found:
                 self.replay_due = self._marked_meanwhile
@@ -274,7 +274,7 @@ def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
     if letter.piece is not None and last_life.was_in_call(letter.piece):
         reason += f" (the last was {last_life.how})" if last_life.how else ""
         text = text or clean(last_life.traceback)
-    past = letter.past
+    history = letter.history
     return LetterRow(
         stage=stage,
         id=clean(id),
@@ -282,9 +282,9 @@ def _row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
         kind=kind,
         reason=reason,
         traceback=text,
-        attempts=past.attempts,
-        deaths=past.deaths,
-        history=tuple(map(clean, past.history)),
+        attempts=history.attempts,
+        deaths=history.deaths,
+        history=tuple(map(clean, history.lines)),
         headers=headers,
         payload=_encoded(payload),
     )

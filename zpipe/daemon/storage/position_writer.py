@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zpipe.core.actions import Commit
-from zpipe.daemon.faults import NEVER, RETRY_S, Fault
 from zpipe.daemon.mailbox import Mailbox
+from zpipe.daemon.outages import NEVER, RETRY_S, Outage
 from zpipe.daemon.storage.store import SavedPosition, Store
 
 
@@ -30,12 +30,12 @@ class PositionWriter:
         self,
         store: Store,
         mailbox: Mailbox,
-        fault: Fault,
+        outage: Outage,
         completed_by: Callable[[], str],
         stored: Callable[[int, bool], None],
         committed: Callable[[Any], None],
     ) -> None:
-        self.fault = fault
+        self.outage = outage
         self._before = SavedPosition()
         self._store = store
         self._mailbox = mailbox
@@ -85,10 +85,10 @@ class PositionWriter:
     def _done(self, commit: Commit, error: Exception | None) -> None:
         self._writing = False
         if error is None:
-            self.fault.worked()
+            self.outage.worked()
             self._stored(commit.count, commit.ended)
         else:
-            self.fault.failed(error)
+            self.outage.failed(error)
             self._retry_at = time.monotonic() + RETRY_S
             self._next = self._next or commit
         self.turn(time.monotonic())

@@ -65,7 +65,7 @@ class EventLoop:
             except BaseException as error:
                 # asyncio lets SystemExit and KeyboardInterrupt of a task through, also of one that a plugin has made. The call
                 # that waits for it hears of it as well; the others must go on.
-                self._log.error(fields(event="call.ended_the_loop", reason=reason_of(error)))
+                self._log.error(fields(event="event_loop.ended", reason=reason_of(error)))
         loop.close()
 
     def close(self) -> None:

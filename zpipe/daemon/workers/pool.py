@@ -16,7 +16,7 @@ from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.hookspecs import Context
-from zpipe.plugin import Plugin
+from zpipe.plugin_loading import Plugin
 
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]

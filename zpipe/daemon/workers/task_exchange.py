@@ -24,7 +24,7 @@ from zpipe.core.ledger import Owners
 from zpipe.core.wire import cbor
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
-from zpipe.core.work.task import Chunk, Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.work.task import CallHistory, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.storage.call_journal import Note
 from zpipe.errors import PeerError
 
@@ -151,7 +151,7 @@ class TaskReader:
             if not known:
                 self._section = Section(next(left), count, attempt=redelivery)
             slices.append(Slice(self._delivery(source), self._section, 0, start, stop, 0.0))
-        return Task(number, slices, PastCalls(attempts=attempt - 1), batch)
+        return Task(number, slices, CallHistory(attempts=attempt - 1), batch)
 
     def _delivery(self, source: str) -> Delivery:
         if source not in self._deliveries:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zpipe import plugin as plugins
+from zpipe import plugin_loading
 from zpipe.config.loading import read_options
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Result, Task
@@ -81,7 +81,7 @@ class WorkerMain:
     def _open(self) -> None:
         start = self._start
         path = Path(start["config"])
-        plugin = plugins.load(start["plugin"], path.parent)
+        plugin = plugin_loading.load(start["plugin"], path.parent)
         self._hooks = plugin.hooks
         self._context = Context(
             pipeline=start["pipeline"],

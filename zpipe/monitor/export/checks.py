@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from zpipe.monitor.figures import duration
+from zpipe.monitor.formatting import duration
 from zpipe.monitor.table.rows import upstream
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.metrics import METRICS, Distribution
-from zpipe.monitor.following import READ_INTERVAL_S, now_s
 from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.monitor.snapshot_feed import READ_INTERVAL_S, now_s
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from zpipe.monitor.following import SnapshotFeed
+    from zpipe.monitor.snapshot_feed import SnapshotFeed
 
 SCRAPER_TIMEOUT_S = 10.0
 """A scraper that does not ask or does not read is disconnected after this: as long as a Prometheus server waits by default."""

@@ -243,7 +243,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("held", ZERO_OR_ONE, INSTANCE, "1 while it waits for something outside the pipeline, such as room on a disk",
            whether("held_by"), "`zpipe monitor` and its log say for what; nothing is lost meanwhile"),
     _gauge("stopped_by_dead_letters", ZERO_OR_ONE, INSTANCE, "1 while it takes no more work: too many of its last messages became"
-           " dead letters (the storm guard), or as many are stored as `dead` allows", whether("stopped_by"),
+           " dead letters (the circuit breaker), or as many are stored as `dead` allows", whether("stopped_by"),
            "`zpipe dead list CONFIG`; mend the cause, then `zpipe resume CONFIG STAGE`, or replay or drop what is stored"),
     _gauge("build_info", ZERO_OR_ONE, (*INSTANCE, "version"), "Always 1; `version` is what the instance runs", builds,
            "several versions at once: somebody has to be started again"),
@@ -255,9 +255,9 @@ METRICS: tuple[Metric, ...] = (
            "growing: see `zpipe_bottleneck`"),
     _gauge("link_depth_bytes", "bytes", LINK, "Bytes of them", link("depth_bytes")),
     _gauge("link_oldest_seconds", "seconds", LINK, "How long the oldest that waits at either end has waited", link("oldest_s")),
-    _gauge("link_full_in_seconds", "seconds", LINK, "Until the producers can put nothing more, at this pace; 0: now. Only while"
+    _gauge("link_full_in_seconds", "seconds", LINK, "Until the producers can put nothing more, at this rate; 0: now. Only while"
            " it fills", link("full_in_s"), "then what comes before it is blocked, up to the source"),
-    _gauge("link_empty_in_seconds", "seconds", LINK, "Until nothing waits, at this pace. Only while it empties",
+    _gauge("link_empty_in_seconds", "seconds", LINK, "Until nothing waits, at this rate. Only while it empties",
            link("empty_in_s")),
     _counter("link_produced", PRODUCER, "Outputs made for the link", producer("produced", True)),
     _counter("link_acked", PRODUCER, "Outputs acked: finished with all that was made of them", producer("acked", True)),

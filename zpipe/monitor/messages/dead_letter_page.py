@@ -11,13 +11,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from zpipe.core.work.stored_letter import MESSAGE, StoredLetter
+from zpipe.core.work.stored_dead_letter import MESSAGE, StoredDeadLetter
 from zpipe.monitor.messages.payload import as_json_value, payload_text
 
 REASON_CHARACTERS = 200
 
 
-def row(letter: StoredLetter) -> dict[str, Any]:
+def row(letter: StoredDeadLetter) -> dict[str, Any]:
     """What `zpipe dead list --json` prints of a letter."""
     return {
         "letter": letter.name,
@@ -35,7 +35,7 @@ def row(letter: StoredLetter) -> dict[str, Any]:
     }
 
 
-def whole(letter: StoredLetter) -> dict[str, Any]:
+def whole(letter: StoredDeadLetter) -> dict[str, Any]:
     """What `zpipe dead show --json` prints of a letter."""
     return row(letter) | {
         "origin": letter.origin,
@@ -47,7 +47,7 @@ def whole(letter: StoredLetter) -> dict[str, Any]:
     }
 
 
-def table(letters: list[StoredLetter], now: float) -> Table:
+def table(letters: list[StoredDeadLetter], now: float) -> Table:
     """One line for each letter. The tries are its attempts; `+2d` after them says that its worker died twice."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     # rich shortens every column alike where there is too little room, but a shortened name names nothing.
@@ -65,7 +65,7 @@ def table(letters: list[StoredLetter], now: float) -> Table:
     return made
 
 
-def page(letter: StoredLetter, now: float) -> str:
+def page(letter: StoredDeadLetter, now: float) -> str:
     """Everything that is known of one letter."""
     lines = [
         f"letter     {letter.name}",

@@ -1,6 +1,6 @@
 """Following a tap: reading what it is sent, and printing each message as it comes.
 
-Must not live here: sockets (the command brings a TapFeed), and what a message looks like (`messages_seen`).
+Must not live here: sockets (the command brings a TapFeed), and what a message looks like (`tapped_messages`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError
-from zpipe.monitor.messages.messages_seen import SeenMessage, SeenMessages
+from zpipe.monitor.messages.tapped_messages import TappedMessage, TappedMessages
 
 TURN_S = 0.1
 
@@ -34,7 +34,7 @@ class TapFeed(Protocol):
         """Asks for what passes, waits at most so long for it, and returns what came."""
 
 
-def follow_tap(feed: TapFeed, seen_messages: SeenMessages, wait_s: float) -> Iterator[SeenMessage]:
+def follow_tap(feed: TapFeed, tapped_messages: TappedMessages, wait_s: float) -> Iterator[TappedMessage]:
     """Each message that is to be shown, until every instance has stopped. Blocks between.
 
     Raises NoPeerError if no instance answers within `wait_s`, OperatorError if this user may not look for them.
@@ -42,12 +42,12 @@ def follow_tap(feed: TapFeed, seen_messages: SeenMessages, wait_s: float) -> Ite
     deadline = time.monotonic() + wait_s
     while not feed.over:
         for frame in feed.poll(TURN_S):
-            yield from seen_messages.take(frame, time.time(), time.monotonic())
+            yield from tapped_messages.take(frame, time.time(), time.monotonic())
         if not feed.heard and time.monotonic() > deadline:
             raise feed.missing()
 
 
-def printer(as_json: bool, terminal: bool) -> Callable[[SeenMessage], None]:
+def printer(as_json: bool, terminal: bool) -> Callable[[TappedMessage], None]:
     """Prints a message to stdout: a line of JSON, or a heading and the payload, in colour on a terminal that wants it."""
     if as_json:
         return lambda seen: click.echo(seen.as_json())

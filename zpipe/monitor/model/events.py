@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-from zpipe.monitor.figures import crash_text
+from zpipe.monitor.formatting import crash_text
 
 MOST_EVENTS = 200
 GROWING = "growing"

@@ -4,7 +4,7 @@ Must not live here: what the figures mean. That is known to `forecast`.
 
 The constants are measured with the cases of the forecast's tests, in which every time to full or empty is within a quarter of
 what happens, and few are missing. A plain line through the last 60 points misses 11 of the 37 recorded ones: after a change of
-pace (a source that stops, the first second of a fast one), points from before the change keep it silent, or wrong by a factor of
+rate (a source that stops, the first second of a fast one), points from before the change keep it silent, or wrong by a factor of
 up to five. So the line begins anew where the figure turns. And batches move a figure in large steps: without the height of a
 step, times to full of what comes out of batches are a third too long, and a line within one step is taken for growth.
 """

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from zpipe.monitor import figures
+from zpipe.monitor import formatting
 from zpipe.monitor.model.run_ledger import RARE
 
 ALWAYS = ("received", "completed", "produced")
@@ -65,7 +65,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
         heads = {key: _SHORT_HEADS.get(key, key) for key in keys}
         gap = 1
         if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:
-            number = figures.count
+            number = formatting.count
             names = max(SHORTEST_NAME, LEDGER_WIDTH - _room(heads, rows, keys, number, gap))
     verdict = "balances" if ledger["balanced"] else "does not balance"
     title = f"{ledger['pipeline']}: the ledger {verdict} after {ledger['seconds']:.1f} s"
@@ -88,7 +88,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     if spare > 0:
         table.add_column("", min_width=spare)
     for name, row in rows.items():
-        table.add_row(figures.cut(name, names), *[number(row[key]) for key in keys])
+        table.add_row(formatting.cut(name, names), *[number(row[key]) for key in keys])
     return table
 
 

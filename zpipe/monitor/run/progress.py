@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
-from zpipe.monitor.following import now_s
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.run.drain_progress import DrainLines, Snapshots, holdings
+from zpipe.monitor.snapshot_feed import now_s
 from zpipe.monitor.table.pipeline_status import status
 
 REDRAW_S = 0.25

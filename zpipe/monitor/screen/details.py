@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from zpipe.core.ledger import COUNTS, OTHERS
-from zpipe.monitor.figures import count, crash_text, duration, precise, share, size
+from zpipe.monitor.formatting import count, crash_text, duration, precise, share, size
 from zpipe.monitor.model.incarnation import is_possible_time
 from zpipe.monitor.model.link import link_text
 from zpipe.monitor.table.columns import HANGS, Line, wrap

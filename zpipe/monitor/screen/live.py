@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 from zpipe.config import PipelineConfig
 from zpipe.errors import ZpipeError
-from zpipe.monitor.following import READ_INTERVAL_S, SnapshotFeed, SnapshotListener, due_at, now_s, read
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import Command, Controls
 from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
 from zpipe.monitor.screen.terminal import Terminal
+from zpipe.monitor.snapshot_feed import READ_INTERVAL_S, SnapshotFeed, SnapshotListener, due_at, now_s, read
 from zpipe.monitor.table.sparkline_history import RateHistory
 
-HURRY_S = 0.05
-"""Between two readings while instances are still to be heard of for the first time, for HURRIED_S."""
-HURRIED_S = 3.0
+STARTUP_READ_INTERVAL_S = 0.05
+"""Between two readings while instances are still to be heard of for the first time, for STARTUP_S."""
+STARTUP_S = 3.0
 
 
 SAID_S = 5.0
@@ -63,8 +63,8 @@ def show(
             if now >= min(read_at, draw_at):
                 missing = len(model.missing)
                 read(feed, model, 0.0, note)
-                hurry = bool(model.missing) and now - began < HURRIED_S
-                read_at = now + (HURRY_S if hurry else READ_INTERVAL_S)
+                starting = bool(model.missing) and now - began < STARTUP_S
+                read_at = now + (STARTUP_READ_INTERVAL_S if starting else READ_INTERVAL_S)
                 # Each that is heard of for the first time is shown at once; the last one completes the screen.
                 draw_at = now if len(model.missing) < missing else draw_at
             if now >= draw_at:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zpipe.monitor.figures import cut, visible
+from zpipe.monitor.formatting import cut, visible
 from zpipe.monitor.table.glyphs import Glyphs
 
 Span = tuple[str, str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zpipe.monitor.figures import count, share
+from zpipe.monitor.formatting import count, share
 from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs

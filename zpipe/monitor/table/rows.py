@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zpipe.monitor.figures import count, duration, percent, precise, share, size
+from zpipe.monitor.formatting import count, duration, percent, precise, share, size
 from zpipe.monitor.table.columns import LEFT, Column, Span
 from zpipe.monitor.table.glyphs import Glyphs, bar, sparkline, trend_arrow
 

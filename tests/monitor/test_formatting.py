@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from zpipe.monitor import figures
+from zpipe.monitor import formatting
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from zpipe.monitor import figures
     ],
 )
 def test_counts(number: float, text: str) -> None:
-    assert figures.count(number) == text
+    assert formatting.count(number) == text
     assert len(text) <= 5
 
 
@@ -29,28 +29,28 @@ def test_counts(number: float, text: str) -> None:
     ("number", "text"), [(0, "0 B"), (999, "999 B"), (4_300_000, "4.1 MiB"), (32 * 2**20, "32 MiB"), (2**40, "1.0 TiB")]
 )
 def test_sizes(number: float, text: str) -> None:
-    assert figures.size(number) == text
+    assert formatting.size(number) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.54, "0.5s"), (12, "12s"), (89, "89s"), (200, "3m"), (9000, "2h"), (1e6, "12d")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert figures.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 def test_rates() -> None:
-    assert figures.rate(12_345.6) == "12.3k/s"
-    assert figures.rate(None) == ""
+    assert formatting.rate(12_345.6) == "12.3k/s"
+    assert formatting.rate(None) == ""
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0004, "0.4ms"), (0.0251, "25ms"), (0.9996, "1.0s"), (12, "12s"), (0.00999, "10ms")]
 )
 def test_precise_times(seconds: float, text: str) -> None:
-    assert figures.precise(seconds) == text
+    assert formatting.precise(seconds) == text
 
 
 def test_a_name_is_cut_in_its_middle() -> None:
-    assert figures.cut("transform-07", 9) == "tran…m-07"
-    assert figures.cut("short", 9) == "short"
+    assert formatting.cut("transform-07", 9) == "tran…m-07"
+    assert formatting.cut("short", 9) == "short"

@@ -9,7 +9,7 @@ import logging
 import re
 from dataclasses import dataclass
 
-from zpipe.daemon.service.notes import LineLimit
+from zpipe.daemon.service.limited_log import LineLimit
 from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
 
@@ -31,7 +31,7 @@ class Source:
     sender: str = ""
 
 
-class MalformedLog:
+class MalformedFrameLog:
     """Used by one thread. A fault is distinct by its source, the kind of frame and the field; what stood in the field is not
     looked at, or random values would each be a new one."""
 

@@ -1,7 +1,7 @@
-"""Lines in the log that others can cause: of a refused peer, of an operator's request.
+"""A log with a limit for lines that others can cause: that a peer was refused, that an operator asked for something.
 
-May live here: which of such lines are written. Whoever reaches a socket could fill the disk with the log otherwise, or hide a
-fault of somebody else behind its own.
+Which of these lines are written belongs here. Without the limit whoever reaches a socket could fill the disk, or hide a fault of
+somebody else behind its own. Must not live here: what a line says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable
 
-from zpipe.core.actions import Note
+from zpipe.core.actions import LogEvent
 from zpipe.runtime.logs import fields
 
 MINUTE_S = 60.0
@@ -38,18 +38,18 @@ class LineLimit:
         return left_out
 
 
-class Notes:
+class LimitedLog:
     """Used by one thread."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._limits: dict[str, LineLimit] = {}
 
-    def write(self, note: Note, now: float) -> None:
+    def write(self, event: LogEvent, now: float) -> None:
         """Logs it, unless the same was logged in this minute, or too much of the kind."""
-        text = fields(event=note.event, **note.fields)
-        limit = self._limits.setdefault(note.event, LineLimit(LINES_A_MINUTE))
-        left_out = limit.admit(object() if note.repeats else text, now)
+        text = fields(event=event.event, **event.fields)
+        limit = self._limits.setdefault(event.event, LineLimit(LINES_A_MINUTE))
+        left_out = limit.admit(object() if event.repeats else text, now)
         if left_out is not None:
             text += f" {fields(left_out=left_out)}" if left_out else ""
-            self._log.log(logging.WARNING if note.warning else logging.INFO, text)
+            self._log.log(logging.WARNING if event.warning else logging.INFO, text)

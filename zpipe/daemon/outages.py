@@ -1,6 +1,6 @@
-"""What fails for a while and is tried again. It is logged at a limited rate, and shown as what holds the stage.
+"""Outages: a disk or a service that does not work for a while. They are logged at a limited rate, and shown.
 
-Remembering a failure belongs here, logging it, and when to try again. Must not live here: what is tried, which is its owner's.
+How an outage is remembered and logged belongs here, and when a failed write is tried again. Must not live here: what is written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RETRY_S = 1.0
 """It is tried again after this long: soon enough for people, and a thousand times too seldom to cost anything."""
 
 
-class Fault:
+class Outage:
     """One thing that may fail for a while. Used by one thread.
 
     text              what fails, with the error of the last attempt; "" while all is well
@@ -63,8 +63,8 @@ class Fault:
 class RepeatedWrite:
     """A call that writes a small file. It is made again every RETRY_S seconds until it raises no OSError."""
 
-    def __init__(self, fault: Fault) -> None:
-        self._fault = fault
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
         self._call: Callable[[], None] | None = None
         self._retry_at = NEVER
 
@@ -88,8 +88,8 @@ class RepeatedWrite:
         try:
             self._call()
         except OSError as error:
-            self._fault.failed(error)
+            self._outage.failed(error)
             self._retry_at = time.monotonic() + RETRY_S
         else:
-            self._fault.worked()
+            self._outage.worked()
             self._call, self._retry_at = None, NEVER

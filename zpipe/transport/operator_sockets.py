@@ -13,7 +13,7 @@ import zmq
 from zpipe.transport.sockets import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
 
 
-class Listener:
+class OperatorSockets:
     """One SUB to the control sockets of many instances, and requests to their feedback sockets. Used by one thread.
 
     Other topics than the given ones are not sent here at all.

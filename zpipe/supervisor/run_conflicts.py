@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Occupant:
+class RunningInstance:
     """An instance that runs. `pid` is 0 if it is not known; `unit` is the systemd unit that it runs as, "" if none."""
 
     name: str
@@ -42,7 +42,7 @@ def refuse(config: PipelineConfig, places: Places, wanted: Collection[InstanceKe
     systemd unit.
     """
     running = [
-        (key, _occupant(places, key))
+        (key, _running_instance(places, key))
         for key in ((stage, n) for stage in config.stages for n in sorted(places.instances(stage)))
         if places.alive(*key)
     ]
@@ -53,7 +53,7 @@ def refuse(config: PipelineConfig, places: Places, wanted: Collection[InstanceKe
         _refuse_folder(config, places, folder)
 
 
-def _occupant(places: Places, key: InstanceKey) -> Occupant:
+def _running_instance(places: Places, key: InstanceKey) -> RunningInstance:
     lock = places.runtime(*key) / "lock"
     pid = locks.holder(lock) or 0
     process = Path(f"/proc/{pid}")
@@ -64,7 +64,7 @@ def _occupant(places: Places, key: InstanceKey) -> Occupant:
         unit = _UNIT.search((process / "cgroup").read_text()) if pid else None
     except OSError:
         unit = None
-    return Occupant(f"{key[0]}.{key[1]}", pid, os.getuid() if uid is None else uid, unit[1] if unit else "")
+    return RunningInstance(f"{key[0]}.{key[1]}", pid, os.getuid() if uid is None else uid, unit[1] if unit else "")
 
 
 def _owner(path: Path) -> int | None:
@@ -74,7 +74,7 @@ def _owner(path: Path) -> int | None:
         return None
 
 
-def _running(config: PipelineConfig, obstacles: list[Occupant]) -> str:
+def _running(config: PipelineConfig, obstacles: list[RunningInstance]) -> str:
     more = f" and {len(obstacles) - _SHOWN} more" if len(obstacles) > _SHOWN else ""
     who = ", ".join(str(one) for one in obstacles[:_SHOWN]) + more
     units = any(one.unit for one in obstacles)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zpipe import plugin
+from zpipe import plugin_loading
 from zpipe.errors import PluginError
 
 IMPORT = "from zpipe import hookimpl\n"
@@ -27,13 +27,13 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def load(folder: Path) -> plugin.Plugin:
-    return plugin.load("./p.py", folder)
+def load(folder: Path) -> plugin_loading.Plugin:
+    return plugin_loading.load("./p.py", folder)
 
 
 def problem(name: str, folder: Path) -> str:
     with pytest.raises(PluginError) as raised:
-        plugin.load(name, folder)
+        plugin_loading.load(name, folder)
     return str(raised.value)
 
 
@@ -64,25 +64,25 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_by_entry_point(installed: Path, tmp_path: Path) -> None:
-    assert plugin.load("shout", tmp_path).hooks["zpipe_process"](1, 2) == (1, 2)
-    assert plugin.load("whisper", tmp_path).hooks["zpipe_process"](1, 2) == ("soft", 1)
+    assert plugin_loading.load("shout", tmp_path).hooks["zpipe_process"](1, 2) == (1, 2)
+    assert plugin_loading.load("whisper", tmp_path).hooks["zpipe_process"](1, 2) == ("soft", 1)
     assert "zpipe_broken" not in sys.modules
 
 
 def test_by_module_and_object(installed: Path, tmp_path: Path) -> None:
-    assert plugin.load("zpipe_double:soft.inner", tmp_path).hooks["zpipe_process"](1, 2) == ("soft", 1)
+    assert plugin_loading.load("zpipe_double:soft.inner", tmp_path).hooks["zpipe_process"](1, 2) == ("soft", 1)
 
 
 @pytest.mark.parametrize("name", ["./p.py", "p.py", "sub/../p.py", "{folder}/p.py"])
 def test_by_file(write: Write, name: str) -> None:
     folder = write(STEP)
     (folder / "sub").mkdir()
-    assert plugin.load(name.format(folder=folder), folder).takes_messages
+    assert plugin_loading.load(name.format(folder=folder), folder).takes_messages
 
 
 def test_an_object_in_a_file(write: Write) -> None:
     folder = write(IMPORT + "class P:\n    @hookimpl\n    def zpipe_process(self, message): return message\np = P()\n")
-    assert plugin.load("./p.py:p", folder).takes_messages
+    assert plugin_loading.load("./p.py:p", folder).takes_messages
 
 
 def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
@@ -90,12 +90,12 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "p.py").write_text(IMPORT + f"@hookimpl\ndef zpipe_process(): return {number}\n")
-    one, two = (plugin.load(f"{number}/p.py", tmp_path) for number in (1, 2))
+    one, two = (plugin_loading.load(f"{number}/p.py", tmp_path) for number in (1, 2))
     assert (one.hooks["zpipe_process"](0, 0), two.hooks["zpipe_process"](0, 0)) == (1, 2)
 
 
 def test_what_is_installed_is_listed(installed: Path) -> None:
-    assert [entry for entry in plugin.installed() if entry[1] == "double"] == [
+    assert [entry for entry in plugin_loading.installed() if entry[1] == "double"] == [
         ("broken", "double", "1.5"),
         ("lost", "double", "1.5"),
         ("shout", "double", "1.5"),

@@ -10,7 +10,7 @@ MESSAGE, RECORD, SECTION = "message", "record", "section"
 
 
 @dataclass(frozen=True)
-class StoredLetter:
+class StoredDeadLetter:
     """`number` is never used again in its instance's store.
 
     at, origin   seconds since the epoch: when it died last, when its source produced it

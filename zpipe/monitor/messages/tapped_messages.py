@@ -15,7 +15,7 @@ from zpipe.core.wire import frames, section
 from zpipe.errors import PeerError
 from zpipe.fixture import as_row, to_json
 from zpipe.messages import Message
-from zpipe.monitor.figures import visible
+from zpipe.monitor.formatting import visible
 from zpipe.monitor.messages.condition import Condition
 from zpipe.monitor.messages.redaction import Redaction
 
@@ -27,7 +27,7 @@ Link = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class SeenMessage:
+class TappedMessage:
     """One message; `at`: when it was seen, seconds since the epoch. `entered`: as the consumer got it."""
 
     at: float
@@ -70,7 +70,7 @@ def _shown(value: Any) -> str:
     return visible(text if len(text) <= LONGEST_PAYLOAD else f"{text[:LONGEST_PAYLOAD]}… ({len(text):,} characters)")
 
 
-class SeenMessages:
+class TappedMessages:
     """Chooses what is shown of the messages that pass: those that meet all conditions, at most `rate` a second.
 
     link     only messages on this link; None: on all links
@@ -105,7 +105,7 @@ class SeenMessages:
             parts.append(f"{self.hidden:,} too large to be shown, or not to be decoded")
         return "messages: " + ", ".join(parts)
 
-    def take(self, frame: frames.Tap, at: float, now: float) -> list[SeenMessage]:
+    def take(self, frame: frames.Tap, at: float, now: float) -> list[TappedMessage]:
         """The messages of one section that are to be shown. If there are more than the rate allows, they are picked evenly."""
         link = frame.upstream, frame.outlet, frame.consumer
         if self._link not in (None, link):
@@ -130,7 +130,7 @@ class SeenMessages:
         self.shown += room
         chosen = (found[n * len(found) // room] for n in range(room))
         return [
-            SeenMessage(at, frame.stage, frame.instance, link, frame.peer, self._redaction(message))
+            TappedMessage(at, frame.stage, frame.instance, link, frame.peer, self._redaction(message))
             for message in chosen
         ]
 

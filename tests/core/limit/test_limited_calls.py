@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
-from zpipe.core.limit.calls import Calls
+from zpipe.core.limit.limited_calls import Calls
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
-from zpipe.core.work.task import Failure, PastCalls, Result, Task, Verdict
+from zpipe.core.work.task import CallHistory, Failure, Result, Task, Verdict
 from zpipe.testing import Simulation, Spec, seeded_bytes
 
 
@@ -86,7 +86,7 @@ def test_what_a_result_tells(failures: list[Failure], throttled: bool, failed: b
     told = []
     assert calls.limiter is not None
     calls.limiter.finished = lambda *given: told.append(given)  # type: ignore[method-assign]
-    calls.ended(Task(1, [slices(2)], PastCalls(), True), Result([], failures=failures, seconds=0.5), 3.0)
+    calls.ended(Task(1, [slices(2)], CallHistory(), True), Result([], failures=failures, seconds=0.5), 3.0)
     assert told == [(3.0, 0.5, throttled, failed, None)]
 
 
@@ -94,7 +94,7 @@ def test_the_longest_wait_that_was_asked_for_counts() -> None:
     calls = Calls(LimitPolicy("aimd", start=1), 0.0)
     calls.started(0.0)
     failures = [Failure(n, "r", verdict=Verdict.THROTTLED, delay_s=delay) for n, delay in enumerate((None, 7.0, 3.0))]
-    calls.ended(Task(1, [slices(3)], PastCalls(), True), Result([], failures=failures), 1.0)
+    calls.ended(Task(1, [slices(3)], CallHistory(), True), Result([], failures=failures), 1.0)
     assert calls.next_at(1.0) == 8.0
 
 
@@ -104,7 +104,7 @@ def test_a_limit_comes_and_goes_while_calls_are_under_way() -> None:
     calls.set_limit(LimitPolicy("fixed", max=3), 5, 1.0)
     assert not calls.may_start(1.0)
     for _ in range(5):
-        calls.ended(Task(1, [slices(1)], PastCalls(), False), Result([]), 2.0)
+        calls.ended(Task(1, [slices(1)], CallHistory(), False), Result([]), 2.0)
     assert calls.may_start(2.0) and calls.at_once(7) == 3
     calls.set_limit(None, 0, 3.0)
     assert calls.report(3.0) is None

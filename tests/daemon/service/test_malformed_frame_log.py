@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from zpipe.core.wire import cbor, frames
-from zpipe.daemon.service.malformed import FAULTS_A_MINUTE, MalformedLog, Source
-from zpipe.daemon.service.notes import MINUTE_S
+from zpipe.daemon.service.limited_log import MINUTE_S
+from zpipe.daemon.service.malformed_frame_log import FAULTS_A_MINUTE, MalformedFrameLog, Source
 from zpipe.errors import PeerError
 
 
@@ -20,7 +20,7 @@ def broken(sequence: object) -> PeerError:
 
 
 def test_one_fault_with_other_values_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    log = MalformedLog(logging.getLogger("malformed"))
+    log = MalformedFrameLog(logging.getLogger("malformed"))
     for n in range(5):
         log.note(Source("inbox", "read.1"), broken(-1 - n), 0.0)
     assert caplog.messages == [
@@ -31,7 +31,7 @@ def test_one_fault_with_other_values_is_one_line_a_minute(caplog: pytest.LogCapt
 
 
 def test_ten_distinct_faults_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    log = MalformedLog(logging.getLogger("malformed"))
+    log = MalformedFrameLog(logging.getLogger("malformed"))
     for n in range(FAULTS_A_MINUTE + 1):
         log.note(Source("feedback", sender=f"uid 1, pid {n}"), broken("x"), 1.0)
     assert len(caplog.messages) == FAULTS_A_MINUTE
@@ -40,7 +40,7 @@ def test_ten_distinct_faults_a_minute(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_fault_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    log = MalformedLog(logging.getLogger("malformed"))
+    log = MalformedFrameLog(logging.getLogger("malformed"))
     errors = [broken(-1), PeerError("a hello in the inbox", "hello"), PeerError("not the CBOR of the protocol: x")]
     for error in [*errors, *errors, PeerError("not the CBOR of the protocol: y")]:
         log.note(Source("inbox"), error, 0.0)
