@@ -28,12 +28,15 @@ $(BIN)/python:
 	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
+# pip compiles what it copies, but not a checkout. Where PYTHONDONTWRITEBYTECODE is set, each start of a daemon would compile it all.
 $(RUNTIME): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q zpipe plugins
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m compileall -q zpipe plugins
 	@touch $@ $(RUNTIME)
 
 demo: $(RUNTIME) ## index the Python standard library into SQLite, then search it (QUERY='...')
