@@ -29,12 +29,15 @@ $(BIN)/python:
 	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
+# pip compiles what it copies, but not a checkout. Where PYTHONDONTWRITEBYTECODE is set, each start of a daemon would compile it all.
 $(RUNTIME): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q zpipe plugins
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m compileall -q zpipe plugins
 	@touch $@ $(RUNTIME)
 
 $(BENCH): pyproject.toml | $(BIN)/python

@@ -390,7 +390,7 @@ class Stage:
         if self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
-            self._heartbeat_at = now + self.policy.link.heartbeat_s
+            self._heartbeat_at = following(now, self.policy.link.heartbeat_s)
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None

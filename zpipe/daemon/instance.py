@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import signal
 import sys
 import threading
@@ -43,8 +42,7 @@ from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.last_life import LastLifeFiles
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.storage.store import Store
-from zpipe.daemon.workers.pool import make_pool
-from zpipe.daemon.workers.process_pool import ProcessPool
+from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
@@ -53,7 +51,7 @@ from zpipe.runtime import environment, file_descriptors, locks, logs, running_pi
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
-from zpipe.runtime.signals import Signals
+from zpipe.runtime.signals import FOLDER_CHANGED, Signals
 from zpipe.transport.sockets import Sockets
 
 SWITCH_S = 0.0005
@@ -74,7 +72,7 @@ class Instance:
         self._env = env
         self._settings = config.stages[stage]
         self._number = instance
-        self._incarnation = secrets.token_hex(6)
+        self._incarnation = os.urandom(6).hex()
         self._replaying = env.get(environment.REPLAY) == "1"
         self._total: int | None = None
         self._stop_signals = 0
@@ -113,7 +111,9 @@ class Instance:
         outages = [self._position_writer.outage, self._dead_letters.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
+        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
+        self._signals.watch_folder(self._places.root)
         self.loop = self._make_loop()
 
     # ---- making the parts
@@ -160,7 +160,7 @@ class Instance:
             config.consumers(settings.name),
             stage_policy(config, settings, self._places.root),
             time.monotonic(),
-            secrets.token_bytes,
+            os.urandom,
             random.random,
             self._process_figures,
             self._last_life.suspects,
@@ -174,7 +174,7 @@ class Instance:
         outlets = self._config.outlets(self._settings.name)
         return SourceThread(hook, self._context, self.stage, outlets, self._mailbox.wake, self._source_failed)
 
-    def _make_workers(self) -> ThreadPool | ProcessPool | None:
+    def _make_workers(self) -> Pool | None:
         if self._host.plugin.is_source:
             return None
         policy = self.stage.policy
@@ -193,8 +193,7 @@ class Instance:
         )
 
     def _make_loop(self) -> Loop:
-        discovery = Discovery(self._config, self._places, self.stage, self._sockets)
-        parts: list[Part] = [self._position_writer, self._dead_letters, discovery, self._notifier, self._health]
+        parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
         if self._source is not None:
             parts.append(self._source)
         wakeup = self._mailbox.wakeup
@@ -259,6 +258,9 @@ class Instance:
         for number in self._signals.read():
             if number == signal.SIGHUP:
                 self._reload()
+                continue
+            if number == FOLDER_CHANGED:
+                self._discovery.look_soon()
                 continue
             self._stop_signals += 1
             if self._stop_signals > 1:

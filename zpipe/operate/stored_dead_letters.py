@@ -70,7 +70,7 @@ class StoredDeadLetters:
             for instance in self._places.stored(stage)
             if _exists(path := self._places.state(stage, instance) / dead_letter_table.STATE_FILE)
         }
-        if not self._files:
+        if not any(map(self._places.stored, config.stages)):
             where = self._places.state("", 0).parent
             raise NoPeerError(
                 f"nothing of pipeline {config.name!r} is kept in {where}: has it run on this machine, as this user?"

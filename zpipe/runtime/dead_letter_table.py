@@ -7,11 +7,13 @@ goes when the message is a dead letter once more, the row when all that was deri
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import sqlite3
 
 STATE_FILE = "state.db"
 """In the state folder of an instance. Its position is in the same file, since one disk write makes both durable."""

@@ -109,8 +109,8 @@ class Processing:
             self.dead_letters.add(DeadLetter(reason, "", CallHistory(deaths=deaths), piece))
 
     def _free(self) -> bool:
-        """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
-        quick = (self._service_rate.service_s or 1.0) < self._service_rate.task_s
+        """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
+        quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
         ahead = quick and self._policy.batch is None and self.calls.limiter is None
         slots = self._policy.workers + ahead
         return len(self.tasks) < slots and not (self.paused or self._alone or self._downstream.full)

@@ -4,14 +4,14 @@ live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread."""
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.stage_report import following
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
@@ -27,6 +27,9 @@ from zpipe.runtime.dead_letter_table import LetterRow, Marked
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
+if TYPE_CHECKING:
+    import sqlite3
+
 T = TypeVar("T")
 READ_S = 0.1
 """Letters to be replayed are read for this much time at once: reading them one by one would cost a wake-up each."""
@@ -36,8 +39,8 @@ _SENT = ("id", "stage", "reason", "traceback", "attempts", "deaths", "origin")
 
 
 class DeadLetterStore:
-    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start, as the last life may have left
-    some.
+    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start if letters
+    are stored, as the last life may have left some.
 
     last_life  how the life before ended: a letter that is replayed must not end every life
     """
@@ -52,7 +55,7 @@ class DeadLetterStore:
         letter_log: DeadLetterLog,
     ) -> None:
         self.outage = Outage(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self.replay_due = not stage.head
+        self.replay_due = not stage.head and store.dead_letters[0] > 0
         self._stage = stage
         self._store = store
         self._mailbox = mailbox
@@ -157,14 +160,15 @@ class DeadLetterStore:
         log_at = self._letter_log.turn(now)
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_S
-            self._expire()
+            if self._stage.dead_letters_stored:
+                self._expire()
         if now >= self._remove_at:
             self._remove_at = NEVER
             numbers, self._unremoved = self._unremoved, []
             for number in numbers:
                 self.remove(number)
         if self._stage.dead_letters_stored and now >= self._count_at:  # an operator may have dropped some
-            self._count_at = now + RETRY_S
+            self._count_at = following(now, RETRY_S)
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()

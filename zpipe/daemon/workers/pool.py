@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
@@ -14,17 +15,18 @@ from zpipe.daemon.handover import Handover
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
-from zpipe.daemon.workers.worker_process import WorkerProcess
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
+
+if TYPE_CHECKING:
+    from zpipe.daemon.workers.process_pool import ProcessPool
 
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
 CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
 """Of the context of a plugin, what a worker process is told; the rest it makes itself."""
-Pool = ThreadPool | ProcessPool
+Pool: TypeAlias = "ThreadPool | ProcessPool"
 """Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
 died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
 
@@ -40,7 +42,7 @@ def make_pool(
     done: Done,
     log: logging.Logger,
     handover: Handover,
-) -> ThreadPool | ProcessPool:
+) -> Pool:
     """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
 
     def pass_on(task: Task, chunks: list[Chunk]) -> None:
@@ -63,6 +65,9 @@ def make_pool(
             log,
             handover,
         )
+    from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
+    from zpipe.daemon.workers.worker_process import WorkerProcess
+
     start = {
         "config": str(config.path),
         "text": config.text,
