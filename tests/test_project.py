@@ -45,6 +45,7 @@ CORE_MAY_IMPORT = {
     "json",  # the codec alone: no file of it
     "math",
     "operator",
+    "ormsgpack",
     "re",
     "struct",
     "types",
