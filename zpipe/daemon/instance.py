@@ -373,7 +373,7 @@ def stage_policy(config: PipelineConfig, settings: StageConfig, runtime_root: Pa
         dead=settings.dead,
         batch=settings.batch,
         limit=settings.limit,
-        link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4)),
+        link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4), codec=settings.codec),
         consumers={
             name: _consumer_policy(config.stages[name], runtime_root) for _, name in config.consumers(settings.name)
         },

@@ -70,6 +70,7 @@ class Upstreams:
         self._inlet = inlet
         self._policy = policy
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
+        self._codecs: list[str] = list(dict.fromkeys(("cbor", policy.link.codec)))
         self._hello_number = 0
         self._changed = False
         self._state = self.recount()
@@ -222,6 +223,7 @@ class Upstreams:
                 upstream.hello_number,
                 self._policy.queue.messages,
                 *self._suspects.get(upstream.key, ("", [])),
+                self._codecs,
             )
             actions.append(Tell(upstream.peer, frames.write(hello)))
         return actions
