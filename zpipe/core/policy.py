@@ -101,11 +101,11 @@ class LinkPolicy:
     queue_time_s: float = 0.05
     parcel_messages: int = 1024
     section_messages: int = 256
-    parcel_bytes: int = 256 * KIB
+    parcel_bytes: int = 1 * MIB
     max_message_bytes: int = 16 * MIB
     codec: Codec = "msgpack"
     unsent_messages: int = 2048
-    unsent_bytes: int = 1 * MIB
+    unsent_bytes: int = 2 * MIB
 
 
 @dataclass(frozen=True)
