@@ -1,7 +1,7 @@
-"""A stage: the core's parts put together, and the only face the shell sees.
+"""A stage: the core's parts put together. The shell hands it events, calls `turn`, and performs the actions that come back.
 
-May live here: entry points for events, the order of things after them, and the moves of the lifecycle. What a part knows,
-it decides itself. An event changes state; `turn` then does all that follows from it and collects the actions.
+The entry point of each event belongs here, the order of what follows from it, and the moves of the lifecycle. Must not live here:
+what a part can decide by itself. An event changes state; `turn` then does all that follows from it and collects the actions.
 """
 
 from __future__ import annotations

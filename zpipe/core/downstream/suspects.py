@@ -1,7 +1,7 @@
-"""Messages that may have killed a consumer. May live here: who is suspected how much; not what anybody does about it.
+"""Messages that may have killed a consumer, and how strongly each is suspected. Must not live here: sending them.
 
-A message that was in a call of the plugin when its process died is suspected. Alone in the call, it is the one; in company it
-may be, so it goes to consumers by itself, and whoever has it runs nothing beside it: the next death tells.
+A message that was in a call of the plugin when its process died is suspected. If it was alone in the call, it is to blame. If it
+was with others, it may be: it is sent to a consumer by itself and run there alone, so that the next death shows which it was.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Every metric that zpipe exports, once: its name, kind, unit and labels, what it says, what to do, and where it comes from.
+"""Every metric that zpipe exports, once: its name, kind, unit and labels, what it means, what to do, where its values come from.
 
-May live here: that table, reading it out of the model's value, and the page that documents it. It knows no exporter: what is
-served is `exporter`'s.
+The table of metrics belongs here, and the page that is made from it. Must not live here: serving them (`exporter`).
 
-Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that what is old never looks
-current; one that stopped or failed keeps its counters, which are final. What it has stored it keeps in any case: that is on its
-disk, and an alert on it must not end with the process. The label is `stage_instance`, since a Prometheus server
+Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that old figures never look current.
+One that stopped or failed keeps its counters, which are final. What an instance has stored is exported whatever became of its
+process, since an alert on it must not end with the process. The label is `stage_instance`, since a Prometheus server
 sets `instance` itself.
 """
 

@@ -1,4 +1,4 @@
-"""The last lines of the screen: the keys, a question, or what the last key came to. May live here: those, for a width; pure."""
+"""The last lines of the screen: the keys, a question, or what the last key led to. Must not live here: what the keys do."""
 
 from __future__ import annotations
 

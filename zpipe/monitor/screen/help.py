@@ -1,4 +1,4 @@
-"""The help of the screen. May live here: what its keys do and its columns mean, laid out for a width; pure."""
+"""The help of the screen: what its keys do and what its columns mean. Must not live here: doing any of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live screen of a pipeline that runs. May live here: reading, drawing and keys in turn; what is drawn is the screen's."""
+"""The live screen of a running pipeline: reads snapshots, draws, and handles keys in turn. Must not live here: what is drawn."""
 
 from __future__ import annotations
 

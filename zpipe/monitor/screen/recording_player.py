@@ -1,4 +1,4 @@
-"""A recording on the screen, or one moment of it. May live here: the recording's time and moving it."""
+"""A recording on the screen, or one time of it: playing, and moving back and forth. Must not live here: reading the file."""
 
 from __future__ import annotations
 

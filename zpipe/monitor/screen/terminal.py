@@ -1,4 +1,4 @@
-"""The terminal: its size, its keys, and lines put on it. May live here: everything that touches a tty, and nothing else.
+"""The terminal: its size, its keys, and writing lines to it. Everything that touches a tty belongs here, and nothing else.
 
 Keys are read in cbreak mode without a thread; resizing interrupts the wait for them. Only lines that changed are written, so a
 slow line (ssh) carries little.
