@@ -12,7 +12,7 @@ from zpipe.core.wire.section import Section
 
 
 class Suspects:
-    """By message number on one link: 1 after a death in company, n + 1 after n deaths alone. False when nobody is suspected."""
+    """Suspicion by message number on one link: 1 after a death among others, n + 1 after n deaths alone. False if empty."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, int] = {}
@@ -27,7 +27,7 @@ class Suspects:
                 self._by_number[number] = max(self._by_number.get(number, 0), 1) + min(alone, 1)
 
     def discard_below(self, lowest: int) -> None:
-        """Messages below are acked: they have killed nobody."""
+        """Messages below `lowest` are acked, so they have killed nobody."""
         self._by_number = {number: n for number, n in self._by_number.items() if number >= lowest}
 
     def isolate(self, section: Section) -> Iterator[Section]:

@@ -1,7 +1,7 @@
 """The snapshot: an instance's counts at one moment, and the identities they must meet.
 
 The shape of a snapshot belongs here, and checking one. Whoever reads a snapshot of another process calls `taken_in` first, and
-takes every key but the required ones as one that may be missing: an instance in another language, or version, may say less or more.
+takes every key but the required ones as one that may be missing: an instance in another language may say less.
 
     received = completed + filtered + dead + returned + in_process + queued       (the stage)
     produced = acked + in_flight + unsent                                         (each link)

@@ -109,7 +109,7 @@ class Upstreams:
     # ---- what upstream instances say
 
     def heard(self, peer: tuple[str, int], frame: frames.Frame, now: float) -> list[Action]:
-        """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
+        """A frame from an instance's feedback or control socket. Raises PeerError for a kind that does not belong there."""
         actions: list[Action] = []
         for upstream in self._of(peer):
             upstream.heard_at = now

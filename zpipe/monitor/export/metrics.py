@@ -74,12 +74,12 @@ def count(key: str) -> Samples:
 
 
 def now(key: str) -> Samples:
-    """Something of the snapshot that holds only while the instance lives."""
+    """A figure of the snapshot that is true only while the instance lives."""
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
 
 
 def stored(key: str) -> Samples:
-    """Something of the snapshot that stays on the instance's disk, whatever has become of its process."""
+    """A figure of the snapshot that stays true when the process is gone, as it is of the instance's disk."""
 
     def samples(value: Value) -> Iterator[Sample]:
         for name, stage in value["stages"].items():
@@ -126,7 +126,7 @@ def states(value: Value) -> Iterator[Sample]:
 
 
 def whether(key: str) -> Samples:
-    """1 where the snapshot says so, 0 where it does not, or says nothing of it."""
+    """1 where the snapshot has something there, 0 where it has nothing or lacks the key."""
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
 
 

@@ -57,7 +57,7 @@ class Command(NamedTuple):
 
 @dataclass
 class Controls:
-    """mode: status, details, help or confirm. `message` is what the last key came to.
+    """mode: status, details, help or confirm. `message` is the answer to the last key.
 
     scroll   lines of the help or of details that are above the window
     keys     whether there is a keyboard

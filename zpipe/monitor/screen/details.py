@@ -1,4 +1,4 @@
-"""The lines of the details: everything that is known of one stage, one instance after another. Must not live here: their layout."""
+"""The lines of the details: all that is known of one stage, one instance after another. Must not live here: their layout."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ QUESTIONS = (
     "Drain the whole pipeline? y: yes, other keys: no",
     "Drain all? y/n",
 )
-"""The first of them that the window has room for is asked."""
+"""Forms of the question, the longest first. The first one for which the window has room is shown."""
 
 
 def footer(controls: Controls, width: int, height: int) -> list[Line]:

@@ -22,14 +22,14 @@ STARTUP_S = 3.0
 
 
 SAID_S = 5.0
-"""What a key came to stands in place of the keys for so long."""
+"""The answer to a key is shown in place of the keys for this long."""
 
 
 class Operator(Protocol):
-    """Who carries out what was asked for on the screen."""
+    """Carries out what the user asks for on the screen."""
 
     def order(self, what: str, stage: str) -> str:
-        """pause or resume (a stage), drain (""): what was done, in words. Raises ZpipeError. Blocks for a moment."""
+        """Pauses or resumes a stage, or drains all (stage ""). Returns what was done, in words. Blocks. Raises ZpipeError."""
 
     def silence(self) -> str:
         """Where instances were looked for, in words."""

@@ -101,7 +101,7 @@ def _end(number: int, frame: object) -> None:
 
 
 class Terminal:
-    """The whole of it, from `with` on; given back as it was at the end, whatever happens. Used by one thread."""
+    """The whole terminal, from `with` on. At the end it is as it was before, whatever happens. Used by one thread."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -173,7 +173,7 @@ class Terminal:
         return Size(columns, lines)
 
     def keys(self, timeout_s: float) -> list[str]:
-        """Those pressed, as soon as there are some; [] after the time, or when the terminal changed its size."""
+        """The keys that were pressed, as soon as there are any; [] when the time is up or the terminal has another size."""
         inputs = [self._wake] if self._keys is None else [self._wake, self._keys]
         ready, _, _ = select.select(inputs, [], [], max(0.0, timeout_s))
         if self._wake in ready:
