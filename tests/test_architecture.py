@@ -1,9 +1,10 @@
-"""The names in docs/architecture.md and CONTRIBUTING.md are those of the code."""
+"""The names in docs/architecture.md and CONTRIBUTING.md are those of the code; and objects are joined by their constructors."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,109 @@ def test_what_a_page_names_is_there(page: str, path: str, name: str) -> None:
     module = next((place for place in places if place.is_file()), None)
     assert module is not None, f"{page} names {path}, which is not there"
     assert not name or name in names_of(module), f"{page} names {name}, which {path} does not have"
+
+
+# ---- nobody writes into another object
+
+RECORDS = {
+    "session": "what an end of a link knows of a session; its owner alone has it",
+    "upstream": "what a stage knows of an upstream instance",
+    "grant": "what was granted to one session",
+    "messages": "the grant of a session, in messages",
+    "bytes": "the grant of a session, in bytes",
+    "flight": "a parcel that was sent",
+    "section": "messages that travel together",
+    "part": "a section that is being cut from another",
+    "one": "a section, among others",
+    "counts": "the counts of a stage, which each part of it counts up",
+    "task": "work that passes from one part to the next",
+    "letter": "a message that passes to the store",
+    "replay": "a letter that is replayed",
+    "passage": "what a tap has counted on one link",
+    "error": "what is known of an error is added where it passes",
+    "result": "what comes of a task",
+    "context": "the public record of where a plugin runs",
+    "marked": "a copy of a message, being made",
+    "folded": "letters that are equal, and how many",
+    "controls": "the screen as its user has set it",
+    "connection": "what a simulated network knows of a connection",
+    "log": "a logger, which has no other way",
+    "library": "a logger of a library",
+    "server": "of prometheus_client, which makes it and takes nothing",
+    "before_fork": "what a thread keeps for itself (threading.local)",
+}
+"""Plain records, by the name that the code has for one, with what it is. They have no behaviour that a value could upset."""
+
+TO_BE_MENDED = {
+    "kept.of_all",
+    "outlet.end_acked",
+    "passage.sections.rate",
+    "run.filtered",
+    "sections.of_all",
+    "self._inlet.rate",
+    "self._inlet.window",
+    "self._mailbox.asleep",
+    "self._replays.in_process",
+    "self._service_rate.workers",
+    "self._sessions[session_id][1].ready",
+    "self.budget.idle_as",
+    "self.inlet.leaving",
+    "self.limiter.under_way",
+    "self.processing.paused",
+    "self.replays.in_process",
+    "self.shutdown.draining",
+    "self.shutdown.leaving",
+}
+"""These are no plain records: each of them should be told by a method. Nothing is to be added here."""
+
+
+def written_from_outside(tree: ast.AST) -> Iterator[ast.Attribute]:
+    """Each attribute of another object than `self` that something is assigned to."""
+    for node in ast.walk(tree):
+        stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
+        if stored and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+            yield node
+
+
+def callbacks_from_outside(tree: ast.AST) -> Iterator[ast.Attribute]:
+    """Those to which a function is assigned: a lambda, a function of the module, or a method of the object that assigns it."""
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            value = node.value
+            name = value.attr if isinstance(value, ast.Attribute) else value.id if isinstance(value, ast.Name) else ""
+            if isinstance(value, ast.Lambda) or name in functions:
+                yield from (one for target in node.targets for one in written_from_outside(target))
+
+
+def record_of(attribute: ast.Attribute) -> str:
+    """What the code calls the object that is written into: `counts` of `self._counts.retries`."""
+    holder = attribute.value
+    return (holder.attr if isinstance(holder, ast.Attribute) else ast.unparse(holder)).lstrip("_")
+
+
+@pytest.mark.parametrize(
+    "text", ["loop.on_stop = stop", "self.loop.run_id += 1", "self.parts[0].stop: int = 1", "del loop.x"]
+)
+def test_an_assignment_into_another_object_is_seen(text: str) -> None:
+    assert [record_of(one) in RECORDS for one in written_from_outside(ast.parse(text))] == [False]
+
+
+@pytest.mark.parametrize("value", ["lambda: None", "self.stop", "stop"])
+def test_a_callback_in_a_record_is_seen(value: str) -> None:
+    assert list(callbacks_from_outside(ast.parse(f"def stop(self): ...\n\nsession.on_stop = {value}")))
+
+
+def test_parts_get_what_they_need_by_their_constructors() -> None:
+    """A callback or a setting that is assigned from outside is seen neither by mypy nor by who reads the class."""
+    found, used = [], set()
+    for path in sorted((ROOT / "zpipe").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        callbacks = [one for one in callbacks_from_outside(tree) if record_of(one) != "server"]
+        for one in written_from_outside(tree):
+            target = ast.unparse(one)
+            used |= {record_of(one), target}
+            if one in callbacks or (record_of(one) not in RECORDS and target not in TO_BE_MENDED):
+                found.append(f"{path.relative_to(ROOT)}:{one.lineno}: {target}")
+    assert not found, "hand it to the constructor, or make it a method: " + ", ".join(found)
+    assert not {*RECORDS, *TO_BE_MENDED} - used, "take what is not needed any more off the list"

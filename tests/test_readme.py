@@ -10,7 +10,7 @@ from zpipe.cli import COMMANDS
 from zpipe.errors import ExitCode
 from zpipe.hookspecs import Context
 from zpipe.messages import Message
-from zpipe.monitor.screen.footer import BETWEEN, KEYS
+from zpipe.monitor.screen.screen import BETWEEN, KEYS
 from zpipe.monitor.table.rows import LINK_COLUMNS, STAGE_COLUMNS
 
 ROOT = Path(__file__).parent.parent

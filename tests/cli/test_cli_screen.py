@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tmux import Tmux, monitor, shape
 
-from zpipe.monitor.screen.footer import QUESTIONS
+from zpipe.monitor.screen.screen import QUESTIONS
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = """

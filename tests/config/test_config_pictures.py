@@ -5,7 +5,8 @@ from __future__ import annotations
 from config_texts import stages, step
 from config_types import Read
 
-from zpipe.config import dot, estimate_memory, mermaid
+from zpipe.config.graph_text import dot, mermaid
+from zpipe.config.memory_estimate import estimate_memory
 
 MIB = 2**20
 TEXT = stages(
@@ -42,10 +43,8 @@ def test_dot(read: Read) -> None:
 
 
 def test_the_memory_at_the_worst(read: Read) -> None:
-    statement = estimate_memory(read(TEXT))
-    head, middle, last = statement.rows
+    head, middle, last = estimate_memory(read(TEXT))
     assert (head.queue_bytes, head.unacked_bytes) == (0, 2 * 128 * MIB)
     assert (middle.queue_bytes, middle.unacked_bytes, middle.instances) == (4096 + 16 * MIB, 128 * MIB, 2)
     assert (last.queue_bytes, last.unacked_bytes) == (80 * MIB, 0)
     assert middle.total_bytes == 2 * middle.instance_bytes
-    assert statement.total_bytes == head.total_bytes + middle.total_bytes + last.total_bytes

@@ -12,7 +12,7 @@ from zpipe.config.variable_expansion import UNSET, Expanded, expand, plain
 
 
 def expanded(text: str) -> Expanded:
-    return Expanded(text, "${X}")
+    return Expanded(text, "${X}", {text: "${X}"})
 
 
 @pytest.mark.parametrize(

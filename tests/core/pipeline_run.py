@@ -37,7 +37,7 @@ def _play(scenario: Scenario, disks: dict[tuple[str, int], Disk], events: tuple[
     starts = {name: disks.get((name, 1), Disk()).position for name in heads}
     sim = start(scenario, disks)
     for event in events:
-        sim.later(event.at, lambda event=event: happen(sim, event))  # type: ignore[misc]
+        sim.clock.later(event.at, lambda event=event: happen(sim, event))  # type: ignore[misc]
     try:
         over = sim.run(seconds=END_S)
     except Exception:

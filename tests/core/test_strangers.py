@@ -73,7 +73,7 @@ def attack(sim: Simulation, chance: random.Random) -> None:
             sim.forge(key, statement(chance, sessions))
         case _:
             sim.forge(key, frames.Refuse(chance.choice([*sessions, chance.randbytes(16)]), "go away", 1))
-    sim.later(chance.random() * 0.01, lambda: attack(sim, chance) if sim.nodes else None)
+    sim.clock.later(chance.random() * 0.01, lambda: attack(sim, chance) if sim.nodes else None)
 
 
 @pytest.mark.parametrize("faults", [None, ROUGH], ids=["sound", "rough"])

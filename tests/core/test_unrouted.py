@@ -43,7 +43,7 @@ def test_every_output_is_on_a_link_or_counted(early: bool, read: bool) -> None:
 def test_a_kill_takes_none_of_the_others_with_it() -> None:
     sim = Simulation(pipeline(early=True, read=False), seed=2)
     for at in (0.1, 0.3, 0.5):
-        sim.later(at, lambda: kill(sim))
+        sim.clock.later(at, lambda: kill(sim))
     assert sim.run(seconds=600.0) and sim.problems == []
     assert set(sim.ids("out")) == {f"read:{n}" for n in range(0, COUNT, 2)}
     assert sim.disks["read", 1].completed

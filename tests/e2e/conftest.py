@@ -9,6 +9,28 @@ import pytest
 from e2e_types import MakePipeline
 from pipeline import Pipeline
 
+ENDLESS_WORK = """
+[pipeline]
+name = "endless"
+
+[telemetry]
+interval = "200ms"
+
+[stages.read]
+plugin = "generate"
+options = {{ rate = 200 }}
+
+[stages.work]
+input = "read"
+plugin = "python"
+retry = {{ {retry} }}
+options = {{ function = "work.py:work" }}
+
+[stages.store]
+input = "work"
+plugin = "discard"
+"""
+
 
 @pytest.fixture
 def make(home: Path) -> Iterator[MakePipeline]:
@@ -22,3 +44,13 @@ def make(home: Path) -> Iterator[MakePipeline]:
     yield make_one
     for pipeline in made:
         pipeline.kill_all()
+
+
+@pytest.fixture
+def make_work(make: MakePipeline) -> MakePipeline:
+    """make_work(source of work.py, retry=keys): a pipeline without end, in the middle of which is the stage `work`."""
+
+    def make_one(source: str, retry: str = "deaths = 2") -> Pipeline:
+        return make(ENDLESS_WORK.format(retry=retry), work=source)
+
+    return make_one

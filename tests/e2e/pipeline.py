@@ -237,6 +237,13 @@ class Pipeline:
             assert broken(snapshot) == [], snapshot
         return seen
 
+    def monitored(self, stage: str) -> dict[str, Any]:
+        """The stage as `zpipe monitor` has it now."""
+        shown = self.zpipe("monitor", str(self.path), "--once", "--json", "--timeout", "20")
+        assert shown.wait() == 0, shown.stderr
+        found: dict[str, Any] = json.loads(shown.stdout)["stages"][stage]
+        return found
+
     def final(self, stage: str, instance: int = 1) -> Snapshot:
         """The last snapshot of an instance that stopped in order."""
         mark = self.home / "s" / f"{self.config.name}.{stage}.{instance}" / "stopped.json"

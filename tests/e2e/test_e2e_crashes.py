@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
-from typing import Any
 
 import pytest
 from e2e_types import MakePipeline
-from pipeline import Pipeline, send, wait_until
+from pipeline import send, wait_until
 
-CONFIG = """
-[pipeline]
-name = "crashes"
-
-[telemetry]
-interval = "200ms"
-
-[stages.read]
-plugin = "generate"
-options = { rate = 200 }
-
-[stages.work]
-input = "read"
-plugin = "python"
-retry = { deaths = 2 }
-options = { function = "work.py:work" }
-
-[stages.store]
-input = "work"
-plugin = "discard"
-"""
 POISON = """
 import ctypes
 
@@ -52,18 +29,11 @@ def work(payload):
 SOON_S = 30.0
 
 
-def work_of(pipeline: Pipeline) -> dict[str, Any]:
-    shown = pipeline.zpipe("monitor", str(pipeline.path), "--once", "--json", "--timeout", "20")
-    assert shown.wait(SOON_S) == 0, shown.stderr
-    stage: dict[str, Any] = json.loads(shown.stdout)["stages"]["work"]
-    return stage
-
-
-def test_a_run_shows_what_killed_a_stage_and_in_which_call(make: MakePipeline) -> None:
-    pipeline = make(CONFIG, work=POISON)
+def test_a_run_shows_what_killed_a_stage_and_in_which_call(make_work: MakePipeline) -> None:
+    pipeline = make_work(POISON)
     run = pipeline.run()
     wait_until(lambda: pipeline.letters("work"), "the message is a dead letter", SOON_S)
-    stage = work_of(pipeline)
+    stage = pipeline.monitored("work")
     assert stage["restarts"]["SIGSEGV"] >= 2 and set(stage["restarts"]) == {"SIGSEGV"}
     assert stage["last_crash"]["how"] == "killed by SIGSEGV"
     assert stage["last_crash"]["ids"] == ["read:17"]
@@ -74,17 +44,17 @@ def test_a_run_shows_what_killed_a_stage_and_in_which_call(make: MakePipeline) -
     run.interrupt()
     run.ledger()
     again = pipeline.run()
-    wait_until(lambda: work_of(pipeline)["state"] == "RUNNING", "another run", SOON_S)
-    assert work_of(pipeline)["restarts"] == {}, "an end in order begins the count anew"
+    wait_until(lambda: pipeline.monitored("work")["state"] == "RUNNING", "another run", SOON_S)
+    assert pipeline.monitored("work")["restarts"] == {}, "an end in order begins the count anew"
     again.interrupt()
     again.ledger()
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "unknown"), (signal.SIGABRT, "SIGABRT")])
 def test_a_stage_that_nobody_supervises_says_what_it_can(
-    make: MakePipeline, number: signal.Signals, reason: str
+    make_work: MakePipeline, number: signal.Signals, reason: str
 ) -> None:
-    pipeline = make(CONFIG, work=PASS)
+    pipeline = make_work(PASS)
     for stage in ("read", "store"):
         pipeline.stage(stage)
     work = pipeline.stage("work")
@@ -92,14 +62,14 @@ def test_a_stage_that_nobody_supervises_says_what_it_can(
     send(work.pid, number)
     assert work.over_within(SOON_S)
     pipeline.stage("work")
-    wait_until(lambda: work_of(pipeline)["restarts"] == {reason: 1}, "the crash is counted", SOON_S)
+    wait_until(lambda: pipeline.monitored("work")["restarts"] == {reason: 1}, "the crash is counted", SOON_S)
 
 
-def test_a_stage_that_fails_by_itself_says_so_at_its_next_start(make: MakePipeline) -> None:
-    pipeline = make(CONFIG, work=FAILS)
+def test_a_stage_that_fails_by_itself_says_so_at_its_next_start(make_work: MakePipeline) -> None:
+    pipeline = make_work(FAILS)
     for stage in ("read", "store"):
         pipeline.stage(stage)
     assert pipeline.stage("work").wait(SOON_S) == 1
     (pipeline.folder / "work.py").write_text(PASS)
     pipeline.stage("work")
-    wait_until(lambda: work_of(pipeline)["restarts"] == {"exit code 1": 1}, "the crash is counted", SOON_S)
+    wait_until(lambda: pipeline.monitored("work")["restarts"] == {"exit code 1": 1}, "the crash is counted", SOON_S)

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from dead_letters import dead, replayed
 from e2e_types import MakePipeline
 from pipeline import Pipeline, wait_until
 
-CONFIG = """
-[pipeline]
-name = "stored"
-
-[telemetry]
-interval = "200ms"
-
-[stages.read]
-plugin = "generate"
-options = { rate = 200 }
-
-[stages.work]
-input = "read"
-plugin = "python"
-retry = { attempts = 1 }
-options = { function = "work.py:work" }
-
-[stages.store]
-input = "work"
-plugin = "discard"
-"""
 PICKY = """
 from pathlib import Path
 
@@ -51,14 +28,12 @@ def check(pipeline: Pipeline) -> str:
 
 def stored(pipeline: Pipeline) -> tuple[int, int]:
     """(stored, counted in this incarnation) as the monitor has it."""
-    shown = pipeline.zpipe("monitor", str(pipeline.path), "--once", "--json", "--timeout", "20")
-    assert shown.wait(SOON_S) == 0, shown.stderr
-    stage = json.loads(shown.stdout)["stages"]["work"]
+    stage = pipeline.monitored("work")
     return stage["dead_stored"], stage["dead"]
 
 
-def test_stored_letters_stay_until_they_are_dropped_or_replayed(make: MakePipeline) -> None:
-    pipeline = make(CONFIG, work=PICKY)
+def test_stored_letters_stay_until_they_are_dropped_or_replayed(make_work: MakePipeline) -> None:
+    pipeline = make_work(PICKY, retry="attempts = 1")
     for stage in ("read", "work", "store"):
         pipeline.stage(stage)
     wait_until(lambda: len(pipeline.letters("work")) == 3, "three letters", SOON_S)

@@ -39,11 +39,6 @@ def test_durations(seconds: float, text: str) -> None:
     assert formatting.duration(seconds) == text
 
 
-def test_rates() -> None:
-    assert formatting.rate(12_345.6) == "12.3k/s"
-    assert formatting.rate(None) == ""
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0004, "0.4ms"), (0.0251, "25ms"), (0.9996, "1.0s"), (12, "12s"), (0.00999, "10ms")]
 )

@@ -10,7 +10,12 @@ from typing import Any
 
 import click
 
-from zpipe.config import MemoryStatement, advise, describe_insecurity, estimate_memory, load, report_for
+from zpipe.cli.parameters import json_or_text
+from zpipe.config import load
+from zpipe.config.addresses import describe_insecurity
+from zpipe.config.loading import report_for
+from zpipe.config.memory_estimate import MemoryRow, estimate_memory
+from zpipe.config.topology import advise
 from zpipe.errors import ConfigError, ExitCode, Mistake
 from zpipe.units import sandbox, unit_names
 
@@ -69,7 +74,7 @@ class _Result:
     warnings: tuple[Mistake, ...] = ()
     network: tuple[str, ...] = ()
     insecure: str = ""
-    memory: MemoryStatement | None = None
+    memory: list[MemoryRow] | None = None
 
 
 def _check(path: Path) -> _Result:
@@ -101,42 +106,21 @@ def _as_json(result: _Result) -> dict[str, Any]:
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:
-    try:
-        given = json.loads(json.dumps(mistake.given, allow_nan=False))
-    except (TypeError, ValueError):  # TOML has dates, infinity and NaN, which JSON does not have
-        given = str(mistake.given)
-    return {
-        "file": mistake.file,
-        "line": mistake.line,
-        "key": mistake.key,
-        "given": given,
-        "problem": mistake.problem,
-        "nearest": mistake.nearest,
-    }
+    return {**vars(mistake), "given": json_or_text(mistake.given)}  # TOML has dates, infinity and NaN
 
 
-def _memory(memory: MemoryStatement) -> dict[str, Any]:
-    stages = [
-        {
-            "stage": row.stage,
-            "instances": row.instances,
-            "queue_bytes": row.queue_bytes,
-            "unacked_bytes": row.unacked_bytes,
-            "base_bytes": row.base_bytes,
-            "instance_bytes": row.instance_bytes,
-            "total_bytes": row.total_bytes,
-        }
-        for row in memory.rows
-    ]
-    return {"stages": stages, "total_bytes": memory.total_bytes}
+def _memory(memory: list[MemoryRow]) -> dict[str, Any]:
+    stages = [{**vars(row), "instance_bytes": row.instance_bytes, "total_bytes": row.total_bytes} for row in memory]
+    return {"stages": stages, "total_bytes": sum(row.total_bytes for row in memory)}
 
 
-def _table(memory: MemoryStatement) -> str:
+def _table(memory: list[MemoryRow]) -> str:
     rows: list[tuple[str, ...]] = [("stage", "instances", "queue", "unacked", "base", "at worst")]
-    for row in memory.rows:
+    for row in memory:
         sizes = map(_mib, (row.queue_bytes, row.unacked_bytes, row.base_bytes, row.total_bytes))
         rows.append((row.stage, str(row.instances), *sizes))
-    rows.append(("total", str(sum(row.instances for row in memory.rows)), "", "", "", _mib(memory.total_bytes)))
+    total = _mib(sum(row.total_bytes for row in memory))
+    rows.append(("total", str(sum(row.instances for row in memory)), "", "", "", total))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows

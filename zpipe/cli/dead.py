@@ -1,7 +1,4 @@
-"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE …
-
-The commands and the options that choose letters are here. Does not belong here: SQL, and how letters are shown.
-"""
+"""zpipe dead list|show|edit|replay|drop CONFIG|PIPELINE … Does not belong here: SQL, and how letters are shown."""
 
 from __future__ import annotations
 
@@ -10,18 +7,32 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
 
 from zpipe.cli.parameters import TimeType, find_target, target_argument
+from zpipe.cli.run import supervise
+from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import load
-from zpipe.errors import ExitCode
-
-if TYPE_CHECKING:
-    from zpipe.operate.stored_dead_letters import Numbers, Outcome, Selection, StoredDeadLetters
+from zpipe.core.work.stored_dead_letter import MESSAGE, letter_name
+from zpipe.errors import ExitCode, TargetError
+from zpipe.monitor.messages import dead_letter_page
+from zpipe.monitor.messages.payload import UNCHANGED, editable_text, read_payload, with_fields
+from zpipe.monitor.model.run_ledger import RunLedger
+from zpipe.operate.dead_letter_replay import DeadLetterReplay
+from zpipe.operate.stored_dead_letters import (
+    Numbers,
+    Outcome,
+    Selection,
+    StoredDeadLetters,
+    check_editable,
+    count,
+    refusal,
+)
+from zpipe.runtime.dead_letter_table import Filter
 
 LIST_LETTERS = 100
 PIPE_WIDTH = 100_000
@@ -57,32 +68,6 @@ class RateType(click.ParamType[float]):
         return rate
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which letters the user asked for."""
-
-    names: tuple[str, ...]
-    stage: str
-    reason: str
-    older_s: float | None
-    newer_s: float | None
-
-    @property
-    def any(self) -> bool:
-        """Whether anything was asked for that not every letter meets."""
-        return bool(self.names or self.filters)
-
-    @property
-    def filters(self) -> bool:
-        return bool(self.stage or self.reason or self.older_s is not None or self.newer_s is not None)
-
-    def selection(self) -> Selection:
-        from zpipe.operate.stored_dead_letters import Selection
-        from zpipe.runtime.dead_letter_table import Filter
-
-        return Selection(self.names, self.stage, Filter(self.reason, self.older_s, self.newer_s))
-
-
 def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --stage, --reason, --older and --newer, which the command gets as `wanted`."""
 
@@ -94,7 +79,7 @@ def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(
         *, stage: str, reason: str, older: float | None, newer: float | None, names: tuple[str, ...] = (), **others: Any
     ) -> Any:
-        return function(wanted=Wanted(names, stage, reason, older, newer), **others)
+        return function(wanted=Selection(names, stage, Filter(reason, older, newer)), **others)
 
     return call
 
@@ -105,12 +90,12 @@ def selection_required(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.argument("names", nargs=-1, metavar="[LETTER]...")
     @click.option("--all", "all_", is_flag=True, help="All letters of the pipeline.")
     @functools.wraps(function)
-    def call(*, all_: bool, wanted: Wanted, **others: Any) -> Any:
-        if wanted.names and (wanted.filters or all_):
+    def call(*, all_: bool, wanted: Selection, **others: Any) -> Any:
+        if wanted.names and (wanted != Selection(wanted.names) or all_):
             raise click.UsageError(
                 "name letters, or choose them by --stage, --reason, --older, --newer or --all; not both"
             )
-        if not wanted.any and not all_:
+        if wanted == Selection() and not all_:
             raise click.UsageError(
                 "which letters? Name them, or choose them by --stage, --reason, --older, --newer or --all"
             )
@@ -124,8 +109,6 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it wo
 
 
 def _stored(config: Path) -> StoredDeadLetters:
-    from zpipe.operate.stored_dead_letters import StoredDeadLetters
-
     found = find_target(config)
     return StoredDeadLetters(found.config, found.env)
 
@@ -137,22 +120,17 @@ def _stored(config: Path) -> StoredDeadLetters:
     "--limit", type=click.IntRange(min=1), help=f"At most so many.  [default: {LIST_LETTERS}; with --json, all]"
 )
 @_json
-def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> ExitCode:
+def list_(config: Path, wanted: Selection, limit: int | None, as_json: bool) -> ExitCode:
     """List letters: name, age, id, tries and reason."""
-    from zpipe.monitor.messages import dead_letter_page
-    from zpipe.operate.stored_dead_letters import count
-
     stored_dead_letters = _stored(config)
-    chosen = stored_dead_letters.find(wanted.selection())
+    chosen = stored_dead_letters.find(wanted)
     found = list(stored_dead_letters.letters(chosen, limit or (None if as_json else LIST_LETTERS)))
     if as_json:
         rows = [dead_letter_page.row(letter) for letter in found]
         click.echo(json.dumps({"pipeline": stored_dead_letters.config.name, "count": count(chosen), "letters": rows}))
     elif not found:
-        click.echo("no dead letters" + (" like that" if wanted.any else ""), err=True)
+        click.echo("no dead letters" + (" like that" if wanted != Selection() else ""), err=True)
     else:
-        from rich.console import Console
-
         # A terminal has a width and a pipe has none: whoever reads a pipe needs whole ids.
         Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(dead_letter_page.table(found, time.time()))
         if count(chosen) > len(found):
@@ -166,9 +144,6 @@ def list_(config: Path, wanted: Wanted, limit: int | None, as_json: bool) -> Exi
 @_json
 def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     """Show everything of a letter: payload, traceback, what happened to it."""
-    from zpipe.monitor.messages import dead_letter_page
-    from zpipe.operate.stored_dead_letters import Selection
-
     stored_dead_letters = _stored(config)
     found = list(stored_dead_letters.letters(stored_dead_letters.find(Selection(names=names))))
     if as_json:
@@ -188,9 +163,6 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 )
 def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
     """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
-    from zpipe.monitor.messages.payload import UNCHANGED, editable_text, read_payload, with_fields
-    from zpipe.operate.stored_dead_letters import Selection, check_editable
-
     if fields and file is not None:
         raise click.UsageError("give --set or --payload, not both")
     stored_dead_letters = _stored(config)
@@ -215,8 +187,6 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
 
 def _edited(text: str) -> Any:
     """What the user makes of the text in an editor. Raises ValueError if it is no JSON and nobody can be asked to try again."""
-    from zpipe.monitor.messages.payload import UNCHANGED, read_payload
-
     while True:
         made = click.edit(text, extension=".json")
         if made is None:
@@ -239,7 +209,7 @@ def _edited(text: str) -> Any:
 @_dry_run
 @click.option("--no-wait", is_flag=True, help="Where the pipeline runs: do not wait for what comes of it.")
 @_json
-def replay(config: Path, wanted: Wanted, rate: float, dry_run: bool, no_wait: bool, as_json: bool) -> ExitCode:
+def replay(config: Path, wanted: Selection, rate: float, dry_run: bool, no_wait: bool, as_json: bool) -> ExitCode:
     """Give letters to the stage that gave up on them once more.
 
     Where the pipeline runs, its instances do it; else it is started with its sources closed, and drained when that is done.
@@ -259,8 +229,6 @@ def _replay_letters(
     stored_dead_letters: StoredDeadLetters, chosen: Numbers, rate: float, wait: bool, as_json: bool
 ) -> ExitCode:
     """Marks the letters, and has the running instances or a run of its own replay them. Blocks."""
-    from zpipe.operate.dead_letter_replay import DeadLetterReplay
-
     stored_dead_letters.mark(chosen, rate)
     if not chosen:
         return _print_outcome(stored_dead_letters.outcome(chosen), None, as_json)
@@ -295,35 +263,15 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
 
 def _run_pipeline(stored_dead_letters: StoredDeadLetters, chosen: Numbers, as_json: bool) -> ExitCode:
     """Runs the pipeline with its sources closed until every marked letter was taken in hand, and drains it."""
-    from zpipe.monitor.model.run_ledger import RunLedger
-    from zpipe.monitor.run.progress import LiveProgress, PlainProgress
-    from zpipe.runtime.logs import for_children
-    from zpipe.supervisor.supervisor import Supervisor
-
     pipeline = load(stored_dead_letters.config.path)
     marked = stored_dead_letters.instances_with_marked()
     ledger = RunLedger(pipeline, expected={*pipeline.instances, *marked})
-    display = LiveProgress(pipeline) if sys.stderr.isatty() else PlainProgress(pipeline)
-    began = time.monotonic()
-    try:
-        code = Supervisor(
-            pipeline, for_children(stored_dead_letters.env), display, ledger, False, "warning", replay=marked
-        ).run()
-    finally:
-        display.close()
-    result = ledger.as_json(time.monotonic() - began)
+    code, result = supervise(pipeline, stored_dead_letters.env, ledger, replay=marked)
     if not as_json:
-        from rich.console import Console
-
-        from zpipe.monitor.run.ledger_table import ledger_table
-
-        Console().print(ledger_table(result))
-    for problem in [*ledger.problems(), *ledger.remarks(result)]:
-        click.echo(f"zpipe: {problem}", err=True)
+        print_ledger(result)
+    code = exit_code(code, ledger, result)
     replayed = _print_outcome(stored_dead_letters.outcome(chosen), result, as_json)
-    if code is not ExitCode.DONE:
-        return code
-    return replayed if ledger.balanced else ExitCode.UNBALANCED
+    return code or replayed
 
 
 def _print_outcome(found: Outcome, ledger: dict[str, Any] | None, as_json: bool, waited: bool = True) -> ExitCode:
@@ -342,13 +290,9 @@ def _print_outcome(found: Outcome, ledger: dict[str, Any] | None, as_json: bool,
     return ExitCode.DONE if done else ExitCode.FAILED
 
 
-def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbers:
+def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Selection) -> Numbers:
     """The selected letters that can be replayed. Tells the user which cannot. Raises TargetError if none of them can."""
-    from zpipe.core.work.stored_dead_letter import MESSAGE
-    from zpipe.errors import TargetError
-    from zpipe.operate.stored_dead_letters import refusal
-
-    kinds = stored_dead_letters.kinds(stored_dead_letters.find(wanted.selection()))
+    kinds = stored_dead_letters.kinds(stored_dead_letters.find(wanted))
     refusals = [refusal(numbers, kind) for kind, numbers in kinds.items() if kind != MESSAGE]
     if refusals and (wanted.names or MESSAGE not in kinds):
         raise TargetError("; ".join(refusals))
@@ -364,12 +308,10 @@ def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Wanted) -> Numbe
 @_dry_run
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @_json
-def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
+def drop(config: Path, wanted: Selection, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
     """Delete letters for good: their messages are lost."""
-    from zpipe.operate.stored_dead_letters import count
-
     stored_dead_letters = _stored(config)
-    chosen = stored_dead_letters.find(wanted.selection())
+    chosen = stored_dead_letters.find(wanted)
     if dry_run:
         return _print_names(chosen, as_json, "would be dropped")
     if count(chosen) > 1 and not yes:
@@ -384,9 +326,6 @@ def drop(config: Path, wanted: Wanted, dry_run: bool, yes: bool, as_json: bool) 
 
 def _print_names(chosen: Numbers, as_json: bool, what: str) -> ExitCode:
     """For --dry-run: the names of the letters, and what would be done with them."""
-    from zpipe.core.work.stored_dead_letter import letter_name
-    from zpipe.operate.stored_dead_letters import count
-
     names = [letter_name(*instance, number) for instance, numbers in chosen.items() for number in numbers]
     if as_json:
         click.echo(json.dumps({"count": count(chosen), "letters": names}))

@@ -10,7 +10,13 @@ from pathlib import Path
 import click
 
 from zpipe.cli.parameters import TimeType, find_target, target_argument
+from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.errors import ExitCode
+from zpipe.monitor.model.run_ledger import RunLedger
+from zpipe.monitor.run.drain_progress import DrainProgress
+from zpipe.operate.pipeline_drain import PipelineDrain
+from zpipe.operate.targets import read_stage_target
+from zpipe.units.systemctl import stop_drained_target
 
 
 @click.command()
@@ -26,12 +32,6 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
 
     Exit codes: 0 everything stopped and the ledger balances, 3 it does not balance, 4 not within --timeout, 5 nobody there.
     """
-    from zpipe.monitor.model.run_ledger import RunLedger
-    from zpipe.monitor.run.drain_progress import DrainProgress
-    from zpipe.operate.pipeline_drain import PipelineDrain
-    from zpipe.operate.targets import read_stage_target
-    from zpipe.units.systemctl import stop_drained_target
-
     found = find_target(config)
     pipeline = found.config
     target = read_stage_target(pipeline, instance) if instance is not None else None
@@ -64,17 +64,8 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     if as_json:
         click.echo(json.dumps(result))
     else:
-        from rich.console import Console
-
-        from zpipe.monitor.run.ledger_table import ledger_table, link_table
-
-        console = Console()
-        console.print(ledger_table(result))
-        console.print(link_table(result))
-    for problem in [*ledger.problems(), *ledger.remarks(result), *(missing if code is ExitCode.DRAIN_TIMEOUT else [])]:
-        click.echo(f"zpipe: {problem}", err=True)
-    if code is ExitCode.DONE and (left := stop_drained_target(pipeline)):
-        click.echo(f"zpipe: {left}", err=True)
-    if code is ExitCode.DONE and not ledger.balanced:
-        return ExitCode.UNBALANCED
-    return code
+        print_ledger(result, links=True)
+    if code is ExitCode.DONE:
+        left = stop_drained_target(pipeline)
+        return exit_code(code, ledger, result, [left] if left else [])
+    return exit_code(code, ledger, result, missing if code is ExitCode.DRAIN_TIMEOUT else [])

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from zpipe.cli.parameters import find_target, target_argument
-from zpipe.config import PipelineConfig, dot, load, mermaid
+from zpipe.config import PipelineConfig, load
+from zpipe.config.graph_text import dot, mermaid
 from zpipe.errors import ExitCode
 
 

@@ -1,8 +1,4 @@
-"""zpipe monitor CONFIG|PIPELINE
-
-What it shows, and where, follows from its options: the screen, text or JSON, a check, metrics, or a recording. Does not belong
-here: what is shown, which is `zpipe.monitor`.
-"""
+"""zpipe monitor CONFIG|PIPELINE: its options say what it shows, and where. Does not belong here: how that looks."""
 
 from __future__ import annotations
 
@@ -12,26 +8,31 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from zpipe.cli.parameters import METAVAR, TimeType, find_target
-from zpipe.config import values
+from zpipe.config import PipelineConfig, values
 from zpipe.config.pipeline_config import PROMETHEUS
-from zpipe.errors import ExitCode, NoPeerError, OperatorError
-
-if TYPE_CHECKING:
-    from zpipe.config import PipelineConfig
-    from zpipe.monitor.export.checks import Thresholds
-    from zpipe.monitor.export.recording import Recording
-    from zpipe.monitor.snapshot_feed import SnapshotListener
-    from zpipe.operate.watch import Watch
-    from zpipe.runtime.places import Places
-    from zpipe.runtime.running_pipelines import Target
+from zpipe.daemon.service.sdnotify import Notifier
+from zpipe.errors import ExitCode, OperatorError
+from zpipe.monitor import snapshot_feed
+from zpipe.monitor.export import checks, exporter
+from zpipe.monitor.export.checks import Thresholds
+from zpipe.monitor.export.recording import Recorder, Recording
+from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.monitor.screen import live, recording_player
+from zpipe.monitor.screen.terminal import glyphs_of, is_screen
+from zpipe.monitor.snapshot_feed import SnapshotListener, now_s
+from zpipe.operate.targets import read_link
+from zpipe.operate.watch import Watch
+from zpipe.runtime.places import Places
+from zpipe.runtime.running_pipelines import Target
 
 REDRAW_S = 0.25
 """The screen is not redrawn more often, however short the interval of the snapshots is."""
@@ -99,14 +100,13 @@ def command(
     pipeline = found.config
     if address is not None:
         return _export(found, address)
-    from zpipe.runtime.places import Places
-
     try:
         if options["replay"] is not None:
             return _replay(pipeline, options["replay"], options["at"], once, as_json)
         places = Places(pipeline, found.env)
-        with _recorder(pipeline, options["record"]) as heard, _watch(pipeline, places) as watch:
-            if _is_screen() and not (once or as_json or check):
+        watch = Watch(pipeline, places, ask_unheard=True)
+        with closing(watch), _recorder(pipeline, options["record"]) as heard:
+            if is_screen(sys.stdout) and not (once or as_json or check):
                 return _show_screen(pipeline, places, watch, heard, timeout)
             thresholds = _thresholds(pipeline, options) if check else None
             return _print(pipeline, places, watch, heard, once, as_json, timeout, thresholds)
@@ -115,22 +115,9 @@ def command(
 
 
 @contextmanager
-def _watch(pipeline: PipelineConfig, places: Places) -> Iterator[Watch]:
-    from zpipe.operate.watch import Watch
-
-    watch = Watch(pipeline, places, ask_unheard=True)
-    try:
-        yield watch
-    finally:
-        watch.close()
-
-
-@contextmanager
-def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotListener | None]:
-    from zpipe.monitor.export.recording import Recorder
-
+def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotListener]:
     if path is None:
-        yield None
+        yield lambda *_: None
         return
     recorder = Recorder(path, pipeline.name, pipeline.interval_s)
     # A service manager ends a recording by SIGTERM, and the end of a compressed file must still be written.
@@ -141,24 +128,13 @@ def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotL
         recorder.close()
 
 
-def _is_screen() -> bool:
-    from zpipe.monitor.screen.terminal import is_screen
-
-    return is_screen(sys.stdout)
-
-
 def _show_screen(
-    pipeline: PipelineConfig, places: Places, watch: Watch, heard: SnapshotListener | None, timeout: float | None
+    pipeline: PipelineConfig, places: Places, watch: Watch, heard: SnapshotListener, timeout: float | None
 ) -> ExitCode:
-    from zpipe.monitor.model.pipeline import PipelineModel
-    from zpipe.monitor.screen import live
-    from zpipe.monitor.snapshot_feed import now_s
-
     interval_s = max(pipeline.interval_s, REDRAW_S)
-    operator, heard = RequestSender(watch, places), heard or (lambda *_: None)
     give_up_s = float("inf") if timeout is None else timeout
     model = PipelineModel(pipeline, now_s())
-    if not live.show(watch, model, pipeline, interval_s, operator, heard, give_up_s):
+    if not live.show(watch, model, pipeline, interval_s, partial(_order, watch), places.searched, heard, give_up_s):
         raise _nobody(pipeline, places, give_up_s)
     if model.over:  # the screen is gone, and what it said with it
         click.echo(f"zpipe: every instance of pipeline {pipeline.name!r} has stopped", err=True)
@@ -175,19 +151,15 @@ def _print(
     pipeline: PipelineConfig,
     places: Places,
     watch: Watch,
-    heard: SnapshotListener | None,
+    heard: SnapshotListener,
     once: bool,
     as_json: bool,
     timeout: float | None,
     thresholds: Thresholds | None,
 ) -> ExitCode:
-    from zpipe.monitor import snapshot_feed
-    from zpipe.monitor.export import checks
-    from zpipe.monitor.model.pipeline import PipelineModel
-
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
-    model = PipelineModel(pipeline, snapshot_feed.now_s()) if wait_s < enough_s else PipelineModel(pipeline)
+    model = PipelineModel(pipeline, now_s()) if wait_s < enough_s else PipelineModel(pipeline)
     if not snapshot_feed.gather(watch, model, wait_s, heard):
         raise _nobody(pipeline, places, wait_s)
     for value in snapshot_feed.follow(
@@ -206,34 +178,21 @@ def _print(
 
 
 def _replay(pipeline: PipelineConfig, path: Path, at: str | None, once: bool, as_json: bool) -> ExitCode:
-    from zpipe.monitor.export.recording import Recording
-    from zpipe.monitor.screen import recording_player
-
-    recording = Recording(path, pipeline.name)
-    try:
+    with closing(Recording(path, pipeline.name)) as recording:
         tape = recording_player.Tape(recording, pipeline)
-        if _is_screen() and not (once or as_json):
+        if is_screen(sys.stdout) and not (once or as_json):
             recording_player.show(tape, recording)
             return ExitCode.DONE
         moments = [_moment(at, recording)] if once else _moments(recording)
         for moment in moments:
             tape.move(moment)
             click.echo(json.dumps(tape.value) if as_json else _text(tape.value))
-    finally:
-        recording.close()
     return ExitCode.DONE
 
 
 def _export(found: Target, given: str) -> ExitCode:
     """Serves the metrics at `given`, or where the config says if that is "", until interrupted. Raises OperatorError and
     UsageError."""
-    from zpipe.daemon.service.sdnotify import Notifier
-    from zpipe.monitor.export import exporter
-    from zpipe.monitor.model.pipeline import PipelineModel
-    from zpipe.monitor.snapshot_feed import now_s
-    from zpipe.operate.watch import Watch
-    from zpipe.runtime.places import Places
-
     pipeline = found.config
     try:
         host, port = values.host_port(given or pipeline.prometheus or PROMETHEUS)
@@ -291,9 +250,6 @@ def _config_and_address(config: Path | None, prometheus: str | None) -> tuple[Pa
 
 def _thresholds(pipeline: PipelineConfig, options: dict[str, Any]) -> Thresholds:
     """Raises TargetError for a link that the config does not have."""
-    from zpipe.monitor.export.checks import Thresholds
-    from zpipe.operate.targets import read_link
-
     for link, _ in options["max_depth"]:
         if link:
             read_link(pipeline, link)
@@ -332,35 +288,18 @@ def _moments(recording: Recording) -> Iterator[float]:
 
 def _text(value: dict[str, Any]) -> str:
     """The status as text, as wide as the terminal if stdout is one."""
-    from zpipe.monitor.screen.terminal import glyphs_of
-    from zpipe.monitor.snapshot_feed import PLAIN_WIDTH, as_text
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
-    return as_text(value, width, glyphs_of(sys.stdout))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else snapshot_feed.PLAIN_WIDTH
+    return snapshot_feed.as_text(value, width, glyphs_of(sys.stdout))
 
 
-class RequestSender:
-    """Sends what is asked for on the screen to the instances that a watch has heard of."""
-
-    def __init__(self, watch: Watch, places: Places) -> None:
-        self._watch = watch
-        self._places = places
-
-    def order(self, what: str, stage: str) -> str:
-        """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, in words. Raises NoPeerError,
-        OperatorError."""
-        stages = [stage] if stage else self._watch.config.heads
-        done, silent = [], []
-        for name in stages:
-            for instance in sorted(n for (s, n) in self._watch.snapshots if s == name):
-                try:
-                    self._watch.ask(name, instance, what, ORDER_S)
-                    done.append(f"{name}.{instance}")
-                except NoPeerError:
-                    silent.append(f"{name}.{instance}")
-        if silent or not done:
-            raise NoPeerError(f"{', '.join(silent or stages)} does not answer: is it running?")
-        return f"{', '.join(done)}: {what} is asked for"
-
-    def silence(self) -> str:
-        return self._places.searched()
+def _order(watch: Watch, what: str, stage: str) -> str:
+    """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, or why not, in words."""
+    stages = [stage] if stage else watch.config.heads
+    instances = [key for name in stages for key in sorted(watch.snapshots) if key[0] == name]
+    try:
+        done, silent = watch.ask_all(instances, what, ORDER_S)
+    except OperatorError as error:
+        return str(error)
+    if silent or not done:
+        return f"{', '.join(silent or stages)} does not answer: is it running?"
+    return f"{', '.join(done)}: {what} is asked for"

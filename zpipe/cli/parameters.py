@@ -1,7 +1,8 @@
-"""What several commands take: CONFIG|PIPELINE, and a time. Does not belong here: the options of one command."""
+"""What several commands take and give: CONFIG|PIPELINE, a time, a value as JSON. Does not belong here: what one command has."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,14 @@ def find_target(given: Path) -> Target:
     for note in target.notes:
         click.echo(f"zpipe: {note}", err=True)
     return target
+
+
+def json_or_text(value: Any) -> Any:
+    """The value as JSON has it, or as text if it is one that JSON does not have."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 class TimeType(click.ParamType):  # type: ignore[type-arg,unused-ignore]

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import click
 
 from zpipe import plugin_loading
+from zpipe.cli.parameters import json_or_text
 from zpipe.config.plugin_options import describe
 from zpipe.errors import ExitCode, PluginError
 from zpipe.plugin_loading import Plugin
@@ -68,15 +69,8 @@ def _options(plugin: Plugin) -> list[dict[str, Any]]:
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         described = describe(hints[field.name])
-        options.append({"name": field.name, "type": described, "required": required, "default": _plain(default)})
+        options.append({"name": field.name, "type": described, "required": required, "default": json_or_text(default)})
     return options
-
-
-def _plain(default: Any) -> Any:
-    try:
-        return json.loads(json.dumps(default, allow_nan=False))
-    except (TypeError, ValueError):  # the default may be any object
-        return str(default)
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[str]:

@@ -6,13 +6,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from zpipe.cli.parameters import TimeType
-from zpipe.config import load
+from zpipe.cli.run_report import exit_code, print_ledger
+from zpipe.config import InstanceKey, PipelineConfig, load
 from zpipe.errors import ExitCode
+from zpipe.monitor.model.run_ledger import RunLedger
+from zpipe.monitor.run.progress import LiveProgress, PlainProgress
+from zpipe.runtime.logs import for_children
+from zpipe.supervisor.supervisor import Supervisor
 
 
 @click.command()
@@ -43,34 +50,40 @@ def command(
 
     Refused where an instance of the pipeline runs already, whoever owns it, or a folder of it belongs to somebody else.
     """
-    from zpipe.monitor.model.run_ledger import RunLedger
-    from zpipe.monitor.run.ledger_table import ledger_table
-    from zpipe.monitor.run.progress import LiveProgress, PlainProgress
-    from zpipe.runtime.logs import for_children
-    from zpipe.supervisor.supervisor import Supervisor
-
     pipeline = load(config)
     ledger = RunLedger(pipeline)
-    display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
-    began = time.monotonic()
-    try:
-        env = for_children(os.environ)
-        drain_timeout_s = float("inf") if drain_timeout is None else drain_timeout
-        code = Supervisor(pipeline, env, display, ledger, fresh, log_level, drain_timeout_s=drain_timeout_s).run()
-    finally:
-        display.close()
-    result = ledger.as_json(time.monotonic() - began)
+    drain_timeout_s = float("inf") if drain_timeout is None else drain_timeout
+    code, result = supervise(
+        pipeline, os.environ, ledger, quiet=quiet, fresh=fresh, level=log_level, drain_timeout_s=drain_timeout_s
+    )
     try:
         if as_json:
             click.echo(json.dumps(result))
         else:
-            from rich.console import Console
-
-            Console().print(ledger_table(result))
+            print_ledger(result)
     except BrokenPipeError:  # nobody reads stdout any more; the exit code still says how the run ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    for problem in [*ledger.problems(), *ledger.remarks(result)]:
-        click.echo(f"zpipe: {problem}", err=True)
-    if code is ExitCode.DONE and not ledger.balanced:
-        return ExitCode.UNBALANCED
-    return code
+    return exit_code(code, ledger, result)
+
+
+def supervise(
+    pipeline: PipelineConfig,
+    env: Mapping[str, str],
+    ledger: RunLedger,
+    *,
+    quiet: bool = False,
+    fresh: bool = False,
+    level: str = "warning",
+    replay: Collection[InstanceKey] = (),
+    drain_timeout_s: float = float("inf"),
+) -> tuple[ExitCode, dict[str, Any]]:
+    """Runs the pipeline, and shows how it goes. Returns how it ended, and the ledger as JSON. Blocks. Raises OperatorError."""
+    display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
+    began = time.monotonic()
+    try:
+        code = Supervisor(
+            pipeline, for_children(env), display, ledger, fresh, level, replay=replay, drain_timeout_s=drain_timeout_s
+        ).run()
+    finally:
+        display.close()
+    return code, ledger.as_json(time.monotonic() - began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,12 @@ import click
 
 from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.errors import ExitCode, OperatorError
+from zpipe.monitor.messages.condition import read_condition
+from zpipe.monitor.messages.redaction import Redaction, read_names
+from zpipe.monitor.messages.tapped_messages import TappedMessage, TappedMessages
+from zpipe.operate.tap_subscription import TapSubscription, read_tap_target
 
+TURN_S = 0.1
 MOST_SECTIONS = 10_000
 """More than any instance shows, so that the instance decides."""
 
@@ -54,12 +59,6 @@ def command(
 
     Goes on until --count, Ctrl-C, or every instance has stopped. Exit code 5 if none of the stage answers.
     """
-    from zpipe.monitor.messages.condition import read_condition
-    from zpipe.monitor.messages.redaction import Redaction, read_names
-    from zpipe.monitor.messages.tap_output import follow_tap, printer
-    from zpipe.monitor.messages.tapped_messages import TappedMessages
-    from zpipe.operate.tap_subscription import TapSubscription, read_tap_target
-
     try:
         conditions = [read_condition(text) for text in where]
         redaction = Redaction(read_names(redact))
@@ -68,14 +67,14 @@ def command(
     found = find_target(config)
     targets, link = read_tap_target(found.config, target)
     tapped_messages = TappedMessages(link, conditions, redaction, rate, time.monotonic())
-    show = printer(as_json, sys.stdout.isatty())
+    show = _printer(as_json)
     with ExitStack() as stack:
         file = stack.enter_context(_new(save)) if save is not None else None
         # With conditions, every message has to be looked at. Without, there is no use for more sections than messages shown.
         tap = TapSubscription(found.config, found.env, targets, MOST_SECTIONS if conditions else int(rate) + 1)
         stack.callback(tap.close)
         try:
-            for one in islice(follow_tap(tap, tapped_messages, timeout), count):
+            for one in islice(_follow(tap, tapped_messages, timeout), count):
                 if file is not None:
                     _write(file, one.as_json() + "\n")
                 show(one)
@@ -83,6 +82,32 @@ def command(
             pass  # how watching is ended
     click.echo(f"zpipe: {tapped_messages.summary()}", err=True)
     return ExitCode.DONE
+
+
+def _follow(tap: TapSubscription, tapped_messages: TappedMessages, wait_s: float) -> Iterator[TappedMessage]:
+    """Each message that is to be shown, until every instance has stopped. Blocks between.
+
+    Raises NoPeerError if no instance answers within `wait_s`, OperatorError if this user may not look for them.
+    """
+    deadline = time.monotonic() + wait_s
+    while not tap.over:
+        for frame in tap.poll(TURN_S):
+            yield from tapped_messages.take(frame, time.time(), time.monotonic())
+        if not tap.heard and time.monotonic() > deadline:
+            raise tap.missing()
+
+
+def _printer(as_json: bool) -> Callable[[TappedMessage], None]:
+    """Prints a message to stdout: a line of JSON, or a heading and the payload, in colour on a terminal that wants it."""
+    if as_json:
+        return lambda seen: click.echo(seen.as_json())
+    if not sys.stdout.isatty():
+        return lambda seen: click.echo(f"{seen.heading()}\n{seen.body()}")
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    return lambda seen: console.print(Text.assemble((seen.heading(), "bold cyan"), "\n", seen.body()), soft_wrap=True)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from zpipe.config import load, report_for
+from zpipe.config import load
+from zpipe.config.loading import report_for
 from zpipe.errors import ExitCode, OperatorError
 
 

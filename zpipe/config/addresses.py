@@ -1,7 +1,5 @@
-"""The addresses in a config (`listen`): reading them, and finding what is wrong with them before anything is bound.
-
-Does not belong here: resolving a host name or opening a socket.
-"""
+"""The addresses in a config (`listen`): reading and checking them. Does not belong here: resolving a host name, opening a
+socket."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Reads a config file into a checked PipelineConfig, or reports all of its mistakes at once.
-
-The order of the checks is decided here. Does not belong here: what a key allows, which is in the modules that this one calls.
-"""
+"""Reads a config file into a checked PipelineConfig, or reports all of its mistakes at once. Does not belong here: what one
+key allows."""
 
 from __future__ import annotations
 
@@ -50,14 +48,10 @@ def load(
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
         report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
-    stages = {
-        name: _with_plugin(stage, loaded.get(name), raw["stages"][name], report)
-        for name, stage in config.stages.items()
-    }
-    stages = {
-        name: _with_traits(stage, loaded.get(name), config.folder, ask_plugins, report)
-        for name, stage in stages.items()
-    }
+    stages = {}
+    for name, stage in config.stages.items():
+        stage = _with_plugin(stage, loaded.get(name), raw["stages"][name], report)
+        stages[name] = _with_traits(stage, loaded.get(name), config.folder, ask_plugins, report)
     if stages:
         topology.check(stages, loaded, report)
     try:

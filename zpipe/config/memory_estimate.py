@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zpipe.config.pipeline_config import PipelineConfig, StageConfig
+from zpipe.config.pipeline_config import PipelineConfig
 from zpipe.core.policy import MIB, LinkPolicy
 
 BASE_BYTES = 30 * MIB
@@ -35,25 +35,15 @@ class MemoryRow:
         return self.instances * self.instance_bytes
 
 
-@dataclass(frozen=True)
-class MemoryStatement:
-    rows: tuple[MemoryRow, ...]
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(row.total_bytes for row in self.rows)
-
-
-def estimate_memory(config: PipelineConfig) -> MemoryStatement:
-    return MemoryStatement(tuple(_row(config, stage) for stage in config.stages.values()))
-
-
-def _row(config: PipelineConfig, stage: StageConfig) -> MemoryRow:
+def estimate_memory(config: PipelineConfig) -> list[MemoryRow]:
     largest = LinkPolicy().max_message_bytes
-    return MemoryRow(
-        stage=stage.name,
-        instances=stage.instances,
-        queue_bytes=stage.queue.bytes + largest if stage.inputs else 0,
-        unacked_bytes=len(config.consumers(stage.name)) * stage.unacked.bytes,
-        base_bytes=BASE_BYTES,
-    )
+    return [
+        MemoryRow(
+            stage=stage.name,
+            instances=stage.instances,
+            queue_bytes=stage.queue.bytes + largest if stage.inputs else 0,
+            unacked_bytes=len(config.consumers(stage.name)) * stage.unacked.bytes,
+            base_bytes=BASE_BYTES,
+        )
+        for stage in config.stages.values()
+    ]

@@ -1,7 +1,5 @@
-"""Gathers the mistakes of one config until all are known, and words key paths and values for people.
-
-Does not belong here: deciding what is a mistake.
-"""
+"""Gathers the mistakes of one config, and words key paths and values for people. Does not belong here: deciding what is a
+mistake."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zpipe.config.key_lines import KeyPath
-from zpipe.config.variable_expansion import Expanded
+from zpipe.config.variable_expansion import Expanded, replaced
 from zpipe.errors import Mistake
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -38,7 +36,7 @@ class MistakeReport:
         self._text = text
 
     def add(self, path: KeyPath, problem: str, *, given: Any = None, nearest: str = "") -> None:
-        problem, given = self._without_secrets(path, problem), self._shown_as(path, given)
+        problem, given = self._without_secrets(path, problem), replaced(given, self._shown_as, path)
         # A list of one may be written as a plain value. Then there is no element to point at, only the key.
         while path and isinstance(path[-1], int) and path not in self._lines:
             path = path[:-1]
@@ -62,10 +60,6 @@ class MistakeReport:
         match given:
             case Expanded():
                 return given.template if given.secrets else str(given)
-            case dict():
-                return {key: self._shown_as((*path, key), inner) for key, inner in given.items()}
-            case list():
-                return [self._shown_as((*path, index), inner) for index, inner in enumerate(given)]
             case str():
                 return self._without_secrets(path, given)
             case _:

@@ -1,14 +1,12 @@
-"""Fills the options dataclass of a plugin from its `options` table, and checks it as strictly as zpipe's own keys.
-
-It decides which types the fields may have, and words the mistakes. Does not belong here: any key or plugin by name.
-"""
+"""Fills the options dataclass of a plugin from its `options` table, as strictly as zpipe's own keys are read. Does not
+belong here: any key or plugin by name."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field
+from dataclasses import MISSING
 from datetime import date, datetime, time
 from enum import Enum
 from functools import cache
@@ -18,7 +16,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 from zpipe.config import values
 from zpipe.config.key_lines import KeyPath
 from zpipe.config.mistakes import MistakeReport, quoted, shown
-from zpipe.config.variable_expansion import UNSET, Expanded, plain
+from zpipe.config.variable_expansion import UNSET, Expanded, leaves, plain
 from zpipe.plugin_loading import nearest_name
 
 _WORDS: dict[Any, str] = {
@@ -36,13 +34,7 @@ _WORDS: dict[Any, str] = {
     time: "a time of day",
 }
 _SCALARS: dict[Any, values.Reader[Any]] = {int: values.integer, float: values.number, bool: values.boolean}
-
-
-class _Failed:
-    pass
-
-
-_FAILED: Final = _Failed()
+_FAILED: Final = object()
 
 
 def fill(options_type: type, given: Mapping[str, Any], path: KeyPath, report: MistakeReport) -> Any:
@@ -62,7 +54,7 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistak
     for name, field in fields.items():
         if name in given:
             arguments[name] = _value(hints[name], given[name], (*path, name), report)
-        elif _is_required(field):
+        elif field.default is MISSING and field.default_factory is MISSING:
             report.add((*path, name), f"is required: {describe(hints[name])}")
             arguments[name] = _FAILED
     for key in given.keys() - fields.keys():
@@ -82,10 +74,6 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistak
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
-
-
-def _is_required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _value(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
@@ -180,11 +168,7 @@ def _mapping(hint: Any, given: dict[str, Any], path: KeyPath, report: MistakeRep
 
 
 def _holds_unset(given: Any) -> bool:
-    if isinstance(given, dict):
-        return any(map(_holds_unset, given.values()))
-    if isinstance(given, list):
-        return any(map(_holds_unset, given))
-    return given is UNSET
+    return any(leaf is UNSET for _, leaf in leaves(given))
 
 
 def _nearest_choice(hint: Any, given: Any) -> str:

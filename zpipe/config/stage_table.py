@@ -1,24 +1,25 @@
-"""Reading one [stages.NAME] table: the keys of a stage, their defaults and the bounds of each value.
-
-Does not belong here: what compares one stage with another, which is `topology`.
-"""
+"""Reading one [stages.NAME] table: its keys, their defaults and bounds. Does not belong here: what compares stages
+(`topology`)."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 from zpipe.config import addresses, values
 from zpipe.config.pipeline_config import Input, StageConfig, Workers
 from zpipe.config.table_reader import TableReader
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
 
+P = TypeVar("P", BatchPolicy, Bound, DeadPolicy, RetryPolicy, Workers)
 _DEFAULTS = StagePolicy()
 _LATER = frozenset({"buffer", "key"})
 """Keys that the design has and this version does not."""
 MOST_INSTANCES = 1000
 MOST_CALLS = 10_000
 """The most calls a `limit` may allow at once. Each is a task and a coroutine, and mostly a connection."""
-LEAST_RATE, MOST_RATE = 0.001, 1_000_000.0
+_RATE = values.positive_number("a number of calls a second from 0.001 to 1,000,000", least=0.001, most=1_000_000.0)
 
 
 def read_stage(name: str, table: TableReader) -> StageConfig:
@@ -38,6 +39,7 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         dead=_dead(table.table("dead")),
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
         limit=_limit(table.table("limit")) if "limit" in table else None,
+        codec=table.get("codec", values.choice("msgpack", "cbor"), _DEFAULTS.link.codec),
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
     )
     table.allow("input", "batch", "limit", "listen", "options")
@@ -56,25 +58,30 @@ def _read_input(given: Any) -> Input:
         raise values.refused(allowed, given) from None
 
 
-def _bound(table: TableReader, default: Bound) -> Bound:
-    bound = Bound(
-        messages=table.get("messages", values.whole_number(), default.messages),
-        bytes=table.get("bytes", values.size, default.bytes),
-    )
+def _policy(table: TableReader, default: P, **readers: values.Reader[Any]) -> P:
+    """`default` with what the table gives. A key has the name of its field, without the unit."""
+    given = {
+        field: table.get(re.sub("_(s|bytes)$", "", field), read, getattr(default, field))
+        for field, read in readers.items()
+    }
     table.report_unknown_keys()
-    return bound
+    return replace(default, **given)
+
+
+def _bound(table: TableReader, default: Bound) -> Bound:
+    return _policy(table, default, messages=values.whole_number(), bytes=values.size)
 
 
 def _workers(table: TableReader) -> Workers:
-    workers = Workers(
-        kind=table.get("kind", values.choice("thread", "process"), "thread"),
-        count=table.get("count", values.whole_number(most=1000), 1),
-        count_given="count" in table,
-        timeout_s=table.get("timeout", values.duration(), None),
-        recycle_messages=table.get("recycle_messages", values.whole_number(), None),
-        memory_bytes=table.get("memory", values.size, None),
+    workers = _policy(
+        table,
+        Workers(count_given="count" in table),
+        kind=values.choice("thread", "process"),
+        count=values.whole_number(most=1000),
+        timeout_s=values.duration(),
+        recycle_messages=values.whole_number(),
+        memory_bytes=values.size,
     )
-    table.report_unknown_keys()
     if workers.kind == "thread" and not table.report.has_mistake_at(*table.path):
         problem = 'is for workers that can be replaced: kind = "process"'
         for key in [key for key in ("recycle_messages", "memory") if key in table]:
@@ -83,50 +90,45 @@ def _workers(table: TableReader) -> Workers:
 
 
 def _retry(table: TableReader) -> RetryPolicy:
-    default = RetryPolicy()
-    delay = table.get("delay", values.duration(zero=True), default.delay_s)
-    retry = RetryPolicy(
-        attempts=table.get("attempts", values.whole_number(), default.attempts),
-        delay_s=delay,
-        # Who gives only a delay above the default maximum means that every delay is that long.
-        max_delay_s=table.get("max_delay", values.duration(zero=True), max(delay, default.max_delay_s)),
-        deaths=table.get("deaths", values.whole_number(), default.deaths),
+    retry = _policy(
+        table,
+        RetryPolicy(),
+        attempts=values.whole_number(),
+        delay_s=values.duration(zero=True),
+        max_delay_s=values.duration(zero=True),
+        deaths=values.whole_number(),
     )
-    if retry.max_delay_s < delay and not table.report.has_mistake_at(*table.path):
+    if "max_delay" not in table:
+        # Who gives only a delay above the default maximum means that every delay is that long.
+        return replace(retry, max_delay_s=max(retry.delay_s, retry.max_delay_s))
+    if retry.max_delay_s < retry.delay_s and not table.report.has_mistake_at(*table.path):
         given = table.values["max_delay"]
-        table.report.add((*table.path, "max_delay"), f"must not be below delay ({delay:g}s)", given=given)
-    table.report_unknown_keys()
+        table.report.add((*table.path, "max_delay"), f"must not be below delay ({retry.delay_s:g}s)", given=given)
     return retry
 
 
 def _dead(table: TableReader) -> DeadPolicy:
-    default = DeadPolicy()
-    dead = DeadPolicy(
-        messages=table.get("messages", values.whole_number(), default.messages),
-        bytes=table.get("bytes", values.size, default.bytes),
-        age_s=table.get("age", values.duration(), default.age_s),
-        storm=table.get("storm", values.fraction, default.storm),
+    return _policy(
+        table,
+        DeadPolicy(),
+        messages=values.whole_number(),
+        bytes=values.size,
+        age_s=values.duration(),
+        storm=values.fraction,
     )
-    table.report_unknown_keys()
-    return dead
 
 
 def _batch(table: TableReader, queue: Bound) -> BatchPolicy:
     default = BatchPolicy()
-    batch = BatchPolicy(
-        # A small queue is no mistake where the batch has its default size: the default is then lowered to it.
-        messages=table.get("messages", values.whole_number(), min(default.messages, queue.messages)),
-        bytes=table.get("bytes", values.size, min(default.bytes, queue.bytes)),
-        timeout_s=table.get("timeout", values.duration(), default.timeout_s),
-    )
-    table.report_unknown_keys()
-    return batch
+    # A small queue is no mistake where the batch has its default size: the default is then lowered to it.
+    default = replace(default, messages=min(default.messages, queue.messages), bytes=min(default.bytes, queue.bytes))
+    return _policy(table, default, messages=values.whole_number(), bytes=values.size, timeout_s=values.duration())
 
 
 def _limit(table: TableReader) -> LimitPolicy:
     """With a rate alone, the number of calls is not limited. With any other key, or none, that number adapts."""
     default = LimitPolicy()
-    rate = table.get("rate", _read_rate, None)
+    rate = table.get("rate", _RATE, None)
     rate_alone = rate is not None and not ({"kind", "start", "max"} & table.values.keys())
     default_kind: Literal["aimd", "fixed"] = "fixed" if rate_alone else "aimd"
     kind = table.get("kind", values.choice("aimd", "fixed"), default_kind)
@@ -152,13 +154,3 @@ def _check_limit(table: TableReader, kind: str, start: int | None, most: int | N
             table.report.add(table.path, 'kind "fixed" needs max, or rate, or both', given=kind)
     elif start is not None and start > (most or LimitPolicy().max or MOST_CALLS):
         table.report.add((*table.path, "start"), f"must not be above max ({most or LimitPolicy().max})", given=start)
-
-
-def _read_rate(given: Any) -> float:
-    try:
-        rate = values.number(given)
-    except ValueError:
-        rate = 0.0
-    if not LEAST_RATE <= rate <= MOST_RATE:
-        raise values.refused(f"a number of calls a second from {LEAST_RATE:g} to {MOST_RATE:,.0f}", given)
-    return rate

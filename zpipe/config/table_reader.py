@@ -1,7 +1,5 @@
-"""Reads the keys of one table of a config into typed values, and reports what is wrong with them.
-
-It remembers which keys were read, so that all others can be reported. Does not belong here: any key by name.
-"""
+"""Reads the keys of one table of a config into typed values, and reports what is wrong with them. Does not belong here: any
+key by name."""
 
 from __future__ import annotations
 

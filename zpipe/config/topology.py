@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from zpipe.config.mistakes import MistakeReport
-from zpipe.config.pipeline_config import Input, StageConfig
+from zpipe.config.pipeline_config import Input, PipelineConfig, StageConfig
 from zpipe.config.values import show_size
 from zpipe.core.work.task import DEAD
 from zpipe.plugin_loading import Plugin, nearest_name
@@ -26,16 +26,12 @@ def check(stages: Stages, plugins: Mapping[str, Plugin], report: MistakeReport) 
             _check_batch_plugin(stage, plugin, report)
             _check_workers(stage, plugin, report)
     has_cycle = _check_cycles(stages, report)
-    if not any(_is_head(stage, report) for stage in stages.values()):
+    if not any(not one.inputs and not report.has_mistake_at("stages", one.name, "input") for one in stages.values()):
         report.add(("stages",), "has no head: one stage must have no `input`, and a source for its plugin")
     for stage in stages.values():
         _check_batch_queue(stage, report)
     if not has_cycle:
         _check_batch_upstream(stages, report)
-
-
-def _is_head(stage: StageConfig, report: MistakeReport) -> bool:
-    return not stage.inputs and not report.has_mistake_at("stages", stage.name, "input")
 
 
 def _check_inputs(stage: StageConfig, stages: Stages, report: MistakeReport) -> None:
@@ -176,3 +172,24 @@ def _check_batch_upstream(stages: Stages, report: MistakeReport) -> None:
             bounds = ", ".join(f"stages.{n}.unacked.messages" for n in sorted(narrow))
             problem = f"{stage.batch.messages} can never fill: {bounds} lets {arriving} be unacked at once"
             report.add(path, problem, given=stage.batch.messages)
+
+
+# ---- what is allowed, but is most likely not meant
+
+
+def advise(config: PipelineConfig, report: MistakeReport) -> None:
+    """Adds warnings to `report`: mistakes that stop nothing. The config must have been loaded with its plugins."""
+    for stage in config.stages.values():
+        path = ("stages", stage.name)
+        if not stage.inputs and all(outlet == DEAD for outlet, _ in config.consumers(stage.name)):
+            report.add(path, "is a head that no stage reads: its messages go nowhere")
+        for index, entry in enumerate(stage.inputs):
+            if config.stages[entry.stage].traits.is_sink and entry.outlet != DEAD:
+                sink = f"stage {entry.stage!r} is a sink (plugin {config.stages[entry.stage].plugin!r})"
+                report.add((*path, "input", index), f"{sink}: nothing ever comes out of it", given=entry.stage)
+        for outlet in config.unread_outlets(stage.name):
+            problem = (
+                f'no stage reads the outlet {outlet!r} of {stage.name!r} (input = "{stage.name}.{outlet}"): '
+                "what leaves by it is counted as unrouted, and goes nowhere"
+            )
+            report.add(path, problem, given=outlet)

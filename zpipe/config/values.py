@@ -80,22 +80,6 @@ def url(given: Any) -> str:
     return str(given)
 
 
-def rate(given: Any) -> float:
-    value = number(given)
-    if not 0 < value <= 1_000_000:
-        raise refused("a number above 0, at most 1000000", given)
-    return value
-
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-def log_level(given: Any) -> str:
-    if given not in LOG_LEVELS:
-        raise refused(f"one of {', '.join(LOG_LEVELS)}", given)
-    return str(given)
-
-
 def choice(*allowed: Choice) -> Reader[Choice]:
     """A reader of one of these words."""
 
@@ -106,6 +90,10 @@ def choice(*allowed: Choice) -> Reader[Choice]:
         raise refused(" or ".join(map(quoted, allowed)), given)
 
     return read
+
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+log_level = choice(*LOG_LEVELS)
 
 
 def integer(given: Any) -> int:
@@ -122,11 +110,18 @@ def number(given: Any) -> float:
     return float(value)
 
 
-def fraction(given: Any) -> float:
-    value = _converted(given, float)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise refused("a number above 0, at most 1", given)
-    return float(value)
+def positive_number(allowed: str, most: float, least: float = 0.0) -> Reader[float]:
+    def read(given: Any) -> float:
+        value = _converted(given, float)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 and least <= value <= most):
+            raise refused(allowed, given)
+        return float(value)
+
+    return read
+
+
+fraction = positive_number("a number above 0, at most 1", most=1.0)
+rate = positive_number("a number above 0, at most 1000000", most=1_000_000.0)
 
 
 def whole_number(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:

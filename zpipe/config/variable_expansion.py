@@ -22,63 +22,55 @@ class Expanded(str):
     secrets  values from the environment, which must not be shown; for each, the text to show in its place
     """
 
-    __slots__ = ("secrets", "template")
-    template: str
-    secrets: Mapping[str, str]
+    def __new__(cls, value: str, template: str, secrets: Mapping[str, str]) -> Expanded:
+        return super().__new__(cls, value)
 
-    def __new__(cls, value: str, template: str, secrets: Mapping[str, str] | None = None) -> Expanded:
-        made = super().__new__(cls, value)
-        made.template = template
-        made.secrets = {value: template} if secrets is None else secrets
-        return made
+    def __init__(self, value: str, template: str, secrets: Mapping[str, str]) -> None:
+        self.template = template
+        self.secrets = secrets
 
 
-class _Unset:
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = _Unset()
+UNSET: Final = object()
 """Takes the place of a string that could not be expanded. That mistake is reported already, so readers say no more about it."""
 
 
-def expand(value: Any, env: Mapping[str, str], mistake: Callable[[KeyPath, str, Any], None], path: KeyPath = ()) -> Any:
-    """`value` with all strings in it expanded. `mistake(path, problem, given)` is called for each that could not be."""
+def replaced(value: Any, leaf: Callable[[KeyPath, Any], Any], path: KeyPath = ()) -> Any:
+    """`value` with `leaf(path, given)` in the place of everything in it that is neither a table nor a list."""
     match value:
         case dict():
-            return {key: expand(inner, env, mistake, (*path, key)) for key, inner in value.items()}
+            return {key: replaced(inner, leaf, (*path, key)) for key, inner in value.items()}
         case list():
-            return [expand(inner, env, mistake, (*path, index)) for index, inner in enumerate(value)]
-        case str() if "${" in value:
-            return _expand_string(value, env, mistake, path)
+            return [replaced(inner, leaf, (*path, index)) for index, inner in enumerate(value)]
         case _:
-            return value
+            return leaf(path, value)
+
+
+def leaves(value: Any) -> list[tuple[KeyPath, Any]]:
+    """Everything in `value` that is neither a table nor a list, with its path."""
+    found: list[tuple[KeyPath, Any]] = []
+    replaced(value, lambda path, given: found.append((path, given)))
+    return found
+
+
+def expand(value: Any, env: Mapping[str, str], mistake: Callable[[KeyPath, str, Any], None]) -> Any:
+    """`value` with all strings in it expanded. `mistake(path, problem, given)` is called for each that could not be."""
+
+    def leaf(path: KeyPath, given: Any) -> Any:
+        return _expand_string(given, env, mistake, path) if isinstance(given, str) and "${" in given else given
+
+    return replaced(value, leaf)
 
 
 def plain(value: Any) -> Any:
     """`value` with plain strings in place of `Expanded` ones."""
-    match value:
-        case dict():
-            return {key: plain(inner) for key, inner in value.items()}
-        case list():
-            return [plain(inner) for inner in value]
-        case Expanded():
-            return str(value)
-        case _:
-            return value
+    return replaced(value, lambda _, given: str(given) if isinstance(given, Expanded) else given)
 
 
-def secrets(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str, str]]:
+def secrets(value: Any) -> Iterator[tuple[KeyPath, str, str]]:
     """Every secret in an expanded `value`: (key path, value from the environment, what to show in its place)."""
-    match value:
-        case dict():
-            for key, inner in value.items():
-                yield from secrets(inner, (*path, key))
-        case list():
-            for index, inner in enumerate(value):
-                yield from secrets(inner, (*path, index))
-        case Expanded():
-            yield from ((path, secret, shown) for secret, shown in value.secrets.items())
+    for path, given in leaves(value):
+        if isinstance(given, Expanded):
+            yield from ((path, secret, shown) for secret, shown in given.secrets.items())
 
 
 def _expand_string(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -23,10 +24,6 @@ def count(number: float) -> str:
             return f"{number:.1f}{unit}" if unit and abs(number) < 99.95 else f"{number:.0f}{unit}"
         number /= 1000
     return f"{number:.0f}T"
-
-
-def rate(number: float | None) -> str:
-    return "" if number is None else f"{count(number)}/s"
 
 
 def size(number: float) -> str:
@@ -58,6 +55,14 @@ def precise(seconds: float) -> str:
 
 def share(part: float) -> str:
     return f"{100 * part:.0f}%"
+
+
+def local_time(at: float) -> str:
+    """Seconds since the epoch as a date and time of day. An instance may have sent any number."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def percent(part: float) -> str:

@@ -1,8 +1,5 @@
-"""Following a pipeline: from the snapshots that arrive to the values that are shown, one for each interval.
-
-Must not live here: sockets (the command brings a SnapshotFeed), the live screen (`screen.live`), and what is shown of a value
-(`table.pipeline_status`).
-"""
+"""Following a pipeline: from the snapshots that arrive to the values that are shown, one for each interval. Must not live here:
+sockets (the command brings a SnapshotFeed), and how a value is shown."""
 
 from __future__ import annotations
 
@@ -45,9 +42,7 @@ def due_at(now: float, interval_s: float) -> float:
     return following(now - LATE * interval_s, interval_s) + LATE * interval_s
 
 
-def gather(
-    feed: SnapshotFeed, model: PipelineModel, timeout_s: float, listener: SnapshotListener | None = None
-) -> bool:
+def gather(feed: SnapshotFeed, model: PipelineModel, timeout_s: float, listener: SnapshotListener) -> bool:
     """Reads until every instance of the config and every further one was heard, at most so long. Blocks. Whether any was."""
     deadline = time.monotonic() + timeout_s
     while model.awaited and (left_s := deadline - time.monotonic()) > 0:
@@ -56,7 +51,7 @@ def gather(
 
 
 def follow(
-    feed: SnapshotFeed, model: PipelineModel, interval_s: float, listener: SnapshotListener | None = None
+    feed: SnapshotFeed, model: PipelineModel, interval_s: float, listener: SnapshotListener
 ) -> Iterator[dict[str, Any]]:
     """The model's value now and at each interval, until every instance has stopped. Blocks between."""
     while True:
@@ -69,11 +64,11 @@ def follow(
             read(feed, model, 0.0, listener)
 
 
-def read(feed: SnapshotFeed, model: PipelineModel, timeout_s: float, listener: SnapshotListener | None = None) -> None:
+def read(feed: SnapshotFeed, model: PipelineModel, timeout_s: float, listener: SnapshotListener) -> None:
     """Reads what arrives, for at most READ_INTERVAL_S, so that instances that were started meanwhile are found."""
     for snapshot in feed.poll(min(timeout_s, READ_INTERVAL_S)):
         now = now_s()
-        if model.add(snapshot, now) and listener is not None:
+        if model.add(snapshot, now):
             listener(snapshot, now)
 
 

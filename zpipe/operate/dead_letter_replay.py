@@ -1,9 +1,5 @@
-"""The replay of dead letters by a running pipeline (`zpipe dead replay`): tells the instances that have the letters, and waits
-for the outcome.
-
-Does not belong here: marking the letters, which is `stored_dead_letters`, and starting a pipeline that does not run, which is
-the supervisor.
-"""
+"""The replay of dead letters by a running pipeline: tells the instances that have the letters, and waits for the outcome. Does
+not belong here: marking the letters (`stored_dead_letters`), and starting a pipeline that does not run (the supervisor)."""
 
 from __future__ import annotations
 

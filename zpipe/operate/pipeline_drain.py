@@ -1,8 +1,8 @@
-"""The drain of a running pipeline, as `zpipe drain` does it from outside.
+"""The drain of a running pipeline, as `zpipe drain` does it from outside. Does not belong here: showing it, and adding up its
+ledger.
 
-It sends the order to each head, which confirms it, and then waits until every instance has stopped. How far the drain is shows
-in the state of every snapshot, so a lost frame or an instance that joins late does no harm. Does not belong here: showing the
-drain, and adding up its ledger.
+Each head confirms the order. How far the drain is shows in the state of every snapshot, so a lost frame or an instance that
+joins late does no harm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places, since_boot_s
 
 TURN_S = 0.1
-ASK_S = 1.0
 
 
 class PipelineDrain:
@@ -32,7 +31,6 @@ class PipelineDrain:
         self._config = config
         self._places = Places(config, env, since=since_boot_s())
         self._watch = Watch(config, self._places)
-        self._ordered: dict[InstanceKey, str] = {}
         self.last: dict[InstanceKey, dict[str, Any]] = {}
         self.killed: list[dict[str, Any]] = []
 
@@ -59,7 +57,7 @@ class PipelineDrain:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            self._order_heads()
+            self._watch.order_drain({key: one for key, one in self.last.items() if key[0] in self._config.heads})
             self._listen(TURN_S)
             self._read_marks()
             turn()
@@ -107,20 +105,6 @@ class PipelineDrain:
     def running(self) -> list[InstanceKey]:
         """Instances that were heard of and have not stopped yet."""
         return [key for key, snapshot in self.last.items() if snapshot["state"] != State.STOPPED.value]
-
-    def _order_heads(self) -> None:
-        """Orders the drain of each head once. One that was started again, or whose answer was lost, is told again."""
-        heads = self._config.heads
-        for key, snapshot in self.last.items():
-            if key[0] not in heads or self._ordered.get(key) == snapshot["incarnation"]:
-                continue
-            if snapshot["state"] in (State.STOPPED.value, State.STARTING.value):
-                continue
-            try:
-                self._watch.ask(*key, "drain", timeout_s=ASK_S)
-            except NoPeerError:
-                continue
-            self._ordered[key] = snapshot["incarnation"]
 
     def _listen(self, timeout_s: float) -> None:
         for snapshot in self._watch.poll(timeout_s):

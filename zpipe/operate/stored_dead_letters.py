@@ -1,8 +1,5 @@
-"""The stored dead letters of a whole pipeline: those in the state folders of its instances on this machine.
-
-They are found, read, changed, marked for a replay and dropped here, also while the instances run, which SQLite allows. Does not
-belong here: starting an instance, or sending it a request.
-"""
+"""The stored dead letters of a whole pipeline: those in the state folders of its instances on this machine, also while these run,
+which SQLite allows. Does not belong here: starting an instance, or sending it a request."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ class StoredDeadLetters:
             for instance in self._places.stored(stage)
             if _exists(path := self._places.state(stage, instance) / dead_letter_table.STATE_FILE)
         }
-        if not self._files:
+        if not any(map(self._places.stored, config.stages)):
             where = self._places.state("", 0).parent
             raise NoPeerError(
                 f"nothing of pipeline {config.name!r} is kept in {where}: has it run on this machine, as this user?"
@@ -108,39 +105,35 @@ class StoredDeadLetters:
             numbers = found.setdefault((stage, instance), [])
             if int(number) not in numbers:
                 numbers.append(int(number))
-        for owner, numbers in found.items():
-            existing = self._existing(owner, numbers)
-            if missing := [letter_name(*owner, number) for number in numbers if number not in existing]:
-                raise TargetError(f"there is no letter {', '.join(missing)}: `zpipe dead list` has those that are left")
+        existing = {(instance, number) for instance, number, _ in self._column("kind", found)}
+        named = [(instance, number) for instance, numbers in found.items() for number in numbers]
+        if missing := [
+            letter_name(*instance, number) for instance, number in named if (instance, number) not in existing
+        ]:
+            raise TargetError(f"there is no letter {', '.join(missing)}: `zpipe dead list` has those that are left")
         return found
 
-    def _existing(self, instance: InstanceKey, numbers: Iterable[int]) -> set[int]:
-        if instance not in self._files:
-            return set()
-        where, values = Filter(numbers=frozenset(numbers)).where()
-        with self._open(instance) as connection:
-            return {row[0] for row in connection.execute(f"SELECT number FROM dead_letters WHERE {where}", values)}
+    def _column(self, column: str, chosen: Numbers) -> Iterator[tuple[InstanceKey, int, Any]]:
+        """Instance, number and what stands in the column, of those of the letters that exist."""
+        for instance, numbers in chosen.items():
+            if instance in self._files:
+                where, values = Filter(numbers=frozenset(numbers)).where()
+                sql = f"SELECT number, {column} FROM dead_letters WHERE {where} ORDER BY number"
+                with self._open(instance) as connection:
+                    yield from ((instance, number, found) for number, found in connection.execute(sql, values))
 
     def kinds(self, chosen: Numbers) -> dict[str, Numbers]:
         """The same letters, by kind (MESSAGE, RECORD, SECTION)."""
         found: dict[str, Numbers] = {}
-        for instance, numbers in chosen.items():
-            where, values = Filter(numbers=frozenset(numbers)).where()
-            sql = f"SELECT kind, number FROM dead_letters WHERE {where} ORDER BY number"
-            with self._open(instance) as connection:
-                for kind, number in connection.execute(sql, values):
-                    found.setdefault(kind, {}).setdefault(instance, []).append(number)
+        for instance, number, kind in self._column("kind", chosen):
+            found.setdefault(kind, {}).setdefault(instance, []).append(number)
         return found
 
     def marked(self, chosen: Numbers) -> tuple[Numbers, Numbers]:
         """Those of the letters that still exist: the ones that are to be replayed, and the others."""
         left: tuple[Numbers, Numbers] = {}, {}
-        for instance, numbers in chosen.items():
-            where, values = Filter(numbers=frozenset(numbers)).where()
-            sql = f"SELECT replay_rate IS NULL, number FROM dead_letters WHERE {where}"
-            with self._open(instance) as connection:
-                for unmarked, number in connection.execute(sql, values):
-                    left[unmarked].setdefault(instance, []).append(number)
+        for instance, number, unmarked in self._column("replay_rate IS NULL", chosen):
+            left[unmarked].setdefault(instance, []).append(number)
         return left
 
     def outcome(self, chosen: Numbers) -> Outcome:
@@ -202,20 +195,20 @@ class StoredDeadLetters:
 
     def mark(self, chosen: Numbers, rate: float) -> None:
         """Marks the letters: their instance replays them, `rate` a second, when it next looks for marked ones."""
-        for instance, numbers in chosen.items():
-            where, values = Filter(numbers=frozenset(numbers)).where()
-            with self._open(instance, write=True) as connection:
-                sql = f"UPDATE dead_letters SET replay_rate = ? WHERE {where} AND kind = '{MESSAGE}'"
-                connection.execute(sql, (rate, *values))
+        self._change(f"UPDATE dead_letters SET replay_rate = ? WHERE kind = '{MESSAGE}'", chosen, rate)
 
     def drop(self, chosen: Numbers) -> int:
         """Deletes the letters, and returns how many there were."""
-        dropped = 0
+        return self._change("DELETE FROM dead_letters WHERE TRUE", chosen)
+
+    def _change(self, sql: str, chosen: Numbers, *values: Any) -> int:
+        """Makes the change to the chosen ones of the letters that the statement is for. Returns how many these were."""
+        changed = 0
         for instance, numbers in chosen.items():
-            where, values = Filter(numbers=frozenset(numbers)).where()
+            where, wanted = Filter(numbers=frozenset(numbers)).where()
             with self._open(instance, write=True) as connection:
-                dropped += connection.execute(f"DELETE FROM dead_letters WHERE {where}", values).rowcount
-        return dropped
+                changed += connection.execute(f"{sql} AND {where}", (*values, *wanted)).rowcount
+        return changed
 
     @contextmanager
     def _open(self, instance: InstanceKey, write: bool = False) -> Iterator[sqlite3.Connection]:

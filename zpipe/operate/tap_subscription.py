@@ -1,7 +1,5 @@
-"""Taps a pipeline from outside: asks instances again and again to show the messages that pass, and reads what they show.
-
-Does not belong here: decoding, choosing and printing messages, which is the monitor's work.
-"""
+"""Taps a pipeline: asks its instances to show the messages that pass. Does not belong here: decoding, choosing and printing
+them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What commands are given to name a part of a pipeline: STAGE, STAGE.N or a link.
-
-Does not belong here: whether the part runs.
-"""
+"""What commands are given to name a part of a pipeline: STAGE, STAGE.N or a link. Does not belong here: whether the part runs."""
 
 from __future__ import annotations
 
@@ -26,14 +23,11 @@ def read_stage_target(config: PipelineConfig, target: str) -> tuple[str, int | N
     return stage, int(number) if dot else None
 
 
-def links(config: PipelineConfig) -> dict[str, tuple[Input, str]]:
-    """Every link as (where it comes from, consumer stage), by its name: FROM->TO or FROM.OUTLET->TO."""
-    return {f"{entry}->{stage.name}": (entry, stage.name) for stage in config.stages.values() for entry in stage.inputs}
-
-
 def read_link(config: PipelineConfig, name: str) -> tuple[Input, str]:
-    """The link of that name. Raises TargetError that says which links the pipeline has."""
-    known = links(config)
+    """The link FROM->TO or FROM.OUTLET->TO: where it comes from, and its consumer. Raises TargetError that names them all."""
+    known = {
+        f"{entry}->{stage.name}": (entry, stage.name) for stage in config.stages.values() for entry in stage.inputs
+    }
     upstream, _, consumer = (part.strip() for part in name.partition("->"))
     found = known.get(f"{upstream}->{consumer}")
     if found is None:

@@ -1,17 +1,16 @@
-"""Watches a pipeline from outside: finds its instances, reads the snapshots that they publish, and sends them requests.
-
-Does not belong here: what a snapshot means, which is the monitor's work.
-"""
+"""Watches a pipeline from outside: finds its instances, reads what they publish, sends them requests. Not here: what a
+snapshot means."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
 from zpipe.config import InstanceKey, PipelineConfig
+from zpipe.core.lifecycle import State
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.errors import NoPeerError, OperatorError, PeerError
@@ -19,6 +18,7 @@ from zpipe.runtime.places import Places
 from zpipe.transport.operator_sockets import OperatorSockets
 
 ASK_S = 3.0
+DRAIN_ANSWER_S = 1.0
 FIND_S = 0.25
 FIND_AGAIN_S = 2.0
 """Once every instance of the config was heard of, the watch looks for others only this often."""
@@ -48,6 +48,7 @@ class Watch:
         self._rounds_left = ASK_UNHEARD_ROUNDS if ask_unheard else 0
         self._ask_unheard_at = time.monotonic() + ASK_UNHEARD_S / 2
         self._expected = set(config.instances)
+        self._drain_ordered: dict[InstanceKey, str] = {}
 
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
         """Waits at most so long for a snapshot, and returns those that came, oldest first."""
@@ -125,6 +126,27 @@ class Watch:
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")
         return answer.state if isinstance(answer, frames.Done) else ""
 
+    def order_drain(self, heads: Mapping[InstanceKey, dict[str, Any]]) -> None:
+        """Orders each of these heads, of which the last snapshots are given, to close its source: once in each of its lives. One
+        that is busy, or whose answer was lost, is told again when this is called again."""
+        for key, snapshot in heads.items():
+            over = snapshot["state"] in (State.STOPPED, State.STARTING)
+            if not over and self._drain_ordered.get(key) != snapshot["incarnation"]:
+                with suppress(NoPeerError):
+                    self.ask(*key, "drain", DRAIN_ANSWER_S)
+                    self._drain_ordered[key] = snapshot["incarnation"]
+
+    def ask_all(self, instances: Iterable[InstanceKey], what: str, timeout_s: float) -> tuple[list[str], list[str]]:
+        """Sends a request to each. Returns the names of those that have done it, and of those that do not answer."""
+        done, silent = [], []
+        for stage, instance in instances:
+            try:
+                self.ask(stage, instance, what, timeout_s)
+                done.append(f"{stage}.{instance}")
+            except NoPeerError:
+                silent.append(f"{stage}.{instance}")
+        return done, silent
+
     def close(self) -> None:
         self._sockets.close()
 
@@ -139,16 +161,9 @@ def ask_instances(
     places = Places(config, env)
     watch = Watch(config, places)
     try:
-        done, silent = [], []
-        for number in [instance] if instance is not None else sorted(places.instances(stage)):
-            if places.local(stage) and not places.alive(stage, number):
-                continue
-            try:
-                watch.ask(stage, number, what)
-            except NoPeerError:
-                silent.append(f"{stage}.{number}")
-            else:
-                done.append(f"{stage}.{number}")
+        numbers = [instance] if instance is not None else sorted(places.instances(stage))
+        asked = [(stage, n) for n in numbers if not places.local(stage) or places.alive(stage, n)]
+        done, silent = watch.ask_all(asked, what, ASK_S)
     finally:
         watch.close()
     if silent and places.local(stage):

@@ -1,6 +1,4 @@
-"""Dead letters in SQLite: their table and every statement on it, for the instance's own thread and for an operator's command.
-
-SQL on one connection belongs here. Must not live here: who has the connection, on which thread, and what an operator may want.
+"""Dead letters in SQLite: their table and every statement on it. Must not live here: who has the connection, and on which thread.
 
 Numbers are never used again, so that a letter's name means one letter for ever. What is marked for replay has a rate. The mark
 goes when the message is a dead letter once more, the row when all that was derived from the message is acked.
@@ -9,11 +7,13 @@ goes when the message is a dead letter once more, the row when all that was deri
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import sqlite3
 
 STATE_FILE = "state.db"
 """In the state folder of an instance. Its position is in the same file, since one disk write makes both durable."""

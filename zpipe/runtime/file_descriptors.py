@@ -1,7 +1,7 @@
 """File descriptors: as many as this process may have, and an error before there are none.
 
-Only the limit of a process belongs here. With none left libzmq (4.3.5) aborts the process on a new ipc connection, and spins on a
-new tcp connection. So an instance ends in order a little before, and its upstream answers for what it held.
+With none left libzmq (4.3.5) aborts the process on a new ipc connection, and spins on a new tcp connection. So an instance ends
+in order a little before, and its upstream answers for what it held.
 """
 
 from __future__ import annotations

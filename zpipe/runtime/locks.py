@@ -1,7 +1,5 @@
-"""Locks on files: who holds an instance or a run, for as long as its process lives.
-
-Taking a lock belongs here, looking whether one is held, and reading what its holder wrote into the file. Must not live here: what
-that means.
+"""Locks on files: who holds an instance or a run, for as long as its process lives, and what its holder wrote into the file. Must
+not live here: what that means.
 
 A lock is a POSIX record lock (fcntl(2), F_SETLK). The kernel ties it to the process that took it: a child that a plugin forks
 does not have it, so it is free the moment its process is killed. An `flock` belongs to the open file, which every forked child
@@ -17,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import struct
 import time
 from pathlib import Path
@@ -122,10 +119,6 @@ def _unwritable(path: Path, error: OSError) -> OperatorError:
     )
 
 
-READY, CANNOT_GO_ON = "ready", "hopeless"
-"""What an instance notes in its lock for the supervisor."""
-
-
 class InstanceLock:
     """Held while an instance lives: a second bind of an ipc address would steal it silently."""
 
@@ -170,7 +163,7 @@ class RunLock:
     def __init__(self, root: Path, pipeline: str) -> None:
         """Makes the root. Raises OperatorError if the pipeline runs already."""
         folders.make_private(root)
-        self.run = secrets.token_hex(6)
+        self.run = os.urandom(6).hex()
         path = root / f"{pipeline}.run"
         fd = take(path)
         if fd is None:

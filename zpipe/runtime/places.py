@@ -1,8 +1,5 @@
-"""Where an instance's addresses and files are, for itself and for its neighbours.
-
-Names of sockets and files in runtime and state folders belong here, and the mark of an instance that stopped. Must not live here:
-what goes over the sockets.
-"""
+"""Where an instance's addresses and files are, for itself and for its neighbours, and the mark of one that stopped. Must not
+live here: what goes over the sockets."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ class Places:
         a service manager has started does not: a run must neither drain it nor start it again."""
         path = self.root / f"{self._config.name}.run"
         if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
-            self.run = str(_read(path, locks.read).get("run", ""))
+            self.run = str(read_json(path, locks.read).get("run", ""))
 
     def alive(self, stage: str, instance: int) -> bool:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
@@ -97,7 +94,7 @@ class Places:
 
     def belongs_to_run(self, stage: str, instance: int) -> bool:
         """Whether the last life of the instance belongs to this run. That is known from its start on, before any snapshot."""
-        return bool(self.run) and _read(self.state(stage, instance) / LIFE).get("run") == self.run
+        return bool(self.run) and read_json(self.state(stage, instance) / LIFE).get("run") == self.run
 
     def lock_words(self, stage: str, instance: int) -> list[str]:
         """What stands in the instance's lock file: the pid that took it, then what that process has noted (`locks.READY`,
@@ -173,12 +170,12 @@ class Places:
         Its own mark of an earlier life is removed, unless that life ended within this one. Raises OperatorError.
         """
         path = self.state(stage, instance) / LIFE
-        life = _read(path)
+        life = read_json(path)
         try:
             cut_short = life.get("boot") == _boot() and self.run == life.get("run")
             if not cut_short:
                 life = {"boot": _boot(), "run": self.run, "since": since_boot_s()}
-                _write(path, life)
+                write_json(path, life)
             self.since = float(life["since"])
             if self.stopped_at_end(stage, instance) is None:
                 (self.state(stage, instance) / MARK).unlink(missing_ok=True)
@@ -194,14 +191,14 @@ class Places:
     def mark(self, stage: str, instance: int, ended: bool, snapshot: dict[str, Any]) -> None:
         """Writes that the instance stopped, for neighbours that start later and for the ledger. That is in the state folder,
         since systemd removes the runtime folder when the unit stops. Raises OSError."""
-        _write(
+        write_json(
             self.state(stage, instance) / MARK,
             {"run": self.run, "boot": _boot(), "at": since_boot_s(), "ended": ended, "snapshot": snapshot},
         )
 
     def stopped(self, stage: str, instance: int) -> dict[str, Any] | None:
         """The last snapshot of an instance that stopped in order in this life, at the end of the stream or not."""
-        mark = _read(self.state(stage, instance) / MARK)
+        mark = read_json(self.state(stage, instance) / MARK)
         if not mark or mark["run"] != self.run:
             return None
         if not self.run and (mark["boot"] != _boot() or mark["at"] < self.since):
@@ -212,7 +209,7 @@ class Places:
     def stopped_at_end(self, stage: str, instance: int) -> dict[str, Any] | None:
         """The same, but only of one that stopped at the end of the stream, so that nothing can come from it any more."""
         snapshot = self.stopped(stage, instance)
-        return snapshot if snapshot is not None and _read(self.state(stage, instance) / MARK).get("ended") else None
+        return snapshot if snapshot is not None and read_json(self.state(stage, instance) / MARK).get("ended") else None
 
     def keep_paused(self, stage: str, instance: int, paused: bool) -> None:
         """Keeps across restarts that the operator has paused the instance. Raises OSError."""
@@ -241,7 +238,7 @@ def names_folders(env: Mapping[str, str]) -> bool:
     return any(name in env for name in (*SYSTEM_FOLDERS, "RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
 
 
-def _read(path: Path, text: Callable[[Path], str] = Path.read_text) -> dict[str, Any]:
+def read_json(path: Path, text: Callable[[Path], str] = Path.read_text) -> dict[str, Any]:
     """A small JSON file; {} if there is none, or if a crash left half of one."""
     try:
         value = json.loads(text(path))
@@ -250,7 +247,8 @@ def _read(path: Path, text: Callable[[Path], str] = Path.read_text) -> dict[str,
     return value if isinstance(value, dict) else {}
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes the whole file or nothing. Raises OSError."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value))
     part.replace(path)

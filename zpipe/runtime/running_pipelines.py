@@ -1,8 +1,5 @@
-"""Which pipelines run on this machine, and by what: from the records that instances leave beside their sockets.
-
-Writing a record belongs here, finding those in the runtime folders of all owners that this user may look into, and choosing the
-pipeline that a command is given by its config or by its name. Must not live here: what is asked of a pipeline.
-"""
+"""Which pipelines run on this machine, and by what: from the records that instances leave beside their sockets. Must not live
+here: what is asked of a pipeline."""
 
 from __future__ import annotations
 
@@ -69,10 +66,6 @@ class _Found:
     def config(self) -> PipelineConfig:
         return config_record.merged(self.live or self.stale)
 
-    @property
-    def paths(self) -> set[Path]:
-        return {one.config.path for one in self.live}
-
     def target(self, env: Mapping[str, str], notes: Iterable[str] = ()) -> Target:
         state = max(self.live or self.stale, key=lambda one: one.at).state
         where = {"ZPIPE_STATE_DIR": str(state), **env, "ZPIPE_RUNTIME_DIR": str(self.root)}
@@ -95,7 +88,7 @@ def _by_file(path: Path, env: Mapping[str, str]) -> Target:
         broken = error
     machine = _Machine(env)
     real = os.path.realpath(path)
-    found = [one for one in machine.live() if real in map(os.path.realpath, one.paths)]
+    found = [one for one in machine.live() if real in (os.path.realpath(by.config.path) for by in one.live)]
     if config is not None:
         here = machine.pipelines.get((Places(config, env).root, config.name))
         # Whatever file its owner, who asks, has started it by. Elsewhere only this file counts: two owners may each have a

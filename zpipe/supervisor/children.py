@@ -1,7 +1,5 @@
-"""The daemons that `zpipe run` starts: their processes, and when one that has died is started again.
-
-Does not belong here: snapshots, and what a run does because of a death.
-"""
+"""The daemons that `zpipe run` starts, and when one that died is started again. Does not belong here: what a run does
+because of a death."""
 
 from __future__ import annotations
 
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from zpipe.runtime.environment import LAST_DEATH, SUPERVISED
+from zpipe.runtime.signals import signal_name
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 STABLE_S = 10.0
@@ -54,7 +53,7 @@ class ChildDeath:
         return self.code >= 0 or -self.code in _CRASH_SIGNALS
 
     def __str__(self) -> str:
-        return f"killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
+        return f"killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
 
 
 class ChildDaemon:
@@ -67,10 +66,11 @@ class ChildDaemon:
     why_absent  why it does not run, while it does not
     """
 
-    def __init__(self, config: Path, stage: str, instance: int, env: Mapping[str, str], level: str) -> None:
+    def __init__(
+        self, config: Path, stage: str, instance: int, env: Mapping[str, str], level: str, fresh: bool = False
+    ) -> None:
         self.stage = stage
         self.instance = instance
-        self.fresh = False
         self.restarts = -1
         self.failed_starts = 0
         self.done = False
@@ -84,6 +84,7 @@ class ChildDaemon:
         self._last_death = ""
         self._delay_s = FIRST_DELAY_S
         self._began = 0.0
+        self._fresh = fresh
 
     @property
     def name(self) -> str:
@@ -95,7 +96,7 @@ class ChildDaemon:
         It is executed, not forked, since threads and sockets do not survive a fork. It has a process group of its own, so that
         Ctrl-C reaches only the supervisor. It ends when its stdin ends, and so it ends with the supervisor.
         """
-        command = [*self._command, "--fresh"] if self.fresh else self._command
+        command = [*self._command, "--fresh"] if self._fresh else self._command
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -106,13 +107,19 @@ class ChildDaemon:
         )
         assert self.process.stderr is not None
         os.set_blocking(self.process.stderr.fileno(), False)
-        self.ready = self.fresh = False
+        self.ready = self._fresh = False
         self.restarts += 1
         self._began = time.monotonic()
 
     @property
     def stderr(self) -> IO[bytes] | None:
         return self.process.stderr if self.process is not None else None
+
+    def note_ready(self, ready: bool) -> None:
+        self.ready |= ready
+
+    def finish(self) -> None:
+        self.done = True
 
     def reap(self) -> ChildDeath | None:
         """How it died. None if it runs, or if its death was reported already."""

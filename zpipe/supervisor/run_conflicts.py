@@ -1,7 +1,5 @@
-"""Refuses a run whose instances run already, or whose folders belong to another user.
-
-The error names the owner, and the command that helps. Does not belong here: taking locks, making folders, asking instances.
-"""
+"""Refuses a run whose instances run already, or whose folders belong to another user, and says who it is and which command helps.
+Does not belong here: taking locks, making folders, asking instances."""
 
 from __future__ import annotations
 

@@ -1,20 +1,19 @@
-"""The run of `zpipe run`: every instance is a child daemon, until the sources have ended and everything is acked.
-
-It decides what happens when a child dies, when the operator asks for a drain, and when the run is over. Does not belong here:
-showing the run, and adding up its ledger. Those are handed in.
-"""
+"""The run of `zpipe run`: every instance is a child daemon, until the sources have ended and everything is acked. Does not belong
+here: showing the run, and adding up its ledger. Those are handed in."""
 
 from __future__ import annotations
 
 import selectors
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from zpipe import folders
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.errors import ExitCode, NoPeerError, OperatorError
+from zpipe.errors import ExitCode, OperatorError
+from zpipe.monitor.model.run_ledger import RunLedger
+from zpipe.monitor.run.progress import LiveProgress, PlainProgress
 from zpipe.operate.watch import Watch
 from zpipe.runtime import environment, file_descriptors, locks
 from zpipe.runtime.locks import RunLock
@@ -33,28 +32,6 @@ JOINED_S = 5.0
 """How long the end of a run waits for instances that were started beside it and joined it."""
 
 
-class RunDisplay(Protocol):
-    """Shows a run to people. Called on the supervisor's thread."""
-
-    def line(self, text: str) -> None: ...
-    def snapshot(self, snapshot: dict[str, Any]) -> None: ...
-    def draining(self, absent: Mapping[str, str]) -> None:
-        """Called again and again while the run drains. `absent` has the instances that the drain waits for and that do not run
-        now, each with the reason."""
-
-    def turn(self) -> None: ...
-
-
-class RunTally(Protocol):
-    """Adds up the counts of a run."""
-
-    restarts: dict[str, int]
-
-    def final(self, snapshot: dict[str, Any]) -> None: ...
-    def killed(self, snapshot: dict[str, Any]) -> None:
-        """Takes the last snapshot of an incarnation that has gone. If its state is STOPPED, it had ended in order."""
-
-
 class Supervisor:
     """One run. Raises OperatorError if it cannot begin. Nothing was started and no instance was asked for anything then.
 
@@ -69,8 +46,8 @@ class Supervisor:
         self,
         config: PipelineConfig,
         env: Mapping[str, str],
-        display: RunDisplay,
-        tally: RunTally,
+        display: LiveProgress | PlainProgress,
+        ledger: RunLedger,
         fresh: bool,
         level: str,
         replay: Collection[InstanceKey] = (),
@@ -88,14 +65,13 @@ class Supervisor:
         self._replay = bool(replay)
         self._config = config
         self._display = display
-        self._tally = tally
+        self._ledger = ledger
         self._places = Places(config, env)
         self._watch = Watch(config, self._places, run=self._lock.run)
         self._last: dict[InstanceKey, dict[str, Any]] = {}
         self._signals = Signals()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
-        self._drain_ordered: dict[str, str] = {}
         self.interrupts = 0
         self._draining = False
         self._drain_timeout_s = drain_timeout_s
@@ -103,9 +79,7 @@ class Supervisor:
         self._adopt_at = 0.0
         self._env = env
         self._level = level
-        self._children = [self._new_child(*instance) for instance in wanted]
-        for child in self._children:
-            child.fresh = fresh
+        self._children = [self._new_child(*instance, fresh) for instance in wanted]
 
     def run(self) -> ExitCode:
         """Blocks until the run is over. DONE: every child has stopped in order; whether the ledger balances is not known here."""
@@ -141,7 +115,9 @@ class Supervisor:
             self._drain_until = now + self._drain_timeout_s
         if not self._draining:
             return None
-        self._order_drain()
+        up = {(child.stage, child.instance) for child in self._children if child.process is not None}
+        heads = {key for key in up if key[0] in self._config.heads}
+        self._watch.order_drain({key: snapshot for key, snapshot in self._last.items() if key in heads})
         self._display.draining({c.name: words for c in self._children if (words := self._why_absent(c))})
         if now < self._drain_until:
             return None
@@ -168,7 +144,7 @@ class Supervisor:
             if death is not None:
                 holder, *words = self._places.lock_words(child.stage, child.instance) or [""]
                 words = words if holder == str(pid) else []
-                child.ready |= locks.READY in words
+                child.note_ready(locks.READY in words)
                 code = self._after_death(child, death, now, locks.CANNOT_GO_ON in words)
             elif child.process is None and not child.done and now >= child.start_at:
                 code = self._start(child)
@@ -191,15 +167,15 @@ class Supervisor:
                 fields(event="stage.start_postponed", stage=child.name, reason=error, again_in_s=again_in_s)
             )
             return None
-        self._tally.restarts[child.stage] = sum(
+        self._ledger.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
         )
         assert child.stderr is not None
         self._selector.register(child.stderr, selectors.EVENT_READ, child)
         return None
 
-    def _new_child(self, stage: str, instance: int) -> ChildDaemon:
-        return ChildDaemon(self._config.path, stage, instance, self._env, self._level)
+    def _new_child(self, stage: str, instance: int, fresh: bool = False) -> ChildDaemon:
+        return ChildDaemon(self._config.path, stage, instance, self._env, self._level, fresh)
 
     def _adopt_dead_instances(self, now: float) -> None:
         """Starts instances again that joined the run and have died. Their neighbours wait for them, since what they held comes
@@ -224,10 +200,10 @@ class Supervisor:
         cannot_go_on  the child itself has noted that another start would not help
         """
         if self._places.stopped_at_end(child.stage, child.instance) is not None:
-            child.done = True
+            child.finish()
             return None
         if death.code == 0 and self._left(child):
-            child.done = True
+            child.finish()
             self._display.line(fields(event="stage.left", stage=child.name, hint="its siblings go on"))
             return None
         child.plan_restart(now, death)
@@ -256,12 +232,12 @@ class Supervisor:
         key = snapshot["stage"], snapshot["instance"]
         before = self._last.get(key)
         if before is not None and before["incarnation"] != snapshot["incarnation"]:
-            self._tally.killed(before)
+            self._ledger.killed(before)
         self._last[key] = snapshot
         for child in self._children:
             if (child.stage, child.instance) == key:
                 pid = getattr(child.process, "pid", 0)
-                child.ready |= snapshot["state"] not in NOT_UP and snapshot.get("pid", pid) == pid
+                child.note_ready(snapshot["state"] not in NOT_UP and snapshot.get("pid", pid) == pid)
         self._display.snapshot(snapshot)
 
     def _read_stderr(self, timeout_s: float) -> None:
@@ -297,25 +273,8 @@ class Supervisor:
         else:
             self._display.line(fields(event="run.stop", signal=name))
 
-    def _order_drain(self) -> None:
-        """Orders each head to close its source. One that was started again is told again."""
-        for child in self._children:
-            snapshot = self._last.get((child.stage, child.instance))
-            if child.stage not in self._config.heads or child.process is None or snapshot is None:
-                continue
-            if (
-                self._drain_ordered.get(child.name) == snapshot["incarnation"]
-                or snapshot["state"] == State.STARTING.value
-            ):
-                continue
-            try:
-                self._watch.ask(child.stage, child.instance, "drain", timeout_s=1.0)
-            except NoPeerError:
-                continue  # it has died or is busy; the next turn asks again
-            self._drain_ordered[child.name] = snapshot["incarnation"]
-
     def _collect_final_snapshots(self, wait_s: float) -> None:
-        """Gives the tally the final snapshot of each instance, from the mark that it made when it stopped.
+        """Gives the ledger the final snapshot of each instance, from the mark that it made when it stopped.
 
         Instances that joined the run are waited for. Of an instance without a mark, the last snapshot that was heard counts: as
         final if it still runs, and otherwise as that of a killed incarnation.
@@ -329,9 +288,9 @@ class Supervisor:
                     self._take(snapshot)
             final, last = places.stopped(*key), self._last.get(key)
             if last is not None and (final is None or final["incarnation"] != last["incarnation"]):
-                (self._tally.final if places.alive(*key) else self._tally.killed)(last)
+                (self._ledger.final if places.alive(*key) else self._ledger.killed)(last)
             if final is not None:
-                self._tally.final(final)
+                self._ledger.final(final)
 
     def _stop_children(self) -> None:
         """Stops the children that are left. Nothing of what they hold was acked, so nothing is lost."""

@@ -15,7 +15,6 @@ class Clock:
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
-        self.played = 0
         self._events: list[tuple[float, int, Event]] = []
         self._order = count()
 
@@ -33,6 +32,5 @@ class Clock:
                 return False
             when, _, event = heapq.heappop(self._events)
             self.now = max(self.now, when)
-            self.played += 1
             event()
         return True

@@ -1,7 +1,5 @@
-"""One simulated instance: a core, its plugin's threads, and time as the process sees it.
-
-May live here: the process of an instance. What its actions do to others is the simulation's.
-"""
+"""One simulated instance: a core, its plugin's threads, and time as the process sees it. Not here: what its actions do to
+others."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zpipe.core.stage import Stage
-from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.upstream.upstreams import Identity, SuspectedCalls
 from zpipe.core.work.task import Chunk, Task
 from zpipe.testing.clock import NEVER, Clock, Event
 from zpipe.testing.simulated_plugin import Disk, SimulatedTask, SimulatedWorkers, Spec
@@ -60,10 +58,9 @@ class Node:
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
         self.alive = True
-        self.frozen_until = 0.0
+        self._frozen_until = 0.0
         self._waiting: deque[Event] = deque()
         self.gone: set[Key] = set()
-        self.exit_failed: bool | None = None
         self.source = None if spec.inputs else SimulatedSource(spec, disk.position, disk.completed)
         self.workers = SimulatedWorkers(
             spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self)
@@ -81,24 +78,32 @@ class Node:
         given = self.source.given(self._clock.now)
         return {"read_messages": given, "read_s": given * self.spec.record_s}
 
+    def kill(self) -> SuspectedCalls:
+        """The process is gone. Returns what was in a call."""
+        self.alive = False
+        return self.workers.suspects()
+
+    def freeze(self, until: float) -> None:
+        self._frozen_until = max(self._frozen_until, until)
+
     # ---- time
 
     def event(self, event: Event) -> None:
         """Something happens to the process: at once, when it wakes up, or never because it is dead."""
         if not self.alive:
             return
-        if self.frozen_until > self._clock.now or self._waiting:
+        if self._frozen_until > self._clock.now or self._waiting:
             self._waiting.append(event)
             if len(self._waiting) == 1:
-                self._clock.at(self.frozen_until, self._thaw)
+                self._clock.at(self._frozen_until, self._thaw)
             return
         event()
         self.turn()
 
     def _thaw(self) -> None:
         """What came meanwhile happens now, in the order in which it came."""
-        if self.frozen_until > self._clock.now:  # it was frozen once more
-            self._clock.at(self.frozen_until, self._thaw)
+        if self._frozen_until > self._clock.now:  # it was frozen once more
+            self._clock.at(self._frozen_until, self._thaw)
             return
         while self._waiting and self.alive:
             self._waiting.popleft()()
@@ -135,18 +140,17 @@ class Node:
         chunks, position, count, letters = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
         if count:
             self.stage.source_emitted(chunks, position, count, letters)
-        if source.ended:
-            source.over = True
+        if source.ends():
             self.stage.source_ended()
 
     def set_limit(self, limit: int) -> None:
         self.workers.set_gate(limit > 0)
         if self.source is not None:
-            self.source.limit = limit
+            self.source.set_limit(limit)
 
     def close_source(self) -> None:
         if self.source is not None:
-            self.source.closing = True
+            self.source.close()
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
         self.stage.task_emitted(task, chunks)

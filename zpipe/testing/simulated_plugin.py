@@ -1,7 +1,4 @@
-"""What the plugin and the threads of an instance do in a simulation, in the way `zpipe.daemon` does it.
-
-May live here: workers that take their time, what a stage makes of a message, and what is on disk. It knows no core but tasks
-and results.
+"""What the plugin and the threads of an instance do in a simulation, in the way `zpipe.daemon` does it, and what is on disk.
 
 A payload is [[[id, path], ...], padding]: a sink stores each [id, path], so tests see by which way every message came.
 """
@@ -55,7 +52,7 @@ class Spec:
     section: int = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Disk:
     """What an instance finds when it starts again."""
 
@@ -96,7 +93,7 @@ class Outputs:
             for start in range(0, len(columns.ids), SECTION_MESSAGES):
                 part = columns.part(start, start + SECTION_MESSAGES)
                 owners = None if of_all else self._owned(outlet, slice(start, start + SECTION_MESSAGES))
-                made.append(Chunk(outlet, len(part.ids), section.encode(*part), owners))
+                made.append(Chunk(outlet, len(part.ids), section.encode(*part, self._spec.policy.link.codec), owners))
         return made
 
     def _owned(self, outlet: str, part: slice) -> Sequence[int]:

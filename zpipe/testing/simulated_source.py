@@ -11,10 +11,10 @@ class SimulatedSource:
     """The records of a head from position `start` on. `over`: its end was reported."""
 
     def __init__(self, spec: Spec, start: int, completed: bool) -> None:
-        self.limit = 0
         self.emitted = 0
         self.over = False
-        self.closing = False
+        self._limit = 0
+        self._closing = False
         self._spec = spec
         self._start = start
         self._left = 0 if completed else spec.messages - start
@@ -25,34 +25,36 @@ class SimulatedSource:
         """When there is something to read, or the end to report."""
         if self.over:
             return NEVER
-        if self.closing or self._left == 0:
+        if self._closing or self._left == 0:
             return 0.0
-        if self.limit <= self.emitted:
+        if self._limit <= self.emitted:
             return NEVER
         return self._due + (self._worth - 1) * self._spec.record_s
 
     @property
     def _worth(self) -> int:
         """Fewer are not taken in, unless it may give no more than that."""
-        return min(self._spec.section, self._left, self.limit - self.emitted)
+        return min(self._spec.section, self._left, self._limit - self.emitted)
 
     def given(self, now: float) -> int:
         """What was taken in, and what waits for that."""
-        return self.emitted + max(self._come(min(self._left, self.limit - self.emitted), now), 0)
+        return self.emitted + max(self._come(min(self._left, self._limit - self.emitted), now), 0)
 
-    @property
-    def read_s(self) -> float:
-        """What it took for what it has given: while it waits for room it makes nothing."""
-        return self.emitted * self._spec.record_s
+    def set_limit(self, limit: int) -> None:
+        self._limit = limit
 
-    @property
-    def ended(self) -> bool:
-        return self.closing or self._left == 0
+    def close(self) -> None:
+        self._closing = True
+
+    def ends(self) -> bool:
+        """Whether its end is to be reported now."""
+        self.over = self._closing or self._left == 0
+        return self.over
 
     def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter]]:
         """Up to `most` records: sections by outlet, the position of the last, their number, and what cannot be read."""
         spec = self._spec
-        count = self._records_due(min(self._left, self.limit - self.emitted, max(most, spec.section)), now)
+        count = self._records_due(min(self._left, self._limit - self.emitted, max(most, spec.section)), now)
         first = self._start + self.emitted
         self.emitted += count
         self._left -= count

@@ -1,7 +1,5 @@
-"""The unit files on this machine: compares them with what they should be, and changes them.
-
-Does not belong here: what the files say, which is `unit_files`.
-"""
+"""The unit files on this machine: compared with what they should be, and changed. Does not belong here: what they say
+(`unit_files`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Tells before a start what the sandbox of the shipped units will not let a stage do: use the network, or write to a path.
-
-It looks at the unit files, or finds out from inside a unit. Does not belong here: opening the sandbox, which `unit_files` does.
-"""
+"""Tells before a start what the sandbox of the shipped units will not let a stage do: use the network, or write to a path. Does
+not belong here: opening the sandbox, which `unit_files` does."""
 
 from __future__ import annotations
 

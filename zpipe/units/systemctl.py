@@ -1,7 +1,4 @@
-"""Asks the service manager of this machine for something, by `systemctl`: to read unit files again, or to stop a target.
-
-Does not belong here: anything about a single instance, and the files themselves.
-"""
+"""Asks the service manager, by `systemctl`, to read unit files again or to stop a target. Not here: anything of one instance."""
 
 from __future__ import annotations
 

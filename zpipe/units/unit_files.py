@@ -1,7 +1,5 @@
-"""What the unit files of a pipeline say: texts by path, made from its config.
-
-Does not belong here: reading or writing a file, which is `install`.
-"""
+"""What the unit files of a pipeline say: texts by path, made from its config. Does not belong here: reading or writing one
+(`install`)."""
 
 from __future__ import annotations
 
@@ -104,16 +102,22 @@ def _target(config: PipelineConfig) -> str:
     )
 
 
+def _of_target(config: PipelineConfig) -> list[str]:
+    written = (
+        f"# Written by `zpipe units {config_path(config.name)}`, which replaces it. Put settings of your own beside it."
+    )
+    return [written, "", "[Unit]", f"PartOf={target_name(config.name)}"]
+
+
+def _environment(config: PipelineConfig) -> list[str]:
+    file = config_path(config.name).with_suffix(".env")
+    return ["", "[Service]", "# Values for ${VAR} in the config.", f"EnvironmentFile=-{file}"]
+
+
 def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     consumers = dict.fromkeys(name for _, name in config.consumers(stage.name))
     downstream = [config.stages[name] for name in consumers]
-    read = config_path(config.name)
-    lines = [
-        f"# Written by `zpipe units {read}`, which replaces it. Put settings of your own beside it.",
-        "",
-        "[Unit]",
-        f"PartOf={target_name(config.name)}",
-    ]
+    lines = _of_target(config)
     if downstream:
         lines.append("# Starts after the stages it sends to, and so stops before them: the head stops first.")
         lines += [f"After={' '.join(_services(config, one, _highest_instance(one)))}" for one in downstream]
@@ -127,7 +131,7 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     everywhere = stage.traits.needs_network or not all(address.is_loopback for address in addresses)
     if everywhere:
         lines += ["Wants=network-online.target", "After=network-online.target"]
-    lines += ["", "[Service]", "# Values for ${VAR} in the config.", f"EnvironmentFile=-{read.with_suffix('.env')}"]
+    lines += _environment(config)
     if reasons:
         lines += [
             "",
@@ -146,18 +150,8 @@ def _collector(url: str) -> Address:
 
 
 def _monitor_drop_in(config: PipelineConfig, prometheus: str) -> str:
-    read = config_path(config.name)
     stages = [address for stage in config.stages.values() for address in stage.listen]
-    lines = [
-        f"# Written by `zpipe units {read}`, which replaces it. Put settings of your own beside it.",
-        "",
-        "[Unit]",
-        f"PartOf={target_name(config.name)}",
-        "",
-        "[Service]",
-        "# Values for ${VAR} in the config.",
-        f"EnvironmentFile=-{read.with_suffix('.env')}",
-    ]
+    lines = [*_of_target(config), *_environment(config)]
     if not all(parse_address(address).is_loopback for address in (f"tcp://{prometheus}", *stages)):
         lines += ["", "# Open: it serves, or reaches stages, beyond this machine.", *_ANYWHERE]
     return "\n".join([*lines, ""])

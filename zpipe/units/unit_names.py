@@ -1,7 +1,4 @@
-"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in a config.
-
-Does not belong here: what a unit file says.
-"""
+"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in a config. Does not belong here: what a unit file says."""
 
 from __future__ import annotations
 
@@ -12,11 +9,9 @@ from pathlib import Path
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.errors import ExitCode, ZpipeError
 from zpipe.plugin_loading import nearest_name
+from zpipe.runtime.places import SYSTEM_CONFIGS
 
-CONFIGS = Path("/etc/zpipe")
-"""The folder with the configs of pipelines that run as units."""
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
+_UNIT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([1-9][0-9]{0,5})")
 
 
 class UnitError(ZpipeError):
@@ -43,23 +38,18 @@ class Unit:
 
 def config_path(pipeline: str) -> Path:
     """The config that the units of a pipeline read."""
-    return CONFIGS / f"{pipeline}.toml"
+    return SYSTEM_CONFIGS / f"{pipeline}.toml"
 
 
 def parse(text: str) -> Unit:
     """Raises UnitError if `text` is not PIPELINE.STAGE.N."""
-    parts = text.split(".")
-    allowed = "PIPELINE.STAGE.N, such as index.parse.1"
-    if len(parts) != 3:
+    found = _UNIT.fullmatch(text)
+    if found is None:
+        allowed = (
+            "PIPELINE.STAGE.N, such as index.parse.1: names of letters, digits, '-' or '_', and a whole number from 1"
+        )
         raise UnitError(f"{text!r} is no name of a unit: it must be {allowed}")
-    for part, what in zip(parts, ("PIPELINE", "STAGE"), strict=False):
-        if not _NAME.fullmatch(part):
-            problem = f"its {what} {part!r} must be letters, digits, '-' or '_'"
-            raise UnitError(f"{text!r} is no name of a unit ({allowed}): {problem}")
-    if not _NUMBER.fullmatch(parts[2]):
-        problem = f"its N {parts[2]!r} must be a whole number from 1"
-        raise UnitError(f"{text!r} is no name of a unit ({allowed}): {problem}")
-    return Unit(parts[0], parts[1], int(parts[2]))
+    return Unit(found[1], found[2], int(found[3]))
 
 
 def check(unit: Unit, config: PipelineConfig) -> None:

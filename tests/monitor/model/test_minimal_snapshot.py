@@ -20,7 +20,7 @@ from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.drain_progress import DrainProgress, drain_text, holdings
-from zpipe.monitor.run.progress import PlainProgress, SourceProgress
+from zpipe.monitor.run.progress import PlainProgress
 from zpipe.monitor.screen.details import details
 from zpipe.monitor.screen.recording_player import Tape
 from zpipe.monitor.table.columns import plain
@@ -195,16 +195,16 @@ def test_a_drain_and_a_run_show_who_holds_what_and_that_the_time_left_is_unknown
     assert "time left unknown" in stream.getvalue()
 
 
-def test_a_run_shows_no_share_of_a_source_that_does_not_say_how_far_it_is() -> None:
-    finished = SourceProgress(CONFIG)
+def test_a_run_shows_no_share_of_a_source_that_does_not_say_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     progress = PlainProgress(CONFIG)
-    for one in said():
-        finished.add(one)
-        finished.add(one | {"total": 1000} if one["stage"] == "read" else one)
-        progress.snapshot(one)
-    assert (finished.done(), finished.total()) == (0, None)
-    progress._line_at = 0.0
-    progress.turn()
+    for more in ({}, {"total": 1000}, {"total": 1000, "finished": 10}):
+        for one in said():
+            progress.snapshot(one | more if one["stage"] == "read" else one)
+        progress._line_at = 0.0
+        progress.turn()
+    silent, only_total, all_of_it = capsys.readouterr().err.splitlines()
+    assert silent == only_total == "event=run.progress finished=0"
+    assert all_of_it.startswith("event=run.progress finished=10 total=1000 percent=1 left_s=")
 
 
 def test_a_recording_of_them_is_shown(tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ from zpipe.monitor.model.trend import Trend
 
 def trend(values: list[float], grain: float = 0.0) -> Trend:
     made = Trend(1.0)
-    made.grain = grain
     for at, value in enumerate(values):
-        made.add(float(at), value)
+        made.add(float(at), value, grain)
     return made
 
 
@@ -60,10 +59,10 @@ def test_a_walk_is_not_taken_for_growth() -> None:
 
 def test_teeth_of_known_height_are_waited_for() -> None:
     made = Trend(1.0)
-    made.grain = 100.0
     said = []
     for n in range(100):
-        made.add(float(n), 30.0 * n - 100.0 * int(n * 0.2))  # grows by 10 in the mean, by 30 within a tooth
+        # It grows by 10 in the mean, by 30 within a tooth.
+        made.add(float(n), 30.0 * n - 100.0 * int(n * 0.2), grain=100.0)
         said.append(made.slope)
     assert any(said)
     assert all(slope == pytest.approx(10.0, rel=0.25) for slope in said if slope is not None)

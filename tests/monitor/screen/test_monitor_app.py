@@ -10,6 +10,10 @@ from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.snapshot_feed import due_at, follow, gather
 
 
+def ignore(snapshot: dict[str, Any], at: float) -> None:
+    """Nobody listens beside the model."""
+
+
 class Script:
     """A feed that gives these lots, one a poll, then nothing."""
 
@@ -24,15 +28,15 @@ def test_gather_returns_when_all_are_heard_of() -> None:
     model = PipelineModel(config(CHAIN))
     rest = [snapshot("map")]
     feed = Script([snapshot("read")], [], [snapshot("map"), snapshot("sink")], rest)
-    assert gather(feed, model, 1000.0)
+    assert gather(feed, model, 1000.0, ignore)
     assert model.missing == []
     assert feed.lots == [rest]
 
 
 def test_gather_gives_up_at_the_deadline() -> None:
     model = PipelineModel(config(CHAIN))
-    assert not gather(Script(), model, 0.01)
-    assert gather(Script([snapshot("read")]), model, 0.01)
+    assert not gather(Script(), model, 0.01, ignore)
+    assert gather(Script([snapshot("read")]), model, 0.01, ignore)
     assert model.missing == ["map.1", "sink.1"]
 
 
@@ -41,7 +45,7 @@ def test_follow_shows_what_is_known_at_once_and_ends_when_all_have_stopped() -> 
     stopped = [snapshot(name, state="STOPPED") for name in CHAIN]
     states = [
         [stage["state"] for stage in value["stages"].values()]
-        for value in islice(follow(Script([snapshot("read")], stopped), model, 0.001), 20)
+        for value in islice(follow(Script([snapshot("read")], stopped), model, 0.001, ignore), 20)
     ]
     assert states[0] == ["ABSENT", "ABSENT", "ABSENT"]
     assert states[-1] == ["STOPPED", "STOPPED", "STOPPED"]

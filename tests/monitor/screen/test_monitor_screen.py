@@ -14,11 +14,10 @@ from rich.cells import cell_len
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.screen.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
-from zpipe.monitor.screen.footer import KEYS, QUESTIONS, REPLAY_KEYS, keys
-from zpipe.monitor.screen.screen import Shown, Size, screen
+from zpipe.monitor.screen.screen import KEYS, QUESTIONS, REPLAY_KEYS, Shown, Size, keys, screen
 from zpipe.monitor.table.columns import plain, wrap
 from zpipe.monitor.table.glyphs import ASCII, UNICODE
-from zpipe.monitor.table.sparkline_history import RateHistory
+from zpipe.monitor.table.pipeline_status import RateHistory
 
 REAL = [Size(80, 24), Size(60, 20), Size(40, 12), Size(200, 60)]
 WHY = "no room on the disk of /var/lib/zpipe: 0 bytes are left, and 4,096 are needed to write a position"

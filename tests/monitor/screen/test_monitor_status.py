@@ -12,8 +12,7 @@ from zpipe.monitor.screen.screen import Shown, Size, screen
 from zpipe.monitor.snapshot_feed import as_text
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, bar, sparkline, trend_arrow
-from zpipe.monitor.table.pipeline_status import status
-from zpipe.monitor.table.sparkline_history import RateHistory
+from zpipe.monitor.table.pipeline_status import RateHistory, status
 
 
 def twenty() -> PipelineModel:

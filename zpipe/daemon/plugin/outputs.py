@@ -95,7 +95,7 @@ class OutputSections:
 
     def _encode(self, start: int, stop: int, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
         try:
-            body = section.encode(*self.cut(start, stop))
+            body = section.encode(*self.cut(start, stop), policy.codec)
         except ValueError as error:
             if stop - start == 1:
                 failures[self.owners[start]] = Failure(

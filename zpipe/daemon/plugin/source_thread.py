@@ -187,7 +187,8 @@ class SourceThread:
         try:
             for start in range(0, len(items), size):
                 ids = [f"{prefix}{position}" for position in positions[start : start + size]]
-                body = section.encode(*section.plain(ids, [now] * len(ids), payloads[start : start + size]))
+                columns = section.plain(ids, [now] * len(ids), payloads[start : start + size])
+                body = section.encode(*columns, self._policy.codec)
                 if len(body) > self._policy.parcel_bytes:
                     return None
                 chunks.append(Chunk("", len(ids), body))

@@ -1,7 +1,5 @@
-"""Logging that messages became dead letters. In a terminal, equal ones are folded, so that everything else is still seen.
-
-Which dead letters are equal belongs here, and when their number is logged. Must not live here: storing letters.
-"""
+"""Logging that messages became dead letters: in a terminal equal ones are folded, so that everything else is still seen. Must not
+live here: storing letters."""
 
 from __future__ import annotations
 

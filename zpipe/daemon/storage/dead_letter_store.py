@@ -1,20 +1,17 @@
-"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old.
-
-What is asked of the store and when belongs here, what the core is told of it, and making a row of a letter, or a message. Must
-not live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread.
-"""
+"""The dead letters of an instance in its store: writing them, reading those to be replayed, dropping what is too old. Must not
+live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread."""
 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.stage_report import following
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
@@ -30,16 +27,20 @@ from zpipe.runtime.dead_letter_table import LetterRow, Marked
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
+if TYPE_CHECKING:
+    import sqlite3
+
 T = TypeVar("T")
 READ_S = 0.1
 """Letters to be replayed are read for this much time at once: reading them one by one would cost a wake-up each."""
 EXPIRE_S = 60.0
 """Between two looks for letters that are too old."""
+_SENT = ("id", "stage", "reason", "traceback", "attempts", "deaths", "origin")
 
 
 class DeadLetterStore:
-    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start, as the last life may have left
-    some.
+    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start if letters
+    are stored, as the last life may have left some.
 
     last_life  how the life before ended: a letter that is replayed must not end every life
     """
@@ -54,7 +55,7 @@ class DeadLetterStore:
         letter_log: DeadLetterLog,
     ) -> None:
         self.outage = Outage(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self.replay_due = not stage.head
+        self.replay_due = not stage.head and store.dead_letters[0] > 0
         self._stage = stage
         self._store = store
         self._mailbox = mailbox
@@ -89,9 +90,8 @@ class DeadLetterStore:
 
     def store(self, letter: DeadLetter) -> None:
         """Writes the letter, then tells the core."""
-        if (
-            self.outage.text and self._writing
-        ):  # one attempt shows whether there is room again, however many letters wait
+        # One attempt shows whether there is room again, however many letters wait.
+        if self.outage.text and self._writing:
             self._stage.letter_written(letter, False, time.monotonic())
             return
         self._write(letter, self._row_of(letter))
@@ -160,14 +160,15 @@ class DeadLetterStore:
         log_at = self._letter_log.turn(now)
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_S
-            self._expire()
+            if self._stage.dead_letters_stored:
+                self._expire()
         if now >= self._remove_at:
             self._remove_at = NEVER
             numbers, self._unremoved = self._unremoved, []
             for number in numbers:
                 self.remove(number)
         if self._stage.dead_letters_stored and now >= self._count_at:  # an operator may have dropped some
-            self._count_at = now + RETRY_S
+            self._count_at = following(now, RETRY_S)
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
@@ -295,17 +296,8 @@ def message_of(row: LetterRow, policy: LinkPolicy) -> bytes | None:
 
     Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
     """
-    payload = {
-        "id": row.id,
-        "stage": row.stage,
-        "reason": row.reason,
-        "traceback": row.traceback,
-        "attempts": row.attempts,
-        "deaths": row.deaths,
-        "history": list(row.history),
-        "origin": row.origin,
-        "payload": cbor.read(row.payload),
-    }
+    payload = {key: getattr(row, key) for key in _SENT}
+    payload |= {"history": list(row.history), "payload": cbor.read(row.payload)}
     try:
         body = _section_of(row, f"{row.id}.{DEAD}", payload)
     except ValueError:  # nested as deep as a message may be, and here one deeper

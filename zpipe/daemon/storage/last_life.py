@@ -1,4 +1,4 @@
-"""How the life before this one ended, if it crashed. Finding that out belongs here, and writing down how this life ends.
+"""How the life before this one ended, if it crashed, and how this one does.
 
 The process is gone, so it cannot be asked. What was under way in it is in the call journal. Where it stood, Python's faulthandler
 has written. What its parent saw, `zpipe run` says in the environment, and systemd has written into a file by the unit's
@@ -8,7 +8,6 @@ ExecStopPost=. A process that fails by itself writes the same file.
 from __future__ import annotations
 
 import faulthandler
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from zpipe.errors import OperatorError
 from zpipe.runtime.environment import LAST_DEATH
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
+from zpipe.runtime.places import read_json, write_json
 
 ENDED = "ended"
 """The file of how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. Any end, also one in order."""
@@ -122,15 +122,11 @@ class LastLifeFiles:
 
     def _count(self, reason: str) -> dict[str, int]:
         """The crashes so far, and this one. What cannot be kept (a full disk) is not counted the next time."""
-        try:
-            restarts = {str(key): int(times) for key, times in json.loads(_text(self._restarts) or "{}").items()}
-        except (ValueError, TypeError, AttributeError):
-            restarts = {}
+        kept = read_json(self._restarts)
+        restarts = {key: times for key, times in kept.items() if isinstance(times, int)}
         restarts[reason] = restarts.get(reason, 0) + 1
-        part = self._restarts.with_suffix(".part")
         with suppress(OSError):
-            part.write_text(json.dumps(restarts))
-            part.replace(self._restarts)
+            write_json(self._restarts, restarts)
         return restarts
 
     def begin(self, workers: int) -> CallJournal:

@@ -1,6 +1,4 @@
-"""Writing a source's position: one write at a time, the newest position first.
-
-What is to be written next belongs here, and what follows a write. Must not live here: SQL, which is the store's.
+"""Writing a source's position: one write at a time, the newest position first. Must not live here: SQL, which is the store's.
 
 A write that failed is made again with the newest position: writing the one that failed could undo a later one.
 """

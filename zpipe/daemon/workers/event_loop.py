@@ -1,7 +1,4 @@
-"""The event loop that async hooks run on: one thread for all that is under way.
-
-asyncio belongs here, and the timeout of a call. Must not live here: how many calls may be under way, which is the pool's.
-"""
+"""The event loop that async hooks run on, and the timeout of a call. Must not live here: how many calls may be under way."""
 
 from __future__ import annotations
 
@@ -40,11 +37,11 @@ class EventLoop:
 
     def begin(self, work: Work, first: Callable[[], Step]) -> None:
         """From any thread: `first` is called on the event loop, which then waits for what it returned. Does not block."""
-        self._submit(self._begin(work, first))
+        self._submit(self._go_on(work, first))
 
     def wait_for(self, work: Work, step: Step) -> None:
         """From any thread: `step` is what the work waits for. Does not block."""
-        self._submit(self._go_on(work, step))
+        self._submit(self._go_on(work, lambda: step))
 
     def _submit(self, coroutine: Coroutine[Any, Any, None]) -> None:
         import asyncio  # 6 MiB that only async plugins need
@@ -84,10 +81,8 @@ class EventLoop:
             task.cancel()
         self._loop.call_soon(self._loop.stop)
 
-    async def _begin(self, work: Work, first: Callable[[], Step]) -> None:
-        await self._go_on(work, first())
-
-    async def _go_on(self, work: Work, step: Step) -> None:
+    async def _go_on(self, work: Work, first: Callable[[], Step]) -> None:
+        step = first()
         while isinstance(step, Awaitable | AsyncIterator):
             try:
                 answer = await self._in_time(step)

@@ -1,4 +1,4 @@
-"""The face that all worker pools have, and which pool a stage gets. Must not live here: what a pool does."""
+"""Which pool of workers a stage gets. Must not live here: what a pool does."""
 
 from __future__ import annotations
 
@@ -6,39 +6,29 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Result, Task
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
-from zpipe.daemon.workers.worker_process import Limits, WorkerProcess
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
 
+if TYPE_CHECKING:
+    from zpipe.daemon.workers.process_pool import ProcessPool
+
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
-
-
-class Pool(Protocol):
-    """Takes tasks, and reports by callbacks on threads of its own."""
-
-    @property
-    def deaths(self) -> dict[str, int]:
-        """How many worker processes have died, by what ended them."""
-
-    def start(self) -> None:
-        """Once, before the first task. May block, and raise what keeps the plugin from being opened."""
-
-    def put(self, task: Task) -> None:
-        """Does not block."""
-
-    def close(self) -> None:
-        """Once. What is under way is given up, and its results are not reported."""
+CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
+"""Of the context of a plugin, what a worker process is told; the rest it makes itself."""
+Pool: TypeAlias = "ThreadPool | ProcessPool"
+"""Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
+died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
 
 
 def make_pool(
@@ -51,8 +41,14 @@ def make_pool(
     emitted: Emitted,
     done: Done,
     log: logging.Logger,
+    handover: Handover,
 ) -> Pool:
     """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
+
+    def pass_on(task: Task, chunks: list[Chunk]) -> None:
+        emitted(task, chunks)
+        output_room.wait()
+
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
@@ -64,11 +60,14 @@ def make_pool(
             Runner(plugin.hooks, context, link, links),
             hook in plugin.is_async,
             workers.timeout_s,
-            output_room,
-            emitted,
+            pass_on,
             done,
             log,
+            handover,
         )
+    from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
+    from zpipe.daemon.workers.worker_process import WorkerProcess
+
     start = {
         "config": str(config.path),
         "text": config.text,
@@ -77,13 +76,7 @@ def make_pool(
         "level": logging.getLevelName(log.level),
         "state_dir": str(context.state_dir),
         "links": dataclasses.asdict(links),
-        **{
-            name: getattr(context, name)
-            for name in ("pipeline", "stage", "instance", "incarnation", "last", "batching")
-        },
+        "context": {name: getattr(context, name) for name in CONTEXT},
     }
-    limits = Limits(workers.timeout_s, workers.recycle_messages, workers.memory_bytes)
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
-    return ProcessPool(
-        workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, limits), output_room, emitted, done, log
-    )
+    return ProcessPool(workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), pass_on, done, log)

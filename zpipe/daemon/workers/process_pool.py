@@ -1,8 +1,5 @@
-"""A pool of worker processes: what one of them does to itself affects only the messages that it had.
-
-Which slot gets which task belongs here, and the life of a slot: a thread that keeps one process alive, gives it tasks and
-replaces it when it dies. Must not live here: the process itself, which is a `WorkerProcess`.
-"""
+"""A pool of worker processes: what one of them does to itself affects only the messages that it had. Must not live here: the
+process itself, which is a `WorkerProcess`."""
 
 from __future__ import annotations
 
@@ -34,24 +31,22 @@ MOST_UNBEGUN = 3
 
 
 class ProcessPool:
-    """`count` processes with one task each at a time. `done` and `emitted` are called on the pool's threads, and only post."""
+    """`count` processes with one task each at a time. `done` and `pass_on` are called on the pool's threads. `done` only posts,
+    `pass_on` blocks until there is room."""
 
     def __init__(
         self,
         count: int,
         spawn: Callable[[int], WorkerProcess],
-        output_room: threading.Event,
-        emitted: Callable[[Task, list[Chunk]], None],
+        pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
-        self._output_room = output_room
-        self._emitted = emitted
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
         self._idle: list[WorkerSlot] = []
         self._slots = [
-            WorkerSlot(n, lambda n=n: spawn(n), self, self._pass_on, done, log)  # type: ignore[misc]
+            WorkerSlot(n, lambda n=n: spawn(n), self, pass_on, done, log)  # type: ignore[misc]
             for n in range(1, count + 1)
         ]
 
@@ -82,9 +77,7 @@ class ProcessPool:
             if not self._idle:
                 self._waiting.append(task)
                 return
-            slot = self._idle.pop()
-            slot.given = task
-        slot.wake()
+            self._idle.pop().give(task)
 
     def close(self) -> None:
         """Idle processes close the plugin and end; those at work are killed. Blocks up to CLOSE_S."""
@@ -104,23 +97,16 @@ class ProcessPool:
             self._idle.append(slot)
             return None
 
-    def withdraw(self, slot: WorkerSlot) -> Task | None:
-        """The slot is not idle any more. Returns what it was given meanwhile."""
+    def withdraw(self, slot: WorkerSlot) -> None:
+        """The slot is not idle any more. It may have been given a task meanwhile."""
         with self._lock:
             if slot in self._idle:
                 self._idle.remove(slot)
-            task, slot.given = slot.given, None
-            return task
-
-    def _pass_on(self, task: Task, chunks: list[Chunk]) -> None:
-        self._emitted(task, chunks)
-        self._output_room.wait()
 
 
 class WorkerSlot:
-    """`pass_on` and `done` are called on the slot's thread. `pass_on` blocks until there is room.
+    """One process at a time, and the thread that keeps it.
 
-    given    a task, set by the pool before it calls `wake`
     tried    set once the first process is up, or has failed to start;  failure: why it failed
     deaths   how many processes of it have died, by what ended them; read on other threads, by copying
     """
@@ -134,7 +120,6 @@ class WorkerSlot:
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
-        self.given: Task | None = None
         self.tried = threading.Event()
         self.failure: str | None = None
         self.deaths: dict[str, int] = {}
@@ -144,6 +129,7 @@ class WorkerSlot:
         self._pass_on = pass_on
         self._done = done
         self._log = log
+        self._given: Task | None = None
         self._wake = Wakeup()
         self._closing = threading.Event()
         self._process: WorkerProcess | None = None
@@ -158,8 +144,8 @@ class WorkerSlot:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """`given` is set, or the pool is closed."""
+    def give(self, task: Task) -> None:
+        self._given = task
         self._wake.set()
 
     def close(self) -> None:
@@ -237,11 +223,12 @@ class WorkerSlot:
         while self._task is None and not self._closing.is_set():
             ready = {fd for fd, _ in poll.poll()}
             if not ready.isdisjoint(process.end_signs):
-                self._task = self._pool.withdraw(self)
+                self._pool.withdraw(self)
+                self._task, self._given = self._given, None
                 self._died(process, f"it {how(process.end(kill=False))} while it was idle")
                 return False
             self._wake.clear()
-            self._task, self.given = self.given, None
+            self._task, self._given = self._given, None
         self._busy = not self._closing.is_set()
         if not self._busy:
             process.close()

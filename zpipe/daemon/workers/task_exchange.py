@@ -1,11 +1,9 @@
-"""What passes between the daemon and a worker process: tasks, results, and which message the plugin is called for.
-
-Both ends of each belong here. Sections go as the bytes they came as, so nothing is decoded in the daemon. Must not live here: who
-gets which task, and what becomes of a result.
+"""What passes between the daemon and a worker process: tasks, results, and which message the plugin is called for. Must not live
+here: who gets which task, and what becomes of a result.
 
 A frame on the socket pair is the length of its head (4 bytes), the head as CBOR ([value, [length of each body]]), and the bodies.
-Both ends are on one machine and of one version, so this is no protocol. But what comes from a process that may be broken is read
-as strictly as what comes from a peer.
+Sections go as the bytes they came as, so nothing is decoded in the daemon. Both ends are on one machine and of one version, so
+this is no protocol. But what comes from a process that may be broken is read as strictly as what comes from a peer.
 """
 
 from __future__ import annotations
@@ -212,16 +210,12 @@ def _read_chunks(task: Task, number: int, rows: list[Any], bodies: list[bytes]) 
     return chunks
 
 
-def _sound(chunk: Chunk, count: int) -> bool:
-    owners, outlet, messages = chunk.owners, *_untyped(chunk)
-    if not isinstance(outlet, str) or not isinstance(messages, int) or messages < 1:
+def _sound(chunk: Any, count: int) -> bool:
+    """Whatever the types of a Chunk say, this one came from another process."""
+    if not isinstance(chunk.outlet, str) or not isinstance(chunk.messages, int) or chunk.messages < 1:
         return False
+    owners = chunk.owners
     return owners is None or (len(owners) == chunk.messages and min(owners) >= 0 and max(owners) < count)
-
-
-def _untyped(chunk: Chunk) -> tuple[Any, Any]:
-    """What stands in it, whatever its types say: it came from another process."""
-    return chunk.outlet, chunk.messages
 
 
 def _within(number: Any, most: int) -> bool:

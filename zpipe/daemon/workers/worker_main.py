@@ -1,9 +1,7 @@
 """The main program of a worker process: opens the plugin, runs the tasks it is given one at a time, closes the plugin.
 
-What such a process sets up for itself belongs here. It is started by `WorkerProcess`, with descriptors of the pipe, the call
-note, a file for tracebacks, and a pipe that tells whether the daemon lives. It has no other socket.
-
-What this module imports is what every start of a worker costs, so it must not grow.
+It is started by `WorkerProcess`, with descriptors of the pipe, the call note, a file for tracebacks, and a pipe that tells
+whether the daemon lives. What this module imports is what every start of a worker costs, so it must not grow.
 """
 
 from __future__ import annotations
@@ -44,7 +42,8 @@ class WorkerMain:
     def __init__(self, pipe: Pipe, note: CallNote, start: dict[str, Any]) -> None:
         self._pipe = pipe
         self._note = note
-        self._log = logs.start(f"{start['stage']}.{start['instance']}", start["level"], os.environ)
+        known = start["context"]
+        self._log = logs.start(f"{known['stage']}.{known['instance']}", start["level"], os.environ)
         self._start = start
         self._pid = os.getpid()
         self._tasks = task_exchange.TaskReader()
@@ -84,16 +83,11 @@ class WorkerMain:
         plugin = plugin_loading.load(start["plugin"], path.parent)
         self._hooks = plugin.hooks
         self._context = Context(
-            pipeline=start["pipeline"],
-            stage=start["stage"],
-            instance=start["instance"],
-            incarnation=start["incarnation"],
-            options=read_options(start["text"], path, os.environ, start["stage"], plugin),
+            **start["context"],
+            options=read_options(start["text"], path, os.environ, start["context"]["stage"], plugin),
             config_dir=path.parent,
             state_dir=Path(start["state_dir"]),
             log=self._log.getChild("plugin"),
-            last=start["last"],
-            batching=start["batching"],
         )
         self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
         if "zpipe_open" in self._hooks:

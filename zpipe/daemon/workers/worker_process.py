@@ -1,9 +1,5 @@
-"""One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended.
-
-Spawning belongs here, the limits on a call, killing, and what a death means for the messages it had. Must not live here: which
-task it gets, and what comes after it, which is its slot's. Each method may block, and only the slot's thread calls them. `kill`
-is for any thread.
-"""
+"""One worker process as the daemon sees it: started, given tasks one at a time, watched while it works, ended. Must not live
+here: which task it gets. Each method may block, and only its slot's thread calls them; `kill` is for any thread."""
 
 from __future__ import annotations
 
@@ -16,10 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zpipe.config import Workers
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.service.process_memory import rss_bytes
 from zpipe.daemon.workers import task_exchange
@@ -27,6 +23,7 @@ from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote, Pipe
 from zpipe.errors import PeerError
 from zpipe.runtime.environment import SUPERVISED
 from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
+from zpipe.runtime.signals import signal_name
 
 CLOSE_S = 5.0
 """For zpipe_close; then it is killed."""
@@ -39,15 +36,6 @@ _BOOT = (
 AGAIN = "another message of its task ended the worker process"
 _MIB = 1 << 20
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", SUPERVISED)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """None: no limit. `timeout_s` is for one call. The others have the process replaced between tasks, memory also in a call."""
-
-    timeout_s: float | None = None
-    recycle_messages: int | None = None
-    memory_bytes: int | None = None
 
 
 class NotOpened(Exception):
@@ -67,12 +55,13 @@ class _OverLimit(Exception):
 
 
 class WorkerProcess:
-    """`start`: what the child is told, see `worker_main`. Spawning raises OSError if there are no descriptors or processes left.
+    """`start`: what the child is told, see `worker_main`. `limits`: its timeout is for one call; the others have the process
+    replaced between tasks, memory also in a call. Spawning raises OSError if there are no descriptors or processes left.
 
     ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
     """
 
-    def __init__(self, name: str, start: dict[str, Any], limits: Limits) -> None:
+    def __init__(self, name: str, start: dict[str, Any], limits: Workers) -> None:
         self._limits = limits
         self._start = start
         self._tasks = task_exchange.TaskSender()
@@ -218,7 +207,7 @@ class WorkerProcess:
         if note != self._seen:
             self._seen, self._since = note, now
         if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
-            raise _OverLimit(timed_out(limits.timeout_s), "timeout")
+            raise _OverLimit(f"its call outlived the timeout of {limits.timeout_s:g} s", "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
             raise _OverLimit(too_large(size, limits.memory_bytes), "memory")
 
@@ -264,32 +253,25 @@ class WorkerProcess:
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
         self.ended_by = self.ended_by or reason(code)
-        self.traceback = traceback_in(self._traceback_fd)
+        # The end of what faulthandler wrote.
+        written = Path(f"/proc/self/fd/{self._traceback_fd}").read_bytes()[-4 * TRACEBACK_CHARACTERS :]
+        self.traceback = clean(written.decode(errors="replace")[-TRACEBACK_CHARACTERS:])
         self._held.close()
         return code
 
 
 def how(code: int) -> str:
     """`code`: as `subprocess` has it, negative for a signal."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    return f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
 
 
 def reason(code: int) -> str:
     """The same in one of a few short forms, to be counted by: "SIGSEGV", "exit code 3"."""
-    return f"exit code {code}" if code >= 0 else how(code).rpartition(" ")[2]
+    return f"exit code {code}" if code >= 0 else signal_name(-code)
 
 
 def in_call(code: int) -> str:
     return f"its worker process {how(code)}{' in the call' if code >= 0 else ''}"
-
-
-def timed_out(timeout_s: float) -> str:
-    return f"its call outlived the timeout of {timeout_s:g} s"
 
 
 def too_large(rss_bytes: int, limit_bytes: int) -> str:
@@ -307,10 +289,3 @@ def died_result(task: Task, note: int, reason: str, traceback: str, seconds: flo
         for n in range(task.count)
     ]
     return Result([], failures=failures, seconds=seconds)
-
-
-def traceback_in(fd: int) -> str:
-    """The end of what faulthandler wrote into the file of this descriptor."""
-    path = Path(f"/proc/self/fd/{fd}")
-    text = path.read_bytes()[-4 * TRACEBACK_CHARACTERS :].decode(errors="replace")
-    return clean(text[-TRACEBACK_CHARACTERS:])

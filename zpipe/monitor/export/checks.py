@@ -1,7 +1,5 @@
-"""Whether a pipeline is as it should be, for cron and the like: thresholds, and what exceeds them in words.
-
-Must not live here: reading snapshots. This compares the value of the model with thresholds.
-"""
+"""Whether a pipeline is as it should be, for cron and the like: thresholds, and what exceeds them in words. Must not live here:
+reading snapshots."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Metrics over HTTP, for a Prometheus server: `prometheus_client`, and the thread on which it answers.
-
-Must not live here: which metrics there are, and where they come from (`metrics`).
-"""
+"""Metrics over HTTP, by `prometheus_client` on a thread of its own. Must not live here: which metrics there are (`metrics`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every metric that zpipe exports, once: its name, kind, unit and labels, what it means, what to do, where its values come from.
 
-The table of metrics belongs here, and the page that is made from it. Must not live here: serving them (`exporter`).
+May live here: that table, and reading it out of the model's value. It knows no exporter: what is served is `exporter`'s.
 
 Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that old figures never look current.
 One that stopped or failed keeps its counters, which are final. What an instance has stored is exported whatever became of its
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from zpipe.core.ledger import COUNT_ROWS
@@ -68,6 +69,11 @@ def _instances(value: Value, ended: bool) -> Iterator[tuple[tuple[str, ...], dic
                 yield (value["pipeline"], name, str(number)), snapshot
 
 
+def _keyed(read: Callable[[str, Value], Iterator[Sample]]) -> Callable[[str], Samples]:
+    """For reading one key, which a row of the table names."""
+    return lambda key: partial(read, key)
+
+
 def count(key: str) -> Samples:
     """A counter of the snapshot."""
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=True) if key in row)
@@ -78,16 +84,13 @@ def now(key: str) -> Samples:
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
 
 
-def stored(key: str) -> Samples:
-    """A figure of the snapshot that stays true when the process is gone, as it is of the instance's disk."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for name, stage in value["stages"].items():
-            for row in stage["instances"]:
-                if key in row:
-                    yield (value["pipeline"], name, str(row["instance"])), row[key]
-
-    return samples
+@_keyed
+def stored(key: str, value: Value) -> Iterator[Sample]:
+    """Something of the snapshot that stays on the instance's disk, whatever has become of its process."""
+    for name, stage in value["stages"].items():
+        for row in stage["instances"]:
+            if key in row:
+                yield (value["pipeline"], name, str(row["instance"])), row[key]
 
 
 def shares(value: Value) -> Iterator[Sample]:
@@ -130,15 +133,12 @@ def whether(key: str) -> Samples:
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
 
 
-def by_reason(key: str) -> Samples:
+@_keyed
+def by_reason(key: str, value: Value) -> Iterator[Sample]:
     """A counter of the snapshot for each reason there was."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for labels, row in _instances(value, ended=True):
-            for reason, times in (row.get(key) or {}).items():
-                yield (*labels, reason), times
-
-    return samples
+    for labels, row in _instances(value, ended=True):
+        for reason, times in (row.get(key) or {}).items():
+            yield (*labels, reason), times
 
 
 def builds(value: Value) -> Iterator[Sample]:
@@ -158,24 +158,19 @@ def needed(value: Value) -> Iterator[Sample]:
         yield (value["pipeline"], found["stage"]), found["instances_needed"]
 
 
-def progress(key: str) -> Samples:
-    def samples(value: Value) -> Iterator[Sample]:
-        for name, stage in value["stages"].items():
-            if stage["progress"] is not None and stage["progress"][key] is not None:
-                yield (value["pipeline"], name), stage["progress"][key]
-
-    return samples
+@_keyed
+def progress(key: str, value: Value) -> Iterator[Sample]:
+    for name, stage in value["stages"].items():
+        if stage["progress"] is not None and stage["progress"][key] is not None:
+            yield (value["pipeline"], name), stage["progress"][key]
 
 
-def link(key: str) -> Samples:
+@_keyed
+def link(key: str, value: Value) -> Iterator[Sample]:
     """Of a link as a whole; nothing where nobody can say."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for row in value["links"]:
-            if row.get(key) is not None:
-                yield (value["pipeline"], row["from"], row["outlet"], row["to"]), row[key]
-
-    return samples
+    for row in value["links"]:
+        if row.get(key) is not None:
+            yield (value["pipeline"], row["from"], row["outlet"], row["to"]), row[key]
 
 
 def producer(key: str, ended: bool) -> Samples:
@@ -266,34 +261,3 @@ METRICS: tuple[Metric, ...] = (
     _gauge("link_in_flight_messages", "messages", PRODUCER, "Outputs sent and not acked", producer("in_flight", False),
            "at the bound `unacked`: the producer waits for acks"),
 )  # fmt: skip
-
-
-def as_markdown() -> str:
-    """docs/metrics.md, whole: written by `python -m zpipe.monitor.export.metrics > docs/metrics.md`."""
-    lines = [
-        "# Metrics",
-        "",
-        "`zpipe monitor CONFIG --prometheus [HOST:PORT]` serves them at `http://HOST:PORT/metrics` until it is stopped,",
-        "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
-        "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
-        "",
-        "An instance that is silent gives no samples but its age and its stored dead letters, so that what is old never looks",
-        "current; one that has stopped keeps its counters, which are final. Counters begin anew with every incarnation. The",
-        "label is `stage_instance`, since a Prometheus server sets `instance` itself.",
-        "",
-        "This page is made from `zpipe/monitor/export/metrics.py`.",
-        "",
-        "| metric | kind | unit | labels | meaning | what to do |",
-        "|---|---|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        cells = (f"`{metric.name}`", metric.kind, metric.unit, labels, metric.help, metric.remedy)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(as_markdown())

@@ -1,8 +1,7 @@
 """Recordings of a pipeline: a file of NDJSON, one snapshot a line with the time when it was heard, compressed if named .gz.
 
-The first line says which pipeline it is of. A torn last line, which a killed monitor leaves, is passed over.
-
-Must not live here: moving through a recording on the screen.
+The first line says which pipeline it is of. A torn last line, which a killed monitor leaves, is passed over. Must not live here:
+moving through a recording on the screen.
 """
 
 from __future__ import annotations

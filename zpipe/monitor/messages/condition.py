@@ -1,6 +1,5 @@
-"""Conditions on messages, as `zpipe tap --where` takes them: reading one, and whether a message meets it.
-
-Must not live here: which messages are looked at, and what is shown of them.
+"""Conditions on messages, as `zpipe tap --where` takes them: reading one, and whether a message meets it. Must not
+live here: what is shown of a message.
 
 A condition names a field of the message by a path. `user.email` leads into the payload, and into lists by number; it also leads
 to a field whose name is `user.email`, dot included. `@id`, `@origin`, `@attempt` and `@headers.…` are the message's own.
@@ -13,7 +12,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from zpipe.fixture import to_json
 from zpipe.messages import Message
@@ -27,13 +26,8 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
 }
 ALLOWED_FORMS = "FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX, FIELD>VALUE, FIELD>=VALUE, FIELD<VALUE, FIELD<=VALUE"
-
-
-class _Missing:
-    """The type of MISSING, which is not None because a field may hold None."""
-
-
-MISSING = _Missing()
+MISSING: Final = object()
+"""Not None, because a field may hold None."""
 _LIST_INDEX = re.compile("[0-9]{1,9}")
 
 

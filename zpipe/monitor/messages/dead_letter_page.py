@@ -1,38 +1,24 @@
-"""Dead letters for people and for scripts: a table of many, a page of one, and both as JSON values.
-
-Must not live here: finding dead letters, and changing them.
-"""
+"""Dead letters for people and for scripts: a table of many, a page of one, and both as JSON. Must not live here: finding them."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from zpipe.core.work.stored_dead_letter import MESSAGE, StoredDeadLetter
+from zpipe.monitor.formatting import duration, local_time
 from zpipe.monitor.messages.payload import as_json_value, payload_text
 
 REASON_CHARACTERS = 200
+LISTED = ("stage", "instance", "number", "id", "at", "kind", "reason", "attempts", "deaths", "replays")
 
 
 def row(letter: StoredDeadLetter) -> dict[str, Any]:
     """What `zpipe dead list --json` prints of a letter."""
-    return {
-        "letter": letter.name,
-        "stage": letter.stage,
-        "instance": letter.instance,
-        "number": letter.number,
-        "id": letter.id,
-        "at": letter.at,
-        "kind": letter.kind,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "deaths": letter.deaths,
-        "replays": letter.replays,
-        "replaying": letter.replay_rate is not None,
-    }
+    fields = {key: getattr(letter, key) for key in LISTED}
+    return {"letter": letter.name, **fields, "replaying": letter.replay_rate is not None}
 
 
 def whole(letter: StoredDeadLetter) -> dict[str, Any]:
@@ -61,7 +47,7 @@ def table(letters: list[StoredDeadLetter], now: float) -> Table:
         if letter.replay_rate is not None:
             reason = f"(to be replayed) {reason}"
         tries = str(letter.attempts) + (f"+{letter.deaths}d" if letter.deaths else "")
-        made.add_row(*map(Text, (letter.name, age(now - letter.at), _plain(letter.id), tries, reason)))
+        made.add_row(*map(Text, (letter.name, duration(max(now - letter.at, 0.0)), _plain(letter.id), tries, reason)))
     return made
 
 
@@ -70,14 +56,14 @@ def page(letter: StoredDeadLetter, now: float) -> str:
     lines = [
         f"letter     {letter.name}",
         f"id         {letter.id}",
-        f"died       {_when(letter.at)}, {age(now - letter.at)} ago",
+        f"died       {local_time(letter.at)}, {duration(max(now - letter.at, 0.0))} ago",
         f"attempts   {letter.attempts}" + (f", and {letter.deaths} deaths of its worker" if letter.deaths else ""),
         f"reason     {letter.reason}",
     ]
     if letter.kind != MESSAGE:
         lines.insert(2, f"kind       {letter.kind}: it cannot be replayed")
     if letter.origin:
-        lines.insert(2, f"origin     {_when(letter.origin)}")
+        lines.insert(2, f"origin     {local_time(letter.origin)}")
     if letter.replays:
         lines.append(f"replays    {letter.replays}, in vain")
     if letter.replay_rate is not None:
@@ -89,21 +75,6 @@ def page(letter: StoredDeadLetter, now: float) -> str:
     if letter.traceback:
         lines += ["traceback", _indented(letter.traceback.rstrip())]
     return "\n".join([*lines, "payload", _indented(payload_text(letter.payload))])
-
-
-def age(seconds: float) -> str:
-    """In the largest unit that has a whole number."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{max(int(seconds), 0)}s"
-
-
-def _when(at: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-    except (OverflowError, ValueError, OSError):
-        return str(at)
 
 
 def _indented(text: str) -> str:

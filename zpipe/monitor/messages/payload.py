@@ -1,6 +1,5 @@
-"""Payloads as JSON that people read and edit: from plain CBOR values to JSON and back, and what an edit makes of a payload.
-
-Must not live here: where payloads come from, and the editor that a person uses.
+"""Payloads as JSON that people read and edit, and what an edit makes of a payload. Must not live here: the editor that a person
+uses.
 
 JSON has no bytes: they become `{"$utf8": "text"}` if they are text, else `{"$base64": "..."}`. A number with more digits than
 Python writes becomes `{"$int": "0xff"}`. A map that looks like one of these becomes `{"$map": {...}}`.

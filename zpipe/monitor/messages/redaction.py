@@ -1,6 +1,5 @@
-"""Hiding fields that must not be shown: choosing them by name, and putting a mark in the place of what they hold.
-
-Must not live here: how a message is shown.
+"""Hiding fields that must not be shown, by their names, with a mark in the place of what they hold. Must not live here: how a
+message is shown.
 
 A name hides that field wherever it stands: in the payload, in headers, in maps within lists. Hiding too much is a nuisance, but
 hiding too little is a leak. `user.email` hides `email` only directly within `user`, or a field that is named `user.email`; a
@@ -31,14 +30,14 @@ class Redaction:
         """A copy without what is hidden; the message itself if no names were given."""
         if not self._names:
             return message
-        shown, headers = copy(message), message.headers
-        shown.payload = self._shown(message.payload, ())
+        marked, headers = copy(message), message.headers
+        marked.payload = self._shown(message.payload, ())
         if headers is not None:
             whole = self._hides((HEADERS,))
-            shown.headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
+            marked.headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
         if self._hides((ID,)):
-            shown.id = MARK
-        return shown
+            marked.id = MARK
+        return marked
 
     def _shown(self, value: Any, path: Path) -> Any:
         if isinstance(value, list):

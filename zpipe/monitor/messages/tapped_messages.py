@@ -1,7 +1,5 @@
-"""The messages that a tap sees: decoding the sections it is sent, choosing among their messages, and how one is shown.
-
-Must not live here: sockets, the clock and the terminal.
-"""
+"""The messages that a tap sees: decoded, chosen, and how one is shown. Must not live here: sockets, the clock and the
+terminal."""
 
 from __future__ import annotations
 

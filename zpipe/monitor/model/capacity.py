@@ -1,7 +1,5 @@
-"""What the instances of a stage spend their time on, how fast they are, and how many of them would keep up.
-
-Must not live here: verdicts and sentences. Those follow from several stages, and are in `bottleneck`.
-"""
+"""What the instances of a stage spend time on, how fast they are, and how many would keep up. Must not live here: verdicts
+(`bottleneck`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What has happened lately, found by comparing each snapshot of an instance with the one before: a line for each event.
-
-Must not live here: the clock and layout.
-"""
+"""What has happened lately, found by comparing each snapshot of an instance with the one before. Pure: no clock and no layout."""
 
 from __future__ import annotations
 

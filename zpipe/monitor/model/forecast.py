@@ -29,26 +29,20 @@ LONGEST_S = 86400.0
 
 
 class Forecast:
-    """The forecast of one link."""
+    """The forecast of one link. `at`: the latest moment for which it knows what waits on the link."""
 
     def __init__(self, name: LinkName, config: PipelineConfig) -> None:
         self._name = name
         self._config = config
         self._producers: dict[str, _Producer] = {}
         self._depth = Trend(config.interval_s)
-        self._at = -math.inf
         self._behind_s = 0.0
-
-    @property
-    def at(self) -> float:
-        """The latest moment for which it knows what waits on the link."""
-        return self._at
+        self.at = -math.inf
 
     def add_depth(self, at: float, depth: int, behind_s: float) -> None:
         """Takes what waited on the link at a moment of the senders' clock, which is `behind_s` behind the monitor's."""
-        self._at, self._behind_s = at, behind_s
-        self._depth.grain = _batch(self._config.stages[self._name.consumer], 0.0)
-        self._depth.add(at, depth)
+        self.at, self._behind_s = at, behind_s
+        self._depth.add(at, depth, _batch(self._config.stages[self._name.consumer], 0.0))
 
     def add_snapshot(self, seen: SeenIncarnation) -> None:
         """Takes a snapshot of one of its producers."""
@@ -110,9 +104,9 @@ class _Producer:
         made = min(
             _batch(self._upstream, size) * outputs, LinkPolicy().section_messages
         )  # More are handed on in parts.
-        self._held.grain = self._window.grain = max(made, _batch(self._consumer, size))
-        self._held.add(at, held)
-        self._window.add(at, window)
+        grain = max(made, _batch(self._consumer, size))
+        self._held.add(at, held, grain)
+        self._window.add(at, window, grain)
         self._unacked_left = messages_within(unacked, size) - held
         self._unsent_left = unsent_messages(unacked, size) + window - held
 

@@ -1,7 +1,5 @@
-"""One incarnation as the monitor has seen it: its last snapshots, and the rates and shares of time between them.
-
-Must not live here: sums over instances.
-"""
+"""One incarnation as the monitor has seen it: its snapshots, and rates and shares of time between them. Not here: sums over
+instances."""
 
 from __future__ import annotations
 

@@ -135,9 +135,6 @@ class PipelineModel:
 
     # ---- instances
 
-    def _of(self, stage: str) -> dict[int, SeenIncarnation]:
-        return self._seen[stage]
-
     def _absent(self, stage: str) -> list[int]:
         return [n for n in range(1, self._config.stages[stage].instances + 1) if n not in self._seen[stage]]
 
@@ -149,12 +146,12 @@ class PipelineModel:
 
     def _live(self, stage: str) -> list[SeenIncarnation]:
         """The instances that work now. What others hold will be sent again."""
-        return [s for s in self._of(stage).values() if self._state(s) not in (SILENT, State.STOPPED, State.FAILED)]
+        return [s for s in self._seen[stage].values() if self._state(s) not in (SILENT, State.STOPPED, State.FAILED)]
 
     # ---- stages
 
     def _stage(self, name: str) -> dict[str, Any]:
-        seen, live = self._of(name), self._live(name)
+        seen, live = self._seen[name], self._live(name)
         states = {instance: self._state(one) for instance, one in seen.items()}
         never, unheard = self._absent(name), self._now < self._unheard_until
         all_, working = [s.snapshot for s in seen.values()], [s.snapshot for s in live]
@@ -186,7 +183,7 @@ class PipelineModel:
             "open_batch": sum(self._open_batch(one) for one in live),
             "limit": sum((one.get("limit") or {}).get("limit") or 0 for one in working) or None,
             "rss_bytes": _sum_if_known(s.get("rss_bytes") for s in working),
-            "progress": None if self._config.stages[name].inputs else _progress(all_),
+            "progress": None if self._config.stages[name].inputs else source_progress(all_),
         }
 
     def _open_batch(self, seen: SeenIncarnation) -> int:
@@ -196,7 +193,7 @@ class PipelineModel:
 
     def _stale_s(self, stages: Iterable[str]) -> float | None:
         """Seconds since the instance that has been silent longest was heard; None if none is silent."""
-        silent = [s for name in stages for s in self._of(name).values() if self._state(s) == SILENT]
+        silent = [s for name in stages for s in self._seen[name].values() if self._state(s) == SILENT]
         return max((self._now - seen.heard_at for seen in silent), default=None)
 
     # ---- links
@@ -349,10 +346,10 @@ def _last_crash(snapshots: list[Snapshot]) -> dict[str, Any] | None:
     return max(found, key=lambda crash: crash.get("at", 0.0), default=None)
 
 
-def _progress(snapshots: list[Snapshot]) -> dict[str, int | None]:
+def source_progress(snapshots: list[Snapshot]) -> dict[str, int | None]:
     """How far a source is: messages finished, and in all (None: unknown), both with what earlier runs finished."""
     before = _sum(snapshots, "finished_before")
-    totals = [s.get("total") for s in snapshots]
+    totals = [s.get("total") if s.get("finished") is not None else None for s in snapshots]
     known = [total for total in totals if total is not None]
     return {
         "finished": before + sum(s.get("finished") or 0 for s in snapshots),

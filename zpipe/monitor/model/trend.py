@@ -33,19 +33,21 @@ of teeth of 30 a second that grow by 10, the first ones were taken for a growth 
 class Trend:
     """Takes points about once an interval.
 
-    grain  the figure moves in steps of this size, whether or not its points have shown one yet
     slope  by how much it grows in a second; None if the points do not show it
     """
 
     def __init__(self, interval_s: float) -> None:
-        self.grain = 0.0
         self.slope: float | None = None
         self._interval_s = interval_s
         self._points: list[tuple[float, float]] = []
-        self._start = self._scatter = 0.0
+        self._grain = self._start = self._scatter = 0.0
 
-    def add(self, at: float, value: float) -> None:
-        """Passes over a point that comes too soon after the last one, since a change of state is published at once."""
+    def add(self, at: float, value: float, grain: float = 0.0) -> None:
+        """Passes over a point that comes too soon after the last one, since a change of state is published at once.
+
+        grain  the figure moves in steps of this size, whether or not its points have shown one yet
+        """
+        self._grain = grain
         points = self._points
         if points and at - points[-1][0] < 0.9 * self._interval_s:
             return
@@ -60,7 +62,7 @@ class Trend:
         slope, start, off = _line(older)
         turn = [value - start - slope * at for at, value in last]
         same_side = min(turn) > 0.0 or max(turn) < 0.0
-        return same_side and abs(fmean(turn)) > max(TURN * stdev(off, 0.0), self.grain, 1e-9)
+        return same_side and abs(fmean(turn)) > max(TURN * stdev(off, 0.0), self._grain, 1e-9)
 
     def _sure_slope(self) -> float | None:
         points, n = self._points, len(self._points)
@@ -68,14 +70,14 @@ class Trend:
         self._scatter = math.sqrt(sum(one * one for one in off) / (n - 2))
         span_s = points[-1][0] - points[0][0]
         error = math.sqrt(12.0 / n) * self._scatter / span_s
-        doubt = max(SURE * (1.0 + FEW_POINTS / n) * error, STEPS * self.grain / span_s, 1e-12)
+        doubt = max(SURE * (1.0 + FEW_POINTS / n) * error, STEPS * self._grain / span_s, 1e-12)
         return slope if abs(slope) > doubt else None
 
     def passes(self, way: float, now: float) -> float:
         """Seconds from `now` until it has changed by `way` more since its last point. There must be a slope."""
         assert self.slope is not None
         # The highest tooth of a saw gets there before its middle does.
-        tooth = max(math.sqrt(3.0) * self._scatter, self.grain / 2.0)
+        tooth = max(math.sqrt(3.0) * self._scatter, self._grain / 2.0)
         level = self._start + self.slope * now + math.copysign(tooth, self.slope)
         return max((self._points[-1][1] + way - level) / self.slope, self._interval_s / 2)
 

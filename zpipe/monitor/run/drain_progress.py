@@ -1,7 +1,5 @@
-"""What `zpipe run` and `zpipe drain` show while they drain: who still holds what, what is in the way, and the time left.
-
-Must not live here: sockets, and anything of rich, which `zpipe drain --json` does not import.
-"""
+"""What `zpipe run` and `zpipe drain` show while they drain: who still holds what, what is in the way, and the time left. Must
+not live here: anything of rich, which `zpipe drain --json` does not import."""
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
-"""What `zpipe run` shows while it runs: a bar with the time left in a terminal, a line now and then elsewhere.
-
-Must not live here: child processes and sockets. It draws the progress of a run from its snapshots.
-"""
+"""What `zpipe run` shows while it runs: a bar with the time left in a terminal, a line now and then elsewhere. Must not live
+here: child processes and sockets."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
-from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.monitor.model.pipeline import PipelineModel, source_progress
 from zpipe.monitor.run.drain_progress import DrainLines, Snapshots, holdings
 from zpipe.monitor.snapshot_feed import now_s
 from zpipe.monitor.table.pipeline_status import status
@@ -27,35 +25,19 @@ LINE_S = 5.0
 SECOND_SIGNAL = "Ctrl-C again stops now: what is not finished is not acked, and the next run goes on from there"
 
 
-class SourceProgress:
-    """How far the sources are, from their snapshots: messages finished (of those that say so), of how many (None: nobody
-    knows)."""
-
-    def __init__(self, config: PipelineConfig) -> None:
-        self._heads = {stage.name for stage in config.stages.values() if not stage.inputs}
-        self._last: dict[str, dict[str, Any]] = {}
-
-    def add(self, snapshot: dict[str, Any]) -> None:
-        if snapshot["stage"] in self._heads:
-            self._last[snapshot["stage"]] = snapshot
-
-    def done(self) -> int:
-        return sum((s.get("finished") or 0) + s.get("finished_before", 0) for s in self._last.values())
-
-    def total(self) -> int | None:
-        """Known once every source has said how many it has; what earlier runs finished counts as done."""
-        totals = [s.get("total") if s.get("finished") is not None else None for s in self._last.values()]
-        if len(totals) < len(self._heads) or None in totals:
-            return None
-        return sum(int(s["total"]) + int(s.get("finished_before", 0)) for s in self._last.values())
+def _of_all(sources: Iterable[dict[str, int | None]]) -> tuple[int, int | None]:
+    """How many messages the sources have finished, and of how many; None until every source has said how many it has."""
+    found = list(sources)
+    totals = [one["total"] for one in found if one["total"] is not None]
+    return sum(one["finished"] or 0 for one in found), sum(totals) if len(totals) == len(found) else None
 
 
 class LiveProgress:
     """In a terminal: a bar and the table of stages, redrawn in place on stderr; log lines go above."""
 
     def __init__(self, config: PipelineConfig) -> None:
+        self._heads = config.heads
         self._model = PipelineModel(config, now_s())
-        self._sources = SourceProgress(config)
         self._bar = Progress(
             TextColumn(f"[bold]{config.name}"),
             BarColumn(),
@@ -74,7 +56,6 @@ class LiveProgress:
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
         self._model.add(snapshot, now_s())
-        self._sources.add(snapshot)
 
     def draining(self, absent: Mapping[str, str]) -> None:
         """Only who is absent is added: the table already shows what each stage holds, and what is in its way."""
@@ -85,13 +66,14 @@ class LiveProgress:
         if now < self._redraw_at:
             return
         self._redraw_at = now + REDRAW_S
-        self._bar.update(self._task, completed=self._sources.done(), total=self._sources.total())
+        value = self._model.as_json(now_s())
+        finished, total = _of_all(value["stages"][head]["progress"] for head in self._heads)
+        self._bar.update(self._task, completed=finished, total=total)
+        table = [
+            Text.assemble(*line, no_wrap=True, overflow="crop") for line in status(value, self._live.console.width)
+        ]
         below = [Text(text, "yellow", no_wrap=True, overflow="crop") for text in self._below]
-        self._live.update(Group(self._bar, *self._table(), *below), refresh=True)
-
-    def _table(self) -> list[Text]:
-        lines = status(self._model.as_json(now_s()), self._live.console.width)
-        return [Text.assemble(*line, no_wrap=True, overflow="crop") for line in lines]
+        self._live.update(Group(self._bar, *table, *below), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -107,7 +89,6 @@ class PlainProgress:
         self._draining = False
         self._absent: Mapping[str, str] = {}
         self._drain_lines = DrainLines(LINE_S)
-        self._sources = SourceProgress(config)
         self._began = time.monotonic()
         self._line_at = self._began + LINE_S
 
@@ -117,7 +98,6 @@ class PlainProgress:
             sys.stderr.flush()
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
-        self._sources.add(snapshot)
         self._last[snapshot["stage"], snapshot["instance"]] = snapshot
 
     def draining(self, absent: Mapping[str, str]) -> None:
@@ -136,11 +116,12 @@ class PlainProgress:
                 self.line(f"event=run.draining {text}; {SECOND_SIGNAL}")
             return
         self._line_at = now + LINE_S
-        done, total = self._sources.done(), self._sources.total()
-        text = f"event=run.progress finished={done}"
+        heads = [[s for (name, _), s in self._last.items() if name == head] for head in self._config.heads]
+        finished, total = _of_all(map(source_progress, heads))
+        text = f"event=run.progress finished={finished}"
         if total:
-            left_s = (now - self._began) * (total - done) / max(done, 1)
-            text += f" total={total} percent={100 * done // total} left_s={left_s:.0f}"
+            left_s = (now - self._began) * (total - finished) / max(finished, 1)
+            text += f" total={total} percent={100 * finished // total} left_s={left_s:.0f}"
         self.line(text)
 
     def close(self) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 from zpipe.core.ledger import COUNTS, OTHERS
-from zpipe.monitor.formatting import count, crash_text, duration, precise, share, size
-from zpipe.monitor.model.incarnation import is_possible_time
+from zpipe.monitor.formatting import count, crash_text, duration, local_time, precise, share, size
 from zpipe.monitor.model.link import link_text
 from zpipe.monitor.table.columns import HANGS, Line, wrap
 from zpipe.monitor.table.rows import state_of, upstream
@@ -55,10 +53,6 @@ def _times(by_reason: dict[str, int]) -> str:
     return ", ".join(f"{times:,} {reason}" for reason, times in by_reason.items())
 
 
-def _time_of_day(at: float) -> str:
-    return datetime.fromtimestamp(at).isoformat(sep=" ", timespec="seconds") if is_possible_time(at) else "?"
-
-
 def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
     memory = size(snapshot["rss_bytes"]) if "rss_bytes" in snapshot else "memory not said"
     yield f"incarnation {snapshot['incarnation']}, pid {snapshot.get('pid', '?')}, {memory}"
@@ -71,7 +65,7 @@ def _instance(snapshot: dict[str, Any]) -> Iterator[str]:
     if deaths := snapshot.get("worker_restarts"):
         yield f"worker processes that died: {_times(deaths)}"
     if crash := snapshot.get("last_crash"):
-        yield f"the last at {_time_of_day(crash.get('at', 0.0))}: {crash_text(crash)}"
+        yield f"the last at {local_time(crash.get('at', 0.0))}: {crash_text(crash)}"
     if snapshot.get("dead_stored"):
         yield f"dead letters stored {snapshot['dead_stored']:,} ({size(snapshot.get('dead_stored_bytes', 0))})"
     budget = snapshot.get("budget") or {}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.monitor.export.recording import WINDOW_INTERVALS, Recording
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.controls import Command, Controls
-from zpipe.monitor.screen.screen import Shown, clock, order_of, screen
+from zpipe.monitor.screen.controls import Controls
+from zpipe.monitor.screen.screen import Shown, clock, screen
 from zpipe.monitor.screen.terminal import Terminal
-from zpipe.monitor.table.sparkline_history import RateHistory
+from zpipe.monitor.table.pipeline_status import RateHistory
+from zpipe.monitor.table.rows import ordered
 
 REDRAW_S = 0.25
 
@@ -35,11 +35,8 @@ class Tape:
         if near:
             snapshots = recording.between(self.at, at)
         else:
-            self._model, self.events, self.history = (
-                PipelineModel(self._config, recording.began),
-                Events(),
-                RateHistory(),
-            )
+            self._model = PipelineModel(self._config, recording.began)
+            self.events, self.history = Events(), RateHistory()
             snapshots = recording.until(at)
         self.at = at
         draw_at: float | None = None
@@ -57,11 +54,10 @@ class Tape:
         return self._model.as_json(self.at)
 
 
-def show(tape: Tape, recording: Recording, make: Callable[[], Terminal] = Terminal) -> None:
+def show(tape: Tape, recording: Recording) -> None:
     """Plays it in the terminal until q. At the end it stands still. Blocks."""
-    controls = Controls(replay=True)
-    with make() as terminal:
-        controls.keys = terminal.has_keys
+    with Terminal() as terminal:
+        controls = Controls(replay=True, keys=terminal.has_keys)
         played_at = time.monotonic()
         while not controls.over:
             now = time.monotonic()
@@ -72,18 +68,13 @@ def show(tape: Tape, recording: Recording, make: Callable[[], Terminal] = Termin
             shown = Shown(value, tape.history, tape.events.recent, _time(tape, recording, controls))
             terminal.draw(screen(shown, controls, size, terminal.glyphs), size)
             for key in terminal.keys(REDRAW_S if controls.playing else 3600.0):
-                command = controls.press(key, order_of(value, controls))
-                if command is not None:
-                    _carry_out(command, tape, recording)
+                command = controls.press(key, ordered(value, controls.order))
+                if command is not None and command.what == "step":
+                    tape.move(tape.at + command.amount * recording.interval_s)
+                elif command is not None and command.what == "seek":
+                    tape.move(recording.ended if command.amount else recording.began)
             if not controls.playing:
                 played_at = time.monotonic()
-
-
-def _carry_out(command: Command, tape: Tape, recording: Recording) -> None:
-    if command.what == "step":
-        tape.move(tape.at + command.amount * recording.interval_s)
-    elif command.what == "seek":
-        tape.move(recording.ended if command.amount else recording.began)
 
 
 def _time(tape: Tape, recording: Recording, controls: Controls) -> str:

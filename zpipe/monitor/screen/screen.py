@@ -1,4 +1,4 @@
-"""The whole screen as lines for a given size: what stands where. Must not live here: the terminal, and what keys do.
+"""The whole screen as lines, for a size: the status or details, the help, the footer. May live here: what goes where; pure.
 
 What has to be read is whole at every size: sentences are broken into lines, and what is longer than the window can be moved.
 """
@@ -6,25 +6,35 @@ What has to be read is whole at every size: sentences are broken into lines, and
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from zpipe.monitor.model.events import Event
-from zpipe.monitor.screen.controls import Controls
+from zpipe.monitor.screen.controls import LEAVING, LOOKING, MEANINGS, OPERATING, REPLAYING, Controls
 from zpipe.monitor.screen.details import details
-from zpipe.monitor.screen.footer import footer
-from zpipe.monitor.screen.help import help_lines
-from zpipe.monitor.table import rows
-from zpipe.monitor.table.columns import Line, clip, plain, wrap
+from zpipe.monitor.table.columns import HANGS, Line, clip, plain, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs
-from zpipe.monitor.table.pipeline_status import StatusTable, remarks, title
-from zpipe.monitor.table.sparkline_history import RateHistory
+from zpipe.monitor.table.pipeline_status import RateHistory, StatusTable, remarks, title
 
 MOST_EVENTS = 8
 LEAST_TABLE = 4
 """Lines that long remarks leave to the table: its heads, two rows, and how many more there are."""
 TALL = 10
 """From this height on the first line may take two."""
+KEYS_WIDTH = 17
+BESIDE = 3 * KEYS_WIDTH
+"""From this width on keys and what they do stand beside each other."""
+
+KEYS = ("j/k choose", "enter details", "s sort", "p pause", "r resume", "d drain", "h help", "q quit")
+REPLAY_KEYS = ("left/right step", "space play", "+/- speed", "enter details", "s sort", "h help", "q quit")
+NO_KEYS = "Ctrl-C quits; no keys, since stdin is no terminal"
+BETWEEN = "  "
+QUESTIONS = (
+    "Drain the whole pipeline? It stops when everything held is finished. y: yes, any other key: no",
+    "Drain the whole pipeline? y: yes, other keys: no",
+    "Drain all? y/n",
+)
+"""The first of them that the window has room for is asked."""
 
 
 class Size(NamedTuple):
@@ -129,5 +139,50 @@ def clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
-def order_of(value: dict[str, Any], controls: Controls) -> list[str]:
-    return rows.ordered(value, controls.order)
+# ---- the help
+
+
+def help_lines(replay: bool, width: int) -> list[Line]:
+    keys = [
+        line
+        for key, what in (*LOOKING, *(REPLAYING if replay else OPERATING), *LEAVING)
+        for line in _help_of(key, what, width)
+    ]
+    return [*keys, [], *(line for column, what in MEANINGS for line in _help_of(column, what, width))]
+
+
+def _help_of(keys: str, what: str, width: int) -> Iterator[Line]:
+    if width < BESIDE:
+        yield from wrap(f"{keys}: {what}", width)
+        return
+    head = keys.ljust(KEYS_WIDTH)
+    for line in wrap(what, width - KEYS_WIDTH, indent=""):
+        yield [(head, ""), *line]
+        head = " " * KEYS_WIDTH
+
+
+# ---- the last lines
+
+
+def footer(controls: Controls, width: int, height: int) -> list[Line]:
+    """At most `height` lines of at most `width` characters."""
+    if controls.mode == "confirm":
+        for question in QUESTIONS:
+            lines = wrap(question, width, "reverse", indent="")
+            if len(lines) <= height - 2:
+                return lines
+        return lines[:height]
+    if controls.message:
+        lines = wrap(controls.message, width, "reverse", indent="" if width < 2 * HANGS else "  ")
+        return lines[: max(height - 2, 1)]
+    if not controls.keys:
+        return [clip([(NO_KEYS, "dim")], width)][:height]
+    return [clip([(keys(REPLAY_KEYS if controls.replay else KEYS, width), "dim")], width)][:height]
+
+
+def keys(words: Sequence[str], width: int) -> str:
+    """All in one line: where there is no room for what they do, the keys alone. The last two are help and quit."""
+    *others, helps, leaves = words
+    bare = " ".join(word.split()[0] for word in others)
+    forms = (BETWEEN.join(words), BETWEEN.join([bare, helps, leaves]), BETWEEN.join([helps, leaves]), leaves)
+    return next((form for form in forms if len(form) <= width), leaves)

@@ -15,7 +15,6 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TextIO
 
 from rich.color import ColorSystem
@@ -26,17 +25,9 @@ from zpipe.monitor.screen.screen import Size
 from zpipe.monitor.table.columns import Line, width_of
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs
 
+ENDS = {"A": "up", "B": "down", "C": "right", "D": "left", "H": "home", "F": "end"}
 KEYS = {
-    "\x1b[A": "up",
-    "\x1b[B": "down",
-    "\x1b[C": "right",
-    "\x1b[D": "left",
-    "\x1bOA": "up",
-    "\x1bOB": "down",
-    "\x1bOC": "right",
-    "\x1bOD": "left",
-    "\x1b[H": "home",
-    "\x1b[F": "end",
+    **{f"\x1b{lead}{end}": key for lead in "[O" for end, key in ENDS.items()},
     "\x1b[1~": "home",
     "\x1b[4~": "end",
     "\x1b[5~": "pageup",
@@ -147,9 +138,7 @@ class Terminal:
         self._size = Size(0, 0)  # all of it is to be drawn again
         self._resized()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._give_back()
         for number, handler in self._handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]

@@ -75,10 +75,6 @@ def lay(columns: Sequence[Column], row: Sequence[Span], widths: Sequence[int], g
     return line
 
 
-def heads(columns: Sequence[Column], widths: Sequence[int], glyphs: Glyphs) -> Line:
-    return lay(columns, [(column.head, "bold") for column in columns], widths, glyphs)
-
-
 def width_of(line: Line) -> int:
     return sum(len(text) for text, _ in line)
 

@@ -1,7 +1,4 @@
-"""Small pictures made of characters, for terminals with Unicode and without: bars, arrows and sparklines.
-
-Must not live here: which figures are drawn.
-"""
+"""Small pictures made of characters, for terminals with Unicode and without. Must not live here: which figures are drawn."""
 
 from __future__ import annotations
 

@@ -1,22 +1,41 @@
-"""The status of a pipeline as lines: its stages, its links, what holds it up, what is missing.
-
-Must not live here: the terminal and its keys. This puts rows together into lines for a given width and height.
-"""
+"""The status of a pipeline as lines, for a width and height: its stages, its links, what holds it up, what is missing. Pure."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from zpipe.monitor.formatting import count, share
 from zpipe.monitor.table import rows
-from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, heads, lay, width_of, wrap
-from zpipe.monitor.table.glyphs import UNICODE, Glyphs
-from zpipe.monitor.table.sparkline_history import RateHistory
+from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, lay, width_of, wrap
+from zpipe.monitor.table.glyphs import UNICODE, Glyphs, sparkline
 
 LEAST_SPARK = 8
 MARK = 2
 """Columns before a row, which show whether it is selected (>) and whether it is the bottleneck (*)."""
+
+KEPT = 240
+"""Rates kept of each stage: more than the widest sparkline shows."""
+
+
+class RateHistory:
+    """Takes the model's values in the order of their time. A value that is earlier than the last one starts it anew."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, deque[float]] = {}
+        self._at = 0.0
+
+    def add(self, value: dict[str, Any]) -> None:
+        if value["at"] < self._at:
+            self._rates.clear()
+        self._at = value["at"]
+        for name, stage in value["stages"].items():
+            self._rates.setdefault(name, deque(maxlen=KEPT)).append(stage["rate_out"] or 0.0)
+
+    def rates(self, stage: str) -> Sequence[float]:
+        """Messages that the stage finished in a second, oldest first."""
+        return list(self._rates.get(stage, ()))
 
 
 def title(value: dict[str, Any]) -> Line:
@@ -125,8 +144,8 @@ class StatusTable:
             return
         lines[0].append(("  LATELY", "bold"))
         for name in self._names:
-            sparkline, style = rows.spark(self._history.rates(name), left, self._glyphs)
-            lines[self.row_of[name]].append((f"  {sparkline.strip()}", style))
+            rates = sparkline(self._history.rates(name), left, self._glyphs)
+            lines[self.row_of[name]].append((f"  {rates.strip()}", "cyan"))
 
     def _one_table(self) -> list[Line]:
         columns = rows.SHORT_STAGE_COLUMNS + rows.SHORT_LINK_COLUMNS
@@ -147,14 +166,10 @@ class StatusTable:
         return lines
 
     def _head(self, columns: Sequence[Column], widths: Sequence[int]) -> Line:
-        return [("  ", ""), *heads(columns, widths, self._glyphs)]
+        return [("  ", ""), *lay(columns, [(column.head, "bold") for column in columns], widths, self._glyphs)]
 
 
 def status(value: dict[str, Any], width: int, glyphs: Glyphs = UNICODE) -> list[Line]:
     """The whole status without anything to operate: for `zpipe run`, files and pipes."""
-    table = (
-        StatusTable(value, width, tall=False, glyphs=glyphs)
-        if width < 100
-        else StatusTable(value, width, True, glyphs=glyphs)
-    )
+    table = StatusTable(value, width, tall=width >= 100, glyphs=glyphs)
     return [clip(line, width) for line in [title(value), *table.lines, *remarks(value, width)]]

@@ -1,7 +1,5 @@
-"""The rows of the status: the cells of a stage and of a link, made from the model's values, and their columns.
-
-Must not live here: how wide a column is (`columns`).
-"""
+"""The rows of the status: the cells of a stage and of a link, and their columns. Must not live here: how wide a column is
+(`columns`)."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import Any
 
 from zpipe.monitor.formatting import count, duration, percent, precise, share, size
 from zpipe.monitor.table.columns import LEFT, Column, Span
-from zpipe.monitor.table.glyphs import Glyphs, bar, sparkline, trend_arrow
+from zpipe.monitor.table.glyphs import Glyphs, bar, trend_arrow
 
 STATES = {
     "RUNNING": ("run", "green"),
@@ -215,16 +213,12 @@ def short_link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
     ]
 
 
-def _errors_of(stage: dict[str, Any]) -> int:
-    return int(stage["dead"] + stage["retries"] + stage["malformed"])
-
-
 ORDERS: dict[str, Callable[[dict[str, Any], Sequence[dict[str, Any]]], float]] = {
     "config": lambda stage, into: 0.0,
     "depth": lambda stage, into: -sum(link["depth"] for link in into),
     "busy": lambda stage, into: -(stage["budget"] or {}).get("working", 0.0),
     "rate": lambda stage, into: -(stage["rate_out"] or 0.0),
-    "errors": lambda stage, into: -_errors_of(stage),
+    "errors": lambda stage, into: -(stage["dead"] + stage["retries"] + stage["malformed"]),
 }
 """What rows can be sorted by: a key of a stage and the links into it, least first; equal ones stay in the config's order."""
 
@@ -235,7 +229,3 @@ def ordered(value: dict[str, Any], order: str) -> list[str]:
     for link in value["links"]:
         into[link["to"]].append(link)
     return sorted(into, key=lambda name: ORDERS[order](value["stages"][name], into[name]))
-
-
-def spark(rates: Sequence[float], width: int, glyphs: Glyphs) -> Span:
-    return sparkline(rates, width, glyphs), "cyan"
