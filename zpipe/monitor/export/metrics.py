@@ -1,6 +1,6 @@
 """Every metric that zpipe exports, once: its name, kind, unit and labels, what it means, what to do, where its values come from.
 
-May live here: that table, and reading it out of the model's value. It knows no exporter: what is served is `exporter`'s.
+The table of metrics belongs here, and reading their values out of the model. Must not live here: serving them (`exporter`).
 
 Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that old figures never look current.
 One that stopped or failed keeps its counters, which are final. What an instance has stored is exported whatever became of its
