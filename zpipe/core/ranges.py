@@ -1,4 +1,4 @@
-"""A set of whole numbers kept as ranges. May live here: that set, and nothing that knows what is numbered."""
+"""A set of whole numbers, kept as ranges. Must not live here: what the numbers stand for."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Downstream:
     # ---- outputs
 
     def offer(self, chunks: list[Chunk], derivation: Derivation) -> int:
-        """Takes outputs in charge, once for each link they leave by. Returns how many were let go, since no stage reads them."""
+        """Answers for outputs from now on, once for each link they leave by. Returns how many no stage reads."""
         unrouted = 0
         for chunk in chunks:
             outlets = self._by_name.get(chunk.outlet)
@@ -266,7 +266,7 @@ class Downstream:
         return actions
 
     def slept(self, now: float) -> None:
-        """This process stood still: the silence was its own, so nobody is dead for it."""
+        """This process stood still, so the silence of its consumers does not say that they are dead."""
         for _, session in self._sessions.values():
             session.heard_at = session.progress_at = now
 

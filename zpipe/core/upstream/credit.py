@@ -60,11 +60,11 @@ class Grant:
 
     @property
     def promised(self) -> bool:
-        """It was given what it needs and has not used it: taking it back would begin the same again."""
+        """It was given what it needs and has not used it yet. If that was taken back, it would only ask again."""
         return self._promised and self.need > 0 and not self.starving
 
     def receive(self, amount: int) -> None:
-        """So much arrived; what was needed has come, or will be asked for anew."""
+        """So much arrived. A need that was stated is met by that, or the producer will state it again."""
         self.received += amount
         self.need = 0
         self._promised = False

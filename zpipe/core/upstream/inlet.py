@@ -248,7 +248,7 @@ class Inlet:
         return upstream
 
     def confirmed(self, session: InletSession, confirm: frames.Confirm, now: float) -> None:
-        """What the producer has read and sent: room it gave up may be granted to others now. Raises PeerError if it cannot be."""
+        """What the producer has read and sent: the room it gave up may go to others. Raises PeerError if it cannot be true."""
         if not session.confirmed(confirm):
             return
         upstream, _ = self._sessions[session.id]
@@ -257,7 +257,7 @@ class Inlet:
 
     @property
     def held_messages(self) -> int:
-        """Queued and in process: what the bound bounds."""
+        """Messages that are queued or in process: what the bound counts."""
         return self._sessionless_messages + sum(s.messages.held for s in self.sessions)
 
     @property

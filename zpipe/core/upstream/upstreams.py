@@ -131,7 +131,7 @@ class Upstreams:
     # ---- what upstream instances say
 
     def heard(self, peer: tuple[str, int], frame: frames.Frame, now: float) -> list[Action]:
-        """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
+        """A frame from an instance's feedback or control socket. Raises PeerError for a kind that does not belong there."""
         actions: list[Action] = []
         self._changed = self._changed or not isinstance(frame, frames.Confirm)
         for upstream in self._of(peer):

@@ -245,7 +245,7 @@ class Tap:
     """On the control PUB, for whoever asked: a section that passed on the link upstream.outlet -> consumer.
 
     peer    the instance at the other end of the link
-    passed  messages that have passed there since somebody looks on, these among them
+    passed  messages that have passed there since the first tap began, these among them
     count, attempt, size   of the section, as in a parcel's row
     body    the section; empty: too large to be shown
     """
@@ -278,7 +278,7 @@ def write(frame: Frame) -> bytes:
 
 
 def read(encoded: bytes) -> Frame:
-    """The frame in `encoded`. Unknown keys are let by, for later versions. Raises PeerError for anything else."""
+    """The frame in `encoded`. Unknown keys are passed over, for later versions. Raises PeerError for anything else."""
     if len(encoded) > MAX_FRAME_BYTES:
         raise PeerError(f"a frame of {len(encoded)} bytes, over {MAX_FRAME_BYTES}")
     value = cbor.read(encoded, MAX_FRAME_VALUES)
