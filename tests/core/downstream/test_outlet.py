@@ -120,16 +120,17 @@ def test_parcels_are_limited_and_a_large_message_travels_alone() -> None:
 
 def test_a_short_backlog_is_shared_among_idle_consumers() -> None:
     producer = ProducerEnd(a=100, b=100, c=100)
-    for event in (*(statement(name, rate=1000.0) for name in "abc"), offer(6)):
+    for event in (*(statement(name, rate=200.0) for name in "abc"), offer(6)):
         producer.handle(event)
     producer.handle(send())
-    assert Playbook(producer) >> shows("a", sent=2) >> shows("b", sent=2) >> shows("c", sent=2)
+    # The last one waits until one of them has about run dry: nobody can say yet who that will be.
+    assert Playbook(producer) >> shows("a", sent=2) >> shows("b", sent=2) >> shows("c", sent=1)
 
 
-def test_work_that_one_consumer_does_at_once_is_not_shared() -> None:
-    """It is done before another parcel would be there: one parcel costs as much as some hundred small messages."""
+def test_work_of_some_milliseconds_is_not_shared() -> None:
+    """One parcel costs as much as some hundred small messages."""
     producer = ProducerEnd(a=100, b=100, c=100)
-    for event in (*(statement(name, rate=5000.0) for name in "abc"), offer(9)):
+    for event in (*(statement(name, rate=1000.0) for name in "abc"), offer(9)):
         producer.handle(event)
     producer.handle(send())
     assert Playbook(producer) >> shows("a", sent=5) >> shows("b", sent=4) >> shows("c", sent=0)

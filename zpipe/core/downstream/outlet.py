@@ -24,7 +24,9 @@ from zpipe.core.work.task import Chunk
 
 NEVER = float("inf")
 SOON_S = 0.001
-"""A consumer with less work than this left is about to run dry: some round trips over ipc. So much work is also worth a parcel."""
+"""A consumer with less work than this left is about to run dry: some round trips over ipc."""
+WORTH_S = 0.005
+"""Work of a parcel that is worth its overhead: with less, handing over costs more than a tenth where processes share a core."""
 
 
 class Outlet:
@@ -303,12 +305,12 @@ class Outlet:
     def _load(self, session: OutletSession) -> list[Section]:
         """Takes the sections of the next parcel: within the credit, the parcel limits, and a fair share of a short backlog.
 
-        Without the share, one parcel would give the whole backlog to the first of several idle consumers. But work that one
-        of them does at once is not shared: among 64 consumers parcels would shrink to a few messages.
+        Without the share, one parcel would give the whole backlog to the first of several idle consumers. But work of a few
+        milliseconds is not shared: among 64 consumers parcels would shrink to some messages, each as dear as hundreds.
         """
         share = -(-self.unsent_messages // len(self._open))
-        at_once = int(session.rate * SOON_S)
-        room_messages = min(session.room_messages, self._policy.parcel_messages, max(share, at_once))
+        worth = int(session.rate * WORTH_S)
+        room_messages = min(session.room_messages, self._policy.parcel_messages, max(share, worth))
         room_bytes = session.room_bytes
         sections: list[Section] = []
         loaded_bytes = 0

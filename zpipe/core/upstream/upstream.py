@@ -55,6 +55,11 @@ class Upstream:
         """Its stream has ended, as far as it knows now."""
         return (self.stopped and not self.left) or (self.session is not None and self.session.ended)
 
+    @property
+    def said(self) -> tuple[bool, bool, bool, bool]:
+        """What of its announcements matters to what is known of all of them together."""
+        return self.known, self.awaits_acks, self.stopped, self.left
+
     def begin(self, session: InletSession) -> None:
         """A session was opened; a new incarnation's messages have numbers of their own."""
         if session.producer.incarnation != self.incarnation:

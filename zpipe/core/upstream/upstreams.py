@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zpipe.core.actions import Action, Note, Tell
 from zpipe.core.policy import StagePolicy
@@ -35,6 +36,14 @@ class Identity:
     inbox: str = ""
 
 
+class Standing(NamedTuple):
+    """What the upstream instances have said, taken together: see the properties of `Upstreams` by these names."""
+
+    awaits_acks: bool
+    ended: bool
+    stopped: bool
+
+
 class Upstreams:
     """`links` are (upstream stage, outlet), in the order of the config; none for a head stage.
 
@@ -56,6 +65,8 @@ class Upstreams:
         self._inlet = inlet
         self._policy = policy
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
+        self._unwelcomed: dict[tuple[str, str, int], Upstream] = {}
+        self._standing: Standing | None = None
         self._hello_number = 0
         self._suspects = dict(suspects or {})
 
@@ -66,7 +77,10 @@ class Upstreams:
         for link_stage, outlet in self._links:
             if link_stage == stage:
                 key = (stage, outlet, instance)
-                found.append(self._upstreams.setdefault(key, Upstream(stage, outlet, instance)))
+                upstream = self._upstreams.get(key)
+                if upstream is None:
+                    upstream = self._upstreams[key] = Upstream(stage, outlet, instance)
+                found.append(upstream)
         return found
 
     # ---- connections
@@ -74,6 +88,7 @@ class Upstreams:
     def connected(self, peer: tuple[str, int], now: float) -> None:
         for upstream in self._of(peer):
             upstream.connected = upstream.known = True
+            self._standing = None
             upstream.heard_at = now
             self._ask_anew(upstream, now)
 
@@ -81,25 +96,33 @@ class Upstreams:
         """Its process is gone, or the line: what it still holds comes again in another session."""
         for upstream in self._of(peer):
             upstream.connected = False
-            self._inlet.close(upstream)
+            self._end_session(upstream)
             upstream.hello_at = None
+            self._unwelcomed.pop(upstream.key, None)
 
     def expected(self, peer: tuple[str, int]) -> None:
         """An instance that is to run, connected or not: the input has not ended before it has said so."""
         for upstream in self._of(peer):
             upstream.known = True
+            self._standing = None
 
     def gone(self, peer: tuple[str, int], now: float) -> None:
         """A mark on disk says that the instance stopped at the end of its stream, before this one started."""
         for upstream in self._of(peer):
             upstream.known = upstream.stopped = upstream.marked = True
             upstream.left = False
+            self._standing = None
+
+    def _end_session(self, upstream: Upstream) -> None:
+        self._inlet.close(upstream)
+        self._standing = None
 
     def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
         """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
         heartbeat, or two that misunderstand each other would open sessions as fast as they can."""
         session = upstream.session
-        self._inlet.close(upstream)
+        self._end_session(upstream)
+        self._unwelcomed[upstream.key] = upstream
         self._hello_number += 1
         upstream.hello_number = self._hello_number
         upstream.hello_at = now
@@ -118,15 +141,21 @@ class Upstreams:
                 case frames.Announcement():
                     if frame.stage != upstream.stage or frame.instance != upstream.instance:
                         raise PeerError(f"announces itself as {frame.stage}.{frame.instance}", frame.kind, "stage")
-                    if upstream.hear(frame, now) and session is not None:
+                    before = upstream.said
+                    reborn = upstream.hear(frame, now)
+                    if upstream.said != before:
+                        self._standing = None
+                    if session is not None and reborn:
                         self._ask_anew(upstream, now)
-                    elif upstream.stopped and session is not None:
-                        session.due(now)
+                    elif session is not None and (upstream.stopped or (upstream.awaits_acks and session.changed)):
+                        self._inlet.due(session, now)
                 case frames.Welcome():
                     if upstream.hello_at is not None and frame.number == upstream.hello_number:
                         if self._inlet.owner(frame.session) is not None:
                             raise PeerError("welcome.session is the name of one that is open", frame.kind, "session")
                         upstream.hello_at = None
+                        self._standing = None
+                        self._unwelcomed.pop(upstream.key, None)
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)
                 case frames.Confirm():
@@ -161,6 +190,8 @@ class Upstreams:
         if not isinstance(frame, frames.Parcel | frames.End):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
+        if upstream is not None and upstream.flushed != isinstance(frame, frames.End):
+            self._standing = None
         try:
             sound = self._inlet.accept(frame.session, frame, body, now)
         except PeerError as error:
@@ -182,7 +213,7 @@ class Upstreams:
         if self._inlet.leaving:
             return actions
         me = self._me
-        for upstream in self._upstreams.values():
+        for upstream in self._unwelcomed.values():
             if upstream.hello_at is None or upstream.hello_at > now or upstream.stopped or not upstream.connected:
                 continue
             upstream.hello_at = now + self._policy.link.heartbeat_s
@@ -204,7 +235,7 @@ class Upstreams:
         return actions
 
     def next_at(self) -> float:
-        waiting = (u.hello_at for u in self._upstreams.values() if u.hello_at is not None and self._waits(u))
+        waiting = (u.hello_at for u in self._unwelcomed.values() if u.hello_at is not None and self._waits(u))
         return min(waiting, default=NEVER)
 
     def _waits(self, upstream: Upstream) -> bool:
@@ -233,15 +264,25 @@ class Upstreams:
     @property
     def awaits_acks(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
-        return any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values())
+        return self._taken_together().awaits_acks
 
     def ended(self) -> bool:
         """On every link somebody has said the end, and nobody who is known may still have something."""
-        return self._every_link(lambda u: u.flushed)
+        return self._taken_together().ended
 
     def stopped(self) -> bool:
         """On every link every known instance has stopped: nothing can come any more."""
-        return self._every_link(lambda u: u.stopped and not u.left)
+        return self._taken_together().stopped
+
+    def _taken_together(self) -> Standing:
+        """Kept until one of them says something else, since it is asked for in every turn."""
+        if self._standing is None:
+            self._standing = Standing(
+                any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values()),
+                self._every_link(lambda u: u.flushed),
+                self._every_link(lambda u: u.stopped and not u.left),
+            )
+        return self._standing
 
     def _every_link(self, over: Callable[[Upstream], bool]) -> bool:
         for stage, outlet in self._links:
