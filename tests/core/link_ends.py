@@ -26,7 +26,7 @@ from zpipe.errors import PeerError
 
 UNLIMITED_BYTES = 1 << 40
 NOW = 1.0
-"""At the producer's end, where no time passes."""
+"""At the producer's end, unless an event says another time."""
 FAST = 1e9
 """So fast a consumer is always about to run dry: it is sent whatever is there."""
 
@@ -370,7 +370,7 @@ class ProducerEnd(LinkEnd):
         self.sessions[name] = session
         self.outlet.open(session)
 
-    def on_statement(self, name: str, **more: Any) -> None:
+    def on_statement(self, name: str, now: float = NOW, **more: Any) -> None:
         """All fields that are not named are as they were, and all that was sent has arrived."""
         session = self.sessions[name]
         fields: dict[str, Any] = {
@@ -389,7 +389,7 @@ class ProducerEnd(LinkEnd):
             "leaving": False,
             "seen_stopped": False,
         }
-        self.outlet.read_statement(session, frames.Statement(**fields | more), NOW)
+        self.outlet.read_statement(session, frames.Statement(**fields | more), now)
 
     # -- the session
 
@@ -420,8 +420,8 @@ class ProducerEnd(LinkEnd):
         else:
             derivation.close()
 
-    def on_send(self) -> None:
-        for session, header, body in self.outlet.sendable(NOW):
+    def on_send(self, now: float = NOW) -> None:
+        for session, header, body in self.outlet.sendable(now):
             self._give(self._sent(session, header, body))
 
     def _sent(self, session: OutletSession, header: bytes, body: bytes) -> Line:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 
 from zpipe.core.downstream.ages import Ages
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
@@ -27,6 +28,8 @@ SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""
 WORTH_S = 0.005
 """Work of a parcel that is worth its overhead: with less, handing over costs more than a tenth where processes share a core."""
+OVERDUE_S = 0.1
+"""A consumer says what it has done within 20 ms. One that has not after this does not get to run, or collects a batch."""
 
 
 class Outlet:
@@ -53,7 +56,8 @@ class Outlet:
         self.needing: dict[bytes, OutletSession] = {}
         self.send_at = NEVER
         self._policy = policy
-        self._open: PriorityQueue[OutletSession] = PriorityQueue()
+        self._busy: PriorityQueue[OutletSession] = PriorityQueue()
+        self._idle: PriorityQueue[OutletSession] = PriorityQueue()
         self._shut_out: dict[bytes, OutletSession] = {}
         self._unsent: deque[Section] = deque()
         self._suspects = Suspects()
@@ -110,10 +114,11 @@ class Outlet:
 
     def _place(self, session: OutletSession) -> None:
         """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen."""
+        self._idle.discard(session)
         if session.room_messages > 0:
-            self._open.put(session, session.busy_until)
+            self._busy.put(session, session.busy_until)
         else:
-            self._open.discard(session)
+            self._busy.discard(session)
         if session.without_credit:
             self._shut_out[session.id] = session
         else:
@@ -122,7 +127,8 @@ class Outlet:
     def close(self, session: OutletSession) -> None:
         """The session is over: what was in flight is unsent again, ahead of the rest and in order, attempt + 1."""
         del self.sessions[session.id]
-        self._open.discard(session)
+        self._busy.discard(session)
+        self._idle.discard(session)
         self._shut_out.pop(session.id, None)
         self.needing.pop(session.id, None)
         for flight in reversed(session.flights.values()):
@@ -243,7 +249,8 @@ class Outlet:
 
     def _choose(self, now: float) -> OutletSession | None:
         """The consumer that would come to a new message first. None: nobody has room, or it should wait for company."""
-        for session in self._open:
+        self._find_idle(now)
+        for session in chain(self._idle, self._busy):
             if self._fits(session):
                 if self._worth_sending(session, now):
                     return session
@@ -252,6 +259,17 @@ class Outlet:
         for session in self._shut_out.values():
             self._need(session, self._unsent[0].bytes_between(0, 1))  # of a section, one message
         return None
+
+    def _find_idle(self, now: float) -> None:
+        """Of those that are about to run dry, the one with the lowest number of its instance is the first to be sent to: a few
+        processes that are awake do the same with far fewer turns than many that are woken one after another. One that is
+        idle by its rate alone, yet does not say so, comes after all others until it does."""
+        while self._busy.lowest < now + SOON_S and (session := self._busy.first) is not None:
+            self._busy.discard(session)
+            self._idle.put(session, session.hello.instance)
+        while (session := self._idle.first) is not None and session.overdue(now, OVERDUE_S):
+            session.busy_until = now + self._policy.peer_timeout_s
+            self._place(session)
 
     def _need(self, session: OutletSession, size: int) -> None:
         """The next message goes to the session only if it gives room for so many bytes."""
@@ -308,7 +326,7 @@ class Outlet:
         Without the share, one parcel would give the whole backlog to the first of several idle consumers. But work of a few
         milliseconds is not shared: among 64 consumers parcels would shrink to some messages, each as dear as hundreds.
         """
-        share = -(-self.unsent_messages // len(self._open))
+        share = -(-self.unsent_messages // (len(self._idle) + len(self._busy)))
         worth = int(session.rate * WORTH_S)
         room_messages = min(session.room_messages, self._policy.parcel_messages, max(share, worth))
         room_bytes = session.room_bytes

@@ -106,6 +106,10 @@ class OutletSession:
         """How long it needs for so many messages. One that has not served any yet is taken to be slow."""
         return messages / (self.rate or 1.0)
 
+    def overdue(self, now: float, patience_s: float) -> bool:
+        """It should have done everything for longer than `patience_s`, and has not said so."""
+        return self.released < self.sent_messages and self.busy_until + patience_s < now
+
     @property
     def ended(self) -> bool:
         """The end was the last thing sent."""
