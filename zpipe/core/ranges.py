@@ -55,6 +55,11 @@ class RangeSet:
         if starts and starts[0] < floor:
             starts[0] = floor
 
+    @property
+    def first_stop(self) -> int:
+        """Where the first range ends; 0 if there is none."""
+        return self._stops[0] if self._stops else 0
+
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self._starts, number) - 1
         return at >= 0 and number < self._stops[at]

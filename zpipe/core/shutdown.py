@@ -68,7 +68,7 @@ class Shutdown:
         if not self.idle():  # a redelivery came, or a consumer was lost
             self._lifecycle.make(Move.REFILL)
             return []
-        actions = [] if self.leaving else self._downstream.say_end()
+        actions = [] if self.leaving else self._downstream.say_end(now)
         if self._finished():
             self._lifecycle.make(Move.STOP)
             self.exit_at = now + patience_s

@@ -366,7 +366,7 @@ class Stage:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
         flush = self.processing.has_work and self._flush
-        at = min(at, self.processing.next_at(self._now, flush), self.shutdown.exit_at)
+        at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, flush), self.shutdown.exit_at)
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
@@ -394,7 +394,7 @@ class Stage:
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
-        self._actions += (sent := self.downstream.dispatch())
+        self._actions += (sent := self.downstream.dispatch(now))
         self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.need_confirms()
         self.processing.size_window()
