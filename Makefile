@@ -6,6 +6,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
+BENCH   := $(VENV)/.installed-bench
 DEMO    := build/demo
 WHEELS  := build/wheels/.complete
 
@@ -13,7 +14,7 @@ SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd check bench screen stress soak clean
+.PHONY: help demo test test-systemd check bench bench-docs screen stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,12 +29,19 @@ $(BIN)/python:
 	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
+# pip compiles what it copies, but not a checkout. Where PYTHONDONTWRITEBYTECODE is set, each start of a daemon would compile it all.
 $(RUNTIME): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q zpipe plugins
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m compileall -q zpipe plugins
+	@touch $@ $(RUNTIME)
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@ $(RUNTIME)
 
 demo: $(RUNTIME) ## index the Python standard library into SQLite, then search it (QUERY='...')
@@ -70,8 +78,13 @@ test-systemd: $(DEV) $(WHEELS) ## the tests that start and kill units, in a syst
 	       "On a machine to throw away: ZPIPE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd" >&2; exit 1; }
 	ZPIPE_TEST_SYSTEMD=1 $(WITH_SYSTEMD) $(BIN)/python -m pytest tests/systemd
 
-bench: $(RUNTIME) ## zpipe against the same three processes written by hand
-	$(BIN)/python -m benchmarks
+bench: $(BENCH) ## zpipe beside what it replaces, one table of ratios (NAMES='N1 N3' for some, ARGS='--quick')
+	$(BIN)/python -m benchmarks $(NAMES) $(ARGS)
+
+bench-docs: $(BENCH) ## all benchmarks, and their figures and plots into docs/performance.md
+	@mkdir -p build
+	$(BIN)/python -m benchmarks --json $(ARGS) >build/bench.json
+	$(BIN)/python -m benchmarks.performance_page build/bench.json
 
 screen: $(RUNTIME) ## what the monitor shows of a real run, into the README and docs/monitor.svg
 	$(BIN)/python docs/capture.py

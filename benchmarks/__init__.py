@@ -1,1 +1,1 @@
-"""Compares zpipe with the same three processes written by hand: `python -m benchmarks`."""
+"""Compares zpipe with what its users would write or run instead: `python -m benchmarks`. docs/performance.md explains it."""

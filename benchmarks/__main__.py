@@ -1,91 +1,93 @@
-"""Prints N1 (throughput) and N2 (latency) of zpipe beside those of the hand-written baseline, from one run on one machine.
+"""zpipe beside what its users would write or run instead, as one table of ratios.
 
-The two sides alternate, so that a machine that gets slower slows both. Each figure is the median of its runs.
+The sides of a benchmark take turns, so that a machine that gets slower slows all. A figure is the median of the rounds, with the
+least and the greatest beside it; a ratio is taken round by round.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import signal
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from benchmarks import baseline, zpipe_side
-from benchmarks.workload import COUNT
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table. `runs` has (baseline, zpipe) of each run."""
-
-    name: str
-    what: str
-    unit: str
-    baseline: float
-    zpipe: float
-    ratio: float
-    target: str
-    met: bool
-    runs: list[tuple[float, float]]
-
-
-def figure(name: str, what: str, unit: str, runs: list[tuple[float, float]], target: float, more: bool) -> Figure:
-    by_hand = statistics.median(run[0] for run in runs)
-    ours = statistics.median(run[1] for run in runs)
-    ratio = ours / by_hand
-    met = ratio >= target if more else ratio <= target
-    return Figure(name, what, unit, by_hand, ours, ratio, f"{'>=' if more else '<='} {target:g}", met, runs)
-
-
-def measure_throughput(rounds: int, count: int) -> list[Figure]:
-    runs = []
-    for number in range(rounds):
-        progress(f"N1 run {number + 1} of {rounds}")
-        runs.append((baseline.throughput(count), zpipe_side.throughput(count)))
-    return [figure("N1", "throughput", "messages/s", runs, 2.0, more=True)]
-
-
-def measure_latency(rounds: int) -> list[Figure]:
-    runs = []
-    for number in range(rounds):
-        progress(f"N2 run {number + 1} of {rounds}")
-        runs.append((baseline.idle_latency(), zpipe_side.idle_latency()))
-    p50 = [(by_hand.p50, ours.p50) for by_hand, ours in runs]
-    p99 = [(by_hand.p99, ours.p99) for by_hand, ours in runs]
-    return [
-        figure("N2", "latency p50", "us", p50, 3.0, more=False),
-        figure("N2", "latency p99", "us", p99, 3.0, more=False),
-    ]
-
-
-def progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def table(figures: list[Figure]) -> str:
-    lines = [f"{'':3} {'':12} {'unit':11} {'by hand':>10} {'zpipe':>10} {'ratio':>7}  target"]
-    for f in figures:
-        verdict = "met" if f.met else "NOT MET"
-        numbers = f"{f.baseline:>10,.0f} {f.zpipe:>10,.0f} {f.ratio:>7.2f}"
-        lines.append(f"{f.name:3} {f.what:12} {f.unit:11} {numbers}  {f.target} {verdict}")
-    return "\n".join(lines)
+from benchmarks import history, machine, table
+from benchmarks.benchmark import QUICK, Benchmark, Effort, chosen, figures, run
+from benchmarks.figures import Figure
 
 
 def main() -> int:
+    from benchmarks.cases import ALL
+
+    arguments = _parser(ALL).parse_args()
+    if arguments.list:
+        print("\n".join(f"{benchmark.name:12} {benchmark.title}" for benchmark in ALL))
+        return 0
+    try:
+        benchmarks = chosen(ALL, arguments.names)
+    except LookupError as error:
+        print(f"benchmarks: {error.args[0]}", file=sys.stderr)
+        return 2
+    effort = QUICK if arguments.quick else Effort()
+    if arguments.rounds is not None:
+        effort = replace(effort, rounds=arguments.rounds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has started is then ended too
+    found, made = _run_all(benchmarks, effort)
+    if arguments.history is not None:
+        history.append(arguments.history, found)
+    print(json.dumps(found) if arguments.json else table.as_text(made))
+    return 1 if any("failed" in one.missing for one in made) else 0
+
+
+def _parser(benchmarks: Sequence[Benchmark]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["N1", "N2"], help="measure only this one")
-    parser.add_argument("--count", type=int, default=COUNT, help="messages of a throughput run (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document in place of the table")
-    arguments = parser.parse_args()
-    figures: list[Figure] = []
-    if arguments.only != "N2":
-        figures += measure_throughput(arguments.rounds, arguments.count)
-    if arguments.only != "N1":
-        figures += measure_latency(arguments.rounds)
-    print(json.dumps([asdict(f) for f in figures]) if arguments.json else table(figures))
-    return 0
+    names = sorted({benchmark.name.partition(".")[0] for benchmark in benchmarks})
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(names)}, or one of --list")
+    parser.add_argument("--list", action="store_true", help="print all names")
+    parser.add_argument("--quick", action="store_true", help="one round and short windows: to see whether it works")
+    parser.add_argument("--rounds", type=_positive, help=f"measurements of each side (default {Effort.rounds})")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document, with all samples, in place of the table"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        default=history.DEFAULT,
+        help="append a line to FILE (default %(default)s)",
+    )
+    where.add_argument("--no-history", dest="history", action="store_const", const=None, help="append nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} rounds: allowed is 1 or more")
+    return number
+
+
+def _run_all(benchmarks: Sequence[Benchmark], effort: Effort) -> tuple[dict[str, Any], list[Figure]]:
+    """The run as a JSON document, and its figures."""
+    document: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **machine.describe()}
+    document |= {"quick": effort.quick, "rounds": effort.rounds, "benchmarks": {}}
+    made: list[Figure] = []
+    for benchmark in benchmarks:
+        samples = run(benchmark, effort, _progress)
+        made += figures(benchmark, samples)
+        document["benchmarks"][benchmark.name] = {"title": benchmark.title, **samples.as_json()}
+    document["figures"] = [one.as_json() for one in made]
+    return document, made
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ CORE_MAY_IMPORT = {
     "dataclasses",
     "enum",
     "functools",
+    "gc",  # get_referents and is_tracked alone: what a value holds
     "hashlib",
     "heapq",
     "ipaddress",
@@ -44,6 +45,7 @@ CORE_MAY_IMPORT = {
     "json",  # the codec alone: no file of it
     "math",
     "operator",
+    "ormsgpack",
     "re",
     "struct",
     "types",

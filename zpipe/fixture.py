@@ -8,6 +8,7 @@ writes nor reads numbers of thousands of digits. So these become maps with one k
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import math
 from pathlib import Path
@@ -54,16 +55,14 @@ def from_json(value: Any) -> Any:
     return {key: from_json(item) for key, item in value.items()}
 
 
+_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Message).parameters.items()}
+_SAVED = (*(name for name in _DEFAULTS if name not in ("payload", "position", "source")), "payload")
+"""Every field, so that none is lost, but for the two that are said by the pipeline in which the message is."""
+
+
 def as_row(message: Message) -> dict[str, Any]:
     """A message as the map that is one line of a fixture. A caller may add keys."""
-    return {
-        "id": message.id,
-        "origin": message.origin,
-        "attempt": message.attempt,
-        "outlet": message.outlet,
-        "headers": to_json(message.headers),
-        "payload": to_json(message.payload),
-    }
+    return {name: to_json(getattr(message, name)) for name in _SAVED}
 
 
 def load_fixture(path: Path | str) -> list[Message]:
@@ -79,16 +78,16 @@ def load_fixture(path: Path | str) -> list[Message]:
             row = json.loads(line)
             if not isinstance(row, dict) or "payload" not in row:
                 raise ValueError('a line is a map with at least "payload"')
-            messages.append(
-                Message(
-                    from_json(row["payload"]),
-                    id=str(row.get("id", f"fixture:{number}")),
-                    origin=float(row.get("origin", 0.0)),
-                    headers=from_json(row.get("headers")),
-                    outlet=str(row.get("outlet", "")),
-                    attempt=int(row.get("attempt", 1)),
-                )
-            )
+            messages.append(_message({"id": f"fixture:{number}"} | row))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}:{number}: {error}") from None
     return messages
+
+
+def _message(row: dict[str, Any]) -> Message:
+    """Fields that are texts or numbers are made such, in whatever way they were written by hand."""
+    saved: dict[str, Any] = {}
+    for name in (name for name in _SAVED if name in row):
+        value, default = from_json(row[name]), _DEFAULTS[name]
+        saved[name] = type(default)(value) if isinstance(default, str | int | float) else value
+    return Message(**saved)

@@ -5,15 +5,13 @@ What the function returns is returned as it is, and so means what it means in an
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import pkgutil
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,6 +118,8 @@ def _load_module(spec: str, name: str, config_dir: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _import_failed(spec, error) from error
+        import pkgutil  # only mistakes need it
+
         nearby = [module.name for module in pkgutil.iter_modules([str(config_dir)])]
         raise OperatorError(
             f"function {spec!r}: there is no module {error.name!r} in {config_dir} or among what is installed"
@@ -135,7 +135,7 @@ def _load_file(spec: str, path: Path) -> ModuleType:
         nearby = [near.name for near in path.parent.glob("*.py")]
         raise OperatorError(f"function {spec!r}: there is no file {path}{_hint(path.name, nearby)}")
     # Files of the same name in different folders must become different modules.
-    name = f"zpipe_function_{path.stem}_{hashlib.sha256(str(path).encode('utf-8', 'replace')).hexdigest()[:12]}"
+    name = f"zpipe_function_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     if name in sys.modules:
         return sys.modules[name]
     _add_to_path(path.parent)
@@ -164,5 +164,7 @@ def _import_failed(spec: str, error: BaseException) -> OperatorError:
 
 
 def _hint(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only mistakes need it
+
     near = get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

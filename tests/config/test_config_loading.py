@@ -229,7 +229,9 @@ def test_files_with_little_in_them(problems: Problems, text: str, said: list[str
 @pytest.mark.parametrize("key", ["buffer", "key"])
 def test_keys_of_later_versions_are_never_ignored(problems: Problems, key: str) -> None:
     [problem] = problems(stages(step("b", f"{key} = {{}}")))
-    assert problem.startswith(f"8: stages.b.{key}: is not available in this version; allowed: batch, dead, input, ")
+    assert problem.startswith(
+        f"8: stages.b.{key}: is not available in this version; allowed: batch, codec, dead, input, "
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

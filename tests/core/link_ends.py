@@ -16,7 +16,7 @@ from session_names import SECRET, named
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.policy import MIB, Bound, LinkPolicy
+from zpipe.core.policy import MIB, Bound, Codec, LinkPolicy
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames, section
@@ -51,10 +51,14 @@ finished, confirms = line("finished"), line("confirms")
 shows = line("shows")
 
 
-def encoded(numbers: Sequence[int], size: int = 0) -> bytes:
+def encoded(numbers: Sequence[int], size: int = 0, codec: Codec = "cbor") -> bytes:
     """A section of messages of these numbers, whose ids are the numbers too."""
     count = len(numbers)
-    return section.encode([str(n) for n in numbers], [0.0] * count, ["x" * size] * count, None)
+    return section.encode([str(n) for n in numbers], [0.0] * count, ["x" * size] * count, None, codec)
+
+
+def codec_of(body: bytes) -> Codec:
+    return "msgpack" if body[0] == 0x94 else "cbor"
 
 
 class LinkEnd:
@@ -361,10 +365,10 @@ class ProducerEnd(LinkEnd):
 
     # -- frames
 
-    def on_hello(self, name: str) -> None:
+    def on_hello(self, name: str, codec: Codec = "cbor") -> None:
         instance = len(self.outlet.sessions) + 1
         said = frames.Hello(1, "p", "c", instance, name, SECRET, "", "u", "inbox", 1, 100, "", [])
-        session = OutletSession(named(name), said, b"route", 0.0)
+        session = OutletSession(named(name), said, b"route", 0.0, codec)
         self.sessions[name] = self.outlet.sessions[session.id] = session
 
     def on_statement(self, name: str, **more: Any) -> None:
@@ -390,8 +394,8 @@ class ProducerEnd(LinkEnd):
 
     # -- the session
 
-    def on_opened(self, name: str, limit_messages: int) -> None:
-        self.on_hello(name)
+    def on_opened(self, name: str, limit_messages: int, codec: Codec = "cbor") -> None:
+        self.on_hello(name, codec)
         self.on_connected(name)
         self.on_statement(name, limit_messages=limit_messages)
 
@@ -406,12 +410,13 @@ class ProducerEnd(LinkEnd):
 
     # -- the stage's work
 
-    def on_offer(self, count: int, size: int = 0, each: bool = False) -> None:
+    def on_offer(self, count: int, size: int = 0, each: bool = False, codec: Codec = "cbor") -> None:
         """Messages made from as many inputs: all of them from all, or, if `each`, one from one."""
         numbers = range(self.outlet.produced + 1, self.outlet.produced + 1 + count)
         inputs = Inputs(numbers, self._give)
         derivation = EachDerivation([inputs]) if each else Derivation([inputs])
-        self.outlet.offer(Chunk("", count, encoded(numbers, size), range(count) if each else None), derivation)
+        body = encoded(numbers, size, codec)
+        self.outlet.offer(Chunk("", count, body, range(count) if each else None), derivation)
         if isinstance(derivation, EachDerivation):
             derivation.close_but(())
         else:
@@ -426,14 +431,16 @@ class ProducerEnd(LinkEnd):
         frame = frames.read(header)
         assert isinstance(frame, frames.Parcel)
         assert frame.session == session.id
-        runs, at = [], 0
+        runs, codecs, at = [], [], 0
         for count, size, first, _, _ in frame.sections:
+            codecs.append(codec_of(body[at:]))
             runs.append(list(range(first, first + count)))
             assert section.decode(body[at : at + size], count)[0] == list(map(str, runs[-1]))
             at += size
         assert at == len(body)
+        assert session.codec == "msgpack" or set(codecs) == {"cbor"}, "nobody is sent what it does not read"
         _, _, _, attempts, suspicions = map(list, zip(*frame.sections, strict=True))
-        fields = {"attempt": _one(attempts), "suspicion": _one(suspicions)}
+        fields = {"attempt": _one(attempts), "suspicion": _one(suspicions), "codec": _one(codecs)}
         return Line("parcel", (session.hello.incarnation, frame.sequence, *runs), fields)
 
     def on_send_ends(self) -> None:
@@ -443,6 +450,6 @@ class ProducerEnd(LinkEnd):
             self._give(end(session.hello.incarnation, frame.sequence))
 
 
-def _one(values: list[int]) -> int | list[int]:
+def _one(values: list[Any]) -> Any:
     """The value that all sections have, or the value of each."""
     return values[0] if len(set(values)) == 1 else values

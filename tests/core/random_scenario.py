@@ -229,6 +229,7 @@ def _case(chance: random.Random, number: int, before: list[Case], count: int, ki
             unsent_messages=1024 if wide else pick([1, 4, 1024]),
             unsent_bytes=BIG if wide else pick([200, BIG]),
             queue_time_s=0.5 if deep else pick([0.005, 0.05]),
+            codec=pick(["msgpack", "msgpack", "cbor"]),
         ),
         batch=None if head or chance.random() < 0.65 else _batch(chance),
     )

@@ -23,7 +23,7 @@ from zpipe.core.source_positions import SourcePositions
 from zpipe.core.upstream import credit
 from zpipe.core.upstream.credit import Grant
 from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Upstreams
+from zpipe.core.upstream.upstreams import Upstreams, UpstreamsState
 from zpipe.core.work.delivery import Slice
 
 
@@ -166,7 +166,13 @@ def take_unwritten_for_written(patch: pytest.MonkeyPatch) -> None:
 
 def stop_before_upstream(patch: pytest.MonkeyPatch) -> None:
     """A stage stops once all it has is acked, though its upstream may have to send something again."""
-    patch.setattr(Upstreams, "stopped", Upstreams.ended)
+    recount = Upstreams.recount
+
+    def wrong(self: Upstreams) -> UpstreamsState:
+        state = recount(self)
+        return state._replace(stopped=state.ended)
+
+    patch.setattr(Upstreams, "recount", wrong)
 
 
 BUGS = [

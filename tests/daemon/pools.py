@@ -18,6 +18,7 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import CallHistory, Chunk, Result, Task
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context
@@ -49,6 +50,7 @@ class Bench:
         self.folder = folder
         self.output_room = threading.Event()
         self.output_room.set()
+        self.handover = Handover()
         self.early: list[list[Chunk]] = []
         self.on_early: Callable[[], None] = lambda: None
         self._results: SimpleQueue[tuple[Task, Result]] = SimpleQueue()
@@ -80,6 +82,7 @@ class Bench:
             self._emitted,
             lambda task, result: self._results.put((task, result)),
             logging.getLogger("zpipe"),
+            self.handover,
         )
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:

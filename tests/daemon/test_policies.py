@@ -49,6 +49,13 @@ def test_consumers_are_where_the_config_has_them(path: Path, tmp_path: Path) -> 
     assert stage_policy(config, config.stages["last"], root).consumers == {}
 
 
+def test_the_codec_is_that_of_the_config(path: Path, tmp_path: Path) -> None:
+    path.write_text(CONFIG + 'codec = "cbor"\n')
+    config = load(path)
+    codecs = {name: stage_policy(config, stage, tmp_path).link.codec for name, stage in config.stages.items()}
+    assert codecs == {"read": "msgpack", "near": "msgpack", "far": "msgpack", "last": "cbor"}
+
+
 def test_a_runtime_folder_may_be_named_by_a_link(path: Path, tmp_path: Path) -> None:
     config = load(path)
     real, link = tmp_path.resolve() / "real", tmp_path.resolve() / "link"

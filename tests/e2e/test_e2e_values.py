@@ -33,9 +33,9 @@ CARELESS = """
 import sys
 
 if "grow" in sys.argv:
-    from zpipe.core.wire import cbor
+    from zpipe.core.wire import cbor, msgpack
 
-    cbor.has_more_values = lambda encoded, most: False
+    cbor.has_more_values = msgpack.has_more_values = lambda encoded, most: False
 """
 REASON = "it has more than 1000000 values"
 

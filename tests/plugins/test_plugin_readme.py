@@ -199,3 +199,8 @@ def test_table_of_hooks() -> None:
         for name, spec in specs.items()
     ]
     assert sorted(row[0] for row in rows("All hooks")) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", Message.__slots__)
+def test_every_field_of_a_message_is_named(name: str) -> None:
+    assert re.search(rf"`(message\.)?{name}\b", README)

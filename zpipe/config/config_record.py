@@ -6,9 +6,9 @@ the text of the file, so they contain no value of a ${VAR}. Does not belong here
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -32,7 +32,7 @@ class _RecordFields:
     version  the version of zpipe
     at       when it was written, in seconds since the epoch
     state    the folder that has the state folders of all instances
-    hash     SHA-256 of the config file as it was read
+    hash     a digest of the config file as it was read
     tables   a digest of each table of the file, by the name of the table ("telemetry", "stages.parse")
     """
 
@@ -53,8 +53,9 @@ class ConfigRecord(_RecordFields):
 
 
 def make(config: PipelineConfig, stage: str, instance: int, at: float, state: Path) -> ConfigRecord:
-    whole = hashlib.sha256(config.text.encode()).hexdigest()
-    return ConfigRecord(__version__, stage, instance, at, state, whole, digests(config.text), config=config)
+    return ConfigRecord(
+        __version__, stage, instance, at, state, _digest(config.text), digests(config.text), config=config
+    )
 
 
 def write(record: ConfigRecord) -> str:
@@ -102,7 +103,8 @@ def options_digest(text: str, stage: str) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """A CRC-32 tells two versions of one table apart. `hashlib` brings OpenSSL, 4 MiB of memory in every daemon."""
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True, default=str).encode()):08x}"
 
 
 def merged(records: Iterable[ConfigRecord]) -> PipelineConfig:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy
+from zpipe.core.policy import BatchPolicy, Bound, Codec, DeadPolicy, LimitPolicy, RetryPolicy
 from zpipe.core.work.task import DEAD
 from zpipe.hookspecs import Traits
 
@@ -44,6 +44,7 @@ class StageConfig:
 
     options  an object of the type that the plugin declared; None if it declared none, or was not loaded
     outlets  those that the plugin declares besides the default one; None if it declares none, or was not loaded
+    codec    of its messages, where the stages before and after it have it
     listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
     traits   what the plugin says of itself with these options; the default if it was not loaded
     """
@@ -61,6 +62,7 @@ class StageConfig:
     batch: BatchPolicy | None
     limit: LimitPolicy | None
     listen: tuple[str, ...]
+    codec: Codec = "msgpack"
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+Codec = Literal["cbor", "msgpack"]
+"""Of sections."""
+
 KIB = 1024
 MIB = 1024 * 1024
 
@@ -88,6 +91,7 @@ class LinkPolicy:
     section_messages     outputs are encoded in pieces of this: several fit into what credit is left, and few have to be cut
     parcel_bytes         above it a message travels alone; small enough that heartbeats behind it are not late
     max_message_bytes    a larger message is a dead letter at its producer
+    codec                of the sections that a stage writes, and the one that it reads besides CBOR
     unsent_messages      outputs waiting for credit: enough to fill two parcels, more adds only latency
     """
 
@@ -99,6 +103,7 @@ class LinkPolicy:
     section_messages: int = 256
     parcel_bytes: int = 256 * KIB
     max_message_bytes: int = 16 * MIB
+    codec: Codec = "msgpack"
     unsent_messages: int = 2048
     unsent_bytes: int = 1 * MIB
 

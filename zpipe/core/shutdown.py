@@ -94,7 +94,7 @@ class Shutdown:
 
     def input_ended(self) -> bool:
         """Nothing new comes: the source is over, or every upstream stage has said its end."""
-        return self._source.ended if self._source is not None else self._upstreams.ended()
+        return self._source.ended if self._source is not None else self._upstreams.state.ended
 
     def idle(self) -> bool:
         """Nothing is held here that could still become an output."""
@@ -109,7 +109,7 @@ class Shutdown:
             return False
         if self.leaving:
             return self._inlet.all_confirmed
-        return self._downstream.ends_acked and (source is not None or self._upstreams.stopped())
+        return self._downstream.ends_acked and (source is not None or self._upstreams.state.stopped)
 
     def awaits_acks(self) -> bool:
         """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
@@ -120,4 +120,4 @@ class Shutdown:
         if self._source is not None:
             return self._source.ended or self._source.silent
         over = self.leaving or self._lifecycle.state is not State.RUNNING
-        return self.idle() and (self._upstreams.awaits_acks or over)
+        return self.idle() and (self._upstreams.state.awaits_acks or over)

@@ -365,23 +365,32 @@ class Stage:
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
-        at = min(at, self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
+        flush = self.processing.has_work and self._flush
+        at = min(at, self.processing.next_at(self._now, flush), self.shutdown.exit_at)
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
-    def turn(self, now: float) -> list[Action]:
-        """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+    def start_tasks(self, now: float) -> list[StartTask]:
+        """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
+        came of them."""
         self._wake(now)
         self.processing.spend(now)
         if self.shutdown.leaving and self.inlet.queue:
             self.inlet.hand_back(now)
+        if not self.lifecycle.accepts_input or not self.processing.has_work:
+            return []
+        return [StartTask(task) for task in self.processing.start(now, self._flush)]
+
+    def turn(self, now: float) -> list[Action]:
+        """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+        self._actions += self.start_tasks(now)
         self._work(now)
         self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s)
         if self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
-            self._heartbeat_at = now + self.policy.link.heartbeat_s
+            self._heartbeat_at = following(now, self.policy.link.heartbeat_s)
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
@@ -391,13 +400,11 @@ class Stage:
         self.processing.size_window()
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._publish(now)
-        self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
+        self.processing.note_idle(now, self._limit.left, self.upstreams.state.awaits_acks)
         actions, self._actions = self._actions, []
         return actions
 
     def _work(self, now: float) -> None:
-        if self.lifecycle.accepts_input:
-            self._actions += [StartTask(task) for task in self.processing.start(now, self._flush)]
         action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
         self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
         self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
@@ -418,7 +425,7 @@ class Stage:
     def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
         nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
-        return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
+        return nothing_comes or self.upstreams.state.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 

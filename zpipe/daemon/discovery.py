@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from zpipe.config import PipelineConfig
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.stage_report import following
 from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Sockets
 
-LOOK_S = 0.25
-"""A new instance is to have its share within a second, so both its neighbours must have found it well before."""
+LOOK_S = 1.0
+"""Between two looks that nothing has asked for: for marks, and where the kernel does not tell that the folder has changed."""
 
 
 class Discovery:
-    """Looks into the runtime folder every LOOK_S seconds. Reading one folder costs 20 µs."""
+    """Looks into the runtime folder when something was made there, and once in LOOK_S seconds. Reading one folder costs 20 µs."""
 
     def __init__(self, config: PipelineConfig, places: Places, stage: Stage, sockets: Sockets) -> None:
         self._config = config
@@ -33,9 +34,13 @@ class Discovery:
     def turn(self, now: float) -> float:
         """Looks if it is time. Returns when it will be time again."""
         if now >= self._look_at:
-            self._look_at = now + LOOK_S
+            self._look_at = following(now, LOOK_S)
             self._look(now)
         return self._look_at
+
+    def look_soon(self) -> None:
+        """Something was made in the runtime folder: whoever starts there is to have its share within a second."""
+        self._look_at = 0.0
 
     def _expect(self) -> None:
         """In a run every instance of the config is started, so one that has not been heard of yet may still have something.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import signal
 import sys
 import threading
@@ -26,6 +25,7 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.loop import Loop, Part
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outages import Outage
@@ -43,6 +43,7 @@ from zpipe.daemon.storage.last_life import LastLifeFiles
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.storage.store import Store
 from zpipe.daemon.workers.pool import Pool, make_pool
+from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context
@@ -50,7 +51,7 @@ from zpipe.runtime import environment, file_descriptors, locks, logs, running_pi
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
-from zpipe.runtime.signals import Signals
+from zpipe.runtime.signals import FOLDER_CHANGED, Signals
 from zpipe.transport.sockets import Sockets
 
 SWITCH_S = 0.0005
@@ -71,7 +72,7 @@ class Instance:
         self._env = env
         self._settings = config.stages[stage]
         self._number = instance
-        self._incarnation = secrets.token_hex(6)
+        self._incarnation = os.urandom(6).hex()
         self._replaying = env.get(environment.REPLAY) == "1"
         self._total: int | None = None
         self._stop_signals = 0
@@ -93,6 +94,7 @@ class Instance:
         self.stage = self._make_stage()
         self._source = self._make_source()
         self._output_room = threading.Event()
+        self._handover = Handover()
         self._workers = self._make_workers()
         self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
         self._dead_letters = DeadLetterStore(
@@ -109,7 +111,9 @@ class Instance:
         outages = [self._position_writer.outage, self._dead_letters.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
+        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
+        self._signals.watch_folder(self._places.root)
         self.loop = self._make_loop()
 
     # ---- making the parts
@@ -156,7 +160,7 @@ class Instance:
             config.consumers(settings.name),
             stage_policy(config, settings, self._places.root),
             time.monotonic(),
-            secrets.token_bytes,
+            os.urandom,
             random.random,
             self._process_figures,
             self._last_life.suspects,
@@ -185,11 +189,11 @@ class Instance:
             self._emitted,
             self._done,
             self.log,
+            self._handover,
         )
 
     def _make_loop(self) -> Loop:
-        discovery = Discovery(self._config, self._places, self.stage, self._sockets)
-        parts: list[Part] = [self._position_writer, self._dead_letters, discovery, self._notifier, self._health]
+        parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
         if self._source is not None:
             parts.append(self._source)
         wakeup = self._mailbox.wakeup
@@ -210,6 +214,8 @@ class Instance:
             parts,
             watched,
             self.log,
+            self._handover,
+            self._workers if isinstance(self._workers, ThreadPool) else None,
         )
 
     # ---- called on other threads: they touch nothing and only post
@@ -252,6 +258,9 @@ class Instance:
         for number in self._signals.read():
             if number == signal.SIGHUP:
                 self._reload()
+                continue
+            if number == FOLDER_CHANGED:
+                self._discovery.look_soon()
                 continue
             self._stop_signals += 1
             if self._stop_signals > 1:
@@ -364,7 +373,7 @@ def stage_policy(config: PipelineConfig, settings: StageConfig, runtime_root: Pa
         dead=settings.dead,
         batch=settings.batch,
         limit=settings.limit,
-        link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4)),
+        link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4), codec=settings.codec),
         consumers={
             name: _consumer_policy(config.stages[name], runtime_root) for _, name in config.consumers(settings.name)
         },

@@ -2,6 +2,9 @@
 
 The order of a turn belongs here, and one row for each action. Must not live here: any decision about messages, and what a part
 of the daemon does in its turn. A frame that breaks the protocol is counted, logged at a limited rate and dropped.
+
+The loop runs on the main thread, or on the thread of a worker whose calls are quick, and goes from one to the other between two
+turns, or while the worker is in a call (`handover`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Protocol
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
 from zpipe.daemon.service.health import Health
@@ -27,12 +31,37 @@ from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
 from zpipe.transport.sockets import Arrival, Sockets, sender
 
+CALLS_S = 0.005
+"""In one turn calls are made for so long: what waits at the sockets waits no longer, and a task is cut to this size."""
+
 
 class Part(Protocol):
     """What the loop drives besides the core."""
 
     def turn(self, now: float) -> float:
         """Does what is due. Returns when to call again although nothing happens. Does not block."""
+
+
+class Driver(Protocol):
+    """A worker that can drive the loop, and then makes its calls by `make_call`."""
+
+    @property
+    def may_drive(self) -> bool:
+        """It may be given the loop."""
+
+    @property
+    def quick(self) -> bool:
+        """It should keep the loop: its calls are short."""
+
+    @property
+    def has_calls(self) -> bool:
+        """Calls are to be made."""
+
+    def drive(self, loop: Callable[[], None]) -> None:
+        """From another thread: has the worker call `loop`. Does not block."""
+
+    def make_call(self) -> bool:
+        """On the worker's thread: makes the next call. False: the loop was lost meanwhile."""
 
 
 class Loop:
@@ -42,6 +71,7 @@ class Loop:
     output_room  set while the outputs have room
     parts        each has its turn before every poll
     descriptors  what to call when one of these is readable
+    driver       the worker that may drive the loop;  handover: who does
     """
 
     def __init__(
@@ -59,6 +89,8 @@ class Loop:
         parts: Sequence[Part],
         descriptors: Mapping[int, Callable[[], None]],
         log: logging.Logger,
+        handover: Handover,
+        driver: Driver | None = None,
     ) -> None:
         self.failed = False
         self._stage = stage
@@ -71,9 +103,12 @@ class Loop:
         self._parts = parts
         self._descriptors = descriptors
         self._log = log
+        self._handover = handover
+        self._driver = driver
         self._limited_log = LimitedLog(log)
         self._malformed = MalformedFrameLog(log)
         self._over = False
+        self._error: BaseException | None = None
         self._exit: act.Exit | None = None
         self._perform: dict[type[Any], Callable[[Any], object]] = {
             act.SendParcel: self._send_parcel,
@@ -97,24 +132,42 @@ class Loop:
         }
 
     def run(self) -> None:
-        """Turns until the core is done."""
+        """Turns until the core is done. On the main thread; raises what a turn does, on whichever thread that was."""
         for fd in self._descriptors:
             self._sockets.watch_fd(fd)
         while not self._over:
             self._turn()
+            if self._driver is not None and self._driver.may_drive and not self._over:
+                self._handover.give()
+                self._driver.drive(self._turn_on_worker)
+                self._handover.watch()
+        if self._error is not None:
+            raise self._error
 
     def stop(self, failed: bool) -> None:
         """Ends the loop after this turn, whatever the core holds: its upstream answers for it."""
         self._over = True
         self.failed = failed
 
-    def _turn(self) -> None:
-        """One turn. The only place that waits."""
+    def _turn_on_worker(self) -> None:
+        assert self._driver is not None
+        drives = self._handover.end_call()
+        try:
+            while drives and self._driver.quick and not self._over:
+                drives = self._turn()
+        except BaseException as error:
+            self._error = error
+            self._over = True
+        if drives:
+            self._handover.give_back()
+
+    def _turn(self) -> bool:
+        """One turn. The only place that waits. False: the loop was lost in a call, and is another thread's."""
         now = time.monotonic()
         # From here on other threads wake the poll: what they leave after a part has looked must not wait for its deadline.
         self._mailbox.asleep = True
         at = min(self._stage.next_timeout(), *[part.turn(now) for part in self._parts])
-        for arrival in self._sockets.poll(0.0 if self._mailbox else at - time.monotonic()):
+        for arrival in self._sockets.poll(0.0 if self._mailbox or self._has_calls else at - time.monotonic()):
             self._mailbox.asleep = False
             self._take_in(arrival, time.monotonic())
         self._mailbox.asleep = False
@@ -122,10 +175,36 @@ class Loop:
         now = time.monotonic()
         if self._source is not None:
             self._source.feed(now)
-        for action in self._stage.turn(now):
+        if self._handover.worker_drives and not self._make_calls(now):
+            return False
+        for action in self._stage.turn(time.monotonic()):
             self._perform[type(action)](action)
         if self._exit is not None and (self._exit.failed or self._health.may_exit()):
             self.stop(self._exit.failed)
+        return True
+
+    @property
+    def _has_calls(self) -> bool:
+        """There are calls that this thread has to make."""
+        return self._handover.worker_drives and self._driver is not None and self._driver.has_calls
+
+    def _make_calls(self, now: float) -> bool:
+        """Makes the calls that may be made now, between what came in and what goes out. So the outputs of a message that has just
+        come leave in the same turn. While a call is made the core is as it is while a pool has the task: whoever drives meanwhile
+        finds nothing half done. False: the loop was lost.
+        """
+        assert self._driver is not None
+        until = now + CALLS_S
+        while now < until:
+            for action in self._stage.start_tasks(now):
+                self._start_task(action)
+            if not self._driver.has_calls:
+                break
+            if not self._driver.make_call():
+                return False
+            self._mailbox.run()
+            now = time.monotonic()
+        return True
 
     # ---- what comes in
 

@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,7 @@ _NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section
 Numbers = dict[InstanceKey, list[int]]
 """Numbers of letters, by the instance that has them."""
 
-_COLUMNS = (
-    *("number", "id", "at", "origin", "incarnation", "kind", "reason", "traceback", "attempts", "deaths", "history"),
-    *("replays", "replay_rate", "headers", "payload"),
-)
+_COLUMNS = tuple(one.name for one in fields(StoredDeadLetter) if one.name not in ("stage", "instance"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class StoredDeadLetters:
             for instance in self._places.stored(stage)
             if _exists(path := self._places.state(stage, instance) / dead_letter_table.STATE_FILE)
         }
-        if not self._files:
+        if not any(map(self._places.stored, config.stages)):
             where = self._places.state("", 0).parent
             raise NoPeerError(
                 f"nothing of pipeline {config.name!r} is kept in {where}: has it run on this machine, as this user?"

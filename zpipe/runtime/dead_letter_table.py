@@ -7,11 +7,13 @@ goes when the message is a dead letter once more, the row when all that was deri
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import sqlite3
 
 STATE_FILE = "state.db"
 """In the state folder of an instance. Its position is in the same file, since one disk write makes both durable."""
@@ -44,7 +46,7 @@ CREATE TRIGGER IF NOT EXISTS dead_changed AFTER UPDATE OF payload, headers, trac
 
 @dataclass(frozen=True)
 class LetterRow:
-    """One dead letter as it is written. `payload` and `headers` are CBOR."""
+    """One dead letter as it is written: each field is a column of the table. `payload` and `headers` are CBOR."""
 
     stage: str
     id: str
@@ -60,9 +62,10 @@ class LetterRow:
 
 
 class Marked(NamedTuple):
-    """A letter to be replayed: the message as it was. `rate` in messages a second is what the operator asked for.
+    """A letter to be replayed: the message as it was. Each field is a column of the table.
 
-    suspicion  as of a Section: whether lives of this instance have ended while the plugin had it
+    replay_rate  in messages a second: what the operator asked for
+    suspicion    as of a Section: whether lives of this instance have ended while the plugin had it
     """
 
     number: int
@@ -70,8 +73,12 @@ class Marked(NamedTuple):
     origin: float
     headers: bytes | None
     payload: bytes
-    rate: float
+    replay_rate: float
     suspicion: int
+
+
+_WRITTEN = ("at", "incarnation", *(field.name for field in fields(LetterRow)))
+_INSERT = f"INSERT INTO dead_letters ({', '.join(_WRITTEN)}) VALUES (:{', :'.join(_WRITTEN)})"
 
 
 def add(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> None:
@@ -90,14 +97,8 @@ def add(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> Non
                 (row.reason, row.traceback, row.attempts, row.deaths, json.dumps(row.history), number),
             )
         return
-    connection.execute(
-        "INSERT INTO dead_letters (stage, id, at, origin, incarnation, kind, reason, traceback, attempts, deaths, history,"
-        " headers, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(row.stage, row.id, time.time(), row.origin, incarnation, row.kind, row.reason, row.traceback),
-            *(row.attempts, row.deaths, json.dumps(row.history), row.headers, row.payload),
-        ),
-    )
+    told = {"at": time.time(), "incarnation": incarnation, "history": json.dumps(row.history)}
+    connection.execute(_INSERT, vars(row) | told)
 
 
 def add_again(connection: sqlite3.Connection, number: int, row: LetterRow, incarnation: str) -> None:
@@ -125,8 +126,7 @@ def remove(connection: sqlite3.Connection, number: int) -> None:
 def marked(connection: sqlite3.Connection, most: int, bytes_: int, without: Collection[int]) -> list[Marked]:
     """The next letters to be replayed, besides those `without`: up to so many, and bytes of them (but at least one)."""
     rows = connection.execute(
-        "SELECT number, id, origin, headers, payload, replay_rate, suspicion FROM dead_letters"
-        " WHERE replay_rate IS NOT NULL ORDER BY number LIMIT ?",
+        f"SELECT {', '.join(Marked._fields)} FROM dead_letters WHERE replay_rate IS NOT NULL ORDER BY number LIMIT ?",
         (most + len(without),),
     )
     found: list[Marked] = []

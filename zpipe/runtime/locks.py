@@ -15,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import struct
 import time
 from pathlib import Path
@@ -164,7 +163,7 @@ class RunLock:
     def __init__(self, root: Path, pipeline: str) -> None:
         """Makes the root. Raises OperatorError if the pipeline runs already."""
         folders.make_private(root)
-        self.run = secrets.token_hex(6)
+        self.run = os.urandom(6).hex()
         path = root / f"{pipeline}.run"
         fd = take(path)
         if fd is None:

@@ -93,7 +93,7 @@ class Outputs:
             for start in range(0, len(columns.ids), SECTION_MESSAGES):
                 part = columns.part(start, start + SECTION_MESSAGES)
                 owners = None if of_all else self._owned(outlet, slice(start, start + SECTION_MESSAGES))
-                made.append(Chunk(outlet, len(part.ids), section.encode(*part), owners))
+                made.append(Chunk(outlet, len(part.ids), section.encode(*part, self._spec.policy.link.codec), owners))
         return made
 
     def _owned(self, outlet: str, part: slice) -> Sequence[int]:

@@ -25,7 +25,7 @@ from zpipe.testing.simulated_plugin import Disk, SimulatedTask, Spec, Stored
 RESTART_S = 0.1
 CONNECT_S = 0.001
 """Until a neighbour sees that a line is up or down."""
-LOOK_S = 0.25
+LOOK_S = 1.0
 """Marks of stopped neighbours are looked for this often."""
 MOST_PROBLEMS = 20
 STRANGER = "stranger"

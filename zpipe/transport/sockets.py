@@ -1,7 +1,7 @@
 """The ZeroMQ sockets of one instance: what is bound, what is connected, with which options and why.
 
 Sockets belong here, their options, polling and moving frames. Must not live here: decoding a frame, or a decision about one.
-Everything here is used by one thread.
+Everything here is used by one thread at a time: whichever drives the loop.
 
 The options follow measured facts. Without IMMEDIATE, or with a reconnect, a data PUSH delivers stale parcels to the next
 incarnation. With a LINGER, a close waits for a dead peer. Without heartbeats, a stopped host is never noticed.
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket as system_socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import zmq
 
@@ -70,17 +72,27 @@ class Arrival:
     origin: Any = None
 
 
+class _Role(NamedTuple):
+    """What a descriptor is there for: `what` and `key` as in an `Arrival`; None for one that is not a socket's."""
+
+    what: str
+    key: Any
+    socket: zmq.Socket[bytes] | None
+
+
 class Sockets:
     """Nothing blocks but `poll`."""
 
     def __init__(self) -> None:
         self._context = zmq.Context(1)
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
-        self._poller = zmq.Poller()
-        self._roles: dict[Any, tuple[str, Any]] = {}
-        self._upstreams: dict[Peer, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
+        self._epoll = select.epoll()
+        self._roles: dict[int, _Role] = {}
+        self._unread: dict[int, None] = {}
+        self._upstreams: dict[Peer, tuple[zmq.Socket[bytes], zmq.Socket[bytes], int]] = {}
         self._sessions: dict[bytes, zmq.Socket[bytes]] = {}
         self._feedback: zmq.Socket[bytes] | None = None
+        self._feedback_fd = -1
         self._control: zmq.Socket[bytes] | None = None
         self._bound: set[str | int] = set()
         self._too_long: set[zmq.Socket[bytes]] = set()
@@ -105,12 +117,12 @@ class Sockets:
             kind, _, where = endpoint.partition("://")
             self._bound.add(where if kind == "ipc" else int(where.rpartition(":")[2]))
         self._register(pull, "parcel", None)
-        self._register(router, "feedback", None)
+        self._feedback_fd = self._register(router, "feedback", None)
         return pull.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def watch_fd(self, fd: int) -> None:
         """Has `poll` wake up when the file descriptor is readable."""
-        self._register(fd, "fd", fd)
+        self._watch(fd, _Role("fd", fd, None))
 
     # ---- upstream
 
@@ -134,16 +146,18 @@ class Sockets:
         self._monitor(dealer, "connection", peer)
         dealer.connect(feedback)
         sub.connect(control)
-        self._register(dealer, "upstream", peer)
+        self._upstreams[peer] = (dealer, sub, self._register(dealer, "upstream", peer))
         self._register(sub, "announcement", peer)
-        self._upstreams[peer] = (dealer, sub)
 
     def tell(self, peer: Peer, frame: bytes) -> bool:
         """Sends to an upstream instance's feedback. False: it is not connected, or does not read. Statements are repeated."""
+        dealer, _, fd = self._upstreams[peer]
         try:
-            self._upstreams[peer][0].send(frame, zmq.NOBLOCK)
+            dealer.send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
+        finally:
+            self._unread[fd] = None
         return True
 
     # ---- downstream
@@ -185,6 +199,7 @@ class Sockets:
         """Sends to whoever sent a frame to the feedback. ROUTER drops it if the route is gone, or does not read."""
         assert self._feedback is not None
         self._feedback.send_multipart([route, frame], zmq.NOBLOCK)
+        self._unread[self._feedback_fd] = None
 
     def publish(self, topic: bytes, frame: bytes) -> Iterator[Arrival]:
         """Returns what subscribers have sent since the last call. As it is read only here, it cannot keep the loop awake."""
@@ -206,39 +221,63 @@ class Sockets:
     # ---- polling
 
     def poll(self, timeout_s: float) -> Iterator[Arrival]:
-        """Waits at most so long, then gives what has come, at most TURN messages of a socket."""
-        timeout_ms = 0 if timeout_s <= 0 else min(int(timeout_s * 1000) + 1, 60_000)
-        for socket, _ in self._poller.poll(timeout_ms):
-            role = self._roles.get(socket)
-            if role is None:  # closed by an arrival handled just before
-                continue
-            what, key = role
-            if what == "fd":
-                yield Arrival("fd", key, [])
-            elif what == "connection":
-                yield from self._connection_events(socket, key)
-            elif what == "session":
-                yield from self._session_events(socket, key)
-            elif what in _BOUND:
-                yield from self._read_bound(socket, what)
-            else:
-                yield from self._read(socket, what, key)
+        """Waits at most so long, then gives what has come, at most TURN messages of a socket.
 
-    def _read(self, socket: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
+        A socket's descriptor tells once that something may have come, and a send takes that sign away (zmq_getsockopt(3),
+        ZMQ_FD). So a socket is read after either, until it has no more. To ask libzmq which of them have something takes ten
+        times as long as to ask the kernel about their descriptors.
+        """
+        wait_s = min(max(timeout_s, 0.0), 60.0)
+        until = time.monotonic() + wait_s
+        while True:
+            signs = self._epoll.poll(0.0 if self._unread else wait_s)
+            came = False
+            unread = self._unread
+            unread.update((fd, None) for fd, _ in signs)
+            self._unread = {}
+            for fd in unread:
+                for arrival in self._read(fd):
+                    came = True
+                    yield arrival
+            # What libzmq has done for itself is a sign, too, and is not worth a turn of the loop.
+            wait_s = until - time.monotonic()
+            if came or wait_s <= 0.0:
+                return
+
+    def _read(self, fd: int) -> Iterator[Arrival]:
+        role = self._roles.get(fd)
+        if role is None:  # closed by an arrival handled just before
+            return
+        what, key, socket = role
+        if socket is None:
+            yield Arrival("fd", key, [])
+        elif what == "connection":
+            yield from self._connection_events(socket, key)
+        elif what == "session":
+            yield from self._session_events(socket, key)
+        else:
+            more = self._read_bound(socket, what) if what in _BOUND else self._read_connected(socket, what, key)
+            if (yield from more):
+                self._unread[fd] = None
+
+    def _read_connected(self, socket: zmq.Socket[bytes], what: str, key: Any) -> Generator[Arrival, None, bool]:
+        """Returns whether there may be more."""
         for _ in range(TURN):
             try:
                 multipart = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             yield Arrival(what, key, multipart)  # type: ignore[arg-type]
+        return True
 
-    def _read_bound(self, socket: zmq.Socket[bytes], what: str, turn: int = TURN) -> Iterator[Arrival]:
-        """From a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender."""
+    def _read_bound(self, socket: zmq.Socket[bytes], what: str, turn: int = TURN) -> Generator[Arrival, None, bool]:
+        """From a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender.
+        Returns whether there may be more."""
         for _ in range(turn):
             try:
                 first = socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                return
+                return False
             if socket in self._too_long:
                 if not first.more:
                     self._too_long.discard(socket)
@@ -250,6 +289,7 @@ class Sockets:
                     break
                 multipart.append(socket.recv(zmq.NOBLOCK))
             yield Arrival(what, None, multipart, first)  # type: ignore[arg-type]
+        return True
 
     def _connection_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
         for event in self._events(monitor):
@@ -295,17 +335,25 @@ class Sockets:
         socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
         return socket
 
-    def _register(self, socket: Any, what: str, key: Any) -> None:
-        self._roles[socket] = (what, key)
-        self._poller.register(socket, zmq.POLLIN)
+    def _register(self, socket: zmq.Socket[bytes], what: str, key: Any) -> int:
+        """Returns its descriptor."""
+        fd: int = socket.FD
+        self._watch(fd, _Role(what, key, socket))
+        self._unread[fd] = None  # what came before
+        return fd
+
+    def _watch(self, fd: int, role: _Role) -> None:
+        self._roles[fd] = role
+        self._epoll.register(fd, select.EPOLLIN)
 
     def _monitor(self, socket: zmq.Socket[bytes], what: str, key: Any) -> None:
         self._register(socket.get_monitor_socket(_UP | _DOWN), what, key)
 
     def _forget(self, socket: zmq.Socket[bytes]) -> None:
         monitor = socket.get_monitor_socket()
-        self._poller.unregister(monitor)
-        del self._roles[monitor]
+        fd: int = monitor.FD
+        self._epoll.unregister(fd)
+        del self._roles[fd]
         socket.disable_monitor()
         monitor.close()
         socket.close()
@@ -326,12 +374,13 @@ class Sockets:
         """Closes everything. What is left in a DEALER is sent for half a second yet; data sockets hold nothing by then."""
         for session in list(self._sessions):
             self.close_session(session)
-        for dealer, sub in self._upstreams.values():
+        for dealer, sub, _ in self._upstreams.values():
             self._forget(dealer)
             sub.close()
-        for socket in (self._feedback, self._control, *(s for s in self._roles if isinstance(s, zmq.Socket))):
+        for socket in (self._feedback, self._control, *(role.socket for role in self._roles.values())):
             if socket is not None and not socket.closed:
                 socket.close(linger=500 if socket is self._control else 0)
+        self._epoll.close()
         self._context.term()
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 from session_names import SECRET, named, numbered
 
-from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply
+from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply, SendParcel
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Derivation
-from zpipe.core.policy import ConsumerPolicy, StagePolicy
-from zpipe.core.wire import frames, section
+from zpipe.core.policy import Codec, ConsumerPolicy, LinkPolicy, StagePolicy
+from zpipe.core.wire import cbor, frames, section
 from zpipe.core.work.task import Chunk
 
 ROUTE, OTHER = b"route", b"another route"
@@ -116,6 +116,44 @@ def test_a_session_has_a_name_of_the_random_bytes_and_nothing_else() -> None:
         (1).to_bytes(16),
         (2).to_bytes(16),
     ]
+
+
+# ---- in which codec
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "codec"),
+    [
+        ("msgpack", ["cbor", "msgpack"], "msgpack"),
+        ("msgpack", ["msgpack"], "msgpack"),
+        ("msgpack", ["cbor"], "cbor"),
+        ("msgpack", [], "cbor"),
+        ("msgpack", ["cbor", "later"], "cbor"),
+        ("cbor", ["cbor", "msgpack"], "cbor"),
+    ],
+)
+def test_a_session_has_the_codec_that_both_ends_have(mine: Codec, theirs: list[str], codec: str) -> None:
+    made = make(replace(GOOD, link=LinkPolicy(codec=mine)))
+    [welcome] = replies(made.hello(ROUTE, hello(codecs=theirs), 0.0, UNIX), frames.Welcome)
+    assert welcome.codec == codec
+    [again] = replies(made.hello(ROUTE, hello(codecs=theirs), 0.0, UNIX), frames.Welcome)
+    assert again == welcome
+
+
+def test_a_consumer_that_says_nothing_of_codecs_is_sent_cbor() -> None:
+    said = cbor.read(frames.write(hello()))
+    del said["codecs"]
+    old = frames.read(cbor.write(said))
+    assert isinstance(old, frames.Hello)
+    made = make()
+    session = welcomed(made.hello(ROUTE, old, 0.0, UNIX))
+    made.ready(session)
+    made.statement(ROUTE, statement(session, 1), 0.0, UNIX)
+    body = section.encode(["a:0"], [0.0], [{"n": [1]}], None, "msgpack")
+    made.offer([Chunk("", 1, body)], Derivation([]))
+    [sent] = made.dispatch()
+    assert isinstance(sent, SendParcel)
+    assert sent.body == section.encode(["a:0"], [0.0], [{"n": [1]}], None)
 
 
 # ---- whose a session is

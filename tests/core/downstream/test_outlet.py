@@ -24,6 +24,10 @@ from link_ends import (
 )
 from playbook import Line, Placeholder, Playbook, at_least, at_most
 
+CODECS = st.sampled_from(["cbor", "msgpack"])
+TEXT_30 = {"size": 30, "codec": "msgpack"}
+"""Such texts are a byte longer in CBOR."""
+
 
 def count(line: Line) -> int:
     """Messages of a parcel."""
@@ -405,6 +409,73 @@ def test_a_suspect_in_flight_to_a_sibling_is_isolated_when_it_comes_back() -> No
     )
 
 
+# ---- codecs
+
+
+def test_a_consumer_gets_sections_as_they_are_or_written_anew_in_cbor() -> None:
+    assert (
+        Playbook(ProducerEnd())
+        << opened("old", limit_messages=2)
+        << offer(2, **TEXT_30)
+        << send()
+        >> parcel("old", 1, [1, 2], codec="cbor")
+        >> shows("old", sent_bytes=len(encoded([1, 2], 30)))
+        >> shows(in_flight_bytes=len(encoded([1, 2], 30)), unsent_bytes=0)
+        << opened("new", limit_messages=9, codec="msgpack")
+        << offer(2, **TEXT_30)
+        << send()
+        >> parcel("new", 1, [3, 4], codec="msgpack")
+        >> shows("new", sent_bytes=len(encoded([3, 4], 30, "msgpack")))
+        << offer(1, size=30)
+        << send()
+        >> parcel("new", 2, [5], codec="cbor")
+    )
+
+
+def test_what_was_in_flight_is_written_anew_for_a_consumer_that_reads_only_cbor() -> None:
+    assert (
+        Playbook(ProducerEnd())
+        << opened("new", limit_messages=9, codec="msgpack")
+        << offer(4, **TEXT_30)
+        << send()
+        >> parcel("new", 1, [1, 2, 3, 4], codec="msgpack")
+        << session_lost("new")
+        << opened("old", limit_messages=3)
+        << send()
+        >> parcel("old", 1, [1, 2, 3], codec="cbor", attempt=2)
+        << session_lost("old")
+        >> shows(in_flight_bytes=0)
+        << opened("newer", limit_messages=9, codec="msgpack")
+        << send()
+        >> parcel("newer", 1, [1, 2, 3], [4], codec=["cbor", "msgpack"], attempt=[3, 2])
+        >> shows(unsent_bytes=0)
+    )
+
+
+@pytest.mark.parametrize("messages", [1, 2])
+def test_byte_credit_is_that_of_the_codec_that_is_sent(messages: int) -> None:
+    numbers = range(1, messages + 1)
+    size, packed = len(encoded(numbers, 30)), len(encoded(numbers, 30, "msgpack"))
+    assert size == packed + messages
+    alone = messages == 1
+    book = (
+        Playbook(ProducerEnd())
+        << opened("old", limit_messages=9)
+        << statement("old", limit_bytes=size - 1)
+        << offer(messages, **TEXT_30)
+        << send()
+    )
+    if messages > 1:
+        book = book >> parcel("old", 1, [1])
+    assert (
+        book
+        << statement("old", limit_bytes=2 * size)
+        << send()
+        >> parcel("old", 1 if alone else 2, [messages])
+        >> shows("old", sent_bytes=at_most(size + 20))
+    )
+
+
 # ---- the end of a session
 
 
@@ -553,21 +624,21 @@ class Links(RuleBasedStateMachine):
         shown = self.producer.look(session)
         return [shown[name] for name in names]
 
-    @rule(count=st.integers(1, 20), size=st.sampled_from([0, 5, 90, 500]))
-    def offer(self, count: int, size: int) -> None:
+    @rule(count=st.integers(1, 20), size=st.sampled_from([0, 5, 30, 90, 500]), codec=CODECS)
+    def offer(self, count: int, size: int, codec: str) -> None:
         numbers = range(self.produced + 1, self.produced + 1 + count)
         self.offered.append(numbers)
-        self.producer.handle(offer(count, size))
+        self.producer.handle(offer(count, size, codec=codec))
         for n in numbers:
             self.unsent.add(n)
             self.attempts[n] = 1
 
     @precondition(lambda self: len(self.sessions) < 3)
-    @rule()
-    def open(self) -> None:
+    @rule(codec=CODECS)
+    def open(self, codec: str) -> None:
         self.opened += 1
         session = f"s{self.opened}"
-        self.producer.handle(hello(session))
+        self.producer.handle(hello(session, codec=codec))
         self.producer.handle(connected(session))
         self.returns[session] = []
         self.sessions.append(session)

@@ -181,3 +181,10 @@ def test_delays_asked_for_in_a_batch_are_each_message_s_own() -> None:
     assert 1.0 <= bench.processing.retries.next_at < 4.0
     due = [bench.processing.retries.pop()[0][0].start for _ in range(3)]
     assert due == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("service_s", "under_way"), [(0.0199, 2), (0.02, 1)])
+def test_one_task_is_kept_ahead_of_a_worker_while_calls_are_short(service_s: float, under_way: int) -> None:
+    bench = Bench(10, StagePolicy())
+    bench.processing._service_rate.measure(1, service_s)
+    assert [task.count for task in bench.processing.start(0.0, True)] == [1] * under_way

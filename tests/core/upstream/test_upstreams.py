@@ -7,7 +7,7 @@ from session_names import SECRET, named
 
 from zpipe.core.actions import Action, LogEvent, Tell
 from zpipe.core.ledger import Counts
-from zpipe.core.policy import StagePolicy
+from zpipe.core.policy import Codec, LinkPolicy, StagePolicy
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
@@ -30,6 +30,15 @@ def hello(actions: list[Action]) -> frames.Hello:
     said = frames.read(tell.frame)
     assert isinstance(said, frames.Hello)
     return said
+
+
+@pytest.mark.parametrize(("codec", "read"), [("msgpack", ["cbor", "msgpack"]), ("cbor", ["cbor"])])
+def test_a_hello_names_the_codecs_that_are_read(codec: Codec, read: list[str]) -> None:
+    policy = StagePolicy(link=LinkPolicy(codec=codec))
+    inlet = Inlet(policy.queue, policy.link, Counts())
+    intake = Upstreams(Identity("p", "b", 1, "b2", "inbox"), SECRET, [("a", "")], inlet, policy)
+    intake.connected(PEER, 0.0)
+    assert hello(intake.hellos(0.0)).codecs == read
 
 
 def welcome(number: int, session: str = "s") -> frames.Welcome:

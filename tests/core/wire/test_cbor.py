@@ -124,6 +124,27 @@ def test_a_tuple_is_sent_as_an_array() -> None:
     assert cbor.read(cbor.write_payloads([[(1, (2,))]], [(1, (2,))])) == [[[1, [2]]]]
 
 
+@pytest.mark.parametrize("payload", [memoryview(b"ab"), memoryview(b"a-b-")[::2], bytearray(b"ab")], ids=repr)
+def test_bytes_of_any_kind_are_sent_as_a_byte_string(payload: Any) -> None:
+    for one, back in ((payload, b"ab"), ({"a": [payload]}, {"a": [b"ab"]})):
+        assert cbor.read(cbor.write_payloads([[one]], [one])) == [[back]]
+
+
+@pytest.mark.parametrize("inner", [0, b"x", [], {}, (), {"a": 1}], ids=repr)
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: (v,), lambda v: {"a": v}], ids=["arrays", "tuples", "maps"])
+def test_what_is_written_is_no_deeper_than_what_is_read(wrap: Any, inner: Any) -> None:
+    value = inner
+    for _ in range(40):
+        try:
+            cbor.read(cbor2.dumps([[value]]))
+        except PeerError:
+            with pytest.raises(ValueError, match="cannot be sent"):
+                cbor.write_payloads([[value]], [value])
+        else:
+            cbor.write_payloads([[value]], [value])
+        value = wrap(value)
+
+
 def test_payloads_whose_own_methods_fail_are_a_value_error() -> None:
     class Mean(dict):  # type: ignore[type-arg]
         def items(self) -> Any:

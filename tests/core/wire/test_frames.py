@@ -18,6 +18,8 @@ VECTORS = [
     for row in json.loads((Path(__file__).parent / "vectors" / "frames.json").read_text(encoding="utf-8"))
 ]
 TEXT = st.text(max_size=12)
+YOUNGER = {"codecs", "codec"}
+"""Fields that programs do not send which were written before them."""
 COUNT = st.integers(0, 2**63 - 1)
 NAME = st.text(min_size=1, max_size=12)
 QUEUE = st.integers(0, frames.MAX_QUEUE_MESSAGES)
@@ -26,7 +28,7 @@ SECRET = st.binary(min_size=frames.SECRET_BYTES, max_size=frames.SECRET_BYTES)
 ROWS = {n: st.lists(st.lists(COUNT, min_size=n, max_size=n), max_size=4) for n in (2, 3)}
 FRAMES = st.one_of(
     st.builds(frames.Hello, COUNT, TEXT, TEXT, COUNT, NAME, SECRET, TEXT, TEXT, TEXT, COUNT, QUEUE, TEXT, ROWS[3]),
-    st.builds(frames.Welcome, COUNT, SECRET, NAME, COUNT),
+    st.builds(frames.Welcome, COUNT, SECRET, NAME, COUNT, TEXT),
     st.builds(frames.Refuse, SECRET | st.just(b""), TEXT, COUNT),
     st.builds(
         frames.Statement,
@@ -127,7 +129,7 @@ def test_a_field_of_another_type_is_a_peer_error_or_a_frame(frame: frames.Frame,
 @given(st.sampled_from(VECTORS), st.data())
 def test_a_missing_field_is_a_peer_error(vector: bytes, data: st.DataObject) -> None:
     value = cbor.read(vector)
-    del value[data.draw(st.sampled_from(sorted(value)))]
+    del value[data.draw(st.sampled_from(sorted(value.keys() - YOUNGER)))]
     with pytest.raises(PeerError):
         frames.read(cbor2.dumps(value))
 

@@ -101,6 +101,15 @@ def test_sections_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]
     assert not faults(encoded, "section")
 
 
+@pytest.mark.parametrize("vector", vectors("sections_msgpack"))
+def test_sections_of_messagepack_are_read_and_written_as_the_vectors_say(vector: dict[str, Any]) -> None:
+    encoded = bytes.fromhex(vector["hex"])
+    columns = plain(vector["section"])
+    assert list(section.decode(encoded, len(columns[0]))) == columns
+    assert section.encode(*columns, "msgpack") == encoded
+    assert faults(encoded, "section"), "it is not taken for CBOR"
+
+
 @pytest.mark.parametrize("vector", vectors("refused"))
 def test_what_is_no_frame_is_refused(vector: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
@@ -124,7 +133,7 @@ def test_keys_of_maps_are_text_or_byte_strings(key: Any) -> None:
     assert not faults(body, "section")
 
 
-@pytest.mark.parametrize("vector", vectors("refused_sections"))
+@pytest.mark.parametrize("vector", vectors("refused_sections") + vectors("refused_sections_msgpack"))
 def test_what_is_no_section_is_refused(vector: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
         section.decode(bytes.fromhex(vector["hex"]), 1)
@@ -166,7 +175,7 @@ def test_the_schema_is_sound_and_has_every_kind_and_field() -> None:
     for kind, frame in KINDS.items():
         rule = re.search(rf"^{kind} = {{\n(.*?)^}}", text, re.MULTILINE | re.DOTALL)
         assert rule, kind
-        keys = re.findall(r"^  (\w+):", rule[1], re.MULTILINE)
+        keys = re.findall(r"^  (?:\? )?(\w+):", rule[1], re.MULTILINE)
         assert keys == ["kind", *(f.name for f in fields(frame))]
         assert f'kind: "{kind}"' in rule[1]
         assert "* tstr => any" in rule[1]
@@ -227,7 +236,7 @@ def test_the_examples_of_the_document_decode() -> None:
 def test_the_example_session_is_what_the_core_does() -> None:
     """The producer's answers and parcels, and what the consumer makes of them, byte for byte."""
     examples = iter(EXAMPLES)
-    policy = StagePolicy(queue=Bound(4, 65536))
+    policy = StagePolicy(queue=Bound(4, 65536), link=LinkPolicy(codec="cbor"))
     producer = Downstream("demo", "read", "r1", [("", "store")], policy, lambda size: SESSION)
     inlet = Inlet(policy.queue, policy.link, Counts())
     inlet.window = 4

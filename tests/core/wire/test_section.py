@@ -3,12 +3,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zpipe.core.policy import Codec
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Parcel
 from zpipe.core.wire.parcel import part
@@ -27,10 +28,19 @@ def columns(payloads: list[Any], headers: bool = False) -> section.Columns:
     )
 
 
+CODECS: tuple[Codec, ...] = get_args(Codec)
+
+
+def codec_of(body: bytes) -> Codec:
+    return "msgpack" if body[0] == 0x94 else "cbor"
+
+
 @settings(max_examples=80)
-@given(PAYLOADS, st.booleans(), st.data())
-def test_parts_cut_in_any_way_are_the_whole(payloads: list[Any], headers: bool, data: st.DataObject) -> None:
-    whole = Section(section.encode(*columns(payloads, headers)), len(payloads), first=10, attempt=3)
+@given(PAYLOADS, st.booleans(), st.sampled_from(CODECS), st.sampled_from(CODECS), st.data())
+def test_parts_cut_in_any_way_are_the_whole(
+    payloads: list[Any], headers: bool, codec: Codec, wanted: Codec, data: st.DataObject
+) -> None:
+    whole = Section(section.encode(*columns(payloads, headers), codec), len(payloads), first=10, attempt=3)
     size = whole.size
     pieces = [whole]
     for _ in range(data.draw(st.integers(0, 4))):
@@ -47,8 +57,9 @@ def test_parts_cut_in_any_way_are_the_whole(payloads: list[Any], headers: bool, 
     for piece in pieces:
         assert (piece.first, piece.attempt) == (number, 3)
         number += piece.count
-        body = piece.body()
+        body = piece.body(wanted)
         assert piece.size == len(body)
+        assert codec_of(body) == (codec if piece is whole and wanted == "msgpack" else wanted)
         decoded = section.decode(body, piece.count)
         for column, more in zip(back, decoded, strict=True):
             column.extend(more or [])
@@ -68,6 +79,17 @@ def test_the_body_of_an_uncut_section_is_the_very_same() -> None:
     whole.columns()
     assert whole.body() is body
     assert whole.columns() is whole.columns()
+
+
+def test_a_section_is_written_anew_only_for_who_does_not_read_it() -> None:
+    packed = section.encode(*columns([[100] * 50, {"a": b"x"}], headers=True), "msgpack")
+    one = Section(packed, 2, first=7, attempt=3, suspicion=1)
+    assert one.body("msgpack") is packed
+    written = one.body("cbor")
+    assert written == section.encode(*section.decode(packed, 2))
+    assert one.row() == (2, len(written), 7, 3, 1) and len(written) > len(packed)
+    assert one.body("msgpack") is written, "everybody reads CBOR"
+    assert one.columns() == section.decode(packed, 2)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -111,9 +133,9 @@ def test_random_bodies_raise_nothing_but_peer_errors(body: bytes, count: int) ->
 
 
 @settings(max_examples=150)
-@given(st.data())
-def test_mutated_bodies_raise_nothing_but_peer_errors(data: st.DataObject) -> None:
-    body = bytearray(section.encode(*columns([1, {"a": b"x"}, None], headers=True)))
+@given(st.sampled_from(CODECS), st.data())
+def test_mutated_bodies_raise_nothing_but_peer_errors(codec: Codec, data: st.DataObject) -> None:
+    body = bytearray(section.encode(*columns([1, {"a": b"x"}, None], headers=True), codec))
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(PeerError):

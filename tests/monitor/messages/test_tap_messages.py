@@ -248,14 +248,14 @@ def frame(first: int, count: int, passed: int, payload: Any = None, **more: Any)
     return frames.Tap(**(fields | more))
 
 
-def passings(
+def tapped(
     rate: float = 1000, link: Any = None, where: tuple[str, ...] = (), redact: tuple[str, ...] = ()
 ) -> TappedMessages:
     return TappedMessages(link, [read_condition(one) for one in where], Redaction(list(redact)), rate, 0.0)
 
 
 def test_a_rate_spreads_over_a_section() -> None:
-    made = passings(rate=4)
+    made = tapped(rate=4)
     assert [one.message.id for one in made.take(frame(0, 100, 100), 200.0, 0.0)] == [
         "read:0",
         "read:25",
@@ -268,20 +268,20 @@ def test_a_rate_spreads_over_a_section() -> None:
 
 
 def test_a_rate_below_one_shows_one_now_and_then() -> None:
-    made = passings(rate=0.5)
+    made = tapped(rate=0.5)
     shown = [len(made.take(frame(n, 1, n + 1), 0.0, float(n))) for n in range(9)]
     assert sum(shown) == 5, shown
 
 
 def test_only_the_link_is_counted() -> None:
-    made = passings(link=("read", "errors", "map"))
+    made = tapped(link=("read", "errors", "map"))
     assert made.take(frame(0, 3, 3), 0.0, 0.0) == []
     assert len(made.take(frame(0, 3, 3, outlet="errors"), 0.0, 0.0)) == 3
     assert made.passed == 3
 
 
 def test_conditions_see_what_redaction_hides() -> None:
-    made = passings(where=("n>1",), redact=("n",))
+    made = tapped(where=("n>1",), redact=("n",))
     shown = made.take(frame(0, 4, 4), 200.0, 0.0)
     assert [(one.message.id, one.message.payload) for one in shown] == [
         ("read:2", {"n": MARK}),
@@ -291,7 +291,7 @@ def test_conditions_see_what_redaction_hides() -> None:
 
 
 def test_what_passed_is_counted_over_restarts_and_from_where_this_tap_began() -> None:
-    made = passings()
+    made = tapped()
     made.take(frame(0, 10, 1010), 0.0, 0.0)
     assert made.passed == 10
     made.take(frame(50, 10, 1060), 0.0, 0.0)
@@ -302,7 +302,7 @@ def test_what_passed_is_counted_over_restarts_and_from_where_this_tap_began() ->
 
 @pytest.mark.parametrize("body", [b"", b"\xff", section.encode(["a"], [1.0], [1], None)])
 def test_a_section_that_cannot_be_shown_is_counted(body: bytes) -> None:
-    made = passings()
+    made = tapped()
     assert made.take(frame(0, 3, 3, body=body), 0.0, 0.0) == []
     assert made.summary() == (
         "messages: 0 shown, 0 looked at, of 3 that passed, 3 too large to be shown, or not to be decoded"
@@ -310,7 +310,7 @@ def test_a_section_that_cannot_be_shown_is_counted(body: bytes) -> None:
 
 
 def test_the_forms_of_a_message() -> None:
-    [one] = passings().take(frame(7, 1, 1, attempt=2), 100.25, 0.0)
+    [one] = tapped().take(frame(7, 1, 1, attempt=2), 100.25, 0.0)
     assert one.heading() == "read 1 -> map 2  read:7  attempt 2  0.250 s old"
     assert one.body() == '    {"n": 7}'
     row = json.loads(one.as_json())
@@ -321,12 +321,12 @@ def test_the_forms_of_a_message() -> None:
         "headers": None,
         "payload": {"n": 7},
     }
-    [left] = passings().take(frame(7, 1, 1, stage="read", instance=1, peer=2, outlet="odd"), 99.0, 0.0)
+    [left] = tapped().take(frame(7, 1, 1, stage="read", instance=1, peer=2, outlet="odd"), 99.0, 0.0)
     assert left.heading() == "read.odd 1 -> map 2  read:7  0.000 s old"
 
 
 def test_nothing_in_a_payload_can_move_the_cursor_or_fill_the_screen() -> None:
-    [one] = passings().take(frame(0, 1, 1, payload="\x1b[2J\x9b2J\u202e" + "x" * 10_000), 0.0, 0.0)
+    [one] = tapped().take(frame(0, 1, 1, payload="\x1b[2J\x9b2J\u202e" + "x" * 10_000), 0.0, 0.0)
     assert one.body().isprintable()
     assert len(one.body()) < 2200
     assert "(10,0" in one.body()
@@ -334,7 +334,7 @@ def test_nothing_in_a_payload_can_move_the_cursor_or_fill_the_screen() -> None:
 
 def test_nothing_in_a_line_of_json_can_move_the_cursor_or_end_the_line() -> None:
     payload = {"odd": "\x1b[2J\x9b2J\x7f\x85\u2028\u2029\u200e\u202e"}
-    [one] = passings().take(frame(0, 1, 1, payload=payload), 0.0, 0.0)
+    [one] = tapped().take(frame(0, 1, 1, payload=payload), 0.0, 0.0)
     line = one.as_json()
     assert line.isprintable() and len(line.splitlines()) == 1
     assert json.loads(line)["payload"] == payload

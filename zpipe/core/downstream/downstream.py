@@ -159,7 +159,8 @@ class Downstream:
             problem = f"{len(outlet.sessions)} instances of stage {hello.stage!r} are in session, which is the most there may be"
             return self._refuse_hello(route, hello, problem, sender)
         id = self._random_bytes(frames.SECRET_BYTES)
-        session = OutletSession(id, hello, route, now)
+        codec = self._policy.link.codec
+        session = OutletSession(id, hello, route, now, codec if codec in hello.codecs else "cbor")
         outlet.sessions[id] = session
         if hello.suspects_of == self._incarnation:
             outlet.suspect(hello.suspects)
@@ -190,7 +191,8 @@ class Downstream:
         return admission.problem_of(hello, sender, self._consumers(hello.stage))
 
     def _welcome(self, session: OutletSession) -> Reply:
-        welcome = frames.Welcome(frames.VERSION, session.id, self._incarnation, session.hello.number)
+        number = session.hello.number
+        welcome = frames.Welcome(frames.VERSION, session.id, self._incarnation, number, session.codec)
         return Reply(session.route, frames.write(welcome))
 
     def statement(self, route: bytes, statement: frames.Statement, now: float, sender: str) -> list[Action]:

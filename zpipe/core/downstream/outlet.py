@@ -233,25 +233,25 @@ class Outlet:
         """Whether the first unsent message fits the byte credit. If not, the session is told how much it needs."""
         while (first := self._unsent[0]).size > session.room_bytes:
             if first.count == 1:
-                session.need_bytes = self._weigh_first()
+                session.need_bytes = self._weigh_first(session)
                 return False
             share = first.count * max(session.room_bytes, 0) // first.size
-            self._cut_first(max(1, min(share, first.count // 2)))
+            self._cut_first(max(1, min(share, first.count // 2)), session)
         return True
 
-    def _cut_first(self, count: int) -> None:
-        """Parts the first unsent section after `count` messages."""
+    def _cut_first(self, count: int, session: OutletSession) -> None:
+        """Parts the first unsent section after `count` messages, which are for that session."""
         section = self._take_first()
         rest, part = section.cut(count, section.count), section.cut(0, count)
-        part.body()  # the exact size: it may be over its share
+        part.body(session.codec)  # the exact size: it may be over its share
         self._put_back(rest)
         self._put_back(part)
 
-    def _weigh_first(self) -> int:
+    def _weigh_first(self, session: OutletSession) -> int:
         """The exact size of the first unsent section: of one that was cut, only its share is known until it is encoded."""
         first = self._unsent[0]
         self.unsent_bytes -= first.size
-        first.body()
+        first.body(session.codec)
         self.unsent_bytes += first.size
         return first.size
 
@@ -277,13 +277,13 @@ class Outlet:
             if first.count > room_messages:
                 if sections:  # cutting decodes and encodes: the rest may travel whole in the next parcel
                     break
-                self._cut_first(room_messages)
+                self._cut_first(room_messages, session)
                 first = self._unsent[0]
             over_limit = sections and loaded_bytes + first.size > self._policy.parcel_bytes
             if over_limit or loaded_bytes + first.size > room_bytes:
                 break
             section = self._take_first()
-            section.body()
+            section.body(session.codec)
             if loaded_bytes + section.size > room_bytes:
                 self._put_back(section)
                 break

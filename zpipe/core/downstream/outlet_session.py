@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from zpipe.core.policy import Codec
 from zpipe.core.ranges import RangeSet
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
@@ -44,12 +45,14 @@ class OutletSession:
     stated      it has stated its credit at least once
     heard_at    when it last said anything
     progress_at when it last received what was sent, or had received everything
+    codec       of the sections that it is sent
     """
 
-    def __init__(self, id: bytes, hello: frames.Hello, route: bytes, now: float) -> None:
+    def __init__(self, id: bytes, hello: frames.Hello, route: bytes, now: float, codec: Codec) -> None:
         self.id = id
         self.hello = hello
         self.route = route
+        self.codec = codec
         self.ready = False
         self.stated = False
         self.heard_at = now

@@ -40,6 +40,8 @@ class DeadLetters:
 
     def take(self, now: float) -> list[DeadLetter]:
         """The letters to write now."""
+        if not (self._new or self._again):
+            return []
         due = [letter for at, letter in self._again if at <= now]
         self._again = [entry for entry in self._again if entry[0] > now]
         letters, self._new = self._new + due, []

@@ -54,6 +54,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self._alone = False  # a task is under way that no other may run beside
 
     # ---- to the workers
 
@@ -64,6 +65,11 @@ class Processing:
         while self._free() and self.calls.may_start(now) and (task := self._next(now, flush)) is not None:
             started.append(task)
         return started
+
+    @property
+    def has_work(self) -> bool:
+        """Something waits for a worker, now or later."""
+        return bool(self._inlet.queue or self.retries.messages or self.replays.next is not None)
 
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
@@ -89,8 +95,9 @@ class Processing:
 
     def _give_up(self) -> None:
         """Gives up messages whose turn it is that have ended enough of this stage's processes."""
+        most = self._policy.retry.deaths
         while True:
-            replay, queued, most = self.replays.next, self._inlet.next, self._policy.retry.deaths
+            replay, queued = self.replays.next, self._inlet.next
             if replay is not None and replay.section.suspicion > most:
                 [piece] = self.replays.take(1)
             elif queued is not None and queued.section.suspicion > most:
@@ -102,13 +109,11 @@ class Processing:
             self.dead_letters.add(DeadLetter(reason, "", CallHistory(deaths=deaths), piece))
 
     def _free(self) -> bool:
-        """One task more than workers while tasks are short, so that a worker need not wait for the loop between them."""
-        quick = (self._service_rate.service_s or 1.0) < self._service_rate.task_s
+        """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
+        quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
         ahead = quick and self._policy.batch is None and self.calls.limiter is None
         slots = self._policy.workers + ahead
-        if self.paused or self._downstream.full or len(self.tasks) >= slots:
-            return False
-        return not any(task.alone for task in self.tasks.values())
+        return len(self.tasks) < slots and not (self.paused or self._alone or self._downstream.full)
 
     @property
     def may_read(self) -> bool:
@@ -144,7 +149,7 @@ class Processing:
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
         self._number += 1
         self.calls.started(now)
-        alone = bool(slices[0].section.suspicion) and not self._policy.isolated
+        self._alone = alone = bool(slices[0].section.suspicion) and not self._policy.isolated
         task = Task(self._number, slices, history, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
         return task
@@ -160,6 +165,7 @@ class Processing:
     def done(self, task: Task, result: Result, now: float) -> None:
         """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
         del self.tasks[task.number]
+        self._alone = False
         self.calls.ended(task, result, now)
         if not (
             result.failures and result.failures[0].verdict is Verdict.THROTTLED
@@ -239,7 +245,7 @@ class Processing:
     def next_at(self, now: float, flush: bool) -> float:
         """When `start` or `dead_letters.take` should be called although nothing happens."""
         at = self.dead_letters.next_at()
-        if not self._free():
+        if not self.has_work or not self._free():
             return at
         work_at = self.retries.next_at
         if self.retries.messages and self._must_wait(self.retries.first()):

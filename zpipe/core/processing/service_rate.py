@@ -9,9 +9,12 @@ class ServiceRate:
     workers  how many of them work at a time
     task_s   a task is cut to about this much work: long enough that handing it over (about 0.1 ms) is nothing, short enough
              that several workers share what is queued
+    ahead_s  a task is kept ahead of the workers while a message takes less than this: handing it over would cost 2 % of 20 ms
+             and more of a quicker call, while a message that waits behind a slower one could be with another instance
     """
 
     task_s = 0.005
+    ahead_s = 0.02
     _weight = 0.2
 
     def __init__(self, workers: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zpipe.core.actions import Action, LogEvent, Tell
 from zpipe.core.policy import StagePolicy
@@ -35,6 +36,19 @@ class Identity:
     inbox: str = ""
 
 
+class UpstreamsState(NamedTuple):
+    """What is known of all upstream instances together.
+
+    awaits_acks  some producer waits for acks of what may lie in a partial batch here
+    ended        on every link somebody has said the end, and nobody who is known may still have something
+    stopped      on every link every known instance has stopped: nothing can come any more
+    """
+
+    awaits_acks: bool
+    ended: bool
+    stopped: bool
+
+
 class Upstreams:
     """`links` are (upstream stage, outlet), in the order of the config; none for a head stage.
 
@@ -56,7 +70,10 @@ class Upstreams:
         self._inlet = inlet
         self._policy = policy
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
+        self._codecs: list[str] = list(dict.fromkeys(("cbor", policy.link.codec)))
         self._hello_number = 0
+        self._changed = False
+        self._state = self.recount()
         self._suspects = dict(suspects or {})
 
     def _of(self, peer: tuple[str, int]) -> list[Upstream]:
@@ -72,6 +89,7 @@ class Upstreams:
     # ---- connections
 
     def connected(self, peer: tuple[str, int], now: float) -> None:
+        self._changed = True
         for upstream in self._of(peer):
             upstream.connected = upstream.known = True
             upstream.heard_at = now
@@ -79,6 +97,7 @@ class Upstreams:
 
     def disconnected(self, peer: tuple[str, int]) -> None:
         """Its process is gone, or the line: what it still holds comes again in another session."""
+        self._changed = True
         for upstream in self._of(peer):
             upstream.connected = False
             self._inlet.close(upstream)
@@ -86,11 +105,13 @@ class Upstreams:
 
     def expected(self, peer: tuple[str, int]) -> None:
         """An instance that is to run, connected or not: the input has not ended before it has said so."""
+        self._changed = True
         for upstream in self._of(peer):
             upstream.known = True
 
     def gone(self, peer: tuple[str, int], now: float) -> None:
         """A mark on disk says that the instance stopped at the end of its stream, before this one started."""
+        self._changed = True
         for upstream in self._of(peer):
             upstream.known = upstream.stopped = upstream.marked = True
             upstream.left = False
@@ -98,6 +119,7 @@ class Upstreams:
     def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
         """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
         heartbeat, or two that misunderstand each other would open sessions as fast as they can."""
+        self._changed = True
         session = upstream.session
         self._inlet.close(upstream)
         self._hello_number += 1
@@ -111,6 +133,7 @@ class Upstreams:
     def heard(self, peer: tuple[str, int], frame: frames.Frame, now: float) -> list[Action]:
         """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
         actions: list[Action] = []
+        self._changed = self._changed or not isinstance(frame, frames.Confirm)
         for upstream in self._of(peer):
             upstream.heard_at = now
             session = upstream.session
@@ -161,6 +184,7 @@ class Upstreams:
         if not isinstance(frame, frames.Parcel | frames.End):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
+        self._changed = self._changed or isinstance(frame, frames.End) or self._state.ended
         try:
             sound = self._inlet.accept(frame.session, frame, body, now)
         except PeerError as error:
@@ -199,6 +223,7 @@ class Upstreams:
                 upstream.hello_number,
                 self._policy.queue.messages,
                 *self._suspects.get(upstream.key, ("", [])),
+                self._codecs,
             )
             actions.append(Tell(upstream.peer, frames.write(hello)))
         return actions
@@ -231,17 +256,20 @@ class Upstreams:
         return not self._links
 
     @property
-    def awaits_acks(self) -> bool:
-        """Some producer waits for acks of what may lie in a partial batch here."""
-        return any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values())
+    def state(self) -> UpstreamsState:
+        """Every turn asks several times, and what is asked for changes a few times in a life."""
+        if self._changed:
+            self._state = self.recount()
+            self._changed = False
+        return self._state
 
-    def ended(self) -> bool:
-        """On every link somebody has said the end, and nobody who is known may still have something."""
-        return self._every_link(lambda u: u.flushed)
-
-    def stopped(self) -> bool:
-        """On every link every known instance has stopped: nothing can come any more."""
-        return self._every_link(lambda u: u.stopped and not u.left)
+    def recount(self) -> UpstreamsState:
+        """From what is known of each of them."""
+        return UpstreamsState(
+            any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values()),
+            self._every_link(lambda u: u.flushed),
+            self._every_link(lambda u: u.stopped and not u.left),
+        )
 
     def _every_link(self, over: Callable[[Upstream], bool]) -> bool:
         for stage, outlet in self._links:

@@ -6,7 +6,7 @@ never judges whether a frame makes sense now, only whether it is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, get_args
 
 from zpipe.core.lifecycle import State
@@ -39,6 +39,7 @@ _CHECKS: dict[str, Any] = {
     "bool": lambda v: isinstance(v, bool),
     "bytes": lambda v: isinstance(v, bytes),
     "list[list[int]]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_is_ints, v)),
+    "list[str]": lambda v: isinstance(v, list) and len(v) <= MAX_ROWS and all(map(_CHECKS["str"], v)),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
 
@@ -57,6 +58,14 @@ _ROWS = {"ranges": 2, "returned": 3, "finished": 3, "suspects": 3, "sections": l
 _STATES = frozenset(state.value for state in State)
 
 
+def _absent(one: Field[Any]) -> Any:
+    """What it means that a field is missing; None, which no check takes, where it must not be. Those with a default are younger
+    than the protocol, and a program that was written before them does not send them."""
+    if one.default_factory is not MISSING:
+        return one.default_factory()
+    return None if one.default is MISSING else one.default
+
+
 def _is_ints(row: Any) -> bool:
     return isinstance(row, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in row)
 
@@ -66,6 +75,7 @@ class Hello:
     """Consumer to producer: open a session to my inbox. `number` grows with each session asked for by one incarnation.
 
     secret    random bytes of this incarnation: who asks for a session in place of one that is open must have the same
+    codecs    of sections that it reads
     suspects  [start, stop, alone]: numbers of messages that were in a call of the plugin when this instance's life before
               ended by accident; alone is 1 if nothing else was.  suspects_of: the producer's incarnation that numbered them
     """
@@ -84,17 +94,22 @@ class Hello:
     queue_messages: int
     suspects_of: str
     suspects: list[list[int]]
+    codecs: list[str] = field(default_factory=lambda: ["cbor"])
 
 
 @dataclass(slots=True)
 class Welcome:
-    """Producer to consumer: the session is open; state your credit. Its name is random, so only who reads this knows it."""
+    """Producer to consumer: the session is open; state your credit. Its name is random, so only who reads this knows it.
+
+    codec  of the sections of this session, any of which may be in CBOR instead
+    """
 
     kind: ClassVar = "welcome"
     version: int
     session: bytes
     incarnation: str
     number: int
+    codec: str = "cbor"
 
 
 @dataclass(slots=True)
@@ -252,8 +267,8 @@ class Tap:
 
 Frame = Hello | Welcome | Refuse | Statement | Confirm | Announcement | Request | Done | Parcel | End | Snapshot | Tap
 _KINDS: dict[str, type[Any]] = {c.kind: c for c in get_args(Frame)}
-_FIELDS = {kind: tuple((f.name, _CHECKS[str(f.type)]) for f in fields(c)) for kind, c in _KINDS.items()}
-_NAMES = {kind: tuple(name for name, _ in rows) for kind, rows in _FIELDS.items()}
+_FIELDS = {kind: tuple((f.name, _CHECKS[str(f.type)], _absent(f)) for f in fields(c)) for kind, c in _KINDS.items()}
+_NAMES = {kind: tuple(name for name, *_ in rows) for kind, rows in _FIELDS.items()}
 
 
 def write(frame: Frame) -> bytes:
@@ -272,11 +287,11 @@ def read(encoded: bytes) -> Frame:
     if rows is None or not isinstance(kind, str):
         raise PeerError(f"no such kind of frame: {_show(kind)}", field="kind")
     values = []
-    for name, check in rows:
-        field = value.get(name)
-        if not check(field) or not _fits(kind, name, field):
-            raise PeerError(f"{kind}.{name} is {_show(field)}", kind, name)
-        values.append(field)
+    for name, check, absent in rows:
+        given = value.get(name, absent)
+        if not check(given) or not _fits(kind, name, given):
+            raise PeerError(f"{kind}.{name} is {_show(given)}", kind, name)
+        values.append(given)
     frame: Frame = _KINDS[value["kind"]](*values)
     if isinstance(frame, Parcel) and not frame.sections:
         raise PeerError("a parcel without sections", frame.kind, "sections")

@@ -3,22 +3,33 @@
 May live here: the encoded form of messages and cutting it. It knows no link, no session and no plugin.
 
 The columns of a section (ids, origins, payloads, headers) are parallel arrays: 0.83 µs a message to encode against 1.17 as
-rows. A parcel's body is its sections one after another (a CBOR sequence, RFC 8742), so the daemon joins and parts parcels
-without decoding them; only a section larger than the credit left is decoded and cut.
+rows. They are an array of four in CBOR or in MessagePack, and the first byte tells in which. A parcel's body is its sections
+one after another, so the daemon joins and parts parcels without decoding them; only a section larger than the credit left is
+decoded and cut, and one whose codec its consumer does not read is decoded and written anew.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from zpipe.core.ledger import Derivation, Owners
-from zpipe.core.wire import cbor
+from zpipe.core.policy import Codec
+from zpipe.core.wire import cbor, msgpack
 from zpipe.core.wire.frames import SectionRow
 from zpipe.errors import PeerError
+from zpipe.messages import Message
 
+_MSGPACK_HEAD = b"\x94"
+"""An array of four; in CBOR one of twenty, which no section is."""
 MAX_ORIGIN_S = 1e12
 """About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
+
+
+ABSENT: dict[str, Any] = {"headers": None}
+"""The columns that may be left out, and what each message has there if they are."""
 
 
 class Columns(NamedTuple):
@@ -36,21 +47,47 @@ class Columns(NamedTuple):
         """Messages [start, stop)."""
         return Columns._make([column and column[start:stop] for column in self])
 
+    def filled(self) -> Columns:
+        """With every column, also those that are left out."""
+        count = len(self.ids)
+        named = zip(self._fields, self, strict=True)
+        return Columns._make([[ABSENT[name]] * count if column is None else column for name, column in named])
+
+    def trimmed(self) -> Columns:
+        """Without the columns that tell nothing."""
+
+        def tells(name: str, column: list[Any]) -> bool:
+            return name not in ABSENT or column.count(ABSENT[name]) < len(column)
+
+        named = zip(self._fields, self, strict=True)
+        return Columns._make([column if column is None or tells(name, column) else None for name, column in named])
+
+    def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> Iterator[Message]:
+        """Each of them as plugins and people get it."""
+        ids, origins, payloads, headers = self.filled()
+        told = repeat(outlet), repeat(None), repeat(attempt), repeat(source)
+        return map(Message, payloads, ids, origins, headers or (), *told)
+
 
 def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:
     """Messages that have none of the fields that a message need not have."""
     return Columns(ids, origins, payloads, None)
 
 
-def encode(ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None) -> bytes:
-    """The body of a section. Raises ValueError if a payload or header is not plain CBOR."""
+def encode(
+    ids: list[str], origins: list[float], payloads: list[Any], headers: list[Any] | None, codec: Codec = "cbor"
+) -> bytes:
+    """The body of a section, in `codec` if it takes these payloads, else in CBOR. Raises ValueError if one is not plain."""
+    columns = [ids, origins, payloads, headers]
     checked = payloads if headers is None else [*payloads, *headers]
-    return cbor.write_payloads([ids, origins, payloads, headers], checked)
+    packed = msgpack.write_payloads(columns, checked) if codec == "msgpack" else None
+    return cbor.write_payloads(columns, checked) if packed is None else packed
 
 
 def decode(body: bytes, count: int) -> Columns:
     """The columns of a body that is said to hold `count` messages. Raises PeerError if it does not."""
-    columns = cbor.read(body)
+    packed = body[:1] == _MSGPACK_HEAD
+    columns = msgpack.read(body) if packed else cbor.read(body)
     if not isinstance(columns, list) or len(columns) != len(Columns._fields):
         raise PeerError("a section is an array of ids, origins, payloads and headers")
     made = Columns(*columns)
@@ -64,6 +101,8 @@ def decode(body: bytes, count: int) -> Columns:
         raise PeerError("origins must be seconds since the epoch")
     if headers is not None and not set(map(type, headers)) <= {dict, type(None)}:
         raise PeerError("headers must be maps")
+    if packed and msgpack.is_too_deep(payloads if headers is None else [*payloads, *headers]):
+        raise PeerError(f"it is nested more than {cbor.MAX_DEPTH} deep")
     return made
 
 
@@ -114,11 +153,12 @@ class Section:
         """What a parcel's header says of it. Its `body` must have been asked for, so that the size is exact."""
         return SectionRow(self.count, self.size, self.first, self.attempt, self.suspicion)
 
-    def body(self) -> bytes:
-        """The encoded messages; from here on `size` is exact."""
-        if self._body is None:
-            assert self._columns is not None
-            self._body = cbor.write(list(self._columns))
+    def body(self, codec: Codec = "msgpack") -> bytes:
+        """The encoded messages, in `codec` or in CBOR, which everybody reads; from here on `size` is exact."""
+        if self._body is None or (codec == "cbor" and self._body[:1] == _MSGPACK_HEAD):
+            columns = self.columns()
+            self._body = cbor.write(list(columns)) if codec == "cbor" else encode(*columns, codec)
+            self._columns = None
             self.size = len(self._body)
         return self._body
 

@@ -11,7 +11,7 @@ MESSAGE, RECORD, SECTION = "message", "record", "section"
 
 @dataclass(frozen=True)
 class StoredDeadLetter:
-    """`number` is never used again in its instance's store.
+    """Its fields are those of a row of its instance's store, where `number` is never used again.
 
     at, origin   seconds since the epoch: when it died last, when its source produced it
     attempts     calls of the plugin that failed;  deaths: those that ended their worker; over all replays

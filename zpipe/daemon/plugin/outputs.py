@@ -10,8 +10,9 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
-from zpipe.core.wire.section import Columns
-from zpipe.core.work.task import Chunk, Failure, Verdict
+from zpipe.core.wire.section import MAX_ORIGIN_S, Columns
+from zpipe.core.work.task import DEAD, Chunk, Failure, Verdict
+from zpipe.messages import Message
 
 
 class OutputSections:
@@ -20,51 +21,50 @@ class OutputSections:
     in_order  the owners are a run;  of_all: each output was made from the whole batch, whatever its owner says
     """
 
-    __slots__ = ("headers", "ids", "in_order", "of_all", "origins", "outlet", "owners", "payloads", "with_headers")
+    __slots__ = ("_columns", "in_order", "of_all", "outlet", "owners")
 
     def __init__(self, outlet: str) -> None:
         self.outlet = outlet
-        self.ids: list[str] = []
-        self.origins: list[float] = []
-        self.payloads: list[Any] = []
-        self.headers: list[Any] = []
+        self._columns: list[list[Any]] = [[] for _ in Columns._fields]
         self.owners: list[int] = []
-        self.with_headers = False
         self.in_order = True
         self.of_all = False
 
-    def add(self, id: str, origin: float, payload: Any, headers: Any, owner: int) -> None:
-        self.ids.append(id)
-        self.origins.append(origin)
-        self.payloads.append(payload)
-        self.headers.append(headers)
+    def add(self, payload: Any, made_from: Message, id: str, owner: int) -> None:
+        """An output that is a payload alone, and in all else like the message that it was made from."""
+        self._add(id, made_from.origin, payload, made_from.headers, owner)
+
+    def add_message(self, one: Message, made_from: Message, id: str, owner: int) -> None:
+        """An output that the plugin gave as a Message. What it leaves out is as in the message that it was made from."""
+        headers = one.headers if one.headers is not None else made_from.headers
+        self._add(one.id or id, one.origin or made_from.origin, one.payload, headers, owner)
+
+    def _add(self, id: str, origin: float, payload: Any, headers: Any, owner: int) -> None:
+        ids, origins, payloads, all_headers = self._columns
+        ids.append(id)
+        origins.append(origin)
+        payloads.append(payload)
+        all_headers.append(headers)
         self.owners.append(owner)
         self.in_order = False
-        if headers is not None:
-            self.with_headers = True
 
     def extend(self, columns: Columns, first_owner: int) -> None:
         """One output each of the messages from `first_owner` on."""
-        ids, origins, payloads, headers = columns
-        self.ids += ids
-        self.origins += origins
-        self.payloads += payloads
-        self.headers += headers if headers is not None else [None] * len(ids)
+        for column, more in zip(self._columns, columns.filled(), strict=True):
+            column += more or ()
         self.in_order = self.in_order and (not self.owners or self.owners[-1] + 1 == first_owner)
-        self.owners += range(first_owner, first_owner + len(ids))
-        self.with_headers |= headers is not None
+        self.owners += range(first_owner, first_owner + len(columns.ids))
 
     def clear(self) -> None:
         """Forgets the outputs, in place."""
-        for column in (self.ids, self.origins, self.payloads, self.headers, self.owners):
+        for column in (*self._columns, self.owners):
             column.clear()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.owners)
 
     def cut(self, start: int, stop: int) -> Columns:
-        columns = Columns(self.ids, self.origins, self.payloads, self.headers if self.with_headers else None)
-        return columns.part(start, stop)
+        return Columns._make(self._columns).part(start, stop).trimmed()
 
     def encode(self, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
         """The sections, each within the parcel limits where a single message allows it.
@@ -82,7 +82,7 @@ class OutputSections:
         kept.of_all = self.of_all
         for at, owner in enumerate(self.owners):
             if owner not in failures:
-                kept.add(self.ids[at], self.origins[at], self.payloads[at], self.headers[at], owner)
+                kept.extend(self.cut(at, at + 1), owner)
         return kept
 
     def _owned(self, start: int, stop: int) -> Sequence[int] | None:
@@ -95,7 +95,7 @@ class OutputSections:
 
     def _encode(self, start: int, stop: int, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
         try:
-            body = section.encode(*self.cut(start, stop))
+            body = section.encode(*self.cut(start, stop), policy.codec)
         except ValueError as error:
             if stop - start == 1:
                 failures[self.owners[start]] = Failure(
@@ -123,3 +123,16 @@ def encode_all(outputs: list[OutputSections], policy: LinkPolicy, failures: dict
         if len(failures) == known:
             return chunks
         outputs = [sections.without(failures) for sections in outputs]
+
+
+def check_message(message: Any) -> None:
+    """Raises TypeError for one that would not decode at the consumer, so that it fails where it was made."""
+    plain = isinstance(message.id, str) and isinstance(message.outlet, str)
+    if not plain or not isinstance(message.headers, dict | None):
+        raise TypeError("a Message's id and outlet are text, its headers a dict or None")
+    if message.outlet == DEAD:
+        raise ValueError(
+            f"the outlet {DEAD!r} is that of the stage's dead letters: raise, or return zpipe.Reject(reason)"
+        )
+    if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
+        raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")

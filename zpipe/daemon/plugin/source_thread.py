@@ -18,8 +18,8 @@ from typing import Any
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
-from zpipe.daemon.plugin.outputs import OutputSections, encode_all
-from zpipe.daemon.plugin.task_run import check_message, check_outlet
+from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
+from zpipe.daemon.plugin.task_run import check_outlet
 from zpipe.errors import PluginError, Reject
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
@@ -187,7 +187,8 @@ class SourceThread:
         try:
             for start in range(0, len(items), size):
                 ids = [f"{prefix}{position}" for position in positions[start : start + size]]
-                body = section.encode(*section.plain(ids, [now] * len(ids), payloads[start : start + size]))
+                columns = section.plain(ids, [now] * len(ids), payloads[start : start + size])
+                body = section.encode(*columns, self._policy.codec)
                 if len(body) > self._policy.parcel_bytes:
                     return None
                 chunks.append(Chunk("", len(ids), body))
@@ -196,7 +197,7 @@ class SourceThread:
         return chunks, positions[-1], len(items), []
 
     def _take_any(self, items: list[Any]) -> Batch:
-        now = time.time()
+        plain = Message(None, origin=time.time())
         stage = self._context.stage
         sections = OutputSections("")
         named: dict[str, OutputSections] = {}
@@ -206,7 +207,7 @@ class SourceThread:
             if type(item) is tuple and len(item) == 2:
                 position, payload = item
                 if type(payload) is not BadRecord:
-                    sections.add(f"{stage}:{position_text(position)}", now, payload, None, index)
+                    sections.add(payload, plain, f"{stage}:{position_text(position)}", index)
                     continue
                 failures[index] = Failure(index, payload.reason)
             elif type(item) is Message:
@@ -218,13 +219,7 @@ class SourceThread:
                     failures[index] = Failure(index, str(error))
                     continue
                 to = named.setdefault(item.outlet, OutputSections(item.outlet)) if item.outlet else sections
-                to.add(
-                    item.id or f"{stage}:{position_text(position)}",
-                    item.origin or now,
-                    item.payload,
-                    item.headers,
-                    index,
-                )
+                to.add_message(item, plain, f"{stage}:{position_text(position)}", index)
             else:
                 kind = type(item).__name__
                 failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")

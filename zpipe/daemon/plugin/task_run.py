@@ -12,14 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.wire.section import MAX_ORIGIN_S
-from zpipe.core.work.task import DEAD, Chunk, Failure, Result, Task, Verdict
+from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
-from zpipe.daemon.plugin.outputs import OutputSections, encode_all
+from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
 from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
 from zpipe.plugin_loading import nearest_name
@@ -30,7 +28,6 @@ PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
 _OUTPUTS = (Message, type(DROP), Answer, Iterator)
 _YIELD = "yield them, or return zpipe.many(...)"
-_NO_OUTLET, _NO_POSITION = repeat(""), repeat(None)
 
 
 @dataclass(frozen=True)
@@ -84,11 +81,8 @@ class TaskRun:
         """The task's messages, decoded. Raises PeerError if a section is malformed."""
         messages: list[Message] = []
         for piece in self.task.slices:
-            ids, origins, payloads, headers = piece.columns()
-            facts = headers if headers is not None else repeat(None)
-            attempt = repeat(piece.section.attempt + self.task.attempt - 1)
-            source = repeat(piece.delivery.source or self._links.only_input)
-            messages += map(Message, payloads, ids, origins, facts, _NO_OUTLET, _NO_POSITION, attempt, source)
+            attempt = piece.section.attempt + self.task.attempt - 1
+            messages += piece.columns().messages("", attempt, piece.delivery.source or self._links.only_input)
         return messages
 
     # ---- outputs
@@ -149,12 +143,11 @@ class TaskRun:
             check_message(one)
             check_outlet(one.outlet, self._links.outlets)
             sections = self._sections(one.outlet) if one.outlet else self.default
-            headers = one.headers if one.headers is not None else message.headers
-            sections.add(one.id or id, one.origin or message.origin, payload, headers, index)
+            sections.add_message(one, message, id, index)
         elif one is None:
             raise NoOutput
         else:
-            self.default.add(id, message.origin, one, message.headers, index)
+            self.default.add(one, message, id, index)
         self._many += 1
 
     def _sections(self, outlet: str) -> OutputSections:
@@ -196,19 +189,6 @@ class TaskRun:
         origins = [piece.section.columns().origins[piece.start] for piece in self.task.slices] if not whole else []
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
         return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
-
-
-def check_message(message: Any) -> None:
-    """Raises TypeError for one that would not decode at the consumer, so that it fails where it was made."""
-    plain = isinstance(message.id, str) and isinstance(message.outlet, str)
-    if not plain or not isinstance(message.headers, dict | None):
-        raise TypeError("a Message's id and outlet are text, its headers a dict or None")
-    if message.outlet == DEAD:
-        raise ValueError(
-            f"the outlet {DEAD!r} is that of the stage's dead letters: raise, or return zpipe.Reject(reason)"
-        )
-    if not isinstance(message.origin, int | float) or not 0 <= message.origin < MAX_ORIGIN_S:
-        raise TypeError(f"a Message's origin is seconds since the epoch, not {message.origin!r}")
 
 
 def check_outlet(outlet: str, declared: Collection[str]) -> None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import Result, Task, Verdict
 from zpipe.daemon.outages import Outage, RepeatedWrite
@@ -19,6 +20,8 @@ from zpipe.runtime import file_descriptors
 from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.places import Places
 
+LOOK_S = 1.0
+"""While nothing else happens. Each time the loop turns anyway, `descriptors.LOOK_S` is enough."""
 PATIENCE_S = 1.0
 """A service that says "slow down" now and then is the limiter's matter. One that lets nothing through for this long is logged."""
 
@@ -92,7 +95,7 @@ class Health:
                 self._lock.keep()
             except OperatorError as error:
                 self._fail("lock.lost", error)
-        return min(self._look_at, self._stop_mark.turn(now), self._paused_mark.turn(now))
+        return min(following(now, LOOK_S), self._stop_mark.turn(now), self._paused_mark.turn(now))
 
     def close(self) -> None:
         if self._null >= 0:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from zpipe.core.telemetry.stage_report import following
+
 NEVER = float("inf")
 STATUS_S = 1.0
 EXTENSION_S = 15.0
@@ -78,7 +80,7 @@ class Notifier:
             self._feed_at = now + self._feed_s
             self.send("WATCHDOG=1")
         if now >= self._status_at:
-            self._status_at = now + STATUS_S
+            self._status_at = following(now, STATUS_S)
             self._report(self._status())
         return min(self._feed_at, self._status_at)
 

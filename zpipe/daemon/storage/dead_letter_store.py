@@ -4,14 +4,14 @@ live here: SQL, which is `dead_letter_table`'s. Used by the loop's thread."""
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import Revived, replay_of
 from zpipe.core.stage import Stage
+from zpipe.core.telemetry.stage_report import following
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION
 from zpipe.core.work.task import DEAD, DeadLetter
@@ -27,6 +27,9 @@ from zpipe.runtime.dead_letter_table import LetterRow, Marked
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
 
+if TYPE_CHECKING:
+    import sqlite3
+
 T = TypeVar("T")
 READ_S = 0.1
 """Letters to be replayed are read for this much time at once: reading them one by one would cost a wake-up each."""
@@ -36,8 +39,8 @@ _SENT = ("id", "stage", "reason", "traceback", "attempts", "deaths", "origin")
 
 
 class DeadLetterStore:
-    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start, as the last life may have left
-    some.
+    """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start if letters
+    are stored, as the last life may have left some.
 
     last_life  how the life before ended: a letter that is replayed must not end every life
     """
@@ -52,7 +55,7 @@ class DeadLetterStore:
         letter_log: DeadLetterLog,
     ) -> None:
         self.outage = Outage(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self.replay_due = not stage.head
+        self.replay_due = not stage.head and store.dead_letters[0] > 0
         self._stage = stage
         self._store = store
         self._mailbox = mailbox
@@ -96,7 +99,7 @@ class DeadLetterStore:
     def send(self, letter: DeadLetter) -> None:
         """Sends the letter as a message. One that is too large for that is written."""
         row = self._row_of(letter)
-        body = _message(row, self._stage.policy.link)
+        body = message_of(row, self._stage.policy.link)
         if body is None:
             self._write(letter, row)
             return
@@ -122,38 +125,7 @@ class DeadLetterStore:
         self.replay_due = self._marked_meanwhile = True
 
     def _row_of(self, letter: DeadLetter) -> LetterRow:
-        """A message that cannot be decoded is stored as the bytes of its whole section. One that has ended this instance's life
-        before is said to have done so."""
-        last_life = self._last_life
-        id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
-        if letter.piece is not None:
-            piece, kind = letter.piece, MESSAGE
-            try:
-                ids, origins, payloads, facts = piece.section.columns()
-            except PeerError:
-                payload, kind = piece.section.body(), SECTION
-            else:
-                at = piece.start
-                id, origin, payload = ids[at], origins[at], payloads[at]
-                headers = None if facts is None or facts[at] is None else cbor.write(facts[at])
-        reason, text = clean(letter.reason), clean(letter.traceback)
-        if letter.piece is not None and last_life.was_in_call(letter.piece):
-            reason += f" (the last was {last_life.how})" if last_life.how else ""
-            text = text or clean(last_life.traceback)
-        history = letter.history
-        return LetterRow(
-            stage=self._stage.me.stage,
-            id=clean(id),
-            origin=origin,
-            kind=kind,
-            reason=reason,
-            traceback=text,
-            attempts=history.attempts,
-            deaths=history.deaths,
-            history=tuple(map(clean, history.lines)),
-            headers=headers,
-            payload=_encoded(payload),
-        )
+        return letter_row(letter, self._stage.me.stage, self._last_life)
 
     def _log_letter(self, letter: DeadLetter, row: LetterRow) -> None:
         self._letter_log.write(row, replay_of(letter.piece) is not None, time.monotonic())
@@ -188,14 +160,15 @@ class DeadLetterStore:
         log_at = self._letter_log.turn(now)
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_S
-            self._expire()
+            if self._stage.dead_letters_stored:
+                self._expire()
         if now >= self._remove_at:
             self._remove_at = NEVER
             numbers, self._unremoved = self._unremoved, []
             for number in numbers:
                 self.remove(number)
         if self._stage.dead_letters_stored and now >= self._count_at:  # an operator may have dropped some
-            self._count_at = now + RETRY_S
+            self._count_at = following(now, RETRY_S)
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
@@ -236,7 +209,9 @@ class DeadLetterStore:
         held = self._stage.replays
 
         def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
-            return [(_revived(row), row.rate) for row in dead_letter_table.marked(connection, most, room_bytes, held)]
+            return [
+                (revived(row), row.replay_rate) for row in dead_letter_table.marked(connection, most, room_bytes, held)
+            ]
 
         def then(error: Exception | None, found: list[tuple[Revived, float]] | None) -> None:
             now = time.monotonic()
@@ -271,23 +246,60 @@ class DeadLetterStore:
         self._store.ask(run, done)
 
 
-def _revived(row: Marked) -> Revived:
+def revived(row: Marked) -> Revived:
     """The message as it was. Raises PeerError if what is stored is damaged."""
+    return Revived(row.number, _section_of(row, row.id, cbor.read(row.payload)), row.suspicion)
+
+
+def _section_of(row: LetterRow | Marked, id: str, payload: Any) -> bytes:
+    """The message that the row keeps, but with that id and payload. Raises ValueError if it cannot be sent."""
     headers = None if row.headers is None else [cbor.read(row.headers)]
-    body = section.encode([row.id], [row.origin], [cbor.read(row.payload)], headers)
-    return Revived(row.number, body, row.suspicion)
+    return section.encode([id], [row.origin], [payload], headers)
 
 
-def _message(row: LetterRow, policy: LinkPolicy) -> bytes | None:
+def letter_row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
+    """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
+
+    last_life  how this instance's life before ended: it tells what a message has done that has ended it
+    """
+    id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
+    if letter.piece is not None:
+        piece, kind = letter.piece, MESSAGE
+        try:
+            [[id], [origin], [payload], facts] = piece.columns().part(0, 1)
+        except PeerError:
+            payload, kind = piece.section.body(), SECTION
+        else:
+            headers = None if facts is None or facts[0] is None else cbor.write(facts[0])
+    reason, text = clean(letter.reason), clean(letter.traceback)
+    if letter.piece is not None and last_life.was_in_call(letter.piece):
+        reason += f" (the last was {last_life.how})" if last_life.how else ""
+        text = text or clean(last_life.traceback)
+    history = letter.history
+    return LetterRow(
+        stage=stage,
+        id=clean(id),
+        origin=origin,
+        kind=kind,
+        reason=reason,
+        traceback=text,
+        attempts=history.attempts,
+        deaths=history.deaths,
+        history=tuple(map(clean, history.lines)),
+        headers=headers,
+        payload=_encoded(payload),
+    )
+
+
+def message_of(row: LetterRow, policy: LinkPolicy) -> bytes | None:
     """The letter as a message of its stage's outlet, as a section of one; None if it is too large to be sent.
 
     Its id is the message's with `.dead`, so that a sink stores it once however often the message dies.
     """
     payload = {key: getattr(row, key) for key in _SENT}
     payload |= {"history": list(row.history), "payload": cbor.read(row.payload)}
-    headers = None if row.headers is None else [cbor.read(row.headers)]
     try:
-        body = section.encode([f"{row.id}.{DEAD}"], [row.origin], [payload], headers)
+        body = _section_of(row, f"{row.id}.{DEAD}", payload)
     except ValueError:  # nested as deep as a message may be, and here one deeper
         return None
     return body if len(body) <= policy.max_message_bytes else None

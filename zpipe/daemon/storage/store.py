@@ -6,19 +6,21 @@ WAL with synchronous=FULL: a position or dead letter is durable before anybody i
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zpipe.core.wire import cbor
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import STATE_VERSION
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS position (
@@ -41,7 +43,8 @@ class SavedPosition:
 class Store:
     """`dead_letters`: how many it had when it was opened, and their bytes.
 
-    What comes before `start` is done on the calling thread. After that everything is done by the store's own thread.
+    The file is made by the first write. What comes before `start` is done on the calling thread. After that everything is done by
+    the store's own thread.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,24 +52,33 @@ class Store:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name="zpipe-store", daemon=True)
-        with self._opened() as connection:
+        self.dead_letters = 0, 0
+        if self.path.exists():
+            with self._opened() as connection:
+                self.dead_letters = dead_letter_table.total(connection)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Raises OperatorError for a file of another version."""
+        import sqlite3  # most stages never store anything, and do without its 2 MiB
+
+        with ExitStack() as stack:
+            connection = stack.enter_context(closing(sqlite3.connect(self.path, timeout=30.0)))
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, STATE_VERSION):
                 raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {STATE_VERSION}")
             if version == 0:
                 connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {STATE_VERSION}; COMMIT;")
-            self.dead_letters = dead_letter_table.total(connection)
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=30.0)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-        return connection
+            stack.pop_all()
+            return connection
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction, on the caller's thread. Raises OperatorError for what SQLite raises."""
+        import sqlite3
+
         try:
             with closing(self._connect()) as connection, connection:
                 yield connection
@@ -76,6 +88,8 @@ class Store:
 
     def saved(self) -> SavedPosition:
         """The committed position. Raises OperatorError if it cannot be read."""
+        if not self.path.exists():
+            return SavedPosition()
         with self._opened() as connection:
             row = connection.execute("SELECT position, finished, completed_by FROM position").fetchone()
         if row is None:
@@ -87,8 +101,9 @@ class Store:
 
     def forget_position(self) -> None:
         """The source starts over."""
-        with self._opened() as connection:
-            connection.execute("DELETE FROM position")
+        if self.path.exists():
+            with self._opened() as connection:
+                connection.execute("DELETE FROM position")
 
     # ---- on the store's thread
 

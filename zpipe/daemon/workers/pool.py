@@ -6,24 +6,27 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Result, Task
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
-from zpipe.daemon.workers.process_pool import ProcessPool
 from zpipe.daemon.workers.thread_pool import ThreadPool
-from zpipe.daemon.workers.worker_process import WorkerProcess
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
+
+if TYPE_CHECKING:
+    from zpipe.daemon.workers.process_pool import ProcessPool
 
 Emitted = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
 CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
 """Of the context of a plugin, what a worker process is told; the rest it makes itself."""
-Pool = ThreadPool | ProcessPool
+Pool: TypeAlias = "ThreadPool | ProcessPool"
 """Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
 died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
 
@@ -38,6 +41,7 @@ def make_pool(
     emitted: Emitted,
     done: Done,
     log: logging.Logger,
+    handover: Handover,
 ) -> Pool:
     """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
 
@@ -59,7 +63,11 @@ def make_pool(
             pass_on,
             done,
             log,
+            handover,
         )
+    from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
+    from zpipe.daemon.workers.worker_process import WorkerProcess
+
     start = {
         "config": str(config.path),
         "text": config.text,

@@ -9,9 +9,15 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from zpipe.core.work.task import Chunk, Result, Task
+from zpipe.daemon.handover import Handover
 from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
+
+QUICK_S = 0.001
+"""Calls that take less on average are made by the thread that drives the loop. It blocks the loop, so others are not."""
+WEIGHT = 0.2
+"""Of the newest task in the average."""
 
 
 class ThreadPool:
@@ -22,6 +28,9 @@ class ThreadPool:
 
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
+
+    The only thread of a pool drives the loop while its calls are quick (`handover`). They are the same calls on the same thread,
+    so a plugin sees no difference.
     """
 
     def __init__(
@@ -34,8 +43,14 @@ class ThreadPool:
         pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
         log: logging.Logger,
+        handover: Handover,
     ) -> None:
         self._count = count
+        self._handover = handover
+        self._alone = count == 1 and not is_async
+        self._drives = False
+        self._quick = False
+        self._call_s: float | None = None
         self._runner = runner
         self._is_async = is_async
         self._pass_on = pass_on
@@ -67,6 +82,42 @@ class ThreadPool:
         for _ in range(self._threads):
             self._calls.put(None)
         self._event_loop.close()
+
+    # ---- driving the loop
+
+    @property
+    def may_drive(self) -> bool:
+        """The thread may be given the loop now. Not while it is in a call that has lost the loop."""
+        return self._quick and not self._drives
+
+    @property
+    def quick(self) -> bool:
+        """The thread is the right one to drive the loop."""
+        return self._quick
+
+    @property
+    def has_calls(self) -> bool:
+        return not self._calls.empty()
+
+    def drive(self, loop: Callable[[], None]) -> None:
+        """Has the thread call `loop`, after what it is doing. Does not block."""
+        self._drives = True
+
+        def run() -> None:
+            loop()
+            self._drives = False
+
+        self._give_to_thread(run)
+
+    def make_call(self) -> bool:
+        """On the thread that drives: makes the next call. False: it drives no more."""
+        call = self._calls.get_nowait()
+        assert call is not None
+        with self._lock:
+            self._idle += 1
+        self._handover.begin_call()
+        call()
+        return self._handover.end_call()
 
     # ---- on any thread
 
@@ -104,6 +155,7 @@ class ThreadPool:
     def _finish(self, work: Work, result: Result) -> None:
         slot = self._slots.pop(work)
         slot.end()
+        self._measure(work.task, result)
         self._done(work.task, result)
         with self._lock:
             if not self._waiting:
@@ -111,6 +163,12 @@ class ThreadPool:
                 return
             task = self._waiting.popleft()
         self._begin(task, slot)
+
+    def _measure(self, task: Task, result: Result) -> None:
+        one = result.seconds if task.batch else result.seconds / task.count
+        self._call_s = one if self._call_s is None else self._call_s + WEIGHT * (one - self._call_s)
+        # Twice as long before it gives the loop up, or one at the bound would be given it and give it up in turns.
+        self._quick = self._alone and self._call_s < (2 * QUICK_S if self._quick else QUICK_S)
 
     # ---- on the pool's threads
 
@@ -125,6 +183,9 @@ class ThreadPool:
 
     def _go_on(self, work: Work, step: Step) -> None:
         while not isinstance(step, Result):
+            self._alone = self._quick = False  # something has to be waited for, which a thread that drives cannot do
+            if self._drives:
+                self._handover.give_back()
             if not isinstance(step, list):
                 self._event_loop.wait_for(work, step)
                 return

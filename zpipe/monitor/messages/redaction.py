@@ -8,6 +8,7 @@ place in a list may be named (`items.0.price`) or left out. `@id` and `@headers`
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from zpipe.messages import Message
@@ -29,18 +30,14 @@ class Redaction:
         """A copy without what is hidden; the message itself if no names were given."""
         if not self._names:
             return message
-        headers = message.headers
+        shown, headers = copy(message), message.headers
+        shown.payload = self._shown(message.payload, ())
         if headers is not None:
             whole = self._hides((HEADERS,))
-            headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
-        return Message(
-            self._shown(message.payload, ()),
-            id=MARK if self._hides((ID,)) else message.id,
-            origin=message.origin,
-            headers=headers,
-            outlet=message.outlet,
-            attempt=message.attempt,
-        )
+            shown.headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
+        if self._hides((ID,)):
+            shown.id = MARK
+        return shown
 
     def _shown(self, value: Any, path: Path) -> Any:
         if isinstance(value, list):

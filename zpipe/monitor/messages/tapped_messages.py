@@ -115,11 +115,7 @@ class TappedMessages:
             self.hidden += frame.count
             return []
         self.decoded += frame.count
-        ids, origins, payloads, headers = columns
-        messages = [
-            Message(payload, id, origin, headers[i] if headers else None, frame.outlet, attempt=frame.attempt)
-            for i, (id, origin, payload) in enumerate(zip(ids, origins, payloads, strict=True))
-        ]
+        messages = columns.messages(frame.outlet, frame.attempt)
         found = [one for one in messages if all(condition.holds(one) for condition in self._conditions)]
         self.matched += len(found)
         self._bucket.refill(now)

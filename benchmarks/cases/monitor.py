@@ -1,0 +1,105 @@
+"""N10: `zpipe monitor` on twenty stages, in a terminal of 80 columns and 40 lines."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+import time
+from itertools import pairwise
+
+from benchmarks.benchmark import Benchmark, Effort, Side
+from benchmarks.figures import Comparison, Metrics, at_most, exactly
+from benchmarks.peers.zpipe import Pipeline, Zpipe
+from benchmarks.processes import cpu_s, end, wait_until
+from benchmarks.window import Load, wait_for_first
+
+COUNT = 20
+LINES, COLUMNS = 40, 80
+LOAD = Load(rate=100)
+SETTLE_S = 3.0
+_POSITION = re.compile(rb"\x1b\[[0-9;]*H")
+_ESCAPE = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]")
+
+
+class Terminal:
+    """A program in a terminal of its own, whose output is read as it comes."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        self.process = subprocess.Popen(
+            command,
+            env={**env, "TERM": "xterm-256color", "LINES": str(LINES), "COLUMNS": str(COLUMNS)},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            text=True,
+        )
+        os.close(theirs)
+        self.output = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # the program has gone
+            while part := os.read(self._ours, 65536):
+                self.output += part
+
+    def text(self) -> str:
+        """What was written, line by line: each line of the screen begins with a position."""
+        return _ESCAPE.sub(b"", _POSITION.sub(b"\n", self.output)).decode(errors="replace")
+
+    def close(self) -> None:
+        end(self.process)
+        self._reader.join(5)
+        os.close(self._ours)
+
+
+def visible(text: str, stages: list[str]) -> tuple[int, int]:
+    """(stages, links) of a row of stages that have a line in the text. A link is in the line of its consumer, or has one of its
+    own: the line names both ends."""
+    lines = [words for line in text.splitlines() if (words := line.split())]
+    named = {words[0] for words in lines}
+    linked = {(words[0], word) for words in lines for word in words[1:]}
+    links = sum((a, b) in linked or (b, a) in linked for a, b in pairwise(stages))
+    return sum(stage in named for stage in stages), links
+
+
+def _zpipe(effort: Effort) -> Metrics:
+    with Zpipe(middles=COUNT - 2).running(LOAD) as running:
+        assert isinstance(running, Pipeline)
+        wait_for_first(running)
+        stages = ["source", *(f"map{n + 1:02}" for n in range(COUNT - 2)), "sink"]
+        terminal = Terminal(running.command("monitor", str(running.config)), running.env)
+        try:
+            wait_until(lambda: visible(terminal.text(), stages)[0] == COUNT, "all stages on the screen", 30)
+            time.sleep(SETTLE_S)
+            seen, links = visible(terminal.text(), stages)
+            began, before = time.monotonic(), cpu_s(terminal.process.pid)
+            time.sleep(effort.long_window_s)
+            used = (cpu_s(terminal.process.pid) - before) / (time.monotonic() - began)
+        finally:
+            terminal.close()
+    return {"percent": used * 100, "stages": seen, "links": links}
+
+
+BENCHMARKS = (
+    Benchmark(
+        "N10",
+        f"`zpipe monitor` on {COUNT} stages, {COLUMNS} x {LINES}",
+        [Side("zpipe", _zpipe)],
+        [
+            Comparison("CPU", "% of a core", ("zpipe", "percent"), None, at_most(1)),
+            Comparison("stages on the screen", "", ("zpipe", "stages"), None, exactly(COUNT)),
+            Comparison("links on the screen", "", ("zpipe", "links"), None, exactly(COUNT - 1)),
+        ],
+    ),
+)
