@@ -99,6 +99,7 @@ class Terminal:
         self._painter = Painter(self._stream)
         self.glyphs = glyphs_of(self._stream)
         self._keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        self.has_keys = self._keys is not None
         self._before: list[object] | None = None
         self._handlers: dict[int, object] = {}
         self._wake, self._wakes = os.pipe()
@@ -148,10 +149,6 @@ class Terminal:
     def _resized(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self._wakes, b"\0")
-
-    @property
-    def has_keys(self) -> bool:
-        return self._keys is not None
 
     @property
     def size(self) -> Size:
