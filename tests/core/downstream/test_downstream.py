@@ -151,7 +151,7 @@ def test_a_consumer_that_says_nothing_of_codecs_is_sent_cbor() -> None:
     made.statement(ROUTE, statement(session, 1), 0.0, UNIX)
     body = section.encode(["a:0"], [0.0], [{"n": [1]}], None, "msgpack")
     made.offer([Chunk("", 1, body)], Derivation([]))
-    [sent] = made.dispatch()
+    [sent] = made.dispatch(0.0)
     assert isinstance(sent, SendParcel)
     assert sent.body == section.encode(["a:0"], [0.0], [{"n": [1]}], None)
 

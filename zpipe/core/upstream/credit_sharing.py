@@ -72,6 +72,11 @@ class CreditSharing:
         self.taken_messages += session.messages.held
         self.taken_bytes += session.bytes.held
 
+    def give_back(self, messages: int, bytes_: int) -> None:
+        """Of what was `taken`, so much is done."""
+        self.taken_messages -= messages
+        self.taken_bytes -= bytes_
+
     def _recount(self, session: InletSession) -> None:
         self._messages += _count(session.messages, session.messages.counted)
         self._bytes += _count(session.bytes, session.bytes.counted)

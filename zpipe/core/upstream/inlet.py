@@ -173,8 +173,7 @@ class Inlet:
             session.bytes.released += piece.size
             self._touch(session)
         else:
-            self._credit_sharing.taken_messages -= piece.count
-            self._credit_sharing.taken_bytes -= piece.size
+            self._credit_sharing.give_back(piece.count, piece.size)
 
     def release_dead(self, piece: Slice) -> None:
         """The message of the slice is a dead letter: released, and counted against the link it came by."""
