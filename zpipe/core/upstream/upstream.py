@@ -56,9 +56,9 @@ class Upstream:
         return (self.stopped and not self.left) or (self.session is not None and self.session.ended)
 
     @property
-    def said(self) -> tuple[bool, bool, bool, bool]:
-        """What of its announcements matters to what is known of all of them together."""
-        return self.known, self.awaits_acks, self.stopped, self.left
+    def said(self) -> tuple[bool, bool, bool]:
+        """What of its announcements decides whether the input has ended."""
+        return self.known, self.stopped, self.left
 
     def begin(self, session: InletSession) -> None:
         """A session was opened; a new incarnation's messages have numbers of their own."""

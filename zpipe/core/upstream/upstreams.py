@@ -39,7 +39,6 @@ class Identity:
 class Standing(NamedTuple):
     """What the upstream instances have said, taken together: see the properties of `Upstreams` by these names."""
 
-    awaits_acks: bool
     ended: bool
     stopped: bool
 
@@ -67,6 +66,7 @@ class Upstreams:
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
         self._unwelcomed: dict[tuple[str, str, int], Upstream] = {}
         self._standing: Standing | None = None
+        self._awaiting: dict[tuple[str, str, int], Upstream] = {}
         self._hello_number = 0
         self._suspects = dict(suspects or {})
 
@@ -112,10 +112,19 @@ class Upstreams:
             upstream.known = upstream.stopped = upstream.marked = True
             upstream.left = False
             self._standing = None
+            self._note_awaiting(upstream)
 
     def _end_session(self, upstream: Upstream) -> None:
         self._inlet.close(upstream)
         self._standing = None
+        self._note_awaiting(upstream)
+
+    def _note_awaiting(self, upstream: Upstream) -> None:
+        """Whether it waits for acks may have changed, as it does often under load."""
+        if upstream.awaits_acks and upstream.session is not None and not upstream.stopped:
+            self._awaiting[upstream.key] = upstream
+        else:
+            self._awaiting.pop(upstream.key, None)
 
     def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
         """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
@@ -145,6 +154,7 @@ class Upstreams:
                     reborn = upstream.hear(frame, now)
                     if upstream.said != before:
                         self._standing = None
+                    self._note_awaiting(upstream)
                     if session is not None and reborn:
                         self._ask_anew(upstream, now)
                     elif session is not None and (upstream.stopped or (upstream.awaits_acks and session.changed)):
@@ -158,6 +168,7 @@ class Upstreams:
                         self._unwelcomed.pop(upstream.key, None)
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)
+                        self._note_awaiting(upstream)
                 case frames.Confirm():
                     if session is not None and session.id == frame.session:
                         actions += self._confirmed(upstream, session, frame, now)
@@ -264,7 +275,7 @@ class Upstreams:
     @property
     def awaits_acks(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
-        return self._taken_together().awaits_acks
+        return bool(self._awaiting)
 
     def ended(self) -> bool:
         """On every link somebody has said the end, and nobody who is known may still have something."""
@@ -278,7 +289,6 @@ class Upstreams:
         """Kept until one of them says something else, since it is asked for in every turn."""
         if self._standing is None:
             self._standing = Standing(
-                any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values()),
                 self._every_link(lambda u: u.flushed),
                 self._every_link(lambda u: u.stopped and not u.left),
             )
