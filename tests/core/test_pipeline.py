@@ -166,13 +166,13 @@ def take_unwritten_for_written(patch: pytest.MonkeyPatch) -> None:
 
 def stop_before_upstream(patch: pytest.MonkeyPatch) -> None:
     """A stage stops once all it has is acked, though its upstream may have to send something again."""
-    recount = Upstreams.recount
+    recount = Upstreams._recount
 
     def wrong(self: Upstreams) -> UpstreamsState:
         state = recount(self)
         return state._replace(stopped=state.ended)
 
-    patch.setattr(Upstreams, "recount", wrong)
+    patch.setattr(Upstreams, "_recount", wrong)
 
 
 BUGS = [

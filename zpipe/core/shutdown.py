@@ -120,4 +120,4 @@ class Shutdown:
         if self._source is not None:
             return self._source.ended or self._source.silent
         over = self.leaving or self._lifecycle.state is not State.RUNNING
-        return self.idle() and (self._upstreams.state.awaits_acks or over)
+        return self.idle() and (self._upstreams.awaits_acks or over)

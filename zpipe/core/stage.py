@@ -400,7 +400,7 @@ class Stage:
         self.processing.size_window()
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._publish(now)
-        self.processing.note_idle(now, self._limit.left, self.upstreams.state.awaits_acks)
+        self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
         actions, self._actions = self._actions, []
         return actions
 
@@ -425,7 +425,7 @@ class Stage:
     def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
         nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
-        return nothing_comes or self.upstreams.state.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
+        return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 

@@ -19,8 +19,8 @@ def breaches(stage: Stage, largest: int, expansion: int) -> Iterator[str]:
     expansion  outputs of the largest task: what a worker that has begun may still produce above the bound on unacked
     """
     yield from _counts(stage.counts)
-    if stage.upstreams.state != (state := stage.upstreams.recount()):
-        yield f"knows of its upstream instances together {stage.upstreams.state}, which is {state}"
+    if stage.upstreams.off:
+        yield f"upstream instances: {stage.upstreams.off}"
     if stage.source is None:
         yield from _inlet(stage.inlet, stage.counts, stage.policy.queue.messages, stage.policy.queue.bytes + largest)
         held, replaying = stage.inlet.held_messages, stage.processing.replays.in_process

@@ -55,6 +55,11 @@ class Upstream:
         """Its stream has ended, as far as it knows now."""
         return (self.stopped and not self.left) or (self.session is not None and self.session.ended)
 
+    @property
+    def said(self) -> tuple[bool, bool, bool]:
+        """What of its announcements decides whether the input has ended."""
+        return self.known, self.stopped, self.left
+
     def begin(self, session: InletSession) -> None:
         """A session was opened; a new incarnation's messages have numbers of their own."""
         if session.producer.incarnation != self.incarnation:

@@ -39,12 +39,10 @@ class Identity:
 class UpstreamsState(NamedTuple):
     """What is known of all upstream instances together.
 
-    awaits_acks  some producer waits for acks of what may lie in a partial batch here
-    ended        on every link somebody has said the end, and nobody who is known may still have something
-    stopped      on every link every known instance has stopped: nothing can come any more
+    ended    on every link somebody has said the end, and nobody who is known may still have something
+    stopped  on every link every known instance has stopped: nothing can come any more
     """
 
-    awaits_acks: bool
     ended: bool
     stopped: bool
 
@@ -72,9 +70,10 @@ class Upstreams:
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
         self._codecs: list[str] = list(dict.fromkeys(("cbor", policy.link.codec)))
         self._unwelcomed: dict[tuple[str, str, int], Upstream] = {}
+        self._awaiting: dict[tuple[str, str, int], Upstream] = {}
         self._hello_number = 0
         self._changed = False
-        self._state = self.recount()
+        self._state = self._recount()
         self._suspects = dict(suspects or {})
 
     def _of(self, peer: tuple[str, int]) -> list[Upstream]:
@@ -104,7 +103,7 @@ class Upstreams:
         self._changed = True
         for upstream in self._of(peer):
             upstream.connected = False
-            self._inlet.close(upstream)
+            self._end_session(upstream)
             upstream.hello_at = None
             self._unwelcomed.pop(upstream.key, None)
 
@@ -120,13 +119,25 @@ class Upstreams:
         for upstream in self._of(peer):
             upstream.known = upstream.stopped = upstream.marked = True
             upstream.left = False
+            self._note_awaiting(upstream)
+
+    def _end_session(self, upstream: Upstream) -> None:
+        self._inlet.close(upstream)
+        self._note_awaiting(upstream)
+
+    def _note_awaiting(self, upstream: Upstream) -> None:
+        """Whether it waits for acks may have changed, as it does often under load."""
+        if _waits_for_acks(upstream):
+            self._awaiting[upstream.key] = upstream
+        else:
+            self._awaiting.pop(upstream.key, None)
 
     def _ask_anew(self, upstream: Upstream, now: float, fault: bool = False) -> None:
         """Ends the session, if there is one, and says hello for another. After a fault there is at most one session a
         heartbeat, or two that misunderstand each other would open sessions as fast as they can."""
         self._changed = True
         session = upstream.session
-        self._inlet.close(upstream)
+        self._end_session(upstream)
         self._unwelcomed[upstream.key] = upstream
         self._hello_number += 1
         upstream.hello_number = self._hello_number
@@ -139,7 +150,7 @@ class Upstreams:
     def heard(self, peer: tuple[str, int], frame: frames.Frame, now: float) -> list[Action]:
         """A frame from an instance's feedback or control socket. Raises PeerError for a kind that does not belong there."""
         actions: list[Action] = []
-        self._changed = self._changed or not isinstance(frame, frames.Confirm)
+        self._changed = self._changed or not isinstance(frame, frames.Confirm | frames.Announcement)
         for upstream in self._of(peer):
             upstream.heard_at = now
             session = upstream.session
@@ -147,7 +158,10 @@ class Upstreams:
                 case frames.Announcement():
                     if frame.stage != upstream.stage or frame.instance != upstream.instance:
                         raise PeerError(f"announces itself as {frame.stage}.{frame.instance}", frame.kind, "stage")
+                    before = upstream.said
                     reborn = upstream.hear(frame, now)
+                    self._changed = self._changed or upstream.said != before
+                    self._note_awaiting(upstream)
                     if session is not None and reborn:
                         self._ask_anew(upstream, now)
                     elif session is not None and (upstream.stopped or (upstream.awaits_acks and session.changed)):
@@ -160,6 +174,7 @@ class Upstreams:
                         self._unwelcomed.pop(upstream.key, None)
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)
+                        self._note_awaiting(upstream)
                 case frames.Confirm():
                     if session is not None and session.id == frame.session:
                         actions += self._confirmed(upstream, session, frame, now)
@@ -264,20 +279,30 @@ class Upstreams:
         return not self._links
 
     @property
+    def awaits_acks(self) -> bool:
+        """Some producer waits for acks of what may lie in a partial batch here."""
+        return bool(self._awaiting)
+
+    @property
     def state(self) -> UpstreamsState:
         """Every turn asks several times, and what is asked for changes a few times in a life."""
         if self._changed:
-            self._state = self.recount()
+            self._state = self._recount()
             self._changed = False
         return self._state
 
-    def recount(self) -> UpstreamsState:
-        """From what is known of each of them."""
+    def _recount(self) -> UpstreamsState:
         return UpstreamsState(
-            any(u.awaits_acks and u.session is not None and not u.stopped for u in self._upstreams.values()),
-            self._every_link(lambda u: u.flushed),
-            self._every_link(lambda u: u.stopped and not u.left),
+            self._every_link(lambda u: u.flushed), self._every_link(lambda u: u.stopped and not u.left)
         )
+
+    @property
+    def off(self) -> str:
+        """In which of these what is kept differs from what is known of each; "" if in none, as it must be."""
+        awaiting = {key: upstream for key, upstream in self._upstreams.items() if _waits_for_acks(upstream)}
+        if self._awaiting.keys() != awaiting.keys():
+            return f"{list(self._awaiting)} are kept as waiting for acks, not {list(awaiting)}"
+        return "" if self.state == self._recount() else f"{self.state} is kept, not {self._recount()}"
 
     def _every_link(self, over: Callable[[Upstream], bool]) -> bool:
         for stage, outlet in self._links:
@@ -297,3 +322,7 @@ class Upstreams:
 
 def _log_event(event: str, upstream: Upstream, reason: str) -> LogEvent:
     return LogEvent(event, {"upstream": upstream.name, "reason": reason})
+
+
+def _waits_for_acks(upstream: Upstream) -> bool:
+    return upstream.awaits_acks and upstream.session is not None and not upstream.stopped
