@@ -474,8 +474,8 @@ def test_a_pipeline_at_rest_turns_at_its_heartbeats_alone() -> None:
 
     sim = Counted([spec("a", messages=2, record_s=1e6), spec("b", "a"), spec("c", "b")])
     for began_s, stage in ((2.3, "b"), (3.7, "c")):
-        sim.later(began_s, lambda stage=stage: sim.kill((stage, 1)))  # type: ignore[misc]
-        sim.later(began_s, lambda stage=stage: sim.boot(stage, 1))  # type: ignore[misc]
+        sim.clock.later(began_s, lambda stage=stage: sim.kill((stage, 1)))  # type: ignore[misc]
+        sim.clock.later(began_s, lambda stage=stage: sim.boot(stage, 1))  # type: ignore[misc]
     run_until(sim, lambda: sim.clock.now > 1010.5)
     turns.clear()
     own.clear()
