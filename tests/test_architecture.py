@@ -74,6 +74,7 @@ RECORDS = {
     "result": "what comes of a task",
     "context": "the public record of where a plugin runs",
     "marked": "a copy of a message, being made",
+    "shown": "likewise",
     "folded": "letters that are equal, and how many",
     "controls": "the screen as its user has set it",
     "connection": "what a simulated network knows of a connection",

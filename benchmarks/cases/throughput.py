@@ -16,13 +16,13 @@ from benchmarks.window import Load, Peer, through
 
 ZPIPE, CBOR2, ORMSGPACK = Zpipe(), ByHand(), ByHand("ormsgpack")
 LISTS = ByHand(batch=100)
-CBOR = Zpipe("zpipe, cbor", every='codec = "cbor"')
+CBOR = Zpipe("zpipe, cbor", stage_lines='codec = "cbor"')
 BATCHES = Zpipe(
     "zpipe, batch of 100",
     plugin='plugin = "python"\noptions = { function = "benchmarks.touch:touch_all" }',
-    map="batch = { messages = 100 }",
+    map_lines="batch = { messages = 100 }",
 )
-PROCESS = Zpipe("zpipe, process", map='workers = { kind = "process" }')
+PROCESS = Zpipe("zpipe, process", map_lines='workers = { kind = "process" }')
 ASYNC = Zpipe("zpipe, async", plugin='plugin = "./async_map.py"')
 FLOOR_CBOR2, FLOOR_ORMSGPACK = floor("cbor2", FLAT), floor("ormsgpack", FLAT)
 

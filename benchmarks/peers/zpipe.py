@@ -139,7 +139,7 @@ class Zpipe:
     """source -> map -> sink.
 
     middles    stages between source and sink, one after another;  instances: of each of them
-    map        more lines of TOML for these;  every: for each stage
+    map_lines  more lines of TOML for these;  stage_lines: for every stage
     plugin     the plugin of the middle stages, with its options
     """
 
@@ -147,8 +147,8 @@ class Zpipe:
     middles: int = 1
     instances: int = 1
     plugin: str = 'plugin = "python"\noptions = { function = "benchmarks.touch:touch" }'
-    map: str = ""
-    every: str = ""
+    map_lines: str = ""
+    stage_lines: str = ""
 
     def text(self, load: Load) -> str:
         pace = "" if load.rate is None else f"rate = {load.rate:g}, "
@@ -156,16 +156,16 @@ class Zpipe:
         stages = [f'[stages.source]\nplugin = "generate"\noptions = {{ {pace}{load.payload.options()} }}']
         names = ["source"] + [f"map{n + 1:02}" for n in range(self.middles)]
         for before, name in pairwise(names):
-            own = f'input = "{before}"\ninstances = {self.instances}\n{self.plugin}\n{self.map}'
+            own = f'input = "{before}"\ninstances = {self.instances}\n{self.plugin}\n{self.map_lines}'
             stages.append(f"[stages.{name}]\n{own}")
         note = f'tally = "FOLDER/tally", stride = {load.stride}, timed = {timed}'
         stages.append(f'[stages.sink]\ninput = "{names[-1]}"\nplugin = "./counting_sink.py"\noptions = {{ {note} }}')
-        return '[pipeline]\nname = "bench"\n\n' + "\n\n".join(f"{stage}\n{self.every}" for stage in stages) + "\n"
+        return '[pipeline]\nname = "bench"\n\n' + "\n\n".join(f"{stage}\n{self.stage_lines}" for stage in stages) + "\n"
 
     @contextmanager
     def running(self, load: Load) -> Iterator[Running]:
-        if self.every:
-            _require_config(self.text(load), self.every)
+        if self.stage_lines:
+            _require_config(self.text(load), self.stage_lines)
         with pipeline(self.text(load)) as made:
             made.start()
             yield made
@@ -174,14 +174,14 @@ class Zpipe:
 
 @cache
 def _require_config(text: str, lines: str) -> None:
-    """Raises Unavailable if this zpipe does not know these lines, which are newer than others."""
+    """Raises Unavailable if this zpipe refuses these lines, which are newer than others."""
     with roles.folder() as folder:
         made = Pipeline(folder, text)
-        checked = subprocess.run(
-            made.command("check", str(made.config)), check=False, env=made.env, capture_output=True
-        )
+        command = made.command("check", str(made.config))
+        checked = subprocess.run(command, check=False, env=made.env, capture_output=True, text=True)
         if checked.returncode:
-            raise Unavailable(f"this zpipe has no {lines}")
+            said = (checked.stdout + checked.stderr).replace(f"{folder}/", "").splitlines()
+            raise Unavailable(f"zpipe check refuses {lines}" + (f": {said[0].partition(';')[0]}" if said else ""))
 
 
 def wait_for(made: Pipeline, ready: Callable[[], bool], what: str) -> None:

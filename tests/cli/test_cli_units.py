@@ -34,7 +34,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for /etc/zpipe."""
     folder = tmp_path / "etc" / "zpipe"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(unit_names, "CONFIGS", folder)
+    monkeypatch.setattr(unit_names, "SYSTEM_CONFIGS", folder)
     return folder
 
 

@@ -25,6 +25,8 @@ from zpipe.core.work.task import Chunk
 from zpipe.errors import PeerError
 
 UNLIMITED_BYTES = 1 << 40
+NOW = 1.0
+"""At the producer's end, unless an event says another time."""
 FAST = 1e9
 """So fast a consumer is always about to run dry: it is sent whatever is there."""
 
@@ -369,9 +371,10 @@ class ProducerEnd(LinkEnd):
         instance = len(self.outlet.sessions) + 1
         said = frames.Hello(1, "p", "c", instance, name, SECRET, "", "u", "inbox", 1, 100, "", [])
         session = OutletSession(named(name), said, b"route", 0.0, codec)
-        self.sessions[name] = self.outlet.sessions[session.id] = session
+        self.sessions[name] = session
+        self.outlet.open(session)
 
-    def on_statement(self, name: str, **more: Any) -> None:
+    def on_statement(self, name: str, now: float = NOW, **more: Any) -> None:
         """All fields that are not named are as they were, and all that was sent has arrived."""
         session = self.sessions[name]
         fields: dict[str, Any] = {
@@ -390,7 +393,7 @@ class ProducerEnd(LinkEnd):
             "leaving": False,
             "seen_stopped": False,
         }
-        self.outlet.read_statement(session, frames.Statement(**fields | more), 1.0)
+        self.outlet.read_statement(session, frames.Statement(**fields | more), now)
 
     # -- the session
 
@@ -400,7 +403,7 @@ class ProducerEnd(LinkEnd):
         self.on_statement(name, limit_messages=limit_messages)
 
     def on_connected(self, name: str) -> None:
-        self.sessions[name].ready = True
+        self.outlet.ready(self.sessions[name])
 
     def on_session_lost(self, name: str) -> None:
         self.outlet.close(self.sessions[name])
@@ -422,8 +425,8 @@ class ProducerEnd(LinkEnd):
         else:
             derivation.close()
 
-    def on_send(self) -> None:
-        for session, header, body in self.outlet.sendable():
+    def on_send(self, now: float = NOW) -> None:
+        for session, header, body in self.outlet.sendable(now):
             self._give(self._sent(session, header, body))
 
     def _sent(self, session: OutletSession, header: bytes, body: bytes) -> Line:
@@ -444,7 +447,7 @@ class ProducerEnd(LinkEnd):
         return Line("parcel", (session.hello.incarnation, frame.sequence, *runs), fields)
 
     def on_send_ends(self) -> None:
-        for session, header, body in self.outlet.ends():
+        for session, header, body in self.outlet.ends(NOW):
             frame = frames.read(header)
             assert isinstance(frame, frames.End) and frame.session == session.id and body == b""
             self._give(end(session.hello.incarnation, frame.sequence))

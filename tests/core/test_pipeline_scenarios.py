@@ -469,17 +469,17 @@ def test_a_pipeline_at_rest_turns_at_its_heartbeats_alone() -> None:
     class Counted(Simulation):
         def _turned(self, node: Node) -> None:
             turns[node.key[0]] += 1
-            own[node.key[0]] += self.clock.now % 1.0 == 0.0
+            own[node.key[0]] += self.now % 1.0 == 0.0
             super()._turned(node)
 
     sim = Counted([spec("a", messages=2, record_s=1e6), spec("b", "a"), spec("c", "b")])
     for began_s, stage in ((2.3, "b"), (3.7, "c")):
         sim.clock.later(began_s, lambda stage=stage: sim.kill((stage, 1)))  # type: ignore[misc]
         sim.clock.later(began_s, lambda stage=stage: sim.boot(stage, 1))  # type: ignore[misc]
-    run_until(sim, lambda: sim.clock.now > 1010.5)
+    run_until(sim, lambda: sim.now > 1010.5)
     turns.clear()
     own.clear()
-    run_until(sim, lambda: sim.clock.now > 1070.5, seconds=100)
+    run_until(sim, lambda: sim.now > 1070.5, seconds=100)
     assert own == {"a": 60, "b": 60, "c": 60}
     # A statement from each consumer, a confirm and an announcement from each producer.
     assert turns == {"a": 60 * (1 + 1), "b": 60 * (1 + 1 + 2), "c": 60 * (1 + 2)}

@@ -1,10 +1,14 @@
+"""The end of an instance, told as scripts: what it says and does while it drains or leaves, and what it waits for."""
+
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from playbook import Line, Playbook, line
 from session_names import SECRET
 
-from zpipe.core.actions import Action, Exit, Publish, Reply, SendParcel, Stop
-from zpipe.core.lifecycle import State
+from zpipe.core import actions as act
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
@@ -14,138 +18,236 @@ from zpipe.testing import seeded_bytes
 
 PATIENCE_S = StagePolicy().link.peer_timeout_s
 
-
-def head(messages: int) -> Stage:
-    """A source that has emitted so many and goes on."""
-    stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
-    stage.opened()
-    stage.turn(0.0)
-    if messages:
-        body = section.encode([str(n) for n in range(messages)], [0.0] * messages, [None] * messages, None)
-        stage.source_emitted([Chunk("", messages, body)], messages, messages, [])
-    return stage
-
-
-def run(stage: Stage, start: float, stop: float) -> dict[float, list[Action]]:
-    """Settles ten times a second. The actions by the time they came."""
-    times = [start + n / 10 for n in range(round((stop - start) * 10) + 1)]
-    return {now: actions for now in times if (actions := stage.turn(now))}
+# Events. `until` is turns ten times a second until then, `sleep_until` those that the stage itself asks for. The source is over
+# as soon as it has been told to close. A consumer comes and says how many messages it may be sent.
+until, sleep_until = line("until"), line("sleep_until")
+drain, leave = line("drain"), line("leave")
+consumer_comes, statement, session_lost = line("consumer_comes"), line("statement"), line("session_lost")
+committed = line("committed")
+# What comes out. `announces` only where the state is another one than before; replies to consumers are left out.
+parcel, end, close_source, commit = line("parcel"), line("end"), line("close_source"), line("commit")
+announces, stop, exits = line("announces"), line("stop"), line("exits")
+# A question: when the stage wants its next turn.
+shows = line("shows")
 
 
-def consumer(stage: Stage, now: float, limit: int) -> bytes:
-    """A consumer comes in session and grants so many messages. Returns the session."""
-    hello = frames.Hello(1, "p", "b", 1, "b1", SECRET, "", "a", "ipc:///run/zpipe/p.b.1/inbox.sock", 1, 100, "", [])
-    stage.feedback_received(b"route", frames.write(hello), now, "uid 0, pid 1")
-    multipart = [frames.read(action.frame) for action in stage.turn(now) if isinstance(action, Reply)]
-    [session] = [frame.session for frame in multipart if isinstance(frame, frames.Welcome)]
-    stage.session_ready(session)
-    say(stage, session, now, 1, limit)
-    return session
+class Head:
+    """A source that has yielded so many messages and would go on. Before the script begins it runs, at second 0."""
 
+    def __init__(self, messages: int) -> None:
+        self.stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
+        self.now = 0.0
+        self._session = b""
+        self._statements = 0
+        self._state = "RUNNING"
+        self._came: list[Line] = []
+        self.stage.opened()
+        self._turn()
+        if messages:
+            body = section.encode([str(n) for n in range(messages)], [0.0] * messages, [None] * messages, None)
+            self.stage.source_emitted([Chunk("", messages, body)], messages, messages, [])
+        assert not self._came
 
-def say(stage: Stage, session: bytes, now: float, number: int, limit: int, **more: int) -> None:
-    done = {"received": 0, "released": 0, "floor": 0, **more}
-    said = frames.Statement(
-        session,
-        number,
-        limit,
-        1 << 20,
-        **done,
-        ranges=[],
-        returned=[],
-        finished=[],
-        rate=0.0,
-        reply=False,
-        leaving=False,
-        seen_stopped=False,
-    )
-    stage.feedback_received(b"route", frames.write(said), now, "uid 0, pid 1")
+    def handle(self, event: Line) -> list[Line]:
+        getattr(self, f"on_{event.kind}")(*event.values, **event.fields)
+        came, self._came = self._came, []
+        return came
 
+    def answer(self, question: Line) -> Line | None:
+        return shows(next_timeout=self.stage.next_timeout()) if question.kind == "shows" else None
 
-def leave(stage: Stage, now: float) -> None:
-    stage.leave(now)
-    stage.turn(now)
-    stage.source_ended()
+    def on_until(self, now: float) -> None:
+        while self.now < now:
+            self.now = min(self.now + 0.1, now)
+            self._turn()
 
+    def on_sleep_until(self, now: float) -> None:
+        while self.now < now:
+            self._turn()
+            self.now = min(max(self.now + 1e-6, self.stage.next_timeout()), now)
 
-def announced(actions: list[Action]) -> list[tuple[str, bool]]:
-    multipart = [frames.read(a.frame) for a in actions if isinstance(a, Publish)]
-    return [(f.state, f.ended) for f in multipart if isinstance(f, frames.Announcement)]
+    def on_drain(self) -> None:
+        self.stage.drain()
+        self._turn()
+
+    def on_leave(self) -> None:
+        self.stage.leave(self.now)
+        self._turn()
+
+    def on_consumer_comes(self, limit: int) -> None:
+        inbox = "ipc:///run/zpipe/p.b.1/inbox.sock"
+        self._receive(frames.Hello(1, "p", "b", 1, "b1", SECRET, "", "a", inbox, 1, 100, "", []))
+        self.stage.session_ready(self._session)
+        self.on_statement(limit)
+
+    def on_statement(self, limit: int, received: int = 0, released: int = 0, floor: int = 0) -> None:
+        self._statements += 1
+        credit, done = (limit, 1 << 20), (received, released, floor)
+        said = frames.Statement(self._session, self._statements, *credit, *done, [], [], [], 0.0, False, False, False)
+        self._receive(said)
+
+    def on_session_lost(self) -> None:
+        self.stage.session_lost(self._session)
+        self._turn()
+
+    def on_committed(self, count: int) -> None:
+        self.stage.committed(count, ended=False)
+        self._turn()
+
+    def _receive(self, frame: frames.Frame) -> None:
+        self.stage.feedback_received(b"route", frames.write(frame), self.now, "uid 0, pid 1")
+        self._turn()
+
+    def _turn(self) -> None:
+        came = self.stage.turn(self.now)
+        self._came += [told for action in came if (told := self._told(action)) is not None]
+        if any(isinstance(action, act.CloseSource) for action in came):
+            self.stage.source_ended()
+            self._turn()
+
+    def _told(self, action: act.Action) -> Line | None:
+        match action:
+            case act.OpenSession(session):
+                self._session = session
+            case act.SendParcel(_, header, _):
+                frame: Any = frames.read(header)
+                return (
+                    end() if isinstance(frame, frames.End) else parcel(messages=sum(row[0] for row in frame.sections))
+                )
+            case act.CloseSource():
+                return close_source()
+            case act.Commit(_, count, _):
+                return commit(count)
+            case act.Stop(ended):
+                return stop(ended=ended)
+            case act.Exit(failed):
+                return exits(failed=failed)
+            case act.Publish(frames.ANNOUNCEMENT_TOPIC, frame):
+                said: Any = frames.read(frame)
+                if said.state != self._state:
+                    self._state = said.state
+                    return announces(said.state, ended=said.ended)
+        return None
 
 
 def test_a_leaving_instance_whose_outputs_nobody_takes_stops_after_the_peer_timeout() -> None:
-    stage = head(3)
-    leave(stage, 10.0)
-    before = run(stage, 10.0, 10.0 + PATIENCE_S - 0.1)
-    assert stage.state is State.DRAINING
-    assert not any(isinstance(a, Stop | Exit) for actions in before.values() for a in actions)
-    after = stage.turn(10.0 + PATIENCE_S)
-    assert stage.state is State.STOPPED
-    assert [a for a in after if isinstance(a, Stop | Exit)] == [Stop(ended=False), Exit(failed=False)]
-    assert announced(after) == [("STOPPED", False)]
+    assert (
+        Playbook(Head(3))
+        << until(10.0)
+        << leave()
+        >> close_source()
+        >> announces("DRAINING", ended=False)
+        << until(10.0 + PATIENCE_S - 0.1)
+        << until(10.0 + PATIENCE_S)
+        >> stop(ended=False)
+        >> exits(failed=False)
+        >> announces("STOPPED", ended=False)
+    )
 
 
 def test_the_loop_is_told_when_it_will_give_up() -> None:
-    stage = head(3)
-    leave(stage, 10.0)
-    now = 10.0
-    while stage.state is not State.STOPPED and now < 20.0:
-        stage.turn(now)
-        now = max(now + 1e-6, stage.next_timeout())
-    assert stage.state is State.STOPPED and stage.next_timeout() == float("inf")
+    assert (
+        Playbook(Head(3))
+        << until(10.0)
+        << leave()
+        >> close_source()
+        >> announces("DRAINING", ended=False)
+        << sleep_until(20.0)
+        >> stop(ended=False)
+        >> exits(failed=False)
+        >> announces("STOPPED", ended=False)
+        >> shows(next_timeout=float("inf"))
+    )
 
 
 def test_draining_alone_never_gives_up_what_it_holds() -> None:
-    stage = head(3)
-    stage.drain()
-    stage.turn(10.0)
-    stage.source_ended()
-    run(stage, 10.0, 10.0 + 4 * PATIENCE_S)
-    assert stage.state is State.DRAINING
+    assert (
+        Playbook(Head(3))
+        << until(10.0)
+        << drain()
+        >> close_source()
+        >> announces("DRAINING", ended=False)
+        << until(10.0 + 4 * PATIENCE_S)
+    )
 
 
-def test_a_leaving_instance_waits_for_a_consumer_in_session() -> None:
-    stage = head(3)
-    session = consumer(stage, 1.0, 10)
-    assert any(isinstance(a, SendParcel) for a in stage.turn(1.0))
-    leave(stage, 2.0)
-    for n in range(15):
-        say(stage, session, 2.0 + n, 2 + n, 10, received=1)
-        run(stage, 2.0 + n, 2.9 + n)
-        assert stage.state is State.FLUSHED
-    say(stage, session, 18.0, 99, 13, received=1, released=3, floor=1)
-    stops = [a for a in stage.turn(18.0) if isinstance(a, Stop)]
-    assert stops == [] and stage.state is State.FLUSHED, "the position of what was acked is not durable yet"
-    stage.committed(3, ended=False)
-    assert [a for a in stage.turn(18.0) if isinstance(a, Stop)] == [Stop(ended=False)]
+def flushed(seconds: int) -> Playbook:
+    """A leaving instance that has sent all to a consumer, which says every second, so many times, that it is not finished."""
+    book = (
+        Playbook(Head(3))
+        << until(1.0)
+        << consumer_comes(10)
+        >> parcel(messages=3)
+        << until(2.0)
+        << leave()
+        >> close_source()
+        >> announces("DRAINING", ended=False)
+        >> announces("FLUSHED", ended=False)
+    )
+    for n in range(seconds):
+        book = book << statement(10, received=1) << until(3.0 + n)
+    return book
+
+
+def test_a_leaving_instance_waits_for_a_consumer_in_session_and_for_its_own_position() -> None:
+    assert (
+        flushed(seconds=16)
+        << statement(13, received=1, released=3, floor=1)
+        >> commit(3)
+        << until(19.0)
+        << committed(3)
+        >> stop(ended=False)
+        >> announces("STOPPED", ended=False)
+    )
 
 
 def test_a_leaving_instance_that_loses_its_consumer_later_gives_up_then() -> None:
-    stage = head(3)
-    session = consumer(stage, 1.0, 10)
-    stage.turn(1.0)
-    leave(stage, 2.0)
-    for n in range(10):
-        say(stage, session, 2.0 + n, 2 + n, 10, received=1)
-        run(stage, 2.0 + n, 2.9 + n)
-    assert stage.state is State.FLUSHED
-    stage.session_lost(session)
-    run(stage, 12.0, 12.0 + 2 * PATIENCE_S)
-    assert stage.state is State.STOPPED
+    assert (
+        flushed(seconds=10)
+        << session_lost()
+        >> stop(ended=False)
+        >> exits(failed=False)
+        >> announces("STOPPED", ended=False)
+    )
+
+
+def test_what_a_lost_consumer_had_is_held_again_for_the_rest_of_the_peer_timeout() -> None:
+    assert (
+        flushed(seconds=2)
+        << session_lost()
+        >> announces("DRAINING", ended=False)
+        << until(2.0 + PATIENCE_S - 0.1)
+        << until(2.0 + PATIENCE_S)
+        >> stop(ended=False)
+        >> exits(failed=False)
+        >> announces("STOPPED", ended=False)
+    )
 
 
 def test_a_leaving_instance_that_holds_nothing_stops_at_once() -> None:
-    stage = head(0)
-    leave(stage, 10.0)
-    assert [a for a in stage.turn(10.0) if isinstance(a, Stop)] == [Stop(ended=False)]
+    assert (
+        Playbook(Head(0))
+        << until(10.0)
+        << leave()
+        >> close_source()
+        >> announces("DRAINING", ended=False)
+        >> stop(ended=False)
+        >> exits(failed=False)
+        >> announces("STOPPED", ended=False)
+    )
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 4.9])
 def test_a_consumer_that_comes_in_time_gets_it(seconds: float) -> None:
-    stage = head(3)
-    leave(stage, 10.0)
-    run(stage, 10.0, 10.0 + seconds)
-    consumer(stage, 10.0 + seconds, 10)
-    assert any(isinstance(a, SendParcel) for a in stage.turn(10.0 + seconds))
-    run(stage, 10.0 + seconds, 10.0 + seconds + 3.0)
-    assert stage.state is State.FLUSHED
+    assert (
+        Playbook(Head(3))
+        << until(10.0)
+        << leave()
+        >> close_source()
+        >> announces("DRAINING", ended=False)
+        << until(10.0 + seconds)
+        << consumer_comes(10)
+        >> parcel(messages=3)
+        << until(10.0 + seconds + 3.0)
+        >> announces("FLUSHED", ended=False)
+    )

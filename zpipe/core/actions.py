@@ -1,4 +1,4 @@
-"""What the core asks the shell to do, in order. May live here: frozen orders; nothing that performs or decides.
+"""What the core asks the shell to do. Each action is a value. Must not live here: doing it, or deciding it.
 
 The shell performs each without blocking; what fails comes back as an event (`session_lost`, `written(stored=False)`).
 """

@@ -1,4 +1,5 @@
-"""The life of an instance as a table. May live here: states, moves and the one place that makes them.
+"""The life of an instance as a table of states and legal moves, and the one place that makes a move. Must not live here: when a
+move is due.
 
 Paused, leaving and blocked are not states: they do not change which moves are legal.
 """

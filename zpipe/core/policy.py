@@ -83,7 +83,8 @@ class LinkPolicy:
 
     heartbeat_s          every statement and announcement is repeated this often
     peer_timeout_s       a peer silent this long is taken for dead and what it held is redelivered
-    ack_delay_s          acks wait this long for company; a chain of n stages acks within n times this
+    ack_delay_s          acks wait this long for a statement that goes anyway, unless the producer waits for them; a chain of
+                         n stages acks within n times this
     queue_time_s         a consumer asks for this much work ahead: about 100 round trips over ipc, so that it never
                          runs dry, yet a consumer of 20/s holds one message, not the queue
     parcel_messages      a turn of the loop costs about as much as 100 small messages, so parcels of 1,024 make it 10 %;
@@ -97,15 +98,15 @@ class LinkPolicy:
 
     heartbeat_s: float = 1.0
     peer_timeout_s: float = 5.0
-    ack_delay_s: float = 0.002
+    ack_delay_s: float = 0.02
     queue_time_s: float = 0.05
     parcel_messages: int = 1024
     section_messages: int = 256
-    parcel_bytes: int = 256 * KIB
+    parcel_bytes: int = 1 * MIB
     max_message_bytes: int = 16 * MIB
     codec: Codec = "msgpack"
     unsent_messages: int = 2048
-    unsent_bytes: int = 1 * MIB
+    unsent_bytes: int = 2 * MIB
 
 
 @dataclass(frozen=True)

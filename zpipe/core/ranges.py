@@ -1,4 +1,4 @@
-"""A set of whole numbers kept as ranges. May live here: that set, and nothing that knows what is numbered."""
+"""A set of whole numbers, kept as ranges. Must not live here: what the numbers stand for."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ class RangeSet:
         del starts[:cut], stops[:cut]
         if starts and starts[0] < floor:
             starts[0] = floor
+
+    @property
+    def first_stop(self) -> int:
+        """Where the first range ends; 0 if there is none."""
+        return self._stops[0] if self._stops else 0
 
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self._starts, number) - 1

@@ -1,6 +1,6 @@
 """The end of an instance's life: when it may drain, flush, stop and exit, and what it must say on the way.
 
-May live here: the conditions of the lifecycle's moves. Who asks for a drain or a leave, and what is held, is others'.
+The conditions of the lifecycle's moves belong here. Must not live here: who asks for a drain or a leave, and what is held.
 
 Two ways lead here. *Drain*: the stream ends at the heads and the end travels down; an instance stops once everything is
 acked and its upstream has stopped. *Leave*: this instance alone goes; what it has not started is handed back.
@@ -68,7 +68,7 @@ class Shutdown:
         if not self.idle():  # a redelivery came, or a consumer was lost
             self._lifecycle.make(Move.REFILL)
             return []
-        actions = [] if self.leaving else self._downstream.say_end()
+        actions = [] if self.leaving else self._downstream.say_end(now)
         if self._finished():
             self._lifecycle.make(Move.STOP)
             self.exit_at = now + patience_s

@@ -1,6 +1,6 @@
-"""The positions of a head stage: which are emitted, which are finished, which may be committed.
+"""The positions of a head stage: which are emitted, which are finished, and which may be committed.
 
-May live here: the order of positions. It knows no store and no iterator.
+Must not live here: storing them, and reading the source.
 """
 
 from __future__ import annotations

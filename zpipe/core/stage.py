@@ -1,7 +1,7 @@
-"""A stage: the core's parts put together, and the only face the shell sees.
+"""A stage: the core's parts put together. The shell hands it events, calls `turn`, and performs the actions that come back.
 
-May live here: entry points for events, the order of things after them, and the moves of the lifecycle. What a part knows,
-it decides itself. An event changes state; `turn` then does all that follows from it and collects the actions.
+The entry point of each event belongs here, the order of what follows from it, and the moves of the lifecycle. Must not live here:
+what a part can decide by itself. An event changes state; `turn` then does all that follows from it and collects the actions.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Stage:
 
     @property
     def dead_letters_stored(self) -> int:
-        """As the store said last."""
+        """Dead letters that are stored, by the last count of the store."""
         return self.processing.breaker.stored_messages
 
     @property
@@ -174,7 +174,7 @@ class Stage:
         return self.downstream.consumer_at(route)
 
     def _request(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
-        """Whoever asks is named in the log, as an order changes what the instance does. A look is asked for every second."""
+        """Answers it, and logs who asked. Only what changes the instance is a warning: monitors and taps ask every second."""
         said = self._answer(request, now)
         what = request.what.partition(":")[0][:80]
         refused = said.reason if isinstance(said, frames.Refuse) else None
@@ -366,7 +366,7 @@ class Stage:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
         flush = self.processing.has_work and self._flush
-        at = min(at, self.processing.next_at(self._now, flush), self.shutdown.exit_at)
+        at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, flush), self.shutdown.exit_at)
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
@@ -394,7 +394,7 @@ class Stage:
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
-        self._actions += (sent := self.downstream.dispatch())
+        self._actions += (sent := self.downstream.dispatch(now))
         self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.need_confirms()
         self.processing.size_window()

@@ -90,8 +90,8 @@ class ChildDaemon:
     def name(self) -> str:
         return f"{self.stage}.{self.instance}"
 
-    def start(self) -> None:
-        """Spawns the process. Raises OSError.
+    def start(self) -> IO[bytes]:
+        """Spawns the process. Returns the end of its stderr. Raises OSError.
 
         It is executed, not forked, since threads and sockets do not survive a fork. It has a process group of its own, so that
         Ctrl-C reaches only the supervisor. It ends when its stdin ends, and so it ends with the supervisor.
@@ -110,10 +110,7 @@ class ChildDaemon:
         self.ready = self._fresh = False
         self.restarts += 1
         self._began = time.monotonic()
-
-    @property
-    def stderr(self) -> IO[bytes] | None:
-        return self.process.stderr if self.process is not None else None
+        return self.process.stderr
 
     def note_ready(self, ready: bool) -> None:
         self.ready |= ready

@@ -155,7 +155,7 @@ class Supervisor:
     def _start(self, child: ChildDaemon) -> ExitCode | None:
         """Spawns the child, or postpones that. Returns the exit code if it can never be spawned."""
         try:
-            child.start()
+            stderr = child.start()
         except OSError as error:
             if not is_temporary(error):
                 reason = f"cannot be spawned: {error}"
@@ -170,8 +170,7 @@ class Supervisor:
         self._ledger.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
         )
-        assert child.stderr is not None
-        self._selector.register(child.stderr, selectors.EVENT_READ, child)
+        self._selector.register(stderr, selectors.EVENT_READ, child)
         return None
 
     def _new_child(self, stage: str, instance: int, fresh: bool = False) -> ChildDaemon:

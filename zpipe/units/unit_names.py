@@ -11,7 +11,8 @@ from zpipe.errors import ExitCode, ZpipeError
 from zpipe.plugin_loading import nearest_name
 from zpipe.runtime.places import SYSTEM_CONFIGS
 
-_UNIT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([1-9][0-9]{0,5})")
+_NAME = "[A-Za-z0-9_-]+", "letters, digits, '-' or '_'"
+_PARTS = {"PIPELINE": _NAME, "STAGE": _NAME, "N": ("[1-9][0-9]{0,5}", "a whole number from 1")}
 
 
 class UnitError(ZpipeError):
@@ -42,13 +43,14 @@ def config_path(pipeline: str) -> Path:
 
 def parse(text: str) -> Unit:
     """Raises UnitError if `text` is not PIPELINE.STAGE.N."""
-    found = _UNIT.fullmatch(text)
-    if found is None:
-        allowed = (
-            "PIPELINE.STAGE.N, such as index.parse.1: names of letters, digits, '-' or '_', and a whole number from 1"
-        )
+    parts = text.split(".")
+    allowed = "PIPELINE.STAGE.N, such as index.parse.1"
+    if len(parts) != 3:
         raise UnitError(f"{text!r} is no name of a unit: it must be {allowed}")
-    return Unit(found[1], found[2], int(found[3]))
+    for part, (what, (pattern, rule)) in zip(parts, _PARTS.items(), strict=True):
+        if not re.fullmatch(pattern, part):
+            raise UnitError(f"{text!r} is no name of a unit ({allowed}): its {what} {part!r} must be {rule}")
+    return Unit(parts[0], parts[1], int(parts[2]))
 
 
 def check(unit: Unit, config: PipelineConfig) -> None:

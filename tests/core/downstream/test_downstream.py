@@ -101,7 +101,7 @@ def in_session(messages: int = 0) -> tuple[Downstream, bytes]:
         derivation = Derivation([])
         made.offer([Chunk("", 1, body)], derivation)
         derivation.close()
-        assert len(made.dispatch()) == 1
+        assert len(made.dispatch(0.0)) == 1
         made.outlets[0].sessions[session].received = n + 1  # so that the next one does not wait for company
     made.outlets[0].sessions[session].received = 0
     return made, session
@@ -267,7 +267,7 @@ def test_a_statement_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
     healed = welcomed(made.hello(ROUTE, hello(number=2), 0.0, UNIX))
     made.ready(healed)
     made.statement(ROUTE, statement(healed, 1), 0.0, UNIX)
-    assert len(made.dispatch()) == 1 and made.in_flight == 2
+    assert len(made.dispatch(0.0)) == 1 and made.in_flight == 2
 
 
 def test_an_old_copy_of_a_statement_is_no_lie() -> None:

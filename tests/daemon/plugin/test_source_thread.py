@@ -15,6 +15,7 @@ from zpipe.core.actions import LimitOutputs
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.wire import section
 from zpipe.daemon.plugin.source_thread import NEVER, SourceThread
 from zpipe.hookspecs import Context
 
@@ -44,11 +45,11 @@ class Fed:
     def _items(self, context: Context) -> Iterator[Any]:
         return iter(self.given.get, None)
 
-    def give(self, count: int) -> None:
+    def give(self, count: int, payload: Any = "") -> None:
         """Until the source has yielded so many more."""
         self._yielded += count
         for number in range(count):
-            self.given.put((number, {"n": number}))
+            self.given.put((number, {"n": number, "payload": payload}))
         pause = threading.Event()
         for _ in range(int(DEADLINE_S / 0.001)):
             if self.source.read[0] == self._yielded:
@@ -118,3 +119,23 @@ def test_what_cannot_be_named_is_a_failure_and_no_end(fed: Fed) -> None:
         "zpipe_source yields what cannot be sent or named"
     ]
     assert fed.stage.source is not None and not fed.stage.source.ended
+
+
+def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections are sized by the messages before, and one that is too large is cut at once to what fits."""
+    encoded: list[int] = []
+    encode = section.encode
+
+    def counted(ids: list[str], *columns: Any) -> bytes:
+        encoded.append(len(ids))
+        return encode(ids, *columns)
+
+    monkeypatch.setattr(section, "encode", counted)
+    count, payload = 256, bytes(fed.policy.link.parcel_bytes // 8)
+    fed.give(count, payload)
+    fed.source.feed(1.0)
+    assert sum(encoded) <= 3 * count, "as a whole, as one section, and cut to what fits"
+    encoded.clear()
+    fed.give(count, payload)
+    fed.source.feed(2.0)
+    assert count - fed.source._worth_a_turn < sum(encoded) <= count, "by then it is known how large they are"

@@ -20,6 +20,7 @@ from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames
 from zpipe.core.work.task import Chunk
 
+NEVER = float("inf")
 HIGH_WATER_SLACK = 64
 """Above the credit, for ends and for parcels that cross a lowered limit: the high-water mark is the fuse, not the bound."""
 
@@ -53,7 +54,7 @@ class Downstream:
     # ---- outputs
 
     def offer(self, chunks: list[Chunk], derivation: Derivation) -> int:
-        """Takes outputs in charge, once for each link they leave by. Returns how many were let go, since no stage reads them."""
+        """Answers for outputs from now on, once for each link they leave by. Returns how many no stage reads."""
         unrouted = 0
         for chunk in chunks:
             outlets = self._by_name.get(chunk.outlet)
@@ -102,18 +103,22 @@ class Downstream:
         """On some link there is something to deliver, and nobody in session."""
         return any(outlet.held_messages and not outlet.sessions for outlet in self.outlets)
 
-    def dispatch(self) -> list[Action]:
+    def dispatch(self, now: float) -> list[Action]:
         """Everything that credit allows to be sent now."""
         return [
             SendParcel(session.id, header, body)
             for outlet in self.outlets
             if outlet.unsent_messages
-            for session, header, body in outlet.sendable()
+            for session, header, body in outlet.sendable(now)
         ]
 
-    def say_end(self) -> list[Action]:
+    def next_at(self) -> float:
+        """When `dispatch` should be called although nothing happens."""
+        return min([outlet.send_at for outlet in self.outlets], default=NEVER)
+
+    def say_end(self, now: float) -> list[Action]:
         """Tells every consumer that has not been told since its last parcel."""
-        return [SendParcel(s.id, header, body) for outlet in self.outlets for s, header, body in outlet.ends()]
+        return [SendParcel(s.id, header, body) for outlet in self.outlets for s, header, body in outlet.ends(now)]
 
     @property
     def ends_acked(self) -> bool:
@@ -161,7 +166,7 @@ class Downstream:
         id = self._random_bytes(frames.SECRET_BYTES)
         codec = self._policy.link.codec
         session = OutletSession(id, hello, route, now, codec if codec in hello.codecs else "cbor")
-        outlet.sessions[id] = session
+        outlet.open(session)
         if hello.suspects_of == self._incarnation:
             outlet.suspect(hello.suspects)
         self._sessions[id] = (outlet, session)
@@ -240,7 +245,8 @@ class Downstream:
     def ready(self, session_id: bytes) -> None:
         """The session's PUSH is connected."""
         if session_id in self._sessions:
-            self._sessions[session_id][1].ready = True
+            outlet, session = self._sessions[session_id]
+            outlet.ready(session)
 
     def close(self, session_id: bytes) -> list[Action]:
         """The session is over, for whatever reason; what it held is unsent again."""
@@ -266,10 +272,10 @@ class Downstream:
         return actions
 
     def slept(self, now: float) -> None:
-        """This process stood still: the silence was its own, so nobody is dead for it."""
+        """This process stood still, so the silence of its consumers does not say that they are dead."""
         for _, session in self._sessions.values():
             session.heard_at = session.progress_at = now
 
     def need_confirms(self) -> list[Action]:
         """Confirms to consumers whose byte limit is too low for the next message."""
-        return [self._confirm(o, s) for o, s in self._sessions.values() if s.need_unsaid()]
+        return [self._confirm(o, s) for o in self.outlets for s in o.needing.values() if s.need_unsaid()]

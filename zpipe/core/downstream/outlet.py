@@ -10,24 +10,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
 from zpipe.core.downstream.suspects import Suspects
 from zpipe.core.downstream.unsent_ages import Ages
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.priority_queue import PriorityQueue
+from zpipe.core.ranges import RangeSet
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
 from zpipe.core.work.task import Chunk
 
+NEVER = float("inf")
 SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""
+WORTH_S = 0.005
+"""Work of a parcel that is worth its overhead: with less, handing over costs more than a tenth where processes share a core."""
+OVERDUE_S = 0.1
+"""A consumer says what it has done within 20 ms. One that has not after this does not get to run, or collects a batch."""
 
 
 class Outlet:
     """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
 
     end_acked  some consumer has acked the end of the stream
+    needing    sessions by name that the next message needs more room in than they give
+    send_at    when what is unsent may be sent though no statement comes, since its consumer is about to run dry then
     """
 
     def __init__(self, name: str, consumer: str, policy: LinkPolicy) -> None:
@@ -43,10 +53,17 @@ class Outlet:
         self.redelivered = 0
         self.returned = 0
         self.end_acked = False
+        self.needing: dict[bytes, OutletSession] = {}
+        self.send_at = NEVER
         self._policy = policy
+        self._busy: PriorityQueue[OutletSession] = PriorityQueue()
+        self._idle: PriorityQueue[OutletSession] = PriorityQueue()
+        self._shut_out: dict[bytes, OutletSession] = {}
         self._unsent: deque[Section] = deque()
         self._suspects = Suspects()
         self._ages = Ages()
+        self._acked = RangeSet()
+        self._acked.add(0, 1)
         self._next_number = 1
 
     # ---- what comes from the stage
@@ -73,12 +90,7 @@ class Outlet:
     @property
     def lowest(self) -> int:
         """No message numbered below it will be sent again."""
-        lowest = min((s.first for s in self._unsent), default=self._next_number)
-        for session in self.sessions.values():
-            for flight in session.flights.values():
-                for _, section in flight.sections:
-                    lowest = min(lowest, section.first)
-        return lowest
+        return self._acked.first_stop
 
     def unsent_for_s(self, now: float) -> float:
         """How long the oldest unsent message has been held, to within the time between two calls."""
@@ -91,9 +103,34 @@ class Outlet:
 
     # ---- sessions
 
+    def open(self, session: OutletSession) -> None:
+        """A consumer is in session from now on; it is sent nothing before it is `ready`."""
+        self.sessions[session.id] = session
+
+    def ready(self, session: OutletSession) -> None:
+        """The session's PUSH is connected."""
+        session.ready = True
+        self._place(session)
+
+    def _place(self, session: OutletSession) -> None:
+        """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen."""
+        self._idle.discard(session)
+        if session.room_messages > 0:
+            self._busy.put(session, session.busy_until)
+        else:
+            self._busy.discard(session)
+        if session.without_credit:
+            self._shut_out[session.id] = session
+        else:
+            self._shut_out.pop(session.id, None)
+
     def close(self, session: OutletSession) -> None:
         """The session is over: what was in flight is unsent again, ahead of the rest and in order, attempt + 1."""
         del self.sessions[session.id]
+        self._busy.discard(session)
+        self._idle.discard(session)
+        self._shut_out.pop(session.id, None)
+        self.needing.pop(session.id, None)
         for flight in reversed(session.flights.values()):
             for _, section in reversed(flight.sections):
                 section.attempt += 1
@@ -130,6 +167,7 @@ class Outlet:
         may be acked by the same."""
         if not session.read(statement, now):
             return
+        self._place(session)
         for sequence, start, stop in reversed(statement.returned):  # each goes ahead of what is unsent
             flight = session.flights.get(sequence)
             if flight is not None and not flight.returned.overlaps(start, stop):
@@ -147,6 +185,7 @@ class Outlet:
 
     def _ack(self, section: Section) -> None:
         self.acked += section.count
+        self._acked.add(section.first, section.first + section.count)
         section.settle()
 
     def _take_back(self, flight: Flight, start: int, stop: int) -> None:
@@ -181,50 +220,70 @@ class Outlet:
 
     # ---- sending
 
-    def sendable(self) -> Iterator[tuple[OutletSession, bytes, bytes]]:
+    def sendable(self, now: float) -> Iterator[tuple[OutletSession, bytes, bytes]]:
         """(session, header, body) of each parcel that credit allows now; in flight from the moment it is yielded."""
+        self.send_at = NEVER
         while self._unsent:
-            session = self._choose()
+            session = self._choose(now)
             if session is None:
                 return
             sections = self._load(session)
             if not sections:  # encoded, the first was over its estimated share: choose again by its true size
                 continue
-            flight = session.launch(sections)
+            flight = session.launch(sections, now)
+            self.needing.pop(session.id, None)
+            self._place(session)
             for section in sections:
                 self.in_flight_messages += section.count
                 self.in_flight_bytes += section.size
             yield session, flight.header(session.id), b"".join([section.body() for section in sections])
-        for session in self.sessions.values():  # what one needed room for went to another
+        for session in self.needing.values():  # what one needed room for went to another
             session.need_bytes = 0
+        self.needing.clear()
 
-    def ends(self) -> Iterator[tuple[OutletSession, bytes, bytes]]:
+    def ends(self, now: float) -> Iterator[tuple[OutletSession, bytes, bytes]]:
         """The end of the stream to each session that has not been told since its last parcel. Nothing may be unsent."""
         for session in self.sessions.values():
             if session.ready and session.stated and not session.ended:
-                yield session, session.launch([]).header(session.id), b""
+                yield session, session.launch([], now).header(session.id), b""
 
-    def _choose(self) -> OutletSession | None:
-        """The consumer that would come to a new message first. None: nobody has room."""
-        open_sessions = [session for session in self.sessions.values() if session.room_messages > 0]
-        if len(open_sessions) > 1:
-            open_sessions.sort(key=lambda session: session.wait_s)
-        for session in open_sessions:
+    def _choose(self, now: float) -> OutletSession | None:
+        """The consumer that would come to a new message first. None: nobody has room, or it should wait for company."""
+        self._find_idle(now)
+        for session in chain(self._idle, self._busy):
             if self._fits(session):
-                return session if self._worth_sending(session) else None
-        for session in self.sessions.values():
-            if session.without_credit:
-                session.need_bytes = self._unsent[0].bytes_between(0, 1)  # of a section, one message
+                if self._worth_sending(session, now):
+                    return session
+                self.send_at = session.busy_until - SOON_S
+                return None
+        for session in self._shut_out.values():
+            self._need(session, self._unsent[0].bytes_between(0, 1))  # of a section, one message
         return None
 
-    def _worth_sending(self, session: OutletSession) -> bool:
+    def _find_idle(self, now: float) -> None:
+        """Of those that are about to run dry, the one with the lowest number of its instance is the first to be sent to: a few
+        processes that are awake do the same with far fewer turns than many that are woken one after another. One that is
+        idle by its rate alone, yet does not say so, comes after all others until it does."""
+        while self._busy.lowest < now + SOON_S and (session := self._busy.first) is not None:
+            self._busy.discard(session)
+            self._idle.put(session, session.hello.instance)
+        while (session := self._idle.first) is not None and session.overdue(now, OVERDUE_S):
+            session.busy_until = now + self._policy.peer_timeout_s
+            self._place(session)
+
+    def _need(self, session: OutletSession, size: int) -> None:
+        """The next message goes to the session only if it gives room for so many bytes."""
+        session.need_bytes = size
+        self.needing[session.id] = session
+
+    def _worth_sending(self, session: OutletSession, now: float) -> bool:
         """Whether to send to it now: at once if it is about to run dry or has everything that was sent, else when a parcel
         worth its overhead is there (Nagle's rule, RFC 896, with the statement in the place of TCP's ack).
 
         Without this, parcels under load shrink to what one turn of the loop produced: 40 messages in place of 300. A
         consumer states what it received within `ack_delay_s`, so nothing waits longer, whatever the consumer does with it.
         """
-        if session.wait_s < SOON_S or session.received == session.sequence:
+        if session.busy_until - now < SOON_S or session.received == session.sequence:
             return True
         worth = min(self._policy.parcel_messages, session.window // 4)
         return self.unsent_messages >= worth and session.room_messages >= max(worth, self._unsent[0].count)
@@ -233,7 +292,7 @@ class Outlet:
         """Whether the first unsent message fits the byte credit. If not, the session is told how much it needs."""
         while (first := self._unsent[0]).size > session.room_bytes:
             if first.count == 1:
-                session.need_bytes = self._weigh_first(session)
+                self._need(session, self._weigh_first(session))
                 return False
             share = first.count * max(session.room_bytes, 0) // first.size
             self._cut_first(max(1, min(share, first.count // 2)), session)
@@ -264,11 +323,12 @@ class Outlet:
     def _load(self, session: OutletSession) -> list[Section]:
         """Takes the sections of the next parcel: within the credit, the parcel limits, and a fair share of a short backlog.
 
-        Without the share, one parcel would give the whole backlog to the first of several idle consumers.
+        Without the share, one parcel would give the whole backlog to the first of several idle consumers. But work of a few
+        milliseconds is not shared: among 64 consumers parcels would shrink to some messages, each as dear as hundreds.
         """
-        open_sessions = sum(s.room_messages > 0 for s in self.sessions.values())
-        share = -(-self.unsent_messages // open_sessions)
-        room_messages = min(session.room_messages, self._policy.parcel_messages, share)
+        share = -(-self.unsent_messages // (len(self._idle) + len(self._busy)))
+        worth = int(session.rate * WORTH_S)
+        room_messages = min(session.room_messages, self._policy.parcel_messages, max(share, worth))
         room_bytes = session.room_bytes
         sections: list[Section] = []
         loaded_bytes = 0

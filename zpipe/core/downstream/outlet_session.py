@@ -43,6 +43,7 @@ class OutletSession:
     route       the connection it came by: its statements are taken from there only, and answers go there
     ready       its PUSH is connected
     stated      it has stated its credit at least once
+    busy_until  when it will have done what was sent, by its own rate, as far as it has said how much of that is left
     heard_at    when it last said anything
     progress_at when it last received what was sent, or had received everything
     codec       of the sections that it is sent
@@ -69,6 +70,7 @@ class OutletSession:
         self.limit_messages = 0
         self.limit_bytes = 0
         self.rate = 0.0
+        self.busy_until = 0.0
         self.statement_number = 0
         self.need_bytes = 0
         self.end_sequence = 0
@@ -103,17 +105,20 @@ class OutletSession:
         """Sent in parcels that are not acked."""
         return sum(section.count for flight in self.flights.values() for _, section in flight.sections)
 
-    @property
-    def wait_s(self) -> float:
-        """How long a message sent now would wait there, by the consumer's own rate."""
-        return (self.sent_messages - self.released) / (self.rate or 1.0)
+    def work_s(self, messages: int) -> float:
+        """How long it needs for so many messages. One that has not served any yet is taken to be slow."""
+        return messages / (self.rate or 1.0)
+
+    def overdue(self, now: float, patience_s: float) -> bool:
+        """It should have done everything for longer than `patience_s`, and has not said so."""
+        return self.released < self.sent_messages and self.busy_until + patience_s < now
 
     @property
     def ended(self) -> bool:
         """The end was the last thing sent."""
         return self.end_sequence == self.sequence > 0
 
-    def launch(self, sections: list[Section]) -> Flight:
+    def launch(self, sections: list[Section], now: float) -> Flight:
         """The next parcel (no sections: the end), in flight from now."""
         self.sequence += 1
         flight = Flight(self.sequence, sections)
@@ -123,6 +128,7 @@ class OutletSession:
         for section in sections:
             self.sent_messages += section.count
             self.sent_bytes += section.size
+        self.busy_until = max(now, self.busy_until) + self.work_s(flight.count)
         self.need_bytes = self._said_need = 0
         return flight
 
@@ -162,6 +168,7 @@ class OutletSession:
         self.released = statement.released
         self.floor = statement.floor
         self.rate = statement.rate
+        self.busy_until = now + self.work_s(self.sent_messages - self.released)
         self.leaving = statement.leaving
         self.seen_stopped = statement.seen_stopped
         return True

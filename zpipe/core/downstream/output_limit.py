@@ -1,6 +1,5 @@
-"""How many outputs may be made now: the limit that a source and early-passing workers are told.
-
-May live here: that limit and when it is worth telling. It knows no thread; the shell hands it on.
+"""How many outputs a source, or a worker that passes outputs on early, may make now. Must not live here: telling them, which the
+shell does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Messages that may have killed a consumer. May live here: who is suspected how much; not what anybody does about it.
+"""Messages that may have killed a consumer, and how strongly each is suspected. Must not live here: sending them.
 
-A message that was in a call of the plugin when its process died is suspected. Alone in the call, it is the one; in company it
-may be, so it goes to consumers by itself, and whoever has it runs nothing beside it: the next death tells.
+A message that was in a call of the plugin when its process died is suspected. If it was alone in the call, it is to blame. If it
+was with others, it may be: it is sent to a consumer by itself and run there alone, so that the next death shows which it was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from zpipe.core.wire.section import Section
 
 
 class Suspects:
-    """By message number on one link: 1 after a death in company, n + 1 after n deaths alone. False when nobody is suspected."""
+    """Suspicion by message number on one link: 1 after a death among others, n + 1 after n deaths alone. False if empty."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, int] = {}
@@ -27,7 +27,7 @@ class Suspects:
                 self._by_number[number] = max(self._by_number.get(number, 0), 1) + min(alone, 1)
 
     def discard_below(self, lowest: int) -> None:
-        """Messages below are acked: they have killed nobody."""
+        """Messages below `lowest` are acked, so they have killed nobody."""
         self._by_number = {number: n for number, n in self._by_number.items() if number >= lowest}
 
     def isolate(self, section: Section) -> Iterator[Section]:

@@ -1,6 +1,6 @@
-"""How long what is held has been held, to within the time between two marks. May live here: marks of numbers by time.
+"""How long the oldest unsent message has waited, to within the time between two reports. Must not live here: the messages.
 
-A time for each message, or section, would be most of the cost of holding it; a mark at each report tells what a report needs.
+To keep a time for each message would be most of the cost of holding it. So the report marks how far the numbers have come.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The window of an adaptive limit: grows by addition, shrinks by multiplication. May live here: the numbers of it and the
-reason for the last change. It does not count calls.
+"""The window of an adaptive limit, which grows by addition and shrinks by multiplication, and why it changed last. Must not live
+here: counting calls.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How long calls take: now, usually, and whether now is beyond the usual. May live here: measuring; what follows from it
-is the limiter's.
+"""How long calls take now, how long they usually take, and whether they are slower than usual. Must not live here: what follows
+from that for the limit.
 """
 
 from __future__ import annotations

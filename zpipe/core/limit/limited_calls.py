@@ -1,5 +1,5 @@
-"""The calls of a stage's plugin under its limit, if it has one. May live here: what a task means to the limiter. It knows no
-queue; how the limit moves is the limiter's.
+"""The calls of a stage's plugin, counted for the limit if the stage has one. What a task's result tells the limiter belongs here.
+Must not live here: the queue, and how the limit changes.
 """
 
 from __future__ import annotations

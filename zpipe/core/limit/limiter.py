@@ -1,5 +1,5 @@
-"""The limit on a stage's calls of its plugin. May live here: counting calls and saying whether one more may start. How the
-limit moves is `aimd`'s, calls per second are `token_bucket`'s.
+"""The limit on a stage's calls of its plugin: counts calls, and says whether one more may start. Must not live here: how the
+limit changes (`aimd`), and calls per second (`token_bucket`).
 """
 
 from __future__ import annotations

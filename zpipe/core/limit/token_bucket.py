@@ -1,4 +1,4 @@
-"""Calls per second: a token bucket. May live here: when the next call may start by a rate; no limit on calls under way."""
+"""A token bucket: when the next call may start at a given rate. Must not live here: a limit on the calls under way."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Processing:
         return self._begin(slices, CallHistory(deaths=max(slices[0].section.suspicion - 1, 0)), now)
 
     def _must_wait(self, piece: Slice) -> bool:
-        """A suspect is run alone, where its call can take others with it: else it could not be told who did it."""
+        """A suspect is run alone where its call could end others too: otherwise nobody could tell which message did it."""
         return bool(piece.section.suspicion and self.tasks and not self._policy.isolated)
 
     def _give_up(self) -> None:
@@ -157,7 +157,7 @@ class Processing:
     # ---- and back
 
     def emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Outputs of a task that goes on."""
+        """Outputs of a task that is still under way."""
         if task.derivation is None:
             task.derivation = Derivation([])
         self._counts.unrouted += self._downstream.offer(chunks, task.derivation)
@@ -211,8 +211,8 @@ class Processing:
                 self._try_again([piece], failure, history, now)
 
     def _fail_batch(self, task: Task, failure: Failure, now: float) -> None:
-        """A batch failed as one. Who is told to wait waits as one; else the bad message must be alone before it counts, and
-        what is good in the batch must not wait for it."""
+        """A batch failed as a whole. If the plugin asks for a delay, the whole batch waits. Otherwise it is halved until the
+        bad message is alone: only then an attempt is counted, and the good messages need not wait for it."""
         history = task.history.after(failure)
         if failure.verdict is Verdict.REJECT:
             for index in range(task.count):

@@ -1,4 +1,4 @@
-"""Messages that wait to be tried again. May live here: when that is, and how long to wait; not why they failed."""
+"""Messages that wait to be tried again, and how long each has to wait. Must not live here: why they failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a stage serves, as it was measured. May live here: that, and what follows from it for sizes; no queue and no task."""
+"""How fast a stage serves, as measured, and how large tasks and the grant should be for that. Must not live here: the queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a stage goes, and how long messages take. May live here: sums over time; no clock.
+"""Where the time of a stage's workers goes, and how long messages take, as sums over time. Must not live here: a clock.
 
 The shares of a budget add up to 1: every worker-second is in exactly one of them.
 """

@@ -1,8 +1,7 @@
 """The snapshot: an instance's counts at one moment, and the identities they must meet.
 
-May live here: the shape of a snapshot and checking one. Monitors, the ledger of a run and tests read it; unknown keys are
-to be let by, so that versions can differ. Whoever reads a snapshot of another process asks `sound` first, and takes every key
-but the required ones as one that may be missing: an instance in another language need not say more.
+The shape of a snapshot belongs here, and checking one. Whoever reads a snapshot of another process calls `taken_in` first, and
+takes every key but the required ones as one that may be missing: an instance in another language may say less.
 
     received = completed + filtered + dead + returned + in_process + queued       (the stage)
     produced = acked + in_flight + unsent                                         (each link)

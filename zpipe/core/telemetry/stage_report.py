@@ -1,6 +1,6 @@
 """What a stage reports of itself at each interval: counts, and what was measured since the report before.
 
-May live here: rates over the interval and putting the snapshot together. Counting is done elsewhere.
+Rates over the interval belong here, and putting a snapshot together. Must not live here: counting.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The tap: copies of sections that pass through an instance, for whoever has asked, within a budget.
 
-May live here: whether somebody looks on, what may be shown a second, and the frames that show it. It decodes no section:
+May live here: whether anybody taps it, what may be shown a second, and the frames that show it. It decodes no section:
 copies go out as they came, so what a tap costs is bounded by the policy, not by what it looks for. It holds nothing back and
 changes nothing.
 
-Nobody says goodbye: a request holds for `lease_s`, and a tap that is alive repeats it every heartbeat.
+No tap says that it leaves: a request holds for `lease_s`, and a tap that is alive repeats it every heartbeat.
 """
 
 from __future__ import annotations

@@ -19,9 +19,21 @@ class Grant:
     limit     may be sent, as last decided; `ceiling` is what may still arrive whatever the producer has read
     need      the room without which the producer cannot go on, as it said (0: it has not)
     turn      when it was last favoured, in calls of `share`
+    counted   what it takes up of the bound, as it was last added up
     """
 
-    __slots__ = ("_issued", "_promised", "_stated", "ceiling", "limit", "need", "received", "released", "turn")
+    __slots__ = (
+        "_issued",
+        "_promised",
+        "_stated",
+        "ceiling",
+        "counted",
+        "limit",
+        "need",
+        "received",
+        "released",
+        "turn",
+    )
 
     def __init__(self) -> None:
         self.received = 0
@@ -30,6 +42,7 @@ class Grant:
         self.ceiling = 0
         self.need = 0
         self.turn = 0
+        self.counted = 0
         self._promised = False
         self._stated = 0
         self._issued: list[tuple[int, int]] = []
@@ -42,6 +55,11 @@ class Grant:
     def committed(self) -> int:
         """The part of the bound this grant takes up: held, or may still come."""
         return self.ceiling - self.released
+
+    @property
+    def granted(self) -> int:
+        """What its producer may have under way here, as last decided."""
+        return self.limit - self.released
 
     @property
     def room(self) -> int:
@@ -60,11 +78,11 @@ class Grant:
 
     @property
     def promised(self) -> bool:
-        """It was given what it needs and has not used it: taking it back would begin the same again."""
+        """It was given what it needs and has not used it yet. If that was taken back, it would only ask again."""
         return self._promised and self.need > 0 and not self.starving
 
     def receive(self, amount: int) -> None:
-        """So much arrived; what was needed has come, or will be asked for anew."""
+        """So much arrived. A need that was stated is met by that, or the producer will state it again."""
         self.received += amount
         self.need = 0
         self._promised = False
@@ -112,7 +130,7 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
     """
     if not grants:
         return False
-    fair = max(1, min(window, bound - taken) // len(grants))
+    fair = fair_share(len(grants), bound, window, taken)
     starving = [grant for grant in grants if grant.starving and favourite in (None, grant)]
     if starving:
         favourite = min(starving, key=lambda grant: grant.turn)
@@ -121,12 +139,23 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
             return _take_back(others, fair, favourite.need > fair)
     free = bound - taken - sum(grant.committed for grant in grants)
     for grant in sorted(grants, key=lambda grant: grant.committed):
-        want = grant.released + fair
-        if want > grant.limit:
-            extra = min(max(want - grant.ceiling, 0), max(free, 0))
-            grant.raise_to(max(grant.limit, min(want, grant.ceiling + extra)))
-            free -= extra
+        free -= top_up(grant, fair, free)
     return False
+
+
+def fair_share(grants: int, bound: int, window: int, taken: int) -> int:
+    """Of the window, for each of so many."""
+    return max(1, min(window, bound - taken) // grants)
+
+
+def top_up(grant: Grant, fair: int, free: int) -> int:
+    """Raises one limit to its share, as far as there is free room. Returns how much of that it took."""
+    want = grant.released + fair
+    if want <= grant.limit:
+        return 0
+    extra = min(max(want - grant.ceiling, 0), max(free, 0))
+    grant.raise_to(max(grant.limit, min(want, grant.ceiling + extra)))
+    return extra
 
 
 def _favour(favourite: Grant, others: Sequence[Grant], bound: int, fair: int, taken: int) -> bool:

@@ -1,33 +1,90 @@
 """Sharing an inlet's bound among its sessions, in messages and in bytes together.
 
-May live here: whose needs come first. How one unit is shared is `credit`'s; what is held is the inlet's.
+May live here: whose needs come first, and whose credit is looked at when. How one unit is shared is `credit`'s; what is held is
+the inlet's.
+
+To look at every session at every parcel would make a parcel of one of 64 producers 64 times as dear. So what the grants take
+up of the bound is kept added up, and a session in which something happened is given its share of what is free. Only if a
+share has changed much, or somebody cannot go on, all sessions are looked at together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 
 from zpipe.core.policy import Bound
 from zpipe.core.upstream import credit
+from zpipe.core.upstream.credit import Grant
 from zpipe.core.upstream.inlet_session import InletSession
 
 
 class CreditSharing:
-    """`bound`: of all that is held here or may come by credit."""
+    """`bound`: of all that is held here or may come by credit.
+
+    taken_messages, taken_bytes  held for sessions that are over
+    """
 
     def __init__(self, bound: Bound) -> None:
+        self.taken_messages = 0
+        self.taken_bytes = 0
         self._bound = bound
         self._favourite: InletSession | None = None
+        self._messages = 0
+        self._bytes = 0
+        self._fair = 0
 
-    def share(self, sessions: Sequence[InletSession], window: int, taken_messages: int, taken_bytes: int) -> bool:
-        """Raises and lowers the limits of all sessions. `taken` is held for sessions that are over. True: one was lowered."""
+    def share(self, sessions: Collection[InletSession], window: int) -> bool:
+        """Raises and lowers the limits of all sessions. True: one was lowered."""
         one = self._choose_favourite(sessions)
         messages, bytes_ = [s.messages for s in sessions], [s.bytes for s in sessions]
         first, second = (one.messages, one.bytes) if one is not None else (None, None)
-        lowered = credit.share(messages, self._bound.messages, window, taken_messages, first)
-        return credit.share(bytes_, self._bound.bytes, self._bound.bytes, taken_bytes, second) or lowered
+        bound = self._bound
+        lowered = credit.share(messages, bound.messages, window, self.taken_messages, first)
+        lowered = credit.share(bytes_, bound.bytes, bound.bytes, self.taken_bytes, second) or lowered
+        self._messages, self._bytes = sum(map(_count, messages)), sum(map(_count, bytes_))
+        self._fair, _ = self._fair_shares(len(sessions), window)
+        return lowered
 
-    def _choose_favourite(self, sessions: Sequence[InletSession]) -> InletSession | None:
+    def uneven(self, sessions: int, window: int) -> bool:
+        """The share of each of so many sessions is not about what it was when all were looked at."""
+        return not self._fair / 2 < self._fair_shares(sessions, window)[0] < self._fair * 2
+
+    def top_up(self, touched: Iterable[InletSession], sessions: int, window: int) -> None:
+        """Gives those in which something has happened, of so many in all, their share of what is free. Nobody may need more
+        than that."""
+        bound, (fair_messages, fair_bytes) = self._bound, self._fair_shares(sessions, window)
+        for session in touched:
+            self._recount(session)
+        for session in touched:
+            credit.top_up(session.messages, fair_messages, bound.messages - self.taken_messages - self._messages)
+            credit.top_up(session.bytes, fair_bytes, bound.bytes - self.taken_bytes - self._bytes)
+            self._recount(session)
+
+    def short(self, touched: Iterable[InletSession], sessions: int, window: int) -> list[InletSession]:
+        """Those for whose share too little was free. They are to be looked at again when there is more."""
+        messages, bytes_ = self._fair_shares(sessions, window)
+        return [s for s in touched if s.messages.granted < messages or s.bytes.granted < bytes_]
+
+    def forget(self, session: InletSession) -> None:
+        """The session is over: what it still holds is `taken` from now on."""
+        self._messages -= session.messages.counted
+        self._bytes -= session.bytes.counted
+        self.taken_messages += session.messages.held
+        self.taken_bytes += session.bytes.held
+
+    def _recount(self, session: InletSession) -> None:
+        self._messages += _count(session.messages, session.messages.counted)
+        self._bytes += _count(session.bytes, session.bytes.counted)
+
+    def _fair_shares(self, sessions: int, window: int) -> tuple[int, int]:
+        """Messages and bytes for each of so many."""
+        bound = self._bound
+        return (
+            credit.fair_share(sessions, bound.messages, window, self.taken_messages),
+            credit.fair_share(sessions, bound.bytes, bound.bytes, self.taken_bytes),
+        )
+
+    def _choose_favourite(self, sessions: Collection[InletSession]) -> InletSession | None:
         """Whose needs are met next, in both units: two producers that each have what the other lacks would wait for ever."""
         starving = [s for s in sessions if s.messages.starving or s.bytes.starving]
         if self._favourite not in starving:
@@ -39,3 +96,9 @@ class CreditSharing:
                 session.messages.unpromise()
                 session.bytes.unpromise()
         return self._favourite
+
+
+def _count(grant: Grant, before: int = 0) -> int:
+    """What the grant takes up of the bound more than `before`."""
+    grant.counted = grant.committed
+    return grant.counted - before

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy
+from zpipe.core.priority_queue import PriorityQueue
 from zpipe.core.upstream.credit_sharing import CreditSharing
 from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession, ParcelDelivery
 from zpipe.core.upstream.upstream import Upstream
@@ -27,7 +28,6 @@ class Inlet:
     """Bounded by `bound`: queued, in process and yet to come by credit never exceed it.
 
     rate, window   what the stage can serve in messages a second, and how many messages it is worth having here
-    out_of_credit  a producer has no credit for its next message: nothing more comes from it before something is done
     """
 
     def __init__(self, bound: Bound, policy: LinkPolicy, counts: Counts) -> None:
@@ -36,16 +36,17 @@ class Inlet:
         self.dead_by_link: dict[tuple[str, str], int] = {}
         self.rate = 0.0
         self.window = 1
-        self.out_of_credit = False
         self.leaving = False
         self._credit_sharing = CreditSharing(bound)
         self._policy = policy
         self._counts = counts
         self._sessions: dict[bytes, tuple[Upstream, InletSession]] = {}
         self._sessionless: list[ParcelDelivery] = []
-        self._sessionless_messages = 0
-        self._sessionless_bytes = 0
-        self._share_due = True
+        self._statements_due: PriorityQueue[InletSession] = PriorityQueue()
+        self._touched: dict[InletSession, None] = {}
+        self._needing: dict[InletSession, None] = {}
+        self._out_of_credit: dict[InletSession, None] = {}
+        self._share_all = True
 
     # ---- parcels
 
@@ -66,18 +67,21 @@ class Inlet:
         session.ended = not sections
         if not sections:
             session.finished.add(parcel.sequence, parcel.sequence + 1)
-            session.due(now)
+            self.due(session, now)
             return True
         delivery = ParcelDelivery(session, parcel.sequence, sections, self._delivered, now)
         session.deliveries[parcel.sequence] = delivery
-        session.parts_at = min(session.parts_at, now + PARTS_S)
+        if session.parts_at == NEVER:
+            session.parts_at = now + PARTS_S
+            self._order(session)
         session.messages.receive(delivery.count)
         session.bytes.receive(sum(section.size for section in sections))
         offset = 0
         for section in sections:
             self._enqueue(upstream, delivery, section, offset, now)
             offset += section.count
-        session.changed = self._share_due = True
+        self._needing.pop(session, None)
+        self._touch(session)
         return True
 
     def _enqueue(self, upstream: Upstream, delivery: ParcelDelivery, section: Section, offset: int, now: float) -> None:
@@ -113,10 +117,9 @@ class Inlet:
         assert isinstance(delivery, ParcelDelivery)
         session = delivery.session
         if session.open:
-            session.changed = True
             del session.deliveries[delivery.sequence]
             session.finished.add(delivery.sequence, delivery.sequence + 1)
-            self._share_due = True
+            self._touch(session)
         else:
             self._sessionless.remove(delivery)
 
@@ -168,11 +171,10 @@ class Inlet:
         if session.open:
             session.messages.released += piece.count
             session.bytes.released += piece.size
-            session.changed = True
+            self._touch(session)
         else:
-            self._sessionless_messages -= piece.count
-            self._sessionless_bytes -= piece.size
-        self._share_due = True
+            self._credit_sharing.taken_messages -= piece.count
+            self._credit_sharing.taken_bytes -= piece.size
 
     def release_dead(self, piece: Slice) -> None:
         """The message of the slice is a dead letter: released, and counted against the link it came by."""
@@ -191,7 +193,7 @@ class Inlet:
             session.hand_back(delivery, piece.offset + piece.start, piece.offset + piece.stop)
             session.messages.released += piece.count
             session.bytes.released += piece.size
-            session.due(now)
+            self.due(session, now)
         self._drop_queue(list(self.queue))
 
     def _drop_queue(self, pieces: list[Slice]) -> None:
@@ -209,7 +211,8 @@ class Inlet:
         session = InletSession(welcome.session, producer, now)
         upstream.begin(session)
         self._sessions[session.id] = (upstream, session)
-        self._share_due = True
+        self._order(session)
+        self._share_all = True
 
     def close(self, upstream: Upstream) -> None:
         """The session is over. What is queued of it is dropped: its producer still answers for it and sends it again.
@@ -222,6 +225,9 @@ class Inlet:
         upstream.session = None
         del self._sessions[session.id]
         session.open = False
+        self._statements_due.discard(session)
+        for marked in (self._touched, self._needing, self._out_of_credit):
+            marked.pop(session, None)
         mine = [piece for piece in self.queue if _session_of(piece) is session]
         self._drop_queue(mine)
         for piece in mine:
@@ -229,13 +235,12 @@ class Inlet:
             upstream.accepted.remove(first + piece.start, first + piece.stop)
             session.messages.released += piece.count
             session.bytes.released += piece.size
-        self._sessionless_messages += session.messages.held
-        self._sessionless_bytes += session.bytes.held
+        self._credit_sharing.forget(session)
         self._sessionless += session.deliveries.values()
         for piece in mine:
             piece.finish()
         session.finish_returned()
-        self._share_due = True
+        self._share_all = True
 
     @property
     def sessions(self) -> Iterable[InletSession]:
@@ -248,21 +253,25 @@ class Inlet:
         return upstream
 
     def confirmed(self, session: InletSession, confirm: frames.Confirm, now: float) -> None:
-        """What the producer has read and sent: room it gave up may be granted to others now. Raises PeerError if it cannot be."""
+        """What the producer has read and sent: the room it gave up may go to others. Raises PeerError if it cannot be true."""
         if not session.confirmed(confirm):
             return
         upstream, _ = self._sessions[session.id]
         upstream.accepted.discard_below(confirm.lowest)
-        self._share_due = True
+        if session.needs_room:
+            self._needing[session] = None
+        else:
+            self._needing.pop(session, None)
+        self._touched[session] = None
 
     @property
     def held_messages(self) -> int:
-        """Queued and in process: what the bound bounds."""
-        return self._sessionless_messages + sum(s.messages.held for s in self.sessions)
+        """Messages that are queued or in process: what the bound counts."""
+        return self._credit_sharing.taken_messages + sum(s.messages.held for s in self.sessions)
 
     @property
     def held_bytes(self) -> int:
-        return self._sessionless_bytes + sum(s.bytes.held for s in self.sessions)
+        return self._credit_sharing.taken_bytes + sum(s.bytes.held for s in self.sessions)
 
     @property
     def unfinished(self) -> bool:
@@ -274,42 +283,76 @@ class Inlet:
         """Every producer in session has read all that there is to say to it."""
         return all(s.all_confirmed for s in self.sessions)
 
+    # ---- credit
+
+    @property
+    def out_of_credit(self) -> bool:
+        """A producer has no credit for its next message: nothing more comes from it before something is done."""
+        return bool(self._out_of_credit)
+
+    def _touch(self, session: InletSession) -> None:
+        """Something has happened in the session that changes its credit or its acks."""
+        session.changed = True
+        self._touched[session] = None
+
+    def _share(self, now: float) -> None:
+        """Gives credit for what has become free, and has told what is worth telling."""
+        sessions, sharing, count = self._touched, self._credit_sharing, len(self._sessions)
+        if self._share_all or self._needing or sharing.uneven(count, self.window):
+            self._share_all = False
+            sessions = dict.fromkeys(self.sessions)
+            if not self.leaving and sharing.share(sessions, self.window):
+                for session in sessions:
+                    session.ask_reply()
+                    self.due(session, now)
+        elif not self.leaving:
+            sharing.top_up(sessions, count, self.window)
+        self._touched = {} if self.leaving else dict.fromkeys(sharing.short(sessions, count, self.window))
+        for session in sessions:
+            upstream, _ = self._sessions[session.id]
+            if session.messages.room < 1 or session.bytes.starving:
+                self._out_of_credit[session] = None
+            else:
+                self._out_of_credit.pop(session, None)
+            if session.low or (session.changed and upstream.awaits_acks):
+                self.due(session, now)
+            elif session.changed:
+                self.due(session, now + self._policy.ack_delay_s)
+
     # ---- statements
+
+    def due(self, session: InletSession, at: float) -> None:
+        """A statement of an open session is worth sending by `at`."""
+        if at < session.due_at:
+            session.due_at = at
+            self._order(session)
+
+    def _order(self, session: InletSession) -> None:
+        """The time has changed at which to look at the session next."""
+        self._statements_due.put(session, min(session.due_at, session.parts_at))
 
     def statements(self, now: float) -> Iterator[tuple[Upstream, frames.Statement]]:
         """Those that are due now."""
-        if self._share_due:
+        if self._sessions:
             self._share(now)
-            self._share_due = False
-        for upstream, session in self._sessions.values():
+        while self._statements_due.lowest <= now:
+            session = self._statements_due.first
+            assert session is not None
+            upstream, _ = self._sessions[session.id]
             if session.parts_at <= now:
                 session.tell_parts(now)
             if session.due_at <= now:
                 yield upstream, session.state(self.rate, self.leaving, upstream.stopped)
+            self._order(session)
 
     def next_statement_at(self) -> float:
-        return min((min(s.due_at, s.parts_at) for s in self.sessions), default=NEVER)
+        return self._statements_due.lowest
 
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
-        self._share_due = True
+        self._share_all = True
         for session in self.sessions:
-            session.due(now)
-
-    def _share(self, now: float) -> None:
-        sessions = list(self.sessions)
-        if not self.leaving and self._credit_sharing.share(
-            sessions, self.window, self._sessionless_messages, self._sessionless_bytes
-        ):
-            for session in sessions:
-                session.ask_reply()
-                session.due(now)
-        self.out_of_credit = any(s.messages.room < 1 or s.bytes.starving for s in sessions)
-        for session in sessions:
-            if session.low:
-                session.due(now)
-            elif session.changed:
-                session.due(now + self._policy.ack_delay_s)
+            self.due(session, now)
 
 
 def _session_of(piece: Slice) -> InletSession | None:

@@ -75,10 +75,6 @@ class InletSession:
         self._parts: list[tuple[int, int, int, int]] = []
         self._reply_from = 0
 
-    def due(self, at: float) -> None:
-        """A statement is worth sending by `at`."""
-        self.due_at = min(self.due_at, at)
-
     def hand_back(self, delivery: ParcelDelivery, start: int, stop: int) -> None:
         """Messages [start, stop) of the parcel go back unstarted. They are finished here once the producer has confirmed."""
         self._returned.append((delivery.sequence, start, stop, self._number + 1))
@@ -94,7 +90,7 @@ class InletSession:
                 self._parts.append((sequence, start, stop, self._number + 1))
                 delivery.acked_parts.add(start, stop)
                 self.ask_reply()
-                self.due(now)
+                self.due_at = now
 
     def ask_reply(self) -> None:
         """The next statement, and all until its confirm, ask for one."""
@@ -158,6 +154,11 @@ class InletSession:
     def all_confirmed(self) -> bool:
         """The producer has read the last statement, and nothing has changed since."""
         return self._confirmed == self._number and not self.changed
+
+    @property
+    def needs_room(self) -> bool:
+        """The producer has said that it cannot go on without room."""
+        return self.messages.need > 0 or self.bytes.need > 0
 
     @property
     def low(self) -> bool:

@@ -69,6 +69,7 @@ class Upstreams:
         self._policy = policy
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
         self._codecs: list[str] = list(dict.fromkeys(("cbor", policy.link.codec)))
+        self._unwelcomed: dict[tuple[str, str, int], Upstream] = {}
         self._hello_number = 0
         self._changed = False
         self._state = self.recount()
@@ -81,7 +82,10 @@ class Upstreams:
         for link_stage, outlet in self._links:
             if link_stage == stage:
                 key = (stage, outlet, instance)
-                found.append(self._upstreams.setdefault(key, Upstream(stage, outlet, instance)))
+                upstream = self._upstreams.get(key)
+                if upstream is None:
+                    upstream = self._upstreams[key] = Upstream(stage, outlet, instance)
+                found.append(upstream)
         return found
 
     # ---- connections
@@ -100,6 +104,7 @@ class Upstreams:
             upstream.connected = False
             self._inlet.close(upstream)
             upstream.hello_at = None
+            self._unwelcomed.pop(upstream.key, None)
 
     def expected(self, peer: tuple[str, int]) -> None:
         """An instance that is to run, connected or not: the input has not ended before it has said so."""
@@ -120,6 +125,7 @@ class Upstreams:
         self._changed = True
         session = upstream.session
         self._inlet.close(upstream)
+        self._unwelcomed[upstream.key] = upstream
         self._hello_number += 1
         upstream.hello_number = self._hello_number
         upstream.hello_at = now
@@ -129,7 +135,7 @@ class Upstreams:
     # ---- what upstream instances say
 
     def heard(self, peer: tuple[str, int], frame: frames.Frame, now: float) -> list[Action]:
-        """A frame from an instance's feedback or control. Raises PeerError for one that has no business there."""
+        """A frame from an instance's feedback or control socket. Raises PeerError for a kind that does not belong there."""
         actions: list[Action] = []
         self._changed = self._changed or not isinstance(frame, frames.Confirm)
         for upstream in self._of(peer):
@@ -139,15 +145,17 @@ class Upstreams:
                 case frames.Announcement():
                     if frame.stage != upstream.stage or frame.instance != upstream.instance:
                         raise PeerError(f"announces itself as {frame.stage}.{frame.instance}", frame.kind, "stage")
-                    if upstream.hear(frame, now) and session is not None:
+                    reborn = upstream.hear(frame, now)
+                    if session is not None and reborn:
                         self._ask_anew(upstream, now)
-                    elif upstream.stopped and session is not None:
-                        session.due(now)
+                    elif session is not None and (upstream.stopped or (upstream.awaits_acks and session.changed)):
+                        self._inlet.due(session, now)
                 case frames.Welcome():
                     if upstream.hello_at is not None and frame.number == upstream.hello_number:
                         if self._inlet.owner(frame.session) is not None:
                             raise PeerError("welcome.session is the name of one that is open", frame.kind, "session")
                         upstream.hello_at = None
+                        self._unwelcomed.pop(upstream.key, None)
                         self._suspects.pop(upstream.key, None)
                         self._inlet.open(upstream, frame, now)
                 case frames.Confirm():
@@ -204,7 +212,7 @@ class Upstreams:
         if self._inlet.leaving:
             return actions
         me = self._me
-        for upstream in self._upstreams.values():
+        for upstream in self._unwelcomed.values():
             if upstream.hello_at is None or upstream.hello_at > now or upstream.stopped or not upstream.connected:
                 continue
             upstream.hello_at = now + self._policy.link.heartbeat_s
@@ -227,7 +235,7 @@ class Upstreams:
         return actions
 
     def next_at(self) -> float:
-        waiting = (u.hello_at for u in self._upstreams.values() if u.hello_at is not None and self._waits(u))
+        waiting = (u.hello_at for u in self._unwelcomed.values() if u.hello_at is not None and self._waits(u))
         return min(waiting, default=NEVER)
 
     def _waits(self, upstream: Upstream) -> bool:

@@ -1,4 +1,4 @@
-"""A parcel that arrived. May live here: parting its body into sections by its header; nothing of sessions."""
+"""A parcel that arrived: its body is parted into sections by its header. Must not live here: sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses as text: what is one, and whether two hosts are the same. May live here: that; nothing is resolved or opened."""
+"""Addresses as text: what is an address, and whether two hosts are the same. Must not live here: resolving or opening one."""
 
 from __future__ import annotations
 

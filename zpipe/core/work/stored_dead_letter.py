@@ -1,4 +1,4 @@
-"""A dead letter as it is kept and shown. May live here: the value and its name; not where letters are, or how they look."""
+"""A dead letter as it is kept and shown, and its name. Must not live here: where dead letters are kept, and how they look."""
 
 from __future__ import annotations
 

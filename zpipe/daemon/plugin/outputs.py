@@ -66,14 +66,16 @@ class OutputSections:
     def cut(self, start: int, stop: int) -> Columns:
         return Columns._make(self._columns).part(start, stop).trimmed()
 
-    def encode(self, policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+    def encode(self, policy: LinkPolicy, failures: dict[int, Failure], message_bytes: int) -> list[Chunk]:
         """The sections, each within the parcel limits where a single message allows it.
 
         Messages whose outputs cannot be sent are put into `failures` by owner; their other outputs may be in the result.
+        `message_bytes` is how large an output is likely to be: what turns out too large is encoded twice.
         """
         chunks: list[Chunk] = []
-        for start in range(0, len(self), policy.section_messages):
-            chunks += self._encode(start, min(start + policy.section_messages, len(self)), policy, failures)
+        most = fitting_messages(policy, message_bytes)
+        for start in range(0, len(self), most):
+            chunks += self._encode(start, min(start + most, len(self)), policy, failures)
         return chunks
 
     def without(self, failures: dict[int, Failure]) -> OutputSections:
@@ -111,15 +113,23 @@ class OutputSections:
                 reason = f"its output has {len(body)} bytes, over the limit of {policy.max_message_bytes} a message"
                 failures[self.owners[start]] = Failure(self.owners[start], reason, verdict=Verdict.REJECT)
                 return []
-        middle = (start + stop) // 2
-        return self._encode(start, middle, policy, failures) + self._encode(middle, stop, policy, failures)
+        most = fitting_messages(policy, len(body) // (stop - start))
+        pieces = ((at, min(at + most, stop)) for at in range(start, stop, most))
+        return [chunk for piece in pieces for chunk in self._encode(*piece, policy, failures)]
 
 
-def encode_all(outputs: list[OutputSections], policy: LinkPolicy, failures: dict[int, Failure]) -> list[Chunk]:
+def fitting_messages(policy: LinkPolicy, message_bytes: int) -> int:
+    """How many messages of about that size make a section: an eighth less than what fits, as sizes differ."""
+    return max(1, min(policy.section_messages, policy.parcel_bytes * 7 // (8 * max(1, message_bytes))))
+
+
+def encode_all(
+    outputs: list[OutputSections], policy: LinkPolicy, failures: dict[int, Failure], message_bytes: int
+) -> list[Chunk]:
     """The sections of all outlets, without any output of a message that failed, here or before."""
     while True:
         known = len(failures)
-        chunks = [chunk for sections in outputs for chunk in sections.encode(policy, failures)]
+        chunks = [chunk for sections in outputs for chunk in sections.encode(policy, failures, message_bytes)]
         if len(failures) == known:
             return chunks
         outputs = [sections.without(failures) for sections in outputs]

@@ -18,7 +18,7 @@ from typing import Any
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
-from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
+from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
 from zpipe.daemon.plugin.task_run import check_outlet
 from zpipe.errors import PluginError, Reject
 from zpipe.hookspecs import Context
@@ -57,8 +57,11 @@ class SourceThread:
         self._wake = wake
         self._failed = failed
         # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
-        self._worth_a_turn = max(1, min(policy.link.section_messages, policy.unacked.messages // 4))
+        self._quarter = max(1, policy.unacked.messages // 4)
+        self._fitting = policy.link.section_messages
+        self._worth_a_turn = min(self._fitting, self._quarter)
         self._nothing_unsent = True
+        self._message_bytes = 1  # of those taken last
         self._items: deque[Any] = deque()
         self._limit = 0
         self._yielded = 0
@@ -78,7 +81,7 @@ class SourceThread:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        items, worth_a_turn = self._items, self._worth_a_turn
+        items = self._items
         self._began_at = time.monotonic()
         append, wake = items.append, self._wake
         try:
@@ -89,7 +92,7 @@ class SourceThread:
                     break  # this item was never taken in: its position is not committed, so it comes again
                 append(item)
                 self._yielded += 1
-                if self._nothing_unsent or len(items) == worth_a_turn:
+                if self._nothing_unsent or len(items) >= self._worth_a_turn:
                     wake()
         except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
             self._failure = error
@@ -163,6 +166,8 @@ class SourceThread:
         count = min(len(self._items), self._policy.parcel_messages)
         if count < least:
             return None
+        if self._fitting < self._policy.section_messages:
+            count = min(count, self._fitting)
         items = [self._items.popleft() for _ in range(count)]
         try:
             batch = self._take_plain(items) or self._take_any(items)
@@ -171,6 +176,10 @@ class SourceThread:
             self._failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
             self._failed(self._failure)
             return None
+        if chunks := batch[0]:
+            self._message_bytes = sum(len(chunk.body) for chunk in chunks) // sum(chunk.messages for chunk in chunks)
+            self._fitting = fitting_messages(self._policy, self._message_bytes)
+            self._worth_a_turn = min(self._fitting, self._quarter)
         return batch
 
     def _take_plain(self, items: list[Any]) -> Batch | None:
@@ -223,7 +232,7 @@ class SourceThread:
             else:
                 kind = type(item).__name__
                 failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")
-        chunks = encode_all([sections, *named.values()], self._policy, failures)
+        chunks = encode_all([sections, *named.values()], self._policy, failures, self._message_bytes)
         letters = [_letter(stage, failure, items[failure.index]) for failure in failures.values()]
         return chunks, position, len(items), letters
 

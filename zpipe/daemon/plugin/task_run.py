@@ -71,6 +71,7 @@ class TaskRun:
         self._last = last
         self._policy = policy
         self._links = links
+        self._message_bytes = sum(piece.size for piece in task.slices) // max(1, task.count)
         self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
@@ -156,7 +157,7 @@ class TaskRun:
         return [self.default, *self._named.values()]
 
     def _early(self) -> list[Chunk]:
-        chunks = encode_all(self._all_sections(), self._policy, self._failures)
+        chunks = encode_all(self._all_sections(), self._policy, self._failures, self._message_bytes)
         self.default.clear()
         self._named = {}
         self._many = 0
@@ -183,7 +184,7 @@ class TaskRun:
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
-        chunks = [] if whole else encode_all(outputs, self._policy, self._failures)
+        chunks = [] if whole else encode_all(outputs, self._policy, self._failures, self._message_bytes)
         now = time.time()
         origins = [piece.section.columns().origins[piece.start] for piece in self.task.slices] if not whole else []
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative

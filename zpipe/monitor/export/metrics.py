@@ -1,10 +1,10 @@
-"""Every metric that zpipe exports, once: its name, kind, unit and labels, what it says, what to do, and where it comes from.
+"""Every metric that zpipe exports, once: its name, kind, unit and labels, what it means, what to do, where its values come from.
 
-May live here: that table, and reading it out of the model's value. It knows no exporter: what is served is `exporter`'s.
+The table of metrics belongs here, and reading their values out of the model. Must not live here: serving them (`exporter`).
 
-Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that what is old never looks
-current; one that stopped or failed keeps its counters, which are final. What it has stored it keeps in any case: that is on its
-disk, and an alert on it must not end with the process. The label is `stage_instance`, since a Prometheus server
+Counters end in _total, gauges in their unit. An instance that is silent gives no samples, so that old figures never look current.
+One that stopped or failed keeps its counters, which are final. What an instance has stored is exported whatever became of its
+process, since an alert on it must not end with the process. The label is `stage_instance`, since a Prometheus server
 sets `instance` itself.
 """
 
@@ -80,7 +80,7 @@ def count(key: str) -> Samples:
 
 
 def now(key: str) -> Samples:
-    """Something of the snapshot that holds only while the instance lives."""
+    """A figure of the snapshot that is true only while the instance lives."""
     return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
 
 
@@ -129,7 +129,7 @@ def states(value: Value) -> Iterator[Sample]:
 
 
 def whether(key: str) -> Samples:
-    """1 where the snapshot says so, 0 where it does not, or says nothing of it."""
+    """1 where the snapshot has something there, 0 where it has nothing or lacks the key."""
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
 
 

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from zpipe.core.wire import cbor
@@ -70,12 +71,10 @@ def _read(value: Any) -> Any:
 
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:
-    try:
+    with suppress(UnicodeDecodeError):
         text = value.decode()
-    except UnicodeDecodeError:
-        return {BASE64: base64.b64encode(value).decode()}
-    if all(one.isprintable() or one in "\n\r\t" for one in text):
-        return {UTF8: text}
+        if all(one.isprintable() or one in "\n\r\t" for one in text):
+            return {UTF8: text}
     return {BASE64: base64.b64encode(value).decode()}
 
 

@@ -30,14 +30,14 @@ class Redaction:
         """A copy without what is hidden; the message itself if no names were given."""
         if not self._names:
             return message
-        shown, headers = copy(message), message.headers
-        shown.payload = self._shown(message.payload, ())
+        marked, headers = copy(message), message.headers
+        marked.payload = self._shown(message.payload, ())
         if headers is not None:
             whole = self._hides((HEADERS,))
-            shown.headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
+            marked.headers = dict.fromkeys(headers, MARK) if whole else self._shown(headers, (HEADERS,))
         if self._hides((ID,)):
-            shown.id = MARK
-        return shown
+            marked.id = MARK
+        return marked
 
     def _shown(self, value: Any, path: Path) -> Any:
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What keys do. May live here: the state of the screen as its user set it, and the moves between; pure.
+"""What the keys of the screen do: the state as the user has set it, and how a key changes it. Must not live here: drawing.
 
 A key is a character, or a word for one that has none: up, down, left, right, enter, escape, home, end, pageup, pagedown.
 """
@@ -57,7 +57,7 @@ class Command(NamedTuple):
 
 @dataclass
 class Controls:
-    """mode: status, details, help or confirm. `message` is what the last key came to.
+    """mode: status, details, help or confirm. `message` is the answer to the last key.
 
     scroll   lines of the help or of details that are above the window
     keys     whether there is a keyboard

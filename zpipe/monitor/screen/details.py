@@ -1,4 +1,4 @@
-"""Everything that is known of one stage, an instance after the other. May live here: those lines."""
+"""The lines of the details: all that is known of one stage, one instance after another. Must not live here: their layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live screen of a pipeline that runs. May live here: reading, drawing and keys in turn; what is drawn is the screen's."""
+"""The live screen of a running pipeline: reads snapshots, draws, and handles keys in turn. Must not live here: what is drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STARTUP_READ_INTERVAL_S = 0.05
 """Between two readings while instances are still to be heard of for the first time, for STARTUP_S."""
 STARTUP_S = 3.0
 SAID_S = 5.0
-"""What a key came to stands in place of the keys for so long."""
+"""The answer to a key is shown in place of the keys for this long."""
 
 
 Order = Callable[[str, str], str]

@@ -1,4 +1,4 @@
-"""A recording on the screen, or one moment of it. May live here: the recording's time and moving it."""
+"""A recording on the screen, or one time of it: playing, and moving back and forth. Must not live here: reading the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tape:
         self.move(recording.began)
 
     def move(self, at: float) -> None:
-        """To that time, within the recording. A little forwards is read on; anything else is read anew."""
+        """Moves to that time, within the recording. From far away, what is shown is built anew."""
         recording = self._recording
         at = min(max(at, recording.began), recording.ended)
         near = 0.0 <= at - self.at < WINDOW_INTERVALS * recording.interval_s

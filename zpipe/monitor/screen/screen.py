@@ -1,4 +1,4 @@
-"""The whole screen as lines, for a size: the status or details, the help, the footer. May live here: what goes where; pure.
+"""The whole screen as lines, for a size: the status or details, the help, the footer. Must not live here: the terminal.
 
 What has to be read is whole at every size: sentences are broken into lines, and what is longer than the window can be moved.
 """

@@ -1,4 +1,4 @@
-"""The terminal: its size, its keys, and lines put on it. May live here: everything that touches a tty, and nothing else.
+"""The terminal: its size, its keys, and writing lines to it. Everything that touches a tty belongs here, and nothing else.
 
 Keys are read in cbreak mode without a thread; resizing interrupts the wait for them. Only lines that changed are written, so a
 slow line (ssh) carries little.
@@ -92,13 +92,14 @@ def _end(number: int, frame: object) -> None:
 
 
 class Terminal:
-    """The whole of it, from `with` on; given back as it was at the end, whatever happens. Used by one thread."""
+    """The whole terminal, from `with` on. At the end it is as it was before, whatever happens. Used by one thread."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._painter = Painter(self._stream)
         self.glyphs = glyphs_of(self._stream)
         self._keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        self.has_keys = self._keys is not None
         self._before: list[object] | None = None
         self._handlers: dict[int, object] = {}
         self._wake, self._wakes = os.pipe()
@@ -150,10 +151,6 @@ class Terminal:
             os.write(self._wakes, b"\0")
 
     @property
-    def has_keys(self) -> bool:
-        return self._keys is not None
-
-    @property
     def size(self) -> Size:
         # Not by COLUMNS and LINES first, as shutil has it: a shell that exports them does not follow the window.
         columns, lines = os.get_terminal_size(self._stream.fileno())
@@ -162,7 +159,7 @@ class Terminal:
         return Size(columns, lines)
 
     def keys(self, timeout_s: float) -> list[str]:
-        """Those pressed, as soon as there are some; [] after the time, or when the terminal changed its size."""
+        """The keys that were pressed, as soon as there are any; [] when the time is up or the terminal has another size."""
         inputs = [self._wake] if self._keys is None else [self._wake, self._keys]
         ready, _, _ = select.select(inputs, [], [], max(0.0, timeout_s))
         if self._wake in ready:

@@ -1,0 +1,75 @@
+"""What a message costs the core: Python calls in a simulated pipeline, which no other load on the machine changes.
+
+The pipeline is as busy as a real one whose processes have to share few cores: its source gives as much as it may, and many
+instances of the middle stage could each do it all.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import zpipe.core
+from zpipe.testing import Simulation, Spec, simulation
+
+CORE = str(Path(zpipe.core.__file__).parent)
+MESSAGES = 40_000
+WARM_UP = 10_000
+
+
+class Calls:
+    """Counts calls in the core while it is entered: of its own functions, and of built-in ones by them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._ours: dict[Any, bool] = {}
+
+    def __enter__(self) -> Calls:
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _profile(self, frame: FrameType, event: str, _: object) -> None:
+        if event in ("call", "c_call"):
+            code = frame.f_code
+            ours = self._ours.get(code)
+            if ours is None:
+                ours = self._ours[code] = code.co_filename.startswith(CORE)
+            self.count += ours
+
+
+def calls_a_message(instances: int) -> float:
+    """Without the simulation's own checks, which look at all there is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "breaches", lambda *_: ())
+        return _calls_a_message(instances)
+
+
+def _calls_a_message(instances: int) -> float:
+    sim = Simulation(
+        [
+            Spec("a", messages=WARM_UP + MESSAGES, section=256),
+            Spec("b", inputs=(("a", ""),), instances=instances, seconds=lambda instance: 2e-6),
+            Spec("c", inputs=(("b", ""),), seconds=lambda instance: 1e-6),
+        ]
+    )
+    assert sim.run(lambda: len(sim.stored) >= WARM_UP)
+    with Calls() as calls:
+        assert sim.run(lambda: len(sim.stored) == WARM_UP + MESSAGES)
+    return calls.count / MESSAGES
+
+
+@pytest.fixture(scope="module")
+def calls_with_one() -> float:
+    return calls_a_message(1)
+
+
+@pytest.mark.parametrize("instances", [4, 16, 64])
+def test_a_message_costs_no_more_calls_with_many_instances(calls_with_one: float, instances: int) -> None:
+    assert calls_a_message(instances) < 1.5 * calls_with_one
