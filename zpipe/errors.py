@@ -6,9 +6,8 @@ Does not belong here: an import of anything else in zpipe.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class ExitCode(IntEnum):
@@ -96,8 +95,7 @@ class Reject(Answer):
         super().__init__(reason)
 
 
-@dataclass(frozen=True)
-class Mistake:
+class Mistake(NamedTuple):
     """One thing that is wrong in a config.
 
     file     the path as the user named it

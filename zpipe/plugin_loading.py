@@ -13,10 +13,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -30,8 +29,7 @@ ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
 Hook = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Plugin:
+class Plugin(NamedTuple):
     """A plugin that was found, imported and checked.
 
     hooks         the functions that it implements, by hook name. Each takes all arguments of its specification, in that order

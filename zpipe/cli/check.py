@@ -106,11 +106,11 @@ def _as_json(result: _Result) -> dict[str, Any]:
 
 
 def _mistake(mistake: Mistake) -> dict[str, Any]:
-    return {**vars(mistake), "given": json_or_text(mistake.given)}  # TOML has dates, infinity and NaN
+    return {**mistake._asdict(), "given": json_or_text(mistake.given)}  # TOML has dates, infinity and NaN
 
 
 def _memory(memory: list[MemoryRow]) -> dict[str, Any]:
-    stages = [{**vars(row), "instance_bytes": row.instance_bytes, "total_bytes": row.total_bytes} for row in memory]
+    stages = [{**row._asdict(), "instance_bytes": row.instance_bytes, "total_bytes": row.total_bytes} for row in memory]
     return {"stages": stages, "total_bytes": sum(row.total_bytes for row in memory)}
 
 

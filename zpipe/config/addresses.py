@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zpipe import folders
 from zpipe.config.mistakes import MistakeReport
@@ -19,8 +19,7 @@ WITHOUT_KEYS = "read messages, take the place of a stage, and pause or drain it"
 _LONGEST_SOCKET_NAME = "inbox-123456789012.sock"
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     host: str
     port: int
 

@@ -3,7 +3,7 @@ the config."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zpipe.config.pipeline_config import PipelineConfig
 from zpipe.core.policy import MIB, LinkPolicy
@@ -12,8 +12,7 @@ BASE_BYTES = 30 * MIB
 """What an idle daemon takes: the interpreter, zmq and a first-party plugin. What other plugins hold is not known here."""
 
 
-@dataclass(frozen=True)
-class MemoryRow:
+class MemoryRow(NamedTuple):
     """The estimate for one stage. All but `total_bytes` is for one of its instances.
 
     queue_bytes    the inbound queue, and the one message by which its bound may be exceeded

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zpipe.core.ranges import RangeSet
 
@@ -138,8 +138,7 @@ class EachDerivation(Derivation):
             base += share.count
 
 
-@dataclass(frozen=True)
-class CountRow:
+class CountRow(NamedTuple):
     """A count of a stage, for people.
 
     metric  its name in Prometheus, without `zpipe_` and `_total`, the unit first; None: it is no metric

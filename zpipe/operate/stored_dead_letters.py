@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section
 Numbers = dict[InstanceKey, list[int]]
 """Numbers of letters, by the instance that has them."""
 
-_COLUMNS = tuple(one.name for one in fields(StoredDeadLetter) if one.name not in ("stage", "instance"))
+_COLUMNS = tuple(name for name in StoredDeadLetter._fields if name not in ("stage", "instance"))
 
 
 @dataclass(frozen=True)

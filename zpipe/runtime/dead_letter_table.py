@@ -158,8 +158,7 @@ def expire(connection: sqlite3.Connection, age_s: float) -> int:
     return connection.execute(sql, (time.time() - age_s,)).rowcount
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(NamedTuple):
     """Which letters of one instance. `reason` is a part of it; ages are in seconds, `numbers` None for any."""
 
     reason: str = ""

@@ -8,10 +8,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
@@ -25,8 +24,7 @@ SYSTEM_FOLDERS = {"ZPIPE_RUNTIME_DIR": str(folders.SYSTEM_RUNTIME), "ZPIPE_STATE
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True)
-class Addresses:
+class Addresses(NamedTuple):
     """The well-known ones of an instance."""
 
     feedback: str

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, config_record, load
@@ -39,8 +40,7 @@ def write_record(places: Places, config: PipelineConfig, stage: str, instance: i
     part.replace(path)
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """The pipeline that a command is to ask.
 
     config  what it runs by, or what the file says where it does not run

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.errors import ExitCode, ZpipeError
@@ -21,8 +21,7 @@ class UnitError(ZpipeError):
     exit_code = ExitCode.USAGE
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """One instance of a stage, as its unit names it between @ and .service."""
 
     pipeline: str

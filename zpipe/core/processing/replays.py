@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
@@ -22,8 +22,7 @@ MOST_BYTES = 1 << 20
 """Of them, but for one message: little beside the queue, so that the memory a stage may take is that of its config."""
 
 
-@dataclass(frozen=True)
-class Revived:
+class Revived(NamedTuple):
     """A letter that is to be a message again. `body` is its message, as a section of one; `suspicion` that of a Section."""
 
     number: int

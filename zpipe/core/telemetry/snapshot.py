@@ -13,8 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
@@ -87,8 +86,7 @@ def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Where a stage's counts are."""
 
     me: Identity

@@ -6,8 +6,7 @@ Rates over the interval belong here, and putting a snapshot together. Must not l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
@@ -26,8 +25,7 @@ def following(now: float, interval_s: float) -> float:
     return at if at - now > 1e-6 * interval_s else at + interval_s
 
 
-@dataclass(frozen=True)
-class StageStatus:
+class StageStatus(NamedTuple):
     """What a stage is doing, in a few figures.
 
     done        messages completed, filtered or dead;  acked: outputs that are finished below

@@ -6,7 +6,6 @@ May live here: hello and welcome, silence, the end of input. Parcels, credit and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from zpipe.core.actions import Action, LogEvent, Tell
@@ -25,8 +24,7 @@ SuspectedCalls = dict[tuple[str, str, int], tuple[str, list[list[int]]]]
 plugin when the life before this one ended by accident."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Who this instance is, as it says in a hello."""
 
     pipeline: str

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MESSAGE, RECORD, SECTION = "message", "record", "section"
 """What its payload is: a message's; what a source could not read; a section that could not be decoded, as its bytes."""
 
 
-@dataclass(frozen=True)
-class StoredDeadLetter:
+class StoredDeadLetter(NamedTuple):
     """Its fields are those of a row of its instance's store, where `number` is never used again.
 
     at, origin   seconds since the epoch: when it died last, when its source produced it

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zpipe.daemon.storage.store import SavedPosition, Store
 from zpipe.hookspecs import Context
@@ -20,8 +19,7 @@ from zpipe.runtime.logs import fields
 CLOSE_S = 5.0
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """What was found on opening: the source's saved position, whether this run has read it to its end, how much is left."""
 
     saved: SavedPosition

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
@@ -30,8 +30,7 @@ _OUTPUTS = (Message, type(DROP), Answer, Iterator)
 _YIELD = "yield them, or return zpipe.many(...)"
 
 
-@dataclass(frozen=True)
-class StageLinks:
+class StageLinks(NamedTuple):
     """What a stage's config says of the messages in and out of it.
 
     outlets     the named ones that its messages may leave by

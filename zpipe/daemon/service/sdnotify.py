@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zpipe.core.telemetry.stage_report import following
 
@@ -24,8 +24,7 @@ EXTENSION_S = 15.0
 """Until something has to be finished again while stopping. Sent every STATUS_S, so well before any stop timeout ends."""
 
 
-@dataclass(frozen=True)
-class ServiceStatus:
+class ServiceStatus(NamedTuple):
     """What the instance is doing. `progress` changes whenever something was finished; `shutting_down`: it drains or leaves."""
 
     text: str = ""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import cbor
@@ -98,8 +97,7 @@ def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
     return (STORE, "") if producer is None else (producer[:3], producer.incarnation)
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     rows: list[list[Any]]
     note: int
 

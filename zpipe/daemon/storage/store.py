@@ -9,10 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zpipe.core.wire import cbor
 from zpipe.errors import OperatorError, PeerError
@@ -31,8 +30,7 @@ WAL_PAGES = 100
 """The log before the file is kept to 400 KiB: SQLite's own 1,000 pages are more than many a small disk has left."""
 
 
-@dataclass(frozen=True)
-class SavedPosition:
+class SavedPosition(NamedTuple):
     """Where the source stood. `completed_by`: the run that read it to its end ("" while it is cut)."""
 
     position: Any = None

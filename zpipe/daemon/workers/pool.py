@@ -75,7 +75,7 @@ def make_pool(
         "link": dataclasses.asdict(link),
         "level": logging.getLevelName(log.level),
         "state_dir": str(context.state_dir),
-        "links": dataclasses.asdict(links),
+        "links": links._asdict(),
         "context": {name: getattr(context, name) for name in CONTEXT},
     }
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
