@@ -25,9 +25,10 @@ plugin = "sqlite"
 workers = {{ kind = "{kind}" }}
 options = {{ path = "out.db", table = "t", key = "id", columns = {{ many = "TEXT" }} }}
 """
+# More than a parcel, so that no other message shares its section.
 GROW = """
 def grow(payload):
-    return payload | {"many": [{}] * 1_000_000} if payload["id"] == 4 else payload | {"many": [{}]}
+    return payload | {"many": [{}] * 2_000_000} if payload["id"] == 4 else payload | {"many": [{}]}
 """
 CARELESS = """
 import sys

@@ -398,6 +398,8 @@ class Stage:
         self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.need_confirms()
         self.processing.size_window()
+        if now >= self.snapshot_at:
+            self.inlet.state_changes(now)
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._publish(now)
         self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)

@@ -143,7 +143,8 @@ def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
-    """Ends that speak at different moments, a thousand messages a second: never off by what passes between those."""
+    """Ends that speak at different moments, a thousand messages a second: mostly off by a message or two, and never by half of
+    what passes between two snapshots of one instance."""
     chance = random.Random(seed)
     policy = StagePolicy(queue=Bound(200, MIB), unacked=Bound(1000, MIB))
     watched = Watched(
@@ -171,5 +172,5 @@ def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
         node = watched.sim.nodes[chance.choice(sorted(watched.sim.nodes))]
         node.event(lambda node=node: node.stage.snapshot_now(watched.sim.now))  # type: ignore[misc]
     assert len(shown) > 20
-    worst = max(abs(depth - held[at]) for at, depth in shown)
-    assert worst <= 100, [(at, depth, held[at]) for at, depth in shown]
+    off = sorted(abs(depth - held[at]) for at, depth in shown)
+    assert off[len(off) * 8 // 10] <= 3 and off[-1] <= 200, [(at, depth, held[at]) for at, depth in shown]

@@ -347,6 +347,12 @@ class Inlet:
     def next_statement_at(self) -> float:
         return self._statements_due.lowest
 
+    def state_changes(self, now: float) -> None:
+        """Every session states what it has not said yet: before a snapshot, so that both ends count the same acks."""
+        for session in self.sessions:
+            if session.changed:
+                self.due(session, now)
+
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
         self._share_all = True
