@@ -116,7 +116,9 @@ def test_an_instance_that_was_killed_beside_the_run_is_started_again_by_it(make:
             done: int = watch.snapshots.get(("work", 3), {"completed": 0})["completed"]
             return done
 
-        wait_until(share, "the third instance works")
+        wait_until(
+            lambda: share() and "event=stage.joined stage=work.3" in run.stderr, "the third works, and the run knows"
+        )
         stored = pipeline.count()
         wait_until(lambda: pipeline.count() > stored + 1500, "and has done more than it has said")
         incarnation = watch.snapshots["work", 3]["incarnation"]

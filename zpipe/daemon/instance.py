@@ -25,8 +25,8 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.handover import Handover
 from zpipe.daemon.loop import Loop, Part
+from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outages import Outage
 from zpipe.daemon.plugin import traces

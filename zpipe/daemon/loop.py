@@ -4,7 +4,7 @@ The order of a turn belongs here, and one row for each action. Must not live her
 of the daemon does in its turn. A frame that breaks the protocol is counted, logged at a limited rate and dropped.
 
 The loop runs on the main thread, or on the thread of a worker whose calls are quick, and goes from one to the other between two
-turns, or while the worker is in a call (`handover`).
+turns, or while the worker is in a call (`loop_handover`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
-from zpipe.daemon.handover import Handover
+from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
 from zpipe.daemon.service.health import Health

@@ -232,6 +232,10 @@ class Supervisor:
         before = self._last.get(key)
         if before is not None and before["incarnation"] != snapshot["incarnation"]:
             self._ledger.killed(before)
+        if before is None and key not in {(child.stage, child.instance) for child in self._children}:
+            self._display.line(
+                fields(event="stage.joined", stage=f"{key[0]}.{key[1]}", hint="it was started beside the run")
+            )
         self._last[key] = snapshot
         for child in self._children:
             if (child.stage, child.instance) == key:

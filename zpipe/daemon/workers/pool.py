@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Result, Task
-from zpipe.daemon.handover import Handover
+from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal

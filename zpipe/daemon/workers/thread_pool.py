@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from zpipe.core.work.task import Chunk, Result, Task
-from zpipe.daemon.handover import Handover
+from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
@@ -29,7 +29,7 @@ class ThreadPool:
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
 
-    The only thread of a pool drives the loop while its calls are quick (`handover`). They are the same calls on the same thread,
+    The only thread of a pool drives the loop while its calls are quick (`loop_handover`). They are the same calls on the same thread,
     so a plugin sees no difference.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-from zpipe.daemon.handover import LONG_S, Handover
+from zpipe.daemon.loop_handover import LONG_S, Handover
 
 DEADLINE_S = 30.0
 
