@@ -29,8 +29,8 @@ class ThreadPool:
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
 
-    The only thread of a pool drives the loop while its calls are quick (`loop_handover`). They are the same calls on the same thread,
-    so a plugin sees no difference.
+    The only thread of a pool drives the loop while its calls are quick (`loop_handover`). They are the same calls on the same
+    thread, so a plugin sees no difference.
     """
 
     def __init__(
