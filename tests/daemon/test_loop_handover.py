@@ -161,3 +161,13 @@ def test_the_main_thread_wakes_when_the_loop_is_given_back() -> None:
     handover.watch()
     assert not handover.worker_drives
     thread.join(DEADLINE_S)
+
+
+def test_a_forked_child_drives_no_loop() -> None:
+    handover = Handover()
+    handover.give()
+    assert handover.end_call()
+    handover.begin_call()
+    handover._changed.acquire()  # as if another thread had it at the moment of the fork
+    handover.leave_to_parent()
+    assert not handover.end_call()

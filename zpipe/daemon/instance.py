@@ -95,6 +95,7 @@ class Instance:
         self._source = self._make_source()
         self._output_room = threading.Event()
         self._handover = Handover()
+        os.register_at_fork(after_in_child=self._handover.leave_to_parent)
         self._workers = self._make_workers()
         self._letter_log = DeadLetterLog(self.log, logs.is_terminal(env))
         self._dead_letters = DeadLetterStore(

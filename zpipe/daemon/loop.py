@@ -141,6 +141,9 @@ class Loop:
                 self._handover.give()
                 self._driver.drive(self._turn_on_worker)
                 self._handover.watch()
+                self._mailbox.post(
+                    _nothing
+                )  # what the turn has left that was lost in a call does not wait for a deadline
         if self._error is not None:
             raise self._error
 
@@ -268,7 +271,7 @@ class Loop:
 
     def _send_parcel(self, action: act.SendParcel) -> None:
         if not self._sockets.send_parcel(action.session, action.header, action.body):
-            self._stage.session_lost(action.session)
+            self._session_lost(action.session)
 
     def _publish(self, action: act.Publish) -> None:
         for arrival in self._sockets.publish(action.topic, action.frame):
@@ -281,7 +284,12 @@ class Loop:
     def _open_session(self, action: act.OpenSession) -> None:
         self._log.debug(fields(event="session.opened", session=_prefix(action.session), address=action.address))
         if not self._sockets.open_session(action.session, action.address, action.high_water_mark):
-            self._stage.session_lost(action.session)
+            self._session_lost(action.session)
+
+    def _session_lost(self, session: bytes) -> None:
+        """Found at the end of a turn. What follows from it is the next one's, at once."""
+        self._stage.session_lost(session)
+        self._mailbox.post(_nothing)
 
     def _close_session(self, action: act.CloseSession) -> None:
         self._log.debug(fields(event="session.closed", session=_prefix(action.session)))
@@ -301,6 +309,10 @@ class Loop:
 
     def _set_exit(self, action: act.Exit) -> None:
         self._exit = action
+
+
+def _nothing() -> None:
+    """Posted to have another turn at once."""
 
 
 def _prefix(session: bytes) -> str:

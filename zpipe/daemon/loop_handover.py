@@ -38,6 +38,12 @@ class Handover:
         """To be asked by the thread that drives, for which it cannot change meanwhile."""
         return self._worker_drives
 
+    def leave_to_parent(self) -> None:
+        """In a child that a plugin has forked in a call: nobody drives, since the sockets are the parent's. The lock may have
+        been held by a thread that the child does not have."""
+        self._changed = threading.Condition(threading.Lock())
+        self._worker_drives = False
+
     # ---- on the main thread
 
     def give(self) -> None:

@@ -42,8 +42,9 @@ class Signals:
             fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT)
 
     def read(self) -> list[signal.Signals]:
+        """Those that a plugin has set a handler for come here too, and are passed over."""
         try:
-            return [signal.Signals(number) for number in os.read(self.fd, 64)]
+            return [signal.Signals(number) for number in os.read(self.fd, 64) if number in WATCHED]
         except BlockingIOError:
             return []
 

@@ -8,7 +8,9 @@ import datetime
 import enum
 import gc
 import math
+import mmap
 import uuid
+from collections.abc import Callable
 from typing import Any, get_args
 
 import ormsgpack
@@ -253,3 +255,10 @@ def test_random_bytes_raise_nothing_but_peer_errors(tail: bytes, count: int) -> 
 def test_a_key_that_comes_twice_has_its_last_value() -> None:
     """PROTOCOL.md section 11 allows it: looking for them would cost every section a pass over its values."""
     assert section.decode(b"\x94\x91\xa1a\x91\x00\x91\x82\xa1k\x01\xa1k\x02\xc0", 1).payloads == [{"k": 2}]
+
+
+@pytest.mark.parametrize("wrap", [lambda view: view, lambda view: {"view": view}, lambda view: [[{"view": [view]}]]])
+def test_a_memoryview_is_cbor_s_whatever_memory_it_is_of(wrap: Callable[[memoryview], Any]) -> None:
+    """It refers to its memory, that to its type, and so on: looked into, it is all of the interpreter."""
+    with mmap.mmap(-1, 4096) as memory, memoryview(memory) as view:
+        assert msgpack.write_payloads([[wrap(view)]], [wrap(view)]) is None

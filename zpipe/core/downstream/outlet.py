@@ -28,6 +28,9 @@ SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""
 WORTH_S = 0.005
 """Work of a parcel that is worth its overhead: with less, handing over costs more than a tenth where processes share a core."""
+AWAKE = 4
+"""So many idle consumers take turns before others are woken: a stage of a few instances shares its work evenly (as everybody
+expects who adds one), and of 64 most sleep at light load."""
 OVERDUE_S = 0.1
 """A consumer says what it has done within 20 ms. One that has not after this does not get to run, or collects a batch."""
 
@@ -261,12 +264,12 @@ class Outlet:
         return None
 
     def _find_idle(self, now: float) -> None:
-        """Of those that are about to run dry, the one with the lowest number of its instance is the first to be sent to: a few
-        processes that are awake do the same with far fewer turns than many that are woken one after another. One that is
-        idle by its rate alone, yet does not say so, comes after all others until it does."""
+        """Of those that are about to run dry, the first AWAKE by the numbers of their instances take turns: a few processes that
+        are awake do the same with far fewer turns than many that are woken one after another. One that is idle by its rate
+        alone, yet does not say so, comes after all others until it does."""
         while self._busy.lowest < now + SOON_S and (session := self._busy.first) is not None:
             self._busy.discard(session)
-            self._idle.put(session, session.hello.instance)
+            self._idle.put(session, (session.hello.instance - 1) // AWAKE)
         while (session := self._idle.first) is not None and session.overdue(now, OVERDUE_S):
             session.busy_until = now + self._policy.peer_timeout_s
             self._place(session)

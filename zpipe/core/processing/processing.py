@@ -252,10 +252,10 @@ class Processing:
             if work_at <= now:
                 return at  # it is the next, and waits for the others to come back
             work_at = NEVER
-        if (replay := self.replays.next) is not None and not self._must_wait(replay):
-            work_at = now
-        else:
+        if (replay := self.replays.next) is None:
             work_at = min(work_at, self._ready_at(now, flush))
+        elif not self._must_wait(replay):
+            work_at = now
         return min(at, max(work_at, self.calls.next_at(now)))
 
     def size_window(self) -> None:

@@ -74,7 +74,7 @@ class PluginHost:
             return
         try:
             hook(position, self.context)
-        except Exception as error:  # the position is committed, whatever the plugin makes of it
+        except BaseException as error:  # also sys.exit(): the position is committed, whatever the plugin makes of it
             self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
 
     def close(self) -> None:
@@ -87,5 +87,5 @@ class PluginHost:
     def _close(self) -> None:
         try:
             self.plugin.hooks["zpipe_close"](self.context)
-        except Exception as error:
+        except BaseException as error:
             self._log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))
