@@ -261,7 +261,6 @@ class Stage:
         self.lifecycle.make(Move.FAIL)
 
     def task_done(self, task: Task, result: Result, now: float) -> None:
-        self.processing.spend(now)
         self.processing.done(task, result, now)
 
     def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
@@ -365,8 +364,7 @@ class Stage:
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
-        flush = self.processing.has_work and self._flush
-        at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, flush), self.shutdown.exit_at)
+        at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
@@ -375,10 +373,9 @@ class Stage:
         """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
         came of them."""
         self._wake(now)
-        self.processing.spend(now)
         if self.shutdown.leaving and self.inlet.queue:
             self.inlet.hand_back(now)
-        if not self.lifecycle.accepts_input or not self.processing.has_work:
+        if not self.processing.has_work or not self.lifecycle.accepts_input:
             return []
         return [StartTask(task) for task in self.processing.start(now, self._flush)]
 
@@ -387,16 +384,17 @@ class Stage:
         self._actions += self.start_tasks(now)
         self._work(now)
         self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s)
-        if self.lifecycle.accepts_input:
+        if self.upstreams.next_at() <= now and self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
             self._heartbeat_at = following(now, self.policy.link.heartbeat_s)
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
-        self._actions += (sent := self.downstream.dispatch(now))
-        self._actions += self.tap.left(self.downstream, sent, now)
-        self._actions += self.downstream.need_confirms()
+        if self.downstream.unsent:
+            self._actions += (sent := self.downstream.dispatch(now))
+            self._actions += self.tap.left(self.downstream, sent, now)
+            self._actions += self.downstream.need_confirms()
         self.processing.size_window()
         if now >= self.snapshot_at:
             self.inlet.state_changes(now)
@@ -407,9 +405,10 @@ class Stage:
         return actions
 
     def _work(self, now: float) -> None:
-        action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
-        self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
-        self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
+        if letters := self.processing.dead_letters.take(now):
+            action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
+            self._actions += map(action, letters)
+        self._actions += map(RemoveLetter, self.processing.replays.take_done())
         self._actions += self._limit.update(self.downstream, self.processing.may_read)
         if self.source is not None:
             self._commit(self.source, now)
@@ -426,6 +425,8 @@ class Stage:
     @property
     def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
+        if self.policy.batch is None:
+            return False
         nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
         return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 

@@ -10,6 +10,7 @@ as somebody who names a session that does not exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply, SendParcel
 from zpipe.core.downstream import admission
@@ -19,6 +20,15 @@ from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames
 from zpipe.core.work.task import Chunk
+
+
+class _Counted(NamedTuple):
+    """Of all outlets together: see the properties of these names."""
+
+    room: int
+    unsent: int
+    unacked_full: bool
+
 
 NEVER = float("inf")
 HIGH_WATER_SLACK = 64
@@ -50,6 +60,7 @@ class Downstream:
             self._by_name.setdefault(outlet.name, []).append(outlet)
         self._sessions: dict[bytes, tuple[Outlet, OutletSession]] = {}
         self._random_bytes = random_bytes
+        self._counted: _Counted | None = None
 
     # ---- outputs
 
@@ -63,6 +74,7 @@ class Downstream:
                 continue
             for outlet in outlets:
                 outlet.offer(chunk, derivation)
+        self._counted = None
         return unrouted
 
     def reads(self, outlet: str) -> bool:
@@ -72,27 +84,39 @@ class Downstream:
     @property
     def room(self) -> int:
         """How many more messages may be produced now, by the link with the least room."""
-        link, unacked = self._policy.link, self._policy.unacked
-        room = unacked.messages
-        for outlet in self.outlets:
-            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
-            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
-                return 0
-        return max(room, 0)
+        return (self._counted or self._count()).room
 
     @property
     def full(self) -> bool:
-        return bool(self.outlets) and self.room == 0
+        return self.room == 0
 
     @property
     def unacked_full(self) -> bool:
         """Nothing more can be sent until something is acked: consumers should not wait for more to come."""
-        bound = self._policy.unacked
-        return any(o.held_messages >= bound.messages or o.held_bytes >= bound.bytes for o in self.outlets)
+        return (self._counted or self._count()).unacked_full
 
     @property
     def unsent(self) -> int:
-        return sum(outlet.unsent_messages for outlet in self.outlets)
+        return (self._counted or self._count()).unsent
+
+    def _count(self) -> _Counted:
+        """What is asked several times a turn is counted once after each change of what the outlets hold."""
+        link, unacked = self._policy.link, self._policy.unacked
+        room, unsent, unacked_full = unacked.messages, 0, False
+        for outlet in self.outlets:
+            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
+            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
+                room = 0
+            unsent += outlet.unsent_messages
+            unacked_full |= outlet.held_messages >= unacked.messages or outlet.held_bytes >= unacked.bytes
+        self._counted = _Counted(max(room, 0), unsent, unacked_full)
+        return self._counted
+
+    @property
+    def off(self) -> str:
+        """How what is kept differs from what the outlets hold; "" if it does not, as it must be."""
+        kept = self._counted
+        return "" if kept is None or kept == self._count() else f"{kept} is kept, not {self._counted}"
 
     @property
     def in_flight(self) -> int:
@@ -105,6 +129,7 @@ class Downstream:
 
     def dispatch(self, now: float) -> list[Action]:
         """Everything that credit allows to be sent now."""
+        self._counted = None
         return [
             SendParcel(session.id, header, body)
             for outlet in self.outlets
@@ -114,7 +139,10 @@ class Downstream:
 
     def next_at(self) -> float:
         """When `dispatch` should be called although nothing happens."""
-        return min([outlet.send_at for outlet in self.outlets], default=NEVER)
+        at = NEVER
+        for outlet in self.outlets:
+            at = min(at, outlet.send_at)
+        return at
 
     def say_end(self, now: float) -> list[Action]:
         """Tells every consumer that has not been told since its last parcel."""
@@ -217,6 +245,7 @@ class Downstream:
             event = LogEvent("session.broken", {"sender": sender, "consumer": session.name, "reason": problem})
             return [*self.close(session.id), self._refuse(route, statement, problem), event]
         outlet.read_statement(session, statement, now)
+        self._counted = None
         return [self._confirm(outlet, session)] if statement.reply else []
 
     def refused(self, route: bytes, refuse: frames.Refuse, sender: str) -> list[Action]:
@@ -255,6 +284,7 @@ class Downstream:
             return []
         outlet, session = known
         outlet.close(session)
+        self._counted = None
         return [CloseSession(session_id)]
 
     # ---- time

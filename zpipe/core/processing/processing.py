@@ -54,6 +54,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self._served = True  # since the window was sized
         self._alone = False  # a task is under way that no other may run beside
 
     # ---- to the workers
@@ -62,7 +63,10 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self._free() and self.calls.may_start(now) and (task := self._next(now, flush)) is not None:
+        while self.has_work and self._free() and self.calls.may_start(now):
+            task = self._next(now, flush)
+            if task is None:
+                break
             started.append(task)
         return started
 
@@ -74,10 +78,11 @@ class Processing:
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
         self._give_up()
-        if self.retries.next_at <= now:
+        if self.retries.messages and self.retries.next_at <= now:
             if self._must_wait(self.retries.first()):
                 return None
             self._counts.retries += 1
+            self._served = True
             return self._begin(*self.retries.pop(), now)
         if (replay := self.replays.next) is not None:
             if self._must_wait(replay):
@@ -110,10 +115,12 @@ class Processing:
 
     def _free(self) -> bool:
         """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
+        if self.paused or self._alone or self._downstream.full:
+            return False
+        if (more := len(self.tasks) - self._policy.workers) < 0:
+            return True
         quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
-        ahead = quick and self._policy.batch is None and self.calls.limiter is None
-        slots = self._policy.workers + ahead
-        return len(self.tasks) < slots and not (self.paused or self._alone or self._downstream.full)
+        return not more and quick and self._policy.batch is None and self.calls.limiter is None
 
     @property
     def may_read(self) -> bool:
@@ -147,6 +154,7 @@ class Processing:
         return self._inlet.take(most, policy.link.parcel_bytes)
 
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
+        self.spend(now)
         self._number += 1
         self.calls.started(now)
         self._alone = alone = bool(slices[0].section.suspicion) and not self._policy.isolated
@@ -164,6 +172,8 @@ class Processing:
 
     def done(self, task: Task, result: Result, now: float) -> None:
         """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
+        self.spend(now)
+        self._served = True
         del self.tasks[task.number]
         self._alone = False
         self.calls.ended(task, result, now)
@@ -171,7 +181,7 @@ class Processing:
             result.failures and result.failures[0].verdict is Verdict.THROTTLED
         ):  # a refusal says nothing of the service rate
             self._service_rate.measure(task.count, result.seconds)
-        failed = {failure.index for failure in result.failures}
+        failed = {failure.index for failure in result.failures} if result.failures else set()
         self._counts.finish(completed=task.count - len(failed) - result.filtered, filtered=result.filtered)
         if replay_of(task.slices[0]) is None:
             self.breaker.succeeded(task.count - len(failed))
@@ -184,7 +194,8 @@ class Processing:
         self.in_stage.add(now - task.slices[0].arrived_at, task.count)
         for age in result.ages:
             self.since_origin.add(age, 1)
-        self._fail(task, result.failures, now)
+        if failed:
+            self._fail(task, result.failures, now)
 
     def _derive(self, task: Task, chunks: list[Chunk], good: list[Slice], failed: set[int]) -> None:
         """Hands the outputs on, and ties the inputs to them: each to its own, where it is known which are whose."""
@@ -230,6 +241,7 @@ class Processing:
 
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""
+        self._served = True
         self.calls.set_limit(limit, len(self.tasks), now)
 
     # ---- dead letters
@@ -259,7 +271,10 @@ class Processing:
         return min(at, max(work_at, self.calls.next_at(now)))
 
     def size_window(self) -> None:
-        """What the inlet may ask its producers for, by the service rate measured so far."""
+        """What the inlet may ask its producers for, by the service rate measured so far, if that has changed."""
+        if not self._served:
+            return
+        self._served = False
         policy = self._policy
         self._service_rate.workers = calls = self.calls.at_once(policy.workers)
         if self.calls.limiter is not None:
@@ -271,16 +286,21 @@ class Processing:
         self._inlet.window = min(waiting + self._service_rate.window(policy.link.queue_time_s, least, most), most)
 
     def spend(self, now: float) -> None:
-        """Books the time since the last call, before anything changes that decides what it was spent on."""
+        """Books the time since the last call. To be called before anything changes that decides what it was spent on."""
         self.budget.advance(now, len(self.tasks), self.budget.idle_as)
 
     def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
-        queue = self._inlet.queue
-        full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
-        limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
-        retrying = self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue
-        self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
+        queue, idle_as = self._inlet.queue, "waiting"
+        if self._downstream.full or (left is not None and left <= 0 and self.may_read):
+            idle_as = "blocked"
+        elif (queue or self.retries.next_at <= now) and not self.calls.may_start(now):
+            idle_as = "limited"
+        elif self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue:
+            idle_as = "retrying"
+        if idle_as != self.budget.idle_as:
+            self.spend(now)
+            self.budget.idle_as = idle_as
 
 
 def _how(failure: Failure) -> tuple[Verdict, str, float | None]:

@@ -62,8 +62,7 @@ class Replays:
 
     @property
     def full(self) -> bool:
-        messages, bytes_ = self.room
-        return messages <= 0 or bytes_ <= 0
+        return bool(self._held) and min(self.room) <= 0
 
     @property
     def room(self) -> tuple[int, int]:
