@@ -47,7 +47,8 @@ class CreditSharing:
 
     def uneven(self, sessions: int, window: int) -> bool:
         """The share of each of so many sessions is not about what it was when all were looked at."""
-        return not self._fair / 2 < self._fair_shares(sessions, window)[0] < self._fair * 2
+        fair = credit.fair_share(sessions, self._bound.messages, window, self.taken_messages)
+        return not self._fair / 2 < fair < self._fair * 2
 
     def top_up(self, touched: Iterable[InletSession], sessions: int, window: int) -> None:
         """Gives those in which something has happened, of so many in all, their share of what is free. Nobody may need more

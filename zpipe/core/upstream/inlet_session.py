@@ -161,6 +161,16 @@ class InletSession:
         return self.messages.need > 0 or self.bytes.need > 0
 
     @property
+    def out_of_credit(self) -> bool:
+        """The producer has no credit for its next message."""
+        return self.messages.room < 1 or self.bytes.starving
+
+    @property
+    def pressing(self) -> bool:
+        """It would be `low` if it was given its share. Needs that were stated are another matter."""
+        return self.messages.pressing or self.bytes.pressing
+
+    @property
     def low(self) -> bool:
         """The producer may soon stand still for want of credit that could be stated."""
         return self.messages.low or self.bytes.low
