@@ -93,14 +93,7 @@ TO_BE_MENDED = {
     "self._inlet.rate",
     "self._inlet.window",
     "self._mailbox.asleep",
-    "self._replays.in_process",
     "self._service_rate.workers",
-    "self.budget.idle_as",
-    "self.inlet.leaving",
-    "self.processing.paused",
-    "self.replays.in_process",
-    "self.shutdown.draining",
-    "self.shutdown.leaving",
 }
 """These are no plain records: each of them should be told by a method. Nothing is to be added here."""
 
