@@ -66,11 +66,11 @@ class _Group(click.Group):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from zpipe.plugin_loading import nearest_name
+        from zpipe.plugin_loading import did_you_mean
 
         name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS and (near := nearest_name(name, COMMANDS)):
-            ctx.fail(f"no such command: {name!r} (did you mean {near!r}?)")
+        if name and not name.startswith("-") and name not in COMMANDS and (hint := did_you_mean(name, COMMANDS)):
+            ctx.fail(f"no such command: {name!r}{hint}")
         return super().resolve_command(ctx, args)
 
 

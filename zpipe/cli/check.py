@@ -35,9 +35,7 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
     if unit is not None:
         if configs or as_json:
             raise click.UsageError("--unit names the config, and prints nothing but mistakes: leave the others out")
-        found = unit_names.parse(unit)
-        pipeline = load(found.config, only=found.stage)
-        unit_names.check(found, pipeline)
+        found, pipeline = unit_names.load(unit)
         sandbox.check_network(pipeline.stages[found.stage])
         return ExitCode.DONE
     if not configs:

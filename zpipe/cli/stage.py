@@ -37,15 +37,13 @@ def command(
     if unit is not None:
         if config is not None or instance is not None:
             raise click.UsageError("--unit names the config, the stage and the instance: leave the others out")
-        found = unit_names.parse(unit)
-        pipeline = load(found.config, only=found.stage)
-        unit_names.check(found, pipeline)
+        found, pipeline = unit_names.load(unit)
         stage, instance = found.stage, found.instance
     elif config is None or stage is None:
         raise click.UsageError("give CONFIG and STAGE, or --unit PIPELINE.STAGE.N")
     else:
         pipeline = load(config, only=stage)
-        unit_names.stage_of(pipeline, stage)
+        pipeline.stage(stage)
     if pipeline.stages[stage].traits.needs_network:
         from zpipe.units import sandbox  # most stages do not need it
 
