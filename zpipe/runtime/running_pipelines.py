@@ -79,6 +79,11 @@ def find(given: Path, env: Mapping[str, str]) -> Target:
     return _by_name(str(given), env)
 
 
+def names(env: Mapping[str, str]) -> list[str]:
+    """Of the pipelines that run here, as far as this user may look."""
+    return sorted({one.name for one in _Machine(env).live()})
+
+
 def _by_file(path: Path, env: Mapping[str, str]) -> Target:
     config: PipelineConfig | None = None
     broken: ConfigError | None = None
