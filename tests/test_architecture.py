@@ -85,11 +85,8 @@ RECORDS = {
 """Plain records, by the name that the code has for one, with what it is. They have no behaviour that a value could upset."""
 
 TO_BE_MENDED = {
-    "kept.of_all",
     "outlet.end_acked",
     "passage.sections.rate",
-    "run.filtered",
-    "sections.of_all",
     "self._inlet.rate",
     "self._inlet.window",
     "self._mailbox.asleep",
