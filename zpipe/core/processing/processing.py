@@ -54,6 +54,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self._idle_as = "waiting"  # what idle workers wait for now
         self._alone = False  # a task is under way that no other may run beside
 
     # ---- to the workers
@@ -176,7 +177,7 @@ class Processing:
         if replay_of(task.slices[0]) is None:
             self.breaker.succeeded(task.count - len(failed))
         else:
-            self.replays.in_process -= task.count - len(failed)
+            self.replays.processed(task.count - len(failed))
         good = task.without(failed)
         for piece in good:
             self._inlet.release(piece)
@@ -228,6 +229,12 @@ class Processing:
     def _try_again(self, slices: list[Slice], failure: Failure, history: CallHistory, now: float) -> None:
         self.retries.add(slices, history, now + self.retries.delay_s(failure, history, self._jitter()))
 
+    def pause(self, paused: bool) -> None:
+        """Starts nothing until told otherwise. To go on is also to try again after too many dead letters."""
+        self.paused = paused
+        if not paused:
+            self.breaker.reset()
+
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""
         self.limiter.change(limit, now)
@@ -272,7 +279,7 @@ class Processing:
 
     def spend(self, now: float) -> None:
         """Books the time since the last call, before anything changes that decides what it was spent on."""
-        self.budget.advance(now, len(self.tasks), self.budget.idle_as)
+        self.budget.advance(now, len(self.tasks), self._idle_as)
 
     def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
@@ -280,7 +287,7 @@ class Processing:
         full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
         limited = (queue or self.retries.next_at <= now) and not self.limiter.may_start(now)
         retrying = self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue
-        self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
+        self._idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
 
 
 def _how(failure: Failure) -> tuple[Verdict, str, float | None]:
