@@ -97,7 +97,6 @@ TO_BE_MENDED = {
     "self._service_rate.workers",
     "self.budget.idle_as",
     "self.inlet.leaving",
-    "self.limiter.under_way",
     "self.processing.paused",
     "self.replays.in_process",
     "self.shutdown.draining",

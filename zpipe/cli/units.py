@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli.parameters import config_argument
 from zpipe.config import load
 from zpipe.config.loading import report_for
 from zpipe.errors import ExitCode, OperatorError
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@config_argument
 @click.option("--install", "installing", is_flag=True, help="Write the files, and have systemd read them.")
 @click.option(
     "--root",

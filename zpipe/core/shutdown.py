@@ -115,7 +115,7 @@ class Shutdown:
         """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
         if self._downstream.unsent:
             return False
-        if self._downstream.unacked_full:
+        if self._downstream.awaits_acks():
             return True
         if self._source is not None:
             return self._source.ended or self._source.silent

@@ -188,7 +188,6 @@ class Instance:
             self._context,
             policy.link,
             calls,
-            self._output_room,
             self._emitted,
             self._done,
             self.log,
@@ -224,7 +223,7 @@ class Instance:
     # ---- called on other threads: they touch nothing and only post
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Blocks until the core has them, and has said whether there is room for more."""
+        """Blocks until the core has them, and there is room for more."""
         taken = threading.Event()
 
         def take() -> None:
@@ -233,6 +232,7 @@ class Instance:
 
         self._mailbox.post(take)
         taken.wait()
+        self._output_room.wait()
 
     def _done(self, task: Task, result: Result) -> None:
         self._traces.done(task, result)

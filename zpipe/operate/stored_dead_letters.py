@@ -26,7 +26,7 @@ _NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section
 Numbers = dict[InstanceKey, list[int]]
 """Numbers of letters, by the instance that has them."""
 
-_COLUMNS = tuple(name for name in StoredDeadLetter._fields if name not in ("stage", "instance"))
+_SHOWN = frozenset(StoredDeadLetter._fields) - {"stage", "instance"}
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,12 @@ class StoredDeadLetters:
                 numbers, most = numbers[:most], max(most - len(numbers), 0)
             with self._open(instance) as connection:
                 for number in numbers:
-                    sql = f"SELECT {', '.join(_COLUMNS)} FROM dead_letters WHERE number = ?"
-                    row = connection.execute(sql, (number,)).fetchone()
-                    if row is not None:  # it may have gone meanwhile
-                        yield self._letter(instance, dict(zip(_COLUMNS, row, strict=True)))
+                    # Every column that is there: a table that no instance has opened lately may lack the newest ones.
+                    rows = connection.execute("SELECT * FROM dead_letters WHERE number = ?", (number,))
+                    names = [column[0] for column in rows.description]
+                    for row in rows:  # none if it has gone meanwhile
+                        found = dict(zip(names, row, strict=True))
+                        yield self._letter(instance, {name: found[name] for name in found.keys() & _SHOWN})
 
     @staticmethod
     def _letter(instance: InstanceKey, row: dict[str, Any]) -> StoredDeadLetter:

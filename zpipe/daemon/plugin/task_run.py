@@ -20,7 +20,7 @@ from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
 from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
-from zpipe.plugin_loading import nearest_name
+from zpipe.plugin_loading import did_you_mean
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
@@ -205,8 +205,7 @@ def check_outlet(outlet: str, declared: Collection[str]) -> None:
     """Raises Reject for an outlet that nobody has declared: trying again cannot help, and its message must not vanish."""
     if not outlet or outlet in declared:
         return
-    near = nearest_name(outlet, declared)
-    hint = f" (did you mean {near!r}?)" if near else ""
+    hint = did_you_mean(outlet, declared)
     has = f"its outlets are {', '.join(declared)}" if declared else "it has only the default one"
     raise Reject(
         f"the stage has no outlet {outlet!r}{hint}; {has}. Outlets are declared by the plugin's zpipe_outlets, or by the option "
