@@ -55,9 +55,15 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 """Plain numbers: to make one of pyzmq's flags of two others takes as long as a turn's look at the clock, 0.7 µs."""
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
 _UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
-_DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+What = Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
+_SIGNS: dict[str, tuple[What, What, int]] = {
+    "connection": ("up", "down", zmq.EVENT_DISCONNECTED),
+    "session": ("ready", "lost", _DOWN),
+}
+"""What each kind of monitor tells, and of which events the second is."""
 
 
 @dataclass(slots=True)
@@ -69,7 +75,7 @@ class Arrival:
     origin  of what came by a socket that is bound here: what the transport needs to tell who sent it
     """
 
-    what: Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
+    what: What
     key: Any
     frames: list[bytes]
     origin: Any = None
@@ -254,10 +260,8 @@ class Sockets:
         what, key, socket = role
         if socket is None:
             return iter((Arrival("fd", key, []),))
-        if what == "connection":
-            return self._connection_events(socket, key)
-        if what == "session":
-            return self._session_events(socket, key)
+        if what in _SIGNS:
+            return self._events(socket, what, key)
         return self._read_bound(socket, what, fd) if what in _BOUND else self._read_connected(socket, what, fd, key)
 
     def _read_connected(self, socket: zmq.Socket[bytes], what: str, fd: int, key: Any) -> Iterator[Arrival]:
@@ -287,28 +291,20 @@ class Sockets:
             yield Arrival(what, None, multipart, first)  # type: ignore[arg-type]
         self._unread[fd] = None
 
-    def _connection_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
-        for event in self._events(monitor):
-            if event == _UP:
-                yield Arrival("up", peer, [])
-            elif event & zmq.EVENT_DISCONNECTED:
-                yield Arrival("down", peer, [])
-
-    def _session_events(self, monitor: zmq.Socket[bytes], session: bytes) -> Iterator[Arrival]:
-        for event in self._events(monitor):
-            if event == _UP:
-                yield Arrival("ready", session, [])
-            elif event & _DOWN:
-                yield Arrival("lost", session, [])
-                return
-
-    def _events(self, monitor: zmq.Socket[bytes]) -> Iterator[int]:
+    def _events(self, monitor: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
+        up, down, ends = _SIGNS[what]
         while not monitor.closed:
             try:
                 multipart = monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield _MONITOR_EVENT.unpack(multipart[0])[0]
+            event: int = _MONITOR_EVENT.unpack(multipart[0])[0]
+            if event == _UP:
+                yield Arrival(up, key, [])
+            elif event & ends:
+                yield Arrival(down, key, [])
+                if what == "session":
+                    return  # it has one life
 
     # ---- making and ending sockets
 

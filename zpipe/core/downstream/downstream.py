@@ -27,7 +27,7 @@ class _Counted(NamedTuple):
 
     room: int
     unsent: int
-    unacked_full: bool
+    awaits_acks: bool
 
 
 NEVER = float("inf")
@@ -61,6 +61,7 @@ class Downstream:
         self._sessions: dict[bytes, tuple[Outlet, OutletSession]] = {}
         self._random_bytes = random_bytes
         self._counted: _Counted | None = None
+        self._awaits_acks = False
 
     # ---- outputs
 
@@ -90,10 +91,12 @@ class Downstream:
     def full(self) -> bool:
         return self.room == 0
 
-    @property
-    def unacked_full(self) -> bool:
-        """Nothing more can be sent until something is acked: consumers should not wait for more to come."""
-        return (self._counted or self._count()).unacked_full
+    def awaits_acks(self) -> bool:
+        """Nothing more can be sent until something is acked: consumers should not wait for more to come. That is so from when
+        the bound is reached until half of it is free: under full load it is reached again with every ack, and to say so each
+        time would wake all consumers."""
+        return (self._counted or self._count()).awaits_acks
+
 
     @property
     def unsent(self) -> int:
@@ -102,14 +105,16 @@ class Downstream:
     def _count(self) -> _Counted:
         """What is asked several times a turn is counted once after each change of what the outlets hold."""
         link, unacked = self._policy.link, self._policy.unacked
-        room, unsent, unacked_full = unacked.messages, 0, False
+        room, unsent, awaits_acks = unacked.messages, 0, False
+        part = 2 if self._awaits_acks else 1
         for outlet in self.outlets:
             room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
             if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
                 room = 0
             unsent += outlet.unsent_messages
-            unacked_full |= outlet.held_messages >= unacked.messages or outlet.held_bytes >= unacked.bytes
-        self._counted = _Counted(max(room, 0), unsent, unacked_full)
+            awaits_acks |= outlet.held_messages * part >= unacked.messages or outlet.held_bytes * part >= unacked.bytes
+        self._awaits_acks = awaits_acks
+        self._counted = _Counted(max(room, 0), unsent, awaits_acks)
         return self._counted
 
     @property

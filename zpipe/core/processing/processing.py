@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.limit.limited_calls import Calls
+from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
@@ -40,7 +40,7 @@ class Processing:
         self.tasks: dict[int, Task] = {}
         self.paused = False
         self.retries = Retries(policy.retry)
-        self.calls = Calls(policy.limit, now)
+        self.limiter = Limiter(policy.limit, now)
         self.replays = Replays()
         self.breaker = CircuitBreaker(policy.dead)
         self.budget = TimeBudget(policy.workers, now)
@@ -55,6 +55,7 @@ class Processing:
         self._jitter = jitter
         self._number = 0
         self._served = True  # since the window was sized
+        self._idle_as = "waiting"  # what idle workers wait for now
         self._alone = False  # a task is under way that no other may run beside
 
     # ---- to the workers
@@ -63,7 +64,7 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self.has_work and self._free() and self.calls.may_start(now):
+        while self.has_work and self._free() and self.limiter.may_start(now):
             task = self._next(now, flush)
             if task is None:
                 break
@@ -120,7 +121,7 @@ class Processing:
         if (more := len(self.tasks) - self._policy.workers) < 0:
             return True
         quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
-        return not more and quick and self._policy.batch is None and self.calls.limiter is None
+        return not more and quick and self._policy.batch is None and not self.limiter.limited
 
     @property
     def may_read(self) -> bool:
@@ -147,7 +148,7 @@ class Processing:
         policy = self._policy
         if policy.batch is not None:
             return self._inlet.take(policy.batch.messages, policy.batch.bytes)
-        if self.calls.limiter is not None:  # a task is one call, or the calls could not be counted
+        if self.limiter.limited:  # a task is one call, or the calls could not be counted
             return self._inlet.take(1, policy.link.parcel_bytes)
         share = -(-self._counts.queued // policy.workers)
         most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
@@ -156,7 +157,7 @@ class Processing:
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
         self.spend(now)
         self._number += 1
-        self.calls.started(now)
+        self.limiter.started(now)
         self._alone = alone = bool(slices[0].section.suspicion) and not self._policy.isolated
         task = Task(self._number, slices, history, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
@@ -176,7 +177,7 @@ class Processing:
         self._served = True
         del self.tasks[task.number]
         self._alone = False
-        self.calls.ended(task, result, now)
+        self.limiter.ended(task, result, now)
         if not (
             result.failures and result.failures[0].verdict is Verdict.THROTTLED
         ):  # a refusal says nothing of the service rate
@@ -186,7 +187,7 @@ class Processing:
         if replay_of(task.slices[0]) is None:
             self.breaker.succeeded(task.count - len(failed))
         else:
-            self.replays.in_process -= task.count - len(failed)
+            self.replays.processed(task.count - len(failed))
         good = task.without(failed)
         for piece in good:
             self._inlet.release(piece)
@@ -239,10 +240,16 @@ class Processing:
     def _try_again(self, slices: list[Slice], failure: Failure, history: CallHistory, now: float) -> None:
         self.retries.add(slices, history, now + self.retries.delay_s(failure, history, self._jitter()))
 
+    def pause(self, paused: bool) -> None:
+        """Starts nothing until told otherwise. To go on is also to try again after too many dead letters."""
+        self.paused = paused
+        if not paused:
+            self.breaker.reset()
+
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""
         self._served = True
-        self.calls.set_limit(limit, len(self.tasks), now)
+        self.limiter.change(limit, now)
 
     # ---- dead letters
 
@@ -268,7 +275,7 @@ class Processing:
             work_at = min(work_at, self._ready_at(now, flush))
         elif not self._must_wait(replay):
             work_at = now
-        return min(at, max(work_at, self.calls.next_at(now)))
+        return min(at, max(work_at, self.limiter.next_at(now)))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the service rate measured so far, if that has changed."""
@@ -276,8 +283,8 @@ class Processing:
             return
         self._served = False
         policy = self._policy
-        self._service_rate.workers = calls = self.calls.at_once(policy.workers)
-        if self.calls.limiter is not None:
+        self._service_rate.workers = calls = self.limiter.at_once(policy.workers)
+        if self.limiter.limited:
             calls *= 2  # a limit doubles in a round trip, if there is work for it
         least = calls if policy.batch is None else (calls + 1) * policy.batch.messages
         self._inlet.rate = self._service_rate.rate
@@ -287,20 +294,20 @@ class Processing:
 
     def spend(self, now: float) -> None:
         """Books the time since the last call. To be called before anything changes that decides what it was spent on."""
-        self.budget.advance(now, len(self.tasks), self.budget.idle_as)
+        self.budget.advance(now, len(self.tasks), self._idle_as)
 
     def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
         queue, idle_as = self._inlet.queue, "waiting"
         if self._downstream.full or (left is not None and left <= 0 and self.may_read):
             idle_as = "blocked"
-        elif (queue or self.retries.next_at <= now) and not self.calls.may_start(now):
+        elif (queue or self.retries.next_at <= now) and not self.limiter.may_start(now):
             idle_as = "limited"
         elif self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue:
             idle_as = "retrying"
-        if idle_as != self.budget.idle_as:
+        if idle_as != self._idle_as:
             self.spend(now)
-            self.budget.idle_as = idle_as
+            self._idle_as = idle_as
 
 
 def _how(failure: Failure) -> tuple[Verdict, str, float | None]:
