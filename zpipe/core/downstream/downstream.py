@@ -97,7 +97,6 @@ class Downstream:
         time would wake all consumers."""
         return (self._counted or self._count()).awaits_acks
 
-
     @property
     def unsent(self) -> int:
         return (self._counted or self._count()).unsent
@@ -108,11 +107,12 @@ class Downstream:
         room, unsent, awaits_acks = unacked.messages, 0, False
         part = 2 if self._awaits_acks else 1
         for outlet in self.outlets:
-            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
-            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
+            messages, bytes_ = outlet.held_messages, outlet.held_bytes
+            room = min(room, unacked.messages - messages, link.unsent_messages - outlet.unsent_messages)
+            if bytes_ >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
                 room = 0
             unsent += outlet.unsent_messages
-            awaits_acks |= outlet.held_messages * part >= unacked.messages or outlet.held_bytes * part >= unacked.bytes
+            awaits_acks |= messages * part >= unacked.messages or bytes_ * part >= unacked.bytes
         self._awaits_acks = awaits_acks
         self._counted = _Counted(max(room, 0), unsent, awaits_acks)
         return self._counted

@@ -74,7 +74,7 @@ class Processing:
     @property
     def has_work(self) -> bool:
         """Something waits for a worker, now or later."""
-        return bool(self._inlet.queue or self.retries.messages or self.replays.next is not None)
+        return bool(self._inlet.queue or self.retries.messages or self.replays.waiting)
 
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
@@ -200,7 +200,7 @@ class Processing:
 
     def _derive(self, task: Task, chunks: list[Chunk], good: list[Slice], failed: set[int]) -> None:
         """Hands the outputs on, and ties the inputs to them: each to its own, where it is known which are whose."""
-        if chunks and task.derivation is None and all(chunk.owners is not None for chunk in chunks):
+        if task.count > 1 and chunks and task.derivation is None and all(chunk.owners is not None for chunk in chunks):
             each = EachDerivation(task.slices)
             self._counts.unrouted += self._downstream.offer(chunks, each)
             each.close_but(failed)

@@ -62,22 +62,24 @@ class Inlet:
             return True
         if parcel.sequence != session.sequence + 1:
             return False
-        sections = [] if isinstance(parcel, frames.End) else part(parcel, body)
-        if not session.admits(sections):
-            raise PeerError(f"{upstream.name} sent more than its credit")
-        session.sequence = parcel.sequence
-        session.ended = not sections
-        if not sections:
+        if isinstance(parcel, frames.End):
+            session.sequence = parcel.sequence
+            session.ended = True
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             self.due(session, now)
             return True
+        sections = part(parcel, body)
         delivery = ParcelDelivery(session, parcel.sequence, sections, self._delivered, now)
+        if not session.admits(delivery.count, len(body)):
+            raise PeerError(f"{upstream.name} sent more than its credit")
+        session.sequence = parcel.sequence
+        session.ended = False
         session.deliveries[parcel.sequence] = delivery
         if session.parts_at == NEVER:
             session.parts_at = now + PARTS_S
             self._order(session)
         session.messages.receive(delivery.count)
-        session.bytes.receive(sum(section.size for section in sections))
+        session.bytes.receive(len(body))
         offset = 0
         for section in sections:
             self._enqueue(upstream, delivery, section, offset, now)

@@ -96,11 +96,11 @@ class InletSession:
         """The next statement, and all until its confirm, ask for one."""
         self._reply_from = self._number + 1
 
-    def admits(self, sections: list[Section]) -> bool:
-        """Whether what arrived is within the credit that was given."""
-        count, size = sum(s.count for s in sections), sum(s.size for s in sections)
+    def admits(self, messages: int, bytes_: int) -> bool:
+        """Whether so much that arrived is within the credit that was given."""
         return (
-            self.messages.received + count <= self.messages.ceiling and self.bytes.received + size <= self.bytes.ceiling
+            self.messages.received + messages <= self.messages.ceiling
+            and self.bytes.received + bytes_ <= self.bytes.ceiling
         )
 
     def confirmed(self, confirm: frames.Confirm) -> bool:
