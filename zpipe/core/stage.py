@@ -90,6 +90,7 @@ class Stage:
         self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
         self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
+        self._patience_s = policy.link.peer_timeout_s
         self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self._snapshot_state: State | None = None
@@ -351,7 +352,7 @@ class Stage:
     def _wake(self, now: float) -> None:
         """If this process stood still (a stop signal, a frozen machine) for longer than peers wait, nothing it knows of
         them holds. Must come before any event is looked at."""
-        slept = now - self._now > self.policy.link.peer_timeout_s
+        slept = now - self._now > self._patience_s
         self._now = max(self._now, now)
         if slept:
             self.upstreams.slept(now)
@@ -379,9 +380,14 @@ class Stage:
 
     def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+        return [*self.pass_on(now), *self.tell(now)]
+
+    def pass_on(self, now: float) -> list[Action]:
+        """The first half of a turn: what becomes of messages. A shell performs it before it asks for the second half, so that no
+        message waits for what is said of it."""
         self._actions += self.start_tasks(now)
         self._work(now)
-        self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s)
+        self._actions += self.shutdown.advance(now, self._patience_s)
         if self.upstreams.next_at() <= now and self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
@@ -393,12 +399,19 @@ class Stage:
             self._actions += (sent := self.downstream.dispatch(now))
             self._actions += self.tap.left(self.downstream, sent, now)
             self._actions += self.downstream.need_confirms()
+        return self._taken()
+
+    def tell(self, now: float) -> list[Action]:
+        """The second half of a turn: what neighbours and people are told."""
         self.processing.size_window()
         if now >= self.snapshot_at:
             self.inlet.state_changes(now)
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._publish(now)
         self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
+        return self._taken()
+
+    def _taken(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
 

@@ -188,15 +188,20 @@ class Loop:
             self._source.feed(now)
         if self._handover.worker_drives and not self._make_calls(now):
             return False
-        for action in self._stage.turn(time.monotonic()):
+        now = time.monotonic()
+        self._perform_all(self._stage.pass_on(now))
+        self._perform_all(self._stage.tell(now))
+        if self._exit is not None and (self._exit.failed or self._health.may_exit()):
+            self.stop(self._exit.failed)
+        return True
+
+    def _perform_all(self, actions: list[act.Action]) -> None:
+        for action in actions:
             perform = self._perform.get(type(action))
             if perform is None:
                 perform = self._perform_for_parts[type(action)]
                 self._parts_look_at = 0.0
             perform(action)
-        if self._exit is not None and (self._exit.failed or self._health.may_exit()):
-            self.stop(self._exit.failed)
-        return True
 
     def _turn_parts(self, now: float) -> float:
         """Returns when one of them is due."""

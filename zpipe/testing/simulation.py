@@ -249,9 +249,10 @@ class Simulation:
     # ---- after each turn of a node
 
     def _turned(self, node: Node) -> None:
-        for action in node.stage.turn(self.now):
-            if not self._perform(node, action):
-                self._perform_on_line(node, action)
+        for half in (node.stage.pass_on, node.stage.tell):
+            for action in half(self.now):
+                if not self._perform(node, action):
+                    self._perform_on_line(node, action)
         if len(self.problems) < MOST_PROBLEMS:
             found = breaches(node.stage, self._largest, self._expansion)
             self.problems += [f"{self.now:.4f} {node.incarnation}: {breach}" for breach in found]
