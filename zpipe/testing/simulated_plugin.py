@@ -33,6 +33,7 @@ class Spec:
     poison    ids whose call ends the process
     record_s  (heads) seconds that the source takes for a record
     section   (heads) records are taken in when so many have come, as busy daemons do
+    make_source, make_workers  in the place of those that are simulated, such as ones that call a real plugin
     """
 
     name: str
@@ -50,13 +51,15 @@ class Spec:
     poison: Callable[[str], bool] = lambda id: False
     record_s: float = 0.0
     section: int = 1
+    make_source: Callable[..., Any] | None = None
+    make_workers: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
 class Disk:
     """What an instance finds when it starts again."""
 
-    position: int = 0
+    position: Any = 0
     completed: bool = False
     suspects: SuspectedCalls = field(default_factory=dict)
 
