@@ -24,7 +24,7 @@ from zpipe.hookspecs import Hooks, Traits
 from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
 
 GROUP = "zpipe.plugins"
-WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_batch")
+WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch")
 ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
 
 Hook = Callable[..., Any]
@@ -51,11 +51,18 @@ class Plugin(NamedTuple):
 
     @property
     def takes_messages(self) -> bool:
-        return "zpipe_process" in self.hooks
+        return "zpipe_process" in self.hooks or "zpipe_process_each" in self.hooks
 
     @property
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
+
+    def in_stage(self, has_input: bool) -> Plugin:
+        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
+        if not (self.is_source and (self.takes_messages or self.takes_batches)):
+            return self
+        unused = {"zpipe_source"} if has_input else set(WORK_HOOKS) - {"zpipe_source"}
+        return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
         """What the plugin itself finds wrong with its options, as (option, problem). Raises PluginError if it cannot say."""
@@ -359,8 +366,6 @@ def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:
             return [f"{', '.join(called)} not marked with @zpipe.hookimpl{did_you_mean(called[0], SPECS)}"]
         has = f"only {', '.join(sorted(hooks))}" if hooks else "no hooks at all"
         return [f"it has {has}; one of {', '.join(WORK_HOOKS)} is needed, marked with @zpipe.hookimpl"]
-    if "zpipe_source" in work and len(work) > 1:
-        return [f"it has both {' and '.join(work)}; a plugin is either a source or handles messages"]
     return []
 
 

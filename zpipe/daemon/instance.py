@@ -85,7 +85,9 @@ class Instance:
         self._leave_record(config)
         self._context = self._make_context()
         self._traces = traces.start(config, self._context, self.log)
-        plugin = plugin_loading.load(self._settings.plugin, config.folder)
+        plugin = plugin_loading.load(self._settings.plugin, config.folder).in_stage(
+            has_input=bool(self._settings.inputs)
+        )
         in_process = self._settings.workers.kind == "thread"
         self._host = PluginHost(plugin, self._context, self._store, self._places.run, self.log, in_process)
         self._mailbox = Mailbox()

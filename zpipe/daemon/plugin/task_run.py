@@ -61,6 +61,16 @@ class WrongBatch(Exception):
         )
 
 
+class WrongAnswers(Exception):
+    """`zpipe_process_each` returned something other than an answer for each message."""
+
+    def __init__(self, made: Any, messages: int) -> None:
+        given = f"a list of {len(made)}" if isinstance(made, list) else f"a {type(made).__name__}"
+        super().__init__(
+            f"zpipe_process_each returned {given} for {messages} messages: return a list with an entry for each"
+        )
+
+
 class TaskRun:
     """One task under way."""
 
