@@ -1,8 +1,9 @@
 """The hooks that a plugin may implement. They are the whole contract between zpipe and the code of a stage.
 
 A plugin is a module or an object whose hooks are marked with ``@zpipe.hookimpl``, or a class of `plugin_classes`. It implements
-either `zpipe_source`, or `zpipe_process` or `zpipe_process_batch` or both of these. All other hooks are optional. A hook may
-leave out arguments that it does not need. Hooks never run on the thread of the daemon's loop.
+either `zpipe_source`, or some of `zpipe_process`, `zpipe_process_each` and `zpipe_process_batch`. One that implements both kinds
+is a source in a stage without `input`. All other hooks are optional. A hook may leave out arguments that it does not need. Hooks
+never run on the thread of the daemon's loop.
 """
 
 from __future__ import annotations
@@ -149,6 +150,16 @@ class Hooks:
 
         It may be ``async def``, and it may block, since it runs on the thread of a worker. If it raises, the message is tried
         again, and becomes a dead letter in the end.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_process_each(self, messages: list[Message], context: Context) -> Any:
+        """Takes the messages that a worker was handed together, in a stage without a `batch` table, in place of a call of
+        `zpipe_process` for each. It returns a list of the same length: for each message what `zpipe_process` would return.
+
+        How many there are is up to zpipe: about 5 ms of work, and one while little is to be done. They are no batch, so nothing
+        waits for them to become more. It is for plugins that hand messages on to something which is quicker with many at once.
+        If it raises, each of the messages is tried again, alone.
         """
 
     @hookspec(firstresult=True)

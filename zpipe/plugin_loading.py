@@ -24,7 +24,7 @@ from zpipe.hookspecs import Hooks, Traits
 from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
 
 GROUP = "zpipe.plugins"
-WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_batch")
+WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch")
 ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
 
 Hook = Callable[..., Any]
@@ -51,11 +51,18 @@ class Plugin(NamedTuple):
 
     @property
     def takes_messages(self) -> bool:
-        return "zpipe_process" in self.hooks
+        return "zpipe_process" in self.hooks or "zpipe_process_each" in self.hooks
 
     @property
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
+
+    def in_stage(self, has_input: bool) -> Plugin:
+        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
+        if not (self.is_source and (self.takes_messages or self.takes_batches)):
+            return self
+        unused = {"zpipe_source"} if has_input else set(WORK_HOOKS) - {"zpipe_source"}
+        return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
         """What the plugin itself finds wrong with its options, as (option, problem). Raises PluginError if it cannot say."""
@@ -143,7 +150,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return lowered[found[0]] if found else ""
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint to put behind a text that refuses `name`; "" if no known name is near."""
     near = nearest_name(name, known)
     return f" (did you mean {near!r}?)" if near else ""
 
@@ -191,7 +199,7 @@ def _find(name: str, folder: Path) -> Any:
     known = sorted(_entry_points().names)
     beside = f"; a file is named './{name}.py'" if (folder / f"{name}.py").is_file() else ""
     raise PluginError(
-        f"no plugin {name!r}{_did_you_mean(name, known)}; installed are: {', '.join(known) or 'none'}{beside}"
+        f"no plugin {name!r}{did_you_mean(name, known)}; installed are: {', '.join(known) or 'none'}{beside}"
     )
 
 
@@ -213,8 +221,8 @@ def _from_file(name: str, folder: Path) -> Any:
     file, dot_py, attribute = name.partition(".py:")
     path = (folder / f"{file}{'.py' if dot_py else ''}").absolute()
     if not path.is_file():
-        near = nearest_name(path.name, (p.name for p in path.parent.glob("*.py")))
-        raise PluginError(f"plugin {name!r}: no file {path}" + (f" (did you mean {near!r}?)" if near else ""))
+        hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
+        raise PluginError(f"plugin {name!r}: no file {path}{hint}")
     # Files of the same name in different folders must become different modules.
     module_name = f"zpipe_file_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -235,7 +243,7 @@ def _attribute(name: str, module: Any, attribute: str) -> Any:
     try:
         target = reduce(getattr, attribute.split("."), module) if attribute else module
     except AttributeError:
-        hint = _did_you_mean(attribute, (a for a in dir(module) if not a.startswith("_")))
+        hint = did_you_mean(attribute, (a for a in dir(module) if not a.startswith("_")))
         raise PluginError(f"plugin {name!r}: {module.__name__!r} has no {attribute!r}{hint}") from None
     if inspect.isclass(target):
         if not issubclass(target, PluginClass):
@@ -333,7 +341,7 @@ def _hook_problems(marked: Mapping[str, Hook], prefix: str = "") -> Iterable[str
     """`prefix`: what a plugin of this kind leaves out of the names of hooks."""
     for hook, function in marked.items():
         if hook not in SPECS:
-            yield f"there is no hook {hook!r}{_did_you_mean(hook, SPECS)}; hooks are {', '.join(SPECS)}"
+            yield f"there is no hook {hook!r}{did_you_mean(hook, SPECS)}; hooks are {', '.join(SPECS)}"
             continue
         shown = hook.removeprefix(prefix)
         allowed = f"{shown}({', '.join(SPECS[hook])})"
@@ -342,7 +350,7 @@ def _hook_problems(marked: Mapping[str, Hook], prefix: str = "") -> Iterable[str
                 given = str(parameter).split(":")[0]
                 yield f"{shown} may not take {given!r}: arguments come by position; it is {allowed}"
             elif parameter.name not in SPECS[hook]:
-                hint = _did_you_mean(parameter.name, SPECS[hook])
+                hint = did_you_mean(parameter.name, SPECS[hook])
                 yield f"{shown} has no argument {parameter.name!r}{hint}; it is {allowed}"
         if inspect.isasyncgenfunction(function):
             yield f"{shown} is an async generator; return zpipe.many(...) instead of yielding"
@@ -355,11 +363,9 @@ def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:
     if not work:
         called = [a for a in dir(target) if a.startswith("zpipe_") and a not in hooks and callable(getattr(target, a))]
         if called:
-            return [f"{', '.join(called)} not marked with @zpipe.hookimpl{_did_you_mean(called[0], SPECS)}"]
+            return [f"{', '.join(called)} not marked with @zpipe.hookimpl{did_you_mean(called[0], SPECS)}"]
         has = f"only {', '.join(sorted(hooks))}" if hooks else "no hooks at all"
         return [f"it has {has}; one of {', '.join(WORK_HOOKS)} is needed, marked with @zpipe.hookimpl"]
-    if "zpipe_source" in work and len(work) > 1:
-        return [f"it has both {' and '.join(work)}; a plugin is either a source or handles messages"]
     return []
 
 

@@ -184,7 +184,7 @@ def test_table_of_options() -> None:
 
 def test_every_plugin_is_described() -> None:
     described = set(re.findall(r"^\*\*`(\w+)`\*\*", README, re.MULTILINE))
-    assert described == first_party() == {"generate", "files", "python", "sqlite", "ndjson", "discard", "http"}
+    assert described == first_party() == {"generate", "files", "python", "sqlite", "ndjson", "discard", "http", "exec"}
 
 
 def test_table_of_hooks() -> None:

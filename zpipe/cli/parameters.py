@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from zpipe.cli import known_names
 from zpipe.config import values
 
 if TYPE_CHECKING:
@@ -21,7 +22,26 @@ METAVAR = "CONFIG|PIPELINE"
 
 def target_argument(function: C) -> C:
     """Adds the argument CONFIG|PIPELINE, which the command gets as `config`."""
-    return click.argument("config", metavar=METAVAR, type=click.Path(path_type=Path))(function)
+    return click.argument(
+        "config", metavar=METAVAR, type=click.Path(path_type=Path), shell_complete=known_names.pipelines
+    )(function)
+
+
+def config_argument(function: C) -> C:
+    """Adds the argument CONFIG, of a command that reads the file whatever runs."""
+    return click.argument(
+        "config", metavar="CONFIG", type=click.Path(path_type=Path), shell_complete=known_names.pipelines
+    )(function)
+
+
+def stage_argument(name: str, metavar: str = "STAGE[.N]") -> Callable[[C], C]:
+    """Adds the argument STAGE[.N]: a stage, or one instance of it (`operate.targets.read_stage_target`)."""
+    return click.argument(name, metavar=metavar, shell_complete=known_names.stages)
+
+
+def json_option(function: C) -> C:
+    """Adds --json, of a command that prints one value; the command gets it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")(function)
 
 
 def find_target(given: Path) -> Target:

@@ -20,7 +20,7 @@ NEVER = float("inf")
 
 
 class Shutdown:
-    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go."""
+    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go. Neither is taken back."""
 
     def __init__(
         self,
@@ -43,6 +43,12 @@ class Shutdown:
         self._inlet = inlet
         self._upstreams = upstreams
         self._downstream = downstream
+
+    def drain(self) -> None:
+        self.draining = True
+
+    def leave(self) -> None:
+        self.leaving = True
 
     def advance(self, now: float, patience_s: float, owes_flush: bool = False) -> list[Action]:
         """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it.
@@ -117,7 +123,7 @@ class Shutdown:
         """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
         if self._downstream.unsent:
             return False
-        if self._downstream.unacked_full:
+        if self._downstream.awaits_acks():
             return True
         if self._source is not None:
             return self._source.ended or self._source.silent

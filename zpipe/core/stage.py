@@ -337,12 +337,12 @@ class Stage:
 
     def drain(self) -> None:
         """The end of the stream: a head closes its source; the others follow by what they hear from above."""
-        self.shutdown.draining = True
+        self.shutdown.drain()
 
     def leave(self, now: float) -> None:
         """This instance alone is to go: grant nothing, hand back what is not started, finish the rest."""
-        self.shutdown.leaving = self.inlet.leaving = True
-        self.inlet.hand_back(now)
+        self.shutdown.leave()
+        self.inlet.leave(now)
 
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on the calls of the plugin from now on."""
@@ -355,9 +355,7 @@ class Stage:
 
     def pause(self, paused: bool) -> None:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
-        self.processing.paused = paused
-        if not paused:
-            self.processing.breaker.reset()
+        self.processing.pause(paused)
         self._actions.append(Remember(paused))
 
     def snapshot_now(self, now: float) -> None:

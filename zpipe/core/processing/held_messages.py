@@ -85,7 +85,7 @@ class HeldMessages:
             self._counts.finish(completed=len(group))
         for piece in group:
             if replay_of(piece) is not None:
-                self._replays.in_process -= 1
+                self._replays.processed(1)
             self._inlet.release(piece)
 
     def hand_back(self, now: float) -> None:
@@ -95,5 +95,5 @@ class HeldMessages:
         self._counts.give_up(len(pieces))
         for piece in pieces:
             if replay_of(piece) is not None:
-                self._replays.in_process -= 1
+                self._replays.processed(1)
             self._inlet.hand_back_piece(piece, now)

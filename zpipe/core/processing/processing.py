@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.limit.limited_calls import Calls
+from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
@@ -42,7 +42,7 @@ class Processing:
         self.tasks: dict[int, Task] = {}
         self.paused = False
         self.retries = Retries(policy.retry)
-        self.calls = Calls(policy.limit, now)
+        self.limiter = Limiter(policy.limit, now)
         self.replays = Replays()
         self.breaker = CircuitBreaker(policy.dead)
         self.budget = TimeBudget(policy.workers, now)
@@ -58,6 +58,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self._idle_as = "waiting"  # what idle workers wait for now
         self._alone = False  # a task is under way that no other may run beside
 
     # ---- to the workers
@@ -66,7 +67,7 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self._free() and self.calls.may_start(now) and (task := self._next(now, flush)) is not None:
+        while self._free() and self.limiter.may_start(now) and (task := self._next(now, flush)) is not None:
             started.append(task)
         return started
 
@@ -161,7 +162,7 @@ class Processing:
     def _free(self) -> bool:
         """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
         quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
-        ahead = quick and self._policy.batch is None and self.calls.limiter is None
+        ahead = quick and self._policy.batch is None and not self.limiter.limited
         slots = self._policy.workers + ahead
         return len(self.tasks) < slots and not (self.paused or self._alone or self._downstream.full)
 
@@ -190,7 +191,7 @@ class Processing:
         policy = self._policy
         if policy.batch is not None:
             return self._inlet.take(policy.batch.messages, policy.batch.bytes)
-        if self.calls.limiter is not None:  # a task is one call, or the calls could not be counted
+        if self.limiter.limited:  # a task is one call, or the calls could not be counted
             return self._inlet.take(1, policy.link.parcel_bytes)
         share = -(-self._counts.queued // policy.workers)
         most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
@@ -198,7 +199,7 @@ class Processing:
 
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
         self._number += 1
-        self.calls.started(now)
+        self.limiter.started(now)
         self._alone = alone = bool(slices[0].section.suspicion) and not self._policy.isolated
         task = Task(self._number, slices, history, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
@@ -219,7 +220,7 @@ class Processing:
             return
         del self.tasks[task.number]
         self._alone = False
-        self.calls.ended(task, result, now)
+        self.limiter.ended(task, result, now)
         if not (
             result.failures and result.failures[0].verdict is Verdict.THROTTLED
         ):  # a refusal says nothing of the service rate
@@ -230,7 +231,7 @@ class Processing:
         if replay_of(task.slices[0]) is None:
             self.breaker.succeeded(task.count - len(failed))
         else:
-            self.replays.in_process -= task.count - len(apart)
+            self.replays.processed(task.count - len(apart))
         good = task.without(apart)
         for piece in good:
             self._inlet.release(piece)
@@ -286,9 +287,15 @@ class Processing:
     def _try_again(self, slices: list[Slice], failure: Failure, history: CallHistory, now: float) -> None:
         self.retries.add(slices, history, now + self.retries.delay_s(failure, history, self._jitter()))
 
+    def pause(self, paused: bool) -> None:
+        """Starts nothing until told otherwise. To go on is also to try again after too many dead letters."""
+        self.paused = paused
+        if not paused:
+            self.breaker.reset()
+
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""
-        self.calls.set_limit(limit, len(self.tasks), now)
+        self.limiter.change(limit, now)
 
     # ---- dead letters
 
@@ -314,13 +321,13 @@ class Processing:
             work_at = min(work_at, self._ready_at(now, flush))
         elif not self._must_wait(replay):
             work_at = now
-        return min(at, max(work_at, self.calls.next_at(now)))
+        return min(at, max(work_at, self.limiter.next_at(now)))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the service rate measured so far."""
         policy = self._policy
-        self._service_rate.workers = calls = self.calls.at_once(policy.workers)
-        if self.calls.limiter is not None:
+        self._service_rate.workers = calls = self.limiter.at_once(policy.workers)
+        if self.limiter.limited:
             calls *= 2  # a limit doubles in a round trip, if there is work for it
         least = calls if policy.batch is None else (calls + 1) * policy.batch.messages
         self._inlet.rate = self._service_rate.rate
@@ -330,15 +337,15 @@ class Processing:
 
     def spend(self, now: float) -> None:
         """Books the time since the last call, before anything changes that decides what it was spent on."""
-        self.budget.advance(now, len(self.tasks), self.budget.idle_as)
+        self.budget.advance(now, len(self.tasks), self._idle_as)
 
     def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
         queue = self._inlet.queue
         full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
-        limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
+        limited = (queue or self.retries.next_at <= now) and not self.limiter.may_start(now)
         retrying = self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue
-        self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
+        self._idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
 
 
 def _how(failure: Failure) -> tuple[Verdict, str, float | None]:

@@ -183,6 +183,11 @@ class Inlet:
             self.dead_by_link[link] = self.dead_by_link.get(link, 0) + 1
         self.release(piece)
 
+    def leave(self, now: float) -> None:
+        """Grants nothing from now on, and hands back what is queued."""
+        self.leaving = True
+        self.hand_back(now)
+
     def hand_back(self, now: float) -> None:
         """Leaving: every queued message goes back to its producer, unstarted."""
         for piece in self.queue:

@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
-from zpipe.daemon.plugin.task_run import PLAIN, NoOutput, StageLinks, TaskRun, WrongBatch, outputs_inside
+from zpipe.daemon.plugin.task_run import PLAIN, NoOutput, StageLinks, TaskRun, WrongAnswers, WrongBatch, outputs_inside
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
@@ -59,6 +59,7 @@ class Runner:
         links: StageLinks,
     ) -> None:
         self._process = hooks.get("zpipe_process")
+        self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
@@ -82,6 +83,9 @@ class Runner:
         if messages and task.batch:
             note[0] = ALL
             yield from self._batch(run, messages)
+        elif messages and self._process_each is not None:
+            note[0] = ALL
+            yield from self._each_at_once(run, messages, note)
         else:
             yield from self._each(run, messages, note)
         note[0] = NONE
@@ -101,10 +105,24 @@ class Runner:
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(len(made), error)
                 keep(_FAILED)
+        yield from self._take(run, messages, made, note)
+
+    def _each_at_once(self, run: TaskRun, messages: list[Message], note: Note) -> _Steps:
+        assert self._process_each is not None
+        try:
+            made = self._process_each(messages, self._context)
+            if not isinstance(made, list) or len(made) != len(messages):
+                raise WrongAnswers(made, len(messages))
+        except BaseException as error:  # sys.exit() in a plugin must not end the worker
+            run.fail_batch(error)
+        else:
+            yield from self._take(run, messages, made, note)
+
+    def _take(self, run: TaskRun, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         types = set(map(type, made))
-        if not types <= (_NOTHING if context.last else PLAIN):
+        if not types <= (_NOTHING if self._context.last else PLAIN):
             yield from self._take_each(run, messages, made, note)
-        elif not context.last:
+        elif not self._context.last:
             run.take_plain(made)
 
     def _take_each(self, run: TaskRun, messages: list[Message], made: list[Any], note: Note) -> _Steps:
@@ -128,7 +146,7 @@ class Runner:
             if isinstance(made, Answer):
                 raise made
             if made is DROP:
-                run.filtered = len(messages)
+                run.drop_all()
             elif isinstance(made, Iterator):
                 yield from run.take_many(messages, made)
             elif isinstance(made, list | tuple) and len(made) == len(messages):

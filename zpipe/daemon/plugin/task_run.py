@@ -20,7 +20,7 @@ from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
 from zpipe.errors import Answer, Reject
 from zpipe.messages import DROP, Message
-from zpipe.plugin_loading import nearest_name
+from zpipe.plugin_loading import did_you_mean
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
@@ -58,6 +58,16 @@ class WrongBatch(Exception):
         super().__init__(
             f"returned {given} for a batch of {messages}: return a list of {messages}, one entry for each message, "
             "or yield the outputs, or return zpipe.many(...)"
+        )
+
+
+class WrongAnswers(Exception):
+    """`zpipe_process_each` returned something other than an answer for each message."""
+
+    def __init__(self, made: Any, messages: int) -> None:
+        given = f"a list of {len(made)}" if isinstance(made, list) else f"a {type(made).__name__}"
+        super().__init__(
+            f"zpipe_process_each returned {given} for {messages} messages: return a list with an entry for each"
         )
 
 
@@ -124,6 +134,7 @@ class TaskRun:
     def take_many(self, messages: list[Message], made: Iterable[Any]) -> Iterator[list[Chunk]]:
         """Outputs made from the whole batch. Yields what is to be passed on early."""
         self._of_all = True
+        self.default = OutputSections("", of_all=True)
         first = messages[0]
         origin = min(message.origin for message in messages)
         whole = Message(None, origin=origin)
@@ -151,7 +162,7 @@ class TaskRun:
         self._many += 1
 
     def _sections(self, outlet: str) -> OutputSections:
-        return self._named.setdefault(outlet, OutputSections(outlet))
+        return self._named.setdefault(outlet, OutputSections(outlet, self._of_all))
 
     def _all_sections(self) -> list[OutputSections]:
         return [self.default, *self._named.values()]
@@ -164,6 +175,9 @@ class TaskRun:
         return chunks
 
     # ---- failures
+
+    def drop_all(self) -> None:
+        self.filtered = self.task.count
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
@@ -179,8 +193,6 @@ class TaskRun:
 
     def result(self) -> Result:
         outputs = self._all_sections()
-        for sections in outputs:
-            sections.of_all = self._of_all
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
@@ -195,8 +207,7 @@ def check_outlet(outlet: str, declared: Collection[str]) -> None:
     """Raises Reject for an outlet that nobody has declared: trying again cannot help, and its message must not vanish."""
     if not outlet or outlet in declared:
         return
-    near = nearest_name(outlet, declared)
-    hint = f" (did you mean {near!r}?)" if near else ""
+    hint = did_you_mean(outlet, declared)
     has = f"its outlets are {', '.join(declared)}" if declared else "it has only the default one"
     raise Reject(
         f"the stage has no outlet {outlet!r}{hint}; {has}. Outlets are declared by the plugin's zpipe_outlets, or by the option "
