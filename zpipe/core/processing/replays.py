@@ -82,6 +82,10 @@ class Replays:
             replay = self._held[letter.number] = Replay(letter, self)
             self._waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
 
+    def processed(self, letters: int) -> None:
+        """The work on so many is done here."""
+        self.in_process -= letters
+
     @property
     def next(self) -> Slice | None:
         """What `take` would begin with; None while none waits."""

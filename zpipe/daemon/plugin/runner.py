@@ -146,7 +146,7 @@ class Runner:
             if isinstance(made, Answer):
                 raise made
             if made is DROP:
-                run.filtered = len(messages)
+                run.drop_all()
             elif isinstance(made, Iterator):
                 yield from run.take_many(messages, made)
             elif isinstance(made, list | tuple) and len(made) == len(messages):

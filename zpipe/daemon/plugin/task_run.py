@@ -134,6 +134,7 @@ class TaskRun:
     def take_many(self, messages: list[Message], made: Iterable[Any]) -> Iterator[list[Chunk]]:
         """Outputs made from the whole batch. Yields what is to be passed on early."""
         self._of_all = True
+        self.default = OutputSections("", of_all=True)
         first = messages[0]
         origin = min(message.origin for message in messages)
         whole = Message(None, origin=origin)
@@ -161,7 +162,7 @@ class TaskRun:
         self._many += 1
 
     def _sections(self, outlet: str) -> OutputSections:
-        return self._named.setdefault(outlet, OutputSections(outlet))
+        return self._named.setdefault(outlet, OutputSections(outlet, self._of_all))
 
     def _all_sections(self) -> list[OutputSections]:
         return [self.default, *self._named.values()]
@@ -174,6 +175,9 @@ class TaskRun:
         return chunks
 
     # ---- failures
+
+    def drop_all(self) -> None:
+        self.filtered = self.task.count
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
@@ -189,8 +193,6 @@ class TaskRun:
 
     def result(self) -> Result:
         outputs = self._all_sections()
-        for sections in outputs:
-            sections.of_all = self._of_all
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
