@@ -214,10 +214,23 @@ def _with_plugin(
     stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
 ) -> StageConfig:
     """The stage with what depends on its plugin: options, outlets and the number of workers."""
+    if plugin is not None:
+        _check_hooks(stage, plugin, raw, report)
     options = _options(stage, plugin, raw, report)
     known = plugin is not None and (options is not None or plugin.options_type is None)
     outlets = _outlets(stage, plugin, options, report) if plugin is not None and known else None
     return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
+
+
+def _check_hooks(stage: StageConfig, plugin: Plugin, raw: Mapping[str, Any], report: MistakeReport) -> None:
+    path = ("stages", stage.name)
+    timed = [hook for hook in ("zpipe_tick", "zpipe_flush") if hook in plugin.hooks]
+    if "tick" in raw and "zpipe_tick" not in timed:
+        problem = f"is how often a plugin's tick is called, and plugin {stage.plugin!r} has none"
+        report.add((*path, "tick"), problem, given=raw["tick"])
+    if timed and stage.workers.kind == "process":
+        problem = f'must be "thread": the plugin has {" and ".join(timed)}, which belong to one process'
+        report.add((*path, "workers", "kind"), problem, given="process")
 
 
 def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: MistakeReport) -> tuple[str, ...] | None:

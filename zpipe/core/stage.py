@@ -404,7 +404,7 @@ class Stage:
         if not self.lifecycle.accepts_input:
             return []
         ending = self.shutdown.leaving or self.shutdown.input_ended()
-        return [StartTask(task) for task in self.processing.call_hooks(now, ending)]
+        return [StartTask(task) for task in self.processing.call_hooks(now, ending, self.shutdown.leaving)]
 
     def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""

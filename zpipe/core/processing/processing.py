@@ -76,7 +76,7 @@ class Processing:
         """Something waits for a worker, now or later."""
         return bool(self._inlet.queue or self.retries.messages or self.replays.next is not None)
 
-    def call_hooks(self, now: float, ending: bool) -> list[Task]:
+    def call_hooks(self, now: float, ending: bool, leaving: bool) -> list[Task]:
         """The call of a hook that has no messages, if one is due. `ending`: nothing more comes."""
         timer, counts = self.hook_timer, self._counts
         if timer is None or self.held.handed_back or not self._free():
@@ -86,7 +86,7 @@ class Processing:
             return []
         timer.begin()
         self._number += 1
-        task = self.tasks[self._number] = Task(self._number, [], CallHistory(), batch=True, hook=hook)
+        task = self.tasks[self._number] = Task(self._number, [], CallHistory(), batch=True, hook=hook, leaving=leaving)
         return [task]
 
     def next_hook_at(self, now: float) -> float:
