@@ -321,6 +321,7 @@ class Instance:
             read=self._source.read if self._source is not None else None,
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
+            worker_pids=self._workers.pids if self._workers is not None else (),
         )
 
     # ---- its life
