@@ -153,7 +153,7 @@ class Instance:
             log=self.log.getChild("plugin"),
             last=not any(outlet != DEAD for outlet, _ in config.consumers(settings.name)),
             batching=settings.batch is not None,
-            holds=Holds(refusal=_hold_refusal(settings)),
+            holds=Holds(refusal=hold_refusal(settings)),
         )
 
     def _make_stage(self) -> Stage:
@@ -383,7 +383,7 @@ def _nothing() -> None:
     """Of a source that looks at `context.stopping` by itself."""
 
 
-def _hold_refusal(settings: StageConfig) -> str:
+def hold_refusal(settings: StageConfig) -> str:
     """A release names messages of other calls, so these must be over, and in this process."""
     workers = settings.workers
     if workers.kind == "thread" and workers.count == 1:
