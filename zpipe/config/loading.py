@@ -30,16 +30,22 @@ _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def load(
-    path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | None = None, ask_plugins: bool = True
+    path: Path | str,
+    *,
+    env: Mapping[str, str] = os.environ,
+    only: str | None = None,
+    ask_plugins: bool = True,
+    text: str | None = None,
 ) -> PipelineConfig:
     """The pipeline that the file describes. Raises ConfigError with every mistake in it.
 
     only         the one stage whose plugin is imported; "" for none. The options of all other stages stay None, and checks that
                  need a plugin are made for this stage only. A daemon does not need the plugins of its neighbours.
     ask_plugins  also let each plugin check its own options, which may import the user's code
+    text         what the file says, where it need not be read
     """
     file, path = str(path), Path(path).absolute()
-    text = _read(file, path)
+    text = _read(file, path) if text is None else text
     raw = _parse(file, text)
     report = MistakeReport(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
