@@ -87,7 +87,8 @@ class SimulatedPipeline:
     # ---- stages
 
     def _policy(self, stage: StageConfig) -> StagePolicy:
-        policy = stage_policy(self.config, stage, RUNTIME)
+        plugin = plugin_loading.load(stage.plugin, self.config.folder).in_stage(has_input=bool(stage.inputs))
+        policy = stage_policy(self.config, stage, RUNTIME, plugin.hooks)
         return policy if self._heartbeat_s is None else slow(policy, self._heartbeat_s)
 
     def _spec(self, stage: StageConfig) -> Spec:
