@@ -1,8 +1,9 @@
 """The hooks that a plugin may implement. They are the whole contract between zpipe and the code of a stage.
 
-A plugin is a module or an object whose hooks are marked with ``@zpipe.hookimpl``. It implements either `zpipe_source`, or
-`zpipe_process` or `zpipe_process_batch` or both of these. All other hooks are optional. A hook may leave out arguments that it
-does not need. Hooks never run on the thread of the daemon's loop.
+A plugin is a module or an object whose hooks are marked with ``@zpipe.hookimpl``, or a class of `plugin_classes`. It implements
+either `zpipe_source`, or some of `zpipe_process`, `zpipe_process_each` and `zpipe_process_batch`. One that implements both kinds
+is a source in a stage without `input`. All other hooks are optional. A hook may leave out arguments that it does not need. Hooks
+never run on the thread of the daemon's loop.
 """
 
 from __future__ import annotations
@@ -12,19 +13,47 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import pluggy
 
-from zpipe.messages import Message, Position
+from zpipe.errors import OperatorError
+from zpipe.messages import Message, Position, Release
 
 hookspec = pluggy.HookspecMarker("zpipe")
 hookimpl = pluggy.HookimplMarker("zpipe")
 
+# Type checkers take what a Context leaves out for Any. Python's own TypeVar has that default from 3.13 on only.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    OptionsT = TypeVar("OptionsT", default=Any)
+    PositionT = TypeVar("PositionT", default=Any)
+else:
+    from typing import TypeVar
+
+    OptionsT = TypeVar("OptionsT")
+    PositionT = TypeVar("PositionT")
+
 
 @dataclass
-class Context:
+class Holds:
+    """The messages that a plugin holds, for the daemon.
+
+    new      in calls that are under way;  kept: by calls that are over, each with its task's number and its index there
+    refusal  why no message may be held, if that is so
+    """
+
+    new: dict[int, Message] = field(default_factory=dict)
+    kept: dict[int, tuple[Message, tuple[int, int]]] = field(default_factory=dict)
+    refusal: str = ""
+
+
+@dataclass
+class Context(Generic[OptionsT, PositionT]):
     """What a hook can know about where it runs. One life of an instance has one such object, which every call gets.
+
+    It is generic in the type of the options, and in that of a source's position: ``Context[Options]`` says the first alone.
 
     options     an object of the type that `zpipe_options` returned, filled from the config; None without that hook
     config_dir  the folder of the config file, to which relative paths refer
@@ -35,22 +64,46 @@ class Context:
     last        no stage reads the outputs of this one (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
     stopping    set when a source shall end early. A source that waits for something must wait for this, too
+    leaving     this instance alone is to go, so what it does not finish comes to a sibling or to its next life
     scratch     free for the plugin, to keep what `zpipe_open` made
+    holds       what `hold` and `release` keep; it is not for plugins
     """
 
     pipeline: str
     stage: str
     instance: int
     incarnation: str
-    options: Any
+    options: OptionsT
     config_dir: Path
     state_dir: Path
     log: logging.Logger
-    position: Position = None
+    position: PositionT | None = None
     last: bool = False
     batching: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
+    leaving: bool = False
     scratch: Any = None
+    holds: Holds = field(default_factory=Holds, repr=False)
+
+    def hold(self, message: Message) -> None:
+        """Keeps this message of the call under way: it is not acked before `release` says what it was made into.
+
+        It stays in process meanwhile, so it takes room in the queue. If this instance dies, it is delivered again.
+        """
+        if self.holds.refusal:
+            raise OperatorError(self.holds.refusal)
+        if id(message) not in self.holds.kept:
+            self.holds.new[id(message)] = message
+
+    def release(self, output: Any, messages: Iterable[Message]) -> Release:
+        """To be returned or yielded: an output that was made from held messages, which are acked once it is. A generator or
+        `zpipe.many(...)` gives several outputs of the same messages, `zpipe.DROP` none."""
+        return Release(output, list(messages))
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types):
+            return super().__class_getitem__(types if isinstance(types, tuple) else (types, Any))
 
 
 @dataclass(frozen=True)
@@ -133,10 +186,37 @@ class Hooks:
         """
 
     @hookspec(firstresult=True)
+    def zpipe_process_each(self, messages: list[Message], context: Context) -> Any:
+        """Takes the messages that a worker was handed together, in a stage without a `batch` table, in place of a call of
+        `zpipe_process` for each. It returns a list of the same length: for each message what `zpipe_process` would return.
+
+        How many there are is up to zpipe: about 5 ms of work, and one while little is to be done. They are no batch, so nothing
+        waits for them to become more. It is for plugins that hand messages on to something which is quicker with many at once.
+        If it raises, each of the messages is tried again, alone.
+        """
+
+    @hookspec(firstresult=True)
     def zpipe_process_batch(self, messages: list[Message], context: Context) -> Any:
         """Takes a batch. If a list or a tuple of the same length is returned, each entry answers one message, as if returned from
         `zpipe_process`. With a generator (or any other iterator) or `zpipe.many(iterable)`, each output is derived from the whole
         batch. `zpipe.DROP` alone drops the whole batch. Anything else is an error; in a last stage it is ignored.
+
+        It may be ``async def``.
+        """
+
+    @hookspec
+    def zpipe_tick(self, context: Context) -> Any:
+        """Called every `tick` of the stage's config, between other calls. It may return or yield what `context.release` gives, or
+        a Message with an id of its own. If it raises, that is logged, and the next tick comes as usual.
+
+        It may be ``async def``.
+        """
+
+    @hookspec
+    def zpipe_flush(self, context: Context) -> Any:
+        """Called when nothing more comes: at the end of the stream, or when this instance leaves (`context.leaving`). It may emit
+        as `zpipe_tick` does. What is still held after it goes back when the instance leaves, and is waited for at the end of
+        the stream.
 
         It may be ``async def``.
         """

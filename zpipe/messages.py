@@ -28,7 +28,7 @@ class Message:
     position  (sources) its place in the source
     attempt   1 for the first delivery, more for a redelivery or a retry
     source    the input of the stage by which it came, as the config names it: "read", or "parse.errors". It is "" in a message
-              that a plugin makes, and in a dead letter that a stage with several inputs tries again
+              that a plugin makes
     """
 
     __slots__ = ("attempt", "headers", "id", "origin", "outlet", "payload", "position", "source")
@@ -74,6 +74,16 @@ def many(outputs: Iterable[Any]) -> Iterator[Any]:
     It returns an iterator and has no type of its own, so that one rule covers this and generator functions.
     """
     return iter(outputs)
+
+
+class Release:
+    """An output that was made from messages that were held: what `Context.release` returns."""
+
+    __slots__ = ("messages", "output")
+
+    def __init__(self, output: Any, messages: list[Message]) -> None:
+        self.output = output
+        self.messages = messages
 
 
 class BadRecord:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from zpipe.core.policy import BatchPolicy, Bound, Codec, DeadPolicy, LimitPolicy, RetryPolicy
 from zpipe.core.work.task import DEAD
+from zpipe.errors import TargetError
 from zpipe.hookspecs import Traits
+from zpipe.plugin_loading import did_you_mean
 
 InstanceKey = tuple[str, int]
 """An instance, as (stage, number)."""
@@ -45,6 +47,7 @@ class StageConfig:
     options  an object of the type that the plugin declared; None if it declared none, or was not loaded
     outlets  those that the plugin declares besides the default one; None if it declares none, or was not loaded
     codec    of its messages, where the stages before and after it have it
+    tick_s   how often the plugin's `zpipe_tick` is called, if it has one
     listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
     traits   what the plugin says of itself with these options; the default if it was not loaded
     """
@@ -63,6 +66,7 @@ class StageConfig:
     limit: LimitPolicy | None
     listen: tuple[str, ...]
     codec: Codec = "msgpack"
+    tick_s: float = 1.0
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
 
@@ -109,6 +113,13 @@ class PipelineConfig:
     def heads(self) -> list[str]:
         """The stages that have a source."""
         return [stage.name for stage in self.stages.values() if not stage.inputs]
+
+    def stage(self, name: str) -> StageConfig:
+        """Raises TargetError that says which stages there are."""
+        if name not in self.stages:
+            hint = did_you_mean(name, self.stages)
+            raise TargetError(f"{self.path} has no stage {name!r}{hint}; it has {', '.join(self.stages)}")
+        return self.stages[name]
 
     def consumers(self, stage: str) -> list[tuple[str, str]]:
         """(outlet, consumer stage) of every link that leaves `stage`."""

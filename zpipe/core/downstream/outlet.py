@@ -189,6 +189,10 @@ class Outlet:
                 self._remove_in_flight(section)
                 self._ack(section)
 
+    def note_end_acked(self) -> None:
+        """Its consumer has acked the end, though not to this incarnation."""
+        self.end_acked = True
+
     def _ack(self, section: Section) -> None:
         self.acked += section.count
         self._acked.add(section.first, section.first + section.count)

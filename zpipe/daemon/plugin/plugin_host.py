@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.storage.store import SavedPosition, Store
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
@@ -31,13 +32,21 @@ class PluginHost:
     """`run` is the run that this instance belongs to ("" outside one). `in_process`: the plugin is opened in this process."""
 
     def __init__(
-        self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger, in_process: bool = True
+        self,
+        plugin: Plugin,
+        context: Context,
+        store: Store,
+        run: str,
+        log: logging.Logger,
+        async_thread: AsyncThread,
+        in_process: bool = True,
     ) -> None:
         self.plugin = plugin
         self.context = context
         self._store = store
         self._run = run
         self._log = log
+        self._outcome = async_thread.outcome
         self._in_process = in_process
 
     def open(self, then: Callable[[], None], done: Callable[[Opened | BaseException], None]) -> None:
@@ -48,7 +57,7 @@ class PluginHost:
         hooks = self.plugin.hooks
         try:
             if "zpipe_open" in hooks and self._in_process:
-                hooks["zpipe_open"](self.context)
+                self._outcome(hooks["zpipe_open"](self.context))
             then()
             if not self.plugin.is_source:
                 return Opened(SavedPosition(), False, None)
@@ -73,7 +82,7 @@ class PluginHost:
         if hook is None:
             return
         try:
-            hook(position, self.context)
+            self._outcome(hook(position, self.context))
         except BaseException as error:  # also sys.exit(): the position is committed, whatever the plugin makes of it
             self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
 
@@ -86,6 +95,6 @@ class PluginHost:
 
     def _close(self) -> None:
         try:
-            self.plugin.hooks["zpipe_close"](self.context)
+            self._outcome(self.plugin.hooks["zpipe_close"](self.context))
         except BaseException as error:
             self._log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))

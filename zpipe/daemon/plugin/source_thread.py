@@ -37,6 +37,7 @@ class SourceThread:
     outlets  the named ones that its messages may leave by
     wake     wakes the loop; called on the source's thread
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
+    interrupt  ends a wait of the source that `context.stopping` does not end
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class SourceThread:
         outlets: Collection[str],
         wake: Callable[[], None],
         failed: Callable[[BaseException], None],
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         policy = stage.policy
         self._source = source
@@ -56,6 +58,7 @@ class SourceThread:
         self._outlets = outlets
         self._wake = wake
         self._failed = failed
+        self._interrupt = interrupt
         # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
         self._quarter = max(1, policy.unacked.messages // 4)
         self._fitting = policy.link.section_messages
@@ -123,6 +126,7 @@ class SourceThread:
         self._context.stopping.set()
         with self._more:
             self._more.notify()
+        self._interrupt()
 
     @property
     def read(self) -> tuple[int, float]:
