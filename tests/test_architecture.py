@@ -85,8 +85,6 @@ RECORDS = {
 """Plain records, by the name that the code has for one, with what it is. They have no behaviour that a value could upset."""
 
 TO_BE_MENDED = {
-    "outlet.end_acked",
-    "passage.sections.rate",
     "self._inlet.rate",
     "self._inlet.window",
     "self._mailbox.asleep",

@@ -25,7 +25,10 @@ from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_o
 
 GROUP = "zpipe.plugins"
 WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch")
-ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
+SYNC_HOOKS = ("zpipe_options", "zpipe_outlets", "zpipe_check", "zpipe_traits", "zpipe_total", "zpipe_process_each")
+"""Called where there is no event loop, or where nobody waits for one."""
+GENERATOR_HOOKS = ("zpipe_source", "zpipe_tick", "zpipe_flush")
+"""These may be async generators."""
 
 Hook = Callable[..., Any]
 
@@ -132,7 +135,11 @@ def _load_class(name: str, plugin: PluginClass[Any]) -> Plugin:
 
 
 def _async_hooks(marked: Mapping[str, Hook]) -> frozenset[str]:
-    return frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function))
+    return frozenset(hook for hook, function in marked.items() if _is_async(function))
+
+
+def _is_async(function: Hook) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def installed() -> list[tuple[str, str, str]]:
@@ -165,7 +172,7 @@ def _entry_points() -> Any:
     return metadata.entry_points(group=GROUP)
 
 
-def _provided(name: str) -> set[str]:
+def provided(name: str) -> set[str]:
     """What entry points of that name stand for, read from where pip leaves them.
 
     Not seen here: one of an egg or a zip file. Not left out: one of a distribution that another of its name hides."""
@@ -186,7 +193,7 @@ def _find(name: str, folder: Path) -> Any:
     if ":" in name:
         module, _, attribute = name.partition(":")
         return _from_module(name, module, attribute, folder)
-    found = _provided(name)  # an editable install may list the same one twice
+    found = provided(name)  # an editable install may list the same one twice
     if len(found) != 1:
         found = {point.value for point in _entry_points() if point.name == name}
     if len(found) > 1:
@@ -352,10 +359,12 @@ def _hook_problems(marked: Mapping[str, Hook], prefix: str = "") -> Iterable[str
             elif parameter.name not in SPECS[hook]:
                 hint = did_you_mean(parameter.name, SPECS[hook])
                 yield f"{shown} has no argument {parameter.name!r}{hint}; it is {allowed}"
-        if inspect.isasyncgenfunction(function):
+        if inspect.isasyncgenfunction(function) and hook not in GENERATOR_HOOKS:
             yield f"{shown} is an async generator; return zpipe.many(...) instead of yielding"
-        elif inspect.iscoroutinefunction(function) and hook not in ASYNC_HOOKS:
-            yield f"{shown} may not be async def; only {' and '.join(h.removeprefix(prefix) for h in ASYNC_HOOKS)} may"
+        elif hook == "zpipe_source" and inspect.iscoroutinefunction(function):
+            yield f"{shown} is async def, so it must yield its messages"
+        elif inspect.iscoroutinefunction(function) and hook in SYNC_HOOKS:
+            yield f"{shown} may not be async def: it is called where no event loop runs"
 
 
 def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:

@@ -30,16 +30,22 @@ _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def load(
-    path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | None = None, ask_plugins: bool = True
+    path: Path | str,
+    *,
+    env: Mapping[str, str] = os.environ,
+    only: str | None = None,
+    ask_plugins: bool = True,
+    text: str | None = None,
 ) -> PipelineConfig:
     """The pipeline that the file describes. Raises ConfigError with every mistake in it.
 
     only         the one stage whose plugin is imported; "" for none. The options of all other stages stay None, and checks that
                  need a plugin are made for this stage only. A daemon does not need the plugins of its neighbours.
     ask_plugins  also let each plugin check its own options, which may import the user's code
+    text         what the file says, where it need not be read
     """
     file, path = str(path), Path(path).absolute()
-    text = _read(file, path)
+    text = _read(file, path) if text is None else text
     raw = _parse(file, text)
     report = MistakeReport(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
@@ -208,10 +214,23 @@ def _with_plugin(
     stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
 ) -> StageConfig:
     """The stage with what depends on its plugin: options, outlets and the number of workers."""
+    if plugin is not None:
+        _check_hooks(stage, plugin, raw, report)
     options = _options(stage, plugin, raw, report)
     known = plugin is not None and (options is not None or plugin.options_type is None)
     outlets = _outlets(stage, plugin, options, report) if plugin is not None and known else None
     return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
+
+
+def _check_hooks(stage: StageConfig, plugin: Plugin, raw: Mapping[str, Any], report: MistakeReport) -> None:
+    path = ("stages", stage.name)
+    timed = [hook for hook in ("zpipe_tick", "zpipe_flush") if hook in plugin.hooks]
+    if "tick" in raw and "zpipe_tick" not in timed:
+        problem = f"is how often a plugin's tick is called, and plugin {stage.plugin!r} has none"
+        report.add((*path, "tick"), problem, given=raw["tick"])
+    if timed and stage.workers.kind == "process":
+        problem = f'must be "thread": the plugin has {" and ".join(timed)}, which belong to one process'
+        report.add((*path, "workers", "kind"), problem, given="process")
 
 
 def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: MistakeReport) -> tuple[str, ...] | None:

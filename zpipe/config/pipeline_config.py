@@ -47,6 +47,7 @@ class StageConfig:
     options  an object of the type that the plugin declared; None if it declared none, or was not loaded
     outlets  those that the plugin declares besides the default one; None if it declares none, or was not loaded
     codec    of its messages, where the stages before and after it have it
+    tick_s   how often the plugin's `zpipe_tick` is called, if it has one
     listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
     traits   what the plugin says of itself with these options; the default if it was not loaded
     """
@@ -65,6 +66,7 @@ class StageConfig:
     limit: LimitPolicy | None
     listen: tuple[str, ...]
     codec: Codec = "msgpack"
+    tick_s: float = 1.0
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
 

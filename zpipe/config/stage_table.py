@@ -40,6 +40,7 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
         limit=_limit(table.table("limit")) if "limit" in table else None,
         codec=table.get("codec", values.choice("msgpack", "cbor"), _DEFAULTS.link.codec),
+        tick_s=table.get("tick", values.duration(), StageConfig.tick_s),
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
     )
     table.allow("input", "batch", "limit", "listen", "options")

@@ -40,6 +40,9 @@ class SimulatedSource:
         """What was taken in, and what waits for that."""
         return self.emitted + max(self._come(min(self._left, self._limit - self.emitted), now), 0)
 
+    def committed(self, position: int) -> None:
+        """Nobody wants to know."""
+
     def set_limit(self, limit: int) -> None:
         self._limit = limit
 

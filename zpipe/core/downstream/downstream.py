@@ -134,7 +134,8 @@ class Downstream:
     def end_acked_before(self, consumer: str) -> None:
         """That stage has heard the end of this run's stream, though not from this incarnation."""
         for outlet in self.outlets:
-            outlet.end_acked |= outlet.consumer == consumer
+            if outlet.consumer == consumer:
+                outlet.note_end_acked()
 
     @property
     def stop_seen(self) -> bool:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ class WorkerMain:
         )
         self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
         if "zpipe_open" in self._hooks:
-            self._hooks["zpipe_open"](self._context)
+            self._outcome(self._hooks["zpipe_open"](self._context))
 
     def _work(self, task: Task) -> Result:
         note = self._note.note
@@ -112,6 +112,9 @@ class WorkerMain:
                 step = work.advance(answer)
         return step
 
+    def _outcome(self, made: Any) -> Any:
+        return self._wait_for(made) if isinstance(made, Awaitable) else made
+
     def _wait_for(self, step: Any) -> Any:
         """One call at a time, on an event loop that stays: what the plugin made on it in one call can be used in the next."""
         import asyncio  # only async plugins need it
@@ -125,7 +128,7 @@ class WorkerMain:
     def _close(self) -> None:
         if "zpipe_close" in self._hooks:
             try:
-                self._hooks["zpipe_close"](self._context)
+                self._outcome(self._hooks["zpipe_close"](self._context))
             except BaseException as error:
                 self._log.error(fields(event="close.failed", reason=reason_of(error)))
         if self._loop is not None:
