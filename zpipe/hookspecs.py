@@ -19,6 +19,7 @@ import pluggy
 
 from zpipe.errors import OperatorError
 from zpipe.messages import Message, Position, Release
+from zpipe.plugin_metrics import Metrics
 
 hookspec = pluggy.HookspecMarker("zpipe")
 hookimpl = pluggy.HookimplMarker("zpipe")
@@ -67,6 +68,7 @@ class Context(Generic[OptionsT, PositionT]):
     stopping    set when a source shall end early. A source that waits for something must wait for this, too
     leaving     this instance alone is to go, so what it does not finish comes to a sibling or to its next life
     scratch     free for the plugin, to keep what `zpipe_open` made
+    metrics     counters, gauges and histograms of the plugin's own: ``context.metrics.counter("hits").inc()``
     holds       what `hold` and `release` keep; it is not for plugins
     """
 
@@ -85,6 +87,7 @@ class Context(Generic[OptionsT, PositionT]):
     stopping: threading.Event = field(default_factory=threading.Event)
     leaving: bool = False
     scratch: Any = None
+    metrics: Metrics = field(default_factory=Metrics, repr=False)
     holds: Holds = field(default_factory=Holds, repr=False)
 
     def hold(self, message: Message) -> None:

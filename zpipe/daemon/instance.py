@@ -324,6 +324,7 @@ class Instance:
             read=self._source.read if self._source is not None else None,
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
+            plugin_metrics=self._context.metrics.figures(),
         )
 
     # ---- its life

@@ -53,6 +53,7 @@ def process_figures(
     read: tuple[int, float] | None,
     last_life: LastLife,
     worker_deaths: Mapping[str, int],
+    plugin_metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What only the process knows.
 
@@ -63,6 +64,7 @@ def process_figures(
     read             (a head) messages that its source has yielded, and the seconds it took for them, without waits for room
     last_life        how the life before ended
     worker_deaths    how many worker processes have died, by what ended them
+    plugin_metrics   what the plugin counts and measures itself
     """
     return {
         "at": _EPOCH + time.monotonic(),
@@ -79,4 +81,5 @@ def process_figures(
         "replay_due": replay_due,
         "read_messages": read[0] if read else None,
         "read_s": read[1] if read else None,
+        **plugin_metrics,
     }
