@@ -154,7 +154,7 @@ class Instance:
             last=not any(outlet != DEAD for outlet, _ in config.consumers(settings.name)),
             batching=settings.batch is not None,
             instances=settings.instances,
-            holds=Holds(refusal=_hold_refusal(settings)),
+            holds=Holds(refusal=hold_refusal(settings)),
         )
 
     def _make_stage(self) -> Stage:
@@ -324,6 +324,7 @@ class Instance:
             read=self._source.read if self._source is not None else None,
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
+            worker_pids=self._workers.pids if self._workers is not None else (),
             plugin_metrics=self._context.metrics.figures(),
         )
 
@@ -386,7 +387,7 @@ def _nothing() -> None:
     """Of a source that looks at `context.stopping` by itself."""
 
 
-def _hold_refusal(settings: StageConfig) -> str:
+def hold_refusal(settings: StageConfig) -> str:
     """A release names messages of other calls, so these must be over, and in this process."""
     workers = settings.workers
     if workers.kind == "thread" and workers.count == 1:
