@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -215,6 +215,18 @@ class Hooks:
         """Takes a batch. If a list or a tuple of the same length is returned, each entry answers one message, as if returned from
         `zpipe_process`. With a generator (or any other iterator) or `zpipe.many(iterable)`, each output is derived from the whole
         batch. `zpipe.DROP` alone drops the whole batch. Anything else is an error; in a last stage it is ignored.
+
+        It may be ``async def``.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_wrap(self, call: Callable[[list[Message]], Any], messages: list[Message], context: Context) -> Any:
+        """(A plugin for the `use` of other stages) called in the place of each call of a process hook. ``call(messages)`` makes
+        it, and gives what the hook returned, which may be anything that a process hook may return: an awaitable and a generator,
+        too. What this returns counts.
+
+        messages  one for `zpipe_process`, several for the others. They may be changed, and others given to `call`
+        context   with the wrapper's own options
 
         It may be ``async def``.
         """
