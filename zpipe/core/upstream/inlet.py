@@ -380,6 +380,9 @@ class Inlet:
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
         self._share_all = True
+        if self._sessions and not self.leaving:
+            for session in self._credit_sharing.weigh(list(self.sessions), self.window):
+                session.ask_reply()
         for session in self.sessions:
             self.due(session, now)
 
