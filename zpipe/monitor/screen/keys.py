@@ -48,7 +48,7 @@ BINDINGS: list[BindingType] = [
     Binding("escape", "up", "back", show=False),
     Binding("slash", "filter", "filter"),
     Binding("s", "sort", "sort"),
-    Binding("v", "boxes", "boxes/list"),
+    Binding("v", "boxes", "list"),
     Binding("left_square_bracket", "other_stage(-1)", "stage", show=False),
     Binding("right_square_bracket", "other_stage(1)", "stage", show=False),
     Binding("t", "tap", "tap"),
