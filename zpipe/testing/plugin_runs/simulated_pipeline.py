@@ -16,6 +16,7 @@ from zpipe.core.policy import StagePolicy
 from zpipe.core.work.task import DeadLetter
 from zpipe.daemon.instance import hold_refusal, stage_policy
 from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.hookspecs import Context, Holds
 from zpipe.messages import Message
 from zpipe.plugin_loading import Plugin
@@ -125,7 +126,8 @@ class SimulatedPipeline:
             batching=stage.batch is not None,
             holds=Holds(refusal=hold_refusal(stage)),
         )
-        life = Life(self._plugin(stage), context, self.calls[stage.name], self.received[stage.name], self._loop)
+        plugin = wrapped(self._plugin(stage), stage.use, context)
+        life = Life(plugin, context, self.calls[stage.name], self.received[stage.name], self._loop)
         self._lives[stage.name, instance] = life
         return life
 
