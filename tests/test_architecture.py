@@ -75,7 +75,11 @@ RECORDS = {
     "context": "the public record of where a plugin runs",
     "marked": "a copy of a message, being made",
     "folded": "letters that are equal, and how many",
-    "controls": "the screen as its user has set it",
+    "choice": "the screen as its user has set it",
+    "pane": "lines that are being put together",
+    "bus": "links that share a track, while it is found",
+    "field": "an input of Textual's, which is set by its attributes",
+    "widget": "a widget of Textual's, likewise",
     "connection": "what a simulated network knows of a connection",
     "log": "a logger, which has no other way",
     "library": "a logger of a library",
@@ -85,8 +89,6 @@ RECORDS = {
 """Plain records, by the name that the code has for one, with what it is. They have no behaviour that a value could upset."""
 
 TO_BE_MENDED = {
-    "outlet.end_acked",
-    "passage.sections.rate",
     "self._inlet.rate",
     "self._inlet.window",
     "self._mailbox.asleep",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,28 +21,18 @@ C = TypeVar("C", bound=Callable[..., Any])
 METAVAR = "CONFIG|PIPELINE"
 
 
-def target_argument(function: C) -> C:
-    """Adds the argument CONFIG|PIPELINE, which the command gets as `config`."""
-    return click.argument(
-        "config", metavar=METAVAR, type=click.Path(path_type=Path), shell_complete=known_names.pipelines
-    )(function)
-
-
-def config_argument(function: C) -> C:
-    """Adds the argument CONFIG, of a command that reads the file whatever runs."""
-    return click.argument(
-        "config", metavar="CONFIG", type=click.Path(path_type=Path), shell_complete=known_names.pipelines
-    )(function)
+_file = partial(click.argument, "config", type=click.Path(path_type=Path), shell_complete=known_names.pipelines)
+target_argument = _file(metavar=METAVAR)
+"""CONFIG|PIPELINE, which the command gets as `config`."""
+config_argument = _file(metavar="CONFIG")
+"""CONFIG, of a command that reads the file whatever runs."""
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
+"""Of a command that prints one value. The command gets it as `as_json`."""
 
 
 def stage_argument(name: str, metavar: str = "STAGE[.N]") -> Callable[[C], C]:
     """Adds the argument STAGE[.N]: a stage, or one instance of it (`operate.targets.read_stage_target`)."""
     return click.argument(name, metavar=metavar, shell_complete=known_names.stages)
-
-
-def json_option(function: C) -> C:
-    """Adds --json, of a command that prints one value; the command gets it as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")(function)
 
 
 def find_target(given: Path) -> Target:

@@ -50,8 +50,9 @@ class Shutdown:
     def leave(self) -> None:
         self.leaving = True
 
-    def advance(self, now: float, patience_s: float) -> list[Action]:
-        """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it."""
+    def advance(self, now: float, patience_s: float, owes_flush: bool = False) -> list[Action]:
+        """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it.
+        `owes_flush`: the plugin is to be called once more."""
         actions: list[Action] = []
         lifecycle = self._lifecycle
         over = self.leaving or self.input_ended()
@@ -60,7 +61,8 @@ class Shutdown:
         if lifecycle.state is State.RUNNING and (over or self.draining):
             actions += self._close_source()
             lifecycle.make(Move.DRAIN)
-        if lifecycle.state is State.DRAINING and over and self.idle() and (self._source is None or self._source.ended):
+        ended = over and not owes_flush and self.idle()
+        if lifecycle.state is State.DRAINING and ended and (self._source is None or self._source.ended):
             lifecycle.make(Move.FLUSH)
         if lifecycle.state is State.FLUSHED:
             actions += self._flushed(now, patience_s)

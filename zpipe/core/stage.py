@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from zpipe.core.actions import (
+    Ack,
     Action,
     Commit,
     LogEvent,
@@ -26,7 +27,7 @@ from zpipe.core.actions import (
 )
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
@@ -45,6 +46,9 @@ from zpipe.errors import PeerError
 NEVER = float("inf")
 LOOKS = frozenset({"snapshot", "tap"})
 """Requests that change nothing of what the instance does."""
+HELD_FULL = (
+    "they fill the queue, so nothing more comes before some are released: give `queue` more messages, or hold fewer"
+)
 COMMIT_S = 0.2
 """A source's position goes to disk this often at most: what a crash then repeats is 0.2 s of messages."""
 
@@ -262,25 +266,44 @@ class Stage:
         self.lifecycle.make(Move.FAIL)
 
     def task_done(self, task: Task, result: Result, now: float) -> None:
-        self.processing.done(task, result, now)
+        self.processing.done(task, result, now, self.shutdown.leaving)
+        if task.hook:
+            self._note_hook(task.hook, result)
+
+    def _note_hook(self, hook: str, result: Result) -> None:
+        """Logs what a hook that has no messages has left undone."""
+        held = len(self.processing.held)
+        if result.failures:
+            fields = {"reason": result.failures[0].reason, "held": held}
+            self._actions.append(LogEvent(f"{hook}.failed", fields, repeats=True))
+        elif hook == "flush" and held and not self.shutdown.leaving:
+            hint = "the stream has ended, and the drain waits for what the plugin still holds after its flush"
+            self._actions.append(LogEvent("held.left", {"held": held, "hint": hint}))
 
     def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
         """Outputs of a task that is still under way."""
         self.processing.emitted(task, chunks)
 
-    def source_emitted(self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter]) -> None:
-        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
+    def source_emitted(
+        self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter], ids: list[str] | None = None
+    ) -> None:
+        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`. With `ids` each
+        of them is told by its id when it is finished; then `chunks` and `letters` say whose they are."""
         assert self.source is not None
-        derivation = Derivation([self.source.emit(position, count)])
+        each = EachDerivation([self.source.emit_singly(position, ids)]) if ids is not None else None
+        derivation = each or Derivation([self.source.emit(position, count)])
         self.counts.receive(in_process=count)
         self.counts.finish(completed=count - len(letters))
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
         self.processing.breaker.succeeded(count - len(letters))
         for letter in letters:
-            derivation.expect()
+            derivation.expect(1, letter.owners)
             letter.derivation = derivation
             self.processing.dead_letters.add(letter)
-        derivation.close()
+        if each is not None:
+            each.close_but(())
+        else:
+            derivation.close()
 
     def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
         """The dead letter is durable, or could not be written."""
@@ -363,7 +386,11 @@ class Stage:
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
-        at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
+        at = min(at, self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
+        if self.downstream.unsent:
+            at = min(at, self.downstream.next_at())
+        if self.processing.hook_timer is not None and self.lifecycle.accepts_input:
+            at = min(at, self.processing.next_hook_at(self._now))
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
@@ -372,11 +399,20 @@ class Stage:
         """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
         came of them."""
         self._wake(now)
-        if self.shutdown.leaving and self.inlet.queue:
-            self.inlet.hand_back(now)
+        if self.shutdown.leaving:
+            if self.inlet.queue:
+                self.inlet.hand_back(now)
+            self.processing.hand_back_held(now)
+        hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
         if not self.processing.has_work or not self.lifecycle.accepts_input:
+            return hooks
+        return hooks + [StartTask(task) for task in self.processing.start(now, self._flush)]
+
+    def _call_hooks(self, now: float) -> list[StartTask]:
+        if not self.lifecycle.accepts_input:
             return []
-        return [StartTask(task) for task in self.processing.start(now, self._flush)]
+        ending = self.shutdown.leaving or self.shutdown.input_ended()
+        return [StartTask(task) for task in self.processing.call_hooks(now, ending, self.shutdown.leaving)]
 
     def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
@@ -387,7 +423,7 @@ class Stage:
         message waits for what is said of it."""
         self._actions += self.start_tasks(now)
         self._work(now)
-        self._actions += self.shutdown.advance(now, self._patience_s)
+        self._actions += self.shutdown.advance(now, self._patience_s, self.processing.owes_flush)
         if self.upstreams.next_at() <= now and self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
@@ -395,6 +431,8 @@ class Stage:
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
+            if self.processing.held_fill_queue:
+                self._actions.append(LogEvent("held.full", {"held": len(self.processing.held), "hint": HELD_FULL}))
         if self.downstream.unsent:
             self._actions += (sent := self.downstream.dispatch(now))
             self._actions += self.tap.left(self.downstream, sent, now)
@@ -425,6 +463,8 @@ class Stage:
             self._commit(self.source, now)
 
     def _commit(self, source: SourcePositions, now: float) -> None:
+        if source.acked:
+            self._actions.append(Ack(source.take_acked()))
         source.advance()
         if source.behind and (now >= self._commit_at or source.ended):
             self._commit_at = now + COMMIT_S
@@ -438,17 +478,18 @@ class Stage:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
         if self.policy.batch is None:
             return False
-        nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
+        nothing_comes = self.inlet.out_of_credit and self.counts.in_process == len(self.processing.held)
         return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 
     def _publish(self, now: float) -> None:
-        if self._snapshot_state is not self.state:
-            self._snapshot_state, self.snapshot_at = self.state, min(self.snapshot_at, now)
+        state = self.lifecycle.state
+        if self._snapshot_state is not state:
+            self._snapshot_state, self.snapshot_at = state, min(self.snapshot_at, now)
         awaits_acks = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
-        if self._announced != (self.state, awaits_acks):
-            self._announced = (self.state, awaits_acks)
+        if self._announced != (state, awaits_acks):
+            self._announced = (state, awaits_acks)
             self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(awaits_acks))))
         if now >= self.snapshot_at:
             self.snapshot_at = following(now, self.policy.interval_s)

@@ -69,6 +69,7 @@ class Driver(Protocol):
 class Loop:
     """The shell of one instance. `run` blocks until the core exits or `stop` is called.
 
+    acked        called with ids of a source's messages that are finished
     stopped      called once everything is finished and said (`True`: at the end of the stream)
     output_room  set while the outputs have room
     parts        each has its turn before a poll, where anything has happened but the usual frames and calls
@@ -88,6 +89,7 @@ class Loop:
         dead_letters: DeadLetterStore,
         health: Health,
         stopped: Callable[[bool], None],
+        acked: Callable[[list[str]], None],
         parts: Sequence[Part],
         descriptors: Mapping[int, Callable[[], None]],
         log: logging.Logger,
@@ -119,6 +121,7 @@ class Loop:
             act.Tell: lambda a: sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: sockets.reply(a.route, a.frame),
             act.LimitOutputs: self._limit_outputs,
+            act.Ack: lambda a: acked(a.ids),
             act.Publish: self._publish,
             act.LogEvent: lambda a: self._limited_log.write(a, time.monotonic()),
         }

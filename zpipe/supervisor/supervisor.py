@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from zpipe import folders
-from zpipe.config import InstanceKey, PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig, config_record, load
 from zpipe.core.lifecycle import State
-from zpipe.errors import ExitCode, OperatorError
+from zpipe.errors import ConfigError, ExitCode, OperatorError
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.progress import LiveProgress, PlainProgress
 from zpipe.operate.watch import Watch
@@ -22,6 +22,7 @@ from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
 from zpipe.supervisor import run_conflicts
 from zpipe.supervisor.children import ChildDaemon, ChildDeath, is_temporary
+from zpipe.supervisor.file_watch import FileWatch
 
 TURN_S = 0.1
 STOP_S = 5.0
@@ -40,6 +41,7 @@ class Supervisor:
     replay           instances that have dead letters to be replayed. Sources are not read then, and the run drains once every
                      letter was taken in hand
     drain_timeout_s  how long a drain may take before the run stops
+    file_watch       stages whose files have changed are started again; None: they are not looked at
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Supervisor:
         level: str,
         replay: Collection[InstanceKey] = (),
         drain_timeout_s: float = float("inf"),
+        file_watch: FileWatch | None = None,
     ) -> None:
         file_descriptors.raise_limit()
         # The last stage comes first, so that consumers are there when the head starts.
@@ -79,6 +82,7 @@ class Supervisor:
         self._adopt_at = 0.0
         self._env = env
         self._level = level
+        self._file_watch = file_watch
         self._children = [self._new_child(*instance, fresh) for instance in wanted]
 
     def run(self) -> ExitCode:
@@ -99,6 +103,7 @@ class Supervisor:
             for snapshot in self._watch.poll(0.0):
                 self._take(snapshot)
             self._adopt_dead_instances(time.monotonic())
+            self._restart_changed(time.monotonic())
             self._read_stderr(TURN_S)
             for number in self._signals.read():
                 self._interrupted(number.name)
@@ -122,7 +127,7 @@ class Supervisor:
         if now < self._drain_until:
             return None
         reason = f"the drain has not ended within {self._drain_timeout_s:g} s"
-        self._display.line(fields(event="run.stop", reason=reason, hint="the next run goes on from what is committed"))
+        self._say("run.stop", reason=reason, hint="the next run goes on from what is committed")
         return ExitCode.DRAIN_TIMEOUT
 
     def _why_absent(self, child: ChildDaemon) -> str:
@@ -132,6 +137,9 @@ class Supervisor:
         pid = child.process.pid
         heard = self._last.get((child.stage, child.instance), {"pid": 0}).get("pid", pid) == pid
         return "" if heard else "is starting"
+
+    def _say(self, event: str, **values: object) -> None:
+        self._display.line(fields(event=event, **values))
 
     # ---- children
 
@@ -158,14 +166,11 @@ class Supervisor:
             stderr = child.start()
         except OSError as error:
             if not is_temporary(error):
-                reason = f"cannot be spawned: {error}"
-                self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
+                self._say("run.failed", stage=child.name, reason=f"cannot be spawned: {error}")
                 return ExitCode.FAILED
             child.postpone_start(error, time.monotonic())  # the others go on meanwhile
             again_in_s = round(child.start_at - time.monotonic())
-            self._display.line(
-                fields(event="stage.start_postponed", stage=child.name, reason=error, again_in_s=again_in_s)
-            )
+            self._say("stage.start_postponed", stage=child.name, reason=error, again_in_s=again_in_s)
             return None
         self._ledger.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
@@ -190,8 +195,42 @@ class Supervisor:
                 joined = key in self._last or places.belongs_to_run(*key)
                 if key in mine or not joined or places.alive(*key) or places.stopped(*key) is not None:
                     continue
-                self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
+                self._say("stage.adopted", stage=f"{stage}.{instance}")
                 self._children.append(self._new_child(stage, instance))
+
+    def _restart_changed(self, now: float) -> None:
+        """Starts the stages again whose files have changed, unless they could not be started with them."""
+        watch = self._file_watch
+        if watch is None or self._draining or not (changed := watch.changed(now)):
+            return
+        try:
+            config = load(self._config.path, env=self._env)
+        except ConfigError as error:
+            self._say("files.wrong", reason=error, hint="what runs goes on as it is; mend it, and it is started again")
+            return
+        due = {stage: str(file.name) for stage, file in watch.stages_of(changed).items()}
+        if self._config.path in changed:
+            before, after = config_record.digests(self._config.text), config_record.digests(config.text)
+            tables = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+            stages = {name.removeprefix("stages.") for name in tables if name.startswith("stages.")}
+            if (
+                stages - set(self._config.stages)
+                or stages - set(config.stages)
+                or _links(self._config) != _links(config)
+            ):
+                self._say(
+                    "config.changed", hint="stages and links are those of the start: end this run and begin another"
+                )
+                return
+            due |= dict.fromkeys(stages, self._config.path.name)
+            if any(not name.startswith("stages.") for name in tables):
+                due = dict.fromkeys(config.stages, self._config.path.name) | due
+        self._config = config
+        watch.follow(config)
+        for child in self._children:
+            if child.stage in due and not child.done:
+                self._say("stage.restarting", stage=child.name, changed=due[child.stage])
+                child.restart()
 
     def _after_death(self, child: ChildDaemon, death: ChildDeath, now: float, cannot_go_on: bool) -> ExitCode | None:
         """Plans the next start of a child that has died, or gives up and returns the exit code of the run.
@@ -201,24 +240,23 @@ class Supervisor:
         if self._places.stopped_at_end(child.stage, child.instance) is not None:
             child.finish()
             return None
+        if child.restarting:
+            child.start_soon(now)
+            return None
         if death.code == 0 and self._left(child):
             child.finish()
-            self._display.line(fields(event="stage.left", stage=child.name, hint="its siblings go on"))
+            self._say("stage.left", stage=child.name, hint="its siblings go on")
             return None
         child.plan_restart(now, death)
         if death.code == ExitCode.USAGE:
-            self._display.line(
-                fields(event="run.failed", stage=child.name, reason="cannot start: see its message above")
-            )
+            self._say("run.failed", stage=child.name, reason="cannot start: see its message above")
             return ExitCode.USAGE
         if child.cannot_start or cannot_go_on:
             failed = f"{child.failed_starts} starts failed, the last with {death}"
             why = failed if child.cannot_start else "cannot go on"
-            reason = f"{why}: see its messages above"
-            self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
+            self._say("run.failed", stage=child.name, reason=f"{why}: see its messages above")
             return ExitCode.FAILED
-        delay_s = round(child.start_at - now, 1)
-        self._display.line(fields(event="stage.died", stage=child.name, how=death, restart_in_s=delay_s))
+        self._say("stage.died", stage=child.name, how=death, restart_in_s=round(child.start_at - now, 1))
         return None
 
     def _left(self, child: ChildDaemon) -> bool:
@@ -233,9 +271,7 @@ class Supervisor:
         if before is not None and before["incarnation"] != snapshot["incarnation"]:
             self._ledger.killed(before)
         if before is None and key not in {(child.stage, child.instance) for child in self._children}:
-            self._display.line(
-                fields(event="stage.joined", stage=f"{key[0]}.{key[1]}", hint="it was started beside the run")
-            )
+            self._say("stage.joined", stage=f"{key[0]}.{key[1]}", hint="it was started beside the run")
         self._last[key] = snapshot
         for child in self._children:
             if (child.stage, child.instance) == key:
@@ -272,9 +308,9 @@ class Supervisor:
             return
         self.interrupts += 1
         if self.interrupts == 1:
-            self._display.line(fields(event="run.drain", signal=name, hint="once more stops now"))
+            self._say("run.drain", signal=name, hint="once more stops now")
         else:
-            self._display.line(fields(event="run.stop", signal=name))
+            self._say("run.stop", signal=name)
 
     def _collect_final_snapshots(self, wait_s: float) -> None:
         """Gives the ledger the final snapshot of each instance, from the mark that it made when it stopped.
@@ -306,6 +342,10 @@ class Supervisor:
                 for child in self._children:
                     child.reap()
         self._read_stderr(0.0)
+
+
+def _links(config: PipelineConfig) -> dict[str, tuple[object, ...]]:
+    return {name: (stage.inputs, stage.instances, stage.listen) for name, stage in config.stages.items()}
 
 
 def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[InstanceKey]) -> RunLock:

@@ -10,7 +10,6 @@ as somebody who names a session that does not exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply, SendParcel
 from zpipe.core.downstream import admission
@@ -21,15 +20,6 @@ from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames
 from zpipe.core.work.task import Chunk
 
-
-class _Counted(NamedTuple):
-    """Of all outlets together: see the properties of these names."""
-
-    room: int
-    unsent: int
-    awaits_acks: bool
-
-
 NEVER = float("inf")
 HIGH_WATER_SLACK = 64
 """Above the credit, for ends and for parcels that cross a lowered limit: the high-water mark is the fuse, not the bound."""
@@ -39,6 +29,8 @@ class Downstream:
     """`links` are (outlet, consumer stage), in the order of the config.
 
     random_bytes  so many bytes that nobody can guess, from the shell: sessions are named by them
+    room          how many more messages may be produced now, by the link with the least room;  full: none
+    unsent        messages that wait to be sent, on all links
     """
 
     def __init__(
@@ -60,8 +52,8 @@ class Downstream:
             self._by_name.setdefault(outlet.name, []).append(outlet)
         self._sessions: dict[bytes, tuple[Outlet, OutletSession]] = {}
         self._random_bytes = random_bytes
-        self._counted: _Counted | None = None
         self._awaits_acks = False
+        self._count()
 
     # ---- outputs
 
@@ -75,53 +67,40 @@ class Downstream:
                 continue
             for outlet in outlets:
                 outlet.offer(chunk, derivation)
-        self._counted = None
+        self._count()
         return unrouted
 
     def reads(self, outlet: str) -> bool:
         """Whether some stage reads it."""
         return outlet in self._by_name
 
-    @property
-    def room(self) -> int:
-        """How many more messages may be produced now, by the link with the least room."""
-        return (self._counted or self._count()).room
-
-    @property
-    def full(self) -> bool:
-        return self.room == 0
-
     def awaits_acks(self) -> bool:
         """Nothing more can be sent until something is acked: consumers should not wait for more to come. That is so from when
         the bound is reached until half of it is free: under full load it is reached again with every ack, and to say so each
         time would wake all consumers."""
-        return (self._counted or self._count()).awaits_acks
+        bound, part = self._policy.unacked, 2 if self._awaits_acks else 1
+        self._awaits_acks = any(
+            o.held_messages * part >= bound.messages or o.held_bytes * part >= bound.bytes for o in self.outlets
+        )
+        return self._awaits_acks
 
-    @property
-    def unsent(self) -> int:
-        return (self._counted or self._count()).unsent
-
-    def _count(self) -> _Counted:
+    def _count(self) -> None:
         """What is asked several times a turn is counted once after each change of what the outlets hold."""
         link, unacked = self._policy.link, self._policy.unacked
-        room, unsent, awaits_acks = unacked.messages, 0, False
-        part = 2 if self._awaits_acks else 1
+        room, unsent = unacked.messages, 0
         for outlet in self.outlets:
-            messages, bytes_ = outlet.held_messages, outlet.held_bytes
-            room = min(room, unacked.messages - messages, link.unsent_messages - outlet.unsent_messages)
-            if bytes_ >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
+            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
+            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
                 room = 0
             unsent += outlet.unsent_messages
-            awaits_acks |= messages * part >= unacked.messages or bytes_ * part >= unacked.bytes
-        self._awaits_acks = awaits_acks
-        self._counted = _Counted(max(room, 0), unsent, awaits_acks)
-        return self._counted
+        self.room, self.unsent, self.full = max(room, 0), unsent, room <= 0
 
     @property
     def off(self) -> str:
         """How what is kept differs from what the outlets hold; "" if it does not, as it must be."""
-        kept = self._counted
-        return "" if kept is None or kept == self._count() else f"{kept} is kept, not {self._counted}"
+        kept = self.room, self.unsent
+        self._count()
+        return "" if kept == (self.room, self.unsent) else f"{kept} is kept, not {self.room, self.unsent}"
 
     @property
     def in_flight(self) -> int:
@@ -134,13 +113,14 @@ class Downstream:
 
     def dispatch(self, now: float) -> list[Action]:
         """Everything that credit allows to be sent now."""
-        self._counted = None
-        return [
+        sent: list[Action] = [
             SendParcel(session.id, header, body)
             for outlet in self.outlets
             if outlet.unsent_messages
             for session, header, body in outlet.sendable(now)
         ]
+        self._count()
+        return sent
 
     def next_at(self) -> float:
         """When `dispatch` should be called although nothing happens."""
@@ -162,7 +142,8 @@ class Downstream:
     def end_acked_before(self, consumer: str) -> None:
         """That stage has heard the end of this run's stream, though not from this incarnation."""
         for outlet in self.outlets:
-            outlet.end_acked |= outlet.consumer == consumer
+            if outlet.consumer == consumer:
+                outlet.note_end_acked()
 
     @property
     def stop_seen(self) -> bool:
@@ -250,7 +231,7 @@ class Downstream:
             event = LogEvent("session.broken", {"sender": sender, "consumer": session.name, "reason": problem})
             return [*self.close(session.id), self._refuse(route, statement, problem), event]
         outlet.read_statement(session, statement, now)
-        self._counted = None
+        self._count()
         return [self._confirm(outlet, session)] if statement.reply else []
 
     def refused(self, route: bytes, refuse: frames.Refuse, sender: str) -> list[Action]:
@@ -289,7 +270,7 @@ class Downstream:
             return []
         outlet, session = known
         outlet.close(session)
-        self._counted = None
+        self._count()
         return [CloseSession(session_id)]
 
     # ---- time

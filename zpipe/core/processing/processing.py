@@ -14,6 +14,8 @@ from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
+from zpipe.core.processing.held_messages import HeldMessages
+from zpipe.core.processing.hook_timer import HookTimer
 from zpipe.core.processing.replays import Replays, Revived, replay_of
 from zpipe.core.processing.retries import Retries
 from zpipe.core.processing.service_rate import ServiceRate
@@ -47,6 +49,8 @@ class Processing:
         self.in_stage = Histogram()
         self.since_origin = Histogram()
         self.dead_letters = DeadLetters(counts, inlet, downstream, self.breaker, self.replays)
+        self.held = HeldMessages(counts, inlet, downstream, self.dead_letters, self.replays)
+        self.hook_timer = HookTimer(policy.tick_s, policy.flushes, now) if policy.tick_s or policy.flushes else None
         self._service_rate = ServiceRate(policy.workers)
         self._policy = policy
         self._counts = counts
@@ -75,6 +79,53 @@ class Processing:
     def has_work(self) -> bool:
         """Something waits for a worker, now or later."""
         return bool(self._inlet.queue or self.retries.messages or self.replays.waiting)
+
+    def call_hooks(self, now: float, ending: bool, leaving: bool) -> list[Task]:
+        """The call of a hook that has no messages, if one is due. `ending`: nothing more comes."""
+        timer, counts = self.hook_timer, self._counts
+        if timer is None or self.held.handed_back or not self._free():
+            return []
+        hook = timer.due(now, ending and self._holds_the_rest, counts.received)
+        if hook is None:
+            return []
+        timer.begin()
+        self.spend(now)
+        self._number += 1
+        task = self.tasks[self._number] = Task(self._number, [], CallHistory(), batch=True, hook=hook, leaving=leaving)
+        return [task]
+
+    def next_hook_at(self, now: float) -> float:
+        """When `call_hooks` should be called although nothing happens."""
+        if self.hook_timer is None or self.held.handed_back or not self._free():
+            return NEVER
+        return self.hook_timer.next_at(now)
+
+    def _hook_done(self, task: Task, result: Result, leaving: bool, now: float) -> None:
+        del self.tasks[task.number]
+        assert self.hook_timer is not None
+        self.hook_timer.done(task.hook, bool(result.failures), leaving, now, self._counts.received)
+        if result.releases is not None:
+            self.held.release(result.releases)
+
+    @property
+    def owes_flush(self) -> bool:
+        """The plugin is to be called before the end, or in such a call."""
+        return self.hook_timer is not None and self.hook_timer.owes_flush(self._counts.received)
+
+    @property
+    def _holds_the_rest(self) -> bool:
+        """Nothing is to be worked on but what is held."""
+        return not (self.tasks or self._counts.queued) and self._counts.in_process == len(self.held)
+
+    @property
+    def held_fill_queue(self) -> bool:
+        """What is held leaves no room for more: only the plugin's next tick can change that."""
+        return bool(len(self.held)) and self._holds_the_rest and self._inlet.out_of_credit
+
+    def hand_back_held(self, now: float) -> None:
+        """(Leaving) what the plugin still holds after its flush goes back."""
+        if len(self.held) and self._holds_the_rest and not self.owes_flush:
+            self.held.hand_back(now)
 
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
@@ -171,9 +222,12 @@ class Processing:
             task.derivation = Derivation([])
         self._counts.unrouted += self._downstream.offer(chunks, task.derivation)
 
-    def done(self, task: Task, result: Result, now: float) -> None:
-        """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
+    def done(self, task: Task, result: Result, now: float, leaving: bool = False) -> None:
+        """A task came back. Its messages are completed, filtered, held, to be tried again, or dead letters to be written."""
         self.spend(now)
+        if task.hook:
+            self._hook_done(task, result, leaving, now)
+            return
         self._served = True
         del self.tasks[task.number]
         self._alone = False
@@ -183,15 +237,20 @@ class Processing:
         ):  # a refusal says nothing of the service rate
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures} if result.failures else set()
-        self._counts.finish(completed=task.count - len(failed) - result.filtered, filtered=result.filtered)
+        apart = failed.union(result.held) if result.held else failed
+        self._counts.finish(completed=task.count - len(apart) - result.filtered, filtered=result.filtered)
         if replay_of(task.slices[0]) is None:
             self.breaker.succeeded(task.count - len(failed))
         else:
-            self.replays.processed(task.count - len(failed))
-        good = task.without(failed)
+            self.replays.processed(task.count - len(apart))
+        good = task.without(apart)
         for piece in good:
             self._inlet.release(piece)
-        self._derive(task, result.chunks, good, failed)
+        self._derive(task, result.chunks, good, apart)
+        if result.held:
+            self.held.hold(task, result.held)
+        if result.releases is not None:
+            self.held.release(result.releases)
         self.in_stage.add(now - task.slices[0].arrived_at, task.count)
         for age in result.ages:
             self.since_origin.add(age, 1)

@@ -204,6 +204,25 @@ class Inlet:
             self.due(session, now)
         self._drop_queue(list(self.queue))
 
+    def hand_back_piece(self, piece: Slice, now: float) -> None:
+        """Leaving: messages that were taken go back to their producer, as if they had not been."""
+        delivery = piece.delivery
+        if not isinstance(delivery, ParcelDelivery):
+            return  # the store still has it
+        self.release(piece)
+        start, stop = piece.offset + piece.start, piece.offset + piece.stop
+        if delivery.session.open:
+            delivery.session.hand_back(delivery, start, stop)
+            self.due(delivery.session, now)
+            return
+        for later, at in delivery.disown(start, stop):  # its session is over, so they may have come again
+            if isinstance(later, ParcelDelivery) and later.session.open:
+                later.session.hand_back(later, at, at + 1)
+                self.due(later.session, now)
+            else:
+                later.finish(at, at + 1)
+        delivery.finish(start, stop)
+
     def _drop_queue(self, pieces: list[Slice]) -> None:
         gone = set(map(id, pieces))
         self.queue = deque(piece for piece in self.queue if id(piece) not in gone)
@@ -385,6 +404,9 @@ class Inlet:
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
         self._share_all = True
+        if self._sessions and not self.leaving:
+            for session in self._credit_sharing.weigh(list(self.sessions), self.window):
+                session.ask_reply()
         for session in self.sessions:
             self.due(session, now)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
+from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.task_run import PLAIN, NoOutput, StageLinks, TaskRun, WrongAnswers, WrongBatch, outputs_inside
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer, PeerError
@@ -61,6 +62,7 @@ class Runner:
         self._process = hooks.get("zpipe_process")
         self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
+        self._hooks = hooks
         self._context = context
         self._policy = policy
         self._links = links
@@ -74,7 +76,9 @@ class Runner:
 
     def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy, self._links)
+        run = TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
+        if task.hook:
+            return (yield from self._call_hook(run, task.hook, began))
         try:
             messages = run.messages()
         except PeerError as error:
@@ -90,6 +94,22 @@ class Runner:
             yield from self._each(run, messages, note)
         note[0] = NONE
         result = run.result()
+        result.seconds = time.perf_counter() - began
+        return result
+
+    def _call_hook(self, run: TaskRun, hook: str, began: float) -> Generator[Any, Any, Result]:
+        """A tick or a flush. What it released before it failed stays released."""
+        failures = []
+        self._context.leaving = run.task.leaving
+        try:
+            made = self._hooks[f"zpipe_{hook}"](self._context)
+            if isinstance(made, Awaitable | AsyncIterator):
+                made = yield made
+            run.take_hook(made)
+        except BaseException as error:  # sys.exit() in a plugin must not end the worker
+            failures = [failure_of(0, error)]
+        result = run.result()
+        result.failures = failures
         result.seconds = time.perf_counter() - began
         return result
 
@@ -151,6 +171,8 @@ class Runner:
                 yield from run.take_many(messages, made)
             elif isinstance(made, list | tuple) and len(made) == len(messages):
                 yield from run.take_each(messages, made)
+            elif made is None and len(self._context.holds.new) >= len(messages):
+                pass  # all are held
             elif not self._context.last or outputs_inside(
                 made
             ):  # ignoring those would ack what was meant to be rejected

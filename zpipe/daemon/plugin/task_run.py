@@ -18,15 +18,24 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
+from zpipe.daemon.plugin.releases import CallReleases, outputs_of
 from zpipe.errors import Answer, Reject
-from zpipe.messages import DROP, Message
+from zpipe.hookspecs import Holds
+from zpipe.messages import DROP, Message, Release
 from zpipe.plugin_loading import did_you_mean
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
 PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
-_OUTPUTS = (Message, type(DROP), Answer, Iterator)
+_OUTPUTS = (Message, type(DROP), Answer, Iterator, Release)
+_MADE_FROM = (
+    "what is made of held messages is yielded as context.release(output, messages); "
+    "what is made of none is a Message with an id"
+)
+_HELD_AND_PASSED_ON = (
+    "the message is held, and has outputs of its own: yield them as context.release(output, [message])"
+)
 _YIELD = "yield them, or return zpipe.many(...)"
 
 
@@ -74,7 +83,9 @@ class WrongAnswers(Exception):
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy, links: StageLinks) -> None:
+    def __init__(
+        self, task: Task, last: bool, policy: LinkPolicy, links: StageLinks, holds: Holds | None = None
+    ) -> None:
         self.task = task
         self.default = OutputSections("")
         self.filtered = 0
@@ -86,6 +97,9 @@ class TaskRun:
         self._failures: dict[int, Failure] = {}
         self._many = 0
         self._of_all = False
+        self._holds = holds or Holds()
+        self._messages: list[Message] = []
+        self._releases: CallReleases | None = None
 
     def messages(self) -> list[Message]:
         """The task's messages, decoded. Raises PeerError if a section is malformed."""
@@ -93,6 +107,7 @@ class TaskRun:
         for piece in self.task.slices:
             attempt = piece.section.attempt + self.task.attempt - 1
             messages += piece.columns().messages("", attempt, piece.delivery.source or self._links.only_input)
+        self._messages = messages
         return messages
 
     # ---- outputs
@@ -116,8 +131,8 @@ class TaskRun:
         """What the hook returned for one message. Its type decides what it means. Yields what is to be passed on early."""
         if isinstance(made, Answer):
             raise made
-        if made is DROP:
-            self.filtered += 1
+        if made is DROP or (made is None and self._is_held(message)):
+            self.filtered += not self._is_held(message)
         elif isinstance(made, Iterator):
             made_any = False
             for n, one in enumerate(made):
@@ -126,7 +141,7 @@ class TaskRun:
                     self._add(index, message, one, f"{message.id}.{n}")
                     if self._many >= EARLY_MESSAGES:
                         yield self._early()
-            if not made_any and not self._last:
+            if not made_any and not self._last and not self._is_held(message):
                 self.filtered += 1
         else:
             self._add(index, message, made, message.id)
@@ -144,7 +159,40 @@ class TaskRun:
                 if self._many >= EARLY_MESSAGES:
                     yield self._early()
 
-    def _add(self, index: int, message: Message, one: Any, id: str) -> None:
+    def take_hook(self, made: Any) -> None:
+        """What a tick or a flush gave, which have no message."""
+        for one in made if isinstance(made, Iterator) else () if made is None else (made,):
+            if type(one) is Release:
+                self._release(one)
+            elif type(one) is Message and one.id:
+                self._release(Release(one, []))
+            else:
+                raise TypeError(f"gave a {type(one).__name__}: {_MADE_FROM}")
+
+    def _release(self, release: Release) -> None:
+        group, like, first = (releases := self._held()).begin(release)
+        made_any = False
+        for n, one in enumerate(outputs_of(release)):
+            made_any = True
+            if not first and not (type(one) is Message and one.id):
+                raise TypeError(_MADE_FROM)
+            self._add(group, like, one, f"{first}.{n}", releases)
+        if not made_any:
+            releases.drop(group)
+
+    def _held(self) -> CallReleases:
+        if self._releases is None:
+            self._releases = CallReleases(self.task, self._messages, self._holds)
+        return self._releases
+
+    def _is_held(self, message: Message) -> bool:
+        return bool(self._holds.new) and self._held().holds(message)
+
+    def _add(self, index: int, message: Message, one: Any, id: str, releases: CallReleases | None = None) -> None:
+        """`releases`: the output is one of them, and `index` that of its group."""
+        if type(one) is Release:
+            self._release(one)
+            return
         payload = one.payload if type(one) is Message else one
         if type(payload) not in PLAIN:
             _check_payload(payload)
@@ -153,13 +201,16 @@ class TaskRun:
         if type(one) is Message:
             check_message(one)
             check_outlet(one.outlet, self._links.outlets)
-            sections = self._sections(one.outlet) if one.outlet else self.default
+            if releases is not None:
+                sections = releases.sections(one.outlet)
+            else:
+                sections = self._sections(one.outlet) if one.outlet else self.default
             sections.add_message(one, message, id, index)
         elif one is None:
             raise NoOutput
         else:
-            self.default.add(one, message, id, index)
-        self._many += 1
+            (self.default if releases is None else releases.sections("")).add(one, message, id, index)
+        self._many += releases is None
 
     def _sections(self, outlet: str) -> OutputSections:
         return self._named.setdefault(outlet, OutputSections(outlet, self._of_all))
@@ -177,7 +228,7 @@ class TaskRun:
     # ---- failures
 
     def drop_all(self) -> None:
-        self.filtered = self.task.count
+        self.filtered = sum(not self._is_held(message) for message in self._messages)
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
@@ -192,6 +243,7 @@ class TaskRun:
         self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
 
     def result(self) -> Result:
+        held = self._take_held() if self._holds.new or self._releases is not None else []
         outputs = self._all_sections()
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
@@ -200,7 +252,24 @@ class TaskRun:
         now = time.time()
         origins = [piece.section.columns().origins[piece.start] for piece in self.task.slices] if not whole else []
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
-        return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
+        result = Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
+        if self._releases is not None:
+            result.held = held
+            result.releases = self._releases.result(self._failures, self._policy, self._message_bytes)
+        return result
+
+    def _take_held(self) -> list[int]:
+        """Which messages are held from now on. One of which outputs were made as usual fails: it would be acked with those."""
+        owners = {owner for sections in self._all_sections() for owner in sections.owners}
+        held = []
+        for index, has_outputs in self._held().held(
+            self._failures, range(self.task.count) if owners and self._of_all else owners
+        ):
+            if has_outputs:
+                self.fail(index, TypeError(_HELD_AND_PASSED_ON))
+            else:
+                held.append(index)
+        return held
 
 
 def check_outlet(outlet: str, declared: Collection[str]) -> None:
