@@ -55,6 +55,7 @@ class Context(Generic[OptionsT, PositionT]):
 
     It is generic in the type of the options, and in that of a source's position: ``Context[Options]`` says the first alone.
 
+    instance    the number of this one, from 1;  instances: how many the config has, among which a source may divide what it reads
     options     an object of the type that `zpipe_options` returned, filled from the config; None without that hook
     config_dir  the folder of the config file, to which relative paths refer
     log         for messages to people, one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
@@ -78,6 +79,7 @@ class Context(Generic[OptionsT, PositionT]):
     state_dir: Path
     log: logging.Logger
     position: PositionT | None = None
+    instances: int = 1
     last: bool = False
     batching: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -113,11 +115,13 @@ class Traits:
     needs_network  it opens connections of its own, so its unit must not be cut off from the network
     writes         files or folders that it writes to. Relative paths refer to the folder of the config
     is_sink        nothing comes out of it, so a stage that reads from it would wait for ever
+    divides        (sources) several instances divide what is read, by `context.instance` and `context.instances`
     """
 
     needs_network: bool = False
     writes: tuple[Path | str, ...] = ()
     is_sink: bool = False
+    divides: bool = False
 
 
 class Hooks:
@@ -173,6 +177,14 @@ class Hooks:
 
         It runs on the thread that writes positions and dead letters, so it holds these up while it blocks. Other threads may use
         what is in `context.scratch` at the same time.
+        """
+
+    @hookspec
+    def zpipe_ack(self, ids: list[str], context: Context) -> None:
+        """Called with ids of messages that are finished, in any order, for a source that acknowledges single messages to where
+        they come from. If it raises, that is logged; the service then gives the messages again.
+
+        It runs on a thread of its own, and may be ``async def``.
         """
 
     @hookspec(firstresult=True)

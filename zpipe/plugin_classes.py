@@ -60,6 +60,10 @@ class Source(PluginClass[OptionsT], Generic[OptionsT, PositionT]):
         """How many messages `source` will yield after `context.position`, or None if that is not known."""
         return None
 
+    def ack(self, ids: list[str], context: Context[OptionsT, PositionT]) -> Awaitable[None] | None:
+        """Called with ids of messages that are finished, in any order."""
+        return None
+
     def commit(self, position: PositionT, context: Context[OptionsT, PositionT]) -> Awaitable[None] | None:
         """Called when everything up to and including `position` is finished, that is, acked by every sink."""
         return None

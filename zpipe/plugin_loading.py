@@ -172,7 +172,7 @@ def _entry_points() -> Any:
     return metadata.entry_points(group=GROUP)
 
 
-def _provided(name: str) -> set[str]:
+def provided(name: str) -> set[str]:
     """What entry points of that name stand for, read from where pip leaves them.
 
     Not seen here: one of an egg or a zip file. Not left out: one of a distribution that another of its name hides."""
@@ -193,7 +193,7 @@ def _find(name: str, folder: Path) -> Any:
     if ":" in name:
         module, _, attribute = name.partition(":")
         return _from_module(name, module, attribute, folder)
-    found = _provided(name)  # an editable install may list the same one twice
+    found = provided(name)  # an editable install may list the same one twice
     if len(found) != 1:
         found = {point.value for point in _entry_points() if point.name == name}
     if len(found) > 1:

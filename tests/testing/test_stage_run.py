@@ -247,6 +247,55 @@ def test_the_fixtures(zpipe_stage: Any, zpipe_context: Any, tmp_path: Path) -> N
     assert zpipe_context({"x": 1}, last=True).config_dir == tmp_path
 
 
+def windows(per: int) -> Any:
+    """Counts messages: one output of so many, of all that there are at a tick, or at the end."""
+
+    class Windows(zpipe.Map[None]):
+        def open(self, context: Context) -> None:
+            self._held: list[Message] = []
+
+        def process(self, message: Message, context: Context) -> Any:
+            context.hold(message)
+            self._held.append(message)
+            return self._released(context) if len(self._held) >= per else None
+
+        def tick(self, context: Context) -> Any:
+            return self._released(context)
+
+        def flush(self, context: Context) -> Any:
+            return self._released(context)
+
+        def _released(self, context: Context) -> Any:
+            held, self._held = self._held, []
+            return context.release([m.payload for m in held], held) if held else None
+
+    return Windows
+
+
+def test_windows_close_by_number_by_a_tick_and_at_the_end() -> None:
+    with stage(windows(3), tick="1m") as s:
+        s.send_many([1, 2, 3, 4])
+        assert s.out == [[1, 2, 3]]
+        s.advance("90s")
+        assert s.out == [[1, 2, 3], [4]]
+        s.send(5)
+        s.kill()
+        s.send(6)
+        s.drain()
+        assert s.out == [[1, 2, 3], [4], [5, 6]], "what is held is delivered again"
+
+
+def test_a_window_loses_nothing_wherever_it_is_killed() -> None:
+    """What was finished a moment before may come again, as in life: producers hear of it at a heartbeat at the latest."""
+    for at in range(7):
+        with stage(windows(3)) as s:
+            s.send_many(range(at))
+            s.kill()
+            s.send_many(range(at, 7))
+            s.drain()
+            assert {n for window in s.out for n in window} == set(range(7))
+
+
 # Sources
 
 
@@ -266,6 +315,16 @@ def test_a_source_is_read_from_a_position() -> None:
     assert [m.payload for m in read("generate", {"count": 2}, 0)] == [{"id": 1}]
     with pytest.raises(TypeError, match="yields \\(position, payload\\) or a Message, not int"):
         read(plugin(source=lambda context: iter([1])))
+
+
+def test_an_async_source_is_read() -> None:
+    async def source(context: Context) -> Any:
+        for n in range(3):
+            await asyncio.sleep(60)
+            yield n, n
+        await asyncio.Event().wait()
+
+    assert [m.payload for m in read(plugin(source=source))] == [0, 1, 2]
 
 
 # check_plugin

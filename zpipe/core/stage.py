@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from zpipe.core.actions import (
+    Ack,
     Action,
     Commit,
     LogEvent,
@@ -26,7 +27,7 @@ from zpipe.core.actions import (
 )
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
@@ -283,19 +284,26 @@ class Stage:
         """Outputs of a task that is still under way."""
         self.processing.emitted(task, chunks)
 
-    def source_emitted(self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter]) -> None:
-        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
+    def source_emitted(
+        self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter], ids: list[str] | None = None
+    ) -> None:
+        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`. With `ids` each
+        of them is told by its id when it is finished; then `chunks` and `letters` say whose they are."""
         assert self.source is not None
-        derivation = Derivation([self.source.emit(position, count)])
+        each = EachDerivation([self.source.emit_singly(position, ids)]) if ids is not None else None
+        derivation = each or Derivation([self.source.emit(position, count)])
         self.counts.receive(in_process=count)
         self.counts.finish(completed=count - len(letters))
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
         self.processing.breaker.succeeded(count - len(letters))
         for letter in letters:
-            derivation.expect()
+            derivation.expect(1, letter.owners)
             letter.derivation = derivation
             self.processing.dead_letters.add(letter)
-        derivation.close()
+        if each is not None:
+            each.close_but(())
+        else:
+            derivation.close()
 
     def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
         """The dead letter is durable, or could not be written."""
@@ -441,6 +449,8 @@ class Stage:
             self._commit(self.source, now)
 
     def _commit(self, source: SourcePositions, now: float) -> None:
+        if source.acked:
+            self._actions.append(Ack(source.take_acked()))
         source.advance()
         if source.behind and (now >= self._commit_at or source.ended):
             self._commit_at = now + COMMIT_S

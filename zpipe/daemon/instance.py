@@ -154,7 +154,8 @@ class Instance:
             log=self.log.getChild("plugin"),
             last=not any(outlet != DEAD for outlet, _ in config.consumers(settings.name)),
             batching=settings.batch is not None,
-            holds=Holds(refusal=_hold_refusal(settings)),
+            instances=settings.instances,
+            holds=Holds(refusal=hold_refusal(settings)),
         )
 
     def _make_stage(self) -> Stage:
@@ -186,7 +187,8 @@ class Instance:
             hooks, interrupt = {**hooks, "zpipe_source": source}, source.interrupt
         hook = not_read if self._replaying else self._traces.hooks(hooks)["zpipe_source"]
         wake, failed = self._mailbox.wake, self._source_failed
-        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, interrupt)
+        singly = "zpipe_ack" in plugin.hooks
+        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, interrupt, singly)
 
     def _make_workers(self) -> Pool | None:
         if self._host.plugin.is_source:
@@ -225,6 +227,7 @@ class Instance:
             self._dead_letters,
             self._health,
             self._stopped,
+            self._host.acked,
             parts,
             watched,
             self.log,
@@ -322,6 +325,7 @@ class Instance:
             read=self._source.read if self._source is not None else None,
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
+            worker_pids=self._workers.pids if self._workers is not None else (),
         )
 
     # ---- its life
@@ -383,7 +387,7 @@ def _nothing() -> None:
     """Of a source that looks at `context.stopping` by itself."""
 
 
-def _hold_refusal(settings: StageConfig) -> str:
+def hold_refusal(settings: StageConfig) -> str:
     """A release names messages of other calls, so these must be over, and in this process."""
     workers = settings.workers
     if workers.kind == "thread" and workers.count == 1:

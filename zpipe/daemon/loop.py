@@ -66,6 +66,7 @@ class Driver(Protocol):
 class Loop:
     """The shell of one instance. `run` blocks until the core exits or `stop` is called.
 
+    acked        called with ids of a source's messages that are finished
     stopped      called once everything is finished and said (`True`: at the end of the stream)
     output_room  set while the outputs have room
     parts        each has its turn before every poll
@@ -85,6 +86,7 @@ class Loop:
         dead_letters: DeadLetterStore,
         health: Health,
         stopped: Callable[[bool], None],
+        acked: Callable[[list[str]], None],
         parts: Sequence[Part],
         descriptors: Mapping[int, Callable[[], None]],
         log: logging.Logger,
@@ -123,6 +125,7 @@ class Loop:
             act.TakeLetters: lambda a: dead_letters.read_marked(),
             act.RemoveLetter: lambda a: dead_letters.remove(a.number),
             act.Commit: position_writer.write,
+            act.Ack: lambda a: acked(a.ids),
             act.LimitOutputs: self._limit_outputs,
             act.CloseSource: self._close_source,
             act.Remember: lambda a: health.keep_paused(a.paused),

@@ -1,5 +1,5 @@
-"""The texts of the files of a new plugin. `@NAME@` stands for its name, `@MODULE@` for its module, `@PLUGIN@` for what a config calls
-it. Does not belong here: which of them a kind of plugin gets.
+"""The texts of the files of a new plugin. `@NAME@` stands for its name, `@MODULE@` for its module, `@PLUGIN@` for what a config
+calls it. Does not belong here: which of them a kind of plugin gets.
 """
 
 from __future__ import annotations

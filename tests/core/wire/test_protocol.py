@@ -293,7 +293,7 @@ def _keys_of_5_9(table: int) -> set[str]:
 
 
 def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
-    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {})
+    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {}, ())
     stage = Stage(
         Identity("p", "a", 1, "a1"),
         [],

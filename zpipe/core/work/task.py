@@ -202,7 +202,8 @@ class Task:
 
 @dataclass(slots=True)
 class DeadLetter:
-    """A message given up. `piece` is it (None: a record its source could not read, with its `id` and what stands there)."""
+    """A message given up. `piece` is it (None: a record its source could not read, with its `id` and what stands there).
+    `owners`: which of the messages of its `derivation` it is, where that follows each."""
 
     reason: str
     traceback: str
@@ -211,3 +212,4 @@ class DeadLetter:
     derivation: Derivation | None = None
     id: str = ""
     raw: Any = None
+    owners: Sequence[int] | None = None

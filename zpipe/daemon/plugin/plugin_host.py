@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from zpipe.daemon.plugin.async_thread import AsyncThread
@@ -48,6 +49,8 @@ class PluginHost:
         self._log = log
         self._outcome = async_thread.outcome
         self._in_process = in_process
+        self._acked: SimpleQueue[list[str] | None] = SimpleQueue()
+        self._acking: threading.Thread | None = None
 
     def open(self, then: Callable[[], None], done: Callable[[Opened | BaseException], None]) -> None:
         """Opens the plugin on a thread of its own, then calls `then`, which may raise too, and `done`. Does not block."""
@@ -86,8 +89,27 @@ class PluginHost:
         except BaseException as error:  # also sys.exit(): the position is committed, whatever the plugin makes of it
             self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
 
+    def acked(self, ids: list[str]) -> None:
+        """Tells the source of finished messages, on a thread of its own. Does not block."""
+        if self._acking is None:
+            self._acking = threading.Thread(target=self._ack, name="zpipe-ack", daemon=True)
+            self._acking.start()
+        self._acked.put(ids)
+
+    def _ack(self) -> None:
+        while (ids := self._acked.get()) is not None:
+            try:
+                self._outcome(self.plugin.hooks["zpipe_ack"](ids, self.context))
+            except BaseException as error:  # also sys.exit(): the others are to be told
+                self._log.error(
+                    fields(event="ack.failed", reason=f"{type(error).__name__}: {error}", messages=len(ids))
+                )
+
     def close(self) -> None:
         """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks for so long at most."""
+        if self._acking is not None:
+            self._acked.put(None)
+            self._acking.join(CLOSE_S)
         if "zpipe_close" in self.plugin.hooks and self._in_process:
             closing = threading.Thread(target=self._close, name="zpipe-close", daemon=True)
             closing.start()

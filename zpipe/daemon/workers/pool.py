@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 PassOn = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
-CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
+CONTEXT = ("pipeline", "stage", "instance", "instances", "incarnation", "last", "batching")
 """Of the context of a plugin, what a worker process is told; the rest it makes itself."""
 Pool: TypeAlias = "ThreadPool | ProcessPool"
-"""Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
-died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
+"""Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. What is under way when it is closed is
+given up, and its results are not reported. `deaths`: how many worker processes have died, by what ended them; `pids`: those that
+live."""
 
 
 def make_pool(

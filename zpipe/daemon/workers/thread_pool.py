@@ -65,6 +65,7 @@ class ThreadPool:
         self._threads = 0
         self._idle = 0
         self.deaths: dict[str, int] = {}  # what kills a thread kills the daemon
+        self.pids: tuple[int, ...] = ()
 
     def start(self) -> None:
         """Nothing to wait for: threads are made when they are needed."""

@@ -219,6 +219,10 @@ METRICS: tuple[Metric, ...] = (
            "`zpipe dead list CONFIG`; mend the cause, then `zpipe resume CONFIG STAGE`, or replay or drop what is stored"),
     _gauge("build_info", ZERO_OR_ONE, (*INSTANCE, "version"), "Always 1; `version` is what the instance runs", builds,
            "several versions at once: somebody has to be started again"),
+    Metric("zpipe_cpu_seconds_total", "counter", "seconds", INSTANCE, "CPU that the instance used, with its worker processes",
+           count("cpu_s")),
+    Metric("zpipe_cpu_wait_seconds_total", "counter", "seconds", INSTANCE, "Time for which its threads were ready to run and"
+           " had no core", count("cpu_wait_s"), "near the rate of `zpipe_cpu_seconds_total`: the machine has too few cores"),
     _gauge("resident_bytes", "bytes", INSTANCE, "Memory of the process (RSS)", now("rss_bytes")),
     _gauge("source_finished_messages", "messages", STAGE, "Messages of a source that are finished in every sink, with what"
            " earlier runs finished", progress("finished")),

@@ -3,9 +3,10 @@ becomes of their messages."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
@@ -18,6 +19,8 @@ from zpipe.messages import BadRecord, Message
 from zpipe.testing.clock import NEVER
 from zpipe.testing.plugin_runs.plugin_workers import Life
 
+SILENT_S = 3600.0
+"""By the clock of the event loop, on which waiting takes no time."""
 Batch = tuple[list[Chunk], Any, int, list[DeadLetter]]
 
 
@@ -191,12 +194,19 @@ class _VirtualStopping(threading.Event):
         return self.is_set()
 
 
+def _awaited(made: AsyncIterator[Any], life: Life) -> Iterator[Any]:
+    """The items of an async source, one after the other. One that gives nothing for SILENT_S has nothing more."""
+    while True:
+        try:
+            yield life.wait_for(asyncio.wait_for(anext(made), SILENT_S))
+        except (StopAsyncIteration, TimeoutError):
+            return
+
+
 def read_messages(life: Life) -> Iterator[Message]:
     """What the source gives, as messages with positions."""
     made = life.hooks["zpipe_source"](life.context)
-    if hasattr(made, "__aiter__"):
-        made = life.wait_for(made)
-    for item in made:
+    for item in _awaited(made, life) if isinstance(made, AsyncIterator) else made:
         if type(item) is Message:
             yield item
         elif type(item) is tuple and len(item) == 2:

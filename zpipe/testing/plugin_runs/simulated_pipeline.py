@@ -14,10 +14,11 @@ from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import StagePolicy
 from zpipe.core.work.task import DeadLetter
-from zpipe.daemon.instance import stage_policy
+from zpipe.daemon.instance import hold_refusal, stage_policy
 from zpipe.daemon.plugin.task_run import StageLinks
-from zpipe.hookspecs import Context
+from zpipe.hookspecs import Context, Holds
 from zpipe.messages import Message
+from zpipe.plugin_loading import Plugin
 from zpipe.testing.network import Faults
 from zpipe.testing.node import Key
 from zpipe.testing.plugin_runs.plugin_sources import Head, ReadFromPlugin
@@ -86,8 +87,11 @@ class SimulatedPipeline:
 
     # ---- stages
 
+    def _plugin(self, stage: StageConfig) -> Plugin:
+        return plugin_loading.load(stage.plugin, self.config.folder).in_stage(has_input=bool(stage.inputs))
+
     def _policy(self, stage: StageConfig) -> StagePolicy:
-        policy = stage_policy(self.config, stage, RUNTIME)
+        policy = stage_policy(self.config, stage, RUNTIME, self._plugin(stage).hooks)
         return policy if self._heartbeat_s is None else slow(policy, self._heartbeat_s)
 
     def _spec(self, stage: StageConfig) -> Spec:
@@ -104,7 +108,6 @@ class SimulatedPipeline:
 
     def _open(self, stage: StageConfig, instance: int, last: bool, position: Any = None) -> Life:
         """A new life of an instance: its plugin is loaded anew, as it is in a new process."""
-        plugin = plugin_loading.load(stage.plugin, self.config.folder).in_stage(has_input=bool(stage.inputs))
         state = Path(self._states.name) / f"{stage.name}.{instance}"
         state.mkdir(exist_ok=True)
         context: Context = Context(
@@ -119,8 +122,9 @@ class SimulatedPipeline:
             position=position,
             last=last,
             batching=stage.batch is not None,
+            holds=Holds(refusal=hold_refusal(stage)),
         )
-        life = Life(plugin, context, self.calls[stage.name], self.received[stage.name], self._loop)
+        life = Life(self._plugin(stage), context, self.calls[stage.name], self.received[stage.name], self._loop)
         self._lives[stage.name, instance] = life
         return life
 
@@ -157,9 +161,15 @@ class SimulatedPipeline:
         self.check()
 
     def _progress(self) -> Any:
-        nodes = self.simulation.nodes
-        counts = [(key, repr(node.stage.counts)) for key, node in sorted(nodes.items())]
-        return counts, len(self.simulation.dead_letters), sum(sum(calls.values()) for calls in self.calls.values())
+        nodes = sorted(self.simulation.nodes.items())
+        counts = [(key, repr(node.stage.counts)) for key, node in nodes]
+        unacked = [outlet.held_messages for _, node in nodes for outlet in node.stage.downstream.outlets]
+        return (
+            counts,
+            unacked,
+            len(self.simulation.dead_letters),
+            sum(sum(calls.values()) for calls in self.calls.values()),
+        )
 
     def advance(self, seconds: float) -> None:
         self.simulation.clock.advance(seconds)
