@@ -120,9 +120,10 @@ class Instance:
         outages = [self._position_writer.outage, self._dead_letters.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
-        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
         self._signals.watch_folder(self._places.root)
+        watch = self._signals.watch_folder
+        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets, watch)
         self.loop = self._make_loop()
 
     # ---- making the parts

@@ -175,15 +175,15 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
 
 
 def weigh(grants: Sequence[Grant], window: int) -> None:
-    """Half of the window is shared equally from now on, half by what each has sent since the last call: the share of those that
-    are idle would make the parcels of a few among many as small as if all were sending. If all send all they may, what they
-    send is what they were given, so their shares become equal again."""
+    """From now on three quarters of the window are shared by what each has sent since the last call, the rest equally: the
+    share of those that are idle would make the parcels of a few among many as small as if all were sending. If all send all
+    they may, what they send is what they were given, so their shares become equal again."""
     used = [grant.received_since() for grant in grants]
     total = sum(used)
     for grant, amount in zip(
         grants, used, strict=True
     ):  # where all that came would have fit at once, nobody lacks room
-        grant.weight = (1 + len(grants) * amount / total) / 2 if total > window else 1.0
+        grant.weight = (1 + 3 * len(grants) * amount / total) / 4 if total > window else 1.0
 
 
 def fair_share(grants: int, bound: int, window: int, taken: int) -> int:
