@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -19,6 +19,7 @@ import pluggy
 
 from zpipe.errors import OperatorError
 from zpipe.messages import Message, Position, Release
+from zpipe.plugin_metrics import Metrics
 
 hookspec = pluggy.HookspecMarker("zpipe")
 hookimpl = pluggy.HookimplMarker("zpipe")
@@ -67,6 +68,7 @@ class Context(Generic[OptionsT, PositionT]):
     stopping    set when a source shall end early. A source that waits for something must wait for this, too
     leaving     this instance alone is to go, so what it does not finish comes to a sibling or to its next life
     scratch     free for the plugin, to keep what `zpipe_open` made
+    metrics     counters, gauges and histograms of the plugin's own: ``context.metrics.counter("hits").inc()``
     holds       what `hold` and `release` keep; it is not for plugins
     """
 
@@ -85,6 +87,7 @@ class Context(Generic[OptionsT, PositionT]):
     stopping: threading.Event = field(default_factory=threading.Event)
     leaving: bool = False
     scratch: Any = None
+    metrics: Metrics = field(default_factory=Metrics, repr=False)
     holds: Holds = field(default_factory=Holds, repr=False)
 
     def hold(self, message: Message) -> None:
@@ -212,6 +215,18 @@ class Hooks:
         """Takes a batch. If a list or a tuple of the same length is returned, each entry answers one message, as if returned from
         `zpipe_process`. With a generator (or any other iterator) or `zpipe.many(iterable)`, each output is derived from the whole
         batch. `zpipe.DROP` alone drops the whole batch. Anything else is an error; in a last stage it is ignored.
+
+        It may be ``async def``.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_wrap(self, call: Callable[[list[Message]], Any], messages: list[Message], context: Context) -> Any:
+        """(A plugin for the `use` of other stages) called in the place of each call of a process hook. ``call(messages)`` makes
+        it, and gives what the hook returned, which may be anything that a process hook may return: an awaitable and a generator,
+        too. What this returns counts.
+
+        messages  one for `zpipe_process`, several for the others. They may be changed, and others given to `call`
+        context   with the wrapper's own options
 
         It may be ``async def``.
         """

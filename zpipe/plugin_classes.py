@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
@@ -113,7 +113,15 @@ class Sink(Worker[OptionsT]):
         raise NotImplementedError
 
 
-KINDS = (Source, Map, BatchMap, Sink)
+class Wrapper(PluginClass[OptionsT]):
+    """For the `use` of stages: something around each call of their process hooks."""
+
+    @abstractmethod
+    def wrap(self, call: Callable[[list[Message]], Any], messages: list[Message], context: Context[OptionsT]) -> Any:
+        """Called in the place of each call. ``call(messages)`` makes it, and gives what the hook returned."""
+
+
+KINDS = (Source, Map, BatchMap, Sink, Wrapper)
 
 
 def _methods(kind: type) -> set[str]:

@@ -24,7 +24,7 @@ from zpipe.hookspecs import Hooks, Traits
 from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
 
 GROUP = "zpipe.plugins"
-WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch")
+WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch", "zpipe_wrap")
 SYNC_HOOKS = ("zpipe_options", "zpipe_outlets", "zpipe_check", "zpipe_traits", "zpipe_total", "zpipe_process_each")
 """Called where there is no event loop, or where nobody waits for one."""
 GENERATOR_HOOKS = ("zpipe_source", "zpipe_tick", "zpipe_flush")
@@ -53,6 +53,11 @@ class Plugin(NamedTuple):
         return "zpipe_source" in self.hooks
 
     @property
+    def is_wrapper(self) -> bool:
+        """It is for the `use` of a stage, beside the stage's own plugin."""
+        return "zpipe_wrap" in self.hooks
+
+    @property
     def takes_messages(self) -> bool:
         return "zpipe_process" in self.hooks or "zpipe_process_each" in self.hooks
 
@@ -64,7 +69,7 @@ class Plugin(NamedTuple):
         """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
         if not (self.is_source and (self.takes_messages or self.takes_batches)):
             return self
-        unused = {"zpipe_source"} if has_input else set(WORK_HOOKS) - {"zpipe_source"}
+        unused = {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
         return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:

@@ -33,6 +33,7 @@ from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.async_thread import AsyncSource, AsyncThread
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
 from zpipe.daemon.plugin.source_thread import SourceThread, not_read
+from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.daemon.reload import reload
 from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.process_memory import tune_garbage_collector
@@ -89,6 +90,7 @@ class Instance:
         plugin = plugin_loading.load(self._settings.plugin, config.folder).in_stage(
             has_input=bool(self._settings.inputs)
         )
+        plugin = wrapped(plugin, self._settings.use, self._context)
         in_process = self._settings.workers.kind == "thread"
         self._async_thread = AsyncThread(self.log)
         self._host = PluginHost(
@@ -325,6 +327,7 @@ class Instance:
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
             worker_pids=self._workers.pids if self._workers is not None else (),
+            plugin_metrics=self._context.metrics.figures(),
         )
 
     # ---- its life

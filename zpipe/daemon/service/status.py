@@ -55,6 +55,7 @@ def process_figures(
     last_life: LastLife,
     worker_deaths: Mapping[str, int],
     worker_pids: Collection[int],
+    plugin_metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What only the process knows.
 
@@ -65,6 +66,7 @@ def process_figures(
     read             (a head) messages that its source has yielded, and the seconds it took for them, without waits for room
     last_life        how the life before ended
     worker_deaths    how many worker processes have died, by what ended them;  worker_pids: those that live
+    plugin_metrics   what the plugin counts and measures itself
     """
     return {
         "at": _EPOCH + time.monotonic(),
@@ -82,4 +84,5 @@ def process_figures(
         "replay_due": replay_due,
         "read_messages": read[0] if read else None,
         "read_s": read[1] if read else None,
+        **plugin_metrics,
     }

@@ -23,6 +23,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Result, Task
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.daemon.service.process_memory import tune_garbage_collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
@@ -81,14 +82,15 @@ class WorkerMain:
         start = self._start
         path = Path(start["config"])
         plugin = plugin_loading.load(start["plugin"], path.parent)
-        self._hooks = plugin.hooks
+        options, uses = read_options(start["text"], path, os.environ, start["context"]["stage"], plugin)
         self._context = Context(
             **start["context"],
-            options=read_options(start["text"], path, os.environ, start["context"]["stage"], plugin),
+            options=options,
             config_dir=path.parent,
             state_dir=Path(start["state_dir"]),
             log=self._log.getChild("plugin"),
         )
+        self._hooks = wrapped(plugin, uses, self._context).hooks
         self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
         if "zpipe_open" in self._hooks:
             self._outcome(self._hooks["zpipe_open"](self._context))
