@@ -298,7 +298,10 @@ def _filtered(messages: list[Message], context: Context) -> list[Any]:
                 items += child.take(context.options.timeout)
         how = child.how_it_ended()
         if child.exit_code != 0:
+            if len(messages) == 1:
+                children.blame(messages[0].id, f"{child.name} {how}")
             raise RuntimeError(f"{child.name} {how}")
+        children.note_answer()
     except Late:
         raise RuntimeError(f"{child.name} wrote nothing and did not end within {context.options.timeout:g} s") from None
     finally:

@@ -300,6 +300,14 @@ def test_a_filter_that_fails_fails_its_batch(start: Open) -> None:
     assert isinstance(bad, Retry) and list(good) == [1]
 
 
+def test_a_filter_that_never_works_is_the_stages_fault(start: Open) -> None:
+    context = start("sys.exit(2)", mode="filter", batching=True)
+    for n in range(3):
+        error = OperatorError if n == 2 else RuntimeError
+        with pytest.raises(error, match="ended with exit code 2"):
+            exec_plugin.zpipe_process_batch([Message(n, id=f"read:{n}")], context)
+
+
 # With a `batch` table
 
 

@@ -108,6 +108,41 @@ def test_an_endless_source_that_waits_by_the_virtual_clock_is_drained(tmp_path: 
         assert len(p.received["out"]) == 10
 
 
+QUEUE = """
+from zpipe import Traits, hookimpl
+
+acked = []
+
+@hookimpl
+def zpipe_traits(options, config_dir):
+    return Traits(divides=True)
+
+@hookimpl
+def zpipe_source(context):
+    for n in range(context.instance, 41, context.instances):
+        yield n, n
+
+@hookimpl
+def zpipe_ack(ids, context):
+    with open(context.config_dir / f"acked.{context.instance}", "a") as file:
+        file.writelines(f"{id}\\n" for id in ids)
+"""
+
+
+def test_heads_that_divide_what_they_read_hear_of_each_message(tmp_path: Path) -> None:
+    (tmp_path / "queue.py").write_text(QUEUE.replace("\\\\n", "\\n"))
+    (tmp_path / "p.toml").write_text(
+        '[pipeline]\nname = "p"\n[stages.read]\nplugin = "./queue.py"\ninstances = 2\n'
+        '[stages.out]\ninput = "read"\nplugin = "discard"\n'
+    )
+    with pipeline(tmp_path / "p.toml") as p:
+        p.run()
+        assert sorted(message.payload for message in p.received["out"]) == list(range(1, 41))
+    for instance in (1, 2):
+        lines = (tmp_path / f"acked.{instance}").read_text().split()
+        assert sorted(lines) == sorted(f"read:{n}" for n in range(instance, 41, 2))
+
+
 def test_mistakes_are_told(config: Path) -> None:
     with (
         pipeline(config) as p,

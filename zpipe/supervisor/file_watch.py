@@ -75,11 +75,12 @@ def files_of(config: PipelineConfig, stage: str) -> Iterator[Path]:
 
 
 def _named(text: str, folder: Path) -> Iterator[Path]:
-    """The file that a text names, as "stage.js" or "work.py:function" do, if its name has an ending and it is there."""
+    """The file that a text names, as "stage.js", "./stage" and "work.py:function" do, if it is there and is a program."""
     name = text.rpartition(":")[0] if ".py:" in text else text
     with suppress(OSError, ValueError):
         file = folder / name
-        if Path(name).suffix in _CODE and file.is_file():
+        is_program = "/" in name and os.access(file, os.X_OK)
+        if (Path(name).suffix in _CODE or is_program) and file.is_file():
             yield file
 
 

@@ -62,8 +62,11 @@ class Node:
         self._frozen_until = 0.0
         self._waiting: deque[Event] = deque()
         self.gone: set[Key] = set()
-        make_source, make_workers = spec.make_source or SimulatedSource, spec.make_workers or SimulatedWorkers
-        self.source = None if spec.inputs else make_source(spec, disk.position, disk.completed)
+        self.source = None
+        if not spec.inputs:
+            made = (spec, instance, disk.position, disk.completed)
+            self.source = spec.make_source(*made) if spec.make_source else SimulatedSource(spec, *made[2:])
+        make_workers = spec.make_workers or SimulatedWorkers
         self.workers = make_workers(
             spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self)
         )
@@ -139,9 +142,9 @@ class Node:
     def _read(self, source: SimulatedSource) -> None:
         if source.over:
             return
-        chunks, position, count, letters = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
-        if count:
-            self.stage.source_emitted(chunks, position, count, letters)
+        emitted = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
+        if emitted[2]:
+            self.stage.source_emitted(*emitted)
         if source.ends():
             self.stage.source_ended()
 

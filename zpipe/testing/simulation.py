@@ -270,6 +270,9 @@ class Simulation:
                 node.later(0.002, lambda: self._commit(node, position, total, ended))
             case act.LimitOutputs(limit):
                 node.set_limit(limit)
+            case act.Ack(ids):
+                if (source := node.source) is not None:
+                    node.later(0.002, lambda: source.acked(ids))
             case act.CloseSource():
                 node.close_source()
             case act.Stop(ended):

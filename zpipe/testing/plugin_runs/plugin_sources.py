@@ -21,13 +21,14 @@ from zpipe.testing.plugin_runs.plugin_workers import Life
 
 SILENT_S = 3600.0
 """By the clock of the event loop, on which waiting takes no time."""
-Batch = tuple[list[Chunk], Any, int, list[DeadLetter]]
+Batch = tuple[list[Chunk], Any, int, list[DeadLetter], list[str] | None]
 
 
 class Head:
-    """What both have in common: items that wait, a limit, and an end."""
+    """What both have in common: items that wait, a limit, and an end. `singly`: it hears of single messages."""
 
-    def __init__(self, stage: str, policy: LinkPolicy, outlets: Collection[str] = ()) -> None:
+    def __init__(self, stage: str, policy: LinkPolicy, outlets: Collection[str] = (), singly: bool = False) -> None:
+        self._singly = singly
         self.over = False
         self._stage = stage
         self._policy = policy
@@ -49,6 +50,9 @@ class Head:
     def committed(self, position: Any) -> None:
         """Nobody wants to know."""
 
+    def acked(self, ids: list[str]) -> None:
+        """Nor that."""
+
     @property
     def ready_at(self) -> float:
         if self.over:
@@ -66,26 +70,27 @@ class Head:
         outputs: dict[str, OutputSections] = {}
         letters: list[DeadLetter] = []
         failures: dict[int, Failure] = {}
-        for index, item in enumerate(items):
-            id = item.id or f"{self._stage}:{position_text(item.position)}"
+        ids = [item.id or f"{self._stage}:{position_text(item.position)}" for item in items]
+        for index, (id, item) in enumerate(zip(ids, items, strict=True)):
             if isinstance(item.payload, BadRecord):
-                letters.append(_letter(item.payload.reason, id, item.payload.raw))
+                letters.append(_letter(item.payload.reason, id, item.payload.raw, index))
                 continue
             try:
                 check_message(item)
                 check_outlet(item.outlet, self._outlets)
             except Reject as error:
-                letters.append(_letter(str(error), id, item.payload))
+                letters.append(_letter(str(error), id, item.payload, index))
                 continue
             sections = outputs.setdefault(item.outlet, OutputSections(item.outlet))
             sections.add_message(item, Message(None, origin=now), id, index)
         chunks = encode_all(list(outputs.values()), self._policy, failures, 100)
-        letters += [_letter(failure.reason, items[n].id, items[n].payload) for n, failure in failures.items()]
-        return chunks, items[-1].position if items else None, count, letters
+        letters += [_letter(failure.reason, ids[n], items[n].payload, n) for n, failure in failures.items()]
+        position = items[-1].position if items else None
+        return chunks, position, count, letters, ids if self._singly else None
 
 
-def _letter(reason: str, id: str, raw: Any) -> DeadLetter:
-    return DeadLetter(reason, "", CallHistory(attempts=1), None, id=id, raw=raw)
+def _letter(reason: str, id: str, raw: Any, index: int) -> DeadLetter:
+    return DeadLetter(reason, "", CallHistory(attempts=1), None, id=id, raw=raw, owners=[index])
 
 
 class SentByTest(Head):
@@ -104,7 +109,7 @@ class ReadFromPlugin(Head):
     def __init__(
         self, life: Life, stage: str, policy: LinkPolicy, outlets: Collection[str], now: Callable[[], float]
     ) -> None:
-        super().__init__(stage, policy, outlets)
+        super().__init__(stage, policy, outlets, singly="zpipe_ack" in life.hooks)
         self._life = life
         self._now = now
         self._ended = False
@@ -181,6 +186,9 @@ class ReadFromPlugin(Head):
 
     def committed(self, position: Any) -> None:
         self._life.call("zpipe_commit", position, self._life.context)
+
+    def acked(self, ids: list[str]) -> None:
+        self._life.call("zpipe_ack", ids, self._life.context)
 
 
 class _VirtualStopping(threading.Event):

@@ -75,7 +75,7 @@ class SimulatedPipeline:
     def start(self, more: Iterable[Spec] = ()) -> None:
         """`more`: stages that call no plugin of the config."""
         specs = [self._spec(self.config.stages[name]) for name in self._stages]
-        heads = {(s.name, 1): Disk(position=None) for s in specs if not s.inputs}
+        heads = {(s.name, n): Disk(position=None) for s in specs if not s.inputs for n in range(1, s.instances + 1)}
         self.simulation = Simulation(
             [*specs, *more],
             seed=self._seed,
@@ -101,7 +101,7 @@ class SimulatedPipeline:
             inputs=tuple((entry.stage, entry.outlet) for entry in stage.inputs),
             instances=stage.instances,
             policy=self._policy(stage),
-            make_source=lambda spec, position, completed: self._source(stage, position, completed),
+            make_source=lambda spec, instance, position, completed: self._source(stage, instance, position, completed),
             make_workers=lambda spec, instance, sink, later, emitted, done, died: self._workers(
                 stage, instance, sink, later, emitted, done
             ),
@@ -115,6 +115,7 @@ class SimulatedPipeline:
             pipeline=self.config.name,
             stage=stage.name,
             instance=instance,
+            instances=stage.instances,
             incarnation=f"{stage.name}.{instance}",
             options=stage.options,
             config_dir=self.config.folder,
@@ -142,13 +143,13 @@ class SimulatedPipeline:
     def outlets(self, stage: StageConfig) -> tuple[str, ...]:
         return tuple(self.config.outlets(stage.name))
 
-    def _source(self, stage: StageConfig, position: Any, completed: bool) -> Head:
+    def _source(self, stage: StageConfig, instance: int, position: Any, completed: bool) -> Head:
         policy = self._policy(stage)
         if completed:
             over = Head(stage.name, policy.link)
             over.close()
             return over
-        life = self._open(stage, 1, False, position)
+        life = self._open(stage, instance, False, position)
         head = ReadFromPlugin(life, stage.name, policy.link, self.outlets(stage), lambda: self.simulation.now)
         self._heads.append(head)
         return head
