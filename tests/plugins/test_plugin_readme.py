@@ -215,9 +215,9 @@ def default(field: dataclasses.Field[Any]) -> str:
 def test_table_of_options() -> None:
     expected = []
     for name in first_party():
-        module = importlib.import_module(f"zpipe_plugins.{name}")
-        if hasattr(module, "zpipe_options"):
-            for field in dataclasses.fields(module.zpipe_options()):
+        options = plugin_loading.load(name, Path()).options_type
+        if options is not None:
+            for field in dataclasses.fields(options):
                 expected.append([name, field.name, ast.unparse(ast.parse(str(field.type))), default(field)])
     assert sorted(row[:4] for row in rows("The plugins that come with zpipe")) == sorted(expected)
 
