@@ -11,8 +11,10 @@ import os
 import select
 import signal
 import subprocess
+import termios
 import threading
 import time
+from array import array
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,8 @@ PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 FEW, PAUSE_S = 8, 0.0004
 """While more items than these are due, a pause lets some of them come together. It is as long as `jq` takes for 40."""
+START_S = 30.0
+"""For a program to begin to read, whatever the timeout is for its answers."""
 EOF_S = 1.0
 """For a program whose input was closed to write what it has left, and to end."""
 NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -72,6 +76,7 @@ class Child:
             os.set_blocking(pipe.fileno(), False)
             with suppress(OSError):
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._start_until = time.monotonic() + START_S
         self._unwritten = memoryview(b"")
         self._buffer = bytearray()
         self._over = False
@@ -105,7 +110,7 @@ class Child:
                 return items
             if self._over:
                 raise Ended(self.how_it_ended())
-            if not self._pump(until - time.monotonic()):
+            if not self._pump(until - time.monotonic()) and not self._is_starting:
                 raise Late
             until = time.monotonic() + timeout_s
 
@@ -118,6 +123,20 @@ class Child:
         if self._over and not items:
             raise Ended(self.how_it_ended())
         return items
+
+    @property
+    def has_read_all(self) -> bool:
+        """It has taken all its input out of the pipe, so what it has not answered is its own doing."""
+        if self._unwritten or self._in.closed:
+            return not self._unwritten
+        left = array("i", [0])
+        fcntl.ioctl(self._in.fileno(), termios.FIONREAD, left)
+        return not left[0]
+
+    @property
+    def _is_starting(self) -> bool:
+        """It may not have come to its first message yet: on a busy machine an interpreter takes its time."""
+        return not self.answered and time.monotonic() < self._start_until and not self.has_read_all
 
     @property
     def in_an_item(self) -> bool:

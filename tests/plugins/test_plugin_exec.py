@@ -205,6 +205,11 @@ def test_a_program_that_keeps_its_lines_back_is_the_stages_fault(start: Open) ->
         each(context, [1])
 
 
+def test_a_program_that_is_slow_to_start_is_waited_for(start: Open) -> None:
+    context = start('time.sleep(0.5)\nfor m in answers(): say(id=m["id"], payload=1)', timeout=0.1)
+    assert each(context, [1]) == [1]
+
+
 def test_a_program_that_never_answers_is_the_stages_fault(start: Open) -> None:
     context = start("sys.stderr.write('usage: nothing\\n'); sys.exit(2)")
     assert all(isinstance(each(context, [n])[0], Retry) for n in [0, 0])
