@@ -193,6 +193,8 @@ def _take_lines(child: Child, made: list[Any], waiting: list[int], timeout_s: fl
     items: list[Any] = []
     while len(items) < len(waiting):
         items += child.take(timeout_s, len(waiting) - len(items))
+        if type(items[-1]) is Unreadable and items[-1].ends:
+            raise _Confused(str(items[-1]))
     items += child.unasked(FIRST_LOOK_S if first else 0.0)
     if len(items) > len(waiting) or child.in_an_item:
         raise _Confused(

@@ -486,6 +486,25 @@ def test_lines_that_are_json_only_together_are_none(lines: bytes) -> None:
     assert Unreadable in map(type, FORMATS["ndjson"].cut(bytearray(lines), True))
 
 
+def test_a_line_without_an_end(monkeypatch: pytest.MonkeyPatch, start: Open) -> None:
+    monkeypatch.setattr("zpipe_plugins.exec_formats.MOST_BYTES", 1000)
+    for name in ("lines", "ndjson"):
+        buffer = bytearray(b"1\n" + b"x" * 1001)
+        one, long = FORMATS[name].cut(buffer, False)
+        assert one in ("1", 1) and long.ends and long.why == "a line of more than 1000 bytes" and not buffer
+        assert not FORMATS[name].cut(bytearray(b"x" * 1000), False)
+    [made] = each(start(["sed", "-u", "s/a/" + "b" * 2000 + "/"], mode="line", format="lines"), ["a"])
+    assert made == "b" * 2000, "it came with its end"
+
+
+def test_a_broken_stream_of_cbor_fails_its_message(start: Open) -> None:
+    source = (
+        'import cbor2\ncbor2.CBORDecoder(sys.stdin.buffer, read_size=1).decode(); sys.stdout.buffer.write(b"\\xff")'
+    )
+    [made] = each(start(source + "; sys.stdout.flush(); sys.stdin.read()", mode="line", format="cbor"), [1])
+    assert isinstance(made, Reject) and "no CBOR" in str(made)
+
+
 def test_a_broken_stream_of_cbor() -> None:
     [bad] = FORMATS["cbor"].cut(bytearray(b"\xff" + cbor2.dumps(1)), False)
     assert bad.ends and bad.why.startswith("no CBOR")
