@@ -194,7 +194,7 @@ def test_a_click_chooses_and_a_second_one_opens(start: Callable[[], object], ope
     terminal.wait(shows("who and what happened"), "a tab")
 
 
-@pytest.mark.parametrize("name", ["TERM", "HUP"])
+@pytest.mark.parametrize("name", ["TERM", "HUP", "INT"])
 def test_a_signal_that_ends_it_gives_the_terminal_back(
     start: Callable[[], object], open_terminal: Open, name: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -178,23 +179,31 @@ def _run_screen(source: Source, pipeline: PipelineConfig, operator: ScreenOperat
         os.environ.pop(name, None)
     app = MonitorApp(source, pipeline, operator, glyphs_of(sys.stdout), coloured=not os.environ.get("NO_COLOR"))
     app.run()
-    if app.ended_by:
+    if app.ended_by not in (0, signal.SIGINT):
         raise SystemExit(128 + app.ended_by)
     return ExitCode.DONE if app.return_code in (0, None) else ExitCode.FAILED
 
 
 def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
-    """Serves the screen until it is interrupted. Raises OperatorError and UsageError."""
-    from zpipe.monitor.screen import web
-
+    """Serves the screen until it is interrupted: each page that is opened starts one. Raises OperatorError and UsageError."""
+    try:
+        from textual_serve.server import Server
+    except ImportError:
+        raise OperatorError("--web needs textual-serve: pip install 'zpipe[web]'") from None
     try:
         host, port = values.host_port(given) if given else WEB
     except ValueError as problem:
         raise click.BadParameter(str(problem), param_hint="--web") from None
-    arguments = [str(config), *(["--replay", str(replay)] if replay is not None else [])]
     find_target(config)
-    with suppress(KeyboardInterrupt):
-        web.serve(arguments, host, port, f"zpipe monitor {config.stem}")
+    words = [sys.executable, "-m", "zpipe", "monitor", str(config)]
+    words += ["--replay", str(replay)] if replay is not None else []
+    server = Server(shlex.join(words), host=host, port=port, title=f"zpipe monitor {config.stem}")
+    try:
+        server.serve()
+    except OSError as error:
+        raise OperatorError(f"cannot serve at http://{host}:{port}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        pass  # how it is ended
     return ExitCode.DONE
 
 

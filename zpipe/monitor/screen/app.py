@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
 from textual.screen import Screen
@@ -26,6 +26,7 @@ from zpipe.monitor.formatting import clock
 from zpipe.monitor.screen import (
     actions,
     events_view,
+    keys,
     letters_view,
     links_view,
     pipeline_view,
@@ -35,14 +36,11 @@ from zpipe.monitor.screen import (
 from zpipe.monitor.screen.actions import Operator, Question
 from zpipe.monitor.screen.canvas import Canvas, Palette, TimeLine
 from zpipe.monitor.screen.dialogs import Ask, Page, TapWindow
-from zpipe.monitor.screen.header import header, sentence
-from zpipe.monitor.screen.pane import Choice, Letters, Pane, Region, Shown, View, link_name
+from zpipe.monitor.screen.header import NAMES, header, sentence, tabs
+from zpipe.monitor.screen.pane import Choice, Letters, Pane, Shown, View, link_name, nearest
 from zpipe.monitor.screen.source import RecordedPipeline, Source
-from zpipe.monitor.table.columns import Line
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs
 
-NAMES = ("Pipeline", "Table", "Stage", "Links", "Dead letters", "Events")
-SHORT_NAMES = ("Pipe", "Table", "Stage", "Links", "Dead", "Events")
 VIEWS: dict[int, Callable[[Shown, Choice, int, int], View]] = {
     1: pipeline_view.view,
     2: table_view.view,
@@ -57,29 +55,8 @@ SORTS: dict[int, Sequence[str]] = {
     4: links_view.SORTS,
     5: letters_view.SORTS,
 }
-PAGE = 10
 LETTERS_S = 3.0
 """Between two readings of the stored letters, while they are shown."""
-HELP = """\
-1 to 6           the views: pipeline, table, stage, links, dead letters, events
-arrows, h j k l  choose a stage, a link, a letter; page up and down, home and end go further
-enter            deeper: a stage, an instance, a link, a letter;  escape: back
-/                filter what the view lists by words;  escape: all of it again
-s                sort by the next column (or click its head)
-v                in the pipeline: boxes or a list;  in the table: the legend
-[ ]              the stage before, the next one
-t                tap: the messages that pass the chosen link, as they pass
-p, r             pause the chosen stage, resume it (asks first)
-d                drain the whole pipeline (asks first)
-L                have the chosen instance leave (asks first)
-In dead letters
-enter            unfold a reason; show a letter;  e: edit it in $EDITOR
-r, x             replay, drop the chosen letter or all of the chosen reason (asks first)
-In a recording
-left, right      one interval back, on;  page up, page down: ten;  home, end
-space, + and -   play or stop; faster and slower. The time line can be dragged
-ctrl+p           all commands by name, and the themes
-q                leave; the pipeline goes on"""
 
 
 def _replays(app: MonitorApp) -> bool:
@@ -90,58 +67,8 @@ class MonitorApp(App[None]):
     """`operator` does what is asked; None for a recording. `coloured` and `glyphs`: what the terminal can show."""
 
     AUTO_FOCUS = None
-    CSS = """
-    Screen { layout: vertical; }
-    #header { height: 1; background: $panel; overflow: hidden; }
-    #tabs { height: 1; overflow: hidden; }
-    #sentence { height: 1; overflow: hidden; }
-    #body { height: 1fr; }
-    #upper { height: 1fr; }
-    #side { width: 0; overflow: hidden; }
-    #below { height: 0; overflow: hidden; }
-    #filter { height: 1; border: none; padding: 0 1; display: none; }
-    #time { display: none; }
-    Canvas { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
-    .ascii Canvas { scrollbar-size: 0 0; }
-    """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(number), f"view({number})", name, show=False) for number, name in enumerate(NAMES, 1)),
-        Binding("enter", "open", "open"),
-        Binding("question_mark", "help", "help"),
-        Binding("q", "quit", "quit"),
-        Binding("escape", "up", "back", show=False),
-        Binding("slash", "filter", "filter"),
-        Binding("s", "sort", "sort"),
-        Binding("v", "boxes", "boxes/list"),
-        Binding("left_square_bracket", "other_stage(-1)", "stage", show=False),
-        Binding("right_square_bracket", "other_stage(1)", "stage", show=False),
-        Binding("t", "tap", "tap"),
-        Binding("p", "pause", "pause"),
-        Binding("r", "resume", "resume"),
-        Binding("r", "replay_letters", "replay"),
-        Binding("x", "drop_letters", "drop"),
-        Binding("e", "edit_letter", "edit"),
-        Binding("d", "drain", "drain"),
-        Binding("L", "leave", "leave", show=False),
-        Binding("space", "play", "play/stop"),
-        Binding("left", "step(-1)", "step", show=False),
-        Binding("right", "step(1)", "step", show=False),
-        Binding("pageup", "step(-10)", show=False),
-        Binding("pagedown", "step(10)", show=False),
-        Binding("home", "seek(0)", show=False),
-        Binding("end", "seek(1)", show=False),
-        Binding("plus,equals_sign", "faster(1)", show=False),
-        Binding("minus", "faster(-1)", show=False),
-        Binding("up,k", "move(0, -1)", show=False),
-        Binding("down,j", "move(0, 1)", show=False),
-        Binding("left,h", "move(-1, 0)", show=False),
-        Binding("right,l", "move(1, 0)", show=False),
-        Binding("pageup", f"move(0, -{PAGE})", show=False),
-        Binding("pagedown", f"move(0, {PAGE})", show=False),
-        Binding("home", "move(0, -100000)", show=False),
-        Binding("end", "move(0, 100000)", show=False),
-        Binding("ctrl+z", "suspend_process", show=False),
-    ]
+    CSS = keys.CSS
+    BINDINGS: ClassVar[list[BindingType]] = keys.BINDINGS
 
     def __init__(
         self,
@@ -186,12 +113,13 @@ class MonitorApp(App[None]):
             self.theme = wanted
         self.set_class(self._glyphs is ASCII, "ascii")
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             with suppress(RuntimeError, ValueError):  # no loop of a main thread: a test
                 loop.add_signal_handler(number, self._end, number)
         self._recolour()
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
-        self.query_one(TimeLine).display = _replays(self)
+        widget = self.query_one(TimeLine)
+        widget.display = _replays(self)
         self._turn()
         self.set_interval(LETTERS_S, self._read_letters)
         self.call_after_refresh(self.redraw)
@@ -247,7 +175,7 @@ class MonitorApp(App[None]):
         top = header(shown, width, height)
         said = sentence(shown, width, height)
         self._put(base, "header", Pane(top), len(top))
-        self._put(base, "tabs", self._tabs(width), 1)
+        self._put(base, "tabs", tabs(self.choice, SORTS.get(self.choice.view, ()), width), 1)
         self._put(base, "sentence", Pane(said), len(said))
         extra = int(self._filtering or bool(self.choice.filter())) + int(shown.replay is not None)
         room = max(height - len(top) - len(said) - 2 - extra, 1)
@@ -265,23 +193,6 @@ class MonitorApp(App[None]):
         canvas = base.query_one(f"#{name}", Canvas)
         _set(canvas, "height", lines)
         canvas.show(pane, self._palette)
-
-    def _tabs(self, width: int) -> Pane:
-        names = NAMES if width >= 68 else SHORT_NAMES
-        line: Line = []
-        buttons = []
-        x = 0
-        for number, name in enumerate(names, 1):
-            text = f" {number} {name} "
-            buttons.append(Region(f"view:{number}", x, 0, len(text), 1))
-            line.append((text, "bold chosen title" if number == self.choice.view else "dim"))
-            x += len(text)
-        order = SORTS.get(self.choice.view)
-        if order and (at := self.choice.sort.get(self.choice.view, 0) % len(order)):
-            line.append((f"  sorted by {order[at]}", "dim"))
-        if self.choice.filter() and not self._filtering:
-            line.append((f"  only: {self.choice.filters[self.choice.view]}", "warm"))
-        return Pane([line], regions=buttons)
 
     # ---- choosing
 
@@ -329,20 +240,20 @@ class MonitorApp(App[None]):
 
     def action_move(self, across: int, down: int) -> None:
         pane = self.query_one("#main", Canvas).pane
-        keys = pane.keys()
-        if not keys:
+        rows = pane.keys()
+        if not rows:
             return
         chosen = self.choice.row.get(self.choice.view, "")
-        if chosen not in keys:
+        if chosen not in rows:
             limit = (self.source.value["bottleneck"] or {}).get("stage")
-            self._choose(f"stage:{limit}" if self.choice.view == 1 and f"stage:{limit}" in keys else keys[0])
+            self._choose(f"stage:{limit}" if self.choice.view == 1 and f"stage:{limit}" in rows else rows[0])
             return
         here = pane.region(chosen)
         if self.choice.view == 1 and here is not None and here.width < 10_000 and abs(down) <= 1:
-            self._choose(_nearest(pane.regions, here, across, down))
+            self._choose(nearest(pane.regions, here, across, down))
             return
-        at = keys.index(chosen) + down + across
-        self._choose(keys[min(max(at, 0), len(keys) - 1)])
+        at = rows.index(chosen) + down + across
+        self._choose(rows[min(max(at, 0), len(rows) - 1)])
 
     def action_view(self, number: int) -> None:
         if number != self.choice.view:
@@ -382,7 +293,8 @@ class MonitorApp(App[None]):
     def action_up(self) -> None:
         if self._filtering or self.choice.filter():
             self.choice.filters.pop(self.choice.view, None)
-            self.query_one(Input).value = ""
+            field = self.query_one(Input)
+            field.value = ""
             self._end_filter()
             self.redraw()
         elif self._back:
@@ -414,7 +326,7 @@ class MonitorApp(App[None]):
         self.redraw()
 
     def action_help(self) -> None:
-        self.push_screen(Page("Keys", HELP))
+        self.push_screen(Page("Keys", keys.HELP))
 
     # ---- the filter
 
@@ -458,9 +370,9 @@ class MonitorApp(App[None]):
             self._recorded.step(intervals)
             self.redraw()
 
-    def action_seek(self, part: int) -> None:
+    def action_seek(self, part: float) -> None:
         if self._recorded:
-            self._recorded.seek(float(part))
+            self._recorded.seek(part)
             self.redraw()
 
     def action_faster(self, steps: int) -> None:
@@ -469,9 +381,7 @@ class MonitorApp(App[None]):
             self.redraw()
 
     def on_time_line_moved(self, event: TimeLine.Moved) -> None:
-        if self._recorded:
-            self._recorded.seek(event.part)
-            self.redraw()
+        self.action_seek(event.part)
 
     # ---- actions
 
@@ -687,18 +597,3 @@ def _set(widget: Canvas, what: str, cells: int) -> None:
     if now is None or now.cells != cells:
         setattr(widget.styles, what, cells)
         widget.display = cells > 0
-
-
-def _nearest(regions: Sequence[Region], here: Region, across: int, down: int) -> str:
-    """The region that is nearest in that direction; the same one if there is none. Across, the rows between weigh more."""
-    best, least = here.key, float("inf")
-    for region in regions:
-        dx = (region.x + region.width // 2) - (here.x + here.width // 2)
-        dy = (region.y + region.height // 2) - (here.y + here.height // 2)
-        along, aside = (dx * across, abs(dy) * 4) if across else (dy * down, abs(dx) // 2)
-        if along <= 0:
-            continue
-        distance = along + aside
-        if distance < least:
-            best, least = region.key, distance
-    return best

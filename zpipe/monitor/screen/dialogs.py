@@ -131,7 +131,8 @@ class TapWindow(ModalScreen[None]):
             yield Static("space: hold, go on   escape: back", id="keys")
 
     def on_mount(self) -> None:
-        self.query_one(RichLog).can_focus = False
+        widget = self.query_one(RichLog)
+        widget.can_focus = False
         self.run_worker(self._listen, thread=True, exclusive=True)
 
     def _listen(self) -> None:

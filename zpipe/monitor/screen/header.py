@@ -7,10 +7,12 @@ from typing import Any
 
 from zpipe.monitor.formatting import count, precise, share
 from zpipe.monitor.model.history import sinks, totals
-from zpipe.monitor.screen.pane import Shown, join, spark
+from zpipe.monitor.screen.pane import Choice, Pane, Region, Shown, join, spark
 from zpipe.monitor.table.columns import Line, clip, width_of, wrap
 from zpipe.monitor.table.pipeline_status import remarks
 
+NAMES = ("Pipeline", "Table", "Stage", "Links", "Dead letters", "Events")
+SHORT_NAMES = ("Pipe", "Table", "Stage", "Links", "Dead", "Events")
 TILES_HEIGHT = 40
 """From this height on the figures stand in tiles, each with how it went lately."""
 TILE = 18
@@ -103,6 +105,23 @@ def _progress(value: dict[str, Any]) -> list[Line]:
             text = f"{share(done / total)} of {count(total)}"
             found.append([(f"{name} ", "dim"), (text, "bold")])
     return found
+
+
+def tabs(choice: Choice, sorts: Sequence[str], width: int) -> Pane:
+    """The views, how the rows are sorted, and what they are filtered by."""
+    line: Line = []
+    pane = Pane([line])
+    x = 0
+    for number, name in enumerate(NAMES if width >= 68 else SHORT_NAMES, 1):
+        text = f" {number} {name} "
+        pane.regions.append(Region(f"view:{number}", x, 0, len(text), 1))
+        line.append((text, "bold chosen title" if number == choice.view else "dim"))
+        x += len(text)
+    if sorts and (at := choice.sort.get(choice.view, 0) % len(sorts)):
+        line.append((f"  sorted by {sorts[at]}", "dim"))
+    if choice.filter():
+        line.append((f"  only: {choice.filters[choice.view]}", "warm"))
+    return pane
 
 
 def sentence(shown: Shown, width: int, height: int) -> list[Line]:

@@ -237,6 +237,21 @@ def safe(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def nearest(regions: Sequence[Region], here: Region, across: int, down: int) -> str:
+    """The region that is nearest in that direction; the same one if there is none. Across, the rows between weigh more."""
+    best, least = here.key, float("inf")
+    for region in regions:
+        dx = (region.x + region.width // 2) - (here.x + here.width // 2)
+        dy = (region.y + region.height // 2) - (here.y + here.height // 2)
+        along, aside = (dx * across, abs(dy) * 4) if across else (dy * down, abs(dx) // 2)
+        if along <= 0:
+            continue
+        distance = along + aside
+        if distance < least:
+            best, least = region.key, distance
+    return best
+
+
 # ---- tables
 
 

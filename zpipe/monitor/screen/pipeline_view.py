@@ -41,7 +41,7 @@ from zpipe.monitor.table.columns import LEFT, Column, Line, clip, width_of
 
 SIDE_FROM, SIDE = 150, 46
 BELOW_FROM = 28
-MOST_BELOW = 8
+MOST_BELOW, LEAST_BELOW = 8, 5
 TIMES = "\u00d7"
 ONE_LINE = 13
 """Cells for what a box of one line says after the name: its rate and a short bar."""
@@ -50,18 +50,29 @@ ONE_LINE = 13
 def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
     side_width = SIDE if width >= SIDE_FROM else 0
     stages = shown.value["stages"]
-    below = _below(shown, width, min(MOST_BELOW, height // 4)) if height >= BELOW_FROM - 6 else None
-    room = height - (len(below.lines) if below else 0)
     names = [name for name in stages if choice.passes(name)]
     chosen = choice.row.get(1, "")
+    drawn = choice.boxes and not choice.filter()
+    below = _below(shown, width, min(MOST_BELOW, height // 4)) if height >= BELOW_FROM - 6 else None
     pane = None
-    if choice.boxes and not choice.filter():
-        pane = _graph(shown, chosen, width - side_width, room)
-        if pane is None and below is not None:
-            pane = _graph(shown, chosen, width - side_width, height)
-            below = None if pane is not None else below
+    if drawn:
+        # Boxes with edges are worth the panel below them; boxes of one line are not.
+        for most in dict.fromkeys((len(below.lines) if below else 0, LEAST_BELOW if below else 0, 0)):
+            room = height - most
+            found = _plan(shown, width - side_width, room)
+            if found is not None and found[1]:
+                below = _below(shown, width, most)
+                pane = _graph(shown, chosen, found, width - side_width, room)
+                break
+        if pane is None:
+            room = height - (len(below.lines) if below else 0)
+            found = _plan(shown, width - side_width, room) or _plan(shown, width - side_width, height)
+            if found is not None:
+                below = below if found[0].height <= room else None
+                pane = _graph(shown, chosen, found, width - side_width, min(room, height))
     if pane is None:
         pane = _list(shown, names, chosen, width - side_width)
+    room = height - (len(below.lines) if below else 0)
     side = None
     if side_width:
         name = _stage_of(chosen, shown) or (shown.value["bottleneck"] or {}).get("stage") or next(iter(stages), "")
@@ -92,7 +103,7 @@ def _layers(names: tuple[str, ...], edges: tuple[Edge, ...]) -> Layers:
     return layers(names, edges)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def best_plan(
     names: tuple[str, ...], edges: tuple[Edge, ...], instances: tuple[int, ...], width: int, height: int
 ) -> tuple[Plan, int] | None:
@@ -114,12 +125,14 @@ def best_plan(
             best = found.bands, lines, _stretched(made, sizing, found, width, height)
     if best is not None:
         return best[2], best[1]
-    for more in (ONE_LINE, 7, 2):
+    for more in (ONE_LINE, 7, 3, 0):
         for label in (5, 4, 0):
-            found = plan(made, Sizing(longest + 2 + more, 1, label, 0), width)
-            if found is not None and found.height <= height and found.width <= width:
-                return _stretched(made, Sizing(longest + 2 + more, 1, label, 0), found, width, height), 0
-    return None
+            sizing = Sizing(longest + 2 + more, 1, label, 0)
+            found = plan(made, sizing, width)
+            if found is None or found.height > height or found.width > width or (best and found.bands >= best[0]):
+                continue
+            best = found.bands, 0, _stretched(made, sizing, found, width, height)
+    return (best[2], 0) if best is not None else None
 
 
 def _stretched(made: Layers, sizing: Sizing, found: Plan, width: int, height: int) -> Plan:
@@ -149,13 +162,14 @@ def _stretched(made: Layers, sizing: Sizing, found: Plan, width: int, height: in
     return best
 
 
-def _graph(shown: Shown, chosen: str, width: int, height: int) -> Pane | None:
+def _plan(shown: Shown, width: int, height: int) -> tuple[Plan, int] | None:
     value = shown.value
-    names = tuple(value["stages"])
     instances = tuple(len(stage["instances"]) + len(stage["absent"]) for stage in value["stages"].values())
-    found = best_plan(names, _edges(value), instances, width - 2, height)
-    if found is None:
-        return None
+    return best_plan(tuple(value["stages"]), _edges(value), instances, width - 2, height)
+
+
+def _graph(shown: Shown, chosen: str, found: tuple[Plan, int], width: int, height: int) -> Pane:
+    value = shown.value
     drawn, lines = found
     canvas = Canvas(drawn.width, drawn.height, shown.ascii)
     canvas.links(drawn, {edge: _stroke(value, edge, f"link:{chosen}") for edge in drawn.routes})
@@ -223,10 +237,10 @@ def _box_lines(
     if state[0] != "running":
         share = state
     if lines == 0:
-        bar = inner - len(rate) - 1
-        return [
-            [(rate, "bold"), (" ", ""), *(share_bar(stage["budget"], min(bar, 6), shown.glyphs) if bar >= 3 else [])]
-        ]
+        if len(rate) > inner:  # a figure that is cut is a wrong one
+            return [share_bar(stage["budget"], max(inner, 0), shown.glyphs)]
+        bar = min(inner - len(rate) - 1, 6)
+        return [[(rate, "bold"), (" ", ""), *(share_bar(stage["budget"], bar, shown.glyphs) if bar >= 3 else [])]]
     short = share[0].split(" ")[-1] if len(rate) + 1 + len(share[0]) > inner else share[0]
     first: Line = [(rate, "bold"), (" " * max(inner - len(rate) - len(short), 1), ""), (short, share[1])]
     made = [first, share_bar(stage["budget"], inner, shown.glyphs)]
