@@ -78,6 +78,7 @@ class Child:
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._start_until = time.monotonic() + START_S
         self._unwritten = memoryview(b"")
+        self._given_bytes = self._refused_bytes = 0
         self._buffer = bytearray()
         self._over = False
         self._close_input = False
@@ -94,6 +95,7 @@ class Child:
         """Has it be given more input while it is read. `ends`: then its input is closed. Must not be called with some left
         from before."""
         self._unwritten = memoryview(data)
+        self._given_bytes, self._refused_bytes = len(data), 0
         self._close_input = ends
         self._write()
 
@@ -127,11 +129,19 @@ class Child:
     @property
     def has_read_all(self) -> bool:
         """It has taken all its input out of the pipe, so what it has not answered is its own doing."""
-        if self._unwritten or self._in.closed:
-            return not self._unwritten
-        left = array("i", [0])
-        fcntl.ioctl(self._in.fileno(), termios.FIONREAD, left)
-        return not left[0]
+        return not self._unread_bytes
+
+    @property
+    def has_read_nothing(self) -> bool:
+        """Of what it was given last, so that its end has nothing to do with it."""
+        return self._unread_bytes + self._refused_bytes == self._given_bytes
+
+    @property
+    def _unread_bytes(self) -> int:
+        in_pipe = array("i", [0])
+        if not self._in.closed:
+            fcntl.ioctl(self._in.fileno(), termios.FIONREAD, in_pipe)
+        return len(self._unwritten) + in_pipe[0]
 
     @property
     def _is_starting(self) -> bool:
@@ -180,6 +190,7 @@ class Child:
         except BlockingIOError:
             return
         except (BrokenPipeError, ValueError):  # it reads no more: what it still writes counts
+            self._refused_bytes = len(self._unwritten)
             self._unwritten = memoryview(b"")
         if self._close_input:
             self._in.close()

@@ -257,6 +257,15 @@ def test_a_missing_line_never_lets_an_answer_slip(start: Open) -> None:
     assert [each(context, [n]) for n in (1, 2, 3)] == [[1], [2], [3]]
 
 
+def test_a_program_that_ends_when_it_has_answered_has_answered(start: Open) -> None:
+    for mode, answer in (("line", "print(m, flush=True)"), ("envelope", 'say(id=m["id"], payload=m["payload"])')):
+        value = "m" if mode == "line" else 'm["payload"]'
+        context = start(f"for m in answers():\n    {answer}\n    if {value} % 2: break", mode=mode)
+        assert each(context, [0, 2, 1]) == [0, 2, 1]
+        assert each(context, [3]) == [3]
+        assert each(context, [4]) == [4]
+
+
 def test_a_line_too_many(start: Open) -> None:
     context = start("for m in answers(): print(m, m, sep='\\n', flush=True)", mode="line")
     [made] = each(context, [1])
