@@ -110,7 +110,13 @@ class Slice:
 
     def columns(self) -> Columns:
         """Its messages. Raises PeerError where the section cannot be decoded."""
-        return self.section.columns().part(self.start, self.stop)
+        columns = self.section.columns()
+        return columns if self.count == self.section.count else columns.part(self.start, self.stop)
+
+    def forget_columns(self) -> None:
+        """They have been worked on. A task that has the rest of the section, if there is one, comes next."""
+        if self.stop == self.section.count:
+            self.section.forget_columns()
 
     def part(self, start: int, stop: int) -> Slice:
         """Messages [start, stop) of this slice, counted from its own first."""

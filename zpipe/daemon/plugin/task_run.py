@@ -15,10 +15,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
-from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
-from zpipe.errors import Answer, Reject
+from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
+from zpipe.errors import Answer, PeerError, Reject
 from zpipe.messages import DROP, Message
 from zpipe.plugin_loading import nearest_name
 
@@ -39,6 +40,20 @@ class StageLinks(NamedTuple):
 
     outlets: Collection[str] = ()
     only_input: str = ""
+
+
+class Group(NamedTuple):
+    """Slices [first, stop) of a task, as many messages of it as make a section: decoded, called for and encoded one group after
+    another, its messages stay in the processor's cache.
+
+    base  the index of its first message in the task
+    """
+
+    first: int
+    stop: int
+    base: int
+    messages: int
+    slices: list[Slice]
 
 
 class NoOutput(Exception):
@@ -72,27 +87,59 @@ class TaskRun:
         self._policy = policy
         self._links = links
         self._message_bytes = sum(piece.size for piece in task.slices) // max(1, task.count)
+        self._fitting = fitting_messages(policy, self._message_bytes)
+        self._encoded: list[Chunk] = []
+        self._origins: list[float] = []
         self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
         self._of_all = False
 
-    def messages(self) -> list[Message]:
-        """The task's messages, decoded. Raises PeerError if a section is malformed."""
+    def groups(self) -> Iterator[Group]:
+        """A batch is one."""
+        slices, first, base, count = self.task.slices, 0, 0, 0
+        for at, piece in enumerate(slices):
+            if count and not self.task.batch and count + piece.count > self._fitting:
+                yield Group(first, at, base, count, slices[first:at])
+                first, base, count = at, base + count, 0
+            count += piece.count
+        yield Group(first, len(slices), base, count, slices[first:])
+
+    def messages(self, group: Group) -> list[Message]:
+        """Its messages, decoded. There are none if a section is malformed: all of the group have failed then."""
         messages: list[Message] = []
-        for piece in self.task.slices:
-            attempt = piece.section.attempt + self.task.attempt - 1
-            messages += piece.columns().messages("", attempt, piece.delivery.source or self._links.only_input)
+        origins: list[float] = []
+        try:
+            for piece in group.slices:
+                columns = piece.columns()
+                origins.append(columns.origins[0])
+                attempt = piece.section.attempt + self.task.attempt - 1
+                messages += columns.messages("", attempt, piece.delivery.source or self._links.only_input)
+        except PeerError as error:  # what cannot be decoded will not be the next time either
+            reason = f"malformed: {error}"
+            failed = range(group.base, group.base + group.messages)
+            self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in failed}
+            return []
+        self._origins += origins
         return messages
+
+    def end(self, group: Group) -> None:
+        """It has been called for, and what came of it was taken."""
+        for piece in group.slices:
+            piece.forget_columns()
 
     # ---- outputs
 
-    def take_plain(self, made: list[Any]) -> None:
+    def take_plain(self, group: Group, made: list[Any]) -> None:
         """A payload for each message, in order: ids, origins and headers stay as they came."""
         index = 0
-        for piece in self.task.slices:
-            self.default.extend(piece.columns()._replace(payloads=made[index : index + piece.count]), index)
+        for piece in group.slices:
+            columns = piece.columns()._replace(payloads=made[index : index + piece.count])
+            self.default.extend(columns, group.base + index)
             index += piece.count
+        if self.default.in_order and 2 * len(self.default) > self._fitting:  # no message has more to come
+            self._encoded += self.default.encode(self._policy, self._failures, self._message_bytes)
+            self.default.clear()
 
     def take_each(self, messages: list[Message], made: Any) -> Iterator[list[Chunk]]:
         """A batch's outputs, one to one. An Answer is for its message only. Yields what is to be passed on early."""
@@ -157,7 +204,8 @@ class TaskRun:
         return [self.default, *self._named.values()]
 
     def _early(self) -> list[Chunk]:
-        chunks = encode_all(self._all_sections(), self._policy, self._failures, self._message_bytes)
+        chunks = self._encoded + encode_all(self._all_sections(), self._policy, self._failures, self._message_bytes)
+        self._encoded = []
         self.default.clear()
         self._named = {}
         self._many = 0
@@ -173,10 +221,6 @@ class TaskRun:
         self.filtered = 0  # all of them are to be tried again, also those that were dropped
         self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
 
-    def fail_all(self, reason: str) -> None:
-        """What cannot be decoded will not be the next time either."""
-        self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
-
     def result(self) -> Result:
         outputs = self._all_sections()
         for sections in outputs:
@@ -185,8 +229,9 @@ class TaskRun:
             outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
         chunks = [] if whole else encode_all(outputs, self._policy, self._failures, self._message_bytes)
+        chunks = self._encoded + chunks
         now = time.time()
-        origins = [piece.section.columns().origins[piece.start] for piece in self.task.slices] if not whole else []
+        origins = [] if whole else self._origins
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
         return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
 
