@@ -14,7 +14,7 @@ SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd check bench bench-docs screen stress soak clean
+.PHONY: help demo test test-systemd check bench bench-docs screen man stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -88,6 +88,10 @@ bench-docs: $(BENCH) ## all benchmarks, and their figures and plots into docs/pe
 
 screen: $(RUNTIME) ## what the monitor shows of a real run, into the README and docs/monitor.svg
 	$(BIN)/python docs/capture.py
+
+man: $(RUNTIME) ## the manual pages, of what --help says, into docs/man
+	@mkdir -p docs/man && rm -f docs/man/*.1
+	$(BIN)/zpipe man docs/man
 
 stress: $(DEV) ## tests that kill, stall and load for minutes
 	$(BIN)/python -m pytest -m stress --timeout=1800

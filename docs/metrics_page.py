@@ -15,6 +15,8 @@ def as_markdown() -> str:
         "`zpipe monitor CONFIG --prometheus [HOST:PORT]` serves them at `http://HOST:PORT/metrics` until it is stopped,",
         "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
         "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
+        "[`alerts.yml`](alerts.yml) has an alert for each promise, which says what to do;",
+        "[`alerts_test.yml`](alerts_test.yml) tests them: `promtool test rules alerts_test.yml`.",
         "",
         "An instance that is silent gives no samples but its age and its stored dead letters, so that what is old never looks",
         "current; one that has stopped keeps its counters, which are final. Counters begin anew with every incarnation. The",

@@ -85,23 +85,10 @@ RECORDS = {
 """Plain records, by the name that the code has for one, with what it is. They have no behaviour that a value could upset."""
 
 TO_BE_MENDED = {
-    "kept.of_all",
-    "outlet.end_acked",
-    "passage.sections.rate",
-    "run.filtered",
-    "sections.of_all",
     "self._inlet.rate",
     "self._inlet.window",
     "self._mailbox.asleep",
-    "self._replays.in_process",
     "self._service_rate.workers",
-    "self.budget.idle_as",
-    "self.inlet.leaving",
-    "self.limiter.under_way",
-    "self.processing.paused",
-    "self.replays.in_process",
-    "self.shutdown.draining",
-    "self.shutdown.leaving",
 }
 """These are no plain records: each of them should be told by a method. Nothing is to be added here."""
 

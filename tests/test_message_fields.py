@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.processing.replays import Replays
 from zpipe.core.wire import cbor, frames, section
 from zpipe.core.wire.section import Columns, Section
 from zpipe.core.work.delivery import Delivery, Slice
@@ -126,6 +127,7 @@ def test_parts_of_a_section_keep_every_field() -> None:
 
 def test_a_dead_letter_is_replayed_sent_and_shown_with_every_field() -> None:
     [piece] = task_of(section_of(sample(id="read:0"), sample()).body(), 2).slices
+    piece.delivery.source = "parse.errors"
     letter = DeadLetter("no", "", CallHistory(attempts=1), piece.part(1, 2))
     row = dead_letter_store.letter_row(letter, "work", LastLife())
     with closing(sqlite3.connect(":memory:")) as connection:
@@ -137,8 +139,14 @@ def test_a_dead_letter_is_replayed_sent_and_shown_with_every_field() -> None:
         stored = dict(
             zip(names, connection.execute(f"SELECT {', '.join(names)} FROM dead_letters").fetchone(), strict=True)
         )
-    [again] = section.decode(dead_letter_store.revived(marked).body, 1).messages()
+    revived = dead_letter_store.revived(marked)
+    [again] = section.decode(revived.body, 1).messages()
     assert carried(again) == carried(sample())
+    replays = Replays()
+    replays.add([revived], 0.0)
+    [taken] = replays.take(1)
+    [message] = messages_in(TaskRun(Task(1, [taken], CallHistory(), False), False, LinkPolicy(), StageLinks()))
+    assert message.source == "parse.errors"
     body = dead_letter_store.message_of(row, LinkPolicy())
     assert body is not None
     [sent] = section.decode(body, 1).messages()
@@ -146,6 +154,7 @@ def test_a_dead_letter_is_replayed_sent_and_shown_with_every_field() -> None:
     stored |= {name: cbor.read(stored[name]) for name in ("payload", "headers")}
     shown = whole(StoredDeadLetter(instance=1, **stored))
     assert {name: shown[name] for name in TRAVEL} == carried(sample())
+    assert shown["source"] == "parse.errors"
     assert stored["kind"] == MESSAGE
 
 

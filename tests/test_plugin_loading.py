@@ -130,6 +130,14 @@ def test_a_source(write: Write) -> None:
     assert list(made.hooks["zpipe_source"]("c")) == ["c"]
 
 
+def test_a_plugin_of_both_kinds_is_a_source_where_the_stage_has_no_input(write: Write) -> None:
+    both = "@hookimpl\ndef zpipe_source(context): ...\n@hookimpl\ndef zpipe_process_each(messages): ...\n"
+    made = load(write(IMPORT + both))
+    head, middle = made.in_stage(has_input=False), made.in_stage(has_input=True)
+    assert (head.is_source, head.takes_messages) == (True, False)
+    assert (middle.is_source, middle.takes_messages) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "result"),
     [
@@ -215,7 +223,7 @@ def test_a_file_that_cannot_be_imported(write: Write, text: str, said: str) -> N
 
 HOOKS = (
     "zpipe_options, zpipe_outlets, zpipe_check, zpipe_traits, zpipe_open, zpipe_close, zpipe_source, zpipe_total, "
-    "zpipe_commit, zpipe_process, zpipe_process_batch"
+    "zpipe_commit, zpipe_process, zpipe_process_each, zpipe_process_batch"
 )
 
 
@@ -240,18 +248,14 @@ HOOKS = (
             "zpipe_process may not take 'context': arguments come by position; it is zpipe_process(message, context)",
         ),
         (
-            "@hookimpl\ndef zpipe_source(context): ...\n@hookimpl\ndef zpipe_process(message): ...",
-            "it has both zpipe_source and zpipe_process; a plugin is either a source or handles messages",
-        ),
-        (
             "@hookimpl\ndef zpipe_open(context): ...",
-            "it has only zpipe_open; one of zpipe_source, zpipe_process, zpipe_process_batch is needed, marked with "
-            "@zpipe.hookimpl",
+            "it has only zpipe_open; one of zpipe_source, zpipe_process, zpipe_process_each, zpipe_process_batch is "
+            "needed, marked with @zpipe.hookimpl",
         ),
         (
             "",
-            "it has no hooks at all; one of zpipe_source, zpipe_process, zpipe_process_batch is needed, marked with "
-            "@zpipe.hookimpl",
+            "it has no hooks at all; one of zpipe_source, zpipe_process, zpipe_process_each, zpipe_process_batch is "
+            "needed, marked with @zpipe.hookimpl",
         ),
         (
             "def zpipe_process(message): ...",

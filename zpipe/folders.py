@@ -47,14 +47,6 @@ def state_root(env: Mapping[str, str]) -> Path:
     return _home(env) / ".local" / "state" / "zpipe"
 
 
-def runtime_folder(env: Mapping[str, str], pipeline: str, stage: str, n: int) -> Path:
-    return runtime_root(env) / instance_name(pipeline, stage, n)
-
-
-def state_folder(env: Mapping[str, str], pipeline: str, stage: str, n: int) -> Path:
-    return state_root(env) / instance_name(pipeline, stage, n)
-
-
 def make_private(path: Path) -> None:
     """Makes the folder `path`, and any that are missing above it, for this user only.
 
@@ -128,6 +120,11 @@ def denied(path: Path, error: OSError, doing: str = "use") -> OperatorError:
     else:
         cure = f"{nearest} belongs to {user_name(owner)}: run this as {user_name(owner)}" + " or as root" * (owner != 0)
     return OperatorError(f"user {user_name(mine)} may not {doing} {path} ({error.strerror}): {cure}")
+
+
+def unwritable(path: Path, error: OSError) -> OperatorError:
+    hint = "is its folder writable, and is there room on its disk?"
+    return OperatorError(f"cannot write {path}: {error.strerror}; {hint}")
 
 
 def _named_root(env: Mapping[str, str], ours: str, systemd: str) -> Path | None:

@@ -1,8 +1,9 @@
 """The hooks that a plugin may implement. They are the whole contract between zpipe and the code of a stage.
 
-A plugin is a module or an object whose hooks are marked with ``@zpipe.hookimpl``. It implements either `zpipe_source`, or
-`zpipe_process` or `zpipe_process_batch` or both of these. All other hooks are optional. A hook may leave out arguments that it
-does not need. Hooks never run on the thread of the daemon's loop.
+A plugin is a module or an object whose hooks are marked with ``@zpipe.hookimpl``, or a class of `plugin_classes`. It implements
+either `zpipe_source`, or some of `zpipe_process`, `zpipe_process_each` and `zpipe_process_batch`. One that implements both kinds
+is a source in a stage without `input`. All other hooks are optional. A hook may leave out arguments that it does not need. Hooks
+never run on the thread of the daemon's loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import pluggy
 
@@ -21,10 +22,24 @@ from zpipe.messages import Message, Position
 hookspec = pluggy.HookspecMarker("zpipe")
 hookimpl = pluggy.HookimplMarker("zpipe")
 
+# Type checkers take what a Context leaves out for Any. Python's own TypeVar has that default from 3.13 on only.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    OptionsT = TypeVar("OptionsT", default=Any)
+    PositionT = TypeVar("PositionT", default=Any)
+else:
+    from typing import TypeVar
+
+    OptionsT = TypeVar("OptionsT")
+    PositionT = TypeVar("PositionT")
+
 
 @dataclass
-class Context:
+class Context(Generic[OptionsT, PositionT]):
     """What a hook can know about where it runs. One life of an instance has one such object, which every call gets.
+
+    It is generic in the type of the options, and in that of a source's position: ``Context[Options]`` says the first alone.
 
     options     an object of the type that `zpipe_options` returned, filled from the config; None without that hook
     config_dir  the folder of the config file, to which relative paths refer
@@ -42,15 +57,20 @@ class Context:
     stage: str
     instance: int
     incarnation: str
-    options: Any
+    options: OptionsT
     config_dir: Path
     state_dir: Path
     log: logging.Logger
-    position: Position = None
+    position: PositionT | None = None
     last: bool = False
     batching: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
     scratch: Any = None
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types):
+            return super().__class_getitem__(types if isinstance(types, tuple) else (types, Any))
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,16 @@ class Hooks:
 
         It may be ``async def``, and it may block, since it runs on the thread of a worker. If it raises, the message is tried
         again, and becomes a dead letter in the end.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_process_each(self, messages: list[Message], context: Context) -> Any:
+        """Takes the messages that a worker was handed together, in a stage without a `batch` table, in place of a call of
+        `zpipe_process` for each. It returns a list of the same length: for each message what `zpipe_process` would return.
+
+        How many there are is up to zpipe: about 5 ms of work, and one while little is to be done. They are no batch, so nothing
+        waits for them to become more. It is for plugins that hand messages on to something which is quicker with many at once.
+        If it raises, each of the messages is tried again, alone.
         """
 
     @hookspec(firstresult=True)

@@ -28,7 +28,7 @@ class Message:
     position  (sources) its place in the source
     attempt   1 for the first delivery, more for a redelivery or a retry
     source    the input of the stage by which it came, as the config names it: "read", or "parse.errors". It is "" in a message
-              that a plugin makes, and in a dead letter that a stage with several inputs tries again
+              that a plugin makes
     """
 
     __slots__ = ("attempt", "headers", "id", "origin", "outlet", "payload", "position", "source")

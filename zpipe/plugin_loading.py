@@ -21,9 +21,10 @@ import pluggy
 
 from zpipe.errors import PluginError
 from zpipe.hookspecs import Hooks, Traits
+from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
 
 GROUP = "zpipe.plugins"
-WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_batch")
+WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch")
 ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
 
 Hook = Callable[..., Any]
@@ -35,12 +36,14 @@ class Plugin(NamedTuple):
     hooks         the functions that it implements, by hook name. Each takes all arguments of its specification, in that order
     options_type  the dataclass of its options; None if it takes none
     is_async      names of the hooks that are ``async def``
+    is_sink       it is a `zpipe.Sink`, so nothing comes out of it
     """
 
     name: str
     hooks: Mapping[str, Hook]
     options_type: type | None
     is_async: frozenset[str]
+    is_sink: bool = False
 
     @property
     def is_source(self) -> bool:
@@ -48,11 +51,18 @@ class Plugin(NamedTuple):
 
     @property
     def takes_messages(self) -> bool:
-        return "zpipe_process" in self.hooks
+        return "zpipe_process" in self.hooks or "zpipe_process_each" in self.hooks
 
     @property
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
+
+    def in_stage(self, has_input: bool) -> Plugin:
+        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
+        if not (self.is_source and (self.takes_messages or self.takes_batches)):
+            return self
+        unused = {"zpipe_source"} if has_input else set(WORK_HOOKS) - {"zpipe_source"}
+        return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
         """What the plugin itself finds wrong with its options, as (option, problem). Raises PluginError if it cannot say."""
@@ -66,10 +76,10 @@ class Plugin(NamedTuple):
         """What the plugin says of itself with these options. Raises PluginError if it cannot say."""
         found = _describe(self.name, "zpipe_traits", self.hooks, options, folder)
         if found is None:
-            return Traits()
+            return Traits(is_sink=self.is_sink)
         if not isinstance(found, Traits):
             raise PluginError(f"plugin {self.name!r}: zpipe_traits must return zpipe.Traits, not {found!r}")
-        return found
+        return dataclasses.replace(found, is_sink=found.is_sink or self.is_sink)
 
     def outlets(self, options: Any) -> tuple[str, ...] | None:
         """The outlets that the plugin declares with these options, besides the default one; None if it declares none.
@@ -90,6 +100,8 @@ def load(name: str, folder: Path) -> Plugin:
     Raises PluginError that tells everything that is wrong with it.
     """
     target = _find(name, folder)
+    if isinstance(target, PluginClass):
+        return _load_class(name, target)
     marked, unmarked = _hook_functions(target)
     problems = [*_hook_problems(marked), *unmarked] or _role_problems(name, target, set(marked))
     if problems:
@@ -102,12 +114,25 @@ def load(name: str, folder: Path) -> Plugin:
     except pluggy.PluginValidationError as error:
         raise PluginError(f"plugin {name!r}: {error}") from error
     hooks = {hook: _adapt(hook, function) for hook, function in marked.items()}
-    return Plugin(
-        name,
-        hooks,
-        _options_type(name, hooks),
-        frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function)),
-    )
+    return Plugin(name, hooks, _options_type(name, hooks), _async_hooks(marked))
+
+
+def _load_class(name: str, plugin: PluginClass[Any]) -> Plugin:
+    """The plugin that is an object of one of the base classes. Raises PluginError likewise."""
+    _check_class(name, type(plugin))
+    marked = hooks_of(plugin)
+    problems = list(_hook_problems(marked, "zpipe_"))
+    if problems:
+        raise PluginError(f"plugin {name!r}: " + "; ".join(problems))
+    options_type = options_of(type(plugin))
+    if options_type is not None and not (isinstance(options_type, type) and dataclasses.is_dataclass(options_type)):
+        raise PluginError(f"plugin {name!r}: the options of {type(plugin).__name__} are no dataclass: {options_type!r}")
+    hooks = {hook: _adapt(hook, function) for hook, function in marked.items()}
+    return Plugin(name, hooks, options_type, _async_hooks(marked), isinstance(plugin, Sink))
+
+
+def _async_hooks(marked: Mapping[str, Hook]) -> frozenset[str]:
+    return frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function))
 
 
 def installed() -> list[tuple[str, str, str]]:
@@ -125,7 +150,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return lowered[found[0]] if found else ""
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint to put behind a text that refuses `name`; "" if no known name is near."""
     near = nearest_name(name, known)
     return f" (did you mean {near!r}?)" if near else ""
 
@@ -173,7 +199,7 @@ def _find(name: str, folder: Path) -> Any:
     known = sorted(_entry_points().names)
     beside = f"; a file is named './{name}.py'" if (folder / f"{name}.py").is_file() else ""
     raise PluginError(
-        f"no plugin {name!r}{_did_you_mean(name, known)}; installed are: {', '.join(known) or 'none'}{beside}"
+        f"no plugin {name!r}{did_you_mean(name, known)}; installed are: {', '.join(known) or 'none'}{beside}"
     )
 
 
@@ -195,8 +221,8 @@ def _from_file(name: str, folder: Path) -> Any:
     file, dot_py, attribute = name.partition(".py:")
     path = (folder / f"{file}{'.py' if dot_py else ''}").absolute()
     if not path.is_file():
-        near = nearest_name(path.name, (p.name for p in path.parent.glob("*.py")))
-        raise PluginError(f"plugin {name!r}: no file {path}" + (f" (did you mean {near!r}?)" if near else ""))
+        hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
+        raise PluginError(f"plugin {name!r}: no file {path}{hint}")
     # Files of the same name in different folders must become different modules.
     module_name = f"zpipe_file_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -217,11 +243,40 @@ def _attribute(name: str, module: Any, attribute: str) -> Any:
     try:
         target = reduce(getattr, attribute.split("."), module) if attribute else module
     except AttributeError:
-        hint = _did_you_mean(attribute, (a for a in dir(module) if not a.startswith("_")))
+        hint = did_you_mean(attribute, (a for a in dir(module) if not a.startswith("_")))
         raise PluginError(f"plugin {name!r}: {module.__name__!r} has no {attribute!r}{hint}") from None
     if inspect.isclass(target):
-        raise PluginError(f"plugin {name!r}: {attribute!r} is a class; name an object, such as {attribute}()")
-    return target
+        if not issubclass(target, PluginClass):
+            raise PluginError(f"plugin {name!r}: {attribute!r} is a class; name an object, such as {attribute}()")
+        return _object_of(name, target)
+    classes = [] if attribute else _plugin_classes(target)
+    if not classes:
+        return target
+    if len(classes) > 1 or _hook_functions(target)[0]:
+        names = ", ".join(cls.__name__ for cls in classes)
+        more = "" if len(classes) > 1 else " and hooks besides"
+        one = f"{name}:{classes[0].__name__}"
+        raise PluginError(f"plugin {name!r} has the classes {names}{more}: name one, as in {one}")
+    return _object_of(name, classes[0])
+
+
+def _plugin_classes(module: Any) -> list[type[PluginClass[Any]]]:
+    """Those that the module defines, but for what others of them derive from and for private ones."""
+    found = [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, PluginClass) and value.__module__ == module.__name__
+        if not key.startswith("_")
+    ]
+    return [cls for cls in dict.fromkeys(found) if not any(cls in other.__mro__[1:] for other in found)]
+
+
+def _object_of(name: str, cls: type[PluginClass[Any]]) -> PluginClass[Any]:
+    _check_class(name, cls)
+    try:
+        return cls()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin {name!r}: {cls.__name__}() raised {type(error).__name__}: {error}") from error
 
 
 def _import_failure(name: str, error: BaseException) -> PluginError:
@@ -241,6 +296,14 @@ def _import_failure(name: str, error: BaseException) -> PluginError:
 
 
 # Checking
+
+
+def _check_class(name: str, cls: type[PluginClass[Any]]) -> None:
+    problems = problems_of(cls)
+    if not problems and (lacking := missing(cls)):
+        problems = [f"{cls.__name__} lacks the hook {lacking}"]
+    if problems:
+        raise PluginError(f"plugin {name!r}: " + "; ".join(problems))
 
 
 def _specs() -> dict[str, list[str]]:
@@ -274,23 +337,25 @@ def _hook_functions(target: Any) -> tuple[dict[str, Hook], list[str]]:
     return marked, problems
 
 
-def _hook_problems(marked: Mapping[str, Hook]) -> Iterable[str]:
+def _hook_problems(marked: Mapping[str, Hook], prefix: str = "") -> Iterable[str]:
+    """`prefix`: what a plugin of this kind leaves out of the names of hooks."""
     for hook, function in marked.items():
         if hook not in SPECS:
-            yield f"there is no hook {hook!r}{_did_you_mean(hook, SPECS)}; hooks are {', '.join(SPECS)}"
+            yield f"there is no hook {hook!r}{did_you_mean(hook, SPECS)}; hooks are {', '.join(SPECS)}"
             continue
-        allowed = f"{hook}({', '.join(SPECS[hook])})"
+        shown = hook.removeprefix(prefix)
+        allowed = f"{shown}({', '.join(SPECS[hook])})"
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
                 given = str(parameter).split(":")[0]
-                yield f"{hook} may not take {given!r}: arguments come by position; it is {allowed}"
+                yield f"{shown} may not take {given!r}: arguments come by position; it is {allowed}"
             elif parameter.name not in SPECS[hook]:
-                hint = _did_you_mean(parameter.name, SPECS[hook])
-                yield f"{hook} has no argument {parameter.name!r}{hint}; it is {allowed}"
+                hint = did_you_mean(parameter.name, SPECS[hook])
+                yield f"{shown} has no argument {parameter.name!r}{hint}; it is {allowed}"
         if inspect.isasyncgenfunction(function):
-            yield f"{hook} is an async generator; return zpipe.many(...) instead of yielding"
+            yield f"{shown} is an async generator; return zpipe.many(...) instead of yielding"
         elif inspect.iscoroutinefunction(function) and hook not in ASYNC_HOOKS:
-            yield f"{hook} may not be async def; only {' and '.join(ASYNC_HOOKS)} may"
+            yield f"{shown} may not be async def; only {' and '.join(h.removeprefix(prefix) for h in ASYNC_HOOKS)} may"
 
 
 def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:
@@ -298,11 +363,9 @@ def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:
     if not work:
         called = [a for a in dir(target) if a.startswith("zpipe_") and a not in hooks and callable(getattr(target, a))]
         if called:
-            return [f"{', '.join(called)} not marked with @zpipe.hookimpl{_did_you_mean(called[0], SPECS)}"]
+            return [f"{', '.join(called)} not marked with @zpipe.hookimpl{did_you_mean(called[0], SPECS)}"]
         has = f"only {', '.join(sorted(hooks))}" if hooks else "no hooks at all"
         return [f"it has {has}; one of {', '.join(WORK_HOOKS)} is needed, marked with @zpipe.hookimpl"]
-    if "zpipe_source" in work and len(work) > 1:
-        return [f"it has both {' and '.join(work)}; a plugin is either a source or handles messages"]
     return []
 
 

@@ -63,8 +63,8 @@ def zpipe_source(context: Context) -> Iterator[Record]:
         # The file may have gone since. Then the next one by name follows.
         files = files[bisect_left(files, resumed[0], key=lambda file: file[0]) :]
     for name, path in files:
-        is_resumed = resumed is not None and resumed[0] == name
-        for record in read_file(read, name, path, resumed if is_resumed else [name, 0, 0]):
+        start = resumed if resumed is not None and resumed[0] == name else [name, 0, 0]
+        for record in read_file(read, name, path, start):
             yield record
             if context.stopping.is_set():
                 return

@@ -60,6 +60,7 @@ def store_letter(home: Path) -> StoreLetter:
             "deaths": 0,
             "history": ("call 1: ValueError: no",),
             "headers": None,
+            "source": "read",
         }
         row = LetterRow(stage=stage, kind=kind, reason=reason, payload=cbor.write(payload), **(facts | others))
 
@@ -249,6 +250,19 @@ def test_a_file_of_another_version_or_damaged(call: Call, config: Path, store_le
     assert isinstance(found, OperatorError) and "schema 1; this zpipe knows 2" in str(found)
     path.write_bytes(b"not a database" * 100)
     assert "cannot use the state file" in str(error(call("dead", "list", config)))
+
+
+def test_a_file_of_an_earlier_zpipe_has_no_column_for_the_input(
+    call: Call, config: Path, store_letter: StoreLetter, home: Path
+) -> None:
+    store_letter("work", 1, 1)
+    with sqlite3.connect(home / "s" / "p.work.1" / "state.db") as connection:
+        connection.execute("ALTER TABLE dead_letters DROP COLUMN source")
+    connection.close()
+    assert json.loads(call("dead", "show", config, "work.1/1", "--json").stdout)["source"] == ""
+    store_letter("work", 1, 2)  # as an instance does, which opens the file for writing
+    shown = json.loads(call("dead", "show", config, "work.1/1", "work.1/2", "--json").stdout)
+    assert [letter["source"] for letter in shown] == ["", "read"]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,6 @@ class Bench:
             self.context,
             self.link,
             CallJournal(folder / "calls", settings.workers.count),
-            self.output_room,
             self._emitted,
             lambda task, result: self._results.put((task, result)),
             logging.getLogger("zpipe"),
@@ -88,6 +87,7 @@ class Bench:
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
         self.early.append(chunks)
         self.on_early()
+        self.output_room.wait()
 
     def run(self, task: Task) -> Result:
         self.pool.put(task)

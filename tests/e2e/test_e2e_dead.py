@@ -100,3 +100,47 @@ def test_a_letter_that_kills_its_stage_is_a_letter_again_and_the_others_are_repl
     assert (letter.id, letter.deaths, letter.replays) == ("read:307", 3, 1)
     assert letter.reason.startswith("its calls ended the process of a worker 3 times")
     assert stored(pipeline) == [n for n in range(1000) if n != 307]
+
+
+TWO_INPUTS = """
+[pipeline]
+name = "p"
+
+[stages.left]
+plugin = "generate"
+options = { count = 3 }
+
+[stages.right]
+plugin = "generate"
+options = { count = 3 }
+
+[stages.work]
+input = ["left", "right"]
+plugin = "./work.py"
+retry = { attempts = 1 }
+
+[stages.store]
+input = "work"
+plugin = "ndjson"
+options = { path = "out" }
+"""
+SAYS_ITS_INPUT = """
+from pathlib import Path
+from zpipe import hookimpl
+
+@hookimpl
+def zpipe_process(message):
+    if not Path(__file__).with_name("mended").exists():
+        raise ValueError(f"by {message.source}")
+    return {"id": message.id, "by": message.source}
+"""
+
+
+def test_a_replayed_letter_says_by_which_of_several_inputs_it_came(make: MakePipeline) -> None:
+    pipeline = make(TWO_INPUTS, work=SAYS_ITS_INPUT)
+    pipeline.run().ledger()
+    assert {letter.source for letter in kept(pipeline)} == {"left", "right"}
+    (pipeline.folder / "mended").touch()
+    assert replayed(pipeline, "--all")["replayed"] == 6
+    rows = pipeline.lines("out")
+    assert len(rows) == 6 and all(row["id"].startswith(f"{row['by']}:") for row in rows)

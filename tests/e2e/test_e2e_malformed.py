@@ -14,8 +14,7 @@ from e2e_types import MakePipeline
 from pipeline import Pipeline, ids, wait_until
 
 from zpipe.core.wire import cbor, frames
-from zpipe.daemon.service.limited_log import MINUTE_S
-from zpipe.daemon.service.malformed_frame_log import FAULTS_A_MINUTE
+from zpipe.daemon.service.limited_log import FAULTS_A_MINUTE, MINUTE_S
 
 CONFIG = """
 [pipeline]

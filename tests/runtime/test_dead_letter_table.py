@@ -24,7 +24,9 @@ def database() -> Iterator[sqlite3.Connection]:
 
 
 def row(size: int = 1, reason: str = "no", headers: bytes | None = None) -> LetterRow:
-    return LetterRow("work", "id", 1.0, MESSAGE, reason, "trace" * size, 2, 1, ("call 1: no",), headers, b"x" * size)
+    return LetterRow(
+        "work", "id", 1.0, MESSAGE, reason, "trace" * size, 2, 1, ("call 1: no",), headers, b"x" * size, "read"
+    )
 
 
 def mark(connection: sqlite3.Connection, number: int, rate: float = 1.0) -> None:

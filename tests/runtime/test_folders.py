@@ -27,7 +27,6 @@ from zpipe.errors import OperatorError
 )
 def test_the_runtime_root(env: Mapping[str, str], root: str) -> None:
     assert folders.runtime_root(env) == Path(root)
-    assert folders.runtime_folder(env, "index", "parse", 2) == Path(root) / "index.parse.2"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,6 @@ def test_the_runtime_root(env: Mapping[str, str], root: str) -> None:
 )
 def test_the_state_root(env: Mapping[str, str], root: str) -> None:
     assert folders.state_root(env) == Path(root)
-    assert folders.state_folder(env, "index", "parse", 2) == Path(root) / "index.parse.2"
 
 
 def test_a_relative_folder_is_one_of_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ COMMANDS = {
     "dead": "List, show, edit, replay or drop dead letters.",
     "units": "Make a pipeline's systemd units.",
     "plugins": "List the plugins that are installed.",
+    "completion": "Have a shell complete commands, pipelines, stages and instances.",
+    "man": "Write the manual pages.",
 }
+ALIASES = {"top": "monitor"}
 _BESIDE = {"pause": "pause_resume", "resume": "pause_resume"}
 """The modules of commands that do not have one of their own name."""
 
@@ -47,6 +50,7 @@ class _Group(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        name = ALIASES.get(name, name)
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"zpipe.cli.{_BESIDE.get(name, name)}")
@@ -55,7 +59,7 @@ class _Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
 
     def make_context(self, *arguments: Any, **more: Any) -> click.Context:
         with _output():  # --help and --version print here
@@ -66,12 +70,18 @@ class _Group(click.Group):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from zpipe.plugin_loading import nearest_name
+        from zpipe.plugin_loading import did_you_mean
 
         name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS and (near := nearest_name(name, COMMANDS)):
-            ctx.fail(f"no such command: {name!r} (did you mean {near!r}?)")
+        known = {*COMMANDS, *ALIASES}
+        if name and not name.startswith("-") and name not in known and (hint := did_you_mean(name, known)):
+            ctx.fail(f"no such command: {name!r}{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _summary(name: str) -> str:
+    aliases = [alias for alias, meant in ALIASES.items() if meant == name]
+    return COMMANDS[name] + (f" Also: {', '.join(aliases)}." if aliases else "")
 
 
 @click.command(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

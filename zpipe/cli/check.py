@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from zpipe.cli import known_names
 from zpipe.cli.parameters import json_or_text
 from zpipe.config import load
 from zpipe.config.addresses import describe_insecurity
@@ -21,7 +22,9 @@ from zpipe.units import sandbox, unit_names
 
 
 @click.command()
-@click.argument("configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument(
+    "configs", metavar="CONFIG...", nargs=-1, type=click.Path(path_type=Path), shell_complete=known_names.pipelines
+)
 @click.option(
     "--unit", metavar="PIPELINE.STAGE.N", help="What that unit needs of /etc/zpipe/PIPELINE.toml; quiet if right."
 )
@@ -35,9 +38,7 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
     if unit is not None:
         if configs or as_json:
             raise click.UsageError("--unit names the config, and prints nothing but mistakes: leave the others out")
-        found = unit_names.parse(unit)
-        pipeline = load(found.config, only=found.stage)
-        unit_names.check(found, pipeline)
+        found, pipeline = unit_names.load(unit)
         sandbox.check_network(pipeline.stages[found.stage])
         return ExitCode.DONE
     if not configs:

@@ -13,7 +13,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from zpipe.cli.parameters import TimeType, find_target, target_argument
+from zpipe.cli import known_names
+from zpipe.cli.parameters import TimeType, find_target, json_option, target_argument
 from zpipe.cli.run import supervise
 from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import load
@@ -71,7 +72,13 @@ class RateType(click.ParamType[float]):
 def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --stage, --reason, --older and --newer, which the command gets as `wanted`."""
 
-    @click.option("--stage", default="", metavar="STAGE[.N]", help="Of that stage, or instance.")
+    @click.option(
+        "--stage",
+        default="",
+        metavar="STAGE[.N]",
+        shell_complete=known_names.stages,
+        help="Of that stage, or instance.",
+    )
     @click.option("--reason", default="", metavar="TEXT", help="With that in the reason.")
     @click.option("--older", type=TimeType(), metavar="TIME", help='That died before so long, such as "1h".')
     @click.option("--newer", type=TimeType(), metavar="TIME", help="That died since.")
@@ -104,7 +111,6 @@ def selection_required(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Say which letters it would be, and do nothing.")
 
 
@@ -119,7 +125,7 @@ def _stored(config: Path) -> StoredDeadLetters:
 @click.option(
     "--limit", type=click.IntRange(min=1), help=f"At most so many.  [default: {LIST_LETTERS}; with --json, all]"
 )
-@_json
+@json_option
 def list_(config: Path, wanted: Selection, limit: int | None, as_json: bool) -> ExitCode:
     """List letters: name, age, id, tries and reason."""
     stored_dead_letters = _stored(config)
@@ -141,7 +147,7 @@ def list_(config: Path, wanted: Selection, limit: int | None, as_json: bool) -> 
 @command.command()
 @target_argument
 @click.argument("names", nargs=-1, required=True, metavar="LETTER...")
-@_json
+@json_option
 def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     """Show everything of a letter: payload, traceback, what happened to it."""
     stored_dead_letters = _stored(config)
@@ -161,7 +167,8 @@ def show(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 @click.option(
     "--payload", "file", type=click.File("r", encoding="utf-8"), help="Take the whole payload from a file, as JSON."
 )
-def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCode:
+@json_option
+def edit(config: Path, name: str, fields: tuple[str, ...], file: Any, as_json: bool) -> ExitCode:
     """Change a letter's payload: in $VISUAL or $EDITOR as JSON, or by --set or --payload. Then replay it."""
     if fields and file is not None:
         raise click.UsageError("give --set or --payload, not both")
@@ -177,11 +184,15 @@ def edit(config: Path, name: str, fields: tuple[str, ...], file: Any) -> ExitCod
             payload = _edited(editable_text(letter.payload))
     except ValueError as error:
         raise click.UsageError(f"{letter.name}: {error}") from None
-    if payload is UNCHANGED or payload == letter.payload:
+    changed = payload is not UNCHANGED and payload != letter.payload
+    if changed:
+        stored_dead_letters.edit(letter, payload)
+    if as_json:
+        click.echo(json.dumps({"letter": letter.name, "changed": changed}))
+    elif changed:
+        click.echo(f"{letter.name} has a new payload: zpipe dead replay {config} {letter.name}", err=True)
+    else:
         click.echo(f"{letter.name} is as it was", err=True)
-        return ExitCode.DONE
-    stored_dead_letters.edit(letter, payload)
-    click.echo(f"{letter.name} has a new payload: zpipe dead replay {config} {letter.name}", err=True)
     return ExitCode.DONE
 
 
@@ -208,7 +219,7 @@ def _edited(text: str) -> Any:
 @click.option("--rate", type=RateType(), default="100/s", show_default=True, help="How fast: N/s, N/m or N/h.")
 @_dry_run
 @click.option("--no-wait", is_flag=True, help="Where the pipeline runs: do not wait for what comes of it.")
-@_json
+@json_option
 def replay(config: Path, wanted: Selection, rate: float, dry_run: bool, no_wait: bool, as_json: bool) -> ExitCode:
     """Give letters to the stage that gave up on them once more.
 
@@ -307,7 +318,7 @@ def _replayable(stored_dead_letters: StoredDeadLetters, wanted: Selection) -> Nu
 @selection_required
 @_dry_run
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@_json
+@json_option
 def drop(config: Path, wanted: Selection, dry_run: bool, yes: bool, as_json: bool) -> ExitCode:
     """Delete letters for good: their messages are lost."""
     stored_dead_letters = _stored(config)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli import known_names
 from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.errors import ExitCode
@@ -21,9 +22,11 @@ from zpipe.units.systemctl import stop_drained_target
 
 @click.command()
 @target_argument
-@click.argument("instance", required=False, metavar="[STAGE.N]")
+@click.argument("instance", required=False, metavar="[STAGE.N]", shell_complete=known_names.instances)
 @click.option("--timeout", type=TimeType(), metavar="TIME", default="10m", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON; with STAGE.N: who has left."
+)
 def command(config: Path, instance: str | None, timeout: float, as_json: bool) -> ExitCode:
     """Shut a running pipeline down in order, and prove it.
 
@@ -43,8 +46,13 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     try:
         if target is not None:
             code = drain.leave(target[0], target[1] or 1, timeout, progress.turn)
-            if code is ExitCode.DONE:
-                click.echo(f"{target[0]}.{target[1] or 1} has left", err=True)
+            has_left, who = code is ExitCode.DONE, f"{target[0]}.{target[1] or 1}"
+            if as_json:
+                click.echo(json.dumps({"pipeline": pipeline.name, "instance": who, "left": has_left}))
+            else:
+                click.echo(
+                    f"{who} has left" if has_left else f"zpipe: {who} has not left within {timeout:g} s", err=True
+                )
             return code
         drain.gather(2 * pipeline.interval_s + 1.0)
         code = drain.run(timeout, progress.turn)

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from zpipe.cli import known_names
 from zpipe.cli.parameters import METAVAR, TimeType, find_target
 from zpipe.config import PipelineConfig, values
 from zpipe.config.pipeline_config import PROMETHEUS
@@ -53,7 +54,9 @@ class DepthType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 @click.command()
-@click.argument("config", required=False, metavar=METAVAR, type=click.Path(path_type=Path))
+@click.argument(
+    "config", required=False, metavar=METAVAR, type=click.Path(path_type=Path), shell_complete=known_names.pipelines
+)
 @click.option("--once", is_flag=True, help="Show it once, as soon as every instance was heard of.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON; without --once, one each interval.")
 @click.option(

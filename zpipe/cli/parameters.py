@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from zpipe.cli import known_names
 from zpipe.config import values
 
 if TYPE_CHECKING:
@@ -19,9 +21,18 @@ C = TypeVar("C", bound=Callable[..., Any])
 METAVAR = "CONFIG|PIPELINE"
 
 
-def target_argument(function: C) -> C:
-    """Adds the argument CONFIG|PIPELINE, which the command gets as `config`."""
-    return click.argument("config", metavar=METAVAR, type=click.Path(path_type=Path))(function)
+_file = partial(click.argument, "config", type=click.Path(path_type=Path), shell_complete=known_names.pipelines)
+target_argument = _file(metavar=METAVAR)
+"""CONFIG|PIPELINE, which the command gets as `config`."""
+config_argument = _file(metavar="CONFIG")
+"""CONFIG, of a command that reads the file whatever runs."""
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout.")
+"""Of a command that prints one value. The command gets it as `as_json`."""
+
+
+def stage_argument(name: str, metavar: str = "STAGE[.N]") -> Callable[[C], C]:
+    """Adds the argument STAGE[.N]: a stage, or one instance of it (`operate.targets.read_stage_target`)."""
+    return click.argument(name, metavar=metavar, shell_complete=known_names.stages)
 
 
 def find_target(given: Path) -> Target:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from zpipe.cli.parameters import TimeType
+from zpipe.cli.parameters import TimeType, config_argument
 from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import InstanceKey, PipelineConfig, load
 from zpipe.errors import ExitCode
@@ -23,7 +23,7 @@ from zpipe.supervisor.supervisor import Supervisor
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@config_argument
 @click.option("--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON on stdout.")
 @click.option(
     "--fresh",

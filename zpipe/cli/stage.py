@@ -1,4 +1,4 @@
-"""zpipe stage CONFIG STAGE, zpipe stage --unit PIPELINE.STAGE.N"""
+"""zpipe stage CONFIG STAGE[.N], zpipe stage --unit PIPELINE.STAGE.N"""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli import known_names
 from zpipe.config import load
 from zpipe.errors import ExitCode
+from zpipe.operate.targets import read_stage_target
 from zpipe.units import unit_names
 
 
 @click.command()
-@click.argument("config", required=False, metavar="CONFIG", type=click.Path(path_type=Path))
-@click.argument("stage", required=False, metavar="STAGE")
-@click.option("--instance", "-i", type=click.IntRange(min=1), help="Which instance.  [default: 1]")
+@click.argument(
+    "config",
+    required=False,
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    shell_complete=known_names.pipelines,
+)
+@click.argument("stage", required=False, metavar="STAGE[.N]", shell_complete=known_names.stages)
+@click.option("--instance", "-i", type=click.IntRange(min=1), help="Which instance, as N does.  [default: 1]")
 @click.option("--unit", metavar="PIPELINE.STAGE.N", help="All three at once; the config is /etc/zpipe/PIPELINE.toml.")
 @click.option(
     "--fresh",
@@ -37,15 +45,16 @@ def command(
     if unit is not None:
         if config is not None or instance is not None:
             raise click.UsageError("--unit names the config, the stage and the instance: leave the others out")
-        found = unit_names.parse(unit)
-        pipeline = load(found.config, only=found.stage)
-        unit_names.check(found, pipeline)
+        found, pipeline = unit_names.load(unit)
         stage, instance = found.stage, found.instance
     elif config is None or stage is None:
         raise click.UsageError("give CONFIG and STAGE, or --unit PIPELINE.STAGE.N")
     else:
-        pipeline = load(config, only=stage)
-        unit_names.stage_of(pipeline, stage)
+        pipeline = load(config, only=stage.partition(".")[0])
+        stage, number = read_stage_target(pipeline, stage)
+        if number is not None and instance is not None:
+            raise click.UsageError(f"give {stage}.{number} or --instance {instance}, not both")
+        instance = number or instance
     if pipeline.stages[stage].traits.needs_network:
         from zpipe.units import sandbox  # most stages do not need it
 

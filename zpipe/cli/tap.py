@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import click
 
-from zpipe.cli.parameters import TimeType, find_target, target_argument
+from zpipe.cli.parameters import TimeType, find_target, stage_argument, target_argument
 from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor.messages.condition import read_condition
 from zpipe.monitor.messages.redaction import Redaction, read_names
@@ -26,7 +26,7 @@ MOST_SECTIONS = 10_000
 
 @click.command()
 @target_argument
-@click.argument("target", metavar="STAGE[.N]|LINK")
+@stage_argument("target", "STAGE[.N]|LINK")
 @click.option("--where", multiple=True, metavar="CONDITION", help="Only messages that meet it; may be given again.")
 @click.option("--redact", multiple=True, metavar="FIELD,…", help="Do not show these fields, wherever they stand.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from zpipe.cli.parameters import config_argument
 from zpipe.config import load
 from zpipe.config.loading import report_for
 from zpipe.errors import ExitCode, OperatorError
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@config_argument
 @click.option("--install", "installing", is_flag=True, help="Write the files, and have systemd read them.")
 @click.option(
     "--root",
@@ -57,9 +58,8 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
         click.echo(json.dumps({**value, "warnings": warnings}))
     elif not installing:
         click.echo(install.diff(folder, changes), nl=False)
-        click.echo(
-            f"zpipe: {_count(len(changes))}; --install makes them" if changes else "zpipe: nothing to change", err=True
-        )
+        text = f"{len(changes)} change{'s' * (len(changes) > 1)}; --install makes them"
+        click.echo(f"zpipe: {text if changes else 'nothing to change'}", err=True)
     elif changes:
         for one in changes:
             click.echo(f"{one.action} {folder / one.path}")
@@ -67,7 +67,3 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
     else:
         click.echo("nothing to change")
     return ExitCode.DONE
-
-
-def _count(changes: int) -> str:
-    return "1 change" if changes == 1 else f"{changes} changes"

@@ -102,7 +102,9 @@ def describe_insecurity(stages: Iterable[StageConfig]) -> str:
 
 
 def _check_socket_path(pipeline: str, stage: StageConfig, env: Mapping[str, str], report: MistakeReport) -> None:
-    path = folders.runtime_folder(env, pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
+    path = (
+        folders.runtime_root(env) / folders.instance_name(pipeline, stage.name, stage.instances) / _LONGEST_SOCKET_NAME
+    )
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:
         problem = f"the path of its sockets would have {length} bytes, at most {MAX_SOCKET_PATH_BYTES} can be: {path}"

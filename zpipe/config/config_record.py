@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -121,16 +121,12 @@ def merged(records: Iterable[ConfigRecord]) -> PipelineConfig:
 
 def differences(records: Iterable[ConfigRecord], text: str) -> list[str]:
     """The names of the tables in which the file differs from what runs."""
-    oldest_first = sorted(records, key=lambda record: record.at)
-    there = digests(text)
-    running: dict[str, set[str | None]] = {name: {one} for name, one in oldest_first[-1].tables.items()}
-    own: dict[str, set[str | None]] = {}
-    for record in oldest_first:
-        table = f"stages.{record.stage}"
-        own.setdefault(table, set()).add(record.tables.get(table))
-        for name in record.tables.keys() | there.keys():
-            if not name.startswith("stages."):
-                running.setdefault(name, set()).add(record.tables.get(name))
-    running |= own
-    names: Mapping[str, None] = dict.fromkeys([*there, *running])
-    return [name for name in names if running.get(name, {None}) != {there.get(name)}]
+    known, there = sorted(records, key=lambda record: record.at), digests(text)
+
+    def running(table: str) -> set[str | None]:
+        """Of a stage's table, what its own instances run by, or else the newest record. Of any other, what all of them do."""
+        own = [one for one in known if table == f"stages.{one.stage}"]
+        return {one.tables.get(table) for one in own or (known[-1:] if table.startswith("stages.") else known)}
+
+    names = dict.fromkeys([*there, *(name for one in reversed(known) for name in one.tables)])
+    return [name for name in names if running(name) != {there.get(name)}]

@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import count
 
 KeyPath = tuple[str | int, ...]
 
 _SPACE = re.compile(r"(?:[\s,]|#[^\n]*)*")
 _BLANK = re.compile(r"[ \t]*")
+_DOT = re.compile(r"[ \t]*\.?")
+_BRACKETS = re.compile(r"\[\[?")
 _STRING = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}'
     r"|'''.*?'{3,5}"
@@ -38,97 +42,77 @@ class _Scanner:
         self.at = 0
         self.lines: dict[KeyPath, int] = {}
         self._ends = [m.start() for m in re.finditer("\n", text)]
-        self._tables: dict[KeyPath, int] = {}
+        self._tables: dict[KeyPath, int] = {}  # the last index of each array of tables
 
     def document(self) -> None:
         table: KeyPath = ()
-        self._skip(_SPACE)
-        while self.at < len(self.text):
-            if self.text[self.at] == "[":
-                table = self._header()
-            else:
-                self._pair(table)
-            self._skip(_SPACE)
+        while self._next() is not None:
+            table = self._header() if self.text[self.at] == "[" else self._pair(table)
 
     def _header(self) -> KeyPath:
-        line = self._line()
-        of_array = self.text.startswith("[[", self.at)
-        self.at += 2 if of_array else 1
+        line, brackets = self._line(), self._take(_BRACKETS)
         path: KeyPath = ()
         for part in self._key():
-            path = self._in_last_element((*path, part))
+            path = (*path, part)
+            if path in self._tables:  # it means the last table of that array
+                path = (*path, self._tables[path])
             self.lines.setdefault(path, line)
-        self.at += 2 if of_array else 1
-        if of_array:
-            if isinstance(path[-1], int):
-                path = path[:-1]
-            index = self._tables.get(path, 0)
-            self._tables[path] = index + 1
-            path = (*path, index)
+        self.at += len(brackets)
+        if brackets == "[[":
+            path = path[:-1] if isinstance(path[-1], int) else path
+            self._tables[path] = self._tables.get(path, -1) + 1
+            path = (*path, self._tables[path])
         # [a.b] mentions the table a as well, but a header of its own is the better place to point at.
         self.lines[path] = line
         return path
 
-    def _in_last_element(self, path: KeyPath) -> KeyPath:
-        count = self._tables.get(path)
-        return path if count is None else (*path, count - 1)
-
-    def _pair(self, table: KeyPath) -> None:
-        line = self._line()
-        path = table
+    def _pair(self, table: KeyPath) -> KeyPath:
+        """Returns the table, which goes on."""
+        line, path = self._line(), table
         for part in self._key():
             path = (*path, part)
             self.lines.setdefault(path, line)
         self.at += 1  # the equals sign
-        self._skip(_BLANK)
+        self._take(_BLANK)
         self._value(path)
+        return table
 
-    def _key(self) -> list[str]:
-        parts = []
-        while True:
-            self._skip(_BLANK)
-            if self.text[self.at] in "\"'":
-                # tomllib is asked to read it, as it knows the escapes.
-                parts.append(tomllib.loads(f"k = {self._take(_STRING)}")["k"])
-            else:
-                parts.append(self._take(_BARE_KEY))
-            self._skip(_BLANK)
-            if self.text[self.at] != ".":
-                return parts
-            self.at += 1
+    def _key(self) -> Iterator[str]:
+        more = True
+        while more:
+            self._take(_BLANK)
+            quoted = self.text[self.at] in "\"'"
+            # tomllib is asked to read what is quoted, as it knows the escapes.
+            yield tomllib.loads(f"k = {self._take(_STRING)}")["k"] if quoted else self._take(_BARE_KEY)
+            more = self._take(_DOT).endswith(".")
 
     def _value(self, path: KeyPath) -> None:
         match self.text[self.at]:
             case "[":
                 self.at += 1
-                self._elements(path)
+                for index in count():
+                    if self._next() == "]":
+                        break
+                    self.lines[*path, index] = self._line()
+                    self._value((*path, index))
+                self.at += 1
             case "{":
                 self.at += 1
-                self._skip(_SPACE)
-                while self.text[self.at] != "}":
+                while self._next() != "}":
                     self._pair(path)
-                    self._skip(_SPACE)
                 self.at += 1
             case '"' | "'":
-                self._skip(_STRING)
+                self._take(_STRING)
             case _:
-                self._skip(_BARE_VALUE)
-
-    def _elements(self, path: KeyPath) -> None:
-        index = 0
-        self._skip(_SPACE)
-        while self.text[self.at] != "]":
-            self.lines[*path, index] = self._line()
-            self._value((*path, index))
-            index += 1
-            self._skip(_SPACE)
-        self.at += 1
+                self._take(_BARE_VALUE)
 
     def _line(self) -> int:
         return bisect_right(self._ends, self.at - 1) + 1
 
-    def _skip(self, pattern: re.Pattern[str]) -> None:
-        self._take(pattern)
+    def _next(self) -> str | None:
+        """The next character that is no space, comma or part of a comment; None at the end."""
+        self._take(_SPACE)
+        return self.text[self.at] if self.at < len(self.text) else None
 
     def _take(self, pattern: re.Pattern[str]) -> str:
         found = pattern.match(self.text, self.at)

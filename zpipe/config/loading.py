@@ -173,7 +173,7 @@ def _plugins(config: PipelineConfig, only: str | None, report: MistakeReport) ->
                 loaded[stage.plugin] = error
         result = loaded[stage.plugin]
         if isinstance(result, Plugin):
-            found[stage.name] = result
+            found[stage.name] = result.in_stage(has_input=bool(stage.inputs))
         else:
             report.add(("stages", stage.name, "plugin"), str(result), given=stage.plugin)
     return found

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from zpipe.core.policy import BatchPolicy, Bound, Codec, DeadPolicy, LimitPolicy, RetryPolicy
 from zpipe.core.work.task import DEAD
+from zpipe.errors import TargetError
 from zpipe.hookspecs import Traits
+from zpipe.plugin_loading import did_you_mean
 
 InstanceKey = tuple[str, int]
 """An instance, as (stage, number)."""
@@ -109,6 +111,13 @@ class PipelineConfig:
     def heads(self) -> list[str]:
         """The stages that have a source."""
         return [stage.name for stage in self.stages.values() if not stage.inputs]
+
+    def stage(self, name: str) -> StageConfig:
+        """Raises TargetError that says which stages there are."""
+        if name not in self.stages:
+            hint = did_you_mean(name, self.stages)
+            raise TargetError(f"{self.path} has no stage {name!r}{hint}; it has {', '.join(self.stages)}")
+        return self.stages[name]
 
     def consumers(self, stage: str) -> list[tuple[str, str]]:
         """(outlet, consumer stage) of every link that leaves `stage`."""

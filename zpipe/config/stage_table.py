@@ -19,7 +19,7 @@ _LATER = frozenset({"buffer", "key"})
 MOST_INSTANCES = 1000
 MOST_CALLS = 10_000
 """The most calls a `limit` may allow at once. Each is a task and a coroutine, and mostly a connection."""
-_RATE = values.positive_number("a number of calls a second from 0.001 to 1,000,000", least=0.001, most=1_000_000.0)
+_RATE = values.number_of(float, "a number of calls a second from 0.001 to 1,000,000", lambda rate: 0.001 <= rate <= 1e6)
 
 
 def read_stage(name: str, table: TableReader) -> StageConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from zpipe.config.mistakes import quoted, shown
@@ -16,6 +17,7 @@ from zpipe.config.variable_expansion import Expanded
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)
+Number = TypeVar("Number", int, float)
 Reader = Callable[[Any], T]
 
 MOST_MESSAGES = 1_000_000_000
@@ -96,44 +98,31 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 log_level = choice(*LOG_LEVELS)
 
 
-def integer(given: Any) -> int:
-    number = _converted(given, int)
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise refused("a whole number", given)
-    return number
+def number_of(
+    kind: type[Number], allowed: str, within: Callable[[Number], bool] = lambda value: True
+) -> Reader[Number]:
+    """A reader of whole numbers (kind int), or of any number (kind float)."""
 
-
-def number(given: Any) -> float:
-    value = _converted(given, float)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refused("a number", given)
-    return float(value)
-
-
-def positive_number(allowed: str, most: float, least: float = 0.0) -> Reader[float]:
-    def read(given: Any) -> float:
-        value = _converted(given, float)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 and least <= value <= most):
+    def read(given: Any) -> Number:
+        value = given
+        if isinstance(given, Expanded):
+            with suppress(ValueError):
+                value = kind(str(given))
+        if isinstance(value, bool) or not isinstance(value, int | kind) or not within(value):
             raise refused(allowed, given)
-        return float(value)
+        return kind(value)
 
     return read
-
-
-fraction = positive_number("a number above 0, at most 1", most=1.0)
-rate = positive_number("a number above 0, at most 1000000", most=1_000_000.0)
 
 
 def whole_number(least: int = 1, most: int = MOST_MESSAGES) -> Reader[int]:
-    allowed = f"a whole number from {least} to {most}"
+    return number_of(int, f"a whole number from {least} to {most}", lambda value: least <= value <= most)
 
-    def read(given: Any) -> int:
-        value = _converted(given, int)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise refused(allowed, given)
-        return value
 
-    return read
+integer = number_of(int, "a whole number")
+number = number_of(float, "a number")
+fraction = number_of(float, "a number above 0, at most 1", lambda value: 0.0 < value <= 1.0)
+rate = number_of(float, "a number above 0, at most 1000000", lambda value: 0.0 < value <= 1e6)
 
 
 def duration(*, zero: bool = False) -> Reader[float]:
@@ -165,15 +154,6 @@ def show_size(count: int) -> str:
         if count and count % _BYTES[unit] == 0:
             return f"{count // _BYTES[unit]}{unit}"
     return f"{count}B"
-
-
-def _converted(given: Any, wanted: type[int] | type[float]) -> Any:
-    if isinstance(given, Expanded):
-        try:
-            return wanted(str(given))
-        except ValueError:
-            return given
-    return given
 
 
 def _in_unit(given: Any, units: Mapping[str, float]) -> float | None:

@@ -11,8 +11,12 @@ from typing import Any
 from zpipe.core.work.task import DeadLetter, Task
 
 
+class Action:
+    __slots__ = ()
+
+
 @dataclass(slots=True)
-class OpenSession:
+class OpenSession(Action):
     """Connect a PUSH of its own to `address`; answer with session_ready or session_lost."""
 
     session: bytes
@@ -21,12 +25,12 @@ class OpenSession:
 
 
 @dataclass(slots=True)
-class CloseSession:
+class CloseSession(Action):
     session: bytes
 
 
 @dataclass(slots=True)
-class SendParcel:
+class SendParcel(Action):
     """Send at once or report session_lost: within the credit a send never blocks on a sound session."""
 
     session: bytes
@@ -35,7 +39,7 @@ class SendParcel:
 
 
 @dataclass(slots=True)
-class Reply:
+class Reply(Action):
     """To a consumer or operator on the feedback ROUTER, by the route its frame came with."""
 
     route: bytes
@@ -43,7 +47,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Tell:
+class Tell(Action):
     """To the feedback of an upstream instance (stage, instance), by the DEALER connected to it."""
 
     peer: tuple[str, int]
@@ -51,13 +55,13 @@ class Tell:
 
 
 @dataclass(slots=True)
-class Publish:
+class Publish(Action):
     topic: bytes
     frame: bytes
 
 
 @dataclass(slots=True)
-class LogEvent:
+class LogEvent(Action):
     """Something that people should read in the log. The shell limits the rate, since others can cause any number of these.
 
     event    its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
@@ -70,38 +74,38 @@ class LogEvent:
 
 
 @dataclass(slots=True)
-class StartTask:
+class StartTask(Action):
     task: Task
 
 
 @dataclass(slots=True)
-class StoreDeadLetter:
+class StoreDeadLetter(Action):
     """Write a dead letter durably, then report it `written`."""
 
     letter: DeadLetter
 
 
 @dataclass(slots=True)
-class SendDeadLetter:
+class SendDeadLetter(Action):
     """Encode a dead letter as a message, then report `posted`; one that cannot be sent is written like any other."""
 
     letter: DeadLetter
 
 
 @dataclass(slots=True)
-class TakeLetters:
+class TakeLetters(Action):
     """Letters are marked for replay: read them and give them to `replay`, no faster than they may come."""
 
 
 @dataclass(slots=True)
-class RemoveLetter:
+class RemoveLetter(Action):
     """The replayed letter of this number is finished: delete it durably, then report `letter_removed`."""
 
     number: int
 
 
 @dataclass(slots=True)
-class Commit:
+class Commit(Action):
     """Make `position` durable: all up to it is finished. `count` messages in all; `ended`: the source has no more."""
 
     position: Any
@@ -110,53 +114,31 @@ class Commit:
 
 
 @dataclass(slots=True)
-class LimitOutputs:
+class LimitOutputs(Action):
     """Outputs are bounded. A source may emit up to `limit` messages in all; workers may emit while it is not 0."""
 
     limit: int
 
 
 @dataclass(slots=True)
-class CloseSource:
+class CloseSource(Action):
     pass
 
 
 @dataclass(slots=True)
-class Remember:
+class Remember(Action):
     """Keep across restarts whether the operator has paused the instance."""
 
     paused: bool
 
 
 @dataclass(slots=True)
-class Stop:
+class Stop(Action):
     """All is finished and said: leave a mark that this incarnation stopped (`ended`: at the end of the stream)."""
 
     ended: bool
 
 
 @dataclass(slots=True)
-class Exit:
+class Exit(Action):
     failed: bool
-
-
-Action = (
-    OpenSession
-    | CloseSession
-    | SendParcel
-    | Reply
-    | Tell
-    | Publish
-    | LogEvent
-    | StartTask
-    | StoreDeadLetter
-    | SendDeadLetter
-    | TakeLetters
-    | RemoveLetter
-    | Commit
-    | LimitOutputs
-    | CloseSource
-    | Remember
-    | Stop
-    | Exit
-)

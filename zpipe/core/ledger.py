@@ -218,6 +218,11 @@ class Counts:
         self.queued -= messages
         self.returned += messages
 
+    def give_up(self, messages: int) -> None:
+        """Messages in process go back to their producer after all."""
+        self.in_process -= messages
+        self.returned += messages
+
     def finish(self, completed: int = 0, filtered: int = 0, dead: int = 0) -> None:
         """Messages in process are done with."""
         self.completed += completed

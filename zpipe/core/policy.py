@@ -149,6 +149,7 @@ class StagePolicy:
 
     consumers  by the name of a stage that this one feeds; the default is for one that is not named
     isolated  a call of the plugin that kills its process kills no other call, and not this daemon
+    tick_s    how often the plugin's `tick` is called; None: it has none.  flushes: it has a `flush`
     """
 
     queue: Bound = field(default_factory=lambda: Bound(4096, 64 * MIB))
@@ -162,4 +163,6 @@ class StagePolicy:
     consumers: Mapping[str, ConsumerPolicy] = field(default_factory=dict)
     workers: int = 1
     isolated: bool = False
+    tick_s: float | None = None
+    flushes: bool = False
     interval_s: float = 1.0

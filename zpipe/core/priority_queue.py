@@ -26,6 +26,9 @@ class PriorityQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._ordered)
 
+    def __contains__(self, item: Item) -> bool:
+        return item in self._entries
+
     def __iter__(self) -> Iterator[Item]:
         """In order. The queue must not change meanwhile."""
         return (item for _, _, item in self._ordered)

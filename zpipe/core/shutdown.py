@@ -20,7 +20,7 @@ NEVER = float("inf")
 
 
 class Shutdown:
-    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go."""
+    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go. Neither is taken back."""
 
     def __init__(
         self,
@@ -44,15 +44,23 @@ class Shutdown:
         self._upstreams = upstreams
         self._downstream = downstream
 
-    def advance(self, now: float, patience_s: float) -> list[Action]:
-        """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it."""
+    def drain(self) -> None:
+        self.draining = True
+
+    def leave(self) -> None:
+        self.leaving = True
+
+    def advance(self, now: float, patience_s: float, owes_flush: bool = False) -> list[Action]:
+        """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it.
+        `owes_flush`: the plugin is to be called once more."""
         actions: list[Action] = []
         lifecycle = self._lifecycle
         over = self.leaving or self.input_ended()
         if lifecycle.state is State.RUNNING and (over or self.draining):
             actions += self._close_source()
             lifecycle.make(Move.DRAIN)
-        if lifecycle.state is State.DRAINING and over and self.idle() and (self._source is None or self._source.ended):
+        ended = over and not owes_flush and self.idle()
+        if lifecycle.state is State.DRAINING and ended and (self._source is None or self._source.ended):
             lifecycle.make(Move.FLUSH)
         if lifecycle.state is State.FLUSHED:
             actions += self._flushed(now, patience_s)
@@ -115,7 +123,7 @@ class Shutdown:
         """Nothing more comes from here until something is acked: consumers should not wait for a batch to fill."""
         if self._downstream.unsent:
             return False
-        if self._downstream.unacked_full:
+        if self._downstream.awaits_acks():
             return True
         if self._source is not None:
             return self._source.ended or self._source.silent

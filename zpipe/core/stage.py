@@ -45,6 +45,9 @@ from zpipe.errors import PeerError
 NEVER = float("inf")
 LOOKS = frozenset({"snapshot", "tap"})
 """Requests that change nothing of what the instance does."""
+HELD_FULL = (
+    "they fill the queue, so nothing more comes before some are released: give `queue` more messages, or hold fewer"
+)
 COMMIT_S = 0.2
 """A source's position goes to disk this often at most: what a crash then repeats is 0.2 s of messages."""
 
@@ -262,7 +265,19 @@ class Stage:
 
     def task_done(self, task: Task, result: Result, now: float) -> None:
         self.processing.spend(now)
-        self.processing.done(task, result, now)
+        self.processing.done(task, result, now, self.shutdown.leaving)
+        if task.hook:
+            self._note_hook(task.hook, result)
+
+    def _note_hook(self, hook: str, result: Result) -> None:
+        """Logs what a hook that has no messages has left undone."""
+        held = len(self.processing.held)
+        if result.failures:
+            fields = {"reason": result.failures[0].reason, "held": held}
+            self._actions.append(LogEvent(f"{hook}.failed", fields, repeats=True))
+        elif hook == "flush" and held and not self.shutdown.leaving:
+            hint = "the stream has ended, and the drain waits for what the plugin still holds after its flush"
+            self._actions.append(LogEvent("held.left", {"held": held, "hint": hint}))
 
     def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
         """Outputs of a task that is still under way."""
@@ -322,12 +337,12 @@ class Stage:
 
     def drain(self) -> None:
         """The end of the stream: a head closes its source; the others follow by what they hear from above."""
-        self.shutdown.draining = True
+        self.shutdown.drain()
 
     def leave(self, now: float) -> None:
         """This instance alone is to go: grant nothing, hand back what is not started, finish the rest."""
-        self.shutdown.leaving = self.inlet.leaving = True
-        self.inlet.hand_back(now)
+        self.shutdown.leave()
+        self.inlet.leave(now)
 
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on the calls of the plugin from now on."""
@@ -340,9 +355,7 @@ class Stage:
 
     def pause(self, paused: bool) -> None:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
-        self.processing.paused = paused
-        if not paused:
-            self.processing.breaker.reset()
+        self.processing.pause(paused)
         self._actions.append(Remember(paused))
 
     def snapshot_now(self, now: float) -> None:
@@ -367,6 +380,8 @@ class Stage:
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
         flush = self.processing.has_work and self._flush
         at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, flush), self.shutdown.exit_at)
+        if self.processing.hook_timer is not None and self.lifecycle.accepts_input:
+            at = min(at, self.processing.next_hook_at(self._now))
         if self.shutdown.abandon_at > self._now:
             at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
@@ -376,17 +391,26 @@ class Stage:
         came of them."""
         self._wake(now)
         self.processing.spend(now)
-        if self.shutdown.leaving and self.inlet.queue:
-            self.inlet.hand_back(now)
+        if self.shutdown.leaving:
+            if self.inlet.queue:
+                self.inlet.hand_back(now)
+            self.processing.hand_back_held(now)
+        hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
         if not self.lifecycle.accepts_input or not self.processing.has_work:
+            return hooks
+        return hooks + [StartTask(task) for task in self.processing.start(now, self._flush)]
+
+    def _call_hooks(self, now: float) -> list[StartTask]:
+        if not self.lifecycle.accepts_input:
             return []
-        return [StartTask(task) for task in self.processing.start(now, self._flush)]
+        ending = self.shutdown.leaving or self.shutdown.input_ended()
+        return [StartTask(task) for task in self.processing.call_hooks(now, ending)]
 
     def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
         self._actions += self.start_tasks(now)
         self._work(now)
-        self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s)
+        self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s, self.processing.owes_flush)
         if self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
@@ -394,6 +418,8 @@ class Stage:
             self.upstreams.heartbeat(now)
             self._actions += self.downstream.heartbeat(now)
             self._announced = None
+            if self.processing.held_fill_queue:
+                self._actions.append(LogEvent("held.full", {"held": len(self.processing.held), "hint": HELD_FULL}))
         self._actions += (sent := self.downstream.dispatch(now))
         self._actions += self.tap.left(self.downstream, sent, now)
         self._actions += self.downstream.need_confirms()
@@ -426,7 +452,7 @@ class Stage:
     @property
     def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
-        nothing_comes = self.inlet.out_of_credit and not self.counts.in_process
+        nothing_comes = self.inlet.out_of_credit and self.counts.in_process == len(self.processing.held)
         return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself

@@ -24,12 +24,16 @@ class Discovery:
         self._places = places
         self._stage = stage
         self._sockets = sockets
-        self._settings = config.stages[stage.me.stage]
+        self._me = stage.me.stage
+        self._upstreams = dict.fromkeys(entry.stage for entry in config.stages[self._me].inputs)
         self._look_at = 0.0
         self._connected: set[tuple[str, int]] = set()
         self._gone: set[tuple[str, int]] = set()
-        if places.run:
-            self._expect()
+        # In a run every instance of the config is started, so one that has not been heard of yet may still have something.
+        # Otherwise a consumer that is started again near the end would stop by the mark of one, and never hear of the other.
+        for upstream in self._upstreams if places.run else ():
+            for instance in range(1, config.stages[upstream].instances + 1):
+                stage.upstream_expected((upstream, instance))
 
     def turn(self, now: float) -> float:
         """Looks if it is time. Returns when it will be time again."""
@@ -42,16 +46,9 @@ class Discovery:
         """Something was made in the runtime folder: whoever starts there is to have its share within a second."""
         self._look_at = 0.0
 
-    def _expect(self) -> None:
-        """In a run every instance of the config is started, so one that has not been heard of yet may still have something.
-        Otherwise a consumer that is started again near the end would stop by the mark of one, and never hear of the other."""
-        for upstream in dict.fromkeys(i.stage for i in self._settings.inputs):
-            for instance in range(1, self._config.stages[upstream].instances + 1):
-                self._stage.upstream_expected((upstream, instance))
-
     def _look(self, now: float) -> None:
         self._places.join_run()
-        for upstream in dict.fromkeys(i.stage for i in self._settings.inputs):
+        for upstream in self._upstreams:
             for instance in self._places.instances(upstream):
                 peer = (upstream, instance)
                 if peer not in self._connected:
@@ -61,7 +58,7 @@ class Discovery:
                 if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
                     self._stage.upstream_gone(peer, now)
-        for _, consumer in self._config.consumers(self._settings.name):
+        for _, consumer in self._config.consumers(self._me):
             for instance in self._places.instances(consumer):
                 if self._places.stopped_at_end(consumer, instance) is not None:
                     self._stage.downstream_gone(consumer)

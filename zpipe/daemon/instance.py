@@ -85,7 +85,9 @@ class Instance:
         self._leave_record(config)
         self._context = self._make_context()
         self._traces = traces.start(config, self._context, self.log)
-        plugin = plugin_loading.load(self._settings.plugin, config.folder)
+        plugin = plugin_loading.load(self._settings.plugin, config.folder).in_stage(
+            has_input=bool(self._settings.inputs)
+        )
         in_process = self._settings.workers.kind == "thread"
         self._host = PluginHost(plugin, self._context, self._store, self._places.run, self.log, in_process)
         self._mailbox = Mailbox()
@@ -186,7 +188,6 @@ class Instance:
             self._context,
             policy.link,
             calls,
-            self._output_room,
             self._emitted,
             self._done,
             self.log,
@@ -222,7 +223,7 @@ class Instance:
     # ---- called on other threads: they touch nothing and only post
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Blocks until the core has them, and has said whether there is room for more."""
+        """Blocks until the core has them, and there is room for more."""
         taken = threading.Event()
 
         def take() -> None:
@@ -231,6 +232,7 @@ class Instance:
 
         self._mailbox.post(take)
         taken.wait()
+        self._output_room.wait()
 
     def _done(self, task: Task, result: Result) -> None:
         self._traces.done(task, result)

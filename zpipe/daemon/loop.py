@@ -22,8 +22,7 @@ from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
 from zpipe.daemon.service.health import Health
-from zpipe.daemon.service.limited_log import LimitedLog
-from zpipe.daemon.service.malformed_frame_log import MalformedFrameLog, Source
+from zpipe.daemon.service.limited_log import LimitedLog, MalformedFrameLog, Source
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.workers.pool import Pool

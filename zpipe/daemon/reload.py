@@ -31,19 +31,13 @@ def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: loggi
         return old
     taken, left = _apply(old, new, stage, log)
     log.info(fields(event="reloaded", taken=" ".join(taken) or None, needs_restart=" ".join(left) or None))
-    adopted = _adopted(old, new, stage.me.stage)
-    mine = stage.me.stage
+    mine, stages = stage.me.stage, dict(old.stages)
+    if mine in new.stages:
+        stages[mine] = dataclasses.replace(stages[mine], limit=new.stages[mine].limit)
+    adopted = dataclasses.replace(old, interval_s=new.interval_s, log_level=new.log_level, stages=stages)
     if not left and config_record.options_digest(old.text, mine) == config_record.options_digest(new.text, mine):
         return dataclasses.replace(adopted, text=new.text)  # the instance runs by this file now
     return adopted
-
-
-def _adopted(old: PipelineConfig, new: PipelineConfig, mine: str) -> PipelineConfig:
-    """What is in force after a reload of the stage `mine`: the next one is compared with it."""
-    stages = dict(old.stages)
-    if mine in new.stages:
-        stages[mine] = dataclasses.replace(stages[mine], limit=new.stages[mine].limit)
-    return dataclasses.replace(old, interval_s=new.interval_s, log_level=new.log_level, stages=stages)
 
 
 def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.Logger) -> tuple[list[str], list[str]]:

@@ -26,7 +26,7 @@ _NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section
 Numbers = dict[InstanceKey, list[int]]
 """Numbers of letters, by the instance that has them."""
 
-_COLUMNS = tuple(name for name in StoredDeadLetter._fields if name not in ("stage", "instance"))
+_SHOWN = frozenset(StoredDeadLetter._fields) - {"stage", "instance"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ def count(numbers: Numbers) -> int:
     return sum(map(len, numbers.values()))
 
 
+def _filters(chosen: Numbers) -> dict[InstanceKey, Filter]:
+    return {instance: Filter(numbers=frozenset(numbers)) for instance, numbers in chosen.items()}
+
+
 class StoredDeadLetters:
     """Raises NoPeerError if no instance of the pipeline has a state folder here, and OperatorError if one cannot be read."""
 
@@ -82,18 +86,9 @@ class StoredDeadLetters:
         """The letters of a selection. Raises TargetError for a stage or a letter that does not exist."""
         if selection.names:
             return self._find_named(selection.names)
-        wanted = read_stage_target(self.config, selection.target) if selection.target else None
-        found: Numbers = {}
-        for instance in self._files:
-            if wanted is not None and (wanted[0] != instance[0] or wanted[1] not in (None, instance[1])):
-                continue
-            where, values = selection.filter.where()
-            sql = f"SELECT number FROM dead_letters WHERE {where} ORDER BY number"
-            with self._open(instance) as connection:
-                numbers = [int(row[0]) for row in connection.execute(sql, values)]
-            if numbers:
-                found[instance] = numbers
-        return found
+        stage, number = read_stage_target(self.config, selection.target) if selection.target else ("", None)
+        wanted = [key for key in self._files if stage in ("", key[0]) and number in (None, key[1])]
+        return self._by("1", dict.fromkeys(wanted, selection.filter)).get(1, {})
 
     def _find_named(self, names: Iterable[str]) -> Numbers:
         found: Numbers = {}
@@ -105,36 +100,36 @@ class StoredDeadLetters:
             numbers = found.setdefault((stage, instance), [])
             if int(number) not in numbers:
                 numbers.append(int(number))
-        existing = {(instance, number) for instance, number, _ in self._column("kind", found)}
-        named = [(instance, number) for instance, numbers in found.items() for number in numbers]
-        if missing := [
-            letter_name(*instance, number) for instance, number in named if (instance, number) not in existing
-        ]:
+        existing = self._by("1", _filters(found)).get(1, {})
+        missing = [
+            letter_name(*instance, number)
+            for instance, numbers in found.items()
+            for number in numbers
+            if number not in existing.get(instance, ())
+        ]
+        if missing:
             raise TargetError(f"there is no letter {', '.join(missing)}: `zpipe dead list` has those that are left")
         return found
 
-    def _column(self, column: str, chosen: Numbers) -> Iterator[tuple[InstanceKey, int, Any]]:
-        """Instance, number and what stands in the column, of those of the letters that exist."""
-        for instance, numbers in chosen.items():
-            if instance in self._files:
-                where, values = Filter(numbers=frozenset(numbers)).where()
-                sql = f"SELECT number, {column} FROM dead_letters WHERE {where} ORDER BY number"
-                with self._open(instance) as connection:
-                    yield from ((instance, number, found) for number, found in connection.execute(sql, values))
+    def _by(self, column: str, filters: Mapping[InstanceKey, Filter]) -> dict[Any, Numbers]:
+        """The letters that pass the filter for their instance, by what stands in the column."""
+        found: dict[Any, Numbers] = {}
+        for instance in (one for one in filters if one in self._files):
+            where, values = filters[instance].where()
+            sql = f"SELECT {column}, number FROM dead_letters WHERE {where} ORDER BY number"
+            with self._open(instance) as connection:
+                for value, number in connection.execute(sql, values):
+                    found.setdefault(value, {}).setdefault(instance, []).append(number)
+        return found
 
     def kinds(self, chosen: Numbers) -> dict[str, Numbers]:
         """The same letters, by kind (MESSAGE, RECORD, SECTION)."""
-        found: dict[str, Numbers] = {}
-        for instance, number, kind in self._column("kind", chosen):
-            found.setdefault(kind, {}).setdefault(instance, []).append(number)
-        return found
+        return self._by("kind", _filters(chosen))
 
     def marked(self, chosen: Numbers) -> tuple[Numbers, Numbers]:
         """Those of the letters that still exist: the ones that are to be replayed, and the others."""
-        left: tuple[Numbers, Numbers] = {}, {}
-        for instance, number, unmarked in self._column("replay_rate IS NULL", chosen):
-            left[unmarked].setdefault(instance, []).append(number)
-        return left
+        by_mark = self._by("replay_rate IS NOT NULL", _filters(chosen))
+        return by_mark.get(1, {}), by_mark.get(0, {})
 
     def outcome(self, chosen: Numbers) -> Outcome:
         """What has become of letters that were marked."""
@@ -165,10 +160,12 @@ class StoredDeadLetters:
                 numbers, most = numbers[:most], max(most - len(numbers), 0)
             with self._open(instance) as connection:
                 for number in numbers:
-                    sql = f"SELECT {', '.join(_COLUMNS)} FROM dead_letters WHERE number = ?"
-                    row = connection.execute(sql, (number,)).fetchone()
-                    if row is not None:  # it may have gone meanwhile
-                        yield self._letter(instance, dict(zip(_COLUMNS, row, strict=True)))
+                    # Every column that is there: a table that no instance has opened lately may lack the newest ones.
+                    rows = connection.execute("SELECT * FROM dead_letters WHERE number = ?", (number,))
+                    names = [column[0] for column in rows.description]
+                    for row in rows:  # none if it has gone meanwhile
+                        found = dict(zip(names, row, strict=True))
+                        yield self._letter(instance, {name: found[name] for name in found.keys() & _SHOWN})
 
     @staticmethod
     def _letter(instance: InstanceKey, row: dict[str, Any]) -> StoredDeadLetter:
@@ -204,8 +201,8 @@ class StoredDeadLetters:
     def _change(self, sql: str, chosen: Numbers, *values: Any) -> int:
         """Makes the change to the chosen ones of the letters that the statement is for. Returns how many these were."""
         changed = 0
-        for instance, numbers in chosen.items():
-            where, wanted = Filter(numbers=frozenset(numbers)).where()
+        for instance, chosen_here in _filters(chosen).items():
+            where, wanted = chosen_here.where()
             with self._open(instance, write=True) as connection:
                 changed += connection.execute(f"{sql} AND {where}", (*values, *wanted)).rowcount
         return changed

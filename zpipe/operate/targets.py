@@ -5,16 +5,13 @@ from __future__ import annotations
 from zpipe.config import Input, PipelineConfig
 from zpipe.config.stage_table import MOST_INSTANCES
 from zpipe.errors import TargetError
-from zpipe.plugin_loading import nearest_name
+from zpipe.plugin_loading import did_you_mean
 
 
 def read_stage_target(config: PipelineConfig, target: str) -> tuple[str, int | None]:
     """The stage and the instance that STAGE or STAGE.N names. Raises TargetError that says what the pipeline has."""
     stage, dot, number = target.partition(".")
-    if stage not in config.stages:
-        near = nearest_name(stage, config.stages)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise TargetError(f"{config.path} has no stage {stage!r}{hint}; it has {', '.join(config.stages)}")
+    config.stage(stage)
     if dot and not (number.isascii() and number.isdigit() and 0 < int(number) <= MOST_INSTANCES):
         known = ", ".join(
             f"{s.name}.1" + (f" to {s.name}.{s.instances}" * (s.instances > 1)) for s in config.stages.values()
@@ -31,7 +28,6 @@ def read_link(config: PipelineConfig, name: str) -> tuple[Input, str]:
     upstream, _, consumer = (part.strip() for part in name.partition("->"))
     found = known.get(f"{upstream}->{consumer}")
     if found is None:
-        near = nearest_name(f"{upstream}->{consumer}", known)
-        hint = f" (did you mean {near!r}?)" if near else ""
+        hint = did_you_mean(f"{upstream}->{consumer}", known)
         raise TargetError(f"{config.path} has no link {name!r}{hint}; it has {', '.join(known) or 'none'}")
     return found

@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     number INTEGER PRIMARY KEY AUTOINCREMENT, stage TEXT NOT NULL, id TEXT NOT NULL, at REAL NOT NULL,
     origin REAL NOT NULL, incarnation TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, traceback TEXT NOT NULL,
     attempts INTEGER NOT NULL, deaths INTEGER NOT NULL, history TEXT NOT NULL, headers BLOB, payload BLOB NOT NULL,
-    replays INTEGER NOT NULL DEFAULT 0, replay_rate REAL, suspicion INTEGER NOT NULL DEFAULT 0);
+    replays INTEGER NOT NULL DEFAULT 0, replay_rate REAL, suspicion INTEGER NOT NULL DEFAULT 0,
+    source TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS dead_marked ON dead_letters (number) WHERE replay_rate IS NOT NULL;
 CREATE INDEX IF NOT EXISTS dead_ids ON dead_letters (id);
 CREATE TABLE IF NOT EXISTS dead_total (
@@ -44,9 +45,16 @@ CREATE TRIGGER IF NOT EXISTS dead_changed AFTER UPDATE OF payload, headers, trac
 """The total is kept by triggers: counting 100,000 rows after each letter would be the stage's main work."""
 
 
+def add_new_columns(connection: sqlite3.Connection) -> None:
+    """Brings a table that an earlier zpipe made up to date. That one can go on with it, since it names the columns it writes."""
+    if not connection.execute("SELECT 1 FROM pragma_table_info('dead_letters') WHERE name = 'source'").fetchone():
+        connection.execute("ALTER TABLE dead_letters ADD COLUMN source TEXT NOT NULL DEFAULT ''")
+
+
 @dataclass(frozen=True)
 class LetterRow:
-    """One dead letter as it is written: each field is a column of the table. `payload` and `headers` are CBOR."""
+    """One dead letter as it is written: each field is a column of the table. `payload` and `headers` are CBOR; `source` is the
+    input that the message came by, as the config names it."""
 
     stage: str
     id: str
@@ -59,6 +67,7 @@ class LetterRow:
     history: tuple[str, ...]
     headers: bytes | None
     payload: bytes
+    source: str
 
 
 class Marked(NamedTuple):
@@ -66,6 +75,7 @@ class Marked(NamedTuple):
 
     replay_rate  in messages a second: what the operator asked for
     suspicion    as of a Section: whether lives of this instance have ended while the plugin had it
+    source       the input that it came by; "" in a letter that an earlier zpipe wrote
     """
 
     number: int
@@ -75,6 +85,7 @@ class Marked(NamedTuple):
     payload: bytes
     replay_rate: float
     suspicion: int
+    source: str
 
 
 _WRITTEN = ("at", "incarnation", *(field.name for field in fields(LetterRow)))

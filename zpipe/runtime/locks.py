@@ -82,7 +82,7 @@ def take(path: Path) -> int | None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise folders.unwritable(path, error) from None
     deadline = time.monotonic() + LOCK_S
     while True:
         try:
@@ -110,13 +110,7 @@ def _write(path: Path, fd: int, text: str) -> None:
         os.ftruncate(fd, 0)
         os.write(fd, text.encode())
     except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> OperatorError:
-    return OperatorError(
-        f"cannot write {path}: {error.strerror}; is its folder writable, and is there room on its disk?"
-    )
+        raise folders.unwritable(path, error) from None
 
 
 class InstanceLock:

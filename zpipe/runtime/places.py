@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,10 +104,10 @@ class Places:
             return []
 
     def runtime(self, stage: str, instance: int) -> Path:
-        return folders.runtime_folder(self._env, self._config.name, stage, instance)
+        return self.root / folders.instance_name(self._config.name, stage, instance)
 
     def state(self, stage: str, instance: int) -> Path:
-        return folders.state_folder(self._env, self._config.name, stage, instance)
+        return folders.state_root(self._env) / folders.instance_name(self._config.name, stage, instance)
 
     def plugin_state(self, stage: str, instance: int) -> Path:
         """The plugin's own: apart from zpipe's files, so that a start from scratch can empty it."""
@@ -138,26 +139,27 @@ class Places:
         if settings.listen:
             return set(range(1, len(settings.listen) + 1))
         found = set(range(1, settings.instances + 1))
-        prefix = f"{self._config.name}.{stage}."
-        try:
-            names = [entry.name for entry in os.scandir(self.root) if entry.name.startswith(prefix)]
-        except OSError:
-            return found
-        return found | {int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdigit()}
+        with suppress(OSError):
+            found |= self._with_folder(self.root, stage)
+        return found
 
     def stored(self, stage: str) -> list[int]:
         """Instances that have a state folder on this machine. Raises OperatorError if this user may not look."""
-        prefix = f"{self._config.name}.{stage}."
         root = folders.state_root(self._env)
         try:
-            names = [entry.name for entry in os.scandir(root) if entry.name.startswith(prefix)]
+            return sorted(self._with_folder(root, stage))
         except FileNotFoundError:
             return []
         except PermissionError as error:
             raise folders.denied(root, error, "look into") from None
         except OSError as error:
             raise OperatorError(f"cannot look into {root}: {error.strerror}") from None
-        return sorted(int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdigit())
+
+    def _with_folder(self, root: Path, stage: str) -> set[int]:
+        """The instances of the stage that have a folder in the root. Raises OSError."""
+        prefix = f"{self._config.name}.{stage}."
+        rests = [name.removeprefix(prefix) for name in os.listdir(root) if name.startswith(prefix)]
+        return {int(rest) for rest in rests if rest.isdigit()}
 
     # ---- the mark of a stop at the end of a run
 
@@ -178,8 +180,7 @@ class Places:
             if self.stopped_at_end(stage, instance) is None:
                 (self.state(stage, instance) / MARK).unlink(missing_ok=True)
         except OSError as error:
-            hint = "is its folder writable, and is there room on its disk?"
-            raise OperatorError(f"cannot write {path}: {error.strerror}; {hint}") from None
+            raise folders.unwritable(path, error) from None
         return cut_short
 
     def end_life(self, stage: str, instance: int) -> None:

@@ -17,7 +17,7 @@ from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, config_record, load
 from zpipe.config.config_record import ConfigRecord
 from zpipe.errors import ConfigError, NoPeerError, OperatorError, TargetError
-from zpipe.plugin_loading import nearest_name
+from zpipe.plugin_loading import did_you_mean
 from zpipe.runtime.locks import is_locked
 from zpipe.runtime.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_folders
 
@@ -79,6 +79,11 @@ def find(given: Path, env: Mapping[str, str]) -> Target:
     return _by_name(str(given), env)
 
 
+def names(env: Mapping[str, str]) -> list[str]:
+    """Of the pipelines that run here, as far as this user may look."""
+    return sorted({one.name for one in _Machine(env).live()})
+
+
 def _by_file(path: Path, env: Mapping[str, str]) -> Target:
     config: PipelineConfig | None = None
     broken: ConfigError | None = None
@@ -121,11 +126,9 @@ def _by_name(name: str, env: Mapping[str, str]) -> Target:
     if there:
         return Target(load(system, env=env, only=""), env)
     running = sorted({one.name for one in machine.live()})
-    near = nearest_name(name, running)
-    hint = f" (did you mean {near!r}?)" if near else ""
     looked = ", ".join(map(str, machine.roots or [folders.runtime_root(env)]))
     raise NoPeerError(
-        f"no pipeline {name!r} runs here{hint}, and there is no file {name!r}, nor {system}; running are "
+        f"no pipeline {name!r} runs here{did_you_mean(name, running)}, and there is no file {name!r}, nor {system}; running are "
         f"{', '.join(running) or 'none'} (looked into {looked})"
     )
 

@@ -122,7 +122,7 @@ class Supervisor:
         if now < self._drain_until:
             return None
         reason = f"the drain has not ended within {self._drain_timeout_s:g} s"
-        self._display.line(fields(event="run.stop", reason=reason, hint="the next run goes on from what is committed"))
+        self._say("run.stop", reason=reason, hint="the next run goes on from what is committed")
         return ExitCode.DRAIN_TIMEOUT
 
     def _why_absent(self, child: ChildDaemon) -> str:
@@ -132,6 +132,9 @@ class Supervisor:
         pid = child.process.pid
         heard = self._last.get((child.stage, child.instance), {"pid": 0}).get("pid", pid) == pid
         return "" if heard else "is starting"
+
+    def _say(self, event: str, **values: object) -> None:
+        self._display.line(fields(event=event, **values))
 
     # ---- children
 
@@ -158,14 +161,11 @@ class Supervisor:
             stderr = child.start()
         except OSError as error:
             if not is_temporary(error):
-                reason = f"cannot be spawned: {error}"
-                self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
+                self._say("run.failed", stage=child.name, reason=f"cannot be spawned: {error}")
                 return ExitCode.FAILED
             child.postpone_start(error, time.monotonic())  # the others go on meanwhile
             again_in_s = round(child.start_at - time.monotonic())
-            self._display.line(
-                fields(event="stage.start_postponed", stage=child.name, reason=error, again_in_s=again_in_s)
-            )
+            self._say("stage.start_postponed", stage=child.name, reason=error, again_in_s=again_in_s)
             return None
         self._ledger.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
@@ -190,7 +190,7 @@ class Supervisor:
                 joined = key in self._last or places.belongs_to_run(*key)
                 if key in mine or not joined or places.alive(*key) or places.stopped(*key) is not None:
                     continue
-                self._display.line(fields(event="stage.adopted", stage=f"{stage}.{instance}"))
+                self._say("stage.adopted", stage=f"{stage}.{instance}")
                 self._children.append(self._new_child(stage, instance))
 
     def _after_death(self, child: ChildDaemon, death: ChildDeath, now: float, cannot_go_on: bool) -> ExitCode | None:
@@ -203,22 +203,18 @@ class Supervisor:
             return None
         if death.code == 0 and self._left(child):
             child.finish()
-            self._display.line(fields(event="stage.left", stage=child.name, hint="its siblings go on"))
+            self._say("stage.left", stage=child.name, hint="its siblings go on")
             return None
         child.plan_restart(now, death)
         if death.code == ExitCode.USAGE:
-            self._display.line(
-                fields(event="run.failed", stage=child.name, reason="cannot start: see its message above")
-            )
+            self._say("run.failed", stage=child.name, reason="cannot start: see its message above")
             return ExitCode.USAGE
         if child.cannot_start or cannot_go_on:
             failed = f"{child.failed_starts} starts failed, the last with {death}"
             why = failed if child.cannot_start else "cannot go on"
-            reason = f"{why}: see its messages above"
-            self._display.line(fields(event="run.failed", stage=child.name, reason=reason))
+            self._say("run.failed", stage=child.name, reason=f"{why}: see its messages above")
             return ExitCode.FAILED
-        delay_s = round(child.start_at - now, 1)
-        self._display.line(fields(event="stage.died", stage=child.name, how=death, restart_in_s=delay_s))
+        self._say("stage.died", stage=child.name, how=death, restart_in_s=round(child.start_at - now, 1))
         return None
 
     def _left(self, child: ChildDaemon) -> bool:
@@ -233,9 +229,7 @@ class Supervisor:
         if before is not None and before["incarnation"] != snapshot["incarnation"]:
             self._ledger.killed(before)
         if before is None and key not in {(child.stage, child.instance) for child in self._children}:
-            self._display.line(
-                fields(event="stage.joined", stage=f"{key[0]}.{key[1]}", hint="it was started beside the run")
-            )
+            self._say("stage.joined", stage=f"{key[0]}.{key[1]}", hint="it was started beside the run")
         self._last[key] = snapshot
         for child in self._children:
             if (child.stage, child.instance) == key:
@@ -272,9 +266,9 @@ class Supervisor:
             return
         self.interrupts += 1
         if self.interrupts == 1:
-            self._display.line(fields(event="run.drain", signal=name, hint="once more stops now"))
+            self._say("run.drain", signal=name, hint="once more stops now")
         else:
-            self._display.line(fields(event="run.stop", signal=name))
+            self._say("run.stop", signal=name)
 
     def _collect_final_snapshots(self, wait_s: float) -> None:
         """Gives the ledger the final snapshot of each instance, from the mark that it made when it stopped.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from zpipe.core.policy import StagePolicy
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import section
-from zpipe.core.work.task import Chunk, Failure, Result, Task
+from zpipe.core.work.task import Chunk, Failure, HeldKey, Releases, Result, Task
 
 Plan = Callable[[str, int], list[str]]
 """What a stage makes of a message: (its id, attempt) to the ids of its outputs. Raises ValueError to fail."""
@@ -33,6 +33,7 @@ class Spec:
     poison    ids whose call ends the process
     record_s  (heads) seconds that the source takes for a record
     section   (heads) records are taken in when so many have come, as busy daemons do
+    window    messages are held, and one output is made of so many of them, or of all that are held at a tick or a flush
     """
 
     name: str
@@ -50,6 +51,7 @@ class Spec:
     poison: Callable[[str], bool] = lambda id: False
     record_s: float = 0.0
     section: int = 1
+    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,19 @@ class Outputs:
         return run if list(run) == owners else owners
 
 
-class SimulatedTask:
-    """One call of the plugin: what comes of a task. `stored`: the [id, path] that a sink keeps."""
+class Held(NamedTuple):
+    """A message in a window. `items` as in a payload."""
 
-    def __init__(self, task: Task, spec: Spec, sink: bool) -> None:
+    key: HeldKey
+    id: str
+    origin: float
+    items: list[Any]
+
+
+class SimulatedTask:
+    """One call of the plugin: what comes of a task. `stored`: the [id, path] that a sink keeps; `window`: what is held."""
+
+    def __init__(self, task: Task, spec: Spec, sink: bool, window: list[Held]) -> None:
         self.task = task
         self.result = Result([])
         self.stored: list[Any] = []
@@ -119,7 +130,14 @@ class SimulatedTask:
             except ValueError as error:
                 self.result.failures.append(Failure(index, str(error)))
                 continue
-            self._take(index, id, origin, [[i, f"{path}>{spec.name}"] for i, path in payload[0]], made)
+            items = [[i, f"{path}>{spec.name}"] for i, path in payload[0]]
+            if spec.window:
+                window.append(Held((task.number, index), id, origin, items))
+                self.result.held = [*self.result.held, index]
+            else:
+                self._take(index, id, origin, items, made)
+        if spec.window:
+            self._release(window)
         if task.batch and self.result.failures:  # a batch fails as a whole: which message was bad, nobody knows
             reason = self.result.failures[0].reason
             self.result = Result([], failures=[Failure(index, reason) for index in range(task.count)])
@@ -129,6 +147,22 @@ class SimulatedTask:
             first, origin, _ = messages(task)[0]
             self._outputs.add(f"{first}~{task.count}.0", origin, self._merged)
         self.result.chunks = self._outputs.chunks(of_all=bool(self._merged))
+
+    def _release(self, window: list[Held]) -> None:
+        """Windows that are full; all that is held in a call for no message."""
+        made = Outputs(self._spec)
+        groups: list[list[HeldKey]] = []
+        while window and (self.task.hook or len(window) >= self._spec.window):
+            group = window[: self._spec.window]
+            del window[: len(group)]
+            items = [item for held in group for item in held.items]
+            if self._sink:
+                self.stored += items
+            else:
+                made.add(f"{group[0].id}~{len(group)}.0", group[0].origin, items, len(groups))
+            groups.append([held.key for held in group])
+        if groups:
+            self.result.releases = Releases(groups, made.chunks(), set(), [])
 
     def _take(self, index: int, id: str, origin: float, items: list[Any], made: list[str]) -> None:
         if self._sink:
@@ -177,6 +211,7 @@ class SimulatedWorkers:
         self._calls: dict[int, tuple[Task, int | None]] = {}
         self._idle = spec.policy.workers
         self._tasks: deque[Task] = deque()
+        self._window: list[Held] = []
         self._at_gate: list[Callable[[], None]] = []
         self._open = False
 
@@ -217,7 +252,7 @@ class SimulatedWorkers:
             self._calls[task.number] = (task, None if task.batch else poisoned)
             self._died()
             return
-        run = SimulatedTask(task, self._spec, self._sink)
+        run = SimulatedTask(task, self._spec, self._sink, self._window)
         run.result.seconds = self._seconds * task.count
         chunks = run.result.chunks
         if self._spec.early and chunks:

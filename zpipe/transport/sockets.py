@@ -52,9 +52,15 @@ Peer = tuple[str, int]
 _BOUND = ("parcel", "feedback")
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
 _UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
-_DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+What = Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
+_SIGNS: dict[str, tuple[What, What, int]] = {
+    "connection": ("up", "down", zmq.EVENT_DISCONNECTED),
+    "session": ("ready", "lost", _DOWN),
+}
+"""What each kind of monitor tells, and of which events the second is."""
 
 
 @dataclass(slots=True)
@@ -66,7 +72,7 @@ class Arrival:
     origin  of what came by a socket that is bound here: what the transport needs to tell who sent it
     """
 
-    what: Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
+    what: What
     key: Any
     frames: list[bytes]
     origin: Any = None
@@ -251,10 +257,8 @@ class Sockets:
         what, key, socket = role
         if socket is None:
             yield Arrival("fd", key, [])
-        elif what == "connection":
-            yield from self._connection_events(socket, key)
-        elif what == "session":
-            yield from self._session_events(socket, key)
+        elif what in _SIGNS:
+            yield from self._events(socket, what, key)
         else:
             more = self._read_bound(socket, what) if what in _BOUND else self._read_connected(socket, what, key)
             if (yield from more):
@@ -291,28 +295,20 @@ class Sockets:
             yield Arrival(what, None, multipart, first)  # type: ignore[arg-type]
         return True
 
-    def _connection_events(self, monitor: zmq.Socket[bytes], peer: Peer) -> Iterator[Arrival]:
-        for event in self._events(monitor):
-            if event == _UP:
-                yield Arrival("up", peer, [])
-            elif event & zmq.EVENT_DISCONNECTED:
-                yield Arrival("down", peer, [])
-
-    def _session_events(self, monitor: zmq.Socket[bytes], session: bytes) -> Iterator[Arrival]:
-        for event in self._events(monitor):
-            if event == _UP:
-                yield Arrival("ready", session, [])
-            elif event & _DOWN:
-                yield Arrival("lost", session, [])
-                return
-
-    def _events(self, monitor: zmq.Socket[bytes]) -> Iterator[int]:
+    def _events(self, monitor: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
+        up, down, ends = _SIGNS[what]
         while not monitor.closed:
             try:
                 multipart = monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield _MONITOR_EVENT.unpack(multipart[0])[0]
+            event: int = _MONITOR_EVENT.unpack(multipart[0])[0]
+            if event == _UP:
+                yield Arrival(up, key, [])
+            elif event & ends:
+                yield Arrival(down, key, [])
+                if what == "session":
+                    return  # it has one life
 
     # ---- making and ending sockets
 

@@ -47,16 +47,12 @@ def program() -> str:
 
 def templates() -> dict[str, str]:
     """The shipped templates by name. They are in the wheel, or beside the package in a checkout."""
-    return {name: _shipped(name) for name in (unit_files.TEMPLATE, unit_files.MONITOR)}
-
-
-def _shipped(name: str) -> str:
     package = Path(zpipe.__file__).parent
-    for folder in (package / "systemd", package.parent / "systemd"):
-        path = folder / name
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise OperatorError(f"{name} is missing from this installation of zpipe ({package})")
+    folder = next((one for one in (package / "systemd", package.parent / "systemd") if one.is_dir()), package)
+    try:
+        return {name: (folder / name).read_text("utf-8") for name in (unit_files.TEMPLATE, unit_files.MONITOR)}
+    except FileNotFoundError as error:
+        raise OperatorError(f"{error.filename} is missing from this installation of zpipe") from None
 
 
 def find_changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:

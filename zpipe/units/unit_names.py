@@ -1,4 +1,4 @@
-"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in a config. Does not belong here: what a unit file says."""
+"""The names of units: reads PIPELINE.STAGE.N, and finds the instance in its config. Not here: what a unit file says."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from zpipe.config import PipelineConfig, StageConfig
+from zpipe.config import PipelineConfig
+from zpipe.config import load as load_config
 from zpipe.errors import ExitCode, ZpipeError
-from zpipe.plugin_loading import nearest_name
 from zpipe.runtime.places import SYSTEM_CONFIGS
 
 _NAME = "[A-Za-z0-9_-]+", "letters, digits, '-' or '_'"
@@ -53,14 +53,17 @@ def parse(text: str) -> Unit:
     return Unit(parts[0], parts[1], int(parts[2]))
 
 
-def check(unit: Unit, config: PipelineConfig) -> None:
-    """Raises UnitError if `config` has no such instance and could not have one."""
+def load(text: str) -> tuple[Unit, PipelineConfig]:
+    """The instance that PIPELINE.STAGE.N names, and its config with the plugin of its stage. Raises ConfigError, and UnitError or
+    TargetError if the config has no such instance and could not have one."""
+    unit = parse(text)
+    config = load_config(unit.config, only=unit.stage)
     if config.name != unit.pipeline:
         raise UnitError(
             f"{config.path} is named for pipeline {unit.pipeline!r}, but [pipeline] name in it is {config.name!r}: "
             "make them the same"
         )
-    stage = stage_of(config, unit.stage)
+    stage = config.stage(unit.stage)
     if not stage.inputs and unit.instance > 1:
         raise UnitError(
             f"{unit}: stages.{unit.stage} in {config.path} is a head, which has one instance: each would read the whole source"
@@ -70,12 +73,4 @@ def check(unit: Unit, config: PipelineConfig) -> None:
             f"{unit}: stages.{unit.stage}.listen in {config.path} has {len(stage.listen)} addresses: add one for instance "
             f"{unit.instance}"
         )
-
-
-def stage_of(config: PipelineConfig, name: str) -> StageConfig:
-    """Raises UnitError, with the nearest name, if `config` has no such stage."""
-    if name in config.stages:
-        return config.stages[name]
-    near = nearest_name(name, config.stages)
-    hint = f" (did you mean {near!r}?)" if near else ""
-    raise UnitError(f"{config.path} has no stage {name!r}{hint}; it has {', '.join(config.stages)}")
+    return unit, config

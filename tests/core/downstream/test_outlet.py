@@ -166,6 +166,18 @@ def test_of_consumers_that_are_about_idle_the_first_four_take_turns() -> None:
     assert sent == list("abcd") * 5
 
 
+def test_a_consumer_that_states_itself_often_keeps_its_turn() -> None:
+    producer = ProducerEnd(a=1000, b=1000, c=1000)
+    sent: list[str] = []
+    for n in range(1, 31):
+        now = NOW + 0.01 * n
+        producer.handle(offer(1))
+        sent += receivers(producer.handle(send(now=now)))
+        for name in ("a", sent[-1]):
+            producer.handle(statement(name, now=now + 0.005, rate=1000.0, released=sent.count(name)))
+    assert [sent.count(name) for name in "abc"] == [10, 10, 10]
+
+
 def test_a_consumer_that_stands_still_is_passed_over_until_it_says_something() -> None:
     """By its rate it has been idle for long, so it would be given all that its credit allows."""
     producer = ProducerEnd(a=1000, b=1000)

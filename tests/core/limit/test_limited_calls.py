@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
-from zpipe.core.limit.limited_calls import Calls
+from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.upstream.inlet import Inlet
@@ -56,7 +56,7 @@ def test_it_says_that_the_limit_holds_it_back_and_wakes_by_the_rate() -> None:
     shares = stage.budget.take()
     assert (shares["working"], shares["limited"]) == pytest.approx((0.1, 0.9))
     report = {"limit": None, "rate": 0.5, "under_way": 1, "reason": "fixed", "changed_s": 1.0}
-    assert stage.calls.report(1.0) == report
+    assert stage.limiter.report(1.0) == report
     assert task.count == 1
     assert len(stage.start(2.0, False)) == 1
 
@@ -82,32 +82,33 @@ ALL = [Failure(0, "r", verdict=Verdict.RETRY), Failure(1, "r", verdict=Verdict.R
     ],
 )
 def test_what_a_result_tells(failures: list[Failure], throttled: bool, failed: bool) -> None:
-    calls = Calls(LimitPolicy("aimd", start=10), 0.0)
+    limiter = Limiter(LimitPolicy("aimd", start=10), 0.0)
     told = []
-    assert calls.limiter is not None
-    calls.limiter.finished = lambda *given: told.append(given)  # type: ignore[method-assign]
-    calls.ended(Task(1, [slices(2)], CallHistory(), True), Result([], failures=failures, seconds=0.5), 3.0)
+    limiter.finished = lambda *given: told.append(given)  # type: ignore[method-assign]
+    limiter.ended(Task(1, [slices(2)], CallHistory(), True), Result([], failures=failures, seconds=0.5), 3.0)
     assert told == [(3.0, 0.5, throttled, failed, None)]
 
 
 def test_the_longest_wait_that_was_asked_for_counts() -> None:
-    calls = Calls(LimitPolicy("aimd", start=1), 0.0)
-    calls.started(0.0)
+    limiter = Limiter(LimitPolicy("aimd", start=1), 0.0)
+    limiter.started(0.0)
     failures = [Failure(n, "r", verdict=Verdict.THROTTLED, delay_s=delay) for n, delay in enumerate((None, 7.0, 3.0))]
-    calls.ended(Task(1, [slices(3)], CallHistory(), True), Result([], failures=failures), 1.0)
-    assert calls.next_at(1.0) == 8.0
+    limiter.ended(Task(1, [slices(3)], CallHistory(), True), Result([], failures=failures), 1.0)
+    assert limiter.next_at(1.0) == 8.0
 
 
 def test_a_limit_comes_and_goes_while_calls_are_under_way() -> None:
-    calls = Calls(None, 0.0)
-    assert calls.next_at(0.0) == -math.inf and calls.report(0.0) is None and calls.at_once(7) == 7
-    calls.set_limit(LimitPolicy("fixed", max=3), 5, 1.0)
-    assert not calls.may_start(1.0)
+    limiter = Limiter(None, 0.0)
+    assert limiter.next_at(0.0) == -math.inf and limiter.report(0.0) is None and limiter.at_once(7) == 7
     for _ in range(5):
-        calls.ended(Task(1, [slices(1)], CallHistory(), False), Result([]), 2.0)
-    assert calls.may_start(2.0) and calls.at_once(7) == 3
-    calls.set_limit(None, 0, 3.0)
-    assert calls.report(3.0) is None
+        limiter.started(0.0)
+    limiter.change(LimitPolicy("fixed", max=3), 1.0)
+    assert not limiter.may_start(1.0)
+    for _ in range(5):
+        limiter.ended(Task(1, [slices(1)], CallHistory(), False), Result([]), 2.0)
+    assert limiter.may_start(2.0) and limiter.at_once(7) == 3
+    limiter.change(None, 3.0)
+    assert limiter.report(3.0) is None
 
 
 @given(

@@ -234,3 +234,54 @@ def test_a_last_stage_runs_generators(tmp_path: Path) -> None:
     with bench(tmp_path, PLUGIN, "count = 1") as pool:
         assert run_last({"zpipe_process": process}, pool, ["x"], False).failures == []
     assert seen == [0, 1, 2]
+
+
+EACH = """
+from zpipe import DROP, Reject, hookimpl, many
+
+
+@hookimpl
+def zpipe_process_each(messages):
+    payloads = [message.payload for message in messages]
+    if "raise" in payloads:
+        raise ValueError("all of them")
+    if "short" in payloads:
+        return payloads[1:]
+    if "map" in payloads:
+        return {}
+    special = {"many": lambda: many([1, 2]), "drop": lambda: DROP, "reject": lambda: Reject("this one")}
+    return [special[one]() if one in special else [one, len(messages)] for one in payloads]
+"""
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Iterator[Bench]:
+    with bench(tmp_path, EACH, "count = 1") as made:
+        yield made
+
+
+def test_messages_of_a_worker_in_one_call_have_an_answer_each(together: Bench) -> None:
+    result = together.run(task(["a", "many", "drop", "reject", "b"]))
+    assert (payloads(result), result.filtered) == ([["a", 5], 1, 2, ["b", 5]], 1)
+    assert ids(result) == ["read:0", "read:1.0", "read:1.1", "read:4"]
+    assert [(f.index, f.reason, f.verdict) for f in result.failures] == [(3, "this one", Verdict.REJECT)]
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        ("raise", "ValueError: all of them"),
+        (
+            "short",
+            "WrongAnswers: zpipe_process_each returned a list of 1 for 2 messages: return a list with an entry for each",
+        ),
+        (
+            "map",
+            "WrongAnswers: zpipe_process_each returned a dict for 2 messages: return a list with an entry for each",
+        ),
+    ],
+)
+def test_one_call_that_fails_fails_each(together: Bench, payload: str, reason: str) -> None:
+    failures = together.run(task(["a", payload])).failures
+    assert [(f.index, f.reason) for f in failures] == [(0, reason), (1, reason)]
+    assert {f.verdict for f in failures} == {Verdict.RETRY}

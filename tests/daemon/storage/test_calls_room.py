@@ -23,5 +23,7 @@ def test_a_folder_that_cannot_be_written_is_the_operators(tmp_path: Path) -> Non
     files = LastLifeFiles(tmp_path / "nowhere")
     none: SuspectedCalls = {}
     assert files.found({}, True).suspects == none
-    with pytest.raises(OperatorError, match=r"cannot write in .*nowhere: No such file or directory; is it writable"):
+    with pytest.raises(
+        OperatorError, match=r"cannot write .*nowhere/calls: No such file or directory; is its folder writable"
+    ):
         files.begin(1)

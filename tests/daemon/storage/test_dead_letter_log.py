@@ -14,7 +14,7 @@ from zpipe.runtime import logs
 from zpipe.runtime.dead_letter_table import LetterRow
 from zpipe.runtime.exception_text import reason_of, traceback_of
 
-ROW = LetterRow("work", "read:0", 0.0, "message", "no", "", 1, 0, (), None, b"\x00")
+ROW = LetterRow("work", "read:0", 0.0, "message", "no", "", 1, 0, (), None, b"\x00", "read")
 
 
 @pytest.fixture

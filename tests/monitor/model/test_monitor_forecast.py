@@ -198,15 +198,7 @@ FROM_THE_MIDDLE = {
 }
 
 
-# Three producers share three consumers unevenly after the first seconds: 69 s are said where 24 are left.
-UNEVEN = pytest.mark.xfail(
-    reason="what each producer is granted by several consumers changes after some seconds", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=UNEVEN if name == "three of each" else ()) for name in FROM_THE_MIDDLE]
-)
+@pytest.mark.parametrize("name", FROM_THE_MIDDLE)
 def test_time_to_full_of_a_link_from_a_stage_in_the_middle(name: str) -> None:
     specs = FROM_THE_MIDDLE[name]
     interval_s = specs[0].policy.interval_s

@@ -7,7 +7,7 @@ import io
 import pytest
 from monitor_samples import CHAIN, config, link, snapshot
 
-from zpipe.monitor.run.drain_progress import REPEAT_S, DrainLines, DrainProgress, drain_text, holdings
+from zpipe.monitor.run.drain_progress import REPEAT_S, DrainLines, DrainProgress, drain_block, drain_text, holdings
 
 
 def rows(**more: object) -> list[object]:
@@ -60,3 +60,14 @@ def test_not_in_a_terminal_a_drain_that_waits_says_one_line(monkeypatch: pytest.
         progress.turn()
         now += 0.1
     assert stream.getvalue().count("\n") == 1
+
+
+def test_a_terminal_has_a_line_for_each_instance_and_never_more_than_fit() -> None:
+    last = {("map", n): snapshot("map", instance=n, state="DRAINING", rate_out=0.0) for n in range(1, 11)}
+    every = drain_block(holdings(config(CHAIN), last), 80, 12)
+    assert len(every) == 11 and every[9].startswith("map.10 DRAINING") and every[10] == "about 0 s left"
+    cut = drain_block(holdings(config(CHAIN), last), 20, 11)
+    assert len(cut) == 10 and cut[8] == "and 2 more" and max(map(len, cut)) == 20
+    assert cut[0] == "map.1 DRAINING hold…"
+    assert len(drain_block(holdings(config(CHAIN), last), 80, 1)) == 2
+    assert drain_block([], 80, 24) == ["everything has stopped"]

@@ -50,6 +50,7 @@ class Downstream:
             self._by_name.setdefault(outlet.name, []).append(outlet)
         self._sessions: dict[bytes, tuple[Outlet, OutletSession]] = {}
         self._random_bytes = random_bytes
+        self._awaits_acks = False
 
     # ---- outputs
 
@@ -84,11 +85,15 @@ class Downstream:
     def full(self) -> bool:
         return bool(self.outlets) and self.room == 0
 
-    @property
-    def unacked_full(self) -> bool:
-        """Nothing more can be sent until something is acked: consumers should not wait for more to come."""
-        bound = self._policy.unacked
-        return any(o.held_messages >= bound.messages or o.held_bytes >= bound.bytes for o in self.outlets)
+    def awaits_acks(self) -> bool:
+        """Nothing more can be sent until something is acked: consumers should not wait for more to come. That is so from when
+        the bound is reached until half of it is free: under full load it is reached again with every ack, and to say so each
+        time would wake all consumers."""
+        bound, part = self._policy.unacked, 2 if self._awaits_acks else 1
+        self._awaits_acks = any(
+            o.held_messages * part >= bound.messages or o.held_bytes * part >= bound.bytes for o in self.outlets
+        )
+        return self._awaits_acks
 
     @property
     def unsent(self) -> int:
@@ -129,7 +134,8 @@ class Downstream:
     def end_acked_before(self, consumer: str) -> None:
         """That stage has heard the end of this run's stream, though not from this incarnation."""
         for outlet in self.outlets:
-            outlet.end_acked |= outlet.consumer == consumer
+            if outlet.consumer == consumer:
+                outlet.note_end_acked()
 
     @property
     def stop_seen(self) -> bool:

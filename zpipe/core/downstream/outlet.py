@@ -116,7 +116,10 @@ class Outlet:
         self._place(session)
 
     def _place(self, session: OutletSession) -> None:
-        """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen."""
+        """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen. One that
+        is idle and stays so keeps its turn: else whoever states something more often would get less."""
+        if session in self._idle and session.room_messages > 0 and session.released == session.sent_messages:
+            return
         self._idle.discard(session)
         if session.room_messages > 0:
             self._busy.put(session, session.busy_until)
@@ -185,6 +188,10 @@ class Outlet:
             for _, section in flight.sections:
                 self._remove_in_flight(section)
                 self._ack(section)
+
+    def note_end_acked(self) -> None:
+        """Its consumer has acked the end, though not to this incarnation."""
+        self.end_acked = True
 
     def _ack(self, section: Section) -> None:
         self.acked += section.count

@@ -1,39 +1,47 @@
-"""The limit on a stage's calls of its plugin: counts calls, and says whether one more may start. Must not live here: how the
-limit changes (`aimd`), and calls per second (`token_bucket`).
+"""The limit on a stage's calls of its plugin: counts calls, says whether one more may start, and learns from their results. Must
+not live here: how the limit changes (`aimd`), and calls per second (`token_bucket`).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from zpipe.core.limit.aimd import Aimd
 from zpipe.core.limit.token_bucket import TokenBucket
 from zpipe.core.policy import LimitPolicy
+from zpipe.core.work.task import Result, Task, Verdict
 
 NEVER = float("inf")
+UNLIMITED = LimitPolicy("fixed", max=None)
 
 
 class Limiter:
-    """A call is one task: one message, or one batch.
+    """A call is one task. Where there is a limit, that is one message, or one batch. Without a policy any number may start.
 
     under_way  calls that were started and have not finished
+    limited    there is a policy
 
     Instances of a stage share a service by each having a limiter of its own: those that have more give up more, all gain
     alike, so their shares draw near each other (Chiu and Jain 1989). No state is shared.
     """
 
-    def __init__(self, policy: LimitPolicy, now: float) -> None:
+    def __init__(self, policy: LimitPolicy | None, now: float) -> None:
         self.under_way = 0
+        self.limited = policy is not None
+        self._policy = policy = policy or UNLIMITED
         self._full_at = float("-inf")
         self._in_service: int | None = None
         self._in_service_until = now
         self._since = now
         self._aimd = Aimd(policy.start, _most(policy), now) if policy.kind == "aimd" else None
         self._token_bucket = TokenBucket(policy.rate) if policy.rate is not None else None
-        self._policy = policy
 
-    def change(self, policy: LimitPolicy, now: float) -> None:
+    def change(self, policy: LimitPolicy | None, now: float) -> None:
         """Goes on by another policy, with what was learned under the old one as far as it is within the new one's bounds."""
+        self.limited = policy is not None
+        policy = policy or UNLIMITED
         if policy.kind != "aimd":
-            self._aimd = None
+            self._aimd = self._in_service = None
         elif self._aimd is None:
             self._aimd = Aimd(self._policy.max or policy.start, _most(policy), now)
         else:
@@ -49,11 +57,6 @@ class Limiter:
         return int(self._aimd.size) if self._aimd is not None else self._policy.max
 
     @property
-    def rate(self) -> float | None:
-        """Calls a second at most; None: any."""
-        return self._policy.rate
-
-    @property
     def reason(self) -> str:
         """Of the last change of `limit`, for people."""
         return self._aimd.reason if self._aimd is not None else "fixed"
@@ -61,6 +64,11 @@ class Limiter:
     @property
     def changed_at(self) -> float:
         return self._aimd.changed_at if self._aimd is not None else self._since
+
+    def at_once(self, workers: int) -> int:
+        """How many may be under way now, of as many as there are workers."""
+        limit = self.limit
+        return workers if limit is None else min(workers, limit)
 
     def may_start(self, now: float) -> bool:
         return self.next_at(now) <= now
@@ -80,6 +88,14 @@ class Limiter:
             self._full_at = now
         if self._token_bucket is not None:
             self._token_bucket.started(now)
+
+    def ended(self, task: Task, result: Result, now: float) -> None:
+        """Takes in what a call's result says of the service. A rejected message was answered like any other."""
+        throttles = [failure for failure in result.failures if failure.verdict is Verdict.THROTTLED]
+        asked_s = [failure.delay_s for failure in throttles if failure.delay_s is not None]
+        bad = [failure for failure in result.failures if failure.verdict is not Verdict.REJECT]
+        failed = len(bad) == task.count and not throttles
+        self.finished(now, result.seconds, bool(throttles), failed, max(asked_s, default=None))
 
     def finished(
         self, now: float, seconds: float, throttled: bool, failed: bool, retry_after_s: float | None = None
@@ -111,6 +127,19 @@ class Limiter:
             wait_s = max(wait_s, retry_after_s)
         self._in_service = self.under_way
         self._in_service_until = now + wait_s
+
+    def report(self, now: float) -> dict[str, Any] | None:
+        """For snapshots. `limit` is None where only the rate is limited, `rate` where only calls at once are;
+        `reason` and `changed_s`: of its last change."""
+        if not self.limited:
+            return None
+        return {
+            "limit": self.limit,
+            "rate": self._policy.rate,
+            "under_way": self.under_way,
+            "reason": self.reason,
+            "changed_s": max(0.0, now - self.changed_at),
+        }
 
 
 def _most(policy: LimitPolicy) -> float:

@@ -81,6 +81,6 @@ class DeadLetters:
         if replay_of(letter.piece) is None:
             self._breaker.dead_letter_written()
         else:
-            self._replays.in_process -= 1
+            self._replays.processed(1)
         if letter.piece is not None:
             self._inlet.release_dead(letter.piece)

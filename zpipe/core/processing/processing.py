@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
-from zpipe.core.limit.limited_calls import Calls
+from zpipe.core.limit.limiter import Limiter
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
+from zpipe.core.processing.held_messages import HeldMessages
+from zpipe.core.processing.hook_timer import HookTimer
 from zpipe.core.processing.replays import Replays, Revived, replay_of
 from zpipe.core.processing.retries import Retries
 from zpipe.core.processing.service_rate import ServiceRate
@@ -40,13 +42,15 @@ class Processing:
         self.tasks: dict[int, Task] = {}
         self.paused = False
         self.retries = Retries(policy.retry)
-        self.calls = Calls(policy.limit, now)
+        self.limiter = Limiter(policy.limit, now)
         self.replays = Replays()
         self.breaker = CircuitBreaker(policy.dead)
         self.budget = TimeBudget(policy.workers, now)
         self.in_stage = Histogram()
         self.since_origin = Histogram()
         self.dead_letters = DeadLetters(counts, inlet, downstream, self.breaker, self.replays)
+        self.held = HeldMessages(counts, inlet, downstream, self.dead_letters, self.replays)
+        self.hook_timer = HookTimer(policy.tick_s, policy.flushes, now) if policy.tick_s or policy.flushes else None
         self._service_rate = ServiceRate(policy.workers)
         self._policy = policy
         self._counts = counts
@@ -54,6 +58,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self._idle_as = "waiting"  # what idle workers wait for now
         self._alone = False  # a task is under way that no other may run beside
 
     # ---- to the workers
@@ -62,7 +67,7 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self._free() and self.calls.may_start(now) and (task := self._next(now, flush)) is not None:
+        while self._free() and self.limiter.may_start(now) and (task := self._next(now, flush)) is not None:
             started.append(task)
         return started
 
@@ -70,6 +75,52 @@ class Processing:
     def has_work(self) -> bool:
         """Something waits for a worker, now or later."""
         return bool(self._inlet.queue or self.retries.messages or self.replays.next is not None)
+
+    def call_hooks(self, now: float, ending: bool) -> list[Task]:
+        """The call of a hook that has no messages, if one is due. `ending`: nothing more comes."""
+        timer, counts = self.hook_timer, self._counts
+        if timer is None or self.held.handed_back or not self._free():
+            return []
+        hook = timer.due(now, ending and self._holds_the_rest, counts.received)
+        if hook is None:
+            return []
+        timer.begin()
+        self._number += 1
+        task = self.tasks[self._number] = Task(self._number, [], CallHistory(), batch=True, hook=hook)
+        return [task]
+
+    def next_hook_at(self, now: float) -> float:
+        """When `call_hooks` should be called although nothing happens."""
+        if self.hook_timer is None or self.held.handed_back or not self._free():
+            return NEVER
+        return self.hook_timer.next_at(now)
+
+    def _hook_done(self, task: Task, result: Result, leaving: bool, now: float) -> None:
+        del self.tasks[task.number]
+        assert self.hook_timer is not None
+        self.hook_timer.done(task.hook, bool(result.failures), leaving, now, self._counts.received)
+        if result.releases is not None:
+            self.held.release(result.releases)
+
+    @property
+    def owes_flush(self) -> bool:
+        """The plugin is to be called before the end, or in such a call."""
+        return self.hook_timer is not None and self.hook_timer.owes_flush(self._counts.received)
+
+    @property
+    def _holds_the_rest(self) -> bool:
+        """Nothing is to be worked on but what is held."""
+        return not (self.tasks or self._counts.queued) and self._counts.in_process == len(self.held)
+
+    @property
+    def held_fill_queue(self) -> bool:
+        """What is held leaves no room for more: only the plugin's next tick can change that."""
+        return bool(len(self.held)) and self._holds_the_rest and self._inlet.out_of_credit
+
+    def hand_back_held(self, now: float) -> None:
+        """(Leaving) what the plugin still holds after its flush goes back."""
+        if len(self.held) and self._holds_the_rest and not self.owes_flush:
+            self.held.hand_back(now)
 
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
@@ -111,7 +162,7 @@ class Processing:
     def _free(self) -> bool:
         """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
         quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
-        ahead = quick and self._policy.batch is None and self.calls.limiter is None
+        ahead = quick and self._policy.batch is None and not self.limiter.limited
         slots = self._policy.workers + ahead
         return len(self.tasks) < slots and not (self.paused or self._alone or self._downstream.full)
 
@@ -140,7 +191,7 @@ class Processing:
         policy = self._policy
         if policy.batch is not None:
             return self._inlet.take(policy.batch.messages, policy.batch.bytes)
-        if self.calls.limiter is not None:  # a task is one call, or the calls could not be counted
+        if self.limiter.limited:  # a task is one call, or the calls could not be counted
             return self._inlet.take(1, policy.link.parcel_bytes)
         share = -(-self._counts.queued // policy.workers)
         most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
@@ -148,7 +199,7 @@ class Processing:
 
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
         self._number += 1
-        self.calls.started(now)
+        self.limiter.started(now)
         self._alone = alone = bool(slices[0].section.suspicion) and not self._policy.isolated
         task = Task(self._number, slices, history, self._policy.batch is not None, alone)
         self.tasks[task.number] = task
@@ -162,25 +213,33 @@ class Processing:
             task.derivation = Derivation([])
         self._counts.unrouted += self._downstream.offer(chunks, task.derivation)
 
-    def done(self, task: Task, result: Result, now: float) -> None:
-        """A task came back. Its messages are completed, filtered, to be tried again, or dead letters to be written."""
+    def done(self, task: Task, result: Result, now: float, leaving: bool = False) -> None:
+        """A task came back. Its messages are completed, filtered, held, to be tried again, or dead letters to be written."""
+        if task.hook:
+            self._hook_done(task, result, leaving, now)
+            return
         del self.tasks[task.number]
         self._alone = False
-        self.calls.ended(task, result, now)
+        self.limiter.ended(task, result, now)
         if not (
             result.failures and result.failures[0].verdict is Verdict.THROTTLED
         ):  # a refusal says nothing of the service rate
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures}
-        self._counts.finish(completed=task.count - len(failed) - result.filtered, filtered=result.filtered)
+        apart = failed.union(result.held) if result.held else failed
+        self._counts.finish(completed=task.count - len(apart) - result.filtered, filtered=result.filtered)
         if replay_of(task.slices[0]) is None:
             self.breaker.succeeded(task.count - len(failed))
         else:
-            self.replays.in_process -= task.count - len(failed)
-        good = task.without(failed)
+            self.replays.processed(task.count - len(apart))
+        good = task.without(apart)
         for piece in good:
             self._inlet.release(piece)
-        self._derive(task, result.chunks, good, failed)
+        self._derive(task, result.chunks, good, apart)
+        if result.held:
+            self.held.hold(task, result.held)
+        if result.releases is not None:
+            self.held.release(result.releases)
         self.in_stage.add(now - task.slices[0].arrived_at, task.count)
         for age in result.ages:
             self.since_origin.add(age, 1)
@@ -228,9 +287,15 @@ class Processing:
     def _try_again(self, slices: list[Slice], failure: Failure, history: CallHistory, now: float) -> None:
         self.retries.add(slices, history, now + self.retries.delay_s(failure, history, self._jitter()))
 
+    def pause(self, paused: bool) -> None:
+        """Starts nothing until told otherwise. To go on is also to try again after too many dead letters."""
+        self.paused = paused
+        if not paused:
+            self.breaker.reset()
+
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""
-        self.calls.set_limit(limit, len(self.tasks), now)
+        self.limiter.change(limit, now)
 
     # ---- dead letters
 
@@ -256,13 +321,13 @@ class Processing:
             work_at = min(work_at, self._ready_at(now, flush))
         elif not self._must_wait(replay):
             work_at = now
-        return min(at, max(work_at, self.calls.next_at(now)))
+        return min(at, max(work_at, self.limiter.next_at(now)))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the service rate measured so far."""
         policy = self._policy
-        self._service_rate.workers = calls = self.calls.at_once(policy.workers)
-        if self.calls.limiter is not None:
+        self._service_rate.workers = calls = self.limiter.at_once(policy.workers)
+        if self.limiter.limited:
             calls *= 2  # a limit doubles in a round trip, if there is work for it
         least = calls if policy.batch is None else (calls + 1) * policy.batch.messages
         self._inlet.rate = self._service_rate.rate
@@ -272,15 +337,15 @@ class Processing:
 
     def spend(self, now: float) -> None:
         """Books the time since the last call, before anything changes that decides what it was spent on."""
-        self.budget.advance(now, len(self.tasks), self.budget.idle_as)
+        self.budget.advance(now, len(self.tasks), self._idle_as)
 
     def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
         queue = self._inlet.queue
         full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
-        limited = (queue or self.retries.next_at <= now) and not self.calls.may_start(now)
+        limited = (queue or self.retries.next_at <= now) and not self.limiter.may_start(now)
         retrying = self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue
-        self.budget.idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
+        self._idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
 
 
 def _how(failure: Failure) -> tuple[Verdict, str, float | None]:

@@ -23,11 +23,13 @@ MOST_BYTES = 1 << 20
 
 
 class Revived(NamedTuple):
-    """A letter that is to be a message again. `body` is its message, as a section of one; `suspicion` that of a Section."""
+    """A letter that is to be a message again. `body` is its message, as a section of one; `suspicion` that of a Section; `source`
+    the input that the message came by, as in a Delivery."""
 
     number: int
     body: bytes
     suspicion: int = 0
+    source: str = ""
 
 
 class Replay(Delivery):
@@ -38,7 +40,8 @@ class Replay(Delivery):
     def __init__(self, letter: Revived, replays: Replays) -> None:
         self.number = letter.number
         self.dead_again = False
-        super().__init__([Section(letter.body, 1, letter.number, suspicion=letter.suspicion)], replays.finished)
+        section = Section(letter.body, 1, letter.number, suspicion=letter.suspicion)
+        super().__init__([section], replays.finished, source=letter.source)
 
 
 class Replays:
@@ -78,6 +81,10 @@ class Replays:
             assert letter.number not in self._held, "in hand already"
             replay = self._held[letter.number] = Replay(letter, self)
             self._waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
+
+    def processed(self, letters: int) -> None:
+        """The work on so many is done here."""
+        self.in_process -= letters
 
     @property
     def next(self) -> Slice | None:

@@ -12,10 +12,9 @@ SHARES = ("waiting", "working", "blocked", "limited", "retrying")
 
 
 class TimeBudget:
-    """Seconds of workers by what they did since the last `take`. `idle_as`: what idle ones wait for now."""
+    """Seconds of workers by what they did since the last `take`."""
 
     def __init__(self, workers: int, now: float) -> None:
-        self.idle_as = "waiting"
         self._workers = workers
         self._now = now
         self._spent = dict.fromkeys(SHARES, 0.0)

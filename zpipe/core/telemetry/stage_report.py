@@ -113,7 +113,7 @@ class StageReport:
         )
         taken["service_rate"] = parts.inlet.rate
         taken["paused"] = processing.paused
-        taken["limit"] = processing.calls.report(now)
+        taken["limit"] = processing.limiter.report(now)
         taken["stopped_by"] = processing.breaker.stopped_by
         taken["dead_stored"] = processing.breaker.stored_messages
         taken["dead_stored_bytes"] = processing.breaker.stored_bytes

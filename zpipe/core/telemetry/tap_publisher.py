@@ -34,6 +34,9 @@ class Bucket:
         self.tokens = min(max(self.rate, 1.0), self.tokens + self.rate * max(0.0, now - self._now))
         self._now = max(now, self._now)
 
+    def change(self, rate: float) -> None:
+        self.rate = rate
+
     def take(self, tokens: float) -> None:
         self.tokens -= tokens
 
@@ -109,7 +112,7 @@ class TapPublisher:
         passage = self._passages.get(link)
         if passage is None:
             passage = self._passages[link] = Passage(self._sections, self._policy.bytes, now)
-        passage.sections.rate = self._sections
+        passage.sections.change(self._sections)
         passage.sections.refill(now)
         passage.bytes.refill(now)
         shown: list[Action] = []

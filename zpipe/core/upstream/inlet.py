@@ -183,6 +183,11 @@ class Inlet:
             self.dead_by_link[link] = self.dead_by_link.get(link, 0) + 1
         self.release(piece)
 
+    def leave(self, now: float) -> None:
+        """Grants nothing from now on, and hands back what is queued."""
+        self.leaving = True
+        self.hand_back(now)
+
     def hand_back(self, now: float) -> None:
         """Leaving: every queued message goes back to its producer, unstarted."""
         for piece in self.queue:
@@ -194,6 +199,25 @@ class Inlet:
             session.bytes.released += piece.size
             self.due(session, now)
         self._drop_queue(list(self.queue))
+
+    def hand_back_piece(self, piece: Slice, now: float) -> None:
+        """Leaving: messages that were taken go back to their producer, as if they had not been."""
+        delivery = piece.delivery
+        if not isinstance(delivery, ParcelDelivery):
+            return  # the store still has it
+        self.release(piece)
+        start, stop = piece.offset + piece.start, piece.offset + piece.stop
+        if delivery.session.open:
+            delivery.session.hand_back(delivery, start, stop)
+            self.due(delivery.session, now)
+            return
+        for later, at in delivery.disown(start, stop):  # its session is over, so they may have come again
+            if isinstance(later, ParcelDelivery) and later.session.open:
+                later.session.hand_back(later, at, at + 1)
+                self.due(later.session, now)
+            else:
+                later.finish(at, at + 1)
+        delivery.finish(start, stop)
 
     def _drop_queue(self, pieces: list[Slice]) -> None:
         gone = set(map(id, pieces))

@@ -69,6 +69,10 @@ class Delivery:
         """Message `offset` came again as message `at` of `delivery`, which waits for it."""
         self._adopters.setdefault(offset, []).append((delivery, at))
 
+    def disown(self, start: int, stop: int) -> list[tuple[Delivery, int]]:
+        """What waits for messages [start, stop) waits for them no longer. Returns it."""
+        return [waiting for offset in range(start, stop) for waiting in self._adopters.pop(offset, ())]
+
     def find(self, number: int) -> int | None:
         """The offset of the unfinished message with this number, or None."""
         offset = 0

@@ -14,6 +14,7 @@ class StoredDeadLetter(NamedTuple):
     at, origin   seconds since the epoch: when it died last, when its source produced it
     attempts     calls of the plugin that failed;  deaths: those that ended their worker; over all replays
     replays      how often it was replayed in vain;  replay_rate: it is to be replayed (None: it is not)
+    source       the input that it came by, as the config names it; "" of a record, and in what an earlier zpipe wrote
     """
 
     stage: str
@@ -33,6 +34,7 @@ class StoredDeadLetter(NamedTuple):
     replay_rate: float | None
     headers: Any
     payload: Any
+    source: str = ""
 
     @property
     def name(self) -> str:

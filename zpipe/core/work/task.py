@@ -62,14 +62,35 @@ class Failure:
     delay_s: float | None = None
 
 
+HeldKey = tuple[int, int]
+"""A message that the plugin holds: the number of the task that it came with, and its index there."""
+
+
+@dataclass(slots=True)
+class Releases:
+    """What a call has made of held messages, a group of them for each output.
+
+    groups    the messages of each group; empty for an output that was made from none
+    chunks    the outputs: `owners` are indexes of groups
+    dropped   indexes of groups that were dropped on purpose
+    failures  groups whose output cannot be sent
+    """
+
+    groups: list[list[HeldKey]]
+    chunks: list[Chunk]
+    dropped: set[int]
+    failures: list[Failure]
+
+
 @dataclass(slots=True)
 class Result:
     """What became of a task.
 
     chunks    the last outputs (earlier ones may have been emitted before)
     filtered  messages dropped on purpose
-    failures  messages that failed; all others are completed or filtered
+    failures  messages that failed; all others are completed, filtered or held. Of a hook that has no messages: that it failed
     seconds   the worker's time;  ages: seconds since origin of one message a slice
+    held      messages that the plugin holds from now on;  releases: what it made of some that it held
     """
 
     chunks: list[Chunk]
@@ -77,6 +98,8 @@ class Result:
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     ages: list[float] = field(default_factory=list)
+    held: Sequence[int] = ()
+    releases: Releases | None = None
 
 
 class CallHistory(NamedTuple):
@@ -113,12 +136,13 @@ class Task:
 
     history  what happened to them before;  attempt: the number of this call of the plugin
     batch    one call for all of them;  alone: no other task may run in the same process meanwhile
+    hook     "tick" or "flush", for which there are no messages; "" for a task with messages
     """
 
-    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "history", "number", "slices")
+    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "history", "hook", "number", "slices")
 
     def __init__(
-        self, number: int, slices: list[Slice], history: CallHistory, batch: bool, alone: bool = False
+        self, number: int, slices: list[Slice], history: CallHistory, batch: bool, alone: bool = False, hook: str = ""
     ) -> None:
         self.number = number
         self.slices = slices
@@ -126,6 +150,7 @@ class Task:
         self.attempt = history.calls + 1
         self.batch = batch
         self.alone = alone
+        self.hook = hook
         self.count = sum(piece.count for piece in slices)
         self.derivation: Derivation | None = None
 

@@ -23,12 +23,12 @@ class OutputSections:
 
     __slots__ = ("_columns", "in_order", "of_all", "outlet", "owners")
 
-    def __init__(self, outlet: str) -> None:
+    def __init__(self, outlet: str, of_all: bool = False) -> None:
         self.outlet = outlet
         self._columns: list[list[Any]] = [[] for _ in Columns._fields]
         self.owners: list[int] = []
         self.in_order = True
-        self.of_all = False
+        self.of_all = of_all
 
     def add(self, payload: Any, made_from: Message, id: str, owner: int) -> None:
         """An output that is a payload alone, and in all else like the message that it was made from."""
@@ -81,8 +81,7 @@ class OutputSections:
 
     def without(self, failures: dict[int, Failure]) -> OutputSections:
         """The outputs of messages that did not fail."""
-        kept = OutputSections(self.outlet)
-        kept.of_all = self.of_all
+        kept = OutputSections(self.outlet, self.of_all)
         for at, owner in enumerate(self.owners):
             if owner not in failures:
                 kept.extend(self.cut(at, at + 1), owner)

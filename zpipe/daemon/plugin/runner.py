@@ -12,7 +12,16 @@ from typing import Any, Protocol
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
-from zpipe.daemon.plugin.task_run import PLAIN, Group, NoOutput, StageLinks, TaskRun, WrongBatch, outputs_inside
+from zpipe.daemon.plugin.task_run import (
+    PLAIN,
+    Group,
+    NoOutput,
+    StageLinks,
+    TaskRun,
+    WrongAnswers,
+    WrongBatch,
+    outputs_inside,
+)
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer
 from zpipe.hookspecs import Context
@@ -72,6 +81,7 @@ class Runner:
         links: StageLinks,
     ) -> None:
         self._process = hooks.get("zpipe_process")
+        self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._context = context
         self._policy = policy
@@ -90,7 +100,10 @@ class Runner:
             calls.begin(task, slice(group.first, group.stop))
             if messages and task.batch:
                 note[0] = ALL
-                yield from self._batch(run, messages)
+                yield from self._batch(run, group, messages)
+            elif messages and self._process_each is not None:
+                note[0] = ALL
+                yield from self._each_at_once(run, group, messages, note)
             elif messages:
                 yield from self._each(run, group, messages, note)
             note[0] = NONE
@@ -104,21 +117,35 @@ class Runner:
         process, context = self._process, self._context
         made: list[Any] = []
         keep = made.append
-        for number, message in enumerate(messages, group.base + 1):
+        for number, message in enumerate(messages, group.indexes.start + 1):
             note[0] = number
             try:
                 keep(process(message, context))  # type: ignore[misc]
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(number - 1, error)
                 keep(_FAILED)
+        yield from self._take(run, group, messages, made, note)
+
+    def _each_at_once(self, run: TaskRun, group: Group, messages: list[Message], note: Note) -> _Steps:
+        assert self._process_each is not None
+        try:
+            made = self._process_each(messages, self._context)
+            if not isinstance(made, list) or len(made) != len(messages):
+                raise WrongAnswers(made, len(messages))
+        except BaseException as error:  # sys.exit() in a plugin must not end the worker
+            run.fail_group(group, error)
+        else:
+            yield from self._take(run, group, messages, made, note)
+
+    def _take(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         types = set(map(type, made))
-        if not types <= (_NOTHING if context.last else PLAIN):
-            yield from self._take_each(run, group.base, messages, made, note)
-        elif not context.last:
+        if not types <= (_NOTHING if self._context.last else PLAIN):
+            yield from self._take_each(run, group, messages, made, note)
+        elif not self._context.last:
             run.take_plain(group, made)
 
-    def _take_each(self, run: TaskRun, base: int, messages: list[Message], made: list[Any], note: Note) -> _Steps:
-        for index, (message, one) in enumerate(zip(messages, made, strict=True), base):
+    def _take_each(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
+        for index, message, one in zip(group.indexes, messages, made, strict=True):
             if one is _FAILED:
                 continue
             note[0] = index + 1  # a generator runs only now
@@ -129,7 +156,7 @@ class Runner:
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(index, error)
 
-    def _batch(self, run: TaskRun, messages: list[Message]) -> _Steps:
+    def _batch(self, run: TaskRun, group: Group, messages: list[Message]) -> _Steps:
         assert self._process_batch is not None
         try:
             made = self._process_batch(messages, self._context)
@@ -138,7 +165,7 @@ class Runner:
             if isinstance(made, Answer):
                 raise made
             if made is DROP:
-                run.filtered = len(messages)
+                run.drop_all()
             elif isinstance(made, Iterator):
                 yield from run.take_many(messages, made)
             elif isinstance(made, list | tuple) and len(made) == len(messages):
@@ -148,4 +175,4 @@ class Runner:
             ):  # ignoring those would ack what was meant to be rejected
                 raise NoOutput if made is None else WrongBatch(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
-            run.fail_batch(error)
+            run.fail_group(group, error)

@@ -21,7 +21,7 @@ from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
 from zpipe.errors import Answer, PeerError, Reject
 from zpipe.messages import DROP, Message
-from zpipe.plugin_loading import nearest_name
+from zpipe.plugin_loading import did_you_mean
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
@@ -46,13 +46,12 @@ class Group(NamedTuple):
     """Slices [first, stop) of a task, as many messages of it as make a section: decoded, called for and encoded one group after
     another, its messages stay in the processor's cache.
 
-    base  the index of its first message in the task
+    indexes  those of its messages in the task
     """
 
     first: int
     stop: int
-    base: int
-    messages: int
+    indexes: range
     slices: list[Slice]
 
 
@@ -73,6 +72,16 @@ class WrongBatch(Exception):
         super().__init__(
             f"returned {given} for a batch of {messages}: return a list of {messages}, one entry for each message, "
             "or yield the outputs, or return zpipe.many(...)"
+        )
+
+
+class WrongAnswers(Exception):
+    """`zpipe_process_each` returned something other than an answer for each message."""
+
+    def __init__(self, made: Any, messages: int) -> None:
+        given = f"a list of {len(made)}" if isinstance(made, list) else f"a {type(made).__name__}"
+        super().__init__(
+            f"zpipe_process_each returned {given} for {messages} messages: return a list with an entry for each"
         )
 
 
@@ -97,13 +106,13 @@ class TaskRun:
 
     def groups(self) -> Iterator[Group]:
         """A batch is one."""
-        slices, first, base, count = self.task.slices, 0, 0, 0
+        slices, first, begin, end = self.task.slices, 0, 0, 0
         for at, piece in enumerate(slices):
-            if count and not self.task.batch and count + piece.count > self._fitting:
-                yield Group(first, at, base, count, slices[first:at])
-                first, base, count = at, base + count, 0
-            count += piece.count
-        yield Group(first, len(slices), base, count, slices[first:])
+            if end > begin and not self.task.batch and end + piece.count - begin > self._fitting:
+                yield Group(first, at, range(begin, end), slices[first:at])
+                first, begin = at, end
+            end += piece.count
+        yield Group(first, len(slices), range(begin, end), slices[first:])
 
     def messages(self, group: Group) -> list[Message]:
         """Its messages, decoded. There are none if a section is malformed: all of the group have failed then."""
@@ -117,8 +126,7 @@ class TaskRun:
                 messages += columns.messages("", attempt, piece.delivery.source or self._links.only_input)
         except PeerError as error:  # what cannot be decoded will not be the next time either
             reason = f"malformed: {error}"
-            failed = range(group.base, group.base + group.messages)
-            self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in failed}
+            self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in group.indexes}
             return []
         self._origins += origins
         return messages
@@ -135,7 +143,7 @@ class TaskRun:
         index = 0
         for piece in group.slices:
             columns = piece.columns()._replace(payloads=made[index : index + piece.count])
-            self.default.extend(columns, group.base + index)
+            self.default.extend(columns, group.indexes.start + index)
             index += piece.count
         if self.default.in_order and 2 * len(self.default) > self._fitting:  # no message has more to come
             self._encoded += self.default.encode(self._policy, self._failures, self._message_bytes)
@@ -171,6 +179,7 @@ class TaskRun:
     def take_many(self, messages: list[Message], made: Iterable[Any]) -> Iterator[list[Chunk]]:
         """Outputs made from the whole batch. Yields what is to be passed on early."""
         self._of_all = True
+        self.default = OutputSections("", of_all=True)
         first = messages[0]
         origin = min(message.origin for message in messages)
         whole = Message(None, origin=origin)
@@ -198,7 +207,7 @@ class TaskRun:
         self._many += 1
 
     def _sections(self, outlet: str) -> OutputSections:
-        return self._named.setdefault(outlet, OutputSections(outlet))
+        return self._named.setdefault(outlet, OutputSections(outlet, self._of_all))
 
     def _all_sections(self) -> list[OutputSections]:
         return [self.default, *self._named.values()]
@@ -213,18 +222,21 @@ class TaskRun:
 
     # ---- failures
 
+    def drop_all(self) -> None:
+        self.filtered = self.task.count
+
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
 
-    def fail_batch(self, error: BaseException) -> None:
+    def fail_group(self, group: Group, error: BaseException) -> None:
+        """Its only call failed. All of it is to be tried again, also what was dropped."""
+        if self.task.batch:
+            self.filtered = 0
         whole = failure_of(0, error)
-        self.filtered = 0  # all of them are to be tried again, also those that were dropped
-        self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
+        self._failures |= {index: replace(whole, index=index) for index in group.indexes}
 
     def result(self) -> Result:
         outputs = self._all_sections()
-        for sections in outputs:
-            sections.of_all = self._of_all
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
@@ -240,8 +252,7 @@ def check_outlet(outlet: str, declared: Collection[str]) -> None:
     """Raises Reject for an outlet that nobody has declared: trying again cannot help, and its message must not vanish."""
     if not outlet or outlet in declared:
         return
-    near = nearest_name(outlet, declared)
-    hint = f" (did you mean {near!r}?)" if near else ""
+    hint = did_you_mean(outlet, declared)
     has = f"its outlets are {', '.join(declared)}" if declared else "it has only the default one"
     raise Reject(
         f"the stage has no outlet {outlet!r}{hint}; {has}. Outlets are declared by the plugin's zpipe_outlets, or by the option "

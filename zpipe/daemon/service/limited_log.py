@@ -1,20 +1,27 @@
-"""A log with a limit for lines that others can cause: that a peer was refused, that an operator asked for something.
+"""Logs with a limit for lines that others can cause: that a peer was refused, that an operator asked for something, that a frame
+broke the protocol.
 
 Which of these lines are written belongs here. Without the limit whoever reaches a socket could fill the disk, or hide a fault of
-somebody else behind its own. Must not live here: what a line says.
+somebody else behind its own.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 from zpipe.core.actions import LogEvent
+from zpipe.errors import PeerError
 from zpipe.runtime.logs import fields
 
 MINUTE_S = 60.0
 LINES_A_MINUTE = 60
 """Of one event: people and scripts that ask for something stay far below it."""
+FAULTS_A_MINUTE = 10
+"""Distinct ones: more than a peer of another version makes, and few enough to be read."""
+_NUMBER = re.compile(r"\d+")
 
 
 class LineLimit:
@@ -53,3 +60,45 @@ class LimitedLog:
         if left_out is not None:
             text += f" {fields(left_out=left_out)}" if left_out else ""
             self._log.log(logging.WARNING if event.warning else logging.INFO, text)
+
+
+@dataclass(slots=True)
+class Source:
+    """Where a frame came from.
+
+    socket  in words: inbox, feedback, control, or the upstream's of either name
+    peer    the instance, as far as the core knows;  sender: what the transport knows: a user and a process, or a host
+    """
+
+    socket: str
+    peer: str = ""
+    sender: str = ""
+
+
+class MalformedFrameLog:
+    """Used by one thread. A fault is distinct by its source, the kind of frame and the field; what stood in the field is not
+    looked at, or random values would each be a new one."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._limit = LineLimit(FAULTS_A_MINUTE)
+
+    def note(self, source: Source, error: PeerError, now: float) -> None:
+        """Logs it, unless the same was logged in this minute, or FAULTS_A_MINUTE others: the next line says how many frames
+        were left out since the line before."""
+        what = error.field or _NUMBER.sub("N", str(error).partition(":")[0])
+        left_out = self._limit.admit((source.socket, source.peer, source.sender, error.kind, what), now)
+        if left_out is None:
+            return
+        self._log.warning(
+            fields(
+                event="peer.malformed",
+                socket=source.socket,
+                peer=source.peer or "unknown",
+                sender=source.sender or None,
+                frame=error.kind or "unknown",
+                field=error.field or None,
+                reason=error,
+                left_out=left_out or None,
+            )
+        )

@@ -248,7 +248,7 @@ class DeadLetterStore:
 
 def revived(row: Marked) -> Revived:
     """The message as it was. Raises PeerError if what is stored is damaged."""
-    return Revived(row.number, _section_of(row, row.id, cbor.read(row.payload)), row.suspicion)
+    return Revived(row.number, _section_of(row, row.id, cbor.read(row.payload)), row.suspicion, row.source)
 
 
 def _section_of(row: LetterRow | Marked, id: str, payload: Any) -> bytes:
@@ -288,6 +288,7 @@ def letter_row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow
         history=tuple(map(clean, history.lines)),
         headers=headers,
         payload=_encoded(payload),
+        source=letter.piece.delivery.source if letter.piece is not None else "",
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.work.delivery import Slice
 from zpipe.daemon.storage.call_journal import CallJournal, in_call, producer_of
-from zpipe.errors import OperatorError
+from zpipe.folders import unwritable
 from zpipe.runtime.environment import LAST_DEATH
 from zpipe.runtime.exception_text import clean
 from zpipe.runtime.logs import fields
@@ -137,8 +137,7 @@ class LastLifeFiles:
             faulthandler.enable(self._file)
             return CallJournal(self._calls, workers)
         except OSError as error:
-            hint = "is it writable, and is there room on its disk?"
-            raise OperatorError(f"cannot write in {self._calls.parent}: {error.strerror}; {hint}") from None
+            raise unwritable(self._calls, error) from None
 
     def failed(self, code: int) -> None:
         """This life ends by itself, and not in order, which the next one is to know. (systemd writes the same after it.)"""

@@ -69,6 +69,7 @@ class Store:
                 raise OperatorError(f"{self.path} is of schema {version}; this zpipe knows {STATE_VERSION}")
             if version == 0:
                 connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {STATE_VERSION}; COMMIT;")
+            dead_letter_table.add_new_columns(connection)
             stack.pop_all()
             return connection
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from zpipe.daemon.plugin.runner import Step, Work
@@ -37,23 +37,19 @@ class EventLoop:
 
     def begin(self, work: Work, first: Callable[[], Step]) -> None:
         """From any thread: `first` is called on the event loop, which then waits for what it returned. Does not block."""
-        self._submit(self._go_on(work, first))
-
-    def wait_for(self, work: Work, step: Step) -> None:
-        """From any thread: `step` is what the work waits for. Does not block."""
-        self._submit(self._go_on(work, lambda: step))
-
-    def _submit(self, coroutine: Coroutine[Any, Any, None]) -> None:
         import asyncio  # 6 MiB that only async plugins need
 
         with self._lock:
             if self._closed:
-                coroutine.close()
                 return
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._run, args=[self._loop], name="zpipe-asyncio", daemon=True).start()
-            asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            asyncio.run_coroutine_threadsafe(self._go_on(work, first), self._loop)
+
+    def wait_for(self, work: Work, step: Step) -> None:
+        """From any thread: `step` is what the work waits for. Does not block."""
+        self.begin(work, lambda: step)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stopping:  # a plugin may call stop()
@@ -110,10 +106,10 @@ class EventLoop:
             raise
         call.cancel()
         done, _ = await asyncio.wait({call}, timeout=GRACE_S)
-        if not done:
+        if done:
+            _look_at(call)
+        else:
             self._abandon(call)
-        elif not call.cancelled():
-            call.exception()  # has been looked at: nobody else will
         raise Retry(reason=f"the call outlived the timeout of {self._timeout_s:g} s")
 
     def _abandon(self, call: asyncio.Future[Any]) -> None:
@@ -131,8 +127,13 @@ class EventLoop:
 
     def _came_late(self, call: asyncio.Future[Any]) -> None:
         self._abandoned -= 1
-        if not call.cancelled():
-            call.exception()  # has been looked at: nobody else will
+        _look_at(call)
+
+
+def _look_at(call: asyncio.Future[Any]) -> None:
+    """What nobody looks at, asyncio would log."""
+    if not call.cancelled():
+        call.exception()
 
 
 def run_on(loop: asyncio.AbstractEventLoop, made: Any) -> Any:

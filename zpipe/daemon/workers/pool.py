@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,7 +21,7 @@ from zpipe.plugin_loading import Plugin
 if TYPE_CHECKING:
     from zpipe.daemon.workers.process_pool import ProcessPool
 
-Emitted = Callable[[Task, list[Chunk]], None]
+PassOn = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
 CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
 """Of the context of a plugin, what a worker process is told; the rest it makes itself."""
@@ -37,18 +36,12 @@ def make_pool(
     context: Context,
     link: LinkPolicy,
     calls: CallJournal,
-    output_room: threading.Event,
-    emitted: Emitted,
+    pass_on: PassOn,
     done: Done,
     log: logging.Logger,
     handover: Handover,
 ) -> Pool:
-    """`output_room` is set while the outputs of the stage have room. Workers that pass outputs on early wait for it."""
-
-    def pass_on(task: Task, chunks: list[Chunk]) -> None:
-        emitted(task, chunks)
-        output_room.wait()
-
+    """`pass_on` is for outputs of a task that is not done yet: it blocks until there is room for more. `done` only posts."""
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")

@@ -31,8 +31,7 @@ MOST_UNBEGUN = 3
 
 
 class ProcessPool:
-    """`count` processes with one task each at a time. `done` and `pass_on` are called on the pool's threads. `done` only posts,
-    `pass_on` blocks until there is room."""
+    """`count` processes with one task each at a time. `done` and `pass_on` are called on the pool's threads, for its slots."""
 
     def __init__(
         self,
@@ -42,13 +41,14 @@ class ProcessPool:
         done: Callable[[Task, Result], None],
         log: logging.Logger,
     ) -> None:
+        self.spawn = spawn
+        self.pass_on = pass_on
+        self.done = done
+        self.log = log
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
         self._idle: list[WorkerSlot] = []
-        self._slots = [
-            WorkerSlot(n, lambda n=n: spawn(n), self, pass_on, done, log)  # type: ignore[misc]
-            for n in range(1, count + 1)
-        ]
+        self._slots = [WorkerSlot(n, self) for n in range(1, count + 1)]
 
     def start(self) -> None:
         """Blocks until each slot has a process with the plugin open, or has failed once to get one.
@@ -111,24 +111,13 @@ class WorkerSlot:
     deaths   how many processes of it have died, by what ended them; read on other threads, by copying
     """
 
-    def __init__(
-        self,
-        number: int,
-        spawn: Callable[[], WorkerProcess],
-        pool: ProcessPool,
-        pass_on: Callable[[Task, list[Chunk]], None],
-        done: Callable[[Task, Result], None],
-        log: logging.Logger,
-    ) -> None:
+    def __init__(self, number: int, pool: ProcessPool) -> None:
         self.tried = threading.Event()
         self.failure: str | None = None
         self.deaths: dict[str, int] = {}
         self._number = number
-        self._spawn = spawn
         self._pool = pool
-        self._pass_on = pass_on
-        self._done = done
-        self._log = log
+        self._log = pool.log
         self._given: Task | None = None
         self._wake = Wakeup()
         self._closing = threading.Event()
@@ -189,7 +178,7 @@ class WorkerSlot:
     def _open(self) -> WorkerProcess | None:
         self._busy = True  # until it is up there is nothing in it to close
         try:
-            process = self._process = self._spawn()
+            process = self._process = self._pool.spawn(self._number)
             if self._closing.is_set():
                 process.kill()
             process.open()
@@ -239,7 +228,7 @@ class WorkerSlot:
         task = self._task
         assert task is not None
         try:
-            result, lives = process.run(task, lambda chunks: self._pass_on(task, chunks))
+            result, lives = process.run(task, lambda chunks: self._pool.pass_on(task, chunks))
         except NotBegun as death:
             self._unbegun += 1
             if self._unbegun <= MOST_UNBEGUN:
@@ -256,7 +245,7 @@ class WorkerSlot:
             reason = blamed[0].reason if blamed else "it died outside a call"
             self._died(process, reason, [task.at(failure.index) for failure in blamed])
         self._task, self._unbegun = None, 0
-        self._done(task, result)
+        self._pool.done(task, result)
         return lives
 
     def _died(self, process: WorkerProcess, reason: str, blamed: Sequence[Slice] = ()) -> None:

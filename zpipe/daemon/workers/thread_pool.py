@@ -23,8 +23,7 @@ WEIGHT = 0.2
 class ThreadPool:
     """At most `count` tasks under way, each with a slot of the journal `calls`.
 
-    `done` and `pass_on` are called on other threads than the daemon's loop. `done` only posts, `pass_on` blocks until there is
-    room.
+    `done` and `pass_on` are called on other threads than the daemon's loop.
 
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from zpipe.core.ledger import COUNT_ROWS
@@ -60,49 +59,37 @@ class Metric:
 # ---- reading samples out of the model's value
 
 
-def _instances(value: Value, ended: bool) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The snapshots that are current, with their labels; `ended`: also those that can say nothing more."""
+def _instances(value: Value, ended: bool, silent: bool = False) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The snapshots that are current, with their labels; `ended`, `silent`: also those that can or do say nothing more."""
     for name, stage in value["stages"].items():
         for snapshot in stage["instances"]:
             number = snapshot["instance"]
-            if number not in stage["silent"] and (ended or snapshot["state"] not in _ENDED):
+            if (silent or number not in stage["silent"]) and (ended or snapshot["state"] not in _ENDED):
                 yield (value["pipeline"], name, str(number)), snapshot
 
 
-def _keyed(read: Callable[[str, Value], Iterator[Sample]]) -> Callable[[str], Samples]:
-    """For reading one key, which a row of the table names."""
-    return lambda key: partial(read, key)
+def now(key: str, ended: bool = False, silent: bool = False) -> Samples:
+    """A figure of the snapshot that is true only while the instance lives."""
+    return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended, silent) if key in row)
 
 
 def count(key: str) -> Samples:
     """A counter of the snapshot."""
-    return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=True) if key in row)
+    return now(key, ended=True)
 
 
-def now(key: str) -> Samples:
-    """A figure of the snapshot that is true only while the instance lives."""
-    return lambda value: ((labels, row[key]) for labels, row in _instances(value, ended=False) if key in row)
-
-
-@_keyed
-def stored(key: str, value: Value) -> Iterator[Sample]:
+def stored(key: str) -> Samples:
     """Something of the snapshot that stays on the instance's disk, whatever has become of its process."""
-    for name, stage in value["stages"].items():
-        for row in stage["instances"]:
-            if key in row:
-                yield (value["pipeline"], name, str(row["instance"])), row[key]
+    return now(key, ended=True, silent=True)
 
 
-def shares(value: Value) -> Iterator[Sample]:
-    for labels, row in _instances(value, ended=False):
-        for share, part in (row.get("budget") or {}).items():
-            yield (*labels, share), part
-
-
-def latencies(value: Value) -> Iterator[Sample]:
-    for labels, row in _instances(value, ended=True):
-        for kind, histogram in (row.get("latency_histogram") or {}).items():
-            yield (*labels, kind), _distribution(histogram)
+def each(key: str, ended: bool = True, read: Callable[[Any], Any] = lambda entry: entry) -> Samples:
+    """Each entry of a map in the snapshot. Its name is the last label."""
+    return lambda value: (
+        ((*labels, name), read(entry))
+        for labels, row in _instances(value, ended)
+        for name, entry in (row.get(key) or {}).items()
+    )
 
 
 def _distribution(histogram: dict[str, Any]) -> Distribution:
@@ -113,10 +100,7 @@ def _distribution(histogram: dict[str, Any]) -> Distribution:
 
 
 def ages(value: Value) -> Iterator[Sample]:
-    for name, stage in value["stages"].items():
-        for row in stage["instances"]:
-            if "at" in row and row["state"] not in _ENDED:
-                yield (value["pipeline"], name, str(row["instance"])), max(0.0, value["at"] - row["at"])
+    return ((labels, max(0.0, value["at"] - at)) for labels, at in now("at", silent=True)(value))
 
 
 def states(value: Value) -> Iterator[Sample]:
@@ -131,14 +115,6 @@ def states(value: Value) -> Iterator[Sample]:
 def whether(key: str) -> Samples:
     """1 where the snapshot has something there, 0 where it has nothing or lacks the key."""
     return lambda value: ((labels, float(bool(row.get(key)))) for labels, row in _instances(value, ended=False))
-
-
-@_keyed
-def by_reason(key: str, value: Value) -> Iterator[Sample]:
-    """A counter of the snapshot for each reason there was."""
-    for labels, row in _instances(value, ended=True):
-        for reason, times in (row.get(key) or {}).items():
-            yield (*labels, reason), times
 
 
 def builds(value: Value) -> Iterator[Sample]:
@@ -158,31 +134,32 @@ def needed(value: Value) -> Iterator[Sample]:
         yield (value["pipeline"], found["stage"]), found["instances_needed"]
 
 
-@_keyed
-def progress(key: str, value: Value) -> Iterator[Sample]:
-    for name, stage in value["stages"].items():
-        if stage["progress"] is not None and stage["progress"][key] is not None:
-            yield (value["pipeline"], name), stage["progress"][key]
+def progress(key: str) -> Samples:
+    """Of a source as a whole; nothing where it does not say."""
+    return lambda value: (
+        ((value["pipeline"], name), stage["progress"][key])
+        for name, stage in value["stages"].items()
+        if stage["progress"] is not None and stage["progress"][key] is not None
+    )
 
 
-@_keyed
-def link(key: str, value: Value) -> Iterator[Sample]:
+def link(key: str) -> Samples:
     """Of a link as a whole; nothing where nobody can say."""
-    for row in value["links"]:
-        if row.get(key) is not None:
-            yield (value["pipeline"], row["from"], row["outlet"], row["to"]), row[key]
+    return lambda value: (
+        ((value["pipeline"], row["from"], row["outlet"], row["to"]), row[key])
+        for row in value["links"]
+        if row.get(key) is not None
+    )
 
 
 def producer(key: str, ended: bool) -> Samples:
     """Of a link, as each producer counts it."""
-
-    def samples(value: Value) -> Iterator[Sample]:
-        for (pipeline, stage, number), snapshot in _instances(value, ended):
-            for row in snapshot["links"]:
-                if key in row:
-                    yield (pipeline, stage, str(row.get("outlet", "")), str(row["to"]), number), row[key]
-
-    return samples
+    return lambda value: (
+        ((pipeline, stage, str(row.get("outlet", "")), str(row["to"]), number), row[key])
+        for (pipeline, stage, number), snapshot in _instances(value, ended)
+        for row in snapshot["links"]
+        if key in row
+    )
 
 
 # ---- the table
@@ -210,10 +187,10 @@ METRICS: tuple[Metric, ...] = (
     _gauge("needed_instances", "instances", STAGE, "How many instances of the bottleneck would keep up with its input", needed),
     *(_counter(row.metric, INSTANCE, row.help, count(row.name), row.advice) for row in COUNT_ROWS if row.metric is not None),
     Metric("zpipe_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Crashes after which the instance was started"
-           " again, by exit code or signal, since it was last started after an end in order", by_reason("restarts"),
+           " again, by exit code or signal, since it was last started after an end in order", each("restarts"),
            "`crash.found` in its log: what was in a call, and where it stood"),
     Metric("zpipe_worker_restarts_total", "counter", "restarts", (*INSTANCE, "reason"), "Worker processes that died or were"
-           " killed at a limit, by exit code, signal, `timeout` or `memory`", by_reason("worker_restarts"),
+           " killed at a limit, by exit code, signal, `timeout` or `memory`", each("worker_restarts"),
            "`worker.died` in its log: what was in the call, and where it stood"),
     _gauge("dead_stored_messages", "messages", INSTANCE, "Dead letters that are stored now, also those of earlier starts. While"
            " an instance does not run, as many as it had", stored("dead_stored"), _DEAD),
@@ -227,11 +204,12 @@ METRICS: tuple[Metric, ...] = (
     _gauge("oldest_seconds", "seconds", INSTANCE, "How long the first of the queue has waited", now("oldest_s"),
            "growing: the stage is too slow, paused, or stuck in one call"),
     _gauge("time_ratio", "ratio", (*INSTANCE, "share"), "Where the time of the workers went in the last interval; the shares"
-           " add up to 1", shares, "mostly `working`: this is the limit; mostly `blocked`: what comes after it is"),
+           " add up to 1", each("budget", ended=False),
+           "mostly `working`: this is the limit; mostly `blocked`: what comes after it is"),
     Metric("zpipe_latency_seconds", "histogram", "seconds", (*INSTANCE, "kind"), "How long messages take: `in_stage` from arrival"
            " to the result; `since_origin` since the source made the message, of one in each section. Its buckets are powers of"
-           " two", latencies, "percentiles: `histogram_quantile(0.99, sum by (stage, kind, le)"
-           " (rate(zpipe_latency_seconds_bucket[5m])))`"),
+           " two", each("latency_histogram", read=_distribution),
+           "percentiles: `histogram_quantile(0.99, sum by (stage, kind, le) (rate(zpipe_latency_seconds_bucket[5m])))`"),
     _gauge("paused", ZERO_OR_ONE, INSTANCE, "1 while an operator has it paused", whether("paused"),
            "`zpipe resume CONFIG STAGE`"),
     _gauge("held", ZERO_OR_ONE, INSTANCE, "1 while it waits for something outside the pipeline, such as room on a disk",

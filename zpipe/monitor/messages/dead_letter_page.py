@@ -25,6 +25,7 @@ def whole(letter: StoredDeadLetter) -> dict[str, Any]:
     """What `zpipe dead show --json` prints of a letter."""
     return row(letter) | {
         "origin": letter.origin,
+        "source": letter.source,
         "incarnation": letter.incarnation,
         "traceback": letter.traceback,
         "history": letter.history,
@@ -64,6 +65,8 @@ def page(letter: StoredDeadLetter, now: float) -> str:
         lines.insert(2, f"kind       {letter.kind}: it cannot be replayed")
     if letter.origin:
         lines.insert(2, f"origin     {local_time(letter.origin)}")
+    if letter.source:
+        lines.insert(2, f"came by    {letter.source}")
     if letter.replays:
         lines.append(f"replays    {letter.replays}, in vain")
     if letter.replay_rate is not None:

@@ -56,8 +56,8 @@ def load_of(stage: StageConfig, live: Sequence[SeenIncarnation]) -> Load:
     return Load(
         head=not stage.inputs,
         batch=stage.batch.messages if stage.batch else None,
-        shares=_mean_shares([seen.shares() for seen in live]),
-        recent=_mean_shares([seen.shares(RECENT) for seen in live]),
+        shares=mean_shares([seen.shares() for seen in live]),
+        recent=mean_shares([seen.shares(RECENT) for seen in live]),
         speed=sum(known) / len(known) if known else None,
         known_for=min((seen.known_for for seen in live), default=0.0),
         unacked=stage.unacked.messages,
@@ -65,8 +65,8 @@ def load_of(stage: StageConfig, live: Sequence[SeenIncarnation]) -> Load:
     )
 
 
-def _mean_shares(budgets: list[dict[str, float]]) -> dict[str, float]:
-    return {share: sum(one[share] for one in budgets) / max(len(budgets), 1) for share in SHARES}
+def mean_shares(budgets: list[dict[str, float]]) -> dict[str, float]:
+    return {share: sum(one.get(share, 0.0) for one in budgets) / max(len(budgets), 1) for share in SHARES}
 
 
 # ---- how many instances would keep up

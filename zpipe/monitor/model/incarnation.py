@@ -59,7 +59,7 @@ class SeenIncarnation:
         self.link_history.add(rows, interval_s)
         counts: dict[Any, float] = {link: row["produced"] - row["unsent"] for link, row in rows.links.items()}
         counts["received"] = snapshot["received"]
-        counts["done"] = _done(snapshot)
+        counts["done"] = self.done
         # What a source gave is counted as done in whole parcels, which is far off over a few intervals.
         counts["read"] = counts["done"] if snapshot.get("read_messages") is None else snapshot["read_messages"]
         counts["read_s"] = snapshot.get("read_s") or 0.0
@@ -161,7 +161,7 @@ class SeenIncarnation:
 
     @property
     def done(self) -> int:
-        return _done(self.snapshot)
+        return int(self.snapshot["completed"] + self.snapshot["filtered"] + self.snapshot["dead"])
 
     def outputs(self, name: LinkName) -> float:
         """How many messages leave over the link for one that it finishes."""
@@ -170,7 +170,3 @@ class SeenIncarnation:
 
 def _was_unblocked(snapshot: dict[str, Any]) -> bool:
     return bool((snapshot.get("budget") or {}).get("blocked", 0.0) < _LEAST_SHARE)
-
-
-def _done(snapshot: dict[str, Any]) -> int:
-    return int(snapshot["completed"] + snapshot["filtered"] + snapshot["dead"])

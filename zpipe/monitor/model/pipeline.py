@@ -16,15 +16,14 @@ Must not live here: sockets, the clock, files and layout.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from zpipe.config import PipelineConfig
 from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.core.lifecycle import State
-from zpipe.core.processing.time_budget import SHARES
 from zpipe.monitor.model.bottleneck import find_bottleneck
-from zpipe.monitor.model.capacity import load_of
+from zpipe.monitor.model.capacity import load_of, mean_shares
 from zpipe.monitor.model.forecast import Forecast
 from zpipe.monitor.model.incarnation import SeenIncarnation, is_possible_time
 from zpipe.monitor.model.link import LinkHistory, LinkName, common_moment, count_link, room, split
@@ -168,7 +167,7 @@ class PipelineModel:
             "paused": sum(1 for one in working if one.get("paused")),
             "rate_in": _sum_if_known(s.rate("received") for s in live),
             "rate_out": _sum_if_known(s.rate("done") for s in live),
-            "budget": _mean([s.get("budget") or {} for s in working]),
+            "budget": mean_shares(budgets) if all(budgets := [s.get("budget") or {} for s in working]) else None,
             "latency": _slowest_latency([s.get("latency") or {} for s in working]),
             **{key: _sum(all_, key) for key in (*COUNTS[:-2], *OTHERS)},
             "restarts": _by_reason(all_, "restarts"),
@@ -284,17 +283,16 @@ def _sum(rows: Iterable[dict[str, Any]], key: str) -> int:
     return sum(row.get(key, 0) for row in rows)
 
 
-def _sum_if_known(parts: Iterable[N | None]) -> N | int | None:
+def _sum_if_known(parts: Iterable[N | None], added: Callable[[list[N]], N] = sum) -> N | None:
     """Their sum; None if one of them is unknown."""
     found = list(parts)
     known = [one for one in found if one is not None]
-    return sum(known) if len(known) == len(found) else None
+    return added(known) if len(known) == len(found) else None
 
 
 def _max_if_known(times: Iterable[float | None]) -> float | None:
     """The longest of them; None if one is unknown."""
-    found = list(times)
-    return None if None in found else max((one or 0.0 for one in found), default=0.0)
+    return _sum_if_known(times, lambda known: max(known, default=0.0))
 
 
 def _depth_bytes(
@@ -313,12 +311,6 @@ def _depth_bytes(
         return None
     under_way = in_flight * columns["under_way"] // max(columns["in_flight"], 1)
     return int(unsent + under_way + split(queued, every)[at])
-
-
-def _mean(budgets: list[dict[str, float]]) -> dict[str, float] | None:
-    if not all(budgets):
-        return None
-    return {share: sum(b.get(share, 0.0) for b in budgets) / max(len(budgets), 1) for share in SHARES}
 
 
 def _slowest_latency(latencies: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -349,9 +341,8 @@ def _last_crash(snapshots: list[Snapshot]) -> dict[str, Any] | None:
 def source_progress(snapshots: list[Snapshot]) -> dict[str, int | None]:
     """How far a source is: messages finished, and in all (None: unknown), both with what earlier runs finished."""
     before = _sum(snapshots, "finished_before")
-    totals = [s.get("total") if s.get("finished") is not None else None for s in snapshots]
-    known = [total for total in totals if total is not None]
+    total = _sum_if_known(s.get("total") if s.get("finished") is not None else None for s in snapshots)
     return {
         "finished": before + sum(s.get("finished") or 0 for s in snapshots),
-        "total": before + sum(known) if known and len(known) == len(totals) else None,
+        "total": before + total if snapshots and total is not None else None,
     }

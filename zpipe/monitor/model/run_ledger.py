@@ -40,8 +40,7 @@ class RunLedger:
     def __init__(self, config: PipelineConfig, expected: set[tuple[str, int]] | None = None) -> None:
         self.restarts: dict[str, int] = Counter()
         self._config = config
-        configured = {(s.name, n) for s in config.stages.values() for n in range(1, s.instances + 1)}
-        self._expected = configured if expected is None else expected
+        self._expected = set(config.instances) if expected is None else expected
         self._finals: dict[tuple[str, int, str], Snapshot] = {}
         self._killed: dict[tuple[str, int, str], Snapshot] = {}
 
@@ -110,12 +109,9 @@ class RunLedger:
 
     def _stage(self, stage: str) -> dict[str, int]:
         row = dict.fromkeys(STAGE_KEYS, 0)
-        for snapshot in self._finals.values():
+        for snapshot in (*self._finals.values(), *self._killed.values()):
             if snapshot["stage"] == stage:
-                _add(row, snapshot, killed=False)
-        for snapshot in self._killed.values():
-            if snapshot["stage"] == stage:
-                _add(row, snapshot, killed=True)
+                _add(row, snapshot, killed=_key(snapshot) in self._killed)
         rare = {key: number for key in RARE if (number := row.pop(key))}
         return {**row, "restarts": self.restarts[stage], **rare}
 
@@ -141,17 +137,15 @@ class RunLedger:
             for stage in self._config.stages
             for outlet, consumer in self._config.consumers(stage)
         }
-        for snapshot in self._killed.values():
+        for snapshot in (*self._killed.values(), *self._finals.values()):
+            stage, killed = snapshot["stage"], _key(snapshot) in self._killed
             for link in snapshot["links"]:
-                _add_link(rows.get(_link_of(snapshot, link)), link, ("acked",))
-        for snapshot in self._finals.values():
-            for link in snapshot["links"]:
-                _add_link(rows.get(_link_of(snapshot, link)), link, ("acked", "in_flight", "unsent", "returned"))
-        for snapshot in self._finals.values():
-            for link in snapshot.get("inputs", ()):
-                row = rows.get((link.get("from"), link.get("outlet", ""), snapshot["stage"]))
-                if row is not None:
-                    row["dead"] += link.get("dead", 0)
+                row = rows.get((stage, link.get("outlet", ""), link["to"]), Counter())
+                for key in ("acked",) if killed else ("acked", "in_flight", "unsent", "returned"):
+                    row[key] += link.get(key, 0)
+            for link in snapshot.get("inputs", ()) if not killed else ():
+                row = rows.get((link.get("from"), link.get("outlet", ""), stage), Counter())
+                row["dead"] += link.get("dead", 0)
         for row in rows.values():
             row["sent"] = row["acked"] + row["returned"] + row["in_flight"]
             row["acked"] -= row["dead"]
@@ -159,16 +153,6 @@ class RunLedger:
                 if not row[key]:
                     del row[key]
         return rows
-
-
-def _add_link(row: dict[str, int] | None, link: dict[str, Any], keys: tuple[str, ...]) -> None:
-    if row is not None:
-        for key in keys:
-            row[key] += link.get(key, 0)
-
-
-def _link_of(snapshot: Snapshot, link: dict[str, Any]) -> LinkKey:
-    return snapshot["stage"], link.get("outlet", ""), link["to"]
 
 
 def _key(snapshot: Snapshot) -> tuple[str, int, str]:

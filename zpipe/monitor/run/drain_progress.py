@@ -3,6 +3,7 @@ not live here: anything of rich, which `zpipe drain --json` does not import."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,10 +74,23 @@ def drain_text(rows: Sequence[Holding], absent: Mapping[str, str] | None = None)
     if not rows and not absent:
         return "everything has stopped"
     parts = [*map(str, rows), *(f"{name} {why}" for name, why in absent.items())]
+    return f"{', '.join(parts)}; {_estimate(rows, certain=not absent)}"
+
+
+def _estimate(rows: Sequence[Holding], certain: bool = True) -> str:
     known = [row.left_s for row in rows if row.left_s is not None]
-    certain = len(known) == len(rows) and not absent
-    estimate = f"about {max(known):.0f} s left" if certain else "time left unknown"
-    return f"{', '.join(parts)}; {estimate}"
+    return f"about {max(known):.0f} s left" if certain and known and len(known) == len(rows) else "time left unknown"
+
+
+def drain_block(rows: Sequence[Holding], width: int, height: int) -> list[str]:
+    """The same as lines of at most `width` characters, one for each instance and the time left below them, so few that a terminal
+    of that height shows them all: only then do they stand where they are counted to stand, and can be written over."""
+    lines = list(map(str, rows))
+    room = max(height - 2, 1)  # The estimate has a line too, and so has the cursor.
+    if len(lines) > room:
+        lines[room - 1 :] = [f"and {len(lines) - room + 1} more"]
+    lines.append(_estimate(rows) if rows else "everything has stopped")
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
 
 
 class DrainLines:
@@ -98,7 +112,7 @@ class DrainLines:
 
 
 class DrainProgress:
-    """In a terminal one line, rewritten in place; elsewhere a line every LINE_S seconds while something changes."""
+    """In a terminal a line for each instance, rewritten in place; elsewhere a line every LINE_S seconds if something changes."""
 
     def __init__(self, config: PipelineConfig, last: Snapshots, stream: TextIO) -> None:
         self._config = config
@@ -106,6 +120,7 @@ class DrainProgress:
         self._stream = stream
         self._in_place = stream.isatty()
         self._draw_at = 0.0
+        self._drawn = 0
         self._lines = DrainLines(LINE_S)
 
     def turn(self) -> None:
@@ -117,12 +132,18 @@ class DrainProgress:
                 self._write(f"{text}\n")
         elif now >= self._draw_at:
             self._draw_at = now + REDRAW_S
-            self._write(f"\r\x1b[K{drain_text(rows)}")
+            width, height = os.get_terminal_size(self._stream.fileno())
+            block = drain_block(rows, width - 1, height)
+            self._write(self._erasure() + "".join(f"{line}\n" for line in block))
+            self._drawn = len(block)
+
+    def _erasure(self) -> str:
+        """What removes the lines that were drawn last, and leaves the cursor where they began."""
+        return f"\r\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
 
     def close(self) -> None:
-        if self._in_place:
-            self._write("\r\x1b[K")
+        self._write(self._erasure())

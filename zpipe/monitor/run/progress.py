@@ -85,6 +85,7 @@ class PlainProgress:
     def __init__(self, config: PipelineConfig, quiet: bool = False) -> None:
         self._config = config
         self._last: Snapshots = {}
+        self._before: dict[tuple[str, int], int] = {}
         self._quiet = quiet
         self._draining = False
         self._absent: Mapping[str, str] = {}
@@ -98,7 +99,9 @@ class PlainProgress:
             sys.stderr.flush()
 
     def snapshot(self, snapshot: dict[str, Any]) -> None:
-        self._last[snapshot["stage"], snapshot["instance"]] = snapshot
+        key = snapshot["stage"], snapshot["instance"]
+        self._last[key] = snapshot
+        self._before.setdefault(key, snapshot.get("finished_before", 0))
 
     def draining(self, absent: Mapping[str, str]) -> None:
         if not self._draining:
@@ -120,8 +123,11 @@ class PlainProgress:
         finished, total = _of_all(map(source_progress, heads))
         text = f"event=run.progress finished={finished}"
         if total:
-            left_s = (now - self._began) * (total - finished) / max(finished, 1)
-            text += f" total={total} percent={100 * finished // total} left_s={left_s:.0f}"
+            text += f" total={total} percent={100 * finished // total}"
+            # What earlier runs have finished says nothing of how fast this one is.
+            in_this_run = finished - sum(self._before.values())
+            if in_this_run > 0:
+                text += f" left_s={(now - self._began) * (total - finished) / in_this_run:.0f}"
         self.line(text)
 
     def close(self) -> None:

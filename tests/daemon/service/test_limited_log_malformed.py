@@ -7,8 +7,7 @@ import logging
 import pytest
 
 from zpipe.core.wire import cbor, frames
-from zpipe.daemon.service.limited_log import MINUTE_S
-from zpipe.daemon.service.malformed_frame_log import FAULTS_A_MINUTE, MalformedFrameLog, Source
+from zpipe.daemon.service.limited_log import FAULTS_A_MINUTE, MINUTE_S, MalformedFrameLog, Source
 from zpipe.errors import PeerError
 
 

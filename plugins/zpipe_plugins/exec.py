@@ -1,0 +1,387 @@
+"""`exec`: a stage that is a program in any language, which reads messages on stdin and writes its answers to stdout.
+
+What is said to a program belongs here, in each mode, and what its answers mean. The programs are those of `exec_children`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from zpipe import DROP, Context, Message, Reject, Retry, Throttled, Traits, hookimpl, many
+from zpipe.errors import Answer, OperatorError
+from zpipe.messages import BadRecord
+from zpipe_plugins.exec_child import Child, Ended, Late
+from zpipe_plugins.exec_children import SHARED, Children, problem_of
+from zpipe_plugins.exec_formats import FORMATS, Format, Unreadable
+
+FIRST_LOOK_S = 0.02
+"""In mode `line`, after the first answer of a program: whether it writes more than one line for a message."""
+MOST_RESTARTS = 5
+"""Of a source's program, one after the other, that give nothing new."""
+_LOOK_S = 0.2
+"""How often a source that waits for its program looks whether it is to stop."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_DONE = Message(None)
+_WAITS = object()
+
+
+@dataclass
+class Options:
+    """command        the program and its arguments; a path with "/" is relative to the config file, where it also runs
+    mode           what a message is for the program: a map with its id, a bare line, or one of all that a run of it is given
+    format         how messages are written and read
+    timeout        seconds in which a program that has messages must write something
+    outlets        the named outlets by which messages may leave; None: those that a stage reads
+    key            (a source) the field of a line that is its position; None: the number of the line
+    needs_network  whether the program opens connections of its own
+    """
+
+    command: list[str]
+    mode: Literal["envelope", "line", "filter"] = "envelope"
+    format: Literal["ndjson", "lines", "cbor"] = "ndjson"
+    timeout: float = 30.0
+    outlets: list[str] | None = None
+    key: str | None = None
+    needs_network: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.command or not self.command[0]:
+            raise ValueError('command is empty: allowed is a program with its arguments, such as ["jq", "-c", ".a"]')
+        if self.mode == "envelope" and self.format == "lines":
+            raise ValueError('format "lines" has no room for an id: mode "envelope" takes "ndjson" or "cbor"')
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout}: allowed is any number of seconds above 0")
+
+
+class Scratch(NamedTuple):
+    children: Children
+    form: Format
+
+
+@hookimpl
+def zpipe_options() -> type:
+    return Options
+
+
+@hookimpl
+def zpipe_check(options: Options, config_dir: Path) -> list[tuple[str, str]]:
+    problem = problem_of(options.command, config_dir)
+    return [("command", problem)] if problem else []
+
+
+@hookimpl
+def zpipe_outlets(options: Options) -> list[str] | None:
+    return options.outlets
+
+
+@hookimpl
+def zpipe_traits(options: Options) -> Traits:
+    return Traits(needs_network=options.needs_network)
+
+
+@hookimpl
+def zpipe_open(context: Context) -> None:
+    options: Options = context.options
+    if problem := problem_of(options.command, context.config_dir):
+        raise OperatorError(problem)
+    form = FORMATS[options.format]
+    context.scratch = Scratch(Children(context, form, keeps_silence=options.mode == "line"), form)
+
+
+@hookimpl
+def zpipe_close(context: Context) -> None:
+    if isinstance(context.scratch, Scratch):
+        context.scratch.children.close()
+
+
+# Messages
+
+
+@hookimpl
+def zpipe_process_each(messages: list[Message], context: Context) -> list[Any]:
+    if context.options.mode == "filter":
+        return [_alone(message, context) for message in messages]
+    return _answers(messages, context)
+
+
+@hookimpl
+def zpipe_process_batch(messages: list[Message], context: Context) -> Any:
+    if context.options.mode == "filter":
+        return many(_filtered(messages, context))
+    made = _answers(messages, context)
+    if len(made) > 1 and all(isinstance(one, Throttled) for one in made):
+        raise RuntimeError(SHARED)  # the batch is halved until the message that does it is alone
+    return made
+
+
+def _answers(messages: list[Message], context: Context) -> list[Any]:
+    """For each message what the program says of it."""
+    made, data, ids = _written(messages, context)
+    waiting = [index for index, one in enumerate(made) if one is _WAITS]
+    if not waiting:
+        return made
+    children, timeout_s = context.scratch.children, context.options.timeout
+    child = children.take()
+    try:
+        child.put(b"".join(data))
+        if context.options.mode == "line":
+            _take_lines(child, made, waiting, timeout_s)
+        else:
+            _take_envelopes(child, made, messages, ids, context)
+    except (Ended, Late) as fault:
+        left = [index for index, one in enumerate(made) if one is _WAITS]
+        _give(made, left, children.failed(child, fault, [messages[index].id for index in left], timeout_s))
+    except _Confused as confused:
+        children.drop(child)
+        left = [index for index, one in enumerate(made) if one is _WAITS]
+        # Only for one that was alone it is certain that this was written for it.
+        alone = len(waiting) == 1
+        _give(made, left, Reject(f"{child.name} {confused}") if alone else Throttled(0.0, SHARED))
+    except BaseException:
+        children.drop(child)
+        raise
+    else:
+        children.give_back(child)
+    return made
+
+
+def _give(made: list[Any], indexes: list[int], answer: Answer) -> None:
+    for index in indexes:
+        made[index] = answer
+
+
+def _written(messages: list[Message], context: Context) -> tuple[list[Any], list[bytes], dict[str, list[int]]]:
+    """What is certain before the program is asked, its input, and the indexes of the messages that it has by id."""
+    write, bare = context.scratch.form.write, context.options.mode != "envelope"
+    made: list[Any] = []
+    data: list[bytes] = []
+    ids: dict[str, list[int]] = {}
+    for index, message in enumerate(messages):
+        item = message.payload
+        if not bare:
+            item = {"id": message.id, "payload": item}
+            if message.headers is not None:
+                item["headers"] = message.headers
+        try:
+            data.append(write(item))
+        except ValueError as error:
+            made.append(Reject(str(error)))
+        else:
+            made.append(_WAITS)
+            if not bare:
+                ids.setdefault(message.id, []).append(index)
+    return made, data, ids
+
+
+class _Confused(Exception):
+    """The program wrote what is no answer. Whose it is cannot be told, unless it had one message only."""
+
+
+# Mode `line`: as many lines as messages, in their order
+
+
+def _take_lines(child: Child, made: list[Any], waiting: list[int], timeout_s: float) -> None:
+    """No line is anybody's answer before all have come: if one were missing, all after it would be those of others."""
+    first = not child.answered
+    items: list[Any] = []
+    while len(items) < len(waiting):
+        items += child.take(timeout_s, len(waiting) - len(items))
+    items += child.unasked(FIRST_LOOK_S if first else 0.0)
+    if len(items) > len(waiting) or child.in_an_item:
+        raise _Confused(
+            f"wrote {len(items)} lines for {len(waiting)}, so nobody knows which are whose: {str(items)[:200]}"
+        )
+    for index, item in zip(waiting, items, strict=True):
+        if type(item) is Unreadable:
+            made[index] = Reject(f"{child.name} {item}")
+        else:
+            made[index] = item if item is not None else _DONE
+
+
+# Mode `envelope`: answers with ids, in any order
+
+
+def _take_envelopes(
+    child: Child, made: list[Any], messages: list[Message], ids: dict[str, list[int]], context: Context
+) -> None:
+    left, timeout_s, last = sum(map(len, ids.values())), context.options.timeout, context.last
+    parts: dict[int, list[Any]] = {}
+    while left:
+        for item in child.take(timeout_s, left):
+            if type(item) is not dict or type(id := item.get("id")) is not str or not ids.get(id):
+                raise _Confused(_why_not_an_answer(item))
+            index = ids[id][0]
+            one = _answer(item, messages[index], last)
+            if item.get("more") is True:
+                parts.setdefault(index, []).append(one)
+                continue
+            ids[id].pop(0)
+            left -= 1
+            if index in parts:
+                one = many(parts.pop(index) if one is DROP else [*parts.pop(index), one])
+            made[index] = one
+
+
+def _why_not_an_answer(item: Any) -> str:
+    if type(item) is Unreadable:
+        return str(item)
+    shown = json.dumps(item, default=repr)[:500]
+    if type(item) is not dict or type(item.get("id")) is not str:
+        return f'wrote what cannot be read: {shown} (an answer is a map with an "id")'
+    return f"wrote what cannot be read: {shown} (it has no message of that id)"
+
+
+def _answer(item: dict[str, Any], message: Message, last: bool) -> Any:
+    """What an answer means, as a hook would say it."""
+    if "payload" in item:
+        payload, headers, outlet = item["payload"], item.get("headers"), item.get("outlet", "")
+        if payload is not None and not outlet and (headers is None or headers == message.headers):
+            return payload
+        return Message(payload, headers=headers, outlet=outlet)
+    if item.get("drop") is True:
+        return DROP
+    if "reject" in item:
+        return Reject(str(item["reject"]))
+    if "retry" in item:
+        delay_s = _seconds(item["retry"])
+        if delay_s is not None:
+            return Retry(delay_s, str(item.get("reason", "the program asks to try again")))
+    elif last:
+        return _DONE
+    shown = json.dumps(item, default=repr)[:500]
+    return Reject(
+        f'wrote what cannot be read: {shown} (an answer has one of "payload", "drop": true, "reject": "why" and "retry": "2s")'
+    )
+
+
+def _seconds(given: Any) -> float | None:
+    """A delay as "2s", "500ms" or a number of seconds; None if it is none."""
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return float(given)
+    found = _DURATION.fullmatch(given.strip()) if isinstance(given, str) else None
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+# Mode `filter`: a program for each batch, whose input is closed
+
+
+def _alone(message: Message, context: Context) -> Any:
+    try:
+        return many(_filtered([message], context))
+    except Answer as answer:
+        return answer
+    except OperatorError:
+        raise
+    except Exception as error:
+        return Retry(reason=str(error))
+
+
+def _filtered(messages: list[Message], context: Context) -> list[Any]:
+    made, data, _ = _written(messages, context)
+    for one in made:
+        if isinstance(one, Reject):
+            raise one if len(messages) == 1 else RuntimeError(str(one))
+    children = context.scratch.children
+    child = children.start()
+    items: list[Any] = []
+    try:
+        child.put(b"".join(data), ends=True)
+        with suppress(Ended):
+            while True:
+                items += child.take(context.options.timeout)
+        how = child.how_it_ended()
+        if child.exit_code != 0:
+            raise RuntimeError(f"{child.name} {how}")
+    except Late:
+        raise RuntimeError(f"{child.name} wrote nothing and did not end within {context.options.timeout:g} s") from None
+    finally:
+        children.drop(child)
+    for item in items:
+        if type(item) is Unreadable:
+            reason = f"{child.name} {item}"
+            raise Reject(reason) if len(messages) == 1 else RuntimeError(reason)
+    return [Message(None) if item is None else item for item in items]
+
+
+# A source
+
+
+@hookimpl
+def zpipe_source(context: Context) -> Iterator[Any]:
+    """The items that the program writes. One that fails is started again, and goes on after the last position."""
+    options, children = context.options, context.scratch.children
+    if options.mode == "filter":
+        raise OperatorError('mode "filter" is for stages that have an input: a source takes "line" or "envelope"')
+    position, in_vain = context.position, 0
+    while not context.stopping.is_set():
+        child = children.start({"ZPIPE_POSITION": "" if position is None else json.dumps(position, default=str)})
+        before, how = position, ""
+        try:
+            for number, item in enumerate(_items(child, context)):
+                if item is None:
+                    return
+                if options.key is None and position is not None and number <= position:
+                    continue  # the program gives from the start what it gave before
+                at, payload = _record(item.value, options)
+                # What cannot be read has no position of its own, so the source goes on after the one before it.
+                position = number if options.key is None else position if at is None else at
+                if type(payload) is Message:
+                    payload.position = position
+                    yield payload
+                else:
+                    yield position, payload
+        except Ended:
+            how = child.how_it_ended()
+        finally:
+            children.drop(child)
+        if child.exit_code == 0:
+            return
+        in_vain = in_vain + 1 if position == before else 0
+        if in_vain >= MOST_RESTARTS:
+            raise OperatorError(f"{child.name} {how}, as those before it, and gave nothing new")
+        context.log.warning("%s %s: it is started again", child.name, how)
+        context.stopping.wait(min(0.1 * 2.0**in_vain, 5.0))
+
+
+class _Item(NamedTuple):
+    value: Any
+
+
+def _items(child: Child, context: Context) -> Iterator[_Item | None]:
+    """What it writes; None if the source is to stop."""
+    child.put(b"", ends=True)
+    while True:
+        try:
+            items = child.take(_LOOK_S)
+        except Late:
+            items = []
+        for item in items:
+            yield _Item(item)
+        if context.stopping.is_set():
+            yield None
+
+
+def _record(item: Any, options: Options) -> tuple[Any, Any]:
+    """(its own position, or None; payload or Message) of an item."""
+    if type(item) is Unreadable:
+        return None, BadRecord(str(item), item.raw)
+    if options.mode == "envelope":
+        if type(item) is not dict or "payload" not in item:
+            shown = json.dumps(item, default=repr)
+            return None, BadRecord('an item of a source in mode "envelope" is a map with a "payload"', shown)
+        payload: Any = Message(item["payload"], headers=item.get("headers"), outlet=item.get("outlet", ""))
+    else:
+        payload = item
+    if options.key is None:
+        return None, payload
+    if type(item) is not dict or item.get(options.key) is None:
+        shown = json.dumps(item, default=repr)
+        return None, BadRecord(f"it has no field {options.key!r}, which is its position", shown)
+    return item[options.key], payload
