@@ -98,7 +98,7 @@ class TaskRun:
         self._many = 0
         self._of_all = False
         self._holds = holds or Holds()
-        self._messages: list[Message] = []
+        self._decoded: list[tuple[int, list[Message]]] = []
         self._releases: CallReleases | None = None
 
     def messages(self) -> list[Message]:
@@ -107,7 +107,7 @@ class TaskRun:
         for piece in self.task.slices:
             attempt = piece.section.attempt + self.task.attempt - 1
             messages += piece.columns().messages("", attempt, piece.delivery.source or self._links.only_input)
-        self._messages = messages
+        self._decoded.append((0, messages))
         return messages
 
     # ---- outputs
@@ -182,7 +182,7 @@ class TaskRun:
 
     def _held(self) -> CallReleases:
         if self._releases is None:
-            self._releases = CallReleases(self.task, self._messages, self._holds)
+            self._releases = CallReleases(self.task, self._decoded, self._holds)
         return self._releases
 
     def _is_held(self, message: Message) -> bool:
@@ -228,7 +228,7 @@ class TaskRun:
     # ---- failures
 
     def drop_all(self) -> None:
-        self.filtered = sum(not self._is_held(message) for message in self._messages)
+        self.filtered = sum(not self._is_held(message) for _, messages in self._decoded for message in messages)
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
