@@ -161,7 +161,7 @@ class Runner:
 
     def _take(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         types = set(map(type, made))
-        if not types <= (_NOTHING if self._context.last else PLAIN):
+        if self._context.holds.new or not types <= (_NOTHING if self._context.last else PLAIN):
             yield from self._take_each(run, group, messages, made, note)
         elif not self._context.last:
             run.take_plain(group, made)

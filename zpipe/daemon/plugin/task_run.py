@@ -29,8 +29,6 @@ EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
 PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
-_UNREADABLE = Message(None)
-"""Stands where a message could not be decoded, so that the others keep their numbers."""
 _OUTPUTS = (Message, type(DROP), Answer, Iterator, Release)
 _MADE_FROM = (
     "what is made of held messages is yielded as context.release(output, messages); "
@@ -118,7 +116,7 @@ class TaskRun:
         self._many = 0
         self._of_all = False
         self._holds = holds or Holds()
-        self._messages: list[Message] = []
+        self._decoded: list[tuple[int, list[Message]]] = []
         self._releases: CallReleases | None = None
 
     def groups(self) -> Iterator[Group]:
@@ -144,10 +142,9 @@ class TaskRun:
         except PeerError as error:  # what cannot be decoded will not be the next time either
             reason = f"malformed: {error}"
             self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in group.indexes}
-            self._messages += [_UNREADABLE] * len(group.indexes)
             return []
         self._origins += origins
-        self._messages += messages
+        self._decoded.append((group.indexes.start, messages))
         return messages
 
     def end(self, group: Group) -> None:
@@ -234,7 +231,7 @@ class TaskRun:
 
     def _held(self) -> CallReleases:
         if self._releases is None:
-            self._releases = CallReleases(self.task, self._messages, self._holds)
+            self._releases = CallReleases(self.task, self._decoded, self._holds)
         return self._releases
 
     def _is_held(self, message: Message) -> bool:
@@ -281,7 +278,7 @@ class TaskRun:
     # ---- failures
 
     def drop_all(self) -> None:
-        self.filtered = sum(not self._is_held(message) for message in self._messages)
+        self.filtered = sum(not self._is_held(message) for _, messages in self._decoded for message in messages)
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
