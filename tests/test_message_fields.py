@@ -58,7 +58,7 @@ def carried(message: Message, but: set[str] = frozenset()) -> dict[str, Any]:
 def section_of(*messages: Message) -> Section:
     """A section as a producer makes it of a plugin's messages."""
     run = TaskRun(task_of(section.encode(["in"], [1.0], [None], None), 1), False, LinkPolicy(), StageLinks(["errors"]))
-    [blank] = run.messages()
+    [blank] = messages_in(run)
     for message in messages:
         assert not list(run.take(0, blank, message))
     [chunk] = run.result().chunks
@@ -68,6 +68,10 @@ def section_of(*messages: Message) -> Section:
 def task_of(body: bytes, count: int) -> Task:
     whole = Section(body, count)
     return Task(1, [Slice(Delivery([whole], lambda _: None), whole, 0, 0, count, 0.0)], CallHistory(), False)
+
+
+def messages_in(run: TaskRun) -> list[Message]:
+    return [one for group in run.groups() for one in run.messages(group)]
 
 
 def messages_of(chunks: list[Chunk]) -> list[Message]:
@@ -88,7 +92,7 @@ def test_what_a_plugin_gives_is_what_the_next_one_gets() -> None:
 def test_what_an_output_leaves_out_is_as_in_the_message_that_it_was_made_from() -> None:
     body = section_of(sample(), sample(id="read:8")).body()
     run = TaskRun(task_of(body, 2), False, LinkPolicy(), StageLinks())
-    first, _ = run.messages()
+    first, _ = messages_in(run)
     assert not list(run.take(0, first, "a payload"))
     assert not list(run.take(0, first, Message("a message")))
     assert not list(run.take(0, first, iter(["of many"])))
@@ -97,7 +101,7 @@ def test_what_an_output_leaves_out_is_as_in_the_message_that_it_was_made_from() 
     assert [one.payload for one in outputs] == ["a payload", "a message", "of many"]
     assert all(carried(one, {"payload", "id"}) == carried(sample(), {"payload", "id"}) for one in outputs)
     run = TaskRun(task_of(body, 2), False, LinkPolicy(), StageLinks())
-    run.take_plain(["first", "second"])
+    run.take_plain(*run.groups(), ["first", "second"])
     assert [carried(one, {"payload", "id"}) for one in messages_of(run.result().chunks)] == [
         carried(sample(), {"payload", "id"})
     ] * 2
@@ -108,8 +112,8 @@ def test_messages_with_and_without_a_field_share_a_section() -> None:
     task = task_of(with_all, 1)
     task.slices += task_of(plain, 1).slices
     run = TaskRun(task, False, LinkPolicy(), StageLinks())
-    before = [carried(one) for one in run.messages()]
-    run.take_plain([SAMPLE["payload"], None])
+    before = [carried(one) for one in messages_in(run)]
+    run.take_plain(*run.groups(), [SAMPLE["payload"], None])
     assert [carried(one) for one in messages_of(run.result().chunks)] == before
     assert before == [carried(sample()), carried(Message(None, "read:8", 1.0))]
 
@@ -141,7 +145,7 @@ def test_a_dead_letter_is_replayed_sent_and_shown_with_every_field() -> None:
     replays = Replays()
     replays.add([revived], 0.0)
     [taken] = replays.take(1)
-    [message] = TaskRun(Task(1, [taken], CallHistory(), False), False, LinkPolicy(), StageLinks()).messages()
+    [message] = messages_in(TaskRun(Task(1, [taken], CallHistory(), False), False, LinkPolicy(), StageLinks()))
     assert message.source == "parse.errors"
     body = dead_letter_store.message_of(row, LinkPolicy())
     assert body is not None

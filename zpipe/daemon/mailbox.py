@@ -43,8 +43,10 @@ class Mailbox:
         self.wake()
 
     def wake(self) -> None:
-        """From any thread: has the loop look now. Does not block."""
+        """From any thread: has the loop look now. Does not block. Once is enough until it sleeps again: a source that yields
+        faster than the loop gets to run would write to the descriptor for every other message."""
         if self.asleep:
+            self.asleep = False
             self.wakeup.set()
 
     def __bool__(self) -> bool:

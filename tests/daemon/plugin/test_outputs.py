@@ -13,6 +13,7 @@ from zpipe.core.wire import section
 from zpipe.core.work.task import Result, Verdict
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.storage.call_journal import CallSlot
 
 PLUGIN = """
 from collections import namedtuple
@@ -205,7 +206,7 @@ def run_last(hooks: dict[str, Any], pool: Bench, payloads: list[Any], batch: boo
     """What becomes of a task in a last stage."""
     pool.context.last = True
     work = Runner(hooks, pool.context, pool.link, StageLinks()).begin(
-        task(payloads, batch), memoryview(bytearray(4)).cast("I")
+        task(payloads, batch), CallSlot(memoryview(bytearray(1024)))
     )
     result = work.advance()
     assert isinstance(result, Result) and result.chunks == []

@@ -17,6 +17,7 @@ from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import CallHistory, Result, Task, Verdict
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.storage.call_journal import CallSlot
 from zpipe.hookspecs import Holds
 
 
@@ -37,7 +38,7 @@ class Calls:
         slices = [Slice(Delivery([one], lambda _: None), one, 0, 0, len(ids), 0.0)] if ids else []
         task = Task(self._number, slices, CallHistory(), batch or bool(hook), hook=hook)
         work = Runner(self._hooks, self.context, LinkPolicy(), StageLinks(("side",))).begin(
-            task, memoryview(bytearray(4)).cast("I")
+            task, CallSlot(memoryview(bytearray(1024)))
         )
         step = work.advance()
         while not isinstance(step, Result):

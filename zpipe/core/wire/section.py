@@ -169,6 +169,11 @@ class Section:
             self._columns = decode(self._body, self.count)
         return self._columns
 
+    def forget_columns(self) -> None:
+        """They will hardly be asked for again, and kept until the ack they would push all others out of the processor's cache."""
+        if self._body is not None:
+            self._columns = None
+
     def bytes_between(self, start: int, stop: int) -> int:
         """The share of the size that messages [start, stop) stand for; shares of disjoint parts add up exactly."""
         return self.size * stop // self.count - self.size * start // self.count

@@ -114,6 +114,11 @@ class Slice:
         columns = self.section.columns()
         return columns if self.count == self.section.count else columns.part(self.start, self.stop)
 
+    def forget_columns(self) -> None:
+        """They have been worked on. A task that has the rest of the section, if there is one, comes next."""
+        if self.stop == self.section.count:
+            self.section.forget_columns()
+
     def part(self, start: int, stop: int) -> Slice:
         """Messages [start, stop) of this slice, counted from its own first."""
         base = self.start

@@ -59,6 +59,7 @@ class OutputSections:
         """Forgets the outputs, in place."""
         for column in (*self._columns, self.owners):
             column.clear()
+        self.in_order = True
 
     def __len__(self) -> int:
         return len(self.owners)

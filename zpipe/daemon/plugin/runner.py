@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
 from zpipe.daemon.plugin.failures import failure_of
-from zpipe.daemon.plugin.task_run import PLAIN, NoOutput, StageLinks, TaskRun, WrongAnswers, WrongBatch, outputs_inside
+from zpipe.daemon.plugin.task_run import (
+    PLAIN,
+    Group,
+    NoOutput,
+    StageLinks,
+    TaskRun,
+    WrongAnswers,
+    WrongBatch,
+    outputs_inside,
+)
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
-from zpipe.errors import Answer, PeerError
+from zpipe.errors import Answer
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
 from zpipe.runtime.exception_text import reason_of, traceback_of
@@ -27,6 +36,19 @@ Step = Any
 """What a task needs next. A list of chunks is to be passed on early. An awaitable, or an async iterator, is to be waited for. A
 Result is the end."""
 _Steps = Generator[Any, Any, None]
+
+
+class Calls(Protocol):
+    """Where a worker says what it calls the plugin for, should that end the process (`call_journal`).
+
+    note  `note[0]` is the number of the message in its task, all the time
+    """
+
+    @property
+    def note(self) -> Note: ...
+
+    def begin(self, task: Task, named: slice) -> None:
+        """Messages of these slices are called for next. The note is NONE."""
 
 
 class Work:
@@ -67,32 +89,29 @@ class Runner:
         self._policy = policy
         self._links = links
 
-    def begin(self, task: Task, note: Note) -> Work:
-        """Nothing is called before the first `advance`.
+    def begin(self, task: Task, calls: Calls) -> Work:
+        """Nothing is called before the first `advance`."""
+        return Work(task, self._run(task, calls))
 
-        note  says all the time what the plugin is called for (see `call_journal`), should it end the process
-        """
-        return Work(task, self._run(task, note))
-
-    def _run(self, task: Task, note: Note) -> Generator[Any, Any, Result]:
+    def _run(self, task: Task, calls: Calls) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
         run = TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
         if task.hook:
             return (yield from self._call_hook(run, task.hook, began))
-        try:
-            messages = run.messages()
-        except PeerError as error:
-            run.fail_all(f"malformed: {error}")
-            messages = []
-        if messages and task.batch:
-            note[0] = ALL
-            yield from self._batch(run, messages)
-        elif messages and self._process_each is not None:
-            note[0] = ALL
-            yield from self._each_at_once(run, messages, note)
-        else:
-            yield from self._each(run, messages, note)
-        note[0] = NONE
+        note = calls.note
+        for group in run.groups():
+            messages = run.messages(group)
+            calls.begin(task, slice(group.first, group.stop))
+            if messages and task.batch:
+                note[0] = ALL
+                yield from self._batch(run, group, messages)
+            elif messages and self._process_each is not None:
+                note[0] = ALL
+                yield from self._each_at_once(run, group, messages, note)
+            elif messages:
+                yield from self._each(run, group, messages, note)
+            note[0] = NONE
+            run.end(group)
         result = run.result()
         result.seconds = time.perf_counter() - began
         return result
@@ -113,21 +132,21 @@ class Runner:
         result.seconds = time.perf_counter() - began
         return result
 
-    def _each(self, run: TaskRun, messages: list[Message], note: Note) -> _Steps:
+    def _each(self, run: TaskRun, group: Group, messages: list[Message], note: Note) -> _Steps:
         """Calls first, then looks at what came back: the usual case, a plain payload each, then needs no look at each."""
         process, context = self._process, self._context
         made: list[Any] = []
         keep = made.append
-        for number, message in enumerate(messages, 1):
+        for number, message in enumerate(messages, group.indexes.start + 1):
             note[0] = number
             try:
                 keep(process(message, context))  # type: ignore[misc]
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
-                run.fail(len(made), error)
+                run.fail(number - 1, error)
                 keep(_FAILED)
-        yield from self._take(run, messages, made, note)
+        yield from self._take(run, group, messages, made, note)
 
-    def _each_at_once(self, run: TaskRun, messages: list[Message], note: Note) -> _Steps:
+    def _each_at_once(self, run: TaskRun, group: Group, messages: list[Message], note: Note) -> _Steps:
         assert self._process_each is not None
         try:
             made = self._process_each(messages, self._context)
@@ -136,19 +155,19 @@ class Runner:
             if not isinstance(made, list) or len(made) != len(messages):
                 raise WrongAnswers(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
-            run.fail_batch(error)
+            run.fail_group(group, error)
         else:
-            yield from self._take(run, messages, made, note)
+            yield from self._take(run, group, messages, made, note)
 
-    def _take(self, run: TaskRun, messages: list[Message], made: list[Any], note: Note) -> _Steps:
+    def _take(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         types = set(map(type, made))
-        if not types <= (_NOTHING if self._context.last else PLAIN):
-            yield from self._take_each(run, messages, made, note)
+        if self._context.holds.new or not types <= (_NOTHING if self._context.last else PLAIN):
+            yield from self._take_each(run, group, messages, made, note)
         elif not self._context.last:
-            run.take_plain(made)
+            run.take_plain(group, made)
 
-    def _take_each(self, run: TaskRun, messages: list[Message], made: list[Any], note: Note) -> _Steps:
-        for index, (message, one) in enumerate(zip(messages, made, strict=True)):
+    def _take_each(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
+        for index, message, one in zip(group.indexes, messages, made, strict=True):
             if one is _FAILED:
                 continue
             note[0] = index + 1  # a generator runs only now
@@ -159,7 +178,7 @@ class Runner:
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(index, error)
 
-    def _batch(self, run: TaskRun, messages: list[Message]) -> _Steps:
+    def _batch(self, run: TaskRun, group: Group, messages: list[Message]) -> _Steps:
         assert self._process_batch is not None
         try:
             made = self._process_batch(messages, self._context)
@@ -180,4 +199,4 @@ class Runner:
             ):  # ignoring those would ack what was meant to be rejected
                 raise NoOutput if made is None else WrongBatch(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
-            run.fail_batch(error)
+            run.fail_group(group, error)

@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
-from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
+from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
 from zpipe.daemon.plugin.releases import CallReleases, outputs_of
-from zpipe.errors import Answer, Reject
+from zpipe.errors import Answer, PeerError, Reject
 from zpipe.hookspecs import Holds
 from zpipe.messages import DROP, Message, Release
 from zpipe.plugin_loading import did_you_mean
@@ -48,6 +49,19 @@ class StageLinks(NamedTuple):
 
     outlets: Collection[str] = ()
     only_input: str = ""
+
+
+class Group(NamedTuple):
+    """Slices [first, stop) of a task, as many messages of it as make a section: decoded, called for and encoded one group after
+    another, its messages stay in the processor's cache.
+
+    indexes  those of its messages in the task
+    """
+
+    first: int
+    stop: int
+    indexes: range
+    slices: list[Slice]
 
 
 class NoOutput(Exception):
@@ -93,31 +107,66 @@ class TaskRun:
         self._policy = policy
         self._links = links
         self._message_bytes = sum(piece.size for piece in task.slices) // max(1, task.count)
+        self._fitting = fitting_messages(policy, self._message_bytes)
+        self._encoded: list[Chunk] = []
+        self._encoded_stop = 0
+        self._origins: list[float] = []
         self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
         self._of_all = False
         self._holds = holds or Holds()
-        self._messages: list[Message] = []
+        self._decoded: list[tuple[int, list[Message]]] = []
         self._releases: CallReleases | None = None
 
-    def messages(self) -> list[Message]:
-        """The task's messages, decoded. Raises PeerError if a section is malformed."""
+    def groups(self) -> Iterator[Group]:
+        """A batch is one."""
+        slices, first, begin, end = self.task.slices, 0, 0, 0
+        for at, piece in enumerate(slices):
+            if end > begin and not self.task.batch and end + piece.count - begin > self._fitting:
+                yield Group(first, at, range(begin, end), slices[first:at])
+                first, begin = at, end
+            end += piece.count
+        yield Group(first, len(slices), range(begin, end), slices[first:])
+
+    def messages(self, group: Group) -> list[Message]:
+        """Its messages, decoded. There are none if a section is malformed: all of the group have failed then."""
         messages: list[Message] = []
-        for piece in self.task.slices:
-            attempt = piece.section.attempt + self.task.attempt - 1
-            messages += piece.columns().messages("", attempt, piece.delivery.source or self._links.only_input)
-        self._messages = messages
+        origins: list[float] = []
+        try:
+            for piece in group.slices:
+                columns = piece.columns()
+                origins.append(columns.origins[0])
+                attempt = piece.section.attempt + self.task.attempt - 1
+                messages += columns.messages("", attempt, piece.delivery.source or self._links.only_input)
+        except PeerError as error:  # what cannot be decoded will not be the next time either
+            reason = f"malformed: {error}"
+            self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in group.indexes}
+            return []
+        self._origins += origins
+        self._decoded.append((group.indexes.start, messages))
         return messages
+
+    def end(self, group: Group) -> None:
+        """It has been called for, and what came of it was taken."""
+        for piece in group.slices:
+            piece.forget_columns()
 
     # ---- outputs
 
-    def take_plain(self, made: list[Any]) -> None:
+    def take_plain(self, group: Group, made: list[Any]) -> None:
         """A payload for each message, in order: ids, origins and headers stay as they came."""
         index = 0
-        for piece in self.task.slices:
-            self.default.extend(piece.columns()._replace(payloads=made[index : index + piece.count]), index)
+        for piece in group.slices:
+            columns = piece.columns()._replace(payloads=made[index : index + piece.count])
+            self.default.extend(columns, group.indexes.start + index)
             index += piece.count
+        if (
+            not self._holds.new and self.default.in_order and 2 * len(self.default) > self._fitting
+        ):  # no message has more to come
+            self._encoded += self.default.encode(self._policy, self._failures, self._message_bytes)
+            self._encoded_stop = group.indexes.stop
+            self.default.clear()
 
     def take_each(self, messages: list[Message], made: Any) -> Iterator[list[Chunk]]:
         """A batch's outputs, one to one. An Answer is for its message only. Yields what is to be passed on early."""
@@ -182,7 +231,7 @@ class TaskRun:
 
     def _held(self) -> CallReleases:
         if self._releases is None:
-            self._releases = CallReleases(self.task, self._messages, self._holds)
+            self._releases = CallReleases(self.task, self._decoded, self._holds)
         return self._releases
 
     def _is_held(self, message: Message) -> bool:
@@ -219,7 +268,8 @@ class TaskRun:
         return [self.default, *self._named.values()]
 
     def _early(self) -> list[Chunk]:
-        chunks = encode_all(self._all_sections(), self._policy, self._failures, self._message_bytes)
+        chunks = self._encoded + encode_all(self._all_sections(), self._policy, self._failures, self._message_bytes)
+        self._encoded = []
         self.default.clear()
         self._named = {}
         self._many = 0
@@ -228,19 +278,17 @@ class TaskRun:
     # ---- failures
 
     def drop_all(self) -> None:
-        self.filtered = sum(not self._is_held(message) for message in self._messages)
+        self.filtered = sum(not self._is_held(message) for _, messages in self._decoded for message in messages)
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
 
-    def fail_batch(self, error: BaseException) -> None:
+    def fail_group(self, group: Group, error: BaseException) -> None:
+        """Its only call failed. All of it is to be tried again, also what was dropped."""
+        if self.task.batch:
+            self.filtered = 0
         whole = failure_of(0, error)
-        self.filtered = 0  # all of them are to be tried again, also those that were dropped
-        self._failures = {index: replace(whole, index=index) for index in range(self.task.count)}
-
-    def fail_all(self, reason: str) -> None:
-        """What cannot be decoded will not be the next time either."""
-        self._failures = {index: Failure(index, reason, verdict=Verdict.REJECT) for index in range(self.task.count)}
+        self._failures |= {index: replace(whole, index=index) for index in group.indexes}
 
     def result(self) -> Result:
         held = self._take_held() if self._holds.new or self._releases is not None else []
@@ -249,8 +297,9 @@ class TaskRun:
             outputs = [sections.without(self._failures) for sections in outputs]
         whole = len(self._failures) == self.task.count
         chunks = [] if whole else encode_all(outputs, self._policy, self._failures, self._message_bytes)
+        chunks = self._encoded + chunks
         now = time.time()
-        origins = [piece.section.columns().origins[piece.start] for piece in self.task.slices] if not whole else []
+        origins = [] if whole else self._origins
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
         result = Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
         if self._releases is not None:
@@ -260,7 +309,9 @@ class TaskRun:
 
     def _take_held(self) -> list[int]:
         """Which messages are held from now on. One of which outputs were made as usual fails: it would be acked with those."""
-        owners = {owner for sections in self._all_sections() for owner in sections.owners}
+        owners = {owner for sections in self._all_sections() for owner in sections.owners}.union(
+            range(self._encoded_stop)
+        )
         held = []
         for index, has_outputs in self._held().held(
             self._failures, range(self.task.count) if owners and self._of_all else owners

@@ -29,6 +29,8 @@ BETWEEN_IDS = "\0"
 HEAD_BYTES = 12
 """Three numbers: the note, the bytes of the task's messages, the bytes of a slot."""
 
+EACH = slice(None)
+"""All slices of a task."""
 Note = memoryview
 """Of one unsigned number of 32 bits: the worker's `note[0]` says what it calls the plugin for."""
 
@@ -62,10 +64,11 @@ class CallSlot:
         self._size: Note = view[4:8].cast("I")
         view[8:12].cast("I")[0] = len(view)
 
-    def begin(self, task: Task) -> None:
-        """Writes the task's messages, before its first call. Where they do not fit, their ids are left out first. Messages that
-        do not fit even then are never suspected."""
-        rows = _rows(task)
+    def begin(self, task: Task, named: slice = EACH) -> None:
+        """Writes the task's messages, before the calls for its slices `named`: the ids of these are decoded by then, and others
+        are not asked for. Where they do not fit, the ids are left out first. Messages that do not fit even then are never
+        suspected."""
+        rows = _rows(task, range(len(task.slices))[named])
         encoded = cbor.write(rows)
         if len(encoded) > len(self._view) - HEAD_BYTES:
             rows = [[*row[:-1], ""] for row in rows]
@@ -80,13 +83,13 @@ class CallSlot:
         self.note[0] = NONE
 
 
-def _rows(task: Task) -> list[list[Any]]:
+def _rows(task: Task, named: range) -> list[list[Any]]:
     """[stage, outlet, instance, incarnation of its producer, number of its first message, messages, their ids] of each slice."""
     rows: list[list[Any]] = []
-    for piece in task.slices:
+    for at, piece in enumerate(task.slices):
         producer, incarnation = producer_of(piece)
-        # As one text, which costs 8 ns an id to encode, against 60. To decode the ids costs nothing: the worker would do it next.
-        ids = BETWEEN_IDS.join(piece.ids())
+        # As one text, which costs 8 ns an id to encode, against 60.
+        ids = BETWEEN_IDS.join(piece.ids()) if at in named else ""
         rows.append([*producer, incarnation, piece.section.first + piece.start, piece.count, ids])
     return rows
 

@@ -103,6 +103,9 @@ class CallNote:
         self._map = mmap.mmap(fd, _NOTE_BYTES)
         self.note: Note = memoryview(self._map).cast("I")
 
+    def begin(self, task: Task, named: slice) -> None:
+        """The daemon knows what it has given to the worker."""
+
     def close(self) -> None:
         self.note.release()
         self._map.close()

@@ -124,17 +124,12 @@ class ThreadPool:
     # ---- on any thread
 
     def _begin(self, task: Task, slot: CallSlot) -> None:
-        work = self._runner.begin(task, slot.note)
+        work = self._runner.begin(task, slot)
         self._slots[work] = slot
-
-        def first() -> Step:
-            slot.begin(task)
-            return work.advance()
-
         if self._is_async:
-            self._event_loop.begin(work, first)
+            self._event_loop.begin(work, work.advance)
         else:
-            self._give_to_thread(lambda: self._go_on(work, first()))
+            self._give_to_thread(lambda: self._go_on(work, work.advance()))
 
     def _resume(self, work: Work, step: Step) -> None:
         """The event loop has nothing more to wait for in this task. What may block is not done there."""

@@ -96,9 +96,8 @@ class WorkerMain:
             self._outcome(self._hooks["zpipe_open"](self._context))
 
     def _work(self, task: Task) -> Result:
-        note = self._note.note
-        note[0] = NONE
-        work = self._runner.begin(task, note)
+        self._note.note[0] = NONE
+        work = self._runner.begin(task, self._note)
         step = work.advance()
         while not isinstance(step, Result):
             if isinstance(step, list):

@@ -1,0 +1,114 @@
+"""A task is decoded, called for and encoded a section at a time. That must not be seen in what comes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire import section
+from zpipe.core.wire.section import Section
+from zpipe.core.work.delivery import Delivery, Slice
+from zpipe.core.work.task import CallHistory, Result, Task, Verdict
+from zpipe.daemon.plugin.runner import Runner
+from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.storage.call_journal import CallJournal, in_call
+from zpipe.hookspecs import Context, Holds
+from zpipe.messages import DROP, Message
+
+POLICY = LinkPolicy(section_messages=4)
+OUTCOMES = {"plain": 1, "list": 1, "message": 1, "drop": 0, "many": 2, "fails": 0, "not plain": 0}
+
+
+class _Context:
+    last = False
+    holds = Holds()
+
+
+def task_of(sections: list[list[str]]) -> Task:
+    slices = []
+    number = 0
+    for outcomes in sections:
+        ids = [f"s:{number + at}" for at in range(len(outcomes))]
+        body = b"\x94 broken" if "malformed" in outcomes else section.encode(ids, [1.0] * len(ids), outcomes, None)
+        whole = Section(body, len(outcomes), first=number + 1)
+        number += len(outcomes)
+        slices.append(Slice(Delivery([whole], lambda _: None), whole, 0, 0, whole.count, 0.0))
+    return Task(1, slices, CallHistory(), False)
+
+
+def process(message: Message, context: Any) -> Any:
+    match message.payload:
+        case "plain":
+            return "plain"
+        case "list":
+            return ["list"]
+        case "message":
+            return Message("message")
+        case "drop":
+            return DROP
+        case "many":
+            return iter(["first", "second"])
+        case "not plain":
+            return {"not plain": {1, 2}}
+    raise ValueError("fails")
+
+
+def run(task: Task, folder: Path, hook: Any = process) -> Result:
+    slot = CallJournal(folder / "calls", 1).slot(0)
+    runner = Runner({"zpipe_process": hook}, cast(Context, _Context()), POLICY, StageLinks())
+    result = runner.begin(task, slot).advance()
+    assert isinstance(result, Result)
+    return result
+
+
+@given(st.lists(st.lists(st.sampled_from([*OUTCOMES]), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_outputs_come_in_order_and_failures_with_their_messages(
+    tmp_path_factory: Any, sections: list[list[str]]
+) -> None:
+    task = task_of(sections)
+    result = run(task, tmp_path_factory.mktemp("journal"))
+    outcomes = [one for of_section in sections for one in of_section]
+    expected = [
+        (f"s:{index}" if outcome != "many" else f"s:{index}.{n}", index)
+        for index, outcome in enumerate(outcomes)
+        for n in range(OUTCOMES[outcome])
+    ]
+    made = []
+    for chunk in result.chunks:
+        assert chunk.messages <= POLICY.section_messages and chunk.owners is not None
+        made += zip(section.decode(chunk.body, chunk.messages).ids, chunk.owners, strict=True)
+    assert made == expected
+    failed = {index for index, outcome in enumerate(outcomes) if outcome in ("fails", "not plain")}
+    assert {failure.index for failure in result.failures} == failed
+    assert result.filtered == outcomes.count("drop")
+
+
+def test_a_malformed_section_fails_its_own_messages_alone(tmp_path: Path) -> None:
+    result = run(task_of([["plain"] * 3, ["malformed"] * 2, ["plain"] * 4]), tmp_path)
+    assert [(one.index, one.verdict) for one in result.failures] == [(3, Verdict.REJECT), (4, Verdict.REJECT)]
+    assert [list(chunk.owners or ()) for chunk in result.chunks] == [[0, 1, 2], [5, 6, 7, 8]]
+
+
+def test_the_journal_knows_the_message_of_any_section_that_is_in_the_call(tmp_path: Path) -> None:
+    """A process that dies in a call is looked into from outside: here, from inside each call."""
+    found = []
+
+    def note(message: Message, context: Any) -> Any:
+        suspects, ids = in_call(tmp_path / "calls")
+        [(_, rows)] = suspects.values()
+        found.append((ids, rows))
+        return message.payload
+
+    run(task_of([["plain"] * 3] * 4), tmp_path, note)
+    assert found == [([f"s:{at}"], [[at + 1, at + 2, 1]]) for at in range(12)]
+
+
+def test_what_a_worked_on_section_was_decoded_to_is_let_go(tmp_path: Path) -> None:
+    """Kept until the ack, the payloads of all messages in flight would be in memory twice."""
+    task = task_of([["plain"] * 3, ["list"] * 3])
+    run(task, tmp_path)
+    assert [piece.section._columns for piece in task.slices] == [None, None]
