@@ -212,8 +212,6 @@ class Instance:
 
     def _make_loop(self) -> Loop:
         parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
-        if self._source is not None:
-            parts.append(self._source)
         wakeup = self._mailbox.wakeup
         watched = {wakeup.fd: wakeup.clear, self._signals.fd: self._signalled}
         if self._env.get(environment.SUPERVISED):
