@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -205,6 +206,19 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(
     os.kill(int(terminal.ask("pane_pid")), getattr(signal, f"SIG{name}"))
     terminal.wait(lambda _: terminal.ask("pane_dead") == "1", "it has ended")
     assert terminal.ask("alternate_on") == "0"
+
+
+def test_it_ends_when_its_terminal_goes(start: Callable[[], object], open_terminal: Open) -> None:
+    start()
+    terminal = open_terminal(100, 30)
+    terminal.wait(all_run, "the pipeline runs")
+    pid = int(terminal.ask("pane_pid"))
+    with ExitStack() as stack:
+        descriptor = os.pidfd_open(pid)
+        stack.callback(os.close, descriptor)
+        terminal.close()
+        ended, _, _ = select.select([descriptor], [], [], 60.0)
+        assert ended, "the screen runs on without a terminal"
 
 
 def test_ctrl_z_gives_the_terminal_back_and_what_was_there_is_drawn_again(
