@@ -207,7 +207,7 @@ class Hooks:
 
         How many there are is up to zpipe: about 5 ms of work, and one while little is to be done. They are no batch, so nothing
         waits for them to become more. It is for plugins that hand messages on to something which is quicker with many at once.
-        If it raises, each of the messages is tried again, alone.
+        If it raises, each of the messages is tried again, alone. It may be ``async def``.
         """
 
     @hookspec(firstresult=True)

@@ -25,7 +25,7 @@ from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_o
 
 GROUP = "zpipe.plugins"
 WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch", "zpipe_wrap")
-SYNC_HOOKS = ("zpipe_options", "zpipe_outlets", "zpipe_check", "zpipe_traits", "zpipe_total", "zpipe_process_each")
+SYNC_HOOKS = ("zpipe_options", "zpipe_outlets", "zpipe_check", "zpipe_traits", "zpipe_total")
 """Called where there is no event loop, or where nobody waits for one."""
 GENERATOR_HOOKS = ("zpipe_source", "zpipe_tick", "zpipe_flush")
 """These may be async generators."""

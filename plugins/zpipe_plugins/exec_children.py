@@ -148,7 +148,8 @@ class Children:
     def _late(self, child: Child, timeout_s: float) -> str:
         """Why it is silent. One that writes as soon as its input is closed, and not before, has only kept its lines back."""
         reason = f"{child.name} wrote no line within {timeout_s:g} s"
-        if child.answered:
+        if child.answered or not child.has_read_all:
+            reason += "" if child.answered else ", and has not read its input"
             self._context.log.warning("%s: it is killed, and started again", reason)
             return reason
         child.put(b"", ends=True)

@@ -120,9 +120,10 @@ class Instance:
         outages = [self._position_writer.outage, self._dead_letters.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
-        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
         self._signals.watch_folder(self._places.root)
+        watch = self._signals.watch_folder
+        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets, watch)
         self.loop = self._make_loop()
 
     # ---- making the parts
@@ -211,8 +212,6 @@ class Instance:
 
     def _make_loop(self) -> Loop:
         parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
-        if self._source is not None:
-            parts.append(self._source)
         wakeup = self._mailbox.wakeup
         watched = {wakeup.fd: wakeup.clear, self._signals.fd: self._signalled}
         if self._env.get(environment.SUPERVISED):

@@ -512,10 +512,10 @@ def test_whoever_sends_among_many_gets_more_room_at_the_heartbeat() -> None:
             consumer.handle(event)
     assert said(consumer, "a").limit_messages == 150
     consumer.handle(heartbeat())
-    assert (said(consumer, "b").limit_messages, said(consumer, "b").reply) == (12, True)
+    assert (said(consumer, "b").limit_messages, said(consumer, "b").reply) == (6, True)
     for event in (*(confirm(name) for name in "bcd"), turn(consumer.now + 1)):
         consumer.handle(event)
-    assert said(consumer, "a").limit_messages == 125 + 62
+    assert said(consumer, "a").limit_messages == 125 + 81
 
 
 def said(consumer: ConsumerEnd, name: str) -> frames.Statement:

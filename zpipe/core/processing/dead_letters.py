@@ -49,7 +49,7 @@ class DeadLetters:
 
     def next_at(self) -> float:
         """When `take` should be called although nothing happens."""
-        return min((at for at, _ in self._again), default=NEVER)
+        return min(at for at, _ in self._again) if self._again else NEVER
 
     def written(self, letter: DeadLetter, stored: bool, now: float) -> None:
         """The letter is durable (then its message is finished), or could not be written."""

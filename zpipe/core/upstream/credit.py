@@ -20,6 +20,7 @@ class Grant:
     need      the room without which the producer cannot go on, as it said (0: it has not)
     turn      when it was last favoured, in calls of `share`
     counted   what it takes up of the bound, as it was last added up
+    fair      its share of the window, when it was last given something
     weight    its share by an equal one
     """
 
@@ -30,6 +31,7 @@ class Grant:
         "_stated",
         "ceiling",
         "counted",
+        "fair",
         "limit",
         "need",
         "received",
@@ -46,6 +48,7 @@ class Grant:
         self.need = 0
         self.turn = 0
         self.counted = 0
+        self.fair = 0
         self.weight = 1.0
         self._last_received = 0
         self._promised = False
@@ -80,6 +83,12 @@ class Grant:
         """The producer may soon stand still for want of room that could be stated."""
         left = self._stated - self.received
         return self.limit > self._stated and (left < self.need or 2 * left <= self.room)
+
+    @property
+    def pressing(self) -> bool:
+        """With all that its share is now it might be `low`: half of what was stated is used, or half of the share."""
+        left = min(self.limit, self._stated) - self.received
+        return 2 * left <= max(self.limit - self.received, self.fair)
 
     @property
     def promised(self) -> bool:
@@ -166,15 +175,15 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
 
 
 def weigh(grants: Sequence[Grant], window: int) -> None:
-    """Half of the window is shared equally from now on, half by what each has sent since the last call: the share of those that
-    are idle would make the parcels of a few among many as small as if all were sending. If all send all they may, what they
-    send is what they were given, so their shares become equal again."""
+    """From now on three quarters of the window are shared by what each has sent since the last call, the rest equally: the
+    share of those that are idle would make the parcels of a few among many as small as if all were sending. If all send all
+    they may, what they send is what they were given, so their shares become equal again."""
     used = [grant.received_since() for grant in grants]
     total = sum(used)
     for grant, amount in zip(
         grants, used, strict=True
     ):  # where all that came would have fit at once, nobody lacks room
-        grant.weight = (1 + len(grants) * amount / total) / 2 if total > window else 1.0
+        grant.weight = (1 + 3 * len(grants) * amount / total) / 4 if total > window else 1.0
 
 
 def fair_share(grants: int, bound: int, window: int, taken: int) -> int:
@@ -184,7 +193,8 @@ def fair_share(grants: int, bound: int, window: int, taken: int) -> int:
 
 def top_up(grant: Grant, fair: int, free: int) -> int:
     """Raises one limit to its share, as far as there is free room. Returns how much of that it took."""
-    want = grant.released + grant.share_of(fair)
+    grant.fair = share = grant.share_of(fair)
+    want = grant.released + share
     if want <= grant.limit:
         return 0
     extra = min(max(want - grant.ceiling, 0), max(free, 0))

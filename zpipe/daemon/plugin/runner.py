@@ -131,6 +131,8 @@ class Runner:
         assert self._process_each is not None
         try:
             made = self._process_each(messages, self._context)
+            if isinstance(made, Awaitable):
+                made = yield made
             if not isinstance(made, list) or len(made) != len(messages):
                 raise WrongAnswers(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
