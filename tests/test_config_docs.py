@@ -184,20 +184,24 @@ def test_what_is_not_available_says_so(read: Reader) -> None:
         assert LATER in read.mistakes({key: value or "1"})[key]
 
 
-def test_variables_become_what_the_table_says(read: Reader) -> None:
-    section = PAGE.split("## Environment variables")[1].split("## ")[0]
+def test_variables_become_what_the_table_says(read: Reader, tmp_path: Path) -> None:
+    section = PAGE.split("## Variables, files and credentials")[1].split("## ")[0]
     forms = re.findall(r"^\| `(\$[^`]+)` \|", section, re.MULTILINE)
-    assert forms == ["${VAR}", "${VAR:-text}", "$${"]
+    variable, with_default, file, credential, escaped = forms
+    assert forms == ["${VAR}", "${VAR:-text}", "${file:PATH}", "${credential:NAME}", "$${"]
+    (tmp_path / "NAME").write_text("of a file\n")
 
     def becomes(form: str, env: dict[str, str]) -> Any:
         text = config_text({"stages.head.options": f'{{ fields = {{ key = "{form}" }} }}'})
         return read(text, ENV | env).stages["head"].options.fields["key"]
 
-    assert [becomes(form, {"VAR": "value"}) for form in forms] == ["value", "value", "${"]
-    assert [becomes(form, {"VAR": ""}) for form in forms] == ["", "text", "${"]
-    assert [becomes(form, {}) for form in forms[1:]] == ["text", "${"]
+    assert [becomes(form, {"VAR": "value"}) for form in (variable, with_default, escaped)] == ["value", "value", "${"]
+    assert [becomes(form, {"VAR": ""}) for form in (variable, with_default)] == ["", "text"]
+    assert [becomes(form, {}) for form in (with_default, escaped)] == ["text", "${"]
+    assert becomes(file.replace("PATH", f"{tmp_path}/NAME"), {}) == "of a file"
+    assert becomes(credential, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "of a file"
     with pytest.raises(ConfigError, match="VAR is not set"):
-        becomes(forms[0], {})
+        becomes(variable, {})
 
 
 def test_a_string_is_a_number_only_if_it_came_from_a_variable(read: Reader) -> None:

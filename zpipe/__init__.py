@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zpipe.errors import Reject, Retry, Throttled
 from zpipe.hookspecs import Context, Traits, hookimpl
 from zpipe.messages import DROP, Message, many
+from zpipe.option_types import Duration, Secret, Size
 from zpipe.plugin_classes import BatchMap, Map, Sink, Source, Wrapper
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ __all__ = [
     "DROP",
     "BatchMap",
     "Context",
+    "Duration",
     "Map",
     "Message",
     "Reject",
     "Retry",
+    "Secret",
     "Sink",
+    "Size",
     "Source",
     "Throttled",
     "Traits",

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from zpipe import DROP, Context, Message, Reject, Retry, Throttled, Traits, hookimpl, many
+from zpipe import DROP, Context, Duration, Message, Reject, Retry, Throttled, Traits, hookimpl, many
 from zpipe.errors import Answer, OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.exec_child import Child, Ended, Late
@@ -34,22 +34,20 @@ _WAITS = object()
 
 @dataclass
 class Options:
-    """command        the program and its arguments; a path with "/" is relative to the config file, where it also runs
-    mode           what a message is for the program: a map with its id, a bare line, or one of all that a run of it is given
-    format         how messages are written and read
-    timeout        seconds in which a program that has messages must write something
-    outlets        the named outlets by which messages may leave; None: those that a stage reads
-    key            (a source) the field of a line that is its position; None: the number of the line
-    needs_network  whether the program opens connections of its own
-    """
-
-    command: list[str]
-    mode: Literal["envelope", "line", "filter"] = "envelope"
-    format: Literal["ndjson", "lines", "cbor"] = "ndjson"
-    timeout: float = 30.0
-    outlets: list[str] | None = None
-    key: str | None = None
-    needs_network: bool = False
+    command: Annotated[
+        list[str], 'the program and its arguments; a path with "/" is relative to the config file, where it also runs'
+    ]
+    mode: Annotated[
+        Literal["envelope", "line", "filter"],
+        "what a message is for the program: a map with its id, a bare line, or one of all that a run of it is given",
+    ] = "envelope"
+    format: Annotated[Literal["ndjson", "lines", "cbor"], "how messages are written and read"] = "ndjson"
+    timeout: Annotated[Duration, "in which a program that has messages must write something"] = 30.0
+    outlets: Annotated[list[str] | None, "named outlets of messages; left out: those that a stage reads"] = None
+    key: Annotated[str | None, "(a source) the field of a line that is its position; left out: the line's number"] = (
+        None
+    )
+    needs_network: Annotated[bool, "whether the program opens connections of its own"] = False
 
     def __post_init__(self) -> None:
         if not self.command or not self.command[0]:
@@ -57,7 +55,7 @@ class Options:
         if self.mode == "envelope" and self.format == "lines":
             raise ValueError('format "lines" has no room for an id: mode "envelope" takes "ndjson" or "cbor"')
         if not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout}: allowed is any number of seconds above 0")
+            raise ValueError(f"timeout is {self.timeout}: allowed is any time above 0")
 
 
 class Scratch(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from zpipe import Context, Source, override
 from zpipe.errors import OperatorError
@@ -22,14 +22,11 @@ from zpipe_plugins.readers import READERS, Record, read_file
 
 @dataclass
 class Options:
-    """paths    globs, relative to the config file; `**` stands for any depth
-    format   what one record is
-    exclude  globs of files to leave out
-    """
-
-    paths: list[str]
-    format: Literal["file", "lines", "ndjson", "csv"] = "file"
-    exclude: list[str] = field(default_factory=list)
+    paths: Annotated[list[str], "names or globs, relative to the config file; `**` stands for any depth"]
+    format: Annotated[Literal["file", "lines", "ndjson", "csv"], "what one message is"] = "file"
+    exclude: Annotated[list[str], "globs of files to leave out; here `*` also crosses folders"] = field(
+        default_factory=list
+    )
 
     def __post_init__(self) -> None:
         if not self.paths or not all(self.paths):

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count as numbers_from
-from typing import Any
+from typing import Annotated, Any
 
-from zpipe import Context, hookimpl
+from zpipe import Context, Size, hookimpl
 
 _STRIDE = 256
 """How many messages are made between two checks of `context.stopping`, which costs 30 ns. A message costs 250 ns."""
@@ -21,24 +21,16 @@ _PLAIN = (type(None), bool, int, float, str, bytes)
 
 @dataclass
 class Options:
-    """count   how many messages; None: without end
-    rate    messages a second; None: as fast as they are taken
-    fields  what each payload has besides its id
-    size    the bytes of `blob` in each payload; None: no blob
-    """
-
-    count: int | None = None
-    rate: float | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
-    size: int | None = None
+    count: Annotated[int | None, "how many messages; left out: without end"] = None
+    rate: Annotated[float | None, "messages a second; left out: as fast as they are taken"] = None
+    fields: Annotated[dict[str, Any], "what each payload has besides its id"] = field(default_factory=dict)
+    size: Annotated[Size | None, "of `blob` in each payload; left out: no blob"] = None
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 0:
             raise ValueError(f"count is {self.count}: allowed is 0 or more, or to leave it out for an endless source")
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise ValueError(f"rate is {self.rate}: allowed is any number above 0 (per second), or to leave it out")
-        if self.size is not None and self.size < 0:
-            raise ValueError(f"size is {self.size}: allowed is 0 or more bytes, or to leave it out")
         own = {"id"} if self.size is None else {"id", "blob"}
         for name, value in self.fields.items():
             if name in own:

@@ -16,10 +16,10 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
-from zpipe import Context, Message, Reject, Retry, Throttled, Traits, hookimpl
+from zpipe import Context, Duration, Message, Reject, Retry, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -32,22 +32,23 @@ _SHOWN = 200
 
 @dataclass
 class Options:
-    """url                      `{name}` in it stands for that field of the payload
-    body                     `json`, `none` or `field:NAME`; None: what is usual for the method
-    timeout                  seconds for the whole request
-    throttle, retry, reject  statuses
-    field                    the field of the payload that takes the answer
-    """
-
-    url: str
+    url: Annotated[str, "`{name}` in it stands for that field of the payload, quoted"]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET"
-    body: str | None = None
-    headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    timeout: float = 30.0
-    throttle: list[int] = dataclasses.field(default_factory=lambda: [429, 503])
-    retry: list[int] = dataclasses.field(default_factory=lambda: [408, 425, 500, 502, 504])
-    reject: list[int] = dataclasses.field(default_factory=list)
-    field: str | None = None
+    body: Annotated[str | None, "`json`, `none` or `field:NAME`; left out: `json` for POST, PUT and PATCH"] = None
+    headers: Annotated[dict[str, str], "sent with every request"] = dataclasses.field(default_factory=dict)
+    timeout: Annotated[Duration, "for a request as a whole"] = 30.0
+    throttle: Annotated[list[int], "statuses that ask to slow down"] = dataclasses.field(
+        default_factory=lambda: [429, 503]
+    )
+    retry: Annotated[list[int], "statuses that use an attempt"] = dataclasses.field(
+        default_factory=lambda: [408, 425, 500, 502, 504]
+    )
+    reject: Annotated[list[int], "statuses that make a dead letter at once, as all other 4xx do"] = dataclasses.field(
+        default_factory=list
+    )
+    field: Annotated[str | None, "the field of the payload that takes the answer; left out: `body`, and `status`"] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         self.parts()
@@ -56,7 +57,7 @@ class Options:
         if self.body not in ("json", "none") and not (self.body.startswith("field:") and self.body[6:]):
             raise ValueError(f"body is {self.body!r}: allowed are 'json', 'none' and 'field:NAME'")
         if not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout}: allowed is any number of seconds above 0")
+            raise ValueError(f"timeout is {self.timeout}: allowed is any time above 0")
         for name, value in self.headers.items():
             if not name or not (name + value).isprintable() or not (name + value).isascii():
                 raise ValueError(f"headers.{name} is {value!r}: allowed is ASCII text without line breaks")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from zpipe import Context, Message, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
@@ -30,9 +30,7 @@ _UNREAD = "nobody reads standard output any more"
 
 @dataclass
 class Options:
-    """path: the file to append to, relative to the config file, or `-` for standard output."""
-
-    path: str
+    path: Annotated[str, "the file to append to, relative to the config file, or `-` for standard output"]
 
     def __post_init__(self) -> None:
         if not self.path:

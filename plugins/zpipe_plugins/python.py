@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 from zpipe import Context, Message, Traits, hookimpl
 from zpipe.errors import OperatorError
@@ -24,14 +24,9 @@ _FORMS = "allowed are 'module:name' and 'path.py:name'"
 
 @dataclass
 class Options:
-    """function       `module:name` or `path.py:name`, relative to the config file
-    needs_network  whether the function opens connections of its own
-    outlets        the named outlets by which its Messages may leave; None: those that a stage reads
-    """
-
-    function: str
-    needs_network: bool = False
-    outlets: list[str] | None = None
+    function: Annotated[str, "`module:name`, or `path.py:name` relative to the config file"]
+    needs_network: Annotated[bool, "whether the function opens connections of its own"] = False
+    outlets: Annotated[list[str] | None, "named outlets of its Messages; left out: those that a stage reads"] = None
 
     def __post_init__(self) -> None:
         where, colon, name = self.function.rpartition(":")

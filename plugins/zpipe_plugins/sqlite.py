@@ -10,7 +10,7 @@ import sqlite3
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from zpipe import Context, Message, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
@@ -33,18 +33,11 @@ _TYPES = ("INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC")
 
 @dataclass
 class Options:
-    """path     the database, relative to the config file
-    table    is created if it does not exist
-    key      the field that identifies a row
-    columns  the types of fields whose type matters
-    fts      fields that the full-text index `<table>_fts` has
-    """
-
-    path: str
-    table: str
-    key: str
-    columns: dict[str, str] = field(default_factory=dict)
-    fts: list[str] = field(default_factory=list)
+    path: Annotated[str, "the database, relative to the config file"]
+    table: Annotated[str, "is created if it does not exist"]
+    key: Annotated[str, "the field that identifies a row"]
+    columns: Annotated[dict[str, str], "types of fields whose type matters"] = field(default_factory=dict)
+    fts: Annotated[list[str], "fields of the full-text index `<table>_fts`"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("path", "table", "key"):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from zpipe.errors import PluginError
+
 PLUGINS = {
     "loud": """
 from dataclasses import dataclass, field
@@ -79,7 +81,8 @@ def test_first_party_plugins(call) -> None:
     assert (rows["generate"]["kind"], rows["generate"]["distribution"]) == ("source", "zpipe")
     assert rows["python"]["kind"] == "process+batch"
     options = {option["name"]: option for option in rows["files"]["options"]}
-    assert options["paths"] == {"name": "paths", "type": "a list, each a string", "required": True, "default": None}
+    paths = options["paths"]
+    assert (paths["type"], paths["required"], paths["default"]) == ("a list, each a string", True, None)
     assert options["format"]["default"] == "file"
 
 
@@ -120,3 +123,74 @@ def test_as_text(call) -> None:
     assert "not today" in lines[at + 1]
     at = next(n for n, line in enumerate(lines) if line.startswith("loud"))
     assert lines[at + 1 : at + 3] == ["    path   a path; required", '    limit  a number; default "inf"']
+
+
+NESTED = """
+from dataclasses import dataclass
+from typing import Annotated
+import zpipe
+
+@dataclass
+class Server:
+    host: Annotated[str, "its name"]
+    timeout: zpipe.Duration = 30.0
+
+@dataclass
+class Options:
+    token: Annotated[zpipe.Secret, "of the account"]
+    servers: Annotated[list[Server], "tried in this order"]
+    most: zpipe.Size = 65536
+    key: zpipe.Secret = zpipe.Secret("hunter2")
+
+class Step(zpipe.Map[Options]):
+    def process(self, message, context):
+        return message.payload
+"""
+
+
+@pytest.fixture
+def nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nested.py").write_text(NESTED)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("nested")
+def test_one_plugin_with_tables_and_help(call) -> None:
+    assert (
+        call("plugins", "./nested.py").stdout
+        == """\
+./nested.py  process
+    token    a secret, by "${VAR}", "${file:PATH}" or "${credential:NAME}"; required
+             of the account
+    servers  a list, each a table; required
+             tried in this order
+             host     a string; required
+                      its name
+             timeout  a time such as "30s"; default "30s"
+    most     a size such as "64MiB"; default "64KiB"
+    key      a secret, by "${VAR}", "${file:PATH}" or "${credential:NAME}"; default "***"
+"""
+    )
+
+
+@pytest.mark.usefixtures("nested")
+def test_one_plugin_as_json(call) -> None:
+    result = call("plugins", "./nested.py", "--json").stdout
+    options = {option["name"]: option for option in rows_of(result)["./nested.py"]["options"]}
+    assert (options["servers"]["help"], options["token"]["help"]) == ("tried in this order", "of the account")
+    assert [(o["name"], o["default"], o["help"]) for o in options["servers"]["options"]] == [
+        ("host", None, "its name"),
+        ("timeout", "30s", ""),
+    ]
+    assert "hunter2" not in result
+
+
+def test_one_plugin_by_its_entry_point(call) -> None:
+    [row] = rows_of(call("plugins", "generate", "--json").stdout).values()
+    assert (row["name"], row["distribution"]) == ("generate", "zpipe")
+
+
+def test_a_plugin_that_is_not_there(call) -> None:
+    with_error = call("plugins", "generat").exception
+    assert isinstance(with_error, PluginError)
+    assert "did you mean 'generate'?" in str(with_error)

@@ -38,6 +38,30 @@ def test_a_record_comes_back_without_what_is_the_plugins_own(read: Read) -> None
     assert back.hash != made(read, TEXT + "# more\n").hash
 
 
+USED = """
+from dataclasses import dataclass
+import zpipe
+
+@dataclass
+class Options:
+    word: str
+
+class Mark(zpipe.Wrapper[Options]):
+    def wrap(self, call, messages, context):
+        return call(messages)
+"""
+
+
+def test_the_options_of_what_a_stage_uses_are_kept_out(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "used.py").write_text(USED)
+    text = stages(step("b", 'use = { plugin = "./used.py", options = { word = "${V}" } }'))
+    one = made(read, text)
+    assert one.config.stages["b"].use[0].options.word == "open-sesame"
+    written = config_record.write(one)
+    assert "open-sesame" not in written
+    assert [use.plugin for use in config_record.read(written).config.stages["b"].use] == ["./used.py"]
+
+
 def test_the_address_of_traces_is_kept_out(read: Read) -> None:
     one = made(read)
     traced = replace(one, config=replace(one.config, traces="http://user:open-sesame@127.0.0.1/"))

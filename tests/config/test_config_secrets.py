@@ -1,4 +1,5 @@
-"""What came from a ${VAR} may be a secret, so no mistake shows it: not in words, and not in the JSON of `zpipe check`."""
+"""What came from a ${VAR}, a file or a credential may be a secret, so no mistake shows it: not in words, and not in the JSON of
+`zpipe check`."""
 
 from __future__ import annotations
 
@@ -68,17 +69,30 @@ def zpipe_process(message):
     ],
 )
 @pytest.mark.parametrize("value", [SECRET, "hunter2", "zq"])
-def test_a_value_from_the_environment_is_never_shown(write: Write, keys: str, value: str) -> None:
-    write("").with_name("picky.py").write_text(PICKY)
-    text = stages(step("b", keys, plugin="./picky.py"))
+@pytest.mark.parametrize("reference", ["${V}", "${file:V}", "${credential:V}"])
+def test_a_value_from_outside_of_the_file_is_never_shown(write: Write, keys: str, value: str, reference: str) -> None:
+    folder = write("").parent
+    (folder / "picky.py").write_text(PICKY)
+    (folder / "V").write_text(f"{value}\n")
+    text = stages(step("b", keys.replace("${V}", reference), plugin="./picky.py"))
     if keys.startswith("input"):
         text = text.replace('input = "a"\n', "", 1)
     with pytest.raises(ConfigError) as raised:
-        load(write(text), env={"ZPIPE_RUNTIME_DIR": "/r", "V": value})
+        load(write(text), env={"ZPIPE_RUNTIME_DIR": "/r", "V": value, "CREDENTIALS_DIRECTORY": str(folder)})
     said = "\n".join(f"{one} {json.dumps(one.given)} {one.nearest}" for one in raised.value.mistakes)
     for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1]):
         assert not re.search(rf"(?<![\w:]){re.escape(form)}(?!\w)", said), said
-    assert "V}" in said, "it says which variable"
+    assert "V}" in said, "it says which variable, file or credential"
+
+
+def test_a_line_of_a_long_secret_is_not_shown_either(write: Write) -> None:
+    folder = write("").parent
+    (folder / "picky.py").write_text(PICKY.replace("removeprefix('https://')", "splitlines()[1]"))
+    (folder / "key.pem").write_text("-----BEGIN KEY-----\nMIIEvQIBADANBgkq\n}\n-----END KEY-----\n")
+    with pytest.raises(ConfigError) as raised:
+        load(write(stages(step("b", 'options = { url = "${file:key.pem}" }', plugin="./picky.py"))))
+    assert "MIIE" not in str(raised.value)
+    assert "${file:key.pem}" in str(raised.value)
 
 
 def test_another_key_does_not_tell_it_either(write: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,7 +148,7 @@ ENV = {"A": "1", "EMPTY": "", "NESTED": "${A}"}
     ],
 )
 def test_expansion(text: str, result: str) -> None:
-    assert expand(text, ENV, pytest.fail) == result
+    assert expand(text, ENV, Path(), pytest.fail) == result
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_expansion(text: str, result: str) -> None:
 )
 def test_what_cannot_be_expanded(text: str, problem: str) -> None:
     heard: list[tuple[KeyPath, str, Any]] = []
-    result = expand({"k": [text, 5]}, ENV, lambda *mistake: heard.append(mistake))
+    result = expand({"k": [text, 5]}, ENV, Path(), lambda *mistake: heard.append(mistake))
     assert result == {"k": [UNSET, 5]}
     [(path, said, given)] = heard
     assert (path, given) == (("k", 0), text)
@@ -171,6 +172,6 @@ def test_what_cannot_be_expanded(text: str, problem: str) -> None:
 
 
 def test_plain_leaves_no_trace_of_the_expansion() -> None:
-    result = plain(expand({"k": ["${A}", {"l": "${A}"}]}, ENV, pytest.fail))
+    result = plain(expand({"k": ["${A}", {"l": "${A}"}]}, ENV, Path(), pytest.fail))
     assert result == {"k": ["1", {"l": "1"}]}
     assert type(result["k"][0]) is type(result["k"][1]["l"]) is str

@@ -454,7 +454,7 @@ def test_closing_lets_a_program_end_by_itself(start: Open, tmp_path: Path) -> No
     [
         ({"command": []}, "command is empty"),
         ({"command": ["cat"], "format": "lines"}, 'format "lines" has no room for an id'),
-        ({"command": ["cat"], "timeout": 0}, "allowed is any number of seconds above 0"),
+        ({"command": ["cat"], "timeout": 0}, "allowed is any time above 0"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], said: str) -> None:

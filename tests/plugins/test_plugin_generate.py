@@ -85,7 +85,6 @@ def test_stopping_ends_a_wait(make_context: Any) -> None:
         ({"count": -1}, "count is -1: allowed is 0 or more"),
         ({"rate": 0}, "rate is 0: allowed is any number above 0"),
         ({"rate": float("nan")}, "rate is nan"),
-        ({"size": -1}, "size is -1"),
         ({"fields": {"id": 1}}, "'id', which generate sets"),
         ({"fields": {"blob": 1}, "size": 1}, "'blob', which generate sets"),
         ({"fields": {"when": [datetime.date(2024, 1, 1)]}}, "fields.when has a list"),

@@ -23,8 +23,10 @@ from typing import Any
 import pytest
 
 from zpipe import DROP, Message, Throttled, plugin_loading
+from zpipe.config import load
 from zpipe.hookspecs import Hooks
 from zpipe.messages import BadRecord
+from zpipe.testing import stage
 
 README = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
 SNIPPETS: dict[str, str] = {
@@ -121,6 +123,16 @@ def test_limits(snippets: Any, make_context: Any) -> None:
     assert limits.zpipe_options() is limits.Options
 
 
+def test_account(snippets: Any, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_text("hunter2\n")
+    options = load(tmp_path / "account.toml").stages["ask"].options
+    assert (options.token.reveal(), options.servers[1].timeout, options.most) == ("hunter2", 5.0, 65536)
+    with stage("./account.py", options, folder=tmp_path) as run:
+        run.send_many([{"text": "hello"}, {"text": "x" * 65537}])
+        assert run.out == [{"text": "hello", "asked": ["a.example", "b.example"], "with": 1}]
+
+
 def test_squares(snippets: Any, make_context: Any) -> None:
     squares = snippets("squares")
     context = make_context(squares.Options(15), position=11)
@@ -179,9 +191,9 @@ def test_configs_name_what_is_there() -> None:
     configs = [tomllib.loads(body) for name, body in SNIPPETS.items() if name in ("shout.toml", "words.toml")]
     assert len(configs) == 2
     for config in configs:
-        for stage in config["stages"].values():
-            assert stage["plugin"] in first_party() or stage["plugin"].removeprefix("./") in SNIPPETS
-            assert stage.get("input", "read").partition(".")[0] in config["stages"]
+        for keys in config["stages"].values():
+            assert keys["plugin"] in first_party() or keys["plugin"].removeprefix("./") in SNIPPETS
+            assert keys.get("input", "read").partition(".")[0] in config["stages"]
     assert tomllib.loads(SNIPPETS["pyproject.toml"])["project"]["entry-points"]["zpipe.plugins"]
 
 
@@ -212,13 +224,23 @@ def default(field: dataclasses.Field[Any]) -> str:
     return "required" if field.default is dataclasses.MISSING else repr(field.default)
 
 
+def bare(annotation: str) -> str:
+    """An annotation without its help."""
+    parsed = ast.parse(annotation, mode="eval").body
+    if isinstance(parsed, ast.Subscript) and ast.unparse(parsed.value) == "Annotated":
+        assert isinstance(parsed.slice, ast.Tuple)
+        parsed = parsed.slice.elts[0]
+    return ast.unparse(parsed)
+
+
 def test_table_of_options() -> None:
     expected = []
     for name in first_party():
         options = plugin_loading.load(name, Path()).options_type
         if options is not None:
             for field in dataclasses.fields(options):
-                expected.append([name, field.name, ast.unparse(ast.parse(str(field.type))), default(field)])
+                expected.append([name, field.name, bare(str(field.type)), default(field)])
+                assert re.search(r"Annotated\[|^Literal", str(field.type)), f"{name}: {field.name} has no help"
     assert sorted(row[:4] for row in rows("The plugins that come with zpipe")) == sorted(expected)
 
 

@@ -15,21 +15,35 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 RIGHT = """\
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from dataclasses import field as made_by
+from typing import Annotated, Any
 
 import zpipe
+
+
+@dataclass
+class Server:
+    host: Annotated[str, "its name"]
+    token: zpipe.Secret | None = None
 
 
 @dataclass
 class Options:
     field: str
     most: int = 3
+    wait: Annotated[zpipe.Duration, "between two looks"] = 0.5
+    size: zpipe.Size | None = None
+    token: Annotated[zpipe.Secret, "of the account"] = zpipe.Secret("")
+    servers: list[Server] = made_by(default_factory=list)
 
 
 class Tail(zpipe.Source[Options, int]):
     @zpipe.override
     def open(self, context: zpipe.Context[Options]) -> None:
         self.path = context.options.field
+        self.wait: float = context.options.wait
+        self.size: int = context.options.size or 1
+        self.tokens: list[str] = [context.options.token.reveal(), *(server.host for server in context.options.servers)]
 
     @zpipe.override
     def source(self, context: zpipe.Context[Options, int]) -> Iterator[tuple[int, str]]:
@@ -98,6 +112,19 @@ class Wrong(zpipe.Map[Options]):
 class Wrong(zpipe.Map[Options]):
     def process(self, message: zpipe.Message, context: zpipe.Context[Options]) -> Any:
         return context.options.most.upper()  # wrong
+""",
+    "a secret for a text": """
+class Wrong(zpipe.Map[Options]):
+    def process(self, message: zpipe.Message, context: zpipe.Context[Options]) -> Any:
+        return "Bearer " + context.options.token  # wrong
+""",
+    "a duration that is a text": """
+Options("a", wait="500ms")  # wrong
+""",
+    "an option of a table in a table": """
+class Wrong(zpipe.Map[Options]):
+    def process(self, message: zpipe.Message, context: zpipe.Context[Options]) -> Any:
+        return context.options.servers[0].hots  # wrong
 """,
     "a position that is yielded": """
 class Wrong(zpipe.Source[Options, int]):

@@ -56,6 +56,31 @@ def test_metrics_have_a_unit_only_where_the_config_says_where_they_are_served() 
     assert not any("zpipe-monitor" in name + content for name, content in made.items() if name != unit_files.TEMPLATE)
 
 
+def test_a_unit_gets_the_credentials_that_its_stage_reads(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        """
+[pipeline]
+name = "c"
+[telemetry]
+prometheus = "${credential:address}"
+[stages.a]
+plugin = "generate"
+options = { fields = { a = "${credential:one} ${credential:two}", b = ["${credential:one}", "$${credential:none}"] } }
+[stages.b]
+plugin = "discard"
+input = "a"
+"""
+    )
+    (tmp_path / "address").write_text("127.0.0.1:9464")
+    env = ENV | {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    made = unit_files.files(load(path, env=env, only=""), dict.fromkeys(TEMPLATES, ""), "/srv/zpipe")
+    loaded = {name: settings(content).get("LoadCredential") for name, content in made.items() if name.endswith(".conf")}
+    assert loaded[unit_files.drop_in_path("zpipe@c.a.1.service")] == ["address", "one", "two"]
+    assert loaded[unit_files.drop_in_path("zpipe@c.b.8.service")] == ["address"]
+    assert loaded[unit_files.drop_in_path("zpipe-monitor@c.service")] == ["address"]
+
+
 def test_the_monitor_is_shut_in_like_a_stage() -> None:
     """Whatever both templates set is set to the same, but for what only one of them needs."""
     stage, monitor = (settings(install.templates()[name]) for name in (unit_files.TEMPLATE, unit_files.MONITOR))

@@ -377,3 +377,26 @@ def test_what_is_unsound_is_told(hooks: dict[str, Any], payloads: list[Any], sai
 def test_a_context_for_a_hook() -> None:
     context = make_context("options", position=3, last=True)
     assert (context.options, context.position, context.last, context.config_dir) == ("options", 3, True, Path.cwd())
+
+
+@dataclass
+class Secretive:
+    token: zpipe.Secret
+    more: dict[str, zpipe.Secret] | None = None
+    wait: zpipe.Duration = 1.0
+
+
+class Reveal(zpipe.Map[Secretive]):
+    def process(self, message: Message, context: Context[Secretive]) -> Any:
+        options = context.options
+        return [options.token.reveal(), *(one.reveal() for one in (options.more or {}).values()), options.wait]
+
+
+def test_secrets_are_given_as_such() -> None:
+    a, b = zpipe.Secret("a"), zpipe.Secret('${b} "')
+    for options in (Secretive(a, {"b": b}), {"token": a, "more": {"b": b}, "wait": "1s"}):
+        with stage(Reveal, options) as s:
+            s.send({})
+        assert s.out == [["a", '${b} "', 1.0]]
+    with pytest.raises(ConfigError, match="token: must be a secret"):
+        stage(Reveal, {"token": "a"})

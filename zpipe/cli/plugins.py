@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import click
 
 from zpipe import plugin_loading
 from zpipe.cli.parameters import json_or_text
-from zpipe.config.plugin_options import describe
+from zpipe.config.plugin_options import Option, options_of
 from zpipe.errors import ExitCode, PluginError
 from zpipe.plugin_loading import Plugin
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON value.")
-def command(as_json: bool) -> ExitCode:
-    """List the plugins that are installed, and their options.
+def command(name: str | None, as_json: bool) -> ExitCode:
+    """List the plugins that are installed, and their options, or those of the one plugin NAME.
 
-    They are those with an entry point. A config may also name one as module:object, or as a file.
+    Installed are those with an entry point. NAME may also be module:object or a file, as in a config.
     """
-    rows = [_row(*found) for found in plugin_loading.installed()]
+    found = plugin_loading.installed()
+    if name is not None:
+        found = [one for one in found if one[0] == name] or [(name, "", "")]
+    rows = [_row(*one) for one in found]
+    if name is not None and rows[0]["error"]:
+        raise PluginError(rows[0]["error"])
     if as_json:
         click.echo(json.dumps({"plugins": rows}))
     else:
@@ -38,7 +43,8 @@ def _row(name: str, distribution: str, version: str) -> dict[str, Any]:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a plugin may print while it is imported, which is no result
             plugin = plugin_loading.load(name, Path.cwd())
-            return {**row, "kind": _kind(plugin), "options": _options(plugin), "error": None}
+            options = options_of(plugin.options_type) if plugin.options_type is not None else []
+            return {**row, "kind": _kind(plugin), "options": list(map(_option, options)), "error": None}
     except PluginError as error:
         problem = str(error)
     except Exception as error:
@@ -56,23 +62,9 @@ def _kind(plugin: Plugin) -> str:
     return "batch" if plugin.takes_batches else "process"
 
 
-def _options(plugin: Plugin) -> list[dict[str, Any]]:
-    if plugin.options_type is None:
-        return []
-    hints = get_type_hints(plugin.options_type)
-    options = []
-    for field in dataclasses.fields(plugin.options_type):
-        if not field.init:
-            continue
-        default: Any = None
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        described = describe(hints[field.name])
-        options.append({"name": field.name, "type": described, "required": required, "default": json_or_text(default)})
-    return options
+def _option(option: Option) -> dict[str, Any]:
+    inner = list(map(_option, option.options))
+    return {**vars(option), "default": json_or_text(option.default), "options": inner}
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -83,10 +75,19 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(title.rstrip())
         if row["error"]:
             lines.append(f"    {row['error']}")
-        width = max((len(option["name"]) for option in row["options"]), default=0)
-        for option in row["options"]:
-            fallback = "required" if option["required"] else f"default {json.dumps(option['default'])}"
-            if not option["required"] and option["default"] is None:
-                fallback = "optional"
-            lines.append(f"    {option['name']:{width}}  {option['type']}; {fallback}")
+        lines += _option_lines(row["options"], " " * 4)
+    return lines
+
+
+def _option_lines(options: list[dict[str, Any]], indent: str) -> list[str]:
+    lines = []
+    width = max((len(option["name"]) for option in options), default=0)
+    for option in options:
+        fallback = "required" if option["required"] else f"default {json.dumps(option['default'])}"
+        if not option["required"] and option["default"] is None:
+            fallback = "optional"
+        lines.append(f"{indent}{option['name']:{width}}  {option['type']}; {fallback}")
+        if option["help"]:
+            lines.append(f"{indent}{'':{width}}  {option['help']}")
+        lines += _option_lines(option["options"], f"{indent}{'':{width}}  ")
     return lines

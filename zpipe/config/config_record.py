@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from zpipe import __version__
 from zpipe.config.mistakes import MistakeReport
-from zpipe.config.pipeline_config import PipelineConfig
+from zpipe.config.pipeline_config import PipelineConfig, Use
 from zpipe.config.plugin_options import fill
 from zpipe.hookspecs import Traits
 
@@ -59,7 +59,10 @@ def make(config: PipelineConfig, stage: str, instance: int, at: float, state: Pa
 
 
 def write(record: ConfigRecord) -> str:
-    stages = {name: replace(stage, options=None, traits=Traits()) for name, stage in record.config.stages.items()}
+    stages = {
+        name: replace(stage, options=None, use=tuple(Use(use.plugin) for use in stage.use), traits=Traits())
+        for name, stage in record.config.stages.items()
+    }
     public = replace(record.config, stages=stages, text="", traces="")
     return json.dumps({"format": FORMAT, **asdict(replace(record, config=public))}, default=str)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import Any
 
 from zpipe import plugin_loading
 from zpipe.config import addresses, topology, values
-from zpipe.config.key_lines import key_lines
+from zpipe.config.key_lines import KeyPath, key_lines
 from zpipe.config.mistakes import MistakeReport, dotted, shown
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Use, Workers
 from zpipe.config.plugin_options import fill
 from zpipe.config.stage_table import read_stage
 from zpipe.config.table_reader import TableReader
-from zpipe.config.variable_expansion import UNSET, expand, secrets
+from zpipe.config.variable_expansion import UNSET, credential_names, expand, secrets
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
 from zpipe.plugin_loading import Plugin
@@ -48,7 +48,9 @@ def load(
     text = _read(file, path) if text is None else text
     raw = _parse(file, text)
     report = MistakeReport(file, key_lines(text))
-    raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
+    raw = expand(
+        raw, env, path.parent, lambda where, problem, given: report.add(where, problem, given=given), unread(only)
+    )
     report.hide(secrets(raw), text)
     config = replace(_pipeline(TableReader(report, (), raw), path), text=text)
     loaded = _plugins(config, only, report)
@@ -79,8 +81,30 @@ def report_for(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Mis
     file  the path as the user named it
     """
     report = MistakeReport(file, key_lines(config.text))
-    report.hide(secrets(expand(_parse(file, config.text), env, lambda where, problem, given: None)), config.text)
+    raw = expand(_parse(file, config.text), env, config.folder, lambda where, problem, given: None)
+    report.hide(secrets(raw), config.text)
     return report
+
+
+def unread(only: str | None) -> Callable[[KeyPath], bool]:
+    """Which strings of a config are not expanded where the plugins of one stage are loaded (None: of all): the options of the
+    other stages. What these refer to may be given to their instances alone."""
+
+    def skip(path: KeyPath) -> bool:
+        match path:
+            case ("stages", stage, "options", *_):
+                return only not in (None, stage)
+            case ("stages", stage, "use", *inner):
+                return only not in (None, stage) and "options" in inner[:2]
+            case _:
+                return False
+
+    return skip
+
+
+def credentials_for(config: PipelineConfig, stage: str) -> list[str]:
+    """The credentials that an instance of the stage reads; with "", those that whoever loads no plugin does."""
+    return credential_names(tomllib.loads(config.text), unread(stage))
 
 
 def read_options(
@@ -92,7 +116,7 @@ def read_options(
     Raises ConfigError if they are wrong now, because the environment or the plugin has changed.
     """
     report = MistakeReport(str(path), key_lines(text))
-    raw = expand(_parse(str(path), text), env, lambda where, problem, given: None)
+    raw = expand(_parse(str(path), text), env, path.parent, lambda where, problem, given: None, unread(stage))
     report.hide(secrets(raw), text)
     stages = raw["stages"]
     config = read_stage(stage, TableReader(report, ("stages", stage), stages[stage]))

@@ -11,12 +11,13 @@ from datetime import date, datetime, time
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from zpipe.config import values
 from zpipe.config.key_lines import KeyPath
 from zpipe.config.mistakes import MistakeReport, quoted, shown
 from zpipe.config.variable_expansion import UNSET, Expanded, leaves, plain
+from zpipe.option_types import Quantity, Secret
 from zpipe.plugin_loading import nearest_name
 
 _WORDS: dict[Any, str] = {
@@ -32,8 +33,17 @@ _WORDS: dict[Any, str] = {
     datetime: "a date and time",
     date: "a date",
     time: "a time of day",
+    Quantity.DURATION: 'a time such as "30s"',
+    Quantity.SIZE: 'a size such as "64MiB"',
+    Secret: 'a secret, by "${VAR}", "${file:PATH}" or "${credential:NAME}"',
 }
-_SCALARS: dict[Any, values.Reader[Any]] = {int: values.integer, float: values.number, bool: values.boolean}
+_SCALARS: dict[Any, values.Reader[Any]] = {
+    int: values.integer,
+    float: values.number,
+    bool: values.boolean,
+    Quantity.DURATION: values.duration(zero=True),
+    Quantity.SIZE: values.size_or_zero,
+}
 _FAILED: Final = object()
 
 
@@ -73,11 +83,84 @@ def _dataclass(cls: Any, given: Mapping[str, Any], path: KeyPath, report: Mistak
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What is to be known of an option before it is written into a config.
+
+    default  as a config would have it; None if there is none
+    help     what its type says of it: the text in `Annotated[T, "…"]`
+    options  those of the table that it is, or that each of its elements is
+    """
+
+    name: str
+    type: str
+    required: bool
+    default: Any
+    help: str
+    options: list[Option]
+
+
+def options_of(cls: Any) -> list[Option]:
+    """The options that a dataclass declares, in its order. Raises what reading its types raises."""
+    return _nested_options(cls, ())
+
+
+def _nested_options(cls: Any, within: tuple[Any, ...]) -> list[Option]:
+    found = []
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        hint = _hints(cls)[field.name]
+        required = field.default is MISSING and field.default_factory is MISSING
+        default = None
+        if not required:
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+        inner = _table_in(hint)
+        nested = _nested_options(inner, (*within, cls)) if inner is not None and inner not in (*within, cls) else []
+        found.append(Option(field.name, describe(hint), required, _written(hint, default), _help(hint), nested))
+    return found
+
+
+def _table_in(hint: Any) -> Any:
+    """The dataclass that a value of the type is, or has elements of. None if it has none."""
+    hint = _bare(hint)
+    if dataclasses.is_dataclass(hint):
+        return hint
+    return next(filter(None, map(_table_in, get_args(hint))), None)
+
+
+def _help(hint: Any) -> str:
+    notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    return next((note for note in notes if isinstance(note, str)), "")
+
+
+def _written(hint: Any, value: Any) -> Any:
+    """A default as a config would have it."""
+    hint = _bare(hint)
+    arms = {_bare(arm) for arm in get_args(hint)} if get_origin(hint) in (Union, types.UnionType) else {hint}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if Quantity.DURATION in arms:
+            return values.show_duration(value)
+        if Quantity.SIZE in arms:
+            return values.show_size(int(value))
+    if isinstance(value, Enum):
+        return next((name for name, member in _choices(type(value)).items() if member is value), value.name)
+    return value
+
+
+def _bare(hint: Any) -> Any:
+    """A type without its help text. A duration and a size are what marks them."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    return next((note for note in hint.__metadata__ if isinstance(note, Quantity)), hint.__origin__)
 
 
 def _value(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
     """`given` as a value of the type `hint`, or _FAILED."""
+    hint = _bare(hint)
     if given is UNSET:
         return _FAILED
     if hint is Any or hint is object:
@@ -94,11 +177,14 @@ def _value(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
     try:
         return _scalar(hint, given)
     except ValueError as problem:
+        given = _fit_to_show(hint, given)
         report.add(path, str(problem), given=given, nearest=_nearest_choice(hint, given))
         return _FAILED
 
 
 def _scalar(hint: Any, given: Any) -> Any:
+    if hint is Secret:
+        return _secret(given)
     if hint in (str, Path) and isinstance(given, str):
         return hint(str(given))
     if hint in _SCALARS:
@@ -117,6 +203,23 @@ def _scalar(hint: Any, given: Any) -> Any:
     if hint in (datetime, date, time) and type(given) is hint:
         return given
     raise values.refused(describe(hint), given)
+
+
+def _secret(given: Any) -> Secret:
+    if not isinstance(given, Expanded):
+        raise ValueError(f"must be {describe(Secret)}, and not stand in the file")
+    if not given:
+        raise ValueError(f"must not be empty, as {given.template} is")
+    return Secret(str(given))
+
+
+def _fit_to_show(hint: Any, given: Any) -> Any:
+    """What a mistake may show of a value: nothing of one that stands where a secret belongs."""
+    return "***" if _takes_secret(hint) and not isinstance(given, Expanded) else given
+
+
+def _takes_secret(hint: Any) -> bool:
+    return _bare(hint) is Secret or any(map(_takes_secret, get_args(_bare(hint))))
 
 
 def _is_enum(hint: Any) -> bool:
@@ -142,6 +245,7 @@ def _union(hint: Any, given: Any, path: KeyPath, report: MistakeReport) -> Any:
         made = _value(arm, given, path, MistakeReport("", {}))
         if made is not _FAILED:
             return made
+    given = _fit_to_show(hint, given)
     report.add(path, str(values.refused(describe(hint), given)), given=given)
     return _FAILED
 
@@ -183,6 +287,7 @@ def _nearest_choice(hint: Any, given: Any) -> str:
 
 def describe(hint: Any) -> str:
     """A type in words that somebody who writes a config understands."""
+    hint = _bare(hint)
     origin, arms = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(quoted(c) if isinstance(c, str) else shown(c) for c in arms)

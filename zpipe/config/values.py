@@ -141,11 +141,20 @@ def duration(*, zero: bool = False) -> Reader[float]:
     return read
 
 
-def size(given: Any) -> int:
-    value = _in_unit(given, _BYTES)
-    if value is None or value != int(value) or not 1 <= value <= MOST_BYTES:
-        raise refused('a size such as 1000, "4KiB", "64MiB" or "2GB", at least 1 byte', given)
-    return int(value)
+def _size(least: int) -> Reader[int]:
+    allowed = 'a size such as 1000, "4KiB", "64MiB" or "2GB", ' + ("at least 1 byte" if least else "or 0")
+
+    def read(given: Any) -> int:
+        value = _in_unit(given, _BYTES)
+        if value is None or value != int(value) or not least <= value <= MOST_BYTES:
+            raise refused(allowed, given)
+        return int(value)
+
+    return read
+
+
+size = _size(least=1)
+size_or_zero = _size(least=0)
 
 
 def show_size(count: int) -> str:
@@ -154,6 +163,14 @@ def show_size(count: int) -> str:
         if count and count % _BYTES[unit] == 0:
             return f"{count // _BYTES[unit]}{unit}"
     return f"{count}B"
+
+
+def show_duration(seconds: float) -> str:
+    """A duration as it would be written in a config."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:.0f}{unit}"
+    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
 
 
 def _in_unit(given: Any, units: Mapping[str, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Replaces ${VAR} and ${VAR:-default} in the strings of a config; $${ stands for a plain ${.
+"""Replaces ${VAR}, ${VAR:-default}, ${file:PATH} and ${credential:NAME} in the strings of a config; $${ stands for a plain ${.
 
 A string that was changed becomes an `Expanded`. So "${COUNT:-5}" may be read as a number where one is expected, while a plain
 "5" stays a mistake. Does not belong here: anything but the substitution.
@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from zpipe.config import value_files
 from zpipe.config.key_lines import KeyPath
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
-_CONTENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+_VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+_FILE = re.compile(r"(file|credential):(?!-)(.+)", re.DOTALL)
+"""`${file:-x}` is a variable with a default."""
+_TELLING_LINE = 8
+"""A line of so many characters, in a secret of several lines, is one by itself. `}` is not."""
 
 
 class Expanded(str):
     """The result of a substitution, which remembers the string that it was made from.
 
-    secrets  values from the environment, which must not be shown; for each, the text to show in its place
+    secrets  values from the environment and from files, which must not be shown; for each, the text to show in its place
     """
 
     def __new__(cls, value: str, template: str, secrets: Mapping[str, str]) -> Expanded:
@@ -52,13 +58,36 @@ def leaves(value: Any) -> list[tuple[KeyPath, Any]]:
     return found
 
 
-def expand(value: Any, env: Mapping[str, str], mistake: Callable[[KeyPath, str, Any], None]) -> Any:
-    """`value` with all strings in it expanded. `mistake(path, problem, given)` is called for each that could not be."""
+def expand(
+    value: Any,
+    env: Mapping[str, str],
+    folder: Path,
+    mistake: Callable[[KeyPath, str, Any], None],
+    skip: Callable[[KeyPath], bool] = lambda path: False,
+) -> Any:
+    """`value` with all strings in it expanded, but for those at a path that `skip` names.
+
+    folder   where the paths of files start
+    mistake  is called as (path, problem, given) for each string that could not be expanded
+    """
 
     def leaf(path: KeyPath, given: Any) -> Any:
-        return _expand_string(given, env, mistake, path) if isinstance(given, str) and "${" in given else given
+        if not isinstance(given, str) or "${" not in given or skip(path):
+            return given
+        return _expand_string(given, env, folder, mistake, path)
 
     return replaced(value, leaf)
+
+
+def credential_names(value: Any, skip: Callable[[KeyPath], bool]) -> list[str]:
+    """The credentials that `expand` would read for this value."""
+    found: dict[str, None] = {}
+    for path, given in leaves(value):
+        for reference in _REFERENCE.finditer(given) if isinstance(given, str) and not skip(path) else ():
+            content = _FILE.fullmatch(reference.group(1) or "")
+            if content and content[1] == "credential" and value_files.is_credential_name(content[2]):
+                found[content[2]] = None
+    return list(found)
 
 
 def plain(value: Any) -> Any:
@@ -67,14 +96,14 @@ def plain(value: Any) -> Any:
 
 
 def secrets(value: Any) -> Iterator[tuple[KeyPath, str, str]]:
-    """Every secret in an expanded `value`: (key path, value from the environment, what to show in its place)."""
+    """Every secret in an expanded `value`: (key path, value, what to show in its place)."""
     for path, given in leaves(value):
         if isinstance(given, Expanded):
             yield from ((path, secret, shown) for secret, shown in given.secrets.items())
 
 
 def _expand_string(
-    text: str, env: Mapping[str, str], mistake: Callable[[KeyPath, str, Any], None], path: KeyPath
+    text: str, env: Mapping[str, str], folder: Path, mistake: Callable[[KeyPath, str, Any], None], path: KeyPath
 ) -> Any:
     problems = []
     substituted = False
@@ -85,22 +114,15 @@ def _expand_string(
         if found.group() == "$${":
             return "${"
         substituted = True
-        content = _CONTENT.fullmatch(found.group(1))
-        if not found.group(2) or content is None or "${" in (content.group(2) or ""):
-            problems.append(
-                f"{found.group()} is not ${{VAR}} or ${{VAR:-default}} without another ${{ in it; "
-                "write $${ for a plain ${"
-            )
+        try:
+            value, is_secret = _value_of(found, env, folder)
+        except ValueError as problem:
+            problems.append(str(problem))
             return ""
-        name, default = content.groups()
-        value = env.get(name)
-        if default is not None and not value:
-            return default  # as in a shell, a default is also used for an empty variable
-        if value is None:
-            problems.append(f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-…}}")
-            return ""
-        if value:
-            secrets[value] = f"${{{name}}}"
+        if is_secret:
+            # A library that refuses a key or a certificate may quote a single line of it.
+            lines = [line for line in value.splitlines() if len(line) >= _TELLING_LINE]
+            secrets.update(dict.fromkeys(filter(None, [value, *lines]), found.group()))
         return value
 
     result = _REFERENCE.sub(replacement, text)
@@ -111,3 +133,25 @@ def _expand_string(
     if secrets:
         secrets[result] = text
     return Expanded(result, text, secrets) if substituted else result
+
+
+def _value_of(found: re.Match[str], env: Mapping[str, str], folder: Path) -> tuple[str, bool]:
+    """What a reference stands for, and whether that must not be shown. Raises ValueError with what is wrong with it."""
+    text, closed = found.groups()
+    if closed and (named := _FILE.fullmatch(text)) and "${" not in text:
+        if named[1] == "file":
+            return value_files.read_file(named[2], folder), True
+        return value_files.read_credential(named[2], env), True
+    content = _VARIABLE.fullmatch(text)
+    if not closed or content is None or "${" in (content.group(2) or ""):
+        raise ValueError(
+            f"{found.group()} is not ${{VAR}}, ${{VAR:-default}}, ${{file:PATH}} or ${{credential:NAME}} without another ${{ "
+            "in it; write $${ for a plain ${"
+        )
+    name, default = content.groups()
+    value = env.get(name)
+    if default is not None and not value:
+        return default, False  # as in a shell, a default is also used for an empty variable
+    if value is None:
+        raise ValueError(f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-…}}")
+    return value, True

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from zpipe.config import Address, PipelineConfig, StageConfig, parse_address
+from zpipe.config.loading import credentials_for
 from zpipe.units.unit_names import Unit, config_path
 
 TEMPLATE = "zpipe@.service"
@@ -109,9 +110,14 @@ def _of_target(config: PipelineConfig) -> list[str]:
     return [written, "", "[Unit]", f"PartOf={target_name(config.name)}"]
 
 
-def _environment(config: PipelineConfig) -> list[str]:
+def _environment(config: PipelineConfig, stage: str) -> list[str]:
     file = config_path(config.name).with_suffix(".env")
-    return ["", "[Service]", "# Values for ${VAR} in the config.", f"EnvironmentFile=-{file}"]
+    lines = ["", "[Service]", "# Values for ${VAR} in the config.", f"EnvironmentFile=-{file}"]
+    if credentials := credentials_for(config, stage):
+        lines.append(
+            "# Values for ${credential:NAME}, from /etc/credstore. Encrypted ones need a LoadCredentialEncrypted= of your own."
+        )
+    return lines + [f"LoadCredential={name}" for name in credentials]
 
 
 def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
@@ -131,7 +137,7 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     everywhere = stage.traits.needs_network or not all(address.is_loopback for address in addresses)
     if everywhere:
         lines += ["Wants=network-online.target", "After=network-online.target"]
-    lines += _environment(config)
+    lines += _environment(config, stage.name)
     if reasons:
         lines += [
             "",
@@ -151,7 +157,7 @@ def _collector(url: str) -> Address:
 
 def _monitor_drop_in(config: PipelineConfig, prometheus: str) -> str:
     stages = [address for stage in config.stages.values() for address in stage.listen]
-    lines = [*_of_target(config), *_environment(config)]
+    lines = [*_of_target(config), *_environment(config, "")]
     if not all(parse_address(address).is_loopback for address in (f"tcp://{prometheus}", *stages)):
         lines += ["", "# Open: it serves, or reaches stages, beyond this machine.", *_ANYWHERE]
     return "\n".join([*lines, ""])

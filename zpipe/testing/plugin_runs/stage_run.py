@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from itertools import count
@@ -40,11 +41,12 @@ class StageRun:
         self._ids = count()
         keys = {key: _shorthand(key, value) for key, value in keys.items()}
         given = {"plugin": plugin_name(plugin, folder), "input": HEAD, "options": options or None, **keys}
+        secrets: dict[str, str] = {}
         text = table("pipeline", {"name": "test"}) + table(f"stages.{HEAD}", {"plugin": "generate"})
-        text += table(f"stages.{STAGE}", given) + (
+        text += table(f"stages.{STAGE}", given, secrets) + (
             "" if last else table(f"stages.{OUT}", {"plugin": "discard", "input": STAGE})
         )
-        config = load(folder / f"{STAGE}.toml", text=text)
+        config = load(folder / f"{STAGE}.toml", text=text, env=os.environ | secrets)
         self._pipeline = SimulatedPipeline(config, [STAGE], heartbeat_s=HEARTBEAT_S)
         self._head = SentByTest(HEAD, StagePolicy().link)
         tested = config.stages[STAGE]
@@ -157,7 +159,8 @@ def stage(
     """A stage with a plugin, in this process, with the real core around it, on a virtual clock: no sockets, no threads, no sleep.
 
     plugin   as a config names it ("./file.py", an entry point, "module:object"), or the module, class or object itself
-    options  the options as a map, or as an object of the plugin's own type. They are checked as those of a config
+    options  the options as a map, or as an object of the plugin's own type. They are checked as those of a config. A secret
+             is a `zpipe.Secret`
     batch    how many messages, or the keys of the config's `batch`;  workers: how many, or the keys of `workers`
     last     no stage reads from it
     folder   where the config would be: relative paths start there. The current folder, unless given
@@ -182,11 +185,12 @@ def read(
     A record that the source cannot read is a message whose payload is a `BadRecord`.
     """
     where = Path(folder or Path.cwd()).absolute()
+    secrets: dict[str, str] = {}
     text = table("pipeline", {"name": "test"}) + table(
-        f"stages.{HEAD}", {"plugin": plugin_name(plugin, where), "options": options or None}
+        f"stages.{HEAD}", {"plugin": plugin_name(plugin, where), "options": options or None}, secrets
     )
     text += table("stages.out", {"plugin": "discard", "input": HEAD})
-    config = load(where / f"{HEAD}.toml", text=text)
+    config = load(where / f"{HEAD}.toml", text=text, env=os.environ | secrets)
     loop = VirtualTimeLoop()
     loaded = plugin_loading.load(config.stages[HEAD].plugin, where).in_stage(has_input=False)
     context = make_context(config.stages[HEAD].options, config_dir=where, position=position, stage=HEAD)

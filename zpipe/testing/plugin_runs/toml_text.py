@@ -10,15 +10,22 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from zpipe.option_types import Secret
 
-def table(name: str, keys: Mapping[str, Any]) -> str:
-    """A TOML table. Keys that are None are left out."""
-    lines = [f"{json.dumps(key)} = {value_of(value)}" for key, value in keys.items() if value is not None]
+
+def table(name: str, keys: Mapping[str, Any], secrets: dict[str, str] | None = None) -> str:
+    """A TOML table. Keys that are None are left out. A `Secret` is written as a variable, which is added to `secrets`."""
+    secrets = {} if secrets is None else secrets
+    lines = [f"{json.dumps(key)} = {value_of(value, secrets)}" for key, value in keys.items() if value is not None]
     return "\n".join([f"[{name}]", *lines, ""])
 
 
-def value_of(value: Any) -> str:
+def value_of(value: Any, secrets: dict[str, str]) -> str:
     """One value. Raises TypeError for what TOML does not have."""
+    if isinstance(value, Secret):
+        name = f"SECRET_{len(secrets) + 1}"
+        secrets[name] = value.reveal()
+        return f'"${{{name}}}"'
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, Enum):
@@ -31,8 +38,8 @@ def value_of(value: Any) -> str:
         # ${ would be the beginning of a variable. JSON and TOML have the same escapes, but for DEL.
         return json.dumps(str(value).replace("${", "$${")).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        pairs = (f"{json.dumps(key)} = {value_of(one)}" for key, one in value.items() if one is not None)
+        pairs = (f"{json.dumps(key)} = {value_of(one, secrets)}" for key, one in value.items() if one is not None)
         return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(value_of, value)) + "]"
+        return "[" + ", ".join(value_of(one, secrets) for one in value) + "]"
     raise TypeError(f"an option cannot be a {type(value).__name__}: {value!r}")
