@@ -1,32 +1,40 @@
-"""Runs a pipeline for half a minute, and puts what `zpipe monitor` shows of it into the README and into docs/monitor.svg.
+"""Runs a pipeline for a minute, and draws what `zpipe monitor` shows of it: the pictures of the README and of docs/monitor.md.
 
 Call it by `make screen`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
+from zpipe.cli.screen_operator import ScreenOperator
 from zpipe.config import load
 from zpipe.monitor.export.recording import Recording
-from zpipe.monitor.screen.controls import Controls
-from zpipe.monitor.screen.recording_player import Tape
-from zpipe.monitor.screen.screen import Shown, Size, clock, screen
-from zpipe.monitor.table.columns import plain
+from zpipe.monitor.export.tape import Tape
+from zpipe.monitor.screen.app import MonitorApp
+from zpipe.monitor.screen.source import RecordedPipeline
 
 ROOT = Path(__file__).parents[1]
-SIZE = Size(100, 24)
-SECONDS = 30.0
+SECONDS = 60.0
+STEP_S = 20.0
+PICTURES: tuple[tuple[str, tuple[int, int], str], ...] = (
+    ("monitor", (120, 36), ""),
+    ("monitor-table", (120, 24), "2"),
+    ("monitor-stage", (120, 24), "down 3"),
+    ("monitor-links", (120, 36), "4"),
+    ("monitor-letters", (120, 20), "5 down enter"),
+    ("monitor-events", (120, 16), "6"),
+    ("monitor-wide", (200, 50), ""),
+)
+"""Name, size and keys of each."""
 CONFIG = """
 [pipeline]
 name = "index"
@@ -77,6 +85,27 @@ def enrich(payload):
 """
 
 
+class Still(RecordedPipeline):
+    """The end of a recording, shown as if it were now: without a time line."""
+
+    @property
+    def replay(self) -> None:
+        return None
+
+    def turn(self) -> tuple[float, bool]:
+        return 3600.0, False
+
+
+async def draw(tape: Tape, app: MonitorApp, name: str, size: tuple[int, int], keys: Sequence[str]) -> None:
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        for key in keys:
+            await pilot.press(key)
+            await app.workers.wait_for_complete()
+            await pilot.pause()
+        (ROOT / "docs" / f"{name}.svg").write_text(app.export_screenshot(title=f"zpipe monitor {app.pipeline.name}"))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zp-") as folder:
         home = Path(folder)
@@ -90,27 +119,20 @@ def main() -> None:
         record = [*zpipe, "monitor", f"{home}/p.toml", "--json", "--record", f"{home}/r.gz", "--timeout", "60"]
         watching = subprocess.Popen(record, env=env, stdout=subprocess.DEVNULL)
         time.sleep(SECONDS)
-        watching.send_signal(signal.SIGINT)
+        watching.terminate()
         watching.wait()
         for _ in range(2):
-            run.send_signal(signal.SIGINT)
+            run.send_signal(signal.SIGTERM)
             time.sleep(1.0)
         run.wait()
         config = load(home / "p.toml", only="")
         tape = Tape(Recording(home / "r.gz", "index"), config)
-        tape.move(float("inf"))
-    shown = Shown(tape.value, tape.history, tape.events.recent, clock(tape.at))
-    lines = screen(shown, Controls(selected="parse"), SIZE)
-    console = Console(width=SIZE.width, record=True, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
-    for line in lines:
-        console.print(Text.assemble(*line, no_wrap=True, overflow="crop"))
-    (ROOT / "docs" / "monitor.svg").write_text(console.export_svg(title="zpipe monitor index.toml"))
-    text = "\n".join(plain(line) for line in lines)
-    readme = ROOT / "README.md"
-    block = f"<!-- screen: make screen -->\n```text\n{text}\n```\n"
-    readme.write_text(
-        re.sub(r"<!-- screen: make screen -->\n```text\n.*?```\n", lambda _: block, readme.read_text(), flags=re.S)
-    )
+        recording = tape.recording
+        while tape.at < recording.ended:  # in steps, so that the plots have all of it
+            tape.move(tape.at + STEP_S)
+        for name, size, keys in PICTURES:
+            app = MonitorApp(Still(tape), config, ScreenOperator(config, env))
+            asyncio.run(draw(tape, app, name, size, keys.split()))
 
 
 if __name__ == "__main__":

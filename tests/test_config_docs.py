@@ -28,6 +28,7 @@ OPTIONAL = ("stages.NAME.batch", "stages.NAME.limit")
 """Tables whose keys have defaults only where they stand."""
 PROCESS = {"stages.NAME.workers.kind": '"process"'}
 GOES_WITH = {f"stages.NAME.workers.{key}": PROCESS for key in ("timeout", "recycle_messages", "memory")}
+GOES_WITH["stages.NAME.tick"] = {"stages.NAME.plugin": '"./ticking.py"'}
 """Keys that are a mistake without another one."""
 UNKNOWN = "no-such-key"
 LATER = "is not available in this version"
@@ -69,6 +70,8 @@ def config_text(given: dict[str, str]) -> str:
 class Reader:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "pipeline.toml"
+        ticking = "import zpipe\nclass T(zpipe.Sink):\n  def process(self, message): pass\n  def tick(self): pass\n"
+        (folder / "ticking.py").write_text(ticking, encoding="utf-8")
 
     def __call__(self, text: str, env: dict[str, str] = ENV) -> PipelineConfig:
         self.path.write_text(text, encoding="utf-8")
@@ -126,7 +129,7 @@ def test_the_default_is_that_of_a_minimal_config(row: Row, read: Reader) -> None
     else:
         written = re.fullmatch(r"`(.+)`", row.default)
         assert written, row.default
-        without = {table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}
+        without = {table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")} | GOES_WITH.get(row.key, {})
         assert read(config_text({row.key: written.group(1)})) == read(config_text(without))
 
 

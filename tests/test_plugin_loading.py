@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_imported(write: Write, text: str, said: str) -> N
 
 HOOKS = (
     "zpipe_options, zpipe_outlets, zpipe_check, zpipe_traits, zpipe_open, zpipe_close, zpipe_source, zpipe_total, "
-    "zpipe_commit, zpipe_process, zpipe_process_each, zpipe_process_batch"
+    "zpipe_commit, zpipe_ack, zpipe_process, zpipe_process_each, zpipe_process_batch, zpipe_wrap, zpipe_tick, zpipe_flush"
 )
 
 
@@ -249,12 +249,12 @@ HOOKS = (
         ),
         (
             "@hookimpl\ndef zpipe_open(context): ...",
-            "it has only zpipe_open; one of zpipe_source, zpipe_process, zpipe_process_each, zpipe_process_batch is "
+            "it has only zpipe_open; one of zpipe_source, zpipe_process, zpipe_process_each, zpipe_process_batch, zpipe_wrap is "
             "needed, marked with @zpipe.hookimpl",
         ),
         (
             "",
-            "it has no hooks at all; one of zpipe_source, zpipe_process, zpipe_process_each, zpipe_process_batch is "
+            "it has no hooks at all; one of zpipe_source, zpipe_process, zpipe_process_each, zpipe_process_batch, zpipe_wrap is "
             "needed, marked with @zpipe.hookimpl",
         ),
         (
@@ -274,8 +274,8 @@ HOOKS = (
             "zpipe_process is an async generator; return zpipe.many(...) instead of yielding",
         ),
         (
-            "@hookimpl\nasync def zpipe_process(message): ...\n@hookimpl\nasync def zpipe_open(context): ...",
-            "zpipe_open may not be async def; only zpipe_process and zpipe_process_batch may",
+            "@hookimpl\nasync def zpipe_process(message): ...\n@hookimpl\nasync def zpipe_total(context): ...",
+            "zpipe_total may not be async def: it is called where no event loop runs",
         ),
         (
             "@hookimpl(wrapper=True)\ndef zpipe_process(message): yield",

@@ -6,12 +6,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from zpipe.cli import COMMANDS
 from zpipe.errors import ExitCode
 from zpipe.hookspecs import Context
 from zpipe.messages import Message
-from zpipe.monitor.screen.screen import BETWEEN, KEYS
-from zpipe.monitor.table.rows import LINK_COLUMNS, STAGE_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,16 +43,23 @@ def test_the_first_plugin_runs() -> None:
     assert hook(Message({"id": 1, "text": "a"}), context) == {"id": 1, "text": "A"}  # type: ignore[operator]
 
 
-def test_the_screen_shown_is_one_of_today_s() -> None:
-    """`make screen` puts it there."""
-    lines = block("text").splitlines()
-    heads = {column.head for column in (*STAGE_COLUMNS, *LINK_COLUMNS)} | {"LATELY"}
-    for first in ("STAGE", "LINK"):
-        (head,) = [line for line in lines if line.split()[:1] == [first]]
-        assert all(any(word in one.split() for one in heads) for word in head.split()), head
-    assert lines[-1] == BETWEEN.join(KEYS)
-    assert any("parse is the limit" in line for line in lines)
-    assert max(map(len, lines)) <= 100
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("monitor", ("parse&#160;is&#160;the&#160;limit", "the&#160;limit", "what&#160;waits", "quit")),
+        ("monitor-table", ("under&#160;way", "time&#160;spent")),
+        ("monitor-stage", ("parse.1", "in&#160;the&#160;stage")),
+        ("monitor-links", ("at&#160;the&#160;receiver", "ago")),
+        ("monitor-letters", ("check.1/1", "a&#160;bad&#160;record")),
+        ("monitor-events", ("who&#160;and&#160;what&#160;happened",)),
+    ],
+)
+def test_the_pictures_are_of_today_s_screen(name: str, texts: tuple[str, ...]) -> None:
+    """`make screen` puts them there."""
+    picture = (ROOT / "docs" / f"{name}.svg").read_text()
+    assert f"{name}.svg" in README + (ROOT / "docs" / "monitor.md").read_text()
+    for text in texts:
+        assert text in picture, text
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zpipe.errors import Reject, Retry, Throttled
 from zpipe.hookspecs import Context, Traits, hookimpl
 from zpipe.messages import DROP, Message, many
-from zpipe.plugin_classes import BatchMap, Map, Sink, Source
+from zpipe.plugin_classes import BatchMap, Map, Sink, Source, Wrapper
 
 if TYPE_CHECKING:
     from typing_extensions import override
@@ -33,6 +33,7 @@ __all__ = [
     "Source",
     "Throttled",
     "Traits",
+    "Wrapper",
     "__version__",
     "hookimpl",
     "many",

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import pluggy
 
-from zpipe.messages import Message, Position
+from zpipe.errors import OperatorError
+from zpipe.messages import Message, Position, Release
+from zpipe.plugin_metrics import Metrics
 
 hookspec = pluggy.HookspecMarker("zpipe")
 hookimpl = pluggy.HookimplMarker("zpipe")
@@ -36,11 +38,25 @@ else:
 
 
 @dataclass
+class Holds:
+    """The messages that a plugin holds, for the daemon.
+
+    new      in calls that are under way;  kept: by calls that are over, each with its task's number and its index there
+    refusal  why no message may be held, if that is so
+    """
+
+    new: dict[int, Message] = field(default_factory=dict)
+    kept: dict[int, tuple[Message, tuple[int, int]]] = field(default_factory=dict)
+    refusal: str = ""
+
+
+@dataclass
 class Context(Generic[OptionsT, PositionT]):
     """What a hook can know about where it runs. One life of an instance has one such object, which every call gets.
 
     It is generic in the type of the options, and in that of a source's position: ``Context[Options]`` says the first alone.
 
+    instance    the number of this one, from 1;  instances: how many the config has, among which a source may divide what it reads
     options     an object of the type that `zpipe_options` returned, filled from the config; None without that hook
     config_dir  the folder of the config file, to which relative paths refer
     log         for messages to people, one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
@@ -50,7 +66,10 @@ class Context(Generic[OptionsT, PositionT]):
     last        no stage reads the outputs of this one (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
     stopping    set when a source shall end early. A source that waits for something must wait for this, too
+    leaving     this instance alone is to go, so what it does not finish comes to a sibling or to its next life
     scratch     free for the plugin, to keep what `zpipe_open` made
+    metrics     counters, gauges and histograms of the plugin's own: ``context.metrics.counter("hits").inc()``
+    holds       what `hold` and `release` keep; it is not for plugins
     """
 
     pipeline: str
@@ -62,10 +81,29 @@ class Context(Generic[OptionsT, PositionT]):
     state_dir: Path
     log: logging.Logger
     position: PositionT | None = None
+    instances: int = 1
     last: bool = False
     batching: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
+    leaving: bool = False
     scratch: Any = None
+    metrics: Metrics = field(default_factory=Metrics, repr=False)
+    holds: Holds = field(default_factory=Holds, repr=False)
+
+    def hold(self, message: Message) -> None:
+        """Keeps this message of the call under way: it is not acked before `release` says what it was made into.
+
+        It stays in process meanwhile, so it takes room in the queue. If this instance dies, it is delivered again.
+        """
+        if self.holds.refusal:
+            raise OperatorError(self.holds.refusal)
+        if id(message) not in self.holds.kept:
+            self.holds.new[id(message)] = message
+
+    def release(self, output: Any, messages: Iterable[Message]) -> Release:
+        """To be returned or yielded: an output that was made from held messages, which are acked once it is. A generator or
+        `zpipe.many(...)` gives several outputs of the same messages, `zpipe.DROP` none."""
+        return Release(output, list(messages))
 
     if not TYPE_CHECKING:
 
@@ -80,11 +118,13 @@ class Traits:
     needs_network  it opens connections of its own, so its unit must not be cut off from the network
     writes         files or folders that it writes to. Relative paths refer to the folder of the config
     is_sink        nothing comes out of it, so a stage that reads from it would wait for ever
+    divides        (sources) several instances divide what is read, by `context.instance` and `context.instances`
     """
 
     needs_network: bool = False
     writes: tuple[Path | str, ...] = ()
     is_sink: bool = False
+    divides: bool = False
 
 
 class Hooks:
@@ -142,6 +182,14 @@ class Hooks:
         what is in `context.scratch` at the same time.
         """
 
+    @hookspec
+    def zpipe_ack(self, ids: list[str], context: Context) -> None:
+        """Called with ids of messages that are finished, in any order, for a source that acknowledges single messages to where
+        they come from. If it raises, that is logged; the service then gives the messages again.
+
+        It runs on a thread of its own, and may be ``async def``.
+        """
+
     @hookspec(firstresult=True)
     def zpipe_process(self, message: Message, context: Context) -> Any:
         """Takes one message and returns a payload, a Message or `zpipe.DROP`. A generator (or any other iterator) or
@@ -159,7 +207,7 @@ class Hooks:
 
         How many there are is up to zpipe: about 5 ms of work, and one while little is to be done. They are no batch, so nothing
         waits for them to become more. It is for plugins that hand messages on to something which is quicker with many at once.
-        If it raises, each of the messages is tried again, alone.
+        If it raises, each of the messages is tried again, alone. It may be ``async def``.
         """
 
     @hookspec(firstresult=True)
@@ -167,6 +215,35 @@ class Hooks:
         """Takes a batch. If a list or a tuple of the same length is returned, each entry answers one message, as if returned from
         `zpipe_process`. With a generator (or any other iterator) or `zpipe.many(iterable)`, each output is derived from the whole
         batch. `zpipe.DROP` alone drops the whole batch. Anything else is an error; in a last stage it is ignored.
+
+        It may be ``async def``.
+        """
+
+    @hookspec(firstresult=True)
+    def zpipe_wrap(self, call: Callable[[list[Message]], Any], messages: list[Message], context: Context) -> Any:
+        """(A plugin for the `use` of other stages) called in the place of each call of a process hook. ``call(messages)`` makes
+        it, and gives what the hook returned, which may be anything that a process hook may return: an awaitable and a generator,
+        too. What this returns counts.
+
+        messages  one for `zpipe_process`, several for the others. They may be changed, and others given to `call`
+        context   with the wrapper's own options
+
+        It may be ``async def``.
+        """
+
+    @hookspec
+    def zpipe_tick(self, context: Context) -> Any:
+        """Called every `tick` of the stage's config, between other calls. It may return or yield what `context.release` gives, or
+        a Message with an id of its own. If it raises, that is logged, and the next tick comes as usual.
+
+        It may be ``async def``.
+        """
+
+    @hookspec
+    def zpipe_flush(self, context: Context) -> Any:
+        """Called when nothing more comes: at the end of the stream, or when this instance leaves (`context.leaving`). It may emit
+        as `zpipe_tick` does. What is still held after it goes back when the instance leaves, and is waited for at the end of
+        the stream.
 
         It may be ``async def``.
         """

@@ -76,6 +76,16 @@ def many(outputs: Iterable[Any]) -> Iterator[Any]:
     return iter(outputs)
 
 
+class Release:
+    """An output that was made from messages that were held: what `Context.release` returns."""
+
+    __slots__ = ("messages", "output")
+
+    def __init__(self, output: Any, messages: list[Message]) -> None:
+        self.output = output
+        self.messages = messages
+
+
 class BadRecord:
     """Yielded by a source in place of a payload that it could not read. It becomes a dead letter of the source's own stage.
 

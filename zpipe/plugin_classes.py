@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
@@ -60,12 +60,28 @@ class Source(PluginClass[OptionsT], Generic[OptionsT, PositionT]):
         """How many messages `source` will yield after `context.position`, or None if that is not known."""
         return None
 
+    def ack(self, ids: list[str], context: Context[OptionsT, PositionT]) -> Awaitable[None] | None:
+        """Called with ids of messages that are finished, in any order."""
+        return None
+
     def commit(self, position: PositionT, context: Context[OptionsT, PositionT]) -> Awaitable[None] | None:
         """Called when everything up to and including `position` is finished, that is, acked by every sink."""
         return None
 
 
-class Map(PluginClass[OptionsT]):
+class Worker(PluginClass[OptionsT]):
+    """What all kinds have that take messages."""
+
+    def tick(self, context: Context[OptionsT]) -> Any:
+        """Called every `tick` of the stage's config. It may return or yield what `context.release` gives."""
+        return None
+
+    def flush(self, context: Context[OptionsT]) -> Any:
+        """Called when nothing more comes: at the end of the stream, or when this instance leaves. It may emit as `tick` does."""
+        return None
+
+
+class Map(Worker[OptionsT]):
     """Makes something of each message."""
 
     @abstractmethod
@@ -73,7 +89,7 @@ class Map(PluginClass[OptionsT]):
         """Returns a payload, a Message or `zpipe.DROP`; many by a generator or `zpipe.many(iterable)`."""
 
 
-class BatchMap(PluginClass[OptionsT]):
+class BatchMap(Worker[OptionsT]):
     """Makes something of a batch of messages."""
 
     @abstractmethod
@@ -85,7 +101,7 @@ class BatchMap(PluginClass[OptionsT]):
         raise NotImplementedError
 
 
-class Sink(PluginClass[OptionsT]):
+class Sink(Worker[OptionsT]):
     """Takes messages, and gives none. It has `process`, `process_batch` or both. What it has returned from is acked."""
 
     def process(self, message: Message, context: Context[OptionsT]) -> Awaitable[None] | None:
@@ -97,7 +113,15 @@ class Sink(PluginClass[OptionsT]):
         raise NotImplementedError
 
 
-KINDS = (Source, Map, BatchMap, Sink)
+class Wrapper(PluginClass[OptionsT]):
+    """For the `use` of stages: something around each call of their process hooks."""
+
+    @abstractmethod
+    def wrap(self, call: Callable[[list[Message]], Any], messages: list[Message], context: Context[OptionsT]) -> Any:
+        """Called in the place of each call. ``call(messages)`` makes it, and gives what the hook returned."""
+
+
+KINDS = (Source, Map, BatchMap, Sink, Wrapper)
 
 
 def _methods(kind: type) -> set[str]:

@@ -24,8 +24,11 @@ from zpipe.hookspecs import Hooks, Traits
 from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
 
 GROUP = "zpipe.plugins"
-WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch")
-ASYNC_HOOKS = ("zpipe_process", "zpipe_process_batch")
+WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch", "zpipe_wrap")
+SYNC_HOOKS = ("zpipe_options", "zpipe_outlets", "zpipe_check", "zpipe_traits", "zpipe_total")
+"""Called where there is no event loop, or where nobody waits for one."""
+GENERATOR_HOOKS = ("zpipe_source", "zpipe_tick", "zpipe_flush")
+"""These may be async generators."""
 
 Hook = Callable[..., Any]
 
@@ -50,6 +53,11 @@ class Plugin(NamedTuple):
         return "zpipe_source" in self.hooks
 
     @property
+    def is_wrapper(self) -> bool:
+        """It is for the `use` of a stage, beside the stage's own plugin."""
+        return "zpipe_wrap" in self.hooks
+
+    @property
     def takes_messages(self) -> bool:
         return "zpipe_process" in self.hooks or "zpipe_process_each" in self.hooks
 
@@ -61,7 +69,7 @@ class Plugin(NamedTuple):
         """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
         if not (self.is_source and (self.takes_messages or self.takes_batches)):
             return self
-        unused = {"zpipe_source"} if has_input else set(WORK_HOOKS) - {"zpipe_source"}
+        unused = {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
         return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
@@ -132,7 +140,11 @@ def _load_class(name: str, plugin: PluginClass[Any]) -> Plugin:
 
 
 def _async_hooks(marked: Mapping[str, Hook]) -> frozenset[str]:
-    return frozenset(hook for hook, function in marked.items() if inspect.iscoroutinefunction(function))
+    return frozenset(hook for hook, function in marked.items() if _is_async(function))
+
+
+def _is_async(function: Hook) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def installed() -> list[tuple[str, str, str]]:
@@ -165,7 +177,7 @@ def _entry_points() -> Any:
     return metadata.entry_points(group=GROUP)
 
 
-def _provided(name: str) -> set[str]:
+def provided(name: str) -> set[str]:
     """What entry points of that name stand for, read from where pip leaves them.
 
     Not seen here: one of an egg or a zip file. Not left out: one of a distribution that another of its name hides."""
@@ -186,7 +198,7 @@ def _find(name: str, folder: Path) -> Any:
     if ":" in name:
         module, _, attribute = name.partition(":")
         return _from_module(name, module, attribute, folder)
-    found = _provided(name)  # an editable install may list the same one twice
+    found = provided(name)  # an editable install may list the same one twice
     if len(found) != 1:
         found = {point.value for point in _entry_points() if point.name == name}
     if len(found) > 1:
@@ -352,10 +364,12 @@ def _hook_problems(marked: Mapping[str, Hook], prefix: str = "") -> Iterable[str
             elif parameter.name not in SPECS[hook]:
                 hint = did_you_mean(parameter.name, SPECS[hook])
                 yield f"{shown} has no argument {parameter.name!r}{hint}; it is {allowed}"
-        if inspect.isasyncgenfunction(function):
+        if inspect.isasyncgenfunction(function) and hook not in GENERATOR_HOOKS:
             yield f"{shown} is an async generator; return zpipe.many(...) instead of yielding"
-        elif inspect.iscoroutinefunction(function) and hook not in ASYNC_HOOKS:
-            yield f"{shown} may not be async def; only {' and '.join(h.removeprefix(prefix) for h in ASYNC_HOOKS)} may"
+        elif hook == "zpipe_source" and inspect.iscoroutinefunction(function):
+            yield f"{shown} is async def, so it must yield its messages"
+        elif inspect.iscoroutinefunction(function) and hook in SYNC_HOOKS:
+            yield f"{shown} may not be async def: it is called where no event loop runs"
 
 
 def _role_problems(name: str, target: Any, hooks: set[str]) -> list[str]:

@@ -129,6 +129,7 @@ def _answers(messages: list[Message], context: Context) -> list[Any]:
         return made
     children, timeout_s = context.scratch.children, context.options.timeout
     child = children.take()
+    worked_before = child.answered
     try:
         child.put(b"".join(data))
         if context.options.mode == "line":
@@ -136,6 +137,9 @@ def _answers(messages: list[Message], context: Context) -> list[Any]:
         else:
             _take_envelopes(child, made, messages, ids, context)
     except (Ended, Late) as fault:
+        if worked_before and type(fault) is Ended and child.has_read_nothing:
+            children.drop(child)  # it ended after its last answer, a moment before it was given these
+            return _answers(messages, context)
         left = [index for index, one in enumerate(made) if one is _WAITS]
         _give(made, left, children.failed(child, fault, [messages[index].id for index in left], timeout_s))
     except _Confused as confused:
@@ -193,7 +197,10 @@ def _take_lines(child: Child, made: list[Any], waiting: list[int], timeout_s: fl
     items: list[Any] = []
     while len(items) < len(waiting):
         items += child.take(timeout_s, len(waiting) - len(items))
-    items += child.unasked(FIRST_LOOK_S if first else 0.0)
+        if type(items[-1]) is Unreadable and items[-1].ends:
+            raise _Confused(str(items[-1]))
+    with suppress(Ended):  # it has answered all before
+        items += child.unasked(FIRST_LOOK_S if first else 0.0)
     if len(items) > len(waiting) or child.in_an_item:
         raise _Confused(
             f"wrote {len(items)} lines for {len(waiting)}, so nobody knows which are whose: {str(items)[:200]}"
@@ -298,7 +305,10 @@ def _filtered(messages: list[Message], context: Context) -> list[Any]:
                 items += child.take(context.options.timeout)
         how = child.how_it_ended()
         if child.exit_code != 0:
+            if len(messages) == 1:
+                children.blame(messages[0].id, f"{child.name} {how}")
             raise RuntimeError(f"{child.name} {how}")
+        children.note_answer()
     except Late:
         raise RuntimeError(f"{child.name} wrote nothing and did not end within {context.options.timeout:g} s") from None
     finally:

@@ -11,8 +11,10 @@ import os
 import select
 import signal
 import subprocess
+import termios
 import threading
 import time
+from array import array
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,8 @@ PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 FEW, PAUSE_S = 8, 0.0004
 """While more items than these are due, a pause lets some of them come together. It is as long as `jq` takes for 40."""
+START_S = 30.0
+"""For a program to begin to read, whatever the timeout is for its answers."""
 EOF_S = 1.0
 """For a program whose input was closed to write what it has left, and to end."""
 NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -72,7 +76,9 @@ class Child:
             os.set_blocking(pipe.fileno(), False)
             with suppress(OSError):
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._start_until = time.monotonic() + START_S
         self._unwritten = memoryview(b"")
+        self._given_bytes = self._refused_bytes = 0
         self._buffer = bytearray()
         self._over = False
         self._close_input = False
@@ -89,6 +95,7 @@ class Child:
         """Has it be given more input while it is read. `ends`: then its input is closed. Must not be called with some left
         from before."""
         self._unwritten = memoryview(data)
+        self._given_bytes, self._refused_bytes = len(data), 0
         self._close_input = ends
         self._write()
 
@@ -105,7 +112,7 @@ class Child:
                 return items
             if self._over:
                 raise Ended(self.how_it_ended())
-            if not self._pump(until - time.monotonic()):
+            if not self._pump(until - time.monotonic()) and not self._is_starting:
                 raise Late
             until = time.monotonic() + timeout_s
 
@@ -118,6 +125,28 @@ class Child:
         if self._over and not items:
             raise Ended(self.how_it_ended())
         return items
+
+    @property
+    def has_read_all(self) -> bool:
+        """It has taken all its input out of the pipe, so what it has not answered is its own doing."""
+        return not self._unread_bytes
+
+    @property
+    def has_read_nothing(self) -> bool:
+        """Of what it was given last, so that its end has nothing to do with it."""
+        return self._unread_bytes + self._refused_bytes == self._given_bytes
+
+    @property
+    def _unread_bytes(self) -> int:
+        in_pipe = array("i", [0])
+        if not self._in.closed:
+            fcntl.ioctl(self._in.fileno(), termios.FIONREAD, in_pipe)
+        return len(self._unwritten) + in_pipe[0]
+
+    @property
+    def _is_starting(self) -> bool:
+        """It may not have come to its first message yet: on a busy machine an interpreter takes its time."""
+        return not self.answered and time.monotonic() < self._start_until and not self.has_read_all
 
     @property
     def in_an_item(self) -> bool:
@@ -161,6 +190,7 @@ class Child:
         except BlockingIOError:
             return
         except (BrokenPipeError, ValueError):  # it reads no more: what it still writes counts
+            self._refused_bytes = len(self._unwritten)
             self._unwritten = memoryview(b"")
         if self._close_input:
             self._in.close()

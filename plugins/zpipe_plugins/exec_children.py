@@ -99,7 +99,7 @@ class Children:
 
     def give_back(self, child: Child) -> None:
         """It has answered all that it was given."""
-        self._answered = True
+        self.note_answer()
         self._delay_s = 0.0
         with self._lock:
             self._idle.append(child)
@@ -128,11 +128,19 @@ class Children:
             self.drop(child)
         if len(ids) > 1:
             return Throttled(0.0, SHARED)
+        self.blame(ids[0], reason)
+        return Retry(reason=reason)
+
+    def blame(self, id: str, reason: str) -> None:
+        """A program has failed that had this message alone. Raises OperatorError if none has ever answered, whatever it had."""
         if not self._answered:
-            self._failed_ids.update(ids)
+            self._failed_ids.add(id)
             if len(self._failed_ids) >= MOST_UNANSWERED:
                 raise OperatorError(f"no program of the stage has answered any of its first messages: {reason}")
-        return Retry(reason=reason)
+
+    def note_answer(self) -> None:
+        """A program has done what it was given."""
+        self._answered = True
 
     def _back_off(self, child: Child) -> None:
         self._delay_s = 0.0 if child.answered else min(max(2 * self._delay_s, FIRST_DELAY_S), MAX_DELAY_S)
@@ -140,7 +148,8 @@ class Children:
     def _late(self, child: Child, timeout_s: float) -> str:
         """Why it is silent. One that writes as soon as its input is closed, and not before, has only kept its lines back."""
         reason = f"{child.name} wrote no line within {timeout_s:g} s"
-        if child.answered:
+        if child.answered or not child.has_read_all:
+            reason += "" if child.answered else ", and has not read its input"
             self._context.log.warning("%s: it is killed, and started again", reason)
             return reason
         child.put(b"", ends=True)

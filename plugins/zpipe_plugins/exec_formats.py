@@ -60,18 +60,16 @@ def _write_cbor(value: Any) -> bytes:
     return cbor2.dumps(value)
 
 
-def _lines(buffer: bytearray, over: bool) -> list[bytes]:
-    """Whole lines, without their ends. The last line of a program may lack its end."""
-    end = buffer.rfind(b"\n") + 1
-    if over or len(buffer) - end > MOST_BYTES:
-        end = len(buffer)
-    if not end:
-        return []
-    whole = bytes(buffer[:end])
+def _lines(buffer: bytearray, over: bool) -> list[Any]:
+    """Whole lines, without their ends, and Unreadable for one that is too long. The last line of a program may lack its end."""
+    end = len(buffer) if over else buffer.rfind(b"\n") + 1
+    lines: list[Any] = bytes(buffer[:end]).split(b"\n") if end else []
     del buffer[:end]
-    lines = whole.split(b"\n")
-    if not lines[-1]:
+    if lines and not lines[-1]:
         lines.pop()
+    if len(buffer) > MOST_BYTES:
+        lines.append(Unreadable(bytes(buffer[:_SHOWN]), f"a line of more than {MOST_BYTES} bytes", ends=True))
+        buffer.clear()
     return lines
 
 
@@ -82,6 +80,9 @@ def _cut_json(buffer: bytearray, over: bool) -> list[Any]:
     lines = _lines(buffer, over)
     items: list[Any] = []
     for line in lines:
+        if type(line) is Unreadable:
+            items.append(line)
+            continue
         try:  # `json.loads` does the same with twice the work around it
             text = line.decode()
             value, end = _scan(text, 0)
@@ -104,7 +105,9 @@ def _cut_lines(buffer: bytearray, over: bool) -> list[Any]:
     return list(map(_text, _lines(buffer, over)))
 
 
-def _text(line: bytes) -> Any:
+def _text(line: Any) -> Any:
+    if type(line) is Unreadable:
+        return line
     try:
         return line.decode()
     except ValueError as error:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from zpipe import Context, hookimpl
+from zpipe import Context, Source, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.readers import READERS, Record, read_file
 
@@ -38,48 +38,39 @@ class Options:
             raise ValueError(f"format is {self.format!r}: allowed are {', '.join(READERS)}")
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Files(Source[Options, list[Any]]):
+    def __init__(self) -> None:
+        self._files: list[tuple[str, Path]] = []
 
+    @override
+    def open(self, context: Context[Options]) -> None:
+        self._files = _find(context)
 
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    context.scratch = _find(context)
+    @override
+    def total(self, context: Context[Options, list[Any]]) -> int | None:
+        if context.options.format != "file":
+            return None
+        return sum(1 for name, _ in self._files if context.position is None or name > context.position[0])
 
-
-@hookimpl
-def zpipe_total(context: Context) -> int | None:
-    if context.options.format != "file":
-        return None
-    return sum(1 for name, _ in _files(context) if context.position is None or name > context.position[0])
-
-
-@hookimpl
-def zpipe_source(context: Context) -> Iterator[Record]:
-    read = READERS[context.options.format]
-    files, resumed = _files(context), context.position
-    if resumed is not None:
-        # The file may have gone since. Then the next one by name follows.
-        files = files[bisect_left(files, resumed[0], key=lambda file: file[0]) :]
-    for name, path in files:
-        start = resumed if resumed is not None and resumed[0] == name else [name, 0, 0]
-        for record in read_file(read, name, path, start):
-            yield record
-            if context.stopping.is_set():
-                return
+    @override
+    def source(self, context: Context[Options, list[Any]]) -> Iterator[Record]:
+        read = READERS[context.options.format]
+        files, resumed = self._files, context.position
+        if resumed is not None:
+            # The file may have gone since. Then the next one by name follows.
+            files = files[bisect_left(files, resumed[0], key=lambda file: file[0]) :]
+        for name, path in files:
+            start = resumed if resumed is not None and resumed[0] == name else [name, 0, 0]
+            for record in read_file(read, name, path, start):
+                yield record
+                if context.stopping.is_set():
+                    return
 
 
 # Which files
 
 
-def _files(context: Context) -> list[tuple[str, Path]]:
-    if context.scratch is None:
-        context.scratch = _find(context)
-    return context.scratch  # type: ignore[no-any-return]
-
-
-def _find(context: Context) -> list[tuple[str, Path]]:
+def _find(context: Context[Options]) -> list[tuple[str, Path]]:
     """(name, path) of every file, sorted by name. Payloads and positions have the name, which stays the same when the folder
     of the config is moved."""
     base = os.path.abspath(context.config_dir)

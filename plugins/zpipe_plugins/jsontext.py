@@ -6,6 +6,9 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable
+from json.encoder import c_make_encoder as make  # type: ignore[attr-defined]
+from json.encoder import encode_basestring
 from typing import Any
 
 
@@ -23,7 +26,15 @@ def _base64(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_base64).encode
+def _encoder() -> Callable[[Any], str]:
+    """JSONEncoder makes an encoder in C for each value, which takes as long as to encode a small map. This one is made once."""
+    if make is None:  # a Python that has it in Python only
+        return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_base64).encode
+    encode = make(None, _base64, encode_basestring, None, ":", ",", False, False, False)
+    return lambda value: "".join(encode(value, 0))
+
+
+_encode = _encoder()
 
 
 def _finite(value: Any) -> Any:

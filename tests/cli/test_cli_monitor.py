@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -108,28 +105,6 @@ def test_a_line_of_json_an_interval_until_interrupted(pipeline: Path) -> None:
         assert process.stderr.read() == ""
     # Three intervals of 200 ms, less what the first was late; nothing bounds it from above on a busy machine.
     assert values[-1]["at"] - values[0]["at"] > 0.3
-
-
-def test_a_terminal_is_redrawn_in_place(pipeline: Path) -> None:
-    command = [*ZPIPE, "monitor", str(pipeline), "--timeout", "20"]
-    leader, follower = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
-    with started(command, stdout=follower, stderr=follower, env=env) as process:
-        os.close(follower)
-        seen = b""
-        deadline = time.monotonic() + DEADLINE_S
-        while seen.count(b"\x1b[1;1H") < 3 and time.monotonic() < deadline:
-            if select.select([leader], [], [], 1.0)[0]:
-                seen += os.read(leader, 65536)
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # EIO: the other end is closed
-            while os.read(leader, 65536):
-                pass
-        assert process.wait(DEADLINE_S) == ExitCode.DONE
-    os.close(leader)
-    assert seen.count(b"\x1b[1;1H") >= 3
-    assert b"\x1b[2;1H" in seen
-    assert b"\x1b[32m" in seen
 
 
 def test_nobody_there(config: Path) -> None:

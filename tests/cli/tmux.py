@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -16,9 +15,6 @@ from pathlib import Path
 import pytest
 
 DEADLINE_S = 60.0
-HEADS = {"STAGE", "STATE", "N", "IN/s", "OUT/s", "WORK", "BLKD", "LATELY", "LINK", "DEPTH", "FILL", "OLDEST", "WILL"}
-"""Columns that a screen has whatever numbers stand in it."""
-
 
 _NUMBERS = count(1)
 
@@ -54,6 +50,11 @@ class Tmux:
     def press(self, *keys: str) -> None:
         self._tmux("send-keys", *keys)
 
+    def click(self, x: int, y: int) -> None:
+        """As a terminal reports it to a program that asked for the mouse (SGR)."""
+        self._tmux("send-keys", "-l", f"\x1b[<0;{x + 1};{y + 1}M")
+        self._tmux("send-keys", "-l", f"\x1b[<0;{x + 1};{y + 1}m")
+
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-x", str(width), "-y", str(height))
 
@@ -72,21 +73,3 @@ class Tmux:
 
 def monitor(config: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "zpipe", "monitor", str(config), *options]
-
-
-def shape(lines: list[str]) -> str:
-    """What does not depend on the numbers: heads, names and states of rows, sentences without figures, the keys."""
-    found = []
-    for line in lines:
-        words = line.lstrip(" >*").split()
-        if "STATE" in words or "LINK" in words:
-            found.append(" ".join(word for word in words if word in HEADS))
-        elif "->" in words:
-            found.append(" ".join(words[: words.index("->") + 2]))
-        elif len(words) > 1 and words[1] in ("run", "paused", "silent", "absent", "unheard", "stop", "drain"):
-            found.append(" ".join(words[:2]))
-        elif " is the limit: " in line:
-            found.append(line.split(":")[0])
-        elif words and line[0] != " " and words != ["EVENTS"] and not re.match(r"\d\d:\d\d:\d\d ", line):
-            found.append(re.sub(r"\d+(:\d+)*", "N", " ".join(words)))
-    return "\n".join(found) + "\n"

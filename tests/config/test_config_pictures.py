@@ -19,7 +19,7 @@ def test_mermaid(read: Read) -> None:
     assert mermaid(read(TEXT)) == (
         "flowchart LR\n"
         '    s0["a<br/>./source.py"]\n'
-        '    s1["end ×2<br/>./step.py<br/>queue 10 / 4KiB"]\n'  # noqa: RUF001
+        '    s1["end ×2<br/>./step.py<br/>queue 10 / 4KiB"]\n'
         '    s2["rest<br/>./batches.py<br/>queue 4096 / 64MiB<br/>batch 100 / 4MiB / 0.25s"]\n'
         "    s0 --> s1\n"
         "    s1 --> s2\n"
@@ -33,7 +33,7 @@ def test_dot(read: Read) -> None:
         "    rankdir=LR;\n"
         "    node [shape=box];\n"
         '    "a" [label="a\\n./source.py"];\n'
-        '    "end" [label="end ×2\\n./step.py\\nqueue 10 / 4KiB"];\n'  # noqa: RUF001
+        '    "end" [label="end ×2\\n./step.py\\nqueue 10 / 4KiB"];\n'
         '    "rest" [label="rest\\n./batches.py\\nqueue 4096 / 64MiB\\nbatch 100 / 4MiB / 0.25s"];\n'
         '    "a" -> "end";\n'
         '    "end" -> "rest";\n'

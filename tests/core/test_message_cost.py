@@ -37,7 +37,7 @@ def test_a_turn_that_does_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     next_timeout = Stage.next_timeout
 
     def wasteful(stage: Stage) -> float:
-        deadlines = [*map(next_timeout, [stage] * 100), *[0.0] * 4000]
+        deadlines = [*map(next_timeout, [stage] * 300), *[0.0] * 4000]
         return deadlines[0]
 
     monkeypatch.setattr(Stage, "next_timeout", wasteful)

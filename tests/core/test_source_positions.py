@@ -56,3 +56,16 @@ def test_an_empty_source_is_complete_at_once() -> None:
     source = SourcePositions()
     source.end(exhausted=True)
     assert source.ask_completion()
+
+
+def test_each_message_of_a_run_is_told_once_and_the_run_is_finished_with_the_last() -> None:
+    source = SourcePositions()
+    run, later = source.emit_singly(3, ["a", "b", "c"]), source.emit_singly(4, ["d"])
+    run.part(1, 3).finish()
+    later.part(0, 1).finish()
+    assert source.take_acked() == ["b", "c", "d"] and source.take_acked() == []
+    source.advance()
+    assert (source.committed, source.finished) == (None, 0)
+    run.part(0, 1).finish()
+    source.advance()
+    assert (source.acked, source.committed, source.finished) == (["a"], 4, 4)

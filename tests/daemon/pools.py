@@ -19,6 +19,7 @@ from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import CallHistory, Chunk, Result, Task
 from zpipe.daemon.loop_handover import Handover
+from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context
@@ -51,6 +52,7 @@ class Bench:
         self.output_room = threading.Event()
         self.output_room.set()
         self.handover = Handover()
+        self.async_thread = AsyncThread(logging.getLogger("zpipe"))
         self.early: list[list[Chunk]] = []
         self.on_early: Callable[[], None] = lambda: None
         self._results: SimpleQueue[tuple[Task, Result]] = SimpleQueue()
@@ -82,6 +84,7 @@ class Bench:
             lambda task, result: self._results.put((task, result)),
             logging.getLogger("zpipe"),
             self.handover,
+            self.async_thread,
         )
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
@@ -110,6 +113,7 @@ def bench(
         yield made
     finally:
         made.pool.close()
+        made.async_thread.close()
 
 
 def section_of(payloads: list[Any]) -> Section:

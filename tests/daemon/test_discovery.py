@@ -56,18 +56,77 @@ def connected(sockets: Sockets) -> tuple[str, int]:
     raise AssertionError("nobody is connected")
 
 
-def test_instance_beside_those_of_the_config_is_found_as_soon_as_the_folder_has_changed(
-    config: PipelineConfig, sockets: Sockets
-) -> None:
-    places = Places(config, os.environ)
+class Watches:
+    """`folders` that were watched;  ends: they are at their end when the descriptor that was given for each is closed."""
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
+        self.ends: list[int] = []
+
+    def __call__(self, folder: Path) -> int:
+        if not folder.exists():
+            return -1
+        end, given = os.pipe2(os.O_NONBLOCK)
+        self.folders.append(folder)
+        self.ends.append(end)
+        return given
+
+
+@pytest.fixture
+def watches() -> Watches:
+    return Watches()
+
+
+@pytest.fixture
+def discovery(config: PipelineConfig, sockets: Sockets, watches: Watches) -> Discovery:
     stage = Stage(Identity("p", "drop", 1, "d1"), [("read", "")], [], StagePolicy(), 0.0, seeded_bytes("drop"))
-    discovery = Discovery(config, places, stage, sockets)
+    return Discovery(config, Places(config, os.environ), stage, sockets, watches)
+
+
+def bind(config: PipelineConfig, instance: int) -> closing[Sockets]:
+    places, made = Places(config, os.environ), Sockets()
+    addresses = places.addresses("read", instance)
+    made.bind(places.inbox("read", instance, "r2"), addresses.feedback, addresses.control, 10)
+    return closing(made)
+
+
+def test_instance_beside_those_of_the_config_is_found_as_soon_as_the_folder_has_changed(
+    config: PipelineConfig, sockets: Sockets, discovery: Discovery
+) -> None:
     assert discovery.turn(100.25) == 101.0
-    places.runtime("read", 2).mkdir(parents=True)
-    addresses = places.addresses("read", 2)
-    with closing(Sockets()) as second:
-        second.bind(places.inbox("read", 2, "r2"), addresses.feedback, addresses.control, 10)
+    Places(config, os.environ).runtime("read", 2).mkdir(parents=True)
+    with bind(config, 2):
         assert discovery.turn(100.5) == 101.0
         discovery.look_soon()
         assert discovery.turn(100.5) == 101.0
         assert connected(sockets) == ("read", 2)
+
+
+def test_an_instance_is_connected_to_when_it_has_bound_its_sockets(
+    config: PipelineConfig, sockets: Sockets, discovery: Discovery, watches: Watches
+) -> None:
+    folder = Places(config, os.environ).runtime("read", 1)
+    discovery.turn(100.25)
+    assert watches.folders == []
+    folder.mkdir(parents=True)
+    for now in (100.3, 100.4):
+        discovery.look_soon()
+        discovery.turn(now)
+    assert watches.folders == [folder], "once"
+    with pytest.raises(KeyError):
+        sockets.tell(("read", 1), b"")
+    with bind(config, 1):
+        discovery.look_soon()
+        discovery.turn(100.5)
+        assert connected(sockets) == ("read", 1)
+    assert os.read(watches.ends[0], 1) == b""
+
+
+def test_an_instance_that_binds_its_sockets_unseen_is_connected_to_within_a_second(
+    config: PipelineConfig, sockets: Sockets, discovery: Discovery
+) -> None:
+    discovery.turn(100.25)
+    discovery.turn(101.0)
+    Places(config, os.environ).runtime("read", 1).mkdir(parents=True)
+    with bind(config, 1):
+        assert connected(sockets) == ("read", 1)

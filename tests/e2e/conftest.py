@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from e2e_types import MakePipeline
+from installation import Installed, wheel_installed
 from pipeline import Pipeline
 
 ENDLESS_WORK = """
@@ -54,3 +55,9 @@ def make_work(make: MakePipeline) -> MakePipeline:
         return make(ENDLESS_WORK.format(retry=retry), work=source)
 
     return make_one
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Installed]:
+    with wheel_installed() as found:
+        yield found

@@ -164,7 +164,8 @@ def test_in_a_terminal_an_exception_has_its_traceback_on_lines_of_its_own_once(m
     assert any(line.startswith("      File ") and "fails.py" in line and "in deeper" in line for line in lines)
     assert sum("event=message.dead " in line for line in lines) == 1
     folded = [line for line in lines if "event=message.dead_repeated" in line]
-    assert sum(int(line.split("messages=")[1].split()[0]) for line in folded) == 49
+    assert sum(int(line.split("messages=×")[1].split()[0]) for line in folded) == 49
+    assert all(" at=fails.py:11 " in line for line in folded)
     plain = pipeline.run("--fresh")
     plain.ledger()
     assert plain.stderr.count("event=message.dead ") == 50 and "Traceback" not in plain.stderr

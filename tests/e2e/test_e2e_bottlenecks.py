@@ -77,6 +77,13 @@ def slow(row):
     return ms(row, 40)
 
 
+def computes(row):
+    end = time.thread_time() + 0.03
+    while time.thread_time() < end:
+        pass
+    return row
+
+
 def slower(row):
     return ms(row, 150)
 
@@ -107,7 +114,10 @@ def takes(function: str, more: str = "") -> str:
 
 @dataclass
 class Case:
-    """`needed`: how many instances of `slow` would keep up with the source; None: no number of them would help."""
+    """`needed`: how many instances of `slow` would keep up with the source; None: no number of them would help.
+
+    advises  what stands in the advice, one of these at least
+    """
 
     slow: str
     kind: str
@@ -116,6 +126,7 @@ class Case:
     work: str
     store: str = takes("quick")
     read: str = ""
+    advises: tuple[str, ...] = ()
 
 
 CASES = {
@@ -162,6 +173,12 @@ class Watched:
         case, last = self.case, self.named[-20:]
         return len(last) == 20 and all(map(self._fits, last)) and case is not None
 
+    @property
+    def advised(self) -> bool:
+        """In each of the last 5 intervals."""
+        last = [found.get("advice", "") for found in self.named[-5:]]
+        return len(last) == 5 and all(any(words in said for words in self.case.advises) for said in last)
+
     def _fits(self, found: dict[str, Any]) -> bool:
         case, needed = self.case, found.get("instances_needed")
         if (found.get("stage"), found.get("kind")) != (case.slow, case.kind):
@@ -177,6 +194,30 @@ class Watched:
 def service() -> Iterator[Service]:
     with Service(capacity=4, seconds=0.05) as service:
         yield service
+
+
+def test_the_advice_depends_on_what_the_calls_spend_their_time_on(home: Path) -> None:
+    """By the CPU time that the instance measures beside the time of its calls. A machine without a core left is told apart."""
+    computes = "instances more bring about ", "instance more brings about ", "its machine has no CPU left"
+    cases = {
+        "waits": Case("work", "working", 4, 0.01, takes("slow"), advises=("`workers.count = ",)),
+        "computes": Case("work", "working", None, 0.01, takes("computes"), advises=computes),
+    }
+    with ExitStack() as stack:
+        watched = {}
+        for name, case in cases.items():
+            watched[name] = one = Watched(home / name, name, case)
+            stack.callback(one.close)
+
+        def advised() -> bool:
+            for one in watched.values():
+                one.poll()
+            return all(one.advised for one in watched.values())
+
+        try:
+            wait_until(advised, "both are advised")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: { {name: one.named[-3:] for name, one in watched.items()} }") from None
 
 
 def test_each_is_named_with_its_reason_and_for_as_long_as_it_is_the_limit(home: Path, service: Service) -> None:

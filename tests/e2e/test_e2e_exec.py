@@ -84,20 +84,16 @@ def kill_often(make: MakePipeline, count: int, rate: int, kills: int) -> None:
     (pipeline.folder / "add.awk").write_text(AWK)
     run = pipeline.run()
     chance = random.Random(14)
-    wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")
-    killed = 0
-    while killed < kills:
-        assert not run.over_within(chance.uniform(0.05, 0.3)), (
-            f"the run ended after {killed} kills: {run.stderr[-2000:]}"
+    for killed in range(kills):
+        # By what is stored, not by time: there is work left, however fast or slow the machine is.
+        due = count * (killed + 1) // (kills + 2)
+        wait_until(lambda due=due: pipeline.count() >= due or not run.running, f"{due} rows are stored")
+        of_daemons = killed % 5 == 4
+        victims = wait_until(
+            lambda d=of_daemons: sorted(pipeline.instances().values()) if d else programs(pipeline), "one runs"
         )
-        if killed % 5 == 4:
-            instances = sorted(pipeline.instances().values())
-            victims = instances
-        else:
-            victims = programs(pipeline)
-        if victims:
-            send(chance.choice(victims), signal.SIGKILL)
-            killed += 1
+        assert run.running, f"the run ended after {killed} kills: {run.stderr[-2000:]}"
+        send(chance.choice(victims), signal.SIGKILL)
     run.ledger(deadline_s=60 + count / 500)
     assert pipeline.query("SELECT count(*), min(id), max(id) FROM t") == [(count, 0, count - 1)]
     assert pipeline.query("SELECT count(*) FROM t WHERE jq != 2 * id OR awk != 3 * id OR node != 5 * id") == [(0,)]
@@ -120,7 +116,7 @@ for line in sys.stdin:
     n = m["payload"]["id"]
     if n % 100 == 20:
         print("what is this", flush=True)
-    elif n % 100 == 40:
+    elif n == 40:
         time.sleep(600)
     elif n % 100 == 60:
         os._exit(9)
@@ -144,7 +140,7 @@ input = "read"
 plugin = "exec"
 workers = { count = 2 }
 retry = { attempts = 2, delay = "10ms" }
-options = { command = ["python3", "-S", "odd.py"], timeout = 0.5 }
+options = { command = ["python3", "-S", "odd.py"], timeout = 2.0 }
 [stages.store]
 input = "odd"
 plugin = "sqlite"
@@ -156,9 +152,9 @@ batch = { messages = 100, timeout = "50ms" }
     run = pipeline.run()
     assert run.wait() == os.EX_OK, run.stderr[-2000:]
     letters = {id: reason for id, reason, _, _, _ in pipeline.letters("odd")}
-    assert set(letters) == {f"read:{n}" for n in (20, 40, 60, 120, 140, 160)}
+    assert set(letters) == {f"read:{n}" for n in (20, 40, 60, 120, 160)}
     assert "wrote what cannot be read: 'what is this'" in letters["read:20"]
-    assert "wrote no line within 0.5 s" in letters["read:140"]
+    assert "wrote no line within 2 s" in letters["read:40"]
     assert "ended with exit code 9" in letters["read:60"]
-    assert pipeline.count() == 194
+    assert pipeline.count() == 195
     assert run.stderr.count("flood") < 200 and "more lines of stderr, which are not logged" in run.stderr

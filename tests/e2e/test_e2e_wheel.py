@@ -1,55 +1,16 @@
-"""The wheel, installed into an empty venv: the example that it carries runs away from the checkout."""
+"""The wheel, installed into an empty venv: the example that it carries runs away from the checkout, and so does a new plugin."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
-import venv
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from pipeline import Command
+from installation import Installed, installed_command, pip
 
-CHECKOUT = Path(__file__).parents[2]
-NO_INDEX = ("Could not find a version", "No matching distribution", "Connection", "connection", "Temporary failure")
-
-
-@dataclass
-class Installed:
-    python: Path
-    config: Path
-
-
-def pip(python: Path | str, *arguments: str) -> None:
-    """Skips the test where there is no index to be reached."""
-    command = [str(python), "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=110)
-    if done.returncode and any(sign in done.stderr for sign in NO_INDEX):
-        pytest.skip(f"pip reaches no package index: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="session")
-def installed() -> Iterator[Installed]:
-    with TemporaryDirectory(prefix="zp-wheel-") as folder:
-        wheels = Path(folder) / "wheels"
-        pip(sys.executable, "wheel", str(CHECKOUT), "--no-deps", "--wheel-dir", str(wheels))
-        (wheel,) = wheels.glob("*.whl")
-        home = Path(folder) / "venv"
-        venv.create(home, with_pip=True)
-        python = home / "bin" / "python"
-        pip(python, "install", str(wheel))
-        where = "import zpipe, pathlib; print(pathlib.Path(zpipe.__file__).parent)"
-        package = subprocess.run(
-            [python, "-I", "-c", where], capture_output=True, text=True, cwd="/", check=True
-        ).stdout
-        assert package.startswith(str(home)), "it is the installed one"
-        yield Installed(python, Path(package.strip()) / "examples" / "index.toml")
+from zpipe.scaffold.plugin_files import PLUGINS
 
 
 def test_example_runs_from_the_wheel(
@@ -74,11 +35,6 @@ def test_example_runs_from_the_wheel(
     assert "search_7" in found.stdout
 
 
-def installed_command(installed: Installed, arguments: list[str], home: Path) -> Command:
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    return Command(arguments, home, env, python=str(installed.python))
-
-
 def test_commands_of_the_wheel(installed: Installed) -> None:
     zpipe = installed.python.with_name("zpipe")
     shown = subprocess.run([zpipe, "plugins", "--json"], capture_output=True, text=True, cwd="/", check=True)
@@ -89,3 +45,35 @@ def test_commands_of_the_wheel(installed: Installed) -> None:
         "sqlite",
         "ndjson",
     }
+
+
+def make_and_run(installed: Installed, kind: str, home: Path, tmp_path: Path) -> None:
+    """What the README of a new package says: made, installed, tested, listed and run."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+    def call(*arguments: str, folder: Path = tmp_path) -> str:
+        command = [str(installed.python), "-m", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    name, folder = f"my-{kind}", tmp_path / f"my-{kind}"
+    call("zpipe", "new", name, "--kind", kind)
+    if kind != "exec":
+        pip(installed.python, "install", "--no-deps", str(folder))
+    pip(installed.python, "install", "pytest")
+    assert "passed" in call("pytest", "-q", folder=folder)
+    listed = {row["name"] for row in json.loads(call("zpipe", "plugins", "--json"))["plugins"] if row["error"] is None}
+    assert (name if kind != "exec" else "exec") in listed
+    command = installed_command(installed, ["run", str(folder / f"my_{kind}.toml"), "--json"], home)
+    command.ledger()
+
+
+def test_a_new_plugin_is_installed_tested_and_run(installed: Installed, home: Path, tmp_path: Path) -> None:
+    make_and_run(installed, "map", home, tmp_path)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_every_kind_of_new_plugin(installed: Installed, home: Path, tmp_path: Path, kind: str) -> None:
+    make_and_run(installed, kind, home, tmp_path)

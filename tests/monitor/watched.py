@@ -8,6 +8,7 @@ from typing import Any
 from monitor_samples import config
 
 from zpipe.config import Input, PipelineConfig
+from zpipe.config.pipeline_config import Workers
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.testing import Faults, Simulation, Spec
 
@@ -24,6 +25,8 @@ def config_of(specs: list[Spec]) -> PipelineConfig:
             queue=spec.policy.queue,
             unacked=spec.policy.unacked,
             batch=spec.policy.batch,
+            limit=spec.policy.limit,
+            workers=Workers(count=spec.policy.workers),
         )
         for spec in specs
     }

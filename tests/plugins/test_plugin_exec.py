@@ -205,6 +205,11 @@ def test_a_program_that_keeps_its_lines_back_is_the_stages_fault(start: Open) ->
         each(context, [1])
 
 
+def test_a_program_that_is_slow_to_start_is_waited_for(start: Open) -> None:
+    context = start('time.sleep(0.5)\nfor m in answers(): say(id=m["id"], payload=1)', timeout=0.1)
+    assert each(context, [1]) == [1]
+
+
 def test_a_program_that_never_answers_is_the_stages_fault(start: Open) -> None:
     context = start("sys.stderr.write('usage: nothing\\n'); sys.exit(2)")
     assert all(isinstance(each(context, [n])[0], Retry) for n in [0, 0])
@@ -250,6 +255,15 @@ def test_a_missing_line_never_lets_an_answer_slip(start: Open) -> None:
     [empty] = each(context, ["empty"])
     assert isinstance(empty, Retry) and "wrote no line within 0.3 s" in str(empty)
     assert [each(context, [n]) for n in (1, 2, 3)] == [[1], [2], [3]]
+
+
+def test_a_program_that_ends_when_it_has_answered_has_answered(start: Open) -> None:
+    for mode, answer in (("line", "print(m, flush=True)"), ("envelope", 'say(id=m["id"], payload=m["payload"])')):
+        value = "m" if mode == "line" else 'm["payload"]'
+        context = start(f"for m in answers():\n    {answer}\n    if {value} % 2: break", mode=mode)
+        assert each(context, [0, 2, 1]) == [0, 2, 1]
+        assert each(context, [3]) == [3]
+        assert each(context, [4]) == [4]
 
 
 def test_a_line_too_many(start: Open) -> None:
@@ -298,6 +312,14 @@ def test_a_filter_that_fails_fails_its_batch(start: Open) -> None:
         exec_plugin.zpipe_process_batch(messages(["odd"]), context)
     bad, good = each(context, ["bad", "good"])
     assert isinstance(bad, Retry) and list(good) == [1]
+
+
+def test_a_filter_that_never_works_is_the_stages_fault(start: Open) -> None:
+    context = start("sys.exit(2)", mode="filter", batching=True)
+    for n in range(3):
+        error = OperatorError if n == 2 else RuntimeError
+        with pytest.raises(error, match="ended with exit code 2"):
+            exec_plugin.zpipe_process_batch([Message(n, id=f"read:{n}")], context)
 
 
 # With a `batch` table
@@ -471,6 +493,25 @@ def test_items_are_found_wherever_they_are_cut(name: str) -> None:
 @pytest.mark.parametrize("lines", [b"1,2\n[3\n4]\n", b"[1\n2]\n", b"\n1\n"])
 def test_lines_that_are_json_only_together_are_none(lines: bytes) -> None:
     assert Unreadable in map(type, FORMATS["ndjson"].cut(bytearray(lines), True))
+
+
+def test_a_line_without_an_end(monkeypatch: pytest.MonkeyPatch, start: Open) -> None:
+    monkeypatch.setattr("zpipe_plugins.exec_formats.MOST_BYTES", 1000)
+    for name in ("lines", "ndjson"):
+        buffer = bytearray(b"1\n" + b"x" * 1001)
+        one, long = FORMATS[name].cut(buffer, False)
+        assert one in ("1", 1) and long.ends and long.why == "a line of more than 1000 bytes" and not buffer
+        assert not FORMATS[name].cut(bytearray(b"x" * 1000), False)
+    [made] = each(start(["sed", "-u", "s/a/" + "b" * 2000 + "/"], mode="line", format="lines"), ["a"])
+    assert made == "b" * 2000, "it came with its end"
+
+
+def test_a_broken_stream_of_cbor_fails_its_message(start: Open) -> None:
+    source = (
+        'import cbor2\ncbor2.CBORDecoder(sys.stdin.buffer, read_size=1).decode(); sys.stdout.buffer.write(b"\\xff")'
+    )
+    [made] = each(start(source + "; sys.stdout.flush(); sys.stdin.read()", mode="line", format="cbor"), [1])
+    assert isinstance(made, Reject) and "no CBOR" in str(made)
 
 
 def test_a_broken_stream_of_cbor() -> None:

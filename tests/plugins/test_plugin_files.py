@@ -9,13 +9,22 @@ import pytest
 
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
-from zpipe_plugins import files, readers
-from zpipe_plugins.files import Options
+from zpipe_plugins import readers
+from zpipe_plugins.files import Files, Options
+
+
+def opened(context: Any) -> Files:
+    plugin = Files()
+    plugin.open(context)
+    return plugin
 
 
 def read(context: Any) -> list[tuple[list[Any], Any]]:
-    files.zpipe_open(context)
-    return list(files.zpipe_source(context))
+    return list(opened(context).source(context))
+
+
+def total(context: Any) -> int | None:
+    return opened(context).total(context)
 
 
 def payloads(records: list[tuple[list[Any], Any]]) -> list[Any]:
@@ -50,9 +59,9 @@ def test_whole_files_sorted_and_each_once(make_context: Any, tmp_path: Path) -> 
         {"path": "b.txt", "text": "B\r\n"},
         {"path": "sub/deep/c.txt", "text": "\ufffd!"},
     ]
-    assert files.zpipe_total(context) == 3
-    assert files.zpipe_total(make_context(options, position=records[1][0])) == 1
-    assert files.zpipe_total(make_context(Options(["*.txt"], "lines"))) is None
+    assert total(context) == 3
+    assert total(make_context(options, position=records[1][0])) == 1
+    assert total(make_context(Options(["*.txt"], "lines"))) is None
     assert_resumes_anywhere(make_context, options)
 
 
@@ -159,14 +168,14 @@ def test_a_file_that_vanishes_or_cannot_be_read(make_context: Any, tmp_path: Pat
     write(tmp_path, a="1\n", b="2\n", c="3\n")
     for form in ("file", "lines"):
         context = make_context(Options(["?"], form))
-        files.zpipe_open(context)
+        plugin = opened(context)
         (tmp_path / "b").rename(tmp_path / "bb")
-        records = list(files.zpipe_source(context))
+        records = list(plugin.source(context))
         assert payloads(records)[1] == "cannot read b: No such file or directory"
         assert len(records) == 3
         # it is a dead letter already: not one more after a restart
-        again = make_context(Options(["?"], form), position=records[1][0], scratch=context.scratch)
-        assert payloads(list(files.zpipe_source(again))) == payloads(records)[2:]
+        again = make_context(Options(["?"], form), position=records[1][0])
+        assert payloads(list(plugin.source(again))) == payloads(records)[2:]
         # and where its file is gone altogether, the next by name comes
         assert payloads(read(make_context(Options(["?"], form), position=records[1][0]))) == payloads(records)[2:]
         (tmp_path / "bb").rename(tmp_path / "b")
@@ -201,8 +210,7 @@ def test_names_that_are_no_text(make_context: Any, tmp_path: Path) -> None:
 def test_stopping(make_context: Any, tmp_path: Path) -> None:
     write(tmp_path, a="1\n2\n", b="3\n")
     context = make_context(Options(["?"], "lines"))
-    files.zpipe_open(context)
-    source = files.zpipe_source(context)
+    source = opened(context).source(context)
     next(source)
     context.stopping.set()
     assert list(source) == []
@@ -211,9 +219,9 @@ def test_stopping(make_context: Any, tmp_path: Path) -> None:
 def test_no_file_at_all(make_context: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OperatorError, match=r"no file matches 'x/\*', 'folder' in"):
-        files.zpipe_open(make_context(Options(["x/*", "folder"])))
+        opened(make_context(Options(["x/*", "folder"])))
     write(tmp_path, a="")
-    files.zpipe_open(make_context(Options(["a", "b*"])))
+    opened(make_context(Options(["a", "b*"])))
     assert "no file matches 'b*'" in caplog.text
 
 

@@ -8,8 +8,10 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import os
 import re
 import sqlite3
+import subprocess
 import sys
 import threading
 import tomllib
@@ -27,7 +29,7 @@ from zpipe.messages import BadRecord
 README = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
 SNIPPETS: dict[str, str] = {
     name: body
-    for _, name, body in re.findall(r"^```(python|toml)\n# (\S+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for _, name, body in re.findall(r"^```(python|toml|sh)\n# (\S+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 }
 PYTHON = [name.removesuffix(".py") for name in SNIPPETS if name.endswith(".py")]
 
@@ -51,6 +53,44 @@ def test_every_snippet_has_a_name() -> None:
 @pytest.mark.parametrize("name", [name for name in PYTHON if not name.startswith(("test_", "lines"))])
 def test_plugin_snippets_are_plugins(snippets: Any, name: str, tmp_path: Path) -> None:
     assert plugin_loading.load(f"./{name}.py", tmp_path).hooks
+
+
+def follow(script: str, folder: Path, **env: str) -> str:
+    """Runs it word for word, in an empty folder. What it printed."""
+    folder.mkdir()
+    given = {
+        "cwd": folder,
+        "env": os.environ | env,
+        "capture_output": True,
+        "text": True,
+        "check": False,
+        "timeout": 110,
+    }
+    done = subprocess.run(["sh", "-e", "-c", script], **given)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(done.stdout)
+
+
+def test_the_tutorial_after_its_installation(home: Path) -> None:
+    install, new, rest = SNIPPETS["tutorial.sh"].partition("zpipe new")
+    assert install.splitlines() == ["python -m venv .venv", ". .venv/bin/activate", "pip install zpipe pytest"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    printed = follow(new + rest, home / "t", PATH=path)
+    assert "2 passed" in printed and printed.count('"text":"HELLO"}') == 5
+
+
+@pytest.mark.stress
+def test_the_tutorial_from_an_empty_folder_takes_less_than_a_minute_of_processor_time(home: Path) -> None:
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", home / "w", Path(__file__).parents[2]]
+    subprocess.run(wheel, check=True, timeout=120)
+    [built] = (home / "w").glob("*.whl")
+    (home / "constraint").write_text(f"zpipe @ {built.as_uri()}\n")
+    before = os.times()
+    printed = follow(SNIPPETS["tutorial.sh"], home / "t", PIP_CONSTRAINT=str(home / "constraint"))
+    assert "2 passed" in printed and printed.count('"text":"HELLO"}') == 5
+    after = os.times()
+    used_s = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used_s < 60, "what it takes on a machine that does nothing else"
 
 
 def test_the_readmes_own_tests_pass(snippets: Any) -> None:
@@ -175,9 +215,9 @@ def default(field: dataclasses.Field[Any]) -> str:
 def test_table_of_options() -> None:
     expected = []
     for name in first_party():
-        module = importlib.import_module(f"zpipe_plugins.{name}")
-        if hasattr(module, "zpipe_options"):
-            for field in dataclasses.fields(module.zpipe_options()):
+        options = plugin_loading.load(name, Path()).options_type
+        if options is not None:
+            for field in dataclasses.fields(options):
                 expected.append([name, field.name, ast.unparse(ast.parse(str(field.type))), default(field)])
     assert sorted(row[:4] for row in rows("The plugins that come with zpipe")) == sorted(expected)
 

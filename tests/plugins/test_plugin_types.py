@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 RIGHT = """\
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -127,11 +128,11 @@ plugin = Wrong()  # wrong
 
 
 def files(folder: Path) -> list[Path]:
-    """A right plugin, and each wrong one after a copy of it, so that nothing else can be wrong."""
+    """The examples, a right plugin, and each wrong one after a copy of it, so that nothing else can be wrong."""
     texts = [RIGHT, *(RIGHT + "\n" + wrong for wrong in WRONG.values())]
     for number, text in enumerate(texts):
         (folder / f"p{number}.py").write_text(text)
-    return [folder / f"p{number}.py" for number in range(len(texts))]
+    return [*(folder / f"p{number}.py" for number in range(len(texts))), *EXAMPLES]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def found_by_mypy(folder: Path) -> set[tuple[str, int]]:
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), *map(str, files(folder))]
     output = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert not output.stderr
-    return {(name, int(line)) for name, line in re.findall(r"^(p\d+)\.py:(\d+): error", output.stdout, re.MULTILINE)}
+    return {(name, int(line)) for name, line in re.findall(r"(\w+)\.py:(\d+): error", output.stdout, re.MULTILINE)}
 
 
 def found_by_pyright(folder: Path) -> set[tuple[str, int]]:

@@ -23,7 +23,7 @@ GOLDEN = {
 
 def settings(template: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in template.splitlines():
+    for line in template.replace("\\\n", "").splitlines():  # a setting goes on behind a backslash
         key, equals, setting = line.partition("=")
         if equals and not line.startswith("#"):
             found.setdefault(key, []).append(setting)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,19 +26,23 @@ from zpipe.monitor import snapshot_feed
 from zpipe.monitor.export import checks, exporter
 from zpipe.monitor.export.checks import Thresholds
 from zpipe.monitor.export.recording import Recorder, Recording
+from zpipe.monitor.export.tape import Tape
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen import live, recording_player
-from zpipe.monitor.screen.terminal import glyphs_of, is_screen
 from zpipe.monitor.snapshot_feed import SnapshotListener, now_s
+from zpipe.monitor.table.glyphs import glyphs_of
 from zpipe.operate.targets import read_link
 from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places
 from zpipe.runtime.running_pipelines import Target
 
+if TYPE_CHECKING:
+    from zpipe.cli.screen_operator import ScreenOperator
+    from zpipe.monitor.screen.source import Source
+
 REDRAW_S = 0.25
 """The screen is not redrawn more often, however short the interval of the snapshots is."""
-ORDER_S = 1.0
-"""How long an instance may take to answer an order. The screen stands still meanwhile."""
+WEB = ("127.0.0.1", 8000)
+"""Where --web serves the screen if it is not told where: to this machine alone, since whoever sees the screen can operate it."""
 
 
 class DepthType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -86,19 +90,29 @@ class DepthType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 )
 @click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Keep what is heard; .gz: compressed.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show what was recorded instead.")
+@click.option(
+    "--web",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Serve the screen to a browser.  [default: 127.0.0.1:8000]",
+)
 @click.option("--at", metavar="TIME", help="With --replay --once: when; +90s from its start, or 2026-01-31T12:00:00.")
 def command(
     config: Path | None, once: bool, as_json: bool, timeout: float | None, check: bool, **options: Any
 ) -> ExitCode:
     """Show states, depths and rates of a running pipeline, and what holds it up.
 
-    In a terminal it is a screen with keys (h: help), which also waits for a pipeline that is not up yet. Piped, it is text.
+    In a terminal it is a screen with keys (?: help) and a mouse, which also waits for a pipeline that is not up yet. Piped, it is
+    text.
     It goes on until every instance has stopped, q, or Ctrl-C.
 
     Exit codes: 0 done, 1 with --check: something is wrong, 5 no instance of the pipeline is running.
     """
     _refuse_mixtures(once=once, as_json=as_json, check=check, timeout=timeout, **options)
     path, address = _config_and_address(config, options["prometheus"])
+    if options["web"] is not None:
+        return _serve_web(path, options["web"], options["replay"])
     found = find_target(path)
     pipeline = found.config
     if address is not None:
@@ -109,8 +123,8 @@ def command(
         places = Places(pipeline, found.env)
         watch = Watch(pipeline, places, ask_unheard=True)
         with closing(watch), _recorder(pipeline, options["record"]) as heard:
-            if is_screen(sys.stdout) and not (once or as_json or check):
-                return _show_screen(pipeline, places, watch, heard, timeout)
+            if _is_screen() and not (once or as_json or check):
+                return _show_screen(found, places, watch, heard, timeout)
             thresholds = _thresholds(pipeline, options) if check else None
             return _print(pipeline, places, watch, heard, once, as_json, timeout, thresholds)
     except KeyboardInterrupt:
@@ -131,16 +145,65 @@ def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotL
         recorder.close()
 
 
+def _is_screen() -> bool:
+    """Whether this is a terminal with a keyboard on which lines can be put anywhere."""
+    return sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
 def _show_screen(
-    pipeline: PipelineConfig, places: Places, watch: Watch, heard: SnapshotListener, timeout: float | None
+    found: Target, places: Places, watch: Watch, heard: SnapshotListener, timeout: float | None
 ) -> ExitCode:
+    # Textual takes a quarter of a second to be imported, which whoever asks for text should not wait for.
+    from zpipe.cli.screen_operator import ScreenOperator
+    from zpipe.monitor.screen.source import LivePipeline
+
+    pipeline = found.config
     interval_s = max(pipeline.interval_s, REDRAW_S)
     give_up_s = float("inf") if timeout is None else timeout
     model = PipelineModel(pipeline, now_s())
-    if not live.show(watch, model, pipeline, interval_s, partial(_order, watch), places.searched, heard, give_up_s):
+    source = LivePipeline(watch, model, pipeline, interval_s, places.searched, heard, give_up_s)
+    code = _run_screen(source, pipeline, ScreenOperator(pipeline, found.env))
+    if source.over and not source.heard:
         raise _nobody(pipeline, places, give_up_s)
     if model.over:  # the screen is gone, and what it said with it
         click.echo(f"zpipe: every instance of pipeline {pipeline.name!r} has stopped", err=True)
+    return code
+
+
+def _run_screen(source: Source, pipeline: PipelineConfig, operator: ScreenOperator | None) -> ExitCode:
+    """Blocks until the screen is left. A signal that ends it ends the screen in order, so that the terminal is given back."""
+    from zpipe.monitor.screen.app import MonitorApp
+
+    # Textual believes them before the terminal, but a shell that exports them does not follow the window.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+    app = MonitorApp(source, pipeline, operator, glyphs_of(sys.stdout), coloured=not os.environ.get("NO_COLOR"))
+    app.run()
+    if app.ended_by not in (0, signal.SIGINT):
+        raise SystemExit(128 + app.ended_by)
+    return ExitCode.DONE if app.return_code in (0, None) else ExitCode.FAILED
+
+
+def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
+    """Serves the screen until it is interrupted: each page that is opened starts one. Raises OperatorError and UsageError."""
+    try:
+        from textual_serve.server import Server
+    except ImportError:
+        raise OperatorError("--web needs textual-serve: pip install 'zpipe[web]'") from None
+    try:
+        host, port = values.host_port(given) if given else WEB
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), param_hint="--web") from None
+    find_target(config)
+    words = [sys.executable, "-m", "zpipe", "monitor", str(config)]
+    words += ["--replay", str(replay)] if replay is not None else []
+    server = Server(shlex.join(words), host=host, port=port, title=f"zpipe monitor {config.stem}")
+    try:
+        server.serve()
+    except OSError as error:
+        raise OperatorError(f"cannot serve at http://{host}:{port}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        pass  # how it is ended
     return ExitCode.DONE
 
 
@@ -182,10 +245,11 @@ def _print(
 
 def _replay(pipeline: PipelineConfig, path: Path, at: str | None, once: bool, as_json: bool) -> ExitCode:
     with closing(Recording(path, pipeline.name)) as recording:
-        tape = recording_player.Tape(recording, pipeline)
-        if is_screen(sys.stdout) and not (once or as_json):
-            recording_player.show(tape, recording)
-            return ExitCode.DONE
+        tape = Tape(recording, pipeline)
+        if _is_screen() and not (once or as_json):
+            from zpipe.monitor.screen.source import RecordedPipeline
+
+            return _run_screen(RecordedPipeline(tape), pipeline, None)
         moments = [_moment(at, recording)] if once else _moments(recording)
         for moment in moments:
             tape.move(moment)
@@ -230,8 +294,11 @@ def _refuse_mixtures(**given: Any) -> None:
         if given[one] is not None and given[other] not in (None, False):
             raise click.UsageError(f"--{one} shows what was recorded: --{other} is for a pipeline that runs")
     served = [f"--{key.removeprefix('as_')}" for key in ("check", "once", "as_json", "record", "replay") if given[key]]
-    if given["prometheus"] is not None and served:
+    if given["prometheus"] is not None and (served or given["web"] is not None):
+        served += ["--web"] if given["web"] is not None else []
         raise click.UsageError(f"--prometheus serves until it is ended: {', '.join(served)} cannot go with it")
+    if given["web"] is not None and (set(served) - {"--replay"} or given["timeout"] is not None):
+        raise click.UsageError("--web serves the screen: of the other options only --replay goes with it")
     if given["at"] is not None and not (given["replay"] and given["once"]):
         raise click.UsageError("--at is a moment of a recording: give --replay FILE --once too")
 
@@ -293,16 +360,3 @@ def _text(value: dict[str, Any]) -> str:
     """The status as text, as wide as the terminal if stdout is one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else snapshot_feed.PLAIN_WIDTH
     return snapshot_feed.as_text(value, width, glyphs_of(sys.stdout))
-
-
-def _order(watch: Watch, what: str, stage: str) -> str:
-    """Pauses or resumes a stage, or drains every head (stage ""). Returns what was done, or why not, in words."""
-    stages = [stage] if stage else watch.config.heads
-    instances = [key for name in stages for key in sorted(watch.snapshots) if key[0] == name]
-    try:
-        done, silent = watch.ask_all(instances, what, ORDER_S)
-    except OperatorError as error:
-        return str(error)
-    if silent or not done:
-        return f"{', '.join(silent or stages)} does not answer: is it running?"
-    return f"{', '.join(done)}: {what} is asked for"

@@ -49,6 +49,8 @@ def _row(name: str, distribution: str, version: str) -> dict[str, Any]:
 def _kind(plugin: Plugin) -> str:
     if plugin.is_source:
         return "source+process" if plugin.takes_messages else "source"
+    if plugin.is_wrapper:
+        return "wrapper"
     if plugin.takes_messages and plugin.takes_batches:
         return "process+batch"
     return "batch" if plugin.takes_batches else "process"

@@ -19,6 +19,7 @@ from zpipe.errors import ExitCode
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.progress import LiveProgress, PlainProgress
 from zpipe.runtime.logs import for_children
+from zpipe.supervisor.file_watch import FileWatch
 from zpipe.supervisor.supervisor import Supervisor
 
 
@@ -40,8 +41,11 @@ from zpipe.supervisor.supervisor import Supervisor
     metavar="TIME",
     help="Stop now if a drain takes longer (exit code 4).  [default: as long as it takes]",
 )
+@click.option(
+    "--watch", is_flag=True, help="Start stages again whose plugin's files, or whose part of CONFIG, have changed."
+)
 def command(
-    config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: str, drain_timeout: float | None
+    config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: str, drain_timeout: float | None, watch: bool
 ) -> ExitCode:
     """Run a whole pipeline in this terminal until its sources end.
 
@@ -54,7 +58,14 @@ def command(
     ledger = RunLedger(pipeline)
     drain_timeout_s = float("inf") if drain_timeout is None else drain_timeout
     code, result = supervise(
-        pipeline, os.environ, ledger, quiet=quiet, fresh=fresh, level=log_level, drain_timeout_s=drain_timeout_s
+        pipeline,
+        os.environ,
+        ledger,
+        quiet=quiet,
+        fresh=fresh,
+        level=log_level,
+        drain_timeout_s=drain_timeout_s,
+        file_watch=FileWatch(pipeline) if watch else None,
     )
     try:
         if as_json:
@@ -76,13 +87,22 @@ def supervise(
     level: str = "warning",
     replay: Collection[InstanceKey] = (),
     drain_timeout_s: float = float("inf"),
+    file_watch: FileWatch | None = None,
 ) -> tuple[ExitCode, dict[str, Any]]:
     """Runs the pipeline, and shows how it goes. Returns how it ended, and the ledger as JSON. Blocks. Raises OperatorError."""
     display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
     began = time.monotonic()
     try:
         code = Supervisor(
-            pipeline, for_children(env), display, ledger, fresh, level, replay=replay, drain_timeout_s=drain_timeout_s
+            pipeline,
+            for_children(env),
+            display,
+            ledger,
+            fresh,
+            level,
+            replay=replay,
+            drain_timeout_s=drain_timeout_s,
+            file_watch=file_watch,
         ).run()
     finally:
         display.close()

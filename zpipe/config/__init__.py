@@ -4,6 +4,16 @@ most."""
 from zpipe.config.addresses import Address
 from zpipe.config.addresses import parse as parse_address
 from zpipe.config.loading import load
-from zpipe.config.pipeline_config import Input, InstanceKey, PipelineConfig, StageConfig, Workers
+from zpipe.config.pipeline_config import Input, InstanceKey, PipelineConfig, StageConfig, Use, Workers
 
-__all__ = ["Address", "Input", "InstanceKey", "PipelineConfig", "StageConfig", "Workers", "load", "parse_address"]
+__all__ = [
+    "Address",
+    "Input",
+    "InstanceKey",
+    "PipelineConfig",
+    "StageConfig",
+    "Use",
+    "Workers",
+    "load",
+    "parse_address",
+]

@@ -38,7 +38,7 @@ def _links(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _label(stage: StageConfig) -> list[str]:
-    label = [f"{stage.name} ×{stage.instances}" if stage.instances > 1 else stage.name, stage.plugin]  # noqa: RUF001
+    label = [f"{stage.name} ×{stage.instances}" if stage.instances > 1 else stage.name, stage.plugin]
     if stage.inputs:
         label.append(f"queue {stage.queue.messages} / {show_size(stage.queue.bytes)}")
     if stage.batch:

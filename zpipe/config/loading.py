@@ -16,7 +16,7 @@ from zpipe import plugin_loading
 from zpipe.config import addresses, topology, values
 from zpipe.config.key_lines import key_lines
 from zpipe.config.mistakes import MistakeReport, dotted, shown
-from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Workers
+from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Use, Workers
 from zpipe.config.plugin_options import fill
 from zpipe.config.stage_table import read_stage
 from zpipe.config.table_reader import TableReader
@@ -30,16 +30,22 @@ _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def load(
-    path: Path | str, *, env: Mapping[str, str] = os.environ, only: str | None = None, ask_plugins: bool = True
+    path: Path | str,
+    *,
+    env: Mapping[str, str] = os.environ,
+    only: str | None = None,
+    ask_plugins: bool = True,
+    text: str | None = None,
 ) -> PipelineConfig:
     """The pipeline that the file describes. Raises ConfigError with every mistake in it.
 
     only         the one stage whose plugin is imported; "" for none. The options of all other stages stay None, and checks that
                  need a plugin are made for this stage only. A daemon does not need the plugins of its neighbours.
     ask_plugins  also let each plugin check its own options, which may import the user's code
+    text         what the file says, where it need not be read
     """
     file, path = str(path), Path(path).absolute()
-    text = _read(file, path)
+    text = _read(file, path) if text is None else text
     raw = _parse(file, text)
     report = MistakeReport(file, key_lines(text))
     raw = expand(raw, env, lambda where, problem, given: report.add(where, problem, given=given))
@@ -51,7 +57,11 @@ def load(
     stages = {}
     for name, stage in config.stages.items():
         stage = _with_plugin(stage, loaded.get(name), raw["stages"][name], report)
+        if stage.use and only in (None, name):
+            stage = replace(stage, use=_read_uses(stage, raw["stages"][name], config.folder, report))
         stages[name] = _with_traits(stage, loaded.get(name), config.folder, ask_plugins, report)
+        if stage.use and only in (None, name) and not report.mistakes:
+            stages[name] = _with_traits_of_uses(stages[name], config.folder, ask_plugins, report)
     if stages:
         topology.check(stages, loaded, report)
     try:
@@ -73,8 +83,11 @@ def report_for(config: PipelineConfig, file: str, env: Mapping[str, str]) -> Mis
     return report
 
 
-def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plugin: Plugin) -> Any:
-    """The options of one stage, from the text of a config that was checked before. A worker process reads them this way.
+def read_options(
+    text: str, path: Path, env: Mapping[str, str], stage: str, plugin: Plugin
+) -> tuple[Any, tuple[Use, ...]]:
+    """The options of one stage, and what it uses, from the text of a config that was checked before. A worker process reads
+    them this way.
 
     Raises ConfigError if they are wrong now, because the environment or the plugin has changed.
     """
@@ -84,9 +97,10 @@ def read_options(text: str, path: Path, env: Mapping[str, str], stage: str, plug
     stages = raw["stages"]
     config = read_stage(stage, TableReader(report, ("stages", stage), stages[stage]))
     options = _options(config, plugin, stages[stage], report)
+    uses = _read_uses(config, stages[stage], path.parent, report) if config.use else ()
     if report.mistakes:
         raise ConfigError(report.mistakes)
-    return options
+    return options, uses
 
 
 def _read(file: str, path: Path) -> str:
@@ -208,10 +222,70 @@ def _with_plugin(
     stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
 ) -> StageConfig:
     """The stage with what depends on its plugin: options, outlets and the number of workers."""
+    if plugin is not None:
+        _check_hooks(stage, plugin, raw, report)
     options = _options(stage, plugin, raw, report)
     known = plugin is not None and (options is not None or plugin.options_type is None)
     outlets = _outlets(stage, plugin, options, report) if plugin is not None and known else None
     return replace(stage, options=options, outlets=outlets, workers=_workers(stage, plugin))
+
+
+def _read_uses(stage: StageConfig, raw: Mapping[str, Any], folder: Path, report: MistakeReport) -> tuple[Use, ...]:
+    """What the stage uses, with its options. Only what has mistakes, which are then in the report, is left without."""
+    given = raw["use"] if isinstance(raw["use"], list) else [raw["use"]]
+    if len(given) != len(stage.use):
+        return stage.use  # some could not be read
+    found = []
+    for index, (use, entry) in enumerate(zip(stage.use, given, strict=True)):
+        path = ("stages", stage.name, "use", index)
+        options = entry.get("options", {}) if isinstance(entry, dict) else {}
+        try:
+            plugin = plugin_loading.load(use.plugin, folder)
+        except PluginError as error:
+            report.add(path, str(error), given=use.plugin)
+            continue
+        if not plugin.is_wrapper:
+            report.add(path, f"plugin {use.plugin!r} is none to be used beside another: it has no zpipe_wrap")
+        elif plugin.options_type is not None:
+            use = replace(use, options=fill(plugin.options_type, options, (*path, "options"), report))
+        elif options:
+            report.add((*path, "options"), f"plugin {use.plugin!r} takes no options", given=options)
+        found.append(use)
+    return tuple(found)
+
+
+def _with_traits_of_uses(stage: StageConfig, folder: Path, problems: bool, report: MistakeReport) -> StageConfig:
+    """What is used needs a network, or writes, in the stage's process."""
+    traits = stage.traits
+    for index, use in enumerate(stage.use):
+        path = ("stages", stage.name, "use", index)
+        try:
+            plugin = plugin_loading.load(use.plugin, folder)
+            for option, problem in plugin.problems(use.options, folder) if problems else ():
+                report.add((*path, "options", option), problem, given=getattr(use.options, option, None))
+            own = plugin.traits(use.options, folder)
+        except PluginError as error:
+            report.add(path, str(error), given=use.plugin)
+            continue
+        needs_network = traits.needs_network or own.needs_network
+        traits = replace(traits, needs_network=needs_network, writes=(*traits.writes, *own.writes))
+    return replace(stage, traits=traits)
+
+
+def _check_hooks(stage: StageConfig, plugin: Plugin, raw: Mapping[str, Any], report: MistakeReport) -> None:
+    path = ("stages", stage.name)
+    if plugin.is_wrapper:
+        problem = f"plugin {stage.plugin!r} is for the `use` of a stage, beside a plugin of its own"
+        report.add((*path, "plugin"), problem, given=stage.plugin)
+    if stage.use and plugin.is_source and not stage.inputs:
+        report.add((*path, "use"), "is for stages with messages to process, and this is a source", given=raw["use"])
+    timed = [hook for hook in ("zpipe_tick", "zpipe_flush") if hook in plugin.hooks]
+    if "tick" in raw and "zpipe_tick" not in timed:
+        problem = f"is how often a plugin's tick is called, and plugin {stage.plugin!r} has none"
+        report.add((*path, "tick"), problem, given=raw["tick"])
+    if timed and stage.workers.kind == "process":
+        problem = f'must be "thread": the plugin has {" and ".join(timed)}, which belong to one process'
+        report.add((*path, "workers", "kind"), problem, given="process")
 
 
 def _outlets(stage: StageConfig, plugin: Plugin, options: Any, report: MistakeReport) -> tuple[str, ...] | None:

@@ -41,12 +41,22 @@ class Workers:
 
 
 @dataclass(frozen=True)
+class Use:
+    """A plugin around the calls of a stage's own. `options`: an object of its type; None if it has none, or was not loaded."""
+
+    plugin: str
+    options: Any = None
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One [stages.NAME] table.
 
     options  an object of the type that the plugin declared; None if it declared none, or was not loaded
     outlets  those that the plugin declares besides the default one; None if it declares none, or was not loaded
     codec    of its messages, where the stages before and after it have it
+    tick_s   how often the plugin's `zpipe_tick` is called, if it has one
+    use      plugins around the calls of its own, the first outermost
     listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
     traits   what the plugin says of itself with these options; the default if it was not loaded
     """
@@ -65,6 +75,8 @@ class StageConfig:
     limit: LimitPolicy | None
     listen: tuple[str, ...]
     codec: Codec = "msgpack"
+    tick_s: float = 1.0
+    use: tuple[Use, ...] = ()
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
 

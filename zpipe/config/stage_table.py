@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from zpipe.config import addresses, values
-from zpipe.config.pipeline_config import Input, StageConfig, Workers
+from zpipe.config.pipeline_config import Input, StageConfig, Use, Workers
 from zpipe.config.table_reader import TableReader
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
 
@@ -40,11 +40,22 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
         limit=_limit(table.table("limit")) if "limit" in table else None,
         codec=table.get("codec", values.choice("msgpack", "cbor"), _DEFAULTS.link.codec),
+        use=tuple(table.get_list("use", _read_use)) if "use" in table else (),
+        tick_s=table.get("tick", values.duration(), StageConfig.tick_s),
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
     )
-    table.allow("input", "batch", "limit", "listen", "options")
+    table.allow("input", "batch", "limit", "listen", "options", "use")
     table.report_unknown_keys(_LATER)
     return stage
+
+
+def _read_use(given: Any) -> Use:
+    """Its options are read by its plugin."""
+    if isinstance(given, str) and given:
+        return Use(str(given))
+    if isinstance(given, dict) and isinstance(given.get("plugin"), str) and given.keys() <= {"plugin", "options"}:
+        return Use(str(given["plugin"]))
+    raise values.refused('the name of a plugin, or { plugin = "NAME", options = { … } }', given)
 
 
 def _read_input(given: Any) -> Input:

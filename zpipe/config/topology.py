@@ -69,7 +69,7 @@ def _check_role(stage: StageConfig, plugin: Plugin, report: MistakeReport) -> No
     elif stage.inputs and plugin.is_source:
         problem = f"plugin {stage.plugin!r} is a source, which takes no input"
         report.add(("stages", stage.name, "input"), problem, given=[i.stage for i in stage.inputs])
-    if not stage.inputs and stage.instances > 1:
+    if not stage.inputs and stage.instances > 1 and not stage.traits.divides:
         problem = f"must be 1 in a head stage, not {stage.instances}: each instance would read the whole source"
         report.add(("stages", stage.name, "instances"), problem, given=stage.instances)
 

@@ -114,6 +114,13 @@ class Commit(Action):
 
 
 @dataclass(slots=True)
+class Ack(Action):
+    """Tell the source that these messages are finished."""
+
+    ids: list[str]
+
+
+@dataclass(slots=True)
 class LimitOutputs(Action):
     """Outputs are bounded. A source may emit up to `limit` messages in all; workers may emit while it is not 0."""
 

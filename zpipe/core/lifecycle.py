@@ -49,27 +49,23 @@ TABLE: dict[tuple[State, Move], State] = {
 class Lifecycle:
     """Where an instance stands; `make` is the only way on."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("state",)
 
     def __init__(self) -> None:
-        self._state = State.STARTING
-
-    @property
-    def state(self) -> State:
-        return self._state
+        self.state = State.STARTING
 
     def make(self, move: Move) -> bool:
         """Makes the move if the table has it. A refused move changes nothing and answers False."""
-        after = TABLE.get((self._state, move))
+        after = TABLE.get((self.state, move))
         if after is None:
             return False
-        self._state = after
+        self.state = after
         return True
 
     @property
     def accepts_input(self) -> bool:
-        return self._state in (State.RUNNING, State.DRAINING, State.FLUSHED)
+        return self.state in (State.RUNNING, State.DRAINING, State.FLUSHED)
 
     @property
     def over(self) -> bool:
-        return self._state in (State.STOPPED, State.FAILED)
+        return self.state in (State.STOPPED, State.FAILED)

@@ -56,6 +56,8 @@ class Shutdown:
         actions: list[Action] = []
         lifecycle = self._lifecycle
         over = self.leaving or self.input_ended()
+        if lifecycle.state is State.RUNNING and not (over or self.draining):
+            return actions
         if lifecycle.state is State.RUNNING and (over or self.draining):
             actions += self._close_source()
             lifecycle.make(Move.DRAIN)
@@ -128,4 +130,4 @@ class Shutdown:
         if self._source is not None:
             return self._source.ended or self._source.silent
         over = self.leaving or self._lifecycle.state is not State.RUNNING
-        return self.idle() and (self._upstreams.awaits_acks or over)
+        return (self._upstreams.awaits_acks or over) and self.idle()

@@ -6,7 +6,7 @@ Must not live here: storing them, and reading the source.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class EmittedRun:
@@ -23,6 +23,35 @@ class EmittedRun:
         self.finished = True
 
 
+class SingleRun(EmittedRun):
+    """One whose source acks single messages: each that is finished is told by its id, in any order."""
+
+    __slots__ = ("_acked", "_ids", "_unfinished")
+
+    def __init__(self, position: Any, ids: list[str], acked: list[str]) -> None:
+        super().__init__(position, len(ids))
+        self._ids = ids
+        self._acked = acked
+        self._unfinished = len(ids)
+
+    def part(self, start: int, stop: int) -> RunPart:
+        return RunPart(self, start, stop)
+
+    def finish_part(self, start: int, stop: int) -> None:
+        self._acked += self._ids[start:stop]
+        self._unfinished -= stop - start
+        self.finished = not self._unfinished
+
+
+class RunPart(NamedTuple):
+    run: SingleRun
+    start: int
+    stop: int
+
+    def finish(self) -> None:
+        self.run.finish_part(self.start, self.stop)
+
+
 class SourcePositions:
     """Acks come in any order; only the head is released (the model is a stream's receive buffer, acks for bytes).
 
@@ -30,6 +59,7 @@ class SourcePositions:
     committed  the position of the last finished one   stored    how many of them a durable position covers
     ended      the iterator will give no more          exhausted it ended by itself: the next run starts over
     completed  that it ran to its end is durable
+    acked      ids of finished messages that the source has not been told of, where it hears of each
     silent     it is not read: nothing comes from it but its end, when the operator wants that
     """
 
@@ -45,6 +75,7 @@ class SourcePositions:
         self._stored = 0
         self._completion_asked = False
         self._runs: deque[EmittedRun] = deque()
+        self.acked: list[str] = []
 
     def emit(self, position: Any, count: int) -> EmittedRun:
         """Takes `count` messages in order, the last at `position`."""
@@ -52,6 +83,19 @@ class SourcePositions:
         self._runs.append(run)
         self.emitted += count
         return run
+
+    def emit_singly(self, position: Any, ids: list[str]) -> SingleRun:
+        """Takes messages in order, the last at `position`. Each is told once it is finished."""
+        run = SingleRun(position, ids, self.acked)
+        self._runs.append(run)
+        self.emitted += len(ids)
+        return run
+
+    def take_acked(self) -> list[str]:
+        """Ids of messages that are finished and have not been told."""
+        ids = self.acked.copy()
+        self.acked.clear()
+        return ids
 
     def end(self, exhausted: bool) -> None:
         self.ended = True

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from zpipe.core.actions import (
+    Ack,
     Action,
     Commit,
     LogEvent,
@@ -26,7 +27,7 @@ from zpipe.core.actions import (
 )
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
-from zpipe.core.ledger import Counts, Derivation
+from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import LimitPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
@@ -94,6 +95,7 @@ class Stage:
         self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
         self._now = self._heartbeat_at = self.snapshot_at = self._commit_at = now
+        self._patience_s = policy.link.peer_timeout_s
         self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self._snapshot_state: State | None = None
@@ -265,7 +267,6 @@ class Stage:
         self.lifecycle.make(Move.FAIL)
 
     def task_done(self, task: Task, result: Result, now: float) -> None:
-        self.processing.spend(now)
         self.processing.done(task, result, now, self.shutdown.leaving)
         if task.hook:
             self._note_hook(task.hook, result)
@@ -284,19 +285,26 @@ class Stage:
         """Outputs of a task that is still under way."""
         self.processing.emitted(task, chunks)
 
-    def source_emitted(self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter]) -> None:
-        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`."""
+    def source_emitted(
+        self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter], ids: list[str] | None = None
+    ) -> None:
+        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`. With `ids` each
+        of them is told by its id when it is finished; then `chunks` and `letters` say whose they are."""
         assert self.source is not None
-        derivation = Derivation([self.source.emit(position, count)])
+        each = EachDerivation([self.source.emit_singly(position, ids)]) if ids is not None else None
+        derivation = each or Derivation([self.source.emit(position, count)])
         self.counts.receive(in_process=count)
         self.counts.finish(completed=count - len(letters))
         self.counts.unrouted += self.downstream.offer(chunks, derivation)
         self.processing.breaker.succeeded(count - len(letters))
         for letter in letters:
-            derivation.expect()
+            derivation.expect(1, letter.owners)
             letter.derivation = derivation
             self.processing.dead_letters.add(letter)
-        derivation.close()
+        if each is not None:
+            each.close_but(())
+        else:
+            derivation.close()
 
     def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
         """The dead letter is durable, or could not be written."""
@@ -368,7 +376,7 @@ class Stage:
     def _wake(self, now: float) -> None:
         """If this process stood still (a stop signal, a frozen machine) for longer than peers wait, nothing it knows of
         them holds. Must come before any event is looked at."""
-        slept = now - self._now > self.policy.link.peer_timeout_s
+        slept = now - self._now > self._patience_s
         self._now = max(self._now, now)
         if slept:
             self.upstreams.slept(now)
@@ -379,8 +387,9 @@ class Stage:
         if self.shutdown.exited:
             return NEVER
         at = min(self._heartbeat_at, self.snapshot_at, self.inlet.next_statement_at(), self.upstreams.next_at())
-        flush = self.processing.has_work and self._flush
-        at = min(at, self.downstream.next_at(), self.processing.next_at(self._now, flush), self.shutdown.exit_at)
+        at = min(at, self.processing.next_at(self._now, self._flush), self.shutdown.exit_at)
+        if self.downstream.unsent:
+            at = min(at, self.downstream.next_at())
         if self.processing.hook_timer is not None and self.lifecycle.accepts_input:
             at = min(at, self.processing.next_hook_at(self._now))
         if self.shutdown.abandon_at > self._now:
@@ -391,13 +400,12 @@ class Stage:
         """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
         came of them."""
         self._wake(now)
-        self.processing.spend(now)
         if self.shutdown.leaving:
             if self.inlet.queue:
                 self.inlet.hand_back(now)
             self.processing.hand_back_held(now)
         hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
-        if not self.lifecycle.accepts_input or not self.processing.has_work:
+        if not self.processing.has_work or not self.lifecycle.accepts_input:
             return hooks
         return hooks + [StartTask(task) for task in self.processing.start(now, self._flush)]
 
@@ -405,14 +413,19 @@ class Stage:
         if not self.lifecycle.accepts_input:
             return []
         ending = self.shutdown.leaving or self.shutdown.input_ended()
-        return [StartTask(task) for task in self.processing.call_hooks(now, ending)]
+        return [StartTask(task) for task in self.processing.call_hooks(now, ending, self.shutdown.leaving)]
 
     def turn(self, now: float) -> list[Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
+        return [*self.pass_on(now), *self.tell(now)]
+
+    def pass_on(self, now: float) -> list[Action]:
+        """The first half of a turn: what becomes of messages. A shell performs it before it asks for the second half, so that no
+        message waits for what is said of it."""
         self._actions += self.start_tasks(now)
         self._work(now)
-        self._actions += self.shutdown.advance(now, self.policy.link.peer_timeout_s, self.processing.owes_flush)
-        if self.lifecycle.accepts_input:
+        self._actions += self.shutdown.advance(now, self._patience_s, self.processing.owes_flush)
+        if self.upstreams.next_at() <= now and self.lifecycle.accepts_input:
             self._actions += self.upstreams.hellos(now)
         if now >= self._heartbeat_at:
             self._heartbeat_at = following(now, self.policy.link.heartbeat_s)
@@ -421,27 +434,38 @@ class Stage:
             self._announced = None
             if self.processing.held_fill_queue:
                 self._actions.append(LogEvent("held.full", {"held": len(self.processing.held), "hint": HELD_FULL}))
-        self._actions += (sent := self.downstream.dispatch(now))
-        self._actions += self.tap.left(self.downstream, sent, now)
-        self._actions += self.downstream.need_confirms()
+        if self.downstream.unsent:
+            self._actions += (sent := self.downstream.dispatch(now))
+            self._actions += self.tap.left(self.downstream, sent, now)
+            self._actions += self.downstream.need_confirms()
+        return self._taken()
+
+    def tell(self, now: float) -> list[Action]:
+        """The second half of a turn: what neighbours and people are told."""
         self.processing.size_window()
         if now >= self.snapshot_at:
             self.inlet.state_changes(now)
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._publish(now)
         self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
+        return self._taken()
+
+    def _taken(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
 
     def _work(self, now: float) -> None:
-        action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
-        self._actions += [action(letter) for letter in self.processing.dead_letters.take(now)]
-        self._actions += [RemoveLetter(number) for number in self.processing.replays.take_done()]
+        if letters := self.processing.dead_letters.take(now):
+            action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
+            self._actions += map(action, letters)
+        self._actions += map(RemoveLetter, self.processing.replays.take_done())
         self._actions += self._limit.update(self.downstream, self.processing.may_read)
         if self.source is not None:
             self._commit(self.source, now)
 
     def _commit(self, source: SourcePositions, now: float) -> None:
+        if source.acked:
+            self._actions.append(Ack(source.take_acked()))
         source.advance()
         if source.behind and (now >= self._commit_at or source.ended):
             self._commit_at = now + COMMIT_S
@@ -453,17 +477,20 @@ class Stage:
     @property
     def _flush(self) -> bool:
         """A partial batch should not wait: nothing more comes, or can come before it is done."""
+        if self.policy.batch is None:
+            return False
         nothing_comes = self.inlet.out_of_credit and self.counts.in_process == len(self.processing.held)
         return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 
     # ---- what it says of itself
 
     def _publish(self, now: float) -> None:
-        if self._snapshot_state is not self.state:
-            self._snapshot_state, self.snapshot_at = self.state, min(self.snapshot_at, now)
+        state = self.lifecycle.state
+        if self._snapshot_state is not state:
+            self._snapshot_state, self.snapshot_at = state, min(self.snapshot_at, now)
         awaits_acks = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
-        if self._announced != (self.state, awaits_acks):
-            self._announced = (self.state, awaits_acks)
+        if self._announced != (state, awaits_acks):
+            self._announced = (state, awaits_acks)
             self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(awaits_acks))))
         if now >= self.snapshot_at:
             self.snapshot_at = following(now, self.policy.interval_s)

@@ -6,6 +6,10 @@ shows.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 from zpipe.config import PipelineConfig
 from zpipe.core.stage import Stage
 from zpipe.core.telemetry.stage_report import following
@@ -17,9 +21,17 @@ LOOK_S = 1.0
 
 
 class Discovery:
-    """Looks into the runtime folder when something was made there, and once in LOOK_S seconds. Reading one folder costs 20 µs."""
+    """Looks into the runtime folder when something was made there, and once in LOOK_S seconds. Reading one folder costs 20 µs.
 
-    def __init__(self, config: PipelineConfig, places: Places, stage: Stage, sockets: Sockets) -> None:
+    It connects to an instance once that has bound its sockets. Sooner, libzmq would try again at intervals that double up to half
+    a second, and the first message of a pipeline that starts would wait for that at each stage.
+
+    watch  has `look_soon` called when something is made in a folder, until the descriptor that it returns is closed; -1: cannot
+    """
+
+    def __init__(
+        self, config: PipelineConfig, places: Places, stage: Stage, sockets: Sockets, watch: Callable[[Path], int]
+    ) -> None:
         self._config = config
         self._places = places
         self._stage = stage
@@ -27,6 +39,8 @@ class Discovery:
         self._me = stage.me.stage
         self._upstreams = dict.fromkeys(entry.stage for entry in config.stages[self._me].inputs)
         self._look_at = 0.0
+        self._watch = watch
+        self._watched: dict[tuple[str, int], int] = {}
         self._connected: set[tuple[str, int]] = set()
         self._gone: set[tuple[str, int]] = set()
         # In a run every instance of the config is started, so one that has not been heard of yet may still have something.
@@ -38,23 +52,21 @@ class Discovery:
     def turn(self, now: float) -> float:
         """Looks if it is time. Returns when it will be time again."""
         if now >= self._look_at:
-            self._look_at = following(now, LOOK_S)
-            self._look(now)
+            asked, self._look_at = not self._look_at, following(now, LOOK_S)
+            self._look(now, asked)
         return self._look_at
 
     def look_soon(self) -> None:
         """Something was made in the runtime folder: whoever starts there is to have its share within a second."""
         self._look_at = 0.0
 
-    def _look(self, now: float) -> None:
+    def _look(self, now: float, asked: bool) -> None:
         self._places.join_run()
         for upstream in self._upstreams:
             for instance in self._places.instances(upstream):
                 peer = (upstream, instance)
-                if peer not in self._connected:
-                    self._connected.add(peer)
-                    addresses = self._places.addresses(upstream, instance)
-                    self._sockets.connect_upstream(peer, addresses.feedback, addresses.control)
+                if peer not in self._connected and not (asked and self._is_starting(peer)):
+                    self._connect(peer)
                 if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
                     self._stage.upstream_gone(peer, now)
@@ -62,3 +74,20 @@ class Discovery:
             for instance in self._places.instances(consumer):
                 if self._places.stopped_at_end(consumer, instance) is not None:
                     self._stage.downstream_gone(consumer)
+
+    def _is_starting(self, peer: tuple[str, int]) -> bool:
+        """It has not bound its sockets yet, of which `control` is the last. One that does so unseen is connected to by the next
+        look that nothing has asked for."""
+        path = self._places.addresses(*peer).control
+        if not path.startswith("ipc://"):
+            return False
+        if peer not in self._watched and (fd := self._watch(self._places.runtime(*peer))) >= 0:
+            self._watched[peer] = fd
+        return not os.path.exists(path.removeprefix("ipc://"))
+
+    def _connect(self, peer: tuple[str, int]) -> None:
+        self._connected.add(peer)
+        if peer in self._watched:
+            os.close(self._watched.pop(peer))
+        addresses = self._places.addresses(*peer)
+        self._sockets.connect_upstream(peer, addresses.feedback, addresses.control)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outages import Outage
 from zpipe.daemon.plugin import traces
+from zpipe.daemon.plugin.async_thread import AsyncSource, AsyncThread
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
 from zpipe.daemon.plugin.source_thread import SourceThread, not_read
+from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.daemon.reload import reload
 from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.process_memory import tune_garbage_collector
@@ -46,7 +48,7 @@ from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
-from zpipe.hookspecs import Context
+from zpipe.hookspecs import Context, Holds
 from zpipe.runtime import environment, file_descriptors, locks, logs, running_pipelines
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
@@ -88,8 +90,12 @@ class Instance:
         plugin = plugin_loading.load(self._settings.plugin, config.folder).in_stage(
             has_input=bool(self._settings.inputs)
         )
+        plugin = wrapped(plugin, self._settings.use, self._context)
         in_process = self._settings.workers.kind == "thread"
-        self._host = PluginHost(plugin, self._context, self._store, self._places.run, self.log, in_process)
+        self._async_thread = AsyncThread(self.log)
+        self._host = PluginHost(
+            plugin, self._context, self._store, self._places.run, self.log, self._async_thread, in_process
+        )
         self._mailbox = Mailbox()
         self._sockets = Sockets()
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
@@ -114,9 +120,10 @@ class Instance:
         outages = [self._position_writer.outage, self._dead_letters.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
-        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets)
         self._signals = Signals()
         self._signals.watch_folder(self._places.root)
+        watch = self._signals.watch_folder
+        self._discovery = Discovery(self._config, self._places, self.stage, self._sockets, watch)
         self.loop = self._make_loop()
 
     # ---- making the parts
@@ -149,6 +156,8 @@ class Instance:
             log=self.log.getChild("plugin"),
             last=not any(outlet != DEAD for outlet, _ in config.consumers(settings.name)),
             batching=settings.batch is not None,
+            instances=settings.instances,
+            holds=Holds(refusal=hold_refusal(settings)),
         )
 
     def _make_stage(self) -> Stage:
@@ -161,7 +170,7 @@ class Instance:
             Identity(config.name, settings.name, self._number, self._incarnation, inbox),
             [(i.stage, i.outlet) for i in settings.inputs],
             config.consumers(settings.name),
-            stage_policy(config, settings, self._places.root),
+            stage_policy(config, settings, self._places.root, self._host.plugin.hooks),
             time.monotonic(),
             os.urandom,
             random.random,
@@ -173,9 +182,15 @@ class Instance:
     def _make_source(self) -> SourceThread | None:
         if not self._host.plugin.is_source:
             return None
-        hook = not_read if self._replaying else self._traces.hooks(self._host.plugin.hooks)["zpipe_source"]
-        outlets = self._config.outlets(self._settings.name)
-        return SourceThread(hook, self._context, self.stage, outlets, self._mailbox.wake, self._source_failed)
+        outlets, plugin = self._config.outlets(self._settings.name), self._host.plugin
+        hooks, interrupt = plugin.hooks, _nothing
+        if "zpipe_source" in plugin.is_async:
+            source = AsyncSource(hooks["zpipe_source"], self._async_thread)
+            hooks, interrupt = {**hooks, "zpipe_source": source}, source.interrupt
+        hook = not_read if self._replaying else self._traces.hooks(hooks)["zpipe_source"]
+        wake, failed = self._mailbox.wake, self._source_failed
+        singly = "zpipe_ack" in plugin.hooks
+        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, interrupt, singly)
 
     def _make_workers(self) -> Pool | None:
         if self._host.plugin.is_source:
@@ -192,12 +207,11 @@ class Instance:
             self._done,
             self.log,
             self._handover,
+            self._async_thread,
         )
 
     def _make_loop(self) -> Loop:
         parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
-        if self._source is not None:
-            parts.append(self._source)
         wakeup = self._mailbox.wakeup
         watched = {wakeup.fd: wakeup.clear, self._signals.fd: self._signalled}
         if self._env.get(environment.SUPERVISED):
@@ -213,6 +227,7 @@ class Instance:
             self._dead_letters,
             self._health,
             self._stopped,
+            self._host.acked,
             parts,
             watched,
             self.log,
@@ -310,6 +325,8 @@ class Instance:
             read=self._source.read if self._source is not None else None,
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
+            worker_pids=self._workers.pids if self._workers is not None else (),
+            plugin_metrics=self._context.metrics.figures(),
         )
 
     # ---- its life
@@ -353,6 +370,7 @@ class Instance:
         if self.stage.state is State.STOPPED:
             self._host.close()
         self._store.close()
+        self._async_thread.close()
         self._letter_log.close()
         self._sockets.close()
         self._traces.close()
@@ -366,8 +384,22 @@ class Instance:
         self._lock.release()
 
 
-def stage_policy(config: PipelineConfig, settings: StageConfig, runtime_root: Path) -> StagePolicy:
-    """The policy of one stage, whose instances have their sockets in `runtime_root`."""
+def _nothing() -> None:
+    """Of a source that looks at `context.stopping` by itself."""
+
+
+def hold_refusal(settings: StageConfig) -> str:
+    """A release names messages of other calls, so these must be over, and in this process."""
+    workers = settings.workers
+    if workers.kind == "thread" and workers.count == 1:
+        return ""
+    return f"context.hold(...) needs workers of kind thread with count = 1, not {workers.count} of kind {workers.kind}"
+
+
+def stage_policy(
+    config: PipelineConfig, settings: StageConfig, runtime_root: Path, hooks: Container[str] = ()
+) -> StagePolicy:
+    """The policy of one stage, whose instances have their sockets in `runtime_root`, and whose plugin has the `hooks`."""
     peer_timeout_s = config.peer_timeout_s
     return StagePolicy(
         queue=settings.queue,
@@ -383,6 +415,8 @@ def stage_policy(config: PipelineConfig, settings: StageConfig, runtime_root: Pa
         workers=settings.workers.count,
         isolated=settings.workers.kind == "process",
         interval_s=config.interval_s,
+        tick_s=settings.tick_s if "zpipe_tick" in hooks else None,
+        flushes="zpipe_flush" in hooks,
     )
 
 

@@ -27,9 +27,12 @@ from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
+from zpipe.runtime import file_descriptors
 from zpipe.runtime.logs import fields
 from zpipe.transport.sockets import Arrival, Sockets, sender
 
+PARTS_S = file_descriptors.LOOK_S
+"""The parts have a turn after what concerns them, when one of them is due, and where the loop turns anyway, this often."""
 CALLS_S = 0.005
 """In one turn calls are made for so long: what waits at the sockets waits no longer, and a task is cut to this size."""
 
@@ -66,9 +69,10 @@ class Driver(Protocol):
 class Loop:
     """The shell of one instance. `run` blocks until the core exits or `stop` is called.
 
+    acked        called with ids of a source's messages that are finished
     stopped      called once everything is finished and said (`True`: at the end of the stream)
     output_room  set while the outputs have room
-    parts        each has its turn before every poll
+    parts        each has its turn before a poll, where anything has happened but the usual frames and calls
     descriptors  what to call when one of these is readable
     driver       the worker that may drive the loop;  handover: who does
     """
@@ -85,6 +89,7 @@ class Loop:
         dead_letters: DeadLetterStore,
         health: Health,
         stopped: Callable[[bool], None],
+        acked: Callable[[list[str]], None],
         parts: Sequence[Part],
         descriptors: Mapping[int, Callable[[], None]],
         log: logging.Logger,
@@ -100,6 +105,7 @@ class Loop:
         self._output_room = output_room
         self._health = health
         self._parts = parts
+        self._parts_at = self._parts_look_at = 0.0
         self._descriptors = descriptors
         self._log = log
         self._handover = handover
@@ -114,8 +120,12 @@ class Loop:
             act.StartTask: self._start_task,
             act.Tell: lambda a: sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: sockets.reply(a.route, a.frame),
+            act.LimitOutputs: self._limit_outputs,
+            act.Ack: lambda a: acked(a.ids),
             act.Publish: self._publish,
             act.LogEvent: lambda a: self._limited_log.write(a, time.monotonic()),
+        }
+        self._perform_for_parts: dict[type[Any], Callable[[Any], object]] = {
             act.OpenSession: self._open_session,
             act.CloseSession: self._close_session,
             act.StoreDeadLetter: lambda a: dead_letters.store(a.letter),
@@ -123,7 +133,6 @@ class Loop:
             act.TakeLetters: lambda a: dead_letters.read_marked(),
             act.RemoveLetter: lambda a: dead_letters.remove(a.number),
             act.Commit: position_writer.write,
-            act.LimitOutputs: self._limit_outputs,
             act.CloseSource: self._close_source,
             act.Remember: lambda a: health.keep_paused(a.paused),
             act.Stop: lambda a: stopped(a.ended),
@@ -168,22 +177,41 @@ class Loop:
         now = time.monotonic()
         # From here on other threads wake the poll: what they leave after a part has looked must not wait for its deadline.
         self._mailbox.asleep = True
-        at = min(self._stage.next_timeout(), *[part.turn(now) for part in self._parts])
+        at = min(self._stage.next_timeout(), self._turn_parts(now))
+        if self._source is not None:
+            at = min(at, self._source.turn(now))
         for arrival in self._sockets.poll(0.0 if self._mailbox or self._has_calls else at - time.monotonic()):
             self._mailbox.asleep = False
             self._take_in(arrival, time.monotonic())
         self._mailbox.asleep = False
-        self._mailbox.run()
+        if self._mailbox.run():
+            self._parts_look_at = 0.0
         now = time.monotonic()
         if self._source is not None:
             self._source.feed(now)
         if self._handover.worker_drives and not self._make_calls(now):
             return False
-        for action in self._stage.turn(time.monotonic()):
-            self._perform[type(action)](action)
+        now = time.monotonic()
+        self._perform_all(self._stage.pass_on(now))
+        self._perform_all(self._stage.tell(now))
         if self._exit is not None and (self._exit.failed or self._health.may_exit()):
             self.stop(self._exit.failed)
         return True
+
+    def _perform_all(self, actions: list[act.Action]) -> None:
+        for action in actions:
+            perform = self._perform.get(type(action))
+            if perform is None:
+                perform = self._perform_for_parts[type(action)]
+                self._parts_look_at = 0.0
+            perform(action)
+
+    def _turn_parts(self, now: float) -> float:
+        """Returns when one of them is due."""
+        if now >= self._parts_look_at:
+            self._parts_at = min([part.turn(now) for part in self._parts])
+            self._parts_look_at = min(self._parts_at, now + PARTS_S)
+        return self._parts_at
 
     @property
     def _has_calls(self) -> bool:
@@ -204,7 +232,8 @@ class Loop:
                 break
             if not self._driver.make_call():
                 return False
-            self._mailbox.run()
+            if self._mailbox.run() > 1:  # besides what came of the call
+                self._parts_look_at = 0.0
             now = time.monotonic()
         return True
 
@@ -240,6 +269,7 @@ class Loop:
                     stage.session_lost(arrival.key)
                 case "fd":
                     self._descriptors[arrival.key]()
+                    self._parts_look_at = 0.0
         except PeerError as error:
             stage.frame_malformed()
             self._malformed.note(self._origin(arrival, error), error, now)

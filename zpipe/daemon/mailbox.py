@@ -52,7 +52,8 @@ class Mailbox:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def run(self) -> None:
-        """On the loop's thread: makes the calls posted so far."""
-        for _ in range(len(self._calls)):
+    def run(self) -> int:
+        """On the loop's thread: makes the calls posted so far. Returns how many those were."""
+        for _ in range(count := len(self._calls)):
             self._calls.popleft()()
+        return count

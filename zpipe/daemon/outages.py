@@ -55,6 +55,8 @@ class Outage:
 
     def worked(self) -> None:
         """It works. That is logged if the failure was. What fails after that is another outage."""
+        if not self._times:
+            return
         if self._logged:
             self._log.warning(fields(event=self._working, after_s=round(time.monotonic() - self._since, 1)))
         self.text, self._since, self._logged, self._times = "", NEVER, False, 0

@@ -65,6 +65,11 @@ def local_time(at: float) -> str:
         return "?"
 
 
+def clock(at: float) -> str:
+    """The time of day, as this machine's clock says it. An instance may have sent any number."""
+    return local_time(at)[11:] or "?"
+
+
 def percent(part: float) -> str:
     """Like `share`, but empty for a share that would be shown as 0."""
     return share(part) if part >= 0.005 else ""

@@ -167,6 +167,20 @@ class StoredDeadLetters:
                         found = dict(zip(names, row, strict=True))
                         yield self._letter(instance, {name: found[name] for name in found.keys() & _SHOWN})
 
+    def rows(self, chosen: Numbers) -> list[dict[str, Any]]:
+        """What a list needs of the letters, newest first, and without their payloads: there may be thousands."""
+        columns = ("number", "id", "at", "kind", "reason", "attempts", "deaths", "replay_rate IS NOT NULL")
+        found: list[dict[str, Any]] = []
+        for (stage, instance), numbers in chosen.items():
+            where, values = Filter(numbers=frozenset(numbers)).where()
+            with self._open((stage, instance)) as connection:
+                for row in connection.execute(f"SELECT {', '.join(columns)} FROM dead_letters WHERE {where}", values):
+                    named = dict(zip((*columns[:-1], "replaying"), row, strict=True))
+                    named["replaying"] = bool(named["replaying"])
+                    name = letter_name(stage, instance, named["number"])
+                    found.append({"letter": name, "stage": stage, "instance": instance, **named})
+        return sorted(found, key=lambda row: -row["at"])
+
     @staticmethod
     def _letter(instance: InstanceKey, row: dict[str, Any]) -> StoredDeadLetter:
         for key in ("headers", "payload"):

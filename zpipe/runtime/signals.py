@@ -31,15 +31,20 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         default_in_forks(WATCHED)
 
-    def watch_folder(self, folder: Path) -> None:
-        """Has FOLDER_CHANGED come when an entry is made in the folder. Where the kernel cannot tell, it never comes.
+    def watch_folder(self, folder: Path) -> int:
+        """Has FOLDER_CHANGED come when an entry is made in the folder, until the descriptor that it returns is closed. If there
+        is no such folder it is -1. Where the kernel cannot tell, no sign ever comes.
 
         This is dnotify (fcntl(2), F_NOTIFY). For inotify Python needs ctypes, 0.3 MiB and 4 ms in every daemon.
         """
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return -1
         with suppress(OSError):
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # for as long as the process lives
             fcntl.fcntl(fd, fcntl.F_SETSIG, FOLDER_CHANGED)
             fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT)
+        return fd
 
     def read(self) -> list[signal.Signals]:
         """Those that a plugin has set a handler for come here too, and are passed over."""

@@ -62,6 +62,7 @@ class ChildDaemon:
     fresh       its first life forgets the committed position of its source
     ready       this life has started well: its plugin is open
     done        it has ended and is not started again
+    restarting  it was asked to leave, to be started again with files that have changed
     start_at    when to start it, while it does not run
     why_absent  why it does not run, while it does not
     """
@@ -74,6 +75,7 @@ class ChildDaemon:
         self.restarts = -1
         self.failed_starts = 0
         self.done = False
+        self.restarting = False
         self.ready = False
         self.start_at = 0.0
         self.process: subprocess.Popen[bytes] | None = None
@@ -114,6 +116,18 @@ class ChildDaemon:
 
     def note_ready(self, ready: bool) -> None:
         self.ready |= ready
+
+    def restart(self) -> None:
+        """Has it leave in order: what it has begun is finished, the rest goes back to its upstream. Then it is due to start."""
+        if self.process is not None and not self.restarting:
+            self.restarting = True
+            self.process.terminate()
+
+    def start_soon(self, now: float) -> None:
+        """It has left, to be started again."""
+        self.restarting = False
+        self.start_at = now
+        self.failed_starts = 0
 
     def finish(self) -> None:
         self.done = True

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from zpipe import folders
-from zpipe.config import InstanceKey, PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig, config_record, load
 from zpipe.core.lifecycle import State
-from zpipe.errors import ExitCode, OperatorError
+from zpipe.errors import ConfigError, ExitCode, OperatorError
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.progress import LiveProgress, PlainProgress
 from zpipe.operate.watch import Watch
@@ -22,6 +22,7 @@ from zpipe.runtime.places import Places
 from zpipe.runtime.signals import Signals
 from zpipe.supervisor import run_conflicts
 from zpipe.supervisor.children import ChildDaemon, ChildDeath, is_temporary
+from zpipe.supervisor.file_watch import FileWatch
 
 TURN_S = 0.1
 STOP_S = 5.0
@@ -40,6 +41,7 @@ class Supervisor:
     replay           instances that have dead letters to be replayed. Sources are not read then, and the run drains once every
                      letter was taken in hand
     drain_timeout_s  how long a drain may take before the run stops
+    file_watch       stages whose files have changed are started again; None: they are not looked at
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Supervisor:
         level: str,
         replay: Collection[InstanceKey] = (),
         drain_timeout_s: float = float("inf"),
+        file_watch: FileWatch | None = None,
     ) -> None:
         file_descriptors.raise_limit()
         # The last stage comes first, so that consumers are there when the head starts.
@@ -79,6 +82,7 @@ class Supervisor:
         self._adopt_at = 0.0
         self._env = env
         self._level = level
+        self._file_watch = file_watch
         self._children = [self._new_child(*instance, fresh) for instance in wanted]
 
     def run(self) -> ExitCode:
@@ -99,6 +103,7 @@ class Supervisor:
             for snapshot in self._watch.poll(0.0):
                 self._take(snapshot)
             self._adopt_dead_instances(time.monotonic())
+            self._restart_changed(time.monotonic())
             self._read_stderr(TURN_S)
             for number in self._signals.read():
                 self._interrupted(number.name)
@@ -193,6 +198,40 @@ class Supervisor:
                 self._say("stage.adopted", stage=f"{stage}.{instance}")
                 self._children.append(self._new_child(stage, instance))
 
+    def _restart_changed(self, now: float) -> None:
+        """Starts the stages again whose files have changed, unless they could not be started with them."""
+        watch = self._file_watch
+        if watch is None or self._draining or not (changed := watch.changed(now)):
+            return
+        try:
+            config = load(self._config.path, env=self._env)
+        except ConfigError as error:
+            self._say("files.wrong", reason=error, hint="what runs goes on as it is; mend it, and it is started again")
+            return
+        due = {stage: str(file.name) for stage, file in watch.stages_of(changed).items()}
+        if self._config.path in changed:
+            before, after = config_record.digests(self._config.text), config_record.digests(config.text)
+            tables = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+            stages = {name.removeprefix("stages.") for name in tables if name.startswith("stages.")}
+            if (
+                stages - set(self._config.stages)
+                or stages - set(config.stages)
+                or _links(self._config) != _links(config)
+            ):
+                self._say(
+                    "config.changed", hint="stages and links are those of the start: end this run and begin another"
+                )
+                return
+            due |= dict.fromkeys(stages, self._config.path.name)
+            if any(not name.startswith("stages.") for name in tables):
+                due = dict.fromkeys(config.stages, self._config.path.name) | due
+        self._config = config
+        watch.follow(config)
+        for child in self._children:
+            if child.stage in due and not child.done:
+                self._say("stage.restarting", stage=child.name, changed=due[child.stage])
+                child.restart()
+
     def _after_death(self, child: ChildDaemon, death: ChildDeath, now: float, cannot_go_on: bool) -> ExitCode | None:
         """Plans the next start of a child that has died, or gives up and returns the exit code of the run.
 
@@ -200,6 +239,9 @@ class Supervisor:
         """
         if self._places.stopped_at_end(child.stage, child.instance) is not None:
             child.finish()
+            return None
+        if child.restarting:
+            child.start_soon(now)
             return None
         if death.code == 0 and self._left(child):
             child.finish()
@@ -300,6 +342,10 @@ class Supervisor:
                 for child in self._children:
                     child.reap()
         self._read_stderr(0.0)
+
+
+def _links(config: PipelineConfig) -> dict[str, tuple[object, ...]]:
+    return {name: (stage.inputs, stage.instances, stage.listen) for name, stage in config.stages.items()}
 
 
 def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[InstanceKey]) -> RunLock:

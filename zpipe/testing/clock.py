@@ -24,6 +24,12 @@ class Clock:
     def later(self, delay_s: float, event: Event) -> None:
         self.at(self.now + delay_s, event)
 
+    def advance(self, seconds: float) -> None:
+        """Plays the events of so many seconds; then so much later it is."""
+        end = self.now + seconds
+        self.run(lambda: False, seconds)
+        self.now = max(self.now, end)
+
     def run(self, over: Callable[[], bool], seconds: float) -> bool:
         """Plays events until `over` holds. False if `seconds` or the events run out before."""
         end = self.now + seconds

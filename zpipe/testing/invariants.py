@@ -21,6 +21,10 @@ def breaches(stage: Stage, largest: int, expansion: int) -> Iterator[str]:
     yield from _counts(stage.counts)
     if stage.upstreams.off:
         yield f"upstream instances: {stage.upstreams.off}"
+    if stage.inlet.off:
+        yield f"sessions with upstream instances: {stage.inlet.off}"
+    if stage.downstream.off:
+        yield f"links out: {stage.downstream.off}"
     if stage.source is None:
         yield from _inlet(stage.inlet, stage.counts, stage.policy.queue.messages, stage.policy.queue.bytes + largest)
         held, replaying = stage.inlet.held_messages, stage.processing.replays.in_process

@@ -62,6 +62,7 @@ class Network:
         self._clock = clock
         self._random = chance
         self._last: dict[tuple[str, ...], float] = {}
+        self._stalls: list[tuple[frozenset[str], float]] = []
 
     # ---- control
 
@@ -71,10 +72,23 @@ class Network:
         if chance.random() < faults.drop:
             return
         for _ in range(2 if chance.random() < faults.duplicate else 1):
-            self._send(line, faults.reorder, arrive)
+            self._send(line, faults.reorder, arrive, line[1:])
 
-    def _send(self, line: tuple[str, ...], reorder: bool, arrive: Callable[[], None]) -> None:
+    def spoil(self, faults: Faults) -> None:
+        """What goes wrong from now on."""
+        self.faults = faults
+
+    def stall(self, one: str, other: str, until: float) -> None:
+        """Nothing passes between the instances of two stages before `until`. Then all of it arrives."""
+        self._stalls.append((frozenset((one, other)), until))
+
+    def _stalled_until(self, ends: set[str]) -> float:
+        return max((until for stages, until in self._stalls if stages == ends), default=0.0)
+
+    def _send(self, line: tuple[str, ...], reorder: bool, arrive: Callable[[], None], ends: tuple[str, ...]) -> None:
         when = self._clock.now + LATENCY_S + self._random.random() * self.faults.delay_s
+        if self._stalls:
+            when = max(when, self._stalled_until({_stage_of(end) for end in ends}))
         if not reorder:
             when = max(when, self._last.get(line, 0.0))
             self._last[line] = when
@@ -124,4 +138,10 @@ class Network:
                 connection.arrived = number
                 arrive(connection.address)
 
-        self._send(("data", session.hex()), False, arrived)
+        consumer = connection.address.rpartition("/inbox-")[2]
+        self._send(("data", session.hex()), False, arrived, (connection.producer, consumer))
+
+
+def _stage_of(incarnation: str) -> str:
+    """Incarnations are called STAGE.INSTANCE-NUMBER here."""
+    return incarnation.rpartition(".")[0]

@@ -41,6 +41,7 @@ class Node:
         disk: Disk,
         clock: Clock,
         chance: random.Random,
+        jitter: Callable[[], float],
         turned: Callable[[Node], None],
         store: Callable[[Node, SimulatedTask], None],
         died: Callable[[Node], None],
@@ -53,7 +54,7 @@ class Node:
         suspects = disk.suspects
         names = seeded_bytes(incarnation)
         self.stage = Stage(
-            me, spec.inputs, links, spec.policy, clock.now, names, chance.random, self._process_figures, suspects
+            me, spec.inputs, links, spec.policy, clock.now, names, jitter, self._process_figures, suspects
         )
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
@@ -61,8 +62,12 @@ class Node:
         self._frozen_until = 0.0
         self._waiting: deque[Event] = deque()
         self.gone: set[Key] = set()
-        self.source = None if spec.inputs else SimulatedSource(spec, disk.position, disk.completed)
-        self.workers = SimulatedWorkers(
+        self.source = None
+        if not spec.inputs:
+            made = (spec, instance, disk.position, disk.completed)
+            self.source = spec.make_source(*made) if spec.make_source else SimulatedSource(spec, *made[2:])
+        make_workers = spec.make_workers or SimulatedWorkers
+        self.workers = make_workers(
             spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self)
         )
         self._clock = clock
@@ -137,9 +142,9 @@ class Node:
     def _read(self, source: SimulatedSource) -> None:
         if source.over:
             return
-        chunks, position, count, letters = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
-        if count:
-            self.stage.source_emitted(chunks, position, count, letters)
+        emitted = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
+        if emitted[2]:
+            self.stage.source_emitted(*emitted)
         if source.ends():
             self.stage.source_ended()
 

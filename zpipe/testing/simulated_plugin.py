@@ -34,6 +34,7 @@ class Spec:
     record_s  (heads) seconds that the source takes for a record
     section   (heads) records are taken in when so many have come, as busy daemons do
     window    messages are held, and one output is made of so many of them, or of all that are held at a tick or a flush
+    make_source, make_workers  in the place of those that are simulated, such as ones that call a real plugin
     """
 
     name: str
@@ -52,13 +53,15 @@ class Spec:
     record_s: float = 0.0
     section: int = 1
     window: int = 0
+    make_source: Callable[..., Any] | None = None
+    make_workers: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
 class Disk:
     """What an instance finds when it starts again."""
 
-    position: int = 0
+    position: Any = 0
     completed: bool = False
     suspects: SuspectedCalls = field(default_factory=dict)
 

@@ -40,6 +40,12 @@ class SimulatedSource:
         """What was taken in, and what waits for that."""
         return self.emitted + max(self._come(min(self._left, self._limit - self.emitted), now), 0)
 
+    def committed(self, position: int) -> None:
+        """Nobody wants to know."""
+
+    def acked(self, ids: list[str]) -> None:
+        """Nor that."""
+
     def set_limit(self, limit: int) -> None:
         self._limit = limit
 
@@ -51,8 +57,8 @@ class SimulatedSource:
         self.over = self._closing or self._left == 0
         return self.over
 
-    def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter]]:
-        """Up to `most` records: sections by outlet, the position of the last, their number, and what cannot be read."""
+    def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter], None]:
+        """Up to `most` records: sections by outlet, the position of the last, their number, what cannot be read, and no ids."""
         spec = self._spec
         count = self._records_due(min(self._left, self._limit - self.emitted, max(most, spec.section)), now)
         first = self._start + self.emitted
@@ -65,7 +71,7 @@ class SimulatedSource:
                 letters.append(DeadLetter("unreadable", "", CallHistory(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
-        return outputs.chunks(of_all=True), first + count, count, letters
+        return outputs.chunks(of_all=True), first + count, count, letters, None
 
     def _records_due(self, most: int, now: float) -> int:
         """How many of `most` the source has come to by now. While it may not read, no record is made in advance but one."""

@@ -53,6 +53,7 @@ class Simulation:
         disks: dict[Key, Disk] | None = None,
         largest: int = 1000,
         expansion: int = 10_000,
+        jitter: Callable[[], float] | None = None,
     ) -> None:
         self.random = random.Random(seed)
         self.clock = Clock()
@@ -70,6 +71,7 @@ class Simulation:
         self.watcher: Callable[[dict[str, Any], float], None] | None = None
         self._largest = largest
         self._expansion = expansion
+        self._jitter = jitter or self.random.random
         self._booting: set[Key] = set()
         self._returning: dict[Key, float] = {}
         self._incarnations = count(1)
@@ -109,6 +111,7 @@ class Simulation:
             disk,
             self.clock,
             self.random,
+            self._jitter,
             self._turned,
             self._store,
             self._died,
@@ -267,6 +270,9 @@ class Simulation:
                 node.later(0.002, lambda: self._commit(node, position, total, ended))
             case act.LimitOutputs(limit):
                 node.set_limit(limit)
+            case act.Ack(ids):
+                if (source := node.source) is not None:
+                    node.later(0.002, lambda: source.acked(ids))
             case act.CloseSource():
                 node.close_source()
             case act.Stop(ended):
@@ -384,6 +390,8 @@ class Simulation:
             disk, position=position if total else disk.position, completed=disk.completed or ended
         )
         node.stage.committed(total, ended)
+        if total and node.source is not None:
+            node.source.committed(position)
 
     def _stop(self, node: Node, ended: bool) -> None:
         self.stopped.append(node.stage)

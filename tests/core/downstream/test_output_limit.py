@@ -30,6 +30,7 @@ class Head:
         outlet = self.downstream.outlets[0]
         outlet.unsent_messages -= count
         outlet.acked += count
+        self.downstream.dispatch(0.0)  # whoever takes messages from an outlet has them counted anew
 
     def told(self) -> list[int]:
         return [action.limit for action in self.limit.update(self.downstream, True) if isinstance(action, LimitOutputs)]

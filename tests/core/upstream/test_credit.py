@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zpipe.core.policy import Bound, StagePolicy
-from zpipe.core.upstream.credit import Grant, share
+from zpipe.core.upstream.credit import Grant, fair_share, share, weigh
 from zpipe.testing import Simulation, Spec
 
 
@@ -69,7 +69,15 @@ class Line:
         return done
 
 
-STEP = st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(0, 1000))
+def reweigh(lines: list[Line], bound: int, window: int, taken: int = 0) -> None:
+    """What is done at a heartbeat: shares by what has arrived, and what is over one is taken back."""
+    grants = [x.grant for x in lines]
+    weigh(grants, window)
+    for grant in grants:
+        grant.lower_to(grant.released + grant.share_of(fair_share(len(grants), bound, window, taken)))
+
+
+STEP = st.tuples(st.integers(0, 8), st.integers(0, 3), st.integers(0, 1000))
 
 
 @settings(max_examples=250)
@@ -101,6 +109,8 @@ def test_the_bound_holds_whatever_is_lost_late_or_twice(
                 taken = max(0, taken - 1)
             case 7 if len(lines) < 4:
                 lines.append(Line())
+            case 8:
+                reweigh(lines, bound, window, taken)
         for x in lines:
             assert x.sent <= x.grant.ceiling, "could send more than is counted on"
             assert x.grant.held >= 0
@@ -166,6 +176,44 @@ def test_producers_share_equally() -> None:
     lines = [Line(1) for _ in range(4)]
     converge(lines, 100, 100)
     assert [x.limit for x in lines] == [25] * 4
+
+
+def send_all_they_may(senders: list[Line], lines: list[Line], rounds: int) -> None:
+    """What arrives is done at once."""
+    for _ in range(rounds):
+        for x in senders:
+            assert x.send(x.limit - x.sent)
+            x.receive()
+            x.grant.released = x.grant.received
+        converge(lines, 100, 100, rounds=1)
+
+
+def test_three_quarters_of_the_window_go_to_those_that_send() -> None:
+    lines = [Line() for _ in range(4)]
+    converge(lines, 100, 100)
+    send_all_they_may(lines[:1], lines, rounds=8)
+    reweigh(lines, 100, 100)
+    converge(lines, 100, 100)
+    assert [x.grant.granted for x in lines] == [81, 6, 6, 6]
+
+
+def test_shares_are_equal_again_once_all_send_all_they_may() -> None:
+    lines = [Line() for _ in range(4)]
+    converge(lines, 100, 100)
+    send_all_they_may(lines[:1], lines, rounds=8)
+    for _ in range(16):
+        reweigh(lines, 100, 100)
+        converge(lines, 100, 100)
+        send_all_they_may(lines, lines, rounds=4)
+    assert all(23 <= x.grant.granted <= 26 for x in lines), [x.grant.granted for x in lines]
+
+
+@pytest.mark.parametrize("messages", [100, 101])
+def test_nobody_lacks_room_where_all_that_came_would_have_fit_at_once(messages: int) -> None:
+    lines = [Line() for _ in range(4)]
+    lines[0].grant.received = lines[0].grant.released = messages
+    reweigh(lines, 100, 100)
+    assert {x.grant.weight for x in lines} == ({1.0} if messages == 100 else {3.25, 0.25})
 
 
 @pytest.mark.parametrize("bound", [2, 3, 10, 1000])

@@ -514,6 +514,26 @@ def test_needs_in_both_units_are_met_for_one_producer_at_a_time(producers: int) 
     assert min(producer.sequence for producer in consumer.producers.values()) >= 2
 
 
+def test_whoever_sends_among_many_gets_more_room_at_the_heartbeat() -> None:
+    consumer = ConsumerEnd("a", "b", "c", "d", messages=100)
+    for sequence in range(1, 6):
+        numbers = list(range(25 * sequence - 24, 25 * sequence + 1))
+        for event in (parcel("a", sequence, numbers), take(25), done(*numbers), turn(sequence / 100)):
+            consumer.handle(event)
+    assert said(consumer, "a").limit_messages == 150
+    consumer.handle(heartbeat())
+    assert (said(consumer, "b").limit_messages, said(consumer, "b").reply) == (6, True)
+    for event in (*(confirm(name) for name in "bcd"), turn(consumer.now + 1)):
+        consumer.handle(event)
+    assert said(consumer, "a").limit_messages == 125 + 81
+
+
+def said(consumer: ConsumerEnd, name: str) -> frames.Statement:
+    statement = consumer.producers[name].statement
+    assert statement is not None
+    return statement
+
+
 def test_leaving_grants_nothing_more() -> None:
     limit = Placeholder()
     assert (

@@ -26,6 +26,7 @@ from zpipe.core.work.task import Chunk
 from zpipe.daemon.service.status import process_figures
 from zpipe.daemon.storage.last_life import LastLife
 from zpipe.errors import PeerError
+from zpipe.plugin_metrics import Metrics
 from zpipe.testing import seeded_bytes
 
 HERE = Path(__file__).parent
@@ -293,7 +294,11 @@ def _keys_of_5_9(table: int) -> set[str]:
 
 
 def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
-    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {})
+    own = Metrics()
+    own.counter("a").inc()
+    own.gauge("b").set(1)
+    own.histogram("c").observe(1)
+    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {}, (), own.figures())
     stage = Stage(
         Identity("p", "a", 1, "a1"),
         [],

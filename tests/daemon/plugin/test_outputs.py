@@ -285,3 +285,12 @@ def test_one_call_that_fails_fails_each(together: Bench, payload: str, reason: s
     failures = together.run(task(["a", payload])).failures
     assert [(f.index, f.reason) for f in failures] == [(0, reason), (1, reason)]
     assert {f.verdict for f in failures} == {Verdict.RETRY}
+
+
+def test_such_a_call_may_be_awaited(tmp_path: Path) -> None:
+    source = (
+        "import asyncio\nfrom zpipe import hookimpl\n@hookimpl\nasync def zpipe_process_each(messages):\n"
+        "    await asyncio.sleep(0)\n    return [message.payload * 2 for message in messages]\n"
+    )
+    with bench(tmp_path, source, "count = 1") as made:
+        assert payloads(made.run(task([1, 2]))) == [2, 4]

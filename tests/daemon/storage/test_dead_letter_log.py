@@ -39,6 +39,9 @@ def failed(key: str) -> LetterRow:
     raise AssertionError
 
 
+AT = ":".join(re.findall(r'/(test_\w+\.py)", line (\d+)', failed("x").traceback)[-1])
+
+
 def test_elsewhere_each_letter_has_its_line(log: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     said = DeadLetterLog(log, fold=False)
     for n in range(3):
@@ -61,13 +64,13 @@ def test_in_a_terminal_equal_ones_are_folded(log: logging.Logger, caplog: pytest
     assert said.turn(FOLD_S - 0.1) == FOLD_S and events(caplog) == []
     assert said.turn(FOLD_S) == FOLD_S + 1.0
     assert events(caplog) == [
-        "event=message.dead_repeated messages=4 equal_to=read:0 last=read:4 reason=\"KeyError: 'read:0'\""
+        f"event=message.dead_repeated messages=×4 at={AT} equal_to=read:0 last=read:4 reason=\"KeyError: 'read:0'\""
     ]
     said.write(failed("read:5"), replayed=False, now=FOLD_S + 0.5)
     said.close()
     assert [line.split()[1:4] for line in events(caplog)] == [
-        ["messages=1", "equal_to=read:0", "last=read:5"],
-        ["messages=1", "equal_to=x", "last=y"],
+        ["messages=×1", f"at={AT}", "equal_to=read:0"],
+        ["messages=×1", "equal_to=x", "last=y"],
     ]
 
 
@@ -86,7 +89,7 @@ def test_the_kinds_that_are_remembered_are_bounded_and_none_is_left_unsaid(
     assert len(events(caplog)) == MOST_KINDS
     tell(MOST_KINDS)
     too, new = events(caplog)
-    assert too.startswith("event=message.dead_repeated messages=1 equal_to=m0") and f"id=m{MOST_KINDS}" in new
+    assert too.startswith("event=message.dead_repeated messages=×1 equal_to=m0") and f"id=m{MOST_KINDS}" in new
     tell(0)
     assert events(caplog)[-1].startswith("event=message.dead id=m0"), "it is shown anew, as it is not remembered"
 

@@ -27,6 +27,7 @@ from zpipe.errors import ExitCode
 from zpipe.monitor.export.exporter import Collector, serve
 from zpipe.monitor.export.metrics import METRICS, ZERO_OR_ONE
 from zpipe.monitor.model.pipeline import PipelineModel
+from zpipe.plugin_metrics import Metrics
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
@@ -37,6 +38,9 @@ ONLY_NOW_AND_THEN = {
     "zpipe_needed_instances": "while there is a bottleneck",
     "zpipe_link_full_in_seconds": "while a link fills",
     "zpipe_link_empty_in_seconds": "while a link empties",
+    "zpipe_plugin_total": "where a plugin counts something itself",
+    "zpipe_plugin_value": "likewise",
+    "zpipe_plugin_distribution": "likewise",
 }
 DEADLINE_S = 60.0
 CONFIG = """
@@ -161,6 +165,26 @@ def test_what_is_silent_is_not_shown_as_current(monkeypatch: pytest.MonkeyPatch)
     assert ages == {"read": 10.0, "map": 1.0}
     assert "zpipe_messages_received_total" in by_stage["sink"], "a last word is final"
     assert "zpipe_queued_messages" not in by_stage["sink"]
+
+
+def test_what_a_plugin_counts_and_measures_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Metrics()
+    own.counter("hits").inc(3)
+    own.gauge("open").set(2)
+    own.histogram("rows").observe(100)
+    model = PipelineModel(samples.config(samples.CHAIN))
+    model.add(samples.snapshot("map", at=100.0, **own.figures()), 100.0)
+    found = {
+        (name, labels["name"], labels.get("le")): value
+        for name, labels, value in served(model, 100.0, monkeypatch)
+        if "name" in labels
+    }
+    assert found["zpipe_plugin_total", "hits", None] == 3 and found["zpipe_plugin_value", "open", None] == 2
+    below = {
+        float(le): value for (name, _, le), value in found.items() if name == "zpipe_plugin_distribution_bucket" and le
+    }
+    assert (below[64], below[128], below[float("inf")]) == (0, 1, 1)
+    assert found["zpipe_plugin_distribution_sum", "rows", None] == 100
 
 
 def test_a_pipeline_that_is_not_there_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:

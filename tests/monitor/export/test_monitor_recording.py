@@ -9,8 +9,8 @@ from monitor_samples import CHAIN, config, link, snapshot
 
 from zpipe.errors import OperatorError
 from zpipe.monitor.export.recording import Recorder, Recording
+from zpipe.monitor.export.tape import Tape
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.recording_player import Tape
 
 CONFIG = config(CHAIN)
 BEGAN = 1_000_000.0

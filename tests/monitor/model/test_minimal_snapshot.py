@@ -16,16 +16,18 @@ from zpipe.core.telemetry.snapshot import broken, sound
 from zpipe.monitor.export.checks import Thresholds, line, wrong
 from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.export.recording import Recorder, Recording
+from zpipe.monitor.export.tape import Tape
 from zpipe.monitor.model.events import Events
+from zpipe.monitor.model.history import History
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.drain_progress import DrainProgress, drain_text, holdings
 from zpipe.monitor.run.progress import PlainProgress
-from zpipe.monitor.screen.details import details
-from zpipe.monitor.screen.recording_player import Tape
+from zpipe.monitor.screen.app import VIEWS
+from zpipe.monitor.screen.header import header, sentence
+from zpipe.monitor.screen.pane import Choice, Shown
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.pipeline_status import status
-from zpipe.monitor.table.rows import ORDERS, ordered
 
 CONFIG = config(CHAIN)
 
@@ -120,16 +122,19 @@ def test_a_sender_that_does_not_list_its_consumers_has_the_depth_that_they_say()
     assert [row[key] for key in ("unsent", "under_way", "queued", "depth", "remainder")] == [7, 13, 5, 25, 0]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_rows_are_sorted_by_what_is_known(value: dict[str, Any], order: str) -> None:
-    assert sorted(ordered(value, order)) == sorted(CHAIN)
-
-
-def test_the_details_say_what_is_said(value: dict[str, Any]) -> None:
-    for name in CHAIN:
-        text = "\n".join(plain(one) for one in details(value, name, 100))
-        assert "memory not said" in text and "no time budget" in text
-        assert "duplicates" not in text
+@pytest.mark.parametrize("number", VIEWS)
+def test_every_view_shows_what_is_said(value: dict[str, Any], number: int) -> None:
+    for width, height in ((80, 24), (120, 40), (200, 50)):
+        for name in CHAIN:
+            for sort in range(10):
+                shown = Shown(value, History(), (), "12:00:00", CONFIG)
+                choice = Choice(number, stage=name, sort={number: sort}, unfolded={f"instance:{name}.1"})
+                view = VIEWS[number](shown, choice, width, height)
+                text = "\n".join(plain(line) for line in view.main.lines)
+                assert "duplicates" not in text
+                if number == 3:
+                    assert "how it spends its time is not published" in "\n".join(map(plain, view.main.head))
+        assert header(shown, width, height) and sentence(shown, width, height)
 
 
 def test_a_check_does_not_pass_what_nobody_says(value: dict[str, Any]) -> None:

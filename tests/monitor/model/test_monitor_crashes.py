@@ -10,7 +10,7 @@ from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.formatting import crash_text
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.details import details
+from zpipe.monitor.screen.stage_view import instance_details
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.pipeline_status import status
 
@@ -47,7 +47,7 @@ def test_the_screen_has_a_column_of_them_where_there_are_any() -> None:
 
 
 def test_the_details_say_what_ended_it_and_which_message_was_in_the_call() -> None:
-    text = "\n".join(plain(line) for line in details(value(), "map", 120))
+    text = "\n".join(line for one in value()["stages"]["map"]["instances"] for line in instance_details(one))
     assert "started again after crashes: 2 SIGSEGV, 1 exit code 1" in text
     assert "killed by SIGSEGV, in the call for read:17" in text
 
@@ -57,9 +57,7 @@ def test_worker_processes_are_counted_beside_the_instances() -> None:
     model.add(snapshot("map", restarts={"SIGKILL": 1}, worker_restarts={"timeout": 3, "SIGSEGV": 1}))
     stage = model.as_json(100.0)["stages"]["map"]
     assert stage["worker_restarts"] == {"timeout": 3, "SIGSEGV": 1} and stage["restarts"] == {"SIGKILL": 1}
-    assert "worker processes that died: 3 timeout, 1 SIGSEGV" in "\n".join(
-        map(plain, details(model.as_json(100.0), "map", 99))
-    )
+    assert "worker processes that died: 3 timeout, 1 SIGSEGV" in list(instance_details(stage["instances"][0]))
     [metric] = [metric for metric in METRICS if metric.name == "zpipe_worker_restarts_total"]
     assert dict(metric.samples(model.as_json(100.0))) == {
         ("p", "map", "1", "timeout"): 3,

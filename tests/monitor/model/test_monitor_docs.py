@@ -21,7 +21,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "monitor.md").read_text(encoding="u
 
 def documented(section: str, table: int = 0) -> set[str]:
     """The names in the first column of a table of a section."""
-    found = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^### {section}\n(.*?)(?=^##+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert found is not None, section
     rows = found[1].split("\n|---|---|\n")[table + 1].split("\n\n")[0].splitlines()
     names = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]

@@ -303,6 +303,7 @@ def test_a_stage_that_is_not_running_is_the_bottleneck() -> None:
         "why": "map is not heard of and 2,048 messages wait for it",
         "advice": "start map, or see its log if it runs",
         "instances_needed": None,
+        "brings": None,
     }
 
 

@@ -143,8 +143,9 @@ def test_what_a_killed_consumer_had_queued_is_not_counted_twice() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
-    """Ends that speak at different moments, a thousand messages a second: mostly off by a message or two, and never by half of
-    what passes between two snapshots of one instance."""
+    """Ends that speak at different moments, a thousand messages a second: mostly off by a message or two. A source that has come
+    to its bound goes on when a quarter of that is free. So what it holds goes down and up between two snapshots, and a
+    straight line through them is off by half a quarter at most."""
     chance = random.Random(seed)
     policy = StagePolicy(queue=Bound(200, MIB), unacked=Bound(1000, MIB))
     watched = Watched(
@@ -173,4 +174,4 @@ def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
         node.event(lambda node=node: node.stage.snapshot_now(watched.sim.now))  # type: ignore[misc]
     assert len(shown) > 20
     off = sorted(abs(depth - held[at]) for at, depth in shown)
-    assert off[len(off) * 8 // 10] <= 3 and off[-1] <= 200, [(at, depth, held[at]) for at, depth in shown]
+    assert off[len(off) * 8 // 10] <= 3 and off[-1] <= 1000 / 4 / 2, [(at, depth, held[at]) for at, depth in shown]

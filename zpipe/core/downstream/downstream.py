@@ -29,6 +29,8 @@ class Downstream:
     """`links` are (outlet, consumer stage), in the order of the config.
 
     random_bytes  so many bytes that nobody can guess, from the shell: sessions are named by them
+    room          how many more messages may be produced now, by the link with the least room;  full: none
+    unsent        messages that wait to be sent, on all links
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Downstream:
         self._sessions: dict[bytes, tuple[Outlet, OutletSession]] = {}
         self._random_bytes = random_bytes
         self._awaits_acks = False
+        self._count()
 
     # ---- outputs
 
@@ -64,26 +67,12 @@ class Downstream:
                 continue
             for outlet in outlets:
                 outlet.offer(chunk, derivation)
+        self._count()
         return unrouted
 
     def reads(self, outlet: str) -> bool:
         """Whether some stage reads it."""
         return outlet in self._by_name
-
-    @property
-    def room(self) -> int:
-        """How many more messages may be produced now, by the link with the least room."""
-        link, unacked = self._policy.link, self._policy.unacked
-        room = unacked.messages
-        for outlet in self.outlets:
-            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
-            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
-                return 0
-        return max(room, 0)
-
-    @property
-    def full(self) -> bool:
-        return bool(self.outlets) and self.room == 0
 
     def awaits_acks(self) -> bool:
         """Nothing more can be sent until something is acked: consumers should not wait for more to come. That is so from when
@@ -95,9 +84,23 @@ class Downstream:
         )
         return self._awaits_acks
 
+    def _count(self) -> None:
+        """What is asked several times a turn is counted once after each change of what the outlets hold."""
+        link, unacked = self._policy.link, self._policy.unacked
+        room, unsent = unacked.messages, 0
+        for outlet in self.outlets:
+            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
+            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
+                room = 0
+            unsent += outlet.unsent_messages
+        self.room, self.unsent, self.full = max(room, 0), unsent, room <= 0
+
     @property
-    def unsent(self) -> int:
-        return sum(outlet.unsent_messages for outlet in self.outlets)
+    def off(self) -> str:
+        """How what is kept differs from what the outlets hold; "" if it does not, as it must be."""
+        kept = self.room, self.unsent
+        self._count()
+        return "" if kept == (self.room, self.unsent) else f"{kept} is kept, not {self.room, self.unsent}"
 
     @property
     def in_flight(self) -> int:
@@ -110,16 +113,21 @@ class Downstream:
 
     def dispatch(self, now: float) -> list[Action]:
         """Everything that credit allows to be sent now."""
-        return [
+        sent: list[Action] = [
             SendParcel(session.id, header, body)
             for outlet in self.outlets
             if outlet.unsent_messages
             for session, header, body in outlet.sendable(now)
         ]
+        self._count()
+        return sent
 
     def next_at(self) -> float:
         """When `dispatch` should be called although nothing happens."""
-        return min([outlet.send_at for outlet in self.outlets], default=NEVER)
+        at = NEVER
+        for outlet in self.outlets:
+            at = min(at, outlet.send_at)
+        return at
 
     def say_end(self, now: float) -> list[Action]:
         """Tells every consumer that has not been told since its last parcel."""
@@ -223,6 +231,7 @@ class Downstream:
             event = LogEvent("session.broken", {"sender": sender, "consumer": session.name, "reason": problem})
             return [*self.close(session.id), self._refuse(route, statement, problem), event]
         outlet.read_statement(session, statement, now)
+        self._count()
         return [self._confirm(outlet, session)] if statement.reply else []
 
     def refused(self, route: bytes, refuse: frames.Refuse, sender: str) -> list[Action]:
@@ -261,6 +270,7 @@ class Downstream:
             return []
         outlet, session = known
         outlet.close(session)
+        self._count()
         return [CloseSession(session_id)]
 
     # ---- time

@@ -274,6 +274,8 @@ class Outlet:
         """Of those that are about to run dry, the first AWAKE by the numbers of their instances take turns: a few processes that
         are awake do the same with far fewer turns than many that are woken one after another. One that is idle by its rate
         alone, yet does not say so, comes after all others until it does."""
+        if len(self.sessions) == 1 and (only := self._busy.first) is not None and not only.overdue(now, OVERDUE_S):
+            return  # there is nothing to choose
         while self._busy.lowest < now + SOON_S and (session := self._busy.first) is not None:
             self._busy.discard(session)
             self._idle.put(session, (session.hello.instance - 1) // AWAKE)

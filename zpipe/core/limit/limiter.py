@@ -91,6 +91,9 @@ class Limiter:
 
     def ended(self, task: Task, result: Result, now: float) -> None:
         """Takes in what a call's result says of the service. A rejected message was answered like any other."""
+        if not result.failures:
+            self.finished(now, result.seconds, False, False, None)
+            return
         throttles = [failure for failure in result.failures if failure.verdict is Verdict.THROTTLED]
         asked_s = [failure.delay_s for failure in throttles if failure.delay_s is not None]
         bad = [failure for failure in result.failures if failure.verdict is not Verdict.REJECT]

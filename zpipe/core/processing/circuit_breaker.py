@@ -15,8 +15,8 @@ from zpipe.core.policy import DeadPolicy
 
 
 class CircuitBreaker:
-    """`may_take`: work may be taken from the queue (a head: from the source). `stored_messages`, `stored_bytes`: the letters in
-    the store, as last read there."""
+    """`may_take`: work may be taken from the queue (a head: from the source). `full`: the letters stored, and those being
+    written, have reached a limit. `stored_messages`, `stored_bytes`: the letters in the store, as last read there."""
 
     def __init__(self, policy: DeadPolicy) -> None:
         self._policy = policy
@@ -27,16 +27,13 @@ class CircuitBreaker:
         self.stored_bytes = 0
         self._writing = 0
         self._storm = ""
+        self._judge()
 
-    @property
-    def may_take(self) -> bool:
-        return not self._storm and not self.full
-
-    @property
-    def full(self) -> bool:
-        """The letters stored, and those being written, have reached a limit."""
+    def _judge(self) -> None:
+        """To be called after whatever decides it: it is asked far more often than it changes."""
         messages = self.stored_messages + self._writing
-        return messages >= self._policy.messages or self.stored_bytes >= self._policy.bytes
+        self.full = messages >= self._policy.messages or self.stored_bytes >= self._policy.bytes
+        self.may_take = not (self._storm or self.full)
 
     @property
     def stopped_by(self) -> str:
@@ -53,6 +50,7 @@ class CircuitBreaker:
         """So many letters are in the store now."""
         self.stored_messages = messages
         self.stored_bytes = bytes_
+        self._judge()
 
     def succeeded(self, count: int) -> None:
         """So many messages were completed or filtered."""
@@ -61,6 +59,7 @@ class CircuitBreaker:
     def dead_letter_written(self) -> None:
         """It is written, or has left as a message."""
         self._writing -= 1
+        self._judge()
 
     def dead_letter_made(self) -> None:
         """A message is given up. It counts from here: writing letters may take longer than making more of them."""
@@ -72,17 +71,25 @@ class CircuitBreaker:
                 f"{self._dead} of the last {seen} messages became dead letters (circuit breaker, dead.storm = {policy.storm:g}):"
                 " see zpipe dead list; zpipe resume has it go on"
             )
+        self._judge()
 
     def reset(self) -> None:
         """The operator wants it to go on: outcomes count from here."""
         self._outcomes.clear()
         self._good = self._dead = 0
         self._storm = ""
+        self._judge()
 
     def _add(self, dead: int, count: int) -> None:
         """Runs of equal outcomes, since a task may complete a thousand messages at once."""
         if not count:
             return
+        if not (dead or self._dead):  # while all are good, their order tells nothing
+            self._outcomes.clear()
+            self._good = min(self._good + count, self._policy.storm_window)
+            return
+        if self._good and not self._outcomes:
+            self._outcomes.append([0, self._good])
         if self._outcomes and self._outcomes[-1][0] == dead:
             self._outcomes[-1][1] += count
         else:

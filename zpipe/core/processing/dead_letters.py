@@ -49,7 +49,7 @@ class DeadLetters:
 
     def next_at(self) -> float:
         """When `take` should be called although nothing happens."""
-        return min((at for at, _ in self._again), default=NEVER)
+        return min(at for at, _ in self._again) if self._again else NEVER
 
     def written(self, letter: DeadLetter, stored: bool, now: float) -> None:
         """The letter is durable (then its message is finished), or could not be written."""
@@ -62,19 +62,19 @@ class DeadLetters:
         if letter.piece is not None:
             letter.piece.finish()
         if letter.derivation is not None:
-            letter.derivation.settle()
+            letter.derivation.settle(1, letter.owners)
 
     def posted(self, letter: DeadLetter, body: bytes) -> None:
         """The letter leaves as a message by its outlet. What it was made from is finished when that is acked."""
         self._died(letter)
-        chunks = [Chunk(DEAD, 1, body)]
+        chunks = [Chunk(DEAD, 1, body, letter.owners)]
         if letter.piece is not None:
             derivation = Derivation([letter.piece])
             self._downstream.offer(chunks, derivation)
             derivation.close()
         if letter.derivation is not None:
             self._downstream.offer(chunks, letter.derivation)
-            letter.derivation.settle()
+            letter.derivation.settle(1, letter.owners)
 
     def _died(self, letter: DeadLetter) -> None:
         self._counts.finish(dead=1)

@@ -58,6 +58,7 @@ class Processing:
         self._downstream = downstream
         self._jitter = jitter
         self._number = 0
+        self._served = True  # since the window was sized
         self._idle_as = "waiting"  # what idle workers wait for now
         self._alone = False  # a task is under way that no other may run beside
 
@@ -67,16 +68,19 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self._free() and self.limiter.may_start(now) and (task := self._next(now, flush)) is not None:
+        while self.has_work and self._free() and self.limiter.may_start(now):
+            task = self._next(now, flush)
+            if task is None:
+                break
             started.append(task)
         return started
 
     @property
     def has_work(self) -> bool:
         """Something waits for a worker, now or later."""
-        return bool(self._inlet.queue or self.retries.messages or self.replays.next is not None)
+        return bool(self._inlet.queue or self.retries.messages or self.replays.waiting)
 
-    def call_hooks(self, now: float, ending: bool) -> list[Task]:
+    def call_hooks(self, now: float, ending: bool, leaving: bool) -> list[Task]:
         """The call of a hook that has no messages, if one is due. `ending`: nothing more comes."""
         timer, counts = self.hook_timer, self._counts
         if timer is None or self.held.handed_back or not self._free():
@@ -85,8 +89,9 @@ class Processing:
         if hook is None:
             return []
         timer.begin()
+        self.spend(now)
         self._number += 1
-        task = self.tasks[self._number] = Task(self._number, [], CallHistory(), batch=True, hook=hook)
+        task = self.tasks[self._number] = Task(self._number, [], CallHistory(), batch=True, hook=hook, leaving=leaving)
         return [task]
 
     def next_hook_at(self, now: float) -> float:
@@ -125,10 +130,11 @@ class Processing:
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
         self._give_up()
-        if self.retries.next_at <= now:
+        if self.retries.messages and self.retries.next_at <= now:
             if self._must_wait(self.retries.first()):
                 return None
             self._counts.retries += 1
+            self._served = True
             return self._begin(*self.retries.pop(), now)
         if (replay := self.replays.next) is not None:
             if self._must_wait(replay):
@@ -161,10 +167,12 @@ class Processing:
 
     def _free(self) -> bool:
         """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
+        if self.paused or self._alone or self._downstream.full:
+            return False
+        if (more := len(self.tasks) - self._policy.workers) < 0:
+            return True
         quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
-        ahead = quick and self._policy.batch is None and not self.limiter.limited
-        slots = self._policy.workers + ahead
-        return len(self.tasks) < slots and not (self.paused or self._alone or self._downstream.full)
+        return not more and quick and self._policy.batch is None and not self.limiter.limited
 
     @property
     def may_read(self) -> bool:
@@ -198,6 +206,7 @@ class Processing:
         return self._inlet.take(most, policy.link.parcel_bytes)
 
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
+        self.spend(now)
         self._number += 1
         self.limiter.started(now)
         self._alone = alone = bool(slices[0].section.suspicion) and not self._policy.isolated
@@ -215,9 +224,11 @@ class Processing:
 
     def done(self, task: Task, result: Result, now: float, leaving: bool = False) -> None:
         """A task came back. Its messages are completed, filtered, held, to be tried again, or dead letters to be written."""
+        self.spend(now)
         if task.hook:
             self._hook_done(task, result, leaving, now)
             return
+        self._served = True
         del self.tasks[task.number]
         self._alone = False
         self.limiter.ended(task, result, now)
@@ -225,7 +236,7 @@ class Processing:
             result.failures and result.failures[0].verdict is Verdict.THROTTLED
         ):  # a refusal says nothing of the service rate
             self._service_rate.measure(task.count, result.seconds)
-        failed = {failure.index for failure in result.failures}
+        failed = {failure.index for failure in result.failures} if result.failures else set()
         apart = failed.union(result.held) if result.held else failed
         self._counts.finish(completed=task.count - len(apart) - result.filtered, filtered=result.filtered)
         if replay_of(task.slices[0]) is None:
@@ -243,11 +254,12 @@ class Processing:
         self.in_stage.add(now - task.slices[0].arrived_at, task.count)
         for age in result.ages:
             self.since_origin.add(age, 1)
-        self._fail(task, result.failures, now)
+        if failed:
+            self._fail(task, result.failures, now)
 
     def _derive(self, task: Task, chunks: list[Chunk], good: list[Slice], failed: set[int]) -> None:
         """Hands the outputs on, and ties the inputs to them: each to its own, where it is known which are whose."""
-        if chunks and task.derivation is None and all(chunk.owners is not None for chunk in chunks):
+        if task.count > 1 and chunks and task.derivation is None and all(chunk.owners is not None for chunk in chunks):
             each = EachDerivation(task.slices)
             self._counts.unrouted += self._downstream.offer(chunks, each)
             each.close_but(failed)
@@ -295,6 +307,7 @@ class Processing:
 
     def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
         """Another limit on calls from now on; those under way go on, and count."""
+        self._served = True
         self.limiter.change(limit, now)
 
     # ---- dead letters
@@ -324,7 +337,10 @@ class Processing:
         return min(at, max(work_at, self.limiter.next_at(now)))
 
     def size_window(self) -> None:
-        """What the inlet may ask its producers for, by the service rate measured so far."""
+        """What the inlet may ask its producers for, by the service rate measured so far, if that has changed."""
+        if not self._served:
+            return
+        self._served = False
         policy = self._policy
         self._service_rate.workers = calls = self.limiter.at_once(policy.workers)
         if self.limiter.limited:
@@ -336,16 +352,21 @@ class Processing:
         self._inlet.window = min(waiting + self._service_rate.window(policy.link.queue_time_s, least, most), most)
 
     def spend(self, now: float) -> None:
-        """Books the time since the last call, before anything changes that decides what it was spent on."""
+        """Books the time since the last call. To be called before anything changes that decides what it was spent on."""
         self.budget.advance(now, len(self.tasks), self._idle_as)
 
     def note_idle(self, now: float, left: int | None, awaits_acks: bool) -> None:
         """Why workers are idle from now on. `left`: what a head may read yet; `awaits_acks`: those above wait for our acks."""
-        queue = self._inlet.queue
-        full = self._downstream.full or (left is not None and left <= 0 and self.may_read)
-        limited = (queue or self.retries.next_at <= now) and not self.limiter.may_start(now)
-        retrying = self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue
-        self._idle_as = "blocked" if full else "limited" if limited else "retrying" if retrying else "waiting"
+        queue, idle_as = self._inlet.queue, "waiting"
+        if self._downstream.full or (left is not None and left <= 0 and self.may_read):
+            idle_as = "blocked"
+        elif (queue or self.retries.next_at <= now) and not self.limiter.may_start(now):
+            idle_as = "limited"
+        elif self.retries.messages and (self._inlet.out_of_credit or awaits_acks) and not queue:
+            idle_as = "retrying"
+        if idle_as != self._idle_as:
+            self.spend(now)
+            self._idle_as = idle_as
 
 
 def _how(failure: Failure) -> tuple[Verdict, str, float | None]:

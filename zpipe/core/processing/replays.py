@@ -48,12 +48,13 @@ class Replays:
     """Letters in hand: taken from the store and not yet gone from it, or dead once more.
 
     in_process  those whose work here is not done; the others wait for acks, or for their row to go
+    waiting     those that no worker has had yet
     """
 
     def __init__(self) -> None:
         self.in_process = 0
         self._held: dict[int, Replay] = {}
-        self._waiting: deque[Slice] = deque()
+        self.waiting: deque[Slice] = deque()
         self._done: list[int] = []
 
     def __len__(self) -> int:
@@ -65,8 +66,7 @@ class Replays:
 
     @property
     def full(self) -> bool:
-        messages, bytes_ = self.room
-        return messages <= 0 or bytes_ <= 0
+        return bool(self._held) and min(self.room) <= 0
 
     @property
     def room(self) -> tuple[int, int]:
@@ -80,7 +80,7 @@ class Replays:
         for letter in letters:
             assert letter.number not in self._held, "in hand already"
             replay = self._held[letter.number] = Replay(letter, self)
-            self._waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
+            self.waiting.append(Slice(replay, replay.sections[0], 0, 0, 1, now))
 
     def processed(self, letters: int) -> None:
         """The work on so many is done here."""
@@ -89,15 +89,15 @@ class Replays:
     @property
     def next(self) -> Slice | None:
         """What `take` would begin with; None while none waits."""
-        return self._waiting[0] if self._waiting else None
+        return self.waiting[0] if self.waiting else None
 
     def take(self, most: int) -> list[Slice]:
         """Up to so many of those that no worker has had yet. A suspect comes alone."""
         taken: list[Slice] = []
-        while self._waiting and len(taken) < most:
-            if taken and (self._waiting[0].section.suspicion or taken[0].section.suspicion):
+        while self.waiting and len(taken) < most:
+            if taken and (self.waiting[0].section.suspicion or taken[0].section.suspicion):
                 break
-            taken.append(self._waiting.popleft())
+            taken.append(self.waiting.popleft())
         return taken
 
     def finished(self, delivery: Delivery) -> None:

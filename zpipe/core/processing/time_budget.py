@@ -6,6 +6,7 @@ The shares of a budget add up to 1: every worker-second is in exactly one of the
 from __future__ import annotations
 
 from collections import Counter
+from math import frexp
 from typing import Any
 
 SHARES = ("waiting", "working", "blocked", "limited", "retrying")
@@ -21,11 +22,13 @@ class TimeBudget:
 
     def advance(self, now: float, busy: int, idle_as: str) -> None:
         """Since the last call `busy` workers worked and the others were idle for the reason `idle_as`."""
-        seconds = max(0.0, now - self._now)
+        seconds = now - self._now
+        if seconds <= 0.0:
+            return
         busy = min(busy, self._workers)
         self._spent["working"] += seconds * busy
         self._spent[idle_as] += seconds * (self._workers - busy)
-        self._now = max(now, self._now)
+        self._now = now
 
     def take(self) -> dict[str, float]:
         """The shares since the last call, adding up to 1 (all waiting if no time passed)."""
@@ -46,22 +49,19 @@ class Histogram:
 
     def __init__(self) -> None:
         self._buckets: dict[int, int] = {}
-        self._total = 0
         self._before: Counter[int] = Counter()
         self._sum_s = 0.0
 
     def add(self, seconds: float, messages: int) -> None:
         seconds = min(max(self._least, seconds), self._most)  # in this order NaN is the least
         self._sum_s += seconds * messages
-        ratio = seconds / self._least
-        whole = int(ratio).bit_length() - 1
-        bucket = whole * self._parts + int((ratio / (1 << whole) - 1.0) * self._parts)
+        mantissa, exponent = frexp(seconds / self._least)  # of which the mantissa is from 0.5 up to 1
+        bucket = (exponent - 2) * self._parts + int(mantissa * 2 * self._parts)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + messages
-        self._total += messages
 
     def percentile(self, share: float) -> float:
         """The upper edge of the bucket that holds the `share` (0..1) of all; 0.0 when empty."""
-        left = share * self._total
+        left = share * sum(self._buckets.values())
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
             if left <= 0:
@@ -74,7 +74,6 @@ class Histogram:
         values = {f"p{p}_s": self.percentile(p / 100) for p in (50, 90, 99)}
         self._before = self._wholes()
         self._buckets = {}
-        self._total = 0
         return values
 
     def so_far(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
 _STATES = {state.value for state in State}
 _NUMBERS = (
-    *("at", "oldest_s", "queued_bytes", "rss_bytes", "rate_in", "rate_out", "finished_before"),
+    *("at", "oldest_s", "queued_bytes", "rss_bytes", "cpu_s", "cpu_wait_s", "rate_in", "rate_out", "finished_before"),
     *("dead_stored", "dead_stored_bytes", *OTHERS),
 )
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")

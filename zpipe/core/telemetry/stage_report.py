@@ -128,6 +128,7 @@ class StageReport:
         done = counts.done
         rate_in, self.rate_out = (counts.received - self._received) / seconds, (done - self._done) / seconds
         self._at, self._received, self._done = now, counts.received, done
+        processing.spend(now)
         return {
             "rate_in": rate_in,
             "rate_out": self.rate_out,

@@ -20,19 +20,24 @@ class Grant:
     need      the room without which the producer cannot go on, as it said (0: it has not)
     turn      when it was last favoured, in calls of `share`
     counted   what it takes up of the bound, as it was last added up
+    fair      its share of the window, when it was last given something
+    weight    its share by an equal one
     """
 
     __slots__ = (
         "_issued",
+        "_last_received",
         "_promised",
         "_stated",
         "ceiling",
         "counted",
+        "fair",
         "limit",
         "need",
         "received",
         "released",
         "turn",
+        "weight",
     )
 
     def __init__(self) -> None:
@@ -43,6 +48,9 @@ class Grant:
         self.need = 0
         self.turn = 0
         self.counted = 0
+        self.fair = 0
+        self.weight = 1.0
+        self._last_received = 0
         self._promised = False
         self._stated = 0
         self._issued: list[tuple[int, int]] = []
@@ -77,6 +85,12 @@ class Grant:
         return self.limit > self._stated and (left < self.need or 2 * left <= self.room)
 
     @property
+    def pressing(self) -> bool:
+        """With all that its share is now it might be `low`: half of what was stated is used, or half of the share."""
+        left = min(self.limit, self._stated) - self.received
+        return 2 * left <= max(self.limit - self.received, self.fair)
+
+    @property
     def promised(self) -> bool:
         """It was given what it needs and has not used it yet. If that was taken back, it would only ask again."""
         return self._promised and self.need > 0 and not self.starving
@@ -86,6 +100,23 @@ class Grant:
         self.received += amount
         self.need = 0
         self._promised = False
+
+    def received_since(self) -> int:
+        """So much has arrived since the last call."""
+        before, self._last_received = self._last_received, self.received
+        return self.received - before
+
+    def share_of(self, fair: int) -> int:
+        """Its share where an equal one is `fair`."""
+        return max(1, int(fair * self.weight))
+
+    def lower_to(self, limit: int) -> bool:
+        """Takes back what the producer has not used, unless that was promised. True: it was something."""
+        limit = max(limit, self.received)
+        if self.promised or limit >= self.limit:
+            return False
+        self.limit = limit
+        return True
 
     def raise_to(self, limit: int) -> None:
         self.limit = limit
@@ -123,7 +154,7 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
     favourite  the only one that may be favoured (None: whoever has waited longest)
     Returns True if a limit was lowered, so that confirms are wanted.
 
-    Every producer gets an equal share of the window. Of those that cannot go on (`starving`), one at a time is favoured, in
+    Every producer gets its share of the window (`weigh`). Of those that cannot go on (`starving`), one at a time is favoured, in
     turn: if nothing is free for it, room that the others do not use is taken back, and nobody else is given more until it
     has what it needs. A need above the whole bound is met only when nothing else is held or may come: then one message
     exceeds the bound, as the promise allows.
@@ -143,14 +174,27 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
     return False
 
 
+def weigh(grants: Sequence[Grant], window: int) -> None:
+    """From now on three quarters of the window are shared by what each has sent since the last call, the rest equally: the
+    share of those that are idle would make the parcels of a few among many as small as if all were sending. If all send all
+    they may, what they send is what they were given, so their shares become equal again."""
+    used = [grant.received_since() for grant in grants]
+    total = sum(used)
+    for grant, amount in zip(
+        grants, used, strict=True
+    ):  # where all that came would have fit at once, nobody lacks room
+        grant.weight = (1 + 3 * len(grants) * amount / total) / 4 if total > window else 1.0
+
+
 def fair_share(grants: int, bound: int, window: int, taken: int) -> int:
-    """Of the window, for each of so many."""
+    """Of the window, an equal share of so many."""
     return max(1, min(window, bound - taken) // grants)
 
 
 def top_up(grant: Grant, fair: int, free: int) -> int:
     """Raises one limit to its share, as far as there is free room. Returns how much of that it took."""
-    want = grant.released + fair
+    grant.fair = share = grant.share_of(fair)
+    want = grant.released + share
     if want <= grant.limit:
         return 0
     extra = min(max(want - grant.ceiling, 0), max(free, 0))
@@ -162,7 +206,7 @@ def _favour(favourite: Grant, others: Sequence[Grant], bound: int, fair: int, ta
     """Gives it what it needs, if there is room."""
     elsewhere = taken + sum(grant.committed for grant in others)
     most = favourite.released + bound - elsewhere
-    want = favourite.released + max(fair, favourite.held + favourite.need)
+    want = favourite.released + max(favourite.share_of(fair), favourite.held + favourite.need)
     if elsewhere == 0 and favourite.held == 0:
         most = max(most, want)
     limit = max(favourite.ceiling, min(want, most))
@@ -174,12 +218,7 @@ def _favour(favourite: Grant, others: Sequence[Grant], bound: int, fair: int, ta
 
 def _take_back(grants: Sequence[Grant], fair: int, crowded: bool) -> bool:
     """Lowers limits to the fair share; where that frees nothing, or is not enough, to what was received."""
-    fair_limits = [max(grant.received, grant.released + fair) for grant in grants]
+    fair_limits = [max(grant.received, grant.released + grant.share_of(fair)) for grant in grants]
     crowded |= all(grant.promised or grant.ceiling <= limit for grant, limit in zip(grants, fair_limits, strict=True))
-    lowered = False
-    for grant, limit in zip(grants, fair_limits, strict=True):
-        keep = grant.received if crowded else limit
-        if not grant.promised and keep < grant.limit:
-            grant.limit = keep
-            lowered = True
-    return lowered
+    keeps = [grant.received if crowded else limit for grant, limit in zip(grants, fair_limits, strict=True)]
+    return any([grant.lower_to(keep) for grant, keep in zip(grants, keeps, strict=True)])  # noqa: C419 each of them

@@ -32,6 +32,7 @@ class CreditSharing:
         self._messages = 0
         self._bytes = 0
         self._fair = 0
+        self._even = (0, 0, 0)
 
     def share(self, sessions: Collection[InletSession], window: int) -> bool:
         """Raises and lowers the limits of all sessions. True: one was lowered."""
@@ -43,11 +44,31 @@ class CreditSharing:
         lowered = credit.share(bytes_, bound.bytes, bound.bytes, self.taken_bytes, second) or lowered
         self._messages, self._bytes = sum(map(_count, messages)), sum(map(_count, bytes_))
         self._fair, _ = self._fair_shares(len(sessions), window)
+        self._even = (len(sessions), window, self.taken_messages)
         return lowered
+
+    def weigh(self, sessions: Collection[InletSession], window: int) -> list[InletSession]:
+        """Shares messages by who has sent how many since the last call, and takes back what is over a share that became less.
+        Gives the sessions of which something was taken. Bytes are shared equally: a message that needs more has to ask."""
+        grants = [session.messages for session in sessions]
+        credit.weigh(grants, window)
+        fair, _ = self._fair_shares(len(sessions), window)
+        return [
+            session
+            for session, grant in zip(sessions, grants, strict=True)
+            if grant.weight < 1 and grant.lower_to(grant.released + grant.share_of(fair))
+        ]
 
     def uneven(self, sessions: int, window: int) -> bool:
         """The share of each of so many sessions is not about what it was when all were looked at."""
-        return not self._fair / 2 < self._fair_shares(sessions, window)[0] < self._fair * 2
+        shared_by = sessions, window, self.taken_messages
+        if shared_by == self._even:
+            return False
+        fair = credit.fair_share(sessions, self._bound.messages, window, self.taken_messages)
+        if self._fair / 2 < fair < self._fair * 2:
+            self._even = shared_by
+            return False
+        return True
 
     def top_up(self, touched: Iterable[InletSession], sessions: int, window: int) -> None:
         """Gives those in which something has happened, of so many in all, their share of what is free. Nobody may need more
@@ -63,7 +84,7 @@ class CreditSharing:
     def short(self, touched: Iterable[InletSession], sessions: int, window: int) -> list[InletSession]:
         """Those for whose share too little was free. They are to be looked at again when there is more."""
         messages, bytes_ = self._fair_shares(sessions, window)
-        return [s for s in touched if s.messages.granted < messages or s.bytes.granted < bytes_]
+        return [s for s in touched if s.messages.granted < s.messages.share_of(messages) or s.bytes.granted < bytes_]
 
     def forget(self, session: InletSession) -> None:
         """The session is over: what it still holds is `taken` from now on."""

@@ -44,10 +44,12 @@ class Inlet:
         self._sessions: dict[bytes, tuple[Upstream, InletSession]] = {}
         self._sessionless: list[ParcelDelivery] = []
         self._statements_due: PriorityQueue[InletSession] = PriorityQueue()
+        self._fresh: dict[InletSession, None] = {}
         self._touched: dict[InletSession, None] = {}
         self._needing: dict[InletSession, None] = {}
         self._out_of_credit: dict[InletSession, None] = {}
         self._share_all = True
+        self._pressing = False
 
     # ---- parcels
 
@@ -61,22 +63,24 @@ class Inlet:
             return True
         if parcel.sequence != session.sequence + 1:
             return False
-        sections = [] if isinstance(parcel, frames.End) else part(parcel, body)
-        if not session.admits(sections):
-            raise PeerError(f"{upstream.name} sent more than its credit")
-        session.sequence = parcel.sequence
-        session.ended = not sections
-        if not sections:
+        if isinstance(parcel, frames.End):
+            session.sequence = parcel.sequence
+            session.ended = True
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             self.due(session, now)
             return True
+        sections = part(parcel, body)
         delivery = ParcelDelivery(session, parcel.sequence, sections, self._delivered, now)
+        if not session.admits(delivery.count, len(body)):
+            raise PeerError(f"{upstream.name} sent more than its credit")
+        session.sequence = parcel.sequence
+        session.ended = False
         session.deliveries[parcel.sequence] = delivery
         if session.parts_at == NEVER:
             session.parts_at = now + PARTS_S
             self._order(session)
         session.messages.receive(delivery.count)
-        session.bytes.receive(sum(section.size for section in sections))
+        session.bytes.receive(len(body))
         offset = 0
         for section in sections:
             self._enqueue(upstream, delivery, section, offset, now)
@@ -250,7 +254,7 @@ class Inlet:
         del self._sessions[session.id]
         session.open = False
         self._statements_due.discard(session)
-        for marked in (self._touched, self._needing, self._out_of_credit):
+        for marked in (self._fresh, self._touched, self._needing, self._out_of_credit):
             marked.pop(session, None)
         mine = [piece for piece in self.queue if _session_of(piece) is session]
         self._drop_queue(mine)
@@ -286,7 +290,7 @@ class Inlet:
             self._needing[session] = None
         else:
             self._needing.pop(session, None)
-        self._touched[session] = None
+        self._fresh[session] = None
 
     @property
     def held_messages(self) -> int:
@@ -317,10 +321,24 @@ class Inlet:
     def _touch(self, session: InletSession) -> None:
         """Something has happened in the session that changes its credit or its acks."""
         session.changed = True
-        self._touched[session] = None
+        self._fresh[session] = None
+
+    def _look(self, now: float) -> None:
+        """Has told what has changed since the last look. Credit is shared when that is told, or somebody may need it before:
+        with one message a turn that is every twentieth turn."""
+        fresh, self._fresh = self._fresh, {}
+        for session in fresh:
+            self._touched[session] = None
+            self._pressing = self._pressing or session.pressing
+            if session.changed:
+                upstream, _ = self._sessions[session.id]
+                self.due(session, now if upstream.awaits_acks else now + self._policy.ack_delay_s)
+        due = self._pressing or self._share_all or self._needing or self._statements_due.lowest <= now
+        if due or self._credit_sharing.uneven(len(self._sessions), self.window):
+            self._share(now)
 
     def _share(self, now: float) -> None:
-        """Gives credit for what has become free, and has told what is worth telling."""
+        """Gives credit for what has become free."""
         sessions, sharing, count = self._touched, self._credit_sharing, len(self._sessions)
         if self._share_all or self._needing or sharing.uneven(count, self.window):
             self._share_all = False
@@ -333,15 +351,21 @@ class Inlet:
             sharing.top_up(sessions, count, self.window)
         self._touched = {} if self.leaving else dict.fromkeys(sharing.short(sessions, count, self.window))
         for session in sessions:
-            upstream, _ = self._sessions[session.id]
-            if session.messages.room < 1 or session.bytes.starving:
+            if session.out_of_credit:
                 self._out_of_credit[session] = None
             else:
                 self._out_of_credit.pop(session, None)
-            if session.low or (session.changed and upstream.awaits_acks):
+            if session.low:
                 self.due(session, now)
-            elif session.changed:
-                self.due(session, now + self._policy.ack_delay_s)
+        self._pressing = bool(self._touched or self._out_of_credit)
+
+    @property
+    def off(self) -> str:
+        """How what is kept differs from what is known of each session; "" if it does not, as it must be after a turn."""
+        out_of_credit = {session for session in self.sessions if session.out_of_credit}
+        return (
+            "" if out_of_credit == {*self._out_of_credit} else f"{[s.producer for s in out_of_credit]} have no credit"
+        )
 
     # ---- statements
 
@@ -358,7 +382,7 @@ class Inlet:
     def statements(self, now: float) -> Iterator[tuple[Upstream, frames.Statement]]:
         """Those that are due now."""
         if self._sessions:
-            self._share(now)
+            self._look(now)
         while self._statements_due.lowest <= now:
             session = self._statements_due.first
             assert session is not None
@@ -381,6 +405,9 @@ class Inlet:
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
         self._share_all = True
+        if self._sessions and not self.leaving:
+            for session in self._credit_sharing.weigh(list(self.sessions), self.window):
+                session.ask_reply()
         for session in self.sessions:
             self.due(session, now)
 

@@ -96,11 +96,11 @@ class InletSession:
         """The next statement, and all until its confirm, ask for one."""
         self._reply_from = self._number + 1
 
-    def admits(self, sections: list[Section]) -> bool:
-        """Whether what arrived is within the credit that was given."""
-        count, size = sum(s.count for s in sections), sum(s.size for s in sections)
+    def admits(self, messages: int, bytes_: int) -> bool:
+        """Whether so much that arrived is within the credit that was given."""
         return (
-            self.messages.received + count <= self.messages.ceiling and self.bytes.received + size <= self.bytes.ceiling
+            self.messages.received + messages <= self.messages.ceiling
+            and self.bytes.received + bytes_ <= self.bytes.ceiling
         )
 
     def confirmed(self, confirm: frames.Confirm) -> bool:
@@ -159,6 +159,16 @@ class InletSession:
     def needs_room(self) -> bool:
         """The producer has said that it cannot go on without room."""
         return self.messages.need > 0 or self.bytes.need > 0
+
+    @property
+    def out_of_credit(self) -> bool:
+        """The producer has no credit for its next message."""
+        return self.messages.room < 1 or self.bytes.starving
+
+    @property
+    def pressing(self) -> bool:
+        """It would be `low` if it was given its share. Needs that were stated are another matter."""
+        return self.messages.pressing or self.bytes.pressing
 
     @property
     def low(self) -> bool:

@@ -251,6 +251,9 @@ class Upstreams:
         return actions
 
     def next_at(self) -> float:
+        """When the next hello is due."""
+        if not self._unwelcomed:
+            return NEVER
         waiting = (u.hello_at for u in self._unwelcomed.values() if u.hello_at is not None and self._waits(u))
         return min(waiting, default=NEVER)
 

@@ -10,12 +10,11 @@ from zpipe.errors import PeerError
 
 def part(parcel: frames.Parcel, body: Encoded) -> list[Section]:
     """The sections of a parcel's body. Raises PeerError if the lengths do not add up."""
-    rows = parcel.rows()
-    if sum(row.size for row in rows) != len(body):
-        raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
     sections = []
     at = 0
-    for row in rows:
+    for row in parcel.rows():
         sections.append(Section.of_row(row, body[at : at + row.size]))
         at += row.size
+    if at != len(body):
+        raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
     return sections

@@ -47,7 +47,9 @@ class Delivery:
         self.producer = producer
         self.source = source
         self.sections = sections
-        self.count = sum(section.count for section in sections)
+        self.count = 0
+        for section in sections:
+            self.count += section.count
         self.unfinished = self.count
         self.done = RangeSet()
         self._on_finished = on_finished
@@ -55,8 +57,9 @@ class Delivery:
 
     def finish(self, start: int, stop: int) -> None:
         """Messages [start, stop) of the parcel are finished, with all that was derived from them."""
-        self.done.add(start, stop)
         self.unfinished -= stop - start
+        if self.unfinished:  # after the last nobody asks which are done
+            self.done.add(start, stop)
         assert self.unfinished >= 0, "finished twice"
         if self._adopters:
             for offset in range(start, stop):
@@ -87,7 +90,7 @@ class Delivery:
 class Slice:
     """Messages [start, stop) of one section of a delivery: the piece that is queued, worked on and finished together."""
 
-    __slots__ = ("arrived_at", "delivery", "offset", "section", "start", "stop")
+    __slots__ = ("arrived_at", "count", "delivery", "offset", "section", "size", "start", "stop")
 
     def __init__(self, delivery: Delivery, section: Section, offset: int, start: int, stop: int, now: float) -> None:
         self.delivery = delivery
@@ -96,14 +99,8 @@ class Slice:
         self.start = start
         self.stop = stop
         self.arrived_at = now
-
-    @property
-    def count(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def size(self) -> int:
-        return self.section.bytes_between(self.start, self.stop)
+        self.count = count = stop - start
+        self.size = section.size if count == section.count else section.bytes_between(start, stop)
 
     def ids(self) -> list[str]:
         """Of its messages; none where the section cannot be decoded."""

@@ -136,13 +136,20 @@ class Task:
 
     history  what happened to them before;  attempt: the number of this call of the plugin
     batch    one call for all of them;  alone: no other task may run in the same process meanwhile
-    hook     "tick" or "flush", for which there are no messages; "" for a task with messages
+    hook     "tick" or "flush", for which there are no messages; "" for a task with messages;  leaving: this instance is to go
     """
 
-    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "history", "hook", "number", "slices")
+    __slots__ = ("alone", "attempt", "batch", "count", "derivation", "history", "hook", "leaving", "number", "slices")
 
     def __init__(
-        self, number: int, slices: list[Slice], history: CallHistory, batch: bool, alone: bool = False, hook: str = ""
+        self,
+        number: int,
+        slices: list[Slice],
+        history: CallHistory,
+        batch: bool,
+        alone: bool = False,
+        hook: str = "",
+        leaving: bool = False,
     ) -> None:
         self.number = number
         self.slices = slices
@@ -151,6 +158,7 @@ class Task:
         self.batch = batch
         self.alone = alone
         self.hook = hook
+        self.leaving = leaving
         self.count = sum(piece.count for piece in slices)
         self.derivation: Derivation | None = None
 
@@ -194,7 +202,8 @@ class Task:
 
 @dataclass(slots=True)
 class DeadLetter:
-    """A message given up. `piece` is it (None: a record its source could not read, with its `id` and what stands there)."""
+    """A message given up. `piece` is it (None: a record its source could not read, with its `id` and what stands there).
+    `owners`: which of the messages of its `derivation` it is, where that follows each."""
 
     reason: str
     traceback: str
@@ -203,3 +212,4 @@ class DeadLetter:
     derivation: Derivation | None = None
     id: str = ""
     raw: Any = None
+    owners: Sequence[int] | None = None

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.storage.store import SavedPosition, Store
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
@@ -31,14 +33,24 @@ class PluginHost:
     """`run` is the run that this instance belongs to ("" outside one). `in_process`: the plugin is opened in this process."""
 
     def __init__(
-        self, plugin: Plugin, context: Context, store: Store, run: str, log: logging.Logger, in_process: bool = True
+        self,
+        plugin: Plugin,
+        context: Context,
+        store: Store,
+        run: str,
+        log: logging.Logger,
+        async_thread: AsyncThread,
+        in_process: bool = True,
     ) -> None:
         self.plugin = plugin
         self.context = context
         self._store = store
         self._run = run
         self._log = log
+        self._outcome = async_thread.outcome
         self._in_process = in_process
+        self._acked: SimpleQueue[list[str] | None] = SimpleQueue()
+        self._acking: threading.Thread | None = None
 
     def open(self, then: Callable[[], None], done: Callable[[Opened | BaseException], None]) -> None:
         """Opens the plugin on a thread of its own, then calls `then`, which may raise too, and `done`. Does not block."""
@@ -48,7 +60,7 @@ class PluginHost:
         hooks = self.plugin.hooks
         try:
             if "zpipe_open" in hooks and self._in_process:
-                hooks["zpipe_open"](self.context)
+                self._outcome(hooks["zpipe_open"](self.context))
             then()
             if not self.plugin.is_source:
                 return Opened(SavedPosition(), False, None)
@@ -73,12 +85,31 @@ class PluginHost:
         if hook is None:
             return
         try:
-            hook(position, self.context)
+            self._outcome(hook(position, self.context))
         except BaseException as error:  # also sys.exit(): the position is committed, whatever the plugin makes of it
             self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
 
+    def acked(self, ids: list[str]) -> None:
+        """Tells the source of finished messages, on a thread of its own. Does not block."""
+        if self._acking is None:
+            self._acking = threading.Thread(target=self._ack, name="zpipe-ack", daemon=True)
+            self._acking.start()
+        self._acked.put(ids)
+
+    def _ack(self) -> None:
+        while (ids := self._acked.get()) is not None:
+            try:
+                self._outcome(self.plugin.hooks["zpipe_ack"](ids, self.context))
+            except BaseException as error:  # also sys.exit(): the others are to be told
+                self._log.error(
+                    fields(event="ack.failed", reason=f"{type(error).__name__}: {error}", messages=len(ids))
+                )
+
     def close(self) -> None:
         """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks for so long at most."""
+        if self._acking is not None:
+            self._acked.put(None)
+            self._acking.join(CLOSE_S)
         if "zpipe_close" in self.plugin.hooks and self._in_process:
             closing = threading.Thread(target=self._close, name="zpipe-close", daemon=True)
             closing.start()
@@ -86,6 +117,6 @@ class PluginHost:
 
     def _close(self) -> None:
         try:
-            self.plugin.hooks["zpipe_close"](self.context)
+            self._outcome(self.plugin.hooks["zpipe_close"](self.context))
         except BaseException as error:
             self._log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, Result, Task
+from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.task_run import (
     PLAIN,
     Group,
@@ -83,6 +84,7 @@ class Runner:
         self._process = hooks.get("zpipe_process")
         self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
+        self._hooks = hooks
         self._context = context
         self._policy = policy
         self._links = links
@@ -93,7 +95,9 @@ class Runner:
 
     def _run(self, task: Task, calls: Calls) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy, self._links)
+        run = TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
+        if task.hook:
+            return (yield from self._call_hook(run, task.hook, began))
         note = calls.note
         for group in run.groups():
             messages = run.messages(group)
@@ -109,6 +113,22 @@ class Runner:
             note[0] = NONE
             run.end(group)
         result = run.result()
+        result.seconds = time.perf_counter() - began
+        return result
+
+    def _call_hook(self, run: TaskRun, hook: str, began: float) -> Generator[Any, Any, Result]:
+        """A tick or a flush. What it released before it failed stays released."""
+        failures = []
+        self._context.leaving = run.task.leaving
+        try:
+            made = self._hooks[f"zpipe_{hook}"](self._context)
+            if isinstance(made, Awaitable | AsyncIterator):
+                made = yield made
+            run.take_hook(made)
+        except BaseException as error:  # sys.exit() in a plugin must not end the worker
+            failures = [failure_of(0, error)]
+        result = run.result()
+        result.failures = failures
         result.seconds = time.perf_counter() - began
         return result
 
@@ -130,6 +150,8 @@ class Runner:
         assert self._process_each is not None
         try:
             made = self._process_each(messages, self._context)
+            if isinstance(made, Awaitable):
+                made = yield made
             if not isinstance(made, list) or len(made) != len(messages):
                 raise WrongAnswers(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
@@ -175,6 +197,8 @@ class Runner:
             elif isinstance(made, list | tuple) and len(made) == len(messages):
                 if not self._take_plain(run, group, made):
                     yield from run.take_each(messages, made)
+            elif made is None and len(self._context.holds.new) >= len(messages):
+                pass  # all are held
             elif not self._context.last or outputs_inside(
                 made
             ):  # ignoring those would ack what was meant to be rejected

@@ -28,7 +28,7 @@ from zpipe.runtime.exception_text import reason_of
 NEVER = float("inf")
 _TUPLES, _PAIRS, _NAMES = frozenset({tuple}), frozenset({2}), frozenset({int, str})
 
-Batch = tuple[list[Chunk], Position, int, list[DeadLetter]]
+Batch = tuple[list[Chunk], Position, int, list[DeadLetter], list[str] | None]
 
 
 class SourceThread:
@@ -37,6 +37,8 @@ class SourceThread:
     outlets  the named ones that its messages may leave by
     wake     wakes the loop; called on the source's thread
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
+    interrupt  ends a wait of the source that `context.stopping` does not end
+    singly   it hears of single messages that are finished
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class SourceThread:
         outlets: Collection[str],
         wake: Callable[[], None],
         failed: Callable[[BaseException], None],
+        interrupt: Callable[[], None] = lambda: None,
+        singly: bool = False,
     ) -> None:
         policy = stage.policy
         self._source = source
@@ -56,6 +60,8 @@ class SourceThread:
         self._outlets = outlets
         self._wake = wake
         self._failed = failed
+        self._interrupt = interrupt
+        self._singly = singly
         # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
         self._quarter = max(1, policy.unacked.messages // 4)
         self._fitting = policy.link.section_messages
@@ -123,6 +129,7 @@ class SourceThread:
         self._context.stopping.set()
         with self._more:
             self._more.notify()
+        self._interrupt()
 
     @property
     def read(self) -> tuple[int, float]:
@@ -170,7 +177,7 @@ class SourceThread:
             count = min(count, self._fitting)
         items = [self._items.popleft() for _ in range(count)]
         try:
-            batch = self._take_plain(items) or self._take_any(items)
+            batch = (None if self._singly else self._take_plain(items)) or self._take_any(items)
         except Exception as error:
             self._items.clear()
             self._failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
@@ -203,7 +210,7 @@ class SourceThread:
                 chunks.append(Chunk("", len(ids), body))
         except ValueError:
             return None
-        return chunks, positions[-1], len(items), []
+        return chunks, positions[-1], len(items), [], None
 
     def _take_any(self, items: list[Any]) -> Batch:
         plain = Message(None, origin=time.time())
@@ -234,7 +241,9 @@ class SourceThread:
                 failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")
         chunks = encode_all([sections, *named.values()], self._policy, failures, self._message_bytes)
         letters = [_letter(stage, failure, items[failure.index]) for failure in failures.values()]
-        return chunks, position, len(items), letters
+        if not self._singly:
+            return chunks, position, len(items), letters, None
+        return chunks, position, len(items), letters, [_id_of(stage, item) for item in items]
 
 
 def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
@@ -247,7 +256,15 @@ def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
         position, payload = item
     raw = payload.raw if type(payload) is BadRecord else payload
     id = id or f"{stage}:{position_text(position)}"
-    return DeadLetter(failure.reason, failure.traceback, CallHistory(attempts=1), None, id=id, raw=raw)
+    history, owners = CallHistory(attempts=1), [failure.index]
+    return DeadLetter(failure.reason, failure.traceback, history, None, id=id, raw=raw, owners=owners)
+
+
+def _id_of(stage: str, item: Any) -> str:
+    """What the message of an item is called."""
+    if type(item) is Message:
+        return item.id or f"{stage}:{position_text(item.position)}"
+    return f"{stage}:{position_text(item[0])}" if type(item) is tuple and len(item) == 2 else ""
 
 
 def position_text(position: Position) -> str:

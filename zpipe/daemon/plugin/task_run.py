@@ -19,15 +19,24 @@ from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
+from zpipe.daemon.plugin.releases import CallReleases, outputs_of
 from zpipe.errors import Answer, PeerError, Reject
-from zpipe.messages import DROP, Message
+from zpipe.hookspecs import Holds
+from zpipe.messages import DROP, Message, Release
 from zpipe.plugin_loading import did_you_mean
 
 EARLY_MESSAGES = 2048
 """Outputs of one task that are kept until it is done. More are passed on early, so that a generator is bounded."""
 PLAIN = frozenset({dict, str, int, float, bool, bytes})
 """Types of payloads that need no look inside: nearly all there are."""
-_OUTPUTS = (Message, type(DROP), Answer, Iterator)
+_OUTPUTS = (Message, type(DROP), Answer, Iterator, Release)
+_MADE_FROM = (
+    "what is made of held messages is yielded as context.release(output, messages); "
+    "what is made of none is a Message with an id"
+)
+_HELD_AND_PASSED_ON = (
+    "the message is held, and has outputs of its own: yield them as context.release(output, [message])"
+)
 _YIELD = "yield them, or return zpipe.many(...)"
 
 
@@ -88,7 +97,9 @@ class WrongAnswers(Exception):
 class TaskRun:
     """One task under way."""
 
-    def __init__(self, task: Task, last: bool, policy: LinkPolicy, links: StageLinks) -> None:
+    def __init__(
+        self, task: Task, last: bool, policy: LinkPolicy, links: StageLinks, holds: Holds | None = None
+    ) -> None:
         self.task = task
         self.default = OutputSections("")
         self.filtered = 0
@@ -103,6 +114,9 @@ class TaskRun:
         self._failures: dict[int, Failure] = {}
         self._many = 0
         self._of_all = False
+        self._holds = holds or Holds()
+        self._messages: list[Message | None] = []  # None: it is not held, and so is let go
+        self._releases: CallReleases | None = None
 
     def groups(self) -> Iterator[Group]:
         """A batch is one."""
@@ -127,12 +141,16 @@ class TaskRun:
         except PeerError as error:  # what cannot be decoded will not be the next time either
             reason = f"malformed: {error}"
             self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in group.indexes}
+            self._messages += [None] * len(group.indexes)
             return []
         self._origins += origins
+        self._messages += messages
         return messages
 
     def end(self, group: Group) -> None:
         """It has been called for, and what came of it was taken."""
+        if not self._holds_some:
+            self._messages[group.indexes.start :] = [None] * len(group.indexes)
         for piece in group.slices:
             piece.forget_columns()
 
@@ -145,7 +163,7 @@ class TaskRun:
             columns = piece.columns()._replace(payloads=list(made[index : index + piece.count]))
             self.default.extend(columns, group.indexes.start + index)
             index += piece.count
-        if self.default.in_order and 2 * len(self.default) > self._fitting:  # no message has more to come
+        if not self._holds_some and self.default.in_order and 2 * len(self.default) > self._fitting:
             self._encoded += self.default.encode(self._policy, self._failures, self._message_bytes)
             self.default.clear()
 
@@ -161,8 +179,8 @@ class TaskRun:
         """What the hook returned for one message. Its type decides what it means. Yields what is to be passed on early."""
         if isinstance(made, Answer):
             raise made
-        if made is DROP:
-            self.filtered += 1
+        if made is DROP or (made is None and self._is_held(message)):
+            self.filtered += not self._is_held(message)
         elif isinstance(made, Iterator):
             made_any = False
             for n, one in enumerate(made):
@@ -171,7 +189,7 @@ class TaskRun:
                     self._add(index, message, one, f"{message.id}.{n}")
                     if self._many >= EARLY_MESSAGES:
                         yield self._early()
-            if not made_any and not self._last:
+            if not made_any and not self._last and not self._is_held(message):
                 self.filtered += 1
         else:
             self._add(index, message, made, message.id)
@@ -189,7 +207,45 @@ class TaskRun:
                 if self._many >= EARLY_MESSAGES:
                     yield self._early()
 
-    def _add(self, index: int, message: Message, one: Any, id: str) -> None:
+    def take_hook(self, made: Any) -> None:
+        """What a tick or a flush gave, which have no message."""
+        for one in made if isinstance(made, Iterator) else () if made is None else (made,):
+            if type(one) is Release:
+                self._release(one)
+            elif type(one) is Message and one.id:
+                self._release(Release(one, []))
+            else:
+                raise TypeError(f"gave a {type(one).__name__}: {_MADE_FROM}")
+
+    def _release(self, release: Release) -> None:
+        group, like, first = (releases := self._held()).begin(release)
+        made_any = False
+        for n, one in enumerate(outputs_of(release)):
+            made_any = True
+            if not first and not (type(one) is Message and one.id):
+                raise TypeError(_MADE_FROM)
+            self._add(group, like, one, f"{first}.{n}", releases)
+        if not made_any:
+            releases.drop(group)
+
+    @property
+    def _holds_some(self) -> bool:
+        """A message of the task is held, or was: then its outputs wait for the end, where it is seen whether they may be."""
+        return bool(self._holds.new) or self._releases is not None
+
+    def _held(self) -> CallReleases:
+        if self._releases is None:
+            self._releases = CallReleases(self.task, self._messages, self._holds)
+        return self._releases
+
+    def _is_held(self, message: Message) -> bool:
+        return bool(self._holds.new) and self._held().holds(message)
+
+    def _add(self, index: int, message: Message, one: Any, id: str, releases: CallReleases | None = None) -> None:
+        """`releases`: the output is one of them, and `index` that of its group."""
+        if type(one) is Release:
+            self._release(one)
+            return
         payload = one.payload if type(one) is Message else one
         if type(payload) not in PLAIN:
             _check_payload(payload)
@@ -198,13 +254,16 @@ class TaskRun:
         if type(one) is Message:
             check_message(one)
             check_outlet(one.outlet, self._links.outlets)
-            sections = self._sections(one.outlet) if one.outlet else self.default
+            if releases is not None:
+                sections = releases.sections(one.outlet)
+            else:
+                sections = self._sections(one.outlet) if one.outlet else self.default
             sections.add_message(one, message, id, index)
         elif one is None:
             raise NoOutput
         else:
-            self.default.add(one, message, id, index)
-        self._many += 1
+            (self.default if releases is None else releases.sections("")).add(one, message, id, index)
+        self._many += releases is None
 
     def _sections(self, outlet: str) -> OutputSections:
         return self._named.setdefault(outlet, OutputSections(outlet, self._of_all))
@@ -223,7 +282,7 @@ class TaskRun:
     # ---- failures
 
     def drop_all(self) -> None:
-        self.filtered = self.task.count
+        self.filtered = sum(message is None or not self._is_held(message) for message in self._messages)
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
@@ -236,6 +295,7 @@ class TaskRun:
         self._failures |= {index: replace(whole, index=index) for index in group.indexes}
 
     def result(self) -> Result:
+        held = self._take_held() if self._holds_some else []
         outputs = self._all_sections()
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
@@ -245,7 +305,24 @@ class TaskRun:
         now = time.time()
         origins = [] if whole else self._origins
         ages = [max(0.0, now - origin) for origin in origins]  # a clock that was set back makes no age negative
-        return Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
+        result = Result(chunks, self.filtered, list(self._failures.values()), ages=ages)
+        if self._releases is not None:
+            result.held = held
+            result.releases = self._releases.result(self._failures, self._policy, self._message_bytes)
+        return result
+
+    def _take_held(self) -> list[int]:
+        """Which messages are held from now on. One of which outputs were made as usual fails: it would be acked with those."""
+        owners = {owner for sections in self._all_sections() for owner in sections.owners}
+        held = []
+        for index, has_outputs in self._held().held(
+            self._failures, range(self.task.count) if owners and self._of_all else owners
+        ):
+            if has_outputs:
+                self.fail(index, TypeError(_HELD_AND_PASSED_ON))
+            else:
+                held.append(index)
+        return held
 
 
 def check_outlet(outlet: str, declared: Collection[str]) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from zpipe import __version__
 from zpipe.core.stage import Stage
+from zpipe.daemon.service.process_cpu import cpu_figures
 from zpipe.daemon.service.process_memory import own_rss_bytes
 from zpipe.daemon.service.sdnotify import ServiceStatus
 from zpipe.daemon.storage.last_life import LastLife
@@ -53,6 +54,8 @@ def process_figures(
     read: tuple[int, float] | None,
     last_life: LastLife,
     worker_deaths: Mapping[str, int],
+    worker_pids: Collection[int],
+    plugin_metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What only the process knows.
 
@@ -62,13 +65,15 @@ def process_figures(
     replay_due       dead letters may be marked for replay that have not come yet
     read             (a head) messages that its source has yielded, and the seconds it took for them, without waits for room
     last_life        how the life before ended
-    worker_deaths    how many worker processes have died, by what ended them
+    worker_deaths    how many worker processes have died, by what ended them;  worker_pids: those that live
+    plugin_metrics   what the plugin counts and measures itself
     """
     return {
         "at": _EPOCH + time.monotonic(),
         "version": f"zpipe {__version__}",
         "pid": os.getpid(),
         "rss_bytes": own_rss_bytes(),
+        **cpu_figures(worker_pids),
         "run": run,
         "restarts": dict(last_life.restarts),
         "last_crash": last_life.as_json(),
@@ -79,4 +84,5 @@ def process_figures(
         "replay_due": replay_due,
         "read_messages": read[0] if read else None,
         "read_s": read[1] if read else None,
+        **plugin_metrics,
     }

@@ -17,15 +17,20 @@ FOLD_S = 5.0
 MOST_KINDS = 100
 """Of equal dead letters that are remembered; a plugin may put anything into its reasons."""
 _NUMBER = re.compile(r"\d+")
+_FRAME = re.compile(r'File "(?:[^"]*/)?([^"/]+)", line (\d+)')
 Kind = tuple[str, ...]
 
 
 @dataclass
 class _Folded:
-    """Letters equal to `first`, which was shown: how many since, the id of the last of them, when that is to be logged."""
+    """Letters equal to `first`, which was shown: how many since, the id of the last of them, when that is to be logged.
+
+    at  the line on which they died, such as "tail.py:31"; "" if there is none
+    """
 
     first: str
     reason: str
+    at: str
     log_at: float
     messages: int = 0
     last: str = ""
@@ -51,7 +56,7 @@ class DeadLetterLog:
                 return
             if len(self._kinds) >= MOST_KINDS:
                 self._log_folded(self._kinds.pop(next(iter(self._kinds))))
-            self._kinds[kind] = _Folded(row.id, row.reason, now + FOLD_S)
+            self._kinds[kind] = _Folded(row.id, row.reason, line_of(row.traceback), now + FOLD_S)
         tries: dict[str, Any] = {"attempts": row.attempts, "deaths": row.deaths or None}
         text = fields(event="message.dead", id=row.id, reason=row.reason, **tries, replayed=True if replayed else None)
         self._log.warning(text, extra={TRACEBACK: row.traceback} if self._fold else None)
@@ -71,9 +76,15 @@ class DeadLetterLog:
 
     def _log_folded(self, folded: _Folded) -> None:
         if folded.messages:
-            more = {"messages": folded.messages, "equal_to": folded.first, "last": folded.last}
-            self._log.warning(fields(event="message.dead_repeated", **more, reason=folded.reason))
+            more = {"messages": f"×{folded.messages:,}", "at": folded.at or None, "equal_to": folded.first}
+            self._log.warning(fields(event="message.dead_repeated", **more, last=folded.last, reason=folded.reason))
             folded.messages = 0
+
+
+def line_of(traceback: str) -> str:
+    """The line on which an exception was raised, as FILE:LINE without folders; "" if it has none."""
+    found = _FRAME.findall("\n".join(frames_of(traceback)[-1:]))
+    return ":".join(found[0]) if found else ""
 
 
 def kind_of(row: LetterRow) -> Kind:

@@ -1,15 +1,14 @@
-"""The event loop that async hooks run on, and the timeout of a call. Must not live here: how many calls may be under way."""
+"""Tasks whose hooks are async, and the timeout of a call. Must not live here: how many calls may be under way."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.plugin.runner import Step, Work
 from zpipe.errors import OperatorError, Retry
-from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
 
 if TYPE_CHECKING:
@@ -25,57 +24,33 @@ MOST_ABANDONED = 10
 class EventLoop:
     """Waits for awaitables, and goes on with their work while that only has to wait for more of them. Then it calls `resume`."""
 
-    def __init__(self, timeout_s: float | None, resume: Callable[[Work, Step], None], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        timeout_s: float | None,
+        resume: Callable[[Work, Step], None],
+        thread: AsyncThread,
+        log: logging.Logger,
+    ) -> None:
         self._log = log
         self._timeout_s = timeout_s
         self._resume = resume
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
+        self._thread = thread
         self._closed = False
-        self._stopping = False
         self._abandoned = 0
 
     def begin(self, work: Work, first: Callable[[], Step]) -> None:
         """From any thread: `first` is called on the event loop, which then waits for what it returned. Does not block."""
-        import asyncio  # 6 MiB that only async plugins need
-
-        with self._lock:
-            if self._closed:
-                return
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, args=[self._loop], name="zpipe-asyncio", daemon=True).start()
-            asyncio.run_coroutine_threadsafe(self._go_on(work, first), self._loop)
+        if not self._closed:
+            self._thread.submit(self._go_on(work, first))
 
     def wait_for(self, work: Work, step: Step) -> None:
         """From any thread: `step` is what the work waits for. Does not block."""
         self.begin(work, lambda: step)
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stopping:  # a plugin may call stop()
-            try:
-                loop.run_forever()
-            except BaseException as error:
-                # asyncio lets SystemExit and KeyboardInterrupt of a task through, also of one that a plugin has made. The call
-                # that waits for it hears of it as well; the others must go on.
-                self._log.error(fields(event="event_loop.ended", reason=reason_of(error)))
-        loop.close()
-
     def close(self) -> None:
         """Cancels what is under way. Nobody hears of its results. Does not wait for it."""
-        with self._lock:
-            self._closed = True
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        import asyncio
-
-        assert self._loop is not None
-        self._stopping = True
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.call_soon(self._loop.stop)
+        self._closed = True
+        self._thread.cancel_all()
 
     async def _go_on(self, work: Work, first: Callable[[], Step]) -> None:
         step = first()

@@ -11,6 +11,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.loop_handover import Handover
+from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 PassOn = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
-CONTEXT = ("pipeline", "stage", "instance", "incarnation", "last", "batching")
+CONTEXT = ("pipeline", "stage", "instance", "instances", "incarnation", "last", "batching")
 """Of the context of a plugin, what a worker process is told; the rest it makes itself."""
 Pool: TypeAlias = "ThreadPool | ProcessPool"
-"""Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. `deaths`: how many worker processes have
-died, by what ended them. What is under way when it is closed is given up, and its results are not reported."""
+"""Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. What is under way when it is closed is
+given up, and its results are not reported. `deaths`: how many worker processes have died, by what ended them; `pids`: those that
+live."""
 
 
 def make_pool(
@@ -40,6 +42,7 @@ def make_pool(
     done: Done,
     log: logging.Logger,
     handover: Handover,
+    async_thread: AsyncThread,
 ) -> Pool:
     """`pass_on` is for outputs of a task that is not done yet: it blocks until there is room for more. `done` only posts."""
     settings = config.stages[context.stage]
@@ -57,6 +60,7 @@ def make_pool(
             done,
             log,
             handover,
+            async_thread,
         )
     from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
     from zpipe.daemon.workers.worker_process import WorkerProcess

@@ -71,6 +71,11 @@ class ProcessPool:
             found.update(dict(slot.deaths))
         return dict(found)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes that live."""
+        return tuple(pid for slot in self._slots if (pid := slot.pid) is not None)
+
     def put(self, task: Task) -> None:
         """Does not block."""
         with self._lock:
@@ -129,6 +134,12 @@ class WorkerSlot:
         self._thread = threading.Thread(target=self._keep_process, name=f"zpipe-worker-{number}", daemon=True)
 
     # ---- called on other threads
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; None while it has none."""
+        process = self._process
+        return process.pid if process is not None else None
 
     def start(self) -> None:
         self._thread.start()

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 from zpipe.core.work.task import Chunk, Result, Task
 from zpipe.daemon.loop_handover import Handover
+from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
@@ -43,6 +44,7 @@ class ThreadPool:
         done: Callable[[Task, Result], None],
         log: logging.Logger,
         handover: Handover,
+        async_thread: AsyncThread,
     ) -> None:
         self._count = count
         self._handover = handover
@@ -54,7 +56,7 @@ class ThreadPool:
         self._is_async = is_async
         self._pass_on = pass_on
         self._done = done
-        self._event_loop = EventLoop(timeout_s, self._resume, log)
+        self._event_loop = EventLoop(timeout_s, self._resume, async_thread, log)
         self._lock = threading.Lock()
         self._free = [calls.slot(number) for number in range(count)]
         self._slots: dict[Work, CallSlot] = {}
@@ -63,6 +65,7 @@ class ThreadPool:
         self._threads = 0
         self._idle = 0
         self.deaths: dict[str, int] = {}  # what kills a thread kills the daemon
+        self.pids: tuple[int, ...] = ()
 
     def start(self) -> None:
         """Nothing to wait for: threads are made when they are needed."""

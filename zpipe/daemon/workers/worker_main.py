@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Result, Task
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
+from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.daemon.service.process_memory import tune_garbage_collector
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
@@ -81,17 +82,18 @@ class WorkerMain:
         start = self._start
         path = Path(start["config"])
         plugin = plugin_loading.load(start["plugin"], path.parent)
-        self._hooks = plugin.hooks
+        options, uses = read_options(start["text"], path, os.environ, start["context"]["stage"], plugin)
         self._context = Context(
             **start["context"],
-            options=read_options(start["text"], path, os.environ, start["context"]["stage"], plugin),
+            options=options,
             config_dir=path.parent,
             state_dir=Path(start["state_dir"]),
             log=self._log.getChild("plugin"),
         )
+        self._hooks = wrapped(plugin, uses, self._context).hooks
         self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
         if "zpipe_open" in self._hooks:
-            self._hooks["zpipe_open"](self._context)
+            self._outcome(self._hooks["zpipe_open"](self._context))
 
     def _work(self, task: Task) -> Result:
         self._note.note[0] = NONE
@@ -111,6 +113,9 @@ class WorkerMain:
                 step = work.advance(answer)
         return step
 
+    def _outcome(self, made: Any) -> Any:
+        return self._wait_for(made) if isinstance(made, Awaitable) else made
+
     def _wait_for(self, step: Any) -> Any:
         """One call at a time, on an event loop that stays: what the plugin made on it in one call can be used in the next."""
         import asyncio  # only async plugins need it
@@ -124,7 +129,7 @@ class WorkerMain:
     def _close(self) -> None:
         if "zpipe_close" in self._hooks:
             try:
-                self._hooks["zpipe_close"](self._context)
+                self._outcome(self._hooks["zpipe_close"](self._context))
             except BaseException as error:
                 self._log.error(fields(event="close.failed", reason=reason_of(error)))
         if self._loop is not None:

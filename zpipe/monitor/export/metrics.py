@@ -25,6 +25,8 @@ ZERO_OR_ONE = "0 or 1"
 EDGES_S = tuple(1e-6 * (1 << power) for power in range(7, 33))
 """The upper edges of the buckets of a latency: powers of two from 128 µs to 72 minutes, since an instance counts in such buckets
 (`core/processing/time_budget.py`), so that nothing has to be divided between two of them."""
+PLUGIN_EDGES = tuple(2.0**power for power in range(-13, 33))
+"""Likewise of a histogram that a plugin has (`zpipe/plugin_metrics.py`), which may measure anything."""
 _ENDED = (State.STOPPED.value, State.FAILED.value)
 
 Value = dict[str, Any]
@@ -92,11 +94,15 @@ def each(key: str, ended: bool = True, read: Callable[[Any], Any] = lambda entry
     )
 
 
-def _distribution(histogram: dict[str, Any]) -> Distribution:
+def _distribution(histogram: dict[str, Any], edges_: tuple[float, ...] = EDGES_S) -> Distribution:
     rows = histogram["buckets"]
-    below = [sum(messages for upper_s, messages in rows if upper_s <= edge_s) for edge_s in EDGES_S]
-    edges = [f"{edge_s:.6f}".rstrip("0") for edge_s in EDGES_S]
+    below = [sum(messages for upper_s, messages in rows if upper_s <= edge_s) for edge_s in edges_]
+    edges = [f"{edge_s:.6f}".rstrip("0") for edge_s in edges_]
     return Distribution([*zip(edges, below, strict=True), ("+Inf", histogram["messages"])], histogram["sum_s"])
+
+
+def _of_plugin(histogram: dict[str, Any]) -> Distribution:
+    return _distribution(histogram, PLUGIN_EDGES)
 
 
 def ages(value: Value) -> Iterator[Sample]:
@@ -217,8 +223,18 @@ METRICS: tuple[Metric, ...] = (
     _gauge("stopped_by_dead_letters", ZERO_OR_ONE, INSTANCE, "1 while it takes no more work: too many of its last messages became"
            " dead letters (the circuit breaker), or as many are stored as `dead` allows", whether("stopped_by"),
            "`zpipe dead list CONFIG`; mend the cause, then `zpipe resume CONFIG STAGE`, or replay or drop what is stored"),
+    Metric("zpipe_plugin_total", "counter", "any", (*INSTANCE, "name"), "Counters of the stage's plugin, by their names",
+           each("plugin_counters")),
+    Metric("zpipe_plugin_value", "gauge", "value", (*INSTANCE, "name"), "Gauges of the stage's plugin",
+           each("plugin_gauges", ended=False)),
+    Metric("zpipe_plugin_distribution", "histogram", "distribution", (*INSTANCE, "name"), "Histograms of the stage's plugin."
+           " Their buckets are powers of two", each("plugin_histograms", read=_of_plugin)),
     _gauge("build_info", ZERO_OR_ONE, (*INSTANCE, "version"), "Always 1; `version` is what the instance runs", builds,
            "several versions at once: somebody has to be started again"),
+    Metric("zpipe_cpu_seconds_total", "counter", "seconds", INSTANCE, "CPU that the instance used, with its worker processes",
+           count("cpu_s")),
+    Metric("zpipe_cpu_wait_seconds_total", "counter", "seconds", INSTANCE, "Time for which its threads were ready to run and"
+           " had no core", count("cpu_wait_s"), "near the rate of `zpipe_cpu_seconds_total`: the machine has too few cores"),
     _gauge("resident_bytes", "bytes", INSTANCE, "Memory of the process (RSS)", now("rss_bytes")),
     _gauge("source_finished_messages", "messages", STAGE, "Messages of a source that are finished in every sink, with what"
            " earlier runs finished", progress("finished")),

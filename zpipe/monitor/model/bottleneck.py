@@ -24,6 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from zpipe.monitor.model import advice
+from zpipe.monitor.model.advice import Advice, rate
 from zpipe.monitor.model.capacity import Capacity, Links, Load, Loads, Stages
 
 Kind = Literal["down", "paused", "held", "working", "limited", "retrying", "unacked", "source"]
@@ -45,8 +47,8 @@ NAMED_AGAIN = 0.75
 
 
 def find_bottleneck(stages: Stages, links: Links, loads: Loads, last: str | None = None) -> Verdict | None:
-    """{"stage", "kind", "why", "advice", "instances_needed"}. None if nothing flows, nothing holds anything up, or an instance
-    does not publish the figures that are needed to tell. `last` is the stage that was named last time."""
+    """{"stage", "kind", "why", "advice", "instances_needed", "brings"}. None if nothing flows, nothing holds anything up, or an
+    instance does not publish the figures that are needed to tell. `last` is the stage that was named last time."""
     inputs = {name: [link for link in links if link["to"] == name] for name in stages}
     stopped = next(_stopped_stages(stages, inputs), None)
     if stopped is not None or not all(_publishes_enough(stage) for stage in stages.values()):
@@ -59,8 +61,16 @@ def _publishes_enough(stage: Mapping[str, Any]) -> bool:
     return None not in (stage["budget"], stage["rate_in"], stage["rate_out"])
 
 
-def _verdict(stage: str, kind: Kind, why: str, advice: str, needed: int | None = None) -> Verdict:
-    return {"stage": stage, "kind": kind, "why": why, "advice": advice, "instances_needed": needed}
+def _verdict(stage: str, kind: Kind, why: str, advised: str | Advice) -> Verdict:
+    text, needed, brings = Advice(advised) if isinstance(advised, str) else advised
+    return {
+        "stage": stage,
+        "kind": kind,
+        "why": why,
+        "advice": text,
+        "instances_needed": needed,
+        "brings": brings,
+    }
 
 
 def _stopped_stages(stages: Stages, inputs: Mapping[str, Links]) -> Iterator[Verdict]:
@@ -72,17 +82,12 @@ def _stopped_stages(stages: Stages, inputs: Mapping[str, Links]) -> Iterator[Ver
             if waiting and stage["state"] != "STOPPED":
                 how, what = _DOWN[stage["state"]]
                 yield _verdict(name, "down", f"{name} {how}{wait}", what.format(name))
-        elif not waiting and into:
-            continue
-        elif stage["paused"] == stage["live"]:
+        elif stage["paused"] == stage["live"] and (waiting or not into):
             yield _verdict(name, "paused", f"{name} is paused{wait}", f"resume {name}")
-        else:
-            held = stage["stopped_by"] | stage["held_by"]
-            if len(held) == stage["live"]:
-                why = next(iter(held.values()))
-                yield _verdict(
-                    name, "held", f"{name} takes no more{wait}: {why}", "the rest waits, and nothing is lost"
-                )
+        elif len(held := stage["held_by"] | stage["stopped_by"]) == stage["live"]:
+            # Named before anything waits for it: it does not end by itself, and what it has in process is not in any depth.
+            wait = wait if waiting else ""
+            yield _verdict(name, "held", f"{name} takes no more{wait}: {next(iter(held.values()))}", _HELD)
 
 
 class _FlowingPipeline:
@@ -176,7 +181,7 @@ class _FlowingPipeline:
             return None
         busiest = max(others, key=lambda name: self._loads[name].own)
         share = self._loads[busiest].own
-        why = f"{head} is the limit: it gives {_rate(stages[head]['rate_out'])}, and all that follow keep up"
+        why = f"{head} is the limit: it gives {rate(stages[head]['rate_out'])}, and all that follow keep up"
         why += f" (the busiest, {busiest}, {'barely: it ' if share >= SATURATED else ''}works {share:.0%} of the time)"
         return _verdict(head, "source", why, "only a faster source would give more")
 
@@ -197,21 +202,17 @@ class _FlowingPipeline:
             parts += f", {blocked} blocked {self._loads[blocked].shares['blocked']:.0%} of the time"
         else:
             parts += f", {waiting:,} messages wait for it"
-        needed, advice = None, _ADVICE[kind]
-        if kind == "limited" and load.rate is not None:
-            advice = "raise `limit.rate`, if what it calls takes more"
-        if kind == "working":
-            capacity = Capacity(self._stages, self._inputs, self._loads)
-            needed, match = capacity.needed(name)
-            if capacity.is_new(name):
-                advice = "it has just started: how many instances would keep up shows soon"
-            elif needed is not None and needed <= stage["live"]:
-                keep = "instances keep" if needed > 1 else "instance keeps"
-                advice = f"{needed} {keep} up; {waiting:,} messages are still waiting"
-            elif needed is not None:
-                advice = f"about {needed} instances would keep up with {match}"
         label = f"{name} x{stage['live']}" if stage["live"] > 1 else name
-        return _verdict(name, kind, f"{label} is the limit: {parts}", advice, needed)
+        return _verdict(name, kind, f"{label} is the limit: {parts}", self._advice(name, kind, waiting))
+
+    def _advice(self, name: str, kind: Kind, waiting: int) -> Advice:
+        load, stage = self._loads[name], self._stages[name]
+        if kind == "limited":
+            return advice.for_limited(load, stage)
+        if kind == "retrying":
+            return advice.for_retrying()
+        capacity = Capacity(self._stages, self._inputs, self._loads)
+        return advice.for_working(name, load, stage["live"], waiting, capacity)
 
     def _most_blocked(self, name: str) -> str | None:
         """The stage that it blocks most, among the nearest before it that are blocked."""
@@ -241,18 +242,12 @@ class _FlowingPipeline:
         return _verdict(name, "unacked", why, f"a larger `unacked` of {name}, or a larger `queue` after it")
 
 
-_ADVICE = {
-    "working": "a faster plugin would help, or more instances",
-    "limited": "more instances do not help while what it calls takes no more: raise `limit`, or the service's capacity",
-    "retrying": "more instances do not help: see its log for why the calls fail",
-}
-
-
 _DOWN = {
     "ABSENT": ("is not heard of", "start {}, or see its log if it runs"),
     "SILENT": ("is silent", "it hangs, is stopped or is out of reach: see its log, or restart {}"),
     "FAILED": ("has failed", "see its log, and start {}"),
 }
+_HELD = "the rest waits, and nothing is lost"
 
 
 def _grows(link: dict[str, Any]) -> bool:
@@ -272,7 +267,3 @@ def _limit(load: Load, stage: dict[str, Any]) -> str:
     if stage["limit"]:
         return f" of calls at once ({stage['limit']:g} now)" + (f" and {load.rate:g}/s" if load.rate else "")
     return f" of {load.rate:g} calls a second" if load.rate else " of calls"
-
-
-def _rate(number: float) -> str:
-    return f"{number:.0f}/s" if number >= 10 else f"{number:.1f}/s"

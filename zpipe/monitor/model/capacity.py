@@ -28,6 +28,11 @@ class Load(NamedTuple):
     known_for  intervals for which all its instances are known
     unacked    messages that one instance may have on a link without an ack
     rate       calls a second that the limit of one instance allows; None: any number
+    workers    calls that one instance may make at once;  threads: these are in its own process
+    count_given  whether the config says how many, so that it does not follow from the limit
+    most_calls   calls at once that the config's limit allows one instance at most; None: it has no such limit
+    cores      of CPU that one instance needs, whether it gets them or not; None: not published
+    starved    the share of these that it does not get, since others have them; None: not published
     """
 
     head: bool
@@ -38,6 +43,12 @@ class Load(NamedTuple):
     known_for: float
     unacked: int
     rate: float | None
+    workers: int = 1
+    threads: bool = True
+    count_given: bool = True
+    most_calls: int | None = None
+    cores: float | None = None
+    starved: float | None = None
 
     @property
     def own(self) -> float:
@@ -62,7 +73,20 @@ def load_of(stage: StageConfig, live: Sequence[SeenIncarnation]) -> Load:
         known_for=min((seen.known_for for seen in live), default=0.0),
         unacked=stage.unacked.messages,
         rate=rates[0] if rates else None,
+        workers=stage.workers.count,
+        threads=stage.workers.kind == "thread",
+        count_given=stage.workers.count_given,
+        most_calls=stage.limit.max if stage.limit is not None else None,
+        **_cpu_of(live),
     )
+
+
+def _cpu_of(live: Sequence[SeenIncarnation]) -> dict[str, float | None]:
+    times = [one for seen in live if (one := seen.cpu()) is not None]
+    if not times or len(times) != len(live):
+        return {"cores": None, "starved": None}
+    used, waited = (sum(part) / len(times) for part in zip(*times, strict=True))
+    return {"cores": used + waited, "starved": waited / (used + waited) if used + waited else 0.0}
 
 
 def mean_shares(budgets: list[dict[str, float]]) -> dict[str, float]:
@@ -100,9 +124,7 @@ class Capacity:
         """How many instances of a stage that has no time left would keep up, and which stage sets the rate they would keep
         up with; (None, "") if that is not known. The live ones are enough if they keep up and have only a backlog left."""
         load, live = self._loads[name], int(self._stages[name]["live"])
-        offered, by = self._offered_to(name)
-        takes, last = self._takes(name)
-        wanted, by = (takes, last) if takes < offered else (offered, by)
+        wanted, by = self.wanted(name)
         # The rate of a stage that stands still, or nearly so, says nothing.
         if not load.speed or wanted >= load.speed * MOST_INSTANCES or self.is_new(name) or self.is_new(by):
             return None, ""
@@ -112,6 +134,13 @@ class Capacity:
         if self._catches_up(name):
             return live, by
         return (live + 1, by) if wanted > (1.0 + RATE_ERROR) * live * load.speed else (None, "")
+
+    def wanted(self, name: str) -> tuple[float, str]:
+        """The rate that a stage would have to do so that it holds up nobody, and which stage sets it: what it is offered, or what
+        those after it take if that is less."""
+        offered, by = self._offered_to(name)
+        takes, last = self._takes(name)
+        return (takes, last) if takes < offered else (offered, by)
 
     def is_new(self, name: str) -> bool:
         """Whether an instance of it started while others were already watched. Where all instances are new to the monitor,

@@ -22,6 +22,7 @@ _LEAST_SHARE = 0.005
 _READING = ("waiting", "working", "limited", "retrying")
 """The shares of time that a head spends on its source: all but being blocked."""
 _UNBLOCKED_INTERVALS = 10
+CPU = ("cpu_s", "cpu_wait_s")
 CLOCKS_APART_S = 1.0
 """If not one snapshot arrived sooner than this, the sender's clock differs from the monitor's, by as much as the fastest took."""
 
@@ -63,6 +64,9 @@ class SeenIncarnation:
         # What a source gave is counted as done in whole parcels, which is far off over a few intervals.
         counts["read"] = counts["done"] if snapshot.get("read_messages") is None else snapshot["read_messages"]
         counts["read_s"] = snapshot.get("read_s") or 0.0
+        for key in CPU:
+            if key in snapshot:
+                counts[key] = snapshot[key]
         since = max(0.0, at - self._history[-1][0]) if self._history else interval_s
         for share, part in (snapshot.get("budget") or {}).items():
             if share in self._spent:
@@ -135,6 +139,15 @@ class SeenIncarnation:
             return max(0.0, last["done"] - first["done"]) / spent
         share = sum(self.shares()[one] for one in own)
         return self.snapshot.get("rate_out", 0.0) / share if share > _LEAST_SHARE else None
+
+    def cpu(self) -> tuple[float, float] | None:
+        """Seconds of CPU that it used in a second, and seconds that its threads waited for a core; None if it does not say, or if
+        a worker process has ended since and has taken its figures along."""
+        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        if last_at <= first_at or not all(key in one for key in CPU for one in (first, last)):
+            return None
+        used, waited = ((last[key] - first[key]) / (last_at - first_at) for key in CPU)
+        return (used, waited) if used >= 0.0 and waited >= 0.0 else None
 
     def _read_speed(self) -> float | None:
         """Messages a second in the long window or, if it read nothing then, in its life. A source that does not say for how long

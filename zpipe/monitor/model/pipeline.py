@@ -6,6 +6,7 @@ Must not live here: sockets, the clock, files and layout.
   process is not part of the depth. Consumers that do not list their sessions have one queue for all links into them. It is split
   among the links in proportion to what their producers have under way, so that the parts add up to the queue.
 - An instance of the config that was never heard is unheard until the monitor has listened for SILENT_INTERVALS and CONNECT_S, and
+  as long again from the first snapshot on, since a pipeline that is started comes up one instance after the other. It is
   absent after that. While some are unheard, no bottleneck is named.
 - An instance that was not heard for SILENT_INTERVALS is silent. What a silent or failed instance held is not counted: it belongs
   to its upstream, which sends it again. `stale_s` of a stage or link is the age of the oldest figure that is missing in it.
@@ -15,6 +16,7 @@ Must not live here: sockets, the clock, files and layout.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -46,7 +48,8 @@ class PipelineModel:
     """
 
     def __init__(self, config: PipelineConfig, listening_since: float = float("-inf")) -> None:
-        self._unheard_until = listening_since + SILENT_INTERVALS * config.interval_s + CONNECT_S
+        self._patience_s = SILENT_INTERVALS * config.interval_s + CONNECT_S
+        self._unheard_until = listening_since + self._patience_s
         self._config = config
         self._seen: dict[str, dict[int, SeenIncarnation]] = {name: {} for name in config.stages}
         self._inputs = {
@@ -63,10 +66,13 @@ class PipelineModel:
         if snapshot["stage"] not in self._config.stages:
             return False
         of_stage, instance = self._seen[snapshot["stage"]], snapshot["instance"]
+        first = not self.heard
         taken_at = snapshot.get("at", 0.0)
         if not is_possible_time(taken_at):
             return False
         at = float(taken_at) if now is None else now
+        if first and math.isfinite(self._unheard_until):
+            self._unheard_until = max(self._unheard_until, at + self._patience_s)
         seen = of_stage.get(instance)
         if seen is None:
             seen = of_stage[instance] = SeenIncarnation()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 
 class Glyphs(NamedTuple):
@@ -21,6 +22,16 @@ class Glyphs(NamedTuple):
 
 UNICODE = Glyphs("█", "▏▎▍▌▋▊▉", "·", "↑", "↓", " ", "▁▂▃▄▅▆▇█", "…")
 ASCII = Glyphs("#", "", ".", "^", "v", " ", "_.-:=+*#", "~")
+
+
+def glyphs_of(stream: TextIO) -> Glyphs:
+    """Those that the stream can show."""
+    # Python makes UTF-8 of the C locale, whose terminals are not known to have it.
+    locale = next((one for key in ("LC_ALL", "LANG") if (one := os.environ.get(key))), "")
+    if locale in ("C", "POSIX"):
+        return ASCII
+    encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
+    return UNICODE if encoding.startswith("utf") else ASCII
 
 
 def bar(part: float, width: int, glyphs: Glyphs) -> str:

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from zpipe.monitor.formatting import count, share
 from zpipe.monitor.table import rows
-from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, lay, width_of, wrap
-from zpipe.monitor.table.glyphs import UNICODE, Glyphs, sparkline
+from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, lay, wrap
+from zpipe.monitor.table.glyphs import UNICODE, Glyphs
 
-LEAST_SPARK = 8
 MARK = 2
-"""Columns before a row, which show whether it is selected (>) and whether it is the bottleneck (*)."""
-
-KEPT = 240
-"""Rates kept of each stage: more than the widest sparkline shows."""
-
-
-class RateHistory:
-    """Takes the model's values in the order of their time. A value that is earlier than the last one starts it anew."""
-
-    def __init__(self) -> None:
-        self._rates: dict[str, deque[float]] = {}
-        self._at = 0.0
-
-    def add(self, value: dict[str, Any]) -> None:
-        if value["at"] < self._at:
-            self._rates.clear()
-        self._at = value["at"]
-        for name, stage in value["stages"].items():
-            self._rates.setdefault(name, deque(maxlen=KEPT)).append(stage["rate_out"] or 0.0)
-
-    def rates(self, stage: str) -> Sequence[float]:
-        """Messages that the stage finished in a second, oldest first."""
-        return list(self._rates.get(stage, ()))
+"""Columns before a row, which show whether it is the bottleneck (*)."""
 
 
 def title(value: dict[str, Any]) -> Line:
@@ -83,52 +59,31 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
 class StatusTable:
     """Stages and links at a width. `tall`: one table each; else a stage and the first link into it share a row."""
 
-    def __init__(
-        self,
-        value: dict[str, Any],
-        width: int,
-        tall: bool,
-        order: str = "config",
-        selected: str | None = None,
-        glyphs: Glyphs = UNICODE,
-        history: RateHistory | None = None,
-    ) -> None:
+    def __init__(self, value: dict[str, Any], width: int, tall: bool, glyphs: Glyphs = UNICODE) -> None:
         self._value = value
-        self._width = width
         self._room = width - MARK
-        self._names = rows.ordered(value, order)
-        self._selected = selected
         self._glyphs = glyphs
-        self._history = history
         self._bottleneck = value["bottleneck"]["stage"] if value["bottleneck"] else None
-        self.row_of: dict[str, int] = {}
         self.lines = self._two_tables() if tall else self._one_table()
-
-    @staticmethod
-    def height(value: dict[str, Any]) -> int:
-        """Lines that two tables take."""
-        return len(value["stages"]) + len(value["links"]) + 2
 
     def _into(self, name: str) -> list[dict[str, Any]]:
         return [link for link in self._value["links"] if link["to"] == name]
 
     def _mark(self, name: str) -> Span:
-        mark = ">" if name == self._selected else " "
-        return mark + ("*" if name == self._bottleneck else " "), "bold"
+        return " *" if name == self._bottleneck else "  ", "bold"
 
     def _style(self, name: str) -> str:
         return "bold" if name == self._bottleneck else ""
 
     def _two_tables(self) -> list[Line]:
-        stages = [rows.stage_cells(name, self._value["stages"][name]) for name in self._names]
-        reserved = LEAST_SPARK + 2 if self._history is not None else 0
-        widths = fit(rows.STAGE_COLUMNS, stages, self._room - reserved)
+        stages = [(name, rows.stage_cells(name, stage)) for name, stage in self._value["stages"].items()]
+        widths = fit(rows.STAGE_COLUMNS, [row for _, row in stages], self._room)
         lines = [self._head(rows.STAGE_COLUMNS, widths)]
-        for name, row in zip(self._names, stages, strict=True):
-            self.row_of[name] = len(lines)
-            lines.append([self._mark(name), *lay(rows.STAGE_COLUMNS, row, widths, self._glyphs, self._style(name))])
-        self._add_sparklines(lines)
-        links = [(link["to"], rows.link_cells(link, self._glyphs)) for name in self._names for link in self._into(name)]
+        lines += [
+            [self._mark(name), *lay(rows.STAGE_COLUMNS, row, widths, self._glyphs, self._style(name))]
+            for name, row in stages
+        ]
+        links = [(link["to"], rows.link_cells(link, self._glyphs)) for name, _ in stages for link in self._into(name)]
         widths = fit(rows.LINK_COLUMNS, [row for _, row in links], self._room)
         if links:
             lines.append(self._head(rows.LINK_COLUMNS, widths))
@@ -137,21 +92,11 @@ class StatusTable:
         ]
         return lines
 
-    def _add_sparklines(self, lines: list[Line]) -> None:
-        """Rates over time, in the room that is left to the right."""
-        left = self._width - max(map(width_of, lines)) - 2
-        if self._history is None or left < LEAST_SPARK:
-            return
-        lines[0].append(("  LATELY", "bold"))
-        for name in self._names:
-            rates = sparkline(self._history.rates(name), left, self._glyphs)
-            lines[self.row_of[name]].append((f"  {rates.strip()}", "cyan"))
-
     def _one_table(self) -> list[Line]:
         columns = rows.SHORT_STAGE_COLUMNS + rows.SHORT_LINK_COLUMNS
         made: list[tuple[str, bool, list[Span]]] = []
-        for name in self._names:
-            cells = rows.short_stage_cells(name, self._value["stages"][name])
+        for name, stage in self._value["stages"].items():
+            cells = rows.short_stage_cells(name, stage)
             links = [rows.short_link_cells(link, self._glyphs) for link in self._into(name)]
             links = links or [[rows.EMPTY] * len(rows.SHORT_LINK_COLUMNS)]
             made.append((name, True, cells + links[0]))
@@ -159,8 +104,6 @@ class StatusTable:
         widths = fit(columns, [row for _, _, row in made], self._room)
         lines = [self._head(columns, widths)]
         for name, first, row in made:
-            if first:
-                self.row_of[name] = len(lines)
             mark = self._mark(name) if first else ("  ", "")
             lines.append([mark, *lay(columns, row, widths, self._glyphs, self._style(name))])
         return lines

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from zpipe.monitor.formatting import count, duration, percent, precise, share, size
@@ -211,21 +211,3 @@ def short_link_cells(link: dict[str, Any], glyphs: Glyphs) -> list[Span]:
         (_oldest(link), ""),
         _will_be(link),
     ]
-
-
-ORDERS: dict[str, Callable[[dict[str, Any], Sequence[dict[str, Any]]], float]] = {
-    "config": lambda stage, into: 0.0,
-    "depth": lambda stage, into: -sum(link["depth"] for link in into),
-    "busy": lambda stage, into: -(stage["budget"] or {}).get("working", 0.0),
-    "rate": lambda stage, into: -(stage["rate_out"] or 0.0),
-    "errors": lambda stage, into: -(stage["dead"] + stage["retries"] + stage["malformed"]),
-}
-"""What rows can be sorted by: a key of a stage and the links into it, least first; equal ones stay in the config's order."""
-
-
-def ordered(value: dict[str, Any], order: str) -> list[str]:
-    """The stages' names in that order."""
-    into: dict[str, list[dict[str, Any]]] = {name: [] for name in value["stages"]}
-    for link in value["links"]:
-        into[link["to"]].append(link)
-    return sorted(into, key=lambda name: ORDERS[order](value["stages"][name], into[name]))

@@ -1,0 +1,168 @@
+"""The views: every size, nothing cut that has to be read, and the facts that a view is for."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+from screens import SIZES, STATES, letters, load, many, twenty
+
+from zpipe.monitor.screen.app import VIEWS
+from zpipe.monitor.screen.header import header, sentence
+from zpipe.monitor.screen.letters_view import folded, letters_of, reason_key
+from zpipe.monitor.screen.links_view import plot_lines
+from zpipe.monitor.screen.pane import Choice, Pane, Shown, View, share_bar
+from zpipe.monitor.screen.stage_view import histogram_lines, merged_histogram
+from zpipe.monitor.table.columns import plain, width_of
+from zpipe.monitor.table.glyphs import ASCII, UNICODE
+
+
+@lru_cache(maxsize=20)
+def state(name: str) -> Shown:
+    return STATES[name]()._replace(letters=letters())
+
+
+def texts(pane: Pane | None) -> list[str]:
+    return [] if pane is None else [plain(line) for line in (*pane.head, *pane.lines)]
+
+
+def seen(view: View) -> str:
+    return "\n".join([*texts(view.main), *texts(view.side), *texts(view.below)])
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_view_keeps_within_its_width_and_names_every_stage(name: str, size: tuple[int, int]) -> None:
+    shown, (width, height) = state(name), size
+    for number, view in VIEWS.items():
+        made = view(shown, Choice(number), width, height - 6)
+        for line in (*made.main.head, *made.main.lines, *(made.below.lines if made.below else [])):
+            room = width - (made.side_width if line not in (made.below.lines if made.below else []) else 0)
+            assert number in (5,) or width_of(line) <= room, (number, plain(line))
+        if number in (1, 2):
+            text = seen(made)
+            for stage in shown.value["stages"]:
+                assert stage in text, (number, stage)
+    for line in (*header(shown, width, height), *sentence(shown, width, height)):
+        assert width_of(line) <= width
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_sentence_is_whole_on_every_size(name: str) -> None:
+    shown = state(name)
+    bottleneck = shown.value["bottleneck"]
+    for width, height in SIZES:
+        text = " ".join(" ".join(plain(line) for line in sentence(shown, width, height)).split())
+        assert text
+        if bottleneck:
+            assert " ".join(f"{bottleneck['why']}; {bottleneck['advice']}".split()) in text
+
+
+def test_twenty_stages_are_drawn_at_every_size() -> None:
+    shown = state("twenty")
+    for width, height in SIZES:
+        view = VIEWS[1](shown, Choice(), width, height - 6)
+        assert "▶" in seen(view), (width, height)
+        regions = {region.key for region in view.main.regions}
+        assert regions == {f"stage:{name}" for name in shown.value["stages"]}
+
+
+def test_a_filter_makes_a_list_of_the_stages_that_it_lets_through() -> None:
+    view = VIEWS[1](state("twenty"), Choice(filters={1: "video"}), 80, 20)
+    assert view.main.keys() == ["stage:video-split", "stage:video-model", "stage:video-clean"]
+
+
+def test_what_holds_the_pipeline_up_is_marked_in_its_box() -> None:
+    assert "the limit" in seen(VIEWS[1](state("load"), Choice(), 120, 34))
+    held = seen(VIEWS[1](state("disk-full"), Choice(), 120, 34))
+    assert "held" in held and "orders.db:" in held
+    assert "paused" in seen(VIEWS[1](state("paused"), Choice(), 120, 34))
+    assert "silent" in seen(VIEWS[1](state("down"), Choice(), 120, 34))
+
+
+def test_a_link_carries_its_depth() -> None:
+    depth = next(link["depth"] for link in state("load").value["links"] if link["to"] == "parse")
+    assert depth > 1000
+    assert f"{depth / 1000:.1f}k" in seen(VIEWS[1](state("load"), Choice(), 120, 34))
+
+
+def test_64_instances_have_a_row_each_with_what_they_do() -> None:
+    shown = many()
+    view = VIEWS[3](shown, Choice(3, stage="work"), 80, 20)
+    rows = [line for line in texts(view.main) if " work." in line]
+    assert len(rows) == 64
+    assert "80% busy" in next(row for row in rows if "work.3 " in row)
+    assert "running" in rows[0] and "90% idle" in rows[0]
+    busiest = VIEWS[3](shown, Choice(3, stage="work", sort={3: 2}), 80, 20).main.keys()
+    assert busiest[0] == "instance:work.3"
+
+
+def test_a_stage_says_its_percentiles_workers_and_options() -> None:
+    text = seen(VIEWS[3](state("load"), Choice(3, stage="check"), 120, 34))
+    for said in ("p50 2.0ms", "p99 9.0ms", "workers 1 thread", "plugin python", "since its start"):
+        assert said in text, said
+    opened = Choice(3, stage="check", unfolded={"instance:check.1"})
+    assert "received" in seen(VIEWS[3](state("load"), opened, 120, 34))
+
+
+def test_the_histogram_adds_up_the_instances() -> None:
+    one = {"latency_histogram": {"in_stage": {"buckets": [[0.002, 5], [0.008, 1]]}}}
+    buckets = merged_histogram([one, one, {}])
+    assert buckets == [(0.002, 10), (0.008, 2)]
+    assert "█" in plain(histogram_lines(buckets, 80, False)[0])
+    assert plain(histogram_lines(buckets, 80, True)[0]).isascii()
+
+
+def test_the_plot_shows_both_ends_and_the_bound() -> None:
+    shown = state("load")
+    view = VIEWS[4](shown, Choice(4, link="read->parse"), 120, 34)
+    text = seen(view)
+    assert "read → parse" in text and "at the receiver 900" in text and "now" in text
+    assert view.below is not None
+    styles = {style for line in view.below.lines for _, style in line}
+    assert {"accent", "warm", "bad"} <= styles
+    assert plain(plot_lines([], None, 80, 10, shown)[0]).strip() == "nothing is known of it yet"
+
+
+def test_letters_are_folded_by_reason_and_unfold() -> None:
+    shown = state("load")
+    groups = folded(shown.letters.rows)
+    assert [(stage, len(of)) for stage, _, of in groups] == [("check", 10), ("check", 20)]
+    key = reason_key("check", "KeyError: 'customer'")
+    assert len(letters_of(shown, key)) == 20
+    closed = VIEWS[5](shown, Choice(5), 80, 20).main.keys()
+    opened = VIEWS[5](shown, Choice(5, unfolded={key}), 80, 20).main.keys()
+    assert len(closed) == 2 and len(opened) == 22
+    assert [row["letter"] for row in letters_of(shown, "letter:check.2/5")] == ["check.2/5"]
+
+
+def test_events_stand_newest_first_and_are_filtered() -> None:
+    shown = state("down")
+    text = texts(VIEWS[6](shown, Choice(6), 80, 20).main)
+    assert "store.1 is silent" in text[1]
+    assert "store" not in "\n".join(texts(VIEWS[6](shown, Choice(6, filters={6: "parse"}), 80, 20).main)[1:])
+
+
+def test_without_unicode_there_are_only_plain_characters() -> None:
+    for shown in (load(ASCII), twenty(ASCII)):
+        shown = shown._replace(letters=letters())
+        for width, height in SIZES:
+            for number, view in VIEWS.items():
+                made = view(shown, Choice(number, unfolded={"instance:check.1"}), width, height - 6)
+                assert seen(made).isascii(), (number, [line for line in seen(made).splitlines() if not line.isascii()])
+            top = "".join(plain(line) for line in (*header(shown, width, height), *sentence(shown, width, height)))
+            assert top.isascii()
+
+
+def test_a_share_that_is_there_has_a_cell() -> None:
+    bar = share_bar({"working": 0.9, "blocked": 0.03, "waiting": 0.07}, 10, UNICODE)
+    assert "".join(text for text, _ in bar) == "█████████▚"
+    assert share_bar(None, 5, UNICODE) == [("     ", "")]
+
+
+def test_figures_that_change_move_nothing() -> None:
+    """The boxes of a pipeline stand still while its figures change."""
+    first = VIEWS[1](state("load"), Choice(), 120, 34).main.regions
+    for name in ("idle", "storm", "paused"):
+        other = VIEWS[1](state(name), Choice(), 120, 34).main.regions
+        assert [region[1:] for region in first] == [region[1:] for region in other], name

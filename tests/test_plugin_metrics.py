@@ -1,0 +1,52 @@
+"""What a plugin counts and measures itself."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from zpipe.plugin_metrics import MOST, Metrics
+
+
+def test_one_of_each_kind_by_its_name() -> None:
+    metrics = Metrics()
+    assert metrics.figures() == {}
+    metrics.counter("hits").inc()
+    metrics.counter("hits").inc(2)
+    metrics.gauge("open").set(5)
+    metrics.gauge("open").inc(-1)
+    for value in (0.75, 1.0, 3, 0, 1e20):
+        metrics.histogram("size").observe(value)
+    assert metrics.figures() == {
+        "plugin_counters": {"hits": 3.0},
+        "plugin_gauges": {"open": 4.0},
+        "plugin_histograms": {
+            "size": {"buckets": [[2.0**-13, 1], [1.0, 2], [4.0, 1], [2.0**33, 1]], "messages": 5, "sum_s": 1e20 + 4.75}
+        },
+    }
+
+
+def test_what_is_a_mistake() -> None:
+    metrics = Metrics()
+    with pytest.raises(ValueError, match="only grows"):
+        metrics.counter("hits").inc(-1)
+    with pytest.raises(ValueError, match="'hits' is a counter already"):
+        metrics.gauge("hits")
+    with pytest.raises(ValueError, match="no name of a metric"):
+        metrics.counter("user:5")
+    for n in range(MOST - 1):
+        metrics.counter(f"c{n}")
+    with pytest.raises(ValueError, match="the most a plugin may have"):
+        metrics.counter("one_more")
+    assert metrics.counter("c0") is metrics.counter("c0")
+
+
+def test_threads_lose_no_count() -> None:
+    counter = Metrics().counter("n")
+    threads = [threading.Thread(target=lambda: [counter.inc() for _ in range(20_000)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counter.value == 80_000
