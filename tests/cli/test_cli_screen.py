@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -207,6 +210,19 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(
     assert terminal.ask("alternate_on") == "0"
 
 
+def test_it_ends_when_its_terminal_goes(start: Callable[[], object], open_terminal: Open) -> None:
+    start()
+    terminal = open_terminal(100, 30)
+    terminal.wait(all_run, "the pipeline runs")
+    pid = int(terminal.ask("pane_pid"))
+    with ExitStack() as stack:
+        descriptor = os.pidfd_open(pid)
+        stack.callback(os.close, descriptor)
+        terminal.close()
+        ended, _, _ = select.select([descriptor], [], [], 60.0)
+        assert ended, "the screen runs on without a terminal"
+
+
 def test_ctrl_z_gives_the_terminal_back_and_what_was_there_is_drawn_again(
     start: Callable[[], object], config: Path, home: Path
 ) -> None:
@@ -344,3 +360,22 @@ def cpu_s(pid: int) -> float:
     """Processor time of the process and those that it waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_it_is_served_to_a_browser_on_this_machine_alone(config: Path, home: Path) -> None:
+    with ExitStack() as stack:
+        free = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = free.getsockname()[1]
+        free.close()
+        command = [*monitor(config), "--web", f"127.0.0.1:{port}"]
+        server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        stack.callback(server.kill)
+        deadline = time.monotonic() + 60.0
+        page = ""
+        while not page and time.monotonic() < deadline and server.poll() is None:
+            with suppress(OSError):
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5.0).read().decode()
+            threading.Event().wait(0.1)
+        assert "zpipe monitor watched" in page and "textual.js" in page
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30.0) == 0

@@ -171,3 +171,13 @@ def test_a_flush_that_failed_comes_again_unless_the_instance_leaves() -> None:
     one.begin()
     one.done("flush", failed=True, leaving=True, now=3.0, received=0)
     assert not one.owes_flush(0)
+
+
+def test_a_slow_stage_is_still_given_what_its_window_needs() -> None:
+    # It asks for no more work than it can do soon, and what it holds is no work.
+    source, windows, sink = pipeline(messages=200, window=200)
+    sim = Simulation([source, replace(windows, seconds=lambda instance: 0.02), sink])
+    [stage] = [sim.nodes["w", 1].stage]
+    assert sim.run(lambda: len(stage.processing.held) == 150, seconds=60), stage.counts
+    assert sim.run() and stored(sim) == expected(200) and not sim.problems
+    assert [s.counts.received for s in sim.stopped if s.me.stage == "z"] == [1]

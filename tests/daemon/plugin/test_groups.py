@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,23 +112,3 @@ def test_what_a_worked_on_section_was_decoded_to_is_let_go(tmp_path: Path) -> No
     task = task_of([["plain"] * 3, ["list"] * 3])
     run(task, tmp_path)
     assert [piece.section._columns for piece in task.slices] == [None, None]
-
-
-def test_a_window_over_the_sections_of_a_task(tmp_path: Path) -> None:
-    context = Context("p", "s", 1, "1", None, tmp_path, tmp_path, logging.getLogger("t"))
-    window: list[Message] = []
-
-    def process(message: Message, context: Any) -> Any:
-        if message.payload == "plain":
-            return "plain"
-        context.hold(message)
-        window.append(message)
-        return context.release("made", [*window]) if len(window) == 3 else None
-
-    sections = [["plain"] * 3, ["list", "plain", "list"], ["plain"] * 4, ["plain", "list", "plain"]]
-    slot = CallJournal(tmp_path / "calls", 1).slot(0)
-    result = Runner({"zpipe_process": process}, context, POLICY, StageLinks()).begin(task_of(sections), slot).advance()
-    assert isinstance(result, Result) and result.failures == [] and result.releases is not None
-    assert result.held == [3, 5, 11] and result.releases.groups == [[(1, 3), (1, 5), (1, 11)]]
-    owners = [owner for chunk in result.chunks for owner in chunk.owners or ()]
-    assert owners == [0, 1, 2, 4, 6, 7, 8, 9, 10, 12]

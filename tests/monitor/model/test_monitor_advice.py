@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monitor_samples import CHAIN, config, link, snapshot
+from monitor_samples import CHAIN, budget, config, link, snapshot
 
 from zpipe.config import load as load_config
 from zpipe.monitor.export.recording import Recording
@@ -161,6 +161,29 @@ def test_recorded_calls(tmp_path: Path, name: str, says: str) -> None:
             said.append(model.as_json(at)["bottleneck"])
     last = [one for one in said if one is not None and one["kind"] == "working"]
     assert len(last) > 20 and all(says in one["advice"] for one in last[len(last) // 2 :])
+
+
+@pytest.mark.parametrize(("cpu_s", "says"), [(0.97, "instances more bring"), (0.05, "(`workers.count = ")])
+def test_a_stage_that_was_idle_before_is_judged_by_what_it_does_now(cpu_s: float, says: str) -> None:
+    """Over the long window, in which it was idle, it needed little CPU either way."""
+    model = PipelineModel(config(CHAIN))
+    received, cpu = 0, 0.0
+    for n in range(30):
+        at, busy = 100.0 + n, n > 24
+        rate = 25 if busy else 1
+        received, cpu = received + rate, cpu + (cpu_s if busy else 0.01)
+        given = received + 200 * max(n - 24, 0)
+        unsent = given - received
+        shares = budget(working=0.99 if busy else 0.04)
+        facts: dict[str, Any] = {"at": at, "rate_out": float(rate), "rate_in": float(rate)}
+        read = {"read_messages": given, "read_s": given / 225, "received": given}
+        work = {"budget": shares, "received": received, "cpu_s": cpu, "cpu_wait_s": 0.0}
+        model.add(snapshot("read", [link("map", given, unsent=unsent)], **facts, **read), at)
+        model.add(snapshot("map", [link("sink", received)], **facts, **work), at)
+        model.add(snapshot("sink", received=received, **facts), at)
+        found = model.as_json(at)["bottleneck"]
+    assert found is not None and (found["stage"], found["kind"]) == ("map", "working"), found
+    assert says in found["advice"], found
 
 
 # ---- what holds a stage is said at once, and once

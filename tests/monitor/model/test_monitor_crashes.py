@@ -76,6 +76,17 @@ def test_the_event_of_a_restart_says_why() -> None:
     ]
 
 
+def test_a_stage_that_is_held_is_an_event_and_so_is_its_end() -> None:
+    events = Events()
+    for more in ({}, {"held_by": "the disk is full"}, {"held_by": "the disk is full"}, {}, {"stopped_by": "a storm"}):
+        events.add(snapshot("map", **more), 100.0)
+    assert [(event.text, event.bad) for event in events.recent] == [
+        ("map.1 is held up: the disk is full", True),
+        ("map.1 works again", False),
+        ("map.1 takes no more: a storm", True),
+    ]
+
+
 def test_the_metric_has_a_sample_for_each_reason() -> None:
     [metric] = [metric for metric in METRICS if metric.name == "zpipe_restarts_total"]
     found = dict(metric.samples(value()))

@@ -347,7 +347,7 @@ class Processing:
             calls *= 2  # a limit doubles in a round trip, if there is work for it
         least = calls if policy.batch is None else (calls + 1) * policy.batch.messages
         self._inlet.rate = self._service_rate.rate
-        waiting = self.retries.messages  # held, but nobody's work for now
+        waiting = self.retries.messages + len(self.held)  # kept here, but nobody's work for now
         most = policy.queue.messages
         self._inlet.window = min(waiting + self._service_rate.window(policy.link.queue_time_s, least, most), most)
 

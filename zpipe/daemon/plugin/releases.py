@@ -20,11 +20,11 @@ from zpipe.messages import DROP, Message, Release
 
 
 class CallReleases:
-    """`messages` are those of the task, None in place of one that was let go; none for a tick or a flush."""
+    """`decoded` are runs of the task's messages, each with the index of its first; none for a tick or a flush."""
 
-    def __init__(self, task: Task, messages: list[Message | None], holds: Holds) -> None:
+    def __init__(self, task: Task, decoded: list[tuple[int, list[Message]]], holds: Holds) -> None:
         self._task = task
-        self._messages = messages
+        self._decoded = decoded
         self._holds = holds
         self._groups: list[list[HeldKey]] = []
         self._dropped: set[int] = set()
@@ -56,10 +56,13 @@ class CallReleases:
         kept = self._holds.kept.get(id(message))
         if kept is not None:
             return kept[1]
-        for index, own in enumerate(self._messages):
+        for index, own in self._indexed():
             if own is message and index not in self._released_now:
                 return self._task.number, index
         raise ValueError(f"context.release(...) of a message that is not held: {getattr(message, 'id', message)!r}")
+
+    def _indexed(self) -> Iterator[tuple[int, Message]]:
+        return ((index, message) for first, run in self._decoded for index, message in enumerate(run, first))
 
     def sections(self, outlet: str) -> OutputSections:
         return self._outputs.setdefault(outlet, OutputSections(outlet))
@@ -71,8 +74,8 @@ class CallReleases:
     def held(self, failed: Collection[int], owners: Collection[int]) -> Iterator[tuple[int, bool]]:
         """Which of the task's messages are held from now on; with True, one that has outputs of its own. `failed` are not."""
         new = self._holds.new
-        for index, message in enumerate(self._messages):
-            if message is None or new.pop(id(message), None) is None or index in failed:
+        for index, message in self._indexed():
+            if new.pop(id(message), None) is None or index in failed:
                 continue
             if index in owners:
                 yield index, True

@@ -165,7 +165,7 @@ class Runner:
 
     def _take_plain(self, run: TaskRun, group: Group, made: Sequence[Any]) -> bool:
         """The usual case, a plain payload each, needs no look at each. False if it is another."""
-        plain = set(map(type, made)) <= (_NOTHING if self._context.last else PLAIN)
+        plain = not self._context.holds.new and set(map(type, made)) <= (_NOTHING if self._context.last else PLAIN)
         if plain and not self._context.last:
             run.take_plain(group, made)
         return plain

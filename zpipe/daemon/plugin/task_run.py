@@ -109,13 +109,14 @@ class TaskRun:
         self._message_bytes = sum(piece.size for piece in task.slices) // max(1, task.count)
         self._fitting = fitting_messages(policy, self._message_bytes)
         self._encoded: list[Chunk] = []
+        self._encoded_stop = 0
         self._origins: list[float] = []
         self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
         self._of_all = False
         self._holds = holds or Holds()
-        self._messages: list[Message | None] = []  # None: it is not held, and so is let go
+        self._decoded: list[tuple[int, list[Message]]] = []
         self._releases: CallReleases | None = None
 
     def groups(self) -> Iterator[Group]:
@@ -141,16 +142,13 @@ class TaskRun:
         except PeerError as error:  # what cannot be decoded will not be the next time either
             reason = f"malformed: {error}"
             self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in group.indexes}
-            self._messages += [None] * len(group.indexes)
             return []
         self._origins += origins
-        self._messages += messages
+        self._decoded.append((group.indexes.start, messages))
         return messages
 
     def end(self, group: Group) -> None:
         """It has been called for, and what came of it was taken."""
-        if not self._holds_some:
-            self._messages[group.indexes.start :] = [None] * len(group.indexes)
         for piece in group.slices:
             piece.forget_columns()
 
@@ -163,8 +161,11 @@ class TaskRun:
             columns = piece.columns()._replace(payloads=list(made[index : index + piece.count]))
             self.default.extend(columns, group.indexes.start + index)
             index += piece.count
-        if not self._holds_some and self.default.in_order and 2 * len(self.default) > self._fitting:
+        if (
+            not self._holds.new and self.default.in_order and 2 * len(self.default) > self._fitting
+        ):  # no message has more to come
             self._encoded += self.default.encode(self._policy, self._failures, self._message_bytes)
+            self._encoded_stop = group.indexes.stop
             self.default.clear()
 
     def take_each(self, messages: list[Message], made: Any) -> Iterator[list[Chunk]]:
@@ -228,14 +229,9 @@ class TaskRun:
         if not made_any:
             releases.drop(group)
 
-    @property
-    def _holds_some(self) -> bool:
-        """A message of the task is held, or was: then its outputs wait for the end, where it is seen whether they may be."""
-        return bool(self._holds.new) or self._releases is not None
-
     def _held(self) -> CallReleases:
         if self._releases is None:
-            self._releases = CallReleases(self.task, self._messages, self._holds)
+            self._releases = CallReleases(self.task, self._decoded, self._holds)
         return self._releases
 
     def _is_held(self, message: Message) -> bool:
@@ -282,7 +278,7 @@ class TaskRun:
     # ---- failures
 
     def drop_all(self) -> None:
-        self.filtered = sum(message is None or not self._is_held(message) for message in self._messages)
+        self.filtered = sum(not self._is_held(message) for _, messages in self._decoded for message in messages)
 
     def fail(self, index: int, error: BaseException) -> None:
         self._failures[index] = failure_of(index, error)
@@ -295,7 +291,7 @@ class TaskRun:
         self._failures |= {index: replace(whole, index=index) for index in group.indexes}
 
     def result(self) -> Result:
-        held = self._take_held() if self._holds_some else []
+        held = self._take_held() if self._holds.new or self._releases is not None else []
         outputs = self._all_sections()
         if self._failures:
             outputs = [sections.without(self._failures) for sections in outputs]
@@ -313,7 +309,9 @@ class TaskRun:
 
     def _take_held(self) -> list[int]:
         """Which messages are held from now on. One of which outputs were made as usual fails: it would be acked with those."""
-        owners = {owner for sections in self._all_sections() for owner in sections.owners}
+        owners = {owner for sections in self._all_sections() for owner in sections.owners}.union(
+            range(self._encoded_stop)
+        )
         held = []
         for index, has_outputs in self._held().held(
             self._failures, range(self.task.count) if owners and self._of_all else owners

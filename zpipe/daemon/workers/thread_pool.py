@@ -15,8 +15,10 @@ from zpipe.daemon.plugin.runner import Runner, Step, Work
 from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
 
-QUICK_S = 0.001
-"""Calls that take less on average are made by the thread that drives the loop. It blocks the loop, so others are not."""
+QUICK_S = 0.0001
+"""Calls that take less on average are made by the thread that drives the loop. It blocks the loop, so others are not. Handing a
+message over takes about as long. A thread of its own finds the next task ready when one is done, so work of 0.2 ms a message
+takes 1.06 times as long as its calls; 1.11 times where each task waits for a turn of the loop (measured)."""
 WEIGHT = 0.2
 """Of the newest task in the average."""
 

@@ -126,7 +126,7 @@ class _FlowingPipeline:
         load = self._loads[name]
         newly_busy = load.own < SATURATED and load.own_recent >= self._eased(SATURATED, name)
         if newly_busy and load.own_recent > load.own and (self._grows(name) or self._waits(name, RECENT_BACKLOG_S)):
-            return load._replace(shares=load.recent)
+            return load._replace(shares=load.recent, cores=load.cores_recent)
         return load
 
     # ---- which stage holds up which

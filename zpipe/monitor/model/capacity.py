@@ -31,7 +31,8 @@ class Load(NamedTuple):
     workers    calls that one instance may make at once;  threads: these are in its own process
     count_given  whether the config says how many, so that it does not follow from the limit
     most_calls   calls at once that the config's limit allows one instance at most; None: it has no such limit
-    cores      of CPU that one instance needs, whether it gets them or not; None: not published
+    cores      of CPU that one instance needs, whether it gets them or not; None: not published;  cores_recent: in the last few
+               intervals
     starved    the share of these that it does not get, since others have them; None: not published
     """
 
@@ -48,6 +49,7 @@ class Load(NamedTuple):
     count_given: bool = True
     most_calls: int | None = None
     cores: float | None = None
+    cores_recent: float | None = None
     starved: float | None = None
 
     @property
@@ -77,16 +79,19 @@ def load_of(stage: StageConfig, live: Sequence[SeenIncarnation]) -> Load:
         threads=stage.workers.kind == "thread",
         count_given=stage.workers.count_given,
         most_calls=stage.limit.max if stage.limit is not None else None,
-        **_cpu_of(live),
+        cores=(cpu := _cpu_of([seen.cpu() for seen in live]))[0],
+        cores_recent=_cpu_of([seen.cpu(RECENT) for seen in live])[0],
+        starved=cpu[1],
     )
 
 
-def _cpu_of(live: Sequence[SeenIncarnation]) -> dict[str, float | None]:
-    times = [one for seen in live if (one := seen.cpu()) is not None]
-    if not times or len(times) != len(live):
-        return {"cores": None, "starved": None}
-    used, waited = (sum(part) / len(times) for part in zip(*times, strict=True))
-    return {"cores": used + waited, "starved": waited / (used + waited) if used + waited else 0.0}
+def _cpu_of(times: list[tuple[float, float] | None]) -> tuple[float | None, float | None]:
+    """Cores needed, and the share of them that others have, by what each instance used and waited for. None: unknown."""
+    known = [one for one in times if one is not None]
+    if not known or len(known) != len(times):
+        return None, None
+    used, waited = (sum(part) / len(known) for part in zip(*known, strict=True))
+    return used + waited, waited / (used + waited) if used + waited else 0.0
 
 
 def mean_shares(budgets: list[dict[str, float]]) -> dict[str, float]:

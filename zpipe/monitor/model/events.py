@@ -107,6 +107,9 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[st
         yield f"is {after['state']}", after["state"] == "FAILED"
     if bool(before.get("paused")) != bool(after.get("paused")):
         yield "is paused" if after.get("paused") else "goes on", False
+    for key, words in (("held_by", "is held up"), ("stopped_by", "takes no more")):
+        if bool(before.get(key)) != bool(after.get(key)):
+            yield f"{words}: {after[key]}" if after.get(key) else "works again", bool(after.get(key))
     links = {(row.get("outlet"), row.get("to")): row for row in before["links"]}
     for row in after["links"]:
         yield from _on_link(links.get((row.get("outlet"), row.get("to")), {}), row)

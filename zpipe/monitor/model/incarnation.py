@@ -140,10 +140,10 @@ class SeenIncarnation:
         share = sum(self.shares()[one] for one in own)
         return self.snapshot.get("rate_out", 0.0) / share if share > _LEAST_SHARE else None
 
-    def cpu(self) -> tuple[float, float] | None:
+    def cpu(self, intervals: float = LONG_WINDOW) -> tuple[float, float] | None:
         """Seconds of CPU that it used in a second, and seconds that its threads waited for a core; None if it does not say, or if
         a worker process has ended since and has taken its figures along."""
-        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        (first_at, first), (last_at, last) = self._since(intervals), self._history[-1]
         if last_at <= first_at or not all(key in one for key in CPU for one in (first, last)):
             return None
         used, waited = ((last[key] - first[key]) / (last_at - first_at) for key in CPU)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -55,12 +58,10 @@ SORTS: dict[int, Sequence[str]] = {
     4: links_view.SORTS,
     5: letters_view.SORTS,
 }
+GONE_S = 2.0
+"""How long the screen may take to end after its terminal has gone."""
 LETTERS_S = 3.0
 """Between two readings of the stored letters, while they are shown."""
-
-
-def _replays(app: MonitorApp) -> bool:
-    return app.source.replay is not None
 
 
 class MonitorApp(App[None]):
@@ -88,6 +89,7 @@ class MonitorApp(App[None]):
         self._filtering = False
         self._palette = Palette({}, coloured)
         self.ended_by = 0
+        self._terminal = sys.__stdin__.fileno() if sys.__stdin__ is not None and sys.__stdin__.isatty() else None
 
     # ---- what there is
 
@@ -119,7 +121,7 @@ class MonitorApp(App[None]):
         self._recolour()
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
         widget = self.query_one(TimeLine)
-        widget.display = _replays(self)
+        widget.display = self.source.replay is not None
         self._turn()
         self.set_interval(LETTERS_S, self._read_letters)
         self.call_after_refresh(self.redraw)
@@ -127,6 +129,9 @@ class MonitorApp(App[None]):
     def _end(self, number: int) -> None:
         """Unwinds, so that the terminal is given back. The exit status is that of a shell for the signal."""
         self.ended_by = number
+        if number == signal.SIGHUP:
+            # Textual waits for the writes of its thread, and nobody takes what is written to a terminal that is gone.
+            threading.Thread(target=_end_anyway, args=(128 + number,), daemon=True).start()
         self.exit()
 
     def _recolour(self) -> None:
@@ -137,6 +142,9 @@ class MonitorApp(App[None]):
         self.call_after_refresh(self.redraw)
 
     def _turn(self) -> None:
+        if self._terminal is not None and not os.isatty(self._terminal):
+            self._end(signal.SIGHUP)  # it was closed, and who opened it ignores the signal (nohup)
+            return
         wait_s, drawn = self.source.turn()
         if self.source.over:
             self.exit()
@@ -271,9 +279,7 @@ class MonitorApp(App[None]):
     def action_open(self) -> None:
         kind, name = self._row
         if kind == "stage" and self.choice.view != 3:
-            self.choice.stage = name
-            self.choice.row.pop(3, None)
-            self.action_view(3)
+            self._go_to(name)
         elif kind == "link" and self.choice.view != 4:
             self.choice.row[4] = f"link:{name}"
             self.action_view(4)
@@ -285,8 +291,7 @@ class MonitorApp(App[None]):
         elif kind == "event":
             who = name.split(":", 1)[1].split(" ")[0].rpartition(".")[0]
             if who in self.source.value["stages"]:
-                self.choice.stage = who
-                self.action_view(3)
+                self._go_to(who)
         elif not kind:
             self.action_move(0, 0)
 
@@ -319,10 +324,7 @@ class MonitorApp(App[None]):
             self.redraw()
 
     def action_boxes(self) -> None:
-        if self.choice.view == 1:
-            self.choice.boxes = not self.choice.boxes
-        else:
-            self.choice.legend = not self.choice.legend
+        self.choice.turn_over()
         self.redraw()
 
     def action_help(self) -> None:
@@ -355,30 +357,23 @@ class MonitorApp(App[None]):
 
     # ---- a recording
 
-    @property
-    def _recorded(self) -> RecordedPipeline | None:
-        return self.source if isinstance(self.source, RecordedPipeline) else None
+    def _with_recording(self, do: Callable[[RecordedPipeline], None]) -> None:
+        if isinstance(self.source, RecordedPipeline):
+            do(self.source)
+            self.redraw()
 
     def action_play(self) -> None:
-        if self._recorded:
-            self._recorded.toggle()
-            self._turn()
-            self.redraw()
+        self._with_recording(RecordedPipeline.toggle)
+        self._turn()
 
     def action_step(self, intervals: int) -> None:
-        if self._recorded:
-            self._recorded.step(intervals)
-            self.redraw()
+        self._with_recording(lambda recorded: recorded.step(intervals))
 
     def action_seek(self, part: float) -> None:
-        if self._recorded:
-            self._recorded.seek(part)
-            self.redraw()
+        self._with_recording(lambda recorded: recorded.seek(part))
 
     def action_faster(self, steps: int) -> None:
-        if self._recorded:
-            self._recorded.faster(steps)
-            self.redraw()
+        self._with_recording(lambda recorded: recorded.faster(steps))
 
     def on_time_line_moved(self, event: TimeLine.Moved) -> None:
         self.action_seek(event.part)
@@ -386,7 +381,7 @@ class MonitorApp(App[None]):
     # ---- actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        view, recorded = self.choice.view, _replays(self)
+        view, recorded = self.choice.view, self.source.replay is not None
         if action in ("play", "step", "seek", "faster"):
             return recorded
         if action in ("pause", "resume", "drain", "leave", "tap"):
@@ -589,6 +584,11 @@ class MonitorApp(App[None]):
     def _ask_about(self, stage: str, what: str) -> None:
         self._go_to(stage)
         self.action_pause() if what == "pause" else self.action_resume()
+
+
+def _end_anyway(code: int) -> None:
+    time.sleep(GONE_S)
+    os._exit(code)
 
 
 def _set(widget: Canvas, what: str, cells: int) -> None:

@@ -102,6 +102,13 @@ class Choice:
     def filter(self) -> str:
         return self.filters.get(self.view, "").casefold()
 
+    def turn_over(self) -> None:
+        """Boxes or a list in the pipeline, with or without the legend in the table."""
+        if self.view == 1:
+            self.boxes = not self.boxes
+        else:
+            self.legend = not self.legend
+
     def passes(self, *texts: str) -> bool:
         """Whether each word of the filter stands in one of the texts."""
         whole = " ".join(texts).casefold()

@@ -13,7 +13,6 @@ from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.work.task import Chunk, Result, Task, Verdict
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
-from zpipe.daemon.storage.call_journal import LEAST_SLOT_BYTES, CallSlot
 from zpipe.daemon.workers.event_loop import run_on
 from zpipe.errors import OperatorError
 from zpipe.hookspecs import Context
@@ -23,6 +22,16 @@ from zpipe.plugin_loading import Plugin
 CALL_S = 0.0001
 """How long a call takes for one message, by the virtual clock."""
 PROCESS_HOOKS = ("zpipe_process", "zpipe_process_each", "zpipe_process_batch")
+
+
+class _NoJournal:
+    """What is called for needs no note here: `suspects` knows it."""
+
+    def __init__(self) -> None:
+        self.note = memoryview(bytearray(4)).cast("I")
+
+    def begin(self, task: Task, named: slice) -> None:
+        pass
 
 
 class Life:
@@ -99,7 +108,6 @@ class PluginWorkers:
         self._later = later
         self._emitted = emitted
         self._done = done
-        self._note = CallSlot(memoryview(bytearray(LEAST_SLOT_BYTES)))
         self._idle = policy.workers
         self._waiting: deque[Task] = deque()
         self._under_way: dict[int, Task] = {}
@@ -130,7 +138,7 @@ class PluginWorkers:
             self._later(0.0, lambda task=task: self._call(task))  # type: ignore[misc]
 
     def _call(self, task: Task) -> None:
-        work = self._runner.begin(task, self._note)
+        work = self._runner.begin(task, _NoJournal())
         step = work.advance()
         while not isinstance(step, Result):
             if isinstance(step, list):
