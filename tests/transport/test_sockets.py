@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from zpipe.transport.sockets import MAX_STATEMENT_BYTES, UNREAD, Sockets
+from zpipe.transport.sockets import LARGE_BYTES, MAX_STATEMENT_BYTES, UNREAD, Sockets
 
 PARCELS = 8
 IN_THE_KERNEL = 16
@@ -53,6 +53,21 @@ def test_the_inbox_takes_no_more_than_its_high_water_mark(sockets: Sockets, tmp_
             plug.send_multipart([b"header", bytes(65536)])
             sent += 1
     assert PARCELS <= sent <= most
+
+
+@pytest.mark.parametrize("more", [-1, 0])
+def test_a_large_body_is_not_copied_and_outlives_its_sockets(tmp_path: Path, more: int) -> None:
+    made = Sockets()
+    made.bind(*(f"ipc://{tmp_path}/{name}" for name in ("inbox", "feedback", "control")), high_water_mark=PARCELS)
+    size = LARGE_BYTES + more
+    with peer(zmq.PUSH, f"ipc://{tmp_path}/inbox") as plug:
+        plug.send_multipart([b"header", b"\x07" * size])
+        arrival = next(iter(made.poll(30.0)), None)
+    made.close()
+    assert arrival is not None and arrival.what == "parcel"
+    header, body = arrival.frames
+    assert header == b"header" and type(body) is (bytes if more else memoryview)
+    assert body == b"\x07" * size
 
 
 def test_answers_that_a_peer_does_not_read_are_dropped(sockets: Sockets, tmp_path: Path) -> None:

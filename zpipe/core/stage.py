@@ -40,6 +40,7 @@ from zpipe.core.telemetry.tap_publisher import TapPublisher
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
+from zpipe.core.wire.cbor import Encoded
 from zpipe.core.work.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
@@ -220,7 +221,7 @@ class Stage:
         self._wake(now)
         self._actions += self.upstreams.heard(peer, frames.read(encoded), now)
 
-    def parcel_received(self, header: bytes, body: bytes, now: float) -> None:
+    def parcel_received(self, header: bytes, body: Encoded, now: float) -> None:
         """A parcel in the inbox. Raises PeerError."""
         self._wake(now)
         frame = frames.read(header)

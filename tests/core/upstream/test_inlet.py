@@ -189,6 +189,16 @@ def test_taking_keeps_to_messages_and_bytes_but_takes_at_least_one() -> None:
     assert book >> shows(queued_bytes=0, queued=0, in_process=10) << take(5, 5) >> taken()
 
 
+def test_taking_cuts_no_section_to_fill_up_the_bytes() -> None:
+    size = len(encoded(range(1, 11), 100))
+    book = (
+        Playbook(ConsumerEnd("s")) << parcel("s", 1, range(1, 11), size=100) << parcel("s", 2, range(11, 21), size=100)
+    )
+    assert book << take(20, size + size // 2) >> taken(*range(1, 11))
+    assert book << take(20, size // 2) >> taken(*range(11, 15)), "the first is cut where it must be"
+    assert book << take(4, 4 * size) >> taken(*range(15, 19)), "and for the number of messages"
+
+
 def test_taking_over_several_sections_keeps_the_order() -> None:
     assert (
         Playbook(ConsumerEnd("s"))

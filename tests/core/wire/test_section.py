@@ -35,6 +35,18 @@ def codec_of(body: bytes) -> Codec:
     return "msgpack" if body[0] == 0x94 else "cbor"
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_section_is_read_where_the_transport_has_it(codec: Codec) -> None:
+    encoded = section.encode(*columns(["a", b"b", {"c": [1]}], headers=True), codec)
+    [whole] = part(Parcel(b"s" * 16, 1, [[3, len(encoded), 1, 1, 0]]), memoryview(encoded))
+    assert whole.columns() == section.decode(encoded, 3)
+    assert [*map(type, whole.columns().payloads)] == [str, bytes, dict], (
+        "nothing that is decoded refers to the transport's memory"
+    )
+    assert whole.cut(1, 3).columns().ids == ["s:1", "s:2"]
+    assert type(whole.body()) is bytes and whole.body() == encoded, "what is stored or sent on is a copy"
+
+
 @settings(max_examples=80)
 @given(PAYLOADS, st.booleans(), st.sampled_from(CODECS), st.sampled_from(CODECS), st.data())
 def test_parts_cut_in_any_way_are_the_whole(

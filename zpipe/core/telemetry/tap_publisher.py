@@ -17,6 +17,7 @@ from zpipe.core.policy import TapPolicy
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames
+from zpipe.core.wire.cbor import Encoded
 
 ASLEEP = float("-inf")
 
@@ -81,7 +82,7 @@ class TapPublisher:
         self._sections = sections
         self._until = now + self._policy.lease_s
 
-    def entered(self, inlet: Inlet, frame: frames.Frame, body: bytes, now: float) -> list[Action]:
+    def entered(self, inlet: Inlet, frame: frames.Frame, body: Encoded, now: float) -> list[Action]:
         """A parcel that the inlet has taken."""
         if now >= self._until or not isinstance(frame, frames.Parcel):
             return []
@@ -107,7 +108,7 @@ class TapPublisher:
         return shown
 
     def _show(
-        self, link: tuple[str, str, str], peer: int, parcel: frames.Parcel, body: bytes, now: float
+        self, link: tuple[str, str, str], peer: int, parcel: frames.Parcel, body: Encoded, now: float
     ) -> list[Action]:
         passage = self._passages.get(link)
         if passage is None:
@@ -121,7 +122,7 @@ class TapPublisher:
             passage.messages += row.messages
             whole = row.size <= self._policy.section_bytes
             if passage.admits(row.size if whole else 0):
-                copy = body[at : at + row.size] if whole else b""
+                copy = bytes(body[at : at + row.size]) if whole else b""
                 me = self._me
                 frame = frames.Tap(
                     *(me.pipeline, me.stage, me.instance, *link, peer, passage.messages),

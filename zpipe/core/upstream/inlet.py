@@ -18,6 +18,7 @@ from zpipe.core.upstream.credit_sharing import CreditSharing
 from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession, ParcelDelivery
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
+from zpipe.core.wire.cbor import Encoded
 from zpipe.core.wire.parcel import part
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
@@ -52,7 +53,7 @@ class Inlet:
 
     # ---- parcels
 
-    def accept(self, session_id: bytes, parcel: frames.Parcel | frames.End, body: bytes, now: float) -> bool:
+    def accept(self, session_id: bytes, parcel: frames.Parcel | frames.End, body: Encoded, now: float) -> bool:
         """Takes a parcel into the queue. False: its session must be reset (a gap). Raises PeerError if it is malformed.
 
         A parcel of no open session is a leftover of one that was reset, or a repeat: it is passed over.
@@ -150,10 +151,10 @@ class Inlet:
             if taken and (piece.section.suspicion or taken[-1].section.suspicion):
                 break
             count = 1 if piece.section.suspicion else min(piece.count, messages)
-            while count > 1 and size + piece.part(0, count).size > bytes_:
-                count = max(1, count // 2)
-            if taken and size + piece.part(0, count).size > bytes_:
-                break
+            if size + piece.part(0, count).size > bytes_:
+                if taken:  # to cut it would make two sections of output of one, and copies of both
+                    break
+                count = max(1, min(count, piece.count * (bytes_ - 1) // piece.size))
             if count < piece.count:
                 self.queue[0] = piece.part(count, piece.count)
                 piece = piece.part(0, count)

@@ -14,6 +14,7 @@ from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.inlet_session import InletSession
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
+from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
@@ -200,7 +201,7 @@ class Upstreams:
             return [Tell(upstream.peer, frames.write(refuse)), _log_event("session.broken", upstream, str(error))]
         return []
 
-    def parcel(self, frame: frames.Frame, body: bytes, now: float) -> None:
+    def parcel(self, frame: frames.Frame, body: Encoded, now: float) -> None:
         """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
         if not isinstance(frame, frames.Parcel | frames.End):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)

@@ -41,6 +41,8 @@ has_more_values = counter([_head(byte) for byte in range(256)])
 
 # Every tag cbor2 decodes by itself; others reach tag_hook. Bignums stay: a plain Python int may need them.
 _REFUSED_TAGS = (0, 1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+Encoded = bytes | memoryview
+"""What came from a peer. A large body is not copied out of the transport's memory, only what it is decoded to is."""
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _PLAIN = _SCALARS | {dict, list, tuple}
 _KEYS = frozenset({str, bytes})
@@ -62,7 +64,7 @@ _LIMITS: dict[str, Any] = {
 }
 
 
-def read(encoded: bytes, most_values: int = MAX_VALUES) -> Any:
+def read(encoded: Encoded, most_values: int = MAX_VALUES) -> Any:
     """Decodes one item. Trailing bytes are not looked at. Raises PeerError for anything the protocol does not have."""
     if len(encoded) > most_values and has_more_values(encoded, most_values):
         raise PeerError(f"it has more than {most_values} values")

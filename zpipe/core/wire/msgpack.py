@@ -13,7 +13,7 @@ from typing import Any
 
 import ormsgpack
 
-from zpipe.core.wire.cbor import MAX_DEPTH, MAX_VALUES
+from zpipe.core.wire.cbor import MAX_DEPTH, MAX_VALUES, Encoded
 from zpipe.core.wire.value_count import Head, counter
 from zpipe.errors import PeerError
 
@@ -58,7 +58,7 @@ def write_payloads(columns: list[Any], payloads: list[Any]) -> bytes | None:
     return None if has_more_values(encoded, MAX_VALUES) or is_too_deep(payloads) else encoded
 
 
-def read(encoded: bytes) -> Any:
+def read(encoded: Encoded) -> Any:
     """Decodes one item but for its depth. Raises PeerError for anything the protocol does not have."""
     if has_more_values(encoded, MAX_VALUES):
         raise PeerError(f"it has more than {MAX_VALUES} values")

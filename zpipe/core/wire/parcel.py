@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from zpipe.core.wire import frames
+from zpipe.core.wire.cbor import Encoded
 from zpipe.core.wire.section import Section
 from zpipe.errors import PeerError
 
 
-def part(parcel: frames.Parcel, body: bytes) -> list[Section]:
+def part(parcel: frames.Parcel, body: Encoded) -> list[Section]:
     """The sections of a parcel's body. Raises PeerError if the lengths do not add up."""
     sections = []
     at = 0

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from zpipe.core.ledger import Derivation, Owners
 from zpipe.core.policy import Codec
 from zpipe.core.wire import cbor, msgpack
+from zpipe.core.wire.cbor import Encoded
 from zpipe.core.wire.frames import SectionRow
 from zpipe.errors import PeerError
 from zpipe.messages import Message
@@ -84,7 +85,7 @@ def encode(
     return cbor.write_payloads(columns, checked) if packed is None else packed
 
 
-def decode(body: bytes, count: int) -> Columns:
+def decode(body: Encoded, count: int) -> Columns:
     """The columns of a body that is said to hold `count` messages. Raises PeerError if it does not."""
     packed = body[:1] == _MSGPACK_HEAD
     columns = msgpack.read(body) if packed else cbor.read(body)
@@ -126,7 +127,7 @@ class Section:
 
     def __init__(
         self,
-        body: bytes,
+        body: Encoded,
         count: int,
         first: int = 0,
         attempt: int = 1,
@@ -134,7 +135,7 @@ class Section:
         owners: Owners = None,
         suspicion: int = 0,
     ) -> None:
-        self._body: bytes | None = body
+        self._body: Encoded | None = body
         self._columns: Columns | None = None
         self.size = len(body)
         self.count = count
@@ -145,7 +146,7 @@ class Section:
         self.suspicion = suspicion
 
     @staticmethod
-    def of_row(row: SectionRow, body: bytes) -> Section:
+    def of_row(row: SectionRow, body: Encoded) -> Section:
         """A section as it arrived."""
         return Section(body, row.messages, row.first, row.attempt, suspicion=row.suspicion)
 
@@ -160,6 +161,8 @@ class Section:
             self._body = cbor.write(list(columns)) if codec == "cbor" else encode(*columns, codec)
             self._columns = None
             self.size = len(self._body)
+        elif isinstance(self._body, memoryview):
+            self._body = bytes(self._body)
         return self._body
 
     def columns(self) -> Columns:

@@ -7,7 +7,7 @@ loop. What a task has to wait for is a step of its `Work`, and whoever runs it d
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from zpipe.core.policy import LinkPolicy
@@ -160,11 +160,15 @@ class Runner:
             yield from self._take(run, group, messages, made, note)
 
     def _take(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
-        types = set(map(type, made))
-        if self._context.holds.new or not types <= (_NOTHING if self._context.last else PLAIN):
+        if not self._take_plain(run, group, made):
             yield from self._take_each(run, group, messages, made, note)
-        elif not self._context.last:
+
+    def _take_plain(self, run: TaskRun, group: Group, made: Sequence[Any]) -> bool:
+        """The usual case, a plain payload each, needs no look at each. False if it is another."""
+        plain = not self._context.holds.new and set(map(type, made)) <= (_NOTHING if self._context.last else PLAIN)
+        if plain and not self._context.last:
             run.take_plain(group, made)
+        return plain
 
     def _take_each(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         for index, message, one in zip(group.indexes, messages, made, strict=True):
@@ -191,7 +195,8 @@ class Runner:
             elif isinstance(made, Iterator):
                 yield from run.take_many(messages, made)
             elif isinstance(made, list | tuple) and len(made) == len(messages):
-                yield from run.take_each(messages, made)
+                if not self._take_plain(run, group, made):
+                    yield from run.take_each(messages, made)
             elif made is None and len(self._context.holds.new) >= len(messages):
                 pass  # all are held
             elif not self._context.last or outputs_inside(

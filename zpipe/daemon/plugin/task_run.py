@@ -10,7 +10,7 @@ So a redelivered message makes the same ids again, and an idempotent sink stores
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -154,11 +154,11 @@ class TaskRun:
 
     # ---- outputs
 
-    def take_plain(self, group: Group, made: list[Any]) -> None:
+    def take_plain(self, group: Group, made: Sequence[Any]) -> None:
         """A payload for each message, in order: ids, origins and headers stay as they came."""
         index = 0
         for piece in group.slices:
-            columns = piece.columns()._replace(payloads=made[index : index + piece.count])
+            columns = piece.columns()._replace(payloads=list(made[index : index + piece.count]))
             self.default.extend(columns, group.indexes.start + index)
             index += piece.count
         if (
