@@ -12,11 +12,11 @@ import click
 from zpipe.cli import known_names
 from zpipe.cli.parameters import TimeType, find_target, target_argument
 from zpipe.cli.run_report import exit_code, print_ledger
+from zpipe.config.targets import read_stage_target
 from zpipe.errors import ExitCode
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.drain_progress import DrainProgress
 from zpipe.operate.pipeline_drain import PipelineDrain
-from zpipe.operate.targets import read_stage_target
 from zpipe.units.systemctl import stop_drained_target
 
 

@@ -20,6 +20,7 @@ from zpipe.cli import known_names
 from zpipe.cli.parameters import METAVAR, TimeType, find_target
 from zpipe.config import PipelineConfig, values
 from zpipe.config.pipeline_config import PROMETHEUS
+from zpipe.config.targets import read_link
 from zpipe.daemon.service.sdnotify import Notifier
 from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor import snapshot_feed
@@ -30,7 +31,6 @@ from zpipe.monitor.export.tape import Tape
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.snapshot_feed import SnapshotListener, now_s
 from zpipe.monitor.table.glyphs import glyphs_of
-from zpipe.operate.targets import read_link
 from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places
 from zpipe.runtime.running_pipelines import Target

@@ -31,7 +31,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON val
 
 
 def stage_argument(name: str, metavar: str = "STAGE[.N]") -> Callable[[C], C]:
-    """Adds the argument STAGE[.N]: a stage, or one instance of it (`operate.targets.read_stage_target`)."""
+    """Adds the argument STAGE[.N]: a stage, or one instance of it (`config.targets.read_stage_target`)."""
     return click.argument(name, metavar=metavar, shell_complete=known_names.stages)
 
 

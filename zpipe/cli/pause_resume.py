@@ -31,7 +31,7 @@ def resume(config: Path, stage: str, as_json: bool) -> ExitCode:
 
 def _ask(config: Path, target: str, request: str, done: str, as_json: bool) -> ExitCode:
     """Sends the request to STAGE or STAGE.N, and prints which instances did it. Raises OperatorError."""
-    from zpipe.operate.targets import read_stage_target
+    from zpipe.config.targets import read_stage_target
     from zpipe.operate.watch import ask_instances
 
     found = find_target(config)

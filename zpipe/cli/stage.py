@@ -10,8 +10,8 @@ import click
 
 from zpipe.cli import known_names
 from zpipe.config import load
+from zpipe.config.targets import read_stage_target
 from zpipe.errors import ExitCode
-from zpipe.operate.targets import read_stage_target
 from zpipe.units import unit_names
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config import InstanceKey, PipelineConfig
+from zpipe.config.targets import read_stage_target
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION, StoredDeadLetter, letter_name
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
 from zpipe.folders import denied
-from zpipe.operate.targets import read_stage_target
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import Filter
 from zpipe.runtime.places import Places

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 
 from zpipe.config import InstanceKey, PipelineConfig
+from zpipe.config.targets import read_link, read_stage_target
 from zpipe.core.lifecycle import State
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
-from zpipe.operate.targets import read_link, read_stage_target
 from zpipe.runtime.places import Places, since_boot_s
 from zpipe.transport.operator_sockets import OperatorSockets
 

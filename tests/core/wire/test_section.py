@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from zpipe.core.policy import Codec
 from zpipe.core.wire import section
 from zpipe.core.wire.frames import Parcel
-from zpipe.core.wire.parcel import part
-from zpipe.core.wire.section import Section
+from zpipe.core.wire.section import Section, sections_of
 from zpipe.errors import PeerError
 
 PAYLOADS = st.lists(st.none() | st.integers(-5, 5) | st.text(max_size=9) | st.just({"a": [1]}), min_size=1, max_size=12)
@@ -38,7 +37,7 @@ def codec_of(body: bytes) -> Codec:
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_section_is_read_where_the_transport_has_it(codec: Codec) -> None:
     encoded = section.encode(*columns(["a", b"b", {"c": [1]}], headers=True), codec)
-    [whole] = part(Parcel(b"s" * 16, 1, [[3, len(encoded), 1, 1, 0]]), memoryview(encoded))
+    [whole] = sections_of(Parcel(b"s" * 16, 1, [[3, len(encoded), 1, 1, 0]]), memoryview(encoded))
     assert whole.columns() == section.decode(encoded, 3)
     assert [*map(type, whole.columns().payloads)] == [str, bytes, dict], (
         "nothing that is decoded refers to the transport's memory"
@@ -129,12 +128,12 @@ def test_an_origin_that_is_no_time_is_a_peer_error(origin: float, at: int) -> No
 def test_parting_a_parcel() -> None:
     bodies = [section.encode(*columns([1])), section.encode(*columns(["x"] * 3))]
     rows = [[1, len(bodies[0]), 5, 1, 0], [3, len(bodies[1]), 9, 2, 4]]
-    parts = part(Parcel("s", 1, rows), b"".join(bodies))
+    parts = sections_of(Parcel("s", 1, rows), b"".join(bodies))
     assert [(p.count, p.size, p.first, p.attempt, p.suspicion) for p in parts] == [tuple(row) for row in rows]
     assert parts[1].columns()[2] == ["x"] * 3
     for body in (b"".join(bodies)[:-1], b"".join(bodies) + b"\x00", b""):
         with pytest.raises(PeerError, match="add up"):
-            part(Parcel("s", 1, rows), body)
+            sections_of(Parcel("s", 1, rows), body)
 
 
 @settings(max_examples=150)

@@ -1,6 +1,6 @@
 """The receiver side of all links into a stage: sessions with upstream instances, the queue, and what is owed to whom.
 
-May live here: accepting parcels, giving credit, knowing duplicates, handing back. It knows no plugin and no output; it never
+May live here: accepting parcels, giving credit, handing back. It knows no plugin and no output; it never
 acks by itself: a delivery is acked when whoever took its slices has finished them.
 
 Accepted messages are in `queue` until taken, then held by whoever took them until `release`; credit comes back there.
@@ -15,12 +15,12 @@ from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy
 from zpipe.core.priority_queue import PriorityQueue
 from zpipe.core.upstream.credit_sharing import CreditSharing
+from zpipe.core.upstream.duplicates import Duplicates
 from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession, ParcelDelivery
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
 from zpipe.core.wire.cbor import Encoded
-from zpipe.core.wire.parcel import part
-from zpipe.core.wire.section import Section
+from zpipe.core.wire.section import Section, sections_of
 from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.errors import PeerError
 
@@ -42,7 +42,7 @@ class Inlet:
         self._policy = policy
         self._counts = counts
         self._sessions: dict[bytes, tuple[Upstream, InletSession]] = {}
-        self._sessionless: list[ParcelDelivery] = []
+        self._duplicates = Duplicates(counts)
         self._statements_due: PriorityQueue[InletSession] = PriorityQueue()
         self._fresh: dict[InletSession, None] = {}
         self._touched: dict[InletSession, None] = {}
@@ -69,7 +69,7 @@ class Inlet:
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             self.due(session, now)
             return True
-        sections = part(parcel, body)
+        sections = sections_of(parcel, body)
         delivery = ParcelDelivery(session, parcel.sequence, sections, self._delivered, now)
         if not session.admits(delivery.count, len(body)):
             raise PeerError(f"{upstream.name} sent more than its credit")
@@ -94,22 +94,11 @@ class Inlet:
         if not known.overlaps(section.first, section.first + section.count):
             self._queue_new(upstream, Slice(delivery, section, offset, 0, section.count, now))
             return
-        session = delivery.session
-        for at in range(section.count):  # rare: a redelivery by a producer whose messages are held here already
-            one = Slice(delivery, section, offset, at, at + 1, now)
-            if section.first + at not in known:
-                self._queue_new(upstream, one)
-                continue
-            self._counts.duplicates += 1
-            session.messages.released += 1
-            session.bytes.released += one.size
-            for earlier in self._sessionless:
-                held = earlier.find(section.first + at) if earlier.producer == delivery.producer else None
-                if held is not None:
-                    earlier.adopt(held, delivery, offset + at)
-                    break
-            else:
-                delivery.finish(offset + at, offset + at + 1)
+        whole = Slice(delivery, section, offset, 0, section.count, now)
+        for piece in self._duplicates.pass_over(
+            known, whole
+        ):  # rare: a redelivery by a producer whose messages are held here
+            self._queue_new(upstream, piece)
 
     def _queue_new(self, upstream: Upstream, piece: Slice) -> None:
         first = piece.section.first
@@ -126,7 +115,7 @@ class Inlet:
             session.finished.add(delivery.sequence, delivery.sequence + 1)
             self._touch(session)
         else:
-            self._sessionless.remove(delivery)
+            self._duplicates.forget(delivery)
 
     # ---- the queue
 
@@ -264,7 +253,7 @@ class Inlet:
             session.messages.released += piece.count
             session.bytes.released += piece.size
         self._credit_sharing.forget(session)
-        self._sessionless += session.deliveries.values()
+        self._duplicates.keep(session.deliveries.values())
         for piece in mine:
             piece.finish()
         session.finish_returned()
@@ -304,7 +293,7 @@ class Inlet:
     @property
     def unfinished(self) -> bool:
         """Something that arrived is not finished yet, here or downstream."""
-        return bool(self._sessionless) or any(s.deliveries for s in self.sessions)
+        return bool(self._duplicates) or any(s.deliveries for s in self.sessions)
 
     @property
     def all_confirmed(self) -> bool:

@@ -19,7 +19,7 @@ from zpipe.core.ledger import Derivation, Owners
 from zpipe.core.policy import Codec
 from zpipe.core.wire import cbor, msgpack
 from zpipe.core.wire.cbor import Encoded
-from zpipe.core.wire.frames import SectionRow
+from zpipe.core.wire.frames import Parcel, SectionRow
 from zpipe.errors import PeerError
 from zpipe.messages import Message
 
@@ -195,3 +195,15 @@ class Section:
         """Every message of it is acked."""
         if self.derivation is not None:
             self.derivation.settle(self.count, self.owners)
+
+
+def sections_of(parcel: Parcel, body: Encoded) -> list[Section]:
+    """What a parcel's body is made of, by its header. Raises PeerError if the lengths do not add up."""
+    sections = []
+    at = 0
+    for row in parcel.rows():
+        sections.append(Section.of_row(row, body[at : at + row.size]))
+        at += row.size
+    if at != len(body):
+        raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
+    return sections

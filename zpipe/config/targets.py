@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zpipe.config import Input, PipelineConfig
+from zpipe.config.pipeline_config import Input, PipelineConfig
 from zpipe.config.stage_table import MOST_INSTANCES
 from zpipe.errors import TargetError
 from zpipe.plugin_loading import did_you_mean
