@@ -120,6 +120,8 @@ class MonitorApp(App[None]):
                 loop.add_signal_handler(number, self._end, number)
         self._recolour()
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
+        # What stood on the terminal before ctrl+z is gone, and Textual by itself draws only what has changed since.
+        self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
         widget = self.query_one(TimeLine)
         widget.display = self.source.replay is not None
         self._turn()
