@@ -120,6 +120,8 @@ class MonitorApp(App[None]):
                 loop.add_signal_handler(number, self._end, number)
         self._recolour()
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
+        # After ctrl+z and fg the terminal is empty, and Textual draws a window of the same size no second time.
+        self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
         widget = self.query_one(TimeLine)
         widget.display = self.source.replay is not None
         self._turn()
@@ -544,10 +546,12 @@ class MonitorApp(App[None]):
         """In $VISUAL or $EDITOR, which has the terminal meanwhile."""
         import click
 
-        rows = self._chosen_letters()
-        if self._refuse() or self.operator is None or not rows:
+        if self._refuse() or self.operator is None or not (rows := self._chosen_letters()):
             return
         name = rows[0]["letter"]
+        if self.is_web:
+            self.notify(f"an editor needs a terminal: zpipe dead edit {self.pipeline.name} {name}", severity="warning")
+            return
         try:
             text = self.operator.editable(name)
             with self.suspend():
