@@ -6,14 +6,12 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -360,22 +358,3 @@ def cpu_s(pid: int) -> float:
     """Processor time of the process and those that it waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def test_it_is_served_to_a_browser_on_this_machine_alone(config: Path, home: Path) -> None:
-    with ExitStack() as stack:
-        free = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        port = free.getsockname()[1]
-        free.close()
-        command = [*monitor(config), "--web", f"127.0.0.1:{port}"]
-        server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        stack.callback(server.kill)
-        deadline = time.monotonic() + 60.0
-        page = ""
-        while not page and time.monotonic() < deadline and server.poll() is None:
-            with suppress(OSError):
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5.0).read().decode()
-            threading.Event().wait(0.1)
-        assert "zpipe monitor watched" in page and "textual.js" in page
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30.0) == 0
