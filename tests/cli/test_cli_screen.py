@@ -301,8 +301,57 @@ def test_a_recording_is_scrubbed_through(
     terminal.wait(
         lambda lines: re.search(r"\+(0\.[4-9]|[1-9]\.[0-9]) s", lines[-2]) is not None, "the time line is clicked"
     )
+    line, end = lines[-2].index("─"), lines[-2].rindex("─")
+    terminal.drag(line + 20, end, len(lines) - 2)
+    terminal.wait(lambda lines: "● " in lines[-2] and not set("─") & set(lines[-2]), "it is dragged to the end")
+    terminal.drag(end, 0, len(lines) - 2)
+    terminal.wait(lambda lines: "+0.0 s" in lines[-2], "and beyond the beginning")
     terminal.press("p")
     terminal.wait(shows("this is a recording"), "nobody can be paused")
+
+
+def test_the_tap_of_a_link_shows_what_passes_and_can_be_held(start: Callable[[], object], open_terminal: Open) -> None:
+    start()
+    terminal = open_terminal(100, 30)
+    terminal.wait(all_run, "the pipeline runs")
+    terminal.press("Down", "Right", "t")
+    terminal.wait(shows("tap of make", '{"id":'), "the messages that pass, with their payloads")
+    terminal.press("Space")
+    terminal.wait(shows("(held)"), "held")
+    terminal.press("Space")
+    terminal.wait(lambda lines: not shows("(held)")(lines), "it goes on")
+    terminal.press("Escape")
+    terminal.wait(lambda lines: all_run(lines) and not shows("tap of")(lines), "the pipeline again")
+
+
+def test_a_dead_letter_is_edited_in_the_editor_and_replayed(
+    start: Callable[[], object], open_terminal: Open, config: Path, home: Path
+) -> None:
+    config.write_text(CONFIG.replace('input = "make"', 'input = "make"\nretry = { attempts = 1 }', 1))
+    (home / "work.py").write_text(
+        'def work(payload):\n    if payload["id"] == 7:\n        raise ValueError("an unlucky one")\n    return payload\n'
+    )
+    editor = home / "editor.py"
+    editor.write_text(
+        "import pathlib, sys\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "assert sys.stdin.isatty() and sys.stdout.isatty()\n"
+        "input('edited here, enter goes on ')\n"
+        "path.write_text(path.read_text().replace('7', '8'))\n"
+    )
+    start()
+    terminal = open_terminal(100, 30, EDITOR=f"{sys.executable} {editor}", VISUAL="")
+    terminal.wait(all_run, "the pipeline runs")
+    terminal.press("5")
+    terminal.wait(shows("ValueError: an unlucky one"), "the letter")
+    terminal.press("e")
+    terminal.wait(shows("edited here"), "the editor has the terminal")
+    terminal.press("Enter")
+    terminal.wait(shows("has a new payload: replay it", "an unlucky one"), "the screen is back, and it is saved")
+    terminal.press("r")
+    terminal.wait(shows("Replay 1 dead letter?"), "it asks first")
+    terminal.press("y")
+    terminal.wait(shows("no dead letters are stored"), "with the other payload it is no letter any more")
 
 
 @pytest.mark.stress
