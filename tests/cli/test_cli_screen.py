@@ -6,14 +6,12 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -303,8 +301,57 @@ def test_a_recording_is_scrubbed_through(
     terminal.wait(
         lambda lines: re.search(r"\+(0\.[4-9]|[1-9]\.[0-9]) s", lines[-2]) is not None, "the time line is clicked"
     )
+    line, end = lines[-2].index("─"), lines[-2].rindex("─")
+    terminal.drag(line + 20, end, len(lines) - 2)
+    terminal.wait(lambda lines: "● " in lines[-2] and not set("─") & set(lines[-2]), "it is dragged to the end")
+    terminal.drag(end, 0, len(lines) - 2)
+    terminal.wait(lambda lines: "+0.0 s" in lines[-2], "and beyond the beginning")
     terminal.press("p")
     terminal.wait(shows("this is a recording"), "nobody can be paused")
+
+
+def test_the_tap_of_a_link_shows_what_passes_and_can_be_held(start: Callable[[], object], open_terminal: Open) -> None:
+    start()
+    terminal = open_terminal(100, 30)
+    terminal.wait(all_run, "the pipeline runs")
+    terminal.press("Down", "Right", "t")
+    terminal.wait(shows("tap of make", '{"id":'), "the messages that pass, with their payloads")
+    terminal.press("Space")
+    terminal.wait(shows("(held)"), "held")
+    terminal.press("Space")
+    terminal.wait(lambda lines: not shows("(held)")(lines), "it goes on")
+    terminal.press("Escape")
+    terminal.wait(lambda lines: all_run(lines) and not shows("tap of")(lines), "the pipeline again")
+
+
+def test_a_dead_letter_is_edited_in_the_editor_and_replayed(
+    start: Callable[[], object], open_terminal: Open, config: Path, home: Path
+) -> None:
+    config.write_text(CONFIG.replace('input = "make"', 'input = "make"\nretry = { attempts = 1 }', 1))
+    (home / "work.py").write_text(
+        'def work(payload):\n    if payload["id"] == 7:\n        raise ValueError("an unlucky one")\n    return payload\n'
+    )
+    editor = home / "editor.py"
+    editor.write_text(
+        "import pathlib, sys\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "assert sys.stdin.isatty() and sys.stdout.isatty()\n"
+        "input('edited here, enter goes on ')\n"
+        "path.write_text(path.read_text().replace('7', '8'))\n"
+    )
+    start()
+    terminal = open_terminal(100, 30, EDITOR=f"{sys.executable} {editor}", VISUAL="")
+    terminal.wait(all_run, "the pipeline runs")
+    terminal.press("5")
+    terminal.wait(shows("ValueError: an unlucky one"), "the letter")
+    terminal.press("e")
+    terminal.wait(shows("edited here"), "the editor has the terminal")
+    terminal.press("Enter")
+    terminal.wait(shows("has a new payload: replay it", "an unlucky one"), "the screen is back, and it is saved")
+    terminal.press("r")
+    terminal.wait(shows("Replay 1 dead letter?"), "it asks first")
+    terminal.press("y")
+    terminal.wait(shows("no dead letters are stored"), "with the other payload it is no letter any more")
 
 
 @pytest.mark.stress
@@ -360,22 +407,3 @@ def cpu_s(pid: int) -> float:
     """Processor time of the process and those that it waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def test_it_is_served_to_a_browser_on_this_machine_alone(config: Path, home: Path) -> None:
-    with ExitStack() as stack:
-        free = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        port = free.getsockname()[1]
-        free.close()
-        command = [*monitor(config), "--web", f"127.0.0.1:{port}"]
-        server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        stack.callback(server.kill)
-        deadline = time.monotonic() + 60.0
-        page = ""
-        while not page and time.monotonic() < deadline and server.poll() is None:
-            with suppress(OSError):
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5.0).read().decode()
-            threading.Event().wait(0.1)
-        assert "zpipe monitor watched" in page and "textual.js" in page
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30.0) == 0

@@ -55,6 +55,10 @@ class Tmux:
         self._tmux("send-keys", "-l", f"\x1b[<0;{x + 1};{y + 1}M")
         self._tmux("send-keys", "-l", f"\x1b[<0;{x + 1};{y + 1}m")
 
+    def drag(self, x: int, to: int, y: int) -> None:
+        for code, at, end in ((0, x, "M"), (32, (x + to) // 2, "M"), (32, to, "M"), (0, to, "m")):
+            self._tmux("send-keys", "-l", f"\x1b[<{code};{at + 1};{y + 1}{end}")
+
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-x", str(width), "-y", str(height))
 

@@ -30,7 +30,7 @@ from zpipe.monitor.export.recording import Recorder, Recording
 from zpipe.monitor.export.tape import Tape
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.snapshot_feed import SnapshotListener, now_s
-from zpipe.monitor.table.glyphs import glyphs_of
+from zpipe.monitor.table.glyphs import UNICODE, glyphs_of
 from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places
 from zpipe.runtime.running_pipelines import Target
@@ -147,7 +147,14 @@ def _recorder(pipeline: PipelineConfig, path: Path | None) -> Iterator[SnapshotL
 
 def _is_screen() -> bool:
     """Whether this is a terminal with a keyboard on which lines can be put anywhere."""
+    if _is_served():
+        return True
     return sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
+def _is_served() -> bool:
+    """Whether a page in a browser is the terminal: textual-serve runs the screen on pipes, and names a driver for them."""
+    return os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
 
 
 def _show_screen(
@@ -174,10 +181,12 @@ def _run_screen(source: Source, pipeline: PipelineConfig, operator: ScreenOperat
     """Blocks until the screen is left. A signal that ends it ends the screen in order, so that the terminal is given back."""
     from zpipe.monitor.screen.app import MonitorApp
 
-    # Textual believes them before the terminal, but a shell that exports them does not follow the window.
-    for name in ("COLUMNS", "LINES"):
-        os.environ.pop(name, None)
-    app = MonitorApp(source, pipeline, operator, glyphs_of(sys.stdout), coloured=not os.environ.get("NO_COLOR"))
+    if not _is_served():
+        # Textual believes them before the terminal, but a shell that exports them does not follow the window.
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
+    glyphs = UNICODE if _is_served() else glyphs_of(sys.stdout)
+    app = MonitorApp(source, pipeline, operator, glyphs, coloured=not os.environ.get("NO_COLOR"))
     app.run()
     if app.ended_by not in (0, signal.SIGINT):
         raise SystemExit(128 + app.ended_by)
@@ -187,7 +196,7 @@ def _run_screen(source: Source, pipeline: PipelineConfig, operator: ScreenOperat
 def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
     """Serves the screen until it is interrupted: each page that is opened starts one. Raises OperatorError and UsageError."""
     try:
-        from textual_serve.server import Server
+        from zpipe.cli.screen_server import ScreenServer
     except ImportError:
         raise OperatorError("--web needs textual-serve: pip install 'zpipe[web]'") from None
     try:
@@ -197,7 +206,7 @@ def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
     find_target(config)
     words = [sys.executable, "-m", "zpipe", "monitor", str(config)]
     words += ["--replay", str(replay)] if replay is not None else []
-    server = Server(shlex.join(words), host=host, port=port, title=f"zpipe monitor {config.stem}")
+    server = ScreenServer(shlex.join(words), host=host, port=port, title=f"zpipe monitor {config.stem}")
     try:
         server.serve()
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from screens import STATES, letters
 from test_pictures import Clerk, app_of
+from textual.driver import Driver
 
 from zpipe.monitor.screen import actions
 
@@ -75,3 +76,23 @@ def test_letters_are_replayed_and_dropped_by_reason_and_one_by_one() -> None:
     (replayed, names), (dropped, one) = clerk.asked
     assert (replayed, len(names)) == ("replay", 20)
     assert (dropped, len(one)) == ("drop", 1)
+
+
+def test_all_is_drawn_again_when_the_terminal_is_given_back() -> None:
+    """As after ctrl+z and fg, which leave a window of the same size, but empty."""
+    drawn: list[str] = []
+
+    async def play() -> None:
+        app = app_of(STATES["load"]())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await pilot.pause()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    app, "_display", lambda _, made: drawn.append(made.render_segments(app.console) if made else "")
+                )
+                app.post_message(Driver.SignalResume())  # as the driver does
+                await pilot.pause()
+
+    asyncio.run(play())
+    for text in ("1 Pipeline", " parse ", " store ", "what happened", "quit"):
+        assert any(text in one for one in drawn), text

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from typing import Any
 
 import pytest
-from screens import SIZES, STATES, letters, load, many, twenty
+from monitor_samples import config
+from screens import SIZES, STATES, letters, load, many, played, twenty
 
 from zpipe.monitor.screen.app import VIEWS
 from zpipe.monitor.screen.header import header, sentence
@@ -65,6 +68,37 @@ def test_twenty_stages_are_drawn_at_every_size() -> None:
         assert "▶" in seen(view), (width, height)
         regions = {region.key for region in view.main.regions}
         assert regions == {f"stage:{name}" for name in shown.value["stages"]}
+
+
+def test_twenty_stages_say_their_rates_where_there_is_room() -> None:
+    made = seen(VIEWS[1](state("twenty"), Choice(), 120, 34))
+    for stage in state("twenty").value["stages"]:
+        assert re.search(rf"● {stage} \d+/s", made), stage
+
+
+LONG = "enrich-with-a-name-that-has-40-characters"
+
+
+@pytest.mark.parametrize(("instances", "number"), [(1, ""), (12, " 11/12")])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_long_name_leaves_room_for_how_many_run(size: tuple[int, int], instances: int, number: str) -> None:
+    made = config({"read": [], LONG: ["read"], "sink": [LONG]}, {LONG: instances})
+
+    def change(one: dict[str, Any], second: int) -> dict[str, Any] | None:
+        return None if one["stage"] == LONG and one["instance"] == 1 and second > 3 else one
+
+    text = seen(VIEWS[1](played(made, change, seconds=12), Choice(), size[0], size[1] - 6))
+    assert re.search(rf"{LONG}{number}( [^0-9]|$)", text, re.MULTILINE), text
+    assert ("92/s" in text) == (instances > 1), "those that are left say their rate"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_long_sentence_is_whole(size: tuple[int, int]) -> None:
+    shown = state("load")
+    why = " ".join(f"word-{n}" for n in range(40))
+    value = shown.value | {"bottleneck": shown.value["bottleneck"] | {"why": why}}
+    text = " ".join(plain(line).strip() for line in sentence(shown._replace(value=value), *size))
+    assert f"{why}; {shown.value['bottleneck']['advice']}" in text
 
 
 def test_a_filter_makes_a_list_of_the_stages_that_it_lets_through() -> None:

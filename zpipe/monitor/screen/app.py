@@ -546,10 +546,12 @@ class MonitorApp(App[None]):
         """In $VISUAL or $EDITOR, which has the terminal meanwhile."""
         import click
 
-        rows = self._chosen_letters()
-        if self._refuse() or self.operator is None or not rows:
+        if self._refuse() or self.operator is None or not (rows := self._chosen_letters()):
             return
         name = rows[0]["letter"]
+        if self.is_web:
+            self.notify(f"an editor needs a terminal: zpipe dead edit {self.pipeline.name} {name}", severity="warning")
+            return
         try:
             text = self.operator.editable(name)
             with self.suspend():

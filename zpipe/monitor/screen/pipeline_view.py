@@ -45,6 +45,8 @@ MOST_BELOW, LEAST_BELOW = 8, 5
 TIMES = "\u00d7"
 ONE_LINE = 13
 """Cells for what a box of one line says after the name: its rate and a short bar."""
+RATE = 7
+"""Likewise, for the rate alone."""
 
 
 def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
@@ -110,7 +112,7 @@ def best_plan(
     """The plan whose boxes say the most and that fits, with the lines in a box (0: one line without edges)."""
     made = _layers(names, edges)
     longest = max(
-        (len(name) + (len(str(n)) + 2 if n > 1 else 0) for name, n in zip(names, instances, strict=True)), default=0
+        (len(name) + (2 * len(str(n)) + 2 if n > 1 else 0) for name, n in zip(names, instances, strict=True)), default=0
     )
     narrow = max(longest + 7, 18)
     widths = ((max(narrow, 26), 6, 2), (max(narrow, 22), 6, 1), (narrow, 5, 1), (narrow, 5, 0))
@@ -125,7 +127,9 @@ def best_plan(
             best = found.bands, lines, _stretched(made, sizing, found, width, height)
     if best is not None:
         return best[2], best[1]
-    for more in (ONE_LINE, 7, 3, 0):
+    for more in (ONE_LINE, RATE, 3, 0):
+        if best is not None and more < RATE:
+            break  # a rate in each box is worth another band
         for label in (5, 4, 0):
             sizing = Sizing(longest + 2 + more, 1, label, 0)
             found = plan(made, sizing, width)
@@ -208,6 +212,8 @@ def _box(shown: Shown, name: str, lines: int, width: int, chosen: bool) -> Box:
     number = f" {'x' if shown.ascii else TIMES}{many}" if many > 1 else ""
     if stage["live"] != many and stage["state"] != "STOPPED":
         number = f" {stage['live']}/{many}"
+    if many == 1 and len(name) + len(number) > width - 7:
+        number = ""  # its state says it
     short = stage["live"] != many and stage["state"] not in ("STOPPED", "UNHEARD")
     style = "bad" if state[1] == "bold bad" else "warm" if is_limit and bottleneck["kind"] != "source" else "line"
     name_style = "bold reverse" if chosen else f"bold {style}" if style != "line" else "bold"
@@ -228,7 +234,8 @@ def _box(shown: Shown, name: str, lines: int, width: int, chosen: bool) -> Box:
 def _box_lines(
     shown: Shown, name: str, stage: dict[str, Any], state: tuple[str, str], lines: int, inner: int
 ) -> list[Line]:
-    if state[0] not in ("running", "draining", "starting", "flushed"):
+    works = state[0] in ("running", "draining", "starting", "flushed")
+    if not works and not (stage["live"] and state[0] in ("silent", "absent")):  # those that are left have figures
         if lines == 0:
             return [[(state[0][: max(inner, 0)], state[1])]]
         return _why_not(stage, state, lines, inner)
@@ -367,7 +374,8 @@ def _below(shown: Shown, width: int, most: int) -> Pane | None:
     right: list[Line] = [[("what happened", "title")]]
     room = width - left_width - 4
     for event in list(shown.events)[-(most - 2) :][::-1]:
-        right.append(clip(event_line(event), room))
+        line, more = event_line(event), "..." if shown.ascii else "…"
+        right.append(line if width_of(line) <= room else [*clip(line, room - len(more)), (more, "dim")])
     rule = ("-" if shown.ascii else "─") * width
     lines = [[(rule, "dim")], *([(" ", ""), *line] for line in beside(left, right, left_width))]
     return Pane([clip(line, width) for line in lines])
