@@ -274,6 +274,7 @@ def test_a_missing_line_never_lets_an_answer_slip(start: Open) -> None:
     assert [type(one) for one in made] == [Throttled] * 4  # nobody knows whose lines these were
     [empty] = each(context, ["empty"])
     assert isinstance(empty, Retry) and "wrote no line within 0.3 s" in str(empty)
+    assert 'in mode "line" each needs a line' in str(empty) and "buffer" not in str(empty)
     assert [each(context, [n]) for n in (1, 2, 3)] == [[1], [2], [3]]
 
 
