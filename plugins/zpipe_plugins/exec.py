@@ -28,6 +28,7 @@ _LOOK_S = 0.2
 """How often a source that waits for its program looks whether it is to stop."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+NO_MESSAGE = '"outlet" is text, and "headers" is a map'
 _DONE = Message(None)
 _WAITS = object()
 
@@ -237,7 +238,7 @@ def _take_envelopes(
 def _why_not_an_answer(item: Any) -> str:
     if type(item) is Unreadable:
         return str(item)
-    shown = json.dumps(item, default=repr)[:500]
+    shown = _shown(item)[:500]
     if type(item) is not dict or type(item.get("id")) is not str:
         return f'wrote what cannot be read: {shown} (an answer is a map with an "id")'
     return f"wrote what cannot be read: {shown} (it has no message of that id)"
@@ -247,9 +248,9 @@ def _answer(item: dict[str, Any], message: Message, last: bool) -> Any:
     """What an answer means, as a hook would say it."""
     if "payload" in item:
         payload, headers, outlet = item["payload"], item.get("headers"), item.get("outlet", "")
-        if payload is not None and not outlet and (headers is None or headers == message.headers):
+        if payload is not None and outlet == "" and (headers is None or headers == message.headers):
             return payload
-        return Message(payload, headers=headers, outlet=outlet)
+        return _message(item) or Reject(f"wrote what cannot be read: {_shown(item)[:500]} ({NO_MESSAGE})")
     if item.get("drop") is True:
         return DROP
     if "reject" in item:
@@ -260,10 +261,25 @@ def _answer(item: dict[str, Any], message: Message, last: bool) -> Any:
             return Retry(delay_s, str(item.get("reason", "the program asks to try again")))
     elif last:
         return _DONE
-    shown = json.dumps(item, default=repr)[:500]
     return Reject(
-        f'wrote what cannot be read: {shown} (an answer has one of "payload", "drop": true, "reject": "why" and "retry": "2s")'
+        f"wrote what cannot be read: {_shown(item)[:500]} "
+        '(an answer has one of "payload", "drop": true, "reject": "why" and "retry": "2s")'
     )
+
+
+def _message(item: dict[str, Any]) -> Message | None:
+    """An item with a payload as the message it means; None if its headers or its outlet are none."""
+    headers, outlet = item.get("headers"), item.get("outlet", "")
+    if not isinstance(headers, dict | None) or not isinstance(outlet, str):
+        return None
+    return Message(item["payload"], headers=headers, outlet=outlet)
+
+
+def _shown(item: Any) -> str:
+    try:
+        return json.dumps(item, default=repr)
+    except TypeError:  # CBOR has maps whose keys are no text
+        return repr(item)
 
 
 def _seconds(given: Any) -> float | None:
@@ -382,14 +398,14 @@ def _record(item: Any, options: Options) -> tuple[Any, Any]:
         return None, BadRecord(str(item), item.raw)
     if options.mode == "envelope":
         if type(item) is not dict or "payload" not in item:
-            shown = json.dumps(item, default=repr)
+            shown = _shown(item)
             return None, BadRecord('an item of a source in mode "envelope" is a map with a "payload"', shown)
-        payload: Any = Message(item["payload"], headers=item.get("headers"), outlet=item.get("outlet", ""))
+        payload: Any = _message(item) or BadRecord(NO_MESSAGE, _shown(item))
     else:
         payload = item
     if options.key is None:
         return None, payload
     if type(item) is not dict or item.get(options.key) is None:
-        shown = json.dumps(item, default=repr)
+        shown = _shown(item)
         return None, BadRecord(f"it has no field {options.key!r}, which is its position", shown)
     return item[options.key], payload

@@ -25,6 +25,10 @@ MOST_UNANSWERED = 3
 BUFFERING = (
     "does it buffer its output? `stdbuf -oL`, `jq --unbuffered`, `mawk -W interactive` and `fflush` are ways out"
 )
+PASSED_OVER = (
+    'though others of the stage did for other messages: in mode "line" each needs a line. Where some are passed over, '
+    'take "envelope" or "filter"'
+)
 SHARED = "its program was ended while it had several messages: it is run again alone"
 
 
@@ -159,7 +163,8 @@ class Children:
                     f"{child.name} gave no line for its first batch within {timeout_s:g} s, but did when its input was closed: "
                     f"{BUFFERING}"
                 )
-        reason = f"{reason}, and none before: {BUFFERING}"
+        passed_over = self._answered and self._keeps_silence
+        reason = f"{reason}, {PASSED_OVER}" if passed_over else f"{reason}, and none before: {BUFFERING}"
         self._context.log.warning("%s: it is killed, and started again", reason)
         return reason
 

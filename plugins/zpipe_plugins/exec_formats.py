@@ -97,7 +97,7 @@ def _cut_json(buffer: bytearray, over: bool) -> list[Any]:
 def _json(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Unreadable(line, f"no JSON: {error}")
 
 

@@ -18,11 +18,12 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import CallHistory, Chunk, Result, Task
+from zpipe.daemon.instance import hold_refusal
 from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
-from zpipe.hookspecs import Context
+from zpipe.hookspecs import Context, Holds
 
 DEADLINE_S = 60.0
 CONFIG = """
@@ -72,6 +73,7 @@ class Bench:
             folder,
             logging.getLogger("zpipe"),
             batching="batch" in more,
+            holds=Holds(refusal=hold_refusal(settings)),
         )
         self.link = LinkPolicy()
         self.pool: Pool = make_pool(

@@ -160,6 +160,26 @@ def test_an_answer_to_nobody(start: Open) -> None:
     assert str(made).endswith('wrote what cannot be read: {"id": "other", "payload": 1} (it has no message of that id)')
 
 
+@pytest.mark.parametrize("wrong", [{"outlet": 5}, {"outlet": None}, {"outlet": 0}, {"headers": "x"}, {"headers": [1]}])
+def test_an_answer_whose_outlet_or_headers_are_none(start: Open, wrong: dict[str, Any]) -> None:
+    context = start(
+        f'for m in answers(): say(id=m["id"], payload=m["payload"], **({wrong} if m["payload"] == 2 else {{}}))'
+    )
+    one, bad, three = each(context, [1, 2, 3])
+    assert (one, three) == (1, 3)
+    assert isinstance(bad, Reject) and str(bad).startswith('wrote what cannot be read: {"id": "read:1", "payload": 2, ')
+
+
+def test_an_answer_in_cbor_whose_keys_are_no_text(start: Open) -> None:
+    context = start(
+        "import cbor2\ncbor2.CBORDecoder(sys.stdin.buffer, read_size=1).decode()\n"
+        "sys.stdout.buffer.write(cbor2.dumps({1: 2})); sys.stdout.flush(); sys.stdin.read()",
+        format="cbor",
+    )
+    [bad] = each(context, ["x"])
+    assert isinstance(bad, Reject) and "wrote what cannot be read: " in str(bad)
+
+
 def test_a_program_that_dies_fails_only_what_it_had(start: Open) -> None:
     context = start("""
 for m in answers():
@@ -254,6 +274,7 @@ def test_a_missing_line_never_lets_an_answer_slip(start: Open) -> None:
     assert [type(one) for one in made] == [Throttled] * 4  # nobody knows whose lines these were
     [empty] = each(context, ["empty"])
     assert isinstance(empty, Retry) and "wrote no line within 0.3 s" in str(empty)
+    assert 'in mode "line" each needs a line' in str(empty) and "buffer" not in str(empty)
     assert [each(context, [n]) for n in (1, 2, 3)] == [[1], [2], [3]]
 
 
@@ -374,6 +395,10 @@ def test_a_record_of_a_source_that_cannot_be_read(start: Open) -> None:
     assert isinstance(found[1][1], BadRecord) and found[1][1].raw == b"oops"
     [(_, bad)] = source(start('print("[]")'))
     assert isinstance(bad, BadRecord) and 'is a map with a "payload"' in bad.reason
+    for wrong in ({"outlet": 5}, {"headers": "x"}):
+        (_, bad), (_, good) = source(start(f"say(payload=1, **{wrong}); say(payload=2)"))
+        assert isinstance(bad, BadRecord) and bad.reason == '"outlet" is text, and "headers" is a map'
+        assert good == 2
 
 
 def test_a_source_that_dies_is_started_again_and_gives_nothing_twice(start: Open, tmp_path: Path) -> None:
@@ -490,7 +515,7 @@ def test_items_are_found_wherever_they_are_cut(name: str) -> None:
         assert not buffer
 
 
-@pytest.mark.parametrize("lines", [b"1,2\n[3\n4]\n", b"[1\n2]\n", b"\n1\n"])
+@pytest.mark.parametrize("lines", [b"1,2\n[3\n4]\n", b"[1\n2]\n", b"\n1\n", b" " + b"[" * 100_000])
 def test_lines_that_are_json_only_together_are_none(lines: bytes) -> None:
     assert Unreadable in map(type, FORMATS["ndjson"].cut(bytearray(lines), True))
 

@@ -184,6 +184,18 @@ def test_a_process_that_speaks_nonsense_is_ended(tmp_path: Path) -> None:
         assert payloads(pool.run(task(["next"]))) == ["next"]
 
 
+@pytest.mark.parametrize(
+    "does", ["context.hold(message)", "return context.release(1, [message])", "yield context.release(1, [message])"]
+)
+@pytest.mark.parametrize("workers", ['kind = "process"', "count = 2"])
+def test_what_cannot_be_held_ends_the_stage_and_finishes_no_message(tmp_path: Path, does: str, workers: str) -> None:
+    source = f"from zpipe import hookimpl\n\n\n@hookimpl\ndef zpipe_process(message, context):\n    {does}\n"
+    with bench(tmp_path, source, workers) as pool:
+        [failure] = pool.run(task(["a"])).failures
+    assert failure.verdict is Verdict.FAIL
+    assert "context.hold(...) needs workers of kind thread with count = 1, not " in failure.reason
+
+
 def test_a_batch_dies_as_one(tmp_path: Path) -> None:
     with bench(tmp_path, PLUGIN, more="batch = { messages = 3 }") as pool:
         result = pool.run(task(["a", "exit", "c"], batch=True))

@@ -15,6 +15,7 @@ from typing import Any
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.work.task import Failure, HeldKey, Releases, Task
 from zpipe.daemon.plugin.outputs import OutputSections, encode_all
+from zpipe.errors import OperatorError
 from zpipe.hookspecs import Holds
 from zpipe.messages import DROP, Message, Release
 
@@ -37,8 +38,10 @@ class CallReleases:
 
     def begin(self, release: Release) -> tuple[int, Message, str]:
         """The group of what is released, the message that its outputs are like, and what their ids begin with. Raises ValueError
-        if something is not held."""
+        if something is not held, and OperatorError where nothing can be."""
         messages = release.messages
+        if messages and self._holds.refusal:
+            raise OperatorError(self._holds.refusal)
         keys = [self._key(message) for message in messages]
         if len(set(keys)) < len(keys):
             raise ValueError("a message is released twice by one context.release(...)")

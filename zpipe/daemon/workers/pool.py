@@ -74,6 +74,7 @@ def make_pool(
         "state_dir": str(context.state_dir),
         "links": links._asdict(),
         "context": {name: getattr(context, name) for name in CONTEXT},
+        "hold_refusal": context.holds.refusal,
     }
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
     return ProcessPool(workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), pass_on, done, log)

@@ -29,7 +29,7 @@ from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.task_exchange import CallNote, Pipe
 from zpipe.errors import OperatorError, PluginError
-from zpipe.hookspecs import Context
+from zpipe.hookspecs import Context, Holds
 from zpipe.runtime import logs
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
@@ -89,6 +89,7 @@ class WorkerMain:
             config_dir=path.parent,
             state_dir=Path(start["state_dir"]),
             log=self._log.getChild("plugin"),
+            holds=Holds(refusal=start["hold_refusal"]),
         )
         self._hooks = wrapped(plugin, uses, self._context).hooks
         self._runner = Runner(self._hooks, self._context, LinkPolicy(**start["link"]), StageLinks(**start["links"]))
