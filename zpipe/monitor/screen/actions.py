@@ -56,16 +56,19 @@ class Question(NamedTuple):
 
 def pause(value: dict[str, Any], stage: str) -> Question:
     of, waiting = value["stages"][stage], _waiting(value, stage)
-    text = f"Its {_instances(of['live'])} start no work until resumed: {_rate(of['rate_out'])} stop here. "
+    starts = "starts" if of["live"] == 1 else "start"
+    text = f"Its {_instances(of['live'])} {starts} no work until resumed: {_rate(of['rate_out'])} stop here. "
     text += f"{_messages(of['in_process'])} in work will be finished. "
-    text += f"{_messages(waiting)} wait for it and stay."
+    text += f"{_messages(waiting)} {'waits' if waiting == 1 else 'wait'} for it and will stay."
     rooms = [
         (link["bound"] - link["depth"]) / link["rate"]
         for link in value["links"]
         if link["to"] == stage and link["bound"] and link["rate"]
     ]
-    if rooms:
-        text += f" What comes before it is blocked in about {duration(max(min(rooms), 0.0))}."
+    if rooms and min(rooms) < 0.1:
+        text += " What comes before it is blocked already."
+    elif rooms:
+        text += f" What comes before it is blocked in about {duration(min(rooms))}."
     return Question(f"Pause {stage}?", text)
 
 
