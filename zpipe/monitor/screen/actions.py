@@ -74,10 +74,14 @@ def pause(value: dict[str, Any], stage: str) -> Question:
 
 def resume(value: dict[str, Any], stage: str) -> Question:
     of = value["stages"][stage]
-    return Question(
-        f"Resume {stage}?",
-        f"Paused now: {of['paused']} of {_instances(of['live'])}. {_messages(_waiting(value, stage))} wait for it.",
-    )
+    text = f"{_messages(_waiting(value, stage))} wait for it. "
+    if of["stopped_by"]:
+        text += f"It takes no more: {next(iter(of['stopped_by'].values()))}."
+    elif of["paused"]:
+        text += f"Paused now: {of['paused']} of {_instances(of['live'])}."
+    else:
+        text += "It is not paused: it goes on as it does."
+    return Question(f"Resume {stage}?", text)
 
 
 def drain(value: dict[str, Any]) -> Question:
@@ -91,6 +95,9 @@ def drain(value: dict[str, Any]) -> Question:
     text = f"{', '.join(heads)} take{'s' if len(heads) == 1 else ''} in nothing more ({_rate(rate)} now). "
     text += f"{_messages(waiting)} that wait and {count(work)} in work are finished, then {_instances(live)} stop."
     text += " Nothing is lost."
+    stopped = [name for name, of in stages.items() if of["stopped_by"] or of["held_by"] or of["paused"]]
+    if stopped:
+        text += f" It does not end before {', '.join(stopped)} can go on."
     slowest = [link["depth"] / link["rate"] for link in value["links"] if link["rate"] and link["depth"]]
     if slowest:
         text += f" At the present rate that takes about {duration(max(slowest))}."
