@@ -53,6 +53,9 @@ class Terminal:
             while part := os.read(self._ours, 65536):
                 self.output += part
 
+    def press(self, key: str) -> None:
+        os.write(self._ours, key.encode())
+
     def text(self) -> str:
         """What was written, line by line: each line of the screen begins with a position."""
         return _ESCAPE.sub(b"", _POSITION.sub(b"\n", self.output)).decode(errors="replace")
@@ -74,10 +77,15 @@ def _zpipe(effort: Effort) -> Metrics:
         assert isinstance(running, Pipeline)
         wait_for_first(running)
         stages = ["source", *(f"map{n + 1:02}" for n in range(COUNT - 2)), "sink"]
+        started = time.monotonic()
         terminal = Terminal(running.command("monitor", str(running.config)), running.env)
         try:
             wait_until(lambda: visible(terminal.text(), stages) == COUNT, "all stages on the screen", 30)
+            first_s = time.monotonic() - started
             time.sleep(SETTLE_S)
+            keys_s = [_answer_s(terminal, "2", "time spent"), _answer_s(terminal, "6", "who and what happened")]
+            terminal.press("1")
+            time.sleep(1.0)
             seen = visible(terminal.text(), stages)
             pid, written = terminal.process.pid, len(terminal.output)
             began, before = time.monotonic(), cpu_s(pid)
@@ -88,7 +96,22 @@ def _zpipe(effort: Effort) -> Metrics:
         finally:
             terminal.close()
     memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return {"percent": used * 100, "stages": seen, "mib": memory, "kb_s": written / seconds / 1000}
+    return {
+        "percent": used * 100,
+        "stages": seen,
+        "mib": memory,
+        "kb_s": written / seconds / 1000,
+        "first_s": first_s,
+        "key_ms": max(keys_s) * 1000,
+    }
+
+
+def _answer_s(terminal: Terminal, key: str, text: str) -> float:
+    """From a key to what it shows, in seconds."""
+    before, pressed = len(terminal.output), time.monotonic()
+    terminal.press(key)
+    wait_until(lambda: text.encode() in terminal.output[before:], f"{text!r} on the screen", 30)
+    return time.monotonic() - pressed
 
 
 BENCHMARKS = (
@@ -100,6 +123,8 @@ BENCHMARKS = (
             Comparison("CPU", "% of a core", ("zpipe", "percent"), None, at_most(3)),
             Comparison("memory", "MiB", ("zpipe", "mib"), None, at_most(80)),
             Comparison("to the terminal", "kB/s", ("zpipe", "kb_s"), None, at_most(20)),
+            Comparison("first picture", "s", ("zpipe", "first_s"), None, at_most(1)),
+            Comparison("key to picture", "ms", ("zpipe", "key_ms"), None, at_most(100)),
             Comparison("stages on the screen", "", ("zpipe", "stages"), None, exactly(COUNT)),
         ],
     ),

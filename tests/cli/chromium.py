@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -73,7 +75,12 @@ async def chromium(folder: Path) -> AsyncIterator[Page]:
         pytest.skip("no Chromium is installed (.ci/run installs it)")
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}")
     process = await asyncio.create_subprocess_exec(
-        found, *flags, f"--window-size={SIZE[0]},{SIZE[1]}", "about:blank", stderr=asyncio.subprocess.DEVNULL
+        found,
+        *flags,
+        f"--window-size={SIZE[0]},{SIZE[1]}",
+        "about:blank",
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         port = await _port(folder / "DevToolsActivePort", process)
@@ -84,7 +91,7 @@ async def chromium(folder: Path) -> AsyncIterator[Page]:
                 yield Page(connection)
     finally:
         with suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # what is installed may be a script that starts the browser
         await process.wait()
 
 

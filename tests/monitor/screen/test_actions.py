@@ -20,9 +20,20 @@ def test_questions_say_what_will_be_done_in_numbers() -> None:
         "2 instances" in actions.pause(value, "check").text
         and "600 messages wait" in actions.pause(value, "check").text
     )
+    one = STATES["load"]().value
+    assert "1 instance starts" in actions.pause(one, "parse").text
+    assert "blocked in about" in actions.pause(one, "store").text
+    full = next(link for link in one["links"] if link["to"] == "store")
+    full |= {"depth": full["bound"] + 1}
+    assert "blocked already" in actions.pause(one, "store").text
     assert "2 of 2 instances" in actions.resume(value, "check").text
     drained = actions.drain(value)
     assert drained.grave and "600 messages" in drained.text and "6 instances stop" in drained.text
+    assert "not end before check" in drained.text
+    assert "not end before" not in actions.drain(STATES["idle"]().value).text
+    stormy = actions.resume(STATES["storm"]().value, "check").text
+    assert "60 of the last 100 messages died" in stormy and "Paused" not in stormy
+    assert "not paused" in actions.resume(value, "store").text
     left = actions.leave(value, "check", 1)
     assert not left.grave and "300 messages" in left.text and "1 instance of check is left" in left.text
     assert actions.leave(value, "store", 1).grave

@@ -92,7 +92,7 @@ def test_a_long_name_leaves_room_for_how_many_run(size: tuple[int, int], instanc
     assert ("92/s" in text) == (instances > 1), "those that are left say their rate"
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, (80, 16)])
 def test_a_long_sentence_is_whole(size: tuple[int, int]) -> None:
     shown = state("load")
     why = " ".join(f"word-{n}" for n in range(40))

@@ -56,25 +56,32 @@ class Question(NamedTuple):
 
 def pause(value: dict[str, Any], stage: str) -> Question:
     of, waiting = value["stages"][stage], _waiting(value, stage)
-    text = f"Its {_instances(of['live'])} start no work until resumed: {_rate(of['rate_out'])} stop here. "
+    starts = "starts" if of["live"] == 1 else "start"
+    text = f"Its {_instances(of['live'])} {starts} no work until resumed: {_rate(of['rate_out'])} stop here. "
     text += f"{_messages(of['in_process'])} in work will be finished. "
-    text += f"{_messages(waiting)} wait for it and stay."
+    text += f"{_messages(waiting)} {'waits' if waiting == 1 else 'wait'} for it and will stay."
     rooms = [
         (link["bound"] - link["depth"]) / link["rate"]
         for link in value["links"]
         if link["to"] == stage and link["bound"] and link["rate"]
     ]
-    if rooms:
-        text += f" What comes before it is blocked in about {duration(max(min(rooms), 0.0))}."
+    if rooms and min(rooms) < 0.1:
+        text += " What comes before it is blocked already."
+    elif rooms:
+        text += f" What comes before it is blocked in about {duration(min(rooms))}."
     return Question(f"Pause {stage}?", text)
 
 
 def resume(value: dict[str, Any], stage: str) -> Question:
     of = value["stages"][stage]
-    return Question(
-        f"Resume {stage}?",
-        f"Paused now: {of['paused']} of {_instances(of['live'])}. {_messages(_waiting(value, stage))} wait for it.",
-    )
+    text = f"{_messages(_waiting(value, stage))} wait for it. "
+    if of["stopped_by"]:
+        text += f"It takes no more: {next(iter(of['stopped_by'].values()))}."
+    elif of["paused"]:
+        text += f"Paused now: {of['paused']} of {_instances(of['live'])}."
+    else:
+        text += "It is not paused: it goes on as it does."
+    return Question(f"Resume {stage}?", text)
 
 
 def drain(value: dict[str, Any]) -> Question:
@@ -88,6 +95,9 @@ def drain(value: dict[str, Any]) -> Question:
     text = f"{', '.join(heads)} take{'s' if len(heads) == 1 else ''} in nothing more ({_rate(rate)} now). "
     text += f"{_messages(waiting)} that wait and {count(work)} in work are finished, then {_instances(live)} stop."
     text += " Nothing is lost."
+    stopped = [name for name, of in stages.items() if of["stopped_by"] or of["held_by"] or of["paused"]]
+    if stopped:
+        text += f" It does not end before {', '.join(stopped)} can go on."
     slowest = [link["depth"] / link["rate"] for link in value["links"] if link["rate"] and link["depth"]]
     if slowest:
         text += f" At the present rate that takes about {duration(max(slowest))}."

@@ -122,8 +122,7 @@ class MonitorApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
         # What stood on the terminal before ctrl+z is gone, and Textual by itself draws only what has changed since.
         self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
-        widget = self.query_one(TimeLine)
-        widget.display = self.source.replay is not None
+        self.query_one(TimeLine).display = self.source.replay is not None
         self._turn()
         self.set_interval(LETTERS_S, self._read_letters)
         self.call_after_refresh(self.redraw)
@@ -161,12 +160,11 @@ class MonitorApp(App[None]):
     @property
     def shown(self) -> Shown:
         source = self.source
-        at = clock(source.value["at"])
         return Shown(
             source.value,
             source.history,
             source.events,
-            at,
+            clock(source.value["at"]),
             self.pipeline,
             source.waits,
             self._letters,
@@ -194,8 +192,7 @@ class MonitorApp(App[None]):
         _set(side, "width", view.side_width if view.side is not None else 0)
         side.show(view.side or Pane(), self._palette)
         self._put(base, "below", view.below or Pane(), len(view.below.lines) if view.below else 0)
-        main = base.query_one("#main", Canvas)
-        main.show(view.main, self._palette)
+        base.query_one("#main", Canvas).show(view.main, self._palette)
         if shown.replay is not None:
             base.query_one(TimeLine).show(shown.replay, self._palette, shown.ascii)
 

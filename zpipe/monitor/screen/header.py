@@ -143,7 +143,7 @@ def sentence(shown: Shown, width: int, height: int) -> list[Line]:
     found += rest
     if not found:
         found = [[(_quiet(value), "dim")]]
-    most = max(most, min(len(found) - len(rest), 6 if height >= 20 else 3))
+    most = max(most, min(len(found) - len(rest), max(3, min(6, height // 3))))
     return _indented(found[:most])
 
 

@@ -167,7 +167,7 @@ def _limit(stage: dict[str, Any], config: StageConfig, width: int) -> list[Line]
     if reports:
         under_way = sum(one.get("under_way", 0) for one in reports)
         most = sum(one.get("limit") or 0 for one in reports)
-        text = f"{under_way:g} of {most:g} calls at once" if most else f"{under_way:g} calls under way"
+        text = f"{under_way:g} of {most:g} calls at once" if most else f"{under_way:g} calls under way now"
         rate = next((one["rate"] for one in reports if one.get("rate")), None)
         text += f", at most {rate:g}/s an instance" if rate else ""
         reason = next((one["reason"] for one in reports if one.get("reason")), "")
