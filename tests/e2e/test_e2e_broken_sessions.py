@@ -99,19 +99,26 @@ class Consumer:
         )  # fmt: skip
         self.dealer.send(frames.write(said))
 
+    def receive(self) -> tuple[frames.Parcel | frames.End, bytes]:
+        """The next parcel or end of its session. Those of an earlier session may still come, and are passed over."""
+        while True:
+            header, *body = self.pull.recv_multipart()
+            frame = frames.read(header)
+            assert isinstance(frame, frames.Parcel | frames.End)
+            if frame.session == self.session:
+                return frame, b"".join(body)
+
     def ids(self, count: int) -> tuple[int, list[str]]:
         """So many messages: the last parcel's sequence, and their ids."""
         found: list[str] = []
         sequence = 0
         while len(found) < count:
-            header, body = self.pull.recv_multipart()
-            parcel = frames.read(header)
+            parcel, body = self.receive()
             assert isinstance(parcel, frames.Parcel)
-            if parcel.session == self.session:
-                sequence = parcel.sequence
-                for row in parcel.sections:
-                    found += section.decode(body[: row[1]], row[0])[0]
-                    body = body[row[1] :]
+            sequence = parcel.sequence
+            for row in parcel.sections:
+                found += section.decode(body[: row[1]], row[0])[0]
+                body = body[row[1] :]
         return sequence, found
 
 
@@ -147,7 +154,7 @@ def test_a_consumer_that_lies_is_refused_and_may_begin_anew(make: MakePipeline) 
         sequence, again = one.ids(500)
         assert again == first
         one.state(2, received=sequence, released=500, floor=sequence)
-        assert isinstance(frames.read(pull.recv_multipart()[0]), frames.End)
+        assert isinstance(one.receive()[0], frames.End)
         one.state(3, received=sequence + 1, released=500, floor=sequence + 1, seen_stopped=True)
         assert reading.wait() == 0, reading.stderr
 

@@ -102,7 +102,7 @@ class MonitorApp(App[None]):
                 yield Canvas("main")
                 yield Canvas("side")
             yield Canvas("below")
-        yield TimeLine("time")
+        yield TimeLine("time", is_replay=self.source.replay is not None)
         field = Input(placeholder="words that must stand in a row", id="filter", compact=True)
         field.can_focus = False
         yield field
@@ -122,7 +122,6 @@ class MonitorApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
         # What stood on the terminal before ctrl+z is gone, and Textual by itself draws only what has changed since.
         self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
-        self.query_one(TimeLine).display = self.source.replay is not None
         self._turn()
         self.set_interval(LETTERS_S, self._read_letters)
         self.call_after_refresh(self.redraw)

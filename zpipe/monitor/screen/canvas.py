@@ -190,8 +190,9 @@ class TimeLine(Widget):
             super().__init__()
             self.part = part
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, is_replay: bool) -> None:
         super().__init__(id=id)
+        self.display = is_replay
         self._shown: tuple[Replay, Palette, bool] | None = None
         self._dragged = False
 
