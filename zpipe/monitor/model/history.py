@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 KEPT_S = 900.0
 """Fifteen minutes: what the plot of a link shows."""
 MOST_POINTS = 1800
-TOTALS = ("in", "sinks", "dead", "p50", "p99", "waiting")
 Link = tuple[str, str, str]
 """(from, outlet, to)"""
 
@@ -62,7 +61,7 @@ class History:
         return list(self._depths.get(link, ()))
 
     def totals(self, name: str) -> Sequence[float]:
-        """Of one of TOTALS, oldest first."""
+        """What the function `totals` has under this name, oldest first."""
         return list(self._totals.get(name, ()))
 
 

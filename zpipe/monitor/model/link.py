@@ -195,14 +195,6 @@ def count_link(name: LinkName, producers: Ends, consumers: Ends, at: float) -> d
     return found
 
 
-def link_text(link: dict[str, Any]) -> str:
-    """The columns of a link of the model, in words."""
-    parts = f"{link['unsent']:,} wait at the sender, {link['under_way']:,} under way, {link['queued']:,} wait at the receiver"
-    if link["open_batch"]:
-        parts += f" ({link['open_batch']:,} of them in a batch that is not full)"
-    return f"{parts}; {link['in_flight']:,} not acked; remainder {link['remainder']:,}"
-
-
 # ---- how full a link is at one moment, as one of its producers counts it
 
 
