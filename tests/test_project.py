@@ -160,7 +160,8 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 def test_entry_points_name_modules_that_are_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    modules = {f"zpipe_plugins.{path.stem}" for path in PLUGINS}
+    plugins = ROOT / "plugins"
+    modules = {".".join(path.relative_to(plugins).with_suffix("").parts) for path in PLUGINS}
     declared = project["entry-points"]["zpipe.plugins"]
     assert set(declared.values()) <= modules
     installed = {entry.name: entry.value for entry in importlib.metadata.entry_points(group="zpipe.plugins")}

@@ -17,9 +17,9 @@ import pytest
 from zpipe import DROP, Context, Message, Reject, Retry, Throttled
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
-from zpipe_plugins import exec as exec_plugin
-from zpipe_plugins.exec import Options
-from zpipe_plugins.exec_formats import FORMATS, Unreadable
+from zpipe_plugins.exec import plugin as exec_plugin
+from zpipe_plugins.exec.formats import FORMATS, Unreadable
+from zpipe_plugins.exec.plugin import Options
 
 PREAMBLE = """
 import json, os, sys, time
@@ -521,7 +521,7 @@ def test_lines_that_are_json_only_together_are_none(lines: bytes) -> None:
 
 
 def test_a_line_without_an_end(monkeypatch: pytest.MonkeyPatch, start: Open) -> None:
-    monkeypatch.setattr("zpipe_plugins.exec_formats.MOST_BYTES", 1000)
+    monkeypatch.setattr("zpipe_plugins.exec.formats.MOST_BYTES", 1000)
     for name in ("lines", "ndjson"):
         buffer = bytearray(b"1\n" + b"x" * 1001)
         one, long = FORMATS[name].cut(buffer, False)

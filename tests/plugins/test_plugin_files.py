@@ -9,8 +9,8 @@ import pytest
 
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
-from zpipe_plugins import readers
-from zpipe_plugins.files import Files, Options
+from zpipe_plugins.filesystem import readers
+from zpipe_plugins.filesystem.files import Files, Options
 
 
 def opened(context: Any) -> Files:

@@ -15,8 +15,8 @@ import pytest
 from zpipe import Context, Message, Reject, Retry, Throttled
 from zpipe.errors import PluginError
 from zpipe.plugin_loading import load
-from zpipe_plugins import http
-from zpipe_plugins.http import Options
+from zpipe_plugins.web import http
+from zpipe_plugins.web.http import Options
 
 
 class Service(BaseHTTPRequestHandler):

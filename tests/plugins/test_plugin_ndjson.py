@@ -13,8 +13,8 @@ import pytest
 
 from zpipe import Message, Throttled
 from zpipe.errors import OperatorError
-from zpipe_plugins import ndjson
-from zpipe_plugins.ndjson import Options
+from zpipe_plugins.filesystem import ndjson
+from zpipe_plugins.filesystem.ndjson import Options
 
 
 def write(context: Any, *payloads: Any) -> Any:
@@ -125,7 +125,7 @@ def test_threads_and_instances(make_context: Any, opened: Any, tmp_path: Path) -
 
 
 STDOUT = """
-from zpipe_plugins import ndjson
+from zpipe_plugins.filesystem import ndjson
 c = context(ndjson.Options("-"), ".")
 ndjson.zpipe_open(c)
 for n in range(200):
@@ -160,7 +160,7 @@ def test_stdout_may_be_a_socket(start_writer: Any) -> None:
 BATCH, BATCHES = 20, 60
 WRITER = f"""
 import os, signal
-from zpipe_plugins import ndjson
+from zpipe_plugins.filesystem import ndjson
 folder, name, first, calls = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 written, real_write = 0, os.write
 def slow_write(descriptor, content):

@@ -10,8 +10,8 @@ import pytest
 
 from zpipe import Message, Throttled
 from zpipe.errors import OperatorError
-from zpipe_plugins import sqlite
-from zpipe_plugins.sqlite import Options
+from zpipe_plugins.databases import sqlite
+from zpipe_plugins.databases.sqlite import Options
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_many_threads_and_instances(make_context: Any, opened: Any, db: Any) -> 
 BATCH, BATCHES = 40, 60
 WRITER = f"""
 import signal
-from zpipe_plugins import sqlite
+from zpipe_plugins.databases import sqlite
 calls, seen = int(sys.argv[2]), 0
 def stand_still(statement):
     # After so many calls it stands still amid a transaction, to be killed there.

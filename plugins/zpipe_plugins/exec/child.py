@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from zpipe_plugins.exec_formats import Format
+from zpipe_plugins.exec.formats import Format
 
 PIPE_BYTES = 1 << 20
 """A program and the stage hand each other the loop less often than with the 64 KiB of Linux. What the kernel refuses stays so."""

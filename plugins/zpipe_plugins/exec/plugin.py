@@ -1,6 +1,6 @@
 """`exec`: a stage that is a program in any language, which reads messages on stdin and writes its answers to stdout.
 
-What is said to a program belongs here, in each mode, and what its answers mean. The programs are those of `exec_children`.
+What is said to a program belongs here, in each mode, and what its answers mean. The programs are those of `children`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from zpipe import DROP, Context, Duration, Message, Reject, Retry, Throttled, Traits, hookimpl, many
 from zpipe.errors import Answer, OperatorError
 from zpipe.messages import BadRecord
-from zpipe_plugins.exec_child import Child, Ended, Late
-from zpipe_plugins.exec_children import SHARED, Children, problem_of
-from zpipe_plugins.exec_formats import FORMATS, Format, Unreadable
+from zpipe_plugins.exec.child import Child, Ended, Late
+from zpipe_plugins.exec.children import SHARED, Children, problem_of
+from zpipe_plugins.exec.formats import FORMATS, Format, Unreadable
 
 FIRST_LOOK_S = 0.02
 """In mode `line`, after the first answer of a program: whether it writes more than one line for a message."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from zpipe import Context, Message, Throttled, Traits, hookimpl
 from zpipe.errors import OperatorError
-from zpipe_plugins.sqlite_table import SqliteTable, UnfitTableError
+from zpipe_plugins.databases.sqlite_table import SqliteTable, UnfitTableError
 
 _BUSY_S = 30.0
 _AGAIN_S = 1.0

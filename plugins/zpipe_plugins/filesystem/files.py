@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from zpipe import Context, Source, override
 from zpipe.errors import OperatorError
-from zpipe_plugins.readers import READERS, Record, read_file
+from zpipe_plugins.filesystem.readers import READERS, Record, read_file
 
 
 @dataclass

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from zpipe import Context, Retry, Throttled
 from zpipe.errors import Answer, OperatorError
-from zpipe_plugins.exec_child import NOT_FOR_CHILDREN, Child, Ended, Late, Stderr
-from zpipe_plugins.exec_formats import Format
+from zpipe_plugins.exec.child import NOT_FOR_CHILDREN, Child, Ended, Late, Stderr
+from zpipe_plugins.exec.formats import Format
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 """Before a program is started again after one that has answered nothing, doubling."""

@@ -1,0 +1,1 @@
+"""Plugins that take messages from a broker, or hand them to one."""

@@ -1,0 +1,1 @@
+"""Plugins that keep rows in a database, or read them from one."""

@@ -1,0 +1,1 @@
+"""Plugins that read and write files on this machine, and what they share."""

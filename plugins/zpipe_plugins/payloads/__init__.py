@@ -1,0 +1,1 @@
+"""Plugins that only change, choose or check payloads; they reach nothing outside."""
