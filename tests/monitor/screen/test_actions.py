@@ -26,6 +26,7 @@ def test_questions_say_what_will_be_done_in_numbers() -> None:
     )
     one = STATES["load"]().value
     assert "1 instance starts" in actions.pause(one, "parse").text
+    assert "wait for it" not in actions.pause(one, "read").text, "nothing can wait for a source"
     assert "blocked in about" in actions.pause(one, "store").text
     full = next(link for link in one["links"] if link["to"] == "store")
     full |= {"depth": full["bound"] + 1}

@@ -17,7 +17,7 @@ from zpipe.monitor.screen.letters_view import folded, letters_of, reason_key
 from zpipe.monitor.screen.links_view import plot_lines, scale
 from zpipe.monitor.screen.pane import Choice, Pane, Shown, View, share_bar
 from zpipe.monitor.screen.stage_view import histogram_lines, merged_histogram
-from zpipe.monitor.table.columns import plain, width_of
+from zpipe.monitor.table.columns import plain, width_of, wrap
 from zpipe.monitor.table.glyphs import ASCII, UNICODE
 
 
@@ -236,6 +236,11 @@ def test_letters_are_folded_by_reason_and_unfold() -> None:
     opened = VIEWS[5](shown, Choice(5, unfolded={key}), 80, 20).main.keys()
     assert len(closed) == 2 and len(opened) == 22
     assert [row["letter"] for row in letters_of(shown, "letter:check.2/5")] == ["check.2/5"]
+
+
+def test_names_and_paths_are_not_broken_at_hyphens() -> None:
+    for line in wrap("the stage video-model waits for video-split-in-two and video-clean", 24):
+        assert not plain(line).endswith("-"), line
 
 
 def test_events_stand_newest_first_and_are_filtered() -> None:

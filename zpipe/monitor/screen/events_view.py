@@ -15,7 +15,7 @@ def event_lines(event: Event, width: int) -> list[Line]:
     who, _, what = visible(event.text).partition(" ")
     style = "bad" if event.bad else ""
     start: Line = [(f"{clock(event.at)} ", "dim"), (f"{who} ", "bold")]
-    first, *more = textwrap.wrap(what, max(width - width_of(start), 20)) or [""]
+    first, *more = textwrap.wrap(what, max(width - width_of(start), 20), break_on_hyphens=False) or [""]
     return [[*start, (first, style)], *([(" " * width_of(start), ""), (line, style)] for line in more)]
 
 

@@ -157,12 +157,13 @@ def plot_lines(points: Sequence[Depth], bound: float | None, width: int, height:
     filled = _columns(points, points[-1].at - span, span, columns)
     most = max([one[0] + one[1] for one in filled if one is not None] + [1])
     top, ticks = scale(max(most, bound) if bound and most > bound / 4 else most, rows)
-    labels = {rows - round(rows * tick / top): count(tick) for tick in ticks}
+    taken = "" if bound is None else count(bound)
+    labels = {rows - round(rows * tick / top): count(tick) for tick in ticks if count(tick) != taken}
     lines: list[Line] = []
     for row in range(rows):
         high, low = top * (rows - row) / rows, top * (rows - row - 1) / rows
         mark = bound is not None and low < bound <= high
-        label = count(bound) if mark and bound else labels.get(row, "")
+        label = taken if mark else labels.get(row, "")
         line: Line = [(label.rjust(AXIS - 1) + " ", "bad" if mark else "dim")]
         for one in filled:
             line.append(_cell(one, low, high, mark, shown.ascii))
