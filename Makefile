@@ -14,7 +14,7 @@ SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd check bench bench-docs screen man catalog stress soak clean
+.PHONY: help demo test test-services test-systemd check bench bench-docs screen man catalog stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -61,6 +61,9 @@ check: $(DEV) ## lint, format, types and the direction of imports
 
 test: check ## check, then the tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-services: $(DEV) ## plugins against the real services, killed and restarted (ZPIPE_TEST_SERVICES=1: none may be missing)
+	$(BIN)/python -m pytest tests/services -n 2 --dist loadfile
 
 # zpipe as a machine's own Python runs it (a unit cannot see one below /root), from wheels, so that no test needs an index.
 $(WHEELS): pyproject.toml Makefile
