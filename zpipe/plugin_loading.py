@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pluggy
 
-from zpipe.errors import PluginError
+from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Hooks, Traits
 from zpipe.plugin_classes import PluginClass, Sink, Source, Worker, hooks_of, missing, options_of, problems_of
 
@@ -73,12 +73,15 @@ class Plugin(NamedTuple):
         return "zpipe_process_batch" in self.hooks
 
     def in_stage(self, has_input: bool) -> Plugin:
-        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
+        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input. One that is
+        also for the `use` of other stages does nothing of that in a stage of its own."""
         if self.source_form is not None:
             return self._replace(source_form=None) if has_input else self.source_form
-        if not (self.is_source and (self.takes_messages or self.takes_batches)):
+        if not (self.takes_messages or self.takes_batches):
             return self
-        unused = {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
+        unused = {"zpipe_wrap"}
+        if self.is_source:
+            unused |= {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
         return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
@@ -86,7 +89,9 @@ class Plugin(NamedTuple):
         found = _describe(self.name, "zpipe_check", self.hooks, options, folder)
         try:
             return [(str(option), str(problem)) for option, problem in found or ()]
-        except Exception as error:  # a generator raises only now
+        except OperatorError as error:  # a generator raises only now
+            raise PluginError(f"plugin {self.name!r}: {error}") from error
+        except Exception as error:
             raise PluginError(f"plugin {self.name!r}: zpipe_check raised {type(error).__name__}: {error}") from error
 
     def traits(self, options: Any, folder: Path) -> Traits:
@@ -422,6 +427,8 @@ def _describe(name: str, hook: str, hooks: Mapping[str, Hook], *arguments: Any) 
         return None
     try:
         return hooks[hook](*arguments)
+    except OperatorError as error:  # what it says is for the person who runs it, such as what to install
+        raise PluginError(f"plugin {name!r}: {error}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}") from error
 

@@ -59,11 +59,14 @@ def _form(plugin: Plugin) -> dict[str, Any]:
 def _kind(plugin: Plugin) -> str:
     if plugin.is_source:
         return "source+process" if plugin.takes_messages else "source"
+    found = []
+    if plugin.takes_messages:
+        found.append("process")
+    if plugin.takes_batches:
+        found.append("batch")
     if plugin.is_wrapper:
-        return "wrapper"
-    if plugin.takes_messages and plugin.takes_batches:
-        return "process+batch"
-    return "batch" if plugin.takes_batches else "process"
+        found.append("wrapper")
+    return "+".join(found)
 
 
 def _option(option: Option) -> dict[str, Any]:
