@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pluggy
 
-from zpipe.errors import PluginError
+from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Hooks, Traits
 from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
 
@@ -287,6 +287,8 @@ def _object_of(name: str, cls: type[PluginClass[Any]]) -> PluginClass[Any]:
     _check_class(name, cls)
     try:
         return cls()
+    except OperatorError as error:
+        raise PluginError(f"plugin {name!r}: {error}") from None
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r}: {cls.__name__}() raised {type(error).__name__}: {error}") from error
 
