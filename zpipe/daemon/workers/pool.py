@@ -63,6 +63,7 @@ def make_pool(
             async_thread,
         )
     from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
+    from zpipe.daemon.workers.worker_metrics import WorkerMetrics
     from zpipe.daemon.workers.worker_process import WorkerProcess
 
     start = {
@@ -77,4 +78,8 @@ def make_pool(
         "hold_refusal": context.holds.refusal,
     }
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
-    return ProcessPool(workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), pass_on, done, log)
+
+    def spawn(number: int) -> WorkerProcess:
+        return WorkerProcess(f"{name}/{number}", start, workers, WorkerMetrics(context.metrics, log))
+
+    return ProcessPool(workers.count, spawn, pass_on, done, log)
