@@ -65,6 +65,11 @@ class Plugin(NamedTuple):
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
 
+    def is_called_async(self, batching: bool) -> bool:
+        """The process hook that a stage with or without a `batch` table calls is ``async def``."""
+        each = "zpipe_process_each" if "zpipe_process_each" in self.hooks else "zpipe_process"
+        return ("zpipe_process_batch" if batching else each) in self.is_async
+
     def in_stage(self, has_input: bool) -> Plugin:
         """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
         if not (self.is_source and (self.takes_messages or self.takes_batches)):

@@ -49,12 +49,11 @@ def make_pool(
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
     if workers.kind == "thread":
-        hook = "zpipe_process_batch" if context.batching else "zpipe_process"
         return ThreadPool(
             workers.count,
             calls,
             Runner(plugin.hooks, context, link, links),
-            hook in plugin.is_async,
+            plugin.is_called_async(context.batching),
             workers.timeout_s,
             pass_on,
             done,
