@@ -77,6 +77,8 @@ def test_nothing_is_overwritten(call: Call, tmp_path: Path) -> None:
         ("../x", "letters"),
         ("json", "of Python"),
         ("class", "of Python"),
+        ("zpipe", "of a module that is installed"),
+        ("exec", "there is a plugin 'exec' already"),
     ],
 )
 def test_names_that_will_not_do(call: Call, name: str, said: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 import sys
 from pathlib import Path
 
 from zpipe.errors import OperatorError, TargetError
+from zpipe.plugin_loading import provided
 from zpipe.scaffold import templates
 
 PLUGINS = {
@@ -30,6 +32,10 @@ def files_of(name: str, kind: str, single_file: bool) -> dict[str, str]:
         raise TargetError(f"a name is small letters and digits, with single '-' or '_' between them, not {name!r}")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names:
         raise TargetError(f"{name!r} is the name of something of Python's own: take another")
+    if importlib.util.find_spec(module) is not None:  # it, or this, could not be imported any more
+        raise TargetError(f"{name!r} is the name of a module that is installed: take another")
+    if not single_file and provided(name):
+        raise TargetError(f"there is a plugin {name!r} already: take another name")
     if single_file:
         in_place = templates.IN_PLACE + templates.TESTS[kind] if kind == "exec" else _test(templates.BY_PATH, kind)
         files = {
