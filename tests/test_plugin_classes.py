@@ -59,6 +59,18 @@ def test_by_its_name_and_as_an_object(write: Write) -> None:
     assert problem(folder) == "plugin './p.py' has the classes Shout, Other: name one, as in ./p.py:Shout"
 
 
+def test_a_source_that_takes_messages_too(write: Write) -> None:
+    folder = write(
+        "class Both(zpipe.Source[Options, int], zpipe.BatchMap[Options]):\n"
+        "  def source(self, context): yield 1, 2\n  def process_batch(self, messages): pass\n"
+        "  def process_each(self, messages, context): pass\n  def commit(self, position): pass\n"
+    )
+    both = plugin_loading.load("./p.py:Both", folder)
+    assert both.options_type is not None and both.options_type.__name__ == "Options"
+    assert set(both.in_stage(has_input=False).hooks) == {"zpipe_source", "zpipe_commit"}
+    assert set(both.in_stage(has_input=True).hooks) == {"zpipe_process_batch", "zpipe_process_each", "zpipe_commit"}
+
+
 def test_a_base_of_another_and_a_private_class_are_not_meant(write: Write) -> None:
     folder = write("class _Helper(zpipe.Map): pass\nclass Louder(Shout): pass\n")
     assert type(plugin_loading.load("./p.py", folder).hooks["zpipe_process"](1, 2)[0]).__name__ == "Louder"
@@ -122,6 +134,12 @@ def test_a_sink_says_so_beside_its_own_traits(write: Write) -> None:
         ("class W(zpipe.Map[dict]):\n  def process(self, message): pass\n", "the options of W are no dataclass"),
         ("class W(Shout):\n  def __init__(self, n): pass\n", "W() raised TypeError"),
         ("class W(Shout, zpipe.Sink): pass\n", "W derives from 2 of zpipe.Source, zpipe.Map"),
+        ("class W(zpipe.Source, zpipe.Wrapper): pass\n", "W derives from 2 of zpipe.Source, zpipe.Map"),
+        ("class W(zpipe.Source, zpipe.BatchMap): pass\n", "W lacks the hook process_batch and source"),
+        (
+            "class W(zpipe.Source, Shout):\n  def source(self, context): pass\n  def comit(self): pass\n",
+            "Source and zpipe.Map has no hook 'comit' (did you mean 'commit'?)",
+        ),
         ("class W: pass\n", "'W' is a class; name an object, such as W()"),
         ("class W(zpipe.BatchMap):\n  def process(self, message): pass\n", "W lacks the hook process_batch"),
     ],

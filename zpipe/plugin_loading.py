@@ -72,6 +72,11 @@ class Plugin(NamedTuple):
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
 
+    def is_called_async(self, batching: bool) -> bool:
+        """The process hook that a stage with or without a `batch` table calls is ``async def``."""
+        each = "zpipe_process_each" if "zpipe_process_each" in self.hooks else "zpipe_process"
+        return ("zpipe_process_batch" if batching else each) in self.is_async
+
     def in_stage(self, has_input: bool) -> Plugin:
         """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input. One that is
         also for the `use` of other stages does nothing of that in a stage of its own."""
@@ -315,6 +320,8 @@ def _object_of(name: str, cls: type[PluginClass[Any]]) -> PluginClass[Any]:
     _check_class(name, cls)
     try:
         return cls()
+    except OperatorError as error:
+        raise PluginError(f"plugin {name!r}: {error}") from None
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r}: {cls.__name__}() raised {type(error).__name__}: {error}") from error
 
