@@ -76,6 +76,26 @@ def test_a_base_of_another_and_a_private_class_are_not_meant(write: Write) -> No
     assert type(plugin_loading.load("./p.py", folder).hooks["zpipe_process"](1, 2)[0]).__name__ == "Louder"
 
 
+PAIR = (
+    "class Read(zpipe.Source[Options, int]):\n  def source(self, context): yield 1, 2\n"
+    "class Store(zpipe.Sink[None]):\n  def process(self, message, context): pass\n"
+)
+
+
+def test_a_source_and_what_takes_messages_are_one_plugin(write: Write) -> None:
+    folder = write("del Shout\n" + PAIR)
+    plugin = plugin_loading.load("./p.py", folder)
+    source, sink = plugin.in_stage(has_input=False), plugin.in_stage(has_input=True)
+    assert source.is_source and not source.takes_messages and source.options_type is not None
+    assert sink.takes_messages and not sink.is_source and sink.options_type is None and sink.is_sink
+    assert [form.hooks.keys() for form in plugin.forms] == [{"zpipe_source"}, {"zpipe_process"}]
+    assert [form.in_stage(has_input=True) for form in (source, sink)] == [source, sink]
+
+
+def test_a_source_beside_two_others_is_not(write: Write) -> None:
+    assert "has the classes Shout, Read, Store: name one" in problem(write(PAIR))
+
+
 def test_options_through_a_generic_class(write: Write) -> None:
     folder = write(
         "from typing import Generic, TypeVar\nT = TypeVar('T')\n"

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
+from zpipe.errors import Answer
 from zpipe.hookspecs import Context, OptionsT, PositionT, Traits
 from zpipe.messages import Message
 
@@ -113,8 +114,10 @@ class Sink(Worker[OptionsT]):
         """Stores one message, durably."""
         raise NotImplementedError
 
-    def process_batch(self, messages: list[Message], context: Context[OptionsT]) -> Awaitable[None] | None:
-        """Stores a batch, durably."""
+    def process_batch(
+        self, messages: list[Message], context: Context[OptionsT]
+    ) -> Awaitable[Sequence[Answer | None] | None] | Sequence[Answer | None] | None:
+        """Stores a batch, durably. It may return a list with an entry for each message: None, or what is to become of it."""
         raise NotImplementedError
 
     def process_each(self, messages: list[Message], context: Context[OptionsT]) -> Any:

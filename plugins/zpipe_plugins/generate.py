@@ -1,4 +1,10 @@
-"""`generate`: a source that makes numbered maps, as fast as they are taken or at a steady rate."""
+"""`generate`: a source that makes numbered maps, as fast as they are taken or at a steady rate.
+
+A payload is `{"id": n, …fields, "blob": …}` with n from 0. With `rate` each message has its due time, so the rate does
+not drift; after a stall at most one second's worth is caught up at once.
+
+**Resume.** A position is n, so a start goes on with the next number, and a message that comes again is the same.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,17 @@
 """`python`: calls a function of the user with each payload, or with a list of payloads if the stage has a `batch` table.
 
-What the function returns is returned as it is, and so means what it means in any plugin.
+What the function returns means what it means from a hook: a list is one payload, a generator or `zpipe.many(…)` is many;
+of a batch a list of the same length is one to one. It may be `async def`. The config's folder, or the file's, is put in
+front of `sys.path`. With `workers.count` above 1 it is called from several threads at once. `zpipe check` imports the
+function.
+
+| fault | what follows |
+|---|---|
+| the function raises | tries again, then a dead letter with the traceback |
+| it raises `Throttled`, `Retry`, `Reject`, `OperatorError` | what the function asks for |
+| it cannot be imported | `zpipe check` says why; the stage does not start |
+
+**Redelivery.** The function is called again, with the same payload.
 """
 
 from __future__ import annotations

@@ -1,7 +1,21 @@
 """`sqlite`: stores each payload as a row, by its key. A message that is delivered again overwrites its own row.
 
-The fields of a payload are the columns, and a new field adds a column. A call returns once its transaction is committed to the
-disk.
+The row with the same key is overwritten, and fields that a message lacks keep their values. A field that is new adds a
+column. Lists and maps are stored as JSON text, bytes as BLOB, integers beyond 64 bits as text, NaN as NULL. A batch is
+one transaction, on the disk when the call returns; without `batch` each message is, which is slow. Several instances may
+write one file. In the middle of a pipeline it passes on what it stored.
+
+Search with `SELECT d.* FROM docs_fts JOIN docs AS d ON d.rowid = docs_fts.rowid WHERE docs_fts MATCH ?`. For its sake a
+new table with `fts` has a column `zpipe_rowid`, unless the key is `INTEGER`. With a table of your own that has no
+`INTEGER PRIMARY KEY`, rebuild the index after a `VACUUM`: `INSERT INTO docs_fts(docs_fts) VALUES ('rebuild')`.
+
+| fault | what follows |
+|---|---|
+| the disk is full, the database is locked or cannot be written | the stage waits |
+| a payload that is no map, or lacks its key | tries again, then a dead letter |
+| the table does not fit: another key, another index | the stage does not start, and says why |
+
+**Redelivery.** Stored once, by its key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,17 @@
 """`exec`: a stage that is a program in any language, which reads messages on stdin and writes its answers to stdout.
 
-What is said to a program belongs here, in each mode, and what its answers mean. The programs are those of `children`.
+There is a program for each call under way. Without `input` the program is a source, each of whose lines is a message.
+What it may answer, and how to use jq, awk, node, a shell script or a compiled program, is on a page of its own:
+[docs/exec.md](../docs/exec.md).
+
+| fault | what follows |
+|---|---|
+| the program dies, hangs for `timeout`, or writes garbage | its messages are given to another, one by one; then a dead letter |
+| it answers `reject`, `retry` | what it asks for |
+| it cannot be started, or never answers at all | the stage ends, and says why |
+
+**Resume.** A source's position is the number of the line, or the field `key` of it: the program is started again, and
+what was committed is passed over. **Redelivery.** The program is given the message again, with the same id.
 """
 
 from __future__ import annotations

@@ -1,7 +1,17 @@
-"""`ndjson`: writes one JSON value a line, and never leaves half a line in the file.
+"""`ndjson`: appends one line of JSON for each message, and never leaves half a line in the file.
 
-A call returns when its lines are on the disk (fsync), so an acknowledged message is in the file. A message that is delivered
-twice is in the file twice, since the plugin does not look for ids.
+A call returns when its lines are on the disk (fsync), so give the stage a `batch` table. Half a line that a killed
+instance left is cut off by whoever writes next. Several instances may write one file. Bytes become base64 text, NaN and
+infinities `null`. Standard output (`-`) is neither synced nor repaired. In the middle of a pipeline it passes on what it
+wrote.
+
+| fault | what follows |
+|---|---|
+| the disk is full, or cannot be written | the stage waits |
+| nobody reads standard output any more | the stage ends |
+| the file cannot be opened | the stage does not start |
+
+**Redelivery.** A message that is delivered twice is in the file twice, since the plugin does not look for ids.
 """
 
 from __future__ import annotations

@@ -1,17 +1,38 @@
 """`http`: sends one request for each message, and adds the answer to the payload. Such a stage should have a `limit`.
 
-All requests of an instance go through one client, on the event loop of the stage's async hooks. The options say what is sent;
-`_judge` says what a status means.
+It passes on `{…payload, "status", "body"}`, where `body` is the value of JSON, text as text, anything else as bytes, or
+`None`. A field in the `url` is quoted, so it cannot change the path or the query around it; only at the very start it is
+taken as it is, for payloads that bring their own URL. It is async, so as many requests are under way as `limit.max` and
+the service allow.
+
+```toml
+[stages.enrich]
+input = "read"
+plugin = "http"
+limit = { max = 100, rate = 500 }
+options = { url = "https://api.example.com/items/{id}?full={full}", headers = { Authorization = "Bearer ${API_TOKEN}" } }
+```
+
+| fault | what follows |
+|---|---|
+| a status in `throttle` | the stage waits, as long as `Retry-After` says, and its limit goes down |
+| a status in `retry`, another 5xx, no answer in `timeout`, no connection | tries again, then a dead letter |
+| a status in `reject`, another 4xx | a dead letter with the service's own words |
+| a field that the `url` or the `body` needs is missing | a dead letter |
+
+Statuses below 400 are answers; redirects are not followed.
+
+**Redelivery.** The request is made again. Where that matters, send a field that stays the same, such as a key of
+idempotence.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.util
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -21,7 +42,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from zpipe import Context, Duration, Map, Message, Reject, Retry, Throttled, Traits, override
-from zpipe.errors import OperatorError
+from zpipe_plugins.extras import require
 
 if TYPE_CHECKING:
     import httpx
@@ -93,9 +114,10 @@ class Options:
 
 
 class Http(Map[Options]):
-    def __init__(self) -> None:
-        if importlib.util.find_spec("httpx") is None:
-            raise OperatorError("it needs httpx, which is not installed: pip install 'zpipe[http]'")
+    @override
+    def check(self, options: Options, config_dir: Path) -> Iterable[tuple[str, str]]:
+        require("http", "httpx")
+        return ()
 
     @override
     def traits(self, options: Options, config_dir: Path) -> Traits:
