@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from zpipe.core.actions import LimitOutputs
+from zpipe.core.actions import LimitOutputs, StoreDeadLetter
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
 from zpipe.daemon.plugin.source_thread import NEVER, SourceThread
 from zpipe.hookspecs import Context
+from zpipe.messages import BadRecord, Message
 
 DEADLINE_S = 30.0
 
@@ -119,6 +120,18 @@ def test_what_cannot_be_named_is_a_failure_and_no_end(fed: Fed) -> None:
         "zpipe_source yields what cannot be sent or named"
     ]
     assert fed.stage.source is not None and not fed.stage.source.ended
+
+
+def test_a_bad_record_in_a_message_has_its_reason_and_its_id(fed: Fed) -> None:
+    fed.given.put((1, BadRecord("no JSON", b"x")))
+    fed.given.put(Message(BadRecord("no CSV", b"y"), id="read:own", position=2, outlet="of what"))
+    fed.end()
+    fed.source.feed(0.0)
+    letters = [action.letter for action in fed.stage.turn(0.0) if isinstance(action, StoreDeadLetter)]
+    assert [(letter.id, letter.reason, letter.raw) for letter in letters] == [
+        ("read:1", "no JSON", b"x"),
+        ("read:own", "no CSV", b"y"),
+    ]
 
 
 def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,9 @@ class SourceThread:
                 failures[index] = Failure(index, payload.reason)
             elif type(item) is Message:
                 position = item.position
+                if type(item.payload) is BadRecord:
+                    failures[index] = Failure(index, item.payload.reason)
+                    continue
                 check_message(item)
                 try:
                     check_outlet(item.outlet, self._outlets)
