@@ -20,6 +20,7 @@ from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
 from zpipe.daemon.plugin.task_run import check_outlet
+from zpipe.daemon.service.process_memory import LARGE_MESSAGE_BYTES, keep_freed_memory
 from zpipe.errors import PluginError, Reject
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
@@ -187,6 +188,8 @@ class SourceThread:
             self._message_bytes = sum(len(chunk.body) for chunk in chunks) // sum(chunk.messages for chunk in chunks)
             self._fitting = fitting_messages(self._policy, self._message_bytes)
             self._worth_a_turn = min(self._fitting, self._quarter)
+            if self._message_bytes >= LARGE_MESSAGE_BYTES:
+                keep_freed_memory()
         return batch
 
     def _take_plain(self, items: list[Any]) -> Batch | None:
