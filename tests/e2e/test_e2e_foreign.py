@@ -85,7 +85,9 @@ raise SystemExit(7)
     assert 'event=program.failed how="exit code 7"' in one.stderr
     listed = pipeline.zpipe("dead", "list", str(pipeline.path), "--json")
     assert listed.wait() == 0 and "no such table" in listed.stdout
-    rows = pipeline.state("SELECT id, reason, attempts, source, length(payload) FROM dead_letters ORDER BY number", "up")
+    rows = pipeline.state(
+        "SELECT id, reason, attempts, source, length(payload) FROM dead_letters ORDER BY number", "up"
+    )
     assert [row[:4] for row in rows] == [(f"read:{n}", "no such table", 3, "read") for n in range(4)]
     assert rows[2][4] > 2_000_000
 
