@@ -19,8 +19,9 @@ from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
+from zpipe.daemon.plugin.service_wait import ServiceWait
 from zpipe.daemon.plugin.task_run import check_outlet
-from zpipe.errors import PluginError, Reject
+from zpipe.errors import PluginError, Reject, Retry, Throttled
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
 from zpipe.runtime.exception_text import reason_of
@@ -39,6 +40,7 @@ class SourceThread:
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
     interrupt  ends a wait of the source that `context.stopping` does not end
     singly   it hears of single messages that are finished
+    service_wait  what waits where the source says that its service is not there
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class SourceThread:
         outlets: Collection[str],
         wake: Callable[[], None],
         failed: Callable[[BaseException], None],
+        service_wait: ServiceWait,
         interrupt: Callable[[], None] = lambda: None,
         singly: bool = False,
     ) -> None:
@@ -60,6 +63,7 @@ class SourceThread:
         self._outlets = outlets
         self._wake = wake
         self._failed = failed
+        self._service_wait = service_wait
         self._interrupt = interrupt
         self._singly = singly
         # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
@@ -87,9 +91,26 @@ class SourceThread:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        items = self._items
         self._began_at = time.monotonic()
+        try:
+            while not stopping.is_set():
+                try:
+                    self._read()
+                    break
+                except (Throttled, Retry) as answer:
+                    self._service_wait.wait(answer, stopping)
+        except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
+            self._failure = error
+            self._failed(error)
+        self._over_at = time.monotonic()
+        self._over = True
+        self._wake()
+
+    def _read(self) -> None:
+        """Reads the source to its end. Raises what it does; it is then to be opened again after what it has given."""
+        stopping, items, first = self._context.stopping, self._items, self._yielded
         append, wake = items.append, self._wake
+        item: Any = None
         try:
             for item in self._source(self._context):
                 while self._yielded >= self._limit and not stopping.is_set():
@@ -100,12 +121,13 @@ class SourceThread:
                 self._yielded += 1
                 if self._nothing_unsent or len(items) >= self._worth_a_turn:
                     wake()
-        except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
-            self._failure = error
-            self._failed(error)
-        self._over_at = time.monotonic()
-        self._over = True
-        wake()
+                if self._yielded == first + 1:
+                    self._service_wait.reached()
+        except (Throttled, Retry):
+            if self._yielded > first and (position := position_of(item)) is not None:
+                self._context.position = position
+            raise
+        self._service_wait.reached()
 
     def _wait_for_room(self) -> None:
         if self._items:
@@ -274,6 +296,13 @@ def position_text(position: Position) -> str:
     if isinstance(position, list | tuple):
         return ":".join(map(position_text, position))
     return cbor.write(position).hex()
+
+
+def position_of(item: Any) -> Position:
+    """Of what a source has yielded; None where that has none."""
+    if type(item) is Message:
+        return item.position
+    return item[0] if type(item) is tuple and len(item) == 2 else None
 
 
 def not_read(context: Context) -> Iterator[Any]:
