@@ -10,6 +10,7 @@ import pytest
 from zpipe import plugin_loading
 from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.plugin.plugin_host import PluginHost
+from zpipe.daemon.plugin.service_wait import ServiceWait
 from zpipe.daemon.storage.store import Store
 from zpipe.hookspecs import Context
 from zpipe.runtime.logs import TRACEBACK
@@ -41,7 +42,15 @@ def test_hooks_that_fail_at_each_call_are_a_line_once(tmp_path: Path, caplog: py
     log = logging.getLogger("test_plugin_host")
     context = Context("p", "s", 1, "a", None, tmp_path, tmp_path, log, scratch=[])
     on_loop = AsyncThread(log)
-    host = PluginHost(plugin_loading.load("./fails.py", tmp_path), context, Store(tmp_path), "", log, on_loop)
+    host = PluginHost(
+        plugin_loading.load("./fails.py", tmp_path),
+        context,
+        Store(tmp_path),
+        "",
+        log,
+        on_loop,
+        ServiceWait(log, "fails"),
+    )
     for position in range(10):
         host.committed(position)
         host.acked([f"s:{position}"])
