@@ -24,8 +24,11 @@ NEEDY = [name for name in PLUGINS if name in EXTRAS]
 RIGHT: dict[str, dict[str, Any]] = {
     "filter": {"where": "a"},
     "http": {"url": "http://127.0.0.1/"},
+    "http_listen": {"address": "127.0.0.1:8080"},
+    "notify": {"urls": ["${NOTIFY}"]},
     "reshape": {"fields": {"a": "b"}},
     "route": {"routes": {"a": "b"}},
+    "schedule": {"cron": "* * * * *"},
     "select": {"expression": "a"},
     "validate": {"schema": {}},
 }
