@@ -25,7 +25,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "filter": {"where": "a"},
     "http": {"url": "http://127.0.0.1/"},
     "http_listen": {"address": "127.0.0.1:8080"},
-    "notify": {"urls": ["${NOTIFY}"]},
+    "notify": {"urls": ["${A_SECRET}"]},
     "reshape": {"fields": {"a": "b"}},
     "route": {"routes": {"a": "b"}},
     "schedule": {"cron": "* * * * *"},
@@ -72,6 +72,7 @@ def modules_of(extra: str) -> set[str]:
 def test_a_library_that_is_not_there_is_said_with_what_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("A_SECRET", "hunter2")
     text = config_of(name, RIGHT[name])
     load(tmp_path / "p.toml", text=text)
     for module in modules_of(name):
