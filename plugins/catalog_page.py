@@ -43,6 +43,7 @@ message loses an attempt), it *tries again* (`retry` in the config), the message
 
 This page is made from the plugins themselves by `make catalog`.
 """
+_FORMS = ("option of the source", "option with an `input`")
 
 
 class Page(NamedTuple):
@@ -52,7 +53,8 @@ class Page(NamedTuple):
     text: str
     kinds: str
     extra: str
-    options: list[Option]
+    options: dict[str, list[Option]]
+    """By what has them: "option", or "option of the source" and so on where the plugin has two classes."""
 
 
 def first_party() -> dict[str, str]:
@@ -71,10 +73,12 @@ def _page(name: str, where: str) -> Page:
     summary, _, rest = text.partition("\n\n")
     summary = " ".join(summary.split()).removeprefix(f"`{name}`").removeprefix(":").strip()
     plugin = plugin_loading.load(name, Path())
-    options = options_of(plugin.options_type) if plugin.options_type is not None else []
+    forms = {"option": plugin} if plugin.source_form is None else dict(zip(_FORMS, plugin.forms, strict=True))
+    options = {what: options_of(form.options_type) for what, form in forms.items() if form.options_type is not None}
     folder = module.removeprefix("zpipe_plugins.").rpartition(".")[0].partition(".")[0]
     extra = name if name in _extras() else ""
-    return Page(name, folder, summary[:1].upper() + summary[1:], rest.strip(), _kinds(plugin), extra, options)
+    kinds = ", ".join(map(_kinds, plugin.forms))
+    return Page(name, folder, summary[:1].upper() + summary[1:], rest.strip(), kinds, extra, options)
 
 
 def _extras() -> set[str]:
@@ -121,9 +125,9 @@ def _section(page: Page) -> Iterator[str]:
     yield f"*{page.kinds}*" + (f" · `pip install 'zpipe[{page.extra}]'`" if page.extra else "")
     if page.text:
         yield from ("", page.text)
-    if page.options:
-        yield from ("", "| option | type | default | |", "|---|---|---|---|")
-        yield from _rows(page.options)
+    for what, options in page.options.items():
+        yield from ("", f"| {what} | type | default | |", "|---|---|---|---|")
+        yield from _rows(options)
 
 
 def _rows(options: list[Option], within: str = "") -> Iterator[str]:

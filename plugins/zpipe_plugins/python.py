@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-from zpipe import Context, Message, Traits, hookimpl
+from zpipe import BatchMap, Context, Message, Traits, override
 from zpipe.errors import OperatorError
 
 _FORMS = "allowed are 'module:name' and 'path.py:name'"
@@ -47,43 +47,34 @@ class Options:
             raise ValueError(f"function is {self.function!r}, and {where!r} is no module's name: {_FORMS}")
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Python(BatchMap[Options]):
+    @override
+    def check(self, options: Options, config_dir: Path) -> list[tuple[str, str]]:
+        try:
+            _resolve(options.function, config_dir)
+        except OperatorError as error:
+            return [("function", str(error))]
+        return []
 
+    @override
+    def traits(self, options: Options, config_dir: Path) -> Traits:
+        return Traits(needs_network=options.needs_network)
 
-@hookimpl
-def zpipe_check(options: Options, config_dir: Path) -> list[tuple[str, str]]:
-    try:
-        _resolve(options.function, config_dir)
-    except OperatorError as error:
-        return [("function", str(error))]
-    return []
+    @override
+    def outlets(self, options: Options) -> list[str] | None:
+        return options.outlets
 
+    @override
+    def open(self, context: Context[Options]) -> None:
+        self._function = _resolve(context.options.function, context.config_dir)
 
-@hookimpl
-def zpipe_traits(options: Options) -> Traits:
-    return Traits(needs_network=options.needs_network)
+    @override
+    def process(self, message: Message, context: Context[Options]) -> Any:
+        return self._function(message.payload)
 
-
-@hookimpl
-def zpipe_outlets(options: Options) -> list[str] | None:
-    return options.outlets
-
-
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    context.scratch = _resolve(context.options.function, context.config_dir)
-
-
-@hookimpl
-def zpipe_process(message: Message, context: Context) -> Any:
-    return context.scratch(message.payload)
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> Any:
-    return context.scratch([message.payload for message in messages])
+    @override
+    def process_batch(self, messages: list[Message], context: Context[Options]) -> Any:
+        return self._function([message.payload for message in messages])
 
 
 # Finding the function

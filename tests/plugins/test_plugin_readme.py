@@ -142,11 +142,13 @@ def test_squares(snippets: Any, make_context: Any) -> None:
     assert list(squares.zpipe_source(context)) == []
 
 
-def test_counted_stores_each_once(snippets: Any, make_context: Any, opened: Any, tmp_path: Path) -> None:
+def test_counted_stores_each_once(snippets: Any, make_context: Any, tmp_path: Path) -> None:
     counted = snippets("counted")
-    with opened(counted, make_context(counted.Options("c.db"))) as context:
-        for _ in range(2):
-            counted.zpipe_process_batch([Message(1, id="a"), Message(2, id="b")], context)
+    context = make_context(counted.Options("c.db"))
+    counted.zpipe_open(context)
+    for _ in range(2):
+        counted.zpipe_process_batch([Message(1, id="a"), Message(2, id="b")], context)
+    counted.zpipe_close(context)
     with closing(sqlite3.connect(tmp_path / "c.db")) as connection:
         assert connection.execute("SELECT * FROM seen").fetchall() == [("a", "1"), ("b", "2")]
 

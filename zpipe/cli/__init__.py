@@ -36,6 +36,7 @@ COMMANDS = {
     "units": "Make a pipeline's systemd units.",
     "new": "Begin a plugin, with options, tests and a config.",
     "plugins": "List the plugins that are installed.",
+    "conform": "Check that a stage in any language keeps the protocol.",
     "completion": "Have a shell complete commands, pipelines, stages and instances.",
     "man": "Write the manual pages.",
 }

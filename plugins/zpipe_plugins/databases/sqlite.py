@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from zpipe import Context, Message, Throttled, Traits, hookimpl
+from zpipe import BatchMap, Context, Message, Throttled, Traits, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.sqlite_table import SqliteTable, UnfitTableError
 
@@ -63,60 +63,53 @@ class Options:
                 raise ValueError(f"columns.{name} is {kind!r}: allowed are {', '.join(_TYPES)}")
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Sqlite(BatchMap[Options]):
+    """Not a Sink, since a stage may read from it: it passes on what it has stored."""
 
+    @override
+    def traits(self, options: Options, config_dir: Path) -> Traits:
+        return Traits(writes=(_path(options, config_dir),))
 
-@hookimpl
-def zpipe_traits(options: Options, config_dir: Path) -> Traits:
-    return Traits(writes=(_path(options, config_dir),))
+    @override
+    def open(self, context: Context[Options]) -> None:
+        options = context.options
+        path = _path(options, context.config_dir)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._table = SqliteTable(_connect(path), options.table, options.key, options.columns, options.fts)
+        except OSError as error:
+            raise OperatorError(f"{path}: cannot make its folder: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise OperatorError(f"{path}: {error}") from error
+        except UnfitTableError as error:
+            raise OperatorError(f"{path}: {error}") from None
 
+    @override
+    def close(self, context: Context[Options]) -> None:
+        if hasattr(self, "_table"):  # one that is told to leave while it starts may not be open
+            self._table.close()
 
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    options: Options = context.options
-    path = _path(options, context.config_dir)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        context.scratch = SqliteTable(_connect(path), options.table, options.key, options.columns, options.fts)
-    except OSError as error:
-        raise OperatorError(f"{path}: cannot make its folder: {error.strerror}") from error
-    except sqlite3.Error as error:
-        raise OperatorError(f"{path}: {error}") from error
-    except UnfitTableError as error:
-        raise OperatorError(f"{path}: {error}") from None
+    @override
+    def process(self, message: Message, context: Context[Options]) -> Any:
+        self._store([message], context)
+        return None if context.last else message.payload
 
+    @override
+    def process_batch(self, messages: list[Message], context: Context[Options]) -> list[Any] | None:
+        self._store(messages, context)
+        return None if context.last else [message.payload for message in messages]
 
-@hookimpl
-def zpipe_close(context: Context) -> None:
-    if isinstance(context.scratch, SqliteTable):
-        context.scratch.close()
-
-
-@hookimpl
-def zpipe_process(message: Message, context: Context) -> Any:
-    _store([message], context)
-    return None if context.last else message.payload
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
-    _store(messages, context)
-    return None if context.last else [message.payload for message in messages]
+    def _store(self, messages: list[Message], context: Context[Options]) -> None:
+        try:
+            self._table.upsert(messages)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _NOT_THE_MESSAGES_FAULT:
+                raise
+            raise Throttled(_AGAIN_S, f"{context.options.path}: {error}") from error
 
 
 def _path(options: Options, config_dir: Path) -> Path:
     return config_dir / Path(options.path).expanduser()
-
-
-def _store(messages: list[Message], context: Context) -> None:
-    try:
-        context.scratch.upsert(messages)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _NOT_THE_MESSAGES_FAULT:
-            raise
-        raise Throttled(_AGAIN_S, f"{context.options.path}: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
