@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from zpipe.config import addresses, values
+from zpipe.config.hosts import read_placement
 from zpipe.config.pipeline_config import Input, StageConfig, Use, Workers
 from zpipe.config.table_reader import TableReader
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
@@ -43,8 +44,13 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         use=tuple(table.get_list("use", _read_use)) if "use" in table else (),
         tick_s=table.get("tick", values.duration(), StageConfig.tick_s),
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
+        port=table.get("port", values.whole_number(most=65535), None),
     )
-    table.allow("input", "batch", "limit", "listen", "options", "use")
+    if "host" in table:
+        on_hosts = table.get_list("host", read_placement)
+        hosts = tuple(host for host, count in on_hosts for _ in range(stage.instances if count is None else count))
+        stage = replace(stage, hosts=hosts, instances=max(len(hosts), 1))
+    table.allow("input", "batch", "limit", "listen", "options", "use", "host")
     table.report_unknown_keys(_LATER)
     return stage
 
