@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import glob
 import logging
-import os
-import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -166,61 +161,3 @@ def test_windows_count_what_is_whole(tmp_path: Path) -> None:
     assert made[3].messages == messages[:4] and made[4] is None
     here.leaving = True
     assert list(windows.flush(here)) == [], "what an instance that leaves holds is its next life's"
-
-
-# PostgreSQL, started by the test where it is installed
-
-
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The DSN of a server of its own."""
-    found = shutil.which("initdb") or next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None)
-    if found is None:
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path("/tmp") / f"zp-pg-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    as_owner: list[str] = []
-    if os.getuid() == 0:  # it refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    bin, data = Path(found).parent, folder / "data"
-    run = {"cwd": folder, "check": True, "capture_output": True, "timeout": 60}
-    server: subprocess.Popen[bytes] | None = None
-    try:
-        subprocess.run([*as_owner, bin / "initdb", "-D", data, "-A", "trust", "-U", "zpipe", "--no-sync"], **run)  # type: ignore[call-overload]
-        settings = ["-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
-        server = subprocess.Popen(
-            [*as_owner, str(bin / "postgres"), "-D", str(data), *settings], cwd=folder, stderr=subprocess.PIPE
-        )
-        assert server.stderr is not None
-        for line in server.stderr:
-            if b"ready to accept" in line:
-                break
-        yield f"host={folder} user=zpipe dbname=postgres"
-    finally:
-        if server is not None:
-            server.terminate()
-            server.communicate(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_postgres_keeps_each_row_once(postgres: str, tmp_path: Path) -> None:
-    psycopg = pytest.importorskip("psycopg")
-    sink = plugin("postgres")
-    options = plugin_loading.load("./postgres.py", EXAMPLES).options_type
-    assert options is not None
-    here = context(options(postgres, "docs", "id", ["id", "title"]), tmp_path)
-    with psycopg.connect(postgres) as connection:
-        connection.execute("CREATE TABLE docs (id int PRIMARY KEY, title text)")
-    rows = [Message({"id": n, "title": f"t{n}"}) for n in range(1000)]
-    for _ in range(2):
-        sink.process_batch(rows, here)
-    sink.process_batch([Message({"id": 5, "title": "new"})], here)
-    with psycopg.connect(postgres) as connection:
-        assert connection.execute("SELECT count(*) FROM docs").fetchone() == (1000,)
-        assert connection.execute("SELECT title FROM docs WHERE id = 5").fetchone() == ("new",)
-    with pytest.raises(psycopg.Error):
-        sink.process_batch([Message({"id": "no number", "title": ""})], here)
-    away = context(options(f"{postgres} port=1", "docs", "id", ["id", "title"]), tmp_path)
-    with pytest.raises(Throttled):
-        sink.process_batch(rows[:1], away)

@@ -37,6 +37,7 @@ COMMANDS = {
     "keys": "Make, trust, rotate and drop the keys of hosts.",
     "new": "Begin a plugin, with options, tests and a config.",
     "plugins": "List the plugins that are installed.",
+    "conform": "Check that a stage in any language keeps the protocol.",
     "completion": "Have a shell complete commands, pipelines, stages and instances.",
     "man": "Write the manual pages.",
 }

@@ -341,8 +341,7 @@ def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
     workers, limit = stage.workers, stage.limit
     if plugin is None or limit is None or limit.max is None or workers.count_given or workers.kind != "thread":
         return workers
-    hook = "zpipe_process" if stage.batch is None else "zpipe_process_batch"
-    return replace(workers, count=limit.max) if hook in plugin.is_async else workers
+    return replace(workers, count=limit.max) if plugin.is_called_async(stage.batch is not None) else workers
 
 
 def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport) -> Any:

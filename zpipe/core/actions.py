@@ -66,13 +66,17 @@ class Publish(Action):
 class LogEvent(Action):
     """Something that people should read in the log. The shell limits the rate, since others can cause any number of these.
 
-    event    its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
+    event      its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
+    alike      events of one name with the same of this are no news to each other, whatever their fields say; "": their text
+    traceback  of the exception that it is about
     """
 
     event: str
     fields: dict[str, Any]
     warning: bool = True
     repeats: bool = False
+    alike: str = ""
+    traceback: str = ""
 
 
 @dataclass(slots=True)

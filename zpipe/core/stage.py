@@ -281,8 +281,9 @@ class Stage:
         """Logs what a hook that has no messages has left undone."""
         held = len(self.processing.held)
         if result.failures:
-            fields = {"reason": result.failures[0].reason, "held": held}
-            self._actions.append(LogEvent(f"{hook}.failed", fields, repeats=True))
+            failure = result.failures[0]
+            fields, alike = {"reason": failure.reason, "held": held}, failure.reason.partition(":")[0]
+            self._actions.append(LogEvent(f"{hook}.failed", fields, alike=alike, traceback=failure.traceback))
         elif hook == "flush" and held and not self.shutdown.leaving:
             hint = "the stream has ended, and the drain waits for what the plugin still holds after its flush"
             self._actions.append(LogEvent("held.left", {"held": held, "hint": hint}))

@@ -234,8 +234,7 @@ class Instance:
 
     def _make_loop(self) -> Loop:
         parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
-        wakeup = self._mailbox.wakeup
-        watched = {wakeup.fd: wakeup.clear, self._signals.fd: self._signalled}
+        watched = {self._signals.fd: self._signalled}
         if self._env.get(environment.SUPERVISED):
             watched[sys.stdin.fileno()] = self._supervisor_gone
         return Loop(

@@ -145,6 +145,7 @@ class Loop:
 
     def run(self) -> None:
         """Turns until the core is done. On the main thread; raises what a turn does, on whichever thread that was."""
+        self._sockets.watch_fd(self._mailbox.wakeup.fd, each_write=True)
         for fd in self._descriptors:
             self._sockets.watch_fd(fd)
         while not self._over:
@@ -184,7 +185,7 @@ class Loop:
         at = min(self._stage.next_timeout(), self._turn_parts(now))
         if self._source is not None:
             at = min(at, self._source.turn(now))
-        for arrival in self._sockets.poll(0.0 if self._mailbox or self._has_calls else at - time.monotonic()):
+        for arrival in self._sockets.poll(0.0 if self._mailbox or self._has_calls else at - now):
             self._mailbox.asleep = False
             self._take_in(arrival, time.monotonic())
         self._mailbox.asleep = False
@@ -275,7 +276,7 @@ class Loop:
                     stage.session_lost(arrival.key)
                 case "refusal":
                     self._refusals.note(arrival.key, now)
-                case "fd":
+                case "fd" if arrival.key in self._descriptors:  # else another thread wants a turn, and has said why
                     self._descriptors[arrival.key]()
                     self._parts_look_at = 0.0
         except PeerError as error:
