@@ -334,7 +334,7 @@ def _config_lines(config: StageConfig, width: int) -> list[Line]:
     """What the config says of the stage."""
     lines: list[Line] = [[(" options", "title")]]
     parts = [
-        f"plugin {config.plugin}",
+        f"{'plugin' if config.plugin else 'command'} {config.runs}",
         f"queue {config.queue.messages:,} messages",
         f"unacked {config.unacked.messages:,}",
     ]
