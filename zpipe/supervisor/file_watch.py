@@ -59,9 +59,13 @@ def _signature(file: Path) -> Signature | None:
 
 
 def files_of(config: PipelineConfig, stage: str) -> Iterator[Path]:
-    """The files of the stage's plugins, and those that their options name: a function's module, a program, a script."""
+    """The files of the stage's plugins, and those that their options name (a function's module, a program, a script), or that its
+    command names."""
     settings = config.stages[stage]
-    yield from _files_of_plugin(settings.plugin, settings.options, config.folder)
+    for part in settings.command:
+        yield from _named(part, config.folder)
+    if settings.plugin:
+        yield from _files_of_plugin(settings.plugin, settings.options, config.folder)
     for use in settings.use:
         yield from _files_of_plugin(use.plugin, use.options, config.folder)
 

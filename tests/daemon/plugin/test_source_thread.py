@@ -16,6 +16,7 @@ from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
+from zpipe.daemon.plugin import source_thread
 from zpipe.daemon.plugin.source_thread import NEVER, SourceThread
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
@@ -33,9 +34,10 @@ class Fed:
         self.stage = Stage(me, [], [("", "work")], self.policy, 0.0, lambda count: bytes(count))
         self.given: SimpleQueue[Any] = SimpleQueue()
         self.woken = threading.Event()
+        self.wakes = 0
         self.failures: list[BaseException] = []
         context = Context("p", "read", 1, "abc", None, folder, folder, logging.getLogger("zpipe"))
-        self.source = SourceThread(self._items, context, self.stage, (), self.woken.set, self.failures.append)
+        self.source = SourceThread(self._items, context, self.stage, (), self._wake, self.failures.append)
         self.stage.opened()
         for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
@@ -43,14 +45,18 @@ class Fed:
         self.source.start()
         self._yielded = 0
 
+    def _wake(self) -> None:
+        self.wakes += 1
+        self.woken.set()
+
     def _items(self, context: Context) -> Iterator[Any]:
         return iter(self.given.get, None)
 
-    def give(self, count: int, payload: Any = "") -> None:
+    def give(self, count: int, payload: Any = "", yielded: int | None = None) -> None:
         """Until the source has yielded so many more."""
-        self._yielded += count
         for number in range(count):
             self.given.put((number, {"n": number, "payload": payload}))
+        self._yielded += count if yielded is None else yielded
         pause = threading.Event()
         for _ in range(int(DEADLINE_S / 0.001)):
             if self.source.read[0] == self._yielded:
@@ -91,6 +97,29 @@ def test_with_something_unsent_a_section_is_worth_a_turn_and_no_message_less(fed
     assert fed.woken.wait(DEADLINE_S) and fed.source.turn(1.0) == 1.0
     fed.source.feed(-1.0)
     assert fed.stage.counts.received == 1 + fed.worth_a_turn
+
+
+def test_a_quick_source_wakes_the_loop_a_few_times_a_section(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
+    fed.give(fed.policy.link.unsent_messages)
+    assert fed.wakes < 10 * fed.policy.link.unsent_messages / fed.worth_a_turn
+
+
+def test_a_quick_source_is_not_read_beyond_the_limit(fed: Fed) -> None:
+    """But for the one message that it waits with."""
+    most = fed.policy.link.unsent_messages
+    fed.give(2 * most, yielded=most)
+    assert fed.given.qsize() in (most - 1, most)
+
+
+def test_what_a_source_gives_in_a_run_is_taken_while_it_waits(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing unsent each message is to leave soon, and the source wakes the loop at the end of the run only."""
+    monkeypatch.setattr(Stage, "has_unsent", False)
+    monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
+    fed.give(100)
+    fed.source.feed(-1.0)
+    assert fed.stage.counts.received == 100
+    assert fed.source.turn(1.0) == 1.0 + source_thread.QUICK_S
 
 
 def test_a_snapshot_counts_all_that_was_yielded(fed: Fed) -> None:
