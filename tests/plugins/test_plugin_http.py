@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from zpipe import Context, Message, Reject, Retry, Throttled
-from zpipe.errors import PluginError
-from zpipe.plugin_loading import load
+from zpipe.errors import OperatorError
 from zpipe_plugins.web.http import Http, Options
 
 
@@ -244,8 +243,9 @@ def test_closing_closes_the_connections(make_context: Any, base: str, loop: asyn
 
 def test_without_httpx_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(PluginError, match=r"it needs httpx, .*: pip install 'zpipe\[http\]'"):
-        load("http", tmp_path)
+    plugin = Http()
+    with pytest.raises(OperatorError, match=r"it needs httpx, .*: pip install 'zpipe\[http\]'"):
+        plugin.check(Options("http://x"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from zpipe.core.actions import LogEvent
 from zpipe.daemon.plugin.async_thread import AsyncThread
 from zpipe.daemon.plugin.service_wait import ServiceWait
+from zpipe.daemon.service.limited_log import LimitedLog
 from zpipe.daemon.storage.store import SavedPosition, Store
 from zpipe.errors import Retry, Throttled
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
+from zpipe.runtime.exception_text import reason_of, traceback_of
 from zpipe.runtime.logs import fields
 
 CLOSE_S = 5.0
@@ -53,6 +57,7 @@ class PluginHost:
         self._store = store
         self._run = run
         self._log = log
+        self._commit_failures, self._ack_failures = LimitedLog(log), LimitedLog(log)  # a thread each
         self._outcome = async_thread.outcome
         self._service_wait = service_wait
         self._in_process = in_process
@@ -110,7 +115,7 @@ class PluginHost:
         try:
             self._outcome(hook(position, self.context))
         except BaseException as error:  # also sys.exit(): the position is committed, whatever the plugin makes of it
-            self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
+            self._commit_failures.write(_failed("commit.failed", error), time.monotonic())
 
     def acked(self, ids: list[str]) -> None:
         """Tells the source of finished messages, on a thread of its own. Does not block."""
@@ -124,9 +129,7 @@ class PluginHost:
             try:
                 self._outcome(self.plugin.hooks["zpipe_ack"](ids, self.context))
             except BaseException as error:  # also sys.exit(): the others are to be told
-                self._log.error(
-                    fields(event="ack.failed", reason=f"{type(error).__name__}: {error}", messages=len(ids))
-                )
+                self._ack_failures.write(_failed("ack.failed", error, messages=len(ids)), time.monotonic())
 
     def close(self) -> None:
         """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks for so long at most."""
@@ -143,4 +146,10 @@ class PluginHost:
         try:
             self._outcome(self.plugin.hooks["zpipe_close"](self.context))
         except BaseException as error:
-            self._log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))
+            self._log.error(fields(event="close.failed", reason=reason_of(error)))
+
+
+def _failed(event: str, error: BaseException, **more: Any) -> LogEvent:
+    """A fault of the hook comes again with each call, and is news once a minute."""
+    reason = reason_of(error)
+    return LogEvent(event, {"reason": reason, **more}, alike=reason.partition(":")[0], traceback=traceback_of(error))
