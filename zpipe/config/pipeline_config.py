@@ -59,6 +59,7 @@ class StageConfig:
     use      plugins around the calls of its own, the first outermost
     listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
     traits   what the plugin says of itself with these options; the default if it was not loaded
+    command  of a stage in another language, in place of a plugin, which is then ""; its options are the table as it stands
     """
 
     name: str
@@ -79,6 +80,12 @@ class StageConfig:
     use: tuple[Use, ...] = ()
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
+    command: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> str:
+        """What the stage runs, for people: the name of its plugin, or its command."""
+        return self.plugin or " ".join(self.command)
 
 
 PROMETHEUS = "127.0.0.1:9464"

@@ -130,7 +130,7 @@ class Watch:
         """Orders each of these heads, of which the last snapshots are given, to close its source: once in each of its lives. One
         that is busy, or whose answer was lost, is told again when this is called again."""
         for key, snapshot in heads.items():
-            over = snapshot["state"] in (State.STOPPED, State.STARTING)
+            over = snapshot["state"] == State.STOPPED
             if not over and self._drain_ordered.get(key) != snapshot["incarnation"]:
                 with suppress(NoPeerError):
                     self.ask(*key, "drain", DRAIN_ANSWER_S)

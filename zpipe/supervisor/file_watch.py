@@ -61,6 +61,10 @@ def _signature(file: Path) -> Signature | None:
 def files_of(config: PipelineConfig, stage: str) -> Iterator[Path]:
     """The files of the stage's plugin, and those that its options name: a function's module, a program, a script."""
     plugin = config.stages[stage].plugin
+    for part in config.stages[stage].command:
+        yield from _named(part, config.folder)
+    if not plugin:
+        return
     if "/" in plugin or ".py" in plugin:
         yield from _named(plugin, config.folder)
     elif ":" in plugin:

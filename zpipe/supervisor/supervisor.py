@@ -331,9 +331,9 @@ class Supervisor:
                 for snapshot in self._watch.poll(TURN_S):
                     self._take(snapshot)
             final, last = places.stopped(*key), self._last.get(key)
-            if last is not None and (final is None or final["incarnation"] != last["incarnation"]):
+            if last is not None and (not final or final["incarnation"] != last["incarnation"]):
                 (self._ledger.final if places.alive(*key) else self._ledger.killed)(last)
-            if final is not None:
+            if final:  # a program in another language may have stopped without a snapshot
                 self._ledger.final(final)
 
     def _stop_children(self) -> None:
