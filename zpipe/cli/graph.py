@@ -37,6 +37,7 @@ def _graph(pipeline: PipelineConfig) -> dict[str, Any]:
             "name": stage.name,
             "plugin": stage.runs,
             "instances": stage.instances,
+            "hosts": list(stage.hosts),
             "queue": dataclasses.asdict(stage.queue) if stage.inputs else None,
             "batch": dataclasses.asdict(stage.batch) if stage.batch else None,
         }

@@ -17,11 +17,13 @@ class Action:
 
 @dataclass(slots=True)
 class OpenSession(Action):
-    """Connect a PUSH of its own to `address`; answer with session_ready or session_lost."""
+    """Connect a PUSH of its own to `address`, whose owner has to have the same `key` as the sender of the hello; answer with
+    session_ready or session_lost."""
 
     session: bytes
     address: str
     high_water_mark: int
+    key: str = ""
 
 
 @dataclass(slots=True)

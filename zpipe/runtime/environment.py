@@ -4,6 +4,8 @@ from __future__ import annotations
 
 RUN = "ZPIPE_RUN"
 """The run that a daemon belongs to."""
+HOST = "ZPIPE_HOST"
+"""Which host of the pipeline this machine is."""
 REPLAY = "ZPIPE_REPLAY"
 """"1" where dead letters are replayed: sources are not read."""
 SUPERVISED = "ZPIPE_SUPERVISED"

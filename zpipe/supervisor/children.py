@@ -133,6 +133,13 @@ class ChildDaemon:
             self.restarting = True
             self.process.terminate()
 
+    def stop_in_order(self) -> None:
+        """Has it leave, not to be started again."""
+        if self.process is not None:
+            self.process.terminate()
+        else:
+            self.done = True
+
     def start_soon(self, now: float) -> None:
         """It has left, to be started again."""
         self.restarting = False

@@ -59,11 +59,15 @@ class Supervisor:
     ) -> None:
         file_descriptors.raise_limit()
         # The last stage comes first, so that consumers are there when the head starts.
+        here = Places(config, env)
         wanted = [
             (stage.name, instance)
             for stage in reversed(list(config.stages.values()))
             for instance in sorted({*range(1, stage.instances + 1), *(n for name, n in replay if name == stage.name)})
+            if not stage.hosts or here.is_local(stage.name, instance)
         ]
+        if not wanted:
+            raise OperatorError(f"no stage of {config.path} runs on host {here.host!r}: there is nothing to start")
         self._lock = _lock_run(config, env, wanted)
         env = {**env, environment.RUN: self._lock.run, **({environment.REPLAY: "1"} if replay else {})}
         self._replay = bool(replay)
@@ -78,6 +82,8 @@ class Supervisor:
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
         self.interrupts = 0
         self._draining = False
+        # Without a head among its instances a run cannot drain: what comes from other hosts goes on coming.
+        self._can_only_leave = bool(here.host) and not any(stage in config.heads for stage, _ in wanted)
         self._drain_timeout_s = drain_timeout_s
         self._drain_until = float("inf")
         self._adopt_at = 0.0
@@ -122,6 +128,8 @@ class Supervisor:
         if not self._draining and (self.interrupts or (self._replay and self._letters_in_hand())):
             self._draining = True
             self._drain_until = now + self._drain_timeout_s
+            for child in self._children if self._can_only_leave else ():
+                child.stop_in_order()
         if not self._draining:
             return None
         up = {(child.stage, child.instance) for child in self._children if child.process is not None}
@@ -195,8 +203,10 @@ class Supervisor:
         places = self._places
         mine = {(child.stage, child.instance) for child in self._children}
         for stage in self._config.stages:
-            for instance in places.instances(stage) if places.local(stage) else ():
+            for instance in places.instances(stage):
                 key = stage, instance
+                if not places.is_local(*key):
+                    continue
                 joined = key in self._last or places.belongs_to_run(*key)
                 if key in mine or not joined or places.alive(*key) or places.stopped(*key) is not None:
                     continue
@@ -247,6 +257,9 @@ class Supervisor:
             return None
         if child.restarting:
             child.start_soon(now)
+            return None
+        if self._can_only_leave and self._draining and death.code == 0:
+            child.finish()
             return None
         if death.code == 0 and self._left(child):
             child.finish()
@@ -313,7 +326,8 @@ class Supervisor:
             return
         self.interrupts += 1
         if self.interrupts == 1:
-            self._say("run.drain", signal=name, hint="once more stops now")
+            event = "run.leave" if self._can_only_leave else "run.drain"
+            self._say(event, signal=name, hint="once more stops now")
         else:
             self._say("run.stop", signal=name)
 

@@ -179,6 +179,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and all(_is_number(snapshot.get(key) or 0) for key in _NUMBERS_OR_NULL)
         and all(isinstance(snapshot.get(key) or "", str) for key in _TEXTS)
         and _are_texts(snapshot.get("waiting_for") or [])
+        and _sound_refusals(snapshot.get("refusals") or [])
         and _numbers(snapshot.get("budget") or {})
         and all(_numbers(row) for row in _values(snapshot.get("latency") or {}))
         and all(_sound_histogram(row) for row in _values(snapshot.get("latency_histogram") or {}))
@@ -202,6 +203,12 @@ def _sound_link(link: Any) -> bool:
         and all(_is_count(link.get(key)) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+    )
+
+
+def _sound_refusals(rows: Any) -> bool:
+    return _all_rows(rows, ("times", "last_s")) and all(
+        isinstance(row.get(key), str) for row in rows for key in ("peer", "reason")
     )
 
 

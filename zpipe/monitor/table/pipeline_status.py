@@ -46,6 +46,9 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
                     continue  # the sentence of the bottleneck says it
                 names = ", ".join(instance for instance, its in reasons.items() if its == why)
                 found += wrap(f"{names} {what}: {why}", width, "bold red")
+        for instance, reasons in stage["refusals"].items():
+            for reason in dict.fromkeys(reasons):
+                found += wrap(f"{instance}: {reason}", width, "bold red")
         if stage["unrouted"]:
             found += wrap(
                 f"{name}: {stage['unrouted']:,} outputs left by an outlet that no stage reads", width, "yellow"
