@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
-from pipeline import Pipeline, wait_until
+from pipeline import Command, Pipeline, wait_until
 from ports import free_ports
 from rows import DEADLINE_S, KILLS, MESSAGES, PACE, run_with_kills
 
@@ -226,3 +229,49 @@ async def load_of(port: int, count: int, connections: int) -> float:
     began = time.monotonic()
     await asyncio.gather(*[client() for _ in range(connections)])
     return time.monotonic() - began
+
+
+# ---- what they cost
+
+
+def rate(pipeline: Pipeline, run: Command) -> float:
+    """Messages a second, between the first and the last that are stored."""
+    first = last = (0.0, 0)
+    while last[1] < MESSAGES:
+        count = wait_until(lambda least=last[1]: (n := pipeline.count()) > least and n, "more is stored", DEADLINE_S)
+        last = (time.monotonic(), int(count))
+        first = first if first[1] else last
+    run.interrupt()
+    run.ledger(DEADLINE_S)
+    return (last[1] - first[1]) / (last[0] - first[0])
+
+
+def test_tail_beside_a_plain_script(make: MakePipeline, compare: Callable[..., None], tmp_path: Path) -> None:
+    pipeline = make(FOLLOWED + STORE.format(input="read"))
+    lines = "".join(map(line, range(MESSAGES)))
+    (pipeline.folder / "a.log").write_text(lines)
+
+    def ours() -> float:
+        (pipeline.folder / "out.db").unlink(missing_ok=True)
+        return rate(pipeline, pipeline.run("--fresh"))
+
+    def plain() -> float:
+        """The same lines into the same table, in batches of 500, each on the disk when it is done."""
+        with closing(sqlite3.connect(tmp_path / f"{time.monotonic()}.db", isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("CREATE TABLE t (id NOT NULL PRIMARY KEY, text)")
+            began, rows = time.monotonic(), []
+            with (pipeline.folder / "a.log").open() as log:
+                for text in log:
+                    payload = json.loads(text)
+                    rows.append((payload["id"], payload["text"]))
+                    if len(rows) == 500:
+                        database.execute("BEGIN")
+                        upsert = "INSERT INTO t VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
+                        database.executemany(upsert, rows)
+                        database.execute("COMMIT")
+                        rows.clear()
+            return MESSAGES / (time.monotonic() - began)
+
+    compare("tail into sqlite", ours, plain)
