@@ -264,7 +264,7 @@ def test_a_memoryview_is_cbor_s_whatever_memory_it_is_of(wrap: Callable[[memoryv
         assert msgpack.write_payloads([[wrap(view)]], [wrap(view)]) is None
 
 
-@pytest.mark.parametrize("payload", [*NOT_PLAIN, bytearray(b"x"), [1, (2,)], 1 << 70, {"a": [{b"k": None}]}], ids=repr)
+@pytest.mark.parametrize("payload", [*NOT_PLAIN, bytearray(b"x"), [1, (2,)], 1 << 70, {"a": [{b"k": None}]}])
 def test_the_quick_check_before_cbor_changes_nothing_of_what_is_sent(payload: Any) -> None:
     def sent(*quick_check: Any) -> Any:
         try:

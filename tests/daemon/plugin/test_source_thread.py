@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from zpipe.core.actions import LimitOutputs
+from zpipe.core.actions import LimitOutputs, StoreDeadLetter
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
 from zpipe.daemon.plugin import source_thread
+from zpipe.daemon.plugin.service_wait import FIRST_S, MAX_S, WORKS_AFTER_S, ServiceWait
 from zpipe.daemon.plugin.source_thread import NEVER, SourceThread
+from zpipe.errors import Retry, Throttled
 from zpipe.hookspecs import Context
+from zpipe.messages import BadRecord, Message
 
 DEADLINE_S = 30.0
 
@@ -35,8 +38,12 @@ class Fed:
         self.woken = threading.Event()
         self.wakes = 0
         self.failures: list[BaseException] = []
+        self.opened_after: list[Any] = []
         context = Context("p", "read", 1, "abc", None, folder, folder, logging.getLogger("zpipe"))
-        self.source = SourceThread(self._items, context, self.stage, (), self._wake, self.failures.append)
+        self.wait = ServiceWait(context.log, "postgres")
+        self.context = context
+        source, woken, failed = self._items, self._wake, self.failures.append
+        self.source = SourceThread(source, context, self.stage, (), woken, failed, self.wait)
         self.stage.opened()
         for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
@@ -49,7 +56,12 @@ class Fed:
         self.woken.set()
 
     def _items(self, context: Context) -> Iterator[Any]:
-        return iter(self.given.get, None)
+        """What it is given; exceptions are raised."""
+        self.opened_after.append(context.position)
+        for item in iter(self.given.get, None):
+            if isinstance(item, Exception):
+                raise item
+            yield item
 
     def give(self, count: int, payload: Any = "", yielded: int | None = None) -> None:
         """Until the source has yielded so many more."""
@@ -150,6 +162,18 @@ def test_what_cannot_be_named_is_a_failure_and_no_end(fed: Fed) -> None:
     assert fed.stage.source is not None and not fed.stage.source.ended
 
 
+def test_a_bad_record_in_a_message_has_its_reason_and_its_id(fed: Fed) -> None:
+    fed.given.put((1, BadRecord("no JSON", b"x")))
+    fed.given.put(Message(BadRecord("no CSV", b"y"), id="read:own", position=2, outlet="of what"))
+    fed.end()
+    fed.source.feed(0.0)
+    letters = [action.letter for action in fed.stage.turn(0.0) if isinstance(action, StoreDeadLetter)]
+    assert [(letter.id, letter.reason, letter.raw) for letter in letters] == [
+        ("read:1", "no JSON", b"x"),
+        ("read:own", "no CSV", b"y"),
+    ]
+
+
 def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections are sized by the messages before, and one that is too large is cut at once to what fits."""
     encoded: list[int] = []
@@ -168,3 +192,68 @@ def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.Mon
     fed.give(count, payload)
     fed.source.feed(2.0)
     assert count - fed.source._worth_a_turn < sum(encoded) <= count, "by then it is known how large they are"
+
+
+# A service that is not there
+
+
+@pytest.mark.parametrize("answer", [Throttled(0.0, "connection refused"), Retry(0.0, "connection refused")])
+def test_a_source_whose_service_goes_is_opened_again_after_what_it_gave(fed: Fed, answer: Exception) -> None:
+    fed.give(3)
+    fed.given.put(answer)
+    fed.give(2)
+    assert fed.opened_after == [None, 2]
+    fed.given.put(answer)
+    fed.given.put(answer)  # it has given nothing meanwhile
+    fed.given.put((7, {"n": 7}))
+    fed.end()
+    fed.source.feed(-1.0)
+    assert fed.opened_after == [None, 2, 1, 1]
+    assert (fed.stage.counts.received, fed.failures, fed.wait.outage.text) == (6, [], "")
+
+
+def test_what_a_source_waits_for_is_shown_until_it_ends(fed: Fed) -> None:
+    fed.woken.clear()
+    fed.given.put(Throttled(3000.0, "connection refused"))
+    pause = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.001)):
+        if fed.wait.outage.text:
+            break
+        pause.wait(0.001)
+    assert fed.wait.outage.text == "it waits for postgres: connection refused; next try in 3000 s"
+    fed.source.close()
+    assert fed.woken.wait(DEADLINE_S) and fed.opened_after == [None] and fed.failures == []
+
+
+class Stopping(threading.Event):
+    """Waits for nothing, and notes for how long it was to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
+def test_waits_double_where_the_plugin_names_no_time_and_begin_anew_once_it_works() -> None:
+    wait, stopping = ServiceWait(logging.getLogger("zpipe"), "postgres"), Stopping()
+    for answer in [Throttled(reason="away")] * 8 + [Throttled(7.0)]:
+        wait.wait(answer, stopping)
+    assert stopping.waits == [FIRST_S, 1.0, 2.0, 4.0, 8.0, 16.0, MAX_S, MAX_S, 7.0]
+    wait.reached()
+    assert wait.outage.text == ""
+    wait.wait(Throttled(), stopping)
+    assert stopping.waits[-1] == FIRST_S
+
+
+def test_a_try_that_finds_nothing_to_read_counts_as_reached_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    wait = ServiceWait(logging.getLogger("zpipe"), "postgres")
+    assert wait.turn(now) == NEVER
+    wait.wait(Throttled(1.0, "away"), Stopping())
+    assert wait.turn(now) == now + WORKS_AFTER_S and wait.outage.text
+    now += WORKS_AFTER_S
+    assert wait.turn(now) == NEVER and not wait.outage.text

@@ -20,9 +20,10 @@ from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
+from zpipe.daemon.plugin.service_wait import ServiceWait
 from zpipe.daemon.plugin.task_run import check_outlet
 from zpipe.daemon.service.process_memory import LARGE_MESSAGE_BYTES, keep_freed_memory
-from zpipe.errors import PluginError, Reject
+from zpipe.errors import PluginError, Reject, Retry, Throttled
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
 from zpipe.runtime.exception_text import reason_of
@@ -44,6 +45,7 @@ class SourceThread:
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
     interrupt  ends a wait of the source that `context.stopping` does not end
     singly   it hears of single messages that are finished
+    service_wait  what waits where the source says that its service is not there
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SourceThread:
         outlets: Collection[str],
         wake: Callable[[], None],
         failed: Callable[[BaseException], None],
+        service_wait: ServiceWait,
         interrupt: Callable[[], None] = lambda: None,
         singly: bool = False,
     ) -> None:
@@ -65,6 +68,7 @@ class SourceThread:
         self._outlets = outlets
         self._wake = wake
         self._failed = failed
+        self._service_wait = service_wait
         self._interrupt = interrupt
         self._singly = singly
         # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
@@ -77,6 +81,7 @@ class SourceThread:
         self._limit = 0
         self._asked = 0  # of the source; by its thread
         self._taken = 0  # from `items`; by the loop
+        self._last_taken: Any = None
         self._in_run = False
         self._more = threading.Condition()
         self._began_at = self._over_at = 0.0
@@ -94,9 +99,25 @@ class SourceThread:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        items, clock = self._items, time.monotonic
-        self._began_at = began_at = clock()
-        run = 0
+        self._began_at = time.monotonic()
+        try:
+            while not stopping.is_set():
+                try:
+                    self._read()
+                    break
+                except (Throttled, Retry) as answer:
+                    self._service_wait.wait(answer, stopping)
+        except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
+            self._failure = error
+            self._failed(error)
+        self._over_at = time.monotonic()
+        self._over = True
+        self._wake()
+
+    def _read(self) -> None:
+        """Reads the source to its end. Raises what it does; it is then to be opened again after what it has given."""
+        stopping, items, clock = self._context.stopping, self._items, time.monotonic
+        run, first, began_at = 0, self._asked, clock()
         try:
             iterator = iter(self._source(self._context))
             for item in iterator:
@@ -107,6 +128,8 @@ class SourceThread:
                 items.append(item)
                 self._asked += 1
                 self._wake_if_worth()
+                if self._asked == first + 1:
+                    self._service_wait.reached()
                 run = min(2 * run + 1, self._room_for_run) if clock() - began_at < QUICK_S else 0
                 began_at = clock()
                 if run > 0:
@@ -115,13 +138,20 @@ class SourceThread:
                     self._in_run = False
                     self._asked += run
                     self._wake_if_worth()
-        except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
-            self._failure = error
-            self._failed(error)
-        self._in_run = False
-        self._over_at = clock()
-        self._over = True
-        self._wake()
+        except (Throttled, Retry):
+            self._go_on_after_last(first)
+            raise
+        finally:
+            self._in_run = False
+        self._service_wait.reached()
+
+    def _go_on_after_last(self, first: int) -> None:
+        """What the source has given counts, also of a run that it did not end; `first` had been given before."""
+        with self._more:
+            self._asked = self._taken + len(self._items)
+            last = self._items[-1] if self._items else self._last_taken
+        if self._asked > first and (position := position_of(last)) is not None:
+            self._context.position = position
 
     def _wake_if_worth(self) -> None:
         if self._nothing_unsent or len(self._items) >= self._worth_a_turn:
@@ -203,8 +233,10 @@ class SourceThread:
             return None
         if self._fitting < self._policy.section_messages:
             count = min(count, self._fitting)
-        items = [self._items.popleft() for _ in range(count)]
-        self._taken += count
+        with self._more:
+            items = [self._items.popleft() for _ in range(count)]
+            self._taken += count
+            self._last_taken = items[-1]
         try:
             batch = (None if self._singly else self._take_plain(items)) or self._take_any(items)
         except Exception as error:
@@ -261,6 +293,9 @@ class SourceThread:
                 failures[index] = Failure(index, payload.reason)
             elif type(item) is Message:
                 position = item.position
+                if type(item.payload) is BadRecord:
+                    failures[index] = Failure(index, item.payload.reason)
+                    continue
                 check_message(item)
                 try:
                     check_outlet(item.outlet, self._outlets)
@@ -307,6 +342,13 @@ def position_text(position: Position) -> str:
     if isinstance(position, list | tuple):
         return ":".join(map(position_text, position))
     return cbor.write(position).hex()
+
+
+def position_of(item: Any) -> Position:
+    """Of what a source has yielded; None where that has none."""
+    if type(item) is Message:
+        return item.position
+    return item[0] if type(item) is tuple and len(item) == 2 else None
 
 
 def not_read(context: Context) -> Iterator[Any]:
