@@ -77,7 +77,7 @@ def test_a_key_that_nobody_trusts(call: Call, write: Write, keys: Path) -> None:
 
 def test_a_name_that_has_no_address_and_a_service_of_somebody_else(call: Call, write: Write, keys: Path) -> None:
     _, found = findings(call, write(CONFIG.format(port=25000, other="no-such-host.invalid", more="")))
-    assert [(area, what.partition(":")[0]) for area, what, _ in wrong(found)][0] == ("names", "web2")
+    assert next((area, what.partition(":")[0]) for area, what, _ in wrong(found)) == ("names", "web2")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         _, found = findings(call, write(CONFIG.format(port=25000, other="127.0.0.1", more=f"port = {port}")))
