@@ -71,6 +71,25 @@ def test_a_source_that_takes_messages_too(write: Write) -> None:
     assert set(both.in_stage(has_input=True).hooks) == {"zpipe_process_batch", "zpipe_process_each", "zpipe_commit"}
 
 
+def test_a_source_that_is_a_sink_too_is_one_or_the_other(write: Write) -> None:
+    folder = write(
+        "class Queue(zpipe.Source[None, int], zpipe.Sink[None]):\n"
+        "  def source(self, context): yield 1, 2\n  def process(self, message): pass\n"
+    )
+    queue = plugin_loading.load("./p.py:Queue", folder)
+    assert not queue.in_stage(has_input=False).traits(None, folder).is_sink
+    assert queue.in_stage(has_input=True).traits(None, folder).is_sink
+
+
+def test_a_map_that_is_for_use_as_well(write: Write) -> None:
+    folder = write(
+        "class Both(Shout, zpipe.Wrapper[Options]):\n  def wrap(self, call, messages, context): return call(messages)\n"
+    )
+    both = plugin_loading.load("./p.py:Both", folder)
+    assert both.is_wrapper and both.takes_messages and both.options_type is not None
+    assert set(both.in_stage(has_input=True).hooks) == {"zpipe_process"}
+
+
 def test_a_base_of_another_and_a_private_class_are_not_meant(write: Write) -> None:
     folder = write("class _Helper(zpipe.Map): pass\nclass Louder(Shout): pass\n")
     assert type(plugin_loading.load("./p.py", folder).hooks["zpipe_process"](1, 2)[0]).__name__ == "Louder"

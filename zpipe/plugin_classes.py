@@ -1,8 +1,9 @@
 """Plugins as classes: a base class for each kind, whose methods are the hooks, so that editors and type checkers know them.
 
-A plugin derives from `Source`, `Map`, `BatchMap` or `Sink`, or from `Source` and one of the others, and is a source then in a
-stage without an input. The method `process` is the hook `zpipe_process`, and so for every other. Must not live here: calling a
-hook, and choosing the class of a module, which is `plugin_loading`'s.
+A plugin derives from `Source`, `Map`, `BatchMap` or `Sink`. One of the latter three may derive from `Source` too, and is a source
+in a stage without an input, and from `Wrapper`, to be for the `use` of other stages as well. The method `process` is the hook
+`zpipe_process`, and so for every other. Must not live here: calling a hook, and choosing the class of a module, which is
+`plugin_loading`'s.
 
 Type checkers compare a method with that of its base class, so they find wrong arguments and wrong types by themselves. A method
 whose name is misspelt is a new one to them, unless it is marked with `zpipe.override`. `problems` finds it in any case, since
@@ -152,11 +153,11 @@ def problems_of(cls: type) -> list[str]:
     """What is wrong with the names of the class's methods. [] where nothing is."""
     kinds = _kinds_of(cls)
     takers = [kind for kind in kinds if issubclass(kind, Worker)]
-    if len(kinds) != 1 and not (len(kinds) == 2 and kinds[0] is Source and len(takers) == 1):
+    if len(kinds) != 1 and len(takers) != 1:
         names = ", zpipe.".join(kind.__name__ for kind in KINDS)
         return [
-            f"{cls.__name__} derives from {len(kinds)} of zpipe.{names}, not from one of them, nor from Source and one that "
-            "takes messages"
+            f"{cls.__name__} derives from {len(kinds)} of zpipe.{names}, not from one of them, nor from one that takes "
+            "messages with Source or Wrapper"
         ]
     known, shown = set[str]().union(*map(_methods, kinds)), " and zpipe.".join(kind.__name__ for kind in kinds)
     problems = []

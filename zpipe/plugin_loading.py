@@ -87,7 +87,8 @@ class Plugin(NamedTuple):
         unused = {"zpipe_wrap"}
         if self.is_source:
             unused |= {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
-        return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
+        hooks = {hook: call for hook, call in self.hooks.items() if hook not in unused}
+        return self._replace(hooks=hooks, is_sink=self.is_sink and "zpipe_source" not in hooks)
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
         """What the plugin itself finds wrong with its options, as (option, problem). Raises PluginError if it cannot say."""

@@ -41,9 +41,8 @@ class Counter:
         added, self._told = value - self._told, value
         return [added] if added else None
 
-    def add(self, by: float) -> float:
+    def add(self, by: float) -> None:
         self.inc(by)
-        return 0.0
 
 
 class Gauge:
@@ -71,12 +70,10 @@ class Gauge:
             self._told = self.value
         return [set_to, added] if added or set_to is not None else None
 
-    def add(self, set_to: float | None, by: float) -> float:
-        """Returns what is to be taken back once its worker process is gone: a number of open things must not count its own."""
+    def add(self, set_to: float | None, by: float) -> None:
         if set_to is not None:
             self.set(set_to)
         self.inc(by)
-        return by
 
 
 class Histogram:
@@ -100,12 +97,11 @@ class Histogram:
         rows = [row for row in rows if row[1]]
         return [added, rows] if rows else None
 
-    def add(self, total: float, rows: list[list[int]]) -> float:
+    def add(self, total: float, rows: list[list[int]]) -> None:
         with self._lock:
             self._sum += total
             for power, messages in rows:
                 self._buckets[power] = self._buckets.get(power, 0) + messages
-        return 0.0
 
     def figures(self) -> dict[str, Any]:
         with self._lock:
@@ -152,18 +148,14 @@ class Metrics:
         changed = [(name, one, one.change()) for name, one in list(self._made.items())]
         return [[type(one).__name__.lower(), name, change] for name, one, change in changed if change is not None]
 
-    def add(self, kind: str, name: str, change: list[Any]) -> float:
-        """Adds what has changed elsewhere. Returns what of it is to be taken back in the end, by `inc` of the gauge.
-
-        Raises ValueError where the name is one of another kind here, or one too many.
-        """
+    def add(self, kind: str, name: str, change: list[Any]) -> None:
+        """Adds what has changed elsewhere. Raises ValueError where the name is one of another kind here, or one too many."""
         of_kind: dict[str, Callable[[str], Any]] = {
             "counter": self.counter,
             "gauge": self.gauge,
             "histogram": self.histogram,
         }
-        back: float = of_kind[kind](name).add(*change)
-        return back
+        of_kind[kind](name).add(*change)
 
     def figures(self) -> dict[str, Any]:
         """For a snapshot: by kind, then by name. {} while there are none."""

@@ -78,6 +78,7 @@ def test_nothing_is_overwritten(call: Call, tmp_path: Path) -> None:
         ("json", "of Python"),
         ("class", "of Python"),
         ("zpipe", "of a module that is installed"),
+        ("pytest", "of a module that is installed"),
         ("exec", "there is a plugin 'exec' already"),
     ],
 )

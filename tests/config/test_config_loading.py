@@ -230,7 +230,7 @@ def test_files_with_little_in_them(problems: Problems, text: str, said: list[str
 def test_keys_of_later_versions_are_never_ignored(problems: Problems, key: str) -> None:
     [problem] = problems(stages(step("b", f"{key} = {{}}")))
     assert problem.startswith(
-        f"8: stages.b.{key}: is not available in this version; allowed: batch, codec, dead, host, input, "
+        f"8: stages.b.{key}: is not available in this version; allowed: batch, codec, command, dead, host, input, "
     )
 
 

@@ -58,6 +58,20 @@ def everything(socket: Any) -> list[list[bytes]]:
             return found
 
 
+TOLD = {"dead": 0}
+
+
+def bury(id: str, payload: bytes, reason: str) -> None:
+    """Hands a dead letter to the keeper, and waits until it is durable."""
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(os.environ["ZPIPE_DEAD_LETTERS"])
+    letter = {"number": 1, "id": id, "origin": time.time(), "payload": payload, "attempts": 1, "reason": reason}
+    dealer.send(cbor2.dumps({"kind": "bury", **letter, "source": UPSTREAM}))
+    assert cbor2.loads(dealer.recv())["kind"] == "done"
+    dealer.close(0)
+    TOLD["dead"] += 1
+
+
 class Message:
     """One that came, or waits, or is sent: all that this map holds."""
 
@@ -226,11 +240,9 @@ class Producer:
         try:
             ids, origins, payloads, _ = cbor2.loads(section)
             assert len(ids) == len(origins) == len(payloads) == count
-        except Exception as error:  # a dead letter: this stage keeps it in a file of its own
-            with open(f"{FOLDER}/dead", "ab") as file:
-                file.write(section + repr(error).encode() + b"\n")
-                os.fsync(file.fileno())
-            for _ in range(count):
+        except Exception as error:
+            for number in range(first, first + count):
+                bury(f"number {number}", cbor2.dumps(section), f"malformed section: {error!r}")
                 parcel.finished()
             return []
         found = []
@@ -351,6 +363,34 @@ class Outlet:
             "ended": self.state == "STOPPED",
         }
         self.control.send_multipart([b"announcement", cbor2.dumps(frame)])
+        self.publish_snapshot()
+
+    def publish_snapshot(self) -> None:
+        unsent, in_flight = (
+            len(self.unsent),
+            sum(len(sent) for c in self.consumers.values() for sent in c.parcels.values()),
+        )
+        acked, dead = self.made - unsent - in_flight, TOLD["dead"]
+        link = {"outlet": "", "to": DOWNSTREAM, "produced": self.made, "acked": acked}
+        body = {
+            "pipeline": PIPELINE,
+            "stage": STAGE,
+            "instance": INSTANCE,
+            "incarnation": ME,
+            "state": self.state,
+            "run": os.environ.get("ZPIPE_RUN", ""),
+            "pid": os.getppid(),
+            "at": time.time(),
+            "received": self.made + dead,
+            "completed": acked,
+            "filtered": 0,
+            "dead": dead,
+            "returned": 0,
+            "in_process": unsent + in_flight,
+            "queued": 0,
+            "links": [{**link, "in_flight": in_flight, "unsent": unsent}],
+        }
+        self.control.send_multipart([b"snapshot", cbor2.dumps({"kind": "snapshot", "body": body})])
 
     def take(self, route: bytes, frame: dict[str, Any]) -> None:
         if frame["kind"] == "hello":

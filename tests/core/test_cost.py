@@ -51,6 +51,7 @@ def calls_a_message(instances: int, unacked: int = 200_000) -> float:
     """Without the simulation's own checks, which look at all there is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulation, "breaches", lambda *_: ())
+        patch.setattr(simulation, "ANEW", sys.maxsize)
         return _calls_a_message(instances, StagePolicy(unacked=Bound(unacked, 128 * MIB)))
 
 

@@ -41,6 +41,24 @@ def test_each_is_a_plugin(name: str) -> None:
     assert plugin(name)
 
 
+class Looks(threading.Event):
+    """Of a source that waits between two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._left.release()
+        return super().wait(timeout)
+
+    def looks(self, count: int) -> None:
+        """Until there were so many more."""
+        while self._left.acquire(blocking=False):
+            pass
+        assert all(self._left.acquire(timeout=20) for _ in range(count))
+
+
 class TailRun:
     """The source on a thread of its own: what it has yielded so far."""
 
@@ -48,7 +66,7 @@ class TailRun:
         tail = plugin("tail")
         options = plugin_loading.load("./tail.py", EXAMPLES).options_type
         assert options is not None
-        self.context = context(options("log", 0.01), folder, position=position)
+        self.context = context(options("log", 0.01), folder, position=position, stopping=Looks())
         self.found: list[Any] = []
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, args=[tail])
@@ -97,6 +115,22 @@ def test_tail_follows_rotates_and_goes_on_where_it_was(tmp_path: Path) -> None:
         assert again.lines(1) == ["after"]
     finally:
         again.end()
+
+
+def test_tail_reads_what_is_written_to_a_file_after_it_was_renamed(tmp_path: Path) -> None:
+    """Its writer goes on with it until it has begun the next one."""
+    log = tmp_path / "log"
+    append(log, "one\n")
+    run = TailRun(tmp_path)
+    try:
+        run.lines(1)
+        log.rename(tmp_path / "log.1")
+        run.context.stopping.looks(3)  # type: ignore[attr-defined]
+        append(tmp_path / "log.1", "late\n")
+        append(log, "new\n")
+        assert run.lines(3) == ["one", "late", "new"]
+    finally:
+        run.end()
 
 
 class Answers(BaseHTTPRequestHandler):

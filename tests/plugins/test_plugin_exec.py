@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import shutil
 import signal
@@ -18,6 +20,7 @@ from zpipe import DROP, Context, Message, Reject, Retry, Throttled
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.exec import plugin as exec_plugin
+from zpipe_plugins.exec.child import Stderr
 from zpipe_plugins.exec.formats import FORMATS, Unreadable
 from zpipe_plugins.exec.plugin import Options
 
@@ -469,6 +472,19 @@ def test_a_flood_of_stderr_holds_nobody_up_and_is_not_logged(start: Open, caplog
     )
 
 
+def test_what_is_closed_writes_to_no_descriptor_that_was_its_own() -> None:
+    """A call that is under way when the stage closes asks for the last line of its program afterwards."""
+    stderr = Stderr(logging.getLogger("zpipe.test"))
+    stderr.close()
+    pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(8)]  # they get its numbers
+    assert stderr.last("cat#1") == ""
+    stderr.close()
+    for reader, writer in pipes:
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.close(reader), os.close(writer)
+
+
 # Its life
 
 
@@ -480,6 +496,17 @@ def test_programs_of_a_killed_stage_are_ended_by_its_next_life(start: Open, tmp_
     start(["cat"])
     _wait(lambda: not _runs(left.pid), "the program of the life before is ended")
     first.scratch.children.drop(left)
+
+
+def test_programs_of_a_stage_that_nobody_closes_end_with_it(make_context: Any) -> None:
+    context = make_context(Options(["sh", "-c", 'while read n; do echo "$n"; done; sleep 600'], mode="line"))
+    plugin = exec_plugin.Plain()
+    plugin.open(context)
+    assert plugin.process_each(messages([1]), context) == [1]
+    [running] = children(context)
+    del plugin
+    gc.collect()
+    assert not _runs(running)
 
 
 def test_closing_lets_a_program_end_by_itself(start: Open, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from zpipe.supervisor.supervisor import Supervisor
     help="Start over: forget the committed positions, and what the plugins keep in their state_dir.",
 )
 @click.option("--host", metavar="NAME", help="Run the instances of that host of the pipeline.  [default: this one]")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, and no table of the ledger at the end.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True
 )
@@ -83,7 +83,7 @@ def command(
     try:
         if as_json:
             click.echo(json.dumps(result))
-        else:
+        elif not quiet:  # stdout may be that of a stage, for another program
             print_ledger(result)
     except BrokenPipeError:  # nobody reads stdout any more; the exit code still says how the run ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

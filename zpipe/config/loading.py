@@ -262,6 +262,8 @@ def _with_plugin(
     stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
 ) -> StageConfig:
     """The stage with what depends on its plugin: options, outlets and the number of workers."""
+    if stage.command:
+        return stage
     if plugin is not None:
         _check_hooks(stage, plugin, raw, report)
     options = _options(stage, plugin, raw, report)

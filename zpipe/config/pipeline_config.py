@@ -75,6 +75,7 @@ class StageConfig:
              instances of other hosts, and those of the same host have ipc
     port     the first port of its instances on each host; None: it has none
     traits   what the plugin says of itself with these options; the default if it was not loaded
+    command  of a stage in another language, in place of a plugin, which is then ""; its options are the table as it stands
     """
 
     name: str
@@ -97,6 +98,12 @@ class StageConfig:
     port: int | None = None
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
+    command: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> str:
+        """What the stage runs, for people: the name of its plugin, or its command."""
+        return self.plugin or " ".join(self.command)
 
 
 PROMETHEUS = "127.0.0.1:9464"

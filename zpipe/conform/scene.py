@@ -15,6 +15,7 @@ from pathlib import Path
 
 from zpipe import folders
 from zpipe.conform import own_stage
+from zpipe.conform.dead_letters import DeadLetters
 from zpipe.conform.downstream import Downstream
 from zpipe.conform.program import Program
 from zpipe.conform.upstream import Upstream
@@ -46,6 +47,7 @@ class Scene:
         self._sent: deque[str] = deque(maxlen=_SHOWN)
         self._came: deque[str] = deque(maxlen=_SHOWN)
         self._locks: list[int] = []
+        self._letters = DeadLetters(f"ipc://{root}/dead_letters.sock")
         self._config = own_stage.write(root, kind, QUEUE_MESSAGES, QUEUE_BYTES)
 
     # ---- who is there
@@ -81,6 +83,8 @@ class Scene:
             "ZPIPE_PIPELINE": PIPELINE,
             "ZPIPE_STAGE": STAGE,
             "ZPIPE_INSTANCE": str(instance),
+            "ZPIPE_RUN": "",
+            "ZPIPE_DEAD_LETTERS": self._letters.address,
             "ZPIPE_CONFIG": json.dumps(own_stage.resolved(self.kind, self.store, QUEUE_MESSAGES, QUEUE_BYTES)),
         }
         program = Program(command, environment, self.root / f"stderr-{instance}.txt")
@@ -136,6 +140,7 @@ class Scene:
     def pump(self) -> None:
         """Everybody does what is due."""
         now = time.monotonic()
+        self._letters.turn()
         for one in self._neighbours():
             one.turn(now)
 
@@ -201,6 +206,7 @@ class Scene:
         for program in self.programs.values():
             with suppress(Exception):
                 program.kill()
+        self._letters.close()
         for one in self._neighbours():
             one.close()
         for fd in self._locks:

@@ -33,6 +33,7 @@ from zpipe.daemon.outages import Outage
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.async_thread import AsyncSource, AsyncThread
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
+from zpipe.daemon.plugin.service_wait import ServiceWait
 from zpipe.daemon.plugin.source_thread import SourceThread, not_read
 from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.daemon.reload import reload
@@ -101,8 +102,16 @@ class Instance:
         plugin = wrapped(plugin, self._settings.use, self._context)
         in_process = self._settings.workers.kind == "thread"
         self._async_thread = AsyncThread(self.log)
+        self._service_wait = ServiceWait(self.log, self._settings.plugin)
         self._plugin_host = PluginHost(
-            plugin, self._context, self._store, self._places.run, self.log, self._async_thread, in_process
+            plugin,
+            self._context,
+            self._store,
+            self._places.run,
+            self.log,
+            self._async_thread,
+            self._service_wait,
+            in_process,
         )
         self._mailbox = Mailbox()
         self._sockets = Sockets(self._pair, keyring.trusted_by(config, stage))
@@ -128,7 +137,7 @@ class Instance:
             stored=self.stage.committed,
             committed=self._plugin_host.committed,
         )
-        outages = [self._position_writer.outage, self._dead_letters.outage]
+        outages = [self._position_writer.outage, self._dead_letters.outage, self._service_wait.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
         self._signals = Signals()
@@ -212,7 +221,8 @@ class Instance:
         hook = not_read if self._replaying else self._traces.hooks(hooks)["zpipe_source"]
         wake, failed = self._mailbox.wake, self._source_failed
         singly = "zpipe_ack" in plugin.hooks
-        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, interrupt, singly)
+        waits = self._service_wait
+        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, waits, interrupt, singly)
 
     def _make_workers(self) -> Pool | None:
         if self._plugin_host.plugin.is_source:
@@ -234,6 +244,7 @@ class Instance:
 
     def _make_loop(self) -> Loop:
         parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
+        parts.append(self._service_wait)
         watched = {self._signals.fd: self._signalled}
         if self._env.get(environment.SUPERVISED):
             watched[sys.stdin.fileno()] = self._supervisor_gone

@@ -54,6 +54,8 @@ class Watch:
         """Waits at most so long for a snapshot, and returns those that came, oldest first."""
         self._find()
         self._ask_unheard()
+        if self._rounds_left:  # whoever waits for a snapshot would else wait past the moment to ask for it
+            timeout_s = min(timeout_s, max(self._ask_unheard_at - time.monotonic(), 0.0))
         came = []
         for multipart in self._sockets.read(timeout_s):
             snapshot = self._read(multipart)
@@ -137,7 +139,7 @@ class Watch:
         """Orders each of these heads, of which the last snapshots are given, to close its source: once in each of its lives. One
         that is busy, or whose answer was lost, is told again when this is called again."""
         for key, snapshot in heads.items():
-            over = snapshot["state"] in (State.STOPPED, State.STARTING)
+            over = snapshot["state"] == State.STOPPED
             if not over and self._drain_ordered.get(key) != snapshot["incarnation"]:
                 with suppress(NoPeerError):
                     self.ask(*key, "drain", DRAIN_ANSWER_S)

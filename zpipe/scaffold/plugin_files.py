@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import keyword
 import re
+import site
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from zpipe.errors import OperatorError, TargetError
@@ -32,7 +33,7 @@ def files_of(name: str, kind: str, single_file: bool) -> dict[str, str]:
         raise TargetError(f"a name is small letters and digits, with single '-' or '_' between them, not {name!r}")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names:
         raise TargetError(f"{name!r} is the name of something of Python's own: take another")
-    if importlib.util.find_spec(module) is not None:  # it, or this, could not be imported any more
+    if _is_installed(module):  # it, or this, could not be imported any more
         raise TargetError(f"{name!r} is the name of a module that is installed: take another")
     if not single_file and provided(name):
         raise TargetError(f"there is a plugin {name!r} already: take another name")
@@ -60,6 +61,12 @@ def files_of(name: str, kind: str, single_file: bool) -> dict[str, str]:
     row = templates.PROGRAM_ROW if kind == "exec package" else ""
     said = {"@PROGRAM@": row, "@NAME@": name, "@MODULE@": module, "@PLUGIN@": plugin}
     return {folder + path: _filled(text, said) for path, text in files.items()}
+
+
+def _is_installed(module: str) -> bool:
+    """Not what happens to be in the current folder: a file that is there is not overwritten anyway."""
+    places = [*site.getsitepackages(), site.getusersitepackages()]
+    return module in ("zpipe", "zpipe_plugins") or PathFinder.find_spec(module, places) is not None
 
 
 def _test(head: str, kind: str) -> str:

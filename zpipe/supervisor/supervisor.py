@@ -3,6 +3,7 @@ here: showing the run, and adding up its ledger. Those are handed in."""
 
 from __future__ import annotations
 
+import os
 import selectors
 import time
 from collections.abc import Collection, Mapping
@@ -89,6 +90,7 @@ class Supervisor:
         self._env = env
         self._level = level
         self._file_watch = file_watch
+        self._stdin = _own_stdin()
         self._children = [self._new_child(*instance, fresh) for instance in wanted]
 
     def run(self) -> ExitCode:
@@ -101,6 +103,8 @@ class Supervisor:
             self._stop_children()
             self._watch.close()
             self._signals.close()
+            if self._stdin is not None:
+                os.close(self._stdin)
             self._lock.release()
 
     def _until_over(self) -> ExitCode:
@@ -187,7 +191,8 @@ class Supervisor:
         return None
 
     def _new_child(self, stage: str, instance: int, fresh: bool = False) -> ChildDaemon:
-        return ChildDaemon(self._config.path, stage, instance, self._env, self._level, fresh)
+        stdin = None if self._config.stages[stage].inputs else self._stdin
+        return ChildDaemon(self._config.path, stage, instance, self._env, self._level, fresh, stdin)
 
     def _adopt_dead_instances(self, now: float) -> None:
         """Starts instances again that joined the run and have died. Their neighbours wait for them, since what they held comes
@@ -340,9 +345,9 @@ class Supervisor:
                 for snapshot in self._watch.poll(TURN_S):
                     self._take(snapshot)
             final, last = places.stopped(*key), self._last.get(key)
-            if last is not None and (final is None or final["incarnation"] != last["incarnation"]):
+            if last is not None and (not final or final["incarnation"] != last["incarnation"]):
                 (self._ledger.final if places.alive(*key) else self._ledger.killed)(last)
-            if final is not None:
+            if final:  # a program in another language may have stopped without a snapshot
                 self._ledger.final(final)
 
     def _stop_children(self) -> None:
@@ -360,6 +365,14 @@ class Supervisor:
 
 def _links(config: PipelineConfig) -> dict[str, tuple[object, ...]]:
     return {name: (stage.inputs, stage.instances, stage.listen) for name, stage in config.stages.items()}
+
+
+def _own_stdin() -> int | None:
+    """The standard input of this process, under a number that a child's own does not take. None where there is none."""
+    try:
+        return os.dup(0)
+    except OSError:
+        return None
 
 
 def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[InstanceKey]) -> RunLock:

@@ -28,6 +28,11 @@ CONNECT_S = 0.001
 LOOK_S = 1.0
 """Marks of stopped neighbours are looked for this often."""
 MOST_PROBLEMS = 20
+ANEW = 3
+"""After every so many turns that do not look at everything comes one that does, which must find nothing to do. Not after each, or
+nobody would notice what is missed for long."""
+MAY_WAIT = (act.Tell, act.LimitOutputs)
+"""Credit, of which there is enough until the next turn that looks at everything."""
 STRANGER = "stranger"
 """Who sends what a test has forged."""
 FAULTS = ("session.broken", "session.given_up", "session.refused", "statement.refused")
@@ -75,6 +80,7 @@ class Simulation:
         self._booting: set[Key] = set()
         self._returning: dict[Key, float] = {}
         self._incarnations = count(1)
+        self._turns = count(1)
         for spec in specs:
             for instance in range(1, spec.instances + 1):
                 self.boot(spec.name, instance)
@@ -252,12 +258,23 @@ class Simulation:
     # ---- after each turn of a node
 
     def _turned(self, node: Node) -> None:
-        for action in node.stage.turn(self.now):
-            if not self._perform(node, action):
-                self._perform_on_line(node, action)
+        self._perform_all(node, node.stage.turn(self.now))
+        if not node.stage.whole and next(self._turns) % ANEW == 0:
+            missed = node.stage.turn_anew(self.now)
+            self.problems += [
+                f"{self.now:.4f} {node.incarnation}: a turn has missed {action}"
+                for action in missed
+                if not isinstance(action, MAY_WAIT)
+            ]
+            self._perform_all(node, missed)
         if len(self.problems) < MOST_PROBLEMS:
             found = breaches(node.stage, self._largest, self._expansion)
             self.problems += [f"{self.now:.4f} {node.incarnation}: {breach}" for breach in found]
+
+    def _perform_all(self, node: Node, actions: Sequence[act.Action]) -> None:
+        for action in actions:
+            if not self._perform(node, action):
+                self._perform_on_line(node, action)
 
     def _perform(self, node: Node, action: act.Action) -> bool:
         """What stays in the process or on its disk."""

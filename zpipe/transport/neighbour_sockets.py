@@ -128,6 +128,25 @@ class DownstreamSockets:
         self._context.destroy(linger=0)
 
 
+class LettersSocket:
+    """A ROUTER that is bound, to which a program hands its dead letters."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context(1)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.bind(address)
+
+    def read(self) -> Iterator[Frames]:
+        """What has come: the route first, then the frames."""
+        return _all(self._router)
+
+    def answer(self, route: bytes, frame: bytes) -> None:
+        self._router.send_multipart([route, frame])
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
 class StrangerSockets:
     """A PUSH to an inbox, of somebody who has no session."""
 

@@ -33,9 +33,9 @@ from zpipe.errors import OperatorError
 from zpipe_plugins.jsontext import json_text
 
 _BLOCK = 1 << 16
-_STDOUT = 1
+STDOUT = 1
 _AGAIN_S = 1.0
-_UNREAD = "nobody reads standard output any more"
+UNREAD = "nobody reads standard output any more"
 
 
 @dataclass
@@ -59,9 +59,9 @@ class Ndjson(BatchMap[Options]):
         path = context.options.path
         try:
             is_stdout = path == "-"
-            self._output = _Output(_STDOUT if is_stdout else _open_file(_path(context.options, context.config_dir)))
+            self._output = LineOutput(STDOUT if is_stdout else _open_file(_path(context.options, context.config_dir)))
             if self._output.is_unread():
-                raise OperatorError(_UNREAD)
+                raise OperatorError(UNREAD)
             with self._output.exclusive():
                 cut = self._output.repair()
         except OSError as error:
@@ -91,7 +91,7 @@ class Ndjson(BatchMap[Options]):
         try:
             self._output.write(lines)
         except BrokenPipeError:
-            raise OperatorError(_UNREAD) from None
+            raise OperatorError(UNREAD) from None
         except OSError as error:
             raise Throttled(_AGAIN_S, f"{path}: {error.strerror or error}") from error
 
@@ -126,7 +126,7 @@ def _open_file(path: Path) -> int:
     return descriptor
 
 
-class _Output:
+class LineOutput:
     """An open file or stream to which several threads, and several instances of the stage, append.
 
     A regular file has only whole lines whenever nobody has the lock. Whoever takes the lock first cuts off what a killed instance
@@ -136,13 +136,13 @@ class _Output:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         # Standard output must not be cut, even if it is a file.
-        self._is_file = descriptor != _STDOUT and stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self._is_file = descriptor != STDOUT and stat.S_ISREG(os.fstat(descriptor).st_mode)
         # Siblings have inherited the same standard output, and `flock` would give all of them the lock.
-        self._lock = fcntl.lockf if descriptor == _STDOUT else fcntl.flock
+        self._lock = fcntl.lockf if descriptor == STDOUT else fcntl.flock
         self._threads = threading.Lock()
 
     def close(self) -> None:
-        if self._descriptor != _STDOUT:
+        if self._descriptor != STDOUT:
             os.close(self._descriptor)
 
     def is_unread(self) -> bool:

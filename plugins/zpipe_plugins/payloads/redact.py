@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from zpipe import Context, Message, Secret, hookimpl
+from zpipe import Context, Map, Message, Secret, Wrapper, override
 from zpipe_plugins.jsontext import json_text
 
 HIDDEN = "***"
@@ -94,23 +94,17 @@ class Redaction:
         return hashlib.blake2b(self._salt).digest()
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Redact(Map[Options], Wrapper[Options]):
+    @override
+    def open(self, context: Context[Options]) -> None:
+        self._redaction = Redaction(context.options)
 
+    @override
+    def process(self, message: Message, context: Context[Options]) -> Any:
+        return Message(self._redaction.of(message.payload))
 
-@hookimpl
-def zpipe_open(context: Context[Options]) -> None:
-    context.scratch = Redaction(context.options)
-
-
-@hookimpl
-def zpipe_process(message: Message, context: Context[Options]) -> Any:
-    return Message(context.scratch.of(message.payload))
-
-
-@hookimpl
-def zpipe_wrap(call: Callable[[list[Message]], Any], messages: list[Message], context: Context[Options]) -> Any:
-    for message in messages:
-        message.payload = context.scratch.of(message.payload)
-    return call(messages)
+    @override
+    def wrap(self, call: Callable[[list[Message]], Any], messages: list[Message], context: Context[Options]) -> Any:
+        for message in messages:
+            message.payload = self._redaction.of(message.payload)
+        return call(messages)

@@ -79,7 +79,7 @@ def test_a_letter_goes_or_stays_and_the_counts_add_up(steps: list[str]) -> None:
     for step in steps:
         if step == "take" and shell.stage.takes_letters:
             taken += 1
-            shell.stage.processing.replay([letter(taken)], 0.0)
+            shell.stage.replay([letter(taken)], 0.0)
             shell.turn()
         elif step in ("good", "bad") and shell.tasks:
             shell.finish(shell.tasks[0], step == "good")
@@ -103,7 +103,7 @@ def test_a_letter_goes_or_stays_and_the_counts_add_up(steps: list[str]) -> None:
 
 def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
     shell = Shell(stage(links=[("", "store")]))
-    shell.stage.processing.replay([letter(7)], 0.0)
+    shell.stage.replay([letter(7)], 0.0)
     shell.turn()
     (task,) = shell.tasks
     assert (task.attempt, task.history.attempts) == (1, 0)
@@ -120,7 +120,7 @@ def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
 
 def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
     shell = Shell(stage(attempts=2))
-    shell.stage.processing.replay([letter(7)], 0.0)
+    shell.stage.replay([letter(7)], 0.0)
     shell.turn()
     for _ in range(2):
         (task,) = shell.tasks
@@ -140,7 +140,7 @@ def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
 def test_replays_do_not_count_for_the_circuit_breaker() -> None:
     shell = Shell(stage(workers=1))
     for number in range(300):
-        shell.stage.processing.replay([letter(number)], 0.0)
+        shell.stage.replay([letter(number)], 0.0)
         shell.turn()
         shell.finish(shell.tasks[0], False)
         shell.written()
@@ -152,7 +152,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
     deaths = shell.stage.policy.retry.deaths
     suspect = Revived(1, letter(1).body, suspicion=2)
     hopeless = Revived(2, letter(2).body, suspicion=deaths + 1)
-    shell.stage.processing.replay([suspect, hopeless, letter(3)], 0.0)
+    shell.stage.replay([suspect, hopeless, letter(3)], 0.0)
     shell.turn()
     (task,) = shell.tasks
     assert (task.alone, task.history.deaths) == (True, 1)
@@ -164,7 +164,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
 
 def test_a_stage_that_takes_batches_gets_them_together() -> None:
     shell = Shell(stage(batch=BatchPolicy(messages=4)))
-    shell.stage.processing.replay([letter(n) for n in range(6)], 0.0)
+    shell.stage.replay([letter(n) for n in range(6)], 0.0)
     shell.turn()
     assert [task.count for task in shell.tasks] == [4, 2]
 
@@ -172,7 +172,7 @@ def test_a_stage_that_takes_batches_gets_them_together() -> None:
 def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
     """Then the letter is finished when the stage below has acked it."""
     shell = Shell(stage(links=[(DEAD, "bad")]))
-    shell.stage.processing.replay([letter(7)], 0.0)
+    shell.stage.replay([letter(7)], 0.0)
     shell.turn()
     shell.finish(shell.tasks[0], False)
     (action,) = shell.letters

@@ -33,6 +33,7 @@ class Downstream:
     random_bytes  so many bytes that nobody can guess, from the shell: sessions are named by them
     room          how many more messages may be produced now, by the link with the least room;  full: none
     unsent        messages that wait to be sent, on all links
+    near_bound    half of what may be unacked is reached on some link: from there on `awaits_acks` may change
     """
 
     def __init__(
@@ -89,13 +90,15 @@ class Downstream:
     def _count(self) -> None:
         """What is asked several times a turn is counted once after each change of what the outlets hold."""
         link, unacked = self._policy.link, self._policy.unacked
-        room, unsent = unacked.messages, 0
+        room, unsent, near_bound = unacked.messages, 0, False
         for outlet in self.outlets:
-            room = min(room, unacked.messages - outlet.held_messages, link.unsent_messages - outlet.unsent_messages)
-            if outlet.held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
+            held, held_bytes = outlet.held_messages, outlet.held_bytes
+            room = min(room, unacked.messages - held, link.unsent_messages - outlet.unsent_messages)
+            if held_bytes >= unacked.bytes or outlet.unsent_bytes >= link.unsent_bytes:
                 room = 0
+            near_bound = near_bound or 2 * held >= unacked.messages or 2 * held_bytes >= unacked.bytes
             unsent += outlet.unsent_messages
-        self.room, self.unsent, self.full = max(room, 0), unsent, room <= 0
+        self.room, self.unsent, self.full, self.near_bound = max(room, 0), unsent, room <= 0, near_bound
 
     @property
     def off(self) -> str:

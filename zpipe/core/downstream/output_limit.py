@@ -28,6 +28,11 @@ class OutputLimit:
         """What the source may be read yet; None: there is no source."""
         return None if self._source is None else self._limit - self._source.emitted
 
+    @property
+    def low(self) -> bool:
+        """The source is near its limit."""
+        return self._source is not None and self._limit - self._source.emitted < self._step
+
     def update(self, downstream: Downstream, may_read: bool) -> list[LimitOutputs]:
         """The limit, if it is time to tell it. `may_read`: the source may be read at all."""
         room = downstream.room

@@ -32,6 +32,10 @@ class DeadLetters:
         self._new: list[DeadLetter] = []
         self._again: list[tuple[float, DeadLetter]] = []
 
+    def __bool__(self) -> bool:
+        """Some are to be written."""
+        return bool(self._new or self._again)
+
     def add(self, letter: DeadLetter) -> None:
         """To be written."""
         self._new.append(letter)

@@ -222,12 +222,13 @@ class Processing:
             task.derivation = Derivation([])
         self._counts.unrouted += self._downstream.offer(chunks, task.derivation)
 
-    def done(self, task: Task, result: Result, now: float, leaving: bool = False) -> None:
-        """A task came back. Its messages are completed, filtered, held, to be tried again, or dead letters to be written."""
+    def done(self, task: Task, result: Result, now: float, leaving: bool = False) -> bool:
+        """A task came back. Its messages are completed, filtered, held, to be tried again, or dead letters to be written. True if
+        they are nothing but completed or filtered, and came from producers."""
         self.spend(now)
         if task.hook:
             self._hook_done(task, result, leaving, now)
-            return
+            return False
         self._served = True
         del self.tasks[task.number]
         self._alone = False
@@ -239,7 +240,8 @@ class Processing:
         failed = {failure.index for failure in result.failures} if result.failures else set()
         apart = failed.union(result.held) if result.held else failed
         self._counts.finish(completed=task.count - len(apart) - result.filtered, filtered=result.filtered)
-        if replay_of(task.slices[0]) is None:
+        replayed = replay_of(task.slices[0]) is not None
+        if not replayed:
             self.breaker.succeeded(task.count - len(failed))
         else:
             self.replays.processed(task.count - len(apart))
@@ -256,6 +258,15 @@ class Processing:
             self.since_origin.add(age, 1)
         if failed:
             self._fail(task, result.failures, now)
+        return not (apart or replayed or result.releases is not None)
+
+    @property
+    def is_plain(self) -> bool:
+        """What is queued is worked on at once, for as long as no task comes back with anything but completed messages."""
+        policy = self._policy
+        stands = self.paused or not self.breaker.may_take or self.hook_timer is not None
+        kept = self.retries.messages or len(self.replays) or len(self.held)
+        return not (stands or kept or self.limiter.limited or policy.batch is not None)
 
     def _derive(self, task: Task, chunks: list[Chunk], good: list[Slice], failed: set[int]) -> None:
         """Hands the outputs on, and ties the inputs to them: each to its own, where it is known which are whose."""

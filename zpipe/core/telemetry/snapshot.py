@@ -31,6 +31,7 @@ _NUMBERS = (
     *("dead_stored", "dead_stored_bytes", *OTHERS),
 )
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
+_MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters", "plugin_gauges")
 _TEXTS = ("held_by", "stopped_by", "version")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
@@ -188,7 +189,8 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and _all_rows(snapshot.get("inputs", []), ("dead",))
         and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
         and _sound_limit(snapshot.get("limit") or {})
-        and all(_numbers(snapshot.get(key) or {}) for key in ("restarts", "worker_restarts"))
+        and all(_numbers(snapshot.get(key) or {}) for key in _MAPS_OF_NUMBERS)
+        and all(_sound_histogram(row) for row in _values(snapshot.get("plugin_histograms") or {}))
         and _sound_crash(snapshot.get("last_crash") or {})
     )
 

@@ -29,6 +29,7 @@ class Inlet:
     """Bounded by `bound`: queued, in process and yet to come by credit never exceed it.
 
     rate, window   what the stage can serve in messages a second, and how many messages it is worth having here
+    pressing       somebody may soon stand still for want of credit, or does
     """
 
     def __init__(self, bound: Bound, policy: LinkPolicy, counts: Counts) -> None:
@@ -44,12 +45,12 @@ class Inlet:
         self._sessions: dict[bytes, tuple[Upstream, InletSession]] = {}
         self._duplicates = Duplicates(counts)
         self._statements_due: PriorityQueue[InletSession] = PriorityQueue()
-        self._fresh: dict[InletSession, None] = {}
+        self._changed: list[InletSession] = []
         self._touched: dict[InletSession, None] = {}
         self._needing: dict[InletSession, None] = {}
         self._out_of_credit: dict[InletSession, None] = {}
         self._share_all = True
-        self._pressing = False
+        self.pressing = False
 
     # ---- parcels
 
@@ -87,6 +88,7 @@ class Inlet:
             offset += section.count
         self._needing.pop(session, None)
         self._touch(session)
+        self.pressing = self.pressing or session.pressing
         return True
 
     def _enqueue(self, upstream: Upstream, delivery: ParcelDelivery, section: Section, offset: int, now: float) -> None:
@@ -243,7 +245,7 @@ class Inlet:
         del self._sessions[session.id]
         session.open = False
         self._statements_due.discard(session)
-        for marked in (self._fresh, self._touched, self._needing, self._out_of_credit):
+        for marked in (self._touched, self._needing, self._out_of_credit):
             marked.pop(session, None)
         mine = [piece for piece in self.queue if _session_of(piece) is session]
         self._drop_queue(mine)
@@ -279,7 +281,8 @@ class Inlet:
             self._needing[session] = None
         else:
             self._needing.pop(session, None)
-        self._fresh[session] = None
+        self._touched[session] = None
+        self.pressing = self.pressing or session.pressing
 
     @property
     def held_messages(self) -> int:
@@ -309,26 +312,32 @@ class Inlet:
 
     def _touch(self, session: InletSession) -> None:
         """Something has happened in the session that changes its credit or its acks."""
-        session.changed = True
-        self._fresh[session] = None
+        self._touched[session] = None
+        if not session.changed:
+            session.changed = True
+            self._changed.append(session)
 
-    def _look(self, now: float) -> None:
-        """Has told what has changed since the last look. Credit is shared when that is told, or somebody may need it before:
-        with one message a turn that is every twentieth turn."""
-        fresh, self._fresh = self._fresh, {}
-        for session in fresh:
-            self._touched[session] = None
-            self._pressing = self._pressing or session.pressing
-            if session.changed:
+    def note_changes(self, now: float) -> None:
+        """Has told soon what has changed since the last statement."""
+        for session in self._changed:
+            if session.open:
                 upstream, _ = self._sessions[session.id]
                 self.due(session, now if upstream.awaits_acks else now + self._policy.ack_delay_s)
-        due = self._pressing or self._share_all or self._needing or self._statements_due.lowest <= now
+        self._changed.clear()
+
+    def _look(self, now: float) -> None:
+        """Credit is shared when a statement goes out anyway, or somebody may need it before: with one message a turn that is
+        every twentieth turn."""
+        if self._changed:
+            self.note_changes(now)
+        due = self.pressing or self._share_all or self._needing or self._statements_due.lowest <= now
         if due or self._credit_sharing.uneven(len(self._sessions), self.window):
             self._share(now)
 
     def _share(self, now: float) -> None:
         """Gives credit for what has become free."""
-        sessions, sharing, count = self._touched, self._credit_sharing, len(self._sessions)
+        sharing, count = self._credit_sharing, len(self._sessions)
+        sessions = touched = self._touched
         if self._share_all or self._needing or sharing.uneven(count, self.window):
             self._share_all = False
             sessions = dict.fromkeys(self.sessions)
@@ -346,7 +355,9 @@ class Inlet:
                 self._out_of_credit.pop(session, None)
             if session.low:
                 self.due(session, now)
-        self._pressing = bool(self._touched or self._out_of_credit)
+        self.pressing = bool(self._touched or self._out_of_credit)
+        for session in touched:
+            self.pressing = self.pressing or session.pressing
 
     @property
     def off(self) -> str:

@@ -207,7 +207,7 @@ class Upstreams:
 
     def parcel(self, frame: frames.Frame, body: Encoded, now: float) -> None:
         """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
-        if not isinstance(frame, frames.Parcel | frames.End):
+        if not isinstance(frame, (frames.Parcel, frames.End)):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
         self._changed = self._changed or isinstance(frame, frames.End) or self._state.ended

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from zpipe import __version__
+from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
 from zpipe.daemon.service.process_cpu import cpu_figures
 from zpipe.daemon.service.process_memory import own_rss_bytes
@@ -42,7 +43,8 @@ def status_of(stage: Stage, held_by: str) -> ServiceStatus:
         parts.append("shutting down" + (f", waits for {', '.join(waits)}" if waits else ""))
     # What a closing source still takes in is no progress towards its end.
     progress = (status.acked, status.finished) if status.finished is not None else (status.done, status.acked)
-    return ServiceStatus(", ".join(parts), progress, status.shutting_down)
+    start_waits = status.state is State.STARTING and bool(held_by)
+    return ServiceStatus(", ".join(parts), progress, status.shutting_down, start_waits)
 
 
 def process_figures(

@@ -28,15 +28,16 @@ class WorkerMetrics:
         """What has changed in the process. A metric that cannot be added, since it has another kind here, is logged once."""
         for kind, name, change in rows:
             try:
-                added = self._metrics.add(kind, name, change)
+                self._metrics.add(kind, name, change)
             except ValueError as error:
                 if name not in self._refused:
                     self._refused.add(name)
                     self._log.warning(fields(event="metric.refused", name=name, reason=error))
                 continue
             if kind == "gauge":
-                was_set = change[0] is not None
-                self._to_take_back[name] = added + (0.0 if was_set else self._to_take_back.get(name, 0.0))
+                set_to, added = change
+                before = self._to_take_back.get(name, 0.0) if set_to is None else 0.0
+                self._to_take_back[name] = before + added
 
     def end(self) -> None:
         """The process is gone."""
