@@ -16,10 +16,12 @@ from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
 
 SOURCES = {
+    "nats": ('servers = ["nats://h:1"], stream = "s"', "nats", 'ack_wait = "10ms"'),
     "redis_stream": ('stream = "s", group = "g"', "redis", 'claim_idle = "10ms"'),
 }
 """Options that suffice for a source, the module that it needs, and an option that is wrong."""
 SINKS = {
+    "nats": ('servers = ["nats://h:1"], subject = "a.{kind}"', 'subject = "a *"'),
     "redis_stream": ('stream = "s"', "maxlen = 0"),
 }
 
@@ -31,6 +33,12 @@ def config(folder: Path, plugin: str, source: str, sink: str) -> Path:
         f'[stages.put]\nplugin = "{plugin}"\ninput = "take"\noptions = {{ {sink} }}\n'
     )
     return path
+
+
+def _replaced(options: str, wrong: str) -> str:
+    """The options with this one in the place of that of its name."""
+    name = wrong.split(" = ", maxsplit=1)[0]
+    return ", ".join([*(one for one in options.split(", ") if not one.startswith(f"{name} = ")), wrong])
 
 
 def problem(path: Path) -> str:
@@ -50,7 +58,7 @@ def test_a_source_and_a_sink_have_options_of_their_own(tmp_path: Path, plugin: s
 @pytest.mark.parametrize("plugin", SOURCES)
 def test_wrong_options_are_told_with_what_is_allowed(tmp_path: Path, plugin: str) -> None:
     (source, _, wrong), (sink, wrong_sink) = SOURCES[plugin], SINKS[plugin]
-    said = problem(config(tmp_path, plugin, f"{source}, {wrong}", f"{sink}, {wrong_sink}"))
+    said = problem(config(tmp_path, plugin, _replaced(source, wrong), _replaced(sink, wrong_sink)))
     assert len(said.splitlines()) == 2 and said.count("allowed ") + said.count("must ") == 2, said
     assert "did you mean 'format'?" in problem(config(tmp_path, plugin, source, f"{sink}, formt = 1"))
     assert 'a secret, by "${VAR}"' in problem(config(tmp_path, plugin, f'{source}, password = "x"', sink))

@@ -54,6 +54,8 @@ class Watch:
         """Waits at most so long for a snapshot, and returns those that came, oldest first."""
         self._find()
         self._ask_unheard()
+        if self._rounds_left:  # whoever waits for a snapshot would else wait past the moment to ask for it
+            timeout_s = min(timeout_s, max(self._ask_unheard_at - time.monotonic(), 0.0))
         came = []
         for multipart in self._sockets.read(timeout_s):
             snapshot = self._read(multipart)
