@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -20,9 +21,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psycopg
 import pytest
 from pipeline import Command, wait_until
 from ports import free_ports
+from servers import PostgreSQL
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 Zpipe = Callable[..., Command]
@@ -157,9 +160,17 @@ def customers() -> Iterator[str]:
         thread.join()
 
 
-def test_orders(folder: Path, zpipe: Zpipe, customers: str) -> None:
+def test_orders(folder: Path, zpipe: Zpipe, customers: str, postgresql: PostgreSQL) -> None:
     [port] = free_ports(1)
-    env = {"ORDERS_ADDRESS": f"127.0.0.1:{port}", "CUSTOMERS_URL": customers}
+    env = {"ORDERS_ADDRESS": f"127.0.0.1:{port}", "CUSTOMERS_URL": customers, "ORDERS_DSN": postgresql.dsn}
+    [table] = re.findall("^# The table: (.*)$", (folder / "orders.toml").read_text(), re.MULTILINE)
+
+    def stored(query: str = "SELECT count(*) FROM orders") -> list[tuple[Any, ...]]:
+        with psycopg.connect(postgresql.dsn) as connection:
+            return connection.execute(query).fetchall()
+
+    with psycopg.connect(postgresql.dsn) as connection:
+        connection.execute(table)
     run = zpipe("run", folder / "orders.toml", "--json", **env)
     url = f"http://127.0.0.1:{port}/orders"
 
@@ -174,15 +185,15 @@ def test_orders(folder: Path, zpipe: Zpipe, customers: str) -> None:
 
     orders = [{"id": n, "customer": f"c{n % 100}", "total": n / 4} for n in range(1, 301)]
     wait_until(lambda: post(orders[:1]) == 1, "the first order is taken")
-    assert rows(folder / "orders.db", "SELECT id, name, country FROM orders") == [(1, "Customer 1", "NL")]
+    assert stored("SELECT id, name, country FROM orders") == [(1, "Customer 1", "NL")]
     assert post(orders) == 300
-    assert count(folder / "orders.db", "orders") == 300, "what was answered with 200 is stored"
+    assert stored() == [(300,)], "what was answered with 200 is stored"
     wrong = [{"id": 0, "customer": "c1", "total": 1}, {"id": 400, "customer": "nobody", "total": 1}]
     assert post(wrong) == 2, "dead letters are kept, too"
     run.interrupt()
     stages = run.ledger()["stages"]
     assert (stages["validate"]["dead"], stages["enrich"]["dead"]) == (1, 1)
-    assert count(folder / "orders.db", "orders") == 300 and Customers.answers[200] >= 301
+    assert stored() == [(300,)] and Customers.answers[200] >= 301
 
 
 # ---- contacts
