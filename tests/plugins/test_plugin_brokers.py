@@ -16,11 +16,13 @@ from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
 
 SOURCES = {
+    "kafka": ('servers = ["h:1"], topics = ["t"]', "confluent_kafka", "topics = []"),
     "nats": ('servers = ["nats://h:1"], stream = "s"', "nats", 'ack_wait = "10ms"'),
     "redis_stream": ('stream = "s", group = "g"', "redis", 'claim_idle = "10ms"'),
 }
 """Options that suffice for a source, the module that it needs, and an option that is wrong."""
 SINKS = {
+    "kafka": ('servers = ["h:1"], topic = "t", key = "{id}"', 'timeout = "1ms"'),
     "nats": ('servers = ["nats://h:1"], subject = "a.{kind}"', 'subject = "a *"'),
     "redis_stream": ('stream = "s"', "maxlen = 0"),
 }
