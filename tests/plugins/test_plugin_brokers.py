@@ -16,11 +16,15 @@ from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
 
 SOURCES = {
+    "kafka": ('servers = ["h:1"], topics = ["t"]', "confluent_kafka", "topics = []"),
+    "mqtt": ('url = "mqtt://h", topics = ["a/#"]', "paho", 'url = "h:1883"'),
     "nats": ('servers = ["nats://h:1"], stream = "s"', "nats", 'ack_wait = "10ms"'),
     "redis_stream": ('stream = "s", group = "g"', "redis", 'claim_idle = "10ms"'),
 }
 """Options that suffice for a source, the module that it needs, and an option that is wrong."""
 SINKS = {
+    "kafka": ('servers = ["h:1"], topic = "t", key = "{id}"', 'timeout = "1ms"'),
+    "mqtt": ('url = "mqtt://h", topic = "a/{kind}"', 'topic = "a/#"'),
     "nats": ('servers = ["nats://h:1"], subject = "a.{kind}"', 'subject = "a *"'),
     "redis_stream": ('stream = "s"', "maxlen = 0"),
 }

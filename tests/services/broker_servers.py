@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ports import free_ports
 from server import Server
 
 T = TypeVar("T")
@@ -79,3 +83,102 @@ class Nats(Server):
 
 async def _quiet(error: Exception) -> None:
     """The client would log what it raises anyway."""
+
+
+class Mosquitto(Server):
+    program = "mosquitto"
+    package = "mosquitto"
+    username = "zpipe"
+    password = "the right one"
+    user = "mosquitto"
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def make(self) -> None:
+        """A session keeps all that comes while its client is away. What it holds does not outlive a kill of Mosquitto."""
+        secrets = self.folder / "passwords"
+        self.call("mosquitto_passwd", "-c", "-b", secrets, self.username, self.password)
+        (self.folder / "conf").write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {secrets}\n"
+            f"persistence true\npersistence_location {self.folder}/\n"
+            "max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\nmax_packet_size 100000\n"
+        )
+
+    def command(self) -> list[str]:
+        return [str(self.found()), "-c", str(self.folder / "conf")]
+
+
+class RabbitMQ(Server):
+    program = "rabbitmq-server"
+    package = "rabbitmq-server"
+    places = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
+    user = "rabbitmq"
+    password = "guest"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.distribution_port, self.epmd_port = free_ports(2)
+
+    @property
+    def url(self) -> str:
+        return f"amqp://127.0.0.1:{self.port}/"
+
+    def make(self) -> None:
+        """A node with an epmd of its own, which runs in the foreground: nothing of it outlives the tests, whatever ends them."""
+        die = "setpriv --pdeathsig KILL --"
+        (self.folder / "plugins").write_text("[].")
+        script = self.folder / "start"
+        script.write_text(f"#!/bin/sh\n{die} epmd -port {self.epmd_port} -address 127.0.0.1 &\nexec {self.places[0]}\n")
+        erlang = self.folder / "bin" / "erl"
+        erlang.parent.mkdir()
+        erlang.write_text(f'#!/bin/sh\nexec {die} {shutil.which("erl")} "$@"\n')
+        for path in (script, erlang):
+            path.chmod(0o755)
+        for path in (self.folder / "plugins", script, erlang.parent, erlang):
+            path.chmod(path.stat().st_mode | 0o055)
+
+    def environment(self) -> dict[str, str]:
+        folder = str(self.folder)
+        return {
+            "PATH": f"{folder}/bin:{os.environ['PATH']}",
+            "RABBITMQ_NODENAME": f"zpipe{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self.distribution_port),
+            "ERL_EPMD_PORT": str(self.epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/base",
+            "RABBITMQ_LOG_BASE": f"{folder}/logs",
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/none",
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
+        }
+
+    def command(self) -> list[str]:
+        return [str(self.folder / "start")]
+
+    def stop(self) -> None:
+        if self.running:
+            self.kill()  # its script does not pass a signal on
+
+    def do(self, what: Callable[[Any], Awaitable[T]]) -> T:
+        """Calls it with a channel, on an event loop of its own."""
+        import aio_pika
+
+        async def connected() -> T:
+            connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self.port}/", timeout=10)
+            async with connection:
+                return await what(await connection.channel())
+
+        return asyncio.run(connected())
+
+    def check(self) -> None:
+        async def answers(channel: Any) -> None:
+            pass
+
+        self.do(answers)

@@ -1,0 +1,113 @@
+"""`mqtt` against a real Mosquitto."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from broker_rows import PASSWORD, assert_all_stored, only_put, stored, there_and_back
+from broker_servers import Mosquitto
+from pipeline import Pipeline
+from rows import DEADLINE_S, fails_saying, run_with_kills, run_without_service
+from server import running
+
+PLUGIN = "mqtt"
+BATCH = 500
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture(scope="module")
+def mosquitto_of_module() -> Iterator[Mosquitto]:
+    with running(Mosquitto) as server:
+        yield server
+
+
+@pytest.fixture
+def mosquitto(mosquitto_of_module: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Mosquitto:
+    monkeypatch.setenv(PASSWORD, mosquitto_of_module.password)
+    mosquitto_of_module.start()
+    return mosquitto_of_module
+
+
+def link(mosquitto: Mosquitto) -> str:
+    return f'url = "{mosquitto.url}", username = "{mosquitto.username}", password = "${{{PASSWORD}}}"'
+
+
+def put(mosquitto: Mosquitto, topic: str) -> str:
+    return f'{link(mosquitto)}, topic = "{topic}/{{word}}"'
+
+
+def take(mosquitto: Mosquitto, topic: str) -> str:
+    return f'{link(mosquitto)}, topics = ["{topic}/#"], client_id = "{topic}"'
+
+
+class Client:
+    """A plain client, by the same library."""
+
+    def __init__(self, mosquitto: Mosquitto, name: str, arrived: Callable[[Any], None] = lambda message: None) -> None:
+        from paho.mqtt import client as paho
+
+        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, name, protocol=paho.MQTTv5)
+        self.client.max_inflight_messages_set(65535)
+        self.client.username_pw_set(mosquitto.username, mosquitto.password)
+        self.client.on_message = lambda client, userdata, message: arrived(message)
+        self.is_there = threading.Event()
+        self.client.on_connect = lambda *more: self.is_there.set()
+        self.client.on_subscribe = lambda *more: self.is_there.set()
+        self.client.connect("127.0.0.1", mosquitto.port)
+        self.client.loop_start()
+        assert self.is_there.wait(DEADLINE_S)
+
+    def subscribe(self, topic: str) -> None:
+        self.is_there.clear()
+        self.client.subscribe(topic, 1)
+        assert self.is_there.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def test_nothing_is_lost_when_stages_are_killed(mosquitto: Mosquitto, make: Make) -> None:
+    pipeline = make(there_and_back(PLUGIN, put(mosquitto, "kills"), take(mosquitto, "kills")))
+    begin(mosquitto, pipeline, "kills")
+    run_with_kills(pipeline, lambda: stored(pipeline))
+    assert_all_stored(pipeline)
+
+
+def begin(mosquitto: Mosquitto, pipeline: Pipeline, topic: str) -> None:
+    """The session is there before anything is published: else that is for nobody."""
+    from paho.mqtt import client as paho
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, topic, protocol=paho.MQTTv5)
+    client.username_pw_set(mosquitto.username, mosquitto.password)
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 3600
+    subscribed = threading.Event()
+    client.on_connect = lambda *more: client.subscribe(f"{topic}/#", 1)
+    client.on_subscribe = lambda *more: subscribed.set()
+    client.connect("127.0.0.1", mosquitto.port, clean_start=True, properties=properties)
+    client.loop_start()
+    assert subscribed.wait(DEADLINE_S)
+    client.disconnect()
+    client.loop_stop()
+
+
+def test_they_wait_while_the_broker_is_away(mosquitto: Mosquitto, make: Make) -> None:
+    """What it held when it was killed is lost with it, where it had not saved it: so only what comes after is looked at."""
+    pipeline = make(only_put(PLUGIN, put(mosquitto, "away"), 5000).replace("fields", "rate = 2000, fields"))
+    seen: list[Any] = []
+    watch = Client(mosquitto, "watch", seen.append)
+    watch.subscribe("away/#")
+    run_without_service(pipeline, "put", mosquitto, lambda: len(seen), 1000, "Connection refused")
+    watch.close()
+
+
+def test_wrong_credentials(mosquitto: Mosquitto, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "a wrong one")
+    said = fails_saying(make(only_put(PLUGIN, put(mosquitto, "wrong"), 10)), "the broker refuses the connection")
+    assert "a wrong one" not in said
