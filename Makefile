@@ -14,7 +14,7 @@ SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-systemd check bench bench-docs screen man stress soak clean
+.PHONY: help demo test test-services test-systemd check bench bench-docs screen man catalog stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -62,6 +62,9 @@ check: $(DEV) ## lint, format, types and the direction of imports
 test: check ## check, then the tests, two at a time
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-services: $(DEV) ## plugins against the real services, killed and restarted (ZPIPE_TEST_SERVICES=1: none may be missing)
+	$(BIN)/python -m pytest tests/services -n 2 --dist loadfile
+
 # zpipe as a machine's own Python runs it (a unit cannot see one below /root), from wheels, so that no test needs an index.
 $(WHEELS): pyproject.toml Makefile
 	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "make: test-systemd needs a python3 of the system's, not one below /root" >&2; exit 1; }
@@ -92,6 +95,9 @@ screen: $(RUNTIME) ## what the monitor shows of a real run, into the README and 
 man: $(RUNTIME) ## the manual pages, of what --help says, into docs/man
 	@mkdir -p docs/man && rm -f docs/man/*.1
 	$(BIN)/zpipe man docs/man
+
+catalog: $(RUNTIME) ## the page of the plugins that come with zpipe, plugins/CATALOG.md, of their docstrings and options
+	$(BIN)/python plugins/catalog_page.py >plugins/CATALOG.md.new && mv plugins/CATALOG.md.new plugins/CATALOG.md
 
 stress: $(DEV) ## tests that kill, stall and load for minutes
 	$(BIN)/python -m pytest -m stress --timeout=1800

@@ -1,6 +1,8 @@
 """A source that follows a log file, as `tail -F` does: also when it is rotated, and from where it was after a restart."""
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +23,18 @@ class Tail(zpipe.Source[Options, list[int]]):
         stopping, every = context.stopping, context.options.every
         path, (inode, at) = context.config_dir / context.options.path, context.position or [0, 0]
         while not stopping.is_set():
-            if not path.exists():
-                stopping.wait(every)
-                continue
-            with path.open("rb") as file:
-                found = path.stat().st_ino
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                found, followed = os.fstat(file.fileno()).st_ino, False
                 inode, at = found, file.seek(at if found == inode else 0)
                 while not stopping.is_set():
-                    line = file.readline()
-                    if line.endswith(b"\n"):
+                    if (line := file.readline()).endswith(b"\n"):
                         at += len(line)
                         yield [inode, at], {"line": line.decode(errors="replace").rstrip("\n")}
-                    elif not path.exists() or path.stat().st_ino != inode:
-                        break  # it was rotated, and has no more
+                    elif followed:
+                        break  # all that was written before the next file was begun is read
                     else:
                         file.seek(at)  # half a line is read again when it is whole
-                        stopping.wait(every)
+                        with suppress(FileNotFoundError):
+                            followed = path.stat().st_ino != inode
+                        stopping.wait(0 if followed else every)
+            stopping.wait(every)

@@ -56,6 +56,7 @@ def test_what_a_page_names_is_there(page: str, path: str, name: str) -> None:
 # ---- nobody writes into another object
 
 RECORDS = {
+    "habits": "what a scripted neighbour does by itself, which a case of the conformance kit changes as it goes",
     "session": "what an end of a link knows of a session; its owner alone has it",
     "upstream": "what a stage knows of an upstream instance",
     "grant": "what was granted to one session",

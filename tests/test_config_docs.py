@@ -92,7 +92,7 @@ class Reader:
         for name in problem.partition("allowed: ")[2].split(", "):
             if name:
                 key = f"{table}.{name}".lstrip(".")
-                inner = "stages.NAME" if key == "stages" else key
+                inner = f"{key}.NAME" if key in ("stages", "hosts") else key
                 below = list(self.keys(inner))
                 yield inner, bool(below) or inner == "stages.NAME.options"
                 yield from below
@@ -106,7 +106,7 @@ def read(tmp_path: Path) -> Reader:
 def test_every_key_is_in_a_table_and_no_other(read: Reader) -> None:
     accepted = dict(read.keys())
     sections = set(re.findall(r"^## `\[(.+?)\]`", PAGE, re.MULTILINE))
-    assert sections == {"pipeline", "stages.NAME", "telemetry", "security"}
+    assert sections == {"pipeline", "stages.NAME", "telemetry", "hosts.NAME", "security"}
     assert set(ROWS) | sections == set(accepted)
     assert {row.key for row in ROWS.values() if row.allowed == "table"} | sections == {
         k for k in accepted if accepted[k]
@@ -122,10 +122,19 @@ def test_the_default_is_that_of_a_minimal_config(row: Row, read: Reader) -> None
     elif row.default == "none":
         config = read(config_text({table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}))
         found: Any = config.stages["head" if row.key.endswith(".input") else "NAME"]
-        attributes = {"input": "inputs", "timeout": "timeout_s", "age": "age_s", "memory": "memory_bytes"}
+        if row.key.startswith("hosts."):
+            found = read(config_text({}) + "[hosts.NAME]\n").hosts["NAME"]
+        attributes = {
+            "input": "inputs",
+            "host": "hosts",
+            "key": "keys",
+            "timeout": "timeout_s",
+            "age": "age_s",
+            "memory": "memory_bytes",
+        }
         for name in row.key.split(".")[2:]:
             found = getattr(found, attributes.get(name, name))
-        assert found in (None, ())
+        assert found in (None, (), "")
     else:
         written = re.fullmatch(r"`(.+)`", row.default)
         assert written, row.default

@@ -59,9 +59,60 @@ def test_by_its_name_and_as_an_object(write: Write) -> None:
     assert problem(folder) == "plugin './p.py' has the classes Shout, Other: name one, as in ./p.py:Shout"
 
 
+def test_a_source_that_takes_messages_too(write: Write) -> None:
+    folder = write(
+        "class Both(zpipe.Source[Options, int], zpipe.BatchMap[Options]):\n"
+        "  def source(self, context): yield 1, 2\n  def process_batch(self, messages): pass\n"
+        "  def process_each(self, messages, context): pass\n  def commit(self, position): pass\n"
+    )
+    both = plugin_loading.load("./p.py:Both", folder)
+    assert both.options_type is not None and both.options_type.__name__ == "Options"
+    assert set(both.in_stage(has_input=False).hooks) == {"zpipe_source", "zpipe_commit"}
+    assert set(both.in_stage(has_input=True).hooks) == {"zpipe_process_batch", "zpipe_process_each", "zpipe_commit"}
+
+
+def test_a_source_that_is_a_sink_too_is_one_or_the_other(write: Write) -> None:
+    folder = write(
+        "class Queue(zpipe.Source[None, int], zpipe.Sink[None]):\n"
+        "  def source(self, context): yield 1, 2\n  def process(self, message): pass\n"
+    )
+    queue = plugin_loading.load("./p.py:Queue", folder)
+    assert not queue.in_stage(has_input=False).traits(None, folder).is_sink
+    assert queue.in_stage(has_input=True).traits(None, folder).is_sink
+
+
+def test_a_map_that_is_for_use_as_well(write: Write) -> None:
+    folder = write(
+        "class Both(Shout, zpipe.Wrapper[Options]):\n  def wrap(self, call, messages, context): return call(messages)\n"
+    )
+    both = plugin_loading.load("./p.py:Both", folder)
+    assert both.is_wrapper and both.takes_messages and both.options_type is not None
+    assert set(both.in_stage(has_input=True).hooks) == {"zpipe_process"}
+
+
 def test_a_base_of_another_and_a_private_class_are_not_meant(write: Write) -> None:
     folder = write("class _Helper(zpipe.Map): pass\nclass Louder(Shout): pass\n")
     assert type(plugin_loading.load("./p.py", folder).hooks["zpipe_process"](1, 2)[0]).__name__ == "Louder"
+
+
+PAIR = (
+    "class Read(zpipe.Source[Options, int]):\n  def source(self, context): yield 1, 2\n"
+    "class Store(zpipe.Sink[None]):\n  def process(self, message, context): pass\n"
+)
+
+
+def test_a_source_and_what_takes_messages_are_one_plugin(write: Write) -> None:
+    folder = write("del Shout\n" + PAIR)
+    plugin = plugin_loading.load("./p.py", folder)
+    source, sink = plugin.in_stage(has_input=False), plugin.in_stage(has_input=True)
+    assert source.is_source and not source.takes_messages and source.options_type is not None
+    assert sink.takes_messages and not sink.is_source and sink.options_type is None and sink.is_sink
+    assert [form.hooks.keys() for form in plugin.forms] == [{"zpipe_source"}, {"zpipe_process"}]
+    assert [form.in_stage(has_input=True) for form in (source, sink)] == [source, sink]
+
+
+def test_a_source_beside_two_others_is_not(write: Write) -> None:
+    assert "has the classes Shout, Read, Store: name one" in problem(write(PAIR))
 
 
 def test_options_through_a_generic_class(write: Write) -> None:
@@ -102,6 +153,12 @@ def test_a_sink_says_so_beside_its_own_traits(write: Write) -> None:
         ("class W(zpipe.Map[dict]):\n  def process(self, message): pass\n", "the options of W are no dataclass"),
         ("class W(Shout):\n  def __init__(self, n): pass\n", "W() raised TypeError"),
         ("class W(Shout, zpipe.Sink): pass\n", "W derives from 2 of zpipe.Source, zpipe.Map"),
+        ("class W(zpipe.Source, zpipe.Wrapper): pass\n", "W derives from 2 of zpipe.Source, zpipe.Map"),
+        ("class W(zpipe.Source, zpipe.BatchMap): pass\n", "W lacks the hook process_batch and source"),
+        (
+            "class W(zpipe.Source, Shout):\n  def source(self, context): pass\n  def comit(self): pass\n",
+            "Source and zpipe.Map has no hook 'comit' (did you mean 'commit'?)",
+        ),
         ("class W: pass\n", "'W' is a class; name an object, such as W()"),
         ("class W(zpipe.BatchMap):\n  def process(self, message): pass\n", "W lacks the hook process_batch"),
     ],

@@ -42,6 +42,32 @@ def test_what_is_a_mistake() -> None:
     assert metrics.counter("c0") is metrics.counter("c0")
 
 
+def test_what_has_changed_is_told_once_and_adds_up_elsewhere() -> None:
+    here, there = Metrics(), Metrics()
+    assert here.changes() == []
+    for value in (0.75, 3):
+        here.counter("hits").inc(value)
+        here.histogram("size").observe(value)
+        here.gauge("open").inc(value)
+        there.gauge("open").inc(100)
+        changes = here.changes()
+        assert [row[:2] for row in changes] == [["counter", "hits"], ["histogram", "size"], ["gauge", "open"]]
+        for row in changes:
+            there.add(*row)
+        assert here.changes() == []
+    assert there.figures() == here.figures() | {"plugin_gauges": {"open": 203.75}}
+    here.gauge("open").set(7)
+    here.gauge("open").inc(-2)
+    [change] = here.changes()
+    assert change == ["gauge", "open", [7.0, -2.0]]
+    there.add(*change)
+    assert there.figures() == here.figures()
+    here.gauge("open").set(5)
+    assert here.changes() == [["gauge", "open", [5.0, 0.0]]], "also the same value is news where another has set it"
+    with pytest.raises(ValueError, match="'hits' is a counter already"):
+        there.add("gauge", "hits", [1.0, 0.0])
+
+
 def test_threads_lose_no_count() -> None:
     counter = Metrics().counter("n")
     threads = [threading.Thread(target=lambda: [counter.inc() for _ in range(20_000)]) for _ in range(4)]

@@ -72,12 +72,15 @@ class Answer(ZpipeError):
 class Throttled(Answer):
     """The service that the plugin calls asks it to slow down. The message is tried again, and this does not use up an attempt.
 
+    Raised by a source or by `zpipe_open`, it says that the service is not there now: the stage waits, and calls it again.
+
     retry_after  how many seconds to wait at least; None: zpipe chooses the delay, which grows each time
     """
 
     def __init__(self, retry_after: float | None = None, reason: str = "throttled") -> None:
         super().__init__(reason if retry_after is None else f"{reason}: retry after {retry_after:g} s")
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class Retry(Answer):
@@ -86,6 +89,7 @@ class Retry(Answer):
     def __init__(self, delay: float | None = None, reason: str = "the plugin asks to try again") -> None:
         super().__init__(reason)
         self.delay = delay
+        self.reason = reason
 
 
 class Reject(Answer):

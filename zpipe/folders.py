@@ -16,6 +16,8 @@ from zpipe.errors import OperatorError
 SYSTEM_RUNTIME, SYSTEM_STATE = Path("/run/zpipe"), Path("/var/lib/zpipe")
 """The folders in which systemd makes those of the units. They belong to the user of the units, but every user must be able to
 pass through them."""
+SYSTEM_CONFIGS = Path("/etc/zpipe")
+"""The folder of the configs that belong to the system, and so to its units."""
 INSTANCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[0-9]+")
 
 
@@ -45,6 +47,17 @@ def state_root(env: Mapping[str, str]) -> Path:
     if shared := env.get("XDG_STATE_HOME"):
         return Path(shared).absolute() / "zpipe"
     return _home(env) / ".local" / "state" / "zpipe"
+
+
+def keys_folder(env: Mapping[str, str], config: Path | None = None) -> Path:
+    """The folder of the private keys of this machine, and of the public keys that it trusts: the system's for root, and for a
+    config of the system whoever reads it."""
+    if named := env.get("ZPIPE_KEYS_DIR"):
+        return Path(named).absolute()
+    if os.getuid() == 0 or (config is not None and config.absolute().parent == SYSTEM_CONFIGS):
+        return SYSTEM_CONFIGS / "keys"
+    shared = env.get("XDG_CONFIG_HOME")
+    return (Path(shared).absolute() if shared else _home(env) / ".config") / "zpipe" / "keys"
 
 
 def make_private(path: Path) -> None:

@@ -77,7 +77,8 @@ class Context(Generic[OptionsT, PositionT]):
     log         for messages to people, one event a line, on the stage's stderr. `zpipe run` shows warnings and errors, and with
                 `--log-level info` also `log.info`
     state_dir   a folder that only this plugin uses, one for each instance. It outlives the instance; `--fresh` empties it
-    position    (sources) the committed position after which to continue; None: begin at the start
+    position    (sources) the position after which to continue: the committed one, or where the source was when it said by
+                `Throttled` that its service is not there; None: begin at the start
     last        no stage reads the outputs of this one (its dead letters aside), so what its process hook returns is ignored
     batching    the stage has a `batch` table, so `zpipe_process_batch` is called
     stopping    set when a source shall end early. A source that waits for something must wait for this, too

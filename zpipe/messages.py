@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from itertools import repeat
 from typing import Any, Final
 
 Position = Any
@@ -55,6 +56,28 @@ class Message:
 
     def __repr__(self) -> str:
         return f"Message({self.payload!r}, id={self.id!r})"
+
+
+def received(
+    payloads: list[Any],
+    ids: list[str],
+    origins: list[float],
+    headers: Iterable[dict[str, Any] | None],
+    outlet: str,
+    attempt: int,
+    source: str,
+) -> list[Message]:
+    """Messages that came together, of their fields in parallel arrays. To call ``Message`` for each takes half as long again."""
+    messages = list(map(object.__new__, repeat(Message, len(payloads))))
+    one: Message
+    for one, one.payload, one.id, one.origin, one.headers in zip(
+        messages, payloads, ids, origins, headers, strict=False
+    ):
+        one.outlet = outlet
+        one.position = None
+        one.attempt = attempt
+        one.source = source
+    return messages
 
 
 class _Drop(Enum):

@@ -1,7 +1,9 @@
 """Plugins as classes: a base class for each kind, whose methods are the hooks, so that editors and type checkers know them.
 
-A plugin derives from `Source`, `Map`, `BatchMap` or `Sink`. The method `process` is the hook `zpipe_process`, and so for every
-other. Must not live here: calling a hook, and choosing the class of a module, which is `plugin_loading`'s.
+A plugin derives from `Source`, `Map`, `BatchMap` or `Sink`. One of the latter three may derive from `Source` too, and is a source
+in a stage without an input, and from `Wrapper`, to be for the `use` of other stages as well. The method `process` is the hook
+`zpipe_process`, and so for every other. Must not live here: calling a hook, and choosing the class of a module, which is
+`plugin_loading`'s.
 
 Type checkers compare a method with that of its base class, so they find wrong arguments and wrong types by themselves. A method
 whose name is misspelt is a new one to them, unless it is marked with `zpipe.override`. `problems` finds it in any case, since
@@ -16,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
+from zpipe.errors import Answer
 from zpipe.hookspecs import Context, OptionsT, PositionT, Traits
 from zpipe.messages import Message
 
@@ -97,19 +100,30 @@ class BatchMap(Worker[OptionsT]):
         """Returns a list of the same length, an entry for each message; or what all were made into, by a generator."""
 
     def process(self, message: Message, context: Context[OptionsT]) -> Any:
-        """For a stage without a `batch` table, which otherwise cannot have this plugin."""
+        """For a stage without a `batch` table, which needs this or `process_each`."""
+        raise NotImplementedError
+
+    def process_each(self, messages: list[Message], context: Context[OptionsT]) -> Any:
+        """For a stage without a `batch` table: what a worker has at once. Returns a list of the same length."""
         raise NotImplementedError
 
 
 class Sink(Worker[OptionsT]):
-    """Takes messages, and gives none. It has `process`, `process_batch` or both. What it has returned from is acked."""
+    """Takes messages, and gives none. It has one of the methods, or several. What it has returned from is acked."""
 
     def process(self, message: Message, context: Context[OptionsT]) -> Awaitable[None] | None:
         """Stores one message, durably."""
         raise NotImplementedError
 
-    def process_batch(self, messages: list[Message], context: Context[OptionsT]) -> Awaitable[None] | None:
-        """Stores a batch, durably."""
+    def process_batch(
+        self, messages: list[Message], context: Context[OptionsT]
+    ) -> Awaitable[Sequence[Answer | None] | None] | Sequence[Answer | None] | None:
+        """Stores a batch, durably. It may return a list with an entry for each message: None, or what is to become of it."""
+        raise NotImplementedError
+
+    def process_each(self, messages: list[Message], context: Context[OptionsT]) -> Any:
+        """Stores what a worker has at once, in a stage without a `batch` table. Returns a list of the same length, with None
+        for each message that is stored."""
         raise NotImplementedError
 
 
@@ -121,7 +135,7 @@ class Wrapper(PluginClass[OptionsT]):
         """Called in the place of each call. ``call(messages)`` makes it, and gives what the hook returned."""
 
 
-KINDS = (Source, Map, BatchMap, Sink, Wrapper)
+KINDS: tuple[type[PluginClass[Any]], ...] = (Source, Map, BatchMap, Sink, Wrapper)
 
 
 def _methods(kind: type) -> set[str]:
@@ -131,29 +145,31 @@ def _methods(kind: type) -> set[str]:
 def hooks_of(plugin: PluginClass[Any]) -> dict[str, Any]:
     """The hooks that the plugin's class implements, by hook name, as bound methods."""
     cls = type(plugin)
-    kind = next(kind for kind in KINDS if isinstance(plugin, kind))
-    own = [name for name in sorted(_methods(kind)) if getattr(cls, name) is not getattr(kind, name)]
-    return {f"zpipe_{name}": getattr(plugin, name) for name in own}
+    known = {name: getattr(kind, name) for kind in _kinds_of(cls) for name in _methods(kind)}
+    return {f"zpipe_{name}": getattr(plugin, name) for name in sorted(known) if getattr(cls, name) is not known[name]}
 
 
 def problems_of(cls: type) -> list[str]:
     """What is wrong with the names of the class's methods. [] where nothing is."""
-    kinds = [kind for kind in KINDS if issubclass(cls, kind)]
-    if len(kinds) != 1:
+    kinds = _kinds_of(cls)
+    takers = [kind for kind in kinds if issubclass(kind, Worker)]
+    if len(kinds) != 1 and len(takers) != 1:
+        names = ", zpipe.".join(kind.__name__ for kind in KINDS)
         return [
-            f"{cls.__name__} derives from {len(kinds)} of zpipe.{', zpipe.'.join(k.__name__ for k in KINDS)}, not one"
+            f"{cls.__name__} derives from {len(kinds)} of zpipe.{names}, not from one of them, nor from one that takes "
+            "messages with Source or Wrapper"
         ]
-    known = _methods(kinds[0])
+    known, shown = set[str]().union(*map(_methods, kinds)), " and zpipe.".join(kind.__name__ for kind in kinds)
     problems = []
     for name, value in _own(cls).items():
         if name.startswith("_") or name in known or not (inspect.isroutine(value)):
             continue
         others = [kind.__name__ for kind in KINDS if name in _methods(kind)]
         if others:
-            problems.append(f"{name} is a hook of zpipe.{' and zpipe.'.join(others)}, not of zpipe.{kinds[0].__name__}")
+            problems.append(f"{name} is a hook of zpipe.{' and zpipe.'.join(others)}, not of zpipe.{shown}")
         elif near := _near(name, known):
             problems.append(
-                f"{kinds[0].__name__} has no hook {name!r} (did you mean {near!r}?); a method that is no hook "
+                f"{shown} has no hook {name!r} (did you mean {near!r}?); a method that is no hook "
                 f"needs another name, such as _{name}"
             )
     return problems
@@ -161,10 +177,13 @@ def problems_of(cls: type) -> list[str]:
 
 def missing(cls: type) -> str:
     """The hook that the class has to implement and does not, or ""."""
-    if issubclass(cls, Sink):
-        own = _own(cls)
-        return "" if "process" in own or "process_batch" in own else "process or process_batch"
+    if issubclass(cls, Sink) and not {"process", "process_batch", "process_each"} & set(_own(cls)):
+        return "process or process_batch"
     return " and ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+
+
+def _kinds_of(cls: type) -> list[type[PluginClass[Any]]]:
+    return [kind for kind in KINDS if issubclass(cls, kind)]
 
 
 def options_of(cls: type) -> Any:

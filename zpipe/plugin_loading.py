@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import pluggy
 
-from zpipe.errors import PluginError
+from zpipe.errors import OperatorError, PluginError
 from zpipe.hookspecs import Hooks, Traits
-from zpipe.plugin_classes import PluginClass, Sink, hooks_of, missing, options_of, problems_of
+from zpipe.plugin_classes import PluginClass, Sink, Source, Worker, hooks_of, missing, options_of, problems_of
 
 GROUP = "zpipe.plugins"
 WORK_HOOKS = ("zpipe_source", "zpipe_process", "zpipe_process_each", "zpipe_process_batch", "zpipe_wrap")
@@ -40,6 +40,7 @@ class Plugin(NamedTuple):
     options_type  the dataclass of its options; None if it takes none
     is_async      names of the hooks that are ``async def``
     is_sink       it is a `zpipe.Sink`, so nothing comes out of it
+    source_form   what it is in a stage without input, where that is a class of its own with options of its own
     """
 
     name: str
@@ -47,6 +48,12 @@ class Plugin(NamedTuple):
     options_type: type | None
     is_async: frozenset[str]
     is_sink: bool = False
+    source_form: Plugin | None = None
+
+    @property
+    def forms(self) -> list[Plugin]:
+        """As stages use it: itself, or where it has a source of its own that, and what takes messages."""
+        return [self] if self.source_form is None else [self.source_form, self._replace(source_form=None)]
 
     @property
     def is_source(self) -> bool:
@@ -65,19 +72,32 @@ class Plugin(NamedTuple):
     def takes_batches(self) -> bool:
         return "zpipe_process_batch" in self.hooks
 
+    def is_called_async(self, batching: bool) -> bool:
+        """The process hook that a stage with or without a `batch` table calls is ``async def``."""
+        each = "zpipe_process_each" if "zpipe_process_each" in self.hooks else "zpipe_process"
+        return ("zpipe_process_batch" if batching else each) in self.is_async
+
     def in_stage(self, has_input: bool) -> Plugin:
-        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input."""
-        if not (self.is_source and (self.takes_messages or self.takes_batches)):
+        """As a stage uses it. One that is a source and also takes messages is a source where the stage has no input. One that is
+        also for the `use` of other stages does nothing of that in a stage of its own."""
+        if self.source_form is not None:
+            return self._replace(source_form=None) if has_input else self.source_form
+        if not (self.takes_messages or self.takes_batches):
             return self
-        unused = {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
-        return self._replace(hooks={hook: call for hook, call in self.hooks.items() if hook not in unused})
+        unused = {"zpipe_wrap"}
+        if self.is_source:
+            unused |= {"zpipe_source"} if has_input else {*WORK_HOOKS} - {"zpipe_source"}
+        hooks = {hook: call for hook, call in self.hooks.items() if hook not in unused}
+        return self._replace(hooks=hooks, is_sink=self.is_sink and "zpipe_source" not in hooks)
 
     def problems(self, options: Any, folder: Path) -> list[tuple[str, str]]:
         """What the plugin itself finds wrong with its options, as (option, problem). Raises PluginError if it cannot say."""
         found = _describe(self.name, "zpipe_check", self.hooks, options, folder)
         try:
             return [(str(option), str(problem)) for option, problem in found or ()]
-        except Exception as error:  # a generator raises only now
+        except OperatorError as error:  # a generator raises only now
+            raise PluginError(f"plugin {self.name!r}: {error}") from error
+        except Exception as error:
             raise PluginError(f"plugin {self.name!r}: zpipe_check raised {type(error).__name__}: {error}") from error
 
     def traits(self, options: Any, folder: Path) -> Traits:
@@ -102,6 +122,13 @@ class Plugin(NamedTuple):
         return tuple(found)
 
 
+class _SourceAndWorker(NamedTuple):
+    """The plugin of a module with two classes: the one for a stage without input, and the one that takes messages."""
+
+    source: PluginClass[Any]
+    worker: PluginClass[Any]
+
+
 def load(name: str, folder: Path) -> Plugin:
     """The plugin that `name` names: an entry point, ``module:object``, or a file (relative to `folder`).
 
@@ -110,6 +137,8 @@ def load(name: str, folder: Path) -> Plugin:
     target = _find(name, folder)
     if isinstance(target, PluginClass):
         return _load_class(name, target)
+    if isinstance(target, _SourceAndWorker):
+        return _load_class(name, target.worker)._replace(source_form=_load_class(name, target.source))
     marked, unmarked = _hook_functions(target)
     problems = [*_hook_problems(marked), *unmarked] or _role_problems(name, target, set(marked))
     if problems:
@@ -264,7 +293,12 @@ def _attribute(name: str, module: Any, attribute: str) -> Any:
     classes = [] if attribute else _plugin_classes(target)
     if not classes:
         return target
-    if len(classes) > 1 or _hook_functions(target)[0]:
+    sources = [cls for cls in classes if issubclass(cls, Source)]
+    workers = [cls for cls in classes if issubclass(cls, Worker)]
+    hooks = _hook_functions(target)[0]
+    if len(sources) == len(workers) == 1 and len(classes) == 2 and not hooks:
+        return _SourceAndWorker(_object_of(name, sources[0]), _object_of(name, workers[0]))
+    if len(classes) > 1 or hooks:
         names = ", ".join(cls.__name__ for cls in classes)
         more = "" if len(classes) > 1 else " and hooks besides"
         one = f"{name}:{classes[0].__name__}"
@@ -287,6 +321,8 @@ def _object_of(name: str, cls: type[PluginClass[Any]]) -> PluginClass[Any]:
     _check_class(name, cls)
     try:
         return cls()
+    except OperatorError as error:
+        raise PluginError(f"plugin {name!r}: {error}") from None
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r}: {cls.__name__}() raised {type(error).__name__}: {error}") from error
 
@@ -399,6 +435,8 @@ def _describe(name: str, hook: str, hooks: Mapping[str, Hook], *arguments: Any) 
         return None
     try:
         return hooks[hook](*arguments)
+    except OperatorError as error:  # what it says is for the person who runs it, such as what to install
+        raise PluginError(f"plugin {name!r}: {error}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}") from error
 

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from benchmarks.benchmark import Benchmark
-from benchmarks.cases import acks, backlog, fan_out, idle, latency, monitor, sharing, stages, stall, start, throughput
+from benchmarks.cases import (
+    acks,
+    backlog,
+    fan_out,
+    idle,
+    latency,
+    monitor,
+    programs,
+    sharing,
+    stages,
+    stall,
+    start,
+    throughput,
+)
 
 ALL: tuple[Benchmark, ...] = (
     *throughput.BENCHMARKS,
@@ -17,4 +30,5 @@ ALL: tuple[Benchmark, ...] = (
     *start.BENCHMARKS,
     *fan_out.BENCHMARKS,
     *acks.BENCHMARKS,
+    *programs.BENCHMARKS,
 )

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from zpipe import Context, Message, Traits, hookimpl
+from zpipe import Context, Message, Sink, override
 
 # `context` is not needed. But with all arguments there, the daemon needs no adapter around each call, which is a hot path.
 
 
-@hookimpl
-def zpipe_traits() -> Traits:
-    return Traits(is_sink=True)
+class Discard(Sink[None]):
+    @override
+    def process(self, message: Message, context: Context[None]) -> None:
+        """Does nothing."""
 
-
-@hookimpl
-def zpipe_process(message: Message, context: Context) -> None:
-    """Does nothing."""
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> None:
-    """Does nothing."""
+    @override
+    def process_batch(self, messages: list[Message], context: Context[None]) -> None:
+        """Does nothing."""

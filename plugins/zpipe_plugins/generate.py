@@ -1,4 +1,10 @@
-"""`generate`: a source that makes numbered maps, as fast as they are taken or at a steady rate."""
+"""`generate`: a source that makes numbered maps, as fast as they are taken or at a steady rate.
+
+A payload is `{"id": n, …fields, "blob": …}` with n from 0. With `rate` each message has its due time, so the rate does
+not drift; after a stall at most one second's worth is caught up at once.
+
+**Resume.** A position is n, so a start goes on with the next number, and a message that comes again is the same.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count as numbers_from
 from typing import Annotated, Any
 
-from zpipe import Context, Size, hookimpl
+from zpipe import Context, Size, Source, override
 
 _STRIDE = 256
 """How many messages are made between two checks of `context.stopping`, which costs 30 ns. A message costs 250 ns."""
@@ -49,35 +55,30 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Generate(Source[Options, int]):
+    @override
+    def total(self, context: Context[Options, int]) -> int | None:
+        count = context.options.count
+        return None if count is None else max(0, count - _first(context))
+
+    @override
+    def source(self, context: Context[Options, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        options = context.options
+        # All payloads share these values. Each payload is encoded before anybody could change one.
+        constant = dict(options.fields)
+        if options.size is not None:
+            constant["blob"] = b"\0" * options.size
+        if options.rate is not None:
+            return _paced(context, options.rate, constant)
+        return _unpaced(context, constant)
 
 
-@hookimpl
-def zpipe_total(context: Context) -> int | None:
-    options: Options = context.options
-    return None if options.count is None else max(0, options.count - _first(context))
+def _first(context: Context[Options, int]) -> int:
+    return 0 if context.position is None else context.position + 1
 
 
-@hookimpl
-def zpipe_source(context: Context) -> Iterator[tuple[int, dict[str, Any]]]:
-    options: Options = context.options
-    # All payloads share these values. Each payload is encoded before anybody could change one.
-    constant = dict(options.fields)
-    if options.size is not None:
-        constant["blob"] = b"\0" * options.size
-    if options.rate is not None:
-        return _paced(context, options.rate, constant)
-    return _unpaced(context, constant)
-
-
-def _first(context: Context) -> int:
-    return 0 if context.position is None else int(context.position) + 1
-
-
-def _unpaced(context: Context, constant: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    end: int | None = context.options.count
+def _unpaced(context: Context[Options, int], constant: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    end = context.options.count
     is_stopping = context.stopping.is_set
     for base in numbers_from(_first(context), _STRIDE):
         if is_stopping() or (end is not None and base >= end):
@@ -86,10 +87,12 @@ def _unpaced(context: Context, constant: dict[str, Any]) -> Iterator[tuple[int, 
             yield n, {"id": n, **constant}
 
 
-def _paced(context: Context, rate: float, constant: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _paced(
+    context: Context[Options, int], rate: float, constant: dict[str, Any]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each message has a due time, counted from the start. So the next ones make up for a wait that took too long."""
     first = _first(context)
-    end: int | None = context.options.count
+    end = context.options.count
     stopping = context.stopping
     clock = time.monotonic
     start = clock()

@@ -1,6 +1,17 @@
 """`python`: calls a function of the user with each payload, or with a list of payloads if the stage has a `batch` table.
 
-What the function returns is returned as it is, and so means what it means in any plugin.
+What the function returns means what it means from a hook: a list is one payload, a generator or `zpipe.many(…)` is many;
+of a batch a list of the same length is one to one. It may be `async def`. The config's folder, or the file's, is put in
+front of `sys.path`. With `workers.count` above 1 it is called from several threads at once. `zpipe check` imports the
+function.
+
+| fault | what follows |
+|---|---|
+| the function raises | tries again, then a dead letter with the traceback |
+| it raises `Throttled`, `Retry`, `Reject`, `OperatorError` | what the function asks for |
+| it cannot be imported | `zpipe check` says why; the stage does not start |
+
+**Redelivery.** The function is called again, with the same payload.
 """
 
 from __future__ import annotations
@@ -16,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-from zpipe import Context, Message, Traits, hookimpl
+from zpipe import BatchMap, Context, Message, Traits, override
 from zpipe.errors import OperatorError
 
 _FORMS = "allowed are 'module:name' and 'path.py:name'"
@@ -36,43 +47,34 @@ class Options:
             raise ValueError(f"function is {self.function!r}, and {where!r} is no module's name: {_FORMS}")
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Python(BatchMap[Options]):
+    @override
+    def check(self, options: Options, config_dir: Path) -> list[tuple[str, str]]:
+        try:
+            _resolve(options.function, config_dir)
+        except OperatorError as error:
+            return [("function", str(error))]
+        return []
 
+    @override
+    def traits(self, options: Options, config_dir: Path) -> Traits:
+        return Traits(needs_network=options.needs_network)
 
-@hookimpl
-def zpipe_check(options: Options, config_dir: Path) -> list[tuple[str, str]]:
-    try:
-        _resolve(options.function, config_dir)
-    except OperatorError as error:
-        return [("function", str(error))]
-    return []
+    @override
+    def outlets(self, options: Options) -> list[str] | None:
+        return options.outlets
 
+    @override
+    def open(self, context: Context[Options]) -> None:
+        self._function = _resolve(context.options.function, context.config_dir)
 
-@hookimpl
-def zpipe_traits(options: Options) -> Traits:
-    return Traits(needs_network=options.needs_network)
+    @override
+    def process(self, message: Message, context: Context[Options]) -> Any:
+        return self._function(message.payload)
 
-
-@hookimpl
-def zpipe_outlets(options: Options) -> list[str] | None:
-    return options.outlets
-
-
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    context.scratch = _resolve(context.options.function, context.config_dir)
-
-
-@hookimpl
-def zpipe_process(message: Message, context: Context) -> Any:
-    return context.scratch(message.payload)
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> Any:
-    return context.scratch([message.payload for message in messages])
+    @override
+    def process_batch(self, messages: list[Message], context: Context[Options]) -> Any:
+        return self._function([message.payload for message in messages])
 
 
 # Finding the function

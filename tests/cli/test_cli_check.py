@@ -84,7 +84,8 @@ def test_json(call, write, good: Path) -> None:
     value = json.loads(result.stdout)
     assert set(value) == {"files"}
     assert all(
-        set(one) == {"file", "ok", "mistakes", "warnings", "network", "insecure", "memory"} for one in value["files"]
+        set(one) == {"file", "ok", "mistakes", "warnings", "network", "insecure", "placed", "memory"}
+        for one in value["files"]
     )
     right, wrong = value["files"]
     assert (right["file"], right["ok"], right["mistakes"]) == (str(good), True, [])

@@ -22,7 +22,7 @@ def test_json(call, good: Path) -> None:
         {"from": "read", "to": "errors", "outlet": "bad"},
     ]
     read, sink, errors = value["nodes"]
-    assert read == {"name": "read", "plugin": "generate", "instances": 1, "queue": None, "batch": None}
+    assert read == {"name": "read", "plugin": "generate", "instances": 1, "hosts": [], "queue": None, "batch": None}
     assert sink["queue"] == {"messages": 10, "bytes": 2**20}
     assert (errors["batch"]["messages"], errors["batch"]["timeout_s"]) == (5, 2.0)
 

@@ -28,10 +28,11 @@ def run_tests(folder: Path, *arguments: str) -> str:
 def test_the_tests_of_every_kind_pass_at_once(call: Call, tmp_path: Path) -> None:
     for kind in KINDS:
         assert call("new", f"one-{kind}", "--kind", kind, "--single-file").return_value == ExitCode.DONE
-    assert call("new", "my-sink", "--kind", "sink").return_value == ExitCode.DONE
+    for kind in ("sink", "exec"):
+        assert call("new", f"my-{kind}", "--kind", kind).return_value == ExitCode.DONE
     tests = sum(path.read_text().count("\ndef test_") for path in tmp_path.rglob("test_*.py"))
-    assert tests == 2 * len(KINDS) - 1 + 2
-    assert f"{tests} passed" in run_tests(tmp_path, "-o", "pythonpath=my-sink")
+    assert tests == 2 * len(KINDS) - 1 + 2 * 2
+    assert f"{tests} passed" in run_tests(tmp_path, "-o", "pythonpath=my-sink my-exec")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,13 +43,15 @@ def test_a_config_that_runs_it(call: Call, tmp_path: Path, kind: str) -> None:
     assert checked.return_value == ExitCode.DONE and "warning" not in checked.stdout, checked.stdout
 
 
-def test_a_package_has_an_entry_point(call: Call, tmp_path: Path) -> None:
-    lines = call("new", "my-thing", "--kind", "sink").stdout.splitlines()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_has_an_entry_point(call: Call, tmp_path: Path, kind: str) -> None:
+    lines = call("new", "my-thing", "--kind", kind).stdout.splitlines()
     assert sorted(lines) == sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     project = tomllib.loads((tmp_path / "my-thing" / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["zpipe.plugins"] == {"my-thing": "my_thing:Plugin"}
     config = tomllib.loads((tmp_path / "my-thing" / "my_thing.toml").read_text())
     assert config["stages"]["my_thing"]["plugin"] == "my-thing"
+    assert not any("@" in path.read_text() for path in tmp_path.rglob("*.md")), "every name is filled in"
 
 
 def test_it_runs_in_real_daemons(call: Call, home: Path, tmp_path: Path) -> None:
@@ -74,6 +77,9 @@ def test_nothing_is_overwritten(call: Call, tmp_path: Path) -> None:
         ("../x", "letters"),
         ("json", "of Python"),
         ("class", "of Python"),
+        ("zpipe", "of a module that is installed"),
+        ("pytest", "of a module that is installed"),
+        ("exec", "there is a plugin 'exec' already"),
     ],
 )
 def test_names_that_will_not_do(call: Call, name: str, said: str) -> None:

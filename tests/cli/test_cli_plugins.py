@@ -185,6 +185,18 @@ def test_one_plugin_as_json(call) -> None:
     assert "hunter2" not in result
 
 
+def test_a_source_and_a_sink_under_one_name(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pair.py").write_text(
+        "import zpipe\nfrom dataclasses import dataclass\n@dataclass\nclass Options:\n  group: str\n"
+        "class Read(zpipe.Source[Options, int]):\n  def source(self, context): yield 1, 2\n"
+        "class Store(zpipe.Sink[None]):\n  def process(self, message, context): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert call("plugins", "./pair.py").stdout == (
+        "./pair.py  source\n    group  a string; required\n./pair.py  process\n"
+    )
+
+
 def test_one_plugin_by_its_entry_point(call) -> None:
     [row] = rows_of(call("plugins", "generate", "--json").stdout).values()
     assert (row["name"], row["distribution"]) == ("generate", "zpipe")

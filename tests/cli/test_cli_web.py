@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -86,6 +87,11 @@ def test_the_screen_is_seen_and_operated_in_a_browser(config: Path, url: str, ho
                 "the pipeline runs, in figures",
             )
             assert max(map(len, seen.splitlines())) > 100, "it is as wide as the page"
+            asked = await page.evaluate("JSON.stringify(performance.getEntriesByType('resource').map(one => one.name))")
+            assert len(asked := json.loads(asked)) >= 3 and all(one.startswith(url) for one in asked), asked
+            assert await page.evaluate("document.fonts.check('16px \"Roboto Mono\"')"), (
+                "the font is served with the page"
+            )
             await page.press("p")
             await page.wait(lambda text: "Pause make?" in text, "a key arrives, and it asks first")
             await page.press("y")
@@ -135,4 +141,5 @@ def test_pages_refer_to_the_address_that_the_browser_came_by(url: str) -> None:
     with urllib.request.urlopen(request, timeout=10.0) as answer:
         page = answer.read().decode()
     assert "zpipe monitor watched" in page
+    assert set(re.findall(r"https?://([^/\"]+)", page)) == {named.split("/")[2]}, "it asks nobody outside"
     assert named.replace("http", "ws") + "ws" in page and "127.0.0.1" not in page

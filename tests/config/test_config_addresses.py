@@ -115,8 +115,8 @@ def test_each_instance_has_an_address(problems: Problems) -> None:
 def test_others_are_let_in_on_purpose_only(problems: Problems, host: str, who: str) -> None:
     """Loopback is open to all users of the machine, where a Unix socket's folder is not."""
     assert problems(listen(f"tcp://{host}:5000", security="")) == [
-        f"9: stages.b.listen[0]: tcp://{host}:5000 has no keys in this version, so {who} could read messages, take the place of a"
-        ' stage, and pause or drain it; set "insecure = true" in [security] to allow that'
+        f"9: stages.b.listen[0]: tcp://{host}:5000 has no keys, so {who} could read messages, take the place of a stage, and"
+        ' pause or drain it; place the stage on a `host` that has a key, or set "insecure = true" in [security] to allow that'
     ]
     assert problems(listen(f"tcp://{host}:5000", security="[security]\ninsecure = false")) != []
     assert problems(listen(f"tcp://{host}:5000")) == []

@@ -141,10 +141,10 @@ plugin = "./step.py"
 
 MANY_PROBLEMS = """\
 2: pipeline.name: must be 1 to 40 letters, digits, '-' or '_', not "my index"
-3: pipeline.peer_timout: is not a key here; allowed: name, peer_timeout (did you mean 'peer_timeout'?)
+3: pipeline.peer_timout: is not a key here; allowed: name, peer_timeout, port (did you mean 'peer_timeout'?)
 6: telemetry.interval: must be a time such as 5 (seconds), "500ms", "1s", "2m", "1h" or "30d", above 0, at most "8760h", not 0
 9: security.insecure: must be true or false, not "yes"
-10: security.curve: is not available in this version; allowed: insecure
+10: security.curve: is not a key here; allowed: insecure (did you mean 'insecure'?)
 14: stages.read.instances: must be 1 in a head stage, not 2: each instance would read the whole source
 17: stages.parse.input: there is no stage 'raed'; stages are read, parse, store, a.b (did you mean 'read'?)
 19: stages.parse.workers.kind: must be "thread" or "process", not "fork"
@@ -173,7 +173,7 @@ at most "8760h", not \
 "tcp://0.0.0.0:70000"
 39: stages."a.b": the name of a stage must be 1 to 40 letters, digits, '-' or '_', not "a.b"
 39: stages."a.b": plugin './step.py' is not a source: give the stage an `input`, or a source for its plugin
-41: metrics: is not a key here; allowed: pipeline, security, stages, telemetry
+41: metrics: is not a key here; allowed: hosts, pipeline, security, stages, telemetry
 """
 
 
@@ -230,7 +230,7 @@ def test_files_with_little_in_them(problems: Problems, text: str, said: list[str
 def test_keys_of_later_versions_are_never_ignored(problems: Problems, key: str) -> None:
     [problem] = problems(stages(step("b", f"{key} = {{}}")))
     assert problem.startswith(
-        f"8: stages.b.{key}: is not available in this version; allowed: batch, codec, dead, input, "
+        f"8: stages.b.{key}: is not available in this version; allowed: batch, codec, command, dead, host, input, "
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from zpipe.core.lifecycle import Lifecycle, Move, State
 
 EXPECTED = {
-    "STARTING": {"OPENED": "RUNNING", "DRAIN": "DRAINING", "FAIL": "FAILED"},
+    "STARTING": {"OPENED": "RUNNING", "DRAIN": "DRAINING", "ABANDON": "STOPPED", "FAIL": "FAILED"},
     "RUNNING": {"DRAIN": "DRAINING", "FAIL": "FAILED"},
     "DRAINING": {"FLUSH": "FLUSHED", "ABANDON": "STOPPED", "FAIL": "FAILED"},
     "FLUSHED": {"REFILL": "DRAINING", "STOP": "STOPPED", "ABANDON": "STOPPED", "FAIL": "FAILED"},

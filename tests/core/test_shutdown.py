@@ -251,3 +251,30 @@ def test_a_consumer_that_comes_in_time_gets_it(seconds: float) -> None:
         << until(10.0 + seconds + 3.0)
         >> announces("FLUSHED", ended=False)
     )
+
+
+def starting(inputs: list[tuple[str, str]]) -> Stage:
+    """A stage whose plugin is not open yet."""
+    return Stage(Identity("p", "a", 1, "a1"), inputs, [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
+
+
+@pytest.mark.parametrize("inputs", [[], [("z", "")]], ids=["head", "inner"])
+def test_an_instance_that_is_told_to_leave_before_it_is_open_stops(inputs: list[tuple[str, str]]) -> None:
+    stage = starting(inputs)
+    stage.turn(0.0)
+    stage.leave(1.0)
+    assert act.Stop(ended=False) in stage.turn(1.0)
+    assert act.Exit(failed=False) in stage.turn(1.0 + PATIENCE_S)
+    stage.opened()
+    assert stage.state.value == "STOPPED"
+
+
+def test_a_head_that_is_drained_before_it_is_open_closes_its_source_and_ends_once_it_is() -> None:
+    stage = starting([])
+    stage.drain()
+    assert act.CloseSource() in stage.turn(1.0) and act.CloseSource() not in stage.turn(2.0)
+    assert stage.state.value == "STARTING"
+    stage.opened()
+    stage.source_ended()
+    stage.turn(3.0)
+    assert stage.state.value == "FLUSHED"

@@ -157,10 +157,14 @@ def children() -> set[int]:
 
 def wait_gone(pid: int) -> None:
     """Until a process that is not ours has been killed."""
-    pause = threading.Event()
     with suppress(OSError):
-        for _ in range(int(DEADLINE_S / 0.01)):
-            if _stat(pid)[0] in "ZX":
-                return
-            pause.wait(0.01)
-        raise AssertionError(f"{pid} lives on")
+        wait_for(lambda: _stat(pid)[0] in "ZX", f"{pid} is gone")
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    pause = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.01)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"never: {what}")

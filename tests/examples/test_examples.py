@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import glob
 import logging
-import os
-import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -46,6 +41,24 @@ def test_each_is_a_plugin(name: str) -> None:
     assert plugin(name)
 
 
+class Looks(threading.Event):
+    """Of a source that waits between two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._left.release()
+        return super().wait(timeout)
+
+    def looks(self, count: int) -> None:
+        """Until there were so many more."""
+        while self._left.acquire(blocking=False):
+            pass
+        assert all(self._left.acquire(timeout=20) for _ in range(count))
+
+
 class TailRun:
     """The source on a thread of its own: what it has yielded so far."""
 
@@ -53,7 +66,7 @@ class TailRun:
         tail = plugin("tail")
         options = plugin_loading.load("./tail.py", EXAMPLES).options_type
         assert options is not None
-        self.context = context(options("log", 0.01), folder, position=position)
+        self.context = context(options("log", 0.01), folder, position=position, stopping=Looks())
         self.found: list[Any] = []
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, args=[tail])
@@ -102,6 +115,22 @@ def test_tail_follows_rotates_and_goes_on_where_it_was(tmp_path: Path) -> None:
         assert again.lines(1) == ["after"]
     finally:
         again.end()
+
+
+def test_tail_reads_what_is_written_to_a_file_after_it_was_renamed(tmp_path: Path) -> None:
+    """Its writer goes on with it until it has begun the next one."""
+    log = tmp_path / "log"
+    append(log, "one\n")
+    run = TailRun(tmp_path)
+    try:
+        run.lines(1)
+        log.rename(tmp_path / "log.1")
+        run.context.stopping.looks(3)  # type: ignore[attr-defined]
+        append(tmp_path / "log.1", "late\n")
+        append(log, "new\n")
+        assert run.lines(3) == ["one", "late", "new"]
+    finally:
+        run.end()
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -166,61 +195,3 @@ def test_windows_count_what_is_whole(tmp_path: Path) -> None:
     assert made[3].messages == messages[:4] and made[4] is None
     here.leaving = True
     assert list(windows.flush(here)) == [], "what an instance that leaves holds is its next life's"
-
-
-# PostgreSQL, started by the test where it is installed
-
-
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The DSN of a server of its own."""
-    found = shutil.which("initdb") or next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None)
-    if found is None:
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path("/tmp") / f"zp-pg-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    as_owner: list[str] = []
-    if os.getuid() == 0:  # it refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    bin, data = Path(found).parent, folder / "data"
-    run = {"cwd": folder, "check": True, "capture_output": True, "timeout": 60}
-    server: subprocess.Popen[bytes] | None = None
-    try:
-        subprocess.run([*as_owner, bin / "initdb", "-D", data, "-A", "trust", "-U", "zpipe", "--no-sync"], **run)  # type: ignore[call-overload]
-        settings = ["-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
-        server = subprocess.Popen(
-            [*as_owner, str(bin / "postgres"), "-D", str(data), *settings], cwd=folder, stderr=subprocess.PIPE
-        )
-        assert server.stderr is not None
-        for line in server.stderr:
-            if b"ready to accept" in line:
-                break
-        yield f"host={folder} user=zpipe dbname=postgres"
-    finally:
-        if server is not None:
-            server.terminate()
-            server.communicate(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_postgres_keeps_each_row_once(postgres: str, tmp_path: Path) -> None:
-    psycopg = pytest.importorskip("psycopg")
-    sink = plugin("postgres")
-    options = plugin_loading.load("./postgres.py", EXAMPLES).options_type
-    assert options is not None
-    here = context(options(postgres, "docs", "id", ["id", "title"]), tmp_path)
-    with psycopg.connect(postgres) as connection:
-        connection.execute("CREATE TABLE docs (id int PRIMARY KEY, title text)")
-    rows = [Message({"id": n, "title": f"t{n}"}) for n in range(1000)]
-    for _ in range(2):
-        sink.process_batch(rows, here)
-    sink.process_batch([Message({"id": 5, "title": "new"})], here)
-    with psycopg.connect(postgres) as connection:
-        assert connection.execute("SELECT count(*) FROM docs").fetchone() == (1000,)
-        assert connection.execute("SELECT title FROM docs WHERE id = 5").fetchone() == ("new",)
-    with pytest.raises(psycopg.Error):
-        sink.process_batch([Message({"id": "no number", "title": ""})], here)
-    away = context(options(f"{postgres} port=1", "docs", "id", ["id", "title"]), tmp_path)
-    with pytest.raises(Throttled):
-        sink.process_batch(rows[:1], away)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from monitor_samples import CHAIN, config, snapshot
@@ -19,6 +19,8 @@ class Script:
 
     def __init__(self, *lots: list[dict[str, Any]]) -> None:
         self.lots = list(lots)
+
+    refused: ClassVar[dict[Any, str]] = {}
 
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
         return self.lots.pop(0) if self.lots else []

@@ -102,11 +102,13 @@ def start_writer() -> Iterator[Callable[..., Writer]]:
 
 @contextmanager
 def opened(plugin: Any, context: Context) -> Iterator[Context]:
-    plugin.zpipe_open(context)
+    """`plugin`: its class, of which an object is in `context.scratch` then."""
+    context.scratch = plugin()
+    context.scratch.open(context)
     try:
         yield context
     finally:
-        plugin.zpipe_close(context)
+        context.scratch.close(context)
 
 
 @pytest.fixture(name="opened")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import shutil
 import signal
@@ -18,6 +20,7 @@ from zpipe import DROP, Context, Message, Reject, Retry, Throttled
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.exec import plugin as exec_plugin
+from zpipe_plugins.exec.child import Stderr
 from zpipe_plugins.exec.formats import FORMATS, Unreadable
 from zpipe_plugins.exec.plugin import Options
 
@@ -41,13 +44,14 @@ def start(make_context: Any, tmp_path: Path) -> Iterator[Open]:
         (tmp_path / "state").mkdir(exist_ok=True)
         command = program if isinstance(program, list) else [sys.executable, "-c", PREAMBLE + program]
         context: Context = make_context(Options(command, **options), last=last, batching=batching)
-        exec_plugin.zpipe_open(context)
+        context.scratch = exec_plugin.Plain()  # for the test to find
+        context.scratch.open(context)
         opened.append(context)
         return context
 
     yield start
     for context in opened:
-        exec_plugin.zpipe_close(context)
+        context.scratch.close(context)
 
 
 def messages(payloads: list[Any]) -> list[Message]:
@@ -55,7 +59,8 @@ def messages(payloads: list[Any]) -> list[Message]:
 
 
 def each(context: Context, payloads: list[Any]) -> list[Any]:
-    return exec_plugin.zpipe_process_each(messages(payloads), context)
+    made: list[Any] = context.scratch.process_each(messages(payloads), context)
+    return made
 
 
 def reasons(made: list[Any]) -> list[str]:
@@ -89,7 +94,7 @@ sys.stdin.read()
 """)
     given = messages(["keep", "many", "few", "drop", "reject", "retry", "null", "outlet"])
     given[0].headers = {"h": 1}
-    keep, many, few, drop, reject, retry, null, outlet = exec_plugin.zpipe_process_each(given, context)
+    keep, many, few, drop, reject, retry, null, outlet = context.scratch.process_each(given, context)
     assert keep == {"seen": {"id": "read:0", "payload": "keep", "headers": {"h": 1}}}
     assert (list(many), list(few)) == ([0, 1, 2], ["one"])
     assert drop is DROP
@@ -108,7 +113,7 @@ def test_delays(given: Any, seconds: float | None) -> None:
 
 def test_messages_of_one_id_have_their_answers_in_order(start: Open) -> None:
     context = start('for m in answers(): say(id=m["id"], payload=m["payload"])')
-    assert exec_plugin.zpipe_process_each([Message(n, id="same") for n in range(3)], context) == [0, 1, 2]
+    assert context.scratch.process_each([Message(n, id="same") for n in range(3)], context) == [0, 1, 2]
 
 
 def test_a_last_stage_needs_no_payload(start: Open) -> None:
@@ -234,11 +239,11 @@ def test_a_program_that_never_answers_is_the_stages_fault(start: Open) -> None:
     context = start("sys.stderr.write('usage: nothing\\n'); sys.exit(2)")
     assert all(isinstance(each(context, [n])[0], Retry) for n in [0, 0])
     each_of = [Message(n, id=f"read:{n}") for n in (1, 2)]
-    assert isinstance(exec_plugin.zpipe_process_each(each_of[:1], context)[0], Retry)
+    assert isinstance(context.scratch.process_each(each_of[:1], context)[0], Retry)
     with pytest.raises(
         OperatorError, match=r"no program of the stage has answered .* exit code 2, .* stderr: usage: nothing"
     ):
-        exec_plugin.zpipe_process_each(each_of[1:], context)
+        context.scratch.process_each(each_of[1:], context)
 
 
 def test_one_message_that_kills_is_not_the_stages_fault(start: Open) -> None:
@@ -317,7 +322,7 @@ def test_payloads_that_are_no_line(start: Open) -> None:
 
 def test_a_filter_makes_what_it_writes_of_the_whole_batch(start: Open) -> None:
     context = start(["sort", "-rn"], mode="filter", batching=True)
-    assert list(exec_plugin.zpipe_process_batch(messages([1, 3, 2]), context)) == [3, 2, 1]
+    assert list(context.scratch.process_batch(messages([1, 3, 2]), context)) == [3, 2, 1]
     alone = start(["jq", "-c", ".[]"] if shutil.which("jq") else ["tr", "-d", "[]"], mode="filter")
     assert [list(one) for one in each(alone, [[1], [2]])] == [[1], [2]]
 
@@ -326,11 +331,11 @@ def test_a_filter_that_fails_fails_its_batch(start: Open) -> None:
     source = "said = list(answers())\nprint(len(said))\nif 'bad' in said: sys.exit(3)\nif 'odd' in said: print('odd')"
     context = start(source, mode="filter", batching=True)
     with pytest.raises(RuntimeError, match="ended with exit code 3"):
-        exec_plugin.zpipe_process_batch(messages([1, "bad"]), context)
+        context.scratch.process_batch(messages([1, "bad"]), context)
     with pytest.raises(RuntimeError, match="cannot be read: 'odd'"):
-        exec_plugin.zpipe_process_batch(messages([1, "odd"]), context)
+        context.scratch.process_batch(messages([1, "odd"]), context)
     with pytest.raises(Reject, match="cannot be read: 'odd'"):
-        exec_plugin.zpipe_process_batch(messages(["odd"]), context)
+        context.scratch.process_batch(messages(["odd"]), context)
     bad, good = each(context, ["bad", "good"])
     assert isinstance(bad, Retry) and list(good) == [1]
 
@@ -340,7 +345,7 @@ def test_a_filter_that_never_works_is_the_stages_fault(start: Open) -> None:
     for n in range(3):
         error = OperatorError if n == 2 else RuntimeError
         with pytest.raises(error, match="ended with exit code 2"):
-            exec_plugin.zpipe_process_batch([Message(n, id=f"read:{n}")], context)
+            context.scratch.process_batch([Message(n, id=f"read:{n}")], context)
 
 
 # With a `batch` table
@@ -348,10 +353,10 @@ def test_a_filter_that_never_works_is_the_stages_fault(start: Open) -> None:
 
 def test_a_batch_is_halved_until_the_message_that_kills_is_alone(start: Open) -> None:
     context = start('for m in answers():\n    if m["payload"] == "die": os._exit(1)\n    say(id=m["id"], payload=1)')
-    assert exec_plugin.zpipe_process_batch(messages([1, 1]), context) == [1, 1]
+    assert context.scratch.process_batch(messages([1, 1]), context) == [1, 1]
     with pytest.raises(RuntimeError):
-        exec_plugin.zpipe_process_batch(messages(["die", 1]), context)
-    [one] = exec_plugin.zpipe_process_batch(messages(["die"]), context)
+        context.scratch.process_batch(messages(["die", 1]), context)
+    [one] = context.scratch.process_batch(messages(["die"]), context)
     assert isinstance(one, Retry)
 
 
@@ -360,7 +365,7 @@ def test_a_batch_is_halved_until_the_message_that_kills_is_alone(start: Open) ->
 
 def source(context: Context, count: int = 1000) -> list[Any]:
     found = []
-    for item in exec_plugin.zpipe_source(context):
+    for item in context.scratch.source(context):
         found.append((item.position, item.payload) if isinstance(item, Message) else item)
         if len(found) >= count:
             context.stopping.set()
@@ -401,6 +406,23 @@ def test_a_record_of_a_source_that_cannot_be_read(start: Open) -> None:
         assert good == 2
 
 
+def test_a_record_without_a_position_has_an_id_of_its_own_and_the_same_one_again(start: Open) -> None:
+    program = """
+first = json.loads(os.environ["ZPIPE_POSITION"] or "0")
+for n in range(first + 1, 4): print("oops"); print("oops"); print(json.dumps({"at": n}))
+"""
+    context = start(program, mode="line", key="at")
+
+    def found() -> list[tuple[str, Any]]:
+        return [(one.id, one.position) if isinstance(one, Message) else one for one in context.scratch.source(context)]
+
+    whole = found()
+    assert whole[:3] == [("stage:null:bad:1", None), ("stage:null:bad:2", None), (1, {"at": 1})]
+    assert whole[3:6] == [("stage:1:bad:1", 1), ("stage:1:bad:2", 1), (2, {"at": 2})]
+    context.position = 1
+    assert found() == whole[3:]
+
+
 def test_a_source_that_dies_is_started_again_and_gives_nothing_twice(start: Open, tmp_path: Path) -> None:
     context = start(
         "n = len(os.listdir('lives')); open(f'lives/{n}', 'w')\n"
@@ -417,7 +439,7 @@ def test_a_source_that_dies_is_started_again_and_gives_nothing_twice(start: Open
 
 def test_a_source_that_waits_hears_that_it_is_to_stop(start: Open) -> None:
     context = start(["sh", "-c", "echo 1; sleep 600"], mode="line")
-    given = exec_plugin.zpipe_source(context)
+    given = context.scratch.source(context)
     assert next(given) == (0, 1)
     context.stopping.set()
     assert list(given) == []
@@ -450,6 +472,19 @@ def test_a_flood_of_stderr_holds_nobody_up_and_is_not_logged(start: Open, caplog
     )
 
 
+def test_what_is_closed_writes_to_no_descriptor_that_was_its_own() -> None:
+    """A call that is under way when the stage closes asks for the last line of its program afterwards."""
+    stderr = Stderr(logging.getLogger("zpipe.test"))
+    stderr.close()
+    pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(8)]  # they get its numbers
+    assert stderr.last("cat#1") == ""
+    stderr.close()
+    for reader, writer in pipes:
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.close(reader), os.close(writer)
+
+
 # Its life
 
 
@@ -463,10 +498,21 @@ def test_programs_of_a_killed_stage_are_ended_by_its_next_life(start: Open, tmp_
     first.scratch.children.drop(left)
 
 
+def test_programs_of_a_stage_that_nobody_closes_end_with_it(make_context: Any) -> None:
+    context = make_context(Options(["sh", "-c", 'while read n; do echo "$n"; done; sleep 600'], mode="line"))
+    plugin = exec_plugin.Plain()
+    plugin.open(context)
+    assert plugin.process_each(messages([1]), context) == [1]
+    [running] = children(context)
+    del plugin
+    gc.collect()
+    assert not _runs(running)
+
+
 def test_closing_lets_a_program_end_by_itself(start: Open, tmp_path: Path) -> None:
     context = start('for m in answers(): say(id=m["id"], payload=1)\nopen("ended", "w")')
     assert each(context, [1]) == [1]
-    exec_plugin.zpipe_close(context)
+    context.scratch.close(context)
     assert (tmp_path / "ended").exists()
     assert list((context.state_dir / "children").iterdir()) == []
 
@@ -494,10 +540,10 @@ def test_a_command_that_is_not_there(make_context: Any, tmp_path: Path) -> None:
         ("./gone.sh", f"there is no file {tmp_path}/gone.sh"),
         ("./plain", f"{tmp_path}/plain is not executable: chmod +x {tmp_path}/plain"),
     ]:
-        assert exec_plugin.zpipe_check(Options([command]), tmp_path) == [("command", said)]
+        assert exec_plugin.Plain().check(Options([command]), tmp_path) == [("command", said)]
         with pytest.raises(OperatorError, match=said.replace("+", r"\+")):
-            exec_plugin.zpipe_open(make_context(Options([command])))
-    assert exec_plugin.zpipe_check(Options(["cat"]), tmp_path) == []
+            exec_plugin.Plain().open(make_context(Options([command])))
+    assert exec_plugin.Plain().check(Options(["cat"]), tmp_path) == []
 
 
 # Formats

@@ -9,31 +9,32 @@ from typing import Any
 import pytest
 
 from zpipe import Message
-from zpipe_plugins import discard, generate
-from zpipe_plugins.generate import Options
+from zpipe_plugins import generate
+from zpipe_plugins.discard import Discard
+from zpipe_plugins.generate import Generate, Options
 
 
 def test_payloads_and_positions(make_context: Any) -> None:
     context = make_context(Options(count=3, fields={"a": 1}, size=2))
-    assert list(generate.zpipe_source(context)) == [(n, {"id": n, "a": 1, "blob": b"\0\0"}) for n in range(3)]
-    assert list(generate.zpipe_source(make_context(Options(count=1)))) == [(0, {"id": 0})]
+    assert list(Generate().source(context)) == [(n, {"id": n, "a": 1, "blob": b"\0\0"}) for n in range(3)]
+    assert list(Generate().source(make_context(Options(count=1)))) == [(0, {"id": 0})]
 
 
 @pytest.mark.parametrize("rate", [None, 1e6])
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
 def test_every_number_once_whatever_the_count(make_context: Any, count: int, rate: float | None) -> None:
-    whole = list(generate.zpipe_source(make_context(Options(count=count, rate=rate))))
+    whole = list(Generate().source(make_context(Options(count=count, rate=rate))))
     assert [position for position, _ in whole] == list(range(count))
     for position in {0, count // 2, count - 1} & set(range(count)):
         context = make_context(Options(count=count, rate=rate), position=position)
-        assert list(generate.zpipe_source(context)) == whole[position + 1 :]
-        assert generate.zpipe_total(context) == count - position - 1
+        assert list(Generate().source(context)) == whole[position + 1 :]
+        assert Generate().total(context) == count - position - 1
 
 
 def test_endless(make_context: Any) -> None:
     context = make_context(Options())
-    assert generate.zpipe_total(context) is None
-    source = generate.zpipe_source(context)
+    assert Generate().total(context) is None
+    source = Generate().source(context)
     assert [n for n, _ in itertools.islice(source, 5000)] == list(range(5000))
     context.stopping.set()
     assert len(list(source)) < 1000
@@ -41,7 +42,7 @@ def test_endless(make_context: Any) -> None:
 
 def test_rate_is_kept_without_drift(make_context: Any) -> None:
     start = time.monotonic()
-    assert len(list(generate.zpipe_source(make_context(Options(count=201, rate=1000))))) == 201
+    assert len(list(Generate().source(make_context(Options(count=201, rate=1000))))) == 201
     assert time.monotonic() - start >= 0.2
 
 
@@ -60,7 +61,7 @@ def test_a_stall_is_caught_up_by_a_second_at_most(make_context: Any, monkeypatch
             return False
 
     monkeypatch.setattr(generate, "time", Clock)
-    source = generate.zpipe_source(make_context(Options(rate=10), stopping=Stopping()))
+    source = Generate().source(make_context(Options(rate=10), stopping=Stopping()))
     assert [next(source)[0] for _ in range(11)] == list(range(11))
     assert now == pytest.approx(1.0)
     now = 1000.0
@@ -81,7 +82,7 @@ def test_a_moment_of_waiting_tells_whether_to_stop(make_context: Any) -> None:
 
 def test_stopping_ends_a_wait(make_context: Any) -> None:
     context = make_context(Options(rate=0.001))
-    source = generate.zpipe_source(context)
+    source = Generate().source(context)
     next(source)
     threading.Timer(0.05, context.stopping.set).start()
     assert list(source) == []
@@ -106,7 +107,7 @@ def test_wrong_options(options: dict[str, Any], text: str) -> None:
 def test_fast_enough_for_any_queue(make_context: Any) -> None:
     """A guard against something slow per message, far below the 3 M/s measured, as other tests run beside it."""
     fields = {f"field{n}": n for n in range(6)}
-    source = generate.zpipe_source(make_context(Options(count=100_000, fields=fields)))
+    source = Generate().source(make_context(Options(count=100_000, fields=fields)))
     start = time.process_time()
     for _ in source:
         pass
@@ -115,5 +116,5 @@ def test_fast_enough_for_any_queue(make_context: Any) -> None:
 
 def test_discard(make_context: Any) -> None:
     context = make_context()
-    assert discard.zpipe_process(Message(1), context) is None  # type: ignore[func-returns-value]
-    assert discard.zpipe_process_batch([Message(1)], context) is None  # type: ignore[func-returns-value]
+    assert Discard().process(Message(1), context) is None  # type: ignore[func-returns-value]
+    assert Discard().process_batch([Message(1)], context) is None  # type: ignore[func-returns-value]

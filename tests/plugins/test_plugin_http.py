@@ -5,7 +5,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 
 from zpipe import Context, Message, Reject, Retry, Throttled
-from zpipe.errors import PluginError
-from zpipe.plugin_loading import load
-from zpipe_plugins.web import http
-from zpipe_plugins.web.http import Options
+from zpipe.errors import OperatorError
+from zpipe_plugins.web.http import Http, Options
 
 
 class Service(BaseHTTPRequestHandler):
@@ -96,17 +94,21 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture
 def ask(make_context: Any, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Any]]:
-    opened: list[Context] = []
+    opened: list[tuple[Http, Context]] = []
 
     def ask(payload: Any, url: str, **options: Any) -> Any:
-        context = make_context(Options(url, **options), last=False)
-        http.zpipe_open(context)
-        opened.append(context)
-        return asyncio.run_coroutine_threadsafe(http.zpipe_process(Message(payload), context), loop).result(30)
+        plugin, context = Http(), make_context(Options(url, **options), last=False)
+        run(loop, plugin.open(context))
+        opened.append((plugin, context))
+        return run(loop, plugin.process(Message(payload), context))
 
     yield ask
-    for context in opened:
-        http.zpipe_close(context)
+    for plugin, context in opened:
+        run(loop, plugin.close(context))
+
+
+def run(loop: asyncio.AbstractEventLoop, hook: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(hook, loop).result(30)
 
 
 def test_fields_of_the_url_are_quoted(ask: Any, base: str) -> None:
@@ -231,19 +233,19 @@ def test_nobody_answers(ask: Any, base: str) -> None:
 
 
 def test_closing_closes_the_connections(make_context: Any, base: str, loop: asyncio.AbstractEventLoop) -> None:
-    context = make_context(Options(base), last=False)
-    http.zpipe_open(context)
-    http.zpipe_close(context)  # before any request there is nothing to close
-    http.zpipe_open(context)
-    asyncio.run_coroutine_threadsafe(http.zpipe_process(Message({}), context), loop).result(30)
-    http.zpipe_close(context)
-    assert context.scratch.client.is_closed
+    plugin, context = Http(), make_context(Options(base), last=False)
+    run(loop, plugin.close(context))  # it has not been opened
+    run(loop, plugin.open(context))
+    run(loop, plugin.process(Message({}), context))
+    run(loop, plugin.close(context))
+    assert plugin._client.is_closed
 
 
 def test_without_httpx_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(PluginError, match=r"it needs httpx, .*: pip install 'zpipe\[http\]'"):
-        load("http", tmp_path)
+    plugin = Http()
+    with pytest.raises(OperatorError, match=r"it needs httpx, .*: pip install 'zpipe\[http\]'"):
+        plugin.check(Options("http://x"), tmp_path)
 
 
 @pytest.mark.parametrize(

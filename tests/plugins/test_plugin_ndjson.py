@@ -13,33 +13,32 @@ import pytest
 
 from zpipe import Message, Throttled
 from zpipe.errors import OperatorError
-from zpipe_plugins.filesystem import ndjson
-from zpipe_plugins.filesystem.ndjson import Options
+from zpipe_plugins.filesystem.ndjson import Ndjson, Options
 
 
 def write(context: Any, *payloads: Any) -> Any:
-    return ndjson.zpipe_process_batch([Message(p) for p in payloads], context)
+    return context.scratch.process_batch([Message(p) for p in payloads], context)
 
 
 def test_a_line_each(make_context: Any, opened: Any, tmp_path: Path) -> None:
-    with opened(ndjson, make_context(Options("new/out"))) as context:
+    with opened(Ndjson, make_context(Options("new/out"))) as context:
         assert write(context, {"a": 1, "b": ["é\n\u2028"]}, b"\xff") is None
-        assert ndjson.zpipe_process(Message([float("nan"), {"x": float("-inf")}, 1 << 70, None]), context) is None
+        assert context.scratch.process(Message([float("nan"), {"x": float("-inf")}, 1 << 70, None]), context) is None
     assert (tmp_path / "new" / "out").read_bytes().split(b"\n") == [
         '{"a":1,"b":["é\\n\u2028"]}'.encode(),
         b'"/w=="',
         b'[null,{"x":null},1180591620717411303424,null]',
         b"",
     ]
-    with opened(ndjson, make_context(Options("new/out"), last=False)) as context:
+    with opened(Ndjson, make_context(Options("new/out"), last=False)) as context:
         assert [message.payload for message in write(context, 1, [2])] == [1, [2]]
-        assert ndjson.zpipe_process(Message(None), context).payload is None
+        assert context.scratch.process(Message(None), context).payload is None
     assert (tmp_path / "new" / "out").read_bytes().endswith(b"null]\n1\n[2]\nnull\n")
 
 
 def test_what_is_no_json_writes_nothing_of_its_batch(make_context: Any, opened: Any, tmp_path: Path) -> None:
     with (
-        opened(ndjson, make_context(Options("out"))) as context,
+        opened(Ndjson, make_context(Options("out"))) as context,
         pytest.raises(TypeError, match="a set cannot be written"),
     ):
         write(context, 1, {2})
@@ -66,7 +65,7 @@ def test_half_a_line_is_cut_off(
 ) -> None:
     out = tmp_path / "out"
     out.write_bytes(before)
-    with opened(ndjson, make_context(Options("out"))) as context:
+    with opened(Ndjson, make_context(Options("out"))) as context:
         assert out.read_bytes() == after
         assert ("never finished" in caplog.text) == (len(after) < len(before))
         # a sibling is killed while it writes
@@ -79,7 +78,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     make_context: Any, opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.write
-    with opened(ndjson, make_context(Options("out"))) as context:
+    with opened(Ndjson, make_context(Options("out"))) as context:
         write(context, 1)
 
         def full(descriptor: int, content: Any) -> int:
@@ -98,16 +97,16 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
 
 def test_a_path_that_cannot_be_written(make_context: Any, tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"cannot write to \.: Is a directory"):
-        ndjson.zpipe_open(make_context(Options(".")))
+        Ndjson().open(make_context(Options(".")))
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="cannot write to file/x"):
-        ndjson.zpipe_open(make_context(Options("file/x")))
+        Ndjson().open(make_context(Options("file/x")))
     with pytest.raises(ValueError, match="path is empty"):
         Options("")
 
 
 def test_threads_and_instances(make_context: Any, opened: Any, tmp_path: Path) -> None:
-    with opened(ndjson, make_context(Options("out"))) as one, opened(ndjson, make_context(Options("out"))) as two:
+    with opened(Ndjson, make_context(Options("out"))) as one, opened(Ndjson, make_context(Options("out"))) as two:
 
         def work(worker: int) -> None:
             for n in range(20):
@@ -125,12 +124,12 @@ def test_threads_and_instances(make_context: Any, opened: Any, tmp_path: Path) -
 
 
 STDOUT = """
-from zpipe_plugins.filesystem import ndjson
-c = context(ndjson.Options("-"), ".")
-ndjson.zpipe_open(c)
+from zpipe_plugins.filesystem.ndjson import Ndjson, Options
+ndjson, c = Ndjson(), context(Options("-"), ".")
+ndjson.open(c)
 for n in range(200):
-    ndjson.zpipe_process_batch([Message([sys.argv[1], n, "x" * 5000]) for _ in range(3)], c)
-ndjson.zpipe_close(c)
+    ndjson.process_batch([Message([sys.argv[1], n, "x" * 5000]) for _ in range(3)], c)
+ndjson.close(c)
 """
 
 
@@ -160,7 +159,7 @@ def test_stdout_may_be_a_socket(start_writer: Any) -> None:
 BATCH, BATCHES = 20, 60
 WRITER = f"""
 import os, signal
-from zpipe_plugins.filesystem import ndjson
+from zpipe_plugins.filesystem.ndjson import Ndjson, Options
 folder, name, first, calls = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 written, real_write = 0, os.write
 def slow_write(descriptor, content):
@@ -172,12 +171,12 @@ def slow_write(descriptor, content):
         signal.pause()
     return real_write(descriptor, content[:3000])
 os.write = slow_write
-c = context(ndjson.Options("out"), folder)
-ndjson.zpipe_open(c)
+ndjson, c = Ndjson(), context(Options("out"), folder)
+ndjson.open(c)
 for n in range(first, {BATCH * BATCHES}, {BATCH}):
     ids = range(n, min(n + {BATCH}, {BATCH * BATCHES}))
     written = 0
-    ndjson.zpipe_process_batch([Message({{"by": name, "id": i, "text": "x" * 10000}}) for i in ids], c)
+    ndjson.process_batch([Message({{"by": name, "id": i, "text": "x" * 10000}}) for i in ids], c)
     calls -= 1
     print(n, flush=True)
 """

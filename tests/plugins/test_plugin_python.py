@@ -9,8 +9,7 @@ import pytest
 
 from zpipe import DROP, Message
 from zpipe.errors import OperatorError
-from zpipe_plugins import python
-from zpipe_plugins.python import Options
+from zpipe_plugins.python import Options, Python
 
 WORK = """
 from zpipe import DROP
@@ -48,10 +47,11 @@ def call(make_context: Any, tmp_path: Path) -> Any:
 
     def call(name: str, argument: Any, **more: Any) -> Any:
         context = make_context(Options(f"work.py:{name}"), **({"last": False} | more))
-        python.zpipe_open(context)
+        plugin = Python()
+        plugin.open(context)
         if context.batching:
-            return python.zpipe_process_batch([Message(p) for p in argument], context)
-        return python.zpipe_process(Message(argument), context)
+            return plugin.process_batch([Message(p) for p in argument], context)
+        return plugin.process(Message(argument), context)
 
     return call
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_called_is_told_at_once(make_context: Any, tmp_path: Path
     (tmp_path / "exits.py").write_text("raise SystemExit(1)")
     (tmp_path / "needy.py").write_text("import surely_not_there")
     with pytest.raises(OperatorError) as caught:
-        python.zpipe_open(make_context(Options(function)))
+        Python().open(make_context(Options(function)))
     assert text in str(caught.value)
     assert repr(function) in str(caught.value)
 
@@ -108,9 +108,9 @@ def test_module_beside_the_config(make_context: Any, tmp_path: Path, monkeypatch
     (tmp_path / "beside_the_config.py").write_text("import helper_of_it\nf = helper_of_it.f\n")
     (tmp_path / "helper_of_it.py").write_text("def f(p): return p + 1\n")
     for spec in ("beside_the_config:f", "beside_the_config.py:f"):
-        context = make_context(Options(spec), last=False)
-        python.zpipe_open(context)
-        assert python.zpipe_process(Message(1), context) == 2
+        plugin, context = Python(), make_context(Options(spec), last=False)
+        plugin.open(context)
+        assert plugin.process(Message(1), context) == 2
 
 
 def test_two_files_of_one_name(make_context: Any, tmp_path: Path) -> None:
@@ -119,16 +119,16 @@ def test_two_files_of_one_name(make_context: Any, tmp_path: Path) -> None:
         folder = tmp_path / str(n)
         folder.mkdir()
         (folder / "same.py").write_text(f"def f(p): return {n}\n")
-        context = make_context(Options(f"{n}/same.py:f"), last=False)
-        python.zpipe_open(context)
-        found.append(python.zpipe_process(Message(None), context))
+        plugin, context = Python(), make_context(Options(f"{n}/same.py:f"), last=False)
+        plugin.open(context)
+        found.append(plugin.process(Message(None), context))
     assert found == [1, 2]
 
 
 def test_functions_that_do_not_say_what_they_take(make_context: Any) -> None:
-    context = make_context(Options("builtins:dict"), last=False)
-    python.zpipe_open(context)
-    assert python.zpipe_process(Message({"a": 1}), context) == {"a": 1}
+    plugin, context = Python(), make_context(Options("builtins:dict"), last=False)
+    plugin.open(context)
+    assert plugin.process(Message({"a": 1}), context) == {"a": 1}
 
 
 @pytest.mark.parametrize("function", ["", "f", ":f", "module:", "a b:f", "module:f()", "x.py:1"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -144,11 +142,13 @@ def test_squares(snippets: Any, make_context: Any) -> None:
     assert list(squares.zpipe_source(context)) == []
 
 
-def test_counted_stores_each_once(snippets: Any, make_context: Any, opened: Any, tmp_path: Path) -> None:
+def test_counted_stores_each_once(snippets: Any, make_context: Any, tmp_path: Path) -> None:
     counted = snippets("counted")
-    with opened(counted, make_context(counted.Options("c.db"))) as context:
-        for _ in range(2):
-            counted.zpipe_process_batch([Message(1, id="a"), Message(2, id="b")], context)
+    context = make_context(counted.Options("c.db"))
+    counted.zpipe_open(context)
+    for _ in range(2):
+        counted.zpipe_process_batch([Message(1, id="a"), Message(2, id="b")], context)
+    counted.zpipe_close(context)
     with closing(sqlite3.connect(tmp_path / "c.db")) as connection:
         assert connection.execute("SELECT * FROM seen").fetchall() == [("a", "1"), ("b", "2")]
 
@@ -216,37 +216,6 @@ def first_party() -> set[str]:
     folder = Path(__file__).parents[2] / "plugins" / "zpipe_plugins"
     found = {point.name for point in points if point.module.startswith("zpipe_plugins.")}
     return found or {path.stem for path in folder.glob("*.py") if "@hookimpl" in path.read_text(encoding="utf-8")}
-
-
-def default(field: dataclasses.Field[Any]) -> str:
-    if field.default_factory is not dataclasses.MISSING:
-        return repr(field.default_factory())
-    return "required" if field.default is dataclasses.MISSING else repr(field.default)
-
-
-def bare(annotation: str) -> str:
-    """An annotation without its help."""
-    parsed = ast.parse(annotation, mode="eval").body
-    if isinstance(parsed, ast.Subscript) and ast.unparse(parsed.value) == "Annotated":
-        assert isinstance(parsed.slice, ast.Tuple)
-        parsed = parsed.slice.elts[0]
-    return ast.unparse(parsed)
-
-
-def test_table_of_options() -> None:
-    expected = []
-    for name in first_party():
-        options = plugin_loading.load(name, Path()).options_type
-        if options is not None:
-            for field in dataclasses.fields(options):
-                expected.append([name, field.name, bare(str(field.type)), default(field)])
-                assert re.search(r"Annotated\[|^Literal", str(field.type)), f"{name}: {field.name} has no help"
-    assert sorted(row[:4] for row in rows("The plugins that come with zpipe")) == sorted(expected)
-
-
-def test_every_plugin_is_described() -> None:
-    described = set(re.findall(r"^\*\*`(\w+)`\*\*", README, re.MULTILINE))
-    assert described == first_party() == {"generate", "files", "python", "sqlite", "ndjson", "discard", "http", "exec"}
 
 
 def test_table_of_hooks() -> None:

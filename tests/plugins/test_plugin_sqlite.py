@@ -10,8 +10,7 @@ import pytest
 
 from zpipe import Message, Throttled
 from zpipe.errors import OperatorError
-from zpipe_plugins.databases import sqlite
-from zpipe_plugins.databases.sqlite import Options
+from zpipe_plugins.databases.sqlite import Options, Sqlite
 
 
 @pytest.fixture
@@ -28,24 +27,24 @@ def options(**more: Any) -> Options:
 
 
 def store(context: Any, *payloads: Any) -> Any:
-    return sqlite.zpipe_process_batch([Message(p, id=f"m{n}") for n, p in enumerate(payloads)], context)
+    return context.scratch.process_batch([Message(p, id=f"m{n}") for n, p in enumerate(payloads)], context)
 
 
 def test_upsert_adds_columns_as_they_come(make_context: Any, opened: Any, db: Any) -> None:
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         assert store(context, {"id": 1, "a": "x"}, {"id": 2, "b": 1.5}, {"id": 1, "a": "y"}) is None
-        assert sqlite.zpipe_process(Message({"id": 3, 'odd "name"; --': b"\0"}), context) is None
+        assert context.scratch.process(Message({"id": 3, 'odd "name"; --': b"\0"}), context) is None
         store(context, {"id": 2}, {"b": 2.5, "id": 1})
     assert db("SELECT * FROM docs ORDER BY id") == [(1, "y", 2.5, None), (2, None, 1.5, None), (3, None, None, b"\0")]
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         store(context, {"id": 1, "c": True, "A": "z"})
     assert db("SELECT id, a, b, c FROM docs WHERE id = 1") == [(1, "z", 2.5, 1)]
 
 
 def test_full_database_is_waited_for(make_context: Any, opened: Any, db: Any) -> None:
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         store(context, {"id": 1})
-        connection = context.scratch._connection
+        connection = context.scratch._table._connection
         [pages] = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 4}")
         with pytest.raises(Throttled, match=r"t\.db: database or disk is full: retry after 1 s"):
@@ -64,7 +63,7 @@ def test_values(make_context: Any, opened: Any, db: Any) -> None:
         "int": -(1 << 63),
         "nan": [float("nan")],
     }
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         store(context, values)
     assert db("SELECT list, map, big, int, nan FROM docs") == [
         ('[1,{"é":"/w=="}]', "{}", "18446744073709551616", -(1 << 63), "[null]")
@@ -72,13 +71,13 @@ def test_values(make_context: Any, opened: Any, db: Any) -> None:
 
 
 def test_passes_on_what_it_stored(make_context: Any, opened: Any) -> None:
-    with opened(sqlite, make_context(options(), last=False)) as context:
+    with opened(Sqlite, make_context(options(), last=False)) as context:
         assert store(context, {"id": 1}) == [{"id": 1}]
-        assert sqlite.zpipe_process(Message({"id": 1}), context) == {"id": 1}
+        assert context.scratch.process(Message({"id": 1}), context) == {"id": 1}
 
 
 def test_a_bad_message_stores_nothing_of_its_batch(make_context: Any, opened: Any, db: Any) -> None:
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         for bad, error, text in (
             ({"a": 1}, ValueError, "message 'm1' has no field 'id', which is the key"),
             ({"id": None}, ValueError, "message 'm1' has no field 'id'"),
@@ -95,7 +94,7 @@ def test_a_bad_message_stores_nothing_of_its_batch(make_context: Any, opened: An
 
 def test_declared_types(make_context: Any, opened: Any, db: Any) -> None:
     declared = options(columns={"id": "integer", "price": "REAL", "zip": "TEXT"})
-    with opened(sqlite, make_context(declared)) as context:
+    with opened(Sqlite, make_context(declared)) as context:
         store(context, {"id": "7", "price": 3, "zip": 1234})
     assert db("SELECT rowid, id, price, typeof(price), zip FROM docs") == [(7, 7, 3.0, "real", "1234")]
 
@@ -106,7 +105,7 @@ SEARCH = "SELECT d.id FROM docs_fts JOIN docs AS d ON d.rowid = docs_fts.rowid W
 @pytest.mark.parametrize("kind", ["INTEGER", "TEXT", None])
 def test_full_text_index_is_kept_in_step(make_context: Any, opened: Any, db: Any, kind: str | None) -> None:
     chosen = options(fts=["title", "body"], columns={"id": kind} if kind else {})
-    with opened(sqlite, make_context(chosen)) as context:
+    with opened(Sqlite, make_context(chosen)) as context:
         store(context, *({"id": n, "title": f"word{n} common", "n": n} for n in range(5)))
         store(
             context,
@@ -123,20 +122,20 @@ def test_full_text_index_is_kept_in_step(make_context: Any, opened: Any, db: Any
     db("VACUUM")
     assert [int(row[0]) for row in db(SEARCH, "common")] == [1, 2, 3, 4]
     db("INSERT INTO docs_fts (docs_fts, rank) VALUES ('integrity-check', 1)")
-    with opened(sqlite, make_context(chosen)):
+    with opened(Sqlite, make_context(chosen)):
         pass
 
 
 def test_full_text_index_for_a_table_that_is_there(make_context: Any, opened: Any, db: Any) -> None:
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         store(context, {"id": 1, "title": "early"})
-    with opened(sqlite, make_context(options(fts=["title"]))) as context:
+    with opened(Sqlite, make_context(options(fts=["title"]))) as context:
         store(context, {"id": 2, "title": "late"})
     assert db(SEARCH, "early OR late") == [(1,), (2,)]
     with pytest.raises(OperatorError, match="'docs_fts' was made for other `fts` fields: drop it"):
-        sqlite.zpipe_open(make_context(options(fts=["title", "body"])))
+        Sqlite().open(make_context(options(fts=["title", "body"])))
     db("DROP TABLE docs_fts")
-    with opened(sqlite, make_context(options(fts=["title", "body"]))) as context:
+    with opened(Sqlite, make_context(options(fts=["title", "body"]))) as context:
         store(context, {"id": 1, "body": "inside"})
     assert db(SEARCH, "inside AND early") == [(1,)]
 
@@ -154,13 +153,13 @@ def test_full_text_index_for_a_table_that_is_there(make_context: Any, opened: An
 def test_a_table_that_does_not_fit(make_context: Any, db: Any, made: str, text: str) -> None:
     db(made)
     with pytest.raises(OperatorError, match=text) as caught:
-        sqlite.zpipe_open(make_context(options(fts=["title"])))
+        Sqlite().open(make_context(options(fts=["title"])))
     assert "t.db" in str(caught.value)
 
 
 def test_a_unique_column_is_a_key(make_context: Any, opened: Any, db: Any) -> None:
     db("CREATE TABLE Docs (n INTEGER PRIMARY KEY, ID TEXT UNIQUE)")
-    with opened(sqlite, make_context(options())) as context:
+    with opened(Sqlite, make_context(options())) as context:
         store(context, {"id": "a", "x": 1}, {"id": "a", "x": 2})
     assert db("SELECT ID, x FROM docs") == [("a", 2)]
 
@@ -168,11 +167,11 @@ def test_a_unique_column_is_a_key(make_context: Any, opened: Any, db: Any) -> No
 def test_a_file_that_is_no_database(make_context: Any, tmp_path: Path) -> None:
     (tmp_path / "t.db").write_text("some text that is long enough to be looked at" * 100)
     with pytest.raises(OperatorError, match=r"t\.db: file is not a database"):
-        sqlite.zpipe_open(make_context(options()))
+        Sqlite().open(make_context(options()))
     with pytest.raises(OperatorError, match="cannot make its folder"):
-        sqlite.zpipe_open(make_context(options(path="t.db/x/y.db")))
+        Sqlite().open(make_context(options(path="t.db/x/y.db")))
     with pytest.raises(OperatorError, match="unable to open"):
-        sqlite.zpipe_open(make_context(options(path=".")))
+        Sqlite().open(make_context(options(path=".")))
 
 
 def test_wrong_options() -> None:
@@ -194,7 +193,7 @@ def test_many_threads_and_instances(make_context: Any, opened: Any, db: Any) -> 
         except BaseException as error:
             errors.append(error)
 
-    with opened(sqlite, make_context(options())) as one, opened(sqlite, make_context(options())) as two:
+    with opened(Sqlite, make_context(options())) as one, opened(Sqlite, make_context(options())) as two:
         threads = [threading.Thread(target=work, args=((one, two)[n % 2], n)) for n in range(4)]
         for thread in threads:
             thread.start()
@@ -208,7 +207,7 @@ def test_many_threads_and_instances(make_context: Any, opened: Any, db: Any) -> 
 BATCH, BATCHES = 40, 60
 WRITER = f"""
 import signal
-from zpipe_plugins.databases import sqlite
+from zpipe_plugins.databases.sqlite import Options, Sqlite
 calls, seen = int(sys.argv[2]), 0
 def stand_still(statement):
     # After so many calls it stands still amid a transaction, to be killed there.
@@ -217,16 +216,16 @@ def stand_still(statement):
     if calls == 0 and seen > {BATCH} // 2:
         print("amid a transaction", flush=True)
         signal.pause()
-c = context(sqlite.Options("t.db", "docs", "id", fts=["text"]), sys.argv[1])
-sqlite.zpipe_open(c)
-c.scratch._connection.set_trace_callback(stand_still)
+sqlite, c = Sqlite(), context(Options("t.db", "docs", "id", fts=["text"]), sys.argv[1])
+sqlite.open(c)
+sqlite._table._connection.set_trace_callback(stand_still)
 for b in range({BATCHES}):
     rows = [{{"id": b * {BATCH} + n, "text": f"word{{n}} " * 50, f"column{{b % 7}}": n}} for n in range({BATCH})]
     seen = 0
-    sqlite.zpipe_process_batch([Message(row) for row in rows], c)
+    sqlite.process_batch([Message(row) for row in rows], c)
     calls -= 1
     print(b, flush=True)
-sqlite.zpipe_close(c)
+sqlite.close(c)
 """
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from zpipe.scaffold import templates
+from zpipe.scaffold.plugin_files import PLUGINS
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 RIGHT = """\
 from collections.abc import AsyncIterator, Iterator
@@ -74,6 +77,16 @@ class Batch(zpipe.BatchMap[Options]):
 class Store(zpipe.Sink[None]):
     def process(self, message: zpipe.Message, context: zpipe.Context[None]) -> None:
         context.log.info("%s", message.id)
+
+
+class Both(Tail, zpipe.BatchMap[Options]):
+    @zpipe.override
+    def process_each(self, messages: list[zpipe.Message], context: zpipe.Context[Options]) -> list[Any]:
+        return [message.payload for message in messages]
+
+    @zpipe.override
+    def process_batch(self, messages: list[zpipe.Message], context: zpipe.Context[Options]) -> list[Any]:
+        return self.process_each(messages, context)
 """
 
 WRONG = {
@@ -101,6 +114,11 @@ class Wrong(zpipe.Map[Options]):
     "an argument of the wrong type": """
 class Wrong(zpipe.BatchMap[Options]):
     def process_batch(self, messages: zpipe.Message, context: zpipe.Context[Options]) -> Any:  # wrong
+        return messages
+""",
+    "an argument too many": """
+class Wrong(Both):
+    def process_each(self, messages: list[zpipe.Message], context: zpipe.Context[Options], n: int) -> Any:  # wrong
         return messages
 """,
     "an option that is not there": """
@@ -155,11 +173,14 @@ plugin = Wrong()  # wrong
 
 
 def files(folder: Path) -> list[Path]:
-    """The examples, a right plugin, and each wrong one after a copy of it, so that nothing else can be wrong."""
+    """The examples, what `zpipe new` writes, a right plugin, and each wrong one after a copy of it, so that nothing else can
+    be wrong."""
+    for kind, text in {**PLUGINS, "exec": templates.EXEC_PLUGIN}.items():
+        (folder / f"new_{kind}.py").write_text(text)
     texts = [RIGHT, *(RIGHT + "\n" + wrong for wrong in WRONG.values())]
     for number, text in enumerate(texts):
         (folder / f"p{number}.py").write_text(text)
-    return [*(folder / f"p{number}.py" for number in range(len(texts))), *EXAMPLES]
+    return [*(folder / f"p{number}.py" for number in range(len(texts))), *sorted(folder.glob("new_*.py")), *EXAMPLES]
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / install.FOLDER
     asks = root / "asks.toml"
     asks.write_text(ASKS)
-    for config in (ROOT / "configs" / "steady.toml", GOLDEN / "tcp.toml", GOLDEN / "metered.toml", asks):
+    for config in (
+        ROOT / "configs" / "steady.toml",
+        GOLDEN / "tcp.toml",
+        GOLDEN / "metered.toml",
+        GOLDEN / "hosts.toml",
+        asks,
+    ):
         pipeline = load(config, env={**env, "STDLIB": "/usr/lib/python3"}, ask_plugins=False)
-        wanted = unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
+        host = next(iter(pipeline.hosts), "")
+        wanted = unit_files.files(pipeline, install.templates(), unit_files.PROGRAM, host)
         install.apply(folder, install.find_changes(folder, pipeline.name, wanted))
     return root
 
@@ -58,6 +65,7 @@ def analyze(*arguments: str) -> tuple[int, str]:
         ("steady.read.1", IPC),
         ("steady.square.8", IPC),
         ("tcp.read.1", TCP),
+        ("hosts.read.1", TCP),
         ("tcp.join.1", TCP),
         ("tcp.far.3", TCP),
         ("asks.ask.1", TCP),

@@ -15,6 +15,7 @@ CONFIGS = HERE.parents[1] / "configs"
 ENV = {"ZPIPE_RUNTIME_DIR": "/run/zpipe", "STDLIB": "/usr/lib/python3"}
 TEMPLATES = (unit_files.TEMPLATE, unit_files.MONITOR)
 GOLDEN = {
+    "hosts": HERE / "golden" / "hosts.toml",
     "metered": HERE / "golden" / "metered.toml",
     "steady": CONFIGS / "steady.toml",
     "tcp": HERE / "golden" / "tcp.toml",
@@ -32,13 +33,23 @@ def settings(template: str) -> dict[str, list[str]]:
 
 def rendered(path: Path) -> str:
     """All files but the template, one after the other."""
-    made = unit_files.files(load(path, env=ENV, only=""), dict.fromkeys(TEMPLATES, ""), "/opt/zpipe/bin/zpipe")
+    config = load(path, env=ENV, only="")
+    host = next(iter(config.hosts), "")
+    made = unit_files.files(config, dict.fromkeys(TEMPLATES, ""), "/opt/zpipe/bin/zpipe", host)
     return "".join(f"==> {name}\n{made[name]}\n" for name in sorted(made) if name not in TEMPLATES)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_files_of_a_pipeline(name: str) -> None:
     assert rendered(GOLDEN[name]) == (HERE / "golden" / f"{name}.txt").read_text()
+
+
+def test_an_encrypted_key_has_no_path() -> None:
+    config = load(GOLDEN["hosts"], env=ENV, only="")
+    made = unit_files.files(config, dict.fromkeys(TEMPLATES, ""), "/srv/zpipe", "web1", encrypted=True)
+    keys = [settings(made[name]).get("LoadCredentialEncrypted") for name in made if "read.1" in name]
+    assert keys == [["web1.key"]]
+    assert not any("LoadCredential=" in text for text in made.values())
 
 
 def test_template_is_shipped_with_the_path_that_is_replaced() -> None:

@@ -143,12 +143,32 @@ def test_heads_that_divide_what_they_read_hear_of_each_message(tmp_path: Path) -
         assert sorted(lines) == sorted(f"read:{n}" for n in range(instance, 41, 2))
 
 
+@pytest.mark.parametrize(
+    ("what", "arguments", "said"),
+    [
+        ("kill", ("stor",), r"there is no stage 'stor' \(did you mean 'store'\?\)"),
+        ("kill", ("double", 3), "stage 'double' has no instance 3: allowed are 1 to 2"),
+        ("freeze", ("double", "1s", 0), "stage 'double' has no instance 0: allowed are 1 to 2"),
+        ("stall", ("read->dubble", "1s"), r"there is no link 'read->dubble' \(did you mean 'read->double'\?\)"),
+        ("stall", ("store", "1s"), "there is no link 'store': there are double->store, read->double"),
+    ],
+)
+def test_what_is_not_there_is_told(config: Path, what: str, arguments: tuple[Any, ...], said: str) -> None:
+    with pipeline(config) as p, pytest.raises(TargetError, match=said):
+        getattr(p, what)(*arguments)
+
+
+def test_one_that_is_dead_cannot_be_stopped(config: Path) -> None:
+    with pipeline(config) as p:
+        p.advance("30ms")
+        p.kill("double")
+        p.freeze("double", "1m")
+        p.kill("double")
+        p.run()
+    assert stored(config) == EXPECTED
+
+
 def test_mistakes_are_told(config: Path) -> None:
-    with (
-        pipeline(config) as p,
-        pytest.raises(TargetError, match=r"there is no stage 'stor' \(did you mean 'store'\?\)"),
-    ):
-        p.kill("stor")
     config.write_text(CONFIG.replace("count", "cout"))
     with pytest.raises(ConfigError, match="did you mean 'count'"):
         pipeline(config)

@@ -359,6 +359,10 @@ def _never(message: Message, context: Context) -> Any:
     raise Reject("never")
 
 
+def _short(messages: list[Message], context: Context) -> Any:
+    return [message.payload for message in messages[:3]]
+
+
 @pytest.mark.parametrize(
     ("hooks", "payloads", "said"),
     [
@@ -367,6 +371,11 @@ def _never(message: Message, context: Context) -> Any:
         ({"process": _by_chance}, ["a"], "after a kill it makes other messages than without, or with other ids"),
         ({"process": _never}, ["a"], "zpipe_process: 'a' is a dead letter: never"),
         ({"process": _never}, [], "give some payloads"),
+        (
+            {"process_batch": _short},
+            ["a"],
+            "batch, with 7: the call for several messages fails, though that for each of",
+        ),
     ],
 )
 def test_what_is_unsound_is_told(hooks: dict[str, Any], payloads: list[Any], said: str) -> None:

@@ -34,8 +34,11 @@ COMMANDS = {
     "resume": "Have a paused stage go on.",
     "dead": "List, show, edit, replay or drop dead letters.",
     "units": "Make a pipeline's systemd units.",
+    "keys": "Make, trust, rotate and drop the keys of hosts.",
+    "doctor": "Find what stands in a pipeline's way, and say its cure.",
     "new": "Begin a plugin, with options, tests and a config.",
     "plugins": "List the plugins that are installed.",
+    "conform": "Check that a stage in any language keeps the protocol.",
     "completion": "Have a shell complete commands, pipelines, stages and instances.",
     "man": "Write the manual pages.",
 }

@@ -12,7 +12,7 @@ import click
 
 from zpipe.cli import known_names
 from zpipe.cli.parameters import json_or_text
-from zpipe.config import load
+from zpipe.config import PipelineConfig, load, parse_address
 from zpipe.config.addresses import describe_insecurity
 from zpipe.config.loading import report_for
 from zpipe.config.memory_estimate import MemoryRow, estimate_memory
@@ -57,6 +57,8 @@ def command(configs: tuple[Path, ...], unit: str | None, as_json: bool) -> ExitC
                 if one.insecure:
                     click.echo(f"  {one.insecure}")
                 click.echo(_table(one.memory))
+                for instance, host, ports in one.placed:
+                    click.echo(f"  {instance} on {host}" + f", tcp {ports}" * bool(ports))
                 if one.network:
                     click.echo(f"needs the network: {', '.join(one.network)} (zpipe units opens their units)")
     return ExitCode.USAGE if any(one.mistakes for one in results) else ExitCode.DONE
@@ -68,6 +70,7 @@ class _Result:
 
     network   the stages that need the network
     insecure  a sentence that says who can take part in the pipeline without a key; "" if nobody can
+    placed    (instance, host, its ports) where the pipeline has hosts
     """
 
     path: Path
@@ -76,6 +79,7 @@ class _Result:
     network: tuple[str, ...] = ()
     insecure: str = ""
     memory: list[MemoryRow] | None = None
+    placed: tuple[tuple[str, str, str], ...] = ()
 
 
 def _check(path: Path) -> _Result:
@@ -89,9 +93,19 @@ def _check(path: Path) -> _Result:
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
-    return _Result(
-        path, (), tuple(report.mistakes), network, describe_insecurity(config.stages.values()), estimate_memory(config)
-    )
+    insecure = describe_insecurity(config.stages.values(), config.insecure)
+    return _Result(path, (), tuple(report.mistakes), network, insecure, estimate_memory(config), _placed(config))
+
+
+def _placed(config: PipelineConfig) -> tuple[tuple[str, str, str], ...]:
+    """Where each instance runs, and the ports that a firewall has to let through to it."""
+    found = []
+    for stage in config.stages.values():
+        ports = [parse_address(text).port for text in stage.listen]
+        for number, host in enumerate(stage.hosts, 1):
+            shown = f"{ports[number - 1]}-{ports[number - 1] + 2}" if ports else ""
+            found.append((f"{stage.name}.{number}", host, shown))
+    return tuple(found)
 
 
 def _as_json(result: _Result) -> dict[str, Any]:
@@ -102,6 +116,7 @@ def _as_json(result: _Result) -> dict[str, Any]:
         "warnings": [_mistake(one) for one in result.warnings],
         "network": list(result.network),
         "insecure": result.insecure,
+        "placed": [dict(zip(("instance", "host", "ports"), row, strict=True)) for row in result.placed],
         "memory": _memory(result.memory) if result.memory is not None else None,
     }
 

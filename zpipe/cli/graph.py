@@ -35,8 +35,9 @@ def _graph(pipeline: PipelineConfig) -> dict[str, Any]:
     nodes = [
         {
             "name": stage.name,
-            "plugin": stage.plugin,
+            "plugin": stage.runs,
             "instances": stage.instances,
+            "hosts": list(stage.hosts),
             "queue": dataclasses.asdict(stage.queue) if stage.inputs else None,
             "batch": dataclasses.asdict(stage.batch) if stage.batch else None,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from zpipe.cli import known_names
 from zpipe.config import values
 
 if TYPE_CHECKING:
+    from zpipe.config import PipelineConfig
     from zpipe.runtime.running_pipelines import Target
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -43,6 +44,21 @@ def find_target(given: Path) -> Target:
     for note in target.notes:
         click.echo(f"zpipe: {note}", err=True)
     return target
+
+
+def host_environment(config: PipelineConfig, env: Mapping[str, str], host: str | None) -> Mapping[str, str]:
+    """The environment with the host of the pipeline that this is, or is to be taken for. Raises UsageError if that cannot be
+    known."""
+    from zpipe.runtime import this_host
+    from zpipe.runtime.environment import HOST
+
+    name = host or this_host.name_of(config, env)
+    known = ", ".join(config.hosts)
+    if host and host not in config.hosts:
+        raise click.UsageError(f"{config.path} has no host {host!r}; it has {known or 'none'}")
+    if config.hosts and not name:
+        raise click.UsageError(f"this machine is none of {known}, as far as can be seen: say which by --host NAME")
+    return {**env, HOST: name} if config.hosts else env
 
 
 def json_or_text(value: Any) -> Any:

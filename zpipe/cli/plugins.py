@@ -28,7 +28,7 @@ def command(name: str | None, as_json: bool) -> ExitCode:
     found = plugin_loading.installed()
     if name is not None:
         found = [one for one in found if one[0] == name] or [(name, "", "")]
-    rows = [_row(*one) for one in found]
+    rows = [row for one in found for row in _rows(*one)]
     if name is not None and rows[0]["error"]:
         raise PluginError(rows[0]["error"])
     if as_json:
@@ -38,28 +38,35 @@ def command(name: str | None, as_json: bool) -> ExitCode:
     return ExitCode.DONE
 
 
-def _row(name: str, distribution: str, version: str) -> dict[str, Any]:
+def _rows(name: str, distribution: str, version: str) -> list[dict[str, Any]]:
+    """A row, or two for a plugin that is a source with options of its own in a stage without input."""
     row: dict[str, Any] = {"name": name, "distribution": distribution, "version": version}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a plugin may print while it is imported, which is no result
-            plugin = plugin_loading.load(name, Path.cwd())
-            options = options_of(plugin.options_type) if plugin.options_type is not None else []
-            return {**row, "kind": _kind(plugin), "options": list(map(_option, options)), "error": None}
+            return [{**row, **_form(plugin), "error": None} for plugin in plugin_loading.load(name, Path.cwd()).forms]
     except PluginError as error:
         problem = str(error)
     except Exception as error:
         problem = f"plugin {name!r}: {type(error).__name__}: {error}"
-    return {**row, "kind": None, "options": [], "error": problem}
+    return [{**row, "kind": None, "options": [], "error": problem}]
+
+
+def _form(plugin: Plugin) -> dict[str, Any]:
+    options = options_of(plugin.options_type) if plugin.options_type is not None else []
+    return {"kind": _kind(plugin), "options": list(map(_option, options))}
 
 
 def _kind(plugin: Plugin) -> str:
     if plugin.is_source:
         return "source+process" if plugin.takes_messages else "source"
+    found = []
+    if plugin.takes_messages:
+        found.append("process")
+    if plugin.takes_batches:
+        found.append("batch")
     if plugin.is_wrapper:
-        return "wrapper"
-    if plugin.takes_messages and plugin.takes_batches:
-        return "process+batch"
-    return "batch" if plugin.takes_batches else "process"
+        found.append("wrapper")
+    return "+".join(found)
 
 
 def _option(option: Option) -> dict[str, Any]:

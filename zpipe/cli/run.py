@@ -12,12 +12,13 @@ from typing import Any
 
 import click
 
-from zpipe.cli.parameters import TimeType, config_argument
+from zpipe.cli.parameters import TimeType, config_argument, host_environment
 from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import InstanceKey, PipelineConfig, load
 from zpipe.errors import ExitCode
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.progress import LiveProgress, PlainProgress
+from zpipe.runtime.environment import HOST
 from zpipe.runtime.logs import for_children
 from zpipe.supervisor.file_watch import FileWatch
 from zpipe.supervisor.supervisor import Supervisor
@@ -31,7 +32,8 @@ from zpipe.supervisor.supervisor import Supervisor
     is_flag=True,
     help="Start over: forget the committed positions, and what the plugins keep in their state_dir.",
 )
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--host", metavar="NAME", help="Run the instances of that host of the pipeline.  [default: this one]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, and no table of the ledger at the end.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True
 )
@@ -45,21 +47,32 @@ from zpipe.supervisor.supervisor import Supervisor
     "--watch", is_flag=True, help="Start stages again whose plugin's files, or whose part of CONFIG, have changed."
 )
 def command(
-    config: Path, as_json: bool, fresh: bool, quiet: bool, log_level: str, drain_timeout: float | None, watch: bool
+    config: Path,
+    as_json: bool,
+    fresh: bool,
+    host: str | None,
+    quiet: bool,
+    log_level: str,
+    drain_timeout: float | None,
+    watch: bool,
 ) -> ExitCode:
     """Run a whole pipeline in this terminal until its sources end.
 
     Every instance is a daemon of its own; one that dies is started again. Ctrl-C drains: the sources are closed and
     everything held is finished. A second one stops now; the next run goes on from the committed positions.
 
+    Of a pipeline with hosts it runs the instances of one. There Ctrl-C drains the pipeline if a head runs on this host; else this
+    host's instances leave, and the others go on.
+
     Refused where an instance of the pipeline runs already, whoever owns it, or a folder of it belongs to somebody else.
     """
     pipeline = load(config)
-    ledger = RunLedger(pipeline)
+    env = host_environment(pipeline, os.environ, host)
+    ledger = RunLedger(pipeline, here=pipeline.instances_on(env.get(HOST, "")))
     drain_timeout_s = float("inf") if drain_timeout is None else drain_timeout
     code, result = supervise(
         pipeline,
-        os.environ,
+        env,
         ledger,
         quiet=quiet,
         fresh=fresh,
@@ -70,7 +83,7 @@ def command(
     try:
         if as_json:
             click.echo(json.dumps(result))
-        else:
+        elif not quiet:  # stdout may be that of a stage, for another program
             print_ledger(result)
     except BrokenPipeError:  # nobody reads stdout any more; the exit code still says how the run ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from textual_serve.server import Server
+
+PAGE = Path(__file__).parent / "screen_page"
+"""The folder of the page, which textual-serve wants to be named app_index.html."""
 
 
 class ScreenServer(Server):
     """`host` and `port`: where it listens. Pages refer to the address that the browser came by, which may be another name."""
 
     def __init__(self, command: str, host: str, port: int, title: str) -> None:
-        super().__init__(command, host, port, title)
+        super().__init__(command, host, port, title, templates_path=PAGE)
         self._pages: set[asyncio.Transport] = set()
 
     def initialize_logging(self) -> None:

@@ -40,8 +40,6 @@ def command(
     SIGTERM or Ctrl-C leaves: what is started is finished, the rest goes back. A second one stops now.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # an early reload waits until the instance listens
-    from zpipe.daemon.instance import run_stage
-
     if unit is not None:
         if config is not None or instance is not None:
             raise click.UsageError("--unit names the config, the stage and the instance: leave the others out")
@@ -59,4 +57,10 @@ def command(
         from zpipe.units import sandbox  # most stages do not need it
 
         sandbox.check_network(pipeline.stages[stage])
+    if pipeline.stages[stage].command:
+        from zpipe.daemon.keeper import run_program
+
+        return run_program(pipeline, stage, instance or 1, os.environ, log_level or pipeline.log_level)
+    from zpipe.daemon.instance import run_stage
+
     return run_stage(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)

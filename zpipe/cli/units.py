@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from zpipe.cli.parameters import config_argument
+from zpipe.cli.parameters import config_argument, host_environment
 from zpipe.config import load
 from zpipe.config.loading import report_for
 from zpipe.errors import ExitCode, OperatorError
+from zpipe.runtime.environment import HOST
 
 
 @click.command()
@@ -24,21 +25,25 @@ from zpipe.errors import ExitCode, OperatorError
     show_default=True,
     help="Another system's root.",
 )
+@click.option("--host", metavar="NAME", help="The units of that host of the pipeline.  [default: this one]")
+@click.option("--encrypt", is_flag=True, help="Units read this host's private key from an encrypted credential.")
 @click.option("--json", "as_json", is_flag=True, help="What is changed, as one JSON value.")
-def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCode:
+def command(config: Path, installing: bool, root: Path, host: str | None, encrypt: bool, as_json: bool) -> ExitCode:
     """Make a pipeline's systemd units: its target, for each instance a drop-in that orders it, and what serves its metrics
     if [telemetry] prometheus is in the config.
 
     Shows what would change in ROOT/etc/systemd/system; nothing is written without --install. Units read
-    /etc/zpipe/PIPELINE.toml.
+    /etc/zpipe/PIPELINE.toml. Of a pipeline with hosts it makes those of one; they have the host's private key as a credential,
+    from /etc/zpipe/keys or, with --encrypt, from /etc/credstore.encrypted.
     """
     from zpipe.units import install, sandbox, systemctl, unit_files
 
     # Plugins are imported since they say whether they need the network. The user's code must not run as root.
     pipeline = load(config, ask_plugins=False)
     program = install.program()
+    name = host_environment(pipeline, os.environ, host).get(HOST, "") if pipeline.hosts or host else ""
     try:
-        wanted = unit_files.files(pipeline, install.templates(), program)
+        wanted = unit_files.files(pipeline, install.templates(), program, name, encrypt)
     except ValueError as error:
         raise OperatorError(str(error)) from None
     folder = root.absolute() / install.FOLDER
@@ -48,7 +53,8 @@ def command(config: Path, installing: bool, root: Path, as_json: bool) -> ExitCo
         reloaded = root.absolute() == Path("/") and bool(changes) and systemctl.reload_manager()
     report = report_for(pipeline, str(config), os.environ)
     sandbox.warn_of_paths(pipeline, report, root.absolute())
-    warnings = install.warnings(pipeline, program, root.absolute(), changes) + list(map(str, report.mistakes))
+    warnings = install.warnings(pipeline, program, root.absolute(), changes, name, encrypt)
+    warnings += map(str, report.mistakes)
     for warning in warnings:
         click.echo(f"zpipe: {warning}", err=True)
     target = unit_files.target_name(pipeline.name)

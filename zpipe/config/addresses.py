@@ -33,9 +33,9 @@ class Address(NamedTuple):
         ip = as_ip(self.host)
         return ip.is_unspecified if ip else False
 
-    def clashes(self, other: Address) -> bool:
-        """Whether the two cannot both be bound on one machine. Each address takes its port and the one after it."""
-        return abs(self.port - other.port) <= 1 and same_host(self.host, other.host)
+    def clashes(self, other: Address, ports: int = 2) -> bool:
+        """Whether the two cannot both be bound on one machine. Each address takes so many ports: its own and those after it."""
+        return abs(self.port - other.port) < ports and same_host(self.host, other.host)
 
 
 def parse(text: str) -> Address:
@@ -67,10 +67,12 @@ def check(
     for stage in stages:
         if report.has_mistake_at("stages", stage.name, "listen"):
             continue
-        if not stage.listen:
+        if not stage.listen or stage.hosts:
             _check_socket_path(pipeline, stage, env, report)
+        if stage.hosts:
+            _check_ports(stage, listening, report)
             continue
-        if len(stage.listen) < stage.instances:
+        if stage.listen and len(stage.listen) < stage.instances:
             problem = f"has {len(stage.listen)} for {stage.instances} instances; each instance needs an address"
             report.add(("stages", stage.name, "listen"), problem, given=list(stage.listen))
         for index, text in enumerate(stage.listen):
@@ -81,8 +83,9 @@ def check(
                 report.add(path, f"{problem}: name the one by which they reach it", given=text)
             elif not insecure:
                 who = "every user of this machine" if address.is_loopback else "everybody on the network"
-                problem = f"{text} has no keys in this version, so {who} could {WITHOUT_KEYS}"
-                report.add(path, f'{problem}; set "insecure = true" in [security] to allow that', given=text)
+                problem = f"{text} has no keys, so {who} could {WITHOUT_KEYS}"
+                cure = 'place the stage on a `host` that has a key, or set "insecure = true" in [security]'
+                report.add(path, f"{problem}; {cure} to allow that", given=text)
             for other, other_text, other_address in listening:
                 if address.clashes(other_address):
                     problem = f"{text} clashes with {other_text} of {other}: each uses PORT and PORT + 1"
@@ -91,10 +94,22 @@ def check(
             listening.append((stage.name, text, address))
 
 
-def describe_insecurity(stages: Iterable[StageConfig]) -> str:
+def _check_ports(stage: StageConfig, listening: list[tuple[str, str, Address]], report: MistakeReport) -> None:
+    """Reports the first instance whose ports another has on the same host."""
+    mine = [(stage.name, text, parse(text)) for text in stage.listen]
+    for _, text, address in mine:
+        for other, other_text, other_address in listening:
+            if address.clashes(other_address, ports=3):
+                problem = f"{text} clashes with {other_text} of {other}: each instance uses PORT to PORT + 2"
+                report.add(("stages", stage.name, "port"), f"{problem}; state another `port`", given=stage.port)
+                return
+    listening += mine
+
+
+def describe_insecurity(stages: Iterable[StageConfig], insecure: bool) -> str:
     """A sentence that says what `insecure` means for these stages; "" if none of them has a tcp address."""
     listening = [parse(text) for stage in stages for text in stage.listen]
-    if not listening:
+    if not listening or not insecure:
         return ""
     local = all(address.is_loopback for address in listening)
     who = "every user of this machine" if local else "everybody who reaches one over the network"

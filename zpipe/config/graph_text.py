@@ -39,6 +39,9 @@ def _links(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
 
 def _label(stage: StageConfig) -> list[str]:
     label = [f"{stage.name} ×{stage.instances}" if stage.instances > 1 else stage.name, stage.plugin]
+    if stage.hosts:
+        on = {host: stage.hosts.count(host) for host in stage.hosts}
+        label.append("on " + ", ".join(f"{host} ×{count}" if count > 1 else host for host, count in on.items()))
     if stage.inputs:
         label.append(f"queue {stage.queue.messages} / {show_size(stage.queue.bytes)}")
     if stage.batch:

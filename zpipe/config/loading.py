@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zpipe import plugin_loading
-from zpipe.config import addresses, topology, values
+from zpipe import folders, plugin_loading
+from zpipe.config import addresses, hosts, topology, trusted_keys, values
 from zpipe.config.key_lines import KeyPath, key_lines
 from zpipe.config.mistakes import MistakeReport, dotted, shown
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Use, Workers
@@ -52,7 +52,7 @@ def load(
         raw, env, path.parent, lambda where, problem, given: report.add(where, problem, given=given), unread(only)
     )
     report.hide(secrets(raw), text)
-    config = replace(_pipeline(TableReader(report, (), raw), path), text=text)
+    config = replace(_pipeline(TableReader(report, (), raw), path, env), text=text)
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
         report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
@@ -157,17 +157,23 @@ def _parse(file: str, text: str) -> dict[str, Any]:
         raise ConfigError([Mistake(file, 0, "", None, "is nested too deeply")]) from error
 
 
-def _pipeline(top: TableReader, path: Path) -> PipelineConfig:
+def _pipeline(top: TableReader, path: Path, env: Mapping[str, str]) -> PipelineConfig:
     pipeline, stages = top.table("pipeline"), top.table("stages")
     telemetry, security = top.table("telemetry"), top.table("security")
     name = pipeline.require("name", values.name, "pipeline")
+    port = pipeline.get("port", values.whole_number(most=65535), PipelineConfig.port)
+    insecure = security.get("insecure", values.boolean, False)
+    trusted = _trusted(top, path, env)
+    machines = hosts.read_hosts(top.table("hosts"), trusted)
     config = PipelineConfig(
         name=name,
         path=path,
-        stages=_stages(stages),
+        stages=hosts.place(_stages(stages), machines, trusted, port, insecure, top.report),
         interval_s=telemetry.get("interval", values.duration(), StagePolicy().interval_s),
         peer_timeout_s=pipeline.get("peer_timeout", values.duration(), LinkPolicy().peer_timeout_s),
-        insecure=security.get("insecure", values.boolean, False),
+        insecure=insecure,
+        hosts=machines,
+        port=port,
         log_level=telemetry.get("log_level", values.log_level, "info"),
         traces=telemetry.get("traces", values.url, PipelineConfig.traces),
         trace_rate=telemetry.get("trace_rate", values.rate, PipelineConfig.trace_rate),
@@ -175,10 +181,20 @@ def _pipeline(top: TableReader, path: Path) -> PipelineConfig:
     )
     pipeline.report_unknown_keys()
     telemetry.report_unknown_keys()
-    # Any other key is announced as one of a later version: those for CURVE keys and for lists of peers have no names yet.
-    security.report_unknown_keys(later=frozenset(security.values))
+    security.report_unknown_keys()
     top.report_unknown_keys()
     return config
+
+
+def _trusted(top: TableReader, path: Path, env: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The public keys that are kept beside the private ones. A pipeline without hosts needs none."""
+    if "hosts" not in top:
+        return {}
+    try:
+        return trusted_keys.read(folders.keys_folder(env, path))
+    except (ValueError, OperatorError) as error:
+        top.report.add(("hosts",), str(error))
+        return {}
 
 
 def _stages(table: TableReader) -> dict[str, StageConfig]:
@@ -246,6 +262,8 @@ def _with_plugin(
     stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport
 ) -> StageConfig:
     """The stage with what depends on its plugin: options, outlets and the number of workers."""
+    if stage.command:
+        return stage
     if plugin is not None:
         _check_hooks(stage, plugin, raw, report)
     options = _options(stage, plugin, raw, report)
@@ -325,8 +343,7 @@ def _workers(stage: StageConfig, plugin: Plugin | None) -> Workers:
     workers, limit = stage.workers, stage.limit
     if plugin is None or limit is None or limit.max is None or workers.count_given or workers.kind != "thread":
         return workers
-    hook = "zpipe_process" if stage.batch is None else "zpipe_process_batch"
-    return replace(workers, count=limit.max) if hook in plugin.is_async else workers
+    return replace(workers, count=limit.max) if plugin.is_called_async(stage.batch is not None) else workers
 
 
 def _options(stage: StageConfig, plugin: Plugin | None, raw: Mapping[str, Any], report: MistakeReport) -> Any:

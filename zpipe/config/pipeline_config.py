@@ -49,6 +49,19 @@ class Use:
 
 
 @dataclass(frozen=True)
+class HostConfig:
+    """One [hosts.NAME] table, with what `zpipe keys trust` has added.
+
+    address  the name or IP address by which the others reach it; "": no stage runs there
+    keys     its public keys; two while they are changed, and none where the pipeline has no keys
+    """
+
+    name: str
+    address: str = ""
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One [stages.NAME] table.
 
@@ -58,7 +71,11 @@ class StageConfig:
     tick_s   how often the plugin's `zpipe_tick` is called, if it has one
     use      plugins around the calls of its own, the first outermost
     listen   one feedback address tcp://HOST:PORT for each instance (the control socket takes PORT + 1); empty: ipc
+    hosts    the host of each instance, in order; empty: the pipeline has no hosts. Then `listen` follows from it, for
+             instances of other hosts, and those of the same host have ipc
+    port     the first port of its instances on each host; None: it has none
     traits   what the plugin says of itself with these options; the default if it was not loaded
+    command  of a stage in another language, in place of a plugin, which is then ""; its options are the table as it stands
     """
 
     name: str
@@ -77,12 +94,23 @@ class StageConfig:
     codec: Codec = "msgpack"
     tick_s: float = 1.0
     use: tuple[Use, ...] = ()
+    hosts: tuple[str, ...] = ()
+    port: int | None = None
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
+    command: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> str:
+        """What the stage runs, for people: the name of its plugin, or its command."""
+        return self.plugin or " ".join(self.command)
 
 
 PROMETHEUS = "127.0.0.1:9464"
 """The default address of the metrics. The port is the one that OpenTelemetry's exporters use."""
+
+
+FIRST_PORT = 7000
 
 
 @dataclass(frozen=True)
@@ -93,6 +121,8 @@ class PipelineConfig:
     text        the file as it was read. Worker processes read it from here, since the file may have changed meanwhile
     traces      where OpenTelemetry spans are sent, by OTLP over HTTP; "": nowhere
     trace_rate  how many messages a second each source traces at most
+    hosts       by name: the machines that take part, in the order of the file
+    port        the first port of its first stage on a host
     prometheus  HOST:PORT where `zpipe monitor --prometheus` serves metrics, and for which there is a unit; "": the default
                 address, and no unit
     """
@@ -108,6 +138,22 @@ class PipelineConfig:
     traces: str = ""
     trace_rate: float = 10.0
     prometheus: str = ""
+    hosts: dict[str, HostConfig] = field(default_factory=dict)
+    port: int = FIRST_PORT
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether whoever comes over tcp has to show a key."""
+        return len(self.hosts) > 1 and not self.insecure
+
+    def host_of(self, stage: str, instance: int) -> str:
+        """The host that the instance runs on; "" if it has none."""
+        hosts = self.stages[stage].hosts
+        return hosts[instance - 1] if 1 <= instance <= len(hosts) else ""
+
+    def instances_on(self, host: str) -> list[InstanceKey]:
+        """The instances that run on the host; all of them where the pipeline has no hosts."""
+        return [key for key in self.instances if self.host_of(*key) in ("", host)]
 
     @property
     def folder(self) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from zpipe.config import addresses, values
+from zpipe.config.hosts import read_placement
 from zpipe.config.pipeline_config import Input, StageConfig, Use, Workers
 from zpipe.config.table_reader import TableReader
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
@@ -16,6 +17,8 @@ P = TypeVar("P", BatchPolicy, Bound, DeadPolicy, RetryPolicy, Workers)
 _DEFAULTS = StagePolicy()
 _LATER = frozenset({"buffer", "key"})
 """Keys that the design has and this version does not."""
+_OF_PLUGINS = ("workers", "retry", "batch", "limit", "use", "tick", "codec")
+"""Keys that say how a plugin is called. A program in another language calls nothing of zpipe's."""
 MOST_INSTANCES = 1000
 MOST_CALLS = 10_000
 """The most calls a `limit` may allow at once. Each is a task and a coroutine, and mostly a connection."""
@@ -26,11 +29,13 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
     """The stage without its options, which only its plugin can read. A default stands in for each wrong value, which is then
     in the report."""
     queue = _bound(table.table("queue"), _DEFAULTS.queue)
+    foreign = "command" in table
     stage = StageConfig(
         name=name,
-        plugin=table.require("plugin", values.string, ""),
+        plugin="" if foreign else table.require("plugin", values.string, ""),
+        command=tuple(table.get_list("command", values.string)) if foreign else (),
         inputs=tuple(table.get_list("input", _read_input)) if "input" in table else (),
-        options=None,
+        options=dict(table.table("options").values) if foreign else None,
         instances=table.get("instances", values.whole_number(most=MOST_INSTANCES), 1),
         workers=_workers(table.table("workers")),
         queue=queue,
@@ -43,8 +48,17 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         use=tuple(table.get_list("use", _read_use)) if "use" in table else (),
         tick_s=table.get("tick", values.duration(), StageConfig.tick_s),
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
+        port=table.get("port", values.whole_number(most=65535), None),
     )
-    table.allow("input", "batch", "limit", "listen", "options", "use")
+    if "host" in table:
+        on_hosts = table.get_list("host", read_placement)
+        hosts = tuple(host for host, count in on_hosts for _ in range(stage.instances if count is None else count))
+        stage = replace(stage, hosts=hosts, instances=max(len(hosts), 1))
+    table.allow("plugin", "command", "input", "batch", "limit", "listen", "options", "use", "host")
+    for key in ("plugin", *_OF_PLUGINS) if foreign else ():
+        if key in table:
+            problem = "is for a stage with a plugin; one with a command does that itself, or has it in its options"
+            table.report.add((*table.path, key), problem, given=table.values[key])
     table.report_unknown_keys(_LATER)
     return stage
 

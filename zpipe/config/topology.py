@@ -84,7 +84,6 @@ def _check_batch_plugin(stage: StageConfig, plugin: Plugin, report: MistakeRepor
 
 def _check_workers(stage: StageConfig, plugin: Plugin, report: MistakeReport) -> None:
     path, workers = ("stages", stage.name, "workers"), stage.workers
-    hook = "zpipe_process_batch" if stage.batch else "zpipe_process"
     if report.has_mistake_at(*path):
         return
     if plugin.is_source and workers.kind == "process":
@@ -94,7 +93,7 @@ def _check_workers(stage: StageConfig, plugin: Plugin, report: MistakeReport) ->
         not plugin.is_source
         and workers.kind == "thread"
         and workers.timeout_s is not None
-        and hook not in plugin.is_async
+        and not plugin.is_called_async(stage.batch is not None)
     ):
         problem = (
             f"cannot be kept: plugin {stage.plugin!r} is not async, and a thread that calls it cannot be stopped; "

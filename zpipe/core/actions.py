@@ -17,11 +17,13 @@ class Action:
 
 @dataclass(slots=True)
 class OpenSession(Action):
-    """Connect a PUSH of its own to `address`; answer with session_ready or session_lost."""
+    """Connect a PUSH of its own to `address`, whose owner has to have the same `key` as the sender of the hello; answer with
+    session_ready or session_lost."""
 
     session: bytes
     address: str
     high_water_mark: int
+    key: str = ""
 
 
 @dataclass(slots=True)
@@ -64,13 +66,17 @@ class Publish(Action):
 class LogEvent(Action):
     """Something that people should read in the log. The shell limits the rate, since others can cause any number of these.
 
-    event    its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
+    event      its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
+    alike      events of one name with the same of this are no news to each other, whatever their fields say; "": their text
+    traceback  of the exception that it is about
     """
 
     event: str
     fields: dict[str, Any]
     warning: bool = True
     repeats: bool = False
+    alike: str = ""
+    traceback: str = ""
 
 
 @dataclass(slots=True)

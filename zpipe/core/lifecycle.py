@@ -36,6 +36,8 @@ TABLE: dict[tuple[State, Move], State] = {
     # A redelivery after FLUSHED: something is held again (FLUSHED says nothing is unsent, not that nothing can come).
     (State.FLUSHED, Move.REFILL): State.DRAINING,
     (State.FLUSHED, Move.STOP): State.STOPPED,
+    # Leaving before anything was taken in: the plugin may still wait for its service.
+    (State.STARTING, Move.ABANDON): State.STOPPED,
     # Leaving while nobody takes the outputs: their inputs are unacked, so upstream still answers for them.
     (State.DRAINING, Move.ABANDON): State.STOPPED,
     (State.FLUSHED, Move.ABANDON): State.STOPPED,

@@ -135,12 +135,14 @@ class ConsumerPolicy:
     highest  the highest number of an instance, where the config has an address for each; None: there is no highest
     hosts    of tcp inboxes, beside the host that the hello came from
     folders  an ipc inbox is in one of them, in the folder of its instance; none: the stage has tcp addresses
+    placed   where there are keys: the host of each instance, which has to show a key of that host if it comes over tcp
     """
 
     most: int = 128
     highest: int | None = None
     hosts: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("/run/zpipe",)
+    placed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

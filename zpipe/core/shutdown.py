@@ -55,6 +55,8 @@ class Shutdown:
         `owes_flush`: the plugin is to be called once more."""
         actions: list[Action] = []
         lifecycle = self._lifecycle
+        if lifecycle.state is State.STARTING:
+            return self._end_early(now, patience_s)
         over = self.leaving or self.input_ended()
         if lifecycle.state is State.RUNNING and not (over or self.draining):
             return actions
@@ -73,6 +75,14 @@ class Shutdown:
             self.exited = True
             actions.append(Exit(failed=not gone))
         return actions
+
+    def _end_early(self, now: float, patience_s: float) -> list[Action]:
+        """The plugin may wait for its service for as long as it likes: an instance that leaves does not, and a source is told."""
+        if self.leaving:
+            self._lifecycle.make(Move.ABANDON)
+            self.exit_at = now + patience_s
+            return [Stop(ended=False)]
+        return self._close_source() if self.draining else []
 
     def _flushed(self, now: float, patience_s: float) -> list[Action]:
         if not self.idle():  # a redelivery came, or a consumer was lost

@@ -10,7 +10,7 @@ credit, messages of a source, and a task whose messages are completed or filtere
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from zpipe.core.actions import (
     TakeLetters,
     Tell,
 )
-from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.downstream import NO_KEY, Downstream
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
@@ -45,6 +45,7 @@ from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
 from zpipe.core.wire.cbor import Encoded
+from zpipe.core.wire.peer_address import ShownKey
 from zpipe.core.work.task import DEAD, Chunk, DeadLetter, Result, Task
 from zpipe.errors import PeerError
 
@@ -66,6 +67,7 @@ class Stage:
     random_bytes  gives so many bytes that nobody can guess
     process_figures  what only the shell knows of the process, for snapshots (pid, RSS, wall clock)
     suspects  the messages that may have killed the process before this one
+    remote    upstream instances of other hosts, which reach the inbox by another address
     silent    (a head) its source is not read: nothing comes from it but its end, when the operator wants that
     snapshot_at  when the next snapshot is due;  whole: the last turn has looked at everything
 
@@ -84,6 +86,7 @@ class Stage:
         process_figures: Callable[[], dict[str, Any]] = dict,
         suspects: SuspectedCalls | None = None,
         silent: bool = False,
+        remote: Container[tuple[str, int]] = (),
     ) -> None:
         self.me = me
         self.policy = policy
@@ -92,7 +95,7 @@ class Stage:
         self.inlet = Inlet(policy.queue, policy.link, self.counts)
         self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy, random_bytes)
         secret = random_bytes(frames.SECRET_BYTES)
-        self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects)
+        self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects, remote)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = SourcePositions(silent) if not inputs else None
         self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
@@ -163,17 +166,20 @@ class Stage:
 
     # ---- events: neighbours
 
-    def feedback_received(self, route: bytes, encoded: bytes, now: float, sender: str) -> None:
+    def feedback_received(
+        self, route: bytes, encoded: bytes, now: float, sender: str, shown: ShownKey = NO_KEY
+    ) -> None:
         """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol.
 
         route   the connection it came by;  sender: what is known of who sent it, a tcp peer's host and nothing else
+        shown   what the sender has proved by a key
         """
         self._wake(now)
         self._settled = False
         frame = frames.read(encoded)
         match frame:
             case frames.Hello():
-                self._actions += self.downstream.hello(route, frame, now, sender)
+                self._actions += self.downstream.hello(route, frame, now, sender, shown)
             case frames.Statement():
                 self._actions += self.downstream.statement(route, frame, now, sender)
             case frames.Refuse():
@@ -296,8 +302,9 @@ class Stage:
         """Logs what a hook that has no messages has left undone."""
         held = len(self.processing.held)
         if result.failures:
-            fields = {"reason": result.failures[0].reason, "held": held}
-            self._actions.append(LogEvent(f"{hook}.failed", fields, repeats=True))
+            failure = result.failures[0]
+            fields, alike = {"reason": failure.reason, "held": held}, failure.reason.partition(":")[0]
+            self._actions.append(LogEvent(f"{hook}.failed", fields, alike=alike, traceback=failure.traceback))
         elif hook == "flush" and held and not self.shutdown.leaving:
             hint = "the stream has ended, and the drain waits for what the plugin still holds after its flush"
             self._actions.append(LogEvent("held.left", {"held": held, "hint": hint}))

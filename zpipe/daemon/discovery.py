@@ -90,4 +90,5 @@ class Discovery:
         if peer in self._watched:
             os.close(self._watched.pop(peer))
         addresses = self._places.addresses(*peer)
-        self._sockets.connect_upstream(peer, addresses.feedback, addresses.control)
+        host = self._places.other_host(*peer)
+        self._sockets.connect_upstream(peer, addresses.feedback, addresses.control, host)

@@ -23,6 +23,7 @@ from zpipe.core.lifecycle import State
 from zpipe.core.policy import ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.wire.peer_address import as_ip, tcp_parts
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
 from zpipe.daemon.loop import Loop, Part
@@ -32,11 +33,14 @@ from zpipe.daemon.outages import Outage
 from zpipe.daemon.plugin import traces
 from zpipe.daemon.plugin.async_thread import AsyncSource, AsyncThread
 from zpipe.daemon.plugin.plugin_host import Opened, PluginHost
+from zpipe.daemon.plugin.service_wait import ServiceWait
 from zpipe.daemon.plugin.source_thread import SourceThread, not_read
 from zpipe.daemon.plugin.wrapping import wrapped
 from zpipe.daemon.reload import reload
 from zpipe.daemon.service.health import Health
+from zpipe.daemon.service.limited_log import LimitedLog
 from zpipe.daemon.service.process_memory import tune_garbage_collector
+from zpipe.daemon.service.refusals import Refusals
 from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
 from zpipe.daemon.service.status import process_figures, status_of
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
@@ -49,12 +53,13 @@ from zpipe.daemon.workers.thread_pool import ThreadPool
 from zpipe.errors import ExitCode, OperatorError, PluginError
 from zpipe.folders import instance_name, make_private, remove
 from zpipe.hookspecs import Context, Holds
-from zpipe.runtime import environment, file_descriptors, locks, logs, running_pipelines
+from zpipe.runtime import environment, file_descriptors, locks, logs, running_pipelines, this_host
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import fields
-from zpipe.runtime.places import Places
+from zpipe.runtime.places import Places, RemoteAddresses
 from zpipe.runtime.signals import FOLDER_CHANGED, Signals
-from zpipe.transport.sockets import Sockets
+from zpipe.transport import keyring
+from zpipe.transport.sockets import Bound, Sockets
 
 SWITCH_S = 0.0005
 """The loop's thread gets the interpreter after at most this much of a busy plugin. Python's default of 5 ms is ten times the
@@ -78,7 +83,11 @@ class Instance:
         self._replaying = env.get(environment.REPLAY) == "1"
         self._total: int | None = None
         self._stop_signals = 0
+        self._host = config.host_of(stage, instance)
+        if self._host:  # an instance is where the config has it, whatever else this machine is called
+            env = self._env = {**env, environment.HOST: self._host}
         self._places = Places(config, env)
+        self._pair = keyring.pair_from(this_host.own_key(config, env, self._host), self._host) if self._host else None
         self._lock = locks.InstanceLock(
             self._places.runtime(stage, instance), instance_name(config.name, stage, instance)
         )
@@ -93,11 +102,22 @@ class Instance:
         plugin = wrapped(plugin, self._settings.use, self._context)
         in_process = self._settings.workers.kind == "thread"
         self._async_thread = AsyncThread(self.log)
-        self._host = PluginHost(
-            plugin, self._context, self._store, self._places.run, self.log, self._async_thread, in_process
+        self._service_wait = ServiceWait(self.log, self._settings.plugin)
+        self._plugin_host = PluginHost(
+            plugin,
+            self._context,
+            self._store,
+            self._places.run,
+            self.log,
+            self._async_thread,
+            self._service_wait,
+            in_process,
         )
         self._mailbox = Mailbox()
-        self._sockets = Sockets()
+        self._sockets = Sockets(self._pair, keyring.trusted_by(config, stage))
+        self._limited_log = LimitedLog(self.log)
+        public = self._pair.public if self._pair is not None else ""
+        self._refusals = Refusals(config, self._host, public, stage, self._limited_log)
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
         self.stage = self._make_stage()
         self._source = self._make_source()
@@ -115,9 +135,9 @@ class Instance:
             Outage(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
             completed_by=lambda: self._places.run or self._incarnation,
             stored=self.stage.committed,
-            committed=self._host.committed,
+            committed=self._plugin_host.committed,
         )
-        outages = [self._position_writer.outage, self._dead_letters.outage]
+        outages = [self._position_writer.outage, self._dead_letters.outage, self._service_wait.outage]
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
         self._signals = Signals()
@@ -165,24 +185,35 @@ class Instance:
         addresses = self._places.addresses(settings.name, self._number)
         address = self._places.inbox(settings.name, self._number, self._incarnation)
         high_water_mark = settings.queue.messages + HIGH_WATER_SLACK
-        inbox = self._sockets.bind(address, addresses.feedback, addresses.control, high_water_mark)
+        remote = self._places.remote(settings.name, self._number)
+        inbox = self._sockets.bind(
+            address, addresses.feedback, addresses.control, high_water_mark, _bound(remote) if remote else None
+        )
         return Stage(
-            Identity(config.name, settings.name, self._number, self._incarnation, inbox),
+            Identity(
+                config.name, settings.name, self._number, self._incarnation, inbox, remote.inbox if remote else ""
+            ),
             [(i.stage, i.outlet) for i in settings.inputs],
             config.consumers(settings.name),
-            stage_policy(config, settings, self._places.root, self._host.plugin.hooks),
+            stage_policy(config, settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
             time.monotonic(),
             os.urandom,
             random.random,
             self._process_figures,
             self._last_life.suspects,
             silent=self._replaying,
+            remote=[
+                key
+                for entry in settings.inputs
+                for key in ((entry.stage, n) for n in range(1, config.stages[entry.stage].instances + 1))
+                if not self._places.is_local(*key)
+            ],
         )
 
     def _make_source(self) -> SourceThread | None:
-        if not self._host.plugin.is_source:
+        if not self._plugin_host.plugin.is_source:
             return None
-        outlets, plugin = self._config.outlets(self._settings.name), self._host.plugin
+        outlets, plugin = self._config.outlets(self._settings.name), self._plugin_host.plugin
         hooks, interrupt = plugin.hooks, _nothing
         if "zpipe_source" in plugin.is_async:
             source = AsyncSource(hooks["zpipe_source"], self._async_thread)
@@ -190,16 +221,17 @@ class Instance:
         hook = not_read if self._replaying else self._traces.hooks(hooks)["zpipe_source"]
         wake, failed = self._mailbox.wake, self._source_failed
         singly = "zpipe_ack" in plugin.hooks
-        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, interrupt, singly)
+        waits = self._service_wait
+        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, waits, interrupt, singly)
 
     def _make_workers(self) -> Pool | None:
-        if self._host.plugin.is_source:
+        if self._plugin_host.plugin.is_source:
             return None
         policy = self.stage.policy
         calls = self._last_life_files.begin(policy.workers)
         return make_pool(
             self._config,
-            self._host.plugin,
+            self._plugin_host.plugin,
             self._context,
             policy.link,
             calls,
@@ -212,6 +244,7 @@ class Instance:
 
     def _make_loop(self) -> Loop:
         parts: list[Part] = [self._position_writer, self._dead_letters, self._discovery, self._notifier, self._health]
+        parts.append(self._service_wait)
         watched = {self._signals.fd: self._signalled}
         if self._env.get(environment.SUPERVISED):
             watched[sys.stdin.fileno()] = self._supervisor_gone
@@ -226,10 +259,12 @@ class Instance:
             self._dead_letters,
             self._health,
             self._stopped,
-            self._host.acked,
+            self._plugin_host.acked,
             parts,
             watched,
             self.log,
+            self._limited_log,
+            self._refusals,
             self._handover,
             self._workers if isinstance(self._workers, ThreadPool) else None,
         )
@@ -292,6 +327,9 @@ class Instance:
         """SIGHUP: takes over what can change while running, and logs what cannot."""
         self._notifier.reloading()
         self._config = reload(self._config, self._env, self.stage, self.log)
+        self._refusals.trust(self._config)
+        for session in self._sockets.trust(keyring.trusted_by(self._config, self._settings.name)):
+            self.stage.session_lost(session)
         self._leave_record(self._config)
         self._notifier.reloaded()
 
@@ -325,6 +363,7 @@ class Instance:
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
             worker_pids=self._workers.pids if self._workers is not None else (),
+            refusals=self._refusals.figures(),
             plugin_metrics=self._context.metrics.figures(),
         )
 
@@ -334,7 +373,7 @@ class Instance:
         """Opens the plugin, then lets it work. Does not block."""
         self._store.start()
         start_workers = self._workers.start if self._workers is not None else lambda: None
-        self._host.open(start_workers, lambda opened: self._mailbox.post(lambda: self._opened(opened)))
+        self._plugin_host.open(start_workers, lambda opened: self._mailbox.post(lambda: self._opened(opened)))
 
     def _opened(self, opened: Opened | BaseException) -> None:
         if isinstance(opened, BaseException):
@@ -367,7 +406,7 @@ class Instance:
         if self._workers is not None:
             self._workers.close()
         if self.stage.state is State.STOPPED:
-            self._host.close()
+            self._plugin_host.close()
         self._store.close()
         self._async_thread.close()
         self._letter_log.close()
@@ -395,10 +434,18 @@ def hold_refusal(settings: StageConfig) -> str:
     return f"context.hold(...) needs workers of kind thread with count = 1, not {workers.count} of kind {workers.kind}"
 
 
+def _bound(remote: RemoteAddresses) -> Bound:
+    """Where the sockets for other hosts are bound: at the host's address, if it is one. A name is what others call it by, and
+    may stand for loopback here, or for another address tomorrow: then at every address of the machine."""
+    wanted = (remote.inbox, remote.feedback, remote.control)
+    return Bound(*(text if as_ip((parts := tcp_parts(text))[0]) else f"tcp://*:{parts[1]}" for text in wanted))
+
+
 def stage_policy(
-    config: PipelineConfig, settings: StageConfig, runtime_root: Path, hooks: Container[str] = ()
+    config: PipelineConfig, settings: StageConfig, runtime_root: Path, hooks: Container[str] = (), host: str = ""
 ) -> StagePolicy:
-    """The policy of one stage, whose instances have their sockets in `runtime_root`, and whose plugin has the `hooks`."""
+    """The policy of one stage, whose instances have their sockets in `runtime_root`, and whose plugin has the `hooks`. `host`
+    is the one that it runs on."""
     peer_timeout_s = config.peer_timeout_s
     return StagePolicy(
         queue=settings.queue,
@@ -409,7 +456,8 @@ def stage_policy(
         limit=settings.limit,
         link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4), codec=settings.codec),
         consumers={
-            name: _consumer_policy(config.stages[name], runtime_root) for _, name in config.consumers(settings.name)
+            name: _consumer_policy(config, config.stages[name], runtime_root, host)
+            for _, name in config.consumers(settings.name)
         },
         workers=settings.workers.count,
         isolated=settings.workers.kind == "process",
@@ -419,12 +467,14 @@ def stage_policy(
     )
 
 
-def _consumer_policy(consumer: StageConfig, runtime_root: Path) -> ConsumerPolicy:
+def _consumer_policy(config: PipelineConfig, consumer: StageConfig, runtime_root: Path, host: str) -> ConsumerPolicy:
     """A stage with tcp addresses has no instances without one. The runtime folder may be named by a link to it."""
+    folders = tuple(dict.fromkeys((str(runtime_root), os.path.realpath(runtime_root))))
     if consumer.listen:
         hosts = tuple(dict.fromkeys(parse_address(address).host for address in consumer.listen))
-        return ConsumerPolicy(len(consumer.listen), len(consumer.listen), hosts, ())
-    folders = tuple(dict.fromkeys((str(runtime_root), os.path.realpath(runtime_root))))
+        here = folders if host and host in consumer.hosts else ()
+        placed = consumer.hosts if config.has_keys else ()
+        return ConsumerPolicy(len(consumer.listen), len(consumer.listen), hosts, here, placed)
     return ConsumerPolicy(consumer.instances + SPARE_CONSUMERS, None, (), folders)
 
 

@@ -23,6 +23,7 @@ from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
 from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.limited_log import LimitedLog, MalformedFrameLog, Source
+from zpipe.daemon.service.refusals import Refusals
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
 from zpipe.daemon.workers.pool import Pool
@@ -93,6 +94,8 @@ class Loop:
         parts: Sequence[Part],
         descriptors: Mapping[int, Callable[[], None]],
         log: logging.Logger,
+        limited_log: LimitedLog,
+        refusals: Refusals,
         handover: Handover,
         driver: Driver | None = None,
     ) -> None:
@@ -110,7 +113,8 @@ class Loop:
         self._log = log
         self._handover = handover
         self._driver = driver
-        self._limited_log = LimitedLog(log)
+        self._limited_log = limited_log
+        self._refusals = refusals
         self._malformed = MalformedFrameLog(log)
         self._over = False
         self._error: BaseException | None = None
@@ -123,7 +127,7 @@ class Loop:
             act.LimitOutputs: self._limit_outputs,
             act.Ack: lambda a: acked(a.ids),
             act.Publish: self._publish,
-            act.LogEvent: lambda a: self._limited_log.write(a, time.monotonic()),
+            act.LogEvent: self._log_event,
         }
         self._perform_for_parts: dict[type[Any], Callable[[Any], object]] = {
             act.OpenSession: self._open_session,
@@ -251,7 +255,9 @@ class Loop:
                 case "feedback":
                     if len(multipart) != 2:
                         raise PeerError("not a single frame")
-                    stage.feedback_received(multipart[0], multipart[1], now, sender(arrival))
+                    stage.feedback_received(
+                        multipart[0], multipart[1], now, sender(arrival), self._sockets.shown_key(arrival)
+                    )
                 case "control":
                     self._subscribed(arrival)
                 case "upstream":
@@ -268,6 +274,8 @@ class Loop:
                     stage.session_ready(arrival.key)
                 case "lost":
                     stage.session_lost(arrival.key)
+                case "refusal":
+                    self._refusals.note(arrival.key, now)
                 case "fd" if arrival.key in self._descriptors:  # else another thread wants a turn, and has said why
                     self._descriptors[arrival.key]()
                     self._parts_look_at = 0.0
@@ -307,13 +315,18 @@ class Loop:
         for arrival in self._sockets.publish(action.topic, action.frame):
             self._take_in(arrival, time.monotonic())
 
+    def _log_event(self, action: act.LogEvent) -> None:
+        now = time.monotonic()
+        self._limited_log.write(action, now)
+        self._refusals.note_event(action, now)
+
     def _start_task(self, action: act.StartTask) -> None:
         assert self._workers is not None
         self._workers.put(action.task)
 
     def _open_session(self, action: act.OpenSession) -> None:
         self._log.debug(fields(event="session.opened", session=_prefix(action.session), address=action.address))
-        if not self._sockets.open_session(action.session, action.address, action.high_water_mark):
+        if not self._sockets.open_session(action.session, action.address, action.high_water_mark, action.key):
             self._session_lost(action.session)
 
     def _session_lost(self, session: bytes) -> None:

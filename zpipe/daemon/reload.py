@@ -34,7 +34,8 @@ def reload(old: PipelineConfig, env: Mapping[str, str], stage: Stage, log: loggi
     mine, stages = stage.me.stage, dict(old.stages)
     if mine in new.stages:
         stages[mine] = dataclasses.replace(stages[mine], limit=new.stages[mine].limit)
-    adopted = dataclasses.replace(old, interval_s=new.interval_s, log_level=new.log_level, stages=stages)
+    hosts = {name: dataclasses.replace(host, keys=_keys(new, name)) for name, host in old.hosts.items()}
+    adopted = dataclasses.replace(old, hosts=hosts, interval_s=new.interval_s, log_level=new.log_level, stages=stages)
     if not left and config_record.options_digest(old.text, mine) == config_record.options_digest(new.text, mine):
         return dataclasses.replace(adopted, text=new.text)  # the instance runs by this file now
     return adopted
@@ -55,6 +56,12 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     for name, key in _TOP.items():
         if getattr(new, name) != getattr(old, name):
             left.append(key)
+    if [_keys(old, name) for name in old.hosts] != [_keys(new, name) for name in old.hosts]:
+        taken.append("hosts.*.key")
+    if [(one.name, one.address) for one in old.hosts.values()] != [
+        (one.name, one.address) for one in new.hosts.values()
+    ]:
+        left.append("hosts")
     mine = stage.me.stage
     before, after = old.stages[mine], new.stages.get(mine)
     if after is None:
@@ -71,6 +78,10 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     if old.consumers(mine) != new.consumers(mine):
         left.append("stages.*.input")
     return taken, left
+
+
+def _keys(config: PipelineConfig, host: str) -> tuple[str, ...]:
+    return config.hosts[host].keys if host in config.hosts else ()
 
 
 def _workers(before: StageConfig, after: StageConfig) -> Workers:

@@ -4,9 +4,10 @@ sockets (the command brings a SnapshotFeed), and how a value is shown."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from zpipe.config import InstanceKey
 from zpipe.core.telemetry.stage_report import following
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.table.columns import plain
@@ -27,6 +28,10 @@ SnapshotListener = Callable[[dict[str, Any], float], None]
 class SnapshotFeed(Protocol):
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
         """Waits at most so long for something to arrive, and returns the snapshots that came, oldest first."""
+
+    @property
+    def refused(self) -> Mapping[InstanceKey, str]:
+        """Why instances cannot be heard of, where that is known."""
 
 
 _EPOCH = time.time() - time.monotonic()
@@ -66,6 +71,7 @@ def follow(
 
 def read(feed: SnapshotFeed, model: PipelineModel, timeout_s: float, listener: SnapshotListener) -> None:
     """Reads what arrives, for at most READ_INTERVAL_S, so that instances that were started meanwhile are found."""
+    model.note_refused(feed.refused)
     for snapshot in feed.poll(min(timeout_s, READ_INTERVAL_S)):
         now = now_s()
         if model.add(snapshot, now):

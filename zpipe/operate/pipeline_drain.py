@@ -82,7 +82,7 @@ class PipelineDrain:
         return [(stage, n) for stage in self._config.stages for n in sorted(self._places.instances(stage))]
 
     def _alive(self, key: InstanceKey) -> bool:
-        return key in self.last or (self._places.local(key[0]) and self._places.alive(*key))
+        return key in self.last or (self._places.is_local(*key) and self._places.alive(*key))
 
     def _silent(self) -> list[InstanceKey]:
         """Instances that run and were not heard of: they are starting, or their process is stopped by a signal."""

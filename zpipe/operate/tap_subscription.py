@@ -13,7 +13,7 @@ from zpipe.core.lifecycle import State
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
 from zpipe.runtime.places import Places, since_boot_s
-from zpipe.transport.operator_sockets import OperatorSockets
+from zpipe.transport import keyring
 
 HEARTBEAT_S = 1.0
 """A request is valid for three of these (PROTOCOL.md 5.11)."""
@@ -36,7 +36,9 @@ class TapSubscription:
         self._targets = targets
         self._pipeline = config.name
         self._sections = sections
-        self._sockets = OperatorSockets(frames.TAP_TOPIC, frames.ANNOUNCEMENT_TOPIC)
+        self._sockets = keyring.operator_sockets(
+            config, self._places.private_key(), self._places.host, frames.TAP_TOPIC, frames.ANNOUNCEMENT_TOPIC
+        )
         self._numbers = count(1)
         self._ask_at: dict[InstanceKey, float] = {}
         self._stopped: set[InstanceKey] = set()
@@ -82,9 +84,10 @@ class TapSubscription:
         if now < self._ask_at.get(instance, 0.0):
             return
         addresses = self._places.addresses(*instance)
-        self._sockets.connect(addresses.control)
+        host = self._places.other_host(*instance)
+        self._sockets.connect(addresses.control, host)
         request = frames.Request(next(self._numbers), f"tap:{self._sections}")
-        encoded = self._sockets.post(addresses.feedback, frames.write(request))
+        encoded = self._sockets.post(addresses.feedback, frames.write(request), host)
         if encoded is not None:
             answer = frames.read(encoded)
             if isinstance(answer, frames.Refuse):

@@ -15,7 +15,7 @@ from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.errors import NoPeerError, OperatorError, PeerError
 from zpipe.runtime.places import Places
-from zpipe.transport.operator_sockets import OperatorSockets
+from zpipe.transport import keyring
 
 ASK_S = 3.0
 DRAIN_ANSWER_S = 1.0
@@ -42,7 +42,7 @@ class Watch:
         self._run = run
         self._places = places
         self.snapshots: dict[InstanceKey, dict[str, Any]] = {}
-        self._sockets = OperatorSockets(frames.SNAPSHOT_TOPIC)
+        self._sockets = keyring.operator_sockets(config, places.private_key(), places.host, frames.SNAPSHOT_TOPIC)
         self._numbers = count(1)
         self._find_at = 0.0
         self._rounds_left = ASK_UNHEARD_ROUNDS if ask_unheard else 0
@@ -54,6 +54,8 @@ class Watch:
         """Waits at most so long for a snapshot, and returns those that came, oldest first."""
         self._find()
         self._ask_unheard()
+        if self._rounds_left:  # whoever waits for a snapshot would else wait past the moment to ask for it
+            timeout_s = min(timeout_s, max(self._ask_unheard_at - time.monotonic(), 0.0))
         came = []
         for multipart in self._sockets.read(timeout_s):
             snapshot = self._read(multipart)
@@ -70,7 +72,11 @@ class Watch:
         self._find_at = now + (FIND_AGAIN_S if self._expected <= self.snapshots.keys() else FIND_S)
         for stage in self.config.stages:
             for instance in self._places.instances(stage):
-                self._sockets.connect(self._places.addresses(stage, instance).control)
+                address, host = (
+                    self._places.addresses(stage, instance).control,
+                    self._places.other_host(stage, instance),
+                )
+                self._sockets.connect(address, host)
 
     def _ask_unheard(self) -> None:
         """Asks each instance for a snapshot that has not sent one yet."""
@@ -81,7 +87,7 @@ class Watch:
         self._rounds_left -= 1
         unheard = [key for key in self._expected if key not in self.snapshots]
         for stage, instance in unheard:
-            if not self._places.local(stage) or self._places.alive(stage, instance):
+            if not self._places.is_local(stage, instance) or self._places.alive(stage, instance):
                 with suppress(OperatorError):
                     self.ask(stage, instance, "snapshot", UNHEARD_ANSWER_S)
         if not unheard:
@@ -118,9 +124,12 @@ class Watch:
         """
         address = self._places.addresses(stage, instance).feedback
         request = frames.Request(next(self._numbers), what)
-        encoded = self._sockets.ask(address, frames.write(request), timeout_s)
+        host = self._places.other_host(stage, instance)
+        encoded = self._sockets.ask(address, frames.write(request), timeout_s, host)
         if encoded is None:
-            raise self._places.no_peer_error(f"{stage}.{instance} does not answer at {address}: is it running?")
+            problem = self._sockets.refused.get(address)
+            why = keyring.words_of(problem, host) if problem else "is it running?"
+            raise self._places.no_peer_error(f"{stage}.{instance} does not answer at {address}: {why}")
         answer = frames.read(encoded)
         if isinstance(answer, frames.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")
@@ -130,7 +139,7 @@ class Watch:
         """Orders each of these heads, of which the last snapshots are given, to close its source: once in each of its lives. One
         that is busy, or whose answer was lost, is told again when this is called again."""
         for key, snapshot in heads.items():
-            over = snapshot["state"] in (State.STOPPED, State.STARTING)
+            over = snapshot["state"] == State.STOPPED
             if not over and self._drain_ordered.get(key) != snapshot["incarnation"]:
                 with suppress(NoPeerError):
                     self.ask(*key, "drain", DRAIN_ANSWER_S)
@@ -147,6 +156,17 @@ class Watch:
                 silent.append(f"{stage}.{instance}")
         return done, silent
 
+    @property
+    def refused(self) -> dict[InstanceKey, str]:
+        """Why instances of other hosts are not heard of, as far as that is known."""
+        found = {}
+        for stage in self.config.stages if self._sockets.refused else ():
+            for instance in self._places.instances(stage):
+                problem = self._sockets.refused.get(self._places.addresses(stage, instance).control)
+                if problem:
+                    found[stage, instance] = keyring.words_of(problem, self._places.other_host(stage, instance))
+        return found
+
     def close(self) -> None:
         self._sockets.close()
 
@@ -162,12 +182,14 @@ def ask_instances(
     watch = Watch(config, places)
     try:
         numbers = [instance] if instance is not None else sorted(places.instances(stage))
-        asked = [(stage, n) for n in numbers if not places.local(stage) or places.alive(stage, n)]
+        asked = [(stage, n) for n in numbers if not places.is_local(stage, n) or places.alive(stage, n)]
         done, silent = watch.ask_all(asked, what, ASK_S)
     finally:
         watch.close()
-    if silent and places.local(stage):
+    if silent and (config.hosts or places.is_local(*asked[0])):
         did = f"; {', '.join(done)} did it" if done else ""
+        if config.hosts:
+            raise NoPeerError(f"{', '.join(silent)} does not answer (not running, or not to be reached?){did}")
         raise NoPeerError(f"{', '.join(silent)} runs but does not answer (stopped?): ask again{did}")
     if not done:
         name = stage if instance is None else f"{stage}.{instance}"

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from zpipe import folders
 from zpipe.config import PipelineConfig, parse_address
 from zpipe.errors import NoPeerError, OperatorError
-from zpipe.runtime import environment, locks
+from zpipe.runtime import environment, locks, this_host
 
 MARK, LIFE, PAUSED = "stopped.json", "life.json", "paused"
 PLUGIN = "plugin"
-SYSTEM_CONFIGS = Path("/etc/zpipe")
+SYSTEM_CONFIGS = folders.SYSTEM_CONFIGS
 SYSTEM_FOLDERS = {"ZPIPE_RUNTIME_DIR": str(folders.SYSTEM_RUNTIME), "ZPIPE_STATE_DIR": str(folders.SYSTEM_STATE)}
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -32,10 +32,19 @@ class Addresses(NamedTuple):
     control: str
 
 
+class RemoteAddresses(NamedTuple):
+    """All sockets of an instance, as other hosts reach them."""
+
+    inbox: str
+    feedback: str
+    control: str
+
+
 class Places:
     """The places of one pipeline's instances.
 
     run    the run they all belong to ("" outside `zpipe run`)
+    host   the host of the pipeline that this is; "" if it has none, or this is none of them
     since  (outside a run) marks older than this are of an earlier life of the pipeline, in seconds since the machine booted
 
     A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks.
@@ -47,6 +56,7 @@ class Places:
         self._env = {**SYSTEM_FOLDERS, **env} if self.of_system else env
         self.since = since
         self.root = folders.runtime_root(self._env)
+        self.host = this_host.name_of(config, env)
         self.run = env.get(environment.RUN, "")
         self.join_run()
 
@@ -57,13 +67,24 @@ class Places:
         if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
             self.run = str(read_json(path, locks.read).get("run", ""))
 
+    def private_key(self) -> str:
+        """Of this host, where the pipeline has keys, and else "". Raises OperatorError."""
+        return this_host.own_key(self._config, self._env, self.host)
+
+    def other_host(self, stage: str, instance: int) -> str:
+        """The host that the instance runs on, if it is not this one; "" if it is."""
+        return "" if self.is_local(stage, instance) else self._config.host_of(stage, instance)
+
     def alive(self, stage: str, instance: int) -> bool:
         """Whether a process of the instance holds its lock now (only an instance on this machine can be seen)."""
         return locks.is_locked(self.runtime(stage, instance) / "lock")
 
-    def local(self, stage: str) -> bool:
-        """Whether the stage's instances are on this machine, so that their locks can be seen."""
-        return not self._config.stages[stage].listen
+    def is_local(self, stage: str, instance: int) -> bool:
+        """Whether the instance is on this machine, so that its lock can be seen."""
+        settings = self._config.stages[stage]
+        if settings.hosts:
+            return self._config.host_of(stage, instance) in ("", self.host)
+        return not settings.listen
 
     def searched(self) -> str:
         """For a text: where instances were looked for, or that this user may not look there."""
@@ -79,7 +100,9 @@ class Places:
     def _hidden(self) -> OperatorError | None:
         """What keeps this user from seeing whether an instance runs on this machine, if anything does."""
         for stage, settings in self._config.stages.items():
-            for instance in range(1, settings.instances + 1) if self.local(stage) else ():
+            for instance in range(1, settings.instances + 1):
+                if not self.is_local(stage, instance):
+                    continue
                 folder = self.runtime(stage, instance)
                 try:
                     os.stat(folder / "lock")
@@ -114,24 +137,39 @@ class Places:
         return self.state(stage, instance) / PLUGIN
 
     def addresses(self, stage: str, instance: int) -> Addresses:
-        """Raises OperatorError for an instance that `listen` has no address for."""
+        """Where it is reached from here. Raises OperatorError for an instance that the config has no address for."""
         listen = self._config.stages[stage].listen
-        if not listen:
+        if not listen or (self._config.stages[stage].hosts and self.is_local(stage, instance)):
             folder = self.runtime(stage, instance)
             return Addresses(f"ipc://{folder}/feedback.sock", f"ipc://{folder}/control.sock")
-        if instance > len(listen):
-            raise OperatorError(
-                f"stages.{stage}.listen in {self._config.path} has {len(listen)} addresses: add one for instance {instance}"
-            )
-        address = parse_address(listen[instance - 1])
+        address = parse_address(listen[self._index(stage, instance)])
         return Addresses(f"tcp://{address.host}:{address.port}", f"tcp://{address.host}:{address.port + 1}")
 
     def inbox(self, stage: str, instance: int, incarnation: str) -> str:
         """A fresh address for every incarnation, so that nothing sent to the last one reaches this one."""
         listen = self._config.stages[stage].listen
-        if not listen:
+        if not listen or self._config.stages[stage].hosts:
             return f"ipc://{self.runtime(stage, instance)}/inbox-{incarnation}.sock"
-        return f"tcp://{parse_address(listen[instance - 1]).host}:*"
+        return f"tcp://{parse_address(listen[self._index(stage, instance)]).host}:*"
+
+    def remote(self, stage: str, instance: int) -> RemoteAddresses | None:
+        """How other hosts reach an instance that also has sockets for its own; None if they do not."""
+        settings = self._config.stages[stage]
+        if not settings.hosts or not settings.listen:
+            return None
+        host, port = parse_address(settings.listen[self._index(stage, instance)])
+        return RemoteAddresses(*(f"tcp://{host}:{number}" for number in (port + 2, port, port + 1)))
+
+    def _index(self, stage: str, instance: int) -> int:
+        settings = self._config.stages[stage]
+        if instance <= len(settings.listen):
+            return instance - 1
+        if settings.hosts:
+            known = ", ".join(f"{name} on {host}" for name, host in _named(stage, settings.hosts))
+            raise OperatorError(f"{stage}.{instance} has no host in {self._config.path}, which has {known}")
+        raise OperatorError(
+            f"stages.{stage}.listen in {self._config.path} has {len(settings.listen)} addresses: add one for instance {instance}"
+        )
 
     def instances(self, stage: str) -> set[int]:
         """Instances there may be: those of the config, and any with a folder (`zpipe stage … --instance N`)."""
@@ -220,6 +258,10 @@ class Places:
 
     def paused(self, stage: str, instance: int) -> bool:
         return (self.state(stage, instance) / PAUSED).exists()
+
+
+def _named(stage: str, hosts: Sequence[str]) -> list[tuple[str, str]]:
+    return [(f"{stage}.{number}", host) for number, host in enumerate(hosts, 1)]
 
 
 def since_boot_s() -> float:

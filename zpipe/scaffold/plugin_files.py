@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import keyword
 import re
+import site
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from zpipe.errors import OperatorError, TargetError
+from zpipe.plugin_loading import provided
 from zpipe.scaffold import templates
 
 PLUGINS = {
@@ -30,32 +33,40 @@ def files_of(name: str, kind: str, single_file: bool) -> dict[str, str]:
         raise TargetError(f"a name is small letters and digits, with single '-' or '_' between them, not {name!r}")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names:
         raise TargetError(f"{name!r} is the name of something of Python's own: take another")
-    if kind == "exec":
-        files = {
-            f"{module}.py": templates.EXEC,
-            f"test_{module}.py": templates.IN_PLACE + templates.TESTS[kind],
-            f"{module}.toml": templates.CONFIG_HEAD + templates.CONFIGS[kind],
-        }
-        files = files if single_file else files | {"README.md": templates.README_EXEC}
-    elif single_file:
+    if _is_installed(module):  # it, or this, could not be imported any more
+        raise TargetError(f"{name!r} is the name of a module that is installed: take another")
+    if not single_file and provided(name):
+        raise TargetError(f"there is a plugin {name!r} already: take another name")
+    if single_file:
+        in_place = templates.IN_PLACE + templates.TESTS[kind] if kind == "exec" else _test(templates.BY_PATH, kind)
         files = {
             f"{module}.py": PLUGINS[kind],
-            f"test_{module}.py": _test(templates.BY_PATH, kind),
+            f"test_{module}.py": in_place,
             f"{module}.toml": templates.CONFIG_HEAD + templates.CONFIGS[kind],
         }
     else:
+        program = {f"{module}/program.py": templates.EXEC} if kind == "exec" else {}
+        kind = "exec package" if program else kind
         files = {
             "pyproject.toml": templates.PYPROJECT,
             "README.md": templates.README,
-            f"{module}/__init__.py": PLUGINS[kind],
+            f"{module}/__init__.py": templates.EXEC_PLUGIN if program else PLUGINS[kind],
+            **program,
             f"{module}/py.typed": "",
             f"tests/test_{module}.py": _test(templates.IMPORTED, kind),
             f"{module}.toml": templates.CONFIG_HEAD + templates.CONFIGS[kind],
         }
     plugin = f"./{module}.py" if single_file else name
     folder = "" if single_file else f"{name}/"
-    said = {"@NAME@": name, "@MODULE@": module, "@PLUGIN@": plugin}
+    row = templates.PROGRAM_ROW if kind == "exec package" else ""
+    said = {"@PROGRAM@": row, "@NAME@": name, "@MODULE@": module, "@PLUGIN@": plugin}
     return {folder + path: _filled(text, said) for path, text in files.items()}
+
+
+def _is_installed(module: str) -> bool:
+    """Not what happens to be in the current folder: a file that is there is not overwritten anyway."""
+    places = [*site.getsitepackages(), site.getusersitepackages()]
+    return module in ("zpipe", "zpipe_plugins") or PathFinder.find_spec(module, places) is not None
 
 
 def _test(head: str, kind: str) -> str:

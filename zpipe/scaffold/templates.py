@@ -156,23 +156,55 @@ class Plugin(Map[Options]):
 
 EXEC = '''"""@NAME@: a program that zpipe runs as a stage. It knows nothing of zpipe, and could be written in any language.
 
-It reads a line of JSON for each message, {"id", "payload"}, and writes one with the same id. What else it may answer is in
-docs/exec.md of zpipe.
+It is given the name of a field, reads a line of JSON for each message, {"id", "payload"}, and writes one with the same id. What
+else it may answer is in docs/exec.md of zpipe.
 """
 
 import json
 import sys
 
+FIELD = sys.argv[1]
+
 
 def answer(message):
-    text = message["payload"].get("text")
+    text = message["payload"].get(FIELD)
     if not isinstance(text, str):
-        return {"id": message["id"], "reject": "it has no text"}
-    return {"id": message["id"], "payload": {"text": text[::-1]}}
+        return {"id": message["id"], "reject": f"it has no text in {FIELD!r}"}
+    return {"id": message["id"], "payload": {FIELD: text[::-1]}}
 
 
 for line in sys.stdin:
     print(json.dumps(answer(json.loads(line))), flush=True)
+'''
+
+EXEC_PLUGIN = '''"""@NAME@: a stage for zpipe that is a program, which comes with this package. Its hooks are those of `exec`."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from zpipe_plugins.exec import plugin as exec_plugin
+
+PROGRAM = Path(__file__).with_name("program.py")
+
+
+@dataclass
+class Options(exec_plugin.Options):
+    """Those of `exec`, such as `timeout`, and the program's own, which it is given as arguments."""
+
+    command: Annotated[list[str], "what is run; left out: the program of this package"] = field(
+        default_factory=lambda: [sys.executable, str(PROGRAM)]
+    )
+    text: Annotated[str, "the field that has the text"] = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.command = [*self.command, self.text]
+
+
+class Plugin(exec_plugin.Exec[Options]):
+    pass
 '''
 
 TESTS = {
@@ -261,11 +293,26 @@ from zpipe.testing import stage
 
 
 def test_text_is_turned_round():
-    with stage("exec", {"command": ["python3", "@MODULE@.py"]}, folder=HERE) as s:
+    with stage("exec", {"command": ["python3", "@MODULE@.py", "text"]}, folder=HERE) as s:
         s.send_many([{"text": "stressed"}, {"text": 5}])
         s.drain()
         assert s.out == [{"text": "desserts"}]
-        assert s.dead[0].reason == "it has no text"
+        assert s.dead[0].reason == "it has no text in 'text'"
+""",
+    "exec package": """
+from zpipe.testing import check_plugin, stage
+
+
+def test_text_is_turned_round():
+    with stage(PLUGIN, {"text": "word"}) as s:
+        s.send_many([{"word": "stressed"}, {"word": 5}])
+        s.drain()
+        assert s.out == [{"word": "desserts"}]
+        assert s.dead[0].reason == "it has no text in 'word'"
+
+
+def test_the_rules_of_zpipe():
+    check_plugin(PLUGIN, payloads=[{"text": "a"}, {"text": "b"}])
 """,
 }
 
@@ -363,7 +410,22 @@ options = { count = 5, fields = { text = "stressed" } }
 [stages.@MODULE@]
 input = "read"
 plugin = "exec"
-options = { command = ["python3", "@MODULE@.py"] }
+options = { command = ["python3", "@MODULE@.py", "text"] }
+
+[stages.out]
+input = "@MODULE@"
+plugin = "ndjson"
+options = { path = "-" }
+""",
+    "exec package": """
+[stages.read]
+plugin = "generate"
+options = { count = 5, fields = { text = "stressed" } }
+
+[stages.@MODULE@]
+input = "read"
+plugin = "@PLUGIN@"
+options = { text = "text" }
 
 [stages.out]
 input = "@MODULE@"
@@ -408,20 +470,8 @@ A plugin for [zpipe](https://pypi.org/project/zpipe/).
 | file | |
 |---|---|
 | `@MODULE@/__init__.py` | the plugin: its options, and its hooks |
-| `tests/test_@MODULE@.py` | its tests |
+@PROGRAM@| `tests/test_@MODULE@.py` | its tests |
 | `@MODULE@.toml` | a pipeline that runs it |
 """
 
-README_EXEC = """# @NAME@
-
-A stage for [zpipe](https://pypi.org/project/zpipe/) that is a program of its own.
-
-    python -m pytest            # its tests
-    zpipe run @MODULE@.toml
-
-| file | |
-|---|---|
-| `@MODULE@.py` | the program; any other that reads and writes lines would do |
-| `test_@MODULE@.py` | its tests |
-| `@MODULE@.toml` | a pipeline that runs it |
-"""
+PROGRAM_ROW = "| `@MODULE@/program.py` | the program; any other that reads and writes lines would do |\n"

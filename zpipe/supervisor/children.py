@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from zpipe.runtime.environment import LAST_DEATH, SUPERVISED
+from zpipe.runtime.environment import LAST_DEATH, STDIN, SUPERVISED
 from zpipe.runtime.signals import signal_name
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
@@ -62,13 +62,21 @@ class ChildDaemon:
     fresh       its first life forgets the committed position of its source
     ready       this life has started well: its plugin is open
     done        it has ended and is not started again
+    stdin       the descriptor of the run's standard input, which the child inherits; None: it does not
     restarting  it was asked to leave, to be started again with files that have changed
     start_at    when to start it, while it does not run
     why_absent  why it does not run, while it does not
     """
 
     def __init__(
-        self, config: Path, stage: str, instance: int, env: Mapping[str, str], level: str, fresh: bool = False
+        self,
+        config: Path,
+        stage: str,
+        instance: int,
+        env: Mapping[str, str],
+        level: str,
+        fresh: bool = False,
+        stdin: int | None = None,
     ) -> None:
         self.stage = stage
         self.instance = instance
@@ -81,7 +89,8 @@ class ChildDaemon:
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
         self._command += ["--log-level", level]
-        self._env = {**env, SUPERVISED: "1"}
+        self._env = {**env, SUPERVISED: "1", **({} if stdin is None else {STDIN: str(stdin)})}
+        self._inherited = () if stdin is None else (stdin,)
         self.why_absent = "is not started yet"
         self._last_death = ""
         self._delay_s = FIRST_DELAY_S
@@ -106,6 +115,7 @@ class ChildDaemon:
             stderr=subprocess.PIPE,
             env={**self._env, LAST_DEATH: self._last_death},
             process_group=0,
+            pass_fds=self._inherited,
         )
         assert self.process.stderr is not None
         os.set_blocking(self.process.stderr.fileno(), False)
@@ -122,6 +132,13 @@ class ChildDaemon:
         if self.process is not None and not self.restarting:
             self.restarting = True
             self.process.terminate()
+
+    def stop_in_order(self) -> None:
+        """Has it leave, not to be started again."""
+        if self.process is not None:
+            self.process.terminate()
+        else:
+            self.done = True
 
     def start_soon(self, now: float) -> None:
         """It has left, to be started again."""

@@ -3,6 +3,7 @@ here: showing the run, and adding up its ledger. Those are handed in."""
 
 from __future__ import annotations
 
+import os
 import selectors
 import time
 from collections.abc import Collection, Mapping
@@ -58,11 +59,15 @@ class Supervisor:
     ) -> None:
         file_descriptors.raise_limit()
         # The last stage comes first, so that consumers are there when the head starts.
+        here = Places(config, env)
         wanted = [
             (stage.name, instance)
             for stage in reversed(list(config.stages.values()))
             for instance in sorted({*range(1, stage.instances + 1), *(n for name, n in replay if name == stage.name)})
+            if not stage.hosts or here.is_local(stage.name, instance)
         ]
+        if not wanted:
+            raise OperatorError(f"no stage of {config.path} runs on host {here.host!r}: there is nothing to start")
         self._lock = _lock_run(config, env, wanted)
         env = {**env, environment.RUN: self._lock.run, **({environment.REPLAY: "1"} if replay else {})}
         self._replay = bool(replay)
@@ -77,12 +82,15 @@ class Supervisor:
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
         self.interrupts = 0
         self._draining = False
+        # Without a head among its instances a run cannot drain: what comes from other hosts goes on coming.
+        self._can_only_leave = bool(here.host) and not any(stage in config.heads for stage, _ in wanted)
         self._drain_timeout_s = drain_timeout_s
         self._drain_until = float("inf")
         self._adopt_at = 0.0
         self._env = env
         self._level = level
         self._file_watch = file_watch
+        self._stdin = _own_stdin()
         self._children = [self._new_child(*instance, fresh) for instance in wanted]
 
     def run(self) -> ExitCode:
@@ -95,6 +103,8 @@ class Supervisor:
             self._stop_children()
             self._watch.close()
             self._signals.close()
+            if self._stdin is not None:
+                os.close(self._stdin)
             self._lock.release()
 
     def _until_over(self) -> ExitCode:
@@ -118,6 +128,8 @@ class Supervisor:
         if not self._draining and (self.interrupts or (self._replay and self._letters_in_hand())):
             self._draining = True
             self._drain_until = now + self._drain_timeout_s
+            for child in self._children if self._can_only_leave else ():
+                child.stop_in_order()
         if not self._draining:
             return None
         up = {(child.stage, child.instance) for child in self._children if child.process is not None}
@@ -179,7 +191,8 @@ class Supervisor:
         return None
 
     def _new_child(self, stage: str, instance: int, fresh: bool = False) -> ChildDaemon:
-        return ChildDaemon(self._config.path, stage, instance, self._env, self._level, fresh)
+        stdin = None if self._config.stages[stage].inputs else self._stdin
+        return ChildDaemon(self._config.path, stage, instance, self._env, self._level, fresh, stdin)
 
     def _adopt_dead_instances(self, now: float) -> None:
         """Starts instances again that joined the run and have died. Their neighbours wait for them, since what they held comes
@@ -190,8 +203,10 @@ class Supervisor:
         places = self._places
         mine = {(child.stage, child.instance) for child in self._children}
         for stage in self._config.stages:
-            for instance in places.instances(stage) if places.local(stage) else ():
+            for instance in places.instances(stage):
                 key = stage, instance
+                if not places.is_local(*key):
+                    continue
                 joined = key in self._last or places.belongs_to_run(*key)
                 if key in mine or not joined or places.alive(*key) or places.stopped(*key) is not None:
                     continue
@@ -242,6 +257,9 @@ class Supervisor:
             return None
         if child.restarting:
             child.start_soon(now)
+            return None
+        if self._can_only_leave and self._draining and death.code == 0:
+            child.finish()
             return None
         if death.code == 0 and self._left(child):
             child.finish()
@@ -308,7 +326,8 @@ class Supervisor:
             return
         self.interrupts += 1
         if self.interrupts == 1:
-            self._say("run.drain", signal=name, hint="once more stops now")
+            event = "run.leave" if self._can_only_leave else "run.drain"
+            self._say(event, signal=name, hint="once more stops now")
         else:
             self._say("run.stop", signal=name)
 
@@ -326,9 +345,9 @@ class Supervisor:
                 for snapshot in self._watch.poll(TURN_S):
                     self._take(snapshot)
             final, last = places.stopped(*key), self._last.get(key)
-            if last is not None and (final is None or final["incarnation"] != last["incarnation"]):
+            if last is not None and (not final or final["incarnation"] != last["incarnation"]):
                 (self._ledger.final if places.alive(*key) else self._ledger.killed)(last)
-            if final is not None:
+            if final:  # a program in another language may have stopped without a snapshot
                 self._ledger.final(final)
 
     def _stop_children(self) -> None:
@@ -346,6 +365,14 @@ class Supervisor:
 
 def _links(config: PipelineConfig) -> dict[str, tuple[object, ...]]:
     return {name: (stage.inputs, stage.instances, stage.listen) for name, stage in config.stages.items()}
+
+
+def _own_stdin() -> int | None:
+    """The standard input of this process, under a number that a child's own does not take. None where there is none."""
+    try:
+        return os.dup(0)
+    except OSError:
+        return None
 
 
 def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[InstanceKey]) -> RunLock:

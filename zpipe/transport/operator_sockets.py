@@ -5,36 +5,81 @@ Subscriptions and requests belong here. Must not live here: what a frame means.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
 import zmq
 
+from zpipe.transport import curve
+from zpipe.transport.curve import KeyPair, TrustedKeys
 from zpipe.transport.sockets import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
+
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_FAILED |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_SEEN = _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+_EVENT = struct.Struct("=hi")
 
 
 class OperatorSockets:
     """One SUB to the control sockets of many instances, and requests to their feedback sockets. Used by one thread.
 
     Other topics than the given ones are not sent here at all.
+
+    pair     the keys of this host, if there are any;  trusted: those of the hosts that are connected to
+    refused  by address: why the last try to connect to it has failed
     """
 
-    def __init__(self, *topics: bytes) -> None:
+    def __init__(self, *topics: bytes, pair: KeyPair | None = None, trusted: TrustedKeys | None = None) -> None:
         self._context = zmq.Context(1)
+        self._pair = pair
+        self._trusted = trusted or TrustedKeys()
         self._sub = self._context.socket(zmq.SUB)
         self._sub.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._monitor = self._sub.get_monitor_socket(_SEEN)
         for topic in topics:
             self._sub.setsockopt(zmq.SUBSCRIBE, topic)
         self._addresses: set[str] = set()
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
+        self._tries: dict[str, int] = {}
+        self.refused: dict[str, curve.Problem] = {}
 
-    def connect(self, address: str) -> None:
-        """It may not be bound yet. Does nothing the second time."""
+    def connect(self, address: str, host: str = "") -> None:
+        """It may not be bound yet. Does nothing the second time, unless the first has been refused.
+
+        host  whose key is expected there; "": it is an address of this host
+        """
+        self._read_events()
         if address not in self._addresses:
             self._addresses.add(address)
-            self._sub.connect(address)
+            if self._expect(self._sub, address, host):
+                self._sub.connect(address)
+
+    def _expect(self, socket: zmq.Socket[bytes], address: str, host: str) -> bool:
+        """False: no key of the host is trusted, so it is not to be connected to."""
+        if self._pair is None or not host:
+            return True
+        keys = self._trusted.hosts.get(host, ())
+        if keys:
+            curve.expect(socket, self._pair, keys[self._tries.get(address, 0) % len(keys)])
+        return bool(keys)
+
+    def _read_events(self) -> None:
+        """Has an address whose handshake has failed connected to anew, with the next key of its host."""
+        while self._monitor.poll(0):
+            encoded, where = self._monitor.recv_multipart()
+            event, value = _EVENT.unpack(encoded)
+            address = where.decode()
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.refused.pop(address, None)
+            elif address in self._addresses and self._pair is not None:
+                self.refused[address] = curve.problem_at_client(event, value)
+                self._tries[address] = self._tries.get(address, 0) + 1
+                self._addresses.discard(address)
+                with suppress(zmq.ZMQError):  # libzmq has given it up already
+                    self._sub.disconnect(address)
 
     def read(self, timeout_s: float) -> Iterator[list[bytes]]:
         """Waits at most so long for the first frames [topic, frame], then gives all that have come."""
@@ -46,25 +91,41 @@ class OperatorSockets:
             except zmq.Again:
                 return
 
-    def ask(self, address: str, frame: bytes, timeout_s: float) -> bytes | None:
+    def ask(self, address: str, frame: bytes, timeout_s: float, host: str = "") -> bytes | None:
         """Sends one request to a feedback socket. Returns the answer, or None if nobody answers in time. Blocks."""
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
+        monitor = dealer.get_monitor_socket(_SEEN)
         try:
+            if not self._expect(dealer, address, host):
+                return None
             dealer.connect(address)
             dealer.send(frame)
-            return dealer.recv() if dealer.poll(int(timeout_s * 1000)) else None
+            if dealer.poll(int(timeout_s * 1000)):
+                return dealer.recv()
+            self._note_failed(monitor, address)
+            return None
         finally:
+            dealer.disable_monitor()
+            monitor.close()
             dealer.close()
 
-    def post(self, address: str, frame: bytes) -> bytes | None:
+    def _note_failed(self, monitor: zmq.Socket[bytes], address: str) -> None:
+        while monitor.poll(0):
+            event, value = _EVENT.unpack(monitor.recv_multipart()[0])
+            if event & _FAILED and self._pair is not None:
+                self.refused[address] = curve.problem_at_client(event, value)
+                self._tries[address] = self._tries.get(address, 0) + 1
+
+    def post(self, address: str, frame: bytes, host: str = "") -> bytes | None:
         """Sends a request to a feedback socket, which may not be bound yet. Returns the newest answer to those before. Does not
         block."""
         dealer, answer = self._dealers.get(address), None
         if dealer is None:
             dealer = self._dealers[address] = self._context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.SNDHWM, 4)
-            dealer.connect(address)
+            if self._expect(dealer, address, host):
+                dealer.connect(address)
         with suppress(zmq.Again):
             dealer.send(frame, zmq.NOBLOCK)
         with suppress(zmq.Again):

@@ -9,10 +9,9 @@ incarnation. With a LINGER, a close waits for a dead peer. Without heartbeats, a
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 import select
-import socket as system_socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +23,16 @@ import zmq
 import zmq.backend
 
 from zpipe.core.wire import frames
+from zpipe.core.wire.peer_address import ShownKey
 from zpipe.errors import OperatorError
+from zpipe.transport import curve
+from zpipe.transport.connections import bound_to, connected_from, sender_of, shut_down
+from zpipe.transport.curve import KeyPair, Refusal, TrustedKeys, ZapAnswers
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
+REFUSED_S = 1.0
+"""libzmq does not connect again to a peer that has refused a key. After so long it is tried again: it may be trusted by then."""
 TURN = 64
 """Messages read from one socket before the others have their turn."""
 MOST_FRAMES = 3
@@ -64,13 +69,17 @@ _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
-_UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
-What = Literal["parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd"]
+_FAILED = _DOWN & ~(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+_ACCEPTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _FAILED
+What = Literal[
+    "parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd", "refusal"
+]
 _SIGNS: dict[str, tuple[What, What, int]] = {
     "connection": ("up", "down", zmq.EVENT_DISCONNECTED),
     "session": ("ready", "lost", _DOWN),
 }
 """What each kind of monitor tells, and of which events the second is."""
+_KEYED = ("zap", "accepted", "subscription")
 
 
 @dataclass(slots=True)
@@ -78,7 +87,8 @@ class Arrival:
     """Something that came in.
 
     what    by which socket: upstream is the feedback of an upstream instance, announcement its control
-    key     whose it is;  frames: undecoded. A large one from a socket that is bound here is a memoryview
+    key     whose it is; of a refusal, what is known of it;  frames: undecoded. A large one from a socket that is bound here is
+            a memoryview
     origin  of what came by a socket that is bound here: what the transport needs to tell who sent it
     """
 
@@ -96,27 +106,71 @@ class _Role(NamedTuple):
     socket: zmq.Socket[bytes] | None
 
 
-class Sockets:
-    """Nothing blocks but `poll`."""
+class Bound(NamedTuple):
+    """The addresses at which an instance binds its sockets."""
 
-    def __init__(self) -> None:
+    inbox: str
+    feedback: str
+    control: str
+
+
+@dataclass(slots=True)
+class _Line:
+    """The connection to an upstream instance.
+
+    host    whose keys are expected there, in turn; "": none is
+    key     that is expected now;  refused: how often in a row the handshake came to nothing
+    """
+
+    feedback: str
+    control: str
+    host: str
+    dealer: zmq.Socket[bytes]
+    sub: zmq.Socket[bytes]
+    fd: int
+    key: str = ""
+    refused: int = 0
+
+    def made(self) -> None:
+        self.refused = 0
+
+    def failed(self) -> None:
+        self.refused += 1
+
+
+class Sockets:
+    """Nothing blocks but `poll`.
+
+    pair     the keys of this host, if there are any;  trusted: those of the others
+    """
+
+    def __init__(self, pair: KeyPair | None = None, trusted: TrustedKeys | None = None) -> None:
         self._context = zmq.Context(1)
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._epoll = select.epoll()
         self._roles: dict[int, _Role] = {}
         self._unread: dict[int, None] = {}
-        self._upstreams: dict[Peer, tuple[zmq.Socket[bytes], zmq.Socket[bytes], int]] = {}
+        self._pair = pair
+        self._zap = ZapAnswers(self._context, trusted or TrustedKeys()) if pair is not None else None
+        if self._zap is not None:
+            self._register(self._zap.socket, "zap", None)
+        self._upstreams: dict[Peer, _Line] = {}
+        self._connect_at: dict[Peer, float] = {}
+        self._accepted: dict[int, str] = {}
+        self._failing: curve.Problem | None = None
         self._sessions: dict[bytes, zmq.Socket[bytes]] = {}
+        self._session_keys: dict[bytes, str] = {}
         self._feedback: zmq.Socket[bytes] | None = None
         self._feedback_fd = -1
         self._control: zmq.Socket[bytes] | None = None
         self._bound: set[str | int] = set()
         self._too_long: set[zmq.Socket[bytes]] = set()
 
-    def bind(self, inbox: str, feedback: str, control: str, high_water_mark: int) -> str:
+    def bind(self, inbox: str, feedback: str, control: str, high_water_mark: int, remote: Bound | None = None) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError.
 
         high_water_mark  of the inbox, above the credit that is given: whoever sends on without any is stopped there
+        remote           more addresses of the same sockets, for other hosts: with keys, if this host has any
         """
         pull = self._socket(zmq.PULL, rcvhwm=high_water_mark)
         router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
@@ -124,17 +178,28 @@ class Sockets:
         self._control.setsockopt(
             zmq.XPUB_VERBOSE, 1
         )  # also a topic that another subscriber has: who sends it has to be known
-        for socket, address in ((pull, inbox), (router, feedback), (self._control, control)):
-            try:
-                socket.bind(address)
-            except zmq.ZMQError as error:
-                raise OperatorError(f"cannot bind {address}: {error.strerror or error}") from None
-            endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-            kind, _, where = endpoint.partition("://")
-            self._bound.add(where if kind == "ipc" else int(where.rpartition(":")[2]))
+        sockets = (pull, router, self._control)
+        for socket, address in zip(sockets, (inbox, feedback, control), strict=True):
+            self._bind(socket, address)
+        chosen: str = pull.getsockopt_string(zmq.LAST_ENDPOINT)
+        for socket, address, name in zip(sockets, remote or (), Bound._fields, strict=remote is not None):
+            if self._pair is not None:  # the options hold for what is bound from here on
+                curve.serve(socket, self._pair, name.encode())
+                self._register(socket.get_monitor_socket(_ACCEPTS), "accepted", name)
+            self._bind(socket, address)
         self._register(pull, "parcel", None)
         self._feedback_fd = self._register(router, "feedback", None)
-        return pull.getsockopt_string(zmq.LAST_ENDPOINT)
+        return chosen
+
+    def _bind(self, socket: zmq.Socket[bytes], address: str) -> None:
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            hint = ": is this the host that the config means?" if error.errno == errno.EADDRNOTAVAIL else ""
+            raise OperatorError(f"cannot bind {address}: {error.strerror or error}{hint}") from None
+        endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        kind, _, where = endpoint.partition("://")
+        self._bound.add(where if kind == "ipc" else int(where.rpartition(":")[2]))
 
     def watch_fd(self, fd: int, each_write: bool = False) -> None:
         """Has `poll` wake up while the file descriptor is readable; with `each_write` once for each write to it, so that nobody
@@ -143,49 +208,82 @@ class Sockets:
 
     # ---- upstream
 
-    def connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
+    def connect_upstream(self, peer: Peer, feedback: str, control: str, host: str = "") -> None:
         """A DEALER and a SUB to an upstream instance, which may not be there yet. They reconnect by themselves. Raises
-        OperatorError."""
+        OperatorError.
+
+        host  whose key is expected at these addresses; "": they are of this host
+        """
         try:
             if peer not in self._upstreams:
-                self._connect_upstream(peer, feedback, control)
+                self._connect_upstream(peer, feedback, control, host)
         except zmq.ZMQError as error:  # no file descriptors are left: the process has to end
             raise OperatorError(f"cannot connect to {feedback}: {error.strerror or error}") from None
 
-    def _connect_upstream(self, peer: Peer, feedback: str, control: str) -> None:
+    def _connect_upstream(self, peer: Peer, feedback: str, control: str, host: str, refused: int = 0) -> None:
         dealer = self._socket(zmq.DEALER, maxmsgsize=MAX_STATEMENT_BYTES, linger=500)
         dealer.setsockopt(zmq.IMMEDIATE, 1)  # a hello for the last incarnation must not reach the next
         sub = self._socket(zmq.SUB)
         sub.setsockopt(zmq.SUBSCRIBE, b"announcement")
+        keys = self._zap.trusted.hosts.get(host, ()) if self._zap is not None and host else ()
+        key = keys[refused % len(keys)] if keys else ""
         for socket in (dealer, sub):
             socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+            if self._pair is not None and key:
+                curve.expect(socket, self._pair, key)
         self._monitor(dealer, "connection", peer)
-        dealer.connect(feedback)
-        sub.connect(control)
-        self._upstreams[peer] = (dealer, sub, self._register(dealer, "upstream", peer))
+        self._upstreams[peer] = _Line(
+            feedback, control, host, dealer, sub, self._register(dealer, "upstream", peer), key, refused
+        )
         self._register(sub, "announcement", peer)
+        if key:
+            self._register(sub.get_monitor_socket(_FAILED), "subscription", peer)
+        if self._pair is None or key or not host:  # with keys, nobody is connected to who has shown none
+            dealer.connect(feedback)
+            sub.connect(control)
+
+    def _connect_again(self, peer: Peer, refused: int) -> None:
+        """With other sockets: an option of libzmq's holds for what is connected after it, and not for what connects again."""
+        line = self._upstreams.pop(peer)
+        self._connect_at.pop(peer, None)
+        self._end(line)
+        self._connect_upstream(peer, line.feedback, line.control, line.host, refused)
+
+    def _end(self, line: _Line) -> None:
+        for socket, watched in ((line.dealer, True), (line.sub, bool(line.key))):
+            self._unregister(socket)
+            if watched:
+                self._forget(socket)
+            else:
+                socket.close()
 
     def tell(self, peer: Peer, frame: bytes) -> bool:
         """Sends to an upstream instance's feedback. False: it is not connected, or does not read. Statements are repeated."""
-        dealer, _, fd = self._upstreams[peer]
+        line = self._upstreams[peer]
         try:
-            _send(dealer, frame, _NOBLOCK)
+            _send(line.dealer, frame, _NOBLOCK)
         except zmq.Again:
             return False
         finally:
-            self._unread[fd] = None
+            self._unread[line.fd] = None
         return True
 
     # ---- downstream
 
-    def open_session(self, session: bytes, address: str, high_water_mark: int) -> bool:
-        """A PUSH for the life of one session. False: the address cannot be connected to, or no descriptors are left."""
+    def open_session(self, session: bytes, address: str, high_water_mark: int, key: str = "") -> bool:
+        """A PUSH for the life of one session. False: the address cannot be connected to, or no descriptors are left.
+
+        key  that the inbox has to own, as the consumer has shown it; "": none
+        """
         push = None
         try:
             push = self._socket(zmq.PUSH, sndhwm=high_water_mark)
             push.setsockopt(zmq.IMMEDIATE, 1)
             push.setsockopt(zmq.RECONNECT_IVL, -1)
+            if self._pair is not None and key:
+                curve.expect(push, self._pair, key)
+                self._session_keys[session] = key
             self._monitor(push, "session", session)
             self._sessions[session] = push
             push.connect(address)
@@ -209,6 +307,7 @@ class Sockets:
 
     def close_session(self, session: bytes) -> None:
         push = self._sessions.pop(session, None)
+        self._session_keys.pop(session, None)
         if push is not None:
             self._forget(push)
 
@@ -229,12 +328,43 @@ class Sockets:
         """Ends the connection by which it came, if it is still there. Whoever sent it may connect again."""
         with suppress(zmq.ZMQError, OSError):
             fd = arrival.origin.get(zmq.SRCFD)
-            if _bound_to(fd) in self._bound:
-                plug = system_socket.socket(fileno=fd)
-                try:
-                    plug.shutdown(system_socket.SHUT_RDWR)  # to close it is libzmq's
-                finally:
-                    plug.detach()
+            if bound_to(fd) in self._bound:
+                shut_down(fd)
+
+    # ---- keys
+
+    def trust(self, trusted: TrustedKeys) -> list[bytes]:
+        """From now on these keys hold. Connections by one that is no longer among them end; returns the sessions that this
+        is the end of, which are still to be closed."""
+        if self._zap is None:
+            return []
+        before = {key for keys in self._zap.trusted.hosts.values() for key in keys}
+        self._zap.trust(trusted)
+        dropped = before - {key for keys in trusted.hosts.values() for key in keys}
+        addresses = self._zap.addresses_of(dropped)
+        if addresses:
+            self._shut_down(addresses)
+        for peer, line in list(self._upstreams.items()):
+            if line.host and (line.key in dropped or not line.key):
+                self._connect_again(peer, 0)
+        return [session for session, key in self._session_keys.items() if key in dropped]
+
+    def _shut_down(self, addresses: set[str]) -> None:
+        """Ends the connections from these addresses. libzmq does not tell which of them has shown which key, and whoever may
+        connect does so again at once."""
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if bound_to(fd) in self._bound and connected_from(fd) in addresses:
+                shut_down(fd)
+
+    def shown_key(self, arrival: Arrival) -> ShownKey:
+        """What the sender has proved to be, of a frame that came by a socket that is bound here."""
+        if self._zap is None or arrival.origin is None:
+            return ShownKey()
+        try:
+            key = str(arrival.origin.get("User-Id"))
+        except zmq.ZMQError:
+            return ShownKey()
+        return ShownKey(self._zap.trusted.owner(key), key)
 
     # ---- polling
 
@@ -247,6 +377,8 @@ class Sockets:
         """
         wait_s = min(max(timeout_s, 0.0), 60.0)
         until = time.monotonic() + wait_s
+        if self._connect_at:
+            self._connect_due(time.monotonic())
         came = False
         while not came:
             unread, self._unread = self._unread, {}
@@ -260,6 +392,11 @@ class Sockets:
             if not came and (wait_s := until - time.monotonic()) <= 0.0:
                 return
 
+    def _connect_due(self, now: float) -> None:
+        """An instance at rest wakes up once a second, which is soon enough for this."""
+        for peer in [peer for peer, at in self._connect_at.items() if at <= now]:
+            self._connect_again(peer, self._upstreams[peer].refused)
+
     def _read(self, fd: int) -> Iterator[Arrival]:
         role = self._roles.get(fd)
         if role is None:  # closed by an arrival handled just before
@@ -269,6 +406,8 @@ class Sockets:
             return iter((Arrival("fd", key, []),))
         if what in _SIGNS:
             return self._events(socket, what, key)
+        if what in _KEYED:
+            return self._key_events(socket, what, key)
         return self._read_bound(socket, what, fd) if what in _BOUND else self._read_connected(socket, what, fd, key)
 
     def _read_connected(self, socket: zmq.Socket[bytes], what: str, fd: int, key: Any) -> Iterator[Arrival]:
@@ -307,13 +446,64 @@ class Sockets:
                 multipart = monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            event: int = _MONITOR_EVENT.unpack(multipart[0])[0]
+            event, value = _MONITOR_EVENT.unpack(multipart[0])
             if event == _UP:
+                if what == "connection":
+                    self._upstreams[key].made()
                 yield Arrival(up, key, [])
-            elif event & ends:
+                continue
+            if event & _FAILED and (refusal := self._failed(what, key, event, value)) is not None:
+                yield Arrival("refusal", refusal, [])
+            if event & ends:
                 yield Arrival(down, key, [])
                 if what == "session":
                     return  # it has one life
+
+    def _failed(self, what: str, key: Any, event: int, value: int) -> Refusal | None:
+        """A handshake with somebody who was connected to has failed. None: that says nothing of keys yet."""
+        problem = curve.problem_at_client(event, value)
+        if what == "session":
+            expected = self._session_keys.get(key, "")
+            owner = self._zap.trusted.owner(expected) if self._zap is not None else ""
+            return Refusal(problem, owner, True, expected, "inbox") if expected else None
+        line = self._upstreams[key]
+        if problem == "wrong server key":
+            keys = self._zap.trusted.hosts.get(line.host, ()) if self._zap is not None else ()
+            if not line.key:
+                return None  # without keys that is a peer that has gone
+            line.failed()
+            if len(keys) > 1:
+                self._connect_at[key] = time.monotonic()
+            if line.refused <= len(keys):  # it may have been on its way out
+                return None
+        else:  # libzmq gives it up
+            self._connect_at[key] = time.monotonic() + REFUSED_S
+        return Refusal(problem, line.host or line.feedback, True, line.key, "feedback")
+
+    def _key_events(self, socket: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
+        """Of the sockets where keys are shown: ZAP, and monitors that only look for what is refused."""
+        if what == "zap":
+            assert self._zap is not None
+            yield from (Arrival("refusal", refusal, []) for refusal in self._zap.answer())
+            return
+        while not socket.closed:
+            try:
+                multipart = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            event, value = _MONITOR_EVENT.unpack(multipart[0])
+            if what == "subscription":
+                self._connect_at.setdefault(key, time.monotonic() + REFUSED_S)
+            elif event == zmq.EVENT_ACCEPTED:
+                self._accepted[value] = connected_from(value)
+            elif event & _FAILED:
+                self._failing = curve.problem_at_server(event, value)
+            elif event == zmq.EVENT_DISCONNECTED:
+                # It follows a failed handshake at once, and it alone has the descriptor, by which the address is known.
+                where, problem = self._accepted.pop(value, ""), self._failing
+                self._failing = None
+                if problem is not None and multipart[1].startswith(b"tcp:"):
+                    yield Arrival("refusal", Refusal(problem, where or "somebody", False, "", key), [])
 
     # ---- making and ending sockets
 
@@ -350,7 +540,14 @@ class Sockets:
     def _monitor(self, socket: zmq.Socket[bytes], what: str, key: Any) -> None:
         self._register(socket.get_monitor_socket(_UP | _DOWN), what, key)
 
+    def _unregister(self, socket: zmq.Socket[bytes]) -> None:
+        fd: int = socket.FD
+        self._epoll.unregister(fd)
+        del self._roles[fd]
+        self._unread.pop(fd, None)
+
     def _forget(self, socket: zmq.Socket[bytes]) -> None:
+        """Ends a socket that has a monitor."""
         monitor = socket.get_monitor_socket()
         fd: int = monitor.FD
         self._epoll.unregister(fd)
@@ -367,7 +564,7 @@ class Sockets:
         """
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in map(int, os.listdir("/proc/self/fd")):
-            if _bound_to(fd) in self._bound:
+            if bound_to(fd) in self._bound:
                 os.dup2(nothing, fd, inheritable=False)
         os.close(nothing)
 
@@ -375,9 +572,8 @@ class Sockets:
         """Closes everything. What is left in a DEALER is sent for half a second yet; data sockets hold nothing by then."""
         for session in list(self._sessions):
             self.close_session(session)
-        for dealer, sub, _ in self._upstreams.values():
-            self._forget(dealer)
-            sub.close()
+        for line in self._upstreams.values():
+            self._end(line)
         for socket in (self._feedback, self._control, *(role.socket for role in self._roles.values())):
             if socket is not None and not socket.closed:
                 socket.close(linger=500 if socket is self._control else 0)
@@ -386,29 +582,5 @@ class Sockets:
 
 
 def sender(arrival: Arrival) -> str:
-    """What libzmq knows of who sent it: of a Unix socket HOST:UID:GID:PID, of tcp the host; "" if it knows nothing."""
-    if arrival.origin is None:
-        return ""
-    try:
-        address = str(arrival.origin.get("Peer-Address"))
-    except zmq.ZMQError:
-        return ""
-    found = _UNIX_PEER.fullmatch(address)
-    return f"uid {found[1]}, pid {found[2]}" if found else address
-
-
-def _bound_to(fd: int) -> str | int | None:
-    """The path or the port at this end of a connection, or of a socket that listens; None for any other descriptor."""
-    try:
-        plug = system_socket.socket(fileno=fd)
-    except OSError:
-        return None
-    try:
-        if plug.type != system_socket.SOCK_STREAM:
-            return None
-        name = plug.getsockname()
-        if plug.family == system_socket.AF_UNIX:
-            return str(name)
-        return int(name[1]) if plug.family in (system_socket.AF_INET, system_socket.AF_INET6) else None
-    finally:
-        plug.detach()
+    """What is known of who sent it: a user and a process, or a host; "" if nothing is."""
+    return sender_of(arrival.origin)

@@ -15,11 +15,14 @@ from typing import Literal
 import zpipe
 from zpipe.config import PipelineConfig
 from zpipe.errors import OperatorError
+from zpipe.folders import SYSTEM_CONFIGS
 from zpipe.units import unit_files
 from zpipe.units.unit_names import config_path
 
 FOLDER = Path("etc/systemd/system")
 USER = "zpipe"
+CREDENTIALS = Path("/etc/credstore.encrypted")
+"""Where systemd looks for an encrypted credential that has no path."""
 _HIDDEN = tuple(f"/{folder}/" for folder in ("home", "root", "run/user", "tmp", "var/tmp"))
 """Folders that ProtectHome= and PrivateTmp= hide from the units."""
 
@@ -89,9 +92,18 @@ def apply(folder: Path, changes: list[Change]) -> None:
             raise OperatorError(f"cannot write {path}: {error.strerror}") from error
 
 
-def warnings(config: PipelineConfig, program_path: str, root: Path, changes: list[Change]) -> list[str]:
+def warnings(
+    config: PipelineConfig,
+    program_path: str,
+    root: Path,
+    changes: list[Change],
+    host: str = "",
+    encrypted: bool = False,
+) -> list[str]:
     """Sentences about what would keep the units from running, as far as this process can see it."""
     found = []
+    if config.has_keys and (missing := _missing_key(root, host, encrypted)):
+        found.append(missing)
     read = config_path(config.name)
     if config.path.absolute() != read:
         copy = f"install -m 644 {config.path} {read}"
@@ -115,6 +127,18 @@ def warnings(config: PipelineConfig, program_path: str, root: Path, changes: lis
             unit = Path(change.path).parent.name.removesuffix(".d")
             found.append(f"{unit} is not in the config any more: systemctl stop it, if it runs")
     return found
+
+
+def _missing_key(root: Path, host: str, encrypted: bool) -> str:
+    plain = SYSTEM_CONFIGS / "keys" / f"{host}.key"
+    kept = CREDENTIALS / f"{host}.key" if encrypted else plain
+    if (root / kept.relative_to("/")).exists():
+        return ""
+    if encrypted:
+        cure = f"systemd-creds encrypt --name={host}.key {plain} {kept}, and then remove {plain}"
+    else:
+        cure = f"`zpipe keys new {host}` as root makes it"
+    return f"the units read the private key of host {host!r} from {kept}, which is not there: {cure}"
 
 
 def _has_user() -> bool:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from zpipe.config import Address, PipelineConfig, StageConfig, parse_address
 from zpipe.config.loading import credentials_for
+from zpipe.core.wire.peer_address import as_ip
+from zpipe.folders import SYSTEM_CONFIGS
 from zpipe.units.unit_names import Unit, config_path
 
 TEMPLATE = "zpipe@.service"
@@ -50,17 +52,32 @@ def is_drop_in_of(pipeline: str, path: str) -> bool:
     return path == drop_in_path(monitor_name(pipeline)) or re.fullmatch(pattern, path) is not None
 
 
-def files(config: PipelineConfig, templates: Mapping[str, str], program: str) -> dict[str, str]:
-    """All files of a pipeline, by path below the folder of unit files. `templates` has the shipped ones, by name."""
+def files(
+    config: PipelineConfig, templates: Mapping[str, str], program: str, host: str = "", encrypted: bool = False
+) -> dict[str, str]:
+    """All files of a pipeline, by path below the folder of unit files. `templates` has the shipped ones, by name.
+
+    host       the one that they are for, if the pipeline has hosts;  encrypted: its private key is kept so
+    """
     wanted = [TEMPLATE, MONITOR] if config.prometheus else [TEMPLATE]
     made = {name: templates[name].replace(PROGRAM, quoted(program)) for name in wanted}
-    made[target_name(config.name)] = _target(config)
+    made[target_name(config.name)] = _target(config, host)
+    key = _key(config, host, encrypted)
     if config.prometheus:
-        made[drop_in_path(monitor_name(config.name))] = _monitor_drop_in(config, config.prometheus)
+        made[drop_in_path(monitor_name(config.name))] = _monitor_drop_in(config, config.prometheus, host, key)
     for stage in config.stages.values():
-        for n in range(1, _highest_instance(stage) + 1):
-            made[drop_in_path(service_name(Unit(config.name, stage.name, n)))] = _drop_in(config, stage)
+        for service in _services(config, stage, _highest_instance(stage), host):
+            made[drop_in_path(service)] = _drop_in(config, stage, host, key)
     return made
+
+
+def _key(config: PipelineConfig, host: str, encrypted: bool) -> list[str]:
+    if not config.has_keys:
+        return []
+    name = f"{host}.key"
+    if encrypted:
+        return ["# The private key of this host, from /etc/credstore.encrypted.", f"LoadCredentialEncrypted={name}"]
+    return ["# The private key of this host.", f"LoadCredential={name}:{SYSTEM_CONFIGS / 'keys' / name}"]
 
 
 def quoted(program: str) -> str:
@@ -77,15 +94,20 @@ def _highest_instance(stage: StageConfig) -> int:
     """The highest number of an instance that can be started without a change of the config."""
     if not stage.inputs:
         return 1  # each instance of a head would read the whole source
+    if stage.hosts:
+        return len(stage.hosts)
     return len(stage.listen) if stage.listen else max(SPARE, stage.instances)
 
 
-def _services(config: PipelineConfig, stage: StageConfig, count: int) -> list[str]:
-    return [service_name(Unit(config.name, stage.name, n)) for n in range(1, count + 1)]
+def _services(config: PipelineConfig, stage: StageConfig, count: int, host: str) -> list[str]:
+    """Of the instances on the host, up to that number."""
+    numbers = [n for n in range(1, count + 1) if config.host_of(stage.name, n) in ("", host)]
+    return [service_name(Unit(config.name, stage.name, n)) for n in numbers]
 
 
-def _target(config: PipelineConfig) -> str:
-    wanted = [f"Wants={' '.join(_services(config, stage, stage.instances))}" for stage in config.stages.values()]
+def _target(config: PipelineConfig, host: str) -> str:
+    services = [_services(config, stage, stage.instances, host) for stage in config.stages.values()]
+    wanted = [f"Wants={' '.join(of_stage)}" for of_stage in services if of_stage]
     if config.prometheus:
         wanted.append(f"Wants={monitor_name(config.name)}")
     return "\n".join(
@@ -120,15 +142,21 @@ def _environment(config: PipelineConfig, stage: str) -> list[str]:
     return lines + [f"LoadCredential={name}" for name in credentials]
 
 
-def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
+def _drop_in(config: PipelineConfig, stage: StageConfig, host: str, key: list[str]) -> str:
     consumers = dict.fromkeys(name for _, name in config.consumers(stage.name))
     downstream = [config.stages[name] for name in consumers]
     lines = _of_target(config)
-    if downstream:
+    services = [_services(config, one, _highest_instance(one), host) for one in downstream]
+    if any(services):
         lines.append("# Starts after the stages it sends to, and so stops before them: the head stops first.")
-        lines += [f"After={' '.join(_services(config, one, _highest_instance(one)))}" for one in downstream]
+        lines += [f"After={' '.join(of_stage)}" for of_stage in services if of_stage]
     addresses = _addresses(config, stage, downstream)
-    reasons = ["`listen` of this stage or of a neighbour has tcp addresses."] if addresses else []
+    what = (
+        "the pipeline has other hosts."
+        if stage.hosts
+        else "`listen` of this stage or of a neighbour has tcp addresses."
+    )
+    reasons = [what] if addresses else []
     if stage.traits.needs_network:
         reasons.append("its plugin needs the network.")
     if config.traces:
@@ -137,7 +165,7 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
     everywhere = stage.traits.needs_network or not all(address.is_loopback for address in addresses)
     if everywhere:
         lines += ["Wants=network-online.target", "After=network-online.target"]
-    lines += _environment(config, stage.name)
+    lines += [*_environment(config, stage.name), *key]
     if reasons:
         lines += [
             "",
@@ -146,8 +174,20 @@ def _drop_in(config: PipelineConfig, stage: StageConfig) -> str:
             "# AF_NETLINK: libzmq lists the network interfaces when it binds, and aborts if it may not.",
             "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK",
         ]
-        lines += _ANYWHERE if everywhere else ["IPAddressAllow=localhost"]
+        only_hosts = [] if stage.traits.needs_network or config.traces else _host_addresses(config)
+        lines += only_hosts or (_ANYWHERE if everywhere else ["IPAddressAllow=localhost"])
     return "\n".join([*lines, ""])
+
+
+def _host_addresses(config: PipelineConfig) -> list[str]:
+    """Narrows the network to the hosts of the pipeline, where each of them has an IP address in the config."""
+    addresses = [as_ip(host.address) if host.address else None for host in config.hosts.values()]
+    if not addresses or None in addresses:
+        return []
+    return [
+        "# The hosts of the pipeline, and nobody else.",
+        f"IPAddressAllow=localhost {' '.join(map(str, addresses))}",
+    ]
 
 
 def _collector(url: str) -> Address:
@@ -155,9 +195,10 @@ def _collector(url: str) -> Address:
     return Address(f"[{host}]" if ":" in host else host, 0)
 
 
-def _monitor_drop_in(config: PipelineConfig, prometheus: str) -> str:
+def _monitor_drop_in(config: PipelineConfig, prometheus: str, host: str, key: list[str]) -> str:
     stages = [address for stage in config.stages.values() for address in stage.listen]
-    lines = [*_of_target(config), *_environment(config, "")]
+    named = [f"Environment=ZPIPE_HOST={host}"] if host else []
+    lines = [*_of_target(config), *_environment(config, ""), *named, *key]
     if not all(parse_address(address).is_loopback for address in (f"tcp://{prometheus}", *stages)):
         lines += ["", "# Open: it serves, or reaches stages, beyond this machine.", *_ANYWHERE]
     return "\n".join([*lines, ""])

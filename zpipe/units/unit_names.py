@@ -68,6 +68,8 @@ def load(text: str) -> tuple[Unit, PipelineConfig]:
         raise UnitError(
             f"{unit}: stages.{unit.stage} in {config.path} is a head, which has one instance: each would read the whole source"
         )
+    if stage.hosts and unit.instance > len(stage.hosts):
+        raise UnitError(f"{unit}: stages.{unit.stage} in {config.path} has {len(stage.hosts)} instances on its hosts")
     if stage.listen and unit.instance > len(stage.listen):
         raise UnitError(
             f"{unit}: stages.{unit.stage}.listen in {config.path} has {len(stage.listen)} addresses: add one for instance "

@@ -1,7 +1,21 @@
 """`sqlite`: stores each payload as a row, by its key. A message that is delivered again overwrites its own row.
 
-The fields of a payload are the columns, and a new field adds a column. A call returns once its transaction is committed to the
-disk.
+The row with the same key is overwritten, and fields that a message lacks keep their values. A field that is new adds a
+column. Lists and maps are stored as JSON text, bytes as BLOB, integers beyond 64 bits as text, NaN as NULL. A batch is
+one transaction, on the disk when the call returns; without `batch` each message is, which is slow. Several instances may
+write one file. In the middle of a pipeline it passes on what it stored.
+
+Search with `SELECT d.* FROM docs_fts JOIN docs AS d ON d.rowid = docs_fts.rowid WHERE docs_fts MATCH ?`. For its sake a
+new table with `fts` has a column `zpipe_rowid`, unless the key is `INTEGER`. With a table of your own that has no
+`INTEGER PRIMARY KEY`, rebuild the index after a `VACUUM`: `INSERT INTO docs_fts(docs_fts) VALUES ('rebuild')`.
+
+| fault | what follows |
+|---|---|
+| the disk is full, the database is locked or cannot be written | the stage waits |
+| a payload that is no map, or lacks its key | tries again, then a dead letter |
+| the table does not fit: another key, another index | the stage does not start, and says why |
+
+**Redelivery.** Stored once, by its key.
 """
 
 from __future__ import annotations
@@ -12,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from zpipe import Context, Message, Throttled, Traits, hookimpl
+from zpipe import BatchMap, Context, Message, Throttled, Traits, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.sqlite_table import SqliteTable, UnfitTableError
 
@@ -49,60 +63,53 @@ class Options:
                 raise ValueError(f"columns.{name} is {kind!r}: allowed are {', '.join(_TYPES)}")
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Sqlite(BatchMap[Options]):
+    """Not a Sink, since a stage may read from it: it passes on what it has stored."""
 
+    @override
+    def traits(self, options: Options, config_dir: Path) -> Traits:
+        return Traits(writes=(_path(options, config_dir),))
 
-@hookimpl
-def zpipe_traits(options: Options, config_dir: Path) -> Traits:
-    return Traits(writes=(_path(options, config_dir),))
+    @override
+    def open(self, context: Context[Options]) -> None:
+        options = context.options
+        path = _path(options, context.config_dir)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._table = SqliteTable(_connect(path), options.table, options.key, options.columns, options.fts)
+        except OSError as error:
+            raise OperatorError(f"{path}: cannot make its folder: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise OperatorError(f"{path}: {error}") from error
+        except UnfitTableError as error:
+            raise OperatorError(f"{path}: {error}") from None
 
+    @override
+    def close(self, context: Context[Options]) -> None:
+        if hasattr(self, "_table"):  # one that is told to leave while it starts may not be open
+            self._table.close()
 
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    options: Options = context.options
-    path = _path(options, context.config_dir)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        context.scratch = SqliteTable(_connect(path), options.table, options.key, options.columns, options.fts)
-    except OSError as error:
-        raise OperatorError(f"{path}: cannot make its folder: {error.strerror}") from error
-    except sqlite3.Error as error:
-        raise OperatorError(f"{path}: {error}") from error
-    except UnfitTableError as error:
-        raise OperatorError(f"{path}: {error}") from None
+    @override
+    def process(self, message: Message, context: Context[Options]) -> Any:
+        self._store([message], context)
+        return None if context.last else message.payload
 
+    @override
+    def process_batch(self, messages: list[Message], context: Context[Options]) -> list[Any] | None:
+        self._store(messages, context)
+        return None if context.last else [message.payload for message in messages]
 
-@hookimpl
-def zpipe_close(context: Context) -> None:
-    if isinstance(context.scratch, SqliteTable):
-        context.scratch.close()
-
-
-@hookimpl
-def zpipe_process(message: Message, context: Context) -> Any:
-    _store([message], context)
-    return None if context.last else message.payload
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
-    _store(messages, context)
-    return None if context.last else [message.payload for message in messages]
+    def _store(self, messages: list[Message], context: Context[Options]) -> None:
+        try:
+            self._table.upsert(messages)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _NOT_THE_MESSAGES_FAULT:
+                raise
+            raise Throttled(_AGAIN_S, f"{context.options.path}: {error}") from error
 
 
 def _path(options: Options, config_dir: Path) -> Path:
     return config_dir / Path(options.path).expanduser()
-
-
-def _store(messages: list[Message], context: Context) -> None:
-    try:
-        context.scratch.upsert(messages)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _NOT_THE_MESSAGES_FAULT:
-            raise
-        raise Throttled(_AGAIN_S, f"{context.options.path}: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:

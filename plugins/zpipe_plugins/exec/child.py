@@ -262,7 +262,7 @@ class Stderr:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a garbage collection in `_wake` may close it
         self._names: dict[int, str] = {}
         self._last: dict[str, str] = {}
         self._parts: dict[int, bytes] = {}
@@ -270,7 +270,7 @@ class Stderr:
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._tokens, self._filled_at = float(STDERR_BURST), time.monotonic()
         self._unlogged = 0
-        self._closing = False
+        self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="zpipe-exec-stderr", daemon=True)
         self._thread.start()
 
@@ -293,11 +293,14 @@ class Stderr:
     def close(self) -> None:
         self._closing = True
         self._wake()
-        self._thread.join(1.0)
+        if self._thread is not threading.current_thread():  # where a garbage collection closes it
+            self._thread.join(1.0)
 
     def _wake(self) -> None:
-        with suppress(OSError):
-            os.write(self._wake_w, b".")
+        """Nothing once it is closed: its descriptor may be another file's by then."""
+        with self._lock, suppress(OSError):
+            if not self._ended:
+                os.write(self._wake_w, b".")
 
     def _run(self) -> None:
         poll = select.poll()
@@ -316,8 +319,10 @@ class Stderr:
                 os.set_blocking(fd, False)
                 poll.register(fd, select.POLLIN)
             self._say_unlogged()
-        for fd in (*self._names, self._wake_r, self._wake_w):
-            os.close(fd)
+        with self._lock:
+            self._ended = True
+            for fd in (*self._names, self._wake_r, self._wake_w):
+                os.close(fd)
 
     def _take(self, fd: int) -> bool:
         """False at its end."""

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,8 @@ class Children:
         self._closing = threading.Event()
         self._stderr = Stderr(context.log)
         self._leftovers = Leftovers(context.state_dir / "children")
+        # Nobody closes a stage that fails, nor one that `zpipe.testing` kills; what it has started ends with it all the same.
+        weakref.finalize(self, _end_all, self._live, self._stderr)
 
     # ---- a program for a call
 
@@ -185,6 +188,12 @@ class Children:
             thread.join()
         self._stderr.close()
         self._leftovers.close()
+
+
+def _end_all(live: set[Child], stderr: Stderr) -> None:
+    for child in list(live):
+        child.kill()
+    stderr.close()
 
 
 class Leftovers:

@@ -1,19 +1,43 @@
 """`exec`: a stage that is a program in any language, which reads messages on stdin and writes its answers to stdout.
 
-What is said to a program belongs here, in each mode, and what its answers mean. The programs are those of `children`.
+There is a program for each call under way. Without `input` the program is a source, each of whose lines is a message.
+What it may answer, and how to use jq, awk, node, a shell script or a compiled program, is on a page of its own:
+[docs/exec.md](../docs/exec.md).
+
+| fault | what follows |
+|---|---|
+| the program dies, hangs for `timeout`, or writes garbage | its messages are given to another, one by one; then a dead letter |
+| it answers `reject`, `retry` | what it asks for |
+| it cannot be started, or never answers at all | the stage ends, and says why |
+
+**Resume.** A source's position is the number of the line, or the field `key` of it: the program is started again, and
+what was committed is passed over. **Redelivery.** The program is given the message again, with the same id.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from zpipe import DROP, Context, Duration, Message, Reject, Retry, Throttled, Traits, hookimpl, many
+from zpipe import (
+    DROP,
+    BatchMap,
+    Context,
+    Duration,
+    Message,
+    Reject,
+    Retry,
+    Source,
+    Throttled,
+    Traits,
+    many,
+    override,
+)
 from zpipe.errors import Answer, OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.exec.child import Child, Ended, Late
@@ -59,100 +83,179 @@ class Options:
             raise ValueError(f"timeout is {self.timeout}: allowed is any time above 0")
 
 
-class Scratch(NamedTuple):
+ExecOptions = TypeVar("ExecOptions", bound=Options)
+
+
+class Exec(Source[ExecOptions, Any], BatchMap[ExecOptions]):
+    """What `exec` does, for options of any kind that are those of `exec` and more. A package with a program of its own derives
+    from it, and says in its options which command that is: docs/exec.md."""
+
     children: Children
     form: Format
 
+    @override
+    def check(self, options: ExecOptions, config_dir: Path) -> list[tuple[str, str]]:
+        problem = problem_of(options.command, config_dir)
+        return [("command", problem)] if problem else []
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+    @override
+    def outlets(self, options: ExecOptions) -> list[str] | None:
+        return options.outlets
 
+    @override
+    def traits(self, options: ExecOptions, config_dir: Path) -> Traits:
+        return Traits(needs_network=options.needs_network)
 
-@hookimpl
-def zpipe_check(options: Options, config_dir: Path) -> list[tuple[str, str]]:
-    problem = problem_of(options.command, config_dir)
-    return [("command", problem)] if problem else []
+    @override
+    def open(self, context: Context[ExecOptions]) -> None:
+        options = context.options
+        if problem := problem_of(options.command, context.config_dir):
+            raise OperatorError(problem)
+        self.form = FORMATS[options.format]
+        self.children = Children(context, self.form, keeps_silence=options.mode == "line")
 
+    @override
+    def close(self, context: Context[ExecOptions]) -> None:
+        if hasattr(self, "children"):  # one that is told to leave while it starts may not be open
+            self.children.close()
 
-@hookimpl
-def zpipe_outlets(options: Options) -> list[str] | None:
-    return options.outlets
+    # ---- messages
 
+    @override
+    def process_each(self, messages: list[Message], context: Context[ExecOptions]) -> list[Any]:
+        if context.options.mode == "filter":
+            return [self._alone(message, context) for message in messages]
+        return self._answers(messages, context)
 
-@hookimpl
-def zpipe_traits(options: Options) -> Traits:
-    return Traits(needs_network=options.needs_network)
-
-
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    options: Options = context.options
-    if problem := problem_of(options.command, context.config_dir):
-        raise OperatorError(problem)
-    form = FORMATS[options.format]
-    context.scratch = Scratch(Children(context, form, keeps_silence=options.mode == "line"), form)
-
-
-@hookimpl
-def zpipe_close(context: Context) -> None:
-    if isinstance(context.scratch, Scratch):
-        context.scratch.children.close()
-
-
-# Messages
-
-
-@hookimpl
-def zpipe_process_each(messages: list[Message], context: Context) -> list[Any]:
-    if context.options.mode == "filter":
-        return [_alone(message, context) for message in messages]
-    return _answers(messages, context)
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> Any:
-    if context.options.mode == "filter":
-        return many(_filtered(messages, context))
-    made = _answers(messages, context)
-    if len(made) > 1 and all(isinstance(one, Throttled) for one in made):
-        raise RuntimeError(SHARED)  # the batch is halved until the message that does it is alone
-    return made
-
-
-def _answers(messages: list[Message], context: Context) -> list[Any]:
-    """For each message what the program says of it."""
-    made, data, ids = _written(messages, context)
-    waiting = [index for index, one in enumerate(made) if one is _WAITS]
-    if not waiting:
+    @override
+    def process_batch(self, messages: list[Message], context: Context[ExecOptions]) -> Any:
+        if context.options.mode == "filter":
+            return many(self._filtered(messages, context))
+        made = self._answers(messages, context)
+        if len(made) > 1 and all(isinstance(one, Throttled) for one in made):
+            raise RuntimeError(SHARED)  # the batch is halved until the message that does it is alone
         return made
-    children, timeout_s = context.scratch.children, context.options.timeout
-    child = children.take()
-    worked_before = child.answered
-    try:
-        child.put(b"".join(data))
-        if context.options.mode == "line":
-            _take_lines(child, made, waiting, timeout_s)
+
+    def _answers(self, messages: list[Message], context: Context[ExecOptions]) -> list[Any]:
+        """For each message what the program says of it."""
+        options, children = context.options, self.children
+        made, data, ids = _written(messages, self.form.write, bare=options.mode != "envelope")
+        waiting = [index for index, one in enumerate(made) if one is _WAITS]
+        if not waiting:
+            return made
+        child = children.take()
+        worked_before = child.answered
+        try:
+            child.put(b"".join(data))
+            if options.mode == "line":
+                _take_lines(child, made, waiting, options.timeout)
+            else:
+                _take_envelopes(child, made, messages, ids, options.timeout, context.last)
+        except (Ended, Late) as fault:
+            if worked_before and type(fault) is Ended and child.has_read_nothing:
+                children.drop(child)  # it ended after its last answer, a moment before it was given these
+                return self._answers(messages, context)
+            left = [index for index, one in enumerate(made) if one is _WAITS]
+            _give(made, left, children.failed(child, fault, [messages[index].id for index in left], options.timeout))
+        except _Confused as confused:
+            children.drop(child)
+            left = [index for index, one in enumerate(made) if one is _WAITS]
+            # Only for one that was alone it is certain that this was written for it.
+            alone = len(waiting) == 1
+            _give(made, left, Reject(f"{child.name} {confused}") if alone else Throttled(0.0, SHARED))
+        except BaseException:
+            children.drop(child)
+            raise
         else:
-            _take_envelopes(child, made, messages, ids, context)
-    except (Ended, Late) as fault:
-        if worked_before and type(fault) is Ended and child.has_read_nothing:
-            children.drop(child)  # it ended after its last answer, a moment before it was given these
-            return _answers(messages, context)
-        left = [index for index, one in enumerate(made) if one is _WAITS]
-        _give(made, left, children.failed(child, fault, [messages[index].id for index in left], timeout_s))
-    except _Confused as confused:
-        children.drop(child)
-        left = [index for index, one in enumerate(made) if one is _WAITS]
-        # Only for one that was alone it is certain that this was written for it.
-        alone = len(waiting) == 1
-        _give(made, left, Reject(f"{child.name} {confused}") if alone else Throttled(0.0, SHARED))
-    except BaseException:
-        children.drop(child)
-        raise
-    else:
-        children.give_back(child)
-    return made
+            children.give_back(child)
+        return made
+
+    # ---- mode `filter`: a program for each batch, whose input is closed
+
+    def _alone(self, message: Message, context: Context[ExecOptions]) -> Any:
+        try:
+            return many(self._filtered([message], context))
+        except Answer as answer:
+            return answer
+        except OperatorError:
+            raise
+        except Exception as error:
+            return Retry(reason=str(error))
+
+    def _filtered(self, messages: list[Message], context: Context[ExecOptions]) -> list[Any]:
+        made, data, _ = _written(messages, self.form.write, bare=True)
+        for one in made:
+            if isinstance(one, Reject):
+                raise one if len(messages) == 1 else RuntimeError(str(one))
+        children, timeout_s = self.children, context.options.timeout
+        child = children.start()
+        items: list[Any] = []
+        try:
+            child.put(b"".join(data), ends=True)
+            with suppress(Ended):
+                while True:
+                    items += child.take(timeout_s)
+            how = child.how_it_ended()
+            if child.exit_code != 0:
+                if len(messages) == 1:
+                    children.blame(messages[0].id, f"{child.name} {how}")
+                raise RuntimeError(f"{child.name} {how}")
+            children.note_answer()
+        except Late:
+            raise RuntimeError(f"{child.name} wrote nothing and did not end within {timeout_s:g} s") from None
+        finally:
+            children.drop(child)
+        for item in items:
+            if type(item) is Unreadable:
+                reason = f"{child.name} {item}"
+                raise Reject(reason) if len(messages) == 1 else RuntimeError(reason)
+        return [Message(None) if item is None else item for item in items]
+
+    # ---- a source
+
+    @override
+    def source(self, context: Context[ExecOptions, Any]) -> Iterator[Any]:
+        """The items that the program writes. One that fails is started again, and goes on after the last position."""
+        options, children = context.options, self.children
+        if options.mode == "filter":
+            raise OperatorError('mode "filter" is for stages that have an input: a source takes "line" or "envelope"')
+        position, in_vain = context.position, 0
+        while not context.stopping.is_set():
+            child = children.start({"ZPIPE_POSITION": "" if position is None else json.dumps(position, default=str)})
+            before, how, bad = position, "", 0
+            try:
+                for number, item in enumerate(_items(child, context)):
+                    if item is None:
+                        return
+                    if options.key is None and position is not None and number <= position:
+                        continue  # the program gives from the start what it gave before
+                    at, payload = _record(item.value, options)
+                    if options.key is not None and at is None:
+                        # It has no position of its own, so the source goes on after the one before it; but it has an id.
+                        bad += 1
+                        yield Message(payload, id=_bad_id(context.stage, position, bad), position=position)
+                        continue
+                    position, bad = (number if options.key is None else at), 0
+                    if type(payload) is Message:
+                        payload.position = position
+                        yield payload
+                    else:
+                        yield position, payload
+            except Ended:
+                how = child.how_it_ended()
+            finally:
+                children.drop(child)
+            if child.exit_code == 0:
+                return
+            in_vain = in_vain + 1 if position == before else 0
+            if in_vain >= MOST_RESTARTS:
+                raise OperatorError(f"{child.name} {how}, as those before it, and gave nothing new")
+            context.log.warning("%s %s: it is started again", child.name, how)
+            context.stopping.wait(min(0.1 * 2.0**in_vain, 5.0))
+
+
+class Plain(Exec[Options]):
+    """The plugin `exec` itself."""
 
 
 def _give(made: list[Any], indexes: list[int], answer: Answer) -> None:
@@ -160,9 +263,10 @@ def _give(made: list[Any], indexes: list[int], answer: Answer) -> None:
         made[index] = answer
 
 
-def _written(messages: list[Message], context: Context) -> tuple[list[Any], list[bytes], dict[str, list[int]]]:
+def _written(
+    messages: list[Message], write: Callable[[Any], bytes], *, bare: bool
+) -> tuple[list[Any], list[bytes], dict[str, list[int]]]:
     """What is certain before the program is asked, its input, and the indexes of the messages that it has by id."""
-    write, bare = context.scratch.form.write, context.options.mode != "envelope"
     made: list[Any] = []
     data: list[bytes] = []
     ids: dict[str, list[int]] = {}
@@ -215,9 +319,14 @@ def _take_lines(child: Child, made: list[Any], waiting: list[int], timeout_s: fl
 
 
 def _take_envelopes(
-    child: Child, made: list[Any], messages: list[Message], ids: dict[str, list[int]], context: Context
+    child: Child,
+    made: list[Any],
+    messages: list[Message],
+    ids: dict[str, list[int]],
+    timeout_s: float,
+    last: bool,
 ) -> None:
-    left, timeout_s, last = sum(map(len, ids.values())), context.options.timeout, context.last
+    left = sum(map(len, ids.values()))
     parts: dict[int, list[Any]] = {}
     while left:
         for item in child.take(timeout_s, left):
@@ -290,88 +399,7 @@ def _seconds(given: Any) -> float | None:
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 
-# Mode `filter`: a program for each batch, whose input is closed
-
-
-def _alone(message: Message, context: Context) -> Any:
-    try:
-        return many(_filtered([message], context))
-    except Answer as answer:
-        return answer
-    except OperatorError:
-        raise
-    except Exception as error:
-        return Retry(reason=str(error))
-
-
-def _filtered(messages: list[Message], context: Context) -> list[Any]:
-    made, data, _ = _written(messages, context)
-    for one in made:
-        if isinstance(one, Reject):
-            raise one if len(messages) == 1 else RuntimeError(str(one))
-    children = context.scratch.children
-    child = children.start()
-    items: list[Any] = []
-    try:
-        child.put(b"".join(data), ends=True)
-        with suppress(Ended):
-            while True:
-                items += child.take(context.options.timeout)
-        how = child.how_it_ended()
-        if child.exit_code != 0:
-            if len(messages) == 1:
-                children.blame(messages[0].id, f"{child.name} {how}")
-            raise RuntimeError(f"{child.name} {how}")
-        children.note_answer()
-    except Late:
-        raise RuntimeError(f"{child.name} wrote nothing and did not end within {context.options.timeout:g} s") from None
-    finally:
-        children.drop(child)
-    for item in items:
-        if type(item) is Unreadable:
-            reason = f"{child.name} {item}"
-            raise Reject(reason) if len(messages) == 1 else RuntimeError(reason)
-    return [Message(None) if item is None else item for item in items]
-
-
 # A source
-
-
-@hookimpl
-def zpipe_source(context: Context) -> Iterator[Any]:
-    """The items that the program writes. One that fails is started again, and goes on after the last position."""
-    options, children = context.options, context.scratch.children
-    if options.mode == "filter":
-        raise OperatorError('mode "filter" is for stages that have an input: a source takes "line" or "envelope"')
-    position, in_vain = context.position, 0
-    while not context.stopping.is_set():
-        child = children.start({"ZPIPE_POSITION": "" if position is None else json.dumps(position, default=str)})
-        before, how = position, ""
-        try:
-            for number, item in enumerate(_items(child, context)):
-                if item is None:
-                    return
-                if options.key is None and position is not None and number <= position:
-                    continue  # the program gives from the start what it gave before
-                at, payload = _record(item.value, options)
-                # What cannot be read has no position of its own, so the source goes on after the one before it.
-                position = number if options.key is None else position if at is None else at
-                if type(payload) is Message:
-                    payload.position = position
-                    yield payload
-                else:
-                    yield position, payload
-        except Ended:
-            how = child.how_it_ended()
-        finally:
-            children.drop(child)
-        if child.exit_code == 0:
-            return
-        in_vain = in_vain + 1 if position == before else 0
-        if in_vain >= MOST_RESTARTS:
-            raise OperatorError(f"{child.name} {how}, as those before it, and gave nothing new")
-        context.log.warning("%s %s: it is started again", child.name, how)
-        context.stopping.wait(min(0.1 * 2.0**in_vain, 5.0))
 
 
 class _Item(NamedTuple):
@@ -390,6 +418,12 @@ def _items(child: Child, context: Context) -> Iterator[_Item | None]:
             yield _Item(item)
         if context.stopping.is_set():
             yield None
+
+
+def _bad_id(stage: str, position: Any, number: int) -> str:
+    """Of a record that has no position: the same whenever the program is run again from the position before it."""
+    before = position if isinstance(position, str) else json.dumps(position, default=str)
+    return f"{stage}:{before}:bad:{number}"
 
 
 def _record(item: Any, options: Options) -> tuple[Any, Any]:

@@ -1,7 +1,19 @@
 """`files`: a source that reads files, as a whole, by line, as NDJSON or as CSV.
 
-A position is ``[path, number, offset]``: the file, the number of the record in it, and the offset of the next one. So a start
-after a crash reads nothing twice. What cannot be read becomes a dead letter of this stage, and does not stop it.
+The files are read in the order of their names, which are relative to the config's folder where they are in it. `file`
+gives `{"path", "text"}`, `lines` gives `{"path", "line", "text"}`, `ndjson` the value of each line, `csv` each row by its
+header. Text is UTF-8, and what is not becomes U+FFFD; Python files say their own encoding. The list of files is made at
+the start. To follow a file that grows, take `tail`.
+
+| fault | what follows |
+|---|---|
+| a line that is not JSON, a row with too few fields, a line above 64 MiB | a dead letter of this stage; the next record follows |
+| a file that cannot be read, or whose header is no header | a dead letter for the rest of it; the next file follows |
+| no file matches | the stage does not start |
+
+**Resume.** A position is `[path, number, offset]`: the file, the number of the record in it, and the offset of the next
+one. So a start after a crash goes on with the record after the last committed one. Do not change files while a run is
+unfinished.
 """
 
 from __future__ import annotations

@@ -1,7 +1,17 @@
-"""`ndjson`: writes one JSON value a line, and never leaves half a line in the file.
+"""`ndjson`: appends one line of JSON for each message, and never leaves half a line in the file.
 
-A call returns when its lines are on the disk (fsync), so an acknowledged message is in the file. A message that is delivered
-twice is in the file twice, since the plugin does not look for ids.
+A call returns when its lines are on the disk (fsync), so give the stage a `batch` table. Half a line that a killed
+instance left is cut off by whoever writes next. Several instances may write one file. Bytes become base64 text, NaN and
+infinities `null`. Standard output (`-`) is neither synced nor repaired. In the middle of a pipeline it passes on what it
+wrote.
+
+| fault | what follows |
+|---|---|
+| the disk is full, or cannot be written | the stage waits |
+| nobody reads standard output any more | the stage ends |
+| the file cannot be opened | the stage does not start |
+
+**Redelivery.** A message that is delivered twice is in the file twice, since the plugin does not look for ids.
 """
 
 from __future__ import annotations
@@ -18,14 +28,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from zpipe import Context, Message, Throttled, Traits, hookimpl
+from zpipe import BatchMap, Context, Message, Throttled, Traits, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.jsontext import json_text
 
 _BLOCK = 1 << 16
-_STDOUT = 1
+STDOUT = 1
 _AGAIN_S = 1.0
-_UNREAD = "nobody reads standard output any more"
+UNREAD = "nobody reads standard output any more"
 
 
 @dataclass
@@ -37,63 +47,57 @@ class Options:
             raise ValueError("path is empty: allowed is the name of a file, or '-' for standard output")
 
 
-@hookimpl
-def zpipe_options() -> type:
-    return Options
+class Ndjson(BatchMap[Options]):
+    """Not a Sink, since a stage may read from it: it passes on what it has written."""
 
+    @override
+    def traits(self, options: Options, config_dir: Path) -> Traits:
+        return Traits(writes=() if options.path == "-" else (_path(options, config_dir),))
 
-@hookimpl
-def zpipe_traits(options: Options, config_dir: Path) -> Traits:
-    return Traits(writes=() if options.path == "-" else (_path(options, config_dir),))
+    @override
+    def open(self, context: Context[Options]) -> None:
+        path = context.options.path
+        try:
+            is_stdout = path == "-"
+            self._output = LineOutput(STDOUT if is_stdout else _open_file(_path(context.options, context.config_dir)))
+            if self._output.is_unread():
+                raise OperatorError(UNREAD)
+            with self._output.exclusive():
+                cut = self._output.repair()
+        except OSError as error:
+            raise OperatorError(f"cannot write to {path}: {error.strerror or error}") from error
+        if cut:
+            context.log.warning("%s ended in %d bytes of a line that was never finished: cut off", path, cut)
 
+    @override
+    def close(self, context: Context[Options]) -> None:
+        if hasattr(self, "_output"):  # one that is told to leave while it starts may not be open
+            self._output.close()
 
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    path = context.options.path
-    try:
-        is_stdout = path == "-"
-        context.scratch = _Output(_STDOUT if is_stdout else _open_file(_path(context.options, context.config_dir)))
-        if context.scratch.is_unread():
-            raise OperatorError(_UNREAD)
-        with context.scratch.exclusive():
-            cut = context.scratch.repair()
-    except OSError as error:
-        raise OperatorError(f"cannot write to {path}: {error.strerror or error}") from error
-    if cut:
-        context.log.warning("%s ended in %d bytes of a line that was never finished: cut off", path, cut)
+    @override
+    def process(self, message: Message, context: Context[Options]) -> Any:
+        self._write(_line(message.payload), context)
+        return None if context.last else _passed_on(message)
 
+    @override
+    def process_batch(self, messages: list[Message], context: Context[Options]) -> list[Any] | None:
+        self._write(b"".join([_line(message.payload) for message in messages]), context)
+        return None if context.last else list(map(_passed_on, messages))
 
-@hookimpl
-def zpipe_close(context: Context) -> None:
-    if isinstance(context.scratch, _Output):
-        context.scratch.close()
-
-
-@hookimpl
-def zpipe_process(message: Message, context: Context) -> Any:
-    _write(_line(message.payload), context)
-    return None if context.last else _passed_on(message)
-
-
-@hookimpl
-def zpipe_process_batch(messages: list[Message], context: Context) -> list[Any] | None:
-    _write(b"".join([_line(message.payload) for message in messages]), context)
-    return None if context.last else list(map(_passed_on, messages))
+    def _write(self, lines: bytes, context: Context[Options]) -> None:
+        """Appends the lines. An error here is never the fault of a message, so the message is tried again and keeps its
+        attempts."""
+        path = context.options.path
+        try:
+            self._output.write(lines)
+        except BrokenPipeError:
+            raise OperatorError(UNREAD) from None
+        except OSError as error:
+            raise Throttled(_AGAIN_S, f"{path}: {error.strerror or error}") from error
 
 
 def _path(options: Options, config_dir: Path) -> Path:
     return config_dir / Path(options.path).expanduser()
-
-
-def _write(lines: bytes, context: Context) -> None:
-    """Appends the lines. An error here is never the fault of a message, so the message is tried again and keeps its attempts."""
-    path = context.options.path
-    try:
-        context.scratch.write(lines)
-    except BrokenPipeError:
-        raise OperatorError(_UNREAD) from None
-    except OSError as error:
-        raise Throttled(_AGAIN_S, f"{path}: {error.strerror or error}") from error
 
 
 def _passed_on(message: Message) -> Message:
@@ -122,7 +126,7 @@ def _open_file(path: Path) -> int:
     return descriptor
 
 
-class _Output:
+class LineOutput:
     """An open file or stream to which several threads, and several instances of the stage, append.
 
     A regular file has only whole lines whenever nobody has the lock. Whoever takes the lock first cuts off what a killed instance
@@ -132,13 +136,13 @@ class _Output:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         # Standard output must not be cut, even if it is a file.
-        self._is_file = descriptor != _STDOUT and stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self._is_file = descriptor != STDOUT and stat.S_ISREG(os.fstat(descriptor).st_mode)
         # Siblings have inherited the same standard output, and `flock` would give all of them the lock.
-        self._lock = fcntl.lockf if descriptor == _STDOUT else fcntl.flock
+        self._lock = fcntl.lockf if descriptor == STDOUT else fcntl.flock
         self._threads = threading.Lock()
 
     def close(self) -> None:
-        if self._descriptor != _STDOUT:
+        if self._descriptor != STDOUT:
             os.close(self._descriptor)
 
     def is_unread(self) -> bool:

@@ -112,7 +112,7 @@ def _read_ndjson(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:
         if isinstance(line, BadRecord):
             yield line
         elif not line.isspace():
-            yield _json(line, lines)
+            yield json_value(line, f"{lines.name}, line {lines.number}")
 
 
 def _numbered(lines: _FileLines) -> Iterator[bytes | BadRecord]:
@@ -129,14 +129,15 @@ def _numbered(lines: _FileLines) -> Iterator[bytes | BadRecord]:
             yield line
 
 
-def _json(line: bytes, lines: _FileLines) -> Any:
+def json_value(line: bytes, place: str) -> Any:
+    """The value of a line of JSON; a BadRecord that says where it is, if it is none."""
     try:
         value = json.loads(line.decode())
         if b"\\ud" in line.lower():  # half of a surrogate pair can be written in JSON, but in no other encoding
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
-        return BadRecord(f"{lines.name}, line {lines.number}: not JSON: {error}", line[:_RAW_KEPT])
+        return BadRecord(f"{place}: not JSON: {error}", line[:_RAW_KEPT])
 
 
 def _read_csv(lines: _FileLines, number: int, offset: int) -> Iterator[Any]:

@@ -1,26 +1,48 @@
 """`http`: sends one request for each message, and adds the answer to the payload. Such a stage should have a `limit`.
 
-All requests of an instance go through one client, on the event loop of the stage's async hooks. The options say what is sent;
-`_judge` says what a status means.
+It passes on `{…payload, "status", "body"}`, where `body` is the value of JSON, text as text, anything else as bytes, or
+`None`. A field in the `url` is quoted, so it cannot change the path or the query around it; only at the very start it is
+taken as it is, for payloads that bring their own URL. It is async, so as many requests are under way as `limit.max` and
+the service allow.
+
+```toml
+[stages.enrich]
+input = "read"
+plugin = "http"
+limit = { max = 100, rate = 500 }
+options = { url = "https://api.example.com/items/{id}?full={full}", headers = { Authorization = "Bearer ${API_TOKEN}" } }
+```
+
+| fault | what follows |
+|---|---|
+| a status in `throttle` | the stage waits, as long as `Retry-After` says, and its limit goes down |
+| a status in `retry`, another 5xx, no answer in `timeout`, no connection | tries again, then a dead letter |
+| a status in `reject`, another 4xx | a dead letter with the service's own words |
+| a field that the `url` or the `body` needs is missing | a dead letter |
+
+Statuses below 400 are answers; redirects are not followed.
+
+**Redelivery.** The request is made again. Where that matters, send a field that stays the same, such as a key of
+idempotence.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.util
 import json
 import time
-from collections.abc import Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
-from zpipe import Context, Duration, Message, Reject, Retry, Throttled, Traits, hookimpl
-from zpipe.errors import OperatorError
+from zpipe import Context, Duration, Map, Message, Reject, Retry, Throttled, Traits, override
+from zpipe_plugins.extras import require
 
 if TYPE_CHECKING:
     import httpx
@@ -91,73 +113,54 @@ class Options:
         return [(text, name) for text, name, _ in found]
 
 
-@dataclass
-class Scratch:
-    """`loop` is the event loop of the client's connections. It is known from the first request on."""
+class Http(Map[Options]):
+    @override
+    def check(self, options: Options, config_dir: Path) -> Iterable[tuple[str, str]]:
+        require("http", "httpx")
+        return ()
 
-    client: httpx.AsyncClient
-    parts: list[tuple[str, str | None]]
-    loop: asyncio.AbstractEventLoop | None = None
+    @override
+    def traits(self, options: Options, config_dir: Path) -> Traits:
+        return Traits(needs_network=True)
 
+    @override
+    async def open(self, context: Context[Options]) -> None:
+        import httpx  # it takes 60 ms, and `zpipe check` does not need it
 
-@hookimpl
-def zpipe_options() -> type:
-    if importlib.util.find_spec("httpx") is None:
-        raise OperatorError("it needs httpx, which is not installed: pip install 'zpipe[http]'")
-    return Options
+        # The stage limits how many requests are under way. In a smaller pool they would wait where nobody sees it. httpx has a
+        # timeout for each step of a request and none for the whole, so the timeout is our own.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self._client = httpx.AsyncClient(limits=limits, timeout=None, headers=context.options.headers)
+        self._parts = context.options.parts()
 
+    @override
+    async def close(self, context: Context[Options]) -> None:
+        if hasattr(self, "_client"):  # one that is told to leave while it starts may not be open
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._client.aclose()
 
-@hookimpl
-def zpipe_traits() -> Traits:
-    return Traits(needs_network=True)
+    @override
+    async def process(self, message: Message, context: Context[Options]) -> Any:
+        import httpx
 
-
-@hookimpl
-def zpipe_open(context: Context) -> None:
-    import httpx  # it takes 60 ms, and `zpipe check` does not need it
-
-    # The stage limits how many requests are under way. In a smaller pool they would wait where nobody sees it. httpx has a
-    # timeout for each step of a request and none for the whole, so the timeout is our own.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    client = httpx.AsyncClient(limits=limits, timeout=None, headers=context.options.headers)
-    context.scratch = Scratch(client, context.options.parts())
-
-
-@hookimpl
-def zpipe_close(context: Context) -> None:
-    scratch = context.scratch
-    if not isinstance(scratch, Scratch) or scratch.loop is None or not scratch.loop.is_running():
-        return  # nothing can be closed without its loop, but the connections end with the process
-    closing = scratch.client.aclose()
-    try:
-        asyncio.run_coroutine_threadsafe(closing, scratch.loop).result(CLOSE_S)
-    except (TimeoutError, CancelledError, RuntimeError):  # the loop has ended meanwhile
-        closing.close()
-
-
-@hookimpl
-async def zpipe_process(message: Message, context: Context) -> Any:
-    import httpx
-
-    options: Options = context.options
-    scratch: Scratch = context.scratch
-    scratch.loop = asyncio.get_running_loop()
-    url = _url(scratch.parts, message.payload)
-    content, content_type = _content(options, message.payload)
-    headers = (
-        {"Content-Type": content_type} if content_type and not _has_header(options.headers, "content-type") else {}
-    )
-    try:
-        async with asyncio.timeout(options.timeout):
-            response = await scratch.client.request(options.method, url, content=content, headers=headers)
-    except TimeoutError:
-        raise Retry(reason=f"no answer from {url} within {options.timeout:g} s") from None
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise Reject(f"{url} is no URL that can be asked: {error}") from None
-    except httpx.RequestError as error:
-        raise Retry(reason=f"{url}: {type(error).__name__}: {error}") from None
-    _judge(options, url, response)
-    return _answer(options, message.payload, response)
+        options = context.options
+        url = _url(self._parts, message.payload)
+        content, content_type = _content(options, message.payload)
+        headers = (
+            {"Content-Type": content_type} if content_type and not _has_header(options.headers, "content-type") else {}
+        )
+        try:
+            async with asyncio.timeout(options.timeout):
+                response = await self._client.request(options.method, url, content=content, headers=headers)
+        except TimeoutError:
+            raise Retry(reason=f"no answer from {url} within {options.timeout:g} s") from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise Reject(f"{url} is no URL that can be asked: {error}") from None
+        except httpx.RequestError as error:
+            raise Retry(reason=f"{url}: {type(error).__name__}: {error}") from None
+        _judge(options, url, response)
+        return _answer(options, message.payload, response)
 
 
 # What is sent

@@ -262,3 +262,33 @@ def test_a_memoryview_is_cbor_s_whatever_memory_it_is_of(wrap: Callable[[memoryv
     """It refers to its memory, that to its type, and so on: looked into, it is all of the interpreter."""
     with mmap.mmap(-1, 4096) as memory, memoryview(memory) as view:
         assert msgpack.write_payloads([[wrap(view)]], [wrap(view)]) is None
+
+
+@pytest.mark.parametrize("payload", [*NOT_PLAIN, bytearray(b"x"), [1, (2,)], 1 << 70, {"a": [{b"k": None}]}])
+def test_the_quick_check_before_cbor_changes_nothing_of_what_is_sent(payload: Any) -> None:
+    def sent(*quick_check: Any) -> Any:
+        try:
+            return cbor.write_payloads([[payload]], [payload], *quick_check)
+        except ValueError as error:
+            return str(error)
+
+    assert sent(msgpack.is_plain) == sent()
+
+
+def test_the_quick_check_is_for_small_payloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To encode a large one a second time takes longer than to look at it."""
+    checked: list[int] = []
+
+    def is_plain(payloads: list[Any]) -> bool:
+        checked.append(len(payloads))
+        return True
+
+    for size, expected in ((cbor.SMALL_BYTES - 20, [2]), (cbor.SMALL_BYTES, [])):
+        checked.clear()
+        cbor.write_payloads([[bytes(size)] * 2], [bytes(size)] * 2, is_plain)
+        assert checked == expected
+
+
+def test_a_section_of_no_messages_is_malformed() -> None:
+    with pytest.raises(PeerError):
+        section.decode(b"\x94\x90\x90\x90\xc0", 0)

@@ -298,7 +298,7 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
     own.counter("a").inc()
     own.gauge("b").set(1)
     own.histogram("c").observe(1)
-    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {}, (), own.figures())
+    figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {}, (), [], own.figures())
     stage = Stage(
         Identity("p", "a", 1, "a1"),
         [],

@@ -87,3 +87,22 @@ def test_a_source_that_waits_is_cancelled_and_cleans_up(thread: AsyncThread, con
     assert next(items) == (1, 1)
     one.interrupt()
     assert list(items) == [] and cleaned.wait(10)
+
+
+def test_a_source_that_has_failed_can_be_read_again(thread: AsyncThread, context: Context) -> None:
+    tries = []
+
+    async def source(context: Context) -> AsyncIterator[Any]:
+        tries.append(len(tries))
+        yield len(tries), 1
+        if len(tries) == 1:
+            raise OSError("gone")
+
+    one = AsyncSource(source, thread)
+    items = one(context)
+    assert next(items) == (1, 1)
+    with pytest.raises(OSError, match="gone"):
+        next(items)
+    assert list(one(context)) == [(2, 1)]
+    context.stopping.set()
+    assert list(one(context)) in ([], [(3, 1)]), "it is interrupted"

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from zpipe.core.actions import LimitOutputs
+from zpipe.core.actions import LimitOutputs, StoreDeadLetter
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import section
+from zpipe.daemon.plugin import source_thread
+from zpipe.daemon.plugin.service_wait import FIRST_S, MAX_S, WORKS_AFTER_S, ServiceWait
 from zpipe.daemon.plugin.source_thread import NEVER, SourceThread
+from zpipe.errors import Retry, Throttled
 from zpipe.hookspecs import Context
+from zpipe.messages import BadRecord, Message
 
 DEADLINE_S = 30.0
 
@@ -32,9 +36,14 @@ class Fed:
         self.stage = Stage(me, [], [("", "work")], self.policy, 0.0, lambda count: bytes(count))
         self.given: SimpleQueue[Any] = SimpleQueue()
         self.woken = threading.Event()
+        self.wakes = 0
         self.failures: list[BaseException] = []
+        self.opened_after: list[Any] = []
         context = Context("p", "read", 1, "abc", None, folder, folder, logging.getLogger("zpipe"))
-        self.source = SourceThread(self._items, context, self.stage, (), self.woken.set, self.failures.append)
+        self.wait = ServiceWait(context.log, "postgres")
+        self.context = context
+        source, woken, failed = self._items, self._wake, self.failures.append
+        self.source = SourceThread(source, context, self.stage, (), woken, failed, self.wait)
         self.stage.opened()
         for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
@@ -42,14 +51,23 @@ class Fed:
         self.source.start()
         self._yielded = 0
 
-    def _items(self, context: Context) -> Iterator[Any]:
-        return iter(self.given.get, None)
+    def _wake(self) -> None:
+        self.wakes += 1
+        self.woken.set()
 
-    def give(self, count: int, payload: Any = "") -> None:
+    def _items(self, context: Context) -> Iterator[Any]:
+        """What it is given; exceptions are raised."""
+        self.opened_after.append(context.position)
+        for item in iter(self.given.get, None):
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def give(self, count: int, payload: Any = "", yielded: int | None = None) -> None:
         """Until the source has yielded so many more."""
-        self._yielded += count
         for number in range(count):
             self.given.put((number, {"n": number, "payload": payload}))
+        self._yielded += count if yielded is None else yielded
         pause = threading.Event()
         for _ in range(int(DEADLINE_S / 0.001)):
             if self.source.read[0] == self._yielded:
@@ -92,6 +110,29 @@ def test_with_something_unsent_a_section_is_worth_a_turn_and_no_message_less(fed
     assert fed.stage.counts.received == 1 + fed.worth_a_turn
 
 
+def test_a_quick_source_wakes_the_loop_a_few_times_a_section(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
+    fed.give(fed.policy.link.unsent_messages)
+    assert fed.wakes < 10 * fed.policy.link.unsent_messages / fed.worth_a_turn
+
+
+def test_a_quick_source_is_not_read_beyond_the_limit(fed: Fed) -> None:
+    """But for the one message that it waits with."""
+    most = fed.policy.link.unsent_messages
+    fed.give(2 * most, yielded=most)
+    assert fed.given.qsize() in (most - 1, most)
+
+
+def test_what_a_source_gives_in_a_run_is_taken_while_it_waits(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing unsent each message is to leave soon, and the source wakes the loop at the end of the run only."""
+    monkeypatch.setattr(Stage, "has_unsent", False)
+    monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
+    fed.give(100)
+    fed.source.feed(-1.0)
+    assert fed.stage.counts.received == 100
+    assert fed.source.turn(1.0) == 1.0 + source_thread.QUICK_S
+
+
 def test_a_snapshot_counts_all_that_was_yielded(fed: Fed) -> None:
     fed.give(1)
     fed.source.feed(-1.0)
@@ -121,6 +162,18 @@ def test_what_cannot_be_named_is_a_failure_and_no_end(fed: Fed) -> None:
     assert fed.stage.source is not None and not fed.stage.source.ended
 
 
+def test_a_bad_record_in_a_message_has_its_reason_and_its_id(fed: Fed) -> None:
+    fed.given.put((1, BadRecord("no JSON", b"x")))
+    fed.given.put(Message(BadRecord("no CSV", b"y"), id="read:own", position=2, outlet="of what"))
+    fed.end()
+    fed.source.feed(0.0)
+    letters = [action.letter for action in fed.stage.turn(0.0) if isinstance(action, StoreDeadLetter)]
+    assert [(letter.id, letter.reason, letter.raw) for letter in letters] == [
+        ("read:1", "no JSON", b"x"),
+        ("read:own", "no CSV", b"y"),
+    ]
+
+
 def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections are sized by the messages before, and one that is too large is cut at once to what fits."""
     encoded: list[int] = []
@@ -139,3 +192,68 @@ def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.Mon
     fed.give(count, payload)
     fed.source.feed(2.0)
     assert count - fed.source._worth_a_turn < sum(encoded) <= count, "by then it is known how large they are"
+
+
+# A service that is not there
+
+
+@pytest.mark.parametrize("answer", [Throttled(0.0, "connection refused"), Retry(0.0, "connection refused")])
+def test_a_source_whose_service_goes_is_opened_again_after_what_it_gave(fed: Fed, answer: Exception) -> None:
+    fed.give(3)
+    fed.given.put(answer)
+    fed.give(2)
+    assert fed.opened_after == [None, 2]
+    fed.given.put(answer)
+    fed.given.put(answer)  # it has given nothing meanwhile
+    fed.given.put((7, {"n": 7}))
+    fed.end()
+    fed.source.feed(-1.0)
+    assert fed.opened_after == [None, 2, 1, 1]
+    assert (fed.stage.counts.received, fed.failures, fed.wait.outage.text) == (6, [], "")
+
+
+def test_what_a_source_waits_for_is_shown_until_it_ends(fed: Fed) -> None:
+    fed.woken.clear()
+    fed.given.put(Throttled(3000.0, "connection refused"))
+    pause = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.001)):
+        if fed.wait.outage.text:
+            break
+        pause.wait(0.001)
+    assert fed.wait.outage.text == "it waits for postgres: connection refused; next try in 3000 s"
+    fed.source.close()
+    assert fed.woken.wait(DEADLINE_S) and fed.opened_after == [None] and fed.failures == []
+
+
+class Stopping(threading.Event):
+    """Waits for nothing, and notes for how long it was to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
+def test_waits_double_where_the_plugin_names_no_time_and_begin_anew_once_it_works() -> None:
+    wait, stopping = ServiceWait(logging.getLogger("zpipe"), "postgres"), Stopping()
+    for answer in [Throttled(reason="away")] * 8 + [Throttled(7.0)]:
+        wait.wait(answer, stopping)
+    assert stopping.waits == [FIRST_S, 1.0, 2.0, 4.0, 8.0, 16.0, MAX_S, MAX_S, 7.0]
+    wait.reached()
+    assert wait.outage.text == ""
+    wait.wait(Throttled(), stopping)
+    assert stopping.waits[-1] == FIRST_S
+
+
+def test_a_try_that_finds_nothing_to_read_counts_as_reached_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    wait = ServiceWait(logging.getLogger("zpipe"), "postgres")
+    assert wait.turn(now) == NEVER
+    wait.wait(Throttled(1.0, "away"), Stopping())
+    assert wait.turn(now) == now + WORKS_AFTER_S and wait.outage.text
+    now += WORKS_AFTER_S
+    assert wait.turn(now) == NEVER and not wait.outage.text

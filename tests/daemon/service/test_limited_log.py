@@ -8,6 +8,7 @@ import pytest
 
 from zpipe.core.actions import LogEvent
 from zpipe.daemon.service.limited_log import LINES_A_MINUTE, MINUTE_S, LimitedLog
+from zpipe.runtime.logs import TRACEBACK
 
 
 def limited_log() -> LimitedLog:
@@ -50,6 +51,26 @@ def test_an_order_is_a_line_each_time(caplog: pytest.LogCaptureFixture) -> None:
         log.write(request(what), 1.0)
     assert [text.split("what=")[1] for text in lines(caplog)] == ["pause", "resume", "pause", "resume"]
     assert {record.levelname for record in written(caplog)} == {"INFO"}
+
+
+def test_events_that_are_alike_are_one_line_a_minute_whatever_they_say(caplog: pytest.LogCaptureFixture) -> None:
+    log = limited_log()
+
+    def failed(error: str, held: int) -> LogEvent:
+        return LogEvent(
+            "tick.failed", {"reason": error, "held": held}, alike=error.partition(":")[0], traceback="where"
+        )
+
+    for n in range(100):
+        log.write(failed(f"KeyError: {n}", held=n), now=n / 2)
+    log.write(failed("OSError: gone", held=0), 50.0)
+    log.write(failed("KeyError: 100", held=100), 60.0)
+    assert lines(caplog) == [
+        'event=tick.failed reason="KeyError: 0" held=0',
+        'event=tick.failed reason="OSError: gone" held=0 left_out=99',
+        'event=tick.failed reason="KeyError: 100" held=100',
+    ]
+    assert {getattr(record, TRACEBACK) for record in written(caplog)} == {"where"}
 
 
 @pytest.mark.parametrize("extra", [0, 1, 100_000])

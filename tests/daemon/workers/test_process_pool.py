@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from pools import bench, children, payloads, piece, section_of, task, wait_gone
+from pools import bench, children, payloads, piece, section_of, task, wait_for, wait_gone
 
 from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import CallHistory, Task, Verdict
@@ -115,6 +115,60 @@ def test_outputs_come_with_their_owners_and_failures_with_their_verdicts(tmp_pat
         assert "work.py" in bad.traceback
         assert (never.index, never.reason, never.verdict, never.traceback) == (3, "never", Verdict.REJECT, "")
         assert payloads(pool.run(task(["attempt"], history=CallHistory(attempts=1, deaths=1)))) == [3]
+
+
+MEASURES = """
+import os
+import signal
+import zpipe
+
+
+class Measures(zpipe.Map[None]):
+    def open(self, context):
+        context.metrics.counter("opened").inc()
+        context.metrics.gauge("mine").inc()
+
+    def process(self, message, context):
+        context.metrics.counter("hits").inc()
+        context.metrics.histogram("size").observe(message.payload)
+        context.metrics.gauge("under_way").inc()
+        context.metrics.gauge("last").set(message.payload)
+        if message.payload == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if message.payload < 4:
+            context.metrics.gauge("under_way").inc(-1)
+        return 1
+"""
+
+
+def test_metrics_of_worker_processes_add_up_and_outlive_them(tmp_path: Path) -> None:
+    with bench(tmp_path, MEASURES, 'kind = "process", count = 2') as pool:
+        metrics = pool.context.metrics
+        assert metrics.figures() == {"plugin_counters": {"opened": 2.0}, "plugin_gauges": {"mine": 2.0}}
+        for number in (1, 2):
+            assert payloads(pool.run(task([1, 3]))) == [1, 1], number
+        pool.run(task([4]))
+        assert metrics.gauge("under_way").value == 1, "as it says, though it is over"
+        dead = pool.run(task([8]))
+        assert [failure.verdict for failure in dead.failures] == [Verdict.DEATH]
+        wait_for(lambda: metrics.counter("opened").value == 3, "another process is up")
+        pool.run(task([2])), pool.run(task([2]))
+        figures = metrics.figures()
+        assert figures["plugin_counters"] == {"opened": 3.0, "hits": 7.0}, "but for the one in the call that died"
+        assert figures["plugin_histograms"]["size"]["buckets"] == [[1.0, 2], [2.0, 2], [4.0, 3]]
+        assert figures["plugin_gauges"]["last"] == 2.0
+        assert figures["plugin_gauges"]["mine"] == 2.0, "what the dead one had added is taken back"
+    assert metrics.gauge("mine").value == metrics.gauge("under_way").value == 0.0
+
+
+def test_metrics_that_differ_from_process_to_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = MEASURES.replace('counter("hits")', 'counter(f"hits_{message.payload}")')
+    with bench(tmp_path, source) as pool:
+        pool.context.metrics.gauge("hits_1")
+        pool.run(task([1, 1, 2])), pool.run(task([1]))
+        assert pool.context.metrics.figures()["plugin_counters"] == {"opened": 1.0, "hits_2": 1.0}
+    [said] = [record.getMessage() for record in caplog.records if "metric.refused" in record.getMessage()]
+    assert said == "event=metric.refused name=hits_1 reason=\"'hits_1' is a gauge already\""
 
 
 def test_a_section_that_was_cut_into_tasks_goes_over_once(tmp_path: Path) -> None:

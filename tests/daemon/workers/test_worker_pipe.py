@@ -56,6 +56,12 @@ def sent(count: int, number: int = 7) -> Task:
 
 
 COUNT = 30
+METRICS = [
+    ["counter", "hits", [1.0]],
+    ["gauge", "open", [None, -1.0]],
+    ["gauge", "open", [2.5, 0.0]],
+    ["histogram", "size", [3.0, [[-13, 1], [33, 2]]]],
+]
 failures = st.builds(
     Failure,
     st.integers(0, COUNT - 1),
@@ -80,7 +86,9 @@ def test_a_result_comes_back_as_it_went(
 ) -> None:
     result = Result(given_chunks, filtered, given_failures, 0.5, ages)
     task = sent(COUNT)
-    back = task_exchange.read_result(task, *task_exchange.result_frame(task, result))
+    value, bodies = task_exchange.result_frame(task, result, METRICS)
+    assert task_exchange.read_metrics(value) == METRICS
+    back = task_exchange.read_result(task, value, bodies)
     assert (back.filtered, back.failures, back.seconds, back.ages) == (filtered, given_failures, 0.5, ages)
     for one, two in zip(back.chunks, given_chunks, strict=True):
         assert one[:3] == two[:3]
@@ -89,11 +97,34 @@ def test_a_result_comes_back_as_it_went(
         assert (type(one.owners) is range) == (type(two.owners) is range), "runs of owners are what is cheap to settle"
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "counter",
+        ["counter"],
+        [["counter", "hits", [1]]],
+        [["counter", 5, [1.0]]],
+        [["counter", "hits", [1.0, 1.0]]],
+        [["gauge", "open", ["x", 1.0]]],
+        [["histogram", "size", [1.0, [[33, 1], 5]]]],
+        [["histogram", "size", [1.0, [[34, 1]]]]],
+        [["histogram", "size", [1.0, [[-14, 1]]]]],
+        [["histogram", "size", [1.0, [[0, 0]]]]],
+        [["histogram", "size", [1.0, [[0, 1, 1]]]]],
+        [["histogram", "size", [1.0, [[0]]]]],
+        [["other", "size", [1.0]]],
+    ],
+)
+def test_changes_of_metrics_that_are_none(rows: Any) -> None:
+    with pytest.raises(PeerError, match="changes of metrics that are none"):
+        task_exchange.read_metrics(["ready", rows])
+
+
 def test_what_is_no_result_is_said_to_be_none() -> None:
     for value in (
         ["result"],
-        ["result", 7, [[]], 0, [], 0.0, []],
-        ["result", 7, [["", 1, None]], 0, [[1, "", "", "no", None]], 0.0, []],
+        ["result", 7, [[]], 0, [], 0.0, [], []],
+        ["result", 7, [["", 1, None]], 0, [[1, "", "", "no", None]], 0.0, [], []],
         7,
     ):
         with pytest.raises(PeerError):
@@ -119,14 +150,14 @@ def test_what_is_no_result_is_said_to_be_none() -> None:
 def test_a_result_that_does_not_fit_its_task_is_none(
     number: int, rows: list[Any], filtered: int, failed: list[int], seconds: float
 ) -> None:
-    value = ["result", number, rows, filtered, [[n, "no", "", "retry", None] for n in failed], seconds, []]
+    value = ["result", number, rows, filtered, [[n, "no", "", "retry", None] for n in failed], seconds, [], []]
     with pytest.raises(PeerError):
         task_exchange.read_result(sent(3), value, [b"x"])
     if not filtered and not failed and not seconds:
         with pytest.raises(PeerError):
             task_exchange.read_early(sent(3), ["early", number, rows], [b"x"])
     task_exchange.read_result(
-        sent(3), ["result", 7, [["", 1, None]], 1, [[2, "", "", "retry", None]], 0.1, [1]], [b"x"]
+        sent(3), ["result", 7, [["", 1, None]], 1, [[2, "", "", "retry", None]], 0.1, [1], []], [b"x"]
     )
 
 

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import monitor_samples as samples
 import pytest
@@ -387,6 +387,8 @@ class Nothing:
 
     def __init__(self) -> None:
         self.over = threading.Event()
+
+    refused: ClassVar[dict[Any, str]] = {}
 
     def poll(self, timeout_s: float) -> list[dict[str, Any]]:
         if self.over.wait(timeout_s):

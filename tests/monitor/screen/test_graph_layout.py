@@ -52,8 +52,8 @@ def check(made: Plan, edges: list[Edge], width: int) -> None:
             assert cell not in inside, (start, end, cell, inside[cell])
             assert 0 <= cell[0] < made.width and 0 <= cell[1] < made.height
         first, last = made.boxes[start], made.boxes[end]
-        assert route.points[0] == (first.x + first.width, first.port)
-        assert route.points[-1] == (last.x - 1, last.port)
+        assert route.points[0] in ((first.x + first.width, first.port), (first.x - 1, first.port))
+        assert route.points[-1] in ((last.x - 1, last.port), (last.x + last.width, last.port))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -75,6 +75,19 @@ def test_pipelines_fit_the_three_sizes(stages: dict[str, list[str]]) -> None:
         assert found is not None
         check(found[0], edges_of(stages), width)
         assert found[0].height <= height
+
+
+def test_a_link_into_the_next_band_turns_once_and_has_no_way_back_to_go() -> None:
+    stages = {f"s{n}": [f"s{n - 1}"] if n else [] for n in range(12)}
+    made = plan(layers(list(stages), edges_of(stages)), Sizing(14, 4), 80)
+    assert made is not None and made.bands == 4
+    check(made, edges_of(stages), 80)
+    for route in made.routes.values():
+        turned = len({y for _, y in route.points}) > 1
+        assert len(route.points) == (4 if turned else 2)
+        assert max(abs(x - to_x) for (x, _), (to_x, _) in pairwise(route.points)) <= 14, "no line across the window"
+    heads = {made.boxes[end].x < made.routes[start, end].points[-1][0] for start, end in made.routes}
+    assert heads == {True, False}, "bands run to the right and to the left"
 
 
 def test_sixty_stages_are_drawn_on_a_large_screen() -> None:
@@ -121,3 +134,15 @@ def test_a_crossing_is_not_drawn_as_a_branch() -> None:
     canvas.links(found, {edge: Stroke("", "", 0.0, 0) for edge in edges})
     text = "\n".join(plain(line) for line in canvas.lines())
     assert text.count("▶") == 3
+
+
+def test_arrows_show_where_a_band_runs_to() -> None:
+    stages = {f"s{n}": [f"s{n - 1}"] if n else [] for n in range(6)}
+    edges = edges_of(stages)
+    found = plan(layers(list(stages), edges), Sizing(10, 3), 60)
+    assert found is not None and found.bands == 2
+    for ascii_only, heads in ((False, "▶◀"), (True, "><")):
+        canvas = Canvas(found.width, found.height, ascii_only)
+        canvas.links(found, {edge: Stroke("", "", 0.0, 0) for edge in edges})
+        text = "\n".join(plain(line) for line in canvas.lines())
+        assert [text.count(head) for head in heads] == [2, 3]

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 from monitor_samples import config
-from screens import SIZES, STATES, letters, load, many, played, twenty
+from screens import SIZES, STATES, letters, load, many, orders, played, twenty
 
+from zpipe.monitor.model.history import Depth
 from zpipe.monitor.screen.app import VIEWS
-from zpipe.monitor.screen.header import header, sentence
+from zpipe.monitor.screen.header import SentenceRoom, header, sentence
 from zpipe.monitor.screen.letters_view import folded, letters_of, reason_key
-from zpipe.monitor.screen.links_view import plot_lines
+from zpipe.monitor.screen.links_view import plot_lines, scale
 from zpipe.monitor.screen.pane import Choice, Pane, Shown, View, share_bar
 from zpipe.monitor.screen.stage_view import histogram_lines, merged_histogram
-from zpipe.monitor.table.columns import plain, width_of
+from zpipe.monitor.table.columns import plain, width_of, wrap
 from zpipe.monitor.table.glyphs import ASCII, UNICODE
 
 
@@ -73,7 +74,8 @@ def test_twenty_stages_are_drawn_at_every_size() -> None:
 def test_twenty_stages_say_their_rates_where_there_is_room() -> None:
     made = seen(VIEWS[1](state("twenty"), Choice(), 120, 34))
     for stage in state("twenty").value["stages"]:
-        assert re.search(rf"● {stage} \d+/s", made), stage
+        assert f"● {stage} " in made, stage
+    assert len(re.findall(r"\d+/s", made)) == len(state("twenty").value["stages"])
 
 
 LONG = "enrich-with-a-name-that-has-40-characters"
@@ -92,6 +94,15 @@ def test_a_long_name_leaves_room_for_how_many_run(size: tuple[int, int], instanc
     assert ("92/s" in text) == (instances > 1), "those that are left say their rate"
 
 
+def test_what_stands_below_the_sentence_does_not_move_while_its_figures_change() -> None:
+    room, value = SentenceRoom(), {"bottleneck": {"stage": "work", "kind": "working"}}
+    other = {"bottleneck": {"stage": "work", "kind": "held"}}
+    lines = [[(f"line {n}", "")] for n in range(4)]
+    assert [len(room.fill(value, lines[:n], (80, 24))) for n in (2, 3, 2, 1)] == [2, 3, 3, 3]
+    assert len(room.fill(value, lines[:2], (120, 40))) == 2, "another window"
+    assert [len(room.fill(one, lines[:n], (80, 24))) for one, n in ((value, 3), (other, 1))] == [3, 1]
+
+
 @pytest.mark.parametrize("size", [*SIZES, (80, 16)])
 def test_a_long_sentence_is_whole(size: tuple[int, int]) -> None:
     shown = state("load")
@@ -99,6 +110,17 @@ def test_a_long_sentence_is_whole(size: tuple[int, int]) -> None:
     value = shown.value | {"bottleneck": shown.value["bottleneck"] | {"why": why}}
     text = " ".join(plain(line).strip() for line in sentence(shown._replace(value=value), *size))
     assert f"{why}; {shown.value['bottleneck']['advice']}" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 50)])
+def test_boxes_say_alike_what_they_say(width: int, height: int) -> None:
+    """All of them their share with its percentage, or none; and a reason whole, or not at all."""
+    for name in ("load", "twenty"):
+        text = seen(VIEWS[1](state(name), Choice(), width, height - 6))
+        with_rate = len(re.findall(r"\d/s", text))
+        assert with_rate in (0, *(n * len(state(name).value["stages"]) for n in (1, 2))) or "│ in " in text, text
+    made = seen(VIEWS[1](state("disk-full"), Choice(), width, height - 6))
+    assert ("orders.db:" in made) == bool(re.search(r"\broom\b", made)), made
 
 
 def test_a_filter_makes_a_list_of_the_stages_that_it_lets_through() -> None:
@@ -139,6 +161,35 @@ def test_a_stage_says_its_percentiles_workers_and_options() -> None:
     assert "received" in seen(VIEWS[3](state("load"), opened, 120, 34))
 
 
+def test_few_instances_leave_room_for_percentiles_in_a_low_window() -> None:
+    text = seen(VIEWS[3](state("load"), Choice(3, stage="check"), 80, 18))
+    for said in ("p99 9.0ms", "workers 1 thread", "since its start", "check.2", "plugin python"):
+        assert said in text, said
+    assert len(texts(VIEWS[3](state("load"), Choice(3, stage="check"), 80, 18).main)) <= 18
+    crowd = VIEWS[3](many(), Choice(3, stage="work"), 80, 18).main
+    assert len(crowd.head) <= 4
+
+
+def test_metrics_of_plugins_stand_in_their_stage_and_in_each_instance() -> None:
+    def change(one: dict[str, Any], second: int) -> dict[str, Any]:
+        if one["stage"] == "check":
+            one["plugin_counters"] = {"rows": 1000 * one["instance"], "misses\x1b[31m": 2}
+            one["plugin_gauges"] = {"cache_entries": 40.0 + one["instance"]}
+            row = {"messages": 100, "sum_s": 2.0, "buckets": [[0.015625, 98], [0.5, 2]]}
+            one["plugin_histograms"] = {"call_s": row, "never_s": {"messages": 0, "sum_s": 0.0, "buckets": []}}
+        return one
+
+    shown = played(orders(), change)
+    text = seen(VIEWS[3](shown, Choice(3, stage="check"), 120, 34))
+    for said in ("metrics of its plugin", "rows 3.0k", "cache_entries 41 to 42", "never_s 0"):
+        assert said in text, said
+    assert "call_s 200 values, mean 0.02, p99 up to 0.5" in text
+    assert "\x1b" not in text
+    opened = seen(VIEWS[3](shown, Choice(3, stage="check", unfolded={"instance:check.2"}), 200, 34))
+    assert "metrics of its plugin: rows 2.0k," in opened
+    assert "metrics of its plugin" not in seen(VIEWS[3](shown, Choice(3, stage="parse"), 120, 34))
+
+
 def test_the_histogram_adds_up_the_instances() -> None:
     one = {"latency_histogram": {"in_stage": {"buckets": [[0.002, 5], [0.008, 1]]}}}
     buckets = merged_histogram([one, one, {}])
@@ -158,6 +209,23 @@ def test_the_plot_shows_both_ends_and_the_bound() -> None:
     assert plain(plot_lines([], None, 80, 10, shown)[0]).strip() == "nothing is known of it yet"
 
 
+@pytest.mark.parametrize("rows", range(3, 40, 4))
+@pytest.mark.parametrize("most", [1, 2, 7, 23, 99, 100, 101, 1234, 2048, 65_000, 1_000_000])
+def test_the_axis_of_a_plot_has_round_numbers(most: int, rows: int) -> None:
+    top, ticks = scale(most, rows)
+    assert top >= most and ticks[-1] == top <= 2.5 * most
+    assert ticks == [ticks[0] * n for n in range(1, len(ticks) + 1)] and len(ticks) <= max(rows, 2)
+    first = f"{ticks[0]:.0e}"
+    assert float(first) == ticks[0] and first[0] in "125", "1, 2 or 5 and zeros"
+
+
+def test_the_time_axis_has_round_numbers_and_does_not_move() -> None:
+    for seconds, said in ((30, "60s ago"), (59, "60s ago"), (61, "2m ago"), (700, "15m ago")):
+        depths = [Depth(float(at), at, 0) for at in range(0, seconds, 7)] + [Depth(float(seconds), 1, 0)]
+        last = plain(plot_lines(depths, 4000.0, 100, 12, state("load"))[-1])
+        assert said in last and last.endswith("now"), last
+
+
 def test_letters_are_folded_by_reason_and_unfold() -> None:
     shown = state("load")
     groups = folded(shown.letters.rows)
@@ -167,7 +235,14 @@ def test_letters_are_folded_by_reason_and_unfold() -> None:
     closed = VIEWS[5](shown, Choice(5), 80, 20).main.keys()
     opened = VIEWS[5](shown, Choice(5, unfolded={key}), 80, 20).main.keys()
     assert len(closed) == 2 and len(opened) == 22
+    listed = seen(VIEWS[5](shown, Choice(5, unfolded={key}), 80, 20))
+    assert re.search(r"check\.\d/10 +read:1000 +\S+ 2 tries", listed), listed
     assert [row["letter"] for row in letters_of(shown, "letter:check.2/5")] == ["check.2/5"]
+
+
+def test_names_and_paths_are_not_broken_at_hyphens() -> None:
+    for line in wrap("the stage video-model waits for video-split-in-two and video-clean", 24):
+        assert not plain(line).endswith("-"), line
 
 
 def test_events_stand_newest_first_and_are_filtered() -> None:

@@ -133,6 +133,19 @@ def test_the_state_of_a_stage_that_takes_no_more_says_so(more: dict[str, str], s
     assert cells[1] == state
 
 
+def test_that_a_stage_is_down_is_said_once_and_that_a_part_of_it_is_too() -> None:
+    model = PipelineModel(config(CHAIN, {"map": 2}))
+    for instance in (1, 2):
+        model.add(snapshot("map", instance=instance), 100.0)
+    for at in (100.0, 120.0):
+        model.add(snapshot("read", [link("map", 1000, unsent=50)], at=at), at)
+        model.add(snapshot("sink", at=at), at)
+    text = " ".join(plain(line) for line in status(model.as_json(120.0), 200))
+    assert "map is silent" in text and "map.1, map.2: silent" not in text, text
+    model.add(snapshot("map", instance=1, at=121.0), 121.0)
+    assert "map.2: silent" in " ".join(plain(line) for line in status(model.as_json(121.0), 200))
+
+
 def test_why_a_stage_is_held_is_said_once() -> None:
     model = PipelineModel(config(CHAIN))
     model.add(snapshot("read", [link("map", 1000)]))

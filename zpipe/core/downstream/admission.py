@@ -12,20 +12,34 @@ from __future__ import annotations
 
 from zpipe.core.policy import ConsumerPolicy
 from zpipe.core.wire import frames
-from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, same_host
+from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, ShownKey, same_host
 
 
-def problem_of(hello: frames.Hello, sender: str, policy: ConsumerPolicy) -> str:
-    """Why the hello cannot be met, in words; "" if it can. `sender` is the host it came from, or a text that is none."""
+def problem_of(hello: frames.Hello, sender: str, policy: ConsumerPolicy, shown: ShownKey) -> str:
+    """Why the hello cannot be met, in words; "" if it can.
+
+    sender  the host it came from, or a text that is none;  shown: what it has proved by a key
+    """
     if hello.instance < 1:
         return f"instance {hello.instance}: instances are numbered from 1"
     if policy.highest is not None and hello.instance > policy.highest:
         return f"instance {hello.instance}: `listen` of stage {hello.stage!r} has {policy.highest} addresses"
+    if policy.placed and (problem := _problem_of_key(hello, policy.placed[hello.instance - 1], shown)):
+        return problem
     if found := TCP.fullmatch(hello.inbox):
         return _problem_of_host(found[1], int(found[2]), hello.inbox, sender, policy)
     if hello.inbox.startswith("ipc://"):
         return _problem_of_path(hello.inbox.removeprefix("ipc://"), hello, policy)
     return f"inbox {hello.inbox[:160]!r} is neither tcp://HOST:PORT nor ipc://PATH"
+
+
+def _problem_of_key(hello: frames.Hello, host: str, shown: ShownKey) -> str:
+    """Over ipc no key is shown: only this user's processes come that way."""
+    over_tcp = bool(shown.key) or not hello.inbox.startswith("ipc://")
+    if over_tcp and shown.host != host:
+        whose = f"this is a key of host {shown.host!r}" if shown.host else "this key is not trusted any more"
+        return f"{hello.stage}.{hello.instance} runs on host {host!r}, and {whose}"
+    return ""
 
 
 def _problem_of_host(host: str, port: int, inbox: str, sender: str, policy: ConsumerPolicy) -> str:

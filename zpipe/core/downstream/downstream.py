@@ -18,9 +18,11 @@ from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames
+from zpipe.core.wire.peer_address import ShownKey
 from zpipe.core.work.task import Chunk
 
 NEVER = float("inf")
+NO_KEY = ShownKey()
 HIGH_WATER_SLACK = 64
 """Above the credit, for ends and for parcels that cross a lowered limit: the high-water mark is the fuse, not the bound."""
 
@@ -154,14 +156,16 @@ class Downstream:
 
     # ---- what consumers say
 
-    def hello(self, route: bytes, hello: frames.Hello, now: float, sender: str) -> list[Action]:
+    def hello(
+        self, route: bytes, hello: frames.Hello, now: float, sender: str, shown: ShownKey = NO_KEY
+    ) -> list[Action]:
         """Opens a session, after closing the one this consumer had. A repeated hello is answered again.
 
         An open session is another's, whatever the hello says, if it does not have the secret that opened it. Such a consumer
         is let in when the session is over, which the loss of its connection shows at once.
         """
         outlet = next((o for o in self._by_name.get(hello.outlet, ()) if o.consumer == hello.stage), None)
-        problem = self._problem(hello, outlet, sender)
+        problem = self._problem(hello, outlet, sender, shown)
         if problem or outlet is None:
             return self._refuse_hello(route, hello, problem, sender)
         actions: list[Action] = []
@@ -188,7 +192,7 @@ class Downstream:
             outlet.suspect(hello.suspects)
         self._sessions[id] = (outlet, session)
         high_water_mark = hello.queue_messages + HIGH_WATER_SLACK
-        return [*actions, OpenSession(id, hello.inbox, high_water_mark), self._welcome(session)]
+        return [*actions, OpenSession(id, hello.inbox, high_water_mark, shown.key), self._welcome(session)]
 
     def _refuse_hello(self, route: bytes, hello: frames.Hello, problem: str, sender: str) -> list[Action]:
         consumer, problem = f"{hello.stage}.{hello.instance}"[:160], problem[: frames.MAX_TEXT_CHARACTERS]
@@ -200,7 +204,7 @@ class Downstream:
     def _consumers(self, stage: str) -> ConsumerPolicy:
         return self._policy.consumers.get(stage) or ConsumerPolicy()
 
-    def _problem(self, hello: frames.Hello, outlet: Outlet | None, sender: str) -> str:
+    def _problem(self, hello: frames.Hello, outlet: Outlet | None, sender: str, shown: ShownKey) -> str:
         if hello.version != frames.VERSION:
             return f"protocol version {hello.version}: this producer speaks {frames.VERSION}"
         if hello.pipeline != self._pipeline:
@@ -210,7 +214,7 @@ class Downstream:
         if outlet is None:
             name = f"outlet {hello.outlet!r}" if hello.outlet else "the default outlet"
             return f"the config of {self._stage!r} has no link from {name} to stage {hello.stage!r}"
-        return admission.problem_of(hello, sender, self._consumers(hello.stage))
+        return admission.problem_of(hello, sender, self._consumers(hello.stage), shown)
 
     def _welcome(self, session: OutletSession) -> Reply:
         number = session.hello.number

@@ -31,6 +31,7 @@ _NUMBERS = (
     *("dead_stored", "dead_stored_bytes", *OTHERS),
 )
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
+_MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters", "plugin_gauges")
 _TEXTS = ("held_by", "stopped_by", "version")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
@@ -178,6 +179,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and all(_is_number(snapshot.get(key) or 0) for key in _NUMBERS_OR_NULL)
         and all(isinstance(snapshot.get(key) or "", str) for key in _TEXTS)
         and _are_texts(snapshot.get("waiting_for") or [])
+        and _sound_refusals(snapshot.get("refusals") or [])
         and _numbers(snapshot.get("budget") or {})
         and all(_numbers(row) for row in _values(snapshot.get("latency") or {}))
         and all(_sound_histogram(row) for row in _values(snapshot.get("latency_histogram") or {}))
@@ -187,7 +189,8 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and _all_rows(snapshot.get("inputs", []), ("dead",))
         and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
         and _sound_limit(snapshot.get("limit") or {})
-        and all(_numbers(snapshot.get(key) or {}) for key in ("restarts", "worker_restarts"))
+        and all(_numbers(snapshot.get(key) or {}) for key in _MAPS_OF_NUMBERS)
+        and all(_sound_histogram(row) for row in _values(snapshot.get("plugin_histograms") or {}))
         and _sound_crash(snapshot.get("last_crash") or {})
     )
 
@@ -200,6 +203,12 @@ def _sound_link(link: Any) -> bool:
         and all(_is_count(link.get(key)) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+    )
+
+
+def _sound_refusals(rows: Any) -> bool:
+    return _all_rows(rows, ("times", "last_s")) and all(
+        isinstance(row.get(key), str) for row in rows for key in ("peer", "reason")
     )
 
 

@@ -5,7 +5,7 @@ May live here: hello and welcome, silence, the end of input. Parcels, credit and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 from zpipe.core.actions import Action, LogEvent, Tell
@@ -26,13 +26,14 @@ plugin when the life before this one ended by accident."""
 
 
 class Identity(NamedTuple):
-    """Who this instance is, as it says in a hello."""
+    """Who this instance is, as it says in a hello. `remote_inbox`: the address of its inbox for instances of other hosts."""
 
     pipeline: str
     stage: str
     instance: int
     incarnation: str
     inbox: str = ""
+    remote_inbox: str = ""
 
 
 class UpstreamsState(NamedTuple):
@@ -49,6 +50,7 @@ class UpstreamsState(NamedTuple):
 class Upstreams:
     """`links` are (upstream stage, outlet), in the order of the config; none for a head stage.
 
+    remote  instances of other hosts
     secret  random bytes of this incarnation, which only its producers read: nobody else can open a session in its place
     """
 
@@ -60,6 +62,7 @@ class Upstreams:
         inlet: Inlet,
         policy: StagePolicy,
         suspects: SuspectedCalls | None = None,
+        remote: Container[tuple[str, int]] = (),
     ) -> None:
         self._me = me
         self._secret = secret
@@ -74,6 +77,7 @@ class Upstreams:
         self._changed = False
         self._state = self._recount()
         self._suspects = dict(suspects or {})
+        self._remote = remote
 
     def _of(self, peer: tuple[str, int]) -> list[Upstream]:
         """An upstream instance, once for each link it feeds; made when first heard of."""
@@ -241,7 +245,7 @@ class Upstreams:
                 self._secret,
                 upstream.outlet,
                 upstream.stage,
-                me.inbox,
+                me.remote_inbox if upstream.peer in self._remote else me.inbox,
                 upstream.hello_number,
                 self._policy.queue.messages,
                 *self._suspects.get(upstream.key, ("", [])),

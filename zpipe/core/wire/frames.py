@@ -187,6 +187,25 @@ class Done:
 
 
 @dataclass(slots=True)
+class Bury:
+    """A program that zpipe has started to its keeper: store this dead letter. It is answered once that is durable.
+
+    payload   in CBOR; of what could not be read, the bytes as they came, as a byte string in CBOR
+    attempts  how often it was tried
+    source    the input that it came by, as the config names it
+    """
+
+    kind: ClassVar = "bury"
+    number: int
+    id: str
+    origin: float
+    payload: bytes
+    attempts: int
+    reason: str
+    source: str
+
+
+@dataclass(slots=True)
 class Parcel:
     """Header of a parcel: `sections` are rows as of SectionRow, their bodies the second frame."""
 
@@ -241,7 +260,21 @@ class Tap:
     body: bytes
 
 
-Frame = Hello | Welcome | Refuse | Statement | Confirm | Announcement | Request | Done | Parcel | End | Snapshot | Tap
+Frame = (
+    Hello
+    | Welcome
+    | Refuse
+    | Statement
+    | Confirm
+    | Announcement
+    | Request
+    | Done
+    | Bury
+    | Parcel
+    | End
+    | Snapshot
+    | Tap
+)
 _STATES = frozenset(state.value for state in State)
 _KINDS: dict[str, type[Any]] = {c.kind: c for c in get_args(Frame)}
 
@@ -333,10 +366,10 @@ def write(frame: Frame) -> bytes:
     return cbor.write(_DICTIONARIES[frame.kind](frame))
 
 
-def read(encoded: bytes) -> Frame:
+def read(encoded: bytes, most_bytes: int = MAX_FRAME_BYTES) -> Frame:
     """The frame in `encoded`. Unknown keys are passed over, for later versions. Raises PeerError for anything else."""
-    if len(encoded) > MAX_FRAME_BYTES:
-        raise PeerError(f"a frame of {len(encoded)} bytes, over {MAX_FRAME_BYTES}")
+    if len(encoded) > most_bytes:
+        raise PeerError(f"a frame of {len(encoded)} bytes, over {most_bytes}")
     value = cbor.read(encoded, MAX_FRAME_VALUES)
     kind = value.get("kind") if type(value) is dict else None
     reader = _READERS.get(kind) if type(kind) is str else None

@@ -58,6 +58,15 @@ def write_payloads(columns: list[Any], payloads: list[Any]) -> bytes | None:
     return None if has_more_values(encoded, MAX_VALUES) or is_too_deep(payloads) else encoded
 
 
+def is_plain(payloads: list[Any]) -> bool:
+    """Whether both codecs take them. Some that only CBOR takes are plain, too: large integers, tuples."""
+    try:
+        ormsgpack.packb(payloads, option=_PLAIN_ONLY)
+    except (TypeError, ValueError):
+        return False
+    return not is_too_deep(payloads)
+
+
 def read(encoded: Encoded) -> Any:
     """Decodes one item but for its depth. Raises PeerError for anything the protocol does not have."""
     if has_more_values(encoded, MAX_VALUES):

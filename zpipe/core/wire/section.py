@@ -11,7 +11,6 @@ decoded and cut, and one whose codec its consumer does not read is decoded and w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from zpipe.core.wire import cbor, msgpack
 from zpipe.core.wire.cbor import Encoded
 from zpipe.core.wire.frames import Parcel, SectionRow
 from zpipe.errors import PeerError
-from zpipe.messages import Message
+from zpipe.messages import Message, received
 
 _MSGPACK_HEAD = b"\x94"
 """An array of four; in CBOR one of twenty, which no section is."""
@@ -63,11 +62,10 @@ class Columns(NamedTuple):
         named = zip(self._fields, self, strict=True)
         return Columns._make([column if column is None or tells(name, column) else None for name, column in named])
 
-    def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> Iterator[Message]:
+    def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> list[Message]:
         """Each of them as plugins and people get it."""
-        ids, origins, payloads, headers = self.filled()
-        told = repeat(outlet), repeat(None), repeat(attempt), repeat(source)
-        return map(Message, payloads, ids, origins, headers or (), *told)
+        ids, origins, payloads, headers = self
+        return received(payloads, ids, origins, headers or repeat(ABSENT["headers"]), outlet, attempt, source)
 
 
 def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:
@@ -82,7 +80,7 @@ def encode(
     columns = [ids, origins, payloads, headers]
     checked = payloads if headers is None else [*payloads, *headers]
     packed = msgpack.write_payloads(columns, checked) if codec == "msgpack" else None
-    return cbor.write_payloads(columns, checked) if packed is None else packed
+    return cbor.write_payloads(columns, checked, msgpack.is_plain) if packed is None else packed
 
 
 def decode(body: Encoded, count: int) -> Columns:
@@ -109,8 +107,10 @@ def decode(body: Encoded, count: int) -> Columns:
 
 def _are_times(origins: list[float]) -> bool:
     try:
+        if origins.count(origins[0]) == len(origins):  # mostly: what a source yields at once is of one time
+            return 0 <= origins[0] < MAX_ORIGIN_S
         return math.isfinite(sum(origins)) and min(origins) >= 0 and max(origins) < MAX_ORIGIN_S
-    except OverflowError:
+    except (OverflowError, IndexError):
         return False
 
 

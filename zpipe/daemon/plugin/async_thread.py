@@ -92,7 +92,7 @@ async def _awaited(made: Awaitable[Any]) -> Any:
 
 
 class AsyncSource:
-    """An async `zpipe_source` as an iterator for the source's thread."""
+    """An async `zpipe_source` as an iterator for the source's thread, which may call it again once it has ended."""
 
     def __init__(self, source: Callable[[Context], AsyncIterator[Any]], thread: AsyncThread) -> None:
         self._source = source
@@ -111,7 +111,10 @@ class AsyncSource:
         self._end(None)
 
     def __call__(self, context: Context) -> Iterator[Any]:
+        self._begin()
         self._pumping = self._thread.submit(self._pump(context))
+        if context.stopping.is_set():
+            self.interrupt()  # it may have been called before there was anything to cancel
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._over)
@@ -150,6 +153,10 @@ class AsyncSource:
             self._end(None)
             if (close := getattr(items, "aclose", None)) is not None:
                 await close()
+
+    def _begin(self) -> None:
+        with self._changed:
+            self._over, self._error, self._go_on = False, None, None
 
     def _end(self, error: BaseException | None) -> None:
         with self._changed:

@@ -24,13 +24,13 @@ def failure_of(index: int, error: BaseException) -> Failure:
         case Reject():
             return Failure(index, reason, verdict=Verdict.REJECT)
         case Throttled():
-            return Failure(index, reason, verdict=Verdict.THROTTLED, delay_s=_seconds(error.retry_after))
+            return Failure(index, reason, verdict=Verdict.THROTTLED, delay_s=seconds(error.retry_after))
         case Retry():
-            return Failure(index, reason, delay_s=_seconds(error.delay))
+            return Failure(index, reason, delay_s=seconds(error.delay))
     return Failure(index, reason_of(error), traceback_of(error))
 
 
-def _seconds(delay: object) -> float | None:
+def seconds(delay: object) -> float | None:
     """What a plugin gave as a delay. None, if it is no number: then zpipe chooses."""
     if isinstance(delay, int) or (isinstance(delay, float) and math.isfinite(delay)):
         return float(min(max(delay, 0), MAX_DELAY_S))

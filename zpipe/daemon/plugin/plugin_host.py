@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from zpipe.core.actions import LogEvent
 from zpipe.daemon.plugin.async_thread import AsyncThread
+from zpipe.daemon.plugin.service_wait import ServiceWait
+from zpipe.daemon.service.limited_log import LimitedLog
 from zpipe.daemon.storage.store import SavedPosition, Store
+from zpipe.errors import Retry, Throttled
 from zpipe.hookspecs import Context
 from zpipe.plugin_loading import Plugin
+from zpipe.runtime.exception_text import reason_of, traceback_of
 from zpipe.runtime.logs import fields
 
 CLOSE_S = 5.0
@@ -30,7 +36,10 @@ class Opened(NamedTuple):
 
 
 class PluginHost:
-    """`run` is the run that this instance belongs to ("" outside one). `in_process`: the plugin is opened in this process."""
+    """run         the run that this instance belongs to, "" outside one
+    service_wait  what waits where the plugin says that a service is not there
+    in_process  the plugin is opened in this process
+    """
 
     def __init__(
         self,
@@ -40,6 +49,7 @@ class PluginHost:
         run: str,
         log: logging.Logger,
         async_thread: AsyncThread,
+        service_wait: ServiceWait,
         in_process: bool = True,
     ) -> None:
         self.plugin = plugin
@@ -47,8 +57,11 @@ class PluginHost:
         self._store = store
         self._run = run
         self._log = log
+        self._commit_failures, self._ack_failures = LimitedLog(log), LimitedLog(log)  # a thread each
         self._outcome = async_thread.outcome
+        self._service_wait = service_wait
         self._in_process = in_process
+        self._opened = False
         self._acked: SimpleQueue[list[str] | None] = SimpleQueue()
         self._acking: threading.Thread | None = None
 
@@ -60,7 +73,7 @@ class PluginHost:
         hooks = self.plugin.hooks
         try:
             if "zpipe_open" in hooks and self._in_process:
-                self._outcome(hooks["zpipe_open"](self.context))
+                self._call_open(hooks["zpipe_open"])
             then()
             if not self.plugin.is_source:
                 return Opened(SavedPosition(), False, None)
@@ -68,10 +81,25 @@ class PluginHost:
             if saved.completed_by:
                 return Opened(saved, True, None)
             self.context.position = saved.position
+            if self.context.stopping.is_set():
+                return Opened(saved, False, None)
             total = hooks["zpipe_total"](self.context) if "zpipe_total" in hooks else None
         except BaseException as error:  # also sys.exit(): whoever waits must hear of it
             return error
         return Opened(saved, False, total)
+
+    def _call_open(self, hook: Callable[[Context], Any]) -> None:
+        """Until it has worked, or a source is to end."""
+        while not self._opened:
+            try:
+                self._outcome(hook(self.context))
+            except (Throttled, Retry) as answer:
+                self._service_wait.wait(answer, self.context.stopping)
+                if self.context.stopping.is_set():
+                    break
+            else:
+                self._opened = True
+                self._service_wait.reached()
 
     def _position(self) -> SavedPosition:
         """Where to go on. A source that was read to its end starts over in the next run, but not when it is restarted within the
@@ -87,7 +115,7 @@ class PluginHost:
         try:
             self._outcome(hook(position, self.context))
         except BaseException as error:  # also sys.exit(): the position is committed, whatever the plugin makes of it
-            self._log.error(fields(event="commit.failed", reason=f"{type(error).__name__}: {error}"))
+            self._commit_failures.write(_failed("commit.failed", error), time.monotonic())
 
     def acked(self, ids: list[str]) -> None:
         """Tells the source of finished messages, on a thread of its own. Does not block."""
@@ -101,16 +129,15 @@ class PluginHost:
             try:
                 self._outcome(self.plugin.hooks["zpipe_ack"](ids, self.context))
             except BaseException as error:  # also sys.exit(): the others are to be told
-                self._log.error(
-                    fields(event="ack.failed", reason=f"{type(error).__name__}: {error}", messages=len(ids))
-                )
+                self._ack_failures.write(_failed("ack.failed", error, messages=len(ids)), time.monotonic())
 
     def close(self) -> None:
         """Closes the plugin. One that does not close in CLOSE_S seconds is left behind. Blocks for so long at most."""
         if self._acking is not None:
             self._acked.put(None)
             self._acking.join(CLOSE_S)
-        if "zpipe_close" in self.plugin.hooks and self._in_process:
+        unopened = "zpipe_open" in self.plugin.hooks and not self._opened
+        if "zpipe_close" in self.plugin.hooks and self._in_process and not unopened:
             closing = threading.Thread(target=self._close, name="zpipe-close", daemon=True)
             closing.start()
             closing.join(CLOSE_S)
@@ -119,4 +146,10 @@ class PluginHost:
         try:
             self._outcome(self.plugin.hooks["zpipe_close"](self.context))
         except BaseException as error:
-            self._log.error(fields(event="close.failed", reason=f"{type(error).__name__}: {error}"))
+            self._log.error(fields(event="close.failed", reason=reason_of(error)))
+
+
+def _failed(event: str, error: BaseException, **more: Any) -> LogEvent:
+    """A fault of the hook comes again with each call, and is news once a minute."""
+    reason = reason_of(error)
+    return LogEvent(event, {"reason": reason, **more}, alike=reason.partition(":")[0], traceback=traceback_of(error))

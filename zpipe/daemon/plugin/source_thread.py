@@ -4,7 +4,7 @@ Iterating `zpipe_source` belongs here, holding it up, and making ids of position
 which is the core's.
 
 The source's thread only appends to a deque. The loop takes what is there and encodes it. So an idle pipeline gets each message
-at once, a busy one gets full sections, and there is no timer between.
+at once, a busy one gets full sections. There is a timer only while a quick source is read in runs, which wake the loop once.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from typing import Any
 
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
+from zpipe.daemon.plugin.service_wait import ServiceWait
 from zpipe.daemon.plugin.task_run import check_outlet
-from zpipe.errors import PluginError, Reject
+from zpipe.daemon.service.process_memory import LARGE_MESSAGE_BYTES, keep_freed_memory
+from zpipe.errors import PluginError, Reject, Retry, Throttled
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message, Position
 from zpipe.runtime.exception_text import reason_of
 
 NEVER = float("inf")
-_TUPLES, _PAIRS, _NAMES = frozenset({tuple}), frozenset({2}), frozenset({int, str})
+QUICK_S = 0.001
+"""A run of messages that took the source less is followed by one that is twice as long, without a look at each. The loop looks
+that often at what a run has given."""
+_TUPLES, _NAMES = frozenset({tuple}), frozenset({int, str})
 
 Batch = tuple[list[Chunk], Position, int, list[DeadLetter], list[str] | None]
 
@@ -39,6 +45,7 @@ class SourceThread:
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
     interrupt  ends a wait of the source that `context.stopping` does not end
     singly   it hears of single messages that are finished
+    service_wait  what waits where the source says that its service is not there
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class SourceThread:
         outlets: Collection[str],
         wake: Callable[[], None],
         failed: Callable[[BaseException], None],
+        service_wait: ServiceWait,
         interrupt: Callable[[], None] = lambda: None,
         singly: bool = False,
     ) -> None:
@@ -60,6 +68,7 @@ class SourceThread:
         self._outlets = outlets
         self._wake = wake
         self._failed = failed
+        self._service_wait = service_wait
         self._interrupt = interrupt
         self._singly = singly
         # With something unsent, fewer messages than these are not worth a turn of the loop. With nothing unsent, one is.
@@ -70,7 +79,10 @@ class SourceThread:
         self._message_bytes = 1  # of those taken last
         self._items: deque[Any] = deque()
         self._limit = 0
-        self._yielded = 0
+        self._asked = 0  # of the source; by its thread
+        self._taken = 0  # from `items`; by the loop
+        self._last_taken: Any = None
+        self._in_run = False
         self._more = threading.Condition()
         self._began_at = self._over_at = 0.0
         self._waited_s = 0.0
@@ -87,32 +99,76 @@ class SourceThread:
 
     def _run(self) -> None:
         stopping = self._context.stopping
-        items = self._items
         self._began_at = time.monotonic()
-        append, wake = items.append, self._wake
         try:
-            for item in self._source(self._context):
-                while self._yielded >= self._limit and not stopping.is_set():
-                    self._wait_for_room()
-                if stopping.is_set():
-                    break  # this item was never taken in: its position is not committed, so it comes again
-                append(item)
-                self._yielded += 1
-                if self._nothing_unsent or len(items) >= self._worth_a_turn:
-                    wake()
+            while not stopping.is_set():
+                try:
+                    self._read()
+                    break
+                except (Throttled, Retry) as answer:
+                    self._service_wait.wait(answer, stopping)
         except BaseException as error:  # also sys.exit(): the thread ends, and the stage must hear of it
             self._failure = error
             self._failed(error)
         self._over_at = time.monotonic()
         self._over = True
-        wake()
+        self._wake()
+
+    def _read(self) -> None:
+        """Reads the source to its end. Raises what it does; it is then to be opened again after what it has given."""
+        stopping, items, clock = self._context.stopping, self._items, time.monotonic
+        run, first, began_at = 0, self._asked, clock()
+        try:
+            iterator = iter(self._source(self._context))
+            for item in iterator:
+                while self._asked >= self._limit and not stopping.is_set():
+                    self._wait_for_room()
+                if stopping.is_set():
+                    break  # this item was never taken in: its position is not committed, so it comes again
+                items.append(item)
+                self._asked += 1
+                self._wake_if_worth()
+                if self._asked == first + 1:
+                    self._service_wait.reached()
+                run = min(2 * run + 1, self._room_for_run) if clock() - began_at < QUICK_S else 0
+                began_at = clock()
+                if run > 0:
+                    self._in_run = True
+                    items.extend(islice(iterator, run))  # each is there for the loop as soon as it is yielded
+                    self._in_run = False
+                    self._asked += run
+                    self._wake_if_worth()
+        except (Throttled, Retry):
+            self._go_on_after_last(first)
+            raise
+        finally:
+            self._in_run = False
+        self._service_wait.reached()
+
+    def _go_on_after_last(self, first: int) -> None:
+        """What the source has given counts, also of a run that it did not end; `first` had been given before."""
+        with self._more:
+            self._asked = self._taken + len(self._items)
+            last = self._items[-1] if self._items else self._last_taken
+        if self._asked > first and (position := position_of(last)) is not None:
+            self._context.position = position
+
+    def _wake_if_worth(self) -> None:
+        if self._nothing_unsent or len(self._items) >= self._worth_a_turn:
+            self._wake()
+
+    @property
+    def _room_for_run(self) -> int:
+        """How long the next run may be: to where the loop is to be woken, and within the limit."""
+        worth = self._worth_a_turn
+        return min(worth - len(self._items) % worth, self._limit - self._asked)
 
     def _wait_for_room(self) -> None:
         if self._items:
             self._wake()  # what is left is taken in now, so that the core sees that its limit is what holds the source up
         with self._more:
             self._waits_since = time.monotonic()
-            self._more.wait_for(lambda: self._yielded < self._limit or self._context.stopping.is_set())
+            self._more.wait_for(lambda: self._asked < self._limit or self._context.stopping.is_set())
             self._waited_s += time.monotonic() - self._waits_since
             self._waits_since = None
 
@@ -138,7 +194,7 @@ class SourceThread:
             return 0, 0.0
         with self._more:
             now = self._waits_since or self._over_at or time.monotonic()
-            return self._yielded, now - self._began_at - self._waited_s
+            return self._taken + len(self._items), now - self._began_at - self._waited_s
 
     def turn(self, now: float) -> float:
         """When `feed` should be called, as far as it is known: now, or once the loop is woken."""
@@ -147,7 +203,9 @@ class SourceThread:
             return NEVER
         if self._over:
             return NEVER if self._end_taken else now
-        return now if len(self._items) >= self._least else NEVER
+        if len(self._items) >= self._least:
+            return now
+        return now + QUICK_S if self._in_run and self._nothing_unsent else NEVER
 
     def feed(self, now: float) -> None:
         """Gives the stage what was yielded, as far as it is worth a turn. Before a snapshot, which counts what the source has
@@ -165,7 +223,7 @@ class SourceThread:
     @property
     def _least(self) -> int:
         """So many messages are worth a turn now. One that waits for room gives no more than there are."""
-        at_once = self._nothing_unsent or self._over or self._yielded >= self._limit
+        at_once = self._nothing_unsent or self._over or self._taken + len(self._items) >= self._limit
         return 1 if at_once else self._worth_a_turn
 
     def _take(self, least: int) -> Batch | None:
@@ -175,7 +233,10 @@ class SourceThread:
             return None
         if self._fitting < self._policy.section_messages:
             count = min(count, self._fitting)
-        items = [self._items.popleft() for _ in range(count)]
+        with self._more:
+            items = [self._items.popleft() for _ in range(count)]
+            self._taken += count
+            self._last_taken = items[-1]
         try:
             batch = (None if self._singly else self._take_plain(items)) or self._take_any(items)
         except Exception as error:
@@ -187,14 +248,18 @@ class SourceThread:
             self._message_bytes = sum(len(chunk.body) for chunk in chunks) // sum(chunk.messages for chunk in chunks)
             self._fitting = fitting_messages(self._policy, self._message_bytes)
             self._worth_a_turn = min(self._fitting, self._quarter)
+            if self._message_bytes >= LARGE_MESSAGE_BYTES:
+                keep_freed_memory()
         return batch
 
     def _take_plain(self, items: list[Any]) -> Batch | None:
         """The usual case in C loops: nothing but (int or str, payload). None if it is another, or something cannot be sent."""
-        if set(map(type, items)) != _TUPLES or set(map(len, items)) != _PAIRS:
+        if set(map(type, items)) != _TUPLES:
             return None
-        positions = [item[0] for item in items]
-        payloads = [item[1] for item in items]
+        try:
+            positions, payloads = map(list, zip(*items, strict=True))
+        except ValueError:
+            return None
         if not set(map(type, positions)) <= _NAMES or BadRecord in set(map(type, payloads)):
             return None
         prefix, now = f"{self._context.stage}:", time.time()
@@ -228,6 +293,9 @@ class SourceThread:
                 failures[index] = Failure(index, payload.reason)
             elif type(item) is Message:
                 position = item.position
+                if type(item.payload) is BadRecord:
+                    failures[index] = Failure(index, item.payload.reason)
+                    continue
                 check_message(item)
                 try:
                     check_outlet(item.outlet, self._outlets)
@@ -274,6 +342,13 @@ def position_text(position: Position) -> str:
     if isinstance(position, list | tuple):
         return ":".join(map(position_text, position))
     return cbor.write(position).hex()
+
+
+def position_of(item: Any) -> Position:
+    """Of what a source has yielded; None where that has none."""
+    if type(item) is Message:
+        return item.position
+    return item[0] if type(item) is tuple and len(item) == 2 else None
 
 
 def not_read(context: Context) -> Iterator[Any]:

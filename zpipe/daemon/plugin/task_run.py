@@ -20,6 +20,7 @@ from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all, fitting_messages
 from zpipe.daemon.plugin.releases import CallReleases, outputs_of
+from zpipe.daemon.service.process_memory import LARGE_MESSAGE_BYTES, keep_freed_memory
 from zpipe.errors import Answer, PeerError, Reject
 from zpipe.hookspecs import Holds
 from zpipe.messages import DROP, Message, Release
@@ -108,6 +109,8 @@ class TaskRun:
         self._links = links
         self._message_bytes = sum(piece.size for piece in task.slices) // max(1, task.count)
         self._fitting = fitting_messages(policy, self._message_bytes)
+        if self._message_bytes >= LARGE_MESSAGE_BYTES:
+            keep_freed_memory()
         self._encoded: list[Chunk] = []
         self._encoded_stop = 0
         self._origins: list[float] = []

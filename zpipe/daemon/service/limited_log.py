@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from zpipe.core.actions import LogEvent
 from zpipe.errors import PeerError
-from zpipe.runtime.logs import fields
+from zpipe.runtime.logs import TRACEBACK, fields
 
 MINUTE_S = 60.0
 LINES_A_MINUTE = 60
@@ -56,10 +56,11 @@ class LimitedLog:
         """Logs it, unless the same was logged in this minute, or too much of the kind."""
         text = fields(event=event.event, **event.fields)
         limit = self._limits.setdefault(event.event, LineLimit(LINES_A_MINUTE))
-        left_out = limit.admit(object() if event.repeats else text, now)
+        left_out = limit.admit(object() if event.repeats else event.alike or text, now)
         if left_out is not None:
             text += f" {fields(left_out=left_out)}" if left_out else ""
-            self._log.log(logging.WARNING if event.warning else logging.INFO, text)
+            level = logging.WARNING if event.warning else logging.INFO
+            self._log.log(level, text, extra={TRACEBACK: event.traceback})
 
 
 @dataclass(slots=True)

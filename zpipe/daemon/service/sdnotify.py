@@ -4,7 +4,8 @@ The notifications belong here, and when they are worth sending. Must not live he
 as a `ServiceStatus`.
 
 The watchdog is fed by the loop's own turns and by nothing else: a helper thread would vouch for a loop that hangs. The stop
-timeout is extended only while something is finished, so that a drain that advances lives, and one that does not is killed.
+timeout is extended only while something is finished, so that a drain that advances lives, and one that does not is killed. The
+start timeout is extended while the plugin waits for its service, which starting it again would not bring back.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ EXTENSION_S = 15.0
 
 
 class ServiceStatus(NamedTuple):
-    """What the instance is doing. `progress` changes whenever something was finished; `shutting_down`: it drains or leaves."""
+    """What the instance is doing. `progress` changes whenever something was finished; `shutting_down`: it drains or leaves;
+    `start_waits`: it cannot be ready yet, for something outside."""
 
     text: str = ""
     progress: tuple[int, ...] = ()
     shutting_down: bool = False
+    start_waits: bool = False
 
 
 class Notifier:
@@ -84,9 +87,9 @@ class Notifier:
         return min(self._feed_at, self._status_at)
 
     def _report(self, status: ServiceStatus) -> None:
-        """STATUS, and more time to stop if something was finished since the last report."""
+        """STATUS, and more time: to stop if something was finished since the last report, to start while a service is away."""
         lines = [f"STATUS={status.text}"]
-        if status.shutting_down and status.progress != self._progress:
+        if status.start_waits or (status.shutting_down and status.progress != self._progress):
             lines.append(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * 1e6)}")
         self._progress = status.progress
         self.send(*lines)

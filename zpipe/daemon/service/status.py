@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from zpipe import __version__
+from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
 from zpipe.daemon.service.process_cpu import cpu_figures
 from zpipe.daemon.service.process_memory import own_rss_bytes
@@ -42,7 +43,8 @@ def status_of(stage: Stage, held_by: str) -> ServiceStatus:
         parts.append("shutting down" + (f", waits for {', '.join(waits)}" if waits else ""))
     # What a closing source still takes in is no progress towards its end.
     progress = (status.acked, status.finished) if status.finished is not None else (status.done, status.acked)
-    return ServiceStatus(", ".join(parts), progress, status.shutting_down)
+    start_waits = status.state is State.STARTING and bool(held_by)
+    return ServiceStatus(", ".join(parts), progress, status.shutting_down, start_waits)
 
 
 def process_figures(
@@ -55,6 +57,7 @@ def process_figures(
     last_life: LastLife,
     worker_deaths: Mapping[str, int],
     worker_pids: Collection[int],
+    refusals: Sequence[Mapping[str, Any]],
     plugin_metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What only the process knows.
@@ -66,6 +69,7 @@ def process_figures(
     read             (a head) messages that its source has yielded, and the seconds it took for them, without waits for room
     last_life        how the life before ended
     worker_deaths    how many worker processes have died, by what ended them;  worker_pids: those that live
+    refusals         who was refused lately, here or by whom
     plugin_metrics   what the plugin counts and measures itself
     """
     return {
@@ -84,5 +88,6 @@ def process_figures(
         "replay_due": replay_due,
         "read_messages": read[0] if read else None,
         "read_s": read[1] if read else None,
+        "refusals": list(refusals),
         **plugin_metrics,
     }

@@ -49,12 +49,11 @@ def make_pool(
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
     if workers.kind == "thread":
-        hook = "zpipe_process_batch" if context.batching else "zpipe_process"
         return ThreadPool(
             workers.count,
             calls,
             Runner(plugin.hooks, context, link, links),
-            hook in plugin.is_async,
+            plugin.is_called_async(context.batching),
             workers.timeout_s,
             pass_on,
             done,
@@ -63,6 +62,7 @@ def make_pool(
             async_thread,
         )
     from zpipe.daemon.workers.process_pool import ProcessPool  # they bring `subprocess`, and few stages need them
+    from zpipe.daemon.workers.worker_metrics import WorkerMetrics
     from zpipe.daemon.workers.worker_process import WorkerProcess
 
     start = {
@@ -77,4 +77,8 @@ def make_pool(
         "hold_refusal": context.holds.refusal,
     }
     name = f"{context.pipeline}.{context.stage}.{context.instance}"
-    return ProcessPool(workers.count, lambda n: WorkerProcess(f"{name}/{n}", start, workers), pass_on, done, log)
+
+    def spawn(number: int) -> WorkerProcess:
+        return WorkerProcess(f"{name}/{number}", start, workers, WorkerMetrics(context.metrics, log))
+
+    return ProcessPool(workers.count, spawn, pass_on, done, log)

@@ -25,6 +25,7 @@ from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import CallHistory, Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.storage.call_journal import Note
 from zpipe.errors import PeerError
+from zpipe.plugin_metrics import LARGEST, SMALLEST
 
 TASK, GO_ON, START, CLOSE = "task", "go_on", "start", "close"
 READY, FAILED, EARLY, RESULT = "ready", "failed", "early", "result"
@@ -160,10 +161,11 @@ class TaskReader:
         return self._deliveries[source]
 
 
-def result_frame(task: Task, result: Result) -> Frame:
+def result_frame(task: Task, result: Result, metrics: list[list[Any]]) -> Frame:
+    """`metrics`: the changes in those of the plugin since the frame before."""
     rows, bodies = _pack(result.chunks)
     failures = [[f.index, f.reason, f.traceback, f.verdict.value, f.delay_s] for f in result.failures]
-    return [RESULT, task.number, rows, result.filtered, failures, result.seconds, result.ages], bodies
+    return [RESULT, task.number, rows, result.filtered, failures, result.seconds, result.ages, metrics], bodies
 
 
 def early_frame(task: Task, chunks: list[Chunk]) -> Frame:
@@ -174,7 +176,7 @@ def early_frame(task: Task, chunks: list[Chunk]) -> Frame:
 def read_result(task: Task, value: list[Any], bodies: list[bytes]) -> Result:
     """Raises PeerError for what no sound worker sends. A plugin may have forked, or written into the pipe."""
     try:
-        _, number, rows, filtered, failures, seconds, ages = value
+        _, number, rows, filtered, failures, seconds, ages, _ = value
         found = [
             Failure(index, reason, text, Verdict(verdict), delay_s)
             for index, reason, text, verdict, delay_s in failures
@@ -189,6 +191,27 @@ def read_result(task: Task, value: list[Any], bodies: list[bytes]) -> Result:
     if not all(isinstance(number, int | float) and number >= 0 for number in (seconds, *ages)):
         raise PeerError("times that are no numbers of seconds")
     return Result(_read_chunks(task, number, rows, bodies), filtered, found, seconds, ages)
+
+
+def read_metrics(value: list[Any]) -> list[list[Any]]:
+    """The changes in a plugin's metrics, which are the last of a result, and of READY. Raises PeerError likewise."""
+    rows = value[-1]
+    if not isinstance(rows, list) or not all(isinstance(row, list) and _is_change(row) for row in rows):
+        raise PeerError("changes of metrics that are none")
+    return rows
+
+
+def _is_change(row: list[Any]) -> bool:
+    match row:
+        case ["counter", str(), [float()]] | ["gauge", str(), [float() | None, float()]]:
+            return True
+        case ["histogram", str(), [float(), list(buckets)]]:
+            return all(isinstance(bucket, list) and _is_bucket(*bucket) for bucket in buckets)
+    return False
+
+
+def _is_bucket(power: Any = None, messages: Any = None, *more: Any) -> bool:
+    return type(power) is type(messages) is int and SMALLEST <= power <= LARGEST + 1 and messages > 0 and not more
 
 
 def read_early(task: Task, value: list[Any], bodies: list[bytes]) -> list[Chunk]:

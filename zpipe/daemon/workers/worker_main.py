@@ -63,13 +63,14 @@ class WorkerMain:
             self._send([task_exchange.FAILED, reason])
             return
         tune_garbage_collector()
-        self._send([task_exchange.READY])
+        self._send([task_exchange.READY, self._context.metrics.changes()])
         while True:
             value, bodies = self._pipe.receive()
             if value[0] == task_exchange.CLOSE:
                 break
             task = self._tasks.task(value, bodies)
-            self._send(*task_exchange.result_frame(task, self._work(task)))
+            result = self._work(task)
+            self._send(*task_exchange.result_frame(task, result, self._context.metrics.changes()))
         self._close()
 
     def _send(self, value: list[Any], bodies: Sequence[bytes] = ()) -> None:

@@ -20,6 +20,7 @@ from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.service.process_memory import rss_bytes
 from zpipe.daemon.workers import task_exchange
 from zpipe.daemon.workers.task_exchange import NOT_BEGUN, CallNote, Pipe
+from zpipe.daemon.workers.worker_metrics import WorkerMetrics
 from zpipe.errors import PeerError
 from zpipe.runtime.environment import SUPERVISED
 from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
@@ -56,13 +57,15 @@ class _OverLimit(Exception):
 
 class WorkerProcess:
     """`start`: what the child is told, see `worker_main`. `limits`: its timeout is for one call; the others have the process
-    replaced between tasks, memory also in a call. Spawning raises OSError if there are no descriptors or processes left.
+    replaced between tasks, memory also in a call. `metrics`: takes those of the plugin in it. Spawning raises OSError if there
+    are no descriptors or processes left.
 
     ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
     """
 
-    def __init__(self, name: str, start: dict[str, Any], limits: Workers) -> None:
+    def __init__(self, name: str, start: dict[str, Any], limits: Workers, metrics: WorkerMetrics) -> None:
         self._limits = limits
+        self._metrics = metrics
         self._start = start
         self._tasks = task_exchange.TaskSender()
         self.messages = 0
@@ -122,6 +125,7 @@ class WorkerProcess:
         if value[0] != task_exchange.READY:
             self.end(kill=False)
             raise NotOpened(value[1])
+        self._metrics.take(task_exchange.read_metrics(value))
         limit = self._limits.memory_bytes
         if limit is not None and (size := self._rss()) > limit:  # it would be replaced after every task
             self.close()
@@ -144,6 +148,7 @@ class WorkerProcess:
                 value, bodies = self._pipe.receive()
                 if value[0] == task_exchange.RESULT:
                     result = task_exchange.read_result(task, value, bodies)
+                    self._metrics.take(task_exchange.read_metrics(value))
                     self.messages += task.count
                     return result, True
                 chunks = task_exchange.read_early(task, value, bodies)
@@ -257,6 +262,7 @@ class WorkerProcess:
         written = Path(f"/proc/self/fd/{self._traceback_fd}").read_bytes()[-4 * TRACEBACK_CHARACTERS :]
         self.traceback = clean(written.decode(errors="replace")[-TRACEBACK_CHARACTERS:])
         self._held.close()
+        self._metrics.end()
         return code
 
 

@@ -110,6 +110,10 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[st
     for key, words in (("held_by", "is held up"), ("stopped_by", "takes no more")):
         if bool(before.get(key)) != bool(after.get(key)):
             yield f"{words}: {after[key]}" if after.get(key) else "works again", bool(after.get(key))
+    known = {row["reason"] for row in before.get("refusals") or ()}
+    for row in after.get("refusals") or ():
+        if row["reason"] not in known:
+            yield row["reason"], True
     links = {(row.get("outlet"), row.get("to")): row for row in before["links"]}
     for row in after["links"]:
         yield from _on_link(links.get((row.get("outlet"), row.get("to")), {}), row)

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from zpipe.config import PipelineConfig
+from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.core.lifecycle import State
 from zpipe.monitor.model.bottleneck import find_bottleneck
@@ -57,6 +57,7 @@ class PipelineModel:
             for stage in config.stages.values()
         }
         self._forecasts = {link: Forecast(link, config) for links in self._inputs.values() for link in links}
+        self._refused: Mapping[InstanceKey, str] = {}
         self._now = 0.0
         self._last_bottleneck: str | None = None
 
@@ -84,6 +85,10 @@ class PipelineModel:
         for link, forecast in self._forecasts.items():
             self._update_forecast(seen, link, forecast)
         return True
+
+    def note_refused(self, refused: Mapping[InstanceKey, str]) -> None:
+        """Why the monitor cannot hear instances, where that is known."""
+        self._refused = refused
 
     def _update_forecast(self, seen: SeenIncarnation, link: LinkName, forecast: Forecast) -> None:
         """Passes what an instance at one end of a link has published to the forecast of that link."""
@@ -168,6 +173,7 @@ class PipelineModel:
             "silent": [instance for instance, state in states.items() if state == SILENT],
             "held_by": {f"{name}.{s['instance']}": s["held_by"] for s in working if s.get("held_by")},
             "stopped_by": {f"{name}.{s['instance']}": s["stopped_by"] for s in working if s.get("stopped_by")},
+            "refusals": self._refusals(name, working),
             "stale_s": self._stale_s([name]),
             "live": len(live),
             "paused": sum(1 for one in working if one.get("paused")),
@@ -190,6 +196,18 @@ class PipelineModel:
             "rss_bytes": _sum_if_known(s.get("rss_bytes") for s in working),
             "progress": None if self._config.stages[name].inputs else source_progress(all_),
         }
+
+    def _refusals(self, name: str, working: Iterable[Snapshot]) -> dict[str, list[str]]:
+        """By instance: what it says of connections that were refused, and why this monitor does not hear it."""
+        said = {
+            f"{name}.{one['instance']}": [str(row["reason"]) for row in one["refusals"]]
+            for one in working
+            if one.get("refusals")
+        }
+        for (stage, instance), why in self._refused.items():
+            if stage == name:
+                said.setdefault(f"{stage}.{instance}", []).append(why)
+        return said
 
     def _open_batch(self, seen: SeenIncarnation) -> int:
         """Messages in its queue that wait for their batch to fill."""

@@ -14,6 +14,7 @@ A killed incarnation is counted by the last snapshot that it published. What it 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from zpipe.config import PipelineConfig
@@ -35,12 +36,22 @@ class RunLedger:
     """Takes each incarnation's last snapshot, by `final` or by `killed`. `restarts` is for the caller to count.
 
     expected  instances that must give a final account; by default those of the config
+    here      those that this run has, where others of the pipeline run on other hosts: they are expected, and only their stages
+              and what leaves these is in the ledger
     """
 
-    def __init__(self, config: PipelineConfig, expected: set[tuple[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        expected: set[tuple[str, int]] | None = None,
+        here: Collection[tuple[str, int]] | None = None,
+    ) -> None:
         self.restarts: dict[str, int] = Counter()
         self._config = config
-        self._expected = set(config.instances) if expected is None else expected
+        mine = set(config.instances if here is None else here)
+        self._expected = mine if expected is None else expected
+        self._is_whole = mine >= set(config.instances)
+        self._stages = [name for name in config.stages if self._is_whole or any(name == stage for stage, _ in mine)]
         self._finals: dict[tuple[str, int, str], Snapshot] = {}
         self._killed: dict[tuple[str, int, str], Snapshot] = {}
 
@@ -88,8 +99,8 @@ class RunLedger:
     def as_json(self, seconds: float) -> dict[str, Any]:
         """What `zpipe run --json` and `zpipe drain --json` print. `problems` and `killed` only if there are any."""
         problems = self.problems()
-        stages, links = {name: self._stage(name) for name in self._config.stages}, self._links()
-        if not problems:  # while something still moves, the two ends of a link differ anyway
+        stages, links = {name: self._stage(name) for name in self._stages}, self._links()
+        if not problems and self._is_whole:  # while something still moves, the two ends of a link differ anyway
             self._add_unknown(stages, links)
         ledger: dict[str, Any] = {
             "pipeline": self._config.name,
@@ -134,7 +145,7 @@ class RunLedger:
         or was handed back unstarted (and sent again, which counts again)."""
         rows = {
             (stage, outlet, consumer): dict.fromkeys(LINK_KEYS, 0)
-            for stage in self._config.stages
+            for stage in self._stages
             for outlet, consumer in self._config.consumers(stage)
         }
         for snapshot in (*self._killed.values(), *self._finals.values()):

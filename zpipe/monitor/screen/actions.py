@@ -57,9 +57,10 @@ class Question(NamedTuple):
 def pause(value: dict[str, Any], stage: str) -> Question:
     of, waiting = value["stages"][stage], _waiting(value, stage)
     starts = "starts" if of["live"] == 1 else "start"
-    text = f"Its {_instances(of['live'])} {starts} no work until resumed: {_rate(of['rate_out'])} stop here. "
-    text += f"{_messages(of['in_process'])} in work will be finished. "
-    text += f"{_messages(waiting)} {'waits' if waiting == 1 else 'wait'} for it and will stay."
+    text = f"Its {_instances(of['live'])} {starts} no work until resumed: {_rate(of['rate_out'])} stop here."
+    if any(link["to"] == stage for link in value["links"]):  # a source has none before it
+        text += f" {_messages(of['in_process'])} in work will be finished."
+        text += f" {_messages(waiting)} {'waits' if waiting == 1 else 'wait'} for it and will stay."
     rooms = [
         (link["bound"] - link["depth"]) / link["rate"]
         for link in value["links"]

@@ -5,14 +5,9 @@ Must not live here: figures, and words about them.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -39,9 +34,10 @@ from zpipe.monitor.screen import (
 from zpipe.monitor.screen.actions import Operator, Question
 from zpipe.monitor.screen.canvas import Canvas, Palette, TimeLine
 from zpipe.monitor.screen.dialogs import Ask, Page, TapWindow
-from zpipe.monitor.screen.header import NAMES, header, sentence, tabs
+from zpipe.monitor.screen.header import NAMES, SentenceRoom, header, sentence, tabs
 from zpipe.monitor.screen.pane import Choice, Letters, Pane, Shown, View, link_name, nearest
 from zpipe.monitor.screen.source import RecordedPipeline, Source
+from zpipe.monitor.screen.terminal import Terminal
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs
 
 VIEWS: dict[int, Callable[[Shown, Choice, int, int], View]] = {
@@ -58,8 +54,6 @@ SORTS: dict[int, Sequence[str]] = {
     4: links_view.SORTS,
     5: letters_view.SORTS,
 }
-GONE_S = 2.0
-"""How long the screen may take to end after its terminal has gone."""
 LETTERS_S = 3.0
 """Between two readings of the stored letters, while they are shown."""
 
@@ -69,6 +63,7 @@ class MonitorApp(App[None]):
 
     AUTO_FOCUS = None
     CSS = keys.CSS
+    HORIZONTAL_BREAKPOINTS = keys.BREAKPOINTS
     BINDINGS: ClassVar[list[BindingType]] = keys.BINDINGS
 
     def __init__(
@@ -88,8 +83,10 @@ class MonitorApp(App[None]):
         self._back: list[int] = []
         self._filtering = False
         self._palette = Palette({}, coloured)
-        self.ended_by = 0
-        self._terminal = sys.__stdin__.fileno() if sys.__stdin__ is not None and sys.__stdin__.isatty() else None
+        self._room = SentenceRoom()
+        self._terminal = Terminal()
+        if operator is None:
+            keys.hide(self._bindings, keys.OF_AN_OPERATOR)
 
     # ---- what there is
 
@@ -114,10 +111,7 @@ class MonitorApp(App[None]):
         elif (wanted := os.environ.get("ZPIPE_THEME", "")) in self.available_themes:
             self.theme = wanted
         self.set_class(self._glyphs is ASCII, "ascii")
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            with suppress(RuntimeError, ValueError):  # no loop of a main thread: a test
-                loop.add_signal_handler(number, self._end, number)
+        self._terminal.on_signal(self._end)
         self._recolour()
         self.theme_changed_signal.subscribe(self, lambda _: self._recolour())
         # What stood on the terminal before ctrl+z is gone, and Textual by itself draws only what has changed since.
@@ -126,12 +120,14 @@ class MonitorApp(App[None]):
         self.set_interval(LETTERS_S, self._read_letters)
         self.call_after_refresh(self.redraw)
 
+    @property
+    def ended_by(self) -> int:
+        """The signal that ended it; 0: none did."""
+        return self._terminal.ended_by
+
     def _end(self, number: int) -> None:
-        """Unwinds, so that the terminal is given back. The exit status is that of a shell for the signal."""
-        self.ended_by = number
-        if number == signal.SIGHUP:
-            # Textual waits for the writes of its thread, and nobody takes what is written to a terminal that is gone.
-            threading.Thread(target=_end_anyway, args=(128 + number,), daemon=True).start()
+        """Unwinds, so that the terminal is given back."""
+        self._terminal.end(number)
         self.exit()
 
     def _recolour(self) -> None:
@@ -142,8 +138,8 @@ class MonitorApp(App[None]):
         self.call_after_refresh(self.redraw)
 
     def _turn(self) -> None:
-        if self._terminal is not None and not os.isatty(self._terminal):
-            self._end(signal.SIGHUP)  # it was closed, and who opened it ignores the signal (nohup)
+        if self._terminal.gone:
+            self._end(signal.SIGHUP)
             return
         wait_s, drawn = self.source.turn()
         if self.source.over:
@@ -180,7 +176,7 @@ class MonitorApp(App[None]):
             return
         shown, (width, height) = self.shown, self.size
         top = header(shown, width, height)
-        said = sentence(shown, width, height)
+        said = self._room.fill(shown.value, sentence(shown, width, height), self.size)
         self._put(base, "header", Pane(top), len(top))
         self._put(base, "tabs", tabs(self.choice, SORTS.get(self.choice.view, ()), width), 1)
         self._put(base, "sentence", Pane(said), len(said))
@@ -251,8 +247,9 @@ class MonitorApp(App[None]):
             return
         chosen = self.choice.row.get(self.choice.view, "")
         if chosen not in rows:
-            limit = (self.source.value["bottleneck"] or {}).get("stage")
-            self._choose(f"stage:{limit}" if self.choice.view == 1 and f"stage:{limit}" in rows else rows[0])
+            limit = f"stage:{(self.source.value['bottleneck'] or {}).get('stage')}"
+            first = limit if self.choice.view == 1 and limit in rows else rows[0]
+            self._choose(rows[-1] if down > keys.PAGE else first)  # the end is the end, whatever was chosen
             return
         here = pane.region(chosen)
         if self.choice.view == 1 and here is not None and here.width < 10_000 and abs(down) <= 1:
@@ -325,6 +322,9 @@ class MonitorApp(App[None]):
         self.choice.turn_over()
         self.redraw()
 
+    def action_legend(self) -> None:
+        self.action_boxes()
+
     def action_help(self) -> None:
         self.push_screen(Page("Keys", keys.HELP))
 
@@ -388,8 +388,8 @@ class MonitorApp(App[None]):
             return view == 5
         if action == "sort":
             return view in SORTS
-        if action == "boxes":
-            return view in (1, 2)
+        if action in ("boxes", "legend"):
+            return view == (1 if action == "boxes" else 2)
         return True
 
     def _refuse(self) -> bool:
@@ -584,11 +584,6 @@ class MonitorApp(App[None]):
     def _ask_about(self, stage: str, what: str) -> None:
         self._go_to(stage)
         self.action_pause() if what == "pause" else self.action_resume()
-
-
-def _end_anyway(code: int) -> None:
-    time.sleep(GONE_S)
-    os._exit(code)
 
 
 def _set(widget: Canvas, what: str, cells: int) -> None:

@@ -102,8 +102,9 @@ class Canvas(ScrollView):
         before_head, before = self._head, self._strips
         self._head = [self._strip(line) for line in pane.head]
         self._strips = [self._strip(line) for line in pane.lines]
-        widest = max((strip.cell_length for strip in (*self._head, *self._strips)), default=0)
-        size = Size(widest, len(self._head) + len(self._strips))
+        # Blanks at the end of a line need no scroll bar, which would lie on the last line.
+        widest = max((_used(strip) for strip in (*self._head, *self._strips)), default=0)
+        size = Size(widest if widest > self.size.width else 0, len(self._head) + len(self._strips))
         if size != self.virtual_size:
             self.virtual_size = size
             fresh = True
@@ -158,6 +159,11 @@ class Canvas(ScrollView):
                 self.post_message(self.Picked(region.key, event.chain))
                 event.stop()
                 return
+
+
+def _used(strip: Strip) -> int:
+    """Its cells without the blanks at its end."""
+    return strip.cell_length - len(strip.text) + len(strip.text.rstrip())
 
 
 def _changed(old: Strip, new: Strip, y: int, left: int) -> Area | None:
@@ -231,7 +237,8 @@ class TimeLine(Widget):
 
 def _ends(replay: Replay) -> tuple[str, str]:
     how = f"playing x{replay.speed:g}" if replay.playing else "stopped"
-    return f" {how}  +{replay.at_s:.1f} s ", f" of {replay.length_s:.1f} s ({duration(replay.length_s)}) "
+    about = f" ({duration(replay.length_s)})" if replay.length_s >= 100 else ""
+    return f" {how}  +{replay.at_s:.1f} s ", f" of {replay.length_s:.1f} s{about} "
 
 
 def track(replay: Replay, width: int) -> tuple[int, int]:

@@ -147,6 +147,25 @@ def sentence(shown: Shown, width: int, height: int) -> list[Line]:
     return _indented(found[:most])
 
 
+class SentenceRoom:
+    """The lines that the sentence has had, so that what stands below does not move with every figure in it.
+
+    A sentence of changing figures may take two lines now and three in a second. It keeps what it has had for as long as it is
+    about the same, and so gives lines back when something else holds the pipeline up, or the window changes.
+    """
+
+    def __init__(self) -> None:
+        self._about: tuple[Any, ...] = ()
+        self._lines = 0
+
+    def fill(self, value: dict[str, Any], said: list[Line], window: tuple[int, int]) -> list[Line]:
+        bottleneck = value["bottleneck"] or {}
+        about = (bottleneck.get("stage"), bottleneck.get("kind"), window)
+        self._lines = max(self._lines, len(said)) if about == self._about else len(said)
+        self._about = about
+        return said + [[]] * (self._lines - len(said))
+
+
 def _quiet(value: dict[str, Any]) -> str:
     stages = value["stages"].values()
     if all(stage["state"] == "STOPPED" for stage in stages):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from textual.binding import Binding, BindingType
+from collections.abc import Sequence
+from dataclasses import replace
+
+from textual.binding import Binding, BindingsMap, BindingType
 
 PAGE = 10
 """Rows that page up and page down move."""
@@ -39,7 +42,12 @@ Screen { layout: vertical; }
 #time { display: none; }
 Canvas { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
 .ascii Canvas { scrollbar-size: 0 0; }
+.-narrow FooterKey.-command-palette { display: none; }
 """
+BREAKPOINTS: list[tuple[int, str]] = [(0, "-narrow"), (90, "-wide")]
+"""Classes of the screen by its width. On a narrow one the footer has no room for the palette: the help names its key."""
+OF_AN_OPERATOR = ("tap", "pause", "resume", "replay_letters", "drop_letters", "edit_letter", "drain", "leave")
+"""Actions that ask something of a pipeline, which a recording cannot be asked."""
 BINDINGS: list[BindingType] = [
     *(Binding(str(number), f"view({number})", show=False) for number in range(1, 7)),
     Binding("enter", "open", "open"),
@@ -49,6 +57,7 @@ BINDINGS: list[BindingType] = [
     Binding("slash", "filter", "filter"),
     Binding("s", "sort", "sort"),
     Binding("v", "boxes", "list"),
+    Binding("v", "legend", "legend"),
     Binding("left_square_bracket", "other_stage(-1)", "stage", show=False),
     Binding("right_square_bracket", "other_stage(1)", "stage", show=False),
     Binding("t", "tap", "tap"),
@@ -80,3 +89,9 @@ BINDINGS: list[BindingType] = [
     Binding("ctrl+z", "suspend_process", show=False),
 ]
 """Where a key has two of them, the one that `check_action` allows in the view is meant."""
+
+
+def hide(bindings: BindingsMap, actions: Sequence[str]) -> None:
+    """Has the footer not offer these actions. Their keys are still heard, so that the screen can say why nothing is done."""
+    for key, found in bindings.key_to_bindings.items():
+        bindings.key_to_bindings[key] = [replace(one, show=one.show and one.action not in actions) for one in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ COLUMNS = (
 SORTS = ("config", "fullest", "waiting", "rate", "oldest")
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 AXIS = 8
+SPANS = ((60, 15), (120, 30), (300, 60), (600, 120), (int(KEPT_S), 180))
+"""Seconds that a plot may span, and those between two times that are written under it."""
 
 
 def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
@@ -150,23 +153,43 @@ def plot_lines(points: Sequence[Depth], bound: float | None, width: int, height:
         return [[(" nothing is known of it yet", "dim")]]
     columns = width - AXIS - 1
     rows = height - 1
-    span = min(max(points[-1].at - points[0].at, 60.0), KEPT_S)
-    start = points[-1].at - span
-    filled = _columns(points, start, span, columns)
+    span, step = next((one for one in SPANS if one[0] >= points[-1].at - points[0].at), SPANS[-1])
+    filled = _columns(points, points[-1].at - span, span, columns)
     most = max([one[0] + one[1] for one in filled if one is not None] + [1])
-    top = max(most, bound or 0) if bound and most > bound / 4 else most
+    top, ticks = scale(max(most, bound) if bound and most > bound / 4 else most, rows)
+    taken = "" if bound is None else count(bound)
+    labels = {rows - round(rows * tick / top): count(tick) for tick in ticks if count(tick) != taken}
     lines: list[Line] = []
     for row in range(rows):
         high, low = top * (rows - row) / rows, top * (rows - row - 1) / rows
         mark = bound is not None and low < bound <= high
-        label = count(bound) if mark and bound else count(high) if row % max(rows // 4, 1) == 0 else ""
+        label = taken if mark else labels.get(row, "")
         line: Line = [(label.rjust(AXIS - 1) + " ", "bad" if mark else "dim")]
         for one in filled:
             line.append(_cell(one, low, high, mark, shown.ascii))
         lines.append(_joined(line))
-    ago = f"{duration(span)} ago"
-    lines.append([(" " * AXIS + ago + "now".rjust(max(columns - len(ago), 4)), "dim")])
+    lines.append([(" " * AXIS + _times(span, step, columns), "dim")])
     return lines
+
+
+def scale(most: float, rows: int) -> tuple[float, list[float]]:
+    """The top of an axis that reaches `most`, and the round numbers to be written on it, from the lowest on."""
+    wanted = max(most / min(max(rows // 3, 2), 5), 1.0)
+    unit = 10.0 ** math.floor(math.log10(wanted))
+    step = next(part * unit for part in (1, 2, 5, 10) if part * unit >= wanted * 0.999)
+    ticks = max(math.ceil(most / step - 0.001), 1)
+    return ticks * step, [step * tick for tick in range(1, ticks + 1)]
+
+
+def _times(span: int, step: int, columns: int) -> str:
+    """The time axis: how long ago, in round numbers."""
+    text = [" "] * columns
+    for ago in range(span, -1, -step):
+        word = "now" if not ago else f"{ago // 60}m" if ago % 60 == 0 and ago > 60 else f"{ago}s"
+        word += " ago" if ago == span else ""
+        at = min(round((span - ago) / span * (columns - 1)), columns - len(word))
+        text[at : at + len(word)] = word
+    return "".join(text)
 
 
 def _columns(points: Sequence[Depth], start: float, span: float, columns: int) -> list[tuple[float, float] | None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.monitor.formatting import count, duration, precise, size
 from zpipe.monitor.model.history import link_key
-from zpipe.monitor.screen.events_view import event_line
+from zpipe.monitor.screen.events_view import event_lines
 from zpipe.monitor.screen.graph.drawing import Box, Canvas, Stroke
 from zpipe.monitor.screen.graph.layers import Edge, Layers, layers
 from zpipe.monitor.screen.graph.layout import Plan, Sizing, plan
@@ -37,16 +37,17 @@ from zpipe.monitor.screen.pane import (
     table,
 )
 from zpipe.monitor.screen.stage_view import summary
-from zpipe.monitor.table.columns import LEFT, Column, Line, clip, width_of
+from zpipe.monitor.table.columns import LEFT, Column, Line, clip, width_of, wrap
 
 SIDE_FROM, SIDE = 150, 46
 BELOW_FROM = 28
 MOST_BELOW, LEAST_BELOW = 8, 5
 TIMES = "\u00d7"
-ONE_LINE = 13
-"""Cells for what a box of one line says after the name: its rate and a short bar."""
-RATE = 7
-"""Likewise, for the rate alone."""
+RATE, BAR = len("99.9k/s"), 6
+"""Cells for what a box of one line says after the name: its rate, and a short bar."""
+WHOLE_SHARE = len("99.9k/s 100% retrying")
+"""From this room in a box on, what a stage mostly does stands beside its rate with its percentage; else this follows the bar."""
+PERCENT = len(" 100%")
 
 
 def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
@@ -78,9 +79,9 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
     side = None
     if side_width:
         name = _stage_of(chosen, shown) or (shown.value["bottleneck"] or {}).get("stage") or next(iter(stages), "")
-        side = Pane(
-            [[("│ " if not shown.ascii else "| ", "dim"), *line] for line in _side(shown, name, room, SIDE - 3)]
-        )
+        said = _side(shown, name, room, SIDE - 3)
+        edge = "| " if shown.ascii else "│ "
+        side = Pane([[(edge, "dim"), *line] for line in [*said, *([[]] * (room - len(said)))]])
     return View(pane, side, side_width, below)
 
 
@@ -111,10 +112,8 @@ def best_plan(
 ) -> tuple[Plan, int] | None:
     """The plan whose boxes say the most and that fits, with the lines in a box (0: one line without edges)."""
     made = _layers(names, edges)
-    longest = max(
-        (len(name) + (2 * len(str(n)) + 2 if n > 1 else 0) for name, n in zip(names, instances, strict=True)), default=0
-    )
-    narrow = max(longest + 7, 18)
+    longest = _longest(names, instances)
+    narrow = max(longest + 7, 20)
     widths = ((max(narrow, 26), 6, 2), (max(narrow, 22), 6, 1), (narrow, 5, 1), (narrow, 5, 0))
     best: tuple[int, int, Plan] | None = None
     for lines in (6, 4, 3, 2):
@@ -127,8 +126,8 @@ def best_plan(
             best = found.bands, lines, _stretched(made, sizing, found, width, height)
     if best is not None:
         return best[2], best[1]
-    for more in (ONE_LINE, RATE, 3, 0):
-        if best is not None and more < RATE:
+    for more in (RATE + 1 + BAR, RATE + 1, 4, 0):
+        if best is not None and more <= RATE:
             break  # a rate in each box is worth another band
         for label in (5, 4, 0):
             sizing = Sizing(longest + 2 + more, 1, label, 0)
@@ -137,6 +136,17 @@ def best_plan(
                 continue
             best = found.bands, 0, _stretched(made, sizing, found, width, height)
     return (best[2], 0) if best is not None else None
+
+
+def _longest(names: Sequence[str], instances: Sequence[int]) -> int:
+    """Of names with the number of instances, also where some do not run ("work 12/64")."""
+    return max(
+        (len(name) + (2 * len(str(n)) + 2 if n > 1 else 0) for name, n in zip(names, instances, strict=True)), default=0
+    )
+
+
+def _instances(value: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(len(stage["instances"]) + len(stage["absent"]) for stage in value["stages"].values())
 
 
 def _stretched(made: Layers, sizing: Sizing, found: Plan, width: int, height: int) -> Plan:
@@ -168,8 +178,7 @@ def _stretched(made: Layers, sizing: Sizing, found: Plan, width: int, height: in
 
 def _plan(shown: Shown, width: int, height: int) -> tuple[Plan, int] | None:
     value = shown.value
-    instances = tuple(len(stage["instances"]) + len(stage["absent"]) for stage in value["stages"].values())
-    return best_plan(tuple(value["stages"]), _edges(value), instances, width - 2, height)
+    return best_plan(tuple(value["stages"]), _edges(value), _instances(value), width - 2, height)
 
 
 def _graph(shown: Shown, chosen: str, found: tuple[Plan, int], width: int, height: int) -> Pane:
@@ -224,7 +233,10 @@ def _box(shown: Shown, name: str, lines: int, width: int, chosen: bool) -> Box:
     right: Line = [(word, f"bold {style}" if style != "line" else "dim")] if is_limit and word else []
     inner = width - 4
     if lines == 0:
-        inner = width - width_of(title) - 1
+        # What they say begins in the same cell everywhere, and is the same: a rate with a bar, a rate, or a bar.
+        names = 2 + _longest(tuple(shown.value["stages"]), _instances(shown.value))
+        title.append((" " * (names - width_of(title)), ""))
+        inner = width - max(names, width_of(title)) - 1
     heavy = style != "line" or chosen
     return Box(
         title, _box_lines(shown, name, stage, state, lines, inner), (left, right), "accent" if chosen else style, heavy
@@ -237,20 +249,23 @@ def _box_lines(
     works = state[0] in ("running", "draining", "starting", "flushed")
     if not works and not (stage["live"] and state[0] in ("silent", "absent")):  # those that are left have figures
         if lines == 0:
-            return [[(state[0][: max(inner, 0)], state[1])]]
+            return [[(state[0] if len(state[0]) <= inner else "", state[1])]]  # the dot before its name says it too
         return _why_not(stage, state, lines, inner)
     rate = "?/s" if stage["rate_out"] is None else f"{count(stage['rate_out'])}/s"
     share = main_share(stage)
-    if state[0] != "running":
-        share = state
+    percent, _, word = share[0].rpartition(" ")
+    said = (word if inner < WHOLE_SHARE else share[0], share[1]) if state[0] == "running" else state
     if lines == 0:
-        if len(rate) > inner:  # a figure that is cut is a wrong one
+        if inner < RATE or len(rate) > inner:  # a figure that is cut is a wrong one
             return [share_bar(stage["budget"], max(inner, 0), shown.glyphs)]
-        bar = min(inner - len(rate) - 1, 6)
-        return [[(rate, "bold"), (" ", ""), *(share_bar(stage["budget"], bar, shown.glyphs) if bar >= 3 else [])]]
-    short = share[0].split(" ")[-1] if len(rate) + 1 + len(share[0]) > inner else share[0]
-    first: Line = [(rate, "bold"), (" " * max(inner - len(rate) - len(short), 1), ""), (short, share[1])]
-    made = [first, share_bar(stage["budget"], inner, shown.glyphs)]
+        cells = min(inner - RATE, BAR)
+        return [[(rate.ljust(RATE), "bold"), *(share_bar(stage["budget"], cells, shown.glyphs) if cells >= 3 else [])]]
+    made: list[Line] = [[(rate, "bold"), (" " * max(inner - len(rate) - len(said[0]), 1), ""), said]]
+    if inner < WHOLE_SHARE:
+        bar = share_bar(stage["budget"], inner - PERCENT, shown.glyphs)
+        made.append([*bar, (percent.rjust(PERCENT), share[1])])
+    else:
+        made.append(share_bar(stage["budget"], inner, shown.glyphs))
     latency = stage["latency"].get("in_stage") or {}
     if stage["progress"] is not None:
         progress = stage["progress"]
@@ -278,15 +293,12 @@ def _why_not(stage: dict[str, Any], state: tuple[str, str], lines: int, inner: i
     """Instead of figures: its state and why it does not work."""
     word = state[0]
     if word == "silent" and stage["stale_s"] is not None:
-        word = f"silent for {duration(stage['stale_s'])}"
+        word = f"silent {duration(stage['stale_s'])}"
     made: list[Line] = [[(word[:inner], state[1])]]
     reasons = list((stage["stopped_by"] | stage["held_by"]).values())
-    text = safe(reasons[0]) if reasons else ""
-    while text and len(made) < lines:
-        cut = text if len(text) <= inner else text[: text.rfind(" ", 0, inner + 1) if " " in text[:inner] else inner]
-        made.append([(cut.strip(), "dim")])
-        text = text[len(cut) :].strip()
-    return made
+    why = wrap(safe(reasons[0]), inner, "dim", indent="") if reasons else []
+    # Half a reason is a riddle: where it has no room, the sentence on top has all of it.
+    return made + why if len(why) < lines else made
 
 
 # ---- where boxes have no room
@@ -374,8 +386,10 @@ def _below(shown: Shown, width: int, most: int) -> Pane | None:
     right: list[Line] = [[("what happened", "title")]]
     room = width - left_width - 4
     for event in list(shown.events)[-(most - 2) :][::-1]:
-        line, more = event_line(event), "..." if shown.ascii else "…"
-        right.append(line if width_of(line) <= room else [*clip(line, room - len(more)), (more, "dim")])
+        made = event_lines(event, room)
+        if len(right) + len(made) > most - 1 and len(right) > 1:
+            break  # whole sentences, or none
+        right += made[: most - 2]
     rule = ("-" if shown.ascii else "─") * width
     lines = [[(rule, "dim")], *([(" ", ""), *line] for line in beside(left, right, left_width))]
     return Pane([clip(line, width) for line in lines])

@@ -35,6 +35,7 @@ from zpipe.monitor.screen.pane import (
     state_of,
     table,
 )
+from zpipe.monitor.screen.plugin_figures import plugin_figures, plugin_words
 from zpipe.monitor.table.columns import LEFT, Column, Line, wrap
 
 COLUMNS = (
@@ -59,6 +60,8 @@ COLUMNS = (
 SORTS = ("number", "rate", "busy", "queued", "p99", "dead", "memory")
 WIDE = 110
 """From this width on the latency stands beside the times."""
+TALL, ROOMY = 20, 14
+"""A window of so many lines, and so many left over by the instances, have room for more than a line of shares."""
 
 
 def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
@@ -91,7 +94,7 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
     if not rows:
         pane.add([(" no instance of it is heard of", "dim")])
     pane.mark(choice.row.get(3, ""), width)
-    pane.lines += [[], *_config_lines(shown.config.stages[name], width)]
+    pane.lines += [*_metrics_lines(stage, width), [], *_config_lines(shown.config.stages[name], width)]
     return View(pane)
 
 
@@ -109,7 +112,9 @@ def _top(shown: Shown, name: str, width: int, height: int) -> list[Line]:
     if crash := stage["last_crash"]:
         text = f"{name}.{crash['instance']} crashed at {local_time(crash.get('at', 0.0))}: {crash_text(crash)}"
         lines += [[(" ", ""), *line] for line in wrap(text, width - 2, "warm")][:1]
-    if height < 20:
+    # Few instances leave room for the rest, in a low window too.
+    spare = height - len(stage["instances"]) - len(stage["absent"])
+    if height < TALL and spare < ROOMY:
         lines.append([(" ", ""), *_shares(stage, glyphs, 20)])
         return lines
     bar_width = min(width // 2 - 4, 60) if width >= WIDE else width - 12
@@ -120,8 +125,8 @@ def _top(shown: Shown, name: str, width: int, height: int) -> list[Line]:
     if width >= WIDE:
         lines += [[(" ", ""), *line] for line in beside(times, latency, width // 2 - 2)]
     else:
-        lines += [[(" ", ""), *line] for line in [*times, *(latency[:1] if height < 34 else latency)]]
-    return [*lines, []] if height >= 24 else lines
+        lines += [[(" ", ""), *line] for line in [*times, *(latency[:1] if spare < ROOMY else latency)]]
+    return [*lines, []] if spare >= ROOMY else lines
 
 
 def _figures(stage: dict[str, Any]) -> Line:
@@ -139,7 +144,7 @@ def _figures(stage: dict[str, Any]) -> Line:
     for word, rate in (("in", stage["rate_in"]), ("out", stage["rate_out"])):
         if rate is not None:
             parts.append([(f"{word} ", "dim"), (f"{count(rate)}/s", "bold")])
-    if stage["rss_bytes"] is not None:
+    if stage["rss_bytes"]:
         parts.append([(size(stage["rss_bytes"]), "")])
     if stage["dead_stored"]:
         parts.append([(f"{count(stage['dead_stored'])} dead letters", "bad")])
@@ -305,6 +310,7 @@ def instance_details(one: dict[str, Any]) -> Iterator[str]:
         yield f"the last at {local_time(crash.get('at', 0.0))}: {crash_text(crash)}"
     if one.get("dead_stored"):
         yield f"dead letters stored {one['dead_stored']:,} ({size(one.get('dead_stored_bytes', 0))})"
+    yield from plugin_words(one)
     if one.get("waiting_for") and one["state"] != "RUNNING":
         yield f"waits for {', '.join(one['waiting_for'])}"
     for row in one["links"]:
@@ -315,11 +321,20 @@ def instance_details(one: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _metrics_lines(stage: dict[str, Any], width: int) -> list[Line]:
+    """What its plugin counts and measures."""
+    speaking = [one for one in stage["instances"] if one["instance"] not in stage["silent"]]
+    figures = plugin_figures(stage["instances"], speaking)
+    if not figures:
+        return []
+    return [[], [(" metrics of its plugin", "title")], *([(" ", ""), *line] for line in flow(figures, width - 2))]
+
+
 def _config_lines(config: StageConfig, width: int) -> list[Line]:
     """What the config says of the stage."""
     lines: list[Line] = [[(" options", "title")]]
     parts = [
-        f"plugin {config.plugin}",
+        f"{'plugin' if config.plugin else 'command'} {config.runs}",
         f"queue {config.queue.messages:,} messages",
         f"unacked {config.unacked.messages:,}",
     ]
@@ -402,5 +417,5 @@ def _short_figures(stage: dict[str, Any]) -> Line:
         if stage["live"] == known
         else f"{stage['live']} of {known} instances"
     )
-    memory = f"   {size(stage['rss_bytes'])}" if stage["rss_bytes"] is not None else ""
+    memory = f"   {size(stage['rss_bytes'])}" if stage["rss_bytes"] else ""
     return [(text, "bad" if stage["live"] != known else ""), (memory, "dim")]

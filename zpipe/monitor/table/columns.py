@@ -98,7 +98,10 @@ def wrap(text: str, width: int, style: str = "", indent: str = "  ") -> list[Lin
     if not cells.isascii():
         cells = "".join(f"{x}{_SECOND_CELL}" if unicodedata.east_asian_width(x) in "WF" else x for x in cells)
         width -= _SECOND_CELL in cells  # A character that is broken between its cells goes into the earlier line.
-    lines = textwrap.wrap(cells, max(width, 1), subsequent_indent=indent if width >= HANGS else "")
+    # Names and paths have hyphens, and would be read wrongly where they are broken there.
+    lines = textwrap.wrap(
+        cells, max(width, 1), subsequent_indent=indent if width >= HANGS else "", break_on_hyphens=False
+    )
     return [[(line.replace(_SECOND_CELL, ""), style)] for line in lines]
 
 

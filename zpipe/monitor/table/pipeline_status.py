@@ -30,12 +30,15 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
     found: list[Line] = []
     bottleneck = value["bottleneck"]
     said = bottleneck["stage"] if bottleneck and bottleneck["kind"] == "held" else None
+    down = bottleneck["stage"] if bottleneck and bottleneck["kind"] == "down" else None
     for name, stage in value["stages"].items():
         missing = [f"{name}.{instance}" for instance in stage["absent"]] if stage["instances"] else []
         unheard = [f"{name}.{instance}" for instance in stage["unheard"]] if stage["instances"] else []
         silent = [f"{name}.{instance}" for instance in stage["silent"]]
         told = ((unheard, "not heard of yet", "yellow"), (missing, "not heard of", "red"), (silent, "silent", "red"))
         for who, what, style in told:
+            if name == down and not (missing and silent):
+                continue  # likewise
             found += wrap(f"{', '.join(who)}: {what}", width, style) if who else []
         for what, reasons in (("takes no more", stage["stopped_by"]), ("is held up", stage["held_by"])):
             for why in dict.fromkeys(reasons.values()):
@@ -43,6 +46,9 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
                     continue  # the sentence of the bottleneck says it
                 names = ", ".join(instance for instance, its in reasons.items() if its == why)
                 found += wrap(f"{names} {what}: {why}", width, "bold red")
+        for instance, reasons in stage["refusals"].items():
+            for reason in dict.fromkeys(reasons):
+                found += wrap(f"{instance}: {reason}", width, "bold red")
         if stage["unrouted"]:
             found += wrap(
                 f"{name}: {stage['unrouted']:,} outputs left by an outlet that no stage reads", width, "yellow"

@@ -65,14 +65,20 @@ class PipelineRun:
             self._pipeline.end_life(key)
 
     def freeze(self, stage: str, time: Time, instance: int = 1) -> None:
-        """SIGSTOP for a while."""
-        self._pipeline.simulation.freeze(self._key(stage, instance), _seconds(time))
+        """SIGSTOP for a while; nothing to one that was killed a moment ago."""
+        key, seconds = self._key(stage, instance), _seconds(time)
+        if key in self._pipeline.simulation.nodes:
+            self._pipeline.simulation.freeze(key, seconds)
 
     def stall(self, link: str, time: Time) -> None:
         """Nothing passes on a link, such as "read->parse", for a while. Then all of it arrives."""
-        upstream, _, downstream = link.partition("->")
-        network = self._pipeline.simulation.network
-        network.stall(self._key(upstream)[0], self._key(downstream)[0], self._pipeline.simulation.now + _seconds(time))
+        upstream, _, downstream = map(str.strip, link.partition("->"))
+        links = {(input.stage, stage.name) for stage in self._config.stages.values() for input in stage.inputs}
+        if (upstream, downstream) not in links:
+            near = nearest_name(link, known := sorted(f"{one}->{other}" for one, other in links))
+            hint = f" (did you mean {near!r}?)" if near else f": there are {', '.join(known) or 'none'}"
+            raise TargetError(f"there is no link {link!r}{hint}")
+        self._pipeline.simulation.network.stall(upstream, downstream, self._pipeline.simulation.now + _seconds(time))
 
     def spoil(self, *, delay: Time = 0.0, duplicate: float = 0.0, drop: float = 0.0, reorder: bool = False) -> None:
         """What becomes of frames from now on: late by up to `delay`; with which chance a control frame is doubled or lost;
@@ -82,10 +88,12 @@ class PipelineRun:
         self._pipeline.simulation.network.spoil(faults)
 
     def _key(self, stage: str, instance: int = 1) -> tuple[str, int]:
-        stage = stage.strip()
         if stage not in self._config.stages:
             near = nearest_name(stage, self._config.stages)
             raise TargetError(f"there is no stage {stage!r}" + (f" (did you mean {near!r}?)" if near else ""))
+        most = self._config.stages[stage].instances
+        if not 1 <= instance <= most:
+            raise TargetError(f"stage {stage!r} has no instance {instance}: allowed are 1 to {most}")
         return stage, instance
 
     # ---- what came of it

@@ -76,14 +76,18 @@ def _stage_problems(
 
         with new() as empty:  # opened and closed without a message
             empty.drain()
+        most_calls = 1
         for payload in payloads:
             with new() as one:
                 one.send(payload)
                 one.drain()
+                most_calls = max(most_calls, *one.attempts.values(), 1)
                 yield from (f"{how}: {dead.payload!r} is a dead letter: {dead.reason}" for dead in one.dead)
         with new() as whole:
             whole.send_many(many)
             whole.drain()
+        if most_calls == 1 < max(whole.attempts.values(), default=1):
+            yield f"{how}: the call for several messages fails, though that for each of them does not"
         with new() as killed:
             killed.send_many(many[: N // 2])
             killed.kill()

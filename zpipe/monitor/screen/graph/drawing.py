@@ -117,8 +117,9 @@ class Canvas:
                 own = [own[UP], 0, own[DOWN], 0]
             self.put(x, y, [(self._char(own), look[x, y][1])])
         for edge, route in plan.routes.items():
-            x, y = route.points[-1]
-            self.put(x, y, [(">" if self._ascii else "▶", look.get((x, y), (0, strokes[edge].style))[1])])
+            (before, _), (x, y) = route.points[-2:]
+            heads = "<>" if self._ascii else "◀▶"
+            self.put(x, y, [(heads[before < x], look.get((x, y), (0, strokes[edge].style))[1])])
         for edge, route in plan.routes.items():
             text = strokes[edge].label
             if route.label is None or not text:
@@ -169,9 +170,14 @@ def _walk(points: Sequence[Point]) -> Iterator[tuple[Point, int, int]]:
             y += (to_y > y) - (to_y < y)
             cells.append((x, y))
     for at, (x, y) in enumerate(cells):
-        before = cells[at - 1] if at else (x - 1, y)
-        after = cells[at + 1] if at + 1 < len(cells) else (x + 1, y)
+        before = cells[at - 1] if at else _beyond(cells[1], cells[0])
+        after = cells[at + 1] if at + 1 < len(cells) else _beyond(cells[-2], cells[-1])
         yield (x, y), _side(x, y, before), _side(x, y, after)
+
+
+def _beyond(one: Point, other: Point) -> Point:
+    """The cell after these two, in the same direction."""
+    return 2 * other[0] - one[0], 2 * other[1] - one[1]
 
 
 def _side(x: int, y: int, other: Point) -> int:

@@ -1,9 +1,10 @@
-"""Where the boxes and lines of a graph go, in cells: columns from left to right, in bands one below the other where the width is
-too small for all of them. Pure. Must not live here: what stands in a box, and characters.
+"""Where the boxes and lines of a graph go, in cells. Pure. Must not live here: what stands in a box, and characters.
 
-Boxes of a band stand as close to the middle of their neighbours as the order allows. Between two columns each bundle of links has
-a vertical track of its own. Links into the next band run in a lane between the bands. Two links share cells only where they leave
-the same box or enter the same one.
+Columns stand from left to right, and where the width is too small for all of them in bands one below the other, which run to the
+right and to the left in turns. Boxes of a band stand as close to the middle of their neighbours as the order allows. Between two
+columns each bundle of links has a vertical track of its own, and so has each that turns into the next band. A way back to the
+left edge, as text has it, would take a lane for each bundle: at 80 columns twenty stages had more lanes than rows of boxes. Two
+links share cells only where they leave the same box or enter the same one.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def plan(layers: Layers, sizing: Sizing, width: int) -> Plan | None:
     """The plan with the fewest bands that is at most so wide. None if not even one column fits."""
     groups = _buses(layers)
     needs = [_gap_width(buses, sizing) for buses in groups]
-    bands = _bands(len(layers.columns), needs, [len(buses) for buses in groups], sizing, width)
+    turns = [(_leaving_width(buses, sizing), _entering_width(buses, sizing)) for buses in groups]
+    bands = _bands(len(layers.columns), needs, turns, [len(buses) for buses in groups], sizing, width)
     if bands is None:
         return None
     return _Drawing(layers, sizing, groups, bands).plan()
@@ -101,14 +103,23 @@ def plan(layers: Layers, sizing: Sizing, width: int) -> Plan | None:
 
 
 def _bands(
-    columns: int, gaps: Sequence[int], wraps: Sequence[int], sizing: Sizing, width: int
+    columns: int,
+    gaps: Sequence[int],
+    turns: Sequence[tuple[int, int]],
+    wraps: Sequence[int],
+    sizing: Sizing,
+    width: int,
 ) -> list[tuple[int, int]] | None:
-    """(first column, end) of each band: as few bands as fit, and of those as few links between bands as can be."""
+    """(first column, end) of each band: as few bands as fit, and of those as few links between bands as can be.
+
+    gaps   the width of each gap between two columns;  turns: or what it takes after the one and before the other, in two bands
+    wraps  the bundles of links in each gap
+    """
     best: list[tuple[int, int, int, int] | None] = [(0, 0, 0, 0)] + [None] * columns
     for end in range(1, columns + 1):
-        right = wraps[end - 1] + 2 if end < columns else 0
+        right = turns[end - 1][0] if end < columns else 0
         for first in range(end - 1, -1, -1):
-            left = wraps[first - 1] + ARROW + sizing.label + 1 if first else 0
+            left = turns[first - 1][1] if first else 0
             need = left + (end - first) * sizing.box_width + sum(gaps[first : end - 1]) + right
             if need > width:
                 break
@@ -162,6 +173,16 @@ def _gap_width(buses: Sequence[_Bus], sizing: Sizing) -> int:
     right = sizing.label if any(not _labelled_left(bus) for bus in buses) else 0
     tracks = len(buses) if len(buses) > 1 or any(len(bus.rights) + len(bus.lefts) > 2 for bus in buses) else 1
     return left + min(tracks, 6) + right + ARROW + sizing.stretch
+
+
+def _leaving_width(buses: Sequence[_Bus], sizing: Sizing) -> int:
+    """What the bundles need after the last column of a band, to turn into the next one."""
+    return (sizing.label + 1 if any(map(_labelled_left, buses)) else 1) + len(buses)
+
+
+def _entering_width(buses: Sequence[_Bus], sizing: Sizing) -> int:
+    """What they need before the first column of the next band."""
+    return len(buses) + (sizing.label if not all(map(_labelled_left, buses)) else 0) + 1 + ARROW
 
 
 # ---- rows
@@ -258,46 +279,59 @@ def _cost(order: Sequence[_Bus], fixed: Sequence[_Bus]) -> int:
 
 
 class _Drawing:
+    """`_turns` and `_labels` have the number of the band in whose coordinates they are."""
+
     def __init__(self, layers: Layers, sizing: Sizing, groups: list[list[_Bus]], bands: list[tuple[int, int]]) -> None:
         self._layers, self._sizing, self._groups = layers, sizing, groups
         self._bands = bands
         self._x: list[int] = [0] * len(layers.columns)
         self._row: dict[int, int] = {}
-        self._turns: dict[tuple[int, int], tuple[Point, ...]] = {}
-        self._labels: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self._turns: dict[tuple[int, int], tuple[int, tuple[Point, ...]]] = {}
+        self._labels: dict[tuple[int, int], tuple[int, tuple[int, int, int]]] = {}
+        self._number = 0
+        self._ends: list[int] = []
+        self._width = 0
 
     def plan(self) -> Plan:
         sizing, columns = self._sizing, self._layers.columns
-        width = top = 0
-        lanes: list[_Bus] = []
-        for first, end in self._bands:
+        top = 0
+        turning: list[_Bus] = []
+        for number, (first, end) in enumerate(self._bands):
+            self._number = number
             if first:
-                top += max(sizing.between, 1) if sizing.box_height > 1 else 0
-            lane_at = top
-            top += len(lanes) + (1 if lanes and sizing.box_height > 1 else 0)
-            rows, height = _rows(columns[first:end], sizing)
+                top += max(sizing.between, 1)
+            # A link that turns once has changed its order with the others: so every second band stands upside down.
+            here = [column[::-1] if number % 2 else column for column in columns[first:end]]
+            rows, height = _rows(here, sizing)
             self._row |= {key: top + row for key, row in rows.items()}
-            left = len(lanes) + ARROW + sizing.label if lanes else 0
-            right = self._place(first, end, left)
-            self._join(lanes, lane_at, first)
-            lanes = self._groups[end - 1] if end < len(columns) else []
-            self._leave(lanes, right)
-            width = max(width, right + (len(lanes) + 1 if lanes else 0))
+            right = self._place(first, end, _entering_width(turning, sizing) if turning else 0)
+            self._enter(turning, first)
+            turning = self._groups[end - 1] if end < len(columns) else []
+            self._leave(turning, right)
+            self._ends.append(right + (_leaving_width(turning, sizing) if turning else 0))
             top += height
-        boxes = {
-            node.name: self._box(node, self._x[at]) for at, column in enumerate(columns) for node in column if node.name
-        }
-        return Plan(
-            width,
-            top,
-            len(self._bands),
-            boxes,
-            {edge: self._route(edge, path) for edge, path in self._layers.paths.items()},
-        )
+        self._width = max(self._ends)
+        boxes = {node.name: self._box(node) for column in columns for node in column if node.name}
+        routes = {edge: self._route(path) for edge, path in self._layers.paths.items()}
+        return Plan(self._width, top, len(self._bands), boxes, routes)
 
-    def _box(self, node: Node, x: int) -> Rect:
-        height = self._sizing.box_height
-        return Rect(x, self._row[id(node)] - height // 2, self._sizing.box_width, height)
+    # Bands run to the right and to the left in turns, so that a link to the next one has no way back to go. A band is laid out
+    # as if it ran to the right, from 0 on; where that is in the window is known when all bands are.
+
+    def _x_of(self, band: int, x: int, width: int = 1) -> int:
+        """Where something so wide begins in the window."""
+        if band % 2:
+            return self._width - x - width
+        # The first band stands near its turn, since nothing enters it on the other side.
+        return x + (self._width - self._ends[0] if band == 0 and len(self._bands) > 1 else 0)
+
+    def _band_of(self, node: Node) -> int:
+        return next(at for at, (first, end) in enumerate(self._bands) if first <= node.column < end)
+
+    def _box(self, node: Node) -> Rect:
+        width, height = self._sizing.box_width, self._sizing.box_height
+        x = self._x_of(self._band_of(node), self._x[node.column], width)
+        return Rect(x, self._row[id(node)] - height // 2, width, height)
 
     def _place(self, first: int, end: int, left: int) -> int:
         """Places the columns of a band and the tracks between them; where the last column ends."""
@@ -326,44 +360,53 @@ class _Drawing:
             for other in bus.rights:
                 key = id(one), id(other)
                 start, end = self._row[key[0]], self._row[key[1]]
-                self._turns[key] = () if start == end else ((track, start), (track, end))
+                self._turns[key] = self._number, () if start == end else ((track, start), (track, end))
                 if bus.straight and len(other.before) == 1:
-                    self._labels[key] = (left, end, right - left - 1)
+                    self._labels[key] = self._number, (left, end, right - left - 1)
                 elif len(other.before) == 1:
-                    self._labels[key] = (track + 1, end, right - track - 2)
+                    self._labels[key] = self._number, (track + 1, end, right - track - 2)
                 elif _labelled_left(bus):
-                    self._labels[key] = (left, start, track - left)
+                    self._labels[key] = self._number, (left, start, track - left)
 
     def _leave(self, buses: list[_Bus], right: int) -> None:
-        """The order of the bundles that go on in the next band: the lowest first, so that they nest."""
+        """The order of the bundles that go on in the next band: the lowest turns first, so that they nest."""
         buses.sort(key=lambda bus: -sum(self._row[id(node)] for node in bus.lefts) / len(bus.lefts))
-        for at, bus in enumerate(buses):
-            bus.level, bus.low = right + 1 + at, 0
+        for bus in buses:
+            bus.low = 0
+            if _labelled_left(bus):
+                for one in bus.lefts:
+                    for other in bus.rights:
+                        self._labels[id(one), id(other)] = self._number, (right, self._row[id(one)], self._sizing.label)
 
-    def _join(self, buses: list[_Bus], lane_at: int, first: int) -> None:
+    def _enter(self, buses: list[_Bus], first: int) -> None:
+        """How the bundles of the band before come into this one: down their tracks at its beginning."""
         for at, bus in enumerate(buses):
-            lane = lane_at + at
+            track = len(buses) - 1 - at
             for one in bus.lefts:
                 for other in bus.rights:
                     key = id(one), id(other)
                     start, end = self._row[key[0]], self._row[key[1]]
-                    self._turns[key] = ((bus.level, start), (bus.level, lane), (at, lane), (at, end))
-                    box = self._x[first]
-                    if len(bus.lefts) == len(bus.rights) == 1:
-                        self._labels[key] = (at + 1, lane, max(bus.level - at - 1, 0))
-                    elif len(other.before) == 1:
-                        self._labels[key] = (len(buses), end, box - len(buses) - 1)
+                    self._turns[key] = self._number, ((track, start), (track, end))
+                    if not _labelled_left(bus):
+                        room = self._x[first] - ARROW - len(buses)
+                        self._labels[key] = self._number, (len(buses), end, room)
 
-    def _route(self, edge: Edge, path: list[Node]) -> Route:
+    def _route(self, path: list[Node]) -> Route:
         start, end = path[0], path[-1]
-        points: list[Point] = [(self._x[start.column] + self._sizing.box_width, self._row[id(start)])]
+        points: list[Point] = [
+            (self._x_of(self._band_of(start), self._x[start.column] + self._sizing.box_width), self._row[id(start)])
+        ]
         label = None
         for one, other in pairwise(path):
-            points += self._turns[id(one), id(other)]
+            band, turns = self._turns[id(one), id(other)]
+            points += [(self._x_of(band, x), y) for x, y in turns]
             found = self._labels.get((id(one), id(other)))
-            if found is not None and found[2] >= 3:
+            if found is not None and found[1][2] >= 3:
                 label = found
             if not other.name:  # it has the row of this column for itself
-                label = (self._x[other.column], self._row[id(other)], self._sizing.box_width)
-        points.append((self._x[end.column] - 1, self._row[id(end)]))
-        return Route(tuple(points), label)
+                label = self._band_of(other), (self._x[other.column], self._row[id(other)], self._sizing.box_width)
+        points.append((self._x_of(self._band_of(end), self._x[end.column] - 1), self._row[id(end)]))
+        if label is None:
+            return Route(tuple(points), None)
+        band, (x, y, room) = label
+        return Route(tuple(points), (self._x_of(band, x, room), y, room))

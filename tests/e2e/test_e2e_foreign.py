@@ -1,0 +1,113 @@
+"""A stage in another language: `command` in place of a plugin. The program is the small map of the conformance tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from e2e_types import MakePipeline
+from pipeline import wait_until
+
+PROGRAM = Path(__file__).parents[1] / "conform" / "small_map.py"
+CONFIG = """
+[pipeline]
+name = "mixed"
+
+[telemetry]
+interval = "200ms"
+
+[stages.read]
+plugin = "generate"
+options = {{ count = {count}, rate = 2000 }}
+
+[stages.up]
+input = "read"
+command = {command}
+options = {{ answer = 42 }}
+
+[stages.store]
+input = "up"
+plugin = "sqlite"
+options = {{ path = "out.db", table = "t", key = "id" }}
+"""
+
+
+def config(count: int, *command: str) -> str:
+    return CONFIG.format(count=count, command=json.dumps(list(command) or [sys.executable, str(PROGRAM)]))
+
+
+def program_of(pid: int) -> int:
+    """The child of a keeper."""
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def test_a_program_that_is_killed_loses_nothing(make: MakePipeline) -> None:
+    pipeline = make(config(3000))
+    run = pipeline.run("--json")
+    for done in (300, 900):
+        wait_until(lambda done=done: pipeline.count() >= done, f"{done} rows")  # type: ignore[misc]
+        os.kill(program_of(pipeline.pid("up")), signal.SIGKILL)
+    wait_until(lambda: pipeline.count() >= 1500, "1500 rows")
+    keeper = pipeline.pid("up")
+    program = program_of(keeper)
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{program}").exists(), "the program ends with its keeper")
+    ledger = run.ledger()
+    assert ledger["stages"]["up"]["restarts"] == 3
+    assert pipeline.query("SELECT count(*), min(id), max(id) FROM t") == [(3000, 0, 2999)]
+
+
+def test_its_dead_letters_are_kept_for_it(make: MakePipeline) -> None:
+    program = """
+import os
+import cbor2, zmq
+dealer = zmq.Context.instance().socket(zmq.DEALER)
+dealer.connect(os.environ["ZPIPE_DEAD_LETTERS"])
+letter = {"origin": 1.5, "attempts": 3, "reason": "no such table", "source": "read"}
+for number, payload in enumerate([{"n": 1}, {"n": 2}, "x" * 2_000_000, {"n": 2}]):
+    sent = {"kind": "bury", "number": number, "id": f"read:{min(number, 3)}", "payload": cbor2.dumps(payload)}
+    dealer.send(cbor2.dumps(sent | letter))
+    answer = cbor2.loads(dealer.recv())
+    assert answer["kind"] == "done" and answer["number"] == number, answer
+dealer.send(cbor2.dumps({"kind": "bury", "number": 9}))
+assert cbor2.loads(dealer.recv())["kind"] == "refuse"
+dealer.send(cbor2.dumps({"kind": "request", "number": 10, "what": "drain"}))
+assert "takes `bury`" in cbor2.loads(dealer.recv())["reason"]
+raise SystemExit(7)
+"""
+    pipeline = make(config(10, sys.executable, "bury.py"), bury=program)
+    one = pipeline.stage("up")
+    assert one.wait() == 1
+    assert 'event=program.failed how="exit code 7"' in one.stderr
+    listed = pipeline.zpipe("dead", "list", str(pipeline.path), "--json")
+    assert listed.wait() == 0 and "no such table" in listed.stdout
+    rows = pipeline.state(
+        "SELECT id, reason, attempts, source, length(payload) FROM dead_letters ORDER BY number", "up"
+    )
+    assert [row[:4] for row in rows] == [(f"read:{n}", "no such table", 3, "read") for n in range(4)]
+    assert rows[2][4] > 2_000_000
+
+
+def test_mistakes_are_told_before_anything_starts(make: MakePipeline) -> None:
+    pipeline = make(config(10).replace("options = { answer = 42 }", 'plugin = "discard"\nworkers = { count = 2 }'))
+    checked = pipeline.zpipe("check", str(pipeline.path))
+    assert checked.wait() == 2
+    assert "stages.up.plugin: is for a stage with a plugin" in checked.stderr
+    assert "stages.up.workers: is for a stage with a plugin" in checked.stderr
+
+
+def test_a_command_that_is_not_there(make: MakePipeline) -> None:
+    pipeline = make(config(10, "./no-such-program"))
+    one = pipeline.stage("up")
+    assert one.wait() == 1
+    assert "stages.up.command: cannot start './no-such-program' in" in one.stderr and "Traceback" not in one.stderr
+
+
+def test_a_program_that_ends_without_stopping_is_a_crash(make: MakePipeline) -> None:
+    one = make(config(10, "true")).stage("up")
+    assert one.wait() == 1
+    assert 'hint="a program announces STOPPED before it ends"' in one.stderr

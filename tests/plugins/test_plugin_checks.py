@@ -1,0 +1,101 @@
+"""`zpipe check` of every plugin that comes with zpipe: a wrong option, and a library that is not installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zpipe import Secret, plugin_loading
+from zpipe.config import load
+from zpipe.errors import ConfigError
+from zpipe.testing.plugin_runs.toml_text import table
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PLUGINS = sorted(PROJECT["entry-points"]["zpipe.plugins"])
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+NEEDY = [name for name in PLUGINS if name in EXTRAS]
+"""Plugins that need a library, which the extra of the same name has."""
+RIGHT: dict[str, dict[str, Any]] = {
+    "elasticsearch": {"url": "http://127.0.0.1:9200", "index": "i"},
+    "filter": {"where": "a"},
+    "http": {"url": "http://127.0.0.1/"},
+    "http_listen": {"address": "127.0.0.1:8080"},
+    "kafka": {"servers": ["127.0.0.1:9092"], "topic": "t"},
+    "mqtt": {"topic": "t"},
+    "mysql": {"user": "u", "database": "d", "table": "t", "key": ["id"]},
+    "nats": {"servers": ["nats://127.0.0.1:4222"], "subject": "s"},
+    "notify": {"urls": [Secret("mailto://a.example")]},
+    "parquet": {"folder": "f"},
+    "postgres": {"dsn": "host=127.0.0.1", "table": "t", "key": ["id"]},
+    "rabbitmq": {"routing_key": "k"},
+    "redis_stream": {"stream": "s"},
+    "reshape": {"fields": {"a": "b"}},
+    "route": {"routes": {"a": "b"}},
+    "s3": {"bucket": "b"},
+    "schedule": {"cron": "* * * * *"},
+    "select": {"expression": "a"},
+    "sql": {"url": "sqlite:///f.db", "table": "t", "key": ["id"]},
+    "validate": {"schema": {}},
+}
+"""Options with which `check` has nothing to say about each of them."""
+
+
+def config_of(name: str, options: dict[str, Any], secrets: dict[str, str]) -> str:
+    """A pipeline with the plugin in it, as a source where it is nothing else."""
+    plugin = plugin_loading.load(name, Path())
+    takes_input = plugin.takes_messages or plugin.takes_batches
+    keys: dict[str, Any] = {"plugin": name, "options": options}
+    if takes_input:
+        keys["input"] = "head"
+    if not plugin.takes_messages and plugin.takes_batches:
+        keys["batch"] = {"messages": 2}
+    head = table("stages.head", {"plugin": "generate"}) if takes_input else ""
+    rest = "" if takes_input else table("stages.rest", {"plugin": "discard", "input": "tested"})
+    return table("pipeline", {"name": "p"}) + head + table("stages.tested", keys, secrets) + rest
+
+
+@pytest.mark.parametrize("name", [name for name in PLUGINS if name != "discard"])
+def test_a_wrong_option_is_found_with_its_line_and_the_nearest_right_name(name: str, tmp_path: Path) -> None:
+    options_type = plugin_loading.load(name, Path()).options_type
+    assert options_type is not None
+    right = next(field for field in options_type.__dataclass_fields__)  # type: ignore[attr-defined]
+    wrong = right[:-1] + right[-1] * 2
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "p.toml", text=config_of(name, {wrong: 1}, {}))
+    [found] = [mistake for mistake in caught.value.mistakes if mistake.key == f"stages.tested.options.{wrong}"]
+    assert found.line and found.nearest == right and right in found.problem
+
+
+def modules_of(extra: str) -> set[str]:
+    """The modules of the libraries that an extra has."""
+    wanted = {re.split(r"[^\w.-]", one)[0].lower().replace("_", "-") for one in EXTRAS[extra]}
+    provided = importlib.metadata.packages_distributions()
+    return {module for module, names in provided.items() if wanted & {n.lower().replace("_", "-") for n in names}}
+
+
+def test_no_plugin_that_needs_a_library_is_left_out() -> None:
+    assert set(NEEDY) <= set(RIGHT), "give it options here"
+
+
+@pytest.mark.parametrize("name", NEEDY)
+def test_a_library_that_is_not_there_is_said_with_what_to_install(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets: dict[str, str] = {}
+    text = config_of(name, RIGHT[name], secrets)
+    load(tmp_path / "p.toml", text=text, env=secrets)
+    for module in modules_of(name):
+        for known in [known for known in sys.modules if known.partition(".")[0] == module]:
+            monkeypatch.delitem(sys.modules, known)
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "p.toml", text=text, env=secrets)
+    [found] = caught.value.mistakes
+    assert found.key == "stages.tested.plugin" and found.line
+    assert re.search(rf"needs [\w.]+, which is not installed: pip install 'zpipe\[{name}\]'$", found.problem)

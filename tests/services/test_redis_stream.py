@@ -1,0 +1,132 @@
+"""`redis_stream` against a real Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from broker_rows import PASSWORD, assert_all_stored, only_put, only_take, plain_rate, stored, there_and_back
+from broker_servers import Redis
+from pipeline import Pipeline
+from rows import DEADLINE_S, MESSAGES, fails_saying, rate_of_run, run_with_kills, run_without_service, waits_saying
+from server import running
+
+PLUGIN = "redis_stream"
+BATCH = 500
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture(scope="module")
+def redis_of_module() -> Iterator[Redis]:
+    with running(Redis) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_of_module: Redis, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    monkeypatch.setenv(PASSWORD, redis_of_module.password)
+    redis_of_module.start()
+    return redis_of_module
+
+
+def put(redis: Redis, stream: str, more: str = "") -> str:
+    return f'url = "{redis.url}", password = "${{{PASSWORD}}}", stream = "{stream}"{more}'
+
+
+def take(redis: Redis, stream: str, more: str = "") -> str:
+    return f'{put(redis, stream)}, group = "g"{more}'
+
+
+def test_nothing_is_lost_when_stages_and_redis_are_killed(redis: Redis, make: Make) -> None:
+    pipeline = make(
+        there_and_back(PLUGIN, put(redis, "kills", ', field = "json"'), take(redis, "kills", ', field = "json"'))
+    )
+    run_with_kills(pipeline, lambda: stored(pipeline), server=redis)
+    assert_all_stored(pipeline)
+    [group] = redis.client().xinfo_groups("kills")
+    assert (group["pending"], group["lag"]) == (0, 0), "every entry was acknowledged"
+
+
+def test_they_wait_while_redis_is_away(redis: Redis, make: Make) -> None:
+    count = 5000
+    text = there_and_back(
+        PLUGIN, put(redis, "away", ', field = "json"'), take(redis, "away", ', field = "json"'), count, 2000
+    )
+    pipeline = make(text)
+    run_without_service(pipeline, "take", redis, lambda: stored(pipeline), 1000, "Connection refused")
+    assert_all_stored(pipeline, count)
+
+
+def test_a_full_redis_is_waited_for(redis: Redis, make: Make) -> None:
+    pipeline = make(only_put(PLUGIN, put(redis, "full"), count=1000))
+    redis.client().config_set("maxmemory", 1)
+    try:
+        run = pipeline.run()
+        waits_saying(pipeline, run, "put", "command not allowed when used memory > 'maxmemory'")
+    finally:
+        redis.client().config_set("maxmemory", 0)
+    ledger = run.ledger(DEADLINE_S)
+    assert ledger["stages"]["put"]["completed"] == redis.client().xlen("full") == 1000
+
+
+def test_what_nobody_mends_by_waiting_ends_the_stage(redis: Redis, make: Make) -> None:
+    redis.client().set("text", "no stream")
+    fails_saying(make(only_put(PLUGIN, put(redis, "text"), count=10)), "WRONGTYPE")
+
+
+def test_wrong_credentials(redis: Redis, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "a wrong one")
+    said = fails_saying(
+        make(only_take(PLUGIN, take(redis, "wrong"))), "Redis refuses the credentials", "invalid username-password"
+    )
+    assert "a wrong one" not in said
+
+
+def test_throughput_of_the_sink(redis: Redis, make: Make, compare: Callable[..., None]) -> None:
+    client = redis.client()
+    pipeline = make(only_put(PLUGIN, put(redis, "fast", ', field = "json"'), MESSAGES))
+
+    def ours() -> float:
+        client.delete("fast")
+        return rate_of_run(pipeline, lambda: client.xlen("fast"), MESSAGES)
+
+    def plain() -> None:
+        for start in range(0, MESSAGES, BATCH):
+            pipe = client.pipeline(transaction=True)
+            for number in range(start, start + BATCH):
+                pipe.xadd("plain", {"json": json.dumps({"id": number, "word": "räksmörgås", "flag": True})})
+            pipe.execute()
+
+    compare("redis_stream sink", ours, lambda: plain_rate(plain, MESSAGES))
+
+
+def test_throughput_of_the_source(redis: Redis, make: Make, compare: Callable[..., None]) -> None:
+    client = redis.client()
+    pipe = client.pipeline()
+    for number in range(MESSAGES):
+        pipe.xadd("fast-source", {"json": json.dumps({"id": number, "word": "räksmörgås", "flag": True})})
+    pipe.execute()
+    client.xgroup_create("fast-source", "g", "0")
+    client.xgroup_create("fast-source", "plain", "0")
+    pipeline = make(only_take(PLUGIN, take(redis, "fast-source", ', field = "json"')))
+
+    def ours() -> float:
+        client.xgroup_setid("fast-source", "g", "0", entries_read=0)
+
+        def finished() -> int:
+            group = next(group for group in client.xinfo_groups("fast-source") if group["name"] == b"g")
+            return int(group["entries-read"] or 0) - int(group["pending"])
+
+        return rate_of_run(pipeline, finished, MESSAGES)
+
+    def plain() -> None:
+        client.xgroup_setid("fast-source", "plain", "0", entries_read=0)
+        done = 0
+        while done < MESSAGES:
+            [[_, entries]] = client.xreadgroup("plain", "c", {"fast-source": ">"}, count=BATCH)
+            found = [json.loads(fields[b"json"]) for _, fields in entries]
+            client.xack("fast-source", "plain", *(entry for entry, _ in entries))
+            done += len(found)
+
+    compare("redis_stream source", ours, lambda: plain_rate(plain, MESSAGES))

@@ -1,0 +1,29 @@
+"""A scripted keeper: it takes the dead letters of the stage under test. Must not live here: a case."""
+
+from __future__ import annotations
+
+from zpipe.conform.upstream import read_frame
+from zpipe.conform.verdicts import NotKept
+from zpipe.core.wire import cbor
+from zpipe.core.wire.frames import Bury
+from zpipe.transport.neighbour_sockets import LettersSocket
+
+
+class DeadLetters:
+    """`letters`: those that came. Each is answered at once, as if it were durable."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.letters: list[Bury] = []
+        self._socket = LettersSocket(address)
+
+    def turn(self) -> None:
+        for parts in self._socket.read():
+            frame = read_frame(parts, 2, "the address of dead letters")
+            if not isinstance(frame, Bury):
+                raise NotKept("-", "bury is all that is sent to the address of dead letters", f"a {frame.kind}")
+            self.letters.append(frame)
+            self._socket.answer(parts[0], cbor.write({"kind": "done", "number": frame.number, "state": "stored"}))
+
+    def close(self) -> None:
+        self._socket.close()

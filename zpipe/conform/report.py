@@ -1,0 +1,158 @@
+"""Running the cases one after another, and what came of them: as lines, JSON or JUnit XML. Must not live here: a case."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.sax.saxutils import quoteattr
+
+from zpipe.conform import consumer_cases, instance_cases, producer_cases  # noqa: F401 -- they fill the table
+from zpipe.conform.cases import CASES, Case
+from zpipe.conform.scene import Scene
+from zpipe.conform.verdicts import Kind, NotApplicable, NotKept
+from zpipe.errors import OperatorError
+
+Outcome = Literal["kept", "not kept", "not asked"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a case. `sent`, `expected`, `came`: of one that is not kept; `why` one is not asked."""
+
+    number: int
+    level: int
+    title: str
+    section: str
+    outcome: Outcome
+    seconds: float
+    sent: str = ""
+    expected: str = ""
+    came: str = ""
+    why: str = ""
+
+
+def chosen(kind: Kind, level: int, numbers: Sequence[int]) -> list[Case]:
+    """The cases up to that level that can be asked of such a stage, or those of the numbers, in order."""
+    wanted = (
+        [CASES[number] for number in sorted(numbers)] if numbers else sorted(CASES.values(), key=lambda c: c.number)
+    )
+    return [one for one in wanted if kind in one.kinds and (numbers or one.level <= level)]
+
+
+def run(
+    command: Sequence[str],
+    kind: Kind,
+    cases: Sequence[Case],
+    many: bool = False,
+    jobs: int = 1,
+    keep: Callable[[Result], None] = lambda _: None,
+) -> list[Result]:
+    """Runs each case in a world of its own, `jobs` at a time. `keep` hears of each, in order. Blocks.
+
+    Raises OperatorError if the command cannot be started.
+    """
+    results = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for one in [pool.submit(_run_case, case, command, kind, many) for case in cases]:
+            results.append(one.result())
+            keep(results[-1])
+    return results
+
+
+def _run_case(one: Case, command: Sequence[str], kind: Kind, many: bool) -> Result:
+    root = Path(tempfile.mkdtemp(prefix="zpc-"))
+    scene = Scene(command, kind, root, many)
+    began = time.monotonic()
+
+    def result(outcome: Outcome, **more: str) -> Result:
+        return Result(
+            one.number, one.level, one.title, one.section, outcome, round(time.monotonic() - began, 3), **more
+        )
+
+    try:
+        one.check(scene)
+        return result("kept")
+    except NotKept as error:
+        return result("not kept", sent=error.sent, expected=error.expected, came=error.came)
+    except NotApplicable as error:
+        return result("not asked", why=str(error))
+    except OSError as error:
+        if error.filename == command[0]:
+            raise OperatorError(f"cannot start {command[0]}: {error.strerror}") from None
+        raise
+    finally:
+        scene.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def line(result: Result) -> str:
+    """One line, or for a case that is not kept a few."""
+    words = {"kept": "ok  ", "not kept": "FAIL", "not asked": "skip"}
+    head = f"{words[result.outcome]} {result.number:>3}  level {result.level}  {result.title}"
+    if result.outcome == "not asked":
+        return f"{head}: {result.why}"
+    if result.outcome == "kept":
+        return head
+    rows = [head + f"  (PROTOCOL.md, {result.section})"]
+    rows += [
+        f"       sent      {result.sent}",
+        f"       expected  {result.expected}",
+        f"       came      {result.came}",
+    ]
+    return "\n".join(rows)
+
+
+def summary(results: Sequence[Result]) -> str:
+    count = {outcome: sum(one.outcome == outcome for one in results) for outcome in ("kept", "not kept", "not asked")}
+    reached = level_reached(results)
+    text = f"{count['kept']} of {len(results)} cases kept"
+    text += f", {count['not kept']} not" if count["not kept"] else ""
+    text += f", {count['not asked']} not asked" if count["not asked"] else ""
+    return f"{text}; " + (f"level {reached} is kept" if reached else "level 1 is not kept")
+
+
+def level_reached(results: Sequence[Result]) -> int:
+    """The highest level of which, and below which, every case that was asked is kept; 0: none."""
+    reached = 0
+    for level in sorted({one.level for one in results}):
+        if any(one.outcome == "not kept" for one in results if one.level == level):
+            break
+        reached = level
+    return reached
+
+
+def as_json(command: Sequence[str], kind: Kind, results: Sequence[Result]) -> dict[str, Any]:
+    return {
+        "command": list(command),
+        "kind": kind,
+        "level": level_reached(results),
+        "kept": all(one.outcome != "not kept" for one in results),
+        "cases": [asdict(one) for one in results],
+    }
+
+
+def junit(results: Sequence[Result]) -> str:
+    """The XML that CI systems read."""
+    failures = sum(one.outcome == "not kept" for one in results)
+    skipped = sum(one.outcome == "not asked" for one in results)
+    seconds = sum(one.seconds for one in results)
+    rows = ['<?xml version="1.0" encoding="utf-8"?>']
+    rows.append(
+        f'<testsuite name="zpipe conform" tests="{len(results)}" failures="{failures}" skipped="{skipped}" time="{seconds:.3f}">'
+    )
+    for one in results:
+        name = quoteattr(f"{one.number} {one.title}")
+        rows.append(f'  <testcase classname="level{one.level}" name={name} time="{one.seconds:.3f}">')
+        if one.outcome == "not kept":
+            told = quoteattr(f"expected {one.expected}; came {one.came}; sent {one.sent}")
+            rows.append(f"    <failure message={told}/>")
+        elif one.outcome == "not asked":
+            rows.append(f"    <skipped message={quoteattr(one.why)}/>")
+        rows.append("  </testcase>")
+    return "\n".join([*rows, "</testsuite>", ""])

@@ -1,0 +1,289 @@
+"""An instance whose stage is a program in another language, from the outside: its keeper.
+
+The program has the sessions. Its keeper does what needs no protocol: it holds the lock of the instance, starts the program,
+passes signals on, answers for it to systemd and to the supervisor, stores its dead letters, and leaves the mark of its end.
+Must not live here: anything of a session.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.core.lifecycle import State
+from zpipe.core.wire import frames
+from zpipe.core.wire.frames import Announcement, Bury, Done, Refuse, Snapshot
+from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
+from zpipe.daemon.storage.store import Store
+from zpipe.errors import ExitCode, OperatorError, PeerError
+from zpipe.folders import instance_name, make_private
+from zpipe.runtime import dead_letter_table, environment, locks, logs, running_pipelines
+from zpipe.runtime.dead_letter_table import LetterRow
+from zpipe.runtime.logs import fields
+from zpipe.runtime.places import Places
+from zpipe.runtime.signals import Signals, signal_name
+from zpipe.transport.keeper_sockets import KeeperSockets
+
+_PRCTL = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1
+POLL_S = 0.25
+MOST_LETTER_BYTES = 17 << 20
+"""A little above the largest message."""
+SILENCE_S = 5.0
+"""For so long without an announcement, which is due each second, the watchdog is still fed."""
+
+
+def resolved(config: PipelineConfig, stage: str) -> dict[str, Any]:
+    """What the program is told of the config, in ZPIPE_CONFIG. PROTOCOL.md, "Started by zpipe", has the keys."""
+    settings = config.stages[stage]
+    return {
+        "pipeline": config.name,
+        "stage": stage,
+        "inputs": [
+            {"stage": one.stage, "outlet": one.outlet, "instances": config.stages[one.stage].instances}
+            for one in settings.inputs
+        ],
+        "outputs": [{"outlet": outlet, "to": to} for outlet, to in config.consumers(stage)],
+        "queue": {"messages": settings.queue.messages, "bytes": settings.queue.bytes},
+        "unacked": {"messages": settings.unacked.messages, "bytes": settings.unacked.bytes},
+        "interval_s": config.interval_s,
+        "peer_timeout_s": config.peer_timeout_s,
+        "options": settings.options,
+    }
+
+
+def run_program(
+    config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], level: str = "info"
+) -> ExitCode:
+    """Runs one instance's program until it has ended. Raises OperatorError if it cannot be started."""
+    places = Places(config, env)
+    if places.run and places.stopped_at_end(stage, instance) is not None:
+        return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
+    keeper = Keeper(config, stage, instance, env, places, level)
+    try:
+        return keeper.run()
+    finally:
+        keeper.close()
+
+
+def _end_with_parent() -> None:
+    """Called in the child, between fork and exec (prctl(2))."""
+    _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+class Keeper:
+    """Of one life of the program."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        stage: str,
+        instance: int,
+        env: Mapping[str, str],
+        places: Places,
+        level: str,
+    ) -> None:
+        self._config, self._stage, self._instance, self._env = config, stage, instance, env
+        self._places = places
+        runtime, state = places.runtime(stage, instance), places.state(stage, instance)
+        self._lock = locks.InstanceLock(runtime, instance_name(config.name, stage, instance))
+        self._log = logs.start(f"{stage}.{instance}", level, env)
+        make_private(state)
+        make_private(places.plugin_state(stage, instance))
+        places.begin_life(stage, instance)
+        running_pipelines.write_record(places, config, stage, instance)
+        letters = f"ipc://{runtime}/dead_letters.sock"
+        self._program = self._start(runtime.parent, state, letters)
+        self._store = Store(state)
+        self._store.start()
+        self._stored: queue.SimpleQueue[tuple[bytes, frames.Frame]] = queue.SimpleQueue()
+        control = places.addresses(stage, instance).control
+        self._sockets = KeeperSockets(control, letters, frames.ANNOUNCEMENT_TOPIC, frames.SNAPSHOT_TOPIC)
+        self._signals = Signals()
+        self._sockets.watch_fd(self._signals.fd)
+        self._supervised = bool(env.get(environment.SUPERVISED))
+        if self._supervised:
+            self._sockets.watch_fd(sys.stdin.fileno())
+        self._notifier = Notifier(env, self._status)
+        self._said: Announcement | None = None
+        self._heard_at = time.monotonic()
+        self._snapshot: dict[str, Any] = {}
+        self._stop_signals = 0
+
+    def _start(self, runtime_root: Any, state: Any, letters: str) -> subprocess.Popen[bytes]:
+        told = {
+            "ZPIPE_RUNTIME_DIR": str(runtime_root),
+            "ZPIPE_STATE_DIR": str(state.parent),
+            "ZPIPE_PIPELINE": self._config.name,
+            "ZPIPE_STAGE": self._stage,
+            "ZPIPE_INSTANCE": str(self._instance),
+            "ZPIPE_RUN": self._places.run,
+            "ZPIPE_DEAD_LETTERS": letters,
+            "ZPIPE_CONFIG": json.dumps(resolved(self._config, self._stage)),
+        }
+        own = {name: value for name, value in self._env.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        settings = self._config.stages[self._stage]
+        try:
+            # What it writes goes where the keeper's does. In a group of its own, since the keeper passes signals on. It ends with
+            # its keeper, however that ends: else the next life's program would bind the same addresses beside it.
+            return subprocess.Popen(
+                settings.command,
+                cwd=self._config.folder,
+                env={**own, **told},
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 -- this process has no other thread yet
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            self._lock.note_state(locks.CANNOT_GO_ON)
+            reason = error.strerror if isinstance(error, OSError) else error
+            where = f"cannot start {settings.command[0]!r} in {self._config.folder}"
+            raise OperatorError(f"stages.{self._stage}.command: {where}: {reason}") from None
+
+    # ---- its life
+
+    def run(self) -> ExitCode:
+        """Until the program has ended."""
+        self._log.info(
+            fields(event="program.started", command=self._config.stages[self._stage].runs, pid=self._program.pid)
+        )
+        while self._program.poll() is None:
+            self._turn()
+        self._read_published()
+        return self._ended(self._program.returncode)
+
+    def _turn(self) -> None:
+        for fd in self._sockets.poll(POLL_S):
+            if fd == self._signals.fd:
+                self._pass_signals_on()
+            else:
+                self._log.error(fields(event="supervisor.gone"))
+                self._program.kill()
+                self._program.wait()
+                return
+        self._read_published()
+        for parts in self._sockets.letters():
+            self._take_letter(parts[0], parts[-1])
+        while not self._stored.empty():
+            route, answer = self._stored.get()
+            self._sockets.answer(route, frames.write(answer))
+        now = time.monotonic()
+        if now - self._heard_at < SILENCE_S:
+            self._notifier.turn(now)
+
+    def _pass_signals_on(self) -> None:
+        for number in self._signals.read():
+            if number == signal.SIGHUP:
+                hint = "a program is told of its config when it starts: restart it"
+                self._log.warning(fields(event="reload.refused", hint=hint))
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._stop_signals += 1
+                self._log.info(fields(event="leaving", signal=number.name, hint="once more kills the program"))
+                self._program.send_signal(signal.SIGTERM if self._stop_signals == 1 else signal.SIGKILL)
+
+    def _read_published(self) -> None:
+        for _, encoded in self._sockets.published():
+            try:
+                frame = frames.read(encoded)
+            except PeerError as error:
+                self._log.warning(fields(event="program.malformed", reason=error))
+                continue
+            if isinstance(frame, Snapshot):
+                self._snapshot = frame.body
+            elif isinstance(frame, Announcement):
+                self._heard(frame)
+
+    def _heard(self, frame: Announcement) -> None:
+        self._heard_at = time.monotonic()
+        before = self._said.state if self._said is not None else State.STARTING.value
+        self._said = frame
+        if before == State.STARTING.value != frame.state:
+            self._lock.note_state(locks.READY)
+            self._notifier.ready()
+            self._log.info(
+                fields(event="ready", command=self._config.stages[self._stage].runs, incarnation=frame.incarnation)
+            )
+        if frame.state == State.STOPPED.value != before:
+            self._notifier.stopping()
+            self._leave_mark()
+
+    def _leave_mark(self) -> None:
+        """For the ledger, and for neighbours that start later."""
+        assert self._said is not None
+        try:
+            self._places.mark(self._stage, self._instance, self._said.ended, self._snapshot)
+        except OSError as error:
+            self._log.error(fields(event="mark.unwritten", reason=error.strerror))
+
+    def _ended(self, code: int) -> ExitCode:
+        state = self._said.state if self._said is not None else "no state"
+        if code == 0 and state == State.STOPPED.value:
+            self._leave_mark()  # again, with the last snapshot
+            self._places.end_life(self._stage, self._instance)
+            self._log.info(fields(event="exit", state=state, failed=False))
+            return ExitCode.DONE
+        how = signal_name(-code) if code < 0 else f"exit code {code}"
+        hint = "a program announces STOPPED before it ends" if code == 0 else None
+        self._log.error(fields(event="program.failed", how=how, state=state, hint=hint))
+        return ExitCode.FAILED
+
+    def _status(self) -> ServiceStatus:
+        state = self._said.state if self._said is not None else State.STARTING.value
+        counts = tuple(int(self._snapshot.get(name, 0)) for name in ("received", "completed"))
+        draining = self._stop_signals > 0 or state in (State.DRAINING.value, State.FLUSHED.value)
+        return ServiceStatus(f"{state}, program pid {self._program.pid}", counts, draining)
+
+    # ---- dead letters
+
+    def _take_letter(self, route: bytes, encoded: bytes) -> None:
+        """Stores the letter, and answers once that is durable."""
+        try:
+            frame = frames.read(encoded, MOST_LETTER_BYTES)
+        except PeerError as error:
+            self._log.warning(fields(event="program.malformed", reason=error))
+            self._sockets.answer(route, frames.write(Refuse(b"", str(error)[:500], 0)))
+            return
+        if not isinstance(frame, Bury):
+            reason = f"this address takes `bury`, and no {frame.kind}"
+            self._sockets.answer(route, frames.write(Refuse(b"", reason, getattr(frame, "number", 0))))
+            return
+        row = LetterRow(
+            stage=self._stage,
+            id=frame.id,
+            origin=frame.origin,
+            kind="error",
+            reason=frame.reason,
+            traceback="",
+            attempts=frame.attempts,
+            deaths=0,
+            history=(),
+            headers=None,
+            payload=frame.payload,
+            source=frame.source,
+        )
+        incarnation = self._said.incarnation if self._said is not None else ""
+
+        def done(error: Exception | None) -> None:  # on the store's thread; the answer is sent by the next turn
+            answer = Done(frame.number, "stored") if error is None else Refuse(b"", str(error)[:500], frame.number)
+            self._stored.put((route, answer))
+
+        self._log.warning(fields(event="dead_letter", id=frame.id, attempts=frame.attempts, reason=frame.reason))
+        self._store.ask(lambda connection: dead_letter_table.add(connection, row, incarnation), done)
+
+    def close(self) -> None:
+        if self._program.poll() is None:
+            self._program.kill()
+            self._program.wait()
+        self._store.close()
+        self._sockets.close()
+        self._notifier.close()
+        self._signals.close()
+        self._lock.release()

@@ -1,0 +1,147 @@
+"""Connections that were refused for their keys, at either end: in words with the cure, for the log and for snapshots.
+
+Which of them are still news belongs here. Must not live here: deciding who may connect, which `transport/curve` does.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from zpipe.config import PipelineConfig
+from zpipe.core.actions import LogEvent
+from zpipe.core.wire.peer_address import same_host
+from zpipe.daemon.service.limited_log import LimitedLog
+from zpipe.transport.curve import Refusal
+
+FORGET_S = 10.0
+"""Whoever is refused tries again every second, so after so long without another try there is nothing to mend."""
+MOST = 20
+"""That are remembered: strangers can cause any number."""
+SHOWN = ("hello.refused", "upstream.refuses")
+"""Events of the core that are refusals too: of somebody whose key may connect."""
+
+
+class Refusals:
+    """Used by the loop's thread.
+
+    host        the host that this is;  key: its public key;  stage: of this instance
+    """
+
+    def __init__(self, config: PipelineConfig, host: str, key: str, stage: str, log: LimitedLog) -> None:
+        self._config = config
+        self._host = host
+        self._key = key
+        self._stage = stage
+        self._log = log
+        self._dropped: dict[str, str] = {}
+        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def trust(self, config: PipelineConfig) -> None:
+        """The keys have changed. Those that are gone are still known by the name of their host."""
+        new = {key for host in config.hosts.values() for key in host.keys}
+        old = {key: host.name for host in self._config.hosts.values() for key in host.keys}
+        self._dropped = {**self._dropped, **old}
+        self._dropped = {key: name for key, name in self._dropped.items() if key not in new}
+        self._config = config
+
+    def note(self, refusal: Refusal, now: float) -> None:
+        reason = self._of_peer(refusal) if refusal.by_peer else self._here(refusal)
+        event = "peer.refuses" if refusal.by_peer else "peer.refused"
+        self._log.write(LogEvent(event, {"peer": refusal.where, "reason": reason}), now)
+        self._remember(refusal.where, reason, now)
+
+    def note_event(self, event: LogEvent, now: float) -> None:
+        """An event of the core, which is logged already."""
+        if event.event in SHOWN:
+            peer = str(event.fields.get("consumer") or event.fields.get("upstream") or "")
+            self._remember(peer, str(event.fields.get("reason")), now)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """For the snapshot, the newest last."""
+        now = time.monotonic()
+        self._seen = {key: seen for key, seen in self._seen.items() if now - seen[1] <= FORGET_S}
+        found = [
+            {"peer": peer, "reason": reason, "times": times, "last_s": round(now - at, 3)}
+            for (peer, reason), (times, at) in self._seen.items()
+        ]
+        return [*self._without_keys(), *found]
+
+    def _remember(self, peer: str, reason: str, now: float) -> None:
+        times, _ = self._seen.pop((peer, reason), (0, 0.0))
+        self._seen[peer, reason] = (times + 1, now)
+        if len(self._seen) > MOST:
+            del self._seen[next(iter(self._seen))]
+
+    def _without_keys(self) -> list[dict[str, Any]]:
+        """Neighbours' hosts whose last key was dropped: nobody there is connected to, nor let in."""
+        if not self._config.has_keys:
+            return []
+        neighbours = [entry.stage for entry in self._config.stages[self._stage].inputs]
+        neighbours += [consumer for _, consumer in self._config.consumers(self._stage)]
+        hosts = dict.fromkeys(host for name in neighbours for host in self._config.stages[name].hosts)
+        return [
+            {"peer": host, "reason": self._trust(host), "times": 1, "last_s": 0.0}
+            for host in hosts
+            if host != self._host and not self._config.hosts[host].keys
+        ]
+
+    def _trust(self, host: str) -> str:
+        cure = f"`zpipe keys list` on {host} shows it; run `zpipe keys trust '{host} = KEY'` here"
+        return f"no key of {host} is trusted here: {cure}"
+
+    def _of_peer(self, refusal: Refusal) -> str:
+        """The other end has refused."""
+        peer, me = refusal.where, self._host
+        match refusal.problem:
+            case "unknown key":
+                cure = f"run `zpipe keys trust '{me} = {self._key}'` on {peer}, and reload there (SIGHUP)"
+                return f"{peer} does not know this host's key, or has dropped it: {cure}"
+            case "key of another":
+                return (
+                    f"{peer} takes no messages from this host's key: by its config no stage on {me} is before that one; "
+                    "compare the two configs"
+                )
+            case "no keys":
+                has, has_not = ("this host", peer) if refusal.key else (peer, "this host")
+                return f"{has} asks for a key and {has_not} has none: is `insecure` the same in both configs?"
+            case "wrong server key":
+                cure = (
+                    f"`zpipe keys list` on {peer} shows its key; run `zpipe keys trust '{peer} = KEY'` here, and reload"
+                )
+                return f"{peer} does not have the key that is trusted for it here ({refusal.key}): {cure}"
+            case "broken off":
+                return f"{peer} broke off the handshake"
+
+    def _here(self, refusal: Refusal) -> str:
+        """Somebody was refused here."""
+        who = self._named(refusal.where)
+        match refusal.problem:
+            case "unknown key" if refusal.key in self._dropped:
+                return f"{who} still uses a key of {self._dropped[refusal.key]} that was dropped: {refusal.key}"
+            case "unknown key":
+                name = self._by_address(refusal.where) or "HOST"
+                cure = (
+                    f"if it is to take part, run `zpipe keys trust '{name} = {refusal.key}'` here, and reload (SIGHUP)"
+                )
+                return f"{who} has a key that is not trusted here: {cure}"
+            case "key of another":
+                before = ", ".join(entry.stage for entry in self._config.stages[self._stage].inputs)
+                return f"{who} has the key of a host on which no stage before {self._stage!r} runs ({before}): nothing is taken"
+            case "no keys":
+                return f"{who} has shown no key: is `insecure` in its config?"
+            case "wrong server key":
+                cure = f"run `zpipe keys trust '{self._host} = {self._key}'` there"
+                return f"{who} expects another key of {self._host} than it has: {cure}"
+            case "broken off":
+                return f"{who} broke off before it had shown a key: its config has `insecure`, or it is no zpipe"
+
+    def _by_address(self, where: str) -> str:
+        found = [name for name, host in self._config.hosts.items() if host.address and same_host(host.address, where)]
+        return found[0] if len(found) == 1 else ""
+
+    def _named(self, where: str) -> str:
+        if where in self._config.hosts:
+            return where
+        name = self._by_address(where)
+        return f"somebody at {where}" + f" ({name})" * bool(name)

@@ -1,0 +1,69 @@
+"""The files of keys on this machine: private keys, and the list of those that are trusted. Does not belong here: making a key,
+and which pipeline trusts whom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from zpipe import folders
+from zpipe.config import trusted_keys
+from zpipe.errors import OperatorError
+from zpipe.runtime.this_host import NEXT, SUFFIX
+
+Trusted = dict[str, tuple[str, ...]]
+
+
+class KeyFiles:
+    """Those of one folder. Raises OperatorError for what cannot be read or written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, host: str, new: bool = False) -> Path:
+        """Of a host's private key; with `new`, of the one that is to follow it."""
+        return self.folder / (host + SUFFIX + (NEXT if new else ""))
+
+    def write_private(self, path: Path, secret: str) -> None:
+        """Writes a file that only its owner can read, whatever the umask is."""
+        part = path.with_name(path.name + ".part")
+        try:
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secret + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except PermissionError as error:
+            raise folders.denied(path, error, "write") from None
+        except OSError as error:
+            raise folders.unwritable(path, error) from None
+
+    def put_new_to_use(self, host: str) -> None:
+        """The new private key takes the place of the old one, which is gone then."""
+        try:
+            self.path(host, new=True).replace(self.path(host))
+        except OSError as error:
+            raise folders.unwritable(self.path(host), error) from None
+
+    def trusted(self) -> Trusted:
+        try:
+            return trusted_keys.read(self.folder)
+        except ValueError as error:
+            raise OperatorError(str(error)) from None
+
+    def write_trusted(self, keys: Mapping[str, tuple[str, ...]]) -> None:
+        path = self.folder / trusted_keys.FILE
+        part = path.with_suffix(".part")
+        try:
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            part.write_text(trusted_keys.text(keys), encoding="utf-8")
+            part.chmod(0o644)
+            part.replace(path)
+        except PermissionError as error:
+            raise folders.denied(path, error, "write") from None
+        except OSError as error:
+            raise folders.unwritable(path, error) from None

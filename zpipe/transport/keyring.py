@@ -1,0 +1,46 @@
+"""The keys of a pipeline as sockets take them, from its config and the private key of this host. Does not belong here: where the
+private key is kept, and what a socket does with it."""
+
+from __future__ import annotations
+
+from zpipe.config import PipelineConfig
+from zpipe.errors import OperatorError
+from zpipe.transport.curve import KeyPair, Problem, TrustedKeys, pair_of
+from zpipe.transport.operator_sockets import OperatorSockets
+
+
+def pair_from(secret: str, host: str) -> KeyPair | None:
+    """The pair of a private key; None where there are no keys. Raises OperatorError."""
+    if not secret:
+        return None
+    try:
+        return pair_of(secret)
+    except ValueError as error:
+        raise OperatorError(f"the private key of host {host!r} {error}: `zpipe keys new {host}` makes one") from None
+
+
+def operator_sockets(config: PipelineConfig, secret: str, host: str, *topics: bytes) -> OperatorSockets:
+    """The sockets of a command on this host."""
+    trusted = TrustedKeys({name: one.keys for name, one in config.hosts.items()})
+    return OperatorSockets(*topics, pair=pair_from(secret, host), trusted=trusted)
+
+
+def words_of(problem: Problem, host: str) -> str:
+    """Why a command was not let in, for people."""
+    match problem:
+        case "unknown key":
+            return f"{host} does not know this host's key: run `zpipe keys trust` there (`zpipe doctor` says with what)"
+        case "wrong server key":
+            return f"{host} has another key than the one trusted here: `zpipe keys list` on {host} shows it"
+        case "no keys":
+            return f"{host} has no keys: is `insecure` the same in both configs?"
+        case _:
+            return f"{host} refuses this host's key"
+
+
+def trusted_by(config: PipelineConfig, stage: str) -> TrustedKeys:
+    """Whom an instance of the stage trusts: every host of the pipeline with what it asks, and those of the stages before with
+    messages."""
+    upstream = {entry.stage for entry in config.stages[stage].inputs}
+    producers = frozenset(host for name in upstream for host in config.stages[name].hosts)
+    return TrustedKeys({name: host.keys for name, host in config.hosts.items()}, producers)
