@@ -206,7 +206,7 @@ class Instance:
                 key
                 for entry in settings.inputs
                 for key in ((entry.stage, n) for n in range(1, config.stages[entry.stage].instances + 1))
-                if not self._places.is_local(*key)
+                if self._places.other_host(*key)
             ],
         )
 
