@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,20 @@ class Holds:
     refusal: str = ""
 
 
+class Stopping(threading.Event):
+    """`context.stopping`. A source waits for it between two messages, mostly for a moment. That takes 40 µs of CPU time by an
+    event, and 15 by a sleep (measured)."""
+
+    MOMENT_S = 0.01
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is None or timeout > self.MOMENT_S:
+            return super().wait(timeout)
+        if timeout > 0 and not self.is_set():
+            time.sleep(timeout)
+        return self.is_set()
+
+
 @dataclass
 class Context(Generic[OptionsT, PositionT]):
     """What a hook can know about where it runs. One life of an instance has one such object, which every call gets.
@@ -85,7 +100,7 @@ class Context(Generic[OptionsT, PositionT]):
     instances: int = 1
     last: bool = False
     batching: bool = False
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=Stopping)
     leaving: bool = False
     scratch: Any = None
     metrics: Metrics = field(default_factory=Metrics, repr=False)

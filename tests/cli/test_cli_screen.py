@@ -173,7 +173,7 @@ def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_i
     processes = start()
     terminal.wait(all_run, "then it is there")
     processes["sink"].send_signal(signal.SIGKILL)
-    terminal.wait(shows("sink is silent", "silent for"), "the stage is silent")
+    terminal.wait(shows("sink is silent", "┃ silent "), "the stage is silent")
     terminal.press("2")
     terminal.wait(shows("stale"), "the figures of its link are marked as stale")
     terminal.press("6")

@@ -9,6 +9,8 @@ from config_texts import step
 from config_types import Problems, Read
 
 from zpipe.config import config_record, trusted_keys
+from zpipe.config.loading import report_for
+from zpipe.config.topology import advise
 
 KEYS = ("{Js(Xy2V5uPgJXQ9bO.4!i&U5nJ}[-CXke>a8Cd)", "Ws0^iGc@Kb5ve-Z?B8}kY7ybFRvvMPiAz{a}/C[*", "Z" * 40)
 
@@ -175,3 +177,11 @@ def test_a_broken_file_of_trusted_keys_is_named(problems: Problems, env: dict[st
     ] == f"hosts: {tmp_path}/{trusted_keys.FILE}: must be a public key of 40 characters, as " + (
         '`zpipe keys list` shows it, not "short"'
     )
+
+
+def test_a_stage_in_another_language_has_to_know_keys(read: Read, env: dict[str, str], tmp_path: Path) -> None:
+    text = placed('host = "web1"', '[stages.b]\ncommand = ["./b"]\ninput = "a"\nhost = "web2"')
+    config = read(text, env)
+    report = report_for(config, "p.toml", env)
+    advise(config, report)
+    assert "stages.b.command" in [mistake.key for mistake in report.mistakes]

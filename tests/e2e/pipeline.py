@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,8 +48,14 @@ class Command:
     """A `zpipe` command under way. Its output goes to files, so that it never waits for a reader."""
 
     def __init__(
-        self, arguments: list[str], folder: Path, env: Mapping[str, str], python: str = sys.executable
+        self,
+        arguments: list[str],
+        folder: Path,
+        env: Mapping[str, str],
+        python: str = sys.executable,
+        within: Sequence[str] = (),
     ) -> None:
+        """`within`: a command that runs this one, such as one that enters a network namespace."""
         self.arguments = arguments
         self._env = dict(env)
         self._python = python
@@ -57,7 +63,7 @@ class Command:
         self._out, self._err = folder / f"{number}.out", folder / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [python, "-m", "zpipe", *arguments],
+                [*within, python, "-m", "zpipe", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

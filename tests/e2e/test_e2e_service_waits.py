@@ -87,3 +87,13 @@ def test_a_pipeline_whose_head_waits_drains_at_once(make: MakePipeline) -> None:
     assert run.ledger()["stages"]["read"]["received"] == 0
     (pipeline.folder / "service").touch()
     assert pipeline.run().ledger()["stages"]["read"]["received"] == 2000, "nothing was taken for read"
+
+
+def test_a_source_that_only_a_person_can_help_ends_the_run(make: MakePipeline) -> None:
+    service = SERVICE.replace('zpipe.Throttled(0.05, "open: connection refused")', 'OSError("never")')
+    service = service.replace('if "OPEN"', "if False").replace("zpipe.Retry(0.05, ", "OperatorError(")
+    pipeline = make(CONFIG.format(), service="from zpipe.errors import OperatorError\n" + service)
+    run = pipeline.run()
+    assert run.wait() == 1
+    assert "event=source.failed" in run.stderr and "source: connection refused" in run.stderr
+    assert "restarts=" not in run.stderr and "Traceback" not in run.stderr, "it is not started again"

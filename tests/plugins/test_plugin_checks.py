@@ -22,14 +22,25 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 NEEDY = [name for name in PLUGINS if name in EXTRAS]
 """Plugins that need a library, which the extra of the same name has."""
 RIGHT: dict[str, dict[str, Any]] = {
+    "elasticsearch": {"url": "http://127.0.0.1:9200", "index": "i"},
     "filter": {"where": "a"},
     "http": {"url": "http://127.0.0.1/"},
     "http_listen": {"address": "127.0.0.1:8080"},
+    "kafka": {"servers": ["127.0.0.1:9092"], "topic": "t"},
+    "mqtt": {"topic": "t"},
+    "mysql": {"user": "u", "database": "d", "table": "t", "key": ["id"]},
+    "nats": {"servers": ["nats://127.0.0.1:4222"], "subject": "s"},
     "notify": {"urls": [Secret("mailto://a.example")]},
+    "parquet": {"folder": "f"},
+    "postgres": {"dsn": "host=127.0.0.1", "table": "t", "key": ["id"]},
+    "rabbitmq": {"routing_key": "k"},
+    "redis_stream": {"stream": "s"},
     "reshape": {"fields": {"a": "b"}},
     "route": {"routes": {"a": "b"}},
+    "s3": {"bucket": "b"},
     "schedule": {"cron": "* * * * *"},
     "select": {"expression": "a"},
+    "sql": {"url": "sqlite:///f.db", "table": "t", "key": ["id"]},
     "validate": {"schema": {}},
 }
 """Options with which `check` has nothing to say about each of them."""
@@ -68,7 +79,11 @@ def modules_of(extra: str) -> set[str]:
     return {module for module, names in provided.items() if wanted & {n.lower().replace("_", "-") for n in names}}
 
 
-@pytest.mark.parametrize("name", [name for name in NEEDY if name in RIGHT])
+def test_no_plugin_that_needs_a_library_is_left_out() -> None:
+    assert set(NEEDY) <= set(RIGHT), "give it options here"
+
+
+@pytest.mark.parametrize("name", NEEDY)
 def test_a_library_that_is_not_there_is_said_with_what_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,14 @@ def test_a_stall_is_caught_up_by_a_second_at_most(make_context: Any, monkeypatch
     assert now == pytest.approx(1000.1)
 
 
+def test_a_moment_of_waiting_tells_whether_to_stop(make_context: Any) -> None:
+    stopping = make_context(Options()).stopping
+    assert not stopping.wait(0.001)
+    assert not stopping.wait(-1)
+    stopping.set()
+    assert stopping.wait(0.001) and stopping.wait(1000) and stopping.wait()
+
+
 def test_stopping_ends_a_wait(make_context: Any) -> None:
     context = make_context(Options(rate=0.001))
     source = Generate().source(context)

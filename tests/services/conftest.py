@@ -12,7 +12,7 @@ import pytest
 from pipeline import Pipeline
 from rows import Comparison
 from server import Server, running
-from servers import PostgreSQL
+from servers import S3, BulkService, MariaDB, PostgreSQL
 
 FIGURES = "figures"
 
@@ -26,6 +26,9 @@ def of_session(kind: type[Server]) -> Callable[[], Iterator[Server]]:
 
 
 postgresql_of_session = of_session(PostgreSQL)
+mariadb_of_session = of_session(MariaDB)
+s3_of_session = of_session(S3)
+bulkservice_of_session = of_session(BulkService)
 
 
 @pytest.fixture
@@ -33,6 +36,24 @@ def postgresql(postgresql_of_session: PostgreSQL) -> PostgreSQL:
     """It runs; a test may kill it, and need not start it again. Its tables are the test's to name."""
     postgresql_of_session.start()
     return postgresql_of_session
+
+
+@pytest.fixture
+def mariadb(mariadb_of_session: MariaDB) -> MariaDB:
+    mariadb_of_session.start()
+    return mariadb_of_session
+
+
+@pytest.fixture
+def s3(s3_of_session: S3) -> S3:
+    s3_of_session.start()
+    return s3_of_session
+
+
+@pytest.fixture
+def bulk_service(bulkservice_of_session: BulkService) -> BulkService:
+    bulkservice_of_session.start()
+    return bulkservice_of_session
 
 
 @pytest.fixture

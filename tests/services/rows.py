@@ -25,7 +25,7 @@ KILLS = 10
 """`kill -9` of random stages of a row."""
 PACE = 6000
 """Messages a second that should pass while stages are killed, so that the run outlasts its kills: `rate` of `generate`, and where
-the source has no such option `limit = { rate = PACE }` of a stage after it."""
+the source has no such option `limit.rate` of a stage after it (which counts batches)."""
 DEADLINE_S = 110.0
 GOAL = 0.7
 """Of the throughput of a plain script, at least."""
@@ -98,14 +98,19 @@ def run_without_service(
 
 def wait_for_progress(run: Command, progress: Progress, least: int) -> None:
     def enough() -> bool:
-        assert run.running, f"the run is over before message {least}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+        ill = not run.running or "event=message.dead" in run.stderr
+        assert not ill, f"before message {least}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
         return (progress() or 0) >= least
 
-    wait_until(enough, f"{least} messages got through", DEADLINE_S)
+    try:
+        wait_until(enough, f"{least} messages got through", DEADLINE_S)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{run.stderr[-4000:]}\n{run.holdings()}") from None
 
 
 def waits_saying(pipeline: Pipeline, run: Command, stage: str, *words: str) -> str:
-    """Waits until a snapshot of the stage says that it is held up, in these words, and so does its log. What it says."""
+    """Waits until a snapshot of the stage says that it is held up, in these words. Its log says that it waits, too, perhaps in
+    those of the first try. What it says."""
 
     def said() -> str:
         assert run.running, run.stderr[-4000:]
@@ -116,7 +121,7 @@ def waits_saying(pipeline: Pipeline, run: Command, stage: str, *words: str) -> s
 
     with pipeline.watch() as watch:
         found = wait_until(said, f"{stage} says that it waits: {words}")
-    wait_until(lambda: all(word in run.stderr for word in words), f"the log says {words}")
+    wait_until(lambda: f" {stage}.1 event=" in run.stderr and ".waits reason=" in run.stderr, "the log says so")
     return found
 
 

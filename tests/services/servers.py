@@ -6,9 +6,16 @@ Each is as it comes from Debian, with its files in the test's folder and without
 from __future__ import annotations
 
 import signal
-from typing import ClassVar
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from server import Server
+
+if TYPE_CHECKING:
+    import pymysql
+
+HERE = Path(__file__).parent
 
 
 class PostgreSQL(Server):
@@ -54,6 +61,99 @@ class PostgreSQL(Server):
         import psycopg
 
         psycopg.connect(self.dsn, connect_timeout=5).close()
+
+
+class MariaDB(Server):
+    program = "mariadbd"
+    package = "mariadb-server"
+    user = "mysql"
+
+    account = "zpipe"
+    password = "the right one"
+
+    def make(self) -> None:
+        words = ["--no-defaults", f"--datadir={self.folder}/data", "--auth-root-authentication-method=normal"]
+        self.call("/usr/bin/mariadb-install-db", *words, "--skip-test-db")
+        script = self.folder / "init.sql"
+        script.write_text(
+            f"CREATE USER IF NOT EXISTS '{self.account}'@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
+            f"GRANT ALL ON *.* TO '{self.account}'@'127.0.0.1';\nCREATE DATABASE IF NOT EXISTS zpipe;\n"
+        )
+        script.chmod(0o644)
+
+    def command(self) -> list[str]:
+        settings = {
+            "datadir": self.folder / "data",
+            "port": self.port,
+            "bind-address": "127.0.0.1",
+            "socket": self.folder / "socket",
+            "pid-file": self.folder / "pid",
+            "init-file": self.folder / "init.sql",
+            "skip-name-resolve": "ON",
+            "innodb-flush-log-at-trx-commit": 2,  # survives the end of the process
+            "innodb-buffer-pool-size": "64M",
+            "max-connections": 20,
+        }
+        return [str(self.found()), "--no-defaults", *(f"--{key}={value}" for key, value in settings.items())]
+
+    def connect(self) -> pymysql.Connection[Any]:
+        import pymysql
+
+        login = {"user": self.account, "password": self.password, "database": "zpipe"}
+        return pymysql.connect(host="127.0.0.1", port=self.port, connect_timeout=5, autocommit=True, **login)
+
+    def check(self) -> None:
+        self.connect().close()
+
+
+class _Script(Server):
+    """A program of Python beside the tests. Its interpreter is there."""
+
+    program = sys.executable
+    package = "python3"
+
+
+class S3(Server):
+    """moto's server, which keeps all in memory. Its clients come through `gate`, which a test may kill."""
+
+    program = "moto_server"
+    package = "python3-moto"
+    places = (f"{sys.prefix}/bin/moto_server",)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gate = Gate(folder, self.port)
+
+    def command(self) -> list[str]:
+        return [str(self.found()), "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def start(self) -> None:
+        super().start()
+        self.gate.start()
+
+    def stop(self) -> None:
+        self.gate.stop()
+        super().stop()
+
+
+class Gate(_Script):
+    def __init__(self, folder: Path, target: int) -> None:
+        super().__init__(folder)
+        self._target = target
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(HERE / "gate.py"), str(self.port), str(self._target)]
+
+
+class BulkService(_Script):
+    """It stands for Elasticsearch."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "documents.db"
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(HERE / "bulk_service.py"), str(self.port), str(self.file)]
 
 
 def closed_port(server: Server) -> int:

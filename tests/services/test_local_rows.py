@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from email import message_from_bytes
 from http.client import HTTPConnection, HTTPException
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from pipeline import Pipeline, wait_until
+from aiosmtpd.controller import Controller
+from pipeline import Command, Pipeline, wait_until
 from ports import free_ports
-from rows import DEADLINE_S, KILLS, MESSAGES, PACE, run_with_kills
+from rows import DEADLINE_S, KILLS, MESSAGES, PACE, run_with_kills, waits_saying
 
 MakePipeline = Callable[..., Pipeline]
 STORE = """
@@ -226,3 +234,124 @@ async def load_of(port: int, count: int, connections: int) -> float:
     began = time.monotonic()
     await asyncio.gather(*[client() for _ in range(connections)])
     return time.monotonic() - began
+
+
+# ---- what they cost
+
+
+def rate(pipeline: Pipeline, run: Command) -> float:
+    """Messages a second, between the first and the last that are stored."""
+    first = last = (0.0, 0)
+    while last[1] < MESSAGES:
+        count = wait_until(lambda least=last[1]: (n := pipeline.count()) > least and n, "more is stored", DEADLINE_S)
+        last = (time.monotonic(), int(count))
+        first = first if first[1] else last
+    run.interrupt()
+    run.ledger(DEADLINE_S)
+    return (last[1] - first[1]) / (last[0] - first[0])
+
+
+def test_tail_beside_a_plain_script(make: MakePipeline, compare: Callable[..., None], tmp_path: Path) -> None:
+    pipeline = make(FOLLOWED + STORE.format(input="read"))
+    lines = "".join(map(line, range(MESSAGES)))
+    (pipeline.folder / "a.log").write_text(lines)
+
+    def ours() -> float:
+        (pipeline.folder / "out.db").unlink(missing_ok=True)
+        return rate(pipeline, pipeline.run("--fresh"))
+
+    def plain() -> float:
+        """The same lines into the same table, in batches of 500, each on the disk when it is done."""
+        with closing(sqlite3.connect(tmp_path / f"{time.monotonic()}.db", isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("CREATE TABLE t (id NOT NULL PRIMARY KEY, text)")
+            began, rows = time.monotonic(), []
+            with (pipeline.folder / "a.log").open() as log:
+                for text in log:
+                    payload = json.loads(text)
+                    rows.append((payload["id"], payload["text"]))
+                    if len(rows) == 500:
+                        database.execute("BEGIN")
+                        upsert = "INSERT INTO t VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
+                        database.executemany(upsert, rows)
+                        database.execute("COMMIT")
+                        rows.clear()
+            return MESSAGES / (time.monotonic() - began)
+
+    compare("tail into sqlite", ours, plain)
+
+
+# ---- schedule and notify
+
+TOLD = """
+[pipeline]
+name = "told"
+
+[stages.make]
+plugin = "generate"
+options = { count = 200, rate = 100 }
+
+[stages.tell]
+input = "make"
+plugin = "notify"
+options = { urls = ["${MAIL_URL}"], title = "number {id}", body = "it is {id}" }
+"""
+
+
+class Mails:
+    """A mail server, with the subjects of what it has taken. It is away for a while after some of them."""
+
+    def __init__(self) -> None:
+        self.subjects: list[str] = []
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:
+        self.subjects.append(str(message_from_bytes(envelope.content)["Subject"]))
+        return "250 OK"
+
+
+def test_notify_tells_each_message_whoever_is_killed_and_waits_for_its_server(make: MakePipeline) -> None:
+    pipeline, mails = make(TOLD), Mails()
+    [port] = free_ports(1)
+    pipeline.env["MAIL_URL"] = f"mailto://127.0.0.1:{port}?from=a@a.example&to=b@b.example&mode=insecure"
+    server = Controller(mails, hostname="127.0.0.1", port=port)
+    server.start()
+    run = pipeline.run()
+    kills = 5
+    for n in range(kills):
+        wait_until(lambda least=20 * (n + 1): len(mails.subjects) >= least, "mails arrive")
+        pipeline.kill("tell")
+    server.stop()
+    waits_saying(pipeline, run, "tell", "refused")
+    server = Controller(mails, hostname="127.0.0.1", port=port)
+    server.start()
+    try:
+        assert run.ledger(DEADLINE_S)["stages"]["tell"]["dead"] == 0
+    finally:
+        server.stop()
+    told = Counter(mails.subjects)
+    assert set(told) == {f"number {n}" for n in range(200)}
+    assert told.total() <= 200 + kills, "only one that was sent and not yet noted is sent twice"
+
+
+SCHEDULED = """
+[pipeline]
+name = "scheduled"
+
+[stages.at]
+plugin = "schedule"
+options = { cron = "* * * * * *", missed = "all" }
+"""
+
+
+def test_schedule_misses_nothing_when_it_is_killed(make: MakePipeline) -> None:
+    pipeline = make(SCHEDULED + STORE.format(input="at").replace('"id"', '"due"'))
+    run = pipeline.run()
+    for n in range(3):
+        wait_until(lambda least=2 * (n + 1): pipeline.count() >= least, "times are stored")
+        pipeline.kill("at")
+    wait_until(lambda: pipeline.count() >= 8, "times are stored")
+    run.interrupt()
+    run.ledger()
+    due = [datetime.fromisoformat(row[0]).timestamp() for row in pipeline.query("SELECT due FROM t ORDER BY due")]
+    assert [later - earlier for earlier, later in pairwise(due)] == [1.0] * (len(due) - 1)

@@ -19,6 +19,7 @@ plugin = "./read.py:made"
 [stages.call]
 input = "read"
 plugin = "python"
+use = ["./around.py:made"]
 options = { function = "work.py:work" }
 [stages.run]
 input = "call"
@@ -40,6 +41,7 @@ made = Made()
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "read.py").write_text(PLUGIN.replace("HOOK", "zpipe_source(self, context)"))
+    (tmp_path / "around.py").write_text(PLUGIN.replace("HOOK", "zpipe_wrap(self, call, messages)"))
     (tmp_path / "work.py").write_text("def work(payload): return payload")
     (tmp_path / "stage").write_text("#!/bin/sh")
     (tmp_path / "stage").chmod(0o755)
@@ -62,7 +64,7 @@ def test_a_stage_is_made_of_its_plugin_and_of_the_programs_that_its_options_name
     }
     assert found == {
         "read": ["read.py"],
-        "call": ["work.py"],
+        "call": ["around.py", "work.py"],
         "run": ["stage", "stage.js"],
         "package": ["watched_package/__init__.py", "watched_package/inner.py"],
     }

@@ -35,6 +35,7 @@ COMMANDS = {
     "dead": "List, show, edit, replay or drop dead letters.",
     "units": "Make a pipeline's systemd units.",
     "keys": "Make, trust, rotate and drop the keys of hosts.",
+    "doctor": "Find what stands in a pipeline's way, and say its cure.",
     "new": "Begin a plugin, with options, tests and a config.",
     "plugins": "List the plugins that are installed.",
     "conform": "Check that a stage in any language keeps the protocol.",

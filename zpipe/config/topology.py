@@ -180,6 +180,9 @@ def advise(config: PipelineConfig, report: MistakeReport) -> None:
     """Adds warnings to `report`: mistakes that stop nothing. The config must have been loaded with its plugins."""
     for stage in config.stages.values():
         path = ("stages", stage.name)
+        if stage.command and config.has_keys:
+            problem = "is in another language, and has to show and ask for keys itself where it meets other hosts"
+            report.add((*path, "command"), f"{problem} (PROTOCOL.md, section 3)")
         if not stage.inputs and all(outlet == DEAD for outlet, _ in config.consumers(stage.name)):
             report.add(path, "is a head that no stage reads: its messages go nowhere")
         for index, entry in enumerate(stage.inputs):

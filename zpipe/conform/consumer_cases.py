@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 from zpipe.conform.cases import case
 from zpipe.conform.scene import QUEUE_BYTES, QUEUE_MESSAGES, Scene
@@ -363,4 +364,16 @@ def values_pass(scene: Scene) -> None:
     _delivered(scene, up, len(payloads))
     came = [one.payload for one in down.received if one.new]
     for given, got in zip(payloads, came, strict=True):
-        scene.require(repr(given) == repr(got), f"{given!r:.80}", f"{got!r:.80}")
+        scene.require(_same(given, got), f"{given!r:.80}", f"{got!r:.80}")
+
+
+def _same(given: Any, got: Any) -> bool:
+    """Equal, and of the same type; but a language may have one type for 1 and 1.0, or for 0.0 and -0.0."""
+    if isinstance(given, list):
+        return isinstance(got, list) and len(given) == len(got) and all(map(_same, given, got))
+    if isinstance(given, dict):
+        return isinstance(got, dict) and list(given) == list(got) and all(map(_same, given.values(), got.values()))
+    if isinstance(given, float) and math.isnan(given):
+        return isinstance(got, float) and math.isnan(got)
+    numbers = type(given) in (int, float) and type(got) in (int, float)
+    return bool(given == got) and (numbers or type(given) is type(got))

@@ -11,8 +11,10 @@ messages/s that would be the bottleneck.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 from zpipe.core.ranges import RangeSet
@@ -80,11 +82,12 @@ class EachDerivation(Derivation):
     As long as each input has one output on one link, in runs, the expected ones are kept as ranges; else as a count each.
     """
 
-    __slots__ = ("_counts", "_each", "_expected")
+    __slots__ = ("_counts", "_each", "_expected", "_stops")
 
     def __init__(self, inputs: Sequence[Divisible]) -> None:
         super().__init__(())
         self._each = inputs
+        self._stops = list(accumulate(share.count for share in inputs))
         self._expected = RangeSet()
         self._counts: list[int] | None = None
 
@@ -95,7 +98,7 @@ class EachDerivation(Derivation):
             if type(owners) is range and not self._expected.overlaps(start, stop):
                 self._expected.add(start, stop)
                 return
-            self._counts = [0] * sum(share.count for share in self._each)
+            self._counts = [0] * self._stops[-1]
             for start, stop in self._expected:
                 self._counts[start:stop] = [1] * (stop - start)
         counts = self._counts
@@ -116,7 +119,7 @@ class EachDerivation(Derivation):
     def close_but(self, failed: Collection[int]) -> None:
         """All outputs are expected. Inputs without any finish now, but for the `failed`, which are no longer its business."""
         self._open = False
-        total = sum(share.count for share in self._each)
+        total = self._stops[-1]
         if self._counts is None and not failed:
             at = 0
             for start, stop in self._expected:
@@ -130,12 +133,13 @@ class EachDerivation(Derivation):
                 self._finish_run(index, index + 1)
 
     def _finish_run(self, start: int, stop: int) -> None:
-        base = 0
-        for share in self._each:
-            low, high = max(start - base, 0), min(stop - base, share.count)
-            if low < high:
-                share.part(low, high).finish()
-            base += share.count
+        at = bisect_right(self._stops, start)
+        while start < stop:
+            share, end = self._each[at], self._stops[at]
+            base = end - share.count
+            share.part(start - base, min(stop, end) - base).finish()
+            start = end
+            at += 1
 
 
 class CountRow(NamedTuple):

@@ -169,11 +169,8 @@ class Stage:
     def feedback_received(
         self, route: bytes, encoded: bytes, now: float, sender: str, shown: ShownKey = NO_KEY
     ) -> None:
-        """A frame on the feedback ROUTER. Raises PeerError for one that is not of the protocol.
-
-        route   the connection it came by;  sender: what is known of who sent it, a tcp peer's host and nothing else
-        shown   what the sender has proved by a key
-        """
+        """A frame on the feedback ROUTER, by the connection `route`. Raises PeerError for one that is not of the protocol.
+        `sender`: what is known of who sent it, a tcp peer's host and nothing else; `shown`: what that one has proved by a key."""
         self._wake(now)
         self._settled = False
         frame = frames.read(encoded)

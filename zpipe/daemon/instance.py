@@ -288,7 +288,7 @@ class Instance:
         self._mailbox.post(lambda: self._came_back(task, result))
 
     def _source_failed(self, error: BaseException) -> None:
-        self._mailbox.post(lambda: self._fail("source.failed", error))
+        self._mailbox.post(lambda: self._end_source(error))
 
     # ---- called on the loop's thread
 
@@ -297,6 +297,11 @@ class Instance:
             self._lock.note_state(locks.CANNOT_GO_ON)
         else:
             self.stage.task_done(task, result, time.monotonic())
+
+    def _end_source(self, error: BaseException) -> None:
+        if isinstance(error, OperatorError):  # another life would not come further
+            self._lock.note_state(locks.CANNOT_GO_ON)
+        self._fail("source.failed", error)
 
     def _fail(self, event: str, error: BaseException) -> None:
         known = isinstance(error, OperatorError | PluginError)

@@ -26,7 +26,7 @@ class Handover:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._renew_lock()
         self._worker_drives = False
         self._began_at: float | None = None
         self._calls = 0
@@ -41,8 +41,13 @@ class Handover:
     def leave_to_parent(self) -> None:
         """In a child that a plugin has forked in a call: nobody drives, since the sockets are the parent's. The lock may have
         been held by a thread that the child does not have."""
-        self._changed = threading.Condition(threading.Lock())
+        self._renew_lock()
         self._worker_drives = False
+
+    def _renew_lock(self) -> None:
+        """What is done for each call takes the lock itself: a Condition takes it by four more functions."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     # ---- on the main thread
 
@@ -73,21 +78,21 @@ class Handover:
 
     def begin_call(self) -> None:
         """While it drives: from now until `end_call` the loop may be lost."""
-        with self._changed:
+        with self._lock:
             self._begin()
             if self._asleep:
                 self._changed.notify()
 
     def end_call(self) -> bool:
         """Whether the worker still drives. If not, it must touch nothing that is the loop's."""
-        with self._changed:
+        with self._lock:
             if self._worker_drives:
                 self._began_at = None
             return self._worker_drives
 
     def give_back(self) -> None:
         """The main thread drives from now on. The worker may be in a call."""
-        with self._changed:
+        with self._lock:
             self._worker_drives = False
             self._changed.notify()
 

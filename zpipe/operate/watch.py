@@ -54,6 +54,8 @@ class Watch:
         """Waits at most so long for a snapshot, and returns those that came, oldest first."""
         self._find()
         self._ask_unheard()
+        if self._rounds_left:  # whoever waits for a snapshot would else wait past the moment to ask for it
+            timeout_s = min(timeout_s, max(self._ask_unheard_at - time.monotonic(), 0.0))
         came = []
         for multipart in self._sockets.read(timeout_s):
             snapshot = self._read(multipart)
@@ -86,10 +88,20 @@ class Watch:
         unheard = [key for key in self._expected if key not in self.snapshots]
         for stage, instance in unheard:
             if not self._places.is_local(stage, instance) or self._places.alive(stage, instance):
-                with suppress(OperatorError):
-                    self.ask(stage, instance, "snapshot", UNHEARD_ANSWER_S)
+                self._ask_for_snapshot(stage, instance)
         if not unheard:
             self._rounds_left = 0
+
+    def _ask_for_snapshot(self, stage: str, instance: int) -> None:
+        """One of another host is not waited for: to make a connection and give it up before it is made looks like somebody
+        without a key there."""
+        host = self._places.other_host(stage, instance)
+        if host:
+            request = frames.write(frames.Request(next(self._numbers), "snapshot"))
+            self._sockets.post(self._places.addresses(stage, instance).feedback, request, host)
+            return
+        with suppress(OperatorError):
+            self.ask(stage, instance, "snapshot", UNHEARD_ANSWER_S)
 
     def _read(self, multipart: list[bytes]) -> dict[str, Any] | None:
         """The snapshot in a frame. None if it is anything else, of another pipeline or run, or broken: a watch survives what it

@@ -34,7 +34,7 @@ def name_of(config: PipelineConfig, env: Mapping[str, str]) -> str:
     own = socket.gethostname()
     named_so = [name for name in config.hosts if name in (own, own.partition(".")[0])]
     return next(iter(named_so), "") or next(
-        (name for name, host in config.hosts.items() if host.address and _is_own(host.address)), ""
+        (name for name, host in config.hosts.items() if host.address and is_own(host.address)), ""
     )
 
 
@@ -87,7 +87,7 @@ def own_key(config: PipelineConfig, env: Mapping[str, str], host: str) -> str:
     return read_key(folders.keys_folder(env, config.path) / (host + SUFFIX), host)
 
 
-def _is_own(address: str) -> bool:
+def is_own(address: str) -> bool:
     """Whether a socket can be bound to it here."""
     return any(_can_bind(family, where) for family, where in _resolved(address))
 

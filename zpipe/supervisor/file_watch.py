@@ -59,14 +59,20 @@ def _signature(file: Path) -> Signature | None:
 
 
 def files_of(config: PipelineConfig, stage: str) -> Iterator[Path]:
-    """The files of the stage's plugin, and those that its options name: a function's module, a program, a script."""
-    plugin = config.stages[stage].plugin
-    for part in config.stages[stage].command:
+    """The files of the stage's plugins, and those that their options name (a function's module, a program, a script), or that its
+    command names."""
+    settings = config.stages[stage]
+    for part in settings.command:
         yield from _named(part, config.folder)
-    if not plugin:
-        return
+    if settings.plugin:
+        yield from _files_of_plugin(settings.plugin, settings.options, config.folder)
+    for use in settings.use:
+        yield from _files_of_plugin(use.plugin, use.options, config.folder)
+
+
+def _files_of_plugin(plugin: str, options: Any, folder: Path) -> Iterator[Path]:
     if "/" in plugin or ".py" in plugin:
-        yield from _named(plugin, config.folder)
+        yield from _named(plugin, folder)
     elif ":" in plugin:
         yield from _module_files(plugin.partition(":")[0])
     else:
@@ -74,8 +80,8 @@ def files_of(config: PipelineConfig, stage: str) -> Iterator[Path]:
 
         for target in provided(plugin):
             yield from _module_files(target.partition(":")[0])
-    for text in _texts(vars(options) if hasattr(options := config.stages[stage].options, "__dict__") else {}):
-        yield from _named(text, config.folder)
+    for text in _texts(vars(options) if hasattr(options, "__dict__") else {}):
+        yield from _named(text, folder)
 
 
 def _named(text: str, folder: Path) -> Iterator[Path]:

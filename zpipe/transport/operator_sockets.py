@@ -6,7 +6,7 @@ Subscriptions and requests belong here. Must not live here: what a frame means.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import zmq
@@ -34,17 +34,26 @@ class OperatorSockets:
         self._context = zmq.Context(1)
         self._pair = pair
         self._trusted = trusted or TrustedKeys()
-        self._sub = self._context.socket(zmq.SUB)
-        self._sub.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        self._sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._monitor = self._sub.get_monitor_socket(_SEEN)
-        for topic in topics:
-            self._sub.setsockopt(zmq.SUBSCRIBE, topic)
+        self._sub = self._make_sub(topics)
+        # Once a socket expects keys it does so of whatever it connects to from then on: those of this host have another.
+        self._keyed_sub = self._make_sub(topics)
+        self._monitor = self._keyed_sub.get_monitor_socket(_SEEN)
+        self._poller = zmq.Poller()
+        for sub in (self._sub, self._keyed_sub):
+            self._poller.register(sub, zmq.POLLIN)
         self._addresses: set[str] = set()
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._tries: dict[str, int] = {}
         self.refused: dict[str, curve.Problem] = {}
+
+    def _make_sub(self, topics: Sequence[bytes]) -> zmq.Socket[bytes]:
+        sub = self._context.socket(zmq.SUB)
+        sub.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        for topic in topics:
+            sub.setsockopt(zmq.SUBSCRIBE, topic)
+        return sub
 
     def connect(self, address: str, host: str = "") -> None:
         """It may not be bound yet. Does nothing the second time, unless the first has been refused.
@@ -54,8 +63,9 @@ class OperatorSockets:
         self._read_events()
         if address not in self._addresses:
             self._addresses.add(address)
-            if self._expect(self._sub, address, host):
-                self._sub.connect(address)
+            sub = self._keyed_sub if self._pair is not None and host else self._sub
+            if self._expect(sub, address, host):
+                sub.connect(address)
 
     def _expect(self, socket: zmq.Socket[bytes], address: str, host: str) -> bool:
         """False: no key of the host is trusted, so it is not to be connected to."""
@@ -79,17 +89,14 @@ class OperatorSockets:
                 self._tries[address] = self._tries.get(address, 0) + 1
                 self._addresses.discard(address)
                 with suppress(zmq.ZMQError):  # libzmq has given it up already
-                    self._sub.disconnect(address)
+                    self._keyed_sub.disconnect(address)
 
     def read(self, timeout_s: float) -> Iterator[list[bytes]]:
         """Waits at most so long for the first frames [topic, frame], then gives all that have come."""
-        if not self._sub.poll(max(0, int(timeout_s * 1000))):
-            return
-        while True:
-            try:
-                yield self._sub.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for sub, _ in self._poller.poll(max(0, int(timeout_s * 1000))):
+            with suppress(zmq.Again):
+                while True:
+                    yield sub.recv_multipart(zmq.NOBLOCK)
 
     def ask(self, address: str, frame: bytes, timeout_s: float, host: str = "") -> bytes | None:
         """Sends one request to a feedback socket. Returns the answer, or None if nobody answers in time. Blocks."""

@@ -107,6 +107,22 @@ def test_ids_that_do_not_fit_are_left_out_before_messages_are(tmp_path: Path) ->
     assert ids_of(path) == ["99"]
 
 
+def test_of_a_task_only_the_messages_are_written_that_are_called_for_next(tmp_path: Path) -> None:
+    """A group of them is noted at a time, and the note counts through the whole task."""
+    path = tmp_path / "calls"
+    slot = CallJournal(path, 1).slot(0)
+    slot.begin(task(100, 10, pieces=4), slice(1, 3))
+    slot.note[0] = 11
+    assert (numbers(path), ids_of(path)) == ([(110, 1)], ["0"])
+    slot.note[0] = 30
+    assert (numbers(path), ids_of(path)) == ([(129, 1)], ["9"])
+    slot.note[0] = ALL
+    assert [number for number, _ in numbers(path)] == [*range(110, 130)]
+    for outside in (10, 31):
+        slot.note[0] = outside
+        assert numbers(path) == []
+
+
 def test_an_id_with_a_null_character_makes_no_wrong_ids(tmp_path: Path) -> None:
     path = tmp_path / "calls"
     body = section.encode(["a\0b", "c"], [0.0] * 2, [None] * 2, None)

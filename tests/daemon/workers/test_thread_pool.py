@@ -9,8 +9,11 @@ import pytest
 from pools import bench, payloads, task
 
 from zpipe.core.work.task import Result, Verdict
-from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
+from zpipe.daemon.plugin import runner
+from zpipe.daemon.plugin.task_run import EARLY_MESSAGES, Group, TaskRun
 from zpipe.daemon.workers import event_loop
+from zpipe.daemon.workers.thread_pool import QUICK_S, ThreadPool
+from zpipe.messages import Message
 
 PLUGIN = """
 import asyncio
@@ -203,3 +206,43 @@ def test_calls_that_do_not_end_are_left_behind_until_there_are_too_many(
         assert payloads(pool.run(task(["b"]))) == ["b"]
         (last,) = pool.run(task(["stubborn"])).failures
         assert last.verdict is Verdict.FAIL and "must let asyncio.CancelledError through" in last.reason
+
+
+class Clock:
+    now = 0.0
+
+    @classmethod
+    def perf_counter(cls) -> float:
+        return cls.now
+
+
+@pytest.mark.parametrize(("decoding_s", "plugin_s", "drives"), [(10 * QUICK_S, 0.0, True), (0.0, 2 * QUICK_S, False)])
+def test_who_drives_the_loop_is_decided_by_what_the_plugin_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding_s: float, plugin_s: float, drives: bool
+) -> None:
+    """On a busy machine the rest of a task takes long, too, and longer yet if it is handed to another thread."""
+    decode = TaskRun.messages
+
+    def slow(run: TaskRun, group: Group) -> list[Message]:
+        Clock.now += decoding_s
+        return decode(run, group)
+
+    monkeypatch.setattr(TaskRun, "messages", slow)
+    monkeypatch.setattr(runner.time, "perf_counter", Clock.perf_counter)
+    monkeypatch.setattr(Clock, "spend", lambda: setattr(Clock, "now", Clock.now + plugin_s), raising=False)
+    plugin = """
+from test_thread_pool import Clock
+
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_process(message):
+    Clock.spend()
+"""
+    with bench(tmp_path, plugin, "count = 1") as pool:
+        pool.pool.put(task([1]))
+        _, result = pool.result()
+        assert isinstance(pool.pool, ThreadPool)
+        assert (result.seconds, result.calls_s) == pytest.approx((decoding_s + plugin_s, plugin_s))
+        assert pool.pool.may_drive == drives

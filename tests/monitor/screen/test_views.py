@@ -235,6 +235,8 @@ def test_letters_are_folded_by_reason_and_unfold() -> None:
     closed = VIEWS[5](shown, Choice(5), 80, 20).main.keys()
     opened = VIEWS[5](shown, Choice(5, unfolded={key}), 80, 20).main.keys()
     assert len(closed) == 2 and len(opened) == 22
+    listed = seen(VIEWS[5](shown, Choice(5, unfolded={key}), 80, 20))
+    assert re.search(r"check\.\d/10 +read:1000 +\S+ 2 tries", listed), listed
     assert [row["letter"] for row in letters_of(shown, "letter:check.2/5")] == ["check.2/5"]
 
 

@@ -91,6 +91,7 @@ class Result:
     failures  messages that failed; all others are completed, filtered or held. Of a hook that has no messages: that it failed
     seconds   the worker's time;  ages: seconds since origin of one message a slice
     held      messages that the plugin holds from now on;  releases: what it made of some that it held
+    calls_s   of the worker's time, what the plugin took, where that is measured
     """
 
     chunks: list[Chunk]
@@ -100,6 +101,7 @@ class Result:
     ages: list[float] = field(default_factory=list)
     held: Sequence[int] = ()
     releases: Releases | None = None
+    calls_s: float = 0.0
 
 
 class CallHistory(NamedTuple):

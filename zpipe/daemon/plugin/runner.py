@@ -98,10 +98,11 @@ class Runner:
         run = TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
         if task.hook:
             return (yield from self._call_hook(run, task.hook, began))
-        note = calls.note
+        note, calls_s = calls.note, 0.0
         for group in run.groups():
             messages = run.messages(group)
             calls.begin(task, slice(group.first, group.stop))
+            called = time.perf_counter()
             if messages and task.batch:
                 note[0] = ALL
                 yield from self._batch(run, group, messages)
@@ -110,9 +111,11 @@ class Runner:
                 yield from self._each_at_once(run, group, messages, note)
             elif messages:
                 yield from self._each(run, group, messages, note)
+            calls_s += time.perf_counter() - called
             note[0] = NONE
             run.end(group)
         result = run.result()
+        result.calls_s = calls_s
         result.seconds = time.perf_counter() - began
         return result
 
@@ -129,7 +132,7 @@ class Runner:
             failures = [failure_of(0, error)]
         result = run.result()
         result.failures = failures
-        result.seconds = time.perf_counter() - began
+        result.seconds = result.calls_s = time.perf_counter() - began
         return result
 
     def _each(self, run: TaskRun, group: Group, messages: list[Message], note: Note) -> _Steps:

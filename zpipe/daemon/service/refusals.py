@@ -16,6 +16,8 @@ from zpipe.transport.curve import Refusal
 
 FORGET_S = 10.0
 """Whoever is refused tries again every second, so after so long without another try there is nothing to mend."""
+REPEATED = 3
+"""Handshakes from one address that came to nothing without a reason: so many are news."""
 MOST = 20
 """That are remembered: strangers can cause any number."""
 SHOWN = ("hello.refused", "upstream.refuses")
@@ -35,6 +37,7 @@ class Refusals:
         self._stage = stage
         self._log = log
         self._dropped: dict[str, str] = {}
+        self._broken_off: list[tuple[str, float]] = []
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def trust(self, config: PipelineConfig) -> None:
@@ -46,10 +49,18 @@ class Refusals:
         self._config = config
 
     def note(self, refusal: Refusal, now: float) -> None:
+        if refusal.problem == "broken off" and not refusal.by_peer and not self._is_repeated(refusal.where, now):
+            return
         reason = self._of_peer(refusal) if refusal.by_peer else self._here(refusal)
         event = "peer.refuses" if refusal.by_peer else "peer.refused"
         self._log.write(LogEvent(event, {"peer": refusal.where, "reason": reason}), now)
         self._remember(refusal.where, reason, now)
+
+    def _is_repeated(self, where: str, now: float) -> bool:
+        """Whoever has no key tries again each second. A command that was ended meanwhile, or a look at the port, does not."""
+        recent = [(one, at) for one, at in self._broken_off if now - at <= FORGET_S]
+        self._broken_off = [*recent[-MOST:], (where, now)]
+        return sum(one == where for one, _ in self._broken_off) >= REPEATED
 
     def note_event(self, event: LogEvent, now: float) -> None:
         """An event of the core, which is logged already."""

@@ -27,7 +27,7 @@ SLOT_BYTES, SLOTS_BYTES, LEAST_SLOT_BYTES = 64 * 1024, 4 * 1024 * 1024, 1024
 """Of one worker, of all workers, and of one of very many: a thousand calls at a time have one message each."""
 BETWEEN_IDS = "\0"
 HEAD_BYTES = 12
-"""Three numbers: the note, the bytes of the task's messages, the bytes of a slot."""
+"""Three numbers: the note, the bytes of the messages, the bytes of a slot."""
 
 EACH = slice(None)
 """All slices of a task."""
@@ -56,7 +56,7 @@ class CallJournal:
 
 
 class CallSlot:
-    """One worker's part of the journal: the messages of its task, and the note of which one it calls for."""
+    """One worker's part of the journal: messages of its task, and the note of which one it calls for."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
@@ -65,17 +65,18 @@ class CallSlot:
         view[8:12].cast("I")[0] = len(view)
 
     def begin(self, task: Task, named: slice = EACH) -> None:
-        """Writes the task's messages, before the calls for its slices `named`: the ids of these are decoded by then, and others
-        are not asked for. Where they do not fit, the ids are left out first. Messages that do not fit even then are never
-        suspected."""
-        rows = _rows(task, range(len(task.slices))[named])
-        encoded = cbor.write(rows)
+        """Writes the messages of the slices `named`, whose ids are decoded by then, before the calls for them. Where they do not
+        fit, the ids are left out first. Messages that do not fit even then are never suspected."""
+        pieces = task.slices[named]
+        before = sum(piece.count for piece in task.slices[: named.start or 0])
+        rows = list(map(_row, pieces))
+        encoded = cbor.write([before, *rows])
         if len(encoded) > len(self._view) - HEAD_BYTES:
             rows = [[*row[:-1], ""] for row in rows]
-            encoded = cbor.write(rows)
+            encoded = cbor.write([before, *rows])
         while len(encoded) > len(self._view) - HEAD_BYTES:
             rows = rows[: len(rows) // 2]
-            encoded = cbor.write(rows)
+            encoded = cbor.write([before, *rows])
         self._view[HEAD_BYTES : HEAD_BYTES + len(encoded)] = encoded
         self._size[0] = len(encoded)
 
@@ -83,15 +84,11 @@ class CallSlot:
         self.note[0] = NONE
 
 
-def _rows(task: Task, named: range) -> list[list[Any]]:
-    """[stage, outlet, instance, incarnation of its producer, number of its first message, messages, their ids] of each slice."""
-    rows: list[list[Any]] = []
-    for at, piece in enumerate(task.slices):
-        producer, incarnation = producer_of(piece)
-        # As one text, which costs 8 ns an id to encode, against 60.
-        ids = BETWEEN_IDS.join(piece.ids()) if at in named else ""
-        rows.append([*producer, incarnation, piece.section.first + piece.start, piece.count, ids])
-    return rows
+def _row(piece: Slice) -> list[Any]:
+    """[stage, outlet, instance, incarnation of its producer, number of its first message, messages, their ids]."""
+    producer, incarnation = producer_of(piece)
+    # As one text, which costs 8 ns an id to encode, against 60.
+    return [*producer, incarnation, piece.section.first + piece.start, piece.count, BETWEEN_IDS.join(piece.ids())]
 
 
 def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
@@ -101,12 +98,15 @@ def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
 
 
 class _Call(NamedTuple):
+    """`before`: so many messages of the task come before those of the rows."""
+
+    before: int
     rows: list[list[Any]]
     note: int
 
     def messages(self) -> Iterator[tuple[tuple[str, str, int], str, int, str]]:
         """(producer, its incarnation, number, id or "") of each message that was in the call."""
-        at = 0
+        at = self.before
         for stage, outlet, instance, incarnation, first, count, text in self.rows:
             ids = text.split(BETWEEN_IDS)
             if len(ids) != count:  # left out, or one has what stands between them
@@ -138,5 +138,6 @@ def _read(content: bytes) -> Iterator[_Call]:
         note, size, slot = memoryview(content)[at : at + HEAD_BYTES].cast("I")
         if note != NONE:
             start = at + HEAD_BYTES
-            yield _Call(cbor.read(content[start : start + size]), note)
+            before, *rows = cbor.read(content[start : start + size])
+            yield _Call(before, rows, note)
         at += max(slot, LEAST_SLOT_BYTES)

@@ -47,6 +47,12 @@ def letters_of(shown: Shown, key: str) -> list[dict[str, Any]]:
     return next((of for stage, reason, of in folded(shown.letters.rows) if reason_key(stage, reason) == key), [])
 
 
+def _tries(row: dict[str, Any]) -> str:
+    """In words, since the letters of a reason have no head."""
+    tries = f"{row['attempts']} {'try' if row['attempts'] == 1 else 'tries'}"
+    return f"{tries}, {row['deaths']} {'death' if row['deaths'] == 1 else 'deaths'}" if row["deaths"] else tries
+
+
 def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
     pane = Pane()
     if shown.letters.problem:
@@ -79,7 +85,7 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
                     (row["letter"], ""),
                     (safe(row["id"]), "dim"),
                     (clock(row["at"]), ""),
-                    (str(row["attempts"]) + (f"+{row['deaths']} deaths" if row["deaths"] else ""), ""),
+                    (_tries(row), ""),
                     ("to be replayed" if row["replaying"] else "", "warm"),
                 ]
                 for row in of

@@ -115,27 +115,26 @@ def best_plan(
     longest = _longest(names, instances)
     narrow = max(longest + 7, 20)
     widths = ((max(narrow, 26), 6, 2), (max(narrow, 22), 6, 1), (narrow, 5, 1), (narrow, 5, 0))
-    best: tuple[int, int, Plan] | None = None
+    best: tuple[int, Sizing, Plan] | None = None
     for lines in (6, 4, 3, 2):
         for box_width, label, between in widths[:2] if lines == 6 else widths:
             sizing = Sizing(box_width, lines + 2, label, between)
-            found = plan(made, sizing, width)
             # Another line in each box is not worth another band.
-            if found is None or found.height > height or found.width > width or (best and found.bands >= best[0]):
-                continue
-            best = found.bands, lines, _stretched(made, sizing, found, width, height)
+            found = plan(made, sizing, width, height, best[0] - 1 if best else None)
+            if found is not None:
+                best = found.bands, sizing, found
     if best is not None:
-        return best[2], best[1]
+        _, sizing, found = best
+        return _stretched(made, sizing, found, width, height), sizing.box_height - 2
     for more in (RATE + 1 + BAR, RATE + 1, 4, 0):
         if best is not None and more <= RATE:
             break  # a rate in each box is worth another band
         for label in (5, 4, 0):
             sizing = Sizing(longest + 2 + more, 1, label, 0)
-            found = plan(made, sizing, width)
-            if found is None or found.height > height or found.width > width or (best and found.bands >= best[0]):
-                continue
-            best = found.bands, 0, _stretched(made, sizing, found, width, height)
-    return (best[2], 0) if best is not None else None
+            found = plan(made, sizing, width, height, best[0] - 1 if best else None)
+            if found is not None:
+                best = found.bands, sizing, found
+    return (_stretched(made, best[1], best[2], width, height), 0) if best is not None else None
 
 
 def _longest(names: Sequence[str], instances: Sequence[int]) -> int:
@@ -151,7 +150,6 @@ def _instances(value: dict[str, Any]) -> tuple[int, ...]:
 
 def _stretched(made: Layers, sizing: Sizing, found: Plan, width: int, height: int) -> Plan:
     """With wider gaps, boxes and rows as far as there is room, so that a large window is used."""
-    best = found
     for stretch, wider, apart in (
         (16, 8, 2),
         (12, 6, 2),
@@ -170,10 +168,12 @@ def _stretched(made: Layers, sizing: Sizing, found: Plan, width: int, height: in
                 between=sizing.between + (apart if sizing.box_height > 1 else min(apart, 1)),
             ),
             width,
+            height,
+            found.bands,
         )
-        if tried is not None and tried.width <= width and tried.height <= height and tried.bands <= found.bands:
+        if tried is not None:
             return tried
-    return best
+    return found
 
 
 def _plan(shown: Shown, width: int, height: int) -> tuple[Plan, int] | None:

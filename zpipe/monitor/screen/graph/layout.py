@@ -88,15 +88,28 @@ class _Bus:
         self.low, self.high = min(rows), max(rows)
 
 
-def plan(layers: Layers, sizing: Sizing, width: int) -> Plan | None:
-    """The plan with the fewest bands that is at most so wide. None if not even one column fits."""
+def plan(
+    layers: Layers, sizing: Sizing, width: int, height: int | None = None, most_bands: int | None = None
+) -> Plan | None:
+    """The plan with the fewest bands that is at most so wide. None if not even one column fits, or if it is higher than
+    `height` or has more than `most_bands`. To tell that soon is worth it: dozens are tried before the first picture.
+    """
     groups = _buses(layers)
     needs = [_gap_width(buses, sizing) for buses in groups]
     turns = [(_leaving_width(buses, sizing), _entering_width(buses, sizing)) for buses in groups]
     bands = _bands(len(layers.columns), needs, turns, [len(buses) for buses in groups], sizing, width)
-    if bands is None:
+    if bands is None or (most_bands is not None and len(bands) > most_bands):
         return None
-    return _Drawing(layers, sizing, groups, bands).plan()
+    if height is not None and _least_height(layers, sizing, bands) > height:
+        return None
+    made = _Drawing(layers, sizing, groups, bands).plan()
+    return made if made.width <= width and (height is None or made.height <= height) else None
+
+
+def _least_height(layers: Layers, sizing: Sizing, bands: Sequence[tuple[int, int]]) -> int:
+    """No plan with these bands is lower."""
+    columns = [sum(sizing.box_height if node.name else 1 for node in column) for column in layers.columns]
+    return sum(max(columns[first:end]) for first, end in bands) + (len(bands) - 1) * max(sizing.between, 1)
 
 
 # ---- which columns stand in which band
@@ -289,6 +302,7 @@ class _Drawing:
         self._turns: dict[tuple[int, int], tuple[int, tuple[Point, ...]]] = {}
         self._labels: dict[tuple[int, int], tuple[int, tuple[int, int, int]]] = {}
         self._number = 0
+        self._band_at = [at for at, (first, end) in enumerate(bands) for _ in range(first, end)]
         self._ends: list[int] = []
         self._width = 0
 
@@ -326,7 +340,7 @@ class _Drawing:
         return x + (self._width - self._ends[0] if band == 0 and len(self._bands) > 1 else 0)
 
     def _band_of(self, node: Node) -> int:
-        return next(at for at, (first, end) in enumerate(self._bands) if first <= node.column < end)
+        return self._band_at[node.column]
 
     def _box(self, node: Node) -> Rect:
         width, height = self._sizing.box_width, self._sizing.box_height

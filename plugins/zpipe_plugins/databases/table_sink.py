@@ -1,0 +1,107 @@
+"""What sinks of all databases have in common: the table and its key in the options, the rows of a batch, and who is to blame.
+
+A batch is one transaction. If the database refuses it for what is in it, it is halved until the row is alone. Must not live here:
+the statements of a database, and which of its errors mean what.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated, Any
+
+from zpipe import Message, Reject
+from zpipe_plugins.reconnect import Faults, words_of
+
+Row = Mapping[str, Any]
+Group = tuple[tuple[str, ...], list[Row]]
+"""Names of fields, and the rows that have them."""
+
+
+@dataclass(kw_only=True)
+class TableOptions:
+    table: Annotated[str, "the table that is written, as `name` or `schema.name`; it must exist"]
+    key: Annotated[list[str], "fields that identify a row, which have a unique index; none: rows are only added"]
+    columns: Annotated[list[str], "fields that are stored; left out: all of a payload"] = dataclasses.field(
+        default_factory=list
+    )
+
+    def __post_init__(self) -> None:
+        if not self.table:
+            raise ValueError("table is empty: allowed is the name of a table")
+        if self.columns and (missing := [name for name in self.key if name not in self.columns]):
+            raise ValueError(f"columns lacks {', '.join(missing)} of the key: name them too, or leave columns out")
+
+
+class BadRow(Exception):
+    """A payload is no row of the table. The text says why."""
+
+
+def row_of(message: Message, options: TableOptions, known: Set[str]) -> Row:
+    """What is to be stored of a message. Raises BadRow."""
+    payload = message.payload
+    if not isinstance(payload, dict):
+        raise BadRow(f"the payload is a {type(payload).__name__}: allowed are maps of fields")
+    if options.columns:
+        payload = {name: payload.get(name) for name in options.columns}
+    for name in options.key:
+        if payload.get(name) is None:
+            raise BadRow(f"field {name!r}, which is part of the key, is missing or null")
+    if not payload.keys() <= known:
+        names = ", ".join(repr(name) for name in payload if name not in known)
+        raise BadRow(f"the table {options.table} has no column {names}: name those to store in `columns`")
+    return payload
+
+
+def groups_of(rows: list[Row], key: list[str]) -> list[Group]:
+    """Rows by the fields that they have, in their order. Of rows in a group that have the same key only the last is left."""
+    made = []
+    for names, group in groupby(rows, key=tuple):
+        chosen = list(group)
+        made.append((names, list({_key_of(row, key): row for row in chosen}.values()) if key else chosen))
+    return made
+
+
+def _key_of(row: Row, key: list[str]) -> Any:
+    values = [row[name] for name in key]
+    return repr(values) if any(isinstance(value, list | dict) for value in values) else tuple(values)
+
+
+def store_batch(
+    messages: list[Message],
+    options: TableOptions,
+    known: Set[str],
+    store: Callable[[list[Row]], object],
+    refusals: Faults,
+) -> list[Any]:
+    """Stores the messages, and answers for each: None, or Reject with the database's own words where it refuses that row.
+
+    store     stores rows in one transaction;  refusals: what it raises if it is because of what is in them
+    """
+    answers: list[Any] = [None] * len(messages)
+    good: list[tuple[int, Row]] = []
+    for index, message in enumerate(messages):
+        try:
+            good.append((index, row_of(message, options, known)))
+        except BadRow as error:
+            answers[index] = Reject(str(error))
+    _store(good, answers, store, refusals)
+    return answers
+
+
+def _store(
+    rows: list[tuple[int, Row]], answers: list[Any], store: Callable[[list[Row]], object], refusals: Faults
+) -> None:
+    if not rows:
+        return
+    try:
+        store([row for _, row in rows])
+    except refusals as refusal:
+        if len(rows) == 1:
+            answers[rows[0][0]] = Reject(words_of(refusal))
+            return
+        half = len(rows) // 2
+        _store(rows[:half], answers, store, refusals)
+        _store(rows[half:], answers, store, refusals)

@@ -1,0 +1,92 @@
+"""zpipe doctor: what stands in the way, with the cure; exit code 1 if anything does."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_types import Call, Write
+
+from zpipe.errors import ExitCode
+
+CONFIG = """
+[pipeline]
+name = "d"
+port = {port}
+[hosts.web1]
+address = "127.0.0.1"
+[hosts.web2]
+address = "{other}"
+[stages.read]
+plugin = "generate"
+host = "web1"
+[stages.store]
+input = "read"
+plugin = "discard"
+host = "web2"
+{more}
+"""
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> Path:
+    monkeypatch.setenv("ZPIPE_KEYS_DIR", str(tmp_path / "keys"))
+    monkeypatch.setenv("ZPIPE_HOST", "web1")
+    call("keys", "new", "web1")
+    call("keys", "trust", "web2 = " + "a" * 40)
+    return tmp_path / "keys"
+
+
+def findings(call: Call, config: Path) -> tuple[int, list[dict[str, Any]]]:
+    said = call("doctor", config, "--json", "--timeout", "300ms")
+    value = json.loads(said.stdout)
+    assert value["ok"] == (said.return_value == 0)
+    return said.return_value, value["findings"]
+
+
+def wrong(found: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(one["area"], one["what"], one["cure"]) for one in found if one["verdict"] == "wrong"]
+
+
+def test_nothing_is_in_the_way(call: Call, write: Write, keys: Path) -> None:
+    code, found = findings(call, write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500")))
+    assert (code, wrong(found)) == (0, [])
+    assert {"config", "names", "keys", "reach", "limits", "disks"} <= {one["area"] for one in found}
+    [other] = [one for one in found if one["what"].startswith("store.1")]
+    assert other["verdict"] == "warning" and "nobody listens at 127.0.0.1:25500 on web2" in other["what"]
+
+
+def test_a_private_key_that_others_may_read(call: Call, write: Write, keys: Path) -> None:
+    (keys / "web1.key").chmod(0o644)
+    code, found = findings(call, write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500")))
+    assert code == ExitCode.FAILED
+    assert [(area, cure) for area, _, cure in wrong(found)] == [("this host", f"chmod 600 {keys}/web1.key")]
+
+
+def test_a_key_that_nobody_trusts(call: Call, write: Write, keys: Path) -> None:
+    (keys / "trusted.toml").write_text(f"web1 = '{'b' * 40}'\nweb2 = []\n")
+    code, found = findings(call, write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500")))
+    assert code == ExitCode.FAILED
+    said = {what.partition(" here")[0]: cure for _, what, cure in wrong(found)}
+    assert said["no key of web2 is trusted"].endswith("zpipe keys trust 'web2 = KEY'")
+    assert any(cure.startswith("zpipe keys trust 'web1 = ") for cure in said.values())
+
+
+def test_a_name_that_has_no_address_and_a_service_of_somebody_else(call: Call, write: Write, keys: Path) -> None:
+    _, found = findings(call, write(CONFIG.format(port=25000, other="no-such-host.invalid", more="")))
+    assert next((area, what.partition(":")[0]) for area, what, _ in wrong(found)) == ("names", "web2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        _, found = findings(call, write(CONFIG.format(port=25000, other="127.0.0.1", more=f"port = {port}")))
+    assert [what for area, what, _ in wrong(found) if area == "reach"] == [
+        f"store.1 on web2: somebody listens at 127.0.0.1:{port}, and sends no snapshot"
+    ]
+
+
+def test_mistakes_of_the_config_are_findings(call: Call, write: Write, keys: Path) -> None:
+    code, found = findings(call, write("[pipeline]\nname = 3\n"))
+    assert code == ExitCode.FAILED
+    assert {area for area, _, _ in wrong(found)} == {"config"}

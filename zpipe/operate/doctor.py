@@ -1,0 +1,237 @@
+"""What stands in a pipeline's way, as seen from this machine: names, ways to the other hosts, keys, versions, clocks, limits,
+folders, disks. Each finding says its cure. Does not belong here: units (the command adds them), and mending anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from zpipe import __version__, folders
+from zpipe.config import PipelineConfig, parse_address
+from zpipe.config.memory_estimate import estimate_memory
+from zpipe.core.wire.peer_address import as_ip
+from zpipe.errors import OperatorError
+from zpipe.operate.watch import Watch
+from zpipe.runtime import this_host
+from zpipe.runtime.places import Places
+from zpipe.transport import keyring
+
+Verdict = Literal["ok", "warning", "wrong"]
+CONNECT_S = 2.0
+CLOCKS_APART_S = 1.0
+"""Clocks that NTP keeps differ by some milliseconds."""
+LEAST_DESCRIPTORS = 1024
+LEAST_BYTES, FEW_BYTES = 32 * 2**20, 1024 * 2**20
+"""Of free room on a disk: with less than the one an instance soon waits for room, with less than the other it is worth a word."""
+
+
+class Finding(NamedTuple):
+    """What one look has found. `cure` is empty where there is nothing to do."""
+
+    area: str
+    verdict: Verdict
+    what: str
+    cure: str = ""
+
+
+def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> Iterator[Finding]:
+    """All looks, one after the other. Blocks; `listen_s` for what instances say.
+
+    env  as the instances have it: with the host of the pipeline that this is
+    """
+    places = Places(config, env)
+    yield from _names(config, places.host)
+    keys = list(_keys(config, env, places.host))
+    yield from keys
+    if not any(one.verdict == "wrong" and one.area == "this host" for one in keys):
+        yield from _peers(config, places, listen_s)
+    yield from _limits(config, places.host)
+    yield from _folders(places, env)
+
+
+def _names(config: PipelineConfig, host: str) -> Iterator[Finding]:
+    for name, one in config.hosts.items():
+        if not one.address or not any(name in stage.hosts for stage in config.stages.values()):
+            continue
+        try:
+            found = socket.getaddrinfo(one.address.strip("[]"), None, type=socket.SOCK_STREAM)
+        except OSError as error:
+            cure = f"a line in /etc/hosts, or in the DNS; or an IP address as [hosts.{name}] address"
+            yield Finding("names", "wrong", f"{name}: {one.address} has no address: {error.strerror}", cure)
+            continue
+        addresses = ", ".join(dict.fromkeys(str(where[0]) for *_, where in found))
+        if name == host and as_ip(one.address) and not this_host.is_own(one.address):
+            cure = (
+                f"give this machine the address, or correct [hosts.{name}] address; $ZPIPE_HOST says which host this is"
+            )
+            yield Finding("names", "wrong", f"{name} is this host, and {one.address} is no address of it", cure)
+        else:
+            yield Finding("names", "ok", f"{name} is {addresses}")
+
+
+def _keys(config: PipelineConfig, env: Mapping[str, str], host: str) -> Iterator[Finding]:
+    if not config.hosts:
+        return
+    if not config.has_keys:
+        if len(config.hosts) > 1:
+            cure = "take it out of the config, and give each host a key: `zpipe keys new`"
+            yield Finding("keys", "warning", "insecure = true: whoever reaches a port can take part", cure)
+        return
+    try:
+        pair = keyring.pair_from(this_host.own_key(config, env, host), host)
+    except OperatorError as error:
+        what, _, cure = str(error).partition(": ")
+        yield Finding("this host", "wrong", what, cure)
+        return
+    assert pair is not None
+    if pair.public in config.hosts[host].keys:
+        yield Finding("keys", "ok", f"this is {host}, its key is {pair.public}")
+    else:
+        known = ", ".join(config.hosts[host].keys) or "none"
+        cure = f"zpipe keys trust '{host} = {pair.public}', here and on each other host"
+        yield Finding("keys", "wrong", f"the key of {host} here is {pair.public}, and the config trusts {known}", cure)
+    for name, one in config.hosts.items():
+        used = any(name in stage.hosts for stage in config.stages.values())
+        if not one.keys:
+            cure = f"`zpipe keys list` on {name} shows it: zpipe keys trust '{name} = KEY'"
+            yield Finding("keys", "wrong" if used else "warning", f"no key of {name} is trusted here", cure)
+
+
+def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[Finding]:
+    """What the instances say, and why those of other hosts that say nothing cannot be heard."""
+    try:
+        watch = Watch(config, places, ask_unheard=True)
+    except OperatorError as error:
+        yield Finding("this host", "wrong", str(error))
+        return
+    skews: dict[str, float] = {}
+    try:
+        until = time.monotonic() + listen_s
+        while time.monotonic() < until and not set(config.instances) <= watch.snapshots.keys():
+            for snapshot in watch.poll(0.1):
+                if "at" in snapshot:  # the least of several is the truest: the others were on their way for longer
+                    host = config.host_of(snapshot["stage"], snapshot["instance"])
+                    skew = time.time() - float(snapshot["at"])
+                    skews[host] = min(skews.get(host, skew), skew, key=abs)
+        refused = watch.refused
+    finally:
+        watch.close()
+    yield from _heard(config, watch.snapshots, skews)
+    for stage, instance in config.instances:
+        if (stage, instance) in watch.snapshots:
+            continue
+        name, host = f"{stage}.{instance}", places.other_host(stage, instance)
+        if (stage, instance) in refused:
+            yield Finding(
+                "reach", "wrong", f"{name} on {host}: {refused[stage, instance]}", f"`zpipe doctor` on {host} says more"
+            )
+        elif host and config.stages[stage].listen:
+            yield _unheard(name, host, config.stages[stage].listen[instance - 1])
+        elif places.is_local(stage, instance) and places.alive(stage, instance):
+            yield Finding(
+                "reach", "wrong", f"{name} runs and says nothing", "see its log; it may be stopped by a signal"
+            )
+        else:
+            yield Finding("reach", "warning", f"{name} does not run", "start it")
+
+
+def _heard(
+    config: PipelineConfig, snapshots: Mapping[tuple[str, int], dict[str, Any]], skews: Mapping[str, float]
+) -> Iterator[Finding]:
+    mine, told = f"zpipe {__version__}", set()
+    for (stage, instance), snapshot in snapshots.items():
+        name, version = f"{stage}.{instance}", snapshot.get("version")
+        yield Finding("reach", "ok", f"{name} is {snapshot['state']}")
+        if version and version != mine:
+            yield Finding(
+                "versions", "warning", f"{name} runs {version}, and this is {mine}", "install the same everywhere"
+            )
+        for row in snapshot.get("refusals") or ():
+            if row["reason"] not in told:
+                told.add(row["reason"])
+                what, _, cure = row["reason"].partition(": ")
+                yield Finding("keys", "wrong", f"{name}: {what}", cure)
+    for host, skew in skews.items():
+        where = host or "another process"
+        if abs(skew) > CLOCKS_APART_S:
+            way = "behind" if skew > 0 else "ahead of"
+            cure = "have both kept by NTP (timedatectl set-ntp true). Only times since a message's origin are wrong"
+            yield Finding("clocks", "warning", f"the clock of {where} is {abs(skew):.0f} s {way} this one", cure)
+        elif host:
+            yield Finding("clocks", "ok", f"the clock of {host} is right to {abs(skew):.1f} s")
+
+
+def _unheard(name: str, host: str, listen: str) -> Finding:
+    address = parse_address(listen)
+    where = f"{address.host}:{address.port}"
+    try:
+        socket.create_connection((address.host.strip("[]"), address.port), CONNECT_S).close()
+    except ConnectionRefusedError:
+        cure = f"start it; if it runs, a firewall on {host} refuses {where}"
+        return Finding("reach", "warning", f"{name} does not run: nobody listens at {where} on {host}", cure)
+    except OSError as error:
+        no_answer = isinstance(error, TimeoutError) or error.errno in (
+            errno.ETIMEDOUT,
+            errno.EHOSTUNREACH,
+            errno.ENETUNREACH,
+        )
+        why = "no answer" if isinstance(error, TimeoutError) else error.strerror
+        cure = f"is {host} up? Let tcp {address.port} to {address.port + 2} through its firewall" if no_answer else ""
+        return Finding("reach", "wrong", f"{name} on {host} cannot be reached at {where}: {why}", cure)
+    cure = f"see the log of {name} on {host}, and `zpipe doctor` there"
+    return Finding("reach", "wrong", f"{name} on {host}: somebody listens at {where}, and sends no snapshot", cure)
+
+
+def _limits(config: PipelineConfig, host: str) -> Iterator[Finding]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < LEAST_DESCRIPTORS:
+        cure = "ulimit -Hn 16384, or LimitNOFILE= in a unit"
+        yield Finding(
+            "limits", "wrong", f"a process may have {hard} file descriptors: too few for its neighbours", cure
+        )
+    else:
+        yield Finding(
+            "limits",
+            "ok",
+            f"a process may have {'any number of' if hard == resource.RLIM_INFINITY else hard} file descriptors",
+        )
+    here = [stage for stage, _ in config.instances_on(host)]
+    needed = sum(row.instance_bytes * here.count(row.stage) for row in estimate_memory(config))
+    free = _free_memory()
+    if here and free is not None and needed > free:
+        what = f"the instances of this host may take {needed >> 20:,} MiB at the worst, and {free >> 20:,} MiB are free"
+        yield Finding("limits", "warning", what, "lower `queue` and `unacked`, by `zpipe check`; or add memory")
+    elif here:
+        yield Finding("limits", "ok", f"memory: {needed >> 20:,} MiB at the worst")
+
+
+def _free_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _folders(places: Places, env: Mapping[str, str]) -> Iterator[Finding]:
+    for what, folder in (("sockets", places.root), ("state", places.state("s", 1).parent)):
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not places.of_system and not os.access(nearest, os.W_OK | os.X_OK):
+            error = folders.denied(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "write in")
+            yield Finding("folders", "wrong", f"{what}: {error}", "or set $ZPIPE_RUNTIME_DIR and $ZPIPE_STATE_DIR")
+            continue
+        free = shutil.disk_usage(nearest).free
+        cure = f"make room on the disk of {nearest}"
+        if free < LEAST_BYTES:
+            yield Finding("disks", "wrong", f"{what}: {free >> 20} MiB are free for {folder}", cure)
+        elif what == "state" and free < FEW_BYTES:
+            yield Finding("disks", "warning", f"{what}: {free >> 20} MiB are free for {folder}", cure)
+        else:
+            yield Finding("disks", "ok", f"{what}: {free >> 30} GiB are free for {folder}")
