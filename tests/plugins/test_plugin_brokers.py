@@ -19,6 +19,7 @@ SOURCES = {
     "kafka": ('servers = ["h:1"], topics = ["t"]', "confluent_kafka", "topics = []"),
     "mqtt": ('url = "mqtt://h", topics = ["a/#"]', "paho", 'url = "h:1883"'),
     "nats": ('servers = ["nats://h:1"], stream = "s"', "nats", 'ack_wait = "10ms"'),
+    "rabbitmq": ('queue = "q"', "aio_pika", "prefetch = 0"),
     "redis_stream": ('stream = "s", group = "g"', "redis", 'claim_idle = "10ms"'),
 }
 """Options that suffice for a source, the module that it needs, and an option that is wrong."""
@@ -26,6 +27,7 @@ SINKS = {
     "kafka": ('servers = ["h:1"], topic = "t", key = "{id}"', 'timeout = "1ms"'),
     "mqtt": ('url = "mqtt://h", topic = "a/{kind}"', 'topic = "a/#"'),
     "nats": ('servers = ["nats://h:1"], subject = "a.{kind}"', 'subject = "a *"'),
+    "rabbitmq": ('routing_key = "q"', 'timeout = "0s"'),
     "redis_stream": ('stream = "s"', "maxlen = 0"),
 }
 

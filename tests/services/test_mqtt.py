@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from broker_rows import PASSWORD, assert_all_stored, only_put, stored, there_and_back
+from broker_rows import PASSWORD, assert_all_stored, only_put, plain_rate, stored, there_and_back
 from broker_servers import Mosquitto
-from pipeline import Pipeline
-from rows import DEADLINE_S, fails_saying, run_with_kills, run_without_service
+from pipeline import Pipeline, wait_until
+from rows import DEADLINE_S, MESSAGES, fails_saying, rate_of_run, run_with_kills, run_without_service
 from server import running
 
 PLUGIN = "mqtt"
@@ -111,3 +114,57 @@ def test_wrong_credentials(mosquitto: Mosquitto, make: Make, monkeypatch: pytest
     monkeypatch.setenv(PASSWORD, "a wrong one")
     said = fails_saying(make(only_put(PLUGIN, put(mosquitto, "wrong"), 10)), "the broker refuses the connection")
     assert "a wrong one" not in said
+
+
+WATCH = """
+import sys
+from pathlib import Path
+from paho.mqtt import client as paho
+
+port, user, password, path = sys.argv[1:]
+count = 0
+
+def arrived(client, userdata, message):
+    global count
+    count += 1
+    if count % 500 == 0:
+        Path(path).write_text(str(count))
+
+client = paho.Client(paho.CallbackAPIVersion.VERSION2, "watch", protocol=paho.MQTTv5)
+client.username_pw_set(user, password)
+client.on_message = arrived
+client.on_subscribe = lambda *more: Path(path).write_text("0")
+client.connect("127.0.0.1", int(port))
+client.subscribe("fast/#", 1)
+client.loop_forever()
+"""
+"""Counts what is published, for both in a process of its own."""
+
+
+def test_throughput_of_the_sink(mosquitto: Mosquitto, make: Make, compare: Callable[..., None]) -> None:
+    pipeline = make(only_put(PLUGIN, put(mosquitto, "fast"), MESSAGES))
+    counted = pipeline.folder / "counted"
+    words = [sys.executable, "-c", WATCH, str(mosquitto.port), mosquitto.username, mosquitto.password, str(counted)]
+    watch = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *words])
+    wait_until(counted.is_file, "it is watched")
+
+    def ours() -> float:
+        before = int(counted.read_text() or 0)
+        return rate_of_run(pipeline, lambda: int(counted.read_text() or before) - before, MESSAGES)
+
+    def plain() -> None:
+        client = Client(mosquitto, "plain")
+        for start in range(0, MESSAGES, BATCH):
+            sent = []
+            for number in range(start, start + BATCH):
+                body = json.dumps({"id": number, "word": "räksmörgås", "flag": True}).encode()
+                sent.append(client.client.publish("fast/a", body, 1))
+            for one in sent:
+                one.wait_for_publish()
+        client.close()
+
+    try:
+        compare("mqtt sink", ours, lambda: plain_rate(plain, MESSAGES))
+    finally:
+        watch.kill()
+        watch.wait()
