@@ -135,4 +135,4 @@ def test_calls_of_random_length_and_kills_lose_nothing(make: MakePipeline, seed:
     assert sum(row["restarts"] for row in ledger["stages"].values()) == len(killed)
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(count))
     lost = sum(int(file.read_text()) for file in pipeline.folder.glob("lost-*"))
-    assert lost >= 10, "calls that last had the loop when they began"
+    assert lost, "some of the calls that last were made by the thread that drove the loop"
