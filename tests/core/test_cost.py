@@ -72,7 +72,7 @@ def _calls_a_message(instances: int, policy: StagePolicy) -> float:
 
 MOST_CALLS = {1: 17.0, 4: 19.0, 16: 20.0, 64: 30.0}
 """Calls a message by instances of the middle stage. With many, parcels are smaller, and what a parcel costs is shared by fewer
-messages; what must not be is a cost that grows with the number of sessions. They were 24, 22, 21 and 33 when a message alone cost 24."""
+messages; what must not be is a cost that grows with the number of sessions."""
 MOST_WITH_A_SHUT_WINDOW = 33.0
 
 
