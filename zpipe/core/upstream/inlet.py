@@ -45,7 +45,7 @@ class Inlet:
         self._sessions: dict[bytes, tuple[Upstream, InletSession]] = {}
         self._duplicates = Duplicates(counts)
         self._statements_due: PriorityQueue[InletSession] = PriorityQueue()
-        self._changed: list[InletSession] = []
+        self._changed: dict[InletSession, None] = {}
         self._touched: dict[InletSession, None] = {}
         self._needing: dict[InletSession, None] = {}
         self._out_of_credit: dict[InletSession, None] = {}
@@ -313,9 +313,9 @@ class Inlet:
     def _touch(self, session: InletSession) -> None:
         """Something has happened in the session that changes its credit or its acks."""
         self._touched[session] = None
-        if not session.changed:
-            session.changed = True
-            self._changed.append(session)
+        self._changed[session] = None
+        session.changed = True
+        self.pressing = self.pressing or session.pressing
 
     def note_changes(self, now: float) -> None:
         """Has told soon what has changed since the last statement."""
