@@ -101,6 +101,7 @@ catalog: $(RUNTIME) ## the page of the plugins that come with zpipe, plugins/CAT
 
 stress: $(DEV) ## tests that kill, stall and load for minutes
 	$(BIN)/python -m pytest -m stress --timeout=1800
+	$(BIN)/python -m pytest -m stress --timeout=1800 tests/services
 
 soak: $(DEV) ## tests that run for an hour or more
 	$(BIN)/python -m pytest -m soak --timeout=0

@@ -70,6 +70,14 @@ def make(home: Path) -> Iterator[Callable[..., Pipeline]]:
         pipeline.kill_all()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What measures time belongs to the stress tests: it says something on a quiet machine only, one test at a time."""
+    for item in items:
+        if "compare" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stress)
+
+
 @pytest.fixture
 def compare(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """compare(what, ours, plain): see `rows.Comparison`."""
