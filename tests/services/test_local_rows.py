@@ -310,6 +310,7 @@ class Mails:
         return "250 OK"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiosmtpd leaves what a kill has cut
 def test_notify_tells_each_message_whoever_is_killed_and_waits_for_its_server(make: MakePipeline) -> None:
     pipeline, mails = make(TOLD), Mails()
     [port] = free_ports(1)
