@@ -15,8 +15,8 @@ from rows import MESSAGES, PACE
 PASSWORD = "BROKER_PASSWORD"
 """The environment variable that the options take it from."""
 END_S = 20
-"""So long nothing has to come until a source ends: longer than a stage or a broker takes to be there again, and than the sink before
-it then waits until it tries again. (6 s was not: the source ended while the sink was still waiting.)"""
+"""So long nothing has to come until a source ends: longer than a stage or a broker takes to be there again, and than the sink
+before it then waits until it tries again. (6 s was not: the source ended while the sink was still waiting.)"""
 
 
 def there_and_back(

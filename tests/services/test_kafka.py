@@ -88,7 +88,7 @@ def take(kafka: Kafka, topic: str) -> str:
 def test_nothing_is_lost_when_stages_are_killed(kafka: Kafka, make: Make) -> None:
     kafka.do("topic", "kills", 4)
     # A member that was killed keeps its partitions until its session is over, so the others must have work for longer than that.
-    pipeline = make(there_and_back(PLUGIN, put(kafka, "kills"), take(kafka, "kills"), rate=1000, end_s=12))
+    pipeline = make(there_and_back(PLUGIN, put(kafka, "kills"), take(kafka, "kills"), rate=1000))
     run_with_kills(pipeline, lambda: stored(pipeline))
     assert_all_stored(pipeline)
     wait_until(lambda: kafka.committed("kafka.take", "kills") == kafka.held("kills"), "all offsets are committed")

@@ -64,7 +64,7 @@ def held(rabbitmq: RabbitMQ, name: str) -> int:
 
 def test_nothing_is_lost_when_stages_and_rabbitmq_are_killed(rabbitmq: RabbitMQ, make: Make) -> None:
     make_queue(rabbitmq, "kills")
-    pipeline = make(there_and_back(PLUGIN, put(rabbitmq, "kills"), take(rabbitmq, "kills"), MESSAGES, PACE, end_s=12))
+    pipeline = make(there_and_back(PLUGIN, put(rabbitmq, "kills"), take(rabbitmq, "kills"), MESSAGES, PACE))
     run_with_kills(pipeline, lambda: stored(pipeline), MESSAGES, server=rabbitmq)
     assert_all_stored(pipeline, MESSAGES)
     assert held(rabbitmq, "kills") == 0, "every message was acknowledged"
