@@ -21,7 +21,6 @@ from zpipe.cli.parameters import METAVAR, TimeType, find_target
 from zpipe.config import PipelineConfig, values
 from zpipe.config.pipeline_config import PROMETHEUS
 from zpipe.config.targets import read_link
-from zpipe.daemon.service.sdnotify import Notifier
 from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor import snapshot_feed
 from zpipe.monitor.export import checks, exporter
@@ -274,6 +273,8 @@ def _export(found: Target, given: str) -> ExitCode:
         host, port = values.host_port(given or pipeline.prometheus or PROMETHEUS)
     except ValueError as problem:
         raise click.BadParameter(str(problem), param_hint="--prometheus") from None
+    from zpipe.daemon.service.sdnotify import Notifier  # only this needs it
+
     watch, notifier = Watch(pipeline, Places(pipeline, found.env)), Notifier(os.environ)
 
     def ready(url: str) -> None:

@@ -25,6 +25,8 @@ FIND_AGAIN_S = 2.0
 ASK_UNHEARD_S = 0.1
 """Between two rounds of asking for a snapshot. A subscription takes some milliseconds to arrive, and misses what is published
 before."""
+FIRST_ASK_S = 0.01
+"""On this machine a subscription has arrived by then; what is missed is asked for again."""
 ASK_UNHEARD_ROUNDS = 10
 UNHEARD_ANSWER_S = 0.05
 """A running instance answers within some milliseconds. One whose process is stopped must not hold up the others."""
@@ -46,7 +48,7 @@ class Watch:
         self._numbers = count(1)
         self._find_at = 0.0
         self._rounds_left = ASK_UNHEARD_ROUNDS if ask_unheard else 0
-        self._ask_unheard_at = time.monotonic() + ASK_UNHEARD_S / 2
+        self._ask_unheard_at = time.monotonic() + FIRST_ASK_S
         self._expected = set(config.instances)
         self._drain_ordered: dict[InstanceKey, str] = {}
 
