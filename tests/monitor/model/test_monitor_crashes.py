@@ -10,7 +10,7 @@ from zpipe.monitor.export.metrics import METRICS
 from zpipe.monitor.formatting import crash_text
 from zpipe.monitor.model.events import Events
 from zpipe.monitor.model.pipeline import PipelineModel
-from zpipe.monitor.screen.stage_view import instance_details
+from zpipe.monitor.screen.views.stage_view import instance_details
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.pipeline_status import status
 

@@ -11,7 +11,7 @@ from screens import ORDERS, TWENTY
 from zpipe.monitor.screen.graph.drawing import ARMS, Canvas, Stroke
 from zpipe.monitor.screen.graph.layers import Edge, column_of, crossings, layers
 from zpipe.monitor.screen.graph.layout import Plan, Sizing, plan
-from zpipe.monitor.screen.pipeline_view import best_plan
+from zpipe.monitor.screen.views.pipeline_view import best_plan
 from zpipe.monitor.table.columns import plain
 
 SIZINGS = (Sizing(18, 6), Sizing(16, 4, 5, 0), Sizing(14, 1, 4, 0))

@@ -13,10 +13,10 @@ from screens import SIZES, STATES, letters, load, many, orders, played, twenty
 from zpipe.monitor.model.history import Depth
 from zpipe.monitor.screen.app import VIEWS
 from zpipe.monitor.screen.header import SentenceRoom, header, sentence
-from zpipe.monitor.screen.letters_view import folded, letters_of, reason_key
-from zpipe.monitor.screen.links_view import plot_lines, scale
 from zpipe.monitor.screen.pane import Choice, Pane, Shown, View, share_bar
-from zpipe.monitor.screen.stage_view import histogram_lines, merged_histogram
+from zpipe.monitor.screen.views.letters_view import folded, letters_of, reason_key
+from zpipe.monitor.screen.views.links_view import plot_lines, scale
+from zpipe.monitor.screen.views.stage_view import histogram_lines, merged_histogram
 from zpipe.monitor.table.columns import plain, width_of, wrap
 from zpipe.monitor.table.glyphs import ASCII, UNICODE
 

@@ -21,16 +21,7 @@ from textual.widgets import Footer, Input
 from zpipe.config import PipelineConfig
 from zpipe.errors import OperatorError
 from zpipe.monitor.formatting import clock
-from zpipe.monitor.screen import (
-    actions,
-    events_view,
-    keys,
-    letters_view,
-    links_view,
-    pipeline_view,
-    stage_view,
-    table_view,
-)
+from zpipe.monitor.screen import actions, keys
 from zpipe.monitor.screen.actions import Operator, Question
 from zpipe.monitor.screen.canvas import Canvas, Palette, TimeLine
 from zpipe.monitor.screen.dialogs import Ask, Page, TapWindow
@@ -38,6 +29,7 @@ from zpipe.monitor.screen.header import NAMES, SentenceRoom, header, sentence, t
 from zpipe.monitor.screen.pane import Choice, Letters, Pane, Shown, View, link_name, nearest
 from zpipe.monitor.screen.source import RecordedPipeline, Source
 from zpipe.monitor.screen.terminal import Terminal
+from zpipe.monitor.screen.views import events_view, letters_view, links_view, pipeline_view, stage_view, table_view
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs
 
 VIEWS: dict[int, Callable[[Shown, Choice, int, int], View]] = {

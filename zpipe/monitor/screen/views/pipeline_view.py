@@ -12,7 +12,6 @@ from typing import Any
 
 from zpipe.monitor.formatting import count, duration, precise, size
 from zpipe.monitor.model.history import link_key
-from zpipe.monitor.screen.events_view import event_lines
 from zpipe.monitor.screen.graph.drawing import Box, Canvas, Stroke
 from zpipe.monitor.screen.graph.layers import Edge, Layers, layers
 from zpipe.monitor.screen.graph.layout import Plan, Sizing, plan
@@ -36,7 +35,8 @@ from zpipe.monitor.screen.pane import (
     state_of,
     table,
 )
-from zpipe.monitor.screen.stage_view import summary
+from zpipe.monitor.screen.views.events_view import event_lines
+from zpipe.monitor.screen.views.stage_view import summary
 from zpipe.monitor.table.columns import LEFT, Column, Line, clip, width_of, wrap
 
 SIDE_FROM, SIDE = 150, 46

@@ -22,7 +22,7 @@ from zpipe.monitor.screen.pane import (
     spark,
     table,
 )
-from zpipe.monitor.screen.table_view import soon
+from zpipe.monitor.screen.views.table_view import soon
 from zpipe.monitor.table.columns import LEFT, Column, Line
 
 COLUMNS = (

@@ -35,7 +35,7 @@ from zpipe.monitor.screen.pane import (
     state_of,
     table,
 )
-from zpipe.monitor.screen.plugin_figures import plugin_figures, plugin_words
+from zpipe.monitor.screen.views.plugin_figures import plugin_figures, plugin_words
 from zpipe.monitor.table.columns import LEFT, Column, Line, wrap
 
 COLUMNS = (
