@@ -6,6 +6,7 @@ Putting these together, and waiting for something to become true, belong here. M
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -204,7 +205,7 @@ class Scene:
 
     def close(self) -> None:
         for program in self.programs.values():
-            with suppress(Exception):
+            with suppress(subprocess.TimeoutExpired):  # it is SIGKILL that it has not died of: what it holds is its own
                 program.kill()
         self._letters.close()
         for one in self._neighbours():

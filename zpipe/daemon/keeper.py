@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from zpipe.config import PipelineConfig
@@ -118,7 +119,7 @@ class Keeper:
         self._snapshot: dict[str, Any] = {}
         self._stop_signals = 0
 
-    def _start(self, runtime_root: Any, state: Any, letters: str) -> subprocess.Popen[bytes]:
+    def _start(self, runtime_root: Path, state: Path, letters: str) -> subprocess.Popen[bytes]:
         told = {
             "ZPIPE_RUNTIME_DIR": str(runtime_root),
             "ZPIPE_STATE_DIR": str(state.parent),
