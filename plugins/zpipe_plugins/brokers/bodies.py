@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from zpipe import Reject
+from zpipe import Duration, Reject
 from zpipe.messages import BadRecord, Message
 from zpipe_plugins.jsontext import json_text
 
@@ -24,6 +24,9 @@ class ReadOptions:
         str | None,
         "a field of the payload for what the broker says besides the body, such as where it was published; left out: "
         "that is not kept. A payload that is no map then stands in the field `body`",
+    ] = None
+    end_after: Annotated[
+        Duration | None, "the source ends when nothing has come for so long; left out: it never ends"
     ] = None
 
 

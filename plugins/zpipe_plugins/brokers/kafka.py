@@ -111,9 +111,6 @@ class SourceOptions(ReadOptions, _Connection):
     topics: Annotated[list[str], "their names; one that begins with `^` is a regular expression"]
     group: Annotated[str | None, "the consumer group; left out: PIPELINE.STAGE"] = None
     start: Annotated[Literal["beginning", "end"], "where a group that has no offsets begins"] = "beginning"
-    end_after: Annotated[
-        zpipe.Duration | None, "the source ends when nothing has come for so long; left out: it never ends"
-    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

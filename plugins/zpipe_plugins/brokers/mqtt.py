@@ -78,9 +78,6 @@ class SourceOptions(ReadOptions, _Connection):
     client_id: Annotated[str | None, "names the session; left out: PIPELINE.STAGE.INSTANCE"] = None
     group: Annotated[str | None, "of the shared subscriptions of several instances; left out: PIPELINE.STAGE"] = None
     session: Annotated[zpipe.Duration, "so long the broker keeps the session of one that is away"] = 86_400.0
-    end_after: Annotated[
-        zpipe.Duration | None, "the source ends when nothing has come for so long; left out: it never ends"
-    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -88,9 +88,6 @@ class SourceOptions(ReadOptions, _Connection):
     max_ack_pending: Annotated[int, "on their way at once, over all instances; for a consumer that is made here"] = (
         20_000
     )
-    end_after: Annotated[
-        zpipe.Duration | None, "the source ends when nothing has come for so long; left out: it never ends"
-    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

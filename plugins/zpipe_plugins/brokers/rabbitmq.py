@@ -68,9 +68,6 @@ class SourceOptions(ReadOptions, _Connection):
         Literal["no", "classic", "quorum"], "makes the queue, durable and of this type, if it is not there"
     ] = "no"
     prefetch: Annotated[int, "on their way through an instance at once, 1 to 65535"] = 5000
-    end_after: Annotated[
-        zpipe.Duration | None, "the source ends when nothing has come for so long; left out: it never ends"
-    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -78,9 +78,6 @@ class SourceOptions(ReadOptions, _Connection):
         zpipe.Duration, "what a consumer held so long, without a word of it, is taken over by another"
     ] = 60.0
     delete: Annotated[bool, "entries that are finished are also deleted, for a stream with one group"] = False
-    end_after: Annotated[
-        zpipe.Duration | None, "the source ends when nothing has come for so long; left out: it never ends"
-    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
