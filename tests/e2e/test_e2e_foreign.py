@@ -111,3 +111,13 @@ def test_a_program_that_ends_without_stopping_is_a_crash(make: MakePipeline) -> 
     one = make(config(10, "true")).stage("up")
     assert one.wait() == 1
     assert 'hint="a program announces STOPPED before it ends"' in one.stderr
+
+
+def test_a_fresh_start_forgets_what_it_has_kept(make: MakePipeline) -> None:
+    keeps = 'cd "$ZPIPE_STATE_DIR/mixed.up.1/plugin"; ls >&2; touch "kept by a program"'
+    pipeline = make(config(10, "sh", "-c", keeps))
+    assert pipeline.stage("up").wait() == 1
+    again = pipeline.stage("up")
+    assert again.wait() == 1 and "kept by a program" in again.stderr
+    fresh = pipeline.stage("up", 1, "--fresh")
+    assert fresh.wait() == 1 and "kept by a program\n" not in fresh.stderr.replace(keeps, "")

@@ -60,7 +60,7 @@ def command(
     if pipeline.stages[stage].command:
         from zpipe.daemon.keeper import run_program
 
-        return run_program(pipeline, stage, instance or 1, os.environ, log_level or pipeline.log_level)
+        return run_program(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)
     from zpipe.daemon.instance import run_stage
 
     return run_stage(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)

@@ -25,7 +25,7 @@ from zpipe.core.wire.frames import Announcement, Bury, Done, Refuse, Snapshot
 from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
 from zpipe.daemon.storage.store import Store
 from zpipe.errors import ExitCode, OperatorError, PeerError
-from zpipe.folders import instance_name, make_private
+from zpipe.folders import instance_name, make_private, remove
 from zpipe.runtime import dead_letter_table, environment, locks, logs, running_pipelines
 from zpipe.runtime.dead_letter_table import LetterRow
 from zpipe.runtime.logs import fields
@@ -62,13 +62,16 @@ def resolved(config: PipelineConfig, stage: str) -> dict[str, Any]:
 
 
 def run_program(
-    config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], level: str = "info"
+    config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool = False, level: str = "info"
 ) -> ExitCode:
-    """Runs one instance's program until it has ended. Raises OperatorError if it cannot be started."""
+    """Runs one instance's program until it has ended. Raises OperatorError if it cannot be started.
+
+    fresh  what the program has kept in its part of the state folder is removed before
+    """
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
-    keeper = Keeper(config, stage, instance, env, places, level)
+    keeper = Keeper(config, stage, instance, env, places, fresh, level)
     try:
         return keeper.run()
     finally:
@@ -90,6 +93,7 @@ class Keeper:
         instance: int,
         env: Mapping[str, str],
         places: Places,
+        fresh: bool,
         level: str,
     ) -> None:
         self._config, self._stage, self._instance, self._env = config, stage, instance, env
@@ -98,6 +102,8 @@ class Keeper:
         self._lock = locks.InstanceLock(runtime, instance_name(config.name, stage, instance))
         self._log = logs.start(f"{stage}.{instance}", level, env)
         make_private(state)
+        if fresh:
+            remove(places.plugin_state(stage, instance))
         make_private(places.plugin_state(stage, instance))
         places.begin_life(stage, instance)
         running_pipelines.write_record(places, config, stage, instance)
