@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zpipe.cli.screen_operator import ScreenOperator
+from zpipe.cli.operating.screen_operator import ScreenOperator
 from zpipe.config import load
 from zpipe.monitor.export.recording import Recording
 from zpipe.monitor.export.tape import Tape

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from zpipe.config import PipelineConfig, load
+from zpipe.config.reading.values import _BYTES, LOG_LEVELS
 from zpipe.config.stage_table import _LATER
-from zpipe.config.values import _BYTES, LOG_LEVELS
 from zpipe.errors import ConfigError
 
 PAGE = (Path(__file__).parent.parent / "docs" / "config.md").read_text(encoding="utf-8")

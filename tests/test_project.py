@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ PLUGINS = sorted((ROOT / "plugins" / "zpipe_plugins").rglob("*.py"))
 # A smoke alarm, never a reason to cut one story in two.
 MODULE_LINES = 600
 FUNCTION_LINES = 80
+# More in one folder, and its list of names no longer shows what it is about.
+FOLDER_MODULES = 14
 # What the core may import besides itself: nothing here reads a clock, a file, an environment or a socket.
 CORE_MAY_IMPORT = {
     "__future__",
@@ -105,6 +108,13 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
             if lines > FUNCTION_LINES:
                 too_long.append(f"{name(path)}:{node.lineno} {node.name} has {lines} lines, at most {FUNCTION_LINES}")
     assert not too_long, "\n".join(too_long)
+
+
+def test_no_folder_holds_more_modules_than_can_be_taken_in_at_a_glance() -> None:
+    folders = Counter(name(path.parent) for path in MODULES if path.name != "__init__.py")
+    assert folders["zpipe/core"], "no folder was counted"
+    crowded = {folder: modules for folder, modules in folders.items() if modules > FOLDER_MODULES}
+    assert not crowded, f"at most {FOLDER_MODULES} modules a folder"
 
 
 @pytest.mark.parametrize("path", CORE, ids=name)

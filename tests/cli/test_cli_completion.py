@@ -15,7 +15,7 @@ from click.shell_completion import BashComplete
 from tmux import Tmux
 
 from zpipe.cli import group
-from zpipe.cli.completion import SHELLS
+from zpipe.cli.preparing.completion import SHELLS
 from zpipe.config import load
 from zpipe.runtime import locks, running_pipelines
 from zpipe.runtime.places import Places

@@ -12,7 +12,7 @@ from cli_types import Call
 from test_cli_tree import COMMAND
 
 from zpipe.cli import ALIASES, COMMANDS
-from zpipe.cli.man import EXIT_STATUS, pages
+from zpipe.cli.preparing.man import EXIT_STATUS, pages
 from zpipe.errors import ExitCode
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "man"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zpipe.config.key_lines import KeyPath, key_lines
+from zpipe.config.reading.key_lines import KeyPath, key_lines
 
 TRICKY = '''# a comment with a = 1 and [a.table]
 top = "x # no comment" # one

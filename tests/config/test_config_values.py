@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from zpipe.config import values
-from zpipe.config.key_lines import KeyPath
-from zpipe.config.variable_expansion import UNSET, Expanded, expand, plain
+from zpipe.config.reading import values
+from zpipe.config.reading.key_lines import KeyPath
+from zpipe.config.reading.variable_expansion import UNSET, Expanded, expand, plain
 
 
 def expanded(text: str) -> Expanded:

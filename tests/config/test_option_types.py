@@ -20,7 +20,7 @@ from zpipe import Duration, Secret, Size
 from zpipe.config import load
 from zpipe.config.loading import credentials_for
 from zpipe.config.plugin_options import Option, options_of
-from zpipe.config.value_files import MOST_BYTES
+from zpipe.config.reading.value_files import MOST_BYTES
 from zpipe.errors import ConfigError
 
 Write = Callable[[str], Path]

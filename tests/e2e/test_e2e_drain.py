@@ -189,3 +189,36 @@ def test_nobody_there_is_exit_code_5(make: MakePipeline, command: str, target: t
     asked = ask(make(CONFIG, work=WORK), command, *target)
     assert code(asked) == 5
     assert (target or ("'d'",))[0] in asked.stderr
+
+
+GATED = """
+[stages.slow]
+plugin = "generate"
+options = { rate = 500 }
+
+[stages.gated]
+input = "slow"
+plugin = "python"
+options = { function = "work.py:work" }
+"""
+
+
+def test_a_drain_ends_an_instance_that_was_started_too_late_for_it(make: MakePipeline) -> None:
+    """It finds the mark of an upstream that ended before its start, which may be of an earlier stream. A second branch keeps the
+    drain going meanwhile."""
+    untouched = WORK.replace("def work", "def same(payload):\n    return payload\n\n\ndef work")
+    config = CONFIG.replace("work.py:work", "work.py:same") + GATED
+    pipeline = make(config, work=untouched)
+    stages = {name: pipeline.stage(*name) for name in [*NAMES, ("slow", 1), ("gated", 1)]}
+    wait_until(lambda: pipeline.count() > 0, "something is stored", SOON_S)
+    stages["work", 2].process.terminate()
+    assert stages["work", 2].wait(SOON_S) == 0
+    (pipeline.folder / "stuck").touch()
+    drain = pipeline.zpipe("drain", str(pipeline.path), "--json", "--timeout", str(SOON_S))
+    for name in ("read", 1), ("work", 1), ("store", 1):
+        assert stages[name].wait(SOON_S) == 0, name
+    late = pipeline.stage("work", 2)
+    wait_until(lambda: "work.2 RUNNING holds 0" in drain.stderr or not late.running, "the drain sees it", SOON_S)
+    (pipeline.folder / "stuck").unlink()
+    assert drain.ledger(SOON_S)["balanced"]
+    assert late.wait(SOON_S) == 0

@@ -1,6 +1,7 @@
 """The group of all commands, which loads a command when it is called, and what every command's end has in common.
 
-Each command has a file of its own in this folder. Does not belong in any of them: logic that is of use without a terminal.
+Each command has a file of its own in one of the two folders here. Does not belong in any of them: logic that is of use without a
+terminal.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ COMMANDS = {
     "man": "Write the manual pages.",
 }
 ALIASES = {"top": "monitor"}
+_OPERATING = ("run", "stage", "monitor", "tap", "drain", "pause", "resume", "dead")
+"""The commands that start, show or change a pipeline that runs. Their modules are in `operating`, all others in `preparing`."""
 _BESIDE = {"pause": "pause_resume", "resume": "pause_resume"}
 """The modules of commands that do not have one of their own name."""
 
@@ -57,7 +60,8 @@ class _Group(click.Group):
         name = ALIASES.get(name, name)
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"zpipe.cli.{_BESIDE.get(name, name)}")
+        room = "operating" if name in _OPERATING else "preparing"
+        module = importlib.import_module(f"zpipe.cli.{room}.{_BESIDE.get(name, name)}")
         command: click.Command = getattr(module, name if name in _BESIDE else "command")
         return command
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from zpipe.cli import known_names
-from zpipe.config import values
+from zpipe.config.reading import values
 
 if TYPE_CHECKING:
     from zpipe.config import PipelineConfig

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from zpipe import folders
-from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import StageConfig
-from zpipe.config.values import refused
+from zpipe.config.reading.mistakes import MistakeReport
+from zpipe.config.reading.values import refused
 from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, as_ip, same_host
 
 WITHOUT_KEYS = "read messages, take the place of a stage, and pause or drain it"

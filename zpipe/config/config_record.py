@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe import __version__
-from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import PipelineConfig, Use
 from zpipe.config.plugin_options import fill
+from zpipe.config.reading.mistakes import MistakeReport
 from zpipe.hookspecs import Traits
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig
-from zpipe.config.values import show_size
+from zpipe.config.reading.values import show_size
 
 
 def mermaid(config: PipelineConfig) -> str:

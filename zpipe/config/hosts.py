@@ -8,10 +8,10 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zpipe.config import values
-from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import HostConfig, StageConfig
-from zpipe.config.table_reader import TableReader
+from zpipe.config.reading import values
+from zpipe.config.reading.mistakes import MistakeReport
+from zpipe.config.reading.table_reader import TableReader
 from zpipe.core.wire.peer_address import as_ip
 from zpipe.plugin_loading import nearest_name
 

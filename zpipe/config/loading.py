@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from zpipe import folders, plugin_loading
-from zpipe.config import addresses, hosts, topology, trusted_keys, values
-from zpipe.config.key_lines import KeyPath, key_lines
-from zpipe.config.mistakes import MistakeReport, dotted, shown
+from zpipe.config import addresses, hosts, topology, trusted_keys
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Use, Workers
 from zpipe.config.plugin_options import fill
+from zpipe.config.reading import values
+from zpipe.config.reading.key_lines import KeyPath, key_lines
+from zpipe.config.reading.mistakes import MistakeReport, dotted, shown
+from zpipe.config.reading.table_reader import TableReader
+from zpipe.config.reading.variable_expansion import UNSET, credential_names, expand, secrets
 from zpipe.config.stage_table import read_stage
-from zpipe.config.table_reader import TableReader
-from zpipe.config.variable_expansion import UNSET, credential_names, expand, secrets
 from zpipe.core.policy import LinkPolicy, StagePolicy
 from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
 from zpipe.plugin_loading import Plugin

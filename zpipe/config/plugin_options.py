@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from zpipe.config import values
-from zpipe.config.key_lines import KeyPath
-from zpipe.config.mistakes import MistakeReport, quoted, shown
-from zpipe.config.variable_expansion import UNSET, Expanded, leaves, plain
+from zpipe.config.reading import values
+from zpipe.config.reading.key_lines import KeyPath
+from zpipe.config.reading.mistakes import MistakeReport, quoted, shown
+from zpipe.config.reading.variable_expansion import UNSET, Expanded, leaves, plain
 from zpipe.option_types import Quantity, Secret
 from zpipe.plugin_loading import nearest_name
 

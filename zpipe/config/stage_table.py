@@ -7,10 +7,11 @@ import re
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from zpipe.config import addresses, values
+from zpipe.config import addresses
 from zpipe.config.hosts import read_placement
 from zpipe.config.pipeline_config import Input, StageConfig, Use, Workers
-from zpipe.config.table_reader import TableReader
+from zpipe.config.reading import values
+from zpipe.config.reading.table_reader import TableReader
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
 
 P = TypeVar("P", BatchPolicy, Bound, DeadPolicy, RetryPolicy, Workers)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from zpipe.config.mistakes import MistakeReport
 from zpipe.config.pipeline_config import Input, PipelineConfig, StageConfig
-from zpipe.config.values import show_size
+from zpipe.config.reading.mistakes import MistakeReport
+from zpipe.config.reading.values import show_size
 from zpipe.core.work.task import DEAD
 from zpipe.plugin_loading import Plugin, nearest_name
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.config.hosts import read_public_key
-from zpipe.config.values import name as read_name
+from zpipe.config.reading.values import name as read_name
 
 FILE = "trusted.toml"
 HEAD = """\

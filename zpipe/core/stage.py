@@ -590,7 +590,7 @@ class Stage:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
-        parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
+        parts = snapshot.Parts(self.me, self.lifecycle, self.counts, self.inlet, self.downstream)
         return self._process_figures() | self.report.take(parts, now, self.policy.interval_s / 2)
 
 

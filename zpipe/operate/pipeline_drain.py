@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.errors import ExitCode, NoPeerError
-from zpipe.operate.watch import Watch
+from zpipe.operate.watch import DRAIN_ANSWER_S, Watch
 from zpipe.runtime.places import Places, since_boot_s
 
 TURN_S = 0.1
@@ -33,6 +34,7 @@ class PipelineDrain:
         self._watch = Watch(config, self._places)
         self.last: dict[InstanceKey, dict[str, Any]] = {}
         self.killed: list[dict[str, Any]] = []
+        self._sent_away: set[str] = set()
 
     def gather(self, timeout_s: float) -> None:
         """Waits for a snapshot of every instance of the config, at most so long. Blocks.
@@ -60,6 +62,7 @@ class PipelineDrain:
             self._watch.order_drain({key: one for key, one in self.last.items() if key[0] in self._config.heads})
             self._listen(TURN_S)
             self._read_marks()
+            self._send_latecomers_away()
             turn()
             if not self.running() and not self._silent():
                 return ExitCode.DONE
@@ -105,6 +108,25 @@ class PipelineDrain:
     def running(self) -> list[InstanceKey]:
         """Instances that were heard of and have not stopped yet."""
         return [key for key, snapshot in self.last.items() if snapshot["state"] != State.STOPPED.value]
+
+    def _send_latecomers_away(self) -> None:
+        """Has those leave that were started when their upstream had ended already. Such an instance waits for the next stream,
+        since it cannot tell that the end which it finds on disk is that of this one. A drain that saw it come about can."""
+        for key in self.running():
+            snapshot = self.last[key]
+            inputs = {entry.stage for entry in self._config.stages[key[0]].inputs}
+            unheard = inputs.intersection(snapshot.get("waiting_for") or ())
+            if snapshot["incarnation"] in self._sent_away or not unheard or not all(map(self._has_ended, unheard)):
+                continue
+            with suppress(NoPeerError):
+                self._watch.ask(*key, "leave", DRAIN_ANSWER_S)
+                self._sent_away.add(snapshot["incarnation"])
+
+    def _has_ended(self, stage: str) -> bool:
+        """Whether all instances of the stage that this drain heard of have stopped, and at least one at the end of its stream."""
+        known = [key for key in self._instances() if key[0] == stage and self._alive(key)]
+        stopped = all(self._final_snapshot(key) is not None for key in known)
+        return stopped and any(self._places.stopped_at_end(*key) is not None for key in known)
 
     def _listen(self, timeout_s: float) -> None:
         for snapshot in self._watch.poll(timeout_s):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zpipe.config import PipelineConfig, StageConfig
-from zpipe.config.mistakes import MistakeReport
+from zpipe.config.reading.mistakes import MistakeReport
 from zpipe.folders import instance_name
 from zpipe.units import install, unit_files, unit_names
 from zpipe.units.unit_names import Unit, UnitError

@@ -38,7 +38,7 @@ OVERDUE_S = 0.1
 class Outlet:
     """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
 
-    end_acked  some consumer has acked the end of the stream
+    end_acked  some consumer that stays has acked the end of the stream: one that leaves does not pass it on
     needing    sessions by name that the next message needs more room in than they give
     send_at    when what is unsent may be sent though no statement comes, since its consumer is about to run dry then
     """
@@ -184,7 +184,7 @@ class Outlet:
                 for section in self._take_out(flight, start, stop):
                     self._ack(section)
         for flight in session.pop_acked(statement):
-            self.end_acked |= flight.end
+            self.end_acked |= flight.end and not session.leaving
             for _, section in flight.sections:
                 self._remove_in_flight(section)
                 self._ack(section)

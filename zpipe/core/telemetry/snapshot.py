@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.ledger import COUNTS, OTHERS, Counts
-from zpipe.core.lifecycle import State
+from zpipe.core.lifecycle import Lifecycle, State
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.delivery import Producer
@@ -91,7 +91,7 @@ class Parts(NamedTuple):
     """Where a stage's counts are."""
 
     me: Identity
-    state: str
+    lifecycle: Lifecycle
     counts: Counts
     inlet: Inlet
     downstream: Downstream
@@ -105,7 +105,8 @@ def of_stage(parts: Parts, now: float) -> dict[str, Any]:
         "stage": me.stage,
         "instance": me.instance,
         "incarnation": me.incarnation,
-        "state": parts.state,
+        "state": parts.lifecycle.state.value,
+        "abandoned": parts.lifecycle.abandoned,
         **{name: getattr(parts.counts, name) for name in COUNTS + OTHERS},
         "queued_bytes": inlet.queued_bytes,
         "held": inlet.held_messages,

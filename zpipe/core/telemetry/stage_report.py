@@ -120,7 +120,7 @@ class StageReport:
         taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
-        taken["waiting_for"] = [] if parts.state == State.STOPPED.value else self._upstreams.waiting_for()
+        taken["waiting_for"] = [] if parts.lifecycle.state is State.STOPPED else self._upstreams.waiting_for()
         return taken
 
     def _measure(self, counts: Counts, now: float) -> dict[str, Any]:

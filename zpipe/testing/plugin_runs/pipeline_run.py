@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from zpipe.config import load, values
+from zpipe.config import load
+from zpipe.config.reading import values
 from zpipe.errors import TargetError
 from zpipe.messages import Message
 from zpipe.plugin_loading import nearest_name

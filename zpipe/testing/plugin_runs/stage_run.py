@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from zpipe import plugin_loading
-from zpipe.config import load, values
+from zpipe.config import load
+from zpipe.config.reading import values
 from zpipe.core.policy import StagePolicy
 from zpipe.messages import Message
 from zpipe.testing.plugin_runs.contexts import SourceHasNoMore, make_context, plugin_name

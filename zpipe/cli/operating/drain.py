@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from zpipe.cli import known_names
+from zpipe.cli.operating.run_report import exit_code, print_ledger
 from zpipe.cli.parameters import TimeType, find_target, target_argument
-from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config.targets import read_stage_target
 from zpipe.errors import ExitCode
 from zpipe.monitor.model.run_ledger import RunLedger

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from zpipe.config.mistakes import quoted, shown
-from zpipe.config.variable_expansion import Expanded
+from zpipe.config.reading.mistakes import quoted, shown
+from zpipe.config.reading.variable_expansion import Expanded
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)

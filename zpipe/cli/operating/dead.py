@@ -14,9 +14,9 @@ import click
 from rich.console import Console
 
 from zpipe.cli import known_names
+from zpipe.cli.operating.run import supervise
+from zpipe.cli.operating.run_report import exit_code, print_ledger
 from zpipe.cli.parameters import TimeType, find_target, json_option, target_argument
-from zpipe.cli.run import supervise
-from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import load
 from zpipe.core.work.stored_dead_letter import MESSAGE, letter_name
 from zpipe.errors import ExitCode, TargetError

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from zpipe.config.key_lines import KeyPath
-from zpipe.config.mistakes import MistakeReport, shown
-from zpipe.config.values import Reader
-from zpipe.config.variable_expansion import UNSET
+from zpipe.config.reading.key_lines import KeyPath
+from zpipe.config.reading.mistakes import MistakeReport, shown
+from zpipe.config.reading.values import Reader
+from zpipe.config.reading.variable_expansion import UNSET
 from zpipe.plugin_loading import nearest_name
 
 T = TypeVar("T")

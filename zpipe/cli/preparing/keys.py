@@ -10,8 +10,8 @@ import click
 
 from zpipe import folders
 from zpipe.cli.parameters import json_option
-from zpipe.config import values
 from zpipe.config.hosts import is_key
+from zpipe.config.reading import values
 from zpipe.errors import ExitCode, OperatorError
 
 if TYPE_CHECKING:

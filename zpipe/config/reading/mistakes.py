@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zpipe.config.key_lines import KeyPath
-from zpipe.config.variable_expansion import Expanded, replaced
+from zpipe.config.reading.key_lines import KeyPath
+from zpipe.config.reading.variable_expansion import Expanded, replaced
 from zpipe.errors import Mistake
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")

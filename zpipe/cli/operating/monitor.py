@@ -18,8 +18,9 @@ import click
 
 from zpipe.cli import known_names
 from zpipe.cli.parameters import METAVAR, TimeType, find_target
-from zpipe.config import PipelineConfig, values
+from zpipe.config import PipelineConfig
 from zpipe.config.pipeline_config import PROMETHEUS
+from zpipe.config.reading import values
 from zpipe.config.targets import read_link
 from zpipe.errors import ExitCode, OperatorError
 from zpipe.monitor import snapshot_feed
@@ -35,7 +36,7 @@ from zpipe.runtime.places import Places
 from zpipe.runtime.running_pipelines import Target
 
 if TYPE_CHECKING:
-    from zpipe.cli.screen_operator import ScreenOperator
+    from zpipe.cli.operating.screen_operator import ScreenOperator
     from zpipe.monitor.screen.source import Source
 
 REDRAW_S = 0.25
@@ -160,7 +161,7 @@ def _show_screen(
     found: Target, places: Places, watch: Watch, heard: SnapshotListener, timeout: float | None
 ) -> ExitCode:
     # Textual takes a quarter of a second to be imported, which whoever asks for text should not wait for.
-    from zpipe.cli.screen_operator import ScreenOperator
+    from zpipe.cli.operating.screen_operator import ScreenOperator
     from zpipe.monitor.screen.source import LivePipeline
 
     pipeline = found.config
@@ -195,7 +196,7 @@ def _run_screen(source: Source, pipeline: PipelineConfig, operator: ScreenOperat
 def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
     """Serves the screen until it is interrupted: each page that is opened starts one. Raises OperatorError and UsageError."""
     try:
-        from zpipe.cli.screen_server import ScreenServer
+        from zpipe.cli.operating.screen_server import ScreenServer
     except ImportError:
         raise OperatorError("--web needs textual-serve: pip install 'zpipe[web]'") from None
     try:

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from zpipe.cli.operating.run_report import exit_code, print_ledger
 from zpipe.cli.parameters import TimeType, config_argument, host_environment
-from zpipe.cli.run_report import exit_code, print_ledger
 from zpipe.config import InstanceKey, PipelineConfig, load
 from zpipe.errors import ExitCode
 from zpipe.monitor.model.run_ledger import RunLedger

@@ -1,0 +1,1 @@
+"""Commands that start, show or change a pipeline that runs. What they do is in `supervisor`, `operate` and `monitor`."""
