@@ -386,9 +386,9 @@ class Sockets:
             self._end_connection(fd)
 
     def _end_connection(self, fd: int) -> None:
-        """If it is one to a socket that is bound here. Whoever had it may connect again."""
+        """If it is known, and one to a socket that is bound here. Whoever had it may connect again."""
         with suppress(OSError):
-            if bound_to(fd) in self._bound:
+            if fd >= 0 and bound_to(fd) in self._bound:
                 shut_down(fd)
 
     def _connect_due(self, now: float) -> None:
