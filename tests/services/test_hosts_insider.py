@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(900)
 GROWTH_BYTES = 96 << 20
 """What the attack may cost an instance; frames that wait to be read are a part of it."""
 PORTS = {"read.1": ("web1", 7000), "left.1": ("web2", 7100), "right.1": ("web1", 7200), "store.1": ("web2", 7300)}
-SECONDS = 10.0
+SECONDS = 15.0
 
 
 def attack(spread: Spread, seconds: float) -> dict[str, int]:
@@ -58,7 +58,7 @@ def test_an_insider_loses_nothing_and_pays_for_it(net: Network) -> None:
     assert len(pids) == len(PORTS)
     before = {pid: peak_bytes(pid) for pid in pids}
     sent = attack(spread, SECONDS)
-    assert min(sent[kind] for kind in ("hello", "statement", "garbage", "parcel", "silent")) > 50, sent
+    assert sent["silent"] > 5 and all(sent[kind] > 300 for kind in ("hello", "statement", "garbage", "parcel")), sent
     for pid in pids:
         assert peak_bytes(pid) - before[pid] < GROWTH_BYTES, pid
     said = str([spread.stages(host)[stage]["refusals"] for host, stage in (("web1", "read"), ("web2", "left"))])
