@@ -180,7 +180,7 @@ def test_payloads_are_shaped_routed_split_and_joined_whoever_is_killed(make: Mak
     ids = {row[0] for row in pipeline.query("SELECT id FROM t WHERE word = 'räksmörgås'")}
     assert ids == {f"{n}-{kind}" for n in range(small) for kind in ("number", "string")}
     joined = pipeline.lines("joined.ndjson")
-    assert all(one["text"].split("\n") == ["räksmörgås"] * one["messages"] for one in joined)
+    assert all(one["word"].split("\n") == ["räksmörgås"] * one["messages"] for one in joined)
     assert sum(one["messages"] for one in joined) >= MESSAGES - small
 
 
