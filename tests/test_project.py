@@ -53,6 +53,7 @@ CORE_MAY_IMPORT = {
     "struct",
     "types",
     "typing",
+    "zlib",  # checksums
     "zpipe.core",
     "zpipe.errors",
     "zpipe.messages",

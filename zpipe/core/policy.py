@@ -110,6 +110,26 @@ class LinkPolicy:
 
 
 @dataclass(frozen=True)
+class BufferPolicy:
+    """A buffer on the disk, between a stage and one that it feeds.
+
+    bytes      of its segments, which are never more;  messages  that are stored and not finished: exactly
+    sync_s     from one fdatasync to the next; 0: as soon as something waits and the last one has returned
+    ahead_bytes  read for consumers before they have room: so much takes the log a few milliseconds to read again
+    """
+
+    bytes: int = 10 * 1024 * MIB
+    messages: int = 100_000_000
+    sync_s: float = 0.0
+    ahead_bytes: int = 4 * MIB
+
+    @property
+    def segment_bytes(self) -> int:
+        """Of one file: what is finished is given back in pieces of this. Reading 16 MiB takes as long as a process to start."""
+        return min(16 * MIB, max(self.bytes // 8, 4 * KIB))
+
+
+@dataclass(frozen=True)
 class TapPolicy:
     """What a tap may cost an instance.
 

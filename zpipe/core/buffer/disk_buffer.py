@@ -1,0 +1,415 @@
+"""Which messages of a disk buffer are durable, read ahead, and finished; which segments may go; how much more it takes.
+
+May live here: the numbers of messages, and where those are. Must not live here: files, consumers, and the bytes of a record.
+
+A message goes this way: offered; ordered to be written, as far as the bounds allow; durable, so that upstream is acked; put to
+those who send it, at once while these keep up, else after it was read again; finished.
+`offered and found = finished + lost + pending + unread + out`, where the last are with those who send.
+There is nothing here for each message or section: what is on the disk is known by ranges of numbers and by segments.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from zpipe.core.buffer.orders import (
+    Append,
+    BufferEvent,
+    Durable,
+    Finish,
+    FoundBuffer,
+    Order,
+    Read,
+    Records,
+    Remove,
+    Removed,
+    StoredRecord,
+)
+from zpipe.core.buffer.record import HEAD_BYTES, RECORD_BYTES
+from zpipe.core.ledger import Derivation, Owners
+from zpipe.core.policy import Bound, BufferPolicy
+from zpipe.core.ranges import RangeSet
+from zpipe.core.wire.section import Section
+from zpipe.core.work.task import Chunk
+from zpipe.errors import PeerError
+
+SEGMENT_OVERHEAD_BYTES = HEAD_BYTES + RECORD_BYTES
+"""Its head and its last record."""
+
+
+class Ahead(Protocol):
+    """What sends messages to consumers. It answers for a section, until it settles it, and keeps it in memory."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of what waits there for consumers to have room."""
+
+    def put(self, section: Section) -> None:
+        """After those that wait there."""
+
+
+class BufferFigures(NamedTuple):
+    """For snapshots.
+
+    stored    not finished, wherever they are; bytes by the mean of each segment
+    disk      bytes of all files;  pending  not durable yet
+    unread    durable, and not in memory;  write_s, sync_s  of the last group commit
+    """
+
+    stored_messages: int
+    stored_bytes: int
+    disk_bytes: int
+    segments: int
+    pending_messages: int
+    pending_bytes: int
+    unread_messages: int
+    finished_total: int
+    lost_total: int
+    bad_total: int
+    torn_bytes: int
+    write_s: float
+    sync_s: float
+    trouble: str
+
+
+class _Segment:
+    __slots__ = ("bytes", "first", "messages", "stop", "unfinished")
+
+    def __init__(self, first: int, stop: int = 0, size: int = 0) -> None:
+        self.first = first
+        self.stop = max(stop, first)
+        self.messages = self.unfinished = self.stop - first
+        self.bytes = size
+
+    @property
+    def unfinished_bytes(self) -> int:
+        return self.bytes * self.unfinished // self.messages if self.messages else 0
+
+
+class _Finished(Derivation):
+    """Hears which numbers are finished: it stands in for the derivation of each section that is put to those who send.
+
+    The owners of its sections are their numbers, so a part of one that was cut tells its own."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, buffer: DiskBuffer) -> None:
+        super().__init__(())
+        self._buffer = buffer
+
+    def settle(self, messages: int = 1, owners: Owners = None) -> None:
+        assert owners is not None
+        self._buffer.finish(owners[0], owners[-1] + 1)
+
+
+class DiskBuffer:
+    """The buffer of one link.
+
+    unacked  bounds what is offered and not durable: it is in memory, and upstream answers for it
+    lowest   no message numbered below it will be put again
+    """
+
+    def __init__(self, policy: BufferPolicy, unacked: Bound, found: FoundBuffer, ahead: Ahead) -> None:
+        self.identity = found.identity
+        self.unread_messages = 0
+        self.pending_messages = 0
+        self.pending_bytes = 0
+        self._policy = policy
+        self._unacked = unacked
+        self._ahead = ahead
+        self._space = found.space
+        self._disk_bytes = found.disk_bytes
+        self._next_number = self._durable = found.next_number
+        self._finished = RangeSet()
+        self._derivation = _Finished(self)
+        self._segments = [_Segment(*one) for one in found.segments]
+        self._waiting: deque[Section] = deque()
+        self._waiting_messages = 0
+        self._ordered: deque[Section] = deque()
+        self._ordered_bytes = 0
+        self._hints = RangeSet()
+        self._emptied: set[int] = set()
+        self._reading = False
+        self._out = 0
+        self._taken = 0
+        self._finished_total = 0
+        self._lost_total = 0
+        self._bad_total = found.bad_files
+        self._torn_bytes = found.torn_bytes
+        self._write_s = self._sync_s = 0.0
+        self._take_over(found)
+        self._read_at = self.lowest if self.unread_messages else None
+
+    def _take_over(self, found: FoundBuffer) -> None:
+        """What the last life left, and the numbers that are in no segment."""
+        at = 0
+        for segment in self._segments:
+            self._finished.add(at, segment.first)
+            at = segment.stop
+            self.unread_messages += segment.messages
+        self._finished.add(at, found.next_number)
+        for start, stop in found.finished:
+            for low, high in self._unfinished(start, stop):
+                self._count_finished(low, high)
+                self.unread_messages -= high - low
+            self._finished.add(start, stop)
+        self._taken = self.unread_messages
+
+    # ---- what it holds
+
+    @property
+    def lowest(self) -> int:
+        return self._finished.first_stop
+
+    @property
+    def stored_messages(self) -> int:
+        """Everything that is not finished."""
+        return self.pending_messages + self.unread_messages + self._out
+
+    @property
+    def stored_bytes(self) -> int:
+        """Likewise; of what is durable by the mean of each segment."""
+        return self.pending_bytes + sum(segment.unfinished_bytes for segment in self._segments)
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be offered now. None while some wait for room on the disk, or the log does not take any."""
+        if self._waiting or not self._space.taking or self.pending_bytes >= self._unacked.bytes:
+            return 0
+        if self._bytes_after(0) >= self._policy.bytes:
+            return 0
+        room = min(self._policy.messages - self.stored_messages, self._unacked.messages - self.pending_messages)
+        return max(room, 0)
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the log from taking more, in words; "" if nothing does."""
+        return self._space.trouble
+
+    def figures(self) -> BufferFigures:
+        return BufferFigures(
+            stored_messages=self.stored_messages,
+            stored_bytes=self.stored_bytes,
+            disk_bytes=self._disk_bytes,
+            segments=len(self._segments),
+            pending_messages=self.pending_messages,
+            pending_bytes=self.pending_bytes,
+            unread_messages=self.unread_messages,
+            finished_total=self._finished_total,
+            lost_total=self._lost_total,
+            bad_total=self._bad_total,
+            torn_bytes=self._torn_bytes,
+            write_s=self._write_s,
+            sync_s=self._sync_s,
+            trouble=self._space.trouble,
+        )
+
+    def off(self) -> int:
+        """0 when the identity holds."""
+        return self._taken - self._finished_total - self._lost_total - self.stored_messages
+
+    # ---- what comes from the stage
+
+    def offer(self, chunk: Chunk, derivation: Derivation) -> None:
+        """Takes outputs over, and settles them once they are durable."""
+        derivation.expect(chunk.messages, chunk.owners)
+        section = Section(chunk.body, chunk.messages, self._next_number, 1, derivation, chunk.owners)
+        self._next_number += section.count
+        self._taken += section.count
+        self._waiting_messages += section.count
+        self.pending_messages += section.count
+        self.pending_bytes += section.size
+        self._waiting.append(section)
+
+    def finish(self, start: int, stop: int) -> None:
+        """Messages [start, stop) were taken by consumers, and are needed no more."""
+        self._out -= stop - start
+        self._finished_total += stop - start
+        self._end(start, stop)
+
+    def _end(self, start: int, stop: int) -> None:
+        """Nothing is owed for these numbers any more, which the next life is to know."""
+        self._finished.add(start, stop)
+        self._hints.add(start, stop)
+        self._count_finished(start, stop)
+
+    def _count_finished(self, start: int, stop: int) -> None:
+        """In their segments, which may go when nothing is left in them."""
+        at = bisect_right(self._segments, start, key=lambda segment: segment.first) - 1
+        for segment in self._segments[max(at, 0) :]:
+            low, high = max(start, segment.first), min(stop, segment.stop)
+            if segment.first >= stop:
+                return
+            if low < high:
+                segment.unfinished -= high - low
+                if not segment.unfinished:
+                    self._emptied.add(segment.first)
+
+    # ---- what the log is to do
+
+    def orders(self) -> Iterator[Order]:
+        """What follows from all that has happened, each once."""
+        yield from self._appends()
+        for start, stop in self._hints:
+            yield Finish(start, stop)
+        self._hints = RangeSet()
+        gone = self._removable() if self._emptied else ()
+        if gone:
+            yield Remove(gone)
+        room = self._policy.ahead_bytes - self._ahead.unsent_bytes
+        if self._read_at is not None and not self._reading and 2 * room >= self._policy.ahead_bytes:
+            self._reading = True
+            yield Read(self._read_at, room)
+
+    def _appends(self) -> Iterator[Append]:
+        while self._waiting:
+            self._cut_first()
+            first = self._waiting[0]
+            if not self._fits(first):
+                return
+            self._waiting.popleft()
+            self._waiting_messages -= first.count
+            self._ordered.append(first)
+            self._ordered_bytes += RECORD_BYTES + first.size
+            yield Append(first.first, first.count, first.attempt, first.body())
+
+    def _fits(self, section: Section) -> bool:
+        """Whether it may be written now. A message that is larger than the bound is written when nothing else is there."""
+        written = self.stored_messages - self._waiting_messages
+        if written + section.count > self._policy.messages:
+            return False
+        alone = not written and not any(segment.messages for segment in self._segments)
+        return alone or self._bytes_after(section.size) <= self._policy.bytes
+
+    def _cut_first(self) -> None:
+        """A section of more messages than the bound is cut: else it would never fit."""
+        first = self._waiting[0]
+        if first.count <= self._policy.messages:
+            return
+        self.pending_bytes -= first.size
+        part, rest = first.cut(0, self._policy.messages), first.cut(self._policy.messages, first.count)
+        part.body()
+        rest.body()
+        self.pending_bytes += part.size + rest.size
+        self._waiting[0] = rest
+        self._waiting.appendleft(part)
+
+    def _bytes_after(self, size: int) -> int:
+        """Of all files at most, when what is ordered is written, and so many more bytes as a record."""
+        more = self._ordered_bytes + size + RECORD_BYTES
+        return self._disk_bytes + more + SEGMENT_OVERHEAD_BYTES * (2 + more // self._policy.segment_bytes)
+
+    def _removable(self) -> tuple[int, ...]:
+        """Segments that may go. The last is kept, as more will be written to it, unless the bound is reached."""
+        last = self._segments[-1].first
+        full = bool(self._waiting) and not self._ordered
+        gone = tuple(sorted(first for first in self._emptied if first != last or full))
+        self._emptied.difference_update(gone)
+        return gone
+
+    # ---- what the log has done
+
+    def heard(self, event: BufferEvent) -> None:
+        """Takes in what the log says. What may be put to those who send is."""
+        if isinstance(event, Durable):
+            self._note_durable(event)
+        elif isinstance(event, Records):
+            self._note_read(event)
+        elif isinstance(event, Removed):
+            self._disk_bytes = event.disk_bytes
+            self._segments = [one for one in self._segments if one.first not in event.segments]
+        else:
+            self._space = event
+
+    def _note_durable(self, event: Durable) -> None:
+        for first in event.segments:
+            self._begin_segment(first)
+        while self._ordered and self._ordered[0].first < event.stop:
+            section = self._ordered.popleft()
+            self._ordered_bytes -= RECORD_BYTES + section.size
+            self.pending_messages -= section.count
+            self.pending_bytes -= section.size
+            self._add_to_segment(section)
+            section.settle()
+            self._put_or_leave(section)
+        self._durable = event.stop
+        self._disk_bytes = event.disk_bytes
+        self._write_s, self._sync_s = event.write_s, event.sync_s
+
+    def _begin_segment(self, first: int) -> None:
+        last = self._segments[-1] if self._segments else None
+        if (
+            last is not None and last.first == first
+        ):  # the file of this name was given up before anything in it was durable
+            return
+        if last is not None and not last.unfinished:
+            self._emptied.add(last.first)
+        self._segments.append(_Segment(first))
+
+    def _add_to_segment(self, section: Section) -> None:
+        at = bisect_right(self._segments, section.first, key=lambda one: one.first) - 1
+        segment = self._segments[at]
+        segment.messages += section.count
+        segment.unfinished += section.count
+        segment.stop = section.first + section.count
+        segment.bytes += RECORD_BYTES + section.size
+        self._emptied.discard(segment.first)
+
+    def _put_or_leave(self, section: Section) -> None:
+        """Kept in memory as long as consumers keep up, so that it need not be read again."""
+        waiting_bytes = self._ahead.unsent_bytes
+        if self._read_at is None and (not waiting_bytes or waiting_bytes + section.size <= self._policy.ahead_bytes):
+            self._put(self._section(section.first, section.count, section.attempt, section.body()))
+            return
+        self.unread_messages += section.count
+        if self._read_at is None:
+            self._read_at = section.first
+
+    def _section(self, first: int, count: int, attempt: int, body: bytes) -> Section:
+        return Section(body, count, first, attempt, self._derivation, range(first, first + count))
+
+    def _put(self, section: Section) -> None:
+        self._out += section.count
+        self._ahead.put(section)
+
+    def _note_read(self, event: Records) -> None:
+        self._reading = False
+        self._bad_total += event.bad
+        at = event.number
+        for record in event.records:
+            self._lose(at, record.first)
+            at = record.first + record.messages
+            if self._finished.overlaps(record.first, at):
+                self._put_unfinished(record)
+                continue
+            self.unread_messages -= record.messages
+            self._put(self._section(*record))
+        self._lose(at, event.next_number)
+        self._read_at = event.next_number if event.next_number < self._durable else None
+
+    def _put_unfinished(self, record: StoredRecord) -> None:
+        """What a former life has not finished of it."""
+        whole = self._section(*record)
+        for start, stop in self._unfinished(record.first, record.first + record.messages):
+            try:
+                part = whole.cut(start - record.first, stop - record.first)
+            except PeerError:  # written by another version, which says otherwise how many these are
+                self._lose(start, stop)
+                continue
+            self.unread_messages -= part.count
+            self._put(part)
+
+    def _lose(self, start: int, stop: int) -> None:
+        """These cannot be read. Those of them that were stored are lost."""
+        for low, high in self._unfinished(start, stop) if start < stop else ():
+            self.unread_messages -= high - low
+            self._lost_total += high - low
+            self._end(low, high)
+
+    def _unfinished(self, start: int, stop: int) -> list[tuple[int, int]]:
+        asked = RangeSet()
+        asked.add(start, stop)
+        return list(asked.minus(self._finished))

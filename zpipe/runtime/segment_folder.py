@@ -1,0 +1,350 @@
+"""Reading the folder of a disk buffer: which segments there are, what is in them, and what is damaged.
+
+Must not live here: writing records, which is `daemon/storage`'s. Used by the daemon that owns the folder, and by commands.
+
+Nothing here raises for what is in a file: whatever it is, the next whole record is looked for. What the disk cannot read is taken
+to be zeros, which no record is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from zpipe.core.buffer.record import (
+    END,
+    HEAD_BYTES,
+    IDENTITY_BYTES,
+    MARKER,
+    RECORD_BYTES,
+    Head,
+    Header,
+    SegmentCodec,
+    read_head,
+)
+from zpipe.core.wire.cbor import Encoded
+
+SEGMENT, HINTS, BAD_FOLDER = ".seg", ".done", "bad"
+CHUNK_BYTES = 512 * 1024
+"""Read at once: a few records of a busy link. Larger reads are not faster from the page cache, and stay in memory for longer."""
+PAGE_BYTES = 4096
+UNKNOWN_BYTES = 1 << 40
+"""In place of the end of a file that cannot be opened now, and may be later."""
+_NAME = re.compile(r"(\d{20})\.seg")
+_LOST = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ELOOP)
+"""Errors of opening a segment after which trying again cannot help."""
+
+
+class Disk:
+    """The calls of the operating system that a disk buffer makes, so that a test can have a disk of its own. All may raise
+    OSError."""
+
+    def make_folder(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def names(self, folder: Path) -> list[str]:
+        return os.listdir(folder)
+
+    def open(self, path: Path, flags: int) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def write(self, fd: int, pieces: Sequence[Encoded], offset: int) -> int:
+        """Returns how many bytes were written, which may be fewer."""
+        return os.pwritev(fd, pieces, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def sync_folder(self, folder: Path) -> None:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def remove(self, path: Path) -> None:
+        os.unlink(path)
+
+    def space(self, folder: Path) -> tuple[int, int]:
+        """Bytes of the disk: (free for this user, in all)."""
+        stat = os.statvfs(folder)
+        return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+
+
+class Segment(NamedTuple):
+    """A file with messages [first, stop). `end` is where its records end: behind it is nothing, or what was cut off.
+
+    complete  it has its last record, so nothing was cut off
+    bytes     of the file; 0 if it cannot be opened
+    """
+
+    first: int
+    stop: int
+    end: int
+    bytes: int
+    complete: bool
+    codec: SegmentCodec
+
+
+class Whole(NamedTuple):
+    """A record as it was written."""
+
+    offset: int
+    header: Header
+    body: bytes
+
+
+class Damage(NamedTuple):
+    """Bytes [start, stop) are no record."""
+
+    start: int
+    stop: int
+
+
+def segment_path(folder: Path, first: int) -> Path:
+    return folder / f"{first:020d}{SEGMENT}"
+
+
+def hints_path(folder: Path, first: int) -> Path:
+    return folder / f"{first:020d}{HINTS}"
+
+
+def segment_numbers(names: Iterable[str]) -> list[int]:
+    """The first numbers of the segments among these names, ascending."""
+    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+
+
+class SegmentFile:
+    """An open segment. Raises OSError from the constructor alone."""
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self._disk = disk
+        self._fd = disk.open(path, os.O_RDONLY)
+        self._chunk = b""
+        self._chunk_at = 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._disk.close(self._fd)
+            self._fd = -1
+
+    def size(self) -> int:
+        return self._disk.size(self._fd)
+
+    def piece(self, offset: int, size: int, ahead: int = CHUNK_BYTES) -> memoryview:
+        """So many bytes, fewer at the end of the file. Reads `ahead`, if that is more."""
+        at = offset - self._chunk_at
+        if not 0 <= at <= at + size <= len(self._chunk):
+            self._chunk, self._chunk_at, at = self._read(offset, max(size, ahead)), offset, 0
+        return memoryview(self._chunk)[at : at + size]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            return self._read_all(offset, size)
+        except OSError:
+            return b"".join(self._read_page(at, min(PAGE_BYTES, offset + size - at)) for at in _pages(offset, size))
+
+    def _read_all(self, offset: int, size: int) -> bytes:
+        """One call mostly: it returns less only at the end of the file, or of what the kernel reads at once."""
+        content = self._disk.read(self._fd, size, offset)
+        while len(content) < size and (more := self._disk.read(self._fd, size - len(content), offset + len(content))):
+            content += more
+        return content
+
+    def _read_page(self, offset: int, size: int) -> bytes:
+        try:
+            return self._read_all(offset, size)
+        except OSError:
+            return bytes(size)
+
+
+def _pages(offset: int, size: int) -> range:
+    return range(offset, offset + size, PAGE_BYTES)
+
+
+class SegmentReader:
+    """Reads the records of one segment in order, from `offset` on.
+
+    number  that of the next message that may come;  stop, limit: messages and bytes from there on are not looked at
+    """
+
+    def __init__(
+        self, file: SegmentFile, codec: SegmentCodec, number: int, stop: int, limit: int, offset: int = HEAD_BYTES
+    ) -> None:
+        self.number = number
+        self.offset = offset
+        self._file = file
+        self._codec = codec
+        self._stop = stop
+        self._limit = limit
+
+    def extend(self, stop: int, limit: int) -> None:
+        """More was written to it."""
+        self._stop, self._limit = stop, limit
+
+    def skip(self, number: int) -> None:
+        """Goes on to the record that has the message, by headers alone as far as these are whole."""
+        while self.number < number and (header := self._header_at(self.offset)) is not None and header.stop <= number:
+            if header.flags & END:
+                return
+            self.number = header.stop
+            self.offset += header.size
+
+    def next(self) -> Whole | Damage | None:
+        """The next record, or what is in its place. None at the end."""
+        if self.number >= self._stop or self.offset >= self._limit:
+            return None
+        start = self.offset
+        header = self._header_at(start)
+        if header is None:
+            self.offset = self._find(start + 1)
+            return Damage(start, self.offset)
+        if header.flags & END:
+            self.offset = self._limit
+            return None
+        self.offset += header.size
+        body = self._bytes(start + RECORD_BYTES, header.length)
+        if not self._codec.body_is_whole(start, header, body):
+            return Damage(start, self.offset)
+        self.number = header.stop
+        return Whole(start, header, bytes(body))
+
+    def _bytes(self, offset: int, size: int) -> memoryview:
+        """Nothing behind the limit is read: it may be written anew."""
+        return self._file.piece(offset, min(size, self._limit - offset), min(CHUNK_BYTES, self._limit - offset))
+
+    def _header_at(self, offset: int) -> Header | None:
+        """A whole header of a record that may stand there."""
+        header = self._codec.read(offset, self._bytes(offset, RECORD_BYTES))
+        if header is None or header.first < self.number or header.stop > self._stop:
+            return None
+        return header if offset + header.size <= self._limit else None
+
+    def _find(self, start: int) -> int:
+        """Where the next whole header is, at `start` or later; the limit if there is none."""
+        while start < self._limit:
+            chunk = bytes(self._bytes(start, min(CHUNK_BYTES, self._limit - start)))
+            if len(chunk) < len(MARKER):
+                break
+            at = chunk.find(MARKER)
+            while at >= 0:
+                if self._header_at(start + at) is not None:
+                    return start + at
+                at = chunk.find(MARKER, at + 1)
+            start += len(chunk) - len(MARKER) + 1
+        return self._limit
+
+
+class BufferFolder:
+    """What a buffer's folder has, in the order of the numbers. Reads heads, and the records of segments that are not complete.
+    Raises OSError if the folder itself cannot be read.
+
+    identity, key  None if no segment has a whole head: then none of them can be read, and there is nothing in them
+    """
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self.path = folder
+        self._disk = disk
+        names = disk.names(folder)
+        self.names = set(names)
+        self.identity: bytes | None = None
+        self.key = 0
+        numbers = segment_numbers(names)
+        heads = {first: self._head(first) for first in numbers}
+        whole = [head for head in heads.values() if head is not None]
+        if whole:
+            self.identity, self.key = whole[-1].identity, whole[-1].key
+        afters = dict(pairwise(numbers))
+        self.segments = [self._look(first, heads[first], afters.get(first)) for first in numbers]
+
+    def _head(self, first: int) -> Head | None:
+        """None also if it is another's, which was renamed."""
+        try:
+            file = SegmentFile(self._disk, segment_path(self.path, first))
+        except OSError:
+            return None
+        try:
+            head = read_head(bytes(file.piece(0, HEAD_BYTES, HEAD_BYTES)))
+        finally:
+            file.close()
+        return head if head is not None and head.first == first else None
+
+    def _look(self, first: int, head: Head | None, after: int | None) -> Segment:
+        key = head.key if head is not None else self.key
+        codec = SegmentCodec(first, key)
+        most = 2**63 if after is None else after
+        unread = first if after is None else after
+        try:
+            file = SegmentFile(self._disk, segment_path(self.path, first))
+        except OSError:
+            return Segment(first, unread, UNKNOWN_BYTES, 0, False, codec)
+        try:
+            size = file.size()
+            end = size - RECORD_BYTES
+            last = codec.read(end, file.piece(end, RECORD_BYTES, 0)) if end >= HEAD_BYTES else None
+            if last is not None and last.flags & END and first <= last.first:
+                return Segment(first, min(last.first, most), end, size, True, codec)
+            if self.identity is None:
+                return Segment(first, unread, 0 if after is None else size, size, False, codec)
+            stop, end = self._scan(file, codec, first, most, size)
+            return Segment(first, stop, end, size, False, codec)
+        finally:
+            file.close()
+
+    @staticmethod
+    def _scan(file: SegmentFile, codec: SegmentCodec, first: int, most: int, size: int) -> tuple[int, int]:
+        """(the number after the last whole record, where that ends)."""
+        reader = SegmentReader(file, codec, first, most, size)
+        stop, end = first, min(HEAD_BYTES, size)
+        while (found := reader.next()) is not None:
+            if isinstance(found, Whole):
+                stop, end = found.header.stop, reader.offset
+        return stop, end
+
+    def finished(self) -> Iterator[tuple[int, int]]:
+        """The ranges of messages that are known to be finished, of all segments."""
+        for segment in self.segments:
+            path = hints_path(self.path, segment.first)
+            if path.name not in self.names:
+                continue
+            try:
+                file = SegmentFile(self._disk, path)
+            except OSError:
+                continue
+            try:
+                content = bytes(file.piece(0, file.size()))
+            except OSError:
+                content = b""
+            finally:
+                file.close()
+            for start, stop in segment.codec.read_hints(content):
+                start, stop = max(start, segment.first), min(stop, segment.stop)
+                if start < stop:
+                    yield start, stop
+
+    def new_identity(self) -> None:
+        """For a buffer that has none."""
+        self.identity = os.urandom(IDENTITY_BYTES)
+        self.key = int.from_bytes(os.urandom(4), "little")
+
+
+def is_lost(error: OSError) -> bool:
+    """Whether a segment that cannot be opened for this reason never will be. Otherwise it is tried again."""
+    return error.errno in _LOST
