@@ -157,7 +157,7 @@ class FakeDisk(Disk):
         self.syncs += 1
         inode = self._open[fd]
         if "sync" in self.failing:
-            for change in inode.dirty[::2]:
+            for change in inode.dirty[1::2]:
                 apply(inode.kept, *change)
             inode.dirty.clear()
         self._check("sync")

@@ -35,7 +35,7 @@ STEPS = st.one_of(
 @st.composite
 def policies(draw: st.DrawFn) -> BufferPolicy:
     return BufferPolicy(
-        bytes=draw(st.sampled_from((1 << 40, 60_000, 20_000))),
+        bytes=draw(st.sampled_from((1 << 40, 6_000, 2_500))),
         messages=draw(st.sampled_from((1_000_000, 40, 7))),
         sync_s=draw(st.sampled_from((0.0, 0.05))),
         ahead_bytes=draw(st.sampled_from((4 << 20, 2000, 100))),
@@ -82,6 +82,9 @@ def live(policy: BufferPolicy, steps: list[tuple[str, int, int]], seed: int) -> 
             case "close":
                 lives.close()
     lives.settle_down(chance)
+    lives.wait(2)
+    segments = [path for path in lives.disk.files if path.suffix == ".seg"]
+    assert len(segments) <= 2, f"{len(segments)} segments are left of which nothing is needed"
 
 
 HISTORIES = st.lists(STEPS, min_size=3, max_size=40)
