@@ -101,13 +101,17 @@ class Lives:
 
     def turn(self) -> None:
         """What is ordered is carried out, and told."""
+        self.turn_unchecked()
+        self.check()
+
+    def turn_unchecked(self) -> None:
+        """Where a bound is passed on purpose."""
         orders = list(self.buffer.orders())
         self.ordered += orders
         if "sync" in self.disk.failing and any(isinstance(order, Append) for order in orders):
             self.sync_failed = True
         self.log.turn(orders, self.now)
         self.hear()
-        self.check()
 
     def hear(self) -> None:
         for event in self.events:

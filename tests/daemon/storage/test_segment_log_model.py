@@ -24,6 +24,7 @@ STEPS = st.one_of(
     st.tuples(st.just("take"), st.integers(1, 20), st.just(0)),
     st.tuples(st.just("lose_consumers"), st.just(0), st.just(0)),
     st.tuples(st.just("fail"), st.integers(0, len(CALLS) - 1), st.integers(0, len(ERRORS) - 1)),
+    st.tuples(st.just("fail"), st.just(0), st.just(0)),
     st.tuples(st.just("fill"), st.integers(0, 600), st.just(0)),
     st.tuples(st.just("works"), st.just(0), st.just(0)),
     st.tuples(st.just("power"), st.just(0), st.just(0)),
