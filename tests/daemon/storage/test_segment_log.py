@@ -119,7 +119,7 @@ def test_the_last_byte_of_the_bound_is_used() -> None:
             lives.turn()
         return len(lives.acked)
 
-    least = next(size for size in range(200, 3000) if stored(size) == 3)
+    least = next(size for size in range(600, 3000) if stored(size) == 3)
     assert (stored(least - 1), stored(least)) == (2, 3)
 
 
@@ -181,14 +181,16 @@ def test_a_failed_sync_of_the_first_records_gives_the_name_to_another_file() -> 
 
 
 def test_what_a_killed_process_has_not_synced_is_synced_before_it_is_sent() -> None:
-    lives = Lives(ROOMY)
-    lives.fail("sync")
-    lives.offer(3)
-    lives.turn()
-    lives.disk.failing.clear()
-    lives.kill()
+    lives = Lives(BufferPolicy(bytes=1 << 40, sync_s=0.05))
+    lives.wait(1)
+    for _ in range(2):
+        lives.offer(1)
+        lives.turn()
     (path,) = segments(lives)
-    assert lives.disk.files[path].kept == lives.disk.files[path].data
+    inode = lives.disk.files[path]
+    assert inode.kept != inode.data
+    lives.kill()
+    assert inode.kept == inode.data and lives.buffer.stored_messages == 2
 
 
 @pytest.mark.parametrize("call", ["write", "open", "truncate", "sync_folder", "sync", "remove", "all"])
@@ -237,8 +239,8 @@ def test_what_is_finished_is_removed_from_a_full_disk() -> None:
         lives.turn()
     lives.disk.capacity = lives.disk.used
     lives.send(40)
-    lives.take(1000, CHANCE)
-    lives.take(1000, CHANCE)
+    while lives.consumers.in_flight:
+        lives.take(1000, CHANCE)
     lives.turn()
     assert len(segments(lives)) == 1
     lives.offer(2)
@@ -480,13 +482,8 @@ def test_the_thread_writes_and_reads_real_files(tmp_path: Path) -> None:
 
     again = SegmentLog(folder, policy, hear)
     found = again.open()
-    assert (found.next_number, found.finished, len(found.segments)) == (
-        4001,
-        ((1, found.segments[0].stop), (found.segments[1].first, 2001))
-        if found.segments[0].stop < 2001
-        else ((1, 2001),),
-        2,
-    )
+    assert (found.next_number, len(found.segments)) == (4001, 2)
+    assert sum(stop - start for start, stop in found.finished) == 2000
     assert sum(path.stat().st_size for path in folder.glob("*.seg")) == found.disk_bytes
     again.start()
     events.clear()

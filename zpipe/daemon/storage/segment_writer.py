@@ -129,8 +129,8 @@ class SegmentWriter:
         return segment._replace(bytes=segment.end + RECORD_BYTES, complete=True)
 
     def _go_on_after(self, last: Segment) -> None:
-        """What is missing at the end of a segment that is not complete may have been sent, if a disk has lost it and not a crash. So
-        the numbers that it may have had are not used again."""
+        """What is missing at the end of a segment that is not complete may have been sent: a disk may have lost it, and not a
+        crash. So the numbers that it may have had are not used again."""
         self.next_number = self.durable_number = last.stop + (0 if last.complete else MOST_NUMBERS)
         if last.complete and last.stop == last.first:
             self._replaceable = last.first
