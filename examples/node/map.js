@@ -14,7 +14,10 @@ class Consumer {  // a session with a downstream instance, to which this is the 
     this.push.connect(hello.inbox);
   }
   held() { return [...this.parcels.values()].reduce((n, sent) => n + sent.length, 0); }
-  post(header, body) { this.sending = this.sending.then(() => this.push.send([cbor.encode(header), body])).catch(() => giveUp(this)); }
+  post(header, body) {
+    if (!this.newest || this.newest.received === this.sequence - 1) this.progress = Date.now();  // nothing else is under way
+    this.sending = this.sending.then(() => this.push.send([cbor.encode(header), body])).catch(() => giveUp(this));
+  }
   fill() {
     while (this.up && this.newest && !this.newest.leaving && unsent.length) {
       const room = Math.min(PARCEL, this.newest.limit_messages - this.sent), taken = [];
@@ -86,7 +89,7 @@ const map = {
   counts() {
     const in_flight = [...consumers.values()].reduce((n, one) => n + one.held(), 0), held = unsent.length + in_flight, acked = made - held;
     const links = [{ outlet: "", to: DOWNSTREAM, produced: made, acked, in_flight, unsent: unsent.length }];
-    return { received: made + dead, completed: acked, dead, in_process: held, links };
+    return { received: made + dead, completed: made, dead, in_process: 0, links };
   },
   take(messages) {
     for (const one of messages) unsent.push(Object.assign(one, { payload: work(one.payload), attempt: 1, number: ++made }));

@@ -7,7 +7,7 @@ const { ZPIPE_RUNTIME_DIR: ROOT, ZPIPE_PIPELINE: PIPELINE, ZPIPE_STAGE: STAGE, Z
 const INSTANCE = Number(process.env.ZPIPE_INSTANCE), CONFIG = JSON.parse(process.env.ZPIPE_CONFIG);
 const FOLDER = `${ROOT}/${PIPELINE}.${STAGE}.${INSTANCE}`, UPSTREAM = CONFIG.inputs[0].stage;
 const ME = crypto.randomBytes(8).toString("hex"), SECRET = crypto.randomBytes(16), INBOX = `ipc://${FOLDER}/inbox-${ME}.sock`;
-const HEARTBEAT = 1000, TIMEOUT = 5000, producers = new Map();
+const HEARTBEAT = 1000, TIMEOUT = 5000, SHARES = CONFIG.inputs[0].instances, producers = new Map();
 let turned = Date.now(), beat = 0;
 fs.mkdirSync(FOLDER, { recursive: true, mode: 0o700 });
 const control = new zmq.Publisher(), feedback = new zmq.Router(), inbox = new zmq.Pull({ receiveHighWaterMark: 0 });
@@ -30,9 +30,9 @@ async function bury(payload, reason) {
 
 class Producer {  // an upstream instance, to which this is a consumer
   constructor(instance, stage) {
-    this.stage = stage;
+    Object.assign(this, { stage, instance: Number(instance) });
     const folder = `ipc://${ROOT}/${PIPELINE}.${UPSTREAM}.${instance}`;
-    Object.assign(this, { number: 0, incarnation: "", accepted: new Map(), stopped: false, ended: false, endCame: false, up: false, sending: Promise.resolve() });
+    Object.assign(this, { number: 0, incarnation: "", accepted: new Map(), stopped: false, ended: false, up: false, sending: Promise.resolve() });
     this.reset();
     this.dealer = new zmq.Dealer({ linger: 0 }), this.sub = new zmq.Subscriber();
     this.dealer.events.on("handshake", () => { this.up = true; this.begin(); });
@@ -42,7 +42,7 @@ class Producer {  // an upstream instance, to which this is a consumer
     (async () => { for await (const [, frame] of this.sub) this.announced(cbor.decode(frame)); })();
   }
   reset() {
-    Object.assign(this, { session: null, statements: 0, sequence: 0, released: 0, bytes: 0, arrived: 0, arrivedBytes: 0, limits: [0, 0], need: 0, floor: 0 });
+    Object.assign(this, { session: null, statements: 0, sequence: 0, released: 0, bytes: 0, arrived: 0, arrivedBytes: 0, limits: [0, 0], need: 0, floor: 0, endCame: false });
     Object.assign(this, { parcels: new Map(), heard: Date.now() });
   }
   begin() { this.reset(); this.number += 1; this.hello(); }  // a new session
@@ -54,8 +54,9 @@ class Producer {  // an upstream instance, to which this is a consumer
   announced(frame) {
     this.heard = Date.now();
     if (this.session && frame.incarnation !== this.incarnation) this.begin();
-    if (frame.state === "STOPPED" && frame.ended) this.ended = true;
-    if (frame.state === "STOPPED" && !this.stopped) { this.stopped = true; if (this.session) this.state(); }
+    const before = this.stopped;
+    this.stopped = frame.state === "STOPPED", this.ended = this.stopped && frame.ended;
+    if (this.stopped && !before && this.session) this.state();
   }
   answered(frame) {
     this.heard = Date.now();
@@ -71,8 +72,9 @@ class Producer {  // an upstream instance, to which this is a consumer
     }
   }
   state() {
-    const share = Math.max(1, Math.floor(CONFIG.queue.messages / 2)), extra = this.need && this.arrived === this.released ? this.need : 0;
-    this.limits = [this.released + share, Math.max(this.limits[1], this.bytes + CONFIG.queue.bytes, this.arrivedBytes + extra)];
+    const part = this.instance <= SHARES ? Math.floor(CONFIG.queue.messages / SHARES) : 0;  // one that the config has not has one at a time
+    const extra = this.need && this.arrived === this.released ? this.need : 0, bytes = Math.floor(CONFIG.queue.bytes / SHARES);
+    this.limits = [this.released + Math.max(1, part), Math.max(this.limits[1], this.bytes + bytes, this.arrivedBytes + extra)];
     this.statements += 1;
     this.say({ kind: "statement", session: this.session, number: this.statements, limit_messages: this.limits[0], limit_bytes: this.limits[1], received: this.sequence,
       released: this.released, floor: this.floor, ranges: [], returned: [], finished: [], rate: 0, reply: false, leaving: false, seen_stopped: this.stopped });
@@ -118,9 +120,10 @@ class Producer {  // an upstream instance, to which this is a consumer
     }
   }
 }
-function finished({ parcel, from }) {
-  const { producer, session } = parcel;
-  producer.accepted.set(from, null), parcel.left -= 1;
+function finished(message) {
+  const { parcel: { producer, session }, parcel, from } = message;
+  if (producer.accepted.get(from) === message) producer.accepted.set(from, null);  // the number is not a later incarnation's
+  parcel.left -= 1;
   if (!same(session, producer.session)) return;
   const before = producer.floor;
   producer.settle();
@@ -142,7 +145,8 @@ function tick(stage) {
     const found = pipeline === PIPELINE && upstream === UPSTREAM && !producers.has(instance) && fs.existsSync(`${ROOT}/${name}/feedback.sock`);
     if (found) producers.set(instance, new Producer(instance, stage));
   }
-  const all = (test) => producers.size > 0 && [...producers.values()].every(test);
+  const some = [...producers.values()];  // one that left has nothing to come either, but the stream ends only where it was said
+  const all = (test) => some.some(test) && some.every((one) => (one.stopped && !one.ended) || test(one));
   stage.tick(now, stood, beats, all);
   if (!beats) return;
   beat = now, announce(stage);

@@ -35,6 +35,7 @@ FAULTS = {
     "ignores-credit": (24, "0 messages"),
     "keeps-attempts": (27, "attempt 2"),
     "changes-ids": (31, "the id as it was"),
+    "mixes-incarnations": (44, "its message comes out"),
 }
 """A fault of the small map, and the case that finds it, with words of what that had expected."""
 

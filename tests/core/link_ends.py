@@ -426,8 +426,8 @@ class ProducerEnd(LinkEnd):
             derivation.close()
 
     def on_send(self, now: float = NOW) -> None:
-        for session, header, body in self.outlet.sendable(now):
-            self._give(self._sent(session, header, body))
+        for sent in self.outlet.sendable(now):
+            self._give(self._sent(self.outlet.sessions[sent.session], sent.header, sent.body))
 
     def _sent(self, session: OutletSession, header: bytes, body: bytes) -> Line:
         """The parcel as a line. What its header says of its body must be so."""
@@ -447,9 +447,9 @@ class ProducerEnd(LinkEnd):
         return Line("parcel", (session.hello.incarnation, frame.sequence, *runs), fields)
 
     def on_send_ends(self) -> None:
-        for session, header, body in self.outlet.ends(NOW):
-            frame = frames.read(header)
-            assert isinstance(frame, frames.End) and frame.session == session.id and body == b""
+        for sent in self.outlet.ends(NOW):
+            session, frame = self.outlet.sessions[sent.session], frames.read(sent.header)
+            assert isinstance(frame, frames.End) and frame.session == session.id and sent.body == b""
             self._give(end(session.hello.incarnation, frame.sequence))
 
 

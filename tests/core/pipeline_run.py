@@ -146,7 +146,7 @@ def balance(sim: Simulation) -> list[str]:
     """Without kills and faults, what left a stage by its links is what came to the next ones."""
     problems = []
     for name in sim.specs:
-        sent = sum(o.produced for s in sim.stopped for o in s.downstream.outlets if o.consumer == name)
+        sent = sum(o.produced for s in sim.stopped for o in s.sessions.outlets if o.consumer == name)
         counts = [s.counts for s in sim.stopped if s.me.stage == name and s.source is None]
         came = sum(c.received - c.returned for c in counts)
         if counts and sent != came:
@@ -170,7 +170,7 @@ def hang(sim: Simulation) -> list[str]:
                 line += f", {u.session.id} received {m.received} of {m.limit}, {b.received} of {b.limit} bytes, needs {b.need}"
                 line += f", unfinished {[(d.sequence, d.unfinished) for d in u.session.deliveries.values()]}"
             lines.append(line)
-        for o in stage.downstream.outlets:
+        for o in stage.sessions.outlets:
             lines.append(
                 f"    to {o.consumer} {o.name!r}: unsent {o.unsent_messages}, in flight {o.in_flight_messages},"
                 f" end acked {o.end_acked}"

@@ -75,7 +75,7 @@ def test_a_late_producer_has_its_share_of_a_full_queue_within_a_few_messages() -
     sim.boot("b", 2)
 
     def taken() -> bool:
-        outlet = sim.nodes["b", 2].stage.downstream.outlets[0]
+        outlet = sim.nodes["b", 2].stage.sessions.outlets[0]
         return any(session.received for session in outlet.sessions.values())
 
     run_until(sim, taken)
@@ -162,7 +162,7 @@ def test_a_stalled_sink_holds_its_bound_exactly() -> None:
     run_until(sim, lambda: sim.now > 1030.0)
     assert not sim.problems
     assert sim.nodes["b", 1].stage.inlet.held_messages == 7
-    assert sim.nodes["a", 1].stage.downstream.outlets[0].held_messages == 500
+    assert sim.nodes["a", 1].stage.sessions.outlets[0].held_messages == 500
 
 
 # ---- batches

@@ -95,7 +95,7 @@ def test_who_answers_to_a_session_is_its_connection() -> None:
     """The name of a session is not enough: even who has read it cannot ack for its consumer."""
     sim = pipeline(0)
     assert sim.run(lambda: sim.nodes["a", 1].stage.downstream.in_flight > 3)
-    head = sim.nodes["a", 1].stage.downstream.outlets[0]
+    head = sim.nodes["a", 1].stage.sessions.outlets[0]
     acked = head.acked
     for session in head.sessions.values():
         floor = session.sequence

@@ -36,7 +36,7 @@ def test_every_output_is_on_a_link_or_counted(early: bool, read: bool) -> None:
     stages = {stage.me.stage: stage for stage in sim.stopped}
     sort = stages["sort"]
     assert sort.counts.unrouted == (0 if read else COUNT // 2)
-    assert sort.counts.completed == COUNT == sum(o.produced for o in sort.downstream.outlets) + sort.counts.unrouted
+    assert sort.counts.completed == COUNT == sum(o.produced for o in sort.downstream.links) + sort.counts.unrouted
     assert stages["read"].source is not None and stages["read"].source.finished == COUNT, "nobody waits for them"
 
 

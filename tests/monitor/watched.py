@@ -59,7 +59,7 @@ class Watched:
         """What waits between two stages by the cores' own counts, where nobody dies: made, and not in work yet."""
         nodes = self.sim.nodes
         producers = [node.stage.downstream for key, node in nodes.items() if key[0] == upstream]
-        made = sum(o.produced for d in producers for o in d.outlets if o.consumer == consumer)
+        made = sum(o.produced for d in producers for o in d.links if o.consumer == consumer)
         counts = [node.stage.counts for key, node in nodes.items() if key[0] == consumer]
         return made - sum(one.received - one.queued for one in counts)
 

@@ -1,4 +1,4 @@
-"""Level 1, the stage as a consumer: cases 1 to 20.
+"""Level 1, the stage as a consumer: cases 1 to 20, and 44.
 
 Each function is a case: what it sends, and what has to come. Must not live here: how a neighbour speaks.
 """
@@ -341,6 +341,31 @@ def end_of_the_stream(scene: Scene) -> None:
     scene.wait(lambda: session.newest is not None and session.newest.seen_stopped, "seen_stopped")
     scene.wait_for_exit(scene.programs[1], "it exits")
     scene.require(len(_arrived(scene)) == 1, "the message came out", _arrived(scene))
+
+
+@case(
+    44,
+    "a message of an old incarnation that finishes late does not finish the new one's number",
+    section="8",
+    kinds=("map",),
+)
+def late_finish(scene: Scene) -> None:
+    up, down = scene.linked()
+    assert down is not None
+    down.habits.acking = False
+    up.feed([{"n": 1}])
+    scene.wait(lambda: down.ids, "the message")
+    scene.remove(up)
+    again = scene.upstream()
+    scene.wait_for_session(again)
+    down.habits.acking = True
+    down.ack_all()
+    session = down.session
+    assert session is not None
+    scene.wait(lambda: session.confirms and session.confirms[-1].number == session.statements, "a confirm of the ack")
+    again.unsent.extend(again.make([{"n": "other"}], ["up:other"]))
+    scene.wait(lambda: 1 in again.acked, "an ack of the new incarnation's number 1")
+    scene.require(down.ids == ["up:1-1", "up:other"], "its message comes out", down.ids)
 
 
 @case(20, "bignum, float, bytes, depth 30 and NaN pass unchanged", section="4", kinds=("map",))

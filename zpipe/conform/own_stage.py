@@ -86,7 +86,7 @@ def resolved(kind: Kind, store: Path, messages: int, size: int) -> dict[str, Any
     return {
         "pipeline": "conform",
         "stage": "work",
-        "inputs": [{"stage": "up", "outlet": ""}],
+        "inputs": [{"stage": "up", "outlet": "", "instances": 2}],
         "outputs": [{"outlet": "", "to": "down"}] if kind == "map" else [],
         "queue": {"messages": messages, "bytes": size},
         "options": {} if kind == "map" else {"path": str(store)},

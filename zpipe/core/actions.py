@@ -63,6 +63,14 @@ class Publish(Action):
 
 
 @dataclass(slots=True)
+class ToLink(Action):
+    """For the shell of a link, by its name: what its link asks it to do, in words that the two of them share."""
+
+    shell: str
+    what: Any
+
+
+@dataclass(slots=True)
 class LogEvent(Action):
     """Something that people should read in the log. The shell limits the rate, since others can cause any number of these.
 

@@ -49,12 +49,13 @@ TABLE: dict[tuple[State, Move], State] = {
 
 
 class Lifecycle:
-    """Where an instance stands; `make` is the only way on."""
+    """Where an instance stands; `make` is the only way on. `abandoned`: it stopped without waiting for what it still held."""
 
-    __slots__ = ("state",)
+    __slots__ = ("abandoned", "state")
 
     def __init__(self) -> None:
         self.state = State.STARTING
+        self.abandoned = False
 
     def make(self, move: Move) -> bool:
         """Makes the move if the table has it. A refused move changes nothing and answers False."""
@@ -62,6 +63,7 @@ class Lifecycle:
         if after is None:
             return False
         self.state = after
+        self.abandoned = move is Move.ABANDON
         return True
 
     @property

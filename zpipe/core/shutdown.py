@@ -81,7 +81,7 @@ class Shutdown:
         if self.leaving:
             self._lifecycle.make(Move.ABANDON)
             self.exit_at = now + patience_s
-            return [Stop(ended=False)]
+            return self._stop(ended=False)
         return self._close_source() if self.draining else []
 
     def _flushed(self, now: float, patience_s: float) -> list[Action]:
@@ -92,7 +92,7 @@ class Shutdown:
         if self._finished():
             self._lifecycle.make(Move.STOP)
             self.exit_at = now + patience_s
-            actions.append(Stop(ended=not self.leaving))
+            actions += self._stop(ended=not self.leaving)
         return actions
 
     def _abandon(self, now: float, patience_s: float) -> list[Action]:
@@ -104,7 +104,10 @@ class Shutdown:
         if not self._lifecycle.make(Move.ABANDON):
             return []
         self.exit_at = now + patience_s
-        return [Stop(ended=False)]
+        return self._stop(ended=False)
+
+    def _stop(self, ended: bool) -> list[Action]:
+        return [*self._downstream.stopped(ended), Stop(ended)]
 
     def _close_source(self) -> list[Action]:
         if self._source is None or self._source.ended or self.closing:
@@ -118,12 +121,13 @@ class Shutdown:
 
     def idle(self) -> bool:
         """Nothing is held here that could still become an output."""
-        return not (self._counts.queued or self._counts.in_process or self._downstream.unsent)
+        held = self._counts.queued or self._counts.in_process or self._downstream.unsent
+        return not held and (self.leaving or self._downstream.drained)
 
     def _finished(self) -> bool:
         """Everything this instance answers for is acked, and nothing can come to it any more."""
         source = self._source
-        if self._downstream.in_flight or self._inlet.unfinished:
+        if self._downstream.held or self._inlet.unfinished:
             return False
         if source is not None and not (source.completed if source.exhausted else source.all_stored):
             return False

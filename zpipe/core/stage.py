@@ -10,7 +10,7 @@ credit, messages of a source, and a task whose messages are completed or filtere
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,18 +29,23 @@ from zpipe.core.actions import (
     TakeLetters,
     Tell,
 )
-from zpipe.core.downstream.downstream import NO_KEY, Downstream
+from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.outgoing_link import OutgoingLink
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outlet_sessions import NO_KEY, OutletSessions
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import LimitPolicy, StagePolicy
+from zpipe.core.processing.held_messages import held_full, hook_left
 from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry import snapshot
 from zpipe.core.telemetry.stage_report import StageReport, StageStatus, following
-from zpipe.core.telemetry.tap_publisher import TapPublisher
+from zpipe.core.telemetry.tap_publisher import TapPublisher, rate_asked_for
+from zpipe.core.upstream.incoming_link import IncomingLink
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
@@ -52,9 +57,6 @@ from zpipe.errors import PeerError
 NEVER = float("inf")
 LOOKS = frozenset({"snapshot", "tap"})
 """Requests that change nothing of what the instance does."""
-HELD_FULL = (
-    "they fill the queue, so nothing more comes before some are released: give `queue` more messages, or hold fewer"
-)
 COMMIT_S = 0.2
 """A source's position goes to disk this often at most: what a crash then repeats is 0.2 s of messages."""
 
@@ -69,6 +71,7 @@ class Stage:
     suspects  the messages that may have killed the process before this one
     remote    upstream instances of other hosts, which reach the inbox by another address
     silent    (a head) its source is not read: nothing comes from it but its end, when the operator wants that
+    outgoing, incoming  the links, of those, that do not run over ZeroMQ: made by the shell, which knows how to run them
     snapshot_at  when the next snapshot is due;  whole: the last turn has looked at everything
 
     The parts are public for tests alone. The shell uses the methods and properties of this class.
@@ -87,15 +90,19 @@ class Stage:
         suspects: SuspectedCalls | None = None,
         silent: bool = False,
         remote: Container[tuple[str, int]] = (),
+        outgoing: Sequence[OutgoingLink] = (),
+        incoming: Sequence[IncomingLink] = (),
     ) -> None:
         self.me = me
         self.policy = policy
         self.counts = Counts()
         self.lifecycle = Lifecycle()
-        self.inlet = Inlet(policy.queue, policy.link, self.counts)
-        self.downstream = Downstream(me.pipeline, me.stage, me.incarnation, links, policy, random_bytes)
-        secret = random_bytes(frames.SECRET_BYTES)
-        self.upstreams = Upstreams(me, secret, inputs, self.inlet, policy, suspects, remote)
+        self.inlet = Inlet(policy.queue, policy.link, self.counts, incoming)
+        made = {(link.name, link.consumer): link for link in outgoing}
+        self.downstream = Downstream([made.get(link) or Outlet(*link, policy.link) for link in links], policy)
+        below = self.downstream.links
+        self.sessions = OutletSessions(me.pipeline, me.stage, me.incarnation, below, policy, random_bytes)
+        self.upstreams = Upstreams(me, random_bytes(frames.SECRET_BYTES), inputs, self.inlet, policy, suspects, remote)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = SourcePositions(silent) if not inputs else None
         self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
@@ -130,7 +137,7 @@ class Stage:
 
     @property
     def held_messages(self) -> int:
-        """Messages that came from upstream instances and are queued or in process."""
+        """Messages that came in and are queued or in process."""
         return self.inlet.held_messages
 
     @property
@@ -176,19 +183,20 @@ class Stage:
         frame = frames.read(encoded)
         match frame:
             case frames.Hello():
-                self._actions += self.downstream.hello(route, frame, now, sender, shown)
+                self._actions += self.sessions.hello(route, frame, now, sender, shown)
             case frames.Statement():
-                self._actions += self.downstream.statement(route, frame, now, sender)
+                self._actions += self.sessions.statement(route, frame, now, sender)
             case frames.Refuse():
-                self._actions += self.downstream.refused(route, frame, sender)
+                self._actions += self.sessions.refused(route, frame, sender)
             case frames.Request():
                 self._request(route, frame, now, sender)
             case _:
                 raise PeerError(f"a {frame.kind} on the feedback socket", frame.kind)
+        self.downstream.recount()
 
     def consumer_at(self, route: bytes) -> str:
         """The instance that is in session by that route of the feedback socket; "" if none is."""
-        return self.downstream.consumer_at(route)
+        return self.sessions.consumer_at(route)
 
     def _request(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
         """Answers it, and logs who asked. Only what changes the instance is a warning: monitors and taps ask every second."""
@@ -221,7 +229,7 @@ class Stage:
                 self._actions.append(TakeLetters())
             case "snapshot":
                 self.snapshot_now(now)
-            case what if (rate := _tap_rate(what)) is not None:
+            case what if (rate := rate_asked_for(what)) is not None:
                 self.tap.ask(rate, now)
             case _:
                 return frames.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
@@ -267,12 +275,22 @@ class Stage:
 
     def session_ready(self, session: bytes) -> None:
         self._settled = False
-        self.downstream.ready(session)
+        self.sessions.ready(session)
 
     def session_lost(self, session: bytes) -> None:
         """Disconnected, or a send would have blocked."""
         self._settled = False
-        self._actions += self.downstream.close(session)
+        self._actions += self.sessions.close(session)
+        self.downstream.recount()
+
+    def link_heard(self, heard: Callable[[], Iterable[Action]], now: float) -> None:
+        """The shell of a link that does not run over ZeroMQ has something for it: `heard` calls the method that is meant."""
+        self._wake(now)
+        self._settled = False
+        self._actions += heard()
+        self.upstreams.link_heard()
+        self.inlet.take_arrivals(now)
+        self.downstream.recount()
 
     def frame_malformed(self) -> None:
         """A frame broke the protocol and was dropped."""
@@ -293,18 +311,7 @@ class Stage:
         plain = self.processing.done(task, result, now, self.shutdown.leaving)
         self._settled = self._settled and plain and not self.downstream.near_bound
         if task.hook:
-            self._note_hook(task.hook, result)
-
-    def _note_hook(self, hook: str, result: Result) -> None:
-        """Logs what a hook that has no messages has left undone."""
-        held = len(self.processing.held)
-        if result.failures:
-            failure = result.failures[0]
-            fields, alike = {"reason": failure.reason, "held": held}, failure.reason.partition(":")[0]
-            self._actions.append(LogEvent(f"{hook}.failed", fields, alike=alike, traceback=failure.traceback))
-        elif hook == "flush" and held and not self.shutdown.leaving:
-            hint = "the stream has ended, and the drain waits for what the plugin still holds after its flush"
-            self._actions.append(LogEvent("held.left", {"held": held, "hint": hint}))
+            self._actions += hook_left(task.hook, result, len(self.processing.held), self.shutdown.leaving)
 
     def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
         """Outputs of a task that is still under way."""
@@ -422,7 +429,7 @@ class Stage:
         if now - before > self._patience_s:
             self._settled = False
             self.upstreams.slept(now)
-            self.downstream.slept(now)
+            self.sessions.slept(now)
 
     def next_timeout(self) -> float:
         """When `turn` should be called although nothing happens."""
@@ -439,7 +446,7 @@ class Stage:
             self.upstreams.next_at(),
             self.processing.next_at(self._now, self._flush),
         )
-        if self.downstream.unsent:
+        if self.downstream.waiting:
             at = min(at, self.downstream.next_at())
         if self.processing.hook_timer is not None and self.lifecycle.accepts_input:
             at = min(at, self.processing.next_hook_at(self._now))
@@ -488,10 +495,10 @@ class Stage:
         if self.whole:
             self._settled = True
             self._work(now)
-        if self.downstream.unsent:
+        if self.downstream.waiting:
             self._actions += (sent := self.downstream.dispatch(now))
-            self._actions += self.tap.left(self.downstream, sent, now)
-            self._actions += self.downstream.need_confirms()
+            self._actions += self.tap.left(self.sessions, sent, now)
+            self._actions += self.sessions.need_confirms()
             self._settled = self._settled and not self.downstream.unsent
         actions, self._actions = self._actions, []
         return actions
@@ -507,6 +514,7 @@ class Stage:
         if now >= self.snapshot_at:
             self.inlet.state_changes(now)
         self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
+        self._actions += self.inlet.tell_links(now)
         self._publish(now)
         self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
         self._settled = self._settled and self._is_quiet
@@ -543,10 +551,11 @@ class Stage:
         if now >= self._heartbeat_at:
             self._heartbeat_at = following(now, self.policy.link.heartbeat_s)
             self.upstreams.heartbeat(now)
-            self._actions += self.downstream.heartbeat(now)
+            self._actions += self.sessions.heartbeat(now)
+            self.downstream.recount()
             self._announced = None
             if self.processing.held_fill_queue:
-                self._actions.append(LogEvent("held.full", {"held": len(self.processing.held), "hint": HELD_FULL}))
+                self._actions.append(held_full(len(self.processing.held)))
 
     def _commit(self, source: SourcePositions, now: float) -> None:
         if source.acked:
@@ -582,19 +591,10 @@ class Stage:
             self._actions.append(Publish(frames.SNAPSHOT_TOPIC, frames.write(frames.Snapshot(self.snapshot(now)))))
 
     def _announcement(self, awaits_acks: bool) -> frames.Announcement:
-        me = self.me
         ended = self.state is State.STOPPED and not self.shutdown.leaving
-        return frames.Announcement(
-            me.pipeline, me.stage, me.instance, me.incarnation, self.state.value, awaits_acks, ended
-        )
+        return frames.Announcement(*self.me[:4], self.state.value, awaits_acks, ended)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
-        parts = snapshot.Parts(self.me, self.state.value, self.counts, self.inlet, self.downstream)
+        parts = snapshot.Parts(self.me, self.lifecycle, self.counts, self.inlet, self.downstream)
         return self._process_figures() | self.report.take(parts, now, self.policy.interval_s / 2)
-
-
-def _tap_rate(what: str) -> int | None:
-    """Messages a second, of a request to show what passes; None for any other request."""
-    rate = what.removeprefix("tap:")
-    return int(rate) if rate != what and rate.isascii() and rate.isdigit() and len(rate) < 10 else None

@@ -18,7 +18,7 @@ from typing import Any
 
 from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig, parse_address
-from zpipe.core.downstream.downstream import HIGH_WATER_SLACK
+from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage

@@ -45,6 +45,13 @@ class Part(Protocol):
         """Does what is due. Returns when to call again although nothing happens. Does not block."""
 
 
+class LinkShell(Part, Protocol):
+    """What touches the world for a link that does not run over ZeroMQ. It answers by `Stage.link_heard`, on the loop's thread."""
+
+    def perform(self, what: Any) -> None:
+        """Does what its link asks for, or has a thread do it. Does not block."""
+
+
 class Driver(Protocol):
     """A worker that can drive the loop, and then makes its calls by `make_call`."""
 
@@ -67,6 +74,9 @@ class Driver(Protocol):
         """On the worker's thread: makes the next call. False: the loop was lost meanwhile."""
 
 
+NO_SHELLS: Mapping[str, LinkShell] = {}
+
+
 class Loop:
     """The shell of one instance. `run` blocks until the core exits or `stop` is called.
 
@@ -75,6 +85,7 @@ class Loop:
     output_room  set while the outputs have room
     parts        each has its turn before a poll, where anything has happened but the usual frames and calls
     descriptors  what to call when one of these is readable
+    link_shells  by the names that their links know them by; each is one of the parts, too
     driver       the worker that may drive the loop;  handover: who does
     """
 
@@ -98,6 +109,7 @@ class Loop:
         refusals: Refusals,
         handover: Handover,
         driver: Driver | None = None,
+        link_shells: Mapping[str, LinkShell] = NO_SHELLS,
     ) -> None:
         self.failed = False
         self._stage = stage
@@ -107,7 +119,7 @@ class Loop:
         self._source = source
         self._output_room = output_room
         self._health = health
-        self._parts = parts
+        self._parts = [*parts, *link_shells.values()]
         self._parts_at = self._parts_look_at = 0.0
         self._descriptors = descriptors
         self._log = log
@@ -128,6 +140,7 @@ class Loop:
             act.Ack: lambda a: acked(a.ids),
             act.Publish: self._publish,
             act.LogEvent: self._log_event,
+            act.ToLink: lambda a: link_shells[a.shell].perform(a.what),
         }
         self._perform_for_parts: dict[type[Any], Callable[[Any], object]] = {
             act.OpenSession: self._open_session,

@@ -34,8 +34,14 @@ def breaches(stage: Stage, largest: int, expansion: int) -> Iterator[str]:
     elif stage.source.finished > stage.source.emitted:
         yield f"source: finished {stage.source.finished} of {stage.source.emitted} emitted"
     most = stage.policy.unacked.messages + (0 if stage.source is not None else expansion)
-    for outlet in stage.downstream.outlets:
-        yield from _outlet(outlet, most)
+    for link in stage.downstream.links:
+        where = f"link {link.name!r} to {link.consumer}"
+        if link.off():
+            yield f"{where}: produced is off by {link.off()}"
+        if link.held_messages > most:
+            yield f"{where}: {link.held_messages} unacked, bound {most}"
+    for outlet in stage.sessions.outlets:
+        yield from _outlet(outlet)
 
 
 def _counts(counts: Counts) -> Iterator[str]:
@@ -58,10 +64,8 @@ def _inlet(inlet: Inlet, counts: Counts, messages: int, bytes_: int) -> Iterator
         yield f"{inlet.queued_bytes} bytes counted as queued, not {sum(piece.size for piece in inlet.queue)}"
 
 
-def _outlet(outlet: Outlet, most: int) -> Iterator[str]:
-    where = f"link {outlet.name!r} to {outlet.consumer}"
-    if outlet.off():
-        yield f"{where}: produced is off by {outlet.off()}"
+def _outlet(outlet: Outlet) -> Iterator[str]:
+    where = f"sessions of link {outlet.name!r} to {outlet.consumer}"
     numbers = (outlet.unsent_messages, outlet.unsent_bytes, outlet.in_flight_messages, outlet.in_flight_bytes)
     if min(numbers) < 0:
         yield f"{where}: unsent and in flight (messages, bytes of each) are {numbers}"
@@ -70,8 +74,6 @@ def _outlet(outlet: Outlet, most: int) -> Iterator[str]:
     )
     if in_flight != outlet.in_flight_messages:
         yield f"{where}: {outlet.in_flight_messages} counted as in flight, not {in_flight}"
-    if outlet.held_messages > most:
-        yield f"{where}: {outlet.held_messages} unacked, bound {most}"
     for session in outlet.sessions.values():
         if session.sent_messages - session.released < 0:
             yield f"{where}: {session.name} released {session.released} of {session.sent_messages}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from zpipe.core.actions import Action
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls
 from zpipe.core.work.task import Chunk, Task
 from zpipe.testing.clock import NEVER, Clock, Event
-from zpipe.testing.simulated_plugin import Disk, SimulatedTask, SimulatedWorkers, Spec
+from zpipe.testing.simulated_plugin import Disk, SimulatedLinks, SimulatedTask, SimulatedWorkers, Spec
 from zpipe.testing.simulated_source import SimulatedSource
 
 Key = tuple[str, int]
@@ -46,6 +47,7 @@ class Node:
         store: Callable[[Node, SimulatedTask], None],
         died: Callable[[Node], None],
     ) -> None:
+        self._clock = clock
         self.spec = spec
         self.key: Key = (spec.name, instance)
         self.incarnation = incarnation
@@ -53,8 +55,11 @@ class Node:
         me = Identity("sim", spec.name, instance, incarnation, self.inbox)
         suspects = disk.suspects
         names = seeded_bytes(incarnation)
+        self.links = spec.make_links(instance, self._heard) if spec.make_links else SimulatedLinks()
         self.stage = Stage(
-            me, spec.inputs, links, spec.policy, clock.now, names, jitter, self._process_figures, suspects
+            *(me, spec.inputs, links, spec.policy, clock.now, names, jitter, self._process_figures, suspects),
+            outgoing=self.links.outgoing,
+            incoming=self.links.incoming,
         )
         self.upstreams = {stage for stage, _ in spec.inputs}
         self.consumers = {stage for _, stage in links}
@@ -70,7 +75,6 @@ class Node:
         self.workers = make_workers(
             spec, instance, not links, self.later, self._emitted, self._done, lambda: died(self)
         )
-        self._clock = clock
         self._random = chance
         self._turned = turned
         self._store = store
@@ -82,6 +86,9 @@ class Node:
             return {}
         given = self.source.given(self._clock.now)
         return {"read_messages": given, "read_s": given * self.spec.record_s}
+
+    def _heard(self, delay_s: float, heard: Callable[[], Iterable[Action]]) -> None:
+        self.later(delay_s, lambda: self.stage.link_heard(heard, self._clock.now))
 
     def kill(self) -> SuspectedCalls:
         """The process is gone. Returns what was in a call."""

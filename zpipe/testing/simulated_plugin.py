@@ -6,11 +6,14 @@ A payload is [[[id, path], ...], padding]: a sink stores each [id, path], so tes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from zpipe.core.actions import Action
+from zpipe.core.downstream.outgoing_link import OutgoingLink
 from zpipe.core.policy import StagePolicy
+from zpipe.core.upstream.incoming_link import IncomingLink
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import section
 from zpipe.core.work.task import Chunk, Failure, HeldKey, Releases, Result, Task
@@ -19,6 +22,17 @@ Plan = Callable[[str, int], list[str]]
 """What a stage makes of a message: (its id, attempt) to the ids of its outputs. Raises ValueError to fail."""
 
 SECTION_MESSAGES = 16
+
+Heard = Callable[[float, Callable[[], Iterable[Action]]], None]
+"""After so many seconds the stage is told that a link has heard something, by `Stage.link_heard`."""
+
+
+class SimulatedLinks(NamedTuple):
+    """Of one instance. `perform`: what the shell of that name is asked for."""
+
+    outgoing: Sequence[OutgoingLink] = ()
+    incoming: Sequence[IncomingLink] = ()
+    perform: Callable[[str, Any], None] = lambda shell, what: None
 
 
 @dataclass
@@ -34,6 +48,7 @@ class Spec:
     record_s  (heads) seconds that the source takes for a record
     section   (heads) records are taken in when so many have come, as busy daemons do
     window    messages are held, and one output is made of so many of them, or of all that are held at a tick or a flush
+    make_links  by the instance's number and how its links hear: those of its links that do not run over ZeroMQ
     make_source, make_workers  in the place of those that are simulated, such as ones that call a real plugin
     """
 
@@ -53,6 +68,7 @@ class Spec:
     record_s: float = 0.0
     section: int = 1
     window: int = 0
+    make_links: Callable[[int, Heard], SimulatedLinks] | None = None
     make_source: Callable[..., Any] | None = None
     make_workers: Callable[..., Any] | None = None
 

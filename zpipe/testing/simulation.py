@@ -292,6 +292,8 @@ class Simulation:
                     node.later(0.002, lambda: source.acked(ids))
             case act.CloseSource():
                 node.close_source()
+            case act.ToLink(shell, what):
+                node.links.perform(shell, what)
             case act.Stop(ended):
                 self._stop(node, ended)
             case act.Exit():

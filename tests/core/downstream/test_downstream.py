@@ -10,6 +10,8 @@ from session_names import SECRET, named, numbered
 
 from zpipe.core.actions import Action, CloseSession, LogEvent, OpenSession, Reply, SendParcel
 from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outlet_sessions import OutletSessions
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import Codec, ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.wire import cbor, frames, section
@@ -61,8 +63,17 @@ def statement(session: bytes, number: int, **more: Any) -> frames.Statement:
     return frames.Statement(**fields | more)
 
 
-def make(policy: StagePolicy = GOOD) -> Downstream:
-    return Downstream("p", "a", "a1", [("", "b")], policy, numbered())
+class Producer(OutletSessions):
+    """The sessions of a stage that has one link, and that link."""
+
+    def __init__(self, policy: StagePolicy) -> None:
+        self.outlet = Outlet("", "b", policy.link)
+        self.below = Downstream([self.outlet], policy)
+        super().__init__("p", "a", "a1", [self.outlet], policy, numbered())
+
+
+def make(policy: StagePolicy = GOOD) -> Producer:
+    return Producer(policy)
 
 
 def replies(actions: list[Action], kind: type[Any]) -> list[Any]:
@@ -90,7 +101,7 @@ def refused(actions: list[Action]) -> str:
     return reason
 
 
-def in_session(messages: int = 0) -> tuple[Downstream, bytes]:
+def in_session(messages: int = 0) -> tuple[Producer, bytes]:
     """A consumer that was sent so many messages in parcels of one."""
     made = make()
     session = welcomed(made.hello(ROUTE, hello(), 0.0, UNIX))
@@ -99,11 +110,11 @@ def in_session(messages: int = 0) -> tuple[Downstream, bytes]:
     for n in range(messages):
         body = section.encode([f"a:{n}"], [0.0], [n], None)
         derivation = Derivation([])
-        made.offer([Chunk("", 1, body)], derivation)
+        made.below.offer([Chunk("", 1, body)], derivation)
         derivation.close()
-        assert len(made.dispatch(0.0)) == 1
-        made.outlets[0].sessions[session].received = n + 1  # so that the next one does not wait for company
-    made.outlets[0].sessions[session].received = 0
+        assert len(made.below.dispatch(0.0)) == 1
+        made.outlet.sessions[session].received = n + 1  # so that the next one does not wait for company
+    made.outlet.sessions[session].received = 0
     return made, session
 
 
@@ -150,8 +161,8 @@ def test_a_consumer_that_says_nothing_of_codecs_is_sent_cbor() -> None:
     made.ready(session)
     made.statement(ROUTE, statement(session, 1), 0.0, UNIX)
     body = section.encode(["a:0"], [0.0], [{"n": [1]}], None, "msgpack")
-    made.offer([Chunk("", 1, body)], Derivation([]))
-    [sent] = made.dispatch(0.0)
+    made.below.offer([Chunk("", 1, body)], Derivation([]))
+    [sent] = made.below.dispatch(0.0)
     assert isinstance(sent, SendParcel)
     assert sent.body == section.encode(["a:0"], [0.0], [{"n": [1]}], None)
 
@@ -175,7 +186,7 @@ def test_nobody_without_the_secret_takes_a_session_over(number: int, incarnation
     forged = made.hello(route, hello(number=number, secret=named("forged"), incarnation=incarnation), 0.0, UNIX)
     assert refused(forged) == "b.1 is in session by another connection"
     assert made.statement(ROUTE, statement(session, 2, reply=True), 0.0, UNIX) != []
-    assert list(made.outlets[0].sessions) == [session]
+    assert list(made.outlet.sessions) == [session]
 
 
 def test_a_consumer_that_connects_anew_takes_its_session_over() -> None:
@@ -209,9 +220,9 @@ def test_a_statement_or_refuse_of_another_connection_changes_nothing() -> None:
     assert [frame.reason for frame in replies(said, frames.Refuse)] == [frames.NO_SESSION]
     assert log_events(said) == [("statement.refused", "a statement came by another connection than its session's")]
     assert made.refused(OTHER, frames.Refuse(session, "go away", 1), "203.0.113.9") == []
-    assert (made.in_flight, made.outlets[0].acked) == (3, 0)
+    assert (made.outlet.in_flight_messages, made.outlet.acked) == (3, 0)
     assert made.statement(ROUTE, statement(session, 2, received=3, released=3, floor=3), 0.0, UNIX) == []
-    assert (made.in_flight, made.outlets[0].acked) == (0, 3)
+    assert (made.outlet.in_flight_messages, made.outlet.acked) == (0, 3)
 
 
 def test_a_guess_is_answered_as_a_hit_is() -> None:
@@ -228,7 +239,7 @@ def test_a_consumer_may_give_its_session_up_and_say_why() -> None:
     actions = made.refused(ROUTE, frames.Refuse(session, "has sent 9 messages: more than its credit", 1), UNIX)
     assert actions[0] == CloseSession(session)
     assert log_events(actions) == [("session.given_up", "has sent 9 messages: more than its credit")]
-    assert (made.unsent, made.in_flight) == (2, 0)
+    assert (made.outlet.unsent_messages, made.outlet.in_flight_messages) == (2, 0)
 
 
 # ---- statements that cannot be true
@@ -257,24 +268,24 @@ def test_a_statement_that_cannot_be_true_ends_the_session_and_a_hello_heals_it(
 ) -> None:
     made, session = in_session(messages=3)
     assert made.statement(ROUTE, statement(session, 2, received=2, released=2, floor=1), 0.0, UNIX) == []
-    acked = made.outlets[0].acked
+    acked = made.outlet.acked
     actions = made.statement(ROUTE, statement(session, 3, **lie), 0.0, UNIX)
     assert actions[0] == CloseSession(session)
     [refuse] = replies(actions, frames.Refuse)
     assert refuse.session == session and refuse.reason.startswith(reason)
     assert log_events(actions) == [("session.broken", refuse.reason)]
-    assert (made.unsent, made.in_flight, made.outlets[0].acked) == (2, 0, acked)
+    assert (made.outlet.unsent_messages, made.outlet.in_flight_messages, made.outlet.acked) == (2, 0, acked)
     healed = welcomed(made.hello(ROUTE, hello(number=2), 0.0, UNIX))
     made.ready(healed)
     made.statement(ROUTE, statement(healed, 1), 0.0, UNIX)
-    assert len(made.dispatch(0.0)) == 1 and made.in_flight == 2
+    assert len(made.below.dispatch(0.0)) == 1 and made.outlet.in_flight_messages == 2
 
 
 def test_an_old_copy_of_a_statement_is_no_lie() -> None:
     made, session = in_session(messages=3)
     made.statement(ROUTE, statement(session, 3, received=3, released=3, floor=3), 0.0, UNIX)
     assert made.statement(ROUTE, statement(session, 2, received=2, released=2, floor=2), 0.0, UNIX) == []
-    assert list(made.outlets[0].sessions) == [session]
+    assert list(made.outlet.sessions) == [session]
 
 
 # ---- whom a producer takes in
@@ -345,7 +356,7 @@ def test_an_inbox_that_is_no_address_or_somewhere_else_is_refused(
 ) -> None:
     made = make(StagePolicy(consumers={"b": policy}))
     assert "inbox" in refused(made.hello(ROUTE, hello(inbox=inbox), 0.0, sender))
-    assert not made.outlets[0].sessions
+    assert not made.outlet.sessions
 
 
 def test_the_longest_path_of_an_inbox_is_taken() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from zpipe.core.actions import LimitOutputs
 from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.work.task import Chunk
-from zpipe.testing import seeded_bytes
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
 
@@ -19,7 +19,7 @@ class Head:
 
     def __init__(self) -> None:
         self.source = SourcePositions()
-        self.downstream = Downstream("p", "read", "i", [("", "work")], POLICY, seeded_bytes("random"))
+        self.downstream = Downstream([Outlet("", "work", POLICY.link)], POLICY)
         self.limit = OutputLimit(POLICY, self.source)
 
     def give(self, count: int) -> None:
@@ -27,7 +27,7 @@ class Head:
         self.downstream.offer([Chunk("", count, b".")], derivation)
 
     def take(self, count: int) -> None:
-        outlet = self.downstream.outlets[0]
+        outlet = self.downstream.links[0]
         outlet.unsent_messages -= count
         outlet.acked += count
         self.downstream.dispatch(0.0)  # whoever takes messages from an outlet has them counted anew

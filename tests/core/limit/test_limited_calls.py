@@ -18,7 +18,7 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import CallHistory, Failure, Result, Task, Verdict
-from zpipe.testing import Simulation, Spec, seeded_bytes
+from zpipe.testing import Simulation, Spec
 
 
 def slices(count: int) -> Slice:
@@ -32,9 +32,7 @@ def processing(policy: StagePolicy, count: int) -> Processing:
     inlet = Inlet(policy.queue, policy.link, counts)
     inlet.queue.append(slices(count))
     counts.received = counts.queued = count
-    return Processing(
-        policy, counts, inlet, Downstream("p", "s", "i", [], policy, seeded_bytes("random")), lambda: 0.5, 0.0
-    )
+    return Processing(policy, counts, inlet, Downstream([], policy), lambda: 0.5, 0.0)
 
 
 def test_a_call_is_one_message_or_one_batch() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from secrets import token_bytes
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +21,7 @@ def ready_at(messages: int, size: int, first_at: float, flush: bool, now: float)
     """When a stage with so many messages of so many bytes in its queue hands them over."""
     policy, counts = StagePolicy(batch=POLICY), Counts()
     inlet = Inlet(policy.queue, policy.link, counts)
-    below = Downstream("p", "s", "i", [], policy, token_bytes)
+    below = Downstream([], policy)
     if messages:
         section = Section(b"x" * size, messages)
         inlet.queue.append(Slice(Delivery([section], lambda _: None), section, 0, 0, messages, first_at))

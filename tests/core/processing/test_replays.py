@@ -112,7 +112,7 @@ def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
     shell.stage.task_done(task, Result([output]), 0.0)
     shell.turn()
     assert shell.removals == [] and len(shell.stage.processing.replays) == 1
-    (outlet,) = shell.stage.downstream.outlets
+    (outlet,) = shell.stage.sessions.outlets
     outlet._unsent[0].settle()  # as its ack would
     shell.turn()
     assert shell.removals == [7]
@@ -179,7 +179,7 @@ def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
     assert isinstance(action, SendDeadLetter)
     shell.stage.processing.dead_letters.posted(action.letter, section.encode(["id:7.dead"], [1.0], [{}], None))
     shell.turn()
-    (outlet,) = shell.stage.downstream.outlets
+    (outlet,) = shell.stage.sessions.outlets
     assert (shell.stage.counts.dead, outlet.unsent_messages, shell.removals) == (1, 1, [])
 
 

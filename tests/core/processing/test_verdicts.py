@@ -13,7 +13,6 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
 from zpipe.core.work.task import CallHistory, DeadLetter, Failure, Result, Task, Verdict
-from zpipe.testing import seeded_bytes
 
 
 class Bench:
@@ -26,7 +25,7 @@ class Bench:
             policy,
             self.counts,
             self.inlet,
-            Downstream("p", "s", "i", [], policy, seeded_bytes("random")),
+            Downstream([], policy),
             lambda: 0.5,
             0.0,
         )

@@ -13,7 +13,9 @@ import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
-from zpipe.core.downstream.downstream import HIGH_WATER_SLACK, Downstream
+from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK, OutletSessions
 from zpipe.core.ledger import COUNTS, Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
@@ -238,7 +240,8 @@ def test_the_example_session_is_what_the_core_does() -> None:
     """The producer's answers and parcels, and what the consumer makes of them, byte for byte."""
     examples = iter(EXAMPLES)
     policy = StagePolicy(queue=Bound(4, 65536), link=LinkPolicy(codec="cbor"))
-    producer = Downstream("demo", "read", "r1", [("", "store")], policy, lambda size: SESSION)
+    below = Downstream([Outlet("", "store", policy.link)], policy)
+    producer = OutletSessions("demo", "read", "r1", below.links, policy, lambda size: SESSION)
     inlet = Inlet(policy.queue, policy.link, Counts())
     inlet.window = 4
     inbox = "ipc:///run/zpipe/demo.store.1/inbox-s1.sock"
@@ -266,8 +269,8 @@ def test_the_example_session_is_what_the_core_does() -> None:
     producer.ready(opened.session)
     state(0.0)
     body = section.encode(["read:0", "read:1"], [1700000000.0, 1700000000.5], [{"n": 0}, {"n": 1}], None)
-    producer.offer([Chunk("", 2, body)], Derivation([]))
-    [parcel] = producer.dispatch(0.0)
+    below.offer([Chunk("", 2, body)], Derivation([]))
+    [parcel] = below.dispatch(0.0)
     assert isinstance(parcel, SendParcel)
     expect("parcel", parcel.header)
     expect("section", parcel.body)
@@ -276,12 +279,12 @@ def test_the_example_session_is_what_the_core_does() -> None:
         inlet.release(piece)
         piece.finish()
     state(0.01)
-    [end] = producer.say_end(0.0)
+    [end] = below.say_end(0.0)
     assert isinstance(end, SendParcel)
     expect("end", end.header)
     consumer.parcel(frames.read(end.header), end.body, 0.02)
     state(0.03)
-    assert producer.ends_acked
+    assert below.ends_acked
     [confirm] = producer.heartbeat(1.0)
     assert isinstance(confirm, Reply)
     expect("confirm", confirm.frame)

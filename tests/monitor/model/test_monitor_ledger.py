@@ -75,6 +75,25 @@ def test_what_a_killed_incarnation_held_is_returned_and_only_what_was_acked_was_
     assert value["links"][1] == {"from": "map", "to": "sink", "sent": 115, "acked": 115, "in_flight": 0, "unsent": 0}
 
 
+def test_what_an_instance_gave_up_as_it_left_comes_again_from_those_above_it() -> None:
+    ledger = balanced_ledger()
+    held = stopped("map", [link("sink", 30, in_flight=7, unsent=3)], received=50, incarnation="left")
+    ledger.final(held | {"abandoned": True})
+    value = ledger.as_json(1)
+    assert value["balanced"]
+    assert "killed" not in value
+    assert value["stages"]["map"]["produced"] == 95 + 20
+    assert value["links"][1] == {"from": "map", "to": "sink", "sent": 115, "acked": 115, "in_flight": 0, "unsent": 0}
+    ledger.final(held)
+    assert ledger.problems() == ["map.1 stopped, but holds 7 in flight to sink, 3 unsent to sink"]
+
+
+def test_a_head_that_gave_up_messages_does_not_balance() -> None:
+    ledger = balanced_ledger()
+    ledger.final(stopped("read", [link("map", 100, unsent=5)], received=100, finished=95, abandoned=True))
+    assert ledger.problems() == ["read.1 read 100 messages, of which 95 are finished"]
+
+
 def test_what_no_stage_reads_has_a_key_where_there_is_any() -> None:
     ledger = balanced_ledger()
     ledger.killed(snapshot("map", incarnation="dead", unrouted=2))

@@ -35,7 +35,7 @@ def check_at_rest(watched: Watched) -> None:
         assert row["remainder"] == 0, row
         assert row["under_way"] == 0, row
         producers = [node for key, node in nodes.items() if key[0] == row["from"]]
-        outlets = [o for node in producers for o in node.stage.downstream.outlets if o.consumer == row["to"]]
+        outlets = [o for node in producers for o in node.stage.sessions.outlets if o.consumer == row["to"]]
         waiting = Counter(_unsent_ids(outlets)) + Counter(_queued_ids(nodes, row["from"], row["to"]))
         assert row["depth"] == waiting.total(), (row, waiting)
     for name, stage in value["stages"].items():

@@ -1,4 +1,4 @@
-"""The sender side of one link: what is unsent, what is in flight to whom, and whom to send to next.
+"""The sender side of one ZeroMQ link: what is unsent, what is in flight to whom, and whom to send to next.
 
 May live here: the sections this stage answers for on one link, and where they are. It knows no plugin, no input and no
 lifecycle; it hears of acks and tells each section's derivation.
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
+from zpipe.core.actions import SendParcel
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
 from zpipe.core.downstream.suspects import Suspects
 from zpipe.core.downstream.unsent_ages import Ages
@@ -42,6 +44,10 @@ class Outlet:
     needing    sessions by name that the next message needs more room in than they give
     send_at    when what is unsent may be sent though no statement comes, since its consumer is about to run dry then
     """
+
+    waiting = False
+    stored_messages = 0
+    drained = True
 
     def __init__(self, name: str, consumer: str, policy: LinkPolicy) -> None:
         self.name = name
@@ -95,10 +101,23 @@ class Outlet:
         """No message numbered below it will be sent again."""
         return self._acked.first_stop
 
+    @property
+    def outlets(self) -> tuple[Outlet, ...]:
+        return (self,)
+
     def unsent_for_s(self, now: float) -> float:
         """How long the oldest unsent message has been held, to within the time between two calls."""
         self._ages.mark(now, self._next_number)
         return self._ages.age(now, self._unsent[0].first if self._unsent else self._next_number)
+
+    @property
+    def lacks_consumers(self) -> bool:
+        """Something is to be delivered, and nobody is in session."""
+        return self.held_messages > 0 and not self.sessions
+
+    def figures(self, now: float) -> dict[str, Any]:
+        """The consumers in session, with the credit they have given."""
+        return {"consumers": [session.figures() for session in self.sessions.values()]}
 
     def off(self) -> int:
         """0 when the link's identity holds."""
@@ -230,8 +249,8 @@ class Outlet:
 
     # ---- sending
 
-    def sendable(self, now: float) -> Iterator[tuple[OutletSession, bytes, bytes]]:
-        """(session, header, body) of each parcel that credit allows now; in flight from the moment it is yielded."""
+    def sendable(self, now: float) -> Iterator[SendParcel]:
+        """Each parcel that credit allows now; in flight from the moment it is yielded."""
         self.send_at = NEVER
         while self._unsent:
             session = self._choose(now)
@@ -246,16 +265,29 @@ class Outlet:
             for section in sections:
                 self.in_flight_messages += section.count
                 self.in_flight_bytes += section.size
-            yield session, flight.header(session.id), b"".join([section.body() for section in sections])
+            yield SendParcel(session.id, flight.header(session.id), b"".join([section.body() for section in sections]))
         for session in self.needing.values():  # what one needed room for went to another
             session.need_bytes = 0
         self.needing.clear()
 
-    def ends(self, now: float) -> Iterator[tuple[OutletSession, bytes, bytes]]:
+    def ends(self, now: float) -> Iterator[SendParcel]:
         """The end of the stream to each session that has not been told since its last parcel. Nothing may be unsent."""
         for session in self.sessions.values():
             if session.ready and session.stated and not session.ended:
-                yield session, session.launch([], now).header(session.id), b""
+                yield SendParcel(session.id, session.launch([], now).header(session.id), b"")
+
+    @property
+    def all_ended(self) -> bool:
+        """Everybody in session has acked the end, and everything before it."""
+        return all(session.ended and not session.flights for session in self.sessions.values())
+
+    def stopped(self, ended: bool) -> tuple[()]:
+        """Consumers hear it by what the instance announces."""
+        return ()
+
+    @property
+    def stop_seen(self) -> bool:
+        return all(session.seen_stopped for session in self.sessions.values())
 
     def _choose(self, now: float) -> OutletSession | None:
         """The consumer that would come to a new message first. None: nobody has room, or it should wait for company."""

@@ -7,6 +7,7 @@ becomes of parcels, is the outlet's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from zpipe.core.policy import Codec
 from zpipe.core.ranges import RangeSet
@@ -197,6 +198,19 @@ class OutletSession:
             and self.limit_messages <= self.sent_messages
             and not under_way
         )
+
+    def figures(self) -> dict[str, Any]:
+        """Its row of a snapshot's `consumers`."""
+        return {
+            "instance": self.hello.instance,
+            "incarnation": self.hello.incarnation,
+            "credit": max(self.room_messages, 0),
+            "sent": self.sent_messages,
+            "under_way": self.sent_messages - self.released,
+            "in_flight": self.in_flight_messages,
+            "unacked_parcels": len(self.flights),
+            "rate": self.rate,
+        }
 
     def confirm(self, lowest: int) -> frames.Confirm:
         """What this producer has sent and read."""

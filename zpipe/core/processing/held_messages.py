@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from zpipe.core.actions import LogEvent
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, EachDerivation
 from zpipe.core.processing.dead_letters import DeadLetters
 from zpipe.core.processing.replays import Replays, replay_of
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.work.delivery import Slice
-from zpipe.core.work.task import CallHistory, DeadLetter, HeldKey, Releases, Task
+from zpipe.core.work.task import CallHistory, DeadLetter, HeldKey, Releases, Result, Task
+
+HELD_FULL = (
+    "they fill the queue, so nothing more comes before some are released: give `queue` more messages, or hold fewer"
+)
 
 
 class Groups:
@@ -97,3 +102,20 @@ class HeldMessages:
             if replay_of(piece) is not None:
                 self._replays.processed(1)
             self._inlet.hand_back_piece(piece, now)
+
+
+def held_full(held: int) -> LogEvent:
+    """Held messages alone fill the queue."""
+    return LogEvent("held.full", {"held": held, "hint": HELD_FULL})
+
+
+def hook_left(hook: str, result: Result, held: int, leaving: bool) -> list[LogEvent]:
+    """What a hook that has no messages has left undone, for the log."""
+    if result.failures:
+        failure = result.failures[0]
+        fields, alike = {"reason": failure.reason, "held": held}, failure.reason.partition(":")[0]
+        return [LogEvent(f"{hook}.failed", fields, alike=alike, traceback=failure.traceback)]
+    if hook == "flush" and held and not leaving:
+        hint = "the stream has ended, and the drain waits for what the plugin still holds after its flush"
+        return [LogEvent("held.left", {"held": held, "hint": hint})]
+    return []

@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.downstream.outgoing_link import OutgoingLink
 from zpipe.core.ledger import COUNTS, OTHERS, Counts
-from zpipe.core.lifecycle import State
+from zpipe.core.lifecycle import Lifecycle, State
+from zpipe.core.upstream.incoming_link import IncomingLink
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.delivery import Producer
@@ -36,33 +37,21 @@ _TEXTS = ("held_by", "stopped_by", "version")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
 
-def of_link(outlet: Outlet, now: float) -> dict[str, Any]:
-    """One link, as its producer sees it. Consumers are listed with the credit they have given."""
+def of_link(link: OutgoingLink, now: float) -> dict[str, Any]:
+    """One link, as its producer sees it, with what its kind adds."""
     return {
-        "outlet": outlet.name,
-        "to": outlet.consumer,
-        "produced": outlet.produced,
-        "acked": outlet.acked,
-        "in_flight": outlet.in_flight_messages,
-        "in_flight_bytes": outlet.in_flight_bytes,
-        "unsent": outlet.unsent_messages,
-        "unsent_bytes": outlet.unsent_bytes,
-        "oldest_s": outlet.unsent_for_s(now),
-        "redelivered": outlet.redelivered,
-        "returned": outlet.returned,
-        "consumers": [
-            {
-                "instance": session.hello.instance,
-                "incarnation": session.hello.incarnation,
-                "credit": max(session.room_messages, 0),
-                "sent": session.sent_messages,
-                "under_way": session.sent_messages - session.released,
-                "in_flight": session.in_flight_messages,
-                "unacked_parcels": len(session.flights),
-                "rate": session.rate,
-            }
-            for session in outlet.sessions.values()
-        ],
+        "outlet": link.name,
+        "to": link.consumer,
+        "produced": link.produced,
+        "acked": link.acked,
+        "in_flight": link.in_flight_messages,
+        "in_flight_bytes": link.in_flight_bytes,
+        "unsent": link.unsent_messages,
+        "unsent_bytes": link.unsent_bytes,
+        "oldest_s": link.unsent_for_s(now),
+        "redelivered": link.redelivered,
+        "returned": link.returned,
+        **link.figures(now),
     }
 
 
@@ -84,14 +73,22 @@ def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
             "unacked": session.unacked,
         }
         for session in inlet.sessions
+    ] + [
+        {"from": link.stage, "outlet": link.outlet, "queued": queued[_producer(link, row)], **row}
+        for link in inlet.links
+        for row in link.figures()
     ]
+
+
+def _producer(link: IncomingLink, row: dict[str, Any]) -> Producer:
+    return Producer(link.stage, link.outlet, row["instance"], row["incarnation"])
 
 
 class Parts(NamedTuple):
     """Where a stage's counts are."""
 
     me: Identity
-    state: str
+    lifecycle: Lifecycle
     counts: Counts
     inlet: Inlet
     downstream: Downstream
@@ -105,7 +102,8 @@ def of_stage(parts: Parts, now: float) -> dict[str, Any]:
         "stage": me.stage,
         "instance": me.instance,
         "incarnation": me.incarnation,
-        "state": parts.state,
+        "state": parts.lifecycle.state.value,
+        "abandoned": parts.lifecycle.abandoned,
         **{name: getattr(parts.counts, name) for name in COUNTS + OTHERS},
         "queued_bytes": inlet.queued_bytes,
         "held": inlet.held_messages,
@@ -115,7 +113,7 @@ def of_stage(parts: Parts, now: float) -> dict[str, Any]:
             {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
         ],
         "sessions": of_sessions(inlet),
-        "links": [of_link(outlet, now) for outlet in parts.downstream.outlets],
+        "links": [of_link(link, now) for link in parts.downstream.links],
     }
 
 

@@ -82,11 +82,11 @@ class StageReport:
             stopped_by=processing.breaker.stopped_by,
             queued=counts.queued,
             in_process=counts.in_process,
-            sends=bool(downstream.outlets),
+            sends=bool(downstream.links),
             unsent=downstream.unsent,
             in_flight=downstream.in_flight,
             done=counts.done,
-            acked=sum(outlet.acked for outlet in downstream.outlets),
+            acked=downstream.acked,
             finished=source.finished if source is not None else None,
             rate_out=self.rate_out,
             dead_stored=processing.breaker.stored_messages,
@@ -120,7 +120,7 @@ class StageReport:
         taken["replaying"] = len(processing.replays)
         taken["retrying"] = processing.retries.messages
         taken["finished"] = source.finished if source is not None else None
-        taken["waiting_for"] = [] if parts.state == State.STOPPED.value else self._upstreams.waiting_for()
+        taken["waiting_for"] = [] if parts.lifecycle.state is State.STOPPED else self._upstreams.waiting_for()
         return taken
 
     def _measure(self, counts: Counts, now: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zpipe.core.actions import Action, Publish, SendParcel
-from zpipe.core.downstream.downstream import Downstream
+from zpipe.core.downstream.outlet_sessions import OutletSessions
 from zpipe.core.policy import TapPolicy
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity
@@ -91,13 +91,13 @@ class TapPublisher:
             return []
         return self._show((upstream.stage, upstream.outlet, self._me.stage), upstream.instance, frame, body, now)
 
-    def left(self, downstream: Downstream, sent: Iterable[Action], now: float) -> list[Action]:
-        """What the downstream has just sent."""
+    def left(self, sessions: OutletSessions, sent: Iterable[Action], now: float) -> list[Action]:
+        """What was just sent in these sessions."""
         if now >= self._until:
             return []
         shown: list[Action] = []
         for action in sent:
-            hello = downstream.hello_of(action.session) if isinstance(action, SendParcel) else None
+            hello = sessions.hello_of(action.session) if isinstance(action, SendParcel) else None
             if hello is None:
                 continue
             assert isinstance(action, SendParcel)
@@ -131,3 +131,9 @@ class TapPublisher:
                 shown.append(Publish(frames.TAP_TOPIC, frames.write(frame)))
             at += row.size
         return shown
+
+
+def rate_asked_for(what: str) -> int | None:
+    """Messages a second, of a request to show what passes; None for any other request."""
+    rate = what.removeprefix("tap:")
+    return int(rate) if rate != what and rate.isascii() and rate.isdigit() and len(rate) < 10 else None

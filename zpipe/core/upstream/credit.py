@@ -10,6 +10,7 @@ may have sent up to the old limit before it reads the lower one, so what was gra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 
 class Grant:
@@ -144,6 +145,14 @@ class Grant:
         if self._issued and self._issued[0][0] <= number:
             reached = min(sent, self.ceiling)
             self.ceiling = max(self.limit, reached, *(limit for _, limit in self._issued))
+
+
+class Credited(Protocol):
+    """Who has room in messages and in bytes. `turn`: when it was last favoured, since it could not go on."""
+
+    messages: Grant
+    bytes: Grant
+    turn: int
 
 
 def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourite: Grant | None = None) -> bool:

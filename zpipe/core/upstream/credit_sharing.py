@@ -1,4 +1,4 @@
-"""Sharing an inlet's bound among its sessions, in messages and in bytes together.
+"""Sharing an inlet's bound among its sessions and links, in messages and in bytes together.
 
 May live here: whose needs come first, and whose credit is looked at when. How one unit is shared is `credit`'s; what is held is
 the inlet's.
@@ -11,11 +11,13 @@ share has changed much, or somebody cannot go on, all sessions are looked at tog
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TypeVar
 
 from zpipe.core.policy import Bound
 from zpipe.core.upstream import credit
-from zpipe.core.upstream.credit import Grant
-from zpipe.core.upstream.inlet_session import InletSession
+from zpipe.core.upstream.credit import Credited, Grant
+
+Of = TypeVar("Of", bound=Credited)
 
 
 class CreditSharing:
@@ -28,13 +30,13 @@ class CreditSharing:
         self.taken_messages = 0
         self.taken_bytes = 0
         self._bound = bound
-        self._favourite: InletSession | None = None
+        self._favourite: Credited | None = None
         self._messages = 0
         self._bytes = 0
         self._fair = 0
         self._even = (0, 0, 0)
 
-    def share(self, sessions: Collection[InletSession], window: int) -> bool:
+    def share(self, sessions: Collection[Credited], window: int) -> bool:
         """Raises and lowers the limits of all sessions. True: one was lowered."""
         one = self._choose_favourite(sessions)
         messages, bytes_ = [s.messages for s in sessions], [s.bytes for s in sessions]
@@ -47,7 +49,7 @@ class CreditSharing:
         self._even = (len(sessions), window, self.taken_messages)
         return lowered
 
-    def weigh(self, sessions: Collection[InletSession], window: int) -> list[InletSession]:
+    def weigh(self, sessions: Collection[Of], window: int) -> list[Of]:
         """Shares messages by who has sent how many since the last call, and takes back what is over a share that became less.
         Gives the sessions of which something was taken. Bytes are shared equally: a message that needs more has to ask."""
         grants = [session.messages for session in sessions]
@@ -70,7 +72,7 @@ class CreditSharing:
             return False
         return True
 
-    def top_up(self, touched: Iterable[InletSession], sessions: int, window: int) -> None:
+    def top_up(self, touched: Iterable[Credited], sessions: int, window: int) -> None:
         """Gives those in which something has happened, of so many in all, their share of what is free. Nobody may need more
         than that."""
         bound, (fair_messages, fair_bytes) = self._bound, self._fair_shares(sessions, window)
@@ -81,12 +83,12 @@ class CreditSharing:
             credit.top_up(session.bytes, fair_bytes, bound.bytes - self.taken_bytes - self._bytes)
             self._recount(session)
 
-    def short(self, touched: Iterable[InletSession], sessions: int, window: int) -> list[InletSession]:
+    def short(self, touched: Iterable[Of], sessions: int, window: int) -> list[Of]:
         """Those for whose share too little was free. They are to be looked at again when there is more."""
         messages, bytes_ = self._fair_shares(sessions, window)
         return [s for s in touched if s.messages.granted < s.messages.share_of(messages) or s.bytes.granted < bytes_]
 
-    def forget(self, session: InletSession) -> None:
+    def forget(self, session: Credited) -> None:
         """The session is over: what it still holds is `taken` from now on."""
         self._messages -= session.messages.counted
         self._bytes -= session.bytes.counted
@@ -98,7 +100,7 @@ class CreditSharing:
         self.taken_messages -= messages
         self.taken_bytes -= bytes_
 
-    def _recount(self, session: InletSession) -> None:
+    def _recount(self, session: Credited) -> None:
         self._messages += _count(session.messages, session.messages.counted)
         self._bytes += _count(session.bytes, session.bytes.counted)
 
@@ -110,7 +112,7 @@ class CreditSharing:
             credit.fair_share(sessions, bound.bytes, bound.bytes, self.taken_bytes),
         )
 
-    def _choose_favourite(self, sessions: Collection[InletSession]) -> InletSession | None:
+    def _choose_favourite(self, sessions: Collection[Credited]) -> Credited | None:
         """Whose needs are met next, in both units: two producers that each have what the other lacks would wait for ever."""
         starving = [s for s in sessions if s.messages.starving or s.bytes.starving]
         if self._favourite not in starving:

@@ -9,13 +9,16 @@ Accepted messages are in `queue` until taken, then held by whoever took them unt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from zpipe.core.actions import Action
 from zpipe.core.ledger import Counts
 from zpipe.core.policy import Bound, LinkPolicy
 from zpipe.core.priority_queue import PriorityQueue
+from zpipe.core.upstream.credit import Credited
 from zpipe.core.upstream.credit_sharing import CreditSharing
 from zpipe.core.upstream.duplicates import Duplicates
+from zpipe.core.upstream.incoming_link import IncomingLink, LinkDelivery
 from zpipe.core.upstream.inlet_session import NEVER, PARTS_S, InletSession, ParcelDelivery
 from zpipe.core.upstream.upstream import Upstream
 from zpipe.core.wire import frames
@@ -30,15 +33,17 @@ class Inlet:
 
     rate, window   what the stage can serve in messages a second, and how many messages it is worth having here
     pressing       somebody may soon stand still for want of credit, or does
+    links          inputs that come by another way than sessions
     """
 
-    def __init__(self, bound: Bound, policy: LinkPolicy, counts: Counts) -> None:
+    def __init__(self, bound: Bound, policy: LinkPolicy, counts: Counts, links: Sequence[IncomingLink] = ()) -> None:
         self.queue: deque[Slice] = deque()
         self.queued_bytes = 0
         self.dead_by_link: dict[tuple[str, str], int] = {}
         self.rate = 0.0
         self.window = 1
         self.leaving = False
+        self.links = links
         self._credit_sharing = CreditSharing(bound)
         self._policy = policy
         self._counts = counts
@@ -105,6 +110,9 @@ class Inlet:
     def _queue_new(self, upstream: Upstream, piece: Slice) -> None:
         first = piece.section.first
         upstream.accepted.add(first + piece.start, first + piece.stop)
+        self._append(piece)
+
+    def _append(self, piece: Slice) -> None:
         self._counts.receive(queued=piece.count)
         self.queue.append(piece)
         self.queued_bytes += piece.size
@@ -118,6 +126,31 @@ class Inlet:
             self._touch(session)
         else:
             self._duplicates.forget(delivery)
+
+    # ---- links
+
+    def take_arrivals(self, now: float) -> None:
+        """Takes what has come by links into the queue, and gives credit anew."""
+        for link in self.links:
+            for arrival in link.arrived():
+                delivery = LinkDelivery(link, arrival, self._link_delivered)
+                offset = size = 0
+                for section in delivery.sections:
+                    self._append(Slice(delivery, section, offset, 0, section.count, now))
+                    offset += section.count
+                    size += section.size
+                link.messages.receive(delivery.count)
+                link.bytes.receive(size)
+        self._share_all = True
+
+    def _link_delivered(self, delivery: Delivery) -> None:
+        assert isinstance(delivery, LinkDelivery)
+        delivery.link.finished(delivery.token)
+        self.pressing = True
+
+    def tell_links(self, now: float) -> list[Action]:
+        """What the far sides of links are to be told."""
+        return [action for link in self.links for action in link.tell(now)]
 
     # ---- the queue
 
@@ -162,6 +195,8 @@ class Inlet:
         """This stage's own work on the slice is done: its room may be granted anew (the ack comes later)."""
         delivery = piece.delivery
         if not isinstance(delivery, ParcelDelivery):
+            if isinstance(delivery, LinkDelivery):
+                self._release(delivery.link, piece)
             return
         session = delivery.session
         if session.open:
@@ -170,6 +205,11 @@ class Inlet:
             self._touch(session)
         else:
             self._credit_sharing.give_back(piece.count, piece.size)
+
+    def _release(self, link: IncomingLink, piece: Slice) -> None:
+        link.messages.released += piece.count
+        link.bytes.released += piece.size
+        self._share_all = self.pressing = True
 
     def release_dead(self, piece: Slice) -> None:
         """The message of the slice is a dead letter: released, and counted against the link it came by."""
@@ -182,23 +222,39 @@ class Inlet:
     def leave(self, now: float) -> None:
         """Grants nothing from now on, and hands back what is queued."""
         self.leaving = True
+        for link in self.links:
+            link.leave()
         self.hand_back(now)
 
     def hand_back(self, now: float) -> None:
         """Leaving: every queued message goes back to its producer, unstarted."""
-        for piece in self.queue:
+        pieces = list(self.queue)
+        self._drop_queue(pieces)
+        for piece in pieces:
             delivery = piece.delivery
+            if isinstance(delivery, LinkDelivery):
+                self._return(delivery, piece)
+                continue
             assert isinstance(delivery, ParcelDelivery)
             session = delivery.session
             session.hand_back(delivery, piece.offset + piece.start, piece.offset + piece.stop)
             session.messages.released += piece.count
             session.bytes.released += piece.size
             self.due(session, now)
-        self._drop_queue(list(self.queue))
+
+    def _return(self, delivery: LinkDelivery, piece: Slice) -> None:
+        """Leaving: these go back by the link that they came by."""
+        self._release(delivery.link, piece)
+        start, stop = piece.offset + piece.start, piece.offset + piece.stop
+        delivery.link.returned(delivery.token, start, stop)
+        delivery.finish(start, stop)
 
     def hand_back_piece(self, piece: Slice, now: float) -> None:
         """Leaving: messages that were taken go back to their producer, as if they had not been."""
         delivery = piece.delivery
+        if isinstance(delivery, LinkDelivery):
+            self._return(delivery, piece)
+            return
         if not isinstance(delivery, ParcelDelivery):
             return  # the store still has it
         self.release(piece)
@@ -285,30 +341,36 @@ class Inlet:
         self.pressing = self.pressing or session.pressing
 
     @property
+    def _credited(self) -> list[Credited]:
+        """Whoever shares the bound."""
+        return [*self.sessions, *self.links]
+
+    @property
     def held_messages(self) -> int:
         """Messages that are queued or in process: what the bound counts."""
-        return self._credit_sharing.taken_messages + sum(s.messages.held for s in self.sessions)
+        return self._credit_sharing.taken_messages + sum(one.messages.held for one in self._credited)
 
     @property
     def held_bytes(self) -> int:
-        return self._credit_sharing.taken_bytes + sum(s.bytes.held for s in self.sessions)
+        return self._credit_sharing.taken_bytes + sum(one.bytes.held for one in self._credited)
 
     @property
     def unfinished(self) -> bool:
         """Something that arrived is not finished yet, here or downstream."""
-        return bool(self._duplicates) or any(s.deliveries for s in self.sessions)
+        here = bool(self._duplicates) or any(s.deliveries for s in self.sessions)
+        return here or any(link.unfinished for link in self.links)
 
     @property
     def all_confirmed(self) -> bool:
         """Every producer in session has read all that there is to say to it."""
-        return all(s.all_confirmed for s in self.sessions)
+        return all(s.all_confirmed for s in self.sessions) and all(link.all_confirmed for link in self.links)
 
     # ---- credit
 
     @property
     def out_of_credit(self) -> bool:
         """A producer has no credit for its next message: nothing more comes from it before something is done."""
-        return bool(self._out_of_credit)
+        return bool(self._out_of_credit) or any(link.messages.room < 1 or link.bytes.starving for link in self.links)
 
     def _touch(self, session: InletSession) -> None:
         """Something has happened in the session that changes its credit or its acks."""
@@ -331,17 +393,22 @@ class Inlet:
         if self._changed:
             self.note_changes(now)
         due = self.pressing or self._share_all or self._needing or self._statements_due.lowest <= now
-        if due or self._credit_sharing.uneven(len(self._sessions), self.window):
+        if due or self._credit_sharing.uneven(self._sharers, self.window):
             self._share(now)
+
+    @property
+    def _sharers(self) -> int:
+        """How many share the bound."""
+        return len(self._sessions) + len(self.links)
 
     def _share(self, now: float) -> None:
         """Gives credit for what has become free."""
-        sharing, count = self._credit_sharing, len(self._sessions)
+        sharing, count = self._credit_sharing, self._sharers
         sessions = touched = self._touched
         if self._share_all or self._needing or sharing.uneven(count, self.window):
             self._share_all = False
             sessions = dict.fromkeys(self.sessions)
-            if not self.leaving and sharing.share(sessions, self.window):
+            if not self.leaving and sharing.share(self._credited if self.links else sessions, self.window):
                 for session in sessions:
                     session.ask_reply()
                     self.due(session, now)
@@ -381,7 +448,7 @@ class Inlet:
 
     def statements(self, now: float) -> Iterator[tuple[Upstream, frames.Statement]]:
         """Those that are due now."""
-        if self._sessions:
+        if self._sessions or self.links:
             self._look(now)
         while self._statements_due.lowest <= now:
             session = self._statements_due.first
@@ -394,7 +461,8 @@ class Inlet:
             self._order(session)
 
     def next_statement_at(self) -> float:
-        return self._statements_due.lowest
+        at = self._statements_due.lowest
+        return min([at, *(link.next_at() for link in self.links)]) if self.links else at
 
     def state_changes(self, now: float) -> None:
         """Every session states what it has not said yet: before a snapshot, so that both ends count the same acks."""
@@ -405,9 +473,10 @@ class Inlet:
     def heartbeat(self, now: float) -> None:
         """Every session states itself again."""
         self._share_all = True
-        if self._sessions and not self.leaving:
-            for session in self._credit_sharing.weigh(list(self.sessions), self.window):
-                session.ask_reply()
+        if self._sharers and not self.leaving:
+            for one in self._credit_sharing.weigh(self._credited, self.window):
+                if isinstance(one, InletSession):
+                    one.ask_reply()
         for session in self.sessions:
             self.due(session, now)
 

@@ -48,7 +48,8 @@ class UpstreamsState(NamedTuple):
 
 
 class Upstreams:
-    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage.
+    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage. Of those that the inlet knows as
+    links of another kind only the end is asked here.
 
     remote  instances of other hosts
     secret  random bytes of this incarnation, which only its producers read: nobody else can open a session in its place
@@ -66,7 +67,8 @@ class Upstreams:
     ) -> None:
         self._me = me
         self._secret = secret
-        self._links = links
+        others = {(link.stage, link.outlet) for link in inlet.links}
+        self._links = [link for link in links if link not in others]
         self._inlet = inlet
         self._policy = policy
         self._upstreams: dict[tuple[str, str, int], Upstream] = {}
@@ -282,12 +284,16 @@ class Upstreams:
 
     @property
     def head(self) -> bool:
-        return not self._links
+        return not self._links and not self._inlet.links
 
     @property
     def awaits_acks(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
-        return bool(self._awaiting)
+        return bool(self._awaiting) or any(link.awaits_acks for link in self._inlet.links)
+
+    def link_heard(self) -> None:
+        """A link that is no session's may have come to its end."""
+        self._changed = True
 
     @property
     def state(self) -> UpstreamsState:
@@ -298,8 +304,10 @@ class Upstreams:
         return self._state
 
     def _recount(self) -> UpstreamsState:
+        others = self._inlet.links
         return UpstreamsState(
-            self._every_link(lambda u: u.flushed), self._every_link(lambda u: u.stopped and not u.left)
+            self._every_link(lambda u: u.flushed) and all(link.ended for link in others),
+            self._every_link(lambda u: u.stopped and not u.left) and all(link.stopped for link in others),
         )
 
     @property
@@ -323,7 +331,7 @@ class Upstreams:
         for stage, outlet in self._links:
             known = [u for u in self._upstreams.values() if u.known and (u.stage, u.outlet) == (stage, outlet)]
             names += [u.name for u in known if not u.stopped] if known else [stage]
-        return names
+        return names + [name for link in self._inlet.links for name in link.waiting_for()]
 
 
 def _log_event(event: str, upstream: Upstream, reason: str) -> LogEvent:

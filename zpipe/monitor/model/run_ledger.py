@@ -6,6 +6,7 @@ A killed incarnation is counted by the last snapshot that it published. What it 
 
 - what it had queued or in process went back to those above it, so it counts as returned;
 - of its links only what was acked counts as sent: what was in flight or unsent comes again from those above;
+- an instance that left and gave up what nobody took from it (`abandoned`) is counted the same way;
 - what it did after its last snapshot is in no column of its own. Where the other end of a link knows of it, the difference
   is said to be `unknown`, so that the sums add up: messages that somebody acked and no account of the stage has, and
   messages that a killed producer had sent and no account of it has.
@@ -71,6 +72,10 @@ class RunLedger:
         self._finals.pop(key, None)
         self._killed[key] = snapshot
 
+    def _was_cut_short(self, snapshot: Snapshot) -> bool:
+        """Whether what it held in the end comes again from those above it, so that it is no part of the account."""
+        return _key(snapshot) in self._killed or _gave_up(snapshot)
+
     def remarks(self, ledger: dict[str, Any]) -> list[str]:
         """What has to be said of a ledger (of `as_json`) that balances all the same: where its columns do not tell all."""
         unknown = [f"{name} {row['unknown']}" for name, row in ledger["stages"].items() if row.get("unknown")]
@@ -122,14 +127,15 @@ class RunLedger:
         row = dict.fromkeys(STAGE_KEYS, 0)
         for snapshot in (*self._finals.values(), *self._killed.values()):
             if snapshot["stage"] == stage:
-                _add(row, snapshot, killed=_key(snapshot) in self._killed)
+                _add(row, snapshot, killed=self._was_cut_short(snapshot))
         rare = {key: number for key in RARE if (number := row.pop(key))}
         return {**row, "restarts": self.restarts[stage], **rare}
 
     def _add_unknown(self, stages: dict[str, dict[str, int]], links: dict[LinkKey, dict[str, int]]) -> None:
         """Where the two ends of a link differ. More at the consumer's end is what a killed producer had sent, or what
         consumers did twice, since it was sent again; so it is said of links from stages that were killed only."""
-        killed = {stage for stage, _, _ in self._killed}
+        all_lives = (*self._finals.values(), *self._killed.values())
+        killed = {snapshot["stage"] for snapshot in all_lives if self._was_cut_short(snapshot)}
         for name, row in stages.items():
             into = {link: counts for link, counts in links.items() if link[2] == name}
             acked = sum(counts["acked"] + counts.get("dead", 0) for counts in into.values())
@@ -149,7 +155,7 @@ class RunLedger:
             for outlet, consumer in self._config.consumers(stage)
         }
         for snapshot in (*self._killed.values(), *self._finals.values()):
-            stage, killed = snapshot["stage"], _key(snapshot) in self._killed
+            stage, killed = snapshot["stage"], self._was_cut_short(snapshot)
             for link in snapshot["links"]:
                 row = rows.get((stage, link.get("outlet", ""), link["to"]), Counter())
                 for key in ("acked",) if killed else ("acked", "in_flight", "unsent", "returned"):
@@ -189,12 +195,16 @@ def _problems_of(snapshot: Snapshot) -> list[str]:
     stopped_by = "".join(f"; {reason}" for reason in why if reason)
     if snapshot["state"] != State.STOPPED:
         found.append(f"{name} is {snapshot['state']}, holds {holdings or 'nothing'}{waiting}{stopped_by}")
-    elif not at_rest(snapshot):
+    elif not at_rest(snapshot) and not _gave_up(snapshot):
         found.append(f"{name} stopped, but holds {holdings}")
     finished = snapshot.get("finished")
     if finished is not None and finished != snapshot["received"]:
         found.append(f"{name} read {snapshot['received']} messages, of which {finished} are finished")
     return found
+
+
+def _gave_up(snapshot: Snapshot) -> bool:
+    return bool(snapshot.get("abandoned")) and not at_rest(snapshot)
 
 
 def _holdings(snapshot: Snapshot) -> str:

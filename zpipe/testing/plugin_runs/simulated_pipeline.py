@@ -166,7 +166,7 @@ class SimulatedPipeline:
     def _progress(self) -> Any:
         nodes = sorted(self.simulation.nodes.items())
         counts = [(key, repr(node.stage.counts)) for key, node in nodes]
-        unacked = [outlet.held_messages for _, node in nodes for outlet in node.stage.downstream.outlets]
+        unacked = [outlet.held_messages for _, node in nodes for outlet in node.stage.sessions.outlets]
         return (
             counts,
             unacked,
@@ -183,7 +183,7 @@ class SimulatedPipeline:
         nodes = self.simulation.nodes
 
         def connected() -> bool:
-            return all(outlet.sessions for node in nodes.values() for outlet in node.stage.downstream.outlets)
+            return all(outlet.sessions for node in nodes.values() for outlet in node.stage.sessions.outlets)
 
         assert self.simulation.run(connected, CONNECT_S), "the stages do not find each other"
 

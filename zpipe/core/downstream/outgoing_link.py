@@ -1,0 +1,109 @@
+"""The face of a link at its sending side: what a stage asks of whatever takes its outputs to one consumer stage.
+
+May live here: the contract alone. `Outlet` (ZeroMQ) is one implementation of it; another needs no change of the core: the shell
+makes it and hands it to the stage, which knows it by this face.
+
+offer     the stage answers for outputs, and hands them to the link
+sendable  the link hands on what may go now
+settled   the far side answers for them: the link calls `settle` of each section, and the stage's inputs may be acked
+
+All calls come from the thread that has the loop, and none blocks. What touches the world is the link's shell: `sendable` and
+`ends` may give `ToLink` actions with whatever the shell understands. It answers on the loop's thread by `Stage.link_heard`, with
+a call of a method that its link has for that: what was settled, lost or found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from zpipe.core.actions import Action
+from zpipe.core.downstream.outlet import Outlet
+from zpipe.core.ledger import Derivation
+from zpipe.core.work.task import Chunk
+
+
+class OutgoingLink(Protocol):
+    """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
+
+    `produced = acked + in_flight_messages + unsent_messages + stored_messages` holds after every call.
+
+    unsent     offered and not handed on;  in_flight: handed on, and the far side does not answer for them yet
+    stored     kept durably by the link itself, which has settled them; 0 where a link keeps nothing
+    acked      nothing is owed for them any more
+    redelivered, returned  handed on again after a loss; handed back by a consumer
+    waiting    `sendable` may have something to give although nothing is unsent: what is stored, or something to ask of the shell
+    send_at    when `sendable` may give more although nothing has happened; infinity: never
+    end_acked  the far side has taken the end of the stream
+    """
+
+    name: str
+    consumer: str
+    produced: int
+    acked: int
+    unsent_messages: int
+    unsent_bytes: int
+    in_flight_messages: int
+    in_flight_bytes: int
+    stored_messages: int
+    redelivered: int
+    returned: int
+    waiting: bool
+    send_at: float
+    end_acked: bool
+
+    @property
+    def outlets(self) -> Sequence[Outlet]:
+        """What of the link runs in ZeroMQ sessions: an outlet itself, one that is fed by a store, or nothing."""
+
+    @property
+    def held_messages(self) -> int:
+        """What the stage answers for on this link, which the bound on unacked outputs counts: offered and not settled."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Likewise in bytes."""
+
+    def offer(self, chunk: Chunk, derivation: Derivation) -> None:
+        """Takes outputs over, which it may not refuse: the stage makes none while `held_messages` or the unsent ones are at
+        their bound. Must call `derivation.expect` at once, and `settle` as often later, through a `Section` or by itself."""
+
+    def sendable(self, now: float) -> Iterable[Action]:
+        """The actions that hand on what may go now. Called in every turn while something is unsent or `waiting`; what is yielded
+        is in flight."""
+
+    def ends(self, now: float) -> Iterable[Action]:
+        """Says the end of the stream to whom it was not said since the last output. Nothing is unsent; called in every turn
+        from then on that looks at everything. More may be offered after it: a redelivery came."""
+
+    def note_end_acked(self) -> None:
+        """The consumer stage has heard the end of this run's stream, though not from this incarnation."""
+
+    def stopped(self, ended: bool) -> Iterable[Action]:
+        """This instance has stopped, and soon exits; `ended`: at the end of its stream. Said once."""
+
+    @property
+    def all_ended(self) -> bool:
+        """Everybody who is known to take from the link has taken the end, and owes nothing."""
+
+    @property
+    def stop_seen(self) -> bool:
+        """Everybody who takes from the link knows that this instance has stopped, so that it may exit at once."""
+
+    @property
+    def lacks_consumers(self) -> bool:
+        """Something is to be delivered, and nobody is there for it: a leaving instance does not wait for that."""
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is left in the link that a drain has to wait for, though the stage answers for it no more: a buffer is empty,
+        or is to be left as it is."""
+
+    def unsent_for_s(self, now: float) -> float:
+        """How long the oldest unsent message has been held."""
+
+    def figures(self, now: float) -> dict[str, Any]:
+        """What a snapshot says of the link besides the counts above: `consumers`, and a map under the name of its kind."""
+
+    def off(self) -> int:
+        """0 when the identity holds."""
