@@ -153,6 +153,7 @@ def test_nothing_is_read_beyond_the_limit(
     make_context: Any, tmp_path: Path, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "MAX_RECORD", 8)
+    monkeypatch.setattr(readers.csv, "field_size_limit", lambda limit: None)  # it holds for the whole process
     write(tmp_path, a=b"1\n2\n" + b"3" * 30 + b"\n4\n")
     found = payloads(read(make_context(Options(["a"], form))))
     if form == "file":

@@ -487,8 +487,7 @@ class Stage:
         return [*self.pass_on(now), *self.tell(now)]
 
     def pass_on(self, now: float) -> list[Action]:
-        """The first half of a turn: what becomes of messages. A shell performs it before it asks for the second half, so that no
-        message waits for what is said of it."""
+        """The first half of a turn: what becomes of messages. It is performed before the second, for which no message waits."""
         self._wake(now)
         self._actions += self._start_tasks(now)
         self.whole = not self._settled or now >= self._due_at
@@ -500,6 +499,8 @@ class Stage:
             self._actions += self.tap.left(self.sessions, sent, now)
             self._actions += self.sessions.need_confirms()
             self._settled = self._settled and not self.downstream.unsent
+        if self.whole:  # after what was sent has made room: nothing else may happen that would tell it
+            self._actions += self._limit.update(self.downstream, self.processing.may_read)
         actions, self._actions = self._actions, []
         return actions
 
@@ -542,7 +543,6 @@ class Stage:
             action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
             self._actions += map(action, letters)
         self._actions += map(RemoveLetter, self.processing.replays.take_done())
-        self._actions += self._limit.update(self.downstream, self.processing.may_read)
         if self.source is not None:
             self._commit(self.source, now)
         self._actions += self.shutdown.advance(now, self._patience_s, self.processing.owes_flush)

@@ -18,17 +18,14 @@ unfinished.
 
 from __future__ import annotations
 
-import glob
-import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from zpipe import Context, Source, override
-from zpipe.errors import OperatorError
+from zpipe_plugins.filesystem.file_list import find_files
 from zpipe_plugins.filesystem.readers import READERS, Record, read_file
 
 
@@ -53,7 +50,8 @@ class Files(Source[Options, list[Any]]):
 
     @override
     def open(self, context: Context[Options]) -> None:
-        self._files = _find(context)
+        options = context.options
+        self._files = find_files(options.paths, options.exclude, context.config_dir, context.log)
 
     @override
     def total(self, context: Context[Options, list[Any]]) -> int | None:
@@ -74,37 +72,3 @@ class Files(Source[Options, list[Any]]):
                 yield record
                 if context.stopping.is_set():
                     return
-
-
-# Which files
-
-
-def _find(context: Context[Options]) -> list[tuple[str, Path]]:
-    """(name, path) of every file, sorted by name. Payloads and positions have the name, which stays the same when the folder
-    of the config is moved."""
-    base = os.path.abspath(context.config_dir)
-    found: dict[str, tuple[str, Path]] = {}
-    excluded = [
-        os.path.normpath(os.path.join(base, os.path.expanduser(pattern))) for pattern in context.options.exclude
-    ]
-    for pattern in context.options.paths:
-        matches = glob.glob(os.path.expanduser(pattern), root_dir=base, recursive=True)
-        matches = [match for match in matches if os.path.isfile(os.path.join(base, match))]
-        if not matches:
-            context.log.warning("no file matches %r in %s", pattern, base)
-        for match in matches:
-            path = os.path.join(base, match)
-            normal = os.path.normpath(path)
-            if any(fnmatch(normal, pattern) for pattern in excluded):
-                continue
-            is_near = not os.path.isabs(match) or Path(normal).is_relative_to(base)
-            name = os.path.relpath(normal, base) if is_near else normal
-            found.setdefault(normal, (_as_text(name), Path(path)))
-    if not found:
-        raise OperatorError(f"no file matches {', '.join(map(repr, context.options.paths))} in {base}")
-    return sorted(found.values())
-
-
-def _as_text(name: str) -> str:
-    """The name of a file as UTF-8 text. On the disk it may be any bytes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +43,12 @@ from typing import Annotated, Any, Literal
 from zpipe import Context, Duration, Message, Reject, Secret, Sink, Source, Traits, override
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
+from zpipe_plugins.batch_names import batch_name
 from zpipe_plugins.extras import require
 from zpipe_plugins.jsontext import json_text
 from zpipe_plugins.reconnect import Reconnect, words_of
 
 Position = list[Any]
-NAME_CHARACTERS = 60
 _OPERATORS = {
     "401",
     "403",
@@ -210,7 +209,7 @@ class S3Sink(Sink[SinkOptions]):
             return answers
         body = "".join(lines).encode()
         packed = options.compression == "gzip"
-        key = f"{options.prefix}{_name_of(ids)}.ndjson{'.gz' if packed else ''}"
+        key = f"{options.prefix}{batch_name(ids)}.ndjson{'.gz' if packed else ''}"
         body = gzip.compress(body, 1, mtime=0) if packed else body
         with self._client.use() as client:
             try:
@@ -258,10 +257,3 @@ def _message_of(line: bytes, key: str, number: int, format: str) -> Any:
         return json.loads(line) if format == "ndjson" else {"key": key, "line": number, "text": line.decode()}
     except ValueError as error:
         return BadRecord(f"line {number + 1} of {key}: {error}", line.decode(errors="replace"))
-
-
-def _name_of(ids: list[str]) -> str:
-    first, last = (
-        "".join(c if c.isalnum() or c in "-_." else "-" for c in id)[:NAME_CHARACTERS] for id in (ids[0], ids[-1])
-    )
-    return f"{first}--{last}.{zlib.crc32(' '.join(ids).encode()):08x}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from zpipe.core.actions import LimitOutputs
+from session_names import SECRET
+
+from zpipe.core.actions import Action, LimitOutputs, OpenSession, SendParcel
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.output_limit import OutputLimit
 from zpipe.core.ledger import Derivation
-from zpipe.core.policy import MIB, Bound, StagePolicy
+from zpipe.core.policy import MIB, Bound, LinkPolicy, StagePolicy
 from zpipe.core.source_positions import SourcePositions
+from zpipe.core.stage import Stage
+from zpipe.core.upstream.upstreams import Identity
+from zpipe.core.wire import frames, section
 from zpipe.core.work.task import Chunk
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
@@ -65,3 +70,28 @@ def test_a_source_that_waits_is_woken_for_a_step_at_least() -> None:
     assert head.told() == []
     head.take(1)
     assert head.told() == [500]
+
+
+def _limits(actions: list[Action]) -> list[int]:
+    return [action.limit for action in actions if isinstance(action, LimitOutputs)]
+
+
+def test_a_source_that_stands_still_hears_of_room_in_the_turn_that_makes_it() -> None:
+    """Sending makes room, and until the next statement nothing else may happen that would tell it."""
+    policy = StagePolicy(link=LinkPolicy(unsent_messages=400))
+    stage = Stage(Identity("p", "read", 1, "a1"), [], [("", "work")], policy, 0.0, seeded_bytes("random"))
+    stage.opened()
+    assert _limits(stage.turn(0.0)) == [400]
+    inbox = "ipc:///run/zpipe/p.work.1/inbox.sock"
+    hello = frames.Hello(1, "p", "work", 1, "b1", SECRET, "", "read", inbox, 1, 100, "", [])
+    stage.feedback_received(b"route", frames.write(hello), 0.0, "uid 0, pid 1")
+    [session] = [action.session for action in stage.turn(0.0) if isinstance(action, OpenSession)]
+    stage.session_ready(session)
+    said = frames.Statement(session, 1, 1000, MIB, 0, 0, 0, [], [], [], 0.0, False, False, False)
+    stage.feedback_received(b"route", frames.write(said), 0.0, "uid 0, pid 1")
+    stage.turn(0.0)
+    body = section.encode([str(n) for n in range(200)], [0.0] * 200, [None] * 200, None)
+    stage.source_emitted([Chunk("", 200, body)] * 2, 399, 400, [])
+    turn = stage.turn(0.0)
+    assert [type(action) for action in turn[:2]] == [SendParcel, LimitOutputs]
+    assert _limits(turn) == [800]

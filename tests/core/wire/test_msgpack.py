@@ -258,10 +258,20 @@ def test_a_key_that_comes_twice_has_its_last_value() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda view: view, lambda view: {"view": view}, lambda view: [[{"view": [view]}]]])
-def test_a_memoryview_is_cbor_s_whatever_memory_it_is_of(wrap: Callable[[memoryview], Any]) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_memoryview_arrives_as_its_bytes_whatever_memory_it_is_of(wrap: Callable[[Any], Any], codec: Codec) -> None:
     """It refers to its memory, that to its type, and so on: looked into, it is all of the interpreter."""
-    with mmap.mmap(-1, 4096) as memory, memoryview(memory) as view:
-        assert msgpack.write_payloads([[wrap(view)]], [wrap(view)]) is None
+    with mmap.mmap(-1, 4096) as memory, memoryview(memory) as view, view.cast("d") as numbers:
+        for one in (view, numbers):
+            assert arrived(wrap(one), codec) == [wrap(bytes(one))]
+            assert not msgpack.is_plain([wrap(one)])
+
+
+def test_the_encoder_says_itself_how_deep_it_goes() -> None:
+    payload = nested(msgpack._deepest())
+    assert ormsgpack.packb(payload)
+    with pytest.raises(TypeError):
+        ormsgpack.packb([payload])
 
 
 @pytest.mark.parametrize("payload", [*NOT_PLAIN, bytearray(b"x"), [1, (2,)], 1 << 70, {"a": [{b"k": None}]}])

@@ -84,6 +84,16 @@ class _Segment:
         self.messages = self.unfinished = self.stop - first
         self.bytes = size
 
+    def add(self, section: Section) -> None:
+        """It is durable."""
+        self.messages += section.count
+        self.unfinished += section.count
+        self.stop = section.first + section.count
+        self.bytes += RECORD_BYTES + section.size
+
+    def finish(self, messages: int) -> None:
+        self.unfinished -= messages
+
     @property
     def unfinished_bytes(self) -> int:
         return self.bytes * self.unfinished // self.messages if self.messages else 0
@@ -244,7 +254,7 @@ class DiskBuffer:
             if segment.first >= stop:
                 return
             if low < high:
-                segment.unfinished -= high - low
+                segment.finish(high - low)
                 if not segment.unfinished:
                     self._emptied.add(segment.first)
 
@@ -352,10 +362,7 @@ class DiskBuffer:
     def _add_to_segment(self, section: Section) -> None:
         at = bisect_right(self._segments, section.first, key=lambda one: one.first) - 1
         segment = self._segments[at]
-        segment.messages += section.count
-        segment.unfinished += section.count
-        segment.stop = section.first + section.count
-        segment.bytes += RECORD_BYTES + section.size
+        segment.add(section)
         self._emptied.discard(segment.first)
 
     def _put_or_leave(self, section: Section) -> None:
