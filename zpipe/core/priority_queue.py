@@ -44,10 +44,16 @@ class PriorityQueue(Generic[Item]):
 
     def put(self, item: Item, number: float) -> None:
         """Orders the item by this number from now on, whether or not it was here."""
-        self.discard(item)
+        known = item in self._entries
+        if known and len(self._ordered) > 1:
+            self.discard(item)
+            known = False
         self._put += 1
         entry = self._entries[item] = (number, self._put, item)
-        insort(self._ordered, entry)
+        if known:
+            self._ordered[0] = entry
+        else:
+            insort(self._ordered, entry)
 
     def discard(self, item: Item) -> None:
         entry = self._entries.pop(item, None)

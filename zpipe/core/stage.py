@@ -505,8 +505,8 @@ class Stage:
 
     def tell(self, now: float) -> list[Action]:
         """The second half of a turn: what neighbours and people are told."""
+        self.inlet.note_changes(now)
         if self._settled and not self.whole and not self.inlet.pressing:
-            self.inlet.note_changes(now)
             self._due_at = min(self._due_at, self.inlet.next_statement_at())
             return []
         self.whole = True

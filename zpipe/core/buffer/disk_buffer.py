@@ -192,9 +192,9 @@ class DiskBuffer:
     @property
     def room(self) -> int:
         """How many more messages may be offered now. None while some wait for room on the disk, or the log does not take any."""
-        if self._waiting or not self._space.taking or self.pending_bytes >= self._unacked.bytes:
+        if not self._space.taking or self.pending_bytes >= self._unacked.bytes:
             return 0
-        if self._bytes_after(0) >= self._policy.bytes:
+        if self._bytes_after(self.waiting_bytes) >= self._policy.bytes:
             return 0
         room = min(self._policy.messages - self.stored_messages, self._unacked.messages - self.pending_messages)
         return max(room, 0)
@@ -304,11 +304,11 @@ class DiskBuffer:
         first = self._waiting[0]
         if first.count <= self._policy.messages:
             return
-        self.pending_bytes -= first.size
+        before = first.size
         part, rest = first.cut(0, self._policy.messages), first.cut(self._policy.messages, first.count)
         part.body()
         rest.body()
-        self.pending_bytes += part.size + rest.size
+        self.pending_bytes += part.size + rest.size - before
         self._waiting[0] = rest
         self._waiting.appendleft(part)
 

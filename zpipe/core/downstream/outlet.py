@@ -9,7 +9,7 @@ lifecycle; it hears of acks and tells each section's derivation.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -272,7 +272,7 @@ class Outlet:
             session = self._choose(now)
             if session is None:
                 return
-            sections = self._load(session)
+            sections, bodies = self._load(session)
             if not sections:  # encoded, the first was over its estimated share: choose again by its true size
                 continue
             flight = session.launch(sections, now)
@@ -281,10 +281,11 @@ class Outlet:
             for section in sections:
                 self.in_flight_messages += section.count
                 self.in_flight_bytes += section.size
-            yield SendParcel(session.id, flight.header(session.id), b"".join([section.body() for section in sections]))
-        for session in self.needing.values():  # what one needed room for went to another
-            session.need_bytes = 0
-        self.needing.clear()
+            yield SendParcel(session.id, flight.header(session.id), b"".join(bodies))
+        if self.needing:  # what one needed room for went to another
+            for session in self.needing.values():
+                session.need_bytes = 0
+            self.needing.clear()
 
     def ends(self, now: float) -> Iterator[SendParcel]:
         """The end of the stream to each session that has not been told since its last parcel. Nothing may be unsent."""
@@ -310,8 +311,7 @@ class Outlet:
 
     def _choose(self, now: float) -> OutletSession | None:
         """The consumer that would come to a new message first. None: nobody has room, or it should wait for company."""
-        self._find_idle(now)
-        for session in chain(self._idle, self._busy):
+        for session in self._candidates(now):
             if self._fits(session):
                 if self._worth_sending(session, now):
                     return session
@@ -321,18 +321,21 @@ class Outlet:
             self._need(session, self._unsent[0].bytes_between(0, 1))  # of a section, one message
         return None
 
-    def _find_idle(self, now: float) -> None:
-        """Of those that are about to run dry, the first AWAKE by the numbers of their instances take turns: a few processes that
+    def _candidates(self, now: float) -> Iterable[OutletSession]:
+        """Those with room, whoever would come to a new message first before the others.
+
+        Of those that are about to run dry, the first AWAKE by the numbers of their instances take turns: a few processes that
         are awake do the same with far fewer turns than many that are woken one after another. One that is idle by its rate
         alone, yet does not say so, comes after all others until it does."""
         if len(self.sessions) == 1 and (only := self._busy.first) is not None and not only.overdue(now, OVERDUE_S):
-            return  # there is nothing to choose
+            return (only,)  # there is nothing to choose
         while self._busy.lowest < now + SOON_S and (session := self._busy.first) is not None:
             self._busy.discard(session)
             self._idle.put(session, (session.hello.instance - 1) // AWAKE)
         while (session := self._idle.first) is not None and session.overdue(now, OVERDUE_S):
             session.busy_until = now + self._policy.peer_timeout_s
             self._place(session)
+        return chain(self._idle, self._busy)
 
     def _need(self, session: OutletSession, size: int) -> None:
         """The next message goes to the session only if it gives room for so many bytes."""
@@ -383,17 +386,20 @@ class Outlet:
         self.unsent_bytes -= section.size
         return section
 
-    def _load(self, session: OutletSession) -> list[Section]:
-        """Takes the sections of the next parcel: within the credit, the parcel limits, and a fair share of a short backlog.
+    def _load(self, session: OutletSession) -> tuple[list[Section], list[bytes]]:
+        """Takes the sections of the next parcel, with their bodies: within the credit, the parcel limits, and a fair share of a
+        short backlog.
 
         Without the share, one parcel would give the whole backlog to the first of several idle consumers. But work of a few
         milliseconds is not shared: among 64 consumers parcels would shrink to some messages, each as dear as hundreds.
         """
-        share = -(-self.unsent_messages // (len(self._idle) + len(self._busy)))
-        worth = int(session.rate * WORTH_S)
-        room_messages = min(session.room_messages, self._policy.parcel_messages, max(share, worth))
+        room_messages = min(session.room_messages, self._policy.parcel_messages)
+        if len(self.sessions) > 1:
+            share = -(-self.unsent_messages // (len(self._idle) + len(self._busy)))
+            room_messages = min(room_messages, max(share, int(session.rate * WORTH_S)))
         room_bytes = session.room_bytes
         sections: list[Section] = []
+        bodies: list[bytes] = []
         loaded_bytes = 0
         while self._unsent and room_messages > 0 and len(sections) < frames.MAX_ROWS:
             first = self._unsent[0]
@@ -406,11 +412,12 @@ class Outlet:
             if over_limit or loaded_bytes + first.size > room_bytes:
                 break
             section = self._take_first()
-            section.body(session.codec)
+            body = section.body(session.codec)
             if loaded_bytes + section.size > room_bytes:
                 self._put_back(section)
                 break
             sections.append(section)
+            bodies.append(body)
             loaded_bytes += section.size
             room_messages -= section.count
-        return sections
+        return sections, bodies

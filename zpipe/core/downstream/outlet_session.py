@@ -35,7 +35,7 @@ class Flight:
     def header(self, session: bytes) -> bytes:
         if self.end:
             return frames.write(frames.End(session, self.sequence))
-        return frames.write(frames.Parcel(session, self.sequence, [list(s.row()) for _, s in self.sections]))
+        return frames.write(frames.Parcel(session, self.sequence, [s.row() for _, s in self.sections]))
 
 
 class OutletSession:

@@ -71,7 +71,7 @@ class Limiter:
         return workers if limit is None else min(workers, limit)
 
     def may_start(self, now: float) -> bool:
-        return self.next_at(now) <= now
+        return not self.limited or self.next_at(now) <= now
 
     def next_at(self, now: float) -> float:
         """When a call may start if none finishes before: `now` or before means at once, infinity that one has to finish."""
@@ -84,6 +84,8 @@ class Limiter:
 
     def started(self, now: float) -> None:
         self.under_way += 1
+        if not self.limited:
+            return
         if self.limit is not None and self.under_way >= self.limit:
             self._full_at = now
         if self._token_bucket is not None:

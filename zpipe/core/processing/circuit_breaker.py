@@ -86,7 +86,8 @@ class CircuitBreaker:
             return
         if not (dead or self._dead):  # while all are good, their order tells nothing
             self._outcomes.clear()
-            self._good = min(self._good + count, self._policy.storm_window)
+            if self._good < self._policy.storm_window:
+                self._good = min(self._good + count, self._policy.storm_window)
             return
         if self._good and not self._outcomes:
             self._outcomes.append([0, self._good])

@@ -22,7 +22,7 @@ from zpipe.core.processing.service_rate import ServiceRate
 from zpipe.core.processing.time_budget import Histogram, TimeBudget
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.work.delivery import Slice
-from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure, Result, Task, Verdict
+from zpipe.core.work.task import FIRST_CALL, CallHistory, Chunk, DeadLetter, Failure, Result, Task, Verdict
 
 NEVER = float("inf")
 
@@ -129,7 +129,9 @@ class Processing:
 
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
-        self._give_up()
+        first = self._inlet.next
+        if self.replays.waiting or (first is not None and first.section.suspicion):
+            self._give_up()
         if self.retries.messages and self.retries.next_at <= now:
             if self._must_wait(self.retries.first()):
                 return None
@@ -144,7 +146,8 @@ class Processing:
             return None
         else:
             slices = self._take()
-        return self._begin(slices, CallHistory(deaths=max(slices[0].section.suspicion - 1, 0)), now)
+        suspicion = slices[0].section.suspicion
+        return self._begin(slices, CallHistory(deaths=suspicion - 1) if suspicion else FIRST_CALL, now)
 
     def _must_wait(self, piece: Slice) -> bool:
         """A suspect is run alone where its call could end others too: otherwise nobody could tell which message did it."""

@@ -53,7 +53,8 @@ class Histogram:
         self._sum_s = 0.0
 
     def add(self, seconds: float, messages: int) -> None:
-        seconds = min(max(self._least, seconds), self._most)  # in this order NaN is the least
+        if not self._least < seconds < self._most:
+            seconds = self._most if seconds >= self._most else self._least  # which NaN is, too
         self._sum_s += seconds * messages
         mantissa, exponent = frexp(seconds / self._least)  # of which the mantissa is from 0.5 up to 1
         bucket = (exponent - 2) * self._parts + int(mantissa * 2 * self._parts)

@@ -88,8 +88,9 @@ class Grant:
     @property
     def pressing(self) -> bool:
         """With all that its share is now it might be `low`: half of what was stated is used, or half of the share."""
-        left = min(self.limit, self._stated) - self.received
-        return 2 * left <= max(self.limit - self.received, self.fair)
+        room = self.limit - self.received
+        twice_left = 2 * (room if self.limit < self._stated else self._stated - self.received)
+        return twice_left <= room or twice_left <= self.fair
 
     @property
     def promised(self) -> bool:

@@ -32,7 +32,7 @@ class Inlet:
     """Bounded by `bound`: queued, in process and yet to come by credit never exceed it.
 
     rate, window   what the stage can serve in messages a second, and how many messages it is worth having here
-    pressing       somebody may soon stand still for want of credit, or does
+    pressing       somebody may soon stand still for want of credit, or does, by the last `note_changes`
     links          inputs that come by another way than sessions
     """
 
@@ -93,7 +93,6 @@ class Inlet:
             offset += section.count
         self._needing.pop(session, None)
         self._touch(session)
-        self.pressing = self.pressing or session.pressing
         return True
 
     def _enqueue(self, upstream: Upstream, delivery: ParcelDelivery, section: Section, offset: int, now: float) -> None:
@@ -377,14 +376,14 @@ class Inlet:
         self._touched[session] = None
         self._changed[session] = None
         session.changed = True
-        self.pressing = self.pressing or session.pressing
 
     def note_changes(self, now: float) -> None:
-        """Has told soon what has changed since the last statement."""
+        """Has told soon what has changed since the last statement. Once a turn, since each message changes a session twice."""
         for session in self._changed:
             if session.open:
                 upstream, _ = self._sessions[session.id]
                 self.due(session, now if upstream.awaits_acks else now + self._policy.ack_delay_s)
+                self.pressing = self.pressing or session.pressing
         self._changed.clear()
 
     def _look(self, now: float) -> None:

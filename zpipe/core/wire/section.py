@@ -18,7 +18,7 @@ from zpipe.core.ledger import Derivation, Owners
 from zpipe.core.policy import Codec
 from zpipe.core.wire import cbor, msgpack
 from zpipe.core.wire.cbor import Encoded
-from zpipe.core.wire.frames import Parcel, SectionRow
+from zpipe.core.wire.frames import Parcel
 from zpipe.errors import PeerError
 from zpipe.messages import Message, received
 
@@ -145,14 +145,9 @@ class Section:
         self.owners = owners
         self.suspicion = suspicion
 
-    @staticmethod
-    def of_row(row: SectionRow, body: Encoded) -> Section:
-        """A section as it arrived."""
-        return Section(body, row.messages, row.first, row.attempt, suspicion=row.suspicion)
-
-    def row(self) -> SectionRow:
-        """What a parcel's header says of it. Its `body` must have been asked for, so that the size is exact."""
-        return SectionRow(self.count, self.size, self.first, self.attempt, self.suspicion)
+    def row(self) -> list[int]:
+        """What a parcel's header says of it, as of SectionRow. Its `body` must have been asked for, so that the size is exact."""
+        return [self.count, self.size, self.first, self.attempt, self.suspicion]
 
     def body(self, codec: Codec = "msgpack") -> bytes:
         """The encoded messages, in `codec` or in CBOR, which everybody reads; from here on `size` is exact."""
@@ -201,9 +196,9 @@ def sections_of(parcel: Parcel, body: Encoded) -> list[Section]:
     """What a parcel's body is made of, by its header. Raises PeerError if the lengths do not add up."""
     sections = []
     at = 0
-    for row in parcel.rows():
-        sections.append(Section.of_row(row, body[at : at + row.size]))
-        at += row.size
+    for count, size, first, attempt, suspicion in parcel.sections:
+        sections.append(Section(body[at : at + size], count, first, attempt, suspicion=suspicion))
+        at += size
     if at != len(body):
         raise PeerError(f"a parcel's sections do not add up to its {len(body)} bytes")
     return sections

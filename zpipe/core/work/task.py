@@ -133,6 +133,9 @@ class CallHistory(NamedTuple):
         return CallHistory(self.attempts + (not died), 0, self.deaths + died, lines)
 
 
+FIRST_CALL = CallHistory()
+
+
 class Task:
     """Messages handed to a worker in one go.
 
@@ -161,7 +164,9 @@ class Task:
         self.alone = alone
         self.hook = hook
         self.leaving = leaving
-        self.count = sum(piece.count for piece in slices)
+        self.count = 0
+        for piece in slices:
+            self.count += piece.count
         self.derivation: Derivation | None = None
 
     def at(self, index: int) -> Slice:

@@ -19,13 +19,16 @@ class OutputSections:
     """Outputs for one outlet, in parallel arrays. `owners` are the indexes of the messages they were made from.
 
     in_order  the owners are a run;  of_all: each output was made from the whole batch, whatever its owner says
+
+    The arrays that outputs came in are kept as they are until there are more: mostly there are none.
     """
 
-    __slots__ = ("_columns", "in_order", "of_all", "outlet", "owners")
+    __slots__ = ("_came", "_columns", "in_order", "of_all", "outlet", "owners")
 
     def __init__(self, outlet: str, of_all: bool = False) -> None:
         self.outlet = outlet
-        self._columns: list[list[Any]] = [[] for _ in Columns._fields]
+        self._came: Columns | None = None
+        self._columns: list[list[Any]] = []
         self.owners: list[int] = []
         self.in_order = True
         self.of_all = of_all
@@ -40,7 +43,7 @@ class OutputSections:
         self._add(one.id or id, one.origin or made_from.origin, one.payload, headers, owner)
 
     def _add(self, id: str, origin: float, payload: Any, headers: Any, owner: int) -> None:
-        ids, origins, payloads, all_headers = self._columns
+        ids, origins, payloads, all_headers = self._own()
         ids.append(id)
         origins.append(origin)
         payloads.append(payload)
@@ -50,21 +53,34 @@ class OutputSections:
 
     def extend(self, columns: Columns, first_owner: int) -> None:
         """One output each of the messages from `first_owner` on."""
-        for column, more in zip(self._columns, columns.filled(), strict=True):
-            column += more or ()
-        self.in_order = self.in_order and (not self.owners or self.owners[-1] + 1 == first_owner)
+        if not self.owners:
+            self._came = columns
+        else:
+            for column, more in zip(self._own(), columns.filled(), strict=True):
+                column += more or ()
+            self.in_order = self.in_order and self.owners[-1] + 1 == first_owner
         self.owners += range(first_owner, first_owner + len(columns.ids))
+
+    def _own(self) -> list[list[Any]]:
+        """All columns, to be added to."""
+        if self._came is not None:
+            self._columns, self._came = [list(column or ()) for column in self._came.filled()], None
+        elif not self._columns:
+            self._columns = [[] for _ in Columns._fields]
+        return self._columns
 
     def clear(self) -> None:
         """Forgets the outputs, in place."""
-        for column in (*self._columns, self.owners):
-            column.clear()
+        self._came, self._columns = None, []
+        self.owners.clear()
         self.in_order = True
 
     def __len__(self) -> int:
         return len(self.owners)
 
     def cut(self, start: int, stop: int) -> Columns:
+        if self._came is not None:
+            return self._came if stop - start == len(self.owners) else self._came.part(start, stop)
         return Columns._make(self._columns).part(start, stop).trimmed()
 
     def encode(self, policy: LinkPolicy, failures: dict[int, Failure], message_bytes: int) -> list[Chunk]:

@@ -107,7 +107,10 @@ class TaskRun:
         self._last = last
         self._policy = policy
         self._links = links
-        self._message_bytes = sum(piece.size for piece in task.slices) // max(1, task.count)
+        size = 0
+        for piece in task.slices:
+            size += piece.size
+        self._message_bytes = size // task.count if size else 0
         self._fitting = fitting_messages(policy, self._message_bytes)
         if self._message_bytes >= LARGE_MESSAGE_BYTES:
             keep_freed_memory()

@@ -60,6 +60,7 @@ class CallSlot:
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
+        self._room_bytes = len(view) - HEAD_BYTES
         self.note: Note = view[:4].cast("I")
         self._size: Note = view[4:8].cast("I")
         view[8:12].cast("I")[0] = len(view)
@@ -67,18 +68,15 @@ class CallSlot:
     def begin(self, task: Task, named: slice = EACH) -> None:
         """Writes the messages of the slices `named`, whose ids are decoded by then, before the calls for them. Where they do not
         fit, the ids are left out first. Messages that do not fit even then are never suspected."""
-        pieces = task.slices[named]
-        before = sum(piece.count for piece in task.slices[: named.start or 0])
-        rows = list(map(_row, pieces))
+        before = sum(piece.count for piece in task.slices[: named.start]) if named.start else 0
+        rows = list(map(_row, task.slices[named]))
         encoded = cbor.write([before, *rows])
-        if len(encoded) > len(self._view) - HEAD_BYTES:
+        if (size := len(encoded)) > self._room_bytes:
             rows = [[*row[:-1], ""] for row in rows]
-            encoded = cbor.write([before, *rows])
-        while len(encoded) > len(self._view) - HEAD_BYTES:
-            rows = rows[: len(rows) // 2]
-            encoded = cbor.write([before, *rows])
-        self._view[HEAD_BYTES : HEAD_BYTES + len(encoded)] = encoded
-        self._size[0] = len(encoded)
+            while (size := len(encoded := cbor.write([before, *rows]))) > self._room_bytes:
+                rows = rows[: len(rows) // 2]
+        self._view[HEAD_BYTES : HEAD_BYTES + size] = encoded
+        self._size[0] = size
 
     def end(self) -> None:
         self.note[0] = NONE

@@ -119,8 +119,6 @@ class ThreadPool:
         """On the thread that drives: makes the next call. False: it drives no more."""
         call = self._calls.get_nowait()
         assert call is not None
-        with self._lock:
-            self._idle += 1
         self._handover.begin_call()
         call()
         return self._handover.end_call()
@@ -144,6 +142,9 @@ class ThreadPool:
 
     def _give_to_thread(self, call: Callable[[], None]) -> None:
         """To an idle thread, or to a new one while there are fewer than `count`."""
+        if self._threads == self._count:  # nobody counts any more who is idle
+            self._calls.put(call)
+            return
         with self._lock:
             self._idle -= 1
             new = self._idle < 0 and self._threads < self._count
