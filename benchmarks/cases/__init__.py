@@ -9,6 +9,8 @@ from benchmarks.cases import (
     disk_buffer,
     fan_out,
     idle,
+    jetstream_link,
+    keys,
     latency,
     monitor,
     programs,
@@ -31,6 +33,8 @@ ALL: tuple[Benchmark, ...] = (
     *start.BENCHMARKS,
     *fan_out.BENCHMARKS,
     *disk_buffer.BENCHMARKS,
+    *jetstream_link.BENCHMARKS,
+    *keys.BENCHMARKS,
     *acks.BENCHMARKS,
     *programs.BENCHMARKS,
 )
