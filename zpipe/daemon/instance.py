@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire.peer_address import as_ip, tcp_parts
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
+from zpipe.daemon.links.disk_buffers import DiskBuffers
 from zpipe.daemon.loop import Loop, Part
 from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
@@ -119,7 +121,14 @@ class Instance:
         public = self._pair.public if self._pair is not None else ""
         self._refusals = Refusals(config, self._host, public, stage, self._limited_log)
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
-        self.stage = self._make_stage()
+        policy = replace(
+            stage_policy(config, self._settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
+            leaves_stored=env.get(environment.LEAVE_BUFFERS) == "1",
+        )
+        folder = self._places.state(stage, instance)
+        self._buffers = DiskBuffers(config, stage, policy, folder, self._mailbox, self.log)
+        self.stage = self._make_stage(policy)
+        self._link_shells = self._buffers.shells(self.stage)
         self._source = self._make_source()
         self._output_room = threading.Event()
         self._handover = Handover()
@@ -138,6 +147,7 @@ class Instance:
             committed=self._plugin_host.committed,
         )
         outages = [self._position_writer.outage, self._dead_letters.outage, self._service_wait.outage]
+        outages += self._buffers.outages
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
         self._signals = Signals()
@@ -180,7 +190,7 @@ class Instance:
             holds=Holds(refusal=hold_refusal(settings)),
         )
 
-    def _make_stage(self) -> Stage:
+    def _make_stage(self, policy: StagePolicy) -> Stage:
         config, settings = self._config, self._settings
         addresses = self._places.addresses(settings.name, self._number)
         address = self._places.inbox(settings.name, self._number, self._incarnation)
@@ -195,7 +205,7 @@ class Instance:
             ),
             [(i.stage, i.outlet) for i in settings.inputs],
             config.consumers(settings.name),
-            stage_policy(config, settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
+            policy,
             time.monotonic(),
             os.urandom,
             random.random,
@@ -208,6 +218,7 @@ class Instance:
                 for key in ((entry.stage, n) for n in range(1, config.stages[entry.stage].instances + 1))
                 if self._places.other_host(*key)
             ],
+            outgoing=self._buffers.outgoing,
         )
 
     def _make_source(self) -> SourceThread | None:
@@ -267,6 +278,7 @@ class Instance:
             self._refusals,
             self._handover,
             self._workers if isinstance(self._workers, ThreadPool) else None,
+            self._link_shells,
         )
 
     # ---- called on other threads: they touch nothing and only post
@@ -377,6 +389,8 @@ class Instance:
     def open(self) -> None:
         """Opens the plugin, then lets it work. Does not block."""
         self._store.start()
+        for shell in self._link_shells.values():
+            shell.start()
         start_workers = self._workers.start if self._workers is not None else lambda: None
         self._plugin_host.open(start_workers, lambda opened: self._mailbox.post(lambda: self._opened(opened)))
 
@@ -415,6 +429,8 @@ class Instance:
         self._store.close()
         self._async_thread.close()
         self._letter_log.close()
+        for shell in self._link_shells.values():
+            shell.close()
         self._sockets.close()
         self._traces.close()
         self._notifier.close()

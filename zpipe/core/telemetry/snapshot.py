@@ -34,6 +34,7 @@ _NUMBERS = (
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
 _MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters", "plugin_gauges")
 _TEXTS = ("held_by", "stopped_by", "version")
+_BUFFER_NUMBERS = ("stored", "stored_bytes", "disk_bytes", "segments", "pending", "lost", "bad", "write_s", "sync_s")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
 
@@ -46,8 +47,8 @@ def of_link(link: OutgoingLink, now: float) -> dict[str, Any]:
         "acked": link.acked,
         "in_flight": link.in_flight_messages,
         "in_flight_bytes": link.in_flight_bytes,
-        "unsent": link.unsent_messages,
-        "unsent_bytes": link.unsent_bytes,
+        "unsent": link.unsent_messages + link.stored_messages,
+        "unsent_bytes": link.unsent_bytes + link.stored_bytes,
         "oldest_s": link.unsent_for_s(now),
         "redelivered": link.redelivered,
         "returned": link.returned,
@@ -125,11 +126,12 @@ def broken(snapshot: dict[str, Any]) -> list[str]:
         terms = " + ".join(f"{name} {snapshot[name]}" for name in COUNTS[1:])
         problems.append(f"received {received} is not {terms}")
     for link in snapshot["links"]:
-        if link["produced"] != link["acked"] + link["in_flight"] + link["unsent"]:
-            problems.append(
-                f"link to {link['to']}: produced {link['produced']} is not"
-                f" acked {link['acked']} + in_flight {link['in_flight']} + unsent {link['unsent']}"
-            )
+        counted = {name: link[name] for name in LINK_COUNTS[1:]}
+        if lost := link.get("buffer", {}).get("lost", 0):
+            counted["lost"] = lost
+        if link["produced"] != sum(counted.values()):
+            text = " + ".join(f"{name} {count}" for name, count in counted.items())
+            problems.append(f"link to {link['to']}: produced {link['produced']} is not {text}")
     problems += [f"{name} is negative" for name in COUNTS if snapshot[name] < 0]
     return problems
 
@@ -201,7 +203,12 @@ def _sound_link(link: Any) -> bool:
         and all(_is_count(link.get(key)) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+        and _sound_buffer(link.get("buffer", {}))
     )
+
+
+def _sound_buffer(buffer: Any) -> bool:
+    return _numbers(buffer, _BUFFER_NUMBERS) and isinstance(buffer.get("trouble", ""), str)
 
 
 def _sound_refusals(rows: Any) -> bool:
