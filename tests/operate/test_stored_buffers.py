@@ -98,5 +98,5 @@ def test_the_page_has_the_layout_of_a_record() -> None:
     ]
     assert told == [4, 3, 7, 2, 0]
     assert [text.split(":")[0] for _, text in rows[3:]] == [
-        "bytes of the body", "messages", "number of the first", "attempt", "flags",
+        "bytes of the body", "messages", "number of the first", "attempt; of the last record 1 if a later life has written it", "flags",
     ]  # fmt: skip
