@@ -140,9 +140,16 @@ def broken(snapshot: dict[str, Any]) -> list[str]:
 
 
 def at_rest(snapshot: dict[str, Any]) -> bool:
-    """Nothing queued, in process, in flight or unsent."""
-    links = snapshot["links"]
-    return not (snapshot["queued"] or snapshot["in_process"] or any(x["in_flight"] or x["unsent"] for x in links))
+    """Nothing queued, in process, in flight or unsent. What a stopped instance has stored is on its disk."""
+    stopped = snapshot["state"] == State.STOPPED.value
+    moving = [link["in_flight"] + link["unsent"] - (stored_in(link) if stopped else 0) for link in snapshot["links"]]
+    return not (snapshot["queued"] or snapshot["in_process"] or any(moving))
+
+
+def stored_in(link: dict[str, Any]) -> int:
+    """Of what is unsent on a link, how much its disk buffer has."""
+    stored: int = link.get("buffer", {}).get("stored", 0)
+    return stored
 
 
 # ---- a snapshot of another process
