@@ -150,7 +150,7 @@ def _dead(table: TableReader) -> DeadPolicy:
 
 
 def _buffer(table: TableReader) -> BufferPolicy:
-    table.require("kind", values.choice("disk"), "disk")
+    table.get("kind", values.choice("disk"), "disk")
     sync_s = table.get("sync", _read_sync, BufferPolicy.sync_s)
     table.allow("kind", "sync")
     return replace(_policy(table, BufferPolicy(), bytes=_buffer_size, messages=values.whole_number()), sync_s=sync_s)
@@ -159,7 +159,7 @@ def _buffer(table: TableReader) -> BufferPolicy:
 def _buffer_size(given: Any) -> int:
     size = values.size(given)
     if size < LEAST_BUFFER_BYTES:
-        raise values.refused(f"a size from {values.show_size(LEAST_BUFFER_BYTES)}", given)
+        raise values.refused(f"at least {values.show_size(LEAST_BUFFER_BYTES)}", given)
     return size
 
 
