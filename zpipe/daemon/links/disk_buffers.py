@@ -49,6 +49,8 @@ class DiskBuffers:
         if (buffer := config.stages[stage].buffer) is None:
             return
         for outlet, consumer in config.consumers(stage):
+            if config.stages[consumer].link is not None:
+                continue  # the cluster stores what it reads
             folder = buffer_folder(state, outlet, consumer)
             segments = self._logs[folder.name] = SegmentLog(folder, buffer, partial(self._post, folder.name))
             found = segments.open()
