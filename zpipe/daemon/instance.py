@@ -125,17 +125,8 @@ class Instance:
         public = self._pair.public if self._pair is not None else ""
         self._refusals = Refusals(config, self._host, public, stage, self._limited_log)
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
-        policy = replace(
-            stage_policy(config, self._settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
-            leaves_stored=env.get(environment.LEAVE_BUFFERS) == "1",
-        )
-        folder = self._places.state(stage, instance)
-        self._buffers = DiskBuffers(config, stage, policy, folder, self._mailbox, self.log)
-        self._jetstream = self._make_jetstream_links()
-        self.stage = self._make_stage(policy)
-        self._link_shells: dict[str, LinkShell] = {**self._buffers.shells(self.stage)}
-        if self._jetstream is not None:
-            self._link_shells |= self._jetstream.shells(self.stage, self._mailbox)
+        self.stage = self._make_stage()
+        self._link_shells = self._make_link_shells()
         self._source = self._make_source()
         self._output_room = threading.Event()
         self._handover = Handover()
@@ -207,8 +198,19 @@ class Instance:
 
         return JetStreamLinks(config, me, self._incarnation, self._places.run, self._last_life.suspects)
 
-    def _make_stage(self, policy: StagePolicy) -> Stage:
+    def _make_link_shells(self) -> dict[str, LinkShell]:
+        jetstream = self._jetstream.shells(self.stage, self._mailbox) if self._jetstream is not None else {}
+        return {**self._buffers.shells(self.stage), **jetstream}
+
+    def _make_stage(self) -> Stage:
         config, settings = self._config, self._settings
+        policy = replace(
+            stage_policy(config, settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
+            leaves_stored=self._env.get(environment.LEAVE_BUFFERS) == "1",
+        )
+        folder = self._places.state(settings.name, self._number)
+        self._buffers = DiskBuffers(config, settings.name, policy, folder, self._mailbox, self.log)
+        self._jetstream = self._make_jetstream_links()
         addresses = self._places.addresses(settings.name, self._number)
         address = self._places.inbox(settings.name, self._number, self._incarnation)
         high_water_mark = settings.queue.messages + HIGH_WATER_SLACK
