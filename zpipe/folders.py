@@ -26,9 +26,13 @@ def instance_name(pipeline: str, stage: str, n: int) -> str:
     return f"{pipeline}.{stage}.{n}"
 
 
+BUFFERS = "buffers"
+"""In an instance's state folder: its disk buffers, a folder for each."""
+
+
 def buffer_folder(state: Path, outlet: str, consumer: str) -> Path:
     """Where an instance with that state folder has the disk buffer of a link."""
-    return state / "buffers" / f"{outlet or '_'}.{consumer}"
+    return state / BUFFERS / f"{outlet or '_'}.{consumer}"
 
 
 def runtime_root(env: Mapping[str, str]) -> Path:

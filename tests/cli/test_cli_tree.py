@@ -123,6 +123,10 @@ EXIT_CODES = [
     ("dead edit good map.1/1", ExitCode.NO_PEER),
     ("dead replay good --all", ExitCode.NO_PEER),
     ("dead drop good --all", ExitCode.NO_PEER),
+    ("buffer list good", ExitCode.NO_PEER),
+    ("buffer verify good", ExitCode.NO_PEER),
+    ("buffer show good read.1/map", ExitCode.NO_PEER),
+    ("buffer drop good read", ExitCode.NO_PEER),
     *((f"{words} nobody{more}", ExitCode.NO_PEER) for words, more in (
         ("drain", ""), ("monitor", ""), ("graph", ""), ("pause", " map"), ("resume", " map"), ("tap", " map"), ("dead list", ""),
     )),

@@ -24,11 +24,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 ALERTS = DOCS / "alerts.yml"
 ALERT_TESTS = DOCS / "alerts_test.yml"
 PROMISES = {
-    "ZpipeAtBound", "ZpipeDeadLettersStored", "ZpipeHeld", "ZpipeInstanceSilent", "ZpipeNotScraped", "ZpipeOldMessages",
-    "ZpipeRestarts", "ZpipeStorm", "ZpipeUnrouted", "ZpipeWorkerRestarts",
+    "ZpipeAtBound", "ZpipeBufferLost", "ZpipeDeadLettersStored", "ZpipeHeld", "ZpipeInstanceSilent", "ZpipeNotScraped",
+    "ZpipeOldMessages", "ZpipeRestarts", "ZpipeStorm", "ZpipeUnrouted", "ZpipeWorkerRestarts",
 }  # fmt: skip
 NOT_HERE = {"zpipe_link_empty_in_seconds", "zpipe_source_total_messages"}
-"""Nothing empties in a pipeline that is too slow, and its source is endless. Its plugins have no metrics of their own either."""
+"""Nothing empties in a pipeline that is too slow, and its source is endless. Its plugins have no metrics of their own either, and
+its stages no disk buffers."""
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool: apt-get install prometheus")
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="apt-get install prometheus")
 
@@ -209,5 +210,5 @@ def assert_each_metric_is_scraped(server: Prometheus) -> None:
     """What the rules and the dashboard may rest on."""
     known = set(server.ask("label/__name__/values"))
     for metric in METRICS:
-        if metric.name not in NOT_HERE and not metric.name.startswith("zpipe_plugin_"):
+        if metric.name not in NOT_HERE and not metric.name.startswith(("zpipe_plugin_", "zpipe_buffer_")):
             assert known & {metric.name, f"{metric.name}_bucket"}, metric.name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from zpipe.core.buffer.orders import Append, Finish, FoundBuffer
+from zpipe.core.buffer.record import MARKER, RECORD_BYTES, SegmentCodec
 from zpipe.core.policy import BufferPolicy
 from zpipe.core.wire import section
 from zpipe.daemon.storage.segment_log import SegmentLog
@@ -83,3 +85,17 @@ def test_a_buffer_is_dropped_up_to_a_number(folder: Path) -> None:
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="cannot read the disk buffer"):
         list_buffer(tmp_path / "none")
+
+
+def test_the_page_has_the_layout_of_a_record() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "disk-buffer.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    header = SegmentCodec(1, 2).write(128, 7, 3, 2, b"body")
+    assert sum(int(size) for size, _ in rows) == RECORD_BYTES == len(header)
+    assert MARKER.hex(" ") in rows[0][1]
+    told = [
+        int.from_bytes(header[at : at + size], "little") for at, size in ((12, 4), (16, 4), (20, 8), (28, 2), (30, 2))
+    ]
+    assert told == [4, 3, 7, 2, 0]
+    fields = [re.split("[:;]", text)[0] for _, text in rows[3:]]
+    assert fields == ["bytes of the body", "messages", "number of the first", "attempt", "flags"]

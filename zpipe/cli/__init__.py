@@ -34,6 +34,7 @@ COMMANDS = {
     "pause": "Have a stage start no work.",
     "resume": "Have a paused stage go on.",
     "dead": "List, show, edit, replay or drop dead letters.",
+    "buffer": "List, verify, show or drop what disk buffers have.",
     "units": "Make a pipeline's systemd units.",
     "keys": "Make, trust, rotate and drop the keys of hosts.",
     "doctor": "Find what stands in a pipeline's way, and say its cure.",
@@ -44,7 +45,7 @@ COMMANDS = {
     "man": "Write the manual pages.",
 }
 ALIASES = {"top": "monitor"}
-_OPERATING = ("run", "stage", "monitor", "tap", "drain", "pause", "resume", "dead")
+_OPERATING = ("run", "stage", "monitor", "tap", "drain", "pause", "resume", "dead", "buffer")
 """The commands that start, show or change a pipeline that runs. Their modules are in `operating`, all others in `preparing`."""
 _BESIDE = {"pause": "pause_resume", "resume": "pause_resume"}
 """The modules of commands that do not have one of their own name."""

@@ -1,18 +1,22 @@
-"""The disk buffers of instances on this machine, from outside: what is in them, whether it is whole, and dropping it.
+"""The disk buffers of a pipeline's instances on this machine: what is in them, whether it is whole, and dropping it.
 
-Must not live here: asking a running instance, and finding the folders of a pipeline. All of this reads files, also while their
-instance runs; `drop` alone writes, and its caller has made sure that the instance does not run.
+Must not live here: asking a running instance. All of this reads files, also while their instance runs; `drop` alone writes, and
+its caller has made sure that the instance does not run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zpipe.config import InstanceKey, PipelineConfig
+from zpipe.config.targets import read_stage_target
 from zpipe.core.ranges import RangeSet
 from zpipe.core.wire import section
-from zpipe.errors import OperatorError, PeerError
+from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
+from zpipe.folders import BUFFERS, denied
+from zpipe.runtime.places import Places
 from zpipe.runtime.segment_folder import (
     BAD_FOLDER,
     BufferFolder,
@@ -87,6 +91,61 @@ class Dropped(NamedTuple):
 
     messages: int
     bytes: int
+
+
+class StoredBuffers:
+    """Raises NoPeerError if no instance of the pipeline has a state folder here, and OperatorError if one cannot be looked into.
+
+    A buffer's name is STAGE.N/CONSUMER, or STAGE.N/OUTLET.CONSUMER.
+    """
+
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+        self.config = config
+        self._places = Places(config, env)
+        instances = [(stage, number) for stage in config.stages for number in self._places.stored(stage)]
+        if not instances:
+            where = self._places.state("", 0).parent
+            raise NoPeerError(
+                f"nothing of pipeline {config.name!r} is kept in {where}: has it run on this machine, as this user?"
+            )
+        self._folders = {name: found for key in instances for name, found in self._of_instance(key)}
+
+    def _of_instance(self, key: InstanceKey) -> Iterator[tuple[str, tuple[InstanceKey, Path]]]:
+        root = self._places.state(*key) / BUFFERS
+        try:
+            folders = sorted(path for path in root.iterdir() if path.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except PermissionError as error:
+            raise denied(root, error, "look into") from None
+        for folder in folders:
+            yield f"{key[0]}.{key[1]}/{folder.name.removeprefix('_.')}", (key, folder)
+
+    def find(self, targets: Iterable[str] = ()) -> dict[str, Path]:
+        """Folders of these buffers by name: named wholly, or all of a STAGE or STAGE.N; all for none. Raises TargetError for what
+        names none."""
+        targets = list(targets)
+        found: dict[str, Path] = {}
+        for target in targets:
+            chosen = {name: path for name, (key, path) in self._folders.items() if self._named(target, name, key)}
+            if not chosen:
+                known = ", ".join(self._folders) or "none"
+                raise TargetError(f"there is no disk buffer {target!r} on this machine; there are {known}")
+            found |= chosen
+        return found if targets else {name: path for name, (_, path) in self._folders.items()}
+
+    def _named(self, target: str, name: str, key: InstanceKey) -> bool:
+        if "/" in target:
+            return target == name
+        stage, number = read_stage_target(self.config, target)
+        return key[0] == stage and number in (None, key[1])
+
+    def check_at_rest(self, names: Iterable[str]) -> None:
+        """Raises OperatorError if an instance that has one of these buffers runs."""
+        for stage, number in sorted({self._folders[name][0] for name in names}):
+            if self._places.alive(stage, number):
+                hint = "stop it first, such as by `zpipe drain --leave-buffers`"
+                raise OperatorError(f"{stage}.{number} runs and has its disk buffers open: {hint}")
 
 
 def list_buffer(folder: Path) -> BufferListing:

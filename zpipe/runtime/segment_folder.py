@@ -91,7 +91,7 @@ class Disk:
 class Segment(NamedTuple):
     """A file with messages [first, stop). `end` is where its records end: behind it is nothing, or what was cut off.
 
-    complete  it has its last record, so nothing was cut off
+    complete  it has its last record;  orderly: and that was written with the others, so that nothing is missing
     bytes     of the file; 0 if it cannot be opened
     """
 
@@ -101,6 +101,7 @@ class Segment(NamedTuple):
     bytes: int
     complete: bool
     codec: SegmentCodec
+    orderly: bool = False
 
 
 class Whole(NamedTuple):
@@ -300,7 +301,7 @@ class BufferFolder:
             end = size - RECORD_BYTES
             last = codec.read(end, file.piece(end, RECORD_BYTES, 0)) if end >= HEAD_BYTES else None
             if last is not None and last.flags & END and first <= last.first:
-                return Segment(first, min(last.first, most), end, size, True, codec)
+                return Segment(first, min(last.first, most), end, size, True, codec, last.attempt == 0)
             if self.identity is None:
                 return Segment(first, unread, 0 if after is None else size, size, False, codec)
             stop, end = self._scan(file, codec, first, most, size)
@@ -343,6 +344,22 @@ class BufferFolder:
         """For a buffer that has none."""
         self.identity = os.urandom(IDENTITY_BYTES)
         self.key = int.from_bytes(os.urandom(4), "little")
+
+
+def is_cut_off(disk: Disk, folder: Path, segment: Segment) -> bool:
+    """Whether what is behind its records is the beginning of another one: a write that was under way when its process ended,
+    and no damage."""
+    if segment.bytes - segment.end < RECORD_BYTES:
+        return True
+    try:
+        file = SegmentFile(disk, segment_path(folder, segment.first))
+    except OSError:
+        return False
+    try:
+        header = segment.codec.read(segment.end, file.piece(segment.end, RECORD_BYTES))
+    finally:
+        file.close()
+    return header is not None and segment.end + header.size > segment.bytes
 
 
 def is_lost(error: OSError) -> bool:

@@ -37,13 +37,17 @@ def content(lives: Lives) -> dict[Path, bytes]:
     return {path: bytes(inode.data) for path, inode in lives.disk.files.items()}
 
 
-def reopened(lives: Lives, files: dict[Path, bytes]) -> set[str]:
-    """What another life reads of these files: ids of messages, all of which were offered. Their numbers are not used again."""
+def disk_of(files: dict[Path, bytes]) -> FakeDisk:
     disk = FakeDisk()
     for path, data in files.items():
         inode = disk.files[path] = disk.kept[path] = Inode()
         inode.data, inode.kept = bytearray(data), bytearray(data)
-    other = Lives(lives.policy, disk=disk)
+    return disk
+
+
+def reopened(lives: Lives, files: dict[Path, bytes]) -> set[str]:
+    """What another life reads of these files: ids of messages, all of which were offered. Their numbers are not used again."""
+    other = Lives(lives.policy, disk=disk_of(files))
     other.offered, other.next_id, other.sync_failed = dict(lives.offered), lives.next_id, True
     if other.buffer.identity == lives.buffer.identity:
         other.by_number = {
@@ -154,3 +158,30 @@ def test_a_payload_that_is_a_copy_of_a_segment_is_not_taken_for_records() -> Non
     lives.offer(2)
     lives.turn()
     check_flips(lives, None, 2)
+
+
+def test_numbers_are_passed_over_also_where_two_lives_end_before_they_write() -> None:
+    lives = filled()
+    lives.kill()
+    number = lives.found.next_number
+    assert number > 13
+    lives.kill()
+    assert lives.found.next_number == number
+
+
+def test_a_write_that_was_cut_off_by_a_kill_is_no_damage() -> None:
+    lives = filled()
+    (path,) = content(lives)
+    inode = lives.disk.files[path]
+    whole = len(inode.data)
+    for size in (10, 40, 60):
+        inode.data[whole:] = inode.data[HEAD_BYTES : HEAD_BYTES + size]
+        if size >= RECORD_BYTES:  # at its own place it is a header
+            record = lives.log._writer._codec.write(whole, 13, 2, 1, b"x" * 100)
+            inode.data[whole:] = (record + b"x" * 100)[:size]
+        files = content(lives)
+        other = Lives(POLICY, disk=disk_of(files))
+        assert (other.found.torn_bytes, other.found.bad_files) == (size, 0)
+    inode.data[whole:] = b"?" * 60
+    other = Lives(POLICY, disk=disk_of(content(lives)))
+    assert (other.found.torn_bytes, other.found.bad_files) == (60, 1)

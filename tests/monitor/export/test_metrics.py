@@ -51,6 +51,7 @@ interval = "100ms"
 prometheus = "127.0.0.1:0"
 [stages.make]
 plugin = "generate"
+buffer = { kind = "disk" }
 options = { count = 1000000, rate = 500 }
 [stages.sort]
 input = "make"
@@ -185,6 +186,20 @@ def test_what_a_plugin_counts_and_measures_is_served(monkeypatch: pytest.MonkeyP
     }
     assert (below[64], below[128], below[float("inf")]) == (0, 1, 1)
     assert found["zpipe_plugin_distribution_sum", "rows", None] == 100
+
+
+def test_what_a_buffer_has_stays_when_its_process_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = {"stored": 7, "disk_bytes": 900, "lost": 1, "sync_s": 0.02, "trouble": "the disk is full"}
+    model = PipelineModel(samples.config(samples.CHAIN))
+    model.add(samples.snapshot("read", [samples.link("map", produced=9, unsent=7, buffer=buffer)], at=100.0), 100.0)
+    model.add(samples.snapshot("map", at=100.0), 100.0)
+
+    def found(at: float) -> dict[str, float]:
+        return {name: value for name, _, value in served(model, at, monkeypatch) if name.startswith("zpipe_buffer_")}
+
+    now = {"zpipe_buffer_stored_messages": 7, "zpipe_buffer_disk_bytes": 900, "zpipe_buffer_lost_total": 1}
+    assert found(100.0) == now | {"zpipe_buffer_sync_seconds": 0.02, "zpipe_buffer_failing": 1}
+    assert found(110.0) == now
 
 
 def test_a_pipeline_that_is_not_there_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,3 +343,14 @@ def test_a_depth_at_random_has_no_time() -> None:
         (row, _) = model.as_json(100.0 + n)["links"]
         said.append((row["full_in_s"], row["empty_in_s"]))
     assert sum(one != (None, None) for one in said) <= 4
+
+
+def test_a_disk_buffer_is_full_at_its_own_bound() -> None:
+    model = PipelineModel(config({"read": [], "sink": ["read"]}))
+    buffer = {"messages_bound": 1_000_000, "bytes_bound": 1 << 40}
+    for n in range(30):
+        row = row_of("sink", produced=50_000 + 1000 * n, unsent=50_000 + 1000 * n, buffer=buffer)
+        model.add(snapshot("read", [row], received=50_000 + 1000 * n, at=100.0 + n), 100.0 + n)
+        model.add(snapshot("sink", at=100.0 + n), 100.0 + n)
+    (found,) = model.as_json(129.0)["links"]
+    assert found["full_in_s"] == pytest.approx((1_000_000 - 79_000) / 1000, rel=0.05)

@@ -275,3 +275,22 @@ def test_figures_that_change_move_nothing() -> None:
     for name in ("idle", "storm", "paused"):
         other = VIEWS[1](state(name), Choice(), 120, 34).main.regions
         assert [region[1:] for region in first] == [region[1:] for region in other], name
+
+
+def test_a_link_with_a_disk_buffer_shows_what_is_in_it() -> None:
+    made = config({"read": [], "sink": ["read"]})
+    buffer = {
+        "stored": 4000, "disk_bytes": 9_000_000, "sync_s": 0.004, "lost": 3, "bad": 1, "trouble": "the disk is full",
+        "messages_bound": 10_000, "bytes_bound": 1 << 30,
+    }  # fmt: skip
+
+    def change(one: dict[str, Any], second: int) -> dict[str, Any]:
+        for link in one["links"]:
+            link |= {"unsent": 4000, "produced": link["produced"] + 4000, "buffer": buffer}
+        return one
+
+    shown = played(made, change, seconds=12)
+    text = seen(VIEWS[4](shown, Choice(), 160, 40))
+    assert "read.1 4.0k stored" in text
+    assert "sync 4.0ms" in text and "3 lost, 1 damaged places, the disk is full" in text
+    assert shown.value["links"][0]["full_in_s"] is None, "its bound is that of the buffer"

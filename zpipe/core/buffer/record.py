@@ -103,9 +103,10 @@ class SegmentCodec:
         fields = _FIELDS.pack(zlib.crc32(body, place), len(body), count, first, min(attempt, MAX_ATTEMPT), flags)
         return _RECORD.pack(MARKER, zlib.crc32(fields, place)) + fields
 
-    def write_end(self, offset: int, stop: int) -> bytes:
-        """The last record of a complete segment."""
-        return self.write(offset, stop, 0, 0, b"", END)
+    def write_end(self, offset: int, stop: int, orderly: bool = True) -> bytes:
+        """The last record of a complete segment. `orderly`: it is by whoever wrote the others, and not by a later life, which
+        cannot know how many there were."""
+        return self.write(offset, stop, 0, 0 if orderly else 1, b"", END)
 
     def read(self, offset: int, header: Encoded) -> Header | None:
         """The header at `offset` (RECORD_BYTES); None if it is none, or damaged."""

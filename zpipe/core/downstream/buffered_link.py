@@ -42,6 +42,7 @@ class BufferedLink:
         self.outlets = (self.outlet,)
         self.buffer = DiskBuffer(buffer, unacked, found, self.outlet)
         self.shell = shell
+        self._policy = buffer
         self.left = False
         self._changed = True
         self._acked = 0
@@ -197,6 +198,8 @@ class BufferedLink:
             "write_s": figures.write_s,
             "sync_s": figures.sync_s,
             "trouble": figures.trouble,
+            "messages_bound": self._policy.messages,
+            "bytes_bound": self._policy.bytes,
             "left": self.left,
         }
         return self.outlet.figures(now) | {"buffer": stored}

@@ -111,7 +111,13 @@ class SegmentLog:
                     closing = True
                 else:
                     orders.append(order)
-            deadline = self.turn(orders, time.monotonic())
+            try:
+                deadline = self.turn(orders, time.monotonic())
+            except (
+                Exception
+            ) as error:  # a fault of this program: the stage takes nothing more, and everybody can see why
+                self._heard(Space(False, f"the disk buffer {self._folder} has ended: {error!r}"))
+                raise
         self._finish()
 
     def _taken(self, wait_s: float) -> Iterable[Order | None]:

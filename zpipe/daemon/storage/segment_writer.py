@@ -27,6 +27,7 @@ from zpipe.runtime.segment_folder import (
     Segment,
     SegmentFile,
     hints_path,
+    is_cut_off,
     segment_path,
 )
 
@@ -107,8 +108,8 @@ class SegmentWriter:
 
     def _take_over(self, segment: Segment, last: bool) -> int:
         """Gives a segment its last record where it has none. Returns how many bytes are cut off at the end of the last one."""
-        torn = 0
-        if last and not segment.complete and (torn := max(segment.bytes - max(segment.end, HEAD_BYTES), 0)):
+        torn = max(segment.bytes - max(segment.end, HEAD_BYTES), 0) if last and not segment.complete else 0
+        if torn and not is_cut_off(self._disk, self._folder, segment):
             self.keep_damage(segment.first, segment.end, segment.bytes)
         if not segment.complete and segment.stop > segment.first and HEAD_BYTES < segment.end <= segment.bytes:
             with suppress(OSError):  # then the next life does it
@@ -121,7 +122,7 @@ class SegmentWriter:
         fd = self._disk.open(segment_path(self._folder, segment.first), os.O_RDWR)
         try:
             self._disk.truncate(fd, segment.end)
-            self._write_all(fd, [segment.codec.write_end(segment.end, segment.stop)], segment.end)
+            self._write_all(fd, [segment.codec.write_end(segment.end, segment.stop, False)], segment.end)
             # A killed process may have written what no fdatasync was made for.
             self._disk.sync(fd)
         finally:
@@ -129,10 +130,10 @@ class SegmentWriter:
         return segment._replace(bytes=segment.end + RECORD_BYTES, complete=True)
 
     def _go_on_after(self, last: Segment) -> None:
-        """What is missing at the end of a segment that is not complete may have been sent: a disk may have lost it, and not a
-        crash. So the numbers that it may have had are not used again."""
-        self.next_number = self.durable_number = last.stop + (0 if last.complete else MOST_NUMBERS)
-        if last.complete and last.stop == last.first:
+        """What is missing at the end of a segment that was not completed in order may have been sent: a disk may have lost it,
+        and not a crash. So the numbers that it may have had are not used again."""
+        self.next_number = self.durable_number = last.stop + (0 if last.orderly else MOST_NUMBERS)
+        if last.orderly and last.stop == last.first:
             self._replaceable = last.first
 
     def _remove_leftovers(self, found: BufferFolder | None) -> None:

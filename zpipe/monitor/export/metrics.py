@@ -168,6 +168,16 @@ def producer(key: str, ended: bool) -> Samples:
     )
 
 
+def buffer(key: str, stays: bool = True, read: Callable[[Any], Any] = lambda found: found) -> Samples:
+    """Of the disk buffer of a link, as its producer has it. `stays`: it is on the disk, whatever has become of the process."""
+    return lambda value: (
+        ((pipeline, stage, str(row.get("outlet", "")), str(row["to"]), number), read(row["buffer"][key]))
+        for (pipeline, stage, number), snapshot in _instances(value, ended=stays, silent=stays)
+        for row in snapshot["links"]
+        if key in row.get("buffer", ())
+    )
+
+
 # ---- the table
 
 _DEAD = "above 0: `zpipe dead list CONFIG` says why; mend the cause, then `zpipe dead replay`, or `drop`"
@@ -254,4 +264,20 @@ METRICS: tuple[Metric, ...] = (
     _gauge("link_unsent_messages", "messages", PRODUCER, "Outputs that wait for credit", producer("unsent", False)),
     _gauge("link_in_flight_messages", "messages", PRODUCER, "Outputs sent and not acked", producer("in_flight", False),
            "at the bound `unacked`: the producer waits for acks"),
+    _gauge("buffer_stored_messages", "messages", PRODUCER, "Messages in the disk buffer that no consumer has", buffer("stored"),
+           "growing: what comes after is away or too slow; at the bound `messages` its producer waits"),
+    _gauge("buffer_stored_bytes", "bytes", PRODUCER, "Bytes of them", buffer("stored_bytes")),
+    _gauge("buffer_disk_bytes", "bytes", PRODUCER, "Bytes of the buffer's files, with what is finished and not removed yet",
+           buffer("disk_bytes"), "near the bound `bytes`: its producer waits"),
+    _gauge("buffer_pending_messages", "messages", PRODUCER, "Outputs that are not durable yet", buffer("pending", False)),
+    _counter("buffer_lost", PRODUCER, "Messages that were damaged on the disk, since the start", buffer("lost"),
+             "above 0: the disk fails. `zpipe buffer verify CONFIG`; the places are kept in the buffer's folder `bad`"),
+    _gauge("buffer_damaged_places", "places", PRODUCER, "Damaged places that were found in its files", buffer("bad"),
+           "above 0: the disk fails, or the power did; look whether messages were lost"),
+    _gauge("buffer_write_seconds", "seconds", PRODUCER, "What the last write took", buffer("write_s", False)),
+    _gauge("buffer_sync_seconds", "seconds", PRODUCER, "What the last fdatasync took", buffer("sync_s", False),
+           'above 0.05: the disk is slow; `sync = "interval:50ms"` has it sync less often'),
+    _gauge("buffer_failing", ZERO_OR_ONE, PRODUCER, "1 while the buffer takes nothing, since its disk is full, failing or"
+           " read-only", buffer("trouble", False, lambda found: float(bool(found))),
+           "`zpipe monitor` and the log say why; nothing is lost meanwhile"),
 )  # fmt: skip

@@ -7,7 +7,8 @@ bound is free, so it waits only now and then while its link stays full. Therefor
 lately and is not far below its bound.
 
 The forecast rests on what a producer holds for the link, because the producer counts that by itself in one snapshot: no step of
-the other end is in it. It has two bounds, one on what is unsent and one on all that is not acked. Either may be reached first.
+the other end is in it. It has two bounds, one on what is unsent and one on all that is not acked. Either may be reached first. A
+link with a disk buffer has that of the buffer alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import LinkPolicy
 from zpipe.monitor.model.incarnation import LONG_WINDOW, SeenIncarnation
-from zpipe.monitor.model.link import LinkName, fill, messages_within, unsent_messages
+from zpipe.monitor.model.link import LinkName, fill, held_bound, messages_within, unsent_bound
 from zpipe.monitor.model.trend import Trend
 
 FULL = 0.5
@@ -77,7 +78,7 @@ class _Producer:
         self._upstream, self._consumer = config.stages[name.upstream], config.stages[name.consumer]
         self._interval_s = config.interval_s
         self._held, self._window = Trend(config.interval_s), Trend(config.interval_s)
-        self._unacked_left = self._unsent_left = 0.0
+        self._held_left = self._unsent_left = 0.0
         self._waited_at = -math.inf
         self._fill = 0.0
         self._behind_s = 0.0
@@ -107,8 +108,8 @@ class _Producer:
         grain = max(made, _batch(self._consumer, size))
         self._held.add(at, held, grain)
         self._window.add(at, window, grain)
-        self._unacked_left = messages_within(unacked, size) - held
-        self._unsent_left = unsent_messages(unacked, size) + window - held
+        self._held_left = messages_within(held_bound(link, unacked), size) - held
+        self._unsent_left = messages_within(unsent_bound(link, unacked), size) + window - held
 
     def full_in_s(self, now: float) -> float | None:
         at = now - self._behind_s
@@ -117,7 +118,7 @@ class _Producer:
         growth = self._held.slope
         if growth is None or growth <= 0.0:
             return None
-        full = self._held.passes(self._unacked_left, at)
+        full = self._held.passes(self._held_left, at)
         unsent_growth = growth - max(self._window.slope or 0.0, 0.0)
         if unsent_growth > 0.0:
             full = min(full, self._held.passes(self._unsent_left, at) * growth / unsent_growth)

@@ -221,13 +221,30 @@ def fill(link: Row, unacked: Bound) -> float:
     """How much of a producer's bounds the link takes up, 0 to 1, by the bound that is nearest."""
     unsent, unsent_bytes = link.get("unsent", 0), link.get("unsent_bytes", 0)
     held, held_bytes = unsent + link.get("in_flight", 0), unsent_bytes + link.get("in_flight_bytes", 0)
+    of_unsent, of_held = unsent_bound(link, unacked), held_bound(link, unacked)
     shares: tuple[float, ...] = (
-        unsent / min(UNSENT_BOUND.messages, unacked.messages),
-        unsent_bytes / min(UNSENT_BOUND.bytes, unacked.bytes),
-        held / unacked.messages,
-        held_bytes / unacked.bytes,
+        unsent / of_unsent.messages,
+        unsent_bytes / of_unsent.bytes,
+        held / of_held.messages,
+        held_bytes / of_held.bytes,
     )
     return max(shares)
+
+
+def held_bound(link: Row, unacked: Bound) -> Bound:
+    """Of what a producer holds for the link, sent or not: `unacked`, or that of its disk buffer."""
+    buffer = link.get("buffer", {})
+    return Bound(
+        buffer.get("messages_bound") or unacked.messages,
+        buffer.get("bytes_bound") or unacked.bytes,
+    )
+
+
+def unsent_bound(link: Row, unacked: Bound) -> Bound:
+    """Of what is unsent. A disk buffer has no other bound than that of all."""
+    if "buffer" in link:
+        return held_bound(link, unacked)
+    return Bound(min(UNSENT_BOUND.messages, unacked.messages), min(UNSENT_BOUND.bytes, unacked.bytes))
 
 
 def room(link: Row, unacked: Bound) -> int:
@@ -236,18 +253,14 @@ def room(link: Row, unacked: Bound) -> int:
     credit: int = sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
     held, held_bytes = unsent + link.get("in_flight", 0), unsent_bytes + link.get("in_flight_bytes", 0)
     size = held_bytes / held if held else 0.0
-    most_unsent, most = unsent_messages(unacked, size), messages_within(unacked, size)
+    most_unsent = messages_within(unsent_bound(link, unacked), size)
+    most = messages_within(held_bound(link, unacked), size)
     return max(0, int(min(most_unsent - unsent + credit, most - held)))
 
 
 def messages_within(bound: Bound, size: float) -> float:
     """How many messages of this size in bytes a bound allows."""
     return min(float(bound.messages), bound.bytes / size) if size else float(bound.messages)
-
-
-def unsent_messages(unacked: Bound, size: float) -> float:
-    """How many messages of this size a producer may hold unsent."""
-    return min(messages_within(UNSENT_BOUND, size), messages_within(unacked, size))
 
 
 def split(total: int, weights: Sequence[int]) -> list[int]:

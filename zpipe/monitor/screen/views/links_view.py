@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from zpipe.monitor.formatting import count, duration, size
+from zpipe.monitor.formatting import count, duration, precise, size
 from zpipe.monitor.model.history import KEPT_S, Depth, link_key
 from zpipe.monitor.screen.pane import (
     Cell,
@@ -126,7 +126,7 @@ def _details(shown: Shown, link: dict[str, Any], width: int) -> list[Line]:
         parts.append([(size(link["depth_bytes"]), "dim")])
     rows: list[Line] = [[(("-" if shown.ascii else "─") * width, "dim")]]
     rows += [[(" ", ""), *line] for line in flow(parts, width - 2)]
-    makers, takers = [], []
+    makers, takers, buffers = [], [], []
     stages = shown.value["stages"]
     outlet = link["outlet"]
     for one in stages[link["from"]]["instances"]:
@@ -134,17 +134,30 @@ def _details(shown: Shown, link: dict[str, Any], width: int) -> list[Line]:
             if (row.get("to"), row.get("outlet", "")) == (link["to"], outlet):
                 held = f"{count(row['unsent'])} unsent, {count(row['in_flight'])} in flight"
                 makers.append(f"{link['from']}.{one['instance']} {held}")
+                buffers += _buffer(f"{link['from']}.{one['instance']}", row.get("buffer", {}))
     for one in stages[link["to"]]["instances"]:
         of = [
             row for row in one.get("sessions", ()) if (row.get("from"), row.get("outlet", "")) == (link["from"], outlet)
         ]
         if of:
             takers.append(f"{link['to']}.{one['instance']} {count(sum(row.get('queued', 0) for row in of))} queued")
-    for word, texts in (("producers", makers), ("consumers", takers)):
+    for word, texts in (("producers", makers), ("buffers  ", buffers), ("consumers", takers)):
         if texts:
             text = ";  ".join(texts)
             rows.append([(f" {word} ", "dim"), (text if len(text) <= width - 13 else f"{text[: width - 16]}...", "")])
     return rows
+
+
+def _buffer(name: str, buffer: dict[str, Any]) -> list[str]:
+    """What is to be said of a producer's disk buffer, if it has one."""
+    if not buffer:
+        return []
+    parts = [f"{name} {count(buffer.get('stored', 0))} stored, {size(buffer.get('disk_bytes', 0))} on the disk"]
+    parts += [f"sync {precise(buffer['sync_s'])}"] if buffer.get("sync_s") else []
+    parts += [f"{count(buffer['lost'])} lost"] if buffer.get("lost") else []
+    parts += [f"{count(buffer['bad'])} damaged places"] if buffer.get("bad") else []
+    parts += [str(buffer["trouble"])] if buffer.get("trouble") else []
+    return [", ".join(parts)]
 
 
 def plot_lines(points: Sequence[Depth], bound: float | None, width: int, height: int, shown: Shown) -> list[Line]:
