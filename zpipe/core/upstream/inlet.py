@@ -174,7 +174,7 @@ class Inlet:
             if taken and (piece.section.suspicion or taken[-1].section.suspicion):
                 break
             count = 1 if piece.section.suspicion else min(piece.count, messages)
-            if size + piece.part(0, count).size > bytes_:
+            if size + (piece.size if count == piece.count else piece.part(0, count).size) > bytes_:
                 if taken:  # to cut it would make two sections of output of one, and copies of both
                     break
                 count = max(1, min(count, piece.count * (bytes_ - 1) // piece.size))
