@@ -54,6 +54,10 @@ def ratio_at_most(limit: float) -> Goal:
     return Goal("<=", limit, of_ratio=True)
 
 
+def at_least(limit: float) -> Goal:
+    return Goal(">=", limit, of_ratio=False)
+
+
 def at_most(limit: float) -> Goal:
     return Goal("<=", limit, of_ratio=False)
 

@@ -6,6 +6,7 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.cases import (
     acks,
     backlog,
+    disk_buffer,
     fan_out,
     idle,
     latency,
@@ -29,6 +30,7 @@ ALL: tuple[Benchmark, ...] = (
     *stages.BENCHMARKS,
     *start.BENCHMARKS,
     *fan_out.BENCHMARKS,
+    *disk_buffer.BENCHMARKS,
     *acks.BENCHMARKS,
     *programs.BENCHMARKS,
 )

@@ -15,6 +15,7 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
 from zpipe.core.work.task import Chunk
+from zpipe.testing.node import seeded_bytes
 
 POLICY = StagePolicy(unacked=Bound(400, MIB))  # a step is 100
 

@@ -138,6 +138,7 @@ class DiskBuffer:
         self._segments = [_Segment(*one) for one in found.segments]
         self._waiting: deque[Section] = deque()
         self._waiting_messages = 0
+        self._waiting_bytes = 0
         self._ordered: deque[Section] = deque()
         self._ordered_bytes = 0
         self._hints = RangeSet()
@@ -187,9 +188,9 @@ class DiskBuffer:
     @property
     def room(self) -> int:
         """How many more messages may be offered now. None while some wait for room on the disk, or the log does not take any."""
-        if self._waiting or not self._space.taking or self.pending_bytes >= self._unacked.bytes:
+        if not self._space.taking or self.pending_bytes >= self._unacked.bytes:
             return 0
-        if self._bytes_after(0) >= self._policy.bytes:
+        if self._bytes_after(self._waiting_bytes) >= self._policy.bytes:
             return 0
         room = min(self._policy.messages - self.stored_messages, self._unacked.messages - self.pending_messages)
         return max(room, 0)
@@ -230,6 +231,7 @@ class DiskBuffer:
         self._next_number += section.count
         self._taken += section.count
         self._waiting_messages += section.count
+        self._waiting_bytes += section.size
         self.pending_messages += section.count
         self.pending_bytes += section.size
         self._waiting.append(section)
@@ -282,6 +284,7 @@ class DiskBuffer:
                 return
             self._waiting.popleft()
             self._waiting_messages -= first.count
+            self._waiting_bytes -= first.size
             self._ordered.append(first)
             self._ordered_bytes += RECORD_BYTES + first.size
             yield Append(first.first, first.count, first.attempt, first.body())
@@ -299,11 +302,12 @@ class DiskBuffer:
         first = self._waiting[0]
         if first.count <= self._policy.messages:
             return
-        self.pending_bytes -= first.size
+        before = first.size
         part, rest = first.cut(0, self._policy.messages), first.cut(self._policy.messages, first.count)
         part.body()
         rest.body()
-        self.pending_bytes += part.size + rest.size
+        self.pending_bytes += part.size + rest.size - before
+        self._waiting_bytes += part.size + rest.size - before
         self._waiting[0] = rest
         self._waiting.appendleft(part)
 

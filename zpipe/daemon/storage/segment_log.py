@@ -8,7 +8,6 @@ for the next one. So the log is as fast as the disk whether one message waits or
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -281,8 +280,3 @@ class SegmentLog:
         self.turn((), time.monotonic())
         self._reader.close()
         self._writer.close()
-
-
-def buffer_folder(state: Path, outlet: str, consumer: str) -> Path:
-    """Where the buffer of a link is, in the state folder of its instance."""
-    return state / "buffers" / f"{outlet or '_'}{os.extsep}{consumer}"

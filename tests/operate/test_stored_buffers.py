@@ -1,0 +1,85 @@
+"""What commands read of a disk buffer, and how they empty it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zpipe.core.buffer.orders import Append, Finish, FoundBuffer
+from zpipe.core.policy import BufferPolicy
+from zpipe.core.wire import section
+from zpipe.daemon.storage.segment_log import SegmentLog
+from zpipe.errors import OperatorError
+from zpipe.operate.stored_buffers import drop, list_buffer, show, verify
+
+POLICY = BufferPolicy(bytes=8 * 4096)  # segments of 4 KiB
+
+
+def body(first: int, messages: int) -> bytes:
+    numbers = range(first, first + messages)
+    return section.encode(
+        [f"m{n}" for n in numbers], [1.0] * messages, [{"n": n, "x": "y" * 300} for n in numbers], None
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """100 messages in records of 5, of which 1 to 22 are finished."""
+    log = SegmentLog(tmp_path / "out", POLICY, lambda event: None)
+    log.open()
+    log.turn([*(Append(first, 5, 1, body(first, 5)) for first in range(1, 101, 5)), Finish(1, 23)], 1.0)
+    log.close()
+    return tmp_path / "out"
+
+
+def found(folder: Path) -> FoundBuffer:
+    return SegmentLog(folder, POLICY, lambda event: None).open()
+
+
+def test_a_buffer_is_listed(folder: Path) -> None:
+    listing = list_buffer(folder)
+    assert (listing.messages, listing.finished, listing.first, listing.next) == (78, 22, 23, 101)
+    assert listing.segments == len(list(folder.glob("*.seg"))) > 3
+    assert listing.disk_bytes == sum(path.stat().st_size for path in folder.glob("*.seg"))
+    assert (listing.identity, listing.damaged) == (found(folder).identity, 0)
+
+
+def test_what_is_wanted_is_shown_in_order(folder: Path) -> None:
+    shown = list(show(folder))
+    assert [one.number for one in shown] == list(range(23, 101))
+    assert all(one.id == f"m{one.number}" and one.payload["n"] == one.number for one in shown)
+    assert [one.number for one in show(folder, 98)] == [98, 99, 100]
+
+
+def test_every_record_is_verified(folder: Path) -> None:
+    sound = verify(folder)
+    assert (sound.records, sound.messages, sound.damages, sound.whole) == (20, 100, (), True)
+    path = sorted(folder.glob("*.seg"))[-2]
+    content = bytearray(path.read_bytes())
+    content[200] ^= 4
+    path.write_bytes(content)
+    (place,) = verify(folder).damages
+    assert (place.segment, place.messages) == (path.name, 5) and place.start <= 200 < place.stop
+    assert len(list(show(folder))) == 73
+    assert list_buffer(folder).messages == 78
+
+
+def test_a_buffer_is_dropped_and_its_numbers_go_on(folder: Path) -> None:
+    identity = list_buffer(folder).identity
+    assert drop(folder).messages == 78
+    assert list_buffer(folder).messages == 0 and not list(show(folder))
+    assert len(list(folder.glob("*.seg"))) == 1
+    again = found(folder)
+    assert (again.identity, again.next_number) == (identity, 101)
+    assert drop(folder).messages == 0
+
+
+def test_a_buffer_is_dropped_up_to_a_number(folder: Path) -> None:
+    assert drop(folder, 50).messages == 27
+    assert [one.number for one in show(folder)] == list(range(50, 101))
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="cannot read the disk buffer"):
+        list_buffer(tmp_path / "none")

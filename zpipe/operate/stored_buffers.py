@@ -1,0 +1,225 @@
+"""The disk buffers of instances on this machine, from outside: what is in them, whether it is whole, and dropping it.
+
+Must not live here: asking a running instance, and finding the folders of a pipeline. All of this reads files, also while their
+instance runs; `drop` alone writes, and its caller has made sure that the instance does not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zpipe.core.ranges import RangeSet
+from zpipe.core.wire import section
+from zpipe.errors import OperatorError, PeerError
+from zpipe.runtime.segment_folder import (
+    BAD_FOLDER,
+    BufferFolder,
+    Damage,
+    Disk,
+    Segment,
+    SegmentFile,
+    SegmentReader,
+    Whole,
+    hints_path,
+    segment_path,
+)
+
+
+class BufferListing(NamedTuple):
+    """What a buffer has.
+
+    messages     that are stored and not finished;  finished  in its segments, and no longer wanted
+    first, next  number of the first message that is wanted, and of the first that is not used;  damaged: places kept in `bad`
+    """
+
+    folder: Path
+    identity: str
+    messages: int
+    finished: int
+    first: int
+    next: int
+    segments: int
+    disk_bytes: int
+    damaged: int
+
+
+class DamagedPlace(NamedTuple):
+    """Bytes [start, stop) of a segment are no record. `messages`: at most so many are lost by it."""
+
+    segment: str
+    start: int
+    stop: int
+    messages: int
+
+
+class Verification(NamedTuple):
+    """What reading every record gave.
+
+    unfinished_bytes  at the end of the last segment, of a write that is under way or was cut off
+    """
+
+    records: int
+    messages: int
+    bytes: int
+    damages: tuple[DamagedPlace, ...]
+    unfinished_bytes: int
+
+    @property
+    def whole(self) -> bool:
+        return not self.damages
+
+
+class StoredMessage(NamedTuple):
+    """A message as it waits in a buffer. `number`: of its link; origin: seconds since the epoch."""
+
+    number: int
+    id: str
+    origin: float
+    attempt: int
+    headers: dict[str, Any] | None
+    payload: Any
+
+
+class Dropped(NamedTuple):
+    """So many messages are not sent any more, and so many bytes are free now."""
+
+    messages: int
+    bytes: int
+
+
+def list_buffer(folder: Path) -> BufferListing:
+    """What the buffer in this folder has. Raises OperatorError if the folder cannot be read."""
+    found = _read(folder)
+    finished = _finished(found)
+    stored = RangeSet()
+    for segment in found.segments:
+        stored.add(segment.first, segment.stop)
+    wanted = list(stored.minus(finished))
+    messages = sum(stop - start for start, stop in wanted)
+    next_number = found.segments[-1].stop if found.segments else 1
+    return BufferListing(
+        folder=folder,
+        identity=found.identity.hex() if found.identity else "",
+        messages=messages,
+        finished=sum(stop - start for start, stop in stored) - messages,
+        first=wanted[0][0] if wanted else next_number,
+        next=next_number,
+        segments=len(found.segments),
+        disk_bytes=sum(segment.bytes for segment in found.segments),
+        damaged=_damaged(folder),
+    )
+
+
+def _damaged(folder: Path) -> int:
+    try:
+        return len(list((folder / BAD_FOLDER).iterdir()))
+    except OSError:
+        return 0
+
+
+def verify(folder: Path) -> Verification:
+    """Reads every record and compares its checksums. Raises OperatorError if the folder cannot be read."""
+    found = _read(folder)
+    damages: list[DamagedPlace] = []
+    records = messages = size = 0
+    for segment in found.segments:
+        name = segment_path(folder, segment.first).name
+        number, at = segment.first, -1
+        for one in _records(folder, segment):
+            if isinstance(one, Damage):
+                damages.append(DamagedPlace(name, one.start, one.stop, 0))
+                at = len(damages) - 1 if at < 0 else at
+                continue
+            if at >= 0:
+                damages[at] = damages[at]._replace(messages=one.header.first - number)
+                at = -1
+            number = one.header.stop
+            records += 1
+            messages += one.header.messages
+            size += one.header.size
+        if at >= 0:
+            damages[at] = damages[at]._replace(messages=segment.stop - number)
+    last = found.segments[-1] if found.segments else None
+    unfinished = 0 if last is None or last.complete else max(last.bytes - last.end, 0)
+    return Verification(records, messages, size, tuple(damages), unfinished)
+
+
+def show(folder: Path, first: int = 0) -> Iterator[StoredMessage]:
+    """The messages that are wanted, from this number on, in order. What is damaged is passed over. Raises OperatorError if the
+    folder cannot be read."""
+    found = _read(folder)
+    finished = _finished(found)
+    for segment in found.segments:
+        if segment.stop <= first:
+            continue
+        for one in _records(folder, segment):
+            if isinstance(one, Damage) or one.header.stop <= first:
+                continue
+            start = one.header.first
+            try:
+                columns = section.decode(one.body, one.header.messages).filled()
+            except PeerError:
+                continue
+            assert columns.headers is not None
+            rows = zip(columns.ids, columns.origins, columns.headers, columns.payloads, strict=True)
+            for number, (id, origin, headers, payload) in enumerate(rows, start):
+                if number >= first and number not in finished:
+                    yield StoredMessage(number, id, origin, one.header.attempt, headers, payload)
+
+
+def drop(folder: Path, until: int | None = None) -> Dropped:
+    """Has no message be sent any more, or none below the number `until`. The instance must not run. Raises OperatorError if the
+    folder cannot be read or written.
+
+    The last segment stays, since its name says with which number to go on: what it has is noted as finished.
+    """
+    found = _read(folder)
+    finished = _finished(found)
+    messages = free = 0
+    try:
+        for segment in found.segments:
+            stop = segment.stop if until is None else min(until, segment.stop)
+            asked = RangeSet()
+            asked.add(segment.first, stop)
+            ranges = list(asked.minus(finished))
+            messages += sum(high - low for low, high in ranges)
+            if stop == segment.stop and segment is not found.segments[-1]:
+                segment_path(folder, segment.first).unlink(missing_ok=True)
+                hints_path(folder, segment.first).unlink(missing_ok=True)
+                free += segment.bytes
+            elif ranges:
+                with hints_path(folder, segment.first).open("ab") as file:
+                    file.write(b"".join(segment.codec.write_hint(low, high) for low, high in ranges))
+    except OSError as error:
+        raise OperatorError(f"cannot drop what is in {folder}: {error.strerror}") from None
+    return Dropped(messages, free)
+
+
+def _read(folder: Path) -> BufferFolder:
+    try:
+        return BufferFolder(Disk(), folder)
+    except OSError as error:
+        raise OperatorError(f"cannot read the disk buffer {folder}: {error.strerror}") from None
+
+
+def _finished(found: BufferFolder) -> RangeSet:
+    finished = RangeSet()
+    for start, stop in found.finished():
+        finished.add(start, stop)
+    return finished
+
+
+def _records(folder: Path, segment: Segment) -> Iterator[Whole | Damage]:
+    """Also of a segment that is removed meanwhile: then there are none."""
+    try:
+        file = SegmentFile(Disk(), segment_path(folder, segment.first))
+    except OSError:
+        return
+    try:
+        reader = SegmentReader(file, segment.codec, segment.first, segment.stop, segment.end)
+        while (one := reader.next()) is not None:
+            yield one
+    finally:
+        file.close()
