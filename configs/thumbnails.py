@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import zpipe
+from zpipe_plugins.extras import require
 
 
 @dataclass
@@ -36,6 +37,10 @@ class Thumbnails:
 
 class Shrink(zpipe.Map[Thumbnails]):
     """Runs in worker processes. A thumbnail gets its name when it is whole, so a kill leaves none that is half."""
+
+    @zpipe.override
+    def check(self, options: Thumbnails, config_dir: Path) -> None:
+        require("images", "PIL")
 
     @zpipe.override
     def process(self, message: zpipe.Message, context: zpipe.Context[Thumbnails]) -> Any:
@@ -76,6 +81,10 @@ class Sheet(zpipe.Map[ContactSheet]):
 
     def __init__(self) -> None:
         self.held: list[zpipe.Message] = []
+
+    @zpipe.override
+    def check(self, options: ContactSheet, config_dir: Path) -> None:
+        require("images", "PIL")
 
     @zpipe.override
     def process(self, message: zpipe.Message, context: zpipe.Context[ContactSheet]) -> None:

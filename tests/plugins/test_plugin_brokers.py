@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from zpipe import Reject, plugin_loading
 from zpipe.config import load
 from zpipe.errors import ConfigError
 from zpipe.messages import BadRecord, Message
+from zpipe_plugins.brokers import kafka
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
+from zpipe_plugins.jsontext import value_of
 
 SOURCES = {
     "kafka": ('servers = ["h:1"], topics = ["t"]', "confluent_kafka", "topics = []"),
@@ -111,6 +115,60 @@ def test_a_body_that_cannot_be_read_is_a_bad_record(form: Any, body: bytes) -> N
     found = reader(ReadOptions(format=form))(body, dict)
     assert type(found) is BadRecord and found.raw == body and f"is not {form}" in found.reason
     assert item("7", found, {"h": "1"}) == ("7", found), "so that it becomes a dead letter of the source"
+
+
+@pytest.mark.parametrize("body", [b' {"a": 1}\n', b'\xef\xbb\xbf{"a": 1}', '{"a": 1}'.encode("utf-16"), b'{"a": 1}'])
+def test_json_is_read_in_whatever_form_it_may_have(body: bytes) -> None:
+    assert value_of(body) == {"a": 1}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1} 2', b'{"a": 1}}', b"\xff", b"nope"])
+def test_what_is_no_json_is_said_as_json_says_it(body: bytes) -> None:
+    with pytest.raises(ValueError) as expected:
+        json.loads(body)
+    with pytest.raises(ValueError, match=re.escape(str(expected.value))):
+        value_of(body)
+
+
+class FakeConsumer:
+    """Gives the messages of a list, and keeps the offsets that are stored."""
+
+    def __init__(self, messages: list[tuple[str, int, int]]) -> None:
+        self.messages, self.stored = messages, dict[tuple[str, int], int]()
+
+    def consume(self, count: int, wait_s: float) -> list[Any]:
+        found, self.messages = self.messages, []
+        return [FakeMessage(*one) for one in found]
+
+    def store_offsets(self, offsets: list[Any]) -> None:
+        self.stored |= {(one.topic, one.partition): one.offset for one in offsets}
+
+    def close(self) -> None:
+        pass
+
+
+class FakeMessage:
+    def __init__(self, topic: str, partition: int, offset: int) -> None:
+        self.topic, self.partition, self.offset = (lambda: topic), (lambda: partition), (lambda: offset)
+        self.value, self.headers, self.error = (lambda: b"1"), (lambda: None), (lambda: None)
+
+
+def test_kafka_commits_what_was_read_up_to_a_position(make_context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time the partition a:0 is given by another, from before what was read of it."""
+    places = [("a", 0, 5), ("a", 0, 6), ("b:c", 1, 2), ("a", 0, 8), ("a", 0, 6), ("a", 0, 7)]
+    consumer = FakeConsumer(places)
+    context = make_context(kafka.SourceOptions(servers=["h:1"], topics=["a"], end_after=0.01))
+    source = kafka.KafkaSource()
+    monkeypatch.setattr(source, "_connect", lambda context: consumer)
+    source.open(context)
+    source._consumer = consumer
+    positions = [position for position, _ in source.source(context)]
+    assert positions == ["a:0:5", "a:0:6", "b:c:1:2", "a:0:8", "a:0:6", "a:0:7"]
+    seen = []
+    for position in ["a:0:4", *positions]:
+        source.commit(position, context)
+        seen.append((consumer.stored.get(("a", 0)), consumer.stored.get(("b:c", 1))))
+    assert seen == [(None, None), (6, None), (7, None), (7, 3), (9, 3), (7, 3), (8, 3)]
 
 
 @pytest.mark.parametrize(("form", "payload"), [("json", {1: object()}), ("text", 7), ("bytes", "text")])

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from pipeline import Pipeline
-from rows import MESSAGES, PACE
+from rows import DEADLINE_S, MESSAGES, PACE, wait_for_progress
 
 PASSWORD = "BROKER_PASSWORD"
 """The environment variable that the options take it from."""
@@ -48,6 +48,26 @@ input = "take"
 batch = {{ messages = 500, timeout = "50ms" }}
 options = {{ path = "out.db", table = "t", key = "id" }}
 """
+
+
+def divided(plugin: str, put: str, take: str, count: int, rate: int = PACE) -> str:
+    """The config with two instances of the source."""
+    text = there_and_back(plugin, put, take, count, rate, end_s=DEADLINE_S)
+    return text.replace("[stages.take]", "[stages.take]\ninstances = 2")
+
+
+def run_divided(pipeline: Pipeline, count: int) -> None:
+    """Runs that, and kills one instance and then the other. Nothing is lost, and both have had their share since."""
+    run = pipeline.run()
+    for instance, share in ((2, 4), (1, 2)):
+        wait_for_progress(run, lambda: stored(pipeline), count // share)
+        pipeline.kill("take", instance)
+    wait_for_progress(run, lambda: stored(pipeline), count)
+    run.interrupt()
+    ledger = run.ledger(DEADLINE_S)
+    assert ledger["stages"]["take"]["restarts"] == 2 and not any(row["dead"] for row in ledger["stages"].values())
+    assert_all_stored(pipeline, count)
+    assert all(pipeline.final("take", instance)["completed"] for instance in (1, 2))
 
 
 def only_put(plugin: str, put: str, count: int) -> str:

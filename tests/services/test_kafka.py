@@ -1,17 +1,31 @@
-"""`kafka` against the mock cluster of librdkafka: Kafka's protocol on real sockets, by a process of its own. It knows no
-credentials, and keeps its messages in memory, so instead of being killed it closes all connections and takes none for a while."""
+"""`kafka` against the mock cluster of librdkafka: Kafka's protocol on real sockets, by a process of its own. It keeps its
+messages in memory, so instead of being killed it closes all connections and takes none for a while. It knows no credentials:
+`kafka_login.py` stands for a broker that does."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kafka_login
 import pytest
-from broker_rows import assert_all_stored, only_put, plain_rate, stored, there_and_back
+from broker_rows import (
+    PASSWORD,
+    assert_all_stored,
+    divided,
+    only_put,
+    only_take,
+    plain_rate,
+    run_divided,
+    stored,
+    there_and_back,
+)
 from pipeline import Pipeline, wait_until
 from rows import (
     DEADLINE_S,
@@ -94,6 +108,12 @@ def test_nothing_is_lost_when_stages_are_killed(kafka: Kafka, make: Make) -> Non
     wait_until(lambda: kafka.committed("kafka.take", "kills") == kafka.held("kills"), "all offsets are committed")
 
 
+def test_two_members_of_one_group(kafka: Kafka, make: Make) -> None:
+    count = 20_000
+    kafka.do("topic", "two", 4)
+    run_divided(make(divided(PLUGIN, put(kafka, "two"), take(kafka, "two"), count, 1000)), count)
+
+
 def test_they_wait_while_no_broker_answers(kafka: Kafka, make: Make) -> None:
     count = 5000
     kafka.do("topic", "away", 4)
@@ -116,6 +136,22 @@ def test_a_refusal_ends_the_stage(kafka: Kafka, make: Make) -> None:
         make(only_put(PLUGIN, put(kafka, "refused"), 10)), "Kafka refuses", "TOPIC_AUTHORIZATION_FAILED"
     )
     assert "event=message.dead" not in said
+
+
+def test_wrong_credentials(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "a wrong one")
+    login = f'security = "sasl_plaintext", mechanism = "PLAIN", username = "zpipe", password = "${{{PASSWORD}}}"'
+    with kafka_login.refusing() as server:
+        where = f'servers = ["{server}"], {login}'
+        for text in (
+            only_put(PLUGIN, f'{where}, topic = "t"', 10),
+            only_take(PLUGIN, f'{where}, topics = ["t"]'),
+        ):
+            pipeline = make(text)
+            said = fails_saying(pipeline, "Kafka refuses", kafka_login.REFUSAL)
+            assert "a wrong one" not in said
+            shutil.rmtree(pipeline.folder)
+    assert b"\0zpipe\0a wrong one" in kafka_login.Login.seen
 
 
 def test_throughput_of_the_sink(kafka: Kafka, make: Make, compare: Callable[..., None]) -> None:
@@ -145,3 +181,48 @@ def test_throughput_of_the_sink(kafka: Kafka, make: Make, compare: Callable[...,
         assert not failed
 
     compare("kafka sink", ours, lambda: plain_rate(plain, MESSAGES))
+
+
+def test_throughput_of_the_source(kafka: Kafka, make: Make, compare: Callable[..., None]) -> None:
+    """Of one partition, whose offsets are how far it is. So many that it lasts for some commits."""
+    from confluent_kafka import Consumer, Producer
+
+    count, turn = 300_000, iter(range(100))
+    kafka.do("topic", "read", 1)
+    producer = Producer({"bootstrap.servers": kafka.servers, "queue.buffering.max.messages": count})
+    for number in range(count):
+        producer.produce("read", json.dumps({"id": number, "word": "räksmörgås", "flag": True}).encode())
+    producer.flush()
+    pipeline = make(only_take(PLUGIN, take(kafka, "read")))
+
+    def ours() -> float:
+        group = f"ours{next(turn)}"
+        pipeline.path.write_text(only_take(PLUGIN, f'{take(kafka, "read")}, group = "{group}"', end_s=6))
+
+        def progress() -> int | None:
+            position = pipeline.position("take")
+            return position and int(position.rpartition(":")[2]) + 1
+
+        measured = rate_of_run(pipeline, progress, count)
+        assert kafka.committed(group, "read") == count
+        return measured
+
+    def plain() -> float:
+        """From the first messages on: to become a member of a group takes as long for both."""
+        settings = {"bootstrap.servers": kafka.servers, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        consumer = Consumer({**settings, "group.id": f"plain{next(turn)}"})
+        consumer.subscribe(["read"])
+        first = done = 0
+        began = 0.0
+        while done < count:
+            found = consumer.consume(BATCH, 1.0)
+            done += len([json.loads(message.value()) for message in found])
+            if found:
+                consumer.commit()
+                if not first:
+                    first, began = done, time.monotonic()
+        took = time.monotonic() - began
+        consumer.close()
+        return (done - first) / took
+
+    compare("kafka source", ours, plain)

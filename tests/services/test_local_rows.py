@@ -23,7 +23,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from pipeline import Command, Pipeline, wait_until
 from ports import free_ports
-from rows import DEADLINE_S, KILLS, MESSAGES, PACE, run_with_kills, waits_saying
+from rows import DEADLINE_S, KILLS, MESSAGES, PACE, committed, run_with_kills, waits_saying
 
 MakePipeline = Callable[..., Pipeline]
 STORE = """
@@ -125,6 +125,63 @@ def test_dedupe_passes_one_message_of_each_key_whoever_is_killed(make: MakePipel
     pipeline = make(DEDUPED.format(count=count, rate=PACE // 2) + STORE.format(input="dedupe"), twice=TWICE)
     run_with_kills(pipeline, lambda: 4 * pipeline.count(), messages=MESSAGES, kills=KILLS)
     assert pipeline.query("SELECT count(*), count(DISTINCT key) FROM t") == [(count // 2, count // 2)]
+
+
+# ---- select, route, split, join_text
+
+SHAPED = """
+[pipeline]
+name = "shaped"
+
+[stages.make]
+plugin = "generate"
+options = {{ count = {count}, rate = {rate}, fields = {{ word = "räksmörgås" }} }}
+
+[stages.pair]
+input = "make"
+plugin = "select"
+options = {{ expression = "{{n: id, word: word, ids: [id, to_string(id)]}}" }}
+
+[stages.way]
+input = "pair"
+plugin = "route"
+options = {{ routes = {{ small = "n < `{small}`" }} }}
+
+[stages.parts]
+input = "way.small"
+plugin = "split"
+options = {{ field = "ids", keep = true }}
+
+[stages.text]
+input = "parts"
+plugin = "reshape"
+options = {{ fields = {{ id = "join('-', [to_string(n), type(ids)])", word = "word" }} }}
+
+[stages.lines]
+input = "way"
+plugin = "join_text"
+batch = {{ messages = 100, timeout = "50ms" }}
+options = {{ field = "word" }}
+
+[stages.joined]
+input = "lines"
+plugin = "ndjson"
+batch = {{ messages = 100, timeout = "50ms" }}
+options = {{ path = "joined.ndjson" }}
+"""
+
+
+def test_payloads_are_shaped_routed_split_and_joined_whoever_is_killed(make: MakePipeline) -> None:
+    """Each stage is killed. The parts are the same again after a redelivery; what is joined may come again."""
+    small = MESSAGES * 4 // 5
+    pipeline = make(SHAPED.format(count=MESSAGES, rate=PACE, small=small) + STORE.format(input="text"))
+    ledger = run_with_kills(pipeline, committed(pipeline, "make"))
+    assert not any(row["filtered"] for row in ledger["stages"].values())
+    ids = {row[0] for row in pipeline.query("SELECT id FROM t WHERE word = 'räksmörgås'")}
+    assert ids == {f"{n}-{kind}" for n in range(small) for kind in ("number", "string")}
+    joined = pipeline.lines("joined.ndjson")
+    assert all(one["text"].split("\n") == ["räksmörgås"] * one["messages"] for one in joined)
+    assert sum(one["messages"] for one in joined) >= MESSAGES - small
 
 
 # ---- http_listen

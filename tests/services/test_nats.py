@@ -8,7 +8,17 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from broker_rows import PASSWORD, assert_all_stored, only_put, only_take, plain_rate, stored, there_and_back
+from broker_rows import (
+    PASSWORD,
+    assert_all_stored,
+    divided,
+    only_put,
+    only_take,
+    plain_rate,
+    run_divided,
+    stored,
+    there_and_back,
+)
 from broker_servers import Nats
 from pipeline import Pipeline
 from rows import DEADLINE_S, MESSAGES, fails_saying, rate_of_run, run_with_kills, run_without_service, waits_saying
@@ -70,6 +80,12 @@ def test_nothing_is_lost_or_doubled_when_stages_and_nats_are_killed(nats: Nats, 
         return found.num_ack_pending, found.num_pending
 
     assert nats.do(left) == (0, 0), "every message was acknowledged"
+
+
+def test_two_instances_of_one_consumer(nats: Nats, make: Make) -> None:
+    count = 20_000
+    make_stream(nats, "two")
+    run_divided(make(divided(PLUGIN, put(nats, "two"), take(nats, "two"), count)), count)
 
 
 def test_they_wait_while_nats_is_away(nats: Nats, make: Make) -> None:

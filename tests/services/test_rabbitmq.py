@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from broker_rows import PASSWORD, assert_all_stored, only_put, only_take, plain_rate, stored, there_and_back
+from broker_rows import (
+    PASSWORD,
+    assert_all_stored,
+    divided,
+    only_put,
+    only_take,
+    plain_rate,
+    run_divided,
+    stored,
+    there_and_back,
+)
 from broker_servers import RabbitMQ
 from pipeline import Pipeline
 from rows import DEADLINE_S, fails_saying, rate_of_run, run_with_kills, run_without_service, waits_saying
 from server import running
 
 PLUGIN = "rabbitmq"
-MESSAGES = int(os.environ.get("ZPIPE_TEST_MESSAGES", "20_000"))
-"""Fewer than in other rows: the client library itself takes two to five thousand a second."""
 PACE = 2500
+"""Slower than other rows: the client library itself takes two to five thousand a second."""
 BATCH = 500
 Make = Callable[..., Pipeline]
 
@@ -64,10 +73,16 @@ def held(rabbitmq: RabbitMQ, name: str) -> int:
 
 def test_nothing_is_lost_when_stages_and_rabbitmq_are_killed(rabbitmq: RabbitMQ, make: Make) -> None:
     make_queue(rabbitmq, "kills")
-    pipeline = make(there_and_back(PLUGIN, put(rabbitmq, "kills"), take(rabbitmq, "kills"), MESSAGES, PACE))
-    run_with_kills(pipeline, lambda: stored(pipeline), MESSAGES, server=rabbitmq)
-    assert_all_stored(pipeline, MESSAGES)
+    pipeline = make(there_and_back(PLUGIN, put(rabbitmq, "kills"), take(rabbitmq, "kills"), rate=PACE))
+    run_with_kills(pipeline, lambda: stored(pipeline), server=rabbitmq)
+    assert_all_stored(pipeline)
     assert held(rabbitmq, "kills") == 0, "every message was acknowledged"
+
+
+def test_two_consumers_of_one_queue(rabbitmq: RabbitMQ, make: Make) -> None:
+    count = 10_000
+    make_queue(rabbitmq, "two")
+    run_divided(make(divided(PLUGIN, put(rabbitmq, "two"), take(rabbitmq, "two"), count, PACE)), count)
 
 
 def test_they_wait_while_rabbitmq_is_away(rabbitmq: RabbitMQ, make: Make) -> None:
@@ -126,3 +141,48 @@ def test_throughput_of_the_sink(rabbitmq: RabbitMQ, make: Make, compare: Callabl
             await asyncio.gather(*sent)
 
     compare("rabbitmq sink", ours, lambda: plain_rate(lambda: rabbitmq.do(plain), count))
+
+
+def test_throughput_of_the_source(rabbitmq: RabbitMQ, make: Make, compare: Callable[..., None]) -> None:
+    import aio_pika
+
+    count = 20_000
+    make_queue(rabbitmq, "read")
+    pipeline = make(only_take(PLUGIN, take(rabbitmq, "read")))
+
+    async def fill(channel: Any) -> None:
+        for start in range(0, count, BATCH):
+            body = json.dumps({"id": 1, "word": "räksmörgås", "flag": True}).encode()
+            numbers = range(start, start + BATCH)
+            messages = [aio_pika.Message(body, message_id=str(number), delivery_mode=2) for number in numbers]
+            await asyncio.gather(*[channel.default_exchange.publish(message, "read") for message in messages])
+
+    def ours() -> float:
+        rabbitmq.do(fill)
+
+        def progress() -> int | None:
+            position = pipeline.position("take")
+            return position and int(position) + 1
+
+        measured = rate_of_run(pipeline, progress, count)
+        assert held(rabbitmq, "read") == 0
+        return measured
+
+    async def read(channel: Any) -> float:
+        await channel.set_qos(prefetch_count=5000)
+        queue = await channel.declare_queue("read", passive=True)
+        seen, began = 0, time.monotonic()
+        async with queue.iterator() as messages:
+            async for message in messages:
+                json.loads(message.body)
+                await message.ack()
+                seen += 1
+                if seen == count:
+                    return count / (time.monotonic() - began)
+        raise AssertionError("it ended")
+
+    def plain() -> float:
+        rabbitmq.do(fill)
+        return rabbitmq.do(read)
+
+    compare("rabbitmq source", ours, plain)

@@ -6,9 +6,19 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from broker_rows import PASSWORD, assert_all_stored, only_put, only_take, plain_rate, stored, there_and_back
+from broker_rows import (
+    PASSWORD,
+    assert_all_stored,
+    divided,
+    only_put,
+    only_take,
+    plain_rate,
+    run_divided,
+    stored,
+    there_and_back,
+)
 from broker_servers import Redis
-from pipeline import Pipeline
+from pipeline import Pipeline, wait_until
 from rows import DEADLINE_S, MESSAGES, fails_saying, rate_of_run, run_with_kills, run_without_service, waits_saying
 from server import running
 
@@ -46,6 +56,29 @@ def test_nothing_is_lost_when_stages_and_redis_are_killed(redis: Redis, make: Ma
     assert_all_stored(pipeline)
     [group] = redis.client().xinfo_groups("kills")
     assert (group["pending"], group["lag"]) == (0, 0), "every entry was acknowledged"
+
+
+def test_two_consumers_of_one_group(redis: Redis, make: Make) -> None:
+    count = 20_000
+    field = ', field = "json"'
+    run_divided(make(divided(PLUGIN, put(redis, "two", field), take(redis, "two", field), count)), count)
+
+
+def test_what_a_consumer_held_that_is_gone_is_claimed_by_the_other(redis: Redis, make: Make) -> None:
+    """It is killed, and nobody starts it again."""
+    count = 20_000
+    field = ', field = "json"'
+    text = divided(PLUGIN, put(redis, "gone", field), take(redis, "gone", f'{field}, claim_idle = "1s"'), count)
+    pipeline = make(text)
+    for stage, instance in (("make", 1), ("put", 1), ("take", 1), ("take", 2), ("store", 1)):
+        pipeline.stage(stage, instance)
+    wait_until(lambda: stored(pipeline) >= count // 4, "some are stored", DEADLINE_S)
+    pipeline.kill("take", 2)
+    consumers = {one["name"]: one["pending"] for one in redis.client().xinfo_consumers("gone", "g")}
+    assert consumers[b"redis-stream.take.2"], "it held some"
+    wait_until(lambda: stored(pipeline) == count, "all are stored", DEADLINE_S)
+    assert_all_stored(pipeline, count)
+    wait_until(lambda: redis.client().xinfo_groups("gone")[0]["pending"] == 0, "every entry is acknowledged")
 
 
 def test_they_wait_while_redis_is_away(redis: Redis, make: Make) -> None:

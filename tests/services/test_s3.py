@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -142,6 +145,46 @@ def test_source_without_service(make: Make, s3: S3) -> None:
     assert pipeline.position("read") == ["in/z.ndjson.gz", 0]
 
 
+@pytest.fixture
+def ask_for_keys(s3: S3) -> Iterator[Callable[[], tuple[str, str]]]:
+    """ask_for_keys(): from now on the service wants a key of its own making. That of a user who may read one bucket, `open`."""
+
+    def ask(count: str = "0") -> None:
+        where = f"http://127.0.0.1:{s3.port}/moto-api/reset-auth"
+        urlopen(Request(where, count.encode(), {"Content-Type": "text/plain"})).close()
+
+    def made() -> tuple[str, str]:
+        iam = boto3.client("iam", endpoint_url=f"http://127.0.0.1:{s3.port}", **LOGIN)
+        iam.create_user(UserName="reader")
+        allowed = {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetObject"], "Resource": "arn:aws:s3:::open*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        iam.put_user_policy(UserName="reader", PolicyName="open", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="reader")["AccessKey"]
+        ask()
+        return key["AccessKeyId"], key["SecretAccessKey"]
+
+    yield made
+    ask("inf")
+
+
+def test_wrong_keys_and_a_bucket_that_refuses(
+    make: Make, s3: S3, ask_for_keys: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket(s3, "open", 1000)
+    bucket(s3, "closed", 1000)
+    key, secret = ask_for_keys()
+    monkeypatch.setenv("KEY", key)
+    monkeypatch.setenv("SECRET", "a wrong one")
+    pipeline = make(source(s3, "open"))
+    assert "a wrong one" not in fails_saying(pipeline, "SignatureDoesNotMatch")
+    pipeline.env["SECRET"] = secret
+    for name in ("open", "closed"):
+        pipeline.path.write_text(sink(s3, name, 10))
+        assert secret not in fails_saying(pipeline, "AccessDenied")
+    pipeline.env["KEY"] = "AKIAIOSFODNN7EXAMPLE"
+    fails_saying(pipeline, "InvalidAccessKeyId")
+
+
 def test_what_a_person_has_to_put_right(make: Make, s3: S3) -> None:
     pipeline = make(sink(s3, "not-there", 10))
     fails_saying(pipeline, "NoSuchBucket")
@@ -175,3 +218,33 @@ def test_throughput_of_the_sink(make: Make, s3: S3, compare: Callable[..., None]
             there.put_object(Bucket="plain", Key=f"rows/{start}.gz", Body=gzip.compress(lines.encode(), 1))
 
     compare("s3, sink", lambda: rate_of_run(pipeline, committed(pipeline, "read"), MANY), lambda: timed(plain))
+
+
+def test_throughput_of_the_source(make: Make, s3: S3, compare: Callable[..., None], tmp_path: Path) -> None:
+    """Into a file of NDJSON."""
+    text = source(s3, bucket(s3, "source-rate", MANY), pace=False)
+    text = text.replace('plugin = "sqlite"', 'plugin = "ndjson"').replace("messages = 100,", "messages = 1000,")
+    pipeline = make(text.replace('path = "out.db", table = "t", key = "id"', 'path = "out.ndjson"'))
+
+    def ours() -> float:
+        (pipeline.folder / "out.ndjson").unlink(missing_ok=True)
+
+        def progress() -> int | None:
+            position = pipeline.position("read")
+            return position and int(position[0][3:12]) + position[1] + 1
+
+        measured = rate_of_run(pipeline, progress, MANY)
+        assert [line["id"] for line in pipeline.lines("out.ndjson")] == list(range(MANY))
+        return measured
+
+    def plain() -> None:
+        there = client(s3)
+        with (tmp_path / "plain.ndjson").open("w") as out:
+            for page in there.get_paginator("list_objects_v2").paginate(Bucket="source-rate", Prefix="in/"):
+                for entry in page["Contents"]:
+                    body = gzip.decompress(there.get_object(Bucket="source-rate", Key=entry["Key"])["Body"].read())
+                    out.write("".join(json.dumps(json.loads(line)) + "\n" for line in body.splitlines()))
+                    out.flush()
+                    os.fsync(out.fileno())
+
+    compare("s3, source", ours, lambda: timed(plain))

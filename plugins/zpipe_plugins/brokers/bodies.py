@@ -5,14 +5,13 @@ broker has.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from zpipe import Duration, Reject
 from zpipe.messages import BadRecord, Message
-from zpipe_plugins.jsontext import json_text
+from zpipe_plugins.jsontext import json_text, value_of
 
 Format = Literal["json", "text", "bytes"]
 
@@ -70,7 +69,7 @@ def write_bytes(payload: Any) -> bytes:
     return payload
 
 
-_DECODE: dict[str, Callable[[bytes], Any]] = {"json": json.loads, "text": lambda body: body.decode(), "bytes": bytes}
+_DECODE: dict[str, Callable[[bytes], Any]] = {"json": value_of, "text": lambda body: body.decode(), "bytes": bytes}
 WRITE: dict[str, Callable[[Any], bytes]] = {"json": write_json, "text": write_text, "bytes": write_bytes}
 
 

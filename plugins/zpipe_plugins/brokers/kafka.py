@@ -141,6 +141,26 @@ class _LostError(Exception):
     """No broker can be reached."""
 
 
+class _Run:
+    """Messages of one partition that were yielded one after the other. The source's thread lengthens the last one."""
+
+    __slots__ = ("after", "first", "partition", "prefix")
+
+    def __init__(self, topic: str, partition: int, first: int) -> None:
+        self.partition = (topic, partition)
+        self.prefix = f"{topic}:{partition}:"
+        self.first = self.after = first
+
+    def has(self, partition: tuple[str, int], offset: int) -> bool:
+        """Among those that are not committed."""
+        return partition == self.partition and self.first <= offset < self.after
+
+
+def _place_of(position: str) -> tuple[tuple[str, int], int]:
+    topic, partition, offset = position.rsplit(":", 2)
+    return (topic, int(partition)), int(offset)
+
+
 class KafkaSource(zpipe.Source[SourceOptions, str]):
     @zpipe.override
     def check(self, options: SourceOptions, config_dir: Path) -> None:
@@ -153,7 +173,7 @@ class KafkaSource(zpipe.Source[SourceOptions, str]):
     @zpipe.override
     def open(self, context: zpipe.Context[SourceOptions]) -> None:
         self._errors: list[Any] = []
-        self._yielded: deque[tuple[str, tuple[str, int], int]] = deque()
+        self._runs: deque[_Run] = deque()
         self._next: dict[tuple[str, int], int] = {}
         self._began_at: list[str | None] | None = None
         self._kafka = Reconnect(lambda: self._connect(context), lambda consumer: consumer.close(), (_LostError,))
@@ -205,16 +225,19 @@ class KafkaSource(zpipe.Source[SourceOptions, str]):
         options, read, quiet_since = context.options, reader(context.options), time.monotonic()
         if self._began_at is None:  # opened again, it goes on after what it has given in this life
             self._began_at = [context.position]
+        run: _Run | None = None
         with self._kafka.use() as consumer:
             while not context.stopping.is_set():
                 found = self._taken(consumer)
                 for message in found:
                     topic, partition, offset = message.topic(), message.partition(), message.offset()
-                    position = f"{topic}:{partition}:{offset}"
-                    self._yielded.append((position, (topic, partition), offset + 1))
-                    self._next[topic, partition] = offset + 1
+                    if run is None or (topic, partition) != run.partition or offset < run.after:
+                        run = _Run(topic, partition, offset)
+                        self._runs.append(run)
+                    run.after = self._next[run.partition] = offset + 1
+                    payload = read(message.value() or b"", partial(_meta, message))
                     headers = {name: _text(value) for name, value in message.headers() or () if name != "zpipe-id"}
-                    yield item(position, read(message.value() or b"", partial(_meta, message)), headers)
+                    yield item(f"{run.prefix}{offset}", payload, headers)
                 if found:
                     quiet_since = time.monotonic()
                 elif options.end_after is not None and time.monotonic() - quiet_since >= options.end_after:
@@ -234,12 +257,14 @@ class KafkaSource(zpipe.Source[SourceOptions, str]):
 
         if self._began_at == [position]:
             return  # of an earlier life: Kafka knows of it
+        partition, offset = _place_of(position)
         finished: dict[tuple[str, int], int] = {}
-        while self._yielded:
-            one, partition, after = self._yielded.popleft()
-            finished[partition] = after
-            if one == position:
-                break
+        if not any(run.has(partition, offset) for run in list(self._runs)):
+            return
+        while not self._runs[0].has(partition, offset):
+            run = self._runs.popleft()
+            finished[run.partition] = run.after
+        self._runs[0].first = finished[partition] = offset + 1
         for (topic, number), after in finished.items():
             with suppress(KafkaException):  # another instance has this partition now, and reads it from the last commit
                 self._consumer.store_offsets(offsets=[TopicPartition(topic, number, after)])

@@ -341,4 +341,6 @@ def _reconnect(context: zpipe.Context[Any]) -> AsyncReconnect[_Link]:
 
     from aio_pika import exceptions
 
-    return AsyncReconnect(connect, close, (exceptions.AMQPError, OSError, TimeoutError))
+    # The last is what a channel raises whose connection is lost.
+    faults = (exceptions.AMQPError, OSError, TimeoutError, exceptions.ChannelInvalidStateError)
+    return AsyncReconnect(connect, close, faults)
