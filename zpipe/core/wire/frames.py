@@ -331,7 +331,7 @@ def _is_text(value: Any) -> bool:
     return type(value) is str and len(value) <= MAX_TEXT_CHARACTERS
 
 
-def _is_section(row: Any) -> bool:
+def _is_section(row: list[int]) -> bool:
     if not _is_row(row, len(SectionRow._fields)):
         return False
     messages, size, _, attempt, _ = row
