@@ -75,9 +75,9 @@ class Inlet:
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             self.due(session, now)
             return True
-        sections = sections_of(parcel, body)
+        sections, size = sections_of(parcel, body), len(body)
         delivery = ParcelDelivery(session, parcel.sequence, sections, self._delivered, now)
-        if not session.admits(delivery.count, len(body)):
+        if not session.admits(delivery.count, size):
             raise PeerError(f"{upstream.name} sent more than its credit")
         session.sequence = parcel.sequence
         session.ended = False
@@ -86,7 +86,7 @@ class Inlet:
             session.parts_at = now + PARTS_S
             self._order(session)
         session.messages.receive(delivery.count)
-        session.bytes.receive(len(body))
+        session.bytes.receive(size)
         offset = 0
         for section in sections:
             self._enqueue(upstream, delivery, section, offset, now)
@@ -379,6 +379,8 @@ class Inlet:
 
     def note_changes(self, now: float) -> None:
         """Has told soon what has changed since the last statement. Once a turn, since each message changes a session twice."""
+        if not self._changed:
+            return
         for session in self._changed:
             if session.open:
                 upstream, _ = self._sessions[session.id]
@@ -389,8 +391,7 @@ class Inlet:
     def _look(self, now: float) -> None:
         """Credit is shared when a statement goes out anyway, or somebody may need it before: with one message a turn that is
         every twentieth turn."""
-        if self._changed:
-            self.note_changes(now)
+        self.note_changes(now)
         due = self.pressing or self._share_all or self._needing or self._statements_due.lowest <= now
         if due or self._credit_sharing.uneven(self._sharers, self.window):
             self._share(now)
