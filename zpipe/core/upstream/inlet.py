@@ -378,13 +378,17 @@ class Inlet:
         session.changed = True
 
     def note_changes(self, now: float) -> None:
-        """Has told soon what has changed since the last statement. Once a turn, since each message changes a session twice."""
+        """Has told soon what has changed since the last statement: together with the next of any other session, since it is the
+        turn that costs. Called once a turn, since each message changes a session twice."""
         if not self._changed:
             return
         for session in self._changed:
             if session.open:
                 upstream, _ = self._sessions[session.id]
-                self.due(session, now if upstream.awaits_acks else now + self._policy.ack_delay_s)
+                if upstream.awaits_acks:
+                    self.due(session, now)
+                elif session.due_at == NEVER:
+                    self.due(session, min(now + self._policy.ack_delay_s, self._statements_due.lowest))
                 self.pressing = self.pressing or session.pressing
         self._changed.clear()
 
