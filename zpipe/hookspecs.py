@@ -134,6 +134,7 @@ class Traits:
     needs_network  it opens connections of its own, so its unit must not be cut off from the network
     writes         files or folders that it writes to. Relative paths refer to the folder of the config
     is_sink        nothing comes out of it, so a stage that reads from it would wait for ever
+    services       what it connects to, as URLs or HOST:PORT: `zpipe doctor` looks whether somebody listens there
     divides        (sources) several instances divide what is read, by `context.instance` and `context.instances`
     """
 
@@ -141,6 +142,7 @@ class Traits:
     writes: tuple[Path | str, ...] = ()
     is_sink: bool = False
     divides: bool = False
+    services: tuple[str, ...] = ()
 
 
 class Hooks:

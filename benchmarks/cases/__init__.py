@@ -9,6 +9,7 @@ from benchmarks.cases import (
     disk_buffer,
     fan_out,
     idle,
+    keys,
     latency,
     monitor,
     programs,
@@ -31,6 +32,7 @@ ALL: tuple[Benchmark, ...] = (
     *start.BENCHMARKS,
     *fan_out.BENCHMARKS,
     *disk_buffer.BENCHMARKS,
+    *keys.BENCHMARKS,
     *acks.BENCHMARKS,
     *programs.BENCHMARKS,
 )

@@ -11,6 +11,7 @@ import pytest
 from cli_types import Call, Write
 
 from zpipe.errors import ExitCode
+from zpipe.operate.doctor import _host_and_port
 
 CONFIG = """
 [pipeline]
@@ -90,3 +91,50 @@ def test_mistakes_of_the_config_are_findings(call: Call, write: Write, keys: Pat
     code, found = findings(call, write("[pipeline]\nname = 3\n"))
     assert code == ExitCode.FAILED
     assert {area for area, _, _ in wrong(found)} == {"config"}
+
+
+def test_services_of_plugins_are_looked_for_where_they_run(call: Call, write: Write, keys: Path) -> None:
+    """Those of this host only, and nothing of a URL is said but host and port."""
+    service = """
+[stages.ask]
+plugin = "http"
+input = "read"
+host = "web1"
+options = {{ url = "http://user:hunter2@127.0.0.1:{port}/{{id}}" }}
+[stages.other]
+plugin = "http"
+input = "ask"
+host = "web2"
+options = {{ url = "http://127.0.0.1:1/" }}
+"""
+
+    def services(port: int) -> list[tuple[str, str]]:
+        more = "port = 25500" + service.format(port=port)
+        said = call(
+            "doctor", write(CONFIG.format(port=25000, other="127.0.0.1", more=more)), "--json", "--timeout", "100ms"
+        )
+        assert "hunter2" not in said.stdout + said.stderr
+        found = json.loads(said.stdout)["findings"]
+        return [(one["verdict"], one["what"]) for one in found if one["area"] == "services"]
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert services(port) == [("ok", f"ask: somebody listens at 127.0.0.1:{port}")]
+    [(verdict, what)] = services(port)
+    assert verdict == "wrong" and what == f"ask: the service at 127.0.0.1:{port} cannot be reached: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("service", "found"),
+    [
+        ("redis://db", ("db", 6379)),
+        ("nats://[::1]:4333", ("::1", 4333)),
+        ("db:3306", ("db", 3306)),
+        ("https://example.org/{id}", ("example.org", 443)),
+        ("unix:///run/redis.sock", None),
+        ("nonsense", None),
+        ("http://x:99999999", None),
+    ],
+)
+def test_the_address_of_a_service_is_read(service: str, found: tuple[str, int] | None) -> None:
+    assert _host_and_port(service) == found

@@ -12,6 +12,8 @@ from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, send, wait_until
 from ports import free_ports
 
+from zpipe.runtime.this_host import is_own
+
 CONFIG = """
 [pipeline]
 name = "p"
@@ -21,7 +23,7 @@ port = {port}
 address = "127.0.0.1"
 
 [hosts.web2]
-address = "127.0.0.2"
+address = "{web2}"
 
 [hosts.web3]
 
@@ -46,6 +48,8 @@ host = "web2"
 [telemetry]
 interval = "200ms"
 """
+WEB2 = "[::1]" if is_own("[::1]") else "127.0.0.2"
+"""So that one host has an IPv4 address and one of IPv6, where this machine has any."""
 MAP = "def same(payload):\n    return payload\n"
 HOSTS = ("web1", "web2", "web3")
 
@@ -100,7 +104,7 @@ def make_hosts(make: MakePipeline) -> Iterator[Callable[[str], Hosts]]:
 
     def make_one(source: str) -> Hosts:
         first = free_ports(1)[0]
-        made.append(Hosts(make(CONFIG.format(port=first, source=source), map=MAP)))
+        made.append(Hosts(make(CONFIG.format(port=first, source=source, web2=WEB2), map=MAP)))
         return made[-1]
 
     yield make_one
@@ -141,7 +145,7 @@ def test_a_dropped_key_ends_its_sessions_and_both_ends_say_why(make_hosts: Calla
     cure = f"run `zpipe keys trust 'web2 = {hosts.public['web2']}'` on web1"
     refused = f"web1 does not know this host's key, or has dropped it: {cure}, and reload there (SIGHUP)"
     wait_until(lambda: refused in runs["web2"].stderr, "web2 says why it is refused")
-    dropped = f"still uses a key of web2 that was dropped: {hosts.public['web2']}"
+    dropped = f"still uses a key of web2 that was dropped ({hosts.public['web2']})"
     wait_until(lambda: dropped in runs["web1"].stderr, "web1 says whom it refuses")
     stages = hosts.monitored("web3")
     assert stages["store"]["refusals"] == {"store.1": [refused]}

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from network import Network, network
 from pipeline import Pipeline
 from rows import Comparison
 from server import Server, running
 from servers import S3, BulkService, MariaDB, PostgreSQL
+from spread import HOSTS
 
 FIGURES = "figures"
 
@@ -97,3 +99,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("throughput beside a plain script with the same library")
         for line in sorted(set(figures)):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def net(home: Path) -> Iterator[Network]:
+    """Three hosts on one switch."""
+    try:
+        with network(home) as made:
+            made.add(*HOSTS)
+            yield made
+    except OSError as error:
+        pytest.skip(f"no network namespaces here: {error}")

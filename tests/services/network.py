@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import Command
 
-NET = "10.99.0"
+NET, NET6 = "10.99.0", "fd99"
 
 
 def ip(*arguments: str) -> str:
@@ -69,6 +69,24 @@ class Host:
         ip("-n", self.space, "addr", "del", f"{old}/24", "dev", "eth0")
         ip("-n", self.space, "addr", "add", f"{self.address}/24", "dev", "eth0")
         self._network.write_hosts()
+
+    def become_ipv6(self) -> None:
+        """Gives it an address of IPv6 in place of its own."""
+        old, self.address = self.address, f"{NET6}::{self.address.rpartition('.')[2]}"
+        ip("-n", self.space, "addr", "del", f"{old}/24", "dev", "eth0")
+        ip("-n", self.space, "addr", "add", f"{self.address}/64", "dev", "eth0", "nodad")
+        self._network.write_hosts()
+
+    def connections_to(self, address: str) -> set[tuple[str, str]]:
+        """Both ends of each tcp connection that this host has with another, as far as it knows."""
+        command = ["ip", "netns", "exec", self.space, "ss", "-Htn", "state", "established", "dst", address]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return {(here, there) for _, _, here, there, *_ in map(str.split, shown.splitlines())}
+
+    def instances(self) -> list[int]:
+        """The pids of the daemons of a run that work on it."""
+        pids = map(int, ip("netns", "pids", self.space).split())
+        return [pid for pid in pids if b"stage" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
 
     def kill(self) -> None:
         """`kill -9` of everything that runs on it."""

@@ -13,9 +13,11 @@ import pytest
 
 from zpipe.core.wire.peer_address import ShownKey
 from zpipe.errors import OperatorError
+from zpipe.runtime.this_host import is_own
 from zpipe.transport import keyring
+from zpipe.transport.arrival import Arrival, sender
 from zpipe.transport.curve import KeyPair, Refusal, TrustedKeys, new_pair, pair_of
-from zpipe.transport.sockets import Arrival, Bound, Sockets
+from zpipe.transport.sockets import Bound, Sockets
 
 WEB1, WEB2, WEB3, OTHER = (new_pair() for _ in range(4))
 DEADLINE_S = 20.0
@@ -45,15 +47,17 @@ class Ends:
         self.client, self.server = client, server
         self._folder = folder
         self.port = 0
+        self.address = "127.0.0.1"
 
-    def bind(self) -> None:
+    def bind(self, address: str = "127.0.0.1") -> None:
         local = [f"ipc://{self._folder}/{name}" for name in ("inbox", "feedback", "control")]
         self.port = free_ports()
-        remote = Bound(*(f"tcp://127.0.0.1:{self.port + more}" for more in (2, 0, 1)))
+        remote = Bound(*(f"tcp://{address}:{self.port + more}" for more in (2, 0, 1)))
         self.server.bind(*local, high_water_mark=10, remote=remote)
 
     def connect(self, host: str = "web2") -> None:
-        self.client.connect_upstream(PEER, f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self.port + 1}", host)
+        where = f"tcp://{self.address}"
+        self.client.connect_upstream(PEER, f"{where}:{self.port}", f"{where}:{self.port + 1}", host)
 
     def until(self, done: Callable[[list[Arrival], list[Arrival]], object]) -> tuple[list[Arrival], list[Arrival]]:
         """Polls both until `done(at the client, at the server)`."""
@@ -76,10 +80,11 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Ends]]:
         at_client: TrustedKeys | None = None,
         server: KeyPair | None = WEB2,
         at_server: TrustedKeys | None = None,
+        bound: str = "127.0.0.1",
     ) -> Ends:
         made.extend(Sockets(pair, keys or trusted()) for pair, keys in ((client, at_client), (server, at_server)))
         ends = Ends(tmp_path, *made)
-        ends.bind()
+        ends.bind(bound)
         return ends
 
     yield make
@@ -145,6 +150,46 @@ def test_either_end_learns_why(
     if noted == "unknown key" and client is not None:
         assert {one.key for one in refusals(by)} == {client.public}
     assert "up" not in kinds(at) and "feedback" not in kinds(by)
+
+
+@pytest.mark.skipif(not is_own("[::1]"), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    ("bound", "address", "known"),
+    [
+        ("[::1]", "[::1]", "::1"),
+        ("*", "[::1]", "::1"),
+        ("*", "127.0.0.1", "127.0.0.1"),
+        ("*", "localhost", "127.0.0.1"),
+    ],
+)
+def test_a_peer_is_shown_by_the_address_that_it_has(
+    make: Callable[..., Ends], bound: str, address: str, known: str
+) -> None:
+    """Whatever it connects by: a socket of both versions of IP takes in an IPv4 address as one of IPv6."""
+    ends = make(bound=bound)
+    ends.address = address
+    ends.connect()
+    ends.until(lambda client, server: "up" in kinds(client))
+    assert ends.client.unreached() == {}
+    assert ends.client.tell(PEER, b"hello")
+    _, server = ends.until(lambda client, server: "feedback" in kinds(server))
+    assert [sender(one) for one in server if one.what == "feedback"] == [known]
+    assert ends.client.open_session(b"s", f"tcp://{address}:{ends.port + 2}", 10, WEB2.public)
+    _, by = ends.until(lambda client, server: refusals(server) and refusals(client))
+    assert {one.where for one in refusals(by)} == {"web1"}, "no stage before this one runs there"
+
+
+def test_a_peer_that_is_not_there_is_said_to_be_unreached(make: Callable[..., Ends]) -> None:
+    ends = make()
+    ends.connect()
+    [(peer, (address, seconds))] = ends.client.unreached().items()
+    assert (peer, address) == (PEER, f"tcp://127.0.0.1:{ends.port}") and seconds >= 0.0
+    ends.until(lambda client, server: "up" in kinds(client))
+    assert ends.client.unreached() == {}
+    ends.server.close()
+    while "down" not in kinds(list(ends.client.poll(0.01))):
+        pass
+    assert set(ends.client.unreached()) == {PEER}
 
 
 def test_whoever_is_trusted_later_is_let_in_by_itself(make: Callable[..., Ends]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from zpipe.transport.sockets import LARGE_BYTES, MAX_STATEMENT_BYTES, UNREAD, Sockets
+from zpipe.transport.socket_options import MAX_STATEMENT_BYTES, UNREAD
+from zpipe.transport.sockets import LARGE_BYTES, Sockets
 
 PARCELS = 8
 IN_THE_KERNEL = 16

@@ -3,9 +3,8 @@
 The entry point of each event belongs here, the order of what follows from it, and the moves of the lifecycle. Must not live here:
 what a part can decide by itself. An event changes state; `turn` then does all that follows from it and collects the actions.
 
-Nearly all turns of an idle pipeline only pass a message on. So a stage to which nothing else has happened is `_settled`: until
-its next deadline a turn starts tasks, sends parcels, and looks at nothing besides. The plain events are a parcel within the
-credit, messages of a source, and a task whose messages are completed or filtered; every other event unsettles it.
+Nearly all turns of an idle pipeline only pass a message on. So a stage is `_settled` by plain events (a parcel within the credit,
+messages of a source, a task whose messages are completed or filtered): a turn then starts tasks and sends parcels, and no more.
 """
 
 from __future__ import annotations
@@ -209,10 +208,8 @@ class Stage:
         self._actions += [Reply(route, frames.write(said)), event]
 
     def _answer(self, request: frames.Request, now: float) -> frames.Done | frames.Refuse:
-        """Does what is asked, and says in which state it is then, or why it is not done.
-
-        Every request describes a state, so asking twice changes nothing: an operator whose answer was lost asks again.
-        """
+        """Does what is asked, and says in which state it is then, or why not. Every request describes a state, so asking twice
+        changes nothing: an operator whose answer was lost asks again."""
         match request.what:
             case "drain" if self.upstreams.head:
                 self.drain()
@@ -229,6 +226,8 @@ class Stage:
                 self._actions.append(TakeLetters())
             case "snapshot":
                 self.snapshot_now(now)
+            case what if self.upstreams.gone_by_word(what, now):
+                pass
             case what if (rate := rate_asked_for(what)) is not None:
                 self.tap.ask(rate, now)
             case _:
@@ -241,14 +240,15 @@ class Stage:
         self._settled = False
         self._actions += self.upstreams.heard(peer, frames.read(encoded), now)
 
-    def parcel_received(self, header: bytes, body: Encoded, now: float) -> None:
-        """A parcel in the inbox. Raises PeerError."""
+    def parcel_received(self, header: bytes, body: Encoded, now: float) -> bool:
+        """A parcel in the inbox. False: it is of no open session. Raises PeerError."""
         self._wake(now)
         settled, self._settled = self._settled, False
         frame = frames.read(header)
-        self.upstreams.parcel(frame, body, now)
+        known = self.upstreams.parcel(frame, body, now)
         self._actions += self.tap.entered(self.inlet, frame, body, now)
         self._settled = settled and type(frame) is frames.Parcel
+        return known
 
     def upstream_connected(self, peer: tuple[str, int], now: float) -> None:
         self._settled = False

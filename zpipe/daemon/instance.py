@@ -187,7 +187,12 @@ class Instance:
         high_water_mark = settings.queue.messages + HIGH_WATER_SLACK
         remote = self._places.remote(settings.name, self._number)
         inbox = self._sockets.bind(
-            address, addresses.feedback, addresses.control, high_water_mark, _bound(remote) if remote else None
+            address,
+            addresses.feedback,
+            addresses.control,
+            high_water_mark,
+            _bound(remote) if remote else None,
+            settings.queue.bytes,
         )
         return Stage(
             Identity(
@@ -368,9 +373,15 @@ class Instance:
             last_life=self._last_life,
             worker_deaths=self._workers.deaths if self._workers is not None else {},
             worker_pids=self._workers.pids if self._workers is not None else (),
-            refusals=self._refusals.figures(),
+            refusals=self._refusals.figures(self._unreached()),
             plugin_metrics=self._context.metrics.figures(),
         )
+
+    def _unreached(self) -> dict[tuple[str, int], tuple[str, float]]:
+        """Upstream instances that have said no end yet, and to which there is no connection."""
+        awaited = self.stage.status().waiting_for
+        found = self._sockets.unreached().items()
+        return {peer: of for peer, of in found if peer[0] in awaited or f"{peer[0]}.{peer[1]}" in awaited}
 
     # ---- its life
 

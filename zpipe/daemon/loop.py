@@ -21,8 +21,10 @@ from zpipe.core.wire import frames
 from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
+from zpipe.daemon.service import peer_limits
 from zpipe.daemon.service.health import Health
 from zpipe.daemon.service.limited_log import LimitedLog, MalformedFrameLog, Source
+from zpipe.daemon.service.peer_limits import PeerLimits
 from zpipe.daemon.service.refusals import Refusals
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.position_writer import PositionWriter
@@ -30,7 +32,8 @@ from zpipe.daemon.workers.pool import Pool
 from zpipe.errors import PeerError
 from zpipe.runtime import file_descriptors
 from zpipe.runtime.logs import fields
-from zpipe.transport.sockets import Arrival, Sockets, sender
+from zpipe.transport.arrival import Arrival, sender
+from zpipe.transport.sockets import Sockets
 
 PARTS_S = file_descriptors.LOOK_S
 """The parts have a turn after what concerns them, when one of them is due, and where the loop turns anyway, this often."""
@@ -128,6 +131,7 @@ class Loop:
         self._limited_log = limited_log
         self._refusals = refusals
         self._malformed = MalformedFrameLog(log)
+        self._peer_limits = PeerLimits()
         self._over = False
         self._error: BaseException | None = None
         self._exit: act.Exit | None = None
@@ -259,18 +263,22 @@ class Loop:
 
     def _take_in(self, arrival: Arrival, now: float) -> None:
         stage, multipart = self._stage, arrival.frames
+        if self._peer_limits.watches and self._peer_limits.is_ended(self._sockets.connection_of(arrival), now):
+            return
         try:
             match arrival.what:
                 case "parcel":
                     if len(multipart) != 2:
                         raise PeerError("not the two frames of a header and a body")
-                    stage.parcel_received(multipart[0], multipart[1], now)
+                    if not stage.parcel_received(multipart[0], multipart[1], now):
+                        self._charge(arrival, peer_limits.PLAIN, now)
                 case "feedback":
                     if len(multipart) != 2:
                         raise PeerError("not a single frame")
-                    stage.feedback_received(
-                        multipart[0], multipart[1], now, sender(arrival), self._sockets.shown_key(arrival)
-                    )
+                    shown = self._sockets.shown_key(arrival)
+                    stage.feedback_received(multipart[0], multipart[1], now, sender(arrival), shown)
+                    if shown.key and not stage.consumer_at(multipart[0]):
+                        self._charge(arrival, peer_limits.PLAIN, now)
                 case "control":
                     self._subscribed(arrival)
                 case "upstream":
@@ -295,6 +303,16 @@ class Loop:
         except PeerError as error:
             stage.frame_malformed()
             self._malformed.note(self._origin(arrival, error), error, now)
+            self._charge(arrival, peer_limits.MALFORMED, now)
+
+    def _charge(self, arrival: Arrival, cost: float, now: float) -> None:
+        """Has a neighbour with a key pay for a frame that it should not have sent. Over Unix sockets only this user's processes
+        come, and without keys nobody is known."""
+        host, key = self._sockets.shown_key(arrival)
+        connection = self._sockets.connection_of(arrival) if key else -1
+        if key and not self._peer_limits.charge(connection, host, cost, now):
+            self._sockets.disconnect(arrival)
+            self._refusals.note_flood(host or sender(arrival), now)
 
     def _subscribed(self, arrival: Arrival) -> None:
         """Raises PeerError, and ends the connection, if it is no subscription to what is published. With the connection goes

@@ -46,6 +46,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f}d"
 
 
+def spelled(seconds: float) -> str:
+    """In a sentence: 12 s, 61 min, 3 h, 4 d."""
+    for unit, length in (("s", 60.0), ("min", 60.0), ("h", 24.0)):
+        if seconds < length * 2:
+            return f"{seconds:.0f} {unit}"
+        seconds /= length
+    return f"{seconds:.0f} d"
+
+
 def precise(seconds: float) -> str:
     """At most five characters: 0.4ms, 25ms, then as `duration`."""
     if seconds >= 0.9995:

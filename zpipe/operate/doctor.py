@@ -1,5 +1,6 @@
-"""What stands in a pipeline's way, as seen from this machine: names, ways to the other hosts, keys, versions, clocks, limits,
-folders, disks. Each finding says its cure. Does not belong here: units (the command adds them), and mending anything."""
+"""What stands in a pipeline's way, as seen from this machine: names, ways to the other hosts, keys, versions, clocks, services of
+plugins, limits, folders, disks. Each finding says its cure. Does not belong here: units (the command adds them), and mending
+anything."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, parse_address
@@ -27,6 +29,18 @@ Verdict = Literal["ok", "warning", "wrong"]
 CONNECT_S = 2.0
 CLOCKS_APART_S = 1.0
 """Clocks that NTP keeps differ by some milliseconds."""
+PORTS = {
+    "http": 80,
+    "https": 443,
+    "redis": 6379,
+    "rediss": 6379,
+    "amqp": 5672,
+    "amqps": 5671,
+    "nats": 4222,
+    "tls": 4222,
+}
+"""Of URLs that name none."""
+MINUTES_FROM_S = 120.0
 LEAST_DESCRIPTORS = 1024
 LEAST_BYTES, FEW_BYTES = 32 * 2**20, 1024 * 2**20
 """Of free room on a disk: with less than the one an instance soon waits for room, with less than the other it is worth a word."""
@@ -52,6 +66,7 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
     yield from keys
     if not any(one.verdict == "wrong" and one.area == "this host" for one in keys):
         yield from _peers(config, places, listen_s)
+    yield from _services(config, places.host)
     yield from _limits(config, places.host)
     yield from _folders(places, env)
 
@@ -163,7 +178,8 @@ def _heard(
         if abs(skew) > CLOCKS_APART_S:
             way = "behind" if skew > 0 else "ahead of"
             cure = "have both kept by NTP (timedatectl set-ntp true). Only times since a message's origin are wrong"
-            yield Finding("clocks", "warning", f"the clock of {where} is {abs(skew):.0f} s {way} this one", cure)
+            apart = f"{abs(skew):.0f} s" if abs(skew) < MINUTES_FROM_S else f"{abs(skew) / 60:.0f} min"
+            yield Finding("clocks", "warning", f"the clock of {where} is {apart} {way} this one", cure)
         elif host:
             yield Finding("clocks", "ok", f"the clock of {host} is right to {abs(skew):.1f} s")
 
@@ -187,6 +203,37 @@ def _unheard(name: str, host: str, listen: str) -> Finding:
         return Finding("reach", "wrong", f"{name} on {host} cannot be reached at {where}: {why}", cure)
     cure = f"see the log of {name} on {host}, and `zpipe doctor` there"
     return Finding("reach", "wrong", f"{name} on {host}: somebody listens at {where}, and sends no snapshot", cure)
+
+
+def _services(config: PipelineConfig, host: str) -> Iterator[Finding]:
+    """Whether somebody listens where plugins say that they connect to. What they say to each other is the plugin's own."""
+    here = dict.fromkeys(stage for stage, _ in config.instances_on(host))
+    for stage in here:
+        for service in config.stages[stage].traits.services:
+            where = _host_and_port(service)
+            if where is None:
+                continue
+            shown = f"{where[0]}:{where[1]}"
+            try:
+                socket.create_connection(where, CONNECT_S).close()
+            except OSError as error:
+                why = "no answer" if isinstance(error, TimeoutError) else error.strerror
+                cure = (
+                    "is it up, and is this its address? A stage waits for it at its start, or its messages are retried"
+                )
+                yield Finding("services", "wrong", f"{stage}: the service at {shown} cannot be reached: {why}", cure)
+            else:
+                yield Finding("services", "ok", f"{stage}: somebody listens at {shown}")
+
+
+def _host_and_port(service: str) -> tuple[str, int] | None:
+    """None for what is not reached over the network. Nothing else of a URL is shown: it may have a password."""
+    try:
+        url = urlsplit(service if "://" in service else f"//{service}")
+        port = url.port or PORTS.get(url.scheme)
+    except ValueError:
+        return None
+    return (url.hostname, port) if url.hostname and port else None
 
 
 def _limits(config: PipelineConfig, host: str) -> Iterator[Finding]:

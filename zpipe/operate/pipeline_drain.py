@@ -8,13 +8,14 @@ joins late does no harm.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
-from zpipe.errors import ExitCode, NoPeerError
+from zpipe.core.telemetry.snapshot import at_rest
+from zpipe.errors import ExitCode, NoPeerError, OperatorError
 from zpipe.operate.watch import DRAIN_ANSWER_S, Watch
 from zpipe.runtime.places import Places, since_boot_s
 
@@ -34,7 +35,8 @@ class PipelineDrain:
         self._watch = Watch(config, self._places)
         self.last: dict[InstanceKey, dict[str, Any]] = {}
         self.killed: list[dict[str, Any]] = []
-        self._sent_away: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
+        self._last_accounts: list[dict[str, Any]] = []
 
     def gather(self, timeout_s: float) -> None:
         """Waits for a snapshot of every instance of the config, at most so long. Blocks.
@@ -49,8 +51,23 @@ class PipelineDrain:
             raise self._places.no_peer_error(f"no instance of pipeline {self._config.name!r} is running")
         heads = self._config.heads
         if not self._has_begun() and not any(self._alive(key) for key in self._instances() if key[0] in heads):
-            names = ", ".join(sorted(heads))
-            raise NoPeerError(f"a drain begins at the head, and {names} is not running: start it, or stop the others")
+            self._take_last_accounts(heads)
+
+    def _take_last_accounts(self, heads: Collection[str]) -> None:
+        """The heads are gone. If they have stopped at their end, what waits for them waits in vain, and their last accounts prove
+        that nothing is owed. Those are on the disks of their own hosts only. Raises NoPeerError where one is not found."""
+        instances = [key for key in self._config.instances if key[0] in heads]
+        accounts = {key: self._places.last_account(*key) for key in instances}
+        missing = [key for key, account in accounts.items() if account is None]
+        if missing:
+            names = ", ".join(sorted({stage for stage, _ in missing}))
+            elsewhere = sorted({host for key in missing if (host := self._places.other_host(*key))})
+            hint = f"; if it has ended, drain on {', '.join(elsewhere)}, where its last account is" if elsewhere else ""
+            raise NoPeerError(
+                f"a drain begins at the head, and {names} is not running: start it, or stop the others{hint}"
+            )
+        self._last_accounts = [account for account in accounts.values() if account is not None]
+        self.last.update(zip(accounts, self._last_accounts, strict=True))
 
     def run(self, timeout_s: float, turn: Callable[[], None]) -> ExitCode:
         """Orders the drain and waits for its end; `turn` is called ten times a second. Blocks.
@@ -62,7 +79,7 @@ class PipelineDrain:
             self._watch.order_drain({key: one for key, one in self.last.items() if key[0] in self._config.heads})
             self._listen(TURN_S)
             self._read_marks()
-            self._send_latecomers_away()
+            self._end_latecomers()
             turn()
             if not self.running() and not self._silent():
                 return ExitCode.DONE
@@ -109,24 +126,47 @@ class PipelineDrain:
         """Instances that were heard of and have not stopped yet."""
         return [key for key, snapshot in self.last.items() if snapshot["state"] != State.STOPPED.value]
 
-    def _send_latecomers_away(self) -> None:
-        """Has those leave that were started when their upstream had ended already. Such an instance waits for the next stream,
-        since it cannot tell that the end which it finds on disk is that of this one. A drain that saw it come about can."""
+    def _end_latecomers(self) -> None:
+        """Ends those that were started when their upstream had ended already. Such an instance waits for the next stream, since
+        it cannot tell that the end which it finds on disk is that of this one, and of another host it finds none. Only a drain
+        that saw it come about can. It is told; but one below which nobody is left could not pass its end on, and is to leave."""
         for key in self.running():
-            snapshot = self.last[key]
-            inputs = {entry.stage for entry in self._config.stages[key[0]].inputs}
-            unheard = inputs.intersection(snapshot.get("waiting_for") or ())
-            if snapshot["incarnation"] in self._sent_away or not unheard or not all(map(self._has_ended, unheard)):
-                continue
-            with suppress(NoPeerError):
-                self._watch.ask(*key, "leave", DRAIN_ANSWER_S)
-                self._sent_away.add(snapshot["incarnation"])
+            for order in self._orders_for_latecomer(*key):
+                told = self.last[key]["incarnation"], order
+                if told not in self._told:
+                    with suppress(OperatorError):
+                        self._watch.ask(*key, order, DRAIN_ANSWER_S)
+                        self._told.add(told)
+
+    def _orders_for_latecomer(self, stage: str, instance: int) -> list[str]:
+        snapshot = self.last[stage, instance]
+        inputs = {entry.stage for entry in self._config.stages[stage].inputs}
+        in_session = {f"{row.get('from')}.{row['instance']}" for row in snapshot.get("sessions", ())}
+        waiting_for = [name for name in snapshot.get("waiting_for") or () if name not in in_session]
+        unheard = {name: name.partition(".")[0] for name in waiting_for if name.partition(".")[0] in inputs}
+        if not unheard or not all(map(self._has_ended, unheard.values())):
+            return []
+        consumers = {consumer for _, consumer in self._config.consumers(stage)}
+        if consumers and not any(key[0] in consumers for key in self.running()):
+            return ["leave"]
+        instances = [
+            [f"{above}.{n}" for n in range(1, self._config.stages[above].instances + 1)] if name == above else [name]
+            for name, above in unheard.items()
+        ]
+        return [f"ended:{name}" for names in instances for name in names]
 
     def _has_ended(self, stage: str) -> bool:
-        """Whether all instances of the stage that this drain heard of have stopped, and at least one at the end of its stream."""
+        """Whether all instances of the stage that this drain heard of have stopped, and at least one at the end of its stream.
+        Of another host that is known by its last snapshot alone: it holds nothing."""
         known = [key for key in self._instances() if key[0] == stage and self._alive(key)]
         stopped = all(self._final_snapshot(key) is not None for key in known)
-        return stopped and any(self._places.stopped_at_end(*key) is not None for key in known)
+        return stopped and any(self._stopped_at_end(key) for key in known)
+
+    def _stopped_at_end(self, key: InstanceKey) -> bool:
+        last = self.last.get(key)
+        if not self._places.is_local(*key):
+            return last is not None and last["state"] == State.STOPPED and at_rest(last)
+        return last in self._last_accounts or self._places.stopped_at_end(*key) is not None
 
     def _listen(self, timeout_s: float) -> None:
         for snapshot in self._watch.poll(timeout_s):

@@ -248,6 +248,13 @@ class Places:
         snapshot = self.stopped(stage, instance)
         return snapshot if snapshot is not None and read_json(self.state(stage, instance) / MARK).get("ended") else None
 
+    def last_account(self, stage: str, instance: int) -> dict[str, Any] | None:
+        """The last snapshot of an instance that stopped at the end of its stream since the machine booted, in whichever run or
+        life of the pipeline."""
+        mark = read_json(self.state(stage, instance) / MARK)
+        snapshot: dict[str, Any] | None = mark.get("snapshot")
+        return snapshot if mark.get("ended") and mark.get("boot") == _boot() else None
+
     def keep_paused(self, stage: str, instance: int, paused: bool) -> None:
         """Keeps across restarts that the operator has paused the instance. Raises OSError."""
         path = self.state(stage, instance) / PAUSED

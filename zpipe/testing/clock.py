@@ -40,3 +40,21 @@ class Clock:
             self.now = max(self.now, when)
             event()
         return True
+
+
+class MachineClock:
+    """The same time as a machine has it whose clock is ahead of the others'."""
+
+    def __init__(self, clock: Clock, ahead_s: float) -> None:
+        self._clock = clock
+        self._ahead_s = ahead_s
+
+    @property
+    def now(self) -> float:
+        return self._clock.now + self._ahead_s
+
+    def at(self, when: float, event: Event) -> None:
+        self._clock.at(when - self._ahead_s, event)
+
+    def later(self, delay_s: float, event: Event) -> None:
+        self._clock.later(delay_s, event)

@@ -12,7 +12,7 @@ from zpipe.core.actions import Action
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls
 from zpipe.core.work.task import Chunk, Task
-from zpipe.testing.clock import NEVER, Clock, Event
+from zpipe.testing.clock import NEVER, Event, MachineClock
 from zpipe.testing.simulated_plugin import Disk, SimulatedLinks, SimulatedTask, SimulatedWorkers, Spec
 from zpipe.testing.simulated_source import SimulatedSource
 
@@ -40,7 +40,7 @@ class Node:
         incarnation: str,
         links: Sequence[tuple[str, str]],
         disk: Disk,
-        clock: Clock,
+        clock: MachineClock,
         chance: random.Random,
         jitter: Callable[[], float],
         turned: Callable[[Node], None],
@@ -95,8 +95,13 @@ class Node:
         self.alive = False
         return self.workers.suspects()
 
-    def freeze(self, until: float) -> None:
-        self._frozen_until = max(self._frozen_until, until)
+    @property
+    def now(self) -> float:
+        """By the clock of its machine."""
+        return self._clock.now
+
+    def freeze(self, seconds: float) -> None:
+        self._frozen_until = max(self._frozen_until, self.now + seconds)
 
     # ---- time
 

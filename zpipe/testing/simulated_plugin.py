@@ -47,6 +47,7 @@ class Spec:
     poison    ids whose call ends the process
     record_s  (heads) seconds that the source takes for a record
     section   (heads) records are taken in when so many have come, as busy daemons do
+    ahead_s   by how much the clocks of its machines are ahead of the others'
     window    messages are held, and one output is made of so many of them, or of all that are held at a tick or a flush
     make_links  by the instance's number and how its links hear: those of its links that do not run over ZeroMQ
     make_source, make_workers  in the place of those that are simulated, such as ones that call a real plugin
@@ -67,6 +68,7 @@ class Spec:
     poison: Callable[[str], bool] = lambda id: False
     record_s: float = 0.0
     section: int = 1
+    ahead_s: float = 0.0
     window: int = 0
     make_links: Callable[[int, Heard], SimulatedLinks] | None = None
     make_source: Callable[..., Any] | None = None

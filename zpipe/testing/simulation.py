@@ -16,7 +16,7 @@ from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
 from zpipe.core.work.task import DeadLetter
 from zpipe.errors import PeerError
-from zpipe.testing.clock import Clock
+from zpipe.testing.clock import Clock, MachineClock
 from zpipe.testing.invariants import breaches
 from zpipe.testing.network import Faults, Network
 from zpipe.testing.node import Key, Node
@@ -115,7 +115,7 @@ class Simulation:
             incarnation,
             self.links(stage),
             disk,
-            self.clock,
+            MachineClock(self.clock, self.specs[stage].ahead_s),
             self.random,
             self._jitter,
             self._turned,
@@ -165,7 +165,7 @@ class Simulation:
         def event() -> None:  # a process that stands still makes no connection
             if upstream.alive:
                 self.network.make_line(node.incarnation, upstream.incarnation)
-            node.stage.upstream_connected(upstream.key, self.now)
+            node.stage.upstream_connected(upstream.key, node.now)
 
         if upstream.alive:
             node.event(event)
@@ -175,7 +175,7 @@ class Simulation:
         for key in sorted(self.marks):
             if key[0] in node.upstreams and key not in node.gone:
                 node.gone.add(key)
-                node.stage.upstream_gone(key, self.now)
+                node.stage.upstream_gone(key, node.now)
             if key[0] in node.consumers:
                 node.stage.downstream_gone(key[0])
 
@@ -201,7 +201,7 @@ class Simulation:
         if dead.key[0] in other.upstreams:
             self.network.break_line(other.incarnation, dead.incarnation)
             self.clock.later(
-                CONNECT_S, lambda: other.event(lambda: other.stage.upstream_disconnected(dead.key, self.now))
+                CONNECT_S, lambda: other.event(lambda: other.stage.upstream_disconnected(dead.key, other.now))
             )
 
     def _lose(self, node: Node, session: bytes) -> None:
@@ -221,12 +221,12 @@ class Simulation:
 
     def freeze(self, key: Key, seconds: float) -> None:
         """SIGSTOP for a while: nothing is handled, everything waits."""
-        self.nodes[key].freeze(self.now + seconds)
+        self.nodes[key].freeze(seconds)
 
     def leave(self, key: Key) -> None:
         """SIGTERM to one instance. (A second one would kill it.)"""
         node = self.nodes[key]
-        node.event(lambda: node.stage.leave(self.now))
+        node.event(lambda: node.stage.leave(node.now))
 
     def pause(self, key: Key, seconds: float) -> None:
         """An operator has it start nothing for a while."""
@@ -258,9 +258,9 @@ class Simulation:
     # ---- after each turn of a node
 
     def _turned(self, node: Node) -> None:
-        self._perform_all(node, node.stage.turn(self.now))
+        self._perform_all(node, node.stage.turn(node.now))
         if not node.stage.whole and next(self._turns) % ANEW == 0:
-            missed = node.stage.turn_anew(self.now)
+            missed = node.stage.turn_anew(node.now)
             self.problems += [
                 f"{self.now:.4f} {node.incarnation}: a turn has missed {action}"
                 for action in missed
@@ -315,9 +315,7 @@ class Simulation:
                     return
                 network.control(
                     ("reply", mine, consumer),
-                    lambda: self._reply(
-                        consumer, route, lambda n: n.stage.upstream_received(node.key, frame, self.now)
-                    ),
+                    lambda: self._reply(consumer, route, lambda n: n.stage.upstream_received(node.key, frame, n.now)),
                 )
             case act.LogEvent(event, fields):
                 if event in FAULTS and fields.get("sender") != STRANGER:
@@ -338,9 +336,7 @@ class Simulation:
             case act.SendParcel(session, header, body):
                 network.data(
                     session,
-                    lambda address: self._to(
-                        self._at(address), lambda n: n.stage.parcel_received(header, body, self.now)
-                    ),
+                    lambda address: self._to(self._at(address), lambda n: n.stage.parcel_received(header, body, n.now)),
                 )
 
     def forge(self, key: Key, frame: frames.Frame) -> None:
@@ -351,7 +347,7 @@ class Simulation:
     def _tell(self, to: str, route: bytes, frame: bytes, sender: str) -> None:
         self.network.control(
             ("tell", sender, to),
-            lambda: self._to(self._alive(to), lambda n: n.stage.feedback_received(route, frame, self.now, sender)),
+            lambda: self._to(self._alive(to), lambda n: n.stage.feedback_received(route, frame, n.now, sender)),
         )
 
     def _reply(self, to: str, route: bytes, handle: Callable[[Node], None]) -> None:
@@ -362,12 +358,12 @@ class Simulation:
     def _announce(self, node: Node, to: str, frame: bytes) -> None:
         self.network.control(
             ("publish", node.incarnation, to),
-            lambda: self._to(self._alive(to), lambda n: n.stage.upstream_received(node.key, frame, self.now)),
+            lambda: self._to(self._alive(to), lambda n: n.stage.upstream_received(node.key, frame, n.now)),
         )
 
     # ---- what comes of actions
 
-    def _to(self, node: Node | None, handle: Callable[[Node], None]) -> None:
+    def _to(self, node: Node | None, handle: Callable[[Node], object]) -> None:
         if node is None:
             return
 
@@ -401,7 +397,7 @@ class Simulation:
             piece = letter.piece
             id = letter.id if piece is None else piece.section.columns()[0][piece.start]
             self.dead_letters.append((node.spec.name, id, letter))
-        node.stage.letter_written(letter, written, self.now)
+        node.stage.letter_written(letter, written, node.now)
 
     def _commit(self, node: Node, position: int, total: int, ended: bool) -> None:
         disk = self.disks[node.key]

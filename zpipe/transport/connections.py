@@ -21,7 +21,20 @@ def sender_of(frame: Any) -> str:
     except zmq.ZMQError:
         return ""
     found = _UNIX_PEER.fullmatch(address)
-    return f"uid {found[1]}, pid {found[2]}" if found else address
+    return f"uid {found[1]}, pid {found[2]}" if found else plain(address)
+
+
+def connection_of(frame: Any) -> int:
+    """The descriptor of the connection by which a frame came; -1 if libzmq does not tell."""
+    try:
+        return int(frame.get(zmq.SRCFD)) if frame is not None else -1
+    except zmq.ZMQError:
+        return -1
+
+
+def plain(address: str) -> str:
+    """An IPv4 address as such, also where a socket of both versions has taken it in as one of IPv6."""
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def shut_down(fd: int) -> None:
@@ -40,7 +53,7 @@ def connected_from(fd: int) -> str:
     except OSError:
         return ""
     try:
-        return str(plug.getpeername()[0])
+        return plain(str(plug.getpeername()[0]))
     except (OSError, IndexError):
         return ""
     finally:

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 import zmq
 from zmq.utils import z85
 
+from zpipe.transport.connections import plain
+
 INBOX = b"inbox"
 """The domain of sockets to which only those connect who send parcels. Every other one is for all hosts of the pipeline."""
 _ZAP = "inproc://zeromq.zap.01"
@@ -22,9 +24,10 @@ _UNKNOWN, _NOT_HERE = 400, 500
 """A client is told no more of a refusal than one of three numbers (RFC 27), of which 300 has it wait in vain."""
 _CRYPTOGRAPHIC, _MECHANISM = zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC, zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 
-Problem = Literal["unknown key", "key of another", "no keys", "wrong server key", "broken off"]
+Problem = Literal["unknown key", "key of another", "no keys", "wrong server key", "broken off", "too many", "no end"]
 """Why a connection with keys was not made: the client's key is not known; it is known, and is not one of those that may use this
-socket; one end has keys and the other has none; the client expects another key of the server; nobody knows."""
+socket; one end has keys and the other has none; the client expects another key of the server; nobody knows. Or why one was ended:
+there were too many of them; a message on it had no end."""
 
 
 class KeyPair(NamedTuple):
@@ -142,7 +145,7 @@ class ZapAnswers:
             except (zmq.Again, ValueError):
                 return
             key = z85.encode(shown[0]).decode() if mechanism == b"CURVE" and len(shown[0]) == 32 else ""
-            where = address.decode("ascii", "replace")
+            where = plain(address.decode("ascii", "replace"))
             owner = self._trusted.owner(key)
             status = 200
             if not owner:

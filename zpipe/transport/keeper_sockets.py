@@ -11,7 +11,7 @@ from contextlib import suppress
 import zmq
 
 from zpipe.errors import OperatorError
-from zpipe.transport.sockets import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
+from zpipe.transport.socket_options import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
 
 
 class KeeperSockets:

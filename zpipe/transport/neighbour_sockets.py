@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import zmq
 
-from zpipe.transport.sockets import MAX_FRAME_BYTES
+from zpipe.transport.socket_options import MAX_FRAME_BYTES
 
 Frames = list[bytes]
 SEND_MS = 5000

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import zmq
 
-from zpipe.transport import curve
+from zpipe.transport import curve, socket_options
 from zpipe.transport.curve import KeyPair, TrustedKeys
-from zpipe.transport.sockets import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
+from zpipe.transport.socket_options import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
 
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _FAILED |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -65,7 +65,7 @@ class OperatorSockets:
             self._addresses.add(address)
             sub = self._keyed_sub if self._pair is not None and host else self._sub
             if self._expect(sub, address, host):
-                sub.connect(address)
+                socket_options.connect(sub, address)
 
     def _expect(self, socket: zmq.Socket[bytes], address: str, host: str) -> bool:
         """False: no key of the host is trusted, so it is not to be connected to."""
@@ -106,7 +106,7 @@ class OperatorSockets:
         try:
             if not self._expect(dealer, address, host):
                 return None
-            dealer.connect(address)
+            socket_options.connect(dealer, address)
             dealer.send(frame)
             if dealer.poll(int(timeout_s * 1000)):
                 return dealer.recv()
@@ -132,7 +132,7 @@ class OperatorSockets:
             dealer = self._dealers[address] = self._context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.SNDHWM, 4)
             if self._expect(dealer, address, host):
-                dealer.connect(address)
+                socket_options.connect(dealer, address)
         with suppress(zmq.Again):
             dealer.send(frame, zmq.NOBLOCK)
         with suppress(zmq.Again):

@@ -16,21 +16,29 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import zmq
 import zmq.backend
 
-from zpipe.core.wire import frames
 from zpipe.core.wire.peer_address import ShownKey
 from zpipe.errors import OperatorError
-from zpipe.transport import curve
-from zpipe.transport.connections import bound_to, connected_from, sender_of, shut_down
+from zpipe.transport import curve, socket_options
+from zpipe.transport.accepted import AcceptedConnections
+from zpipe.transport.arrival import Arrival, What
+from zpipe.transport.connections import bound_to, connected_from, connection_of, shut_down
 from zpipe.transport.curve import KeyPair, Refusal, TrustedKeys, ZapAnswers
+from zpipe.transport.socket_options import (
+    MAX_STATEMENT_BYTES,
+    MAX_SUBSCRIPTION_BYTES,
+    RECONNECT_MAX_MS,
+    RECONNECT_MS,
+    SUBSCRIPTIONS,
+    connect,
+    make_socket,
+)
+from zpipe.transport.upstream_line import UpstreamLine
 
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
-RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 REFUSED_S = 1.0
 """libzmq does not connect again to a peer that has refused a key. After so long it is tried again: it may be trusted by then."""
 TURN = 64
@@ -39,20 +47,6 @@ MOST_FRAMES = 3
 """Of a message that are passed on: one more than any should have, to be seen as too many. The rest is read and dropped."""
 LARGE_BYTES = 256 * 1024
 """From here on a frame is not copied: to keep it where libzmq has it takes some 10 us, about as long as to copy so much."""
-MAX_FRAME_BYTES = 17 * 1024 * 1024
-"""libzmq drops the connection over a larger frame: a little above the largest message."""
-
-MAX_STATEMENT_BYTES = frames.MAX_FRAME_BYTES + 1024
-"""Of what is no parcel: a little above what the core reads."""
-UNREAD = 1000
-"""Frames to or from one peer that wait to be read. All but parcels are repeated, so more than these may be lost. Without a limit
-300,000 answers that nobody read took 92 MiB (measured); these take 0.3."""
-MAX_SUBSCRIPTION_BYTES = 512
-"""libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes. The
-handshake needs the rest: 300 bytes where there are keys."""
-SUBSCRIPTIONS = 16
-"""Of one connection that wait to be read: more than there are topics."""
-
 MAX_SOCKETS = 16_384
 """libzmq's own bound is 1023, and each neighbour takes up to five. Beyond this number, file descriptors are the limit."""
 
@@ -71,31 +65,12 @@ _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
 _FAILED = _DOWN & ~(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
 _ACCEPTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _FAILED
-What = Literal[
-    "parcel", "feedback", "control", "upstream", "announcement", "up", "down", "ready", "lost", "fd", "refusal"
-]
 _SIGNS: dict[str, tuple[What, What, int]] = {
     "connection": ("up", "down", zmq.EVENT_DISCONNECTED),
     "session": ("ready", "lost", _DOWN),
 }
 """What each kind of monitor tells, and of which events the second is."""
 _KEYED = ("zap", "accepted", "subscription")
-
-
-@dataclass(slots=True)
-class Arrival:
-    """Something that came in.
-
-    what    by which socket: upstream is the feedback of an upstream instance, announcement its control
-    key     whose it is; of a refusal, what is known of it;  frames: undecoded. A large one from a socket that is bound here is
-            a memoryview
-    origin  of what came by a socket that is bound here: what the transport needs to tell who sent it
-    """
-
-    what: What
-    key: Any
-    frames: list[Any]
-    origin: Any = None
 
 
 class _Role(NamedTuple):
@@ -114,30 +89,6 @@ class Bound(NamedTuple):
     control: str
 
 
-@dataclass(slots=True)
-class _Line:
-    """The connection to an upstream instance.
-
-    host    whose keys are expected there, in turn; "": none is
-    key     that is expected now;  refused: how often in a row the handshake came to nothing
-    """
-
-    feedback: str
-    control: str
-    host: str
-    dealer: zmq.Socket[bytes]
-    sub: zmq.Socket[bytes]
-    fd: int
-    key: str = ""
-    refused: int = 0
-
-    def made(self) -> None:
-        self.refused = 0
-
-    def failed(self) -> None:
-        self.refused += 1
-
-
 class Sockets:
     """Nothing blocks but `poll`.
 
@@ -154,9 +105,9 @@ class Sockets:
         self._zap = ZapAnswers(self._context, trusted or TrustedKeys()) if pair is not None else None
         if self._zap is not None:
             self._register(self._zap.socket, "zap", None)
-        self._upstreams: dict[Peer, _Line] = {}
+        self._upstreams: dict[Peer, UpstreamLine] = {}
         self._connect_at: dict[Peer, float] = {}
-        self._accepted: dict[int, str] = {}
+        self._accepted: AcceptedConnections | None = None
         self._failing: curve.Problem | None = None
         self._sessions: dict[bytes, zmq.Socket[bytes]] = {}
         self._session_keys: dict[bytes, str] = {}
@@ -166,26 +117,39 @@ class Sockets:
         self._bound: set[str | int] = set()
         self._too_long: set[zmq.Socket[bytes]] = set()
 
-    def bind(self, inbox: str, feedback: str, control: str, high_water_mark: int, remote: Bound | None = None) -> str:
+    def bind(
+        self,
+        inbox: str,
+        feedback: str,
+        control: str,
+        high_water_mark: int,
+        remote: Bound | None = None,
+        credit_bytes: int = 0,
+    ) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError.
 
         high_water_mark  of the inbox, above the credit that is given: whoever sends on without any is stopped there
         remote           more addresses of the same sockets, for other hosts: with keys, if this host has any
+        credit_bytes     that is given to producers at most
         """
-        pull = self._socket(zmq.PULL, rcvhwm=high_water_mark)
-        router = self._feedback = self._socket(zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
-        self._control = self._socket(zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
+        pull = make_socket(self._context, zmq.PULL, rcvhwm=high_water_mark)
+        router = self._feedback = make_socket(self._context, zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
+        self._control = make_socket(self._context, zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
         self._control.setsockopt(
             zmq.XPUB_VERBOSE, 1
         )  # also a topic that another subscriber has: who sends it has to be known
         sockets = (pull, router, self._control)
-        for socket, address in zip(sockets, (inbox, feedback, control), strict=True):
+        local = Bound(inbox, feedback, control)
+        if remote is not None or control.startswith("tcp:"):
+            self._accepted = AcceptedConnections(credit_bytes)
+            for socket, name in zip(sockets, Bound._fields, strict=True):
+                self._register(socket.get_monitor_socket(_ACCEPTS), "accepted", name)
+        for socket, address in zip(sockets, local, strict=True):
             self._bind(socket, address)
         chosen: str = pull.getsockopt_string(zmq.LAST_ENDPOINT)
         for socket, address, name in zip(sockets, remote or (), Bound._fields, strict=remote is not None):
             if self._pair is not None:  # the options hold for what is bound from here on
                 curve.serve(socket, self._pair, name.encode())
-                self._register(socket.get_monitor_socket(_ACCEPTS), "accepted", name)
             self._bind(socket, address)
         self._register(pull, "parcel", None)
         self._feedback_fd = self._register(router, "feedback", None)
@@ -193,7 +157,7 @@ class Sockets:
 
     def _bind(self, socket: zmq.Socket[bytes], address: str) -> None:
         try:
-            socket.bind(address)
+            socket_options.bind(socket, address)
         except zmq.ZMQError as error:
             hint = ": is this the host that the config means?" if error.errno == errno.EADDRNOTAVAIL else ""
             raise OperatorError(f"cannot bind {address}: {error.strerror or error}{hint}") from None
@@ -220,10 +184,12 @@ class Sockets:
         except zmq.ZMQError as error:  # no file descriptors are left: the process has to end
             raise OperatorError(f"cannot connect to {feedback}: {error.strerror or error}") from None
 
-    def _connect_upstream(self, peer: Peer, feedback: str, control: str, host: str, refused: int = 0) -> None:
-        dealer = self._socket(zmq.DEALER, maxmsgsize=MAX_STATEMENT_BYTES, linger=500)
+    def _connect_upstream(
+        self, peer: Peer, feedback: str, control: str, host: str, refused: int = 0, down_since: float | None = None
+    ) -> None:
+        dealer = make_socket(self._context, zmq.DEALER, maxmsgsize=MAX_STATEMENT_BYTES, linger=500)
         dealer.setsockopt(zmq.IMMEDIATE, 1)  # a hello for the last incarnation must not reach the next
-        sub = self._socket(zmq.SUB)
+        sub = make_socket(self._context, zmq.SUB)
         sub.setsockopt(zmq.SUBSCRIBE, b"announcement")
         keys = self._zap.trusted.hosts.get(host, ()) if self._zap is not None and host else ()
         key = keys[refused % len(keys)] if keys else ""
@@ -233,30 +199,47 @@ class Sockets:
             if self._pair is not None and key:
                 curve.expect(socket, self._pair, key)
         self._monitor(dealer, "connection", peer)
-        self._upstreams[peer] = _Line(
-            feedback, control, host, dealer, sub, self._register(dealer, "upstream", peer), key, refused
+        self._upstreams[peer] = UpstreamLine(
+            feedback,
+            control,
+            host,
+            dealer,
+            sub,
+            self._register(dealer, "upstream", peer),
+            key,
+            refused,
+            time.monotonic() if down_since is None else down_since,
         )
         self._register(sub, "announcement", peer)
         if key:
             self._register(sub.get_monitor_socket(_FAILED), "subscription", peer)
         if self._pair is None or key or not host:  # with keys, nobody is connected to who has shown none
-            dealer.connect(feedback)
-            sub.connect(control)
+            connect(dealer, feedback)
+            connect(sub, control)
 
     def _connect_again(self, peer: Peer, refused: int) -> None:
         """With other sockets: an option of libzmq's holds for what is connected after it, and not for what connects again."""
         line = self._upstreams.pop(peer)
         self._connect_at.pop(peer, None)
         self._end(line)
-        self._connect_upstream(peer, line.feedback, line.control, line.host, refused)
+        self._connect_upstream(peer, line.feedback, line.control, line.host, refused, line.down_since)
 
-    def _end(self, line: _Line) -> None:
+    def _end(self, line: UpstreamLine) -> None:
         for socket, watched in ((line.dealer, True), (line.sub, bool(line.key))):
             self._unregister(socket)
             if watched:
                 self._forget(socket)
             else:
                 socket.close()
+
+    def unreached(self) -> dict[Peer, tuple[str, float]]:
+        """Upstream instances to which there is no connection: the address, and for how long, in seconds."""
+        now = time.monotonic()
+        return {
+            peer: (line.feedback, now - line.down_since)
+            for peer, line in self._upstreams.items()
+            if line.down_since is not None
+        }
 
     def tell(self, peer: Peer, frame: bytes) -> bool:
         """Sends to an upstream instance's feedback. False: it is not connected, or does not read. Statements are repeated."""
@@ -278,7 +261,7 @@ class Sockets:
         """
         push = None
         try:
-            push = self._socket(zmq.PUSH, sndhwm=high_water_mark)
+            push = make_socket(self._context, zmq.PUSH, sndhwm=high_water_mark)
             push.setsockopt(zmq.IMMEDIATE, 1)
             push.setsockopt(zmq.RECONNECT_IVL, -1)
             if self._pair is not None and key:
@@ -286,7 +269,7 @@ class Sockets:
                 self._session_keys[session] = key
             self._monitor(push, "session", session)
             self._sessions[session] = push
-            push.connect(address)
+            connect(push, address)
         except zmq.ZMQError:
             if push is not None and session not in self._sessions:
                 push.close()
@@ -326,10 +309,7 @@ class Sockets:
 
     def disconnect(self, arrival: Arrival) -> None:
         """Ends the connection by which it came, if it is still there. Whoever sent it may connect again."""
-        with suppress(zmq.ZMQError, OSError):
-            fd = arrival.origin.get(zmq.SRCFD)
-            if bound_to(fd) in self._bound:
-                shut_down(fd)
+        self._end_connection(self.connection_of(arrival))
 
     # ---- keys
 
@@ -356,6 +336,10 @@ class Sockets:
             if bound_to(fd) in self._bound and connected_from(fd) in addresses:
                 shut_down(fd)
 
+    def connection_of(self, arrival: Arrival) -> int:
+        """The number of the connection by which a frame came; -1 if that is not known."""
+        return connection_of(arrival.origin)
+
     def shown_key(self, arrival: Arrival) -> ShownKey:
         """What the sender has proved to be, of a frame that came by a socket that is bound here."""
         if self._zap is None or arrival.origin is None:
@@ -379,6 +363,9 @@ class Sockets:
         until = time.monotonic() + wait_s
         if self._connect_at:
             self._connect_due(time.monotonic())
+        if self._accepted is not None:
+            yield from self._end_unfinished(self._accepted, time.monotonic())
+            wait_s = min(wait_s, self._accepted.next_look_s(time.monotonic()))
         came = False
         while not came:
             unread, self._unread = self._unread, {}
@@ -391,6 +378,18 @@ class Sockets:
             # What libzmq has done for itself is a sign, too, and is not worth a turn of the loop.
             if not came and (wait_s := until - time.monotonic()) <= 0.0:
                 return
+
+    def _end_unfinished(self, accepted: AcceptedConnections, now: float) -> Iterator[Arrival]:
+        """Ends connections that send one message without end, and what libzmq keeps of it."""
+        for fd in accepted.unfinished(now):
+            yield Arrival("refusal", Refusal("no end", accepted.address(fd), False), [])
+            self._end_connection(fd)
+
+    def _end_connection(self, fd: int) -> None:
+        """If it is known, and one to a socket that is bound here. Whoever had it may connect again."""
+        with suppress(OSError):
+            if fd >= 0 and bound_to(fd) in self._bound:
+                shut_down(fd)
 
     def _connect_due(self, now: float) -> None:
         """An instance at rest wakes up once a second, which is soon enough for this."""
@@ -415,7 +414,11 @@ class Sockets:
         for _ in range(TURN):
             if not _poll(items, 0):  # an exception costs many times as much
                 return
-            yield Arrival(what, key, socket.recv_multipart(_NOBLOCK))  # type: ignore[arg-type]
+            try:
+                multipart = socket.recv_multipart(_NOBLOCK)
+            except zmq.Again:  # likewise
+                break
+            yield Arrival(what, key, multipart)  # type: ignore[arg-type]
         self._unread[fd] = None
 
     def _read_bound(self, socket: zmq.Socket[bytes], what: str, fd: int, turn: int = TURN) -> Iterator[Arrival]:
@@ -424,7 +427,12 @@ class Sockets:
         for _ in range(turn):
             if not _poll(items, 0):
                 return
-            frame = first = socket.recv(_NOBLOCK, copy=False)
+            try:
+                frame = first = socket.recv(_NOBLOCK, copy=False)
+            except zmq.Again:  # a message that was never finished, and whose sender has gone
+                break
+            if self._accepted is not None and self._accepted.watched:
+                self._accepted.finished(connection_of(first))
             if self._too_long and socket in self._too_long:
                 if not first.more:
                     self._too_long.discard(socket)
@@ -455,6 +463,8 @@ class Sockets:
             if event & _FAILED and (refusal := self._failed(what, key, event, value)) is not None:
                 yield Arrival("refusal", refusal, [])
             if event & ends:
+                if what == "connection":
+                    self._upstreams[key].lost()
                 yield Arrival(down, key, [])
                 if what == "session":
                     return  # it has one life
@@ -494,37 +504,27 @@ class Sockets:
             event, value = _MONITOR_EVENT.unpack(multipart[0])
             if what == "subscription":
                 self._connect_at.setdefault(key, time.monotonic() + REFUSED_S)
+            elif not multipart[1].startswith(b"tcp:"):
+                continue  # this user's processes, over ipc
             elif event == zmq.EVENT_ACCEPTED:
-                self._accepted[value] = connected_from(value)
+                yield from self._accept(value, key)
             elif event & _FAILED:
                 self._failing = curve.problem_at_server(event, value)
             elif event == zmq.EVENT_DISCONNECTED:
                 # It follows a failed handshake at once, and it alone has the descriptor, by which the address is known.
-                where, problem = self._accepted.pop(value, ""), self._failing
+                where, problem = self._accepted.remove(value) if self._accepted is not None else "", self._failing
                 self._failing = None
-                if problem is not None and multipart[1].startswith(b"tcp:"):
+                if problem is not None and self._pair is not None:
                     yield Arrival("refusal", Refusal(problem, where or "somebody", False, "", key), [])
 
-    # ---- making and ending sockets
+    def _accept(self, fd: int, socket: str) -> Iterator[Arrival]:
+        where = connected_from(fd)
+        over = self._accepted.add(fd, where) if self._accepted is not None else None
+        if self._accepted is not None and over is not None:
+            yield Arrival("refusal", Refusal("too many", self._accepted.address(over), False, "", socket), [])
+            self._end_connection(over)
 
-    def _socket(
-        self,
-        kind: int,
-        *,
-        sndhwm: int = UNREAD,
-        rcvhwm: int = UNREAD,
-        maxmsgsize: int = MAX_FRAME_BYTES,
-        linger: int = 0,
-    ) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, linger)
-        socket.setsockopt(zmq.SNDHWM, sndhwm)
-        socket.setsockopt(zmq.RCVHWM, rcvhwm)
-        socket.setsockopt(zmq.MAXMSGSIZE, maxmsgsize)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
-        return socket
+    # ---- making and ending sockets
 
     def _register(self, socket: zmq.Socket[bytes], what: str, key: Any) -> int:
         """Returns its descriptor."""
@@ -579,8 +579,3 @@ class Sockets:
                 socket.close(linger=500 if socket is self._control else 0)
         self._epoll.close()
         self._context.term()
-
-
-def sender(arrival: Arrival) -> str:
-    """What is known of who sent it: a user and a process, or a host; "" if nothing is."""
-    return sender_of(arrival.origin)

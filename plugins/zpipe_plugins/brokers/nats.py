@@ -114,7 +114,7 @@ class NatsSource(zpipe.Source[SourceOptions, str]):
 
     @zpipe.override
     def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, divides=True)
+        return zpipe.Traits(needs_network=True, services=tuple(options.servers), divides=True)
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -247,7 +247,7 @@ class NatsSink(zpipe.Sink[SinkOptions]):
 
     @zpipe.override
     def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True)
+        return zpipe.Traits(needs_network=True, services=tuple(options.servers))
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -95,7 +95,7 @@ class RabbitmqSource(zpipe.Source[SourceOptions, str]):
 
     @zpipe.override
     def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, divides=True)
+        return zpipe.Traits(needs_network=True, services=(options.url,), divides=True)
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -208,7 +208,7 @@ class RabbitmqSink(zpipe.Sink[SinkOptions]):
 
     @zpipe.override
     def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True)
+        return zpipe.Traits(needs_network=True, services=(options.url,))
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -104,7 +104,7 @@ class RedisStreamSource(zpipe.Source[SourceOptions, str]):
 
     @zpipe.override
     def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, divides=True)
+        return zpipe.Traits(needs_network=True, services=(options.url,), divides=True)
 
     @zpipe.override
     def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -242,7 +242,7 @@ class RedisStreamSink(zpipe.Sink[SinkOptions]):
 
     @zpipe.override
     def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True)
+        return zpipe.Traits(needs_network=True, services=(options.url,))
 
     @zpipe.override
     def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -117,7 +117,7 @@ class MysqlSource(Source[SourceOptions, Position]):
 
     @override
     def traits(self, options: SourceOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
+        return Traits(needs_network=True, services=(f"{options.host}:{options.port}",))
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
@@ -153,7 +153,7 @@ class MysqlSink(Sink[SinkOptions]):
 
     @override
     def traits(self, options: SinkOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
+        return Traits(needs_network=True, services=(f"{options.host}:{options.port}",))
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:

@@ -87,7 +87,7 @@ class Elasticsearch(Sink[Options]):
 
     @override
     def traits(self, options: Options, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
+        return Traits(needs_network=True, services=(options.url,))
 
     @override
     def open(self, context: Context[Options]) -> None:

@@ -121,7 +121,8 @@ class Http(Map[Options]):
 
     @override
     def traits(self, options: Options, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
+        text, field = options.parts()[0]
+        return Traits(needs_network=True, services=(text,) if field is None or "/" in text.partition("://")[2] else ())
 
     @override
     async def open(self, context: Context[Options]) -> None:

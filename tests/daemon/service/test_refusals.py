@@ -42,7 +42,7 @@ def made(tmp_path: Path) -> Refusals:
 
 
 def reasons(made: Refusals) -> list[str]:
-    return [row["reason"] for row in made.figures()]
+    return [row["reason"] for row in made.figures({})]
 
 
 def test_the_cure_names_the_host_that_the_address_is_of(made: Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +80,14 @@ def test_strangers_cannot_have_any_number_remembered(made: Refusals, monkeypatch
     for number in range(2 * MOST):
         made.note(Refusal("unknown key", f"10.1.0.{number}", False, OTHER), 1.0)
     assert len(reasons(made)) == MOST
+
+
+def test_an_instance_of_another_host_that_stays_silent_is_said_with_what_to_do(made: Refusals) -> None:
+    def said(seconds: float) -> list[str]:
+        found = made.figures({("read", 1): ("tcp://10.0.0.1:25000", seconds)})
+        return [row["reason"] for row in found if row["peer"] == "read.1"]
+
+    assert said(9.9) == [], "it may be started again just now"
+    [reason] = said(10.1)
+    assert reason.startswith("read.1 on web1 is silent, nothing is connected at 10.0.0.1:25000: start it")
+    assert "`zpipe drain` on web1 ends what waits for it here" in reason

@@ -24,7 +24,7 @@ def links_of(value: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_nothing_heard_is_absent_and_has_the_whole_shape() -> None:
     value = PipelineModel(config(CHAIN)).as_json(5.0)
-    assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck"}
+    assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck", "clocks"}
     assert (value["pipeline"], value["at"], value["bottleneck"]) == ("p", 5.0, None)
     assert [stage["state"] for stage in value["stages"].values()] == ["ABSENT"] * 3
     assert value["stages"]["map"]["absent"] == [1]

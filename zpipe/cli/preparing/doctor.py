@@ -27,7 +27,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 @json_option
 def command(config: Path, host: str | None, timeout: float | None, as_json: bool) -> ExitCode:
     """Find what stands in a pipeline's way, from this machine: the config and its plugins, names, ways to the other hosts, keys,
-    versions, clocks, limits, folders, disks and units. Each finding says its cure.
+    versions, clocks, services of plugins, limits, folders, disks and units. Each finding says its cure.
 
     Changes nothing, and may be called whether the pipeline runs or not. Exit code 1: something is wrong.
     """

@@ -26,13 +26,14 @@ from zpipe.core.work.delivery import Producer
 
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
+MOST = 2.0**64
 _STATES = {state.value for state in State}
 _NUMBERS = (
     *("at", "oldest_s", "queued_bytes", "rss_bytes", "cpu_s", "cpu_wait_s", "rate_in", "rate_out", "finished_before"),
     *("dead_stored", "dead_stored_bytes", *OTHERS),
 )
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
-_MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters", "plugin_gauges")
+_MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters")
 _TEXTS = ("held_by", "stopped_by", "version")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
@@ -188,6 +189,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
         and _sound_limit(snapshot.get("limit") or {})
         and all(_numbers(snapshot.get(key) or {}) for key in _MAPS_OF_NUMBERS)
+        and all(map(_is_finite, _values(snapshot.get("plugin_gauges") or {})))
         and all(_sound_histogram(row) for row in _values(snapshot.get("plugin_histograms") or {}))
         and _sound_crash(snapshot.get("last_crash") or {})
     )
@@ -253,6 +255,12 @@ def _numbers(row: Any, keys: Iterable[str] | None = None) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    """Of a size that can be added up and multiplied: sums of larger ones are no numbers any more."""
+    return _is_count(value) or (isinstance(value, float) and abs(value) < MOST)
+
+
+def _is_finite(value: Any) -> bool:
+    """What a plugin measures may be of any size, and nothing is computed with it."""
     return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
 
 

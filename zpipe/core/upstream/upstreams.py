@@ -18,6 +18,8 @@ from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
+MOST_INSTANCES = 1000
+"""Of a stage, by the config."""
 
 
 SuspectedCalls = dict[tuple[str, str, int], tuple[str, list[list[int]]]]
@@ -126,6 +128,24 @@ class Upstreams:
             upstream.left = False
             self._note_awaiting(upstream)
 
+    def gone_by_word(self, what: str, now: float) -> bool:
+        """Takes the request `ended:STAGE.N`: an operator has seen that this instance stopped at the end of its stream. False: it
+        is no such request, none of those above, or in session here."""
+        stage, _, number = what.removeprefix("ended:").rpartition(".")
+        if not (
+            what.startswith("ended:")
+            and number.isascii()
+            and number.isdigit()
+            and 1 <= int(number[:5]) <= MOST_INSTANCES
+        ):
+            return False
+        peer = stage, int(number)
+        upstreams = self._of(peer)
+        if not upstreams or any(upstream.session is not None for upstream in upstreams):
+            return False
+        self.gone(peer, now)
+        return True
+
     def _end_session(self, upstream: Upstream) -> None:
         self._inlet.close(upstream)
         self._note_awaiting(upstream)
@@ -207,8 +227,9 @@ class Upstreams:
             return [Tell(upstream.peer, frames.write(refuse)), _log_event("session.broken", upstream, str(error))]
         return []
 
-    def parcel(self, frame: frames.Frame, body: Encoded, now: float) -> None:
-        """Raises PeerError if it is malformed; then, and after a gap, the session is begun anew."""
+    def parcel(self, frame: frames.Frame, body: Encoded, now: float) -> bool:
+        """False: it is of no open session, and passed over. Raises PeerError if it is malformed; then, and after a gap, the
+        session is begun anew."""
         if not isinstance(frame, (frames.Parcel, frames.End)):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
@@ -225,6 +246,7 @@ class Upstreams:
             upstream.heard_at = now
             if not sound:
                 self._ask_anew(upstream, now)
+        return upstream is not None
 
     # ---- time
 

@@ -6,6 +6,7 @@ Which of them are still news belongs here. Must not live here: deciding who may 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zpipe.config import PipelineConfig
@@ -20,6 +21,8 @@ REPEATED = 3
 """Handshakes from one address that came to nothing without a reason: so many are news."""
 MOST = 20
 """That are remembered: strangers can cause any number."""
+SILENT_TIMEOUTS = 2.0
+"""Of the time after which a peer is given up: an instance that is started again is back sooner."""
 SHOWN = ("hello.refused", "upstream.refuses")
 """Events of the core that are refusals too: of somebody whose key may connect."""
 
@@ -36,6 +39,7 @@ class Refusals:
         self._key = key
         self._stage = stage
         self._log = log
+        self._patience_s = SILENT_TIMEOUTS * config.peer_timeout_s
         self._dropped: dict[str, str] = {}
         self._broken_off: list[tuple[str, float]] = []
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
@@ -68,15 +72,36 @@ class Refusals:
             peer = str(event.fields.get("consumer") or event.fields.get("upstream") or "")
             self._remember(peer, str(event.fields.get("reason")), now)
 
-    def figures(self) -> list[dict[str, Any]]:
-        """For the snapshot, the newest last."""
+    def note_flood(self, peer: str, now: float) -> None:
+        """Its connection was ended for what came by it."""
+        said = "what is wrong with them is in the log here (peer.malformed, hello.refused)"
+        reason = f"{peer} sends frames that break the protocol, or that no session is open for: its connection was ended; {said}"
+        self._log.write(LogEvent("peer.flood", {"peer": peer, "reason": reason}), now)
+        self._remember(peer, reason, now)
+
+    def figures(self, unreached: Mapping[tuple[str, int], tuple[str, float]]) -> list[dict[str, Any]]:
+        """For the snapshot, the newest last.
+
+        unreached  upstream instances that are waited for and not connected: the address, and for how many seconds
+        """
         now = time.monotonic()
         self._seen = {key: seen for key, seen in self._seen.items() if now - seen[1] <= FORGET_S}
         found = [
             {"peer": peer, "reason": reason, "times": times, "last_s": round(now - at, 3)}
             for (peer, reason), (times, at) in self._seen.items()
         ]
-        return [*self._without_keys(), *found]
+        return [*self._without_keys(), *self._silent(unreached), *found]
+
+    def _silent(self, unreached: Mapping[tuple[str, int], tuple[str, float]]) -> Iterator[dict[str, Any]]:
+        """Those of other hosts: of its own host an instance finds the marks of those that have stopped."""
+        for (stage, instance), (address, seconds) in unreached.items():
+            host = self._config.host_of(stage, instance)
+            if host in ("", self._host) or seconds < self._patience_s:
+                continue
+            where = address.removeprefix("tcp://")
+            cure = f"start it; if it has ended for good, `zpipe drain` on {host} ends what waits for it here"
+            reason = f"{stage}.{instance} on {host} is silent, nothing is connected at {where}: {cure}"
+            yield {"peer": f"{stage}.{instance}", "reason": reason, "times": 0, "last_s": round(seconds, 3)}
 
     def _remember(self, peer: str, reason: str, now: float) -> None:
         times, _ = self._seen.pop((peer, reason), (0, 0.0))
@@ -121,7 +146,7 @@ class Refusals:
                     f"`zpipe keys list` on {peer} shows its key; run `zpipe keys trust '{peer} = KEY'` here, and reload"
                 )
                 return f"{peer} does not have the key that is trusted for it here ({refusal.key}): {cure}"
-            case "broken off":
+            case _:
                 return f"{peer} broke off the handshake"
 
     def _here(self, refusal: Refusal) -> str:
@@ -129,7 +154,7 @@ class Refusals:
         who = self._named(refusal.where)
         match refusal.problem:
             case "unknown key" if refusal.key in self._dropped:
-                return f"{who} still uses a key of {self._dropped[refusal.key]} that was dropped: {refusal.key}"
+                return f"{who} still uses a key of {self._dropped[refusal.key]} that was dropped ({refusal.key})"
             case "unknown key":
                 name = self._by_address(refusal.where) or "HOST"
                 cure = (
@@ -144,6 +169,10 @@ class Refusals:
             case "wrong server key":
                 cure = f"run `zpipe keys trust '{self._host} = {self._key}'` there"
                 return f"{who} expects another key of {self._host} than it has: {cure}"
+            case "too many":
+                return f"{who} has more connections open than all others: its newest is ended, since no more can be served here"
+            case "no end":
+                return f"{who} has sent a message that never ends: its connection is ended"
             case "broken off":
                 return f"{who} broke off before it had shown a key: its config has `insecure`, or it is no zpipe"
 

@@ -25,6 +25,8 @@ _UNBLOCKED_INTERVALS = 10
 CPU = ("cpu_s", "cpu_wait_s")
 CLOCKS_APART_S = 1.0
 """If not one snapshot arrived sooner than this, the sender's clock differs from the monitor's, by as much as the fastest took."""
+CLOCK_OFF_S = 2.0
+"""From here on a clock is said to be off. With less it may be a monitor that was slow to read its first snapshots."""
 
 LATEST_S = 253_402_300_800.0
 """The year 10000, in seconds since the epoch: a later time has no date."""
@@ -79,6 +81,11 @@ class SeenIncarnation:
             self._history.popleft()
         # A source that was blocked for the whole window shows no speed, but it may have shown one before.
         self._last_read_speed = self._read_speed() or self._last_read_speed
+
+    @property
+    def clock_ahead_s(self) -> float:
+        """By how much its clock is ahead of the monitor's; 0.0 where the two agree as well as can be told."""
+        return -self._clocks_apart_s if abs(self._clocks_apart_s) > CLOCK_OFF_S else 0.0
 
     @property
     def published_at(self) -> float:

@@ -10,6 +10,8 @@ Must not live here: sockets, the clock, files and layout.
   absent after that. While some are unheard, no bottleneck is named.
 - An instance that was not heard for SILENT_INTERVALS is silent. What a silent or failed instance held is not counted: it belongs
   to its upstream, which sends it again. `stale_s` of a stage or link is the age of the oldest figure that is missing in it.
+- Clocks of hosts may differ (`clocks`). Times that an instance says are given by the monitor's clock; ages since the origin of
+  messages not at all where its clock and that of a source differ, since percentiles below zero are lost at the instance.
 - Some figures need not be published (PROTOCOL.md 5.9). If an instance that has a part in such a figure does not publish it, the
   figure is None: a sum without that part would look like the whole.
 """
@@ -27,7 +29,7 @@ from zpipe.core.lifecycle import State
 from zpipe.monitor.model.bottleneck import find_bottleneck
 from zpipe.monitor.model.capacity import load_of, mean_shares
 from zpipe.monitor.model.forecast import Forecast
-from zpipe.monitor.model.incarnation import SeenIncarnation, is_possible_time
+from zpipe.monitor.model.incarnation import CLOCK_OFF_S, SeenIncarnation, is_possible_time
 from zpipe.monitor.model.link import LinkHistory, LinkName, common_moment, count_link, room, split
 
 SILENT_INTERVALS = 3.0
@@ -51,6 +53,8 @@ class PipelineModel:
         self._patience_s = SILENT_INTERVALS * config.interval_s + CONNECT_S
         self._unheard_until = listening_since + self._patience_s
         self._config = config
+        # Instances of one machine have one clock.
+        self._is_spread = any(stage.listen for stage in config.stages.values())
         self._seen: dict[str, dict[int, SeenIncarnation]] = {name: {} for name in config.stages}
         self._inputs = {
             stage.name: [LinkName(i.stage, i.outlet, stage.name) for i in stage.inputs]
@@ -141,6 +145,7 @@ class PipelineModel:
             "stages": stages,
             "links": links,
             "bottleneck": bottleneck,
+            "clocks": self._clocks(),
         }
 
     # ---- instances
@@ -158,13 +163,42 @@ class PipelineModel:
         """The instances that work now. What others hold will be sent again."""
         return [s for s in self._seen[stage].values() if self._state(s) not in (SILENT, State.STOPPED, State.FAILED)]
 
+    # ---- clocks
+
+    def _clocks(self) -> dict[str, float]:
+        """By host (by instance where there are none): seconds by which its clock is ahead of the monitor's, where it is off."""
+        found: dict[str, float] = {}
+        for stage in self._seen if self._is_spread else ():
+            for seen in self._live(stage):
+                instance = seen.snapshot["instance"]
+                if seen.clock_ahead_s:
+                    found[self._config.host_of(stage, instance) or f"{stage}.{instance}"] = round(seen.clock_ahead_s, 3)
+        return found
+
+    def _told(self, seen: SeenIncarnation) -> Snapshot:
+        """What it has published last, without what its clock has made wrong."""
+        told, ahead_s = seen.snapshot, seen.clock_ahead_s
+        if not self._is_spread:
+            return told
+        sources = [one.clock_ahead_s for head in self._config.heads for one in self._seen[head].values()]
+        if any(abs(ahead_s - other) > CLOCK_OFF_S for other in sources):
+            without = {key: dict(told[key]) for key in ("latency", "latency_histogram") if told.get(key)}
+            for row in without.values():
+                row.pop("since_origin", None)
+            told = told | without
+        if ahead_s and "at" in told:
+            told = told | {"at": told["at"] - ahead_s}
+            if crash := told.get("last_crash"):
+                told["last_crash"] = crash | {"at": crash.get("at", 0.0) - ahead_s}
+        return told
+
     # ---- stages
 
     def _stage(self, name: str) -> dict[str, Any]:
         seen, live = self._seen[name], self._live(name)
         states = {instance: self._state(one) for instance, one in seen.items()}
         never, unheard = self._absent(name), self._now < self._unheard_until
-        all_, working = [s.snapshot for s in seen.values()], [s.snapshot for s in live]
+        all_, working = [self._told(s) for s in seen.values()], [self._told(s) for s in live]
         return {
             "state": min(states.values(), key=STATES.index, default=UNHEARD if unheard else ABSENT),
             "instances": all_,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zpipe.monitor.formatting import count, share
+from zpipe.monitor.formatting import count, share, spelled
 from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, lay, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs
@@ -53,6 +53,10 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
             found += wrap(
                 f"{name}: {stage['unrouted']:,} outputs left by an outlet that no stage reads", width, "yellow"
             )
+    for whose, ahead_s in value.get("clocks", {}).items():
+        which = f"{spelled(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
+        said = "times since the origin of messages are left out where that makes them wrong"
+        found += wrap(f"clock of {whose} is {which}: {said}", width, "yellow")
     untold = [name for name, stage in value["stages"].items() if stage["live"] and stage["budget"] is None]
     if untold and not bottleneck:
         whose = ", ".join(untold)

@@ -1,0 +1,93 @@
+"""A host whose key is trusted attacks the others, which are network namespaces: nothing is lost, their memory is bounded, what it
+sends costs it its connections, and the log names it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from network import Network
+from pipeline import wait_until
+from spread import HOSTS, Spread
+
+from zpipe.daemon.service.limited_log import FAULTS_A_MINUTE, MINUTE_S
+
+pytestmark = pytest.mark.timeout(900)
+GROWTH_BYTES = 96 << 20
+"""What the attack may cost an instance; frames that wait to be read are a part of it."""
+PORTS = {"read.1": ("web1", 7000), "left.1": ("web2", 7100), "right.1": ("web1", 7200), "store.1": ("web2", 7300)}
+SECONDS = 10.0
+
+
+def attack(spread: Spread, seconds: float) -> dict[str, int]:
+    """From web3, by its key. What it has sent."""
+    folder = spread.net.hosts["web3"].folder / "k"
+    places = {name: [host, spread.net.hosts[host].address, port] for name, (host, port) in PORTS.items()}
+    plan: dict[str, Any] = {
+        "secret": (folder / "web3.key").read_text().strip(),
+        "public": spread.keys["web3"],
+        "servers": spread.keys,
+        "feedback": {name: places[name] for name in ("read.1", "left.1", "right.1", "store.1")},
+        "inbox": {name: [*places[name][:2], places[name][2] + 2] for name in ("left.1", "right.1", "store.1")},
+        "seconds": seconds,
+    }
+    insider = Path(__file__).with_name("insider.py")
+    within = ["ip", "netns", "exec", spread.net.hosts["web3"].space]
+    done = subprocess.run([*within, sys.executable, str(insider), json.dumps(plan)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sent: dict[str, int] = json.loads(done.stdout)
+    return sent
+
+
+def peak_bytes(pid: int) -> int:
+    [kib] = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(kib) * 1024
+
+
+def test_an_insider_loses_nothing_and_pays_for_it(net: Network) -> None:
+    count = 60_000
+    spread = Spread(net, count, rate=1500)
+    spread.start(*reversed(HOSTS))
+    spread.wait_for(3_000, "all hosts work together")
+    pids = [pid for host in ("web1", "web2") for pid in net.hosts[host].instances()]
+    assert len(pids) == len(PORTS)
+    before = {pid: peak_bytes(pid) for pid in pids}
+    sent = attack(spread, SECONDS)
+    assert min(sent[kind] for kind in ("hello", "statement", "garbage", "parcel", "silent")) > 50, sent
+    for pid in pids:
+        assert peak_bytes(pid) - before[pid] < GROWTH_BYTES, pid
+    said = str([spread.stages(host)[stage]["refusals"] for host, stage in (("web1", "read"), ("web2", "left"))])
+    assert "web3 sends frames that break the protocol, or that no session is open for" in said
+    spread.end(count)
+    for name, (host, _) in PORTS.items():
+        log = spread.runs[host].stderr
+        mine = [line for line in log.splitlines() if f" {name} " in line]
+        assert any("event=peer.flood" in line and "peer=web3" in line for line in mine), (name, log[-3000:])
+        malformed = [line for line in mine if "event=peer.malformed" in line]
+        minutes = count / 1500 / MINUTE_S + 3
+        assert 1 <= len(malformed) <= FAULTS_A_MINUTE * minutes
+        assert not any("event=stage.died" in line for line in log.splitlines()), log[-3000:]
+
+
+@pytest.mark.stress
+def test_the_others_go_on_as_fast(net: Network) -> None:
+    """By turns without the attack and under it, so that what else the machine does is the same for both."""
+    spread = Spread(net, 10_000_000, rate=1000)
+    spread.start(*reversed(HOSTS))
+    spread.wait_for(3_000, "all hosts work together")
+    stored = {True: 0, False: 0}
+    for turn in range(8):
+        attacked, began = turn % 2 == 1, spread.stored()
+        if attacked:
+            attack(spread, SECONDS)
+        else:
+            spread.runs["web1"].over_within(SECONDS)
+        stored[attacked] += spread.stored() - began
+    print(stored)
+    assert stored[True] >= 0.9 * stored[False], stored
+    assert wait_until(lambda: spread.runs["web1"].running, "it still runs")
