@@ -7,8 +7,6 @@ instances of the middle stage could each do it all.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,36 +48,25 @@ class Calls:
 
 
 def calls_a_message(instances: int, unacked: int = 200_000) -> float:
-    with _unchecked():
-        return _calls_a_message(instances, StagePolicy(unacked=Bound(unacked, 128 * MIB)))
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
     """Without the simulation's own checks, which look at all there is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulation, "breaches", lambda *_: ())
         patch.setattr(simulation, "ANEW", sys.maxsize)
-        yield
+        return _calls_a_message(instances, StagePolicy(unacked=Bound(unacked, 128 * MIB)))
 
 
 def _calls_a_message(instances: int, policy: StagePolicy) -> float:
-    source = Spec("a", messages=WARM_UP + MESSAGES + REST, section=256, policy=policy)
-    return _calls_in(source, instances, WARM_UP, MESSAGES)
-
-
-def _calls_in(source: Spec, instances: int, warm_up: int, messages: int) -> float:
     sim = Simulation(
         [
-            source,
+            Spec("a", messages=WARM_UP + MESSAGES + REST, section=256, policy=policy),
             Spec("b", inputs=(("a", ""),), instances=instances, seconds=lambda instance: 2e-6),
             Spec("c", inputs=(("b", ""),), seconds=lambda instance: 1e-6),
         ]
     )
-    assert sim.run(lambda: len(sim.stored) >= warm_up)
+    assert sim.run(lambda: len(sim.stored) >= WARM_UP)
     begun = len(sim.stored)
     with Calls() as calls:
-        assert sim.run(lambda: len(sim.stored) >= begun + messages)
+        assert sim.run(lambda: len(sim.stored) >= begun + MESSAGES)
     return calls.count / (len(sim.stored) - begun)
 
 
@@ -87,8 +74,6 @@ MOST_CALLS = {1: 15.5, 4: 17.5, 16: 18.0, 64: 25.0}
 """Calls a message by instances of the middle stage. With many, parcels are smaller, and what a parcel costs is shared by fewer
 messages; what must not be is a cost that grows with the number of sessions."""
 MOST_WITH_A_SHUT_WINDOW = 30.5
-MOST_ALONE = 635.0
-"""Calls for a message that has a turn of each of the three instances to itself."""
 
 
 @pytest.mark.parametrize("instances", MOST_CALLS)
@@ -99,9 +84,3 @@ def test_a_message_costs_about_the_same_with_many_instances(instances: int) -> N
 def test_a_window_that_is_shut_again_and_again_costs_little() -> None:
     """A source that announced each time to all instances that it waits for acks would wake them all."""
     assert calls_a_message(64, unacked=20_000) < MOST_WITH_A_SHUT_WINDOW
-
-
-def test_a_message_that_comes_alone_costs_few_calls() -> None:
-    with _unchecked():
-        calls = _calls_in(Spec("a", messages=3_000, record_s=0.001), 1, 1_000, 1_000)
-    assert calls < MOST_ALONE
