@@ -28,6 +28,11 @@ OPTIONAL = ("stages.NAME.batch", "stages.NAME.limit")
 """Tables whose keys have defaults only where they stand."""
 PROCESS = {"stages.NAME.workers.kind": '"process"'}
 GOES_WITH = {f"stages.NAME.workers.{key}": PROCESS for key in ("timeout", "recycle_messages", "memory")}
+LINK = {"stages.NAME.link.kind": '"jetstream"', "stages.NAME.link.servers": '"nats://127.0.0.1:4222"'}
+GOES_WITH |= {
+    f"stages.NAME.link.{key}": {one: value for one, value in LINK.items() if not one.endswith(key)}
+    for key in ("kind", "servers", "replicas", "max_bytes", "ack_wait", "parcel_messages")
+}
 GOES_WITH["stages.NAME.tick"] = {"stages.NAME.plugin": '"./ticking.py"'}
 """Keys that are a mistake without another one."""
 UNKNOWN = "no-such-key"
@@ -116,23 +121,27 @@ def test_every_key_is_in_a_table_and_no_other(read: Reader) -> None:
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.key)
 def test_the_default_is_that_of_a_minimal_config(row: Row, read: Reader) -> None:
     if row.default == "required":
-        without = "".join(f"{key} = {value}\n" for key, value in MINIMAL.items() if key != row.key)
+        given = {key: value for key, value in (MINIMAL | GOES_WITH.get(row.key, {})).items() if key != row.key}
+        without = "".join(f"{key} = {value}\n" for key, value in given.items())
         with pytest.raises(ConfigError, match=rf"{re.escape(row.key)}: is required"):
             read(without)
     elif row.default == "none":
         config = read(config_text({table: "{}" for table in OPTIONAL if row.key.startswith(f"{table}.")}))
+        attributes: dict[str, str] = {}
         found: Any = config.stages["head" if row.key.endswith(".input") else "NAME"]
+        if row.key.startswith("security."):
+            found = config
         if row.key.startswith("hosts."):
             found = read(config_text({}) + "[hosts.NAME]\n").hosts["NAME"]
-        attributes = {
+            attributes = {"key": "keys"}
+        attributes |= {
             "input": "inputs",
             "host": "hosts",
-            "key": "keys",
             "timeout": "timeout_s",
             "age": "age_s",
             "memory": "memory_bytes",
         }
-        for name in row.key.split(".")[2:]:
+        for name in row.key.split(".")[1 if row.key.startswith("security.") else 2 :]:
             found = getattr(found, attributes.get(name, name))
         assert found in (None, (), "")
     else:

@@ -71,6 +71,15 @@ class Server:
             return Path(path)
         return next((path for place in cls.places for path in sorted(Path("/").glob(place.lstrip("/")))), None)
 
+    @classmethod
+    def require(cls) -> None:
+        """Skips the test where it is not installed, or fails it if ZPIPE_TEST_SERVICES=1."""
+        if cls.found() is None:
+            reason = f"there is no {cls.program} here; on Debian: apt install {cls.package}"
+            if os.environ.get("ZPIPE_TEST_SERVICES") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+
     @property
     def log(self) -> Path:
         return self.folder / "log"
@@ -170,11 +179,7 @@ S = TypeVar("S", bound=Server)
 @contextmanager
 def running(kind: type[S]) -> Iterator[S]:
     """A server of this kind. Skips the test where it is not installed, or fails it if ZPIPE_TEST_SERVICES=1."""
-    if kind.found() is None:
-        reason = f"there is no {kind.program} here; on Debian: apt install {kind.package}"
-        if os.environ.get("ZPIPE_TEST_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    kind.require()
     folder = Path(tempfile.mkdtemp(prefix="zp-", dir="/tmp"))
     server = kind(folder)
     try:

@@ -1,7 +1,7 @@
 """The record of the config that an instance runs with. The instance writes it beside its sockets, and commands read it there.
 
-It has only what the commands need: no plugin options, which may hold secrets, and no address of traces. Its digests are made from
-the text of the file, so they contain no value of a ${VAR}. Does not belong here: opening files.
+It has only what the commands need: no plugin options, which may hold secrets, no passwords, and no address of traces. Its digests
+are made from the text of the file, so they contain no value of a ${VAR}. Does not belong here: opening files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zpipe import __version__
-from zpipe.config.pipeline_config import PipelineConfig, Use
+from zpipe.config.pipeline_config import NatsSecurity, PipelineConfig, Use
 from zpipe.config.plugin_options import fill
 from zpipe.config.reading.mistakes import MistakeReport
 from zpipe.hookspecs import Traits
@@ -63,7 +63,7 @@ def write(record: ConfigRecord) -> str:
         name: replace(stage, options=None, use=tuple(Use(use.plugin) for use in stage.use), traits=Traits())
         for name, stage in record.config.stages.items()
     }
-    public = replace(record.config, stages=stages, text="", traces="")
+    public = replace(record.config, stages=stages, text="", traces="", nats=NatsSecurity())
     return json.dumps({"format": FORMAT, **asdict(replace(record, config=public))}, default=str)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zpipe import folders, plugin_loading
-from zpipe.config import addresses, hosts, topology, trusted_keys
+from zpipe.config import addresses, hosts, jetstream_table, topology, trusted_keys
 from zpipe.config.pipeline_config import PipelineConfig, StageConfig, Use, Workers
 from zpipe.config.plugin_options import fill
 from zpipe.config.reading import values
@@ -67,13 +67,14 @@ def load(
             stages[name] = _with_traits_of_uses(stages[name], config.folder, ask_plugins, report)
     if stages:
         topology.check(stages, loaded, report)
+        jetstream_table.check(stages, config.insecure, runs=only != "", report=report)
     try:
         addresses.check(config.name, stages.values(), config.insecure, env, report)
     except OperatorError as error:
         report.add((), str(error))
     if report.mistakes:
         raise ConfigError(report.mistakes)
-    return replace(config, stages=stages)
+    return replace(config, stages=jetstream_table.with_network(stages))
 
 
 def report_for(config: PipelineConfig, file: str, env: Mapping[str, str]) -> MistakeReport:
@@ -95,6 +96,8 @@ def unread(only: str | None) -> Callable[[KeyPath], bool]:
         match path:
             case ("stages", stage, "options", *_):
                 return only not in (None, stage)
+            case ("security", "nats", *_):
+                return only == ""
             case ("stages", stage, "use", *inner):
                 return only not in (None, stage) and "options" in inner[:2]
             case _:
@@ -175,6 +178,7 @@ def _pipeline(top: TableReader, path: Path, env: Mapping[str, str]) -> PipelineC
         insecure=insecure,
         hosts=machines,
         port=port,
+        nats=jetstream_table.read_security(security.table("nats"), path.parent),
         log_level=telemetry.get("log_level", values.log_level, "info"),
         traces=telemetry.get("traces", values.url, PipelineConfig.traces),
         trace_rate=telemetry.get("trace_rate", values.rate, PipelineConfig.trace_rate),

@@ -62,6 +62,35 @@ class HostConfig:
 
 
 @dataclass(frozen=True)
+class JetStreamLink:
+    """The `link` of a stage: its inputs come through streams of a NATS cluster. docs/config.md explains each key.
+
+    max_bytes        of each stream;  replicas: servers that have each message
+    ack_wait_s       after which what a killed instance had is given to another
+    parcel_messages  the most in one parcel, which one instance gets
+    """
+
+    servers: tuple[str, ...]
+    replicas: int = 3
+    max_bytes: int = 10 * 2**30
+    ack_wait_s: float = 2.0
+    parcel_messages: int = 1024
+
+
+@dataclass(frozen=True)
+class NatsSecurity:
+    """[security.nats]: who the instances are for a NATS cluster, and whom they trust. Empty: nobody in particular."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    credentials: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One [stages.NAME] table.
 
@@ -76,6 +105,7 @@ class StageConfig:
     port     the first port of its instances on each host; None: it has none
     traits   what the plugin says of itself with these options; the default if it was not loaded
     command  of a stage in another language, in place of a plugin, which is then ""; its options are the table as it stands
+    link     how its inputs come, if not over ZeroMQ
     """
 
     name: str
@@ -99,6 +129,7 @@ class StageConfig:
     outlets: tuple[str, ...] | None = None
     traits: Traits = field(default=Traits(), compare=False)
     command: tuple[str, ...] = ()
+    link: JetStreamLink | None = None
 
     @property
     def runs(self) -> str:
@@ -125,6 +156,7 @@ class PipelineConfig:
     port        the first port of its first stage on a host
     prometheus  HOST:PORT where `zpipe monitor --prometheus` serves metrics, and for which there is a unit; "": the default
                 address, and no unit
+    nats        how the cluster of its JetStream links is told who asks
     """
 
     name: str
@@ -140,6 +172,7 @@ class PipelineConfig:
     prometheus: str = ""
     hosts: dict[str, HostConfig] = field(default_factory=dict)
     port: int = FIRST_PORT
+    nats: NatsSecurity = field(default=NatsSecurity(), repr=False)
 
     @property
     def has_keys(self) -> bool:

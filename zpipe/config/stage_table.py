@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from zpipe.config import addresses
 from zpipe.config.hosts import read_placement
+from zpipe.config.jetstream_table import read_link
 from zpipe.config.pipeline_config import Input, StageConfig, Use, Workers
 from zpipe.config.reading import values
 from zpipe.config.reading.table_reader import TableReader
@@ -50,12 +51,13 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         tick_s=table.get("tick", values.duration(), StageConfig.tick_s),
         listen=tuple(table.get_list("listen", addresses.read_listen)) if "listen" in table else (),
         port=table.get("port", values.whole_number(most=65535), None),
+        link=read_link(table.table("link")) if "link" in table else None,
     )
     if "host" in table:
         on_hosts = table.get_list("host", read_placement)
         hosts = tuple(host for host, count in on_hosts for _ in range(stage.instances if count is None else count))
         stage = replace(stage, hosts=hosts, instances=max(len(hosts), 1))
-    table.allow("plugin", "command", "input", "batch", "limit", "listen", "options", "use", "host")
+    table.allow("plugin", "command", "input", "batch", "limit", "listen", "link", "options", "use", "host")
     for key in ("plugin", *_OF_PLUGINS) if foreign else ():
         if key in table:
             problem = "is for a stage with a plugin; one with a command does that itself, or has it in its options"

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig, parse_address
 from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK
+from zpipe.core.jetstream import parcel
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
@@ -60,6 +61,9 @@ from zpipe.runtime.places import Places, RemoteAddresses
 from zpipe.runtime.signals import FOLDER_CHANGED, Signals
 from zpipe.transport import keyring
 from zpipe.transport.sockets import Bound, Sockets
+
+if TYPE_CHECKING:
+    from zpipe.daemon.links.jetstream_links import JetStreamLinks
 
 SWITCH_S = 0.0005
 """The loop's thread gets the interpreter after at most this much of a busy plugin. Python's default of 5 ms is ten times the
@@ -119,7 +123,11 @@ class Instance:
         public = self._pair.public if self._pair is not None else ""
         self._refusals = Refusals(config, self._host, public, stage, self._limited_log)
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
+        self._jetstream = self._make_jetstream_links()
         self.stage = self._make_stage()
+        self._link_shells = (
+            self._jetstream.shells(self.stage, self._mailbox) if self._jetstream is not None else dict[str, Any]()
+        )
         self._source = self._make_source()
         self._output_room = threading.Event()
         self._handover = Handover()
@@ -180,6 +188,16 @@ class Instance:
             holds=Holds(refusal=hold_refusal(settings)),
         )
 
+    def _make_jetstream_links(self) -> JetStreamLinks | None:
+        """None where it has none: then nothing of them is imported."""
+        config, me = self._config, (self._settings.name, self._number)
+        ends = [me[0], *(consumer for _, consumer in config.consumers(me[0]))]
+        if not any(config.stages[name].link is not None for name in ends):
+            return None
+        from zpipe.daemon.links.jetstream_links import JetStreamLinks
+
+        return JetStreamLinks(config, me, self._incarnation, self._places.run, self._last_life.suspects)
+
     def _make_stage(self) -> Stage:
         config, settings = self._config, self._settings
         addresses = self._places.addresses(settings.name, self._number)
@@ -213,6 +231,8 @@ class Instance:
                 for key in ((entry.stage, n) for n in range(1, config.stages[entry.stage].instances + 1))
                 if self._places.other_host(*key)
             ],
+            outgoing=self._jetstream.outgoing if self._jetstream is not None else (),
+            incoming=self._jetstream.incoming if self._jetstream is not None else (),
         )
 
     def _make_source(self) -> SourceThread | None:
@@ -272,6 +292,7 @@ class Instance:
             self._refusals,
             self._handover,
             self._workers if isinstance(self._workers, ThreadPool) else None,
+            self._link_shells,
         )
 
     # ---- called on other threads: they touch nothing and only post
@@ -388,6 +409,8 @@ class Instance:
     def open(self) -> None:
         """Opens the plugin, then lets it work. Does not block."""
         self._store.start()
+        for shell in self._link_shells.values():
+            shell.start()
         start_workers = self._workers.start if self._workers is not None else lambda: None
         self._plugin_host.open(start_workers, lambda opened: self._mailbox.post(lambda: self._opened(opened)))
 
@@ -426,6 +449,8 @@ class Instance:
         self._store.close()
         self._async_thread.close()
         self._letter_log.close()
+        for shell in self._link_shells.values():
+            shell.close()
         self._sockets.close()
         self._traces.close()
         self._notifier.close()
@@ -470,7 +495,12 @@ def stage_policy(
         dead=settings.dead,
         batch=settings.batch,
         limit=settings.limit,
-        link=LinkPolicy(peer_timeout_s=peer_timeout_s, heartbeat_s=min(1.0, peer_timeout_s / 4), codec=settings.codec),
+        link=LinkPolicy(
+            peer_timeout_s=peer_timeout_s,
+            heartbeat_s=min(1.0, peer_timeout_s / 4),
+            codec=settings.codec,
+            max_message_bytes=most_message_bytes(config, settings.name),
+        ),
         consumers={
             name: _consumer_policy(config, config.stages[name], runtime_root, host)
             for _, name in config.consumers(settings.name)
@@ -481,6 +511,12 @@ def stage_policy(
         tick_s=settings.tick_s if "zpipe_tick" in hooks else None,
         flushes="zpipe_flush" in hooks,
     )
+
+
+def most_message_bytes(config: PipelineConfig, stage: str) -> int:
+    """A larger message cannot leave the stage: a NATS server takes 1 MiB, of which some is the parcel's."""
+    streams = any(config.stages[name].link is not None for _, name in config.consumers(stage))
+    return parcel.BODY_BYTES if streams else LinkPolicy.max_message_bytes
 
 
 def _consumer_policy(config: PipelineConfig, consumer: StageConfig, runtime_root: Path, host: str) -> ConsumerPolicy:

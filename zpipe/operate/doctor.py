@@ -1,6 +1,6 @@
 """What stands in a pipeline's way, as seen from this machine: names, ways to the other hosts, keys, versions, clocks, services of
-plugins, limits, folders, disks. Each finding says its cure. Does not belong here: units (the command adds them), and mending
-anything."""
+plugins, limits, folders, disks, NATS clusters. Each finding says its cure. Does not belong here: units (the command adds them),
+and mending anything."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from urllib.parse import urlsplit
 from zpipe import __version__, folders
 from zpipe.config import PipelineConfig, parse_address
 from zpipe.config.memory_estimate import estimate_memory
+from zpipe.config.pipeline_config import JetStreamLink
 from zpipe.core.wire.peer_address import as_ip
 from zpipe.errors import OperatorError
+from zpipe.jetstream import examination
+from zpipe.jetstream.access import Access
+from zpipe.jetstream.names import LinkNames, version
 from zpipe.operate.watch import Watch
 from zpipe.runtime import this_host
 from zpipe.runtime.places import Places
@@ -27,6 +31,8 @@ from zpipe.transport import keyring
 
 Verdict = Literal["ok", "warning", "wrong"]
 CONNECT_S = 2.0
+SAFE_NATS = (2, 10, 23)
+NATS_PAYLOAD_BYTES = 2**20
 CLOCKS_APART_S = 1.0
 """Clocks that NTP keeps differ by some milliseconds."""
 PORTS = {
@@ -66,6 +72,7 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
     yield from keys
     if not any(one.verdict == "wrong" and one.area == "this host" for one in keys):
         yield from _peers(config, places, listen_s)
+    yield from _clusters(config)
     yield from _services(config, places.host)
     yield from _limits(config, places.host)
     yield from _folders(places, env)
@@ -203,6 +210,65 @@ def _unheard(name: str, host: str, listen: str) -> Finding:
         return Finding("reach", "wrong", f"{name} on {host} cannot be reached at {where}: {why}", cure)
     cure = f"see the log of {name} on {host}, and `zpipe doctor` there"
     return Finding("reach", "wrong", f"{name} on {host}: somebody listens at {where}, and sends no snapshot", cure)
+
+
+def _clusters(config: PipelineConfig) -> Iterator[Finding]:
+    """The NATS clusters of JetStream links: whether they can be used, and what they may lose."""
+    links: dict[tuple[str, ...], list[tuple[LinkNames, JetStreamLink]]] = {}
+    for stage in config.stages.values():
+        for entry in stage.inputs if stage.link is not None else ():
+            assert stage.link is not None
+            name = LinkNames(config.name, entry.stage, entry.outlet, stage.name)
+            links.setdefault(stage.link.servers, []).append((name, stage.link))
+    for servers, named in links.items():
+        where, nats = ", ".join(servers), config.nats
+        access = Access(
+            servers, nats.username, nats.password, nats.token, nats.credentials, nats.ca, nats.cert, nats.key
+        )
+        facts = examination.examine(access, [name for name, _ in named])
+        if facts.problem:
+            cure = "start a server of it, or correct `servers` of the link, or [security.nats]"
+            yield Finding("nats", "wrong", f"{where} cannot be reached: {facts.problem}", cure)
+            continue
+        yield from _cluster(where, facts)
+        for name, link in named:
+            yield from _stream(name, link, facts)
+
+
+def _cluster(where: str, facts: examination.ClusterFacts) -> Iterator[Finding]:
+    if facts.jetstream_problem:
+        cure = "nats-server needs `jetstream { … }`, and most of the servers must be there"
+        yield Finding("nats", "wrong", f"{facts.server} has no JetStream: {facts.jetstream_problem}", cure)
+    else:
+        yield Finding("nats", "ok", f"{facts.server} has JetStream, version {facts.version}")
+    found = version(facts.version)
+    if found is None or found < SAFE_NATS:
+        what = f"version {facts.version} may lose a whole stream when servers crash (nats-server #6888)"
+        yield Finding("nats", "warning", what, f"bring the servers to {'.'.join(map(str, SAFE_NATS))} or newer")
+    if facts.max_payload < NATS_PAYLOAD_BYTES:
+        what = f"it takes {facts.max_payload} bytes a message, and a parcel may have {NATS_PAYLOAD_BYTES}"
+        yield Finding("nats", "wrong", what, "max_payload: 1MB in the servers' configuration")
+    loss = "until then a loss of power takes what was acknowledged and not synced, if it takes most servers at once"
+    cure = "jetstream { sync_interval: always } in the servers' configuration; each parcel then costs a sync"
+    lazy = {server: words for server, words in facts.sync.items() if words != "always"}
+    if lazy:
+        shown = ", ".join(f"{server} {words}" for server, words in lazy.items())
+        yield Finding("nats", "warning", f"servers sync later than they acknowledge ({shown}): {loss}", cure)
+    elif facts.sync:
+        yield Finding("nats", "ok", f"{len(facts.sync)} servers of {where} sync before they acknowledge")
+    else:
+        what = f"when the servers sync is told to their system account alone; by default each two minutes, and {loss}"
+        yield Finding("nats", "warning", what, cure)
+
+
+def _stream(name: LinkNames, link: JetStreamLink, facts: examination.ClusterFacts) -> Iterator[Finding]:
+    if link.replicas < 3:
+        what = f"{name.text}: {link.replicas} of 3 replicas: it does not outlive every loss of one server"
+        yield Finding("nats", "warning", what, "replicas = 3")
+    for stream in facts.streams:
+        if stream.link == name and stream.missing:
+            what = f"{name.text}: its stream is not whole on {', '.join(stream.missing)}"
+            yield Finding("nats", "warning", what, "start these servers, and wait until they have caught up")
 
 
 def _services(config: PipelineConfig, host: str) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import click
 
 from zpipe.cli import known_names
 from zpipe.cli.parameters import json_or_text
-from zpipe.config import PipelineConfig, load, parse_address
+from zpipe.config import PipelineConfig, jetstream_table, load, parse_address
 from zpipe.config.addresses import describe_insecurity
 from zpipe.config.loading import report_for
 from zpipe.config.memory_estimate import MemoryRow, estimate_memory
@@ -89,6 +89,7 @@ def _check(path: Path) -> _Result:
         return _Result(path, error.mistakes)
     report = report_for(config, str(path), os.environ)
     advise(config, report)
+    jetstream_table.advise(config.stages.values(), report)
     if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))

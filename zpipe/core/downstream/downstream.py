@@ -128,7 +128,9 @@ class Downstream:
 
     def say_end(self, now: float) -> list[Action]:
         """Tells every consumer that has not been told since its last parcel."""
-        return [action for link in self.links for action in link.ends(now)]
+        actions = [action for link in self.links for action in link.ends(now)]
+        self.recount()
+        return actions
 
     @property
     def ends_acked(self) -> bool:
@@ -137,7 +139,9 @@ class Downstream:
 
     def stopped(self, ended: bool) -> list[Action]:
         """This instance has stopped, `ended`: at the end of its stream."""
-        return [action for link in self.links for action in link.stopped(ended)]
+        actions = [action for link in self.links for action in link.stopped(ended)]
+        self.recount()
+        return actions
 
     def end_acked_before(self, consumer: str) -> None:
         """That stage has heard the end of this run's stream, though not from this incarnation."""

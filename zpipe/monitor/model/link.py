@@ -6,7 +6,7 @@ A message on a link is in one of these states. The depth of the link is the sum 
 
     unsent      It waits at its producer for credit.
     under_way   It was sent and has not arrived: what the producer counts as sent, less what the consumer counts as received. This
-                is never more than what is in flight.
+                is never more than what is in flight. Of a link through a stream: it is in the stream, and no consumer has it.
     queued      It waits at its consumer, possibly in a batch that is not full yet.
     unacked     (counted by the consumer) It arrived in a parcel that is not finished: it is queued or in process, or its outputs
                 are not acked yet. So `unacked` includes what is queued.
@@ -40,6 +40,8 @@ COLUMNS = ("unsent", "under_way", "queued", "in_flight", "unacked", "remainder")
 _LINK_KEYS = ("unsent", "in_flight", "unsent_bytes", "in_flight_bytes")
 _CONSUMER_KEYS = ("sent", "in_flight")
 _SESSION_KEYS = ("received", "queued", "unacked")
+_STREAM = "stream"
+"""In a consumer's row of a link through a stream: how much is in that."""
 
 Row = dict[str, Any]
 SessionName = tuple[str, str, str]
@@ -121,6 +123,7 @@ class LinkHistory:
             return nearest
         return {
             name: _between(before.sessions.get(name, row), after.sessions.get(name, row), part, _SESSION_KEYS)
+            | ({_STREAM: row[_STREAM]} if _STREAM in row else {})
             for name, row in nearest.items()
         }
 
@@ -192,7 +195,23 @@ def count_link(name: LinkName, producers: Ends, consumers: Ends, at: float) -> d
                 found["queued"] += session.get("queued", 0)
                 found["unacked"] += session.get("unacked", 0)
     found["remainder"] = found["in_flight"] - found["under_way"] - found["unacked"]
+    in_stream = [
+        messages
+        for sessions in sessions_of.values()
+        for (stage, outlet, _), session in sessions.items()
+        if (stage, outlet) == (name.upstream, name.outlet) and (messages := _messages_in_stream(session)) is not None
+    ]
+    if in_stream:  # what consumers have in hand is in the stream until it is acked
+        found["under_way"] += max(0, max(in_stream) - found["unacked"])
+        found["remainder"] = 0
     return found
+
+
+def _messages_in_stream(session: Row) -> int | None:
+    """As the consumer was told last; None if its link is of another kind."""
+    stream = session.get(_STREAM)
+    messages = stream.get("messages") if isinstance(stream, dict) else None
+    return messages if isinstance(messages, int) else None
 
 
 # ---- how full a link is at one moment, as one of its producers counts it

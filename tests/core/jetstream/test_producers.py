@@ -1,0 +1,71 @@
+"""Whether a link's input has ended, by what its producers have written into the bucket."""
+
+from __future__ import annotations
+
+from zpipe.core.jetstream.producers import FLUSHED, LEFT, OPEN, STOPPED, Producers, Standing
+
+
+def of(run: str = "r1", expected: tuple[int, ...] = (1,)) -> Producers:
+    return Producers("a", "", "b", run, expected)
+
+
+def says(producers: Producers, number: int, state: str, life: str = "i1", run: str = "r1", live: bool = True) -> bool:
+    return producers.hear(f"a.=.b.{number}", Standing(life, run, state).encode(), live)
+
+
+def test_all_that_are_expected_are_waited_for() -> None:
+    producers = of(expected=(1, 2))
+    says(producers, 1, STOPPED)
+    assert not producers.ended
+    assert producers.waiting_for() == ["a.2"]
+    says(producers, 2, FLUSHED)
+    assert producers.ended
+    assert not producers.stopped
+    says(producers, 2, STOPPED)
+    assert producers.stopped
+
+
+def test_an_end_that_is_taken_back_is_none() -> None:
+    producers = of()
+    says(producers, 1, FLUSHED)
+    says(producers, 1, OPEN)
+    assert not producers.ended
+
+
+def test_one_that_left_ends_nothing_and_is_not_waited_for() -> None:
+    producers = of(expected=())
+    says(producers, 1, LEFT)
+    assert not producers.ended
+    says(producers, 2, STOPPED)
+    assert producers.stopped
+
+
+def test_the_end_of_an_earlier_run_is_not_believed() -> None:
+    producers = of()
+    assert not says(producers, 1, STOPPED, run="r0", live=False)
+    assert not producers.ended
+    assert says(producers, 1, STOPPED, run="r1", live=False)
+    assert producers.ended
+
+
+def test_without_a_run_only_an_end_that_is_heard_of_is_believed() -> None:
+    producers = of(run="", expected=())
+    assert not says(producers, 1, STOPPED, run="", live=False)
+    assert not producers.ended
+    says(producers, 1, OPEN, run="", live=False)
+    assert says(producers, 1, STOPPED, run="", live=False), "it was heard of before its end"
+    assert producers.stopped
+
+
+def test_an_entry_that_is_none_changes_nothing() -> None:
+    producers = of()
+    for key, value in (
+        ("a.=.b.1", b"{"),
+        ("a.=.b.1", b"[]"),
+        ("a.=.b.1", b'{"incarnation": 1, "run": "", "state": "open"}'),
+        ("a.=.b.1", b'{"incarnation": "i", "run": "r1", "state": "gone"}'),
+        ("a.=.b.x", Standing("i", "r1", STOPPED).encode()),
+        ("c.=.b.1", Standing("i", "r1", STOPPED).encode()),
+    ):
+        assert not producers.hear(key, value, live=True)
+    assert not producers.ended

@@ -1,0 +1,220 @@
+"""JetStream links against three real nats-servers, which are killed and restarted like the stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from nats_cluster import ClusterNats, NatsCluster, running_cluster
+from pipeline import Command, Pipeline, wait_until
+from rows import DEADLINE_S, wait_for_progress
+
+from zpipe.runtime.places import MARK
+
+MESSAGES = 20_000
+STRESS_MESSAGES = 200_000
+PASSWORD = "NATS_PASSWORD"
+Make = Callable[..., Pipeline]
+
+HALF = """
+def half(payload):
+    return {**payload, "half": payload["id"] / 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster_of_module() -> Iterator[NatsCluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(cluster_of_module: NatsCluster, monkeypatch: pytest.MonkeyPatch) -> NatsCluster:
+    monkeypatch.setenv(PASSWORD, cluster_of_module.password)
+    cluster_of_module.start()
+    return cluster_of_module
+
+
+def link(cluster: NatsCluster, more: str = "") -> str:
+    servers = ", ".join(f'"{url}"' for url in cluster.urls)
+    return f'link = {{ kind = "jetstream", servers = [{servers}], max_bytes = "64MiB"{more} }}'
+
+
+def security(cluster: NatsCluster) -> str:
+    return f'[security.nats]\nusername = "{cluster.username}"\npassword = "${{{PASSWORD}}}"\n'
+
+
+def config(cluster: NatsCluster, name: str, count: int, rate: int | None = None) -> str:
+    paced = f", rate = {rate}" if rate else ""
+    return f"""
+[pipeline]
+name = "{name}"
+
+[stages.make]
+plugin = "generate"
+options = {{ count = {count}{paced} }}
+
+[stages.half]
+input = "make"
+plugin = "python"
+instances = 2
+{link(cluster)}
+options = {{ function = "half:half" }}
+
+[stages.store]
+input = "half"
+plugin = "sqlite"
+{link(cluster)}
+batch = {{ messages = 500, timeout = "50ms" }}
+options = {{ path = "out.db", table = "t", key = "id" }}
+
+{security(cluster)}
+"""
+
+
+def stored(pipeline: Pipeline) -> int:
+    if not (pipeline.folder / "out.db").exists():
+        return 0
+    try:
+        [[count]] = pipeline.query("SELECT count(*) FROM t", "out.db")
+    except Exception:  # the table is not there yet
+        return 0
+    return int(count)
+
+
+def output(pipeline: Pipeline, *arguments: str) -> str:
+    """What a command prints that ends well."""
+    command = pipeline.zpipe(*arguments)
+    assert command.wait() == 0, command.stdout + command.stderr
+    return command.stdout
+
+
+def assert_each_once(pipeline: Pipeline, count: int) -> None:
+    rows = pipeline.query("SELECT count(*), min(id), max(id), sum(half) FROM t", "out.db")
+    assert list(map(tuple, rows)) == [(count, 0, count - 1, count * (count - 1) / 4)]
+
+
+def kill_everything_in_turn(run: Command, pipeline: Pipeline, cluster: NatsCluster, count: int) -> None:
+    """The leader of a stream, each stage, each server, and all servers at once."""
+
+    def restart(server: ClusterNats) -> None:
+        server.kill()
+        server.start()
+
+    kills: list[Callable[[], object]] = [  # the head first: what it has left in the stream it need not wait for
+        lambda: pipeline.kill("make"),
+        lambda: restart(cluster.leader_of(f"zpipe+{pipeline.config.name}+make+=+half")),
+        lambda: pipeline.kill("half"),
+        lambda: pipeline.kill("store"),
+        *(lambda server=server: restart(server) for server in cluster.servers),
+        lambda: pipeline.kill("half", 2),
+        lambda: [server.kill() for server in cluster.servers] and cluster.start(),
+    ]
+    for number, kill in enumerate(kills, 1):
+        wait_for_progress(run, lambda: stored(pipeline), count * number // (len(kills) + 1))
+        kill()
+
+
+def run_with_kills(make: Make, cluster: NatsCluster, name: str, count: int, rate: int) -> None:
+    pipeline = make(config(cluster, name, count, rate), half=HALF)
+    run = pipeline.run()
+    kill_everything_in_turn(run, pipeline, cluster, count)
+    ledger = run.ledger(DEADLINE_S)
+    assert not any(row["dead"] for row in ledger["stages"].values()), ledger
+    assert_each_once(pipeline, count)
+    for upstream, consumer in (("make", "half"), ("half", "store")):
+        assert cluster.stream(f"zpipe+{name}+{upstream}+=+{consumer}").messages == 0
+
+
+def test_each_message_is_stored_once_while_servers_and_stages_are_killed(cluster: NatsCluster, make: Make) -> None:
+    run_with_kills(make, cluster, "kills", MESSAGES, 1000)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(600)
+def test_each_of_many_messages_is_stored_once_while_servers_and_stages_are_killed(
+    cluster: NatsCluster, make: Make
+) -> None:
+    run_with_kills(make, cluster, "many", STRESS_MESSAGES, 10_000)
+
+
+# ---- beside links of another kind
+
+
+def mixed(cluster: NatsCluster) -> str:
+    """make -(ZeroMQ)-> half -(JetStream)-> store."""
+    text = config(cluster, "mixed", 1_000_000, 2000)
+    first, second, third = text.partition(link(cluster))
+    return first + third if second else text
+
+
+def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(cluster: NatsCluster, make: Make) -> None:
+    pipeline = make(mixed(cluster), half=HALF)
+    run = pipeline.run()
+    wait_until(lambda: stored(pipeline) > 3000, "messages are stored")
+    shown = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
+    assert [(one["from"], one["to"]) for one in shown["links"]] == [("make", "half"), ("half", "store")]
+    assert all(one["depth"] is not None and one["rate"] for one in shown["links"]), shown["links"]
+    assert {name: one["state"] for name, one in shown["stages"].items()} == dict.fromkeys(shown["stages"], "RUNNING")
+    run.interrupt()
+    ledger = run.ledger(DEADLINE_S)
+    made = ledger["stages"]["make"]["completed"]
+    assert [(row["sent"], row["acked"]) for row in ledger["links"]] == [(made, made)] * 2
+    assert_each_once(pipeline, made)
+    stopped = [
+        json.loads((pipeline.home / "s" / f"mixed.{stage}.1" / MARK).read_text())["at"]
+        for stage in ("make", "half", "store")
+    ]
+    assert stopped == sorted(stopped), "from the head on"
+
+
+def test_depth_is_exact_while_the_consumer_is_paused(cluster: NatsCluster, make: Make) -> None:
+    pipeline = make(config(cluster, "depth", 5000, 1000), half=HALF)
+    run = pipeline.run()
+    wait_until(lambda: stored(pipeline), "messages are stored")
+    output(pipeline, "pause", str(pipeline.path), "store")
+    name = "zpipe+depth+half+=+store"
+
+    def as_shown() -> dict[str, int]:
+        shown = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
+        [row] = [one for one in shown["links"] if one["to"] == "store"]
+        row["left"] = 5000 - stored(pipeline)
+        return row  # type: ignore[no-any-return]
+
+    wait_until(lambda: (row := as_shown())["depth"] == row["left"] > 0, "the depth is what is not stored")
+    figures = cluster.stream(name)
+    assert figures.messages > 0 and all(int(subject.rpartition(".")[2]) > 0 for subject in figures.subjects or {})
+    output(pipeline, "resume", str(pipeline.path), "store")
+    run.ledger(DEADLINE_S)
+    assert_each_once(pipeline, 5000)
+
+
+# ---- what people are told
+
+
+def test_the_doctor_names_what_is_not_safe(cluster: NatsCluster, make: Make) -> None:
+    pipeline = make(config(cluster, "doctor", 10).replace('max_bytes = "64MiB"', "replicas = 1"), half=HALF)
+    said = output(pipeline, "doctor", str(pipeline.path), "--timeout", "100ms")
+    assert "has JetStream, version" in said
+    assert "two minutes" in said and "sync_interval: always" in said
+    assert "make -> half: 1 of 3 replicas" in said
+    checked = pipeline.zpipe("check", str(pipeline.path))
+    assert checked.wait() == 0
+    assert "stages.half.link.replicas: is 1" in checked.stderr
+
+
+def test_wrong_credentials_are_said_by_the_doctor_and_by_whoever_waits(
+    cluster: NatsCluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PASSWORD, "a wrong one")
+    pipeline = make(config(cluster, "wrong", 10), half=HALF)
+    doctor = pipeline.zpipe("doctor", str(pipeline.path), "--timeout", "100ms")
+    assert doctor.wait() == 1
+    assert "cannot be reached" in doctor.stdout and "Authorization Violation" in doctor.stdout
+    run = pipeline.run()
+    wait_until(
+        lambda: "event=jetstream.trouble" in run.stderr and "Authorization Violation" in run.stderr, "it is said"
+    )
+    assert "a wrong one" not in run.stderr + doctor.stdout
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,64 @@
+"""What a JetStream link asks of its shell: the `what` of a `ToLink`. Values only; must not live here: deciding or doing it.
+
+None of them blocks, and each may be lost with the connection, which the event `Lost` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+LinkKey = tuple[str, str, str, str]
+"""(pipeline, upstream stage, outlet, consumer stage)."""
+
+
+class Publish(NamedTuple):
+    """Answered by `Stored` or `NotStored` with the same number."""
+
+    link: LinkKey
+    number: int
+    payload: bytes
+    messages: int
+
+
+class Pull(NamedTuple):
+    """Ask for so many parcels. Each comes by `Arrived`, or is counted in a `PullOver`."""
+
+    link: LinkKey
+    parcels: int
+
+
+class Acknowledge(NamedTuple):
+    """(sequence, reply) of each; answered by `Acked`."""
+
+    link: LinkKey
+    deliveries: Sequence[tuple[int, str]]
+
+
+class Extend(NamedTuple):
+    """These deliveries are worked on: they are not to be given to another meanwhile."""
+
+    replies: Sequence[str]
+
+
+class HandBack(NamedTuple):
+    """These deliveries are for another, at once."""
+
+    replies: Sequence[str]
+
+
+class Look(NamedTuple):
+    """Answered by `Figures` with the same number."""
+
+    link: LinkKey
+    number: int
+
+
+class Write(NamedTuple):
+    """An entry of the bucket; answered by `Written`."""
+
+    key: str
+    value: bytes
+
+
+Order = Publish | Pull | Acknowledge | Extend | HandBack | Look | Write

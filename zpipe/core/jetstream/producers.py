@@ -1,0 +1,94 @@
+"""Where the producers of a link stand, by what each has written into the bucket. Must not live here: the stream.
+
+An entry is that of one instance on one link. It outlives the instance, so one that was there before this life listened may be of
+an earlier run: that it has ended is believed only of this very run, or of a life that was heard of before its end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+OPEN, FLUSHED, STOPPED, LEFT = "open", "flushed", "stopped", "left"
+"""Something may come; nothing will, unless what is before it comes again; nothing can come; it left, and its siblings go on."""
+_STATES = frozenset({OPEN, FLUSHED, STOPPED, LEFT})
+_DEFAULT_OUTLET = "="
+
+
+def key_prefix(upstream: str, outlet: str, consumer: str) -> str:
+    """Before the number of the instance."""
+    return f"{upstream}.{outlet or _DEFAULT_OUTLET}.{consumer}."
+
+
+class Standing(NamedTuple):
+    """One instance of the upstream stage, as it is known here."""
+
+    incarnation: str
+    run: str
+    state: str
+
+    def encode(self) -> bytes:
+        return json.dumps(self._asdict()).encode()
+
+
+def _decode(value: bytes) -> Standing | None:
+    try:
+        found: Any = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in Standing._fields):
+        return None
+    return Standing(found["incarnation"], found["run"], found["state"]) if found["state"] in _STATES else None
+
+
+class Producers:
+    """Of one link. `run`: the run that this instance belongs to, "" if to none;  expected: instances that are to run in it."""
+
+    def __init__(self, upstream: str, outlet: str, consumer: str, run: str, expected: Iterable[int]) -> None:
+        self._upstream = upstream
+        self._prefix = key_prefix(upstream, outlet, consumer)
+        self._run = run
+        self._known: dict[int, Standing | None] = dict.fromkeys(expected)
+
+    def hear(self, key: str, value: bytes, live: bool) -> bool:
+        """An entry of the bucket. True: something has changed."""
+        number = key.removeprefix(self._prefix)
+        if number == key or not (number.isascii() and number.isdigit()) or (standing := _decode(value)) is None:
+            return False
+        instance, known = int(number), None
+        if (before := self._known.get(instance)) is not None:
+            known = before.incarnation
+        of_this_life = live or known == standing.incarnation or bool(self._run and standing.run == self._run)
+        if (standing.state != OPEN and not of_this_life) or before == standing:
+            return False
+        self._known[instance] = standing
+        return True
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the entries that may still change."""
+        return [f"{self._prefix}{number}" for number, one in self._known.items() if one is None or one.state != STOPPED]
+
+    @property
+    def ended(self) -> bool:
+        """Somebody has said the end, and nobody who is known may still have something."""
+        return self._every(FLUSHED, STOPPED)
+
+    @property
+    def stopped(self) -> bool:
+        return self._every(STOPPED)
+
+    def _every(self, *over: str) -> bool:
+        known = [one.state if one is not None else OPEN for one in self._known.values()]
+        return any(state in over for state in known) and all(state in (*over, LEFT) for state in known)
+
+    def waiting_for(self) -> list[str]:
+        """Names of those that have not stopped; the stage where none is known."""
+        if not self._known:
+            return [self._upstream]
+        return [
+            f"{self._upstream}.{number}"
+            for number, one in sorted(self._known.items())
+            if one is None or one.state not in (STOPPED, LEFT)
+        ]

@@ -1,0 +1,118 @@
+"""What a NATS cluster says of itself, for `zpipe doctor`. Does not belong here: what is to be thought of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from zpipe.jetstream.access import Access
+from zpipe.jetstream.cluster import words_of
+from zpipe.jetstream.names import LinkNames
+
+ANSWER_S = 3.0
+_ASK_ALL = "$SYS.REQ.SERVER.PING.JSZ"
+"""Every server answers it, to whoever is of the system account."""
+
+
+class StreamFacts(NamedTuple):
+    """A link's stream that is there. `missing`: servers that should have it and are not there, or behind."""
+
+    link: LinkNames
+    replicas: int
+    missing: list[str]
+    parcels: int
+    bytes: int
+
+
+class ClusterFacts(NamedTuple):
+    """`problem`: why nothing of the rest is known. `sync`: by server, when it syncs what it has acknowledged; empty: unknown."""
+
+    problem: str = ""
+    server: str = ""
+    version: str = ""
+    max_payload: int = 0
+    jetstream_problem: str = ""
+    streams: Sequence[StreamFacts] = ()
+    sync: dict[str, str] = {}  # noqa: RUF012 of a value that nobody changes
+
+
+def examine(access: Access, links: Sequence[LinkNames]) -> ClusterFacts:
+    """Connects, asks, and goes. Blocks for some seconds at most."""
+    return asyncio.run(_examine(access, links))
+
+
+async def _examine(access: Access, links: Sequence[LinkNames]) -> ClusterFacts:
+    import nats.aio.client
+
+    client = nats.aio.client.Client()
+
+    async def quiet(error: Exception) -> None:
+        """`connect` raises it anyway."""
+
+    try:
+        await client.connect(
+            **access.connect_arguments(),
+            allow_reconnect=False,
+            connect_timeout=2,
+            max_reconnect_attempts=1,
+            error_cb=quiet,
+        )
+    except Exception as error:  # whatever is in the way, of the network, of TLS, of a file
+        return ClusterFacts(words_of(error))
+    try:
+        jetstream = client.jetstream(timeout=ANSWER_S)
+        problem, streams = "", []
+        try:
+            await jetstream.account_info()
+            streams = [found for link in links if (found := await _stream(jetstream, link)) is not None]
+        except Exception as error:
+            problem = words_of(error)
+        url = client.connected_url
+        server = url.netloc.rpartition("@")[2] if url is not None else "?"
+        version = str(client._server_info.get("version", ""))
+        return ClusterFacts("", server, version, client.max_payload, problem, streams, await _sync(client))
+    finally:
+        with suppress(Exception):
+            await client.close()
+
+
+async def _stream(jetstream: Any, link: LinkNames) -> StreamFacts | None:
+    """None if it is not there yet."""
+    from nats.js import errors
+
+    try:
+        info = await jetstream.stream_info(link.stream)
+    except errors.NotFoundError:
+        return None
+    others = info.cluster.replicas or [] if info.cluster is not None else []
+    missing = [one.name for one in others if one.offline or not one.current]
+    return StreamFacts(link, info.config.num_replicas or 1, missing, info.state.messages, info.state.bytes)
+
+
+async def _sync(client: Any) -> dict[str, str]:
+    """What the servers tell the system account. Nobody else is answered."""
+    inbox, answers = client.new_inbox(), []
+
+    async def answered(message: Any) -> None:
+        with suppress(ValueError):
+            answers.append(json.loads(message.data))
+
+    subscription = await client.subscribe(inbox, cb=answered)
+    await client.publish(_ASK_ALL, b"{}", reply=inbox)
+    await client.flush()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.3):
+            while True:
+                await asyncio.sleep(0.05)
+    await subscription.unsubscribe()
+    found = {}
+    for one in answers:
+        config = (one.get("data") or {}).get("config")
+        if isinstance(config, dict):
+            interval_s = config.get("sync_interval", 0) / 1e9
+            words = "always" if config.get("sync_always") else f"every {interval_s:g} s"
+            found[str((one.get("server") or {}).get("name", "?"))] = words
+    return found
