@@ -24,7 +24,7 @@ MINIMAL = {
     "stages.NAME.plugin": '"discard"',
     "stages.NAME.input": '"head"',
 }
-OPTIONAL = ("stages.NAME.batch", "stages.NAME.limit")
+OPTIONAL = ("stages.NAME.batch", "stages.NAME.limit", "stages.NAME.buffer")
 """Tables whose keys have defaults only where they stand."""
 PROCESS = {"stages.NAME.workers.kind": '"process"'}
 GOES_WITH = {f"stages.NAME.workers.{key}": PROCESS for key in ("timeout", "recycle_messages", "memory")}

@@ -26,6 +26,11 @@ def instance_name(pipeline: str, stage: str, n: int) -> str:
     return f"{pipeline}.{stage}.{n}"
 
 
+def buffer_folder(state: Path, outlet: str, consumer: str) -> Path:
+    """Where an instance with that state folder has the disk buffer of a link."""
+    return state / "buffers" / f"{outlet or '_'}.{consumer}"
+
+
 def runtime_root(env: Mapping[str, str]) -> Path:
     """The folder that has the runtime folders of all instances."""
     if named := _named_root(env, "ZPIPE_RUNTIME_DIR", "RUNTIME_DIRECTORY"):

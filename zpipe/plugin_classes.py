@@ -73,7 +73,13 @@ class Source(PluginClass[OptionsT], Generic[OptionsT, PositionT]):
 
 
 class Worker(PluginClass[OptionsT]):
-    """What all kinds have that take messages."""
+    """What all kinds have that take messages.
+
+    payload_function  set by `open` where `process` would do no more than call this with a message's payload, and return what it
+                      returns: it is then called in place of `process`
+    """
+
+    payload_function: Callable[[Any], Any] | None = None
 
     def tick(self, context: Context[OptionsT]) -> Any:
         """Called every `tick` of the stage's config. It may return or yield what `context.release` gives."""
@@ -139,7 +145,7 @@ KINDS: tuple[type[PluginClass[Any]], ...] = (Source, Map, BatchMap, Sink, Wrappe
 
 
 def _methods(kind: type) -> set[str]:
-    return {name for name in dir(kind) if not name.startswith("_")}
+    return {name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))}
 
 
 def hooks_of(plugin: PluginClass[Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Python(BatchMap[Options]):
 
     @override
     def open(self, context: Context[Options]) -> None:
-        self._function = _resolve(context.options.function, context.config_dir)
+        self._function = self.payload_function = _resolve(context.options.function, context.config_dir)
 
     @override
     def process(self, message: Message, context: Context[Options]) -> Any:

@@ -87,7 +87,9 @@ class ShelfOutlet:
     """An `OutgoingLink`. What was put on the shelf is settled: the shelf answers for it."""
 
     waiting = False
-    stored_messages = redelivered = returned = 0
+    stored_messages = stored_bytes = lost_messages = redelivered = returned = 0
+    room = 1 << 62
+    awaits_acks = False
     send_at = NEVER
     drained = True
     stop_seen = lacks_consumers = False
@@ -150,6 +152,9 @@ class ShelfOutlet:
     def end_taken(self) -> Iterable[Action]:
         self.end_acked = self._said_end
         return ()
+
+    def leave_stored(self) -> None:
+        pass
 
     def stopped(self, ended: bool) -> Iterable[Action]:
         return [ToLink("shelf", "stop" if ended else "leave")]

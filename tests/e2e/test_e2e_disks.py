@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from e2e_types import MakePipeline
 from pipeline import Command, Pipeline, Snapshot, ids, wait_until
+from small_disk import small_disk
 
 from zpipe.operate.watch import Watch
 
@@ -47,6 +46,7 @@ options = { path = "disk/out.db", table = "t", key = "id" }
 """
 WORK = """
 import os
+import subprocess
 import time
 
 
@@ -57,37 +57,6 @@ def work(payload):
         raise ValueError(f"cannot work on {payload['id']}")
     return payload
 """
-
-
-class Disk:
-    """A small one. `fill` leaves no room on it, `free` gives that room back."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filler = folder / "filler"
-
-    def fill(self) -> None:
-        with self._filler.open("wb", buffering=0) as filler:
-            for size in (1 << 16, 1 << 12):
-                try:
-                    while filler.write(bytes(size)):
-                        pass
-                except OSError as error:
-                    assert error.strerror == "No space left on device"
-
-    def free(self) -> None:
-        self._filler.unlink()
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Disk]:
-    folder.mkdir(parents=True, mode=0o700)
-    options = f"size=2m,mode=0700,uid={os.getuid()}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "zpipe-test", str(folder)], check=True)
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def made(make: MakePipeline) -> tuple[Pipeline, Path]:

@@ -21,7 +21,7 @@ import zmq
 from zpipe.core.wire import cbor
 
 HUGE = (1 << 63) - 1
-TURN = 200
+TURN = 500
 Frame = dict[str, Any]
 
 
@@ -39,8 +39,8 @@ class Insider:
 
     def plug(self, kind: int, host: str, address: str, port: int) -> zmq.Socket[bytes]:
         made = self.context.socket(kind)
-        made.setsockopt(zmq.LINGER, 0)
-        made.setsockopt(zmq.SNDTIMEO, 500)
+        made.setsockopt(zmq.LINGER, 1000)
+        made.setsockopt(zmq.SNDTIMEO, 200)
         made.setsockopt(zmq.CURVE_SERVERKEY, self.plan["servers"][host].encode())
         made.setsockopt(zmq.CURVE_PUBLICKEY, self.plan["public"].encode())
         made.setsockopt(zmq.CURVE_SECRETKEY, self.plan["secret"].encode())
@@ -143,10 +143,8 @@ class Insider:
         while True:
             for instance, target in self.plan["feedback"].items():
                 self.talk(instance, target)
-                self.linger(target)
-                yield
-            for target in self.plan["inbox"].values():
-                self.push(target)
+                if instance in self.plan["inbox"]:
+                    self.push(self.plan["inbox"][instance])
                 self.linger(target)
                 yield
 

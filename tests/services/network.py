@@ -34,6 +34,7 @@ class Host:
         self.folder = network.home / name
         (self.folder / "out").mkdir(parents=True)
         self._network = network
+        self.more_env: dict[str, str] = {}
         self.address = f"{NET}.{number}"
         self._plug = f"p{number}"
         ip("netns", "add", self.space)
@@ -47,7 +48,7 @@ class Host:
     def env(self) -> dict[str, str]:
         where = {"ZPIPE_RUNTIME_DIR": "r", "ZPIPE_STATE_DIR": "s", "ZPIPE_KEYS_DIR": "k"}
         own = {name: str(self.folder / folder) for name, folder in where.items()}
-        return dict(os.environ) | own | {"ZPIPE_HOST": self.name}
+        return dict(os.environ) | own | {"ZPIPE_HOST": self.name} | self.more_env
 
     def zpipe(self, *arguments: str) -> Command:
         """A command on this host."""

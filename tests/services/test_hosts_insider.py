@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 GROWTH_BYTES = 96 << 20
 """What the attack may cost an instance; frames that wait to be read are a part of it."""
 PORTS = {"read.1": ("web1", 7000), "left.1": ("web2", 7100), "right.1": ("web1", 7200), "store.1": ("web2", 7300)}
-SECONDS = 10.0
+SECONDS = 15.0
 
 
 def attack(spread: Spread, seconds: float) -> dict[str, int]:
@@ -58,7 +59,7 @@ def test_an_insider_loses_nothing_and_pays_for_it(net: Network) -> None:
     assert len(pids) == len(PORTS)
     before = {pid: peak_bytes(pid) for pid in pids}
     sent = attack(spread, SECONDS)
-    assert min(sent[kind] for kind in ("hello", "statement", "garbage", "parcel", "silent")) > 50, sent
+    assert sent["silent"] > 5 and all(sent[kind] > 300 for kind in ("hello", "statement", "garbage", "parcel")), sent
     for pid in pids:
         assert peak_bytes(pid) - before[pid] < GROWTH_BYTES, pid
     said = str([spread.stages(host)[stage]["refusals"] for host, stage in (("web1", "read"), ("web2", "left"))])
@@ -80,14 +81,15 @@ def test_the_others_go_on_as_fast(net: Network) -> None:
     spread = Spread(net, 10_000_000, rate=1000)
     spread.start(*reversed(HOSTS))
     spread.wait_for(3_000, "all hosts work together")
-    stored = {True: 0, False: 0}
+    stored, seconds = {True: 0, False: 0}, {True: 0.0, False: 0.0}
     for turn in range(8):
-        attacked, began = turn % 2 == 1, spread.stored()
+        attacked, before, began = turn % 2 == 1, spread.stored(), time.monotonic()
         if attacked:
             attack(spread, SECONDS)
         else:
             spread.runs["web1"].over_within(SECONDS)
-        stored[attacked] += spread.stored() - began
-    print(stored)
-    assert stored[True] >= 0.9 * stored[False], stored
+        stored[attacked] += spread.stored() - before
+        seconds[attacked] += time.monotonic() - began
+    quiet, busy = (stored[attacked] / seconds[attacked] for attacked in (False, True))
+    assert busy >= 0.9 * quiet, (busy, quiet)
     assert wait_until(lambda: spread.runs["web1"].running, "it still runs")

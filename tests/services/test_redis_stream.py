@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from broker_rows import (
     there_and_back,
 )
 from broker_servers import Redis
-from pipeline import Pipeline, wait_until
+from pipeline import Pipeline, send, wait_until
 from rows import DEADLINE_S, MESSAGES, fails_saying, rate_of_run, run_with_kills, run_without_service, waits_saying
 from server import running
 
@@ -73,9 +74,16 @@ def test_what_a_consumer_held_that_is_gone_is_claimed_by_the_other(redis: Redis,
     for stage, instance in (("make", 1), ("put", 1), ("take", 1), ("take", 2), ("store", 1)):
         pipeline.stage(stage, instance)
     wait_until(lambda: stored(pipeline) >= count // 4, "some are stored", DEADLINE_S)
+    store = pipeline.pid("store")
+    send(store, signal.SIGSTOP)
+
+    def held() -> int:
+        consumers = {one["name"]: one["pending"] for one in redis.client().xinfo_consumers("gone", "g")}
+        return int(consumers[b"redis-stream.take.2"])
+
+    wait_until(held, "it holds some", DEADLINE_S)
     pipeline.kill("take", 2)
-    consumers = {one["name"]: one["pending"] for one in redis.client().xinfo_consumers("gone", "g")}
-    assert consumers[b"redis-stream.take.2"], "it held some"
+    send(store, signal.SIGCONT)
     wait_until(lambda: stored(pipeline) == count, "all are stored", DEADLINE_S)
     assert_all_stored(pipeline, count)
     wait_until(lambda: redis.client().xinfo_groups("gone")[0]["pending"] == 0, "every entry is acknowledged")

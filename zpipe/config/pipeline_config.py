@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zpipe.core.policy import BatchPolicy, Bound, Codec, DeadPolicy, LimitPolicy, RetryPolicy
+from zpipe.core.policy import BatchPolicy, Bound, BufferPolicy, Codec, DeadPolicy, LimitPolicy, RetryPolicy
 from zpipe.core.work.task import DEAD
 from zpipe.errors import TargetError
 from zpipe.hookspecs import Traits
@@ -96,6 +96,7 @@ class StageConfig:
 
     options  an object of the type that the plugin declared; None if it declared none, or was not loaded
     outlets  those that the plugin declares besides the default one; None if it declares none, or was not loaded
+    buffer   on the disk, for its outputs; None: they are in memory until they are acked
     codec    of its messages, where the stages before and after it have it
     tick_s   how often the plugin's `zpipe_tick` is called, if it has one
     use      plugins around the calls of its own, the first outermost
@@ -121,6 +122,7 @@ class StageConfig:
     batch: BatchPolicy | None
     limit: LimitPolicy | None
     listen: tuple[str, ...]
+    buffer: BufferPolicy | None = None
     codec: Codec = "msgpack"
     tick_s: float = 1.0
     use: tuple[Use, ...] = ()

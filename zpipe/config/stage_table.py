@@ -13,15 +13,19 @@ from zpipe.config.jetstream_table import read_link
 from zpipe.config.pipeline_config import Input, StageConfig, Use, Workers
 from zpipe.config.reading import values
 from zpipe.config.reading.table_reader import TableReader
-from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
+from zpipe.core.policy import BatchPolicy, Bound, BufferPolicy, DeadPolicy, LimitPolicy, RetryPolicy, StagePolicy
 
-P = TypeVar("P", BatchPolicy, Bound, DeadPolicy, RetryPolicy, Workers)
+P = TypeVar("P", BatchPolicy, Bound, BufferPolicy, DeadPolicy, RetryPolicy, Workers)
 _DEFAULTS = StagePolicy()
-_LATER = frozenset({"buffer", "key"})
+_LATER = frozenset({"key"})
 """Keys that the design has and this version does not."""
-_OF_PLUGINS = ("workers", "retry", "batch", "limit", "use", "tick", "codec")
+_OF_PLUGINS = ("workers", "retry", "batch", "limit", "use", "tick", "codec", "buffer")
 """Keys that say how a plugin is called. A program in another language calls nothing of zpipe's."""
 MOST_INSTANCES = 1000
+LEAST_BUFFER_BYTES = 1024 * 1024
+"""Of a disk buffer: some segments, of which the last is being written."""
+MOST_SYNC_S = 10.0
+"""What is not synced holds up the acks of everything above it, and a neighbour that hears nothing for long is taken for dead."""
 MOST_CALLS = 10_000
 """The most calls a `limit` may allow at once. Each is a task and a coroutine, and mostly a connection."""
 _RATE = values.number_of(float, "a number of calls a second from 0.001 to 1,000,000", lambda rate: 0.001 <= rate <= 1e6)
@@ -46,6 +50,7 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         dead=_dead(table.table("dead")),
         batch=_batch(table.table("batch"), queue) if "batch" in table else None,
         limit=_limit(table.table("limit")) if "limit" in table else None,
+        buffer=_buffer(table.table("buffer")) if "buffer" in table else None,
         codec=table.get("codec", values.choice("msgpack", "cbor"), _DEFAULTS.link.codec),
         use=tuple(table.get_list("use", _read_use)) if "use" in table else (),
         tick_s=table.get("tick", values.duration(), StageConfig.tick_s),
@@ -57,7 +62,7 @@ def read_stage(name: str, table: TableReader) -> StageConfig:
         on_hosts = table.get_list("host", read_placement)
         hosts = tuple(host for host, count in on_hosts for _ in range(stage.instances if count is None else count))
         stage = replace(stage, hosts=hosts, instances=max(len(hosts), 1))
-    table.allow("plugin", "command", "input", "batch", "limit", "listen", "link", "options", "use", "host")
+    table.allow("plugin", "command", "input", "batch", "limit", "buffer", "listen", "link", "options", "use", "host")
     for key in ("plugin", *_OF_PLUGINS) if foreign else ():
         if key in table:
             problem = "is for a stage with a plugin; one with a command does that itself, or has it in its options"
@@ -144,6 +149,34 @@ def _dead(table: TableReader) -> DeadPolicy:
         age_s=values.duration(),
         storm=values.fraction,
     )
+
+
+def _buffer(table: TableReader) -> BufferPolicy:
+    table.get("kind", values.choice("disk"), "disk")
+    sync_s = table.get("sync", _read_sync, BufferPolicy.sync_s)
+    table.allow("kind", "sync")
+    return replace(_policy(table, BufferPolicy(), bytes=_buffer_size, messages=values.whole_number()), sync_s=sync_s)
+
+
+def _buffer_size(given: Any) -> int:
+    size = values.size(given)
+    if size < LEAST_BUFFER_BYTES:
+        raise values.refused(f"at least {values.show_size(LEAST_BUFFER_BYTES)}", given)
+    return size
+
+
+def _read_sync(given: Any) -> float:
+    """Seconds from one sync of the disk to the next."""
+    kind, colon, interval = given.partition(":") if isinstance(given, str) else ("", "", "")
+    if kind == "batch" and not colon:
+        return 0.0
+    try:
+        interval_s = values.duration()(interval) if kind == "interval" else 0.0
+    except ValueError:
+        interval_s = 0.0
+    if not 0 < interval_s <= MOST_SYNC_S:
+        raise values.refused(f'"batch", or "interval:" and a duration up to {MOST_SYNC_S:g}s', given)
+    return interval_s
 
 
 def _batch(table: TableReader, queue: Bound) -> BatchPolicy:

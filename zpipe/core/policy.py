@@ -170,6 +170,7 @@ class StagePolicy:
     """Everything the core of one stage needs to know of the config.
 
     consumers  by the name of a stage that this one feeds; the default is for one that is not named
+    leaves_stored  at the end of the stream, what links have stored is left for the next run
     isolated  a call of the plugin that kills its process kills no other call, and not this daemon
     tick_s    how often the plugin's `tick` is called; None: it has none.  flushes: it has a `flush`
     """
@@ -185,6 +186,7 @@ class StagePolicy:
     consumers: Mapping[str, ConsumerPolicy] = field(default_factory=dict)
     workers: int = 1
     isolated: bool = False
+    leaves_stored: bool = False
     tick_s: float | None = None
     flushes: bool = False
     interval_s: float = 1.0

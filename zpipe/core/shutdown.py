@@ -20,7 +20,8 @@ NEVER = float("inf")
 
 
 class Shutdown:
-    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go. Neither is taken back."""
+    """`draining`: the operator wants the stream to end; `leaving`: this instance is to go; `leaves_stored`: at the end of the
+    stream what links have stored is left for the next run. None of them is taken back."""
 
     def __init__(
         self,
@@ -30,9 +31,11 @@ class Shutdown:
         inlet: Inlet,
         upstreams: Upstreams,
         downstream: Downstream,
+        leaves_stored: bool = False,
     ) -> None:
         self.draining = False
         self.leaving = False
+        self.leaves_stored = leaves_stored
         self.exited = False
         self.closing = False
         self.exit_at = NEVER
@@ -47,8 +50,15 @@ class Shutdown:
     def drain(self) -> None:
         self.draining = True
 
+    def leave_stored(self) -> None:
+        self.leaves_stored = True
+
     def leave(self) -> None:
         self.leaving = True
+
+    def next_at(self, now: float) -> float:
+        """When `advance` should be called although nothing happens."""
+        return min(self.exit_at, self.abandon_at) if self.abandon_at > now else self.exit_at
 
     def advance(self, now: float, patience_s: float, owes_flush: bool = False) -> list[Action]:
         """Makes the moves that are due. `patience_s`: how long a stopped instance waits for its consumers to have seen it.
@@ -63,6 +73,8 @@ class Shutdown:
         if lifecycle.state is State.RUNNING and (over or self.draining):
             actions += self._close_source()
             lifecycle.make(Move.DRAIN)
+        if over and self.leaves_stored:
+            self._downstream.leave_stored()
         ended = over and not owes_flush and self.idle()
         if lifecycle.state is State.DRAINING and ended and (self._source is None or self._source.ended):
             lifecycle.make(Move.FLUSH)

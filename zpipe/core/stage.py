@@ -104,7 +104,8 @@ class Stage:
         self.upstreams = Upstreams(me, random_bytes(frames.SECRET_BYTES), inputs, self.inlet, policy, suspects, remote)
         self.processing = Processing(policy, self.counts, self.inlet, self.downstream, jitter, now)
         self.source = SourcePositions(silent) if not inputs else None
-        self.shutdown = Shutdown(self.lifecycle, self.source, self.counts, self.inlet, self.upstreams, self.downstream)
+        parts = self.counts, self.inlet, self.upstreams, self.downstream
+        self.shutdown = Shutdown(self.lifecycle, self.source, *parts, policy.leaves_stored)
         self.tap = TapPublisher(me, policy.tap)
         self._actions: list[Action] = []
         self._settled = False
@@ -215,6 +216,8 @@ class Stage:
                 self.drain()
             case "drain":
                 return frames.Refuse(b"", "a drain begins at a head stage", request.number)
+            case "leave-buffers":
+                self.shutdown.leave_stored()
             case "leave":
                 self.leave(now)
             case "pause" | "resume":
@@ -441,7 +444,7 @@ class Stage:
         at = min(
             self._heartbeat_at,
             self.snapshot_at,
-            self.shutdown.exit_at,
+            self.shutdown.next_at(self._now),
             self.inlet.next_statement_at(),
             self.upstreams.next_at(),
             self.processing.next_at(self._now, self._flush),
@@ -450,8 +453,6 @@ class Stage:
             at = min(at, self.downstream.next_at())
         if self.processing.hook_timer is not None and self.lifecycle.accepts_input:
             at = min(at, self.processing.next_hook_at(self._now))
-        if self.shutdown.abandon_at > self._now:
-            at = min(at, self.shutdown.abandon_at)
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
     def start_tasks(self, now: float) -> list[StartTask]:
@@ -471,9 +472,7 @@ class Stage:
         if not self.processing.has_work or not self.lifecycle.accepts_input:
             return hooks
         started = [StartTask(task) for task in self.processing.start(now, self._flush)]
-        self._settled = (
-            self._settled and not self.processing.dead_letters
-        )  # of messages that have ended too many processes
+        self._settled = self._settled and not self.processing.dead_letters  # of messages that ended too many processes
         return hooks + started
 
     def _call_hooks(self, now: float) -> list[StartTask]:
@@ -540,8 +539,7 @@ class Stage:
     def _work(self, now: float) -> None:
         """What follows from anything but plain events."""
         if letters := self.processing.dead_letters.take(now):
-            action = SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter
-            self._actions += map(action, letters)
+            self._actions += map(SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter, letters)
         self._actions += map(RemoveLetter, self.processing.replays.take_done())
         if self.source is not None:
             self._commit(self.source, now)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire.peer_address import as_ip, tcp_parts
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
 from zpipe.daemon.discovery import Discovery
-from zpipe.daemon.loop import Loop, Part
+from zpipe.daemon.links.disk_buffers import DiskBuffers
+from zpipe.daemon.loop import LinkShell, Loop, Part
 from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.outages import Outage
@@ -123,11 +125,8 @@ class Instance:
         public = self._pair.public if self._pair is not None else ""
         self._refusals = Refusals(config, self._host, public, stage, self._limited_log)
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
-        self._jetstream = self._make_jetstream_links()
         self.stage = self._make_stage()
-        self._link_shells = (
-            self._jetstream.shells(self.stage, self._mailbox) if self._jetstream is not None else dict[str, Any]()
-        )
+        self._link_shells = self._make_link_shells()
         self._source = self._make_source()
         self._output_room = threading.Event()
         self._handover = Handover()
@@ -146,6 +145,7 @@ class Instance:
             committed=self._plugin_host.committed,
         )
         outages = [self._position_writer.outage, self._dead_letters.outage, self._service_wait.outage]
+        outages += self._buffers.outages
         self._health = Health(self._places, self._lock, self.stage.me, self.log, outages, self._fail)
         self._notifier = Notifier(env, self._status)
         self._signals = Signals()
@@ -198,8 +198,19 @@ class Instance:
 
         return JetStreamLinks(config, me, self._incarnation, self._places.run, self._last_life.suspects)
 
+    def _make_link_shells(self) -> dict[str, LinkShell]:
+        jetstream = self._jetstream.shells(self.stage, self._mailbox) if self._jetstream is not None else {}
+        return {**self._buffers.shells(self.stage), **jetstream}
+
     def _make_stage(self) -> Stage:
         config, settings = self._config, self._settings
+        policy = replace(
+            stage_policy(config, settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
+            leaves_stored=self._env.get(environment.LEAVE_BUFFERS) == "1",
+        )
+        folder = self._places.state(settings.name, self._number)
+        self._buffers = DiskBuffers(config, settings.name, policy, folder, self._mailbox, self.log)
+        self._jetstream = self._make_jetstream_links()
         addresses = self._places.addresses(settings.name, self._number)
         address = self._places.inbox(settings.name, self._number, self._incarnation)
         high_water_mark = settings.queue.messages + HIGH_WATER_SLACK
@@ -218,7 +229,7 @@ class Instance:
             ),
             [(i.stage, i.outlet) for i in settings.inputs],
             config.consumers(settings.name),
-            stage_policy(config, settings, self._places.root, self._plugin_host.plugin.hooks, self._host),
+            policy,
             time.monotonic(),
             os.urandom,
             random.random,
@@ -231,7 +242,7 @@ class Instance:
                 for key in ((entry.stage, n) for n in range(1, config.stages[entry.stage].instances + 1))
                 if self._places.other_host(*key)
             ],
-            outgoing=self._jetstream.outgoing if self._jetstream is not None else (),
+            outgoing=[*self._buffers.outgoing, *(self._jetstream.outgoing if self._jetstream is not None else ())],
             incoming=self._jetstream.incoming if self._jetstream is not None else (),
         )
 

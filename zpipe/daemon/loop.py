@@ -51,8 +51,14 @@ class Part(Protocol):
 class LinkShell(Part, Protocol):
     """What touches the world for a link that does not run over ZeroMQ. It answers by `Stage.link_heard`, on the loop's thread."""
 
+    def start(self) -> None:
+        """Begins, before anything is asked of it. Does not block."""
+
     def perform(self, what: Any) -> None:
         """Does what its link asks for, or has a thread do it. Does not block."""
+
+    def close(self) -> None:
+        """Ends, after the loop. Blocks until what waits is done, if that does not take for ever."""
 
 
 class Driver(Protocol):

@@ -104,7 +104,7 @@ class Cluster:
         self._thread = threading.Thread(target=self._run, name="jetstream", daemon=True)
         self._commands: deque[tuple[int, Order]] = deque()
         self._woken = False
-        self._closing = False
+        self._some, self._ended = asyncio.Event(), asyncio.Event()
         self._lives = 0
         self._life_heard_of = 0
 
@@ -117,7 +117,6 @@ class Cluster:
 
     def close(self) -> None:
         """Ends the connection and the thread. Blocks for as long as that takes, some seconds at most."""
-        self._closing = True
         if self._thread.is_alive():
             with suppress(RuntimeError):  # its loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._wake_to_close)
@@ -142,8 +141,11 @@ class Cluster:
         try:
             self._loop.run_until_complete(self._main())
         finally:
-            with suppress(Exception):
-                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            left = asyncio.all_tasks(self._loop)  # of the client's own: asyncio would complain of each
+            for task in left:
+                task.cancel()
+            if left:
+                self._loop.run_until_complete(asyncio.wait(left, timeout=0.5))
             self._loop.close()
 
     def _wake(self) -> None:
@@ -154,10 +156,7 @@ class Cluster:
         self._some.set()
 
     async def _main(self) -> None:
-        self._some, self._ended = asyncio.Event(), asyncio.Event()
         pause_s = FIRST_RETRY_S
-        if self._closing:
-            return
         while not self._ended.is_set():
             self._lives += 1
             life = _Life(
@@ -276,8 +275,11 @@ class _Life:
             task.cancel()
         self.lost = self.lost or "closed"
         if self._client is not None:
-            with suppress(Exception):
-                await asyncio.wait_for(self._client.close(), 1.0)
+            # Not `wait_for`, which waits until what it cancels is over: the client may take that for no reason to end.
+            closing = asyncio.ensure_future(self._client.close())
+            await asyncio.wait([closing], timeout=1.0)
+            if closing.done():
+                closing.exception()  # it may be what is broken
 
     def lose(self, reason: str) -> None:
         """The connection is of no use any more."""

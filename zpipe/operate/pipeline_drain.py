@@ -26,11 +26,14 @@ class PipelineDrain:
     """One drain.
 
     last    the last snapshot of every instance that was heard of since the drain began
+    leaves_buffers  disk buffers keep what they have for the next run
     killed  the last snapshots of incarnations that were followed by another one during the drain
     """
 
-    def __init__(self, config: PipelineConfig, env: Mapping[str, str]) -> None:
+    def __init__(self, config: PipelineConfig, env: Mapping[str, str], leaves_buffers: bool = False) -> None:
         self._config = config
+        self._leaves_buffers = leaves_buffers
+        self._buffers_left: set[str] = set()
         self._places = Places(config, env, since=since_boot_s())
         self._watch = Watch(config, self._places)
         self.last: dict[InstanceKey, dict[str, Any]] = {}
@@ -76,6 +79,8 @@ class PipelineDrain:
         """
         deadline = time.monotonic() + timeout_s
         while True:
+            if self._leaves_buffers:
+                self._have_buffers_left()
             self._watch.order_drain({key: one for key, one in self.last.items() if key[0] in self._config.heads})
             self._listen(TURN_S)
             self._read_marks()
@@ -85,6 +90,15 @@ class PipelineDrain:
                 return ExitCode.DONE
             if time.monotonic() > deadline:
                 return ExitCode.DRAIN_TIMEOUT
+
+    def _have_buffers_left(self) -> None:
+        """Tells every incarnation that has disk buffers, before its stream ends."""
+        for key, snapshot in self.last.items():
+            if self._config.stages[key[0]].buffer is None or snapshot["incarnation"] in self._buffers_left:
+                continue
+            with suppress(NoPeerError):  # told in the next round, if it still runs
+                self._watch.ask(*key, "leave-buffers", DRAIN_ANSWER_S)
+                self._buffers_left.add(snapshot["incarnation"])
 
     def leave(self, stage: str, instance: int, timeout_s: float, turn: Callable[[], None]) -> ExitCode:
         """Has one instance leave: it hands back what it has not started, finishes the rest and exits. Otherwise like `run`."""

@@ -263,7 +263,7 @@ class SimulatedWorkers:
         for piece in messages:
             producer, number = piece.delivery.producer, piece.section.first + piece.start
             assert producer is not None, "no letters are replayed here"
-            _, rows = found.setdefault(producer[:3], (producer.incarnation, []))
+            _, rows = found.setdefault(producer[:3], (producer.sequence, []))
             rows.append([number, number + 1, int(len(messages) == 1)])
         return found
 

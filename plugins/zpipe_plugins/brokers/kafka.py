@@ -48,6 +48,8 @@ _COUNT = 512
 _LOOK_S = 0.25
 """So long one look for messages takes: a source that is to stop hears of it no later."""
 _CONNECT_S = 5.0
+_REACH_S = (0.25, 1.0, 4.0)
+"""So long each look for a broker waits: a refusal is known at once, and a broker that is far away takes longer to answer."""
 _AGAIN_S = 1.0
 
 
@@ -425,13 +427,16 @@ def _reach(client: Any, errors: list[Any]) -> None:
     from confluent_kafka import KafkaException
 
     errors.clear()
-    try:
-        client.list_topics(timeout=_CONNECT_S)
-    except KafkaException:
-        client.poll(0)
-        for error in errors:
-            _judge(error)
-        raise
+    for wait_s in _REACH_S:
+        try:
+            client.list_topics(timeout=wait_s)
+            return
+        except KafkaException:
+            client.poll(0)
+            for error in errors:
+                _judge(error)
+            if wait_s == _REACH_S[-1]:
+                raise
 
 
 def _give_up(producer: Any) -> None:

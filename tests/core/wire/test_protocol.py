@@ -13,14 +13,16 @@ import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
+from zpipe.core.buffer.orders import FoundBuffer
+from zpipe.core.downstream.buffered_link import BufferedLink
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK, OutletSessions
 from zpipe.core.ledger import COUNTS, Counts, Derivation
 from zpipe.core.lifecycle import State
-from zpipe.core.policy import Bound, LinkPolicy, StagePolicy, TapPolicy
+from zpipe.core.policy import Bound, BufferPolicy, LinkPolicy, StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.snapshot import LINK_COUNTS, WHO
+from zpipe.core.telemetry.snapshot import LINK_COUNTS, WHO, broken
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, Upstreams
 from zpipe.core.wire import cbor, frames, section
@@ -310,18 +312,28 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
         0.0,
         seeded_bytes("random"),
         process_figures=lambda: figures,
+        outgoing=[_buffered("b")],
     )
     said = stage.snapshot(1.0)
     required = {*COUNTS, *WHO, "instance", "state", "links"}
     assert said.keys() - required == _keys_of_5_9(0)
     [row] = said["links"]
+    assert broken(said) == [] and all(f"`{key}`" in DOCUMENT for key in row["buffer"])
     assert row.keys() - {"outlet", "to", *LINK_COUNTS} == _keys_of_5_9(1)
     text = DOCUMENT.partition("### 5.9")[2].partition("| key |")[0]
     assert all(f"`{key}`" in text for key in (*required, "outlet", "to", *LINK_COUNTS))
 
 
+def _buffered(consumer: str) -> BufferedLink:
+    found = FoundBuffer("4f1d" * 8)
+    return BufferedLink("", consumer, "disk", LinkPolicy(), BufferPolicy(), StagePolicy().unacked, found)
+
+
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
-    stage = Stage(Identity("demo", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
+    names = seeded_bytes("random")
+    links = [("", "store"), ("", "keep")]
+    me = Identity("demo", "read", 1, "r1")
+    stage = Stage(me, [], links, StagePolicy(), 0.0, names, outgoing=[_buffered("keep")])
     stage.opened()
     stage.turn(0.0)
     body = stage.snapshot(1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal, in_call
 from zpipe.hookspecs import Context, Holds
 from zpipe.messages import DROP, Message
+from zpipe.plugin_classes import Map
 
 POLICY = LinkPolicy(section_messages=4)
 OUTCOMES = {"plain": 1, "list": 1, "message": 1, "drop": 0, "many": 2, "fails": 0, "not plain": 0}
@@ -40,8 +42,8 @@ def task_of(sections: list[list[str]]) -> Task:
     return Task(1, slices, CallHistory(), False)
 
 
-def process(message: Message, context: Any) -> Any:
-    match message.payload:
+def of_payload(payload: Any) -> Any:
+    match payload:
         case "plain":
             return "plain"
         case "list":
@@ -57,6 +59,23 @@ def process(message: Message, context: Any) -> Any:
     raise ValueError("fails")
 
 
+def process(message: Message, context: Any) -> Any:
+    return of_payload(message.payload)
+
+
+class OfPayload(Map[None]):
+    """Its function is called without it."""
+
+    def __init__(self, function: Any = of_payload) -> None:
+        self.payload_function = function
+
+    def process(self, message: Message, context: Any) -> Any:
+        raise AssertionError("the function is called in its place")
+
+
+HOOKS = pytest.mark.parametrize("hook", [process, OfPayload().process], ids=["message", "payload"])
+
+
 def run(task: Task, folder: Path, hook: Any = process) -> Result:
     slot = CallJournal(folder / "calls", 1).slot(0)
     runner = Runner({"zpipe_process": hook}, cast(Context, _Context()), POLICY, StageLinks())
@@ -65,12 +84,13 @@ def run(task: Task, folder: Path, hook: Any = process) -> Result:
     return result
 
 
-@given(st.lists(st.lists(st.sampled_from([*OUTCOMES]), min_size=1, max_size=6), min_size=1, max_size=6))
+@HOOKS
+@given(sections=st.lists(st.lists(st.sampled_from([*OUTCOMES]), min_size=1, max_size=6), min_size=1, max_size=6))
 def test_outputs_come_in_order_and_failures_with_their_messages(
-    tmp_path_factory: Any, sections: list[list[str]]
+    tmp_path_factory: Any, hook: Any, sections: list[list[str]]
 ) -> None:
     task = task_of(sections)
-    result = run(task, tmp_path_factory.mktemp("journal"))
+    result = run(task, tmp_path_factory.mktemp("journal"), hook)
     outcomes = [one for of_section in sections for one in of_section]
     expected = [
         (f"s:{index}" if outcome != "many" else f"s:{index}.{n}", index)
@@ -87,8 +107,9 @@ def test_outputs_come_in_order_and_failures_with_their_messages(
     assert result.filtered == outcomes.count("drop")
 
 
-def test_a_malformed_section_fails_its_own_messages_alone(tmp_path: Path) -> None:
-    result = run(task_of([["plain"] * 3, ["malformed"] * 2, ["plain"] * 4]), tmp_path)
+@HOOKS
+def test_a_malformed_section_fails_its_own_messages_alone(tmp_path: Path, hook: Any) -> None:
+    result = run(task_of([["plain"] * 3, ["malformed"] * 2, ["plain"] * 4]), tmp_path, hook)
     assert [(one.index, one.verdict) for one in result.failures] == [(3, Verdict.REJECT), (4, Verdict.REJECT)]
     assert [list(chunk.owners or ()) for chunk in result.chunks] == [[0, 1, 2], [5, 6, 7, 8]]
 
@@ -97,18 +118,34 @@ def test_the_journal_knows_the_message_of_any_section_that_is_in_the_call(tmp_pa
     """A process that dies in a call is looked into from outside: here, from inside each call."""
     found = []
 
-    def note(message: Message, context: Any) -> Any:
+    def note(payload: Any) -> Any:
         suspects, ids = in_call(tmp_path / "calls")
         [(_, rows)] = suspects.values()
         found.append((ids, rows))
-        return message.payload
+        return payload
 
-    run(task_of([["plain"] * 3] * 4), tmp_path, note)
-    assert found == [([f"s:{at}"], [[at + 1, at + 2, 1]]) for at in range(12)]
+    for hook in (lambda message, context: note(message.payload), OfPayload(note).process):
+        found.clear()
+        run(task_of([["plain"] * 3] * 4), tmp_path, hook)
+        assert found == [([f"s:{at}"], [[at + 1, at + 2, 1]]) for at in range(12)]
 
 
-def test_what_a_worked_on_section_was_decoded_to_is_let_go(tmp_path: Path) -> None:
+def test_what_is_around_a_hook_is_not_passed_over(tmp_path: Path) -> None:
+    """A stage's `use` puts functions in the place of hooks. They see all messages."""
+    seen = []
+    plugin = OfPayload()
+
+    def around(message: Message, context: Any) -> Any:
+        seen.append(message.id)
+        return plugin.payload_function(message.payload)
+
+    run(task_of([["plain"] * 3]), tmp_path, around)
+    assert seen == ["s:0", "s:1", "s:2"]
+
+
+@HOOKS
+def test_what_a_worked_on_section_was_decoded_to_is_let_go(tmp_path: Path, hook: Any) -> None:
     """Kept until the ack, the payloads of all messages in flight would be in memory twice."""
     task = task_of([["plain"] * 3, ["list"] * 3])
-    run(task, tmp_path)
+    run(task, tmp_path, hook)
     assert [piece.section._columns for piece in task.slices] == [None, None]

@@ -25,9 +25,14 @@ from zpipe.units.systemctl import stop_drained_target
 @click.argument("instance", required=False, metavar="[STAGE.N]", shell_complete=known_names.instances)
 @click.option("--timeout", type=TimeType(), metavar="TIME", default="10m", show_default=True)
 @click.option(
+    "--leave-buffers",
+    is_flag=True,
+    help="Do not wait for consumers of disk buffers: what is stored is kept for the next run.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="End with the ledger as one line of JSON; with STAGE.N: who has left."
 )
-def command(config: Path, instance: str | None, timeout: float, as_json: bool) -> ExitCode:
+def command(config: Path, instance: str | None, timeout: float, leave_buffers: bool, as_json: bool) -> ExitCode:
     """Shut a running pipeline down in order, and prove it.
 
     The heads close their sources, each stage flushes its partial batch at once, acks run back, and stages exit from the head.
@@ -40,7 +45,7 @@ def command(config: Path, instance: str | None, timeout: float, as_json: bool) -
     target = read_stage_target(pipeline, instance) if instance is not None else None
     if target is not None and target[1] is None:
         raise click.UsageError(f"which instance of {target[0]} is to leave? Name one, such as {target[0]}.1")
-    drain = PipelineDrain(pipeline, found.env)
+    drain = PipelineDrain(pipeline, found.env, leave_buffers)
     began = time.monotonic()
     progress = DrainProgress(pipeline, drain.last, sys.stderr)
     try:

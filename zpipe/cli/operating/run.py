@@ -18,7 +18,7 @@ from zpipe.config import InstanceKey, PipelineConfig, load
 from zpipe.errors import ExitCode
 from zpipe.monitor.model.run_ledger import RunLedger
 from zpipe.monitor.run.progress import LiveProgress, PlainProgress
-from zpipe.runtime.environment import HOST
+from zpipe.runtime.environment import HOST, LEAVE_BUFFERS
 from zpipe.runtime.logs import for_children
 from zpipe.supervisor.file_watch import FileWatch
 from zpipe.supervisor.supervisor import Supervisor
@@ -44,6 +44,11 @@ from zpipe.supervisor.supervisor import Supervisor
     help="Stop now if a drain takes longer (exit code 4).  [default: as long as it takes]",
 )
 @click.option(
+    "--leave-buffers",
+    is_flag=True,
+    help="Do not wait at the end for consumers of disk buffers: what is stored is kept for the next run.",
+)
+@click.option(
     "--watch", is_flag=True, help="Start stages again whose plugin's files, or whose part of CONFIG, have changed."
 )
 def command(
@@ -54,6 +59,7 @@ def command(
     quiet: bool,
     log_level: str,
     drain_timeout: float | None,
+    leave_buffers: bool,
     watch: bool,
 ) -> ExitCode:
     """Run a whole pipeline in this terminal until its sources end.
@@ -68,6 +74,8 @@ def command(
     """
     pipeline = load(config)
     env = host_environment(pipeline, os.environ, host)
+    if leave_buffers:
+        env = {**env, LEAVE_BUFFERS: "1"}
     ledger = RunLedger(pipeline, here=pipeline.instances_on(env.get(HOST, "")))
     drain_timeout_s = float("inf") if drain_timeout is None else drain_timeout
     code, result = supervise(

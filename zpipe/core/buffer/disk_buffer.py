@@ -120,6 +120,7 @@ class DiskBuffer:
 
     unacked  bounds what is offered and not durable: it is in memory, and upstream answers for it
     lowest   no message numbered below it will be put again
+    taken    found or offered;  waiting: offered, and not ordered to be written yet
     """
 
     def __init__(self, policy: BufferPolicy, unacked: Bound, found: FoundBuffer, ahead: Ahead) -> None:
@@ -132,22 +133,21 @@ class DiskBuffer:
         self._ahead = ahead
         self._space = found.space
         self._disk_bytes = found.disk_bytes
-        self._next_number = self._durable = found.next_number
+        self.next_number = self._durable = found.next_number
         self._finished = RangeSet()
         self._derivation = _Finished(self)
         self._segments = [_Segment(*one) for one in found.segments]
         self._waiting: deque[Section] = deque()
-        self._waiting_messages = 0
-        self._waiting_bytes = 0
+        self.waiting_messages = 0
         self._ordered: deque[Section] = deque()
         self._ordered_bytes = 0
         self._hints = RangeSet()
         self._emptied: set[int] = set()
         self._reading = False
         self._out = 0
-        self._taken = 0
-        self._finished_total = 0
-        self._lost_total = 0
+        self.taken = 0
+        self.finished_total = 0
+        self.lost_total = 0
         self._bad_total = found.bad_files
         self._torn_bytes = found.torn_bytes
         self._write_s = self._sync_s = 0.0
@@ -167,7 +167,7 @@ class DiskBuffer:
                 self._count_finished(low, high)
                 self.unread_messages -= high - low
             self._finished.add(start, stop)
-        self._taken = self.unread_messages
+        self.taken = self.unread_messages
 
     # ---- what it holds
 
@@ -186,11 +186,15 @@ class DiskBuffer:
         return self.pending_bytes + sum(segment.unfinished_bytes for segment in self._segments)
 
     @property
+    def waiting_bytes(self) -> int:
+        return self.pending_bytes - (self._ordered_bytes - RECORD_BYTES * len(self._ordered))
+
+    @property
     def room(self) -> int:
         """How many more messages may be offered now. None while some wait for room on the disk, or the log does not take any."""
         if not self._space.taking or self.pending_bytes >= self._unacked.bytes:
             return 0
-        if self._bytes_after(self._waiting_bytes) >= self._policy.bytes:
+        if self._bytes_after(self.waiting_bytes) >= self._policy.bytes:
             return 0
         room = min(self._policy.messages - self.stored_messages, self._unacked.messages - self.pending_messages)
         return max(room, 0)
@@ -209,8 +213,8 @@ class DiskBuffer:
             pending_messages=self.pending_messages,
             pending_bytes=self.pending_bytes,
             unread_messages=self.unread_messages,
-            finished_total=self._finished_total,
-            lost_total=self._lost_total,
+            finished_total=self.finished_total,
+            lost_total=self.lost_total,
             bad_total=self._bad_total,
             torn_bytes=self._torn_bytes,
             write_s=self._write_s,
@@ -220,18 +224,17 @@ class DiskBuffer:
 
     def off(self) -> int:
         """0 when the identity holds."""
-        return self._taken - self._finished_total - self._lost_total - self.stored_messages
+        return self.taken - self.finished_total - self.lost_total - self.stored_messages
 
     # ---- what comes from the stage
 
     def offer(self, chunk: Chunk, derivation: Derivation) -> None:
         """Takes outputs over, and settles them once they are durable."""
         derivation.expect(chunk.messages, chunk.owners)
-        section = Section(chunk.body, chunk.messages, self._next_number, 1, derivation, chunk.owners)
-        self._next_number += section.count
-        self._taken += section.count
-        self._waiting_messages += section.count
-        self._waiting_bytes += section.size
+        section = Section(chunk.body, chunk.messages, self.next_number, 1, derivation, chunk.owners)
+        self.next_number += section.count
+        self.taken += section.count
+        self.waiting_messages += section.count
         self.pending_messages += section.count
         self.pending_bytes += section.size
         self._waiting.append(section)
@@ -239,7 +242,7 @@ class DiskBuffer:
     def finish(self, start: int, stop: int) -> None:
         """Messages [start, stop) were taken by consumers, and are needed no more."""
         self._out -= stop - start
-        self._finished_total += stop - start
+        self.finished_total += stop - start
         self._end(start, stop)
 
     def _end(self, start: int, stop: int) -> None:
@@ -283,15 +286,14 @@ class DiskBuffer:
             if not self._fits(first):
                 return
             self._waiting.popleft()
-            self._waiting_messages -= first.count
-            self._waiting_bytes -= first.size
+            self.waiting_messages -= first.count
             self._ordered.append(first)
             self._ordered_bytes += RECORD_BYTES + first.size
             yield Append(first.first, first.count, first.attempt, first.body())
 
     def _fits(self, section: Section) -> bool:
         """Whether it may be written now. A message that is larger than the bound is written when nothing else is there."""
-        written = self.stored_messages - self._waiting_messages
+        written = self.stored_messages - self.waiting_messages
         if written + section.count > self._policy.messages:
             return False
         alone = not written and not any(segment.messages for segment in self._segments)
@@ -307,7 +309,6 @@ class DiskBuffer:
         part.body()
         rest.body()
         self.pending_bytes += part.size + rest.size - before
-        self._waiting_bytes += part.size + rest.size - before
         self._waiting[0] = rest
         self._waiting.appendleft(part)
 
@@ -417,7 +418,7 @@ class DiskBuffer:
         """These cannot be read. Those of them that were stored are lost."""
         for low, high in self._unfinished(start, stop) if start < stop else ():
             self.unread_messages -= high - low
-            self._lost_total += high - low
+            self.lost_total += high - low
             self._end(low, high)
 
     def _unfinished(self, start: int, stop: int) -> list[tuple[int, int]]:

@@ -60,7 +60,8 @@ class Downstream:
         time would wake all consumers."""
         bound, part = self._policy.unacked, 2 if self._awaits_acks else 1
         self._awaits_acks = any(
-            o.held_messages * part >= bound.messages or o.held_bytes * part >= bound.bytes for o in self.links
+            o.held_messages * part >= bound.messages or o.held_bytes * part >= bound.bytes or o.awaits_acks
+            for o in self.links
         )
         return self._awaits_acks
 
@@ -71,7 +72,7 @@ class Downstream:
         room, unsent, near_bound, waiting = unacked.messages, 0, False, False
         for link in self.links:
             held, held_bytes = link.held_messages, link.held_bytes
-            room = min(room, unacked.messages - held, policy.unsent_messages - link.unsent_messages)
+            room = min(room, unacked.messages - held, policy.unsent_messages - link.unsent_messages, link.room)
             if held_bytes >= unacked.bytes or link.unsent_bytes >= policy.unsent_bytes:
                 room = 0
             near_bound = near_bound or 2 * held >= unacked.messages or 2 * held_bytes >= unacked.bytes
@@ -136,6 +137,11 @@ class Downstream:
     def ends_acked(self) -> bool:
         """On every link somebody has acked the end, and everybody in session has."""
         return all(link.end_acked for link in self.links) and all(link.all_ended for link in self.links)
+
+    def leave_stored(self) -> None:
+        """The stream has ended, and what links have stored is left for the next run."""
+        for link in self.links:
+            link.leave_stored()
 
     def stopped(self, ended: bool) -> list[Action]:
         """This instance has stopped, `ended`: at the end of its stream."""

@@ -26,10 +26,13 @@ from zpipe.core.work.task import Chunk
 class OutgoingLink(Protocol):
     """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
 
-    `produced = acked + in_flight_messages + unsent_messages + stored_messages` holds after every call.
+    `produced = acked + in_flight_messages + unsent_messages + stored_messages + lost_messages` holds after every call.
 
     unsent     offered and not handed on;  in_flight: handed on, and the far side does not answer for them yet
-    stored     kept durably by the link itself, which has settled them; 0 where a link keeps nothing
+    stored     kept by the link itself, and not handed on; 0 where a link keeps nothing
+    lost       were stored, and cannot be read
+    room       how many more it takes, besides what the stage's own bounds say; awaits_acks: it takes nothing more before a
+               consumer acks something, and has nothing more to send
     acked      nothing is owed for them any more
     redelivered, returned  handed on again after a loss; handed back by a consumer
     waiting    `sendable` may have something to give although nothing is unsent: what is stored, or something to ask of the shell
@@ -39,18 +42,54 @@ class OutgoingLink(Protocol):
 
     name: str
     consumer: str
-    produced: int
-    acked: int
-    unsent_messages: int
-    unsent_bytes: int
-    in_flight_messages: int
-    in_flight_bytes: int
-    stored_messages: int
-    redelivered: int
-    returned: int
-    waiting: bool
-    send_at: float
-    end_acked: bool
+
+    @property
+    def end_acked(self) -> bool: ...
+
+    @property
+    def produced(self) -> int: ...
+
+    @property
+    def acked(self) -> int: ...
+
+    @property
+    def unsent_messages(self) -> int: ...
+
+    @property
+    def unsent_bytes(self) -> int: ...
+
+    @property
+    def in_flight_messages(self) -> int: ...
+
+    @property
+    def in_flight_bytes(self) -> int: ...
+
+    @property
+    def stored_messages(self) -> int: ...
+
+    @property
+    def stored_bytes(self) -> int: ...
+
+    @property
+    def lost_messages(self) -> int: ...
+
+    @property
+    def redelivered(self) -> int: ...
+
+    @property
+    def returned(self) -> int: ...
+
+    @property
+    def room(self) -> int: ...
+
+    @property
+    def waiting(self) -> bool: ...
+
+    @property
+    def awaits_acks(self) -> bool: ...
+
+    @property
+    def send_at(self) -> float: ...
 
     @property
     def outlets(self) -> Sequence[Outlet]:
@@ -78,6 +117,9 @@ class OutgoingLink(Protocol):
 
     def note_end_acked(self) -> None:
         """The consumer stage has heard the end of this run's stream, though not from this incarnation."""
+
+    def leave_stored(self) -> None:
+        """The stream has ended, and the operator wants what is stored to be kept for the next run: no more of it is sent."""
 
     def stopped(self, ended: bool) -> Iterable[Action]:
         """This instance has stopped, and soon exits; `ended`: at the end of its stream. Said once."""

@@ -42,14 +42,16 @@ class Outlet:
 
     end_acked  some consumer that stays has acked the end of the stream: one that leaves does not pass it on
     needing    sessions by name that the next message needs more room in than they give
+    numbers    what names the sequence of its messages' numbers, where that outlives this incarnation; "": the incarnation does
     send_at    when what is unsent may be sent though no statement comes, since its consumer is about to run dry then
     """
 
-    waiting = False
-    stored_messages = 0
+    waiting = awaits_acks = False
+    room = 1 << 62
+    stored_messages = stored_bytes = lost_messages = 0
     drained = True
 
-    def __init__(self, name: str, consumer: str, policy: LinkPolicy) -> None:
+    def __init__(self, name: str, consumer: str, policy: LinkPolicy, numbers: str = "", next_number: int = 1) -> None:
         self.name = name
         self.consumer = consumer
         self.sessions: dict[bytes, OutletSession] = {}
@@ -73,7 +75,8 @@ class Outlet:
         self._ages = Ages()
         self._acked = RangeSet()
         self._acked.add(0, 1)
-        self._next_number = 1
+        self.numbers = numbers
+        self._next_number = next_number
 
     # ---- what comes from the stage
 
@@ -87,6 +90,19 @@ class Outlet:
         self._unsent.append(section)
         self.unsent_messages += count
         self.unsent_bytes += section.size
+
+    def put(self, section: Section) -> None:
+        """Sends a section that was numbered elsewhere, and whose derivation hears of its acks."""
+        self._next_number = max(self._next_number, section.first + section.count)
+        self.produced += section.count
+        self.unsent_messages += section.count
+        self.unsent_bytes += section.size
+        self._unsent += self._suspects.isolate(section) if self._suspects else (section,)
+
+    def settle_below(self, number: int) -> None:
+        """Nothing below it will be put again."""
+        if number > self.lowest:
+            self._acked.add(0, number)
 
     @property
     def held_messages(self) -> int:
@@ -281,6 +297,9 @@ class Outlet:
     def all_ended(self) -> bool:
         """Everybody in session has acked the end, and everything before it."""
         return all(session.ended and not session.flights for session in self.sessions.values())
+
+    def leave_stored(self) -> None:
+        """It stores nothing."""
 
     def stopped(self, ended: bool) -> tuple[()]:
         """Consumers hear it by what the instance announces."""

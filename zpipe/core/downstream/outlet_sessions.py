@@ -74,7 +74,7 @@ class OutletSessions:
                 return []
             if hello.number == session.hello.number:
                 session.route = route
-                return [self._welcome(session)]
+                return [self._welcome(outlet, session)]
             actions += self.close(session.id)
         elif len(outlet.sessions) >= self._consumers(hello.stage).most:
             problem = f"{len(outlet.sessions)} instances of stage {hello.stage!r} are in session, which is the most there may be"
@@ -83,11 +83,11 @@ class OutletSessions:
         codec = self._policy.link.codec
         session = OutletSession(id, hello, route, now, codec if codec in hello.codecs else "cbor")
         outlet.open(session)
-        if hello.suspects_of == self._incarnation:
+        if hello.suspects_of == (outlet.numbers or self._incarnation):
             outlet.suspect(hello.suspects)
         self._sessions[id] = (outlet, session)
         high_water_mark = hello.queue_messages + HIGH_WATER_SLACK
-        return [*actions, OpenSession(id, hello.inbox, high_water_mark, shown.key), self._welcome(session)]
+        return [*actions, OpenSession(id, hello.inbox, high_water_mark, shown.key), self._welcome(outlet, session)]
 
     def _refuse_hello(self, route: bytes, hello: frames.Hello, problem: str, sender: str) -> list[Action]:
         consumer, problem = f"{hello.stage}.{hello.instance}"[:160], problem[: frames.MAX_TEXT_CHARACTERS]
@@ -111,9 +111,9 @@ class OutletSessions:
             return f"the config of {self._stage!r} has no link from {name} to stage {hello.stage!r}"
         return admission.problem_of(hello, sender, self._consumers(hello.stage), shown)
 
-    def _welcome(self, session: OutletSession) -> Reply:
-        number = session.hello.number
-        welcome = frames.Welcome(frames.VERSION, session.id, self._incarnation, number, session.codec)
+    def _welcome(self, outlet: Outlet, session: OutletSession) -> Reply:
+        number, numbers = session.hello.number, outlet.numbers
+        welcome = frames.Welcome(frames.VERSION, session.id, self._incarnation, number, session.codec, numbers)
         return Reply(session.route, frames.write(welcome))
 
     def statement(self, route: bytes, statement: frames.Statement, now: float, sender: str) -> list[Action]:

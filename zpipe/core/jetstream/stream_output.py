@@ -43,6 +43,10 @@ class StreamOutput:
     messages  of a parcel, at most;  codec: of the sections that the consumers read
     """
 
+    stored_bytes = lost_messages = 0
+    room = 1 << 62
+    awaits_acks = False
+
     def __init__(
         self, shell: str, link: LinkKey, instance: int, incarnation: str, run: str, messages: int, codec: Codec
     ) -> None:
@@ -309,6 +313,9 @@ class StreamOutput:
     def note_end_acked(self) -> None:
         """The consumer stage has stopped, so it has known of the end."""
         self.end_acked = True
+
+    def leave_stored(self) -> None:
+        """What the stream has is the cluster's, and no end waits for it here."""
 
     def stopped(self, ended: bool) -> Iterable[Action]:
         """This instance has stopped (`ended`: at the end of its stream), which the bucket is to say."""

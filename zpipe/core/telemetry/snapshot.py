@@ -35,6 +35,7 @@ _NUMBERS = (
 _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
 _MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters")
 _TEXTS = ("held_by", "stopped_by", "version")
+_BUFFER_NUMBERS = ("stored", "stored_bytes", "disk_bytes", "segments", "pending", "lost", "bad", "write_s", "sync_s")
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 
 
@@ -47,8 +48,8 @@ def of_link(link: OutgoingLink, now: float) -> dict[str, Any]:
         "acked": link.acked,
         "in_flight": link.in_flight_messages,
         "in_flight_bytes": link.in_flight_bytes,
-        "unsent": link.unsent_messages,
-        "unsent_bytes": link.unsent_bytes,
+        "unsent": link.unsent_messages + link.stored_messages,
+        "unsent_bytes": link.unsent_bytes + link.stored_bytes,
         "oldest_s": link.unsent_for_s(now),
         "redelivered": link.redelivered,
         "returned": link.returned,
@@ -126,19 +127,27 @@ def broken(snapshot: dict[str, Any]) -> list[str]:
         terms = " + ".join(f"{name} {snapshot[name]}" for name in COUNTS[1:])
         problems.append(f"received {received} is not {terms}")
     for link in snapshot["links"]:
-        if link["produced"] != link["acked"] + link["in_flight"] + link["unsent"]:
-            problems.append(
-                f"link to {link['to']}: produced {link['produced']} is not"
-                f" acked {link['acked']} + in_flight {link['in_flight']} + unsent {link['unsent']}"
-            )
+        counted = {name: link[name] for name in LINK_COUNTS[1:]}
+        if lost := link.get("buffer", {}).get("lost", 0):
+            counted["lost"] = lost
+        if link["produced"] != sum(counted.values()):
+            text = " + ".join(f"{name} {count}" for name, count in counted.items())
+            problems.append(f"link to {link['to']}: produced {link['produced']} is not {text}")
     problems += [f"{name} is negative" for name in COUNTS if snapshot[name] < 0]
     return problems
 
 
 def at_rest(snapshot: dict[str, Any]) -> bool:
-    """Nothing queued, in process, in flight or unsent."""
-    links = snapshot["links"]
-    return not (snapshot["queued"] or snapshot["in_process"] or any(x["in_flight"] or x["unsent"] for x in links))
+    """Nothing queued, in process, in flight or unsent. What a stopped instance has stored is on its disk."""
+    stopped = snapshot["state"] == State.STOPPED.value
+    moving = [link["in_flight"] + link["unsent"] - (stored_in(link) if stopped else 0) for link in snapshot["links"]]
+    return not (snapshot["queued"] or snapshot["in_process"] or any(moving))
+
+
+def stored_in(link: dict[str, Any]) -> int:
+    """Of what is unsent on a link, how much its disk buffer has."""
+    stored: int = link.get("buffer", {}).get("stored", 0)
+    return stored
 
 
 # ---- a snapshot of another process
@@ -203,7 +212,12 @@ def _sound_link(link: Any) -> bool:
         and all(_is_count(link.get(key)) for key in LINK_COUNTS)
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
+        and _sound_buffer(link.get("buffer", {}))
     )
+
+
+def _sound_buffer(buffer: Any) -> bool:
+    return _numbers(buffer, _BUFFER_NUMBERS) and isinstance(buffer.get("trouble", ""), str)
 
 
 def _sound_refusals(rows: Any) -> bool:

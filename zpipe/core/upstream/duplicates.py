@@ -49,9 +49,15 @@ class Duplicates:
             delivery.session.bytes.released += one.size
             index = arrived.offset + one.start
             for earlier in self._kept:
-                held = earlier.find(first + one.start) if earlier.producer == delivery.producer else None
+                held = earlier.find(first + one.start) if _same_numbers(earlier, delivery) else None
                 if held is not None:
                     earlier.adopt(held, delivery, index)
                     break
             else:
                 delivery.finish(index, index + 1)
+
+
+def _same_numbers(one: ParcelDelivery, other: ParcelDelivery) -> bool:
+    """What both have is numbered in one sequence, so the same number is the same message."""
+    first, second = one.session.producer, other.session.producer
+    return first[:3] == second[:3] and first.sequence == second.sequence

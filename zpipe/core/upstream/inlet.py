@@ -281,7 +281,7 @@ class Inlet:
 
     def open(self, upstream: Upstream, welcome: frames.Welcome, now: float) -> None:
         """A session that the producer has welcomed."""
-        producer = Producer(upstream.stage, upstream.outlet, upstream.instance, welcome.incarnation)
+        producer = Producer(*upstream.key, welcome.incarnation, welcome.numbers)
         session = InletSession(welcome.session, producer, now)
         upstream.begin(session)
         self._sessions[session.id] = (upstream, session)

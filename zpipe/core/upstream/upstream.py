@@ -15,7 +15,7 @@ class Upstream:
     """`key` is (stage, outlet, instance).
 
     awaits_acks  it can send nothing more until something of what it sent is acked
-    accepted  numbers of its current incarnation's messages that were accepted here and may be sent again
+    accepted  numbers of its messages that were accepted here and may be sent again, in the sequence that `numbers` names
     stopped   it has said that it is STOPPED: nothing is owed to or by it
     marked    a mark on disk says so: whatever frame of it is still to be read, it does not come back
     """
@@ -28,6 +28,7 @@ class Upstream:
         self.known = False
         self.session: InletSession | None = None
         self.accepted = RangeSet()
+        self.numbers = ""
         self.state = State.STARTING
         self.incarnation = ""
         self.awaits_acks = False
@@ -61,9 +62,12 @@ class Upstream:
         return self.known, self.stopped, self.left
 
     def begin(self, session: InletSession) -> None:
-        """A session was opened; a new incarnation's messages have numbers of their own."""
+        """A session was opened; a new incarnation's messages have numbers of their own, unless it says otherwise."""
         if session.producer.incarnation != self.incarnation:
             self.begin_incarnation(session.producer.incarnation)
+        if session.producer.sequence != self.numbers:
+            self.numbers = session.producer.sequence
+            self.accepted = RangeSet()
         self.session = session
         self.known = True
         self.stopped = self.marked
@@ -72,7 +76,6 @@ class Upstream:
     def begin_incarnation(self, incarnation: str) -> None:
         """Another incarnation of the instance was heard of."""
         self.incarnation = incarnation
-        self.accepted = RangeSet()
         self.stopped = self.marked
         self.left = self.awaits_acks = False
         self.state = State.STARTING

@@ -78,6 +78,7 @@ class Welcome:
     """Producer to consumer: the session is open; state your credit. Its name is random, so only who reads this knows it.
 
     codec  of the sections of this session, any of which may be in CBOR instead
+    numbers  what names the sequence of its messages' numbers, where that outlives an incarnation; "": the incarnation does
     """
 
     kind: ClassVar = "welcome"
@@ -86,6 +87,7 @@ class Welcome:
     incarnation: str
     number: int
     codec: str = "cbor"
+    numbers: str = ""
 
 
 @dataclass(slots=True)

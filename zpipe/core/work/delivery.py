@@ -14,12 +14,21 @@ from zpipe.errors import PeerError
 
 
 class Producer(NamedTuple):
-    """One incarnation of an upstream instance, as it feeds one link."""
+    """One incarnation of an upstream instance, as it feeds one link.
+
+    numbers  names the sequence of its messages' numbers, where that outlives an incarnation; "": the incarnation does
+    """
 
     stage: str
     outlet: str
     instance: int
     incarnation: str
+    numbers: str = ""
+
+    @property
+    def sequence(self) -> str:
+        """What names the sequence of its messages' numbers."""
+        return self.numbers or self.incarnation
 
     @property
     def input(self) -> str:

@@ -27,6 +27,7 @@ from zpipe.daemon.storage.call_journal import ALL, NONE, Note
 from zpipe.errors import Answer
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
+from zpipe.plugin_classes import Worker
 from zpipe.runtime.exception_text import reason_of, traceback_of
 
 _NOTHING = PLAIN | {type(None)}
@@ -82,6 +83,7 @@ class Runner:
         links: StageLinks,
     ) -> None:
         self._process = hooks.get("zpipe_process")
+        self._plugin = getattr(self._process, "__self__", None)
         self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._hooks = hooks
@@ -98,19 +100,21 @@ class Runner:
         run = TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
         if task.hook:
             return (yield from self._call_hook(run, task.hook, began))
-        note, calls_s = calls.note, 0.0
+        note, calls_s, function = calls.note, 0.0, self._payload_function
         for group in run.groups():
-            messages = run.messages(group)
+            decoded = run.decode(group)
             calls.begin(task, slice(group.first, group.stop))
             called = time.perf_counter()
-            if messages and task.batch:
+            if decoded and task.batch:
                 note[0] = ALL
-                yield from self._batch(run, group, messages)
-            elif messages and self._process_each is not None:
+                yield from self._batch(run, group, run.messages(group))
+            elif decoded and self._process_each is not None:
                 note[0] = ALL
-                yield from self._each_at_once(run, group, messages, note)
-            elif messages:
-                yield from self._each(run, group, messages, note)
+                yield from self._each_at_once(run, group, run.messages(group), note)
+            elif decoded and function is not None:
+                yield from self._each_payload(run, group, function, note)
+            elif decoded:
+                yield from self._each(run, group, run.messages(group), note)
             calls_s += time.perf_counter() - called
             note[0] = NONE
             run.end(group)
@@ -118,6 +122,11 @@ class Runner:
         result.calls_s = calls_s
         result.seconds = time.perf_counter() - began
         return result
+
+    @property
+    def _payload_function(self) -> Callable[[Any], Any] | None:
+        """What may be called in place of `process`. Not where something is around that: it is no method of the plugin's then."""
+        return self._plugin.payload_function if isinstance(self._plugin, Worker) else None
 
     def _call_hook(self, run: TaskRun, hook: str, began: float) -> Generator[Any, Any, Result]:
         """A tick or a flush. What it released before it failed stays released."""
@@ -148,6 +157,20 @@ class Runner:
                 run.fail(number - 1, error)
                 keep(_FAILED)
         yield from self._take(run, group, messages, made, note)
+
+    def _each_payload(self, run: TaskRun, group: Group, function: Callable[[Any], Any], note: Note) -> _Steps:
+        """As `_each`. Messages are made only if what came back is to be looked at: that takes as long as all else here."""
+        made: list[Any] = []
+        keep = made.append
+        for number, payload in enumerate(run.payloads(), group.indexes.start + 1):
+            note[0] = number
+            try:
+                keep(function(payload))
+            except BaseException as error:  # sys.exit() in a plugin must not end the worker
+                run.fail(number - 1, error)
+                keep(_FAILED)
+        if not self._take_plain(run, group, made):
+            yield from self._take_each(run, group, run.messages(group), made, note)
 
     def _each_at_once(self, run: TaskRun, group: Group, messages: list[Message], note: Note) -> _Steps:
         assert self._process_each is not None

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from zpipe.core.policy import LinkPolicy
+from zpipe.core.wire.section import Columns
 from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Chunk, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.failures import failure_of
@@ -117,6 +118,7 @@ class TaskRun:
         self._encoded: list[Chunk] = []
         self._encoded_stop = 0
         self._origins: list[float] = []
+        self._columns: list[Columns] = []
         self._named: dict[str, OutputSections] = {}
         self._failures: dict[int, Failure] = {}
         self._many = 0
@@ -135,26 +137,33 @@ class TaskRun:
             end += piece.count
         yield Group(first, len(slices), range(begin, end), slices[first:])
 
-    def messages(self, group: Group) -> list[Message]:
-        """Its messages, decoded. There are none if a section is malformed: all of the group have failed then."""
-        messages: list[Message] = []
-        origins: list[float] = []
+    def decode(self, group: Group) -> bool:
+        """Makes it the group whose messages are asked for. False if a section is malformed: all of the group have failed then."""
         try:
-            for piece in group.slices:
-                columns = piece.columns()
-                origins.append(columns.origins[0])
-                attempt = piece.section.attempt + self.task.attempt - 1
-                messages += columns.messages("", attempt, piece.delivery.source or self._links.only_input)
+            self._columns = [piece.columns() for piece in group.slices]
         except PeerError as error:  # what cannot be decoded will not be the next time either
             reason = f"malformed: {error}"
             self._failures |= {index: Failure(index, reason, verdict=Verdict.REJECT) for index in group.indexes}
-            return []
-        self._origins += origins
+            return False
+        self._origins += [columns.origins[0] for columns in self._columns]
+        return True
+
+    def payloads(self) -> list[Any]:
+        """Of the messages of the decoded group."""
+        return [payload for columns in self._columns for payload in columns.payloads]
+
+    def messages(self, group: Group) -> list[Message]:
+        """Those of the decoded group."""
+        messages: list[Message] = []
+        for piece, columns in zip(group.slices, self._columns, strict=True):
+            attempt = piece.section.attempt + self.task.attempt - 1
+            messages += columns.messages("", attempt, piece.delivery.source or self._links.only_input)
         self._decoded.append((group.indexes.start, messages))
         return messages
 
     def end(self, group: Group) -> None:
         """It has been called for, and what came of it was taken."""
+        self._columns = []
         for piece in group.slices:
             piece.forget_columns()
 

@@ -90,9 +90,9 @@ def _row(piece: Slice) -> list[Any]:
 
 
 def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
-    """Whose numbers the messages have: (stage, outlet, instance) and incarnation."""
+    """Whose numbers the messages have: (stage, outlet, instance), and what names their sequence."""
     producer = piece.delivery.producer
-    return (STORE, "") if producer is None else (producer[:3], producer.incarnation)
+    return (STORE, "") if producer is None else (producer[:3], producer.sequence)
 
 
 class _Call(NamedTuple):

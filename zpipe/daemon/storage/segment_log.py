@@ -102,7 +102,7 @@ class SegmentLog:
     # ---- on the log's own thread
 
     def _work(self) -> None:
-        deadline = NEVER
+        deadline = self._next_at(time.monotonic())  # a disk that was full when it was opened is looked at again
         closing = False
         while not closing:
             orders: list[Order] = []

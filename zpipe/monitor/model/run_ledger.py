@@ -21,7 +21,7 @@ from typing import Any
 from zpipe.config import PipelineConfig
 from zpipe.core.ledger import COUNTS
 from zpipe.core.lifecycle import State
-from zpipe.core.telemetry.snapshot import at_rest, broken
+from zpipe.core.telemetry.snapshot import at_rest, broken, stored_in
 
 Snapshot = dict[str, Any]
 LinkKey = tuple[str, str, str]
@@ -78,14 +78,22 @@ class RunLedger:
 
     def remarks(self, ledger: dict[str, Any]) -> list[str]:
         """What has to be said of a ledger (of `as_json`) that balances all the same: where its columns do not tell all."""
+        found = [
+            f"stored: {link['stored']} messages from {link['from']} to {link['to']} are in the disk buffer, for the next run"
+            for link in ledger["links"]
+            if link.get("stored")
+        ]
         unknown = [f"{name} {row['unknown']}" for name, row in ledger["stages"].items() if row.get("unknown")]
         unknown += [
             f"{link['from']} -> {link['to']} {link['unknown']}" for link in ledger["links"] if link.get("unknown")
         ]
         if not unknown:
-            return []
+            return found
         lives = ", ".join(ledger.get("killed", ())) or "lives that were over before"
-        return [f"unknown: {', '.join(unknown)} messages, which {lives} finished and had not said so yet; none is lost"]
+        return [
+            *found,
+            f"unknown: {', '.join(unknown)} messages, which {lives} finished and had not said so yet; none is lost",
+        ]
 
     @property
     def balanced(self) -> bool:
@@ -148,7 +156,7 @@ class RunLedger:
 
     def _links(self) -> dict[LinkKey, dict[str, int]]:
         """sent = acked + dead + returned + in_flight: what was sent over a link ended well, as a dead letter of the consumer,
-        or was handed back unstarted (and sent again, which counts again)."""
+        or was handed back unstarted (and sent again, which counts again). `stored`, where there is any: left in a disk buffer."""
         rows = {
             (stage, outlet, consumer): dict.fromkeys(LINK_KEYS, 0)
             for stage in self._stages
@@ -160,6 +168,9 @@ class RunLedger:
                 row = rows.get((stage, link.get("outlet", ""), link["to"]), Counter())
                 for key in ("acked",) if killed else ("acked", "in_flight", "unsent", "returned"):
                     row[key] += link.get(key, 0)
+                if not killed and (stored := stored_in(link)):
+                    row["stored"] = row.get("stored", 0) + stored
+                    row["unsent"] -= stored
             for link in snapshot.get("inputs", ()) if not killed else ():
                 row = rows.get((link.get("from"), link.get("outlet", ""), stage), Counter())
                 row["dead"] += link.get("dead", 0)

@@ -13,7 +13,7 @@ from zpipe.monitor.model.run_ledger import RARE
 
 ALWAYS = ("received", "completed", "produced")
 """Columns of the ledger that are shown also when they are all 0."""
-HELD_COLUMNS = ("in_flight", "unsent")
+HELD_COLUMNS = ("in_flight", "unsent", "stored")
 LEDGER_WIDTH = 80
 _SHORT_HEADS = {
     "received": "re-\nceived",
@@ -34,7 +34,7 @@ SHORTEST_NAME = 4
 def link_table(ledger: dict[str, Any]) -> Table:
     """The links of a ledger, a row each: sent = acked + dead + returned once nothing is in flight."""
     keys = ["sent", "acked", "dead", "returned", "in_flight", "unsent"]
-    keys += ["unknown"] if any(link.get("unknown") for link in ledger["links"]) else []
+    keys += [key for key in ("stored", "unknown") if any(link.get(key) for link in ledger["links"])]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("link", no_wrap=True)
     for key in keys:
@@ -50,7 +50,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     rows: dict[str, dict[str, int]] = {name: dict(row) for name, row in ledger["stages"].items()}
     for name, row in rows.items():
         links = [link for link in ledger["links"] if link["from"] == name]
-        row |= {key: sum(link[key] for link in links) for key in HELD_COLUMNS}
+        row |= {key: sum(link.get(key, 0) for link in links) for key in HELD_COLUMNS}
         row |= {key: row.get(key, 0) for key in (*RARE, "unknown")}
     keys = [key for key in next(iter(rows.values()), {}) if key in ALWAYS or any(row[key] for row in rows.values())]
     heads = {key: key.replace("_", "\n") for key in keys}

@@ -125,7 +125,7 @@ class PluginWorkers:
         for task in self._under_way.values():
             for piece in task.slices:
                 if (producer := piece.delivery.producer) is not None:
-                    _, rows = found.setdefault(producer[:3], (producer.incarnation, []))
+                    _, rows = found.setdefault(producer[:3], (producer.sequence, []))
                     first = piece.section.first + piece.start
                     rows.append([first, first + piece.count, int(task.count == 1)])
         return found
