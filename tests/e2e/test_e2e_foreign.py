@@ -73,6 +73,9 @@ for number, payload in enumerate([{"n": 1}, {"n": 2}, "x" * 2_000_000, {"n": 2}]
     dealer.send(cbor2.dumps(sent | letter))
     answer = cbor2.loads(dealer.recv())
     assert answer["kind"] == "done" and answer["number"] == number, answer
+least = {"kind": "bury", "number": 8, "id": "read:8", "payload": cbor2.dumps(8), "reason": "what and why alone"}
+dealer.send(cbor2.dumps(least))
+assert cbor2.loads(dealer.recv()) == {"kind": "done", "number": 8, "state": "STARTING"}
 dealer.send(cbor2.dumps({"kind": "bury", "number": 9}))
 assert cbor2.loads(dealer.recv())["kind"] == "refuse"
 dealer.send(cbor2.dumps({"kind": "request", "number": 10, "what": "drain"}))
@@ -88,8 +91,55 @@ raise SystemExit(7)
     rows = pipeline.state(
         "SELECT id, reason, attempts, source, length(payload) FROM dead_letters ORDER BY number", "up"
     )
-    assert [row[:4] for row in rows] == [(f"read:{n}", "no such table", 3, "read") for n in range(4)]
+    assert [row[:4] for row in rows[:4]] == [(f"read:{n}", "no such table", 3, "read") for n in range(4)]
     assert rows[2][4] > 2_000_000
+    assert rows[4][:4] == ("read:8", "what and why alone", 1, "read")
+    for command in (("replay", "--all"), ("edit", "up.1/1", "--set", "n=3")):
+        refused = pipeline.zpipe("dead", command[0], str(pipeline.path), *command[1:])
+        assert refused.wait() == 2
+        assert "of a program in another language" in refused.stderr and "Traceback" not in refused.stderr
+    replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all")
+    assert replay.wait() == 2 and "send what `zpipe dead show --json` has of them to its input again" in replay.stderr
+
+
+HOSTS = """
+[hosts.here]
+address = "127.0.0.1"
+key = "{key}"
+[hosts.there]
+address = "192.0.2.7"
+key = "{other}"
+"""
+
+
+def test_a_program_on_a_host_is_told_of_keys_and_addresses(make: MakePipeline, tmp_path: Path) -> None:
+    tell = "import json, os, sys; print(os.environ['ZPIPE_KEY_FILE'], os.environ['ZPIPE_CONFIG'], sep='\\n', file=sys.stderr)"
+    text = config(10, sys.executable, "-c", tell)
+    for stage, host, port in (("read", "there", 7100), ("up", "here", 7100), ("store", "there", 7110)):
+        text = text.replace(f"[stages.{stage}]", f'[stages.{stage}]\nhost = "{host}"\nport = {port}')
+    pipeline = make(text)
+    pipeline.env |= {"ZPIPE_KEYS_DIR": str(tmp_path / "keys"), "ZPIPE_HOST": "here"}
+    made = [pipeline.zpipe("keys", "new", name, "--json") for name in ("here", "there")]
+    assert [one.wait() for one in made] == [0, 0]
+    key, other = (json.loads(one.stdout)["public"] for one in made)
+    (tmp_path / "keys" / "there.key").unlink()
+    pipeline.path.write_text(text + HOSTS.format(key=key, other=other))
+    one = pipeline.stage("up")
+    assert one.wait() == 1, one.stderr
+    lines = one.stderr.splitlines()
+    at = lines.index(str(tmp_path / "keys" / "here.key"))
+    told = json.loads(lines[at + 1])
+    assert told["host"] == "here" and told["hosts"]["there"] == {"address": "192.0.2.7", "keys": [other]}
+    assert told["listen"] == {
+        kind: f"tcp://127.0.0.1:{7100 + n}" for n, kind in enumerate(("feedback", "control", "inbox"))
+    }
+    [elsewhere] = told["inputs"][0]["elsewhere"]
+    assert elsewhere == {
+        "instance": 1,
+        "host": "there",
+        "feedback": "tcp://192.0.2.7:7100",
+        "control": "tcp://192.0.2.7:7101",
+    }
 
 
 def test_mistakes_are_told_before_anything_starts(make: MakePipeline) -> None:

@@ -181,8 +181,8 @@ def advise(config: PipelineConfig, report: MistakeReport) -> None:
     for stage in config.stages.values():
         path = ("stages", stage.name)
         if stage.command and config.has_keys:
-            problem = "is in another language, and has to show and ask for keys itself where it meets other hosts"
-            report.add((*path, "command"), f"{problem} (PROTOCOL.md, section 3)")
+            problem = "is in another language, and has to use ZPIPE_KEY_FILE itself where it meets other hosts"
+            report.add((*path, "command"), f"{problem} (PROTOCOL.md, section 16)")
         readers = [config.stages[name] for _, name in config.consumers(stage.name)]
         if stage.buffer is not None and all(reader.link is not None for reader in readers):
             why = "what reads from it does so over a cluster, which stores it" if readers else "no stage reads from it"

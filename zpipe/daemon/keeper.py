@@ -22,6 +22,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.core.wire import frames
 from zpipe.core.wire.frames import Announcement, Bury, Done, Refuse, Snapshot
+from zpipe.core.work.stored_dead_letter import PROGRAM
 from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
 from zpipe.daemon.storage.store import Store
 from zpipe.errors import ExitCode, OperatorError, PeerError
@@ -42,14 +43,20 @@ SILENCE_S = 5.0
 """For so long without an announcement, which is due each second, the watchdog is still fed."""
 
 
-def resolved(config: PipelineConfig, stage: str) -> dict[str, Any]:
+def resolved(config: PipelineConfig, stage: str, instance: int, places: Places) -> dict[str, Any]:
     """What the program is told of the config, in ZPIPE_CONFIG. PROTOCOL.md, "Started by zpipe", has the keys."""
     settings = config.stages[stage]
+    remote = places.remote(stage, instance)
     return {
         "pipeline": config.name,
         "stage": stage,
         "inputs": [
-            {"stage": one.stage, "outlet": one.outlet, "instances": config.stages[one.stage].instances}
+            {
+                "stage": one.stage,
+                "outlet": one.outlet,
+                "instances": config.stages[one.stage].instances,
+                "elsewhere": _elsewhere(config, one.stage, places),
+            }
             for one in settings.inputs
         ],
         "outputs": [{"outlet": outlet, "to": to} for outlet, to in config.consumers(stage)],
@@ -57,8 +64,21 @@ def resolved(config: PipelineConfig, stage: str) -> dict[str, Any]:
         "unacked": {"messages": settings.unacked.messages, "bytes": settings.unacked.bytes},
         "interval_s": config.interval_s,
         "peer_timeout_s": config.peer_timeout_s,
+        "host": places.host,
+        "hosts": {one.name: {"address": one.address, "keys": list(one.keys)} for one in config.hosts.values()},
+        "listen": remote._asdict() if remote is not None else None,
         "options": settings.options,
     }
+
+
+def _elsewhere(config: PipelineConfig, stage: str, places: Places) -> list[dict[str, Any]]:
+    """The instances of an input that are on other hosts, and their addresses."""
+    found = []
+    for instance in range(1, config.stages[stage].instances + 1):
+        if host := places.other_host(stage, instance):
+            addresses = places.addresses(stage, instance)._asdict()
+            found.append({"instance": instance, "host": host, **addresses})
+    return found
 
 
 def run_program(
@@ -134,7 +154,8 @@ class Keeper:
             "ZPIPE_INSTANCE": str(self._instance),
             "ZPIPE_RUN": self._places.run,
             "ZPIPE_DEAD_LETTERS": letters,
-            "ZPIPE_CONFIG": json.dumps(resolved(self._config, self._stage)),
+            "ZPIPE_CONFIG": json.dumps(resolved(self._config, self._stage, self._instance, self._places)),
+            "ZPIPE_KEY_FILE": self._places.key_file(),
         }
         own = {name: value for name, value in self._env.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
         settings = self._config.stages[self._stage]
@@ -266,7 +287,7 @@ class Keeper:
             stage=self._stage,
             id=frame.id,
             origin=frame.origin,
-            kind="error",
+            kind=PROGRAM,
             reason=frame.reason,
             traceback="",
             attempts=frame.attempts,
@@ -274,16 +295,20 @@ class Keeper:
             history=(),
             headers=None,
             payload=frame.payload,
-            source=frame.source,
+            source=frame.source or self._only_input(),
         )
-        incarnation = self._said.incarnation if self._said is not None else ""
+        incarnation, state = (said.incarnation, said.state) if (said := self._said) else ("", State.STARTING.value)
 
         def done(error: Exception | None) -> None:  # on the store's thread; the answer is sent by the next turn
-            answer = Done(frame.number, "stored") if error is None else Refuse(b"", str(error)[:500], frame.number)
+            answer = Done(frame.number, state) if error is None else Refuse(b"", str(error)[:500], frame.number)
             self._stored.put((route, answer))
 
         self._log.warning(fields(event="dead_letter", id=frame.id, attempts=frame.attempts, reason=frame.reason))
         self._store.ask(lambda connection: dead_letter_table.add(connection, row, incarnation), done)
+
+    def _only_input(self) -> str:
+        inputs = self._config.stages[self._stage].inputs
+        return f"{inputs[0].stage}.{inputs[0].outlet}".rstrip(".") if len(inputs) == 1 else ""
 
     def close(self) -> None:
         if self._program.poll() is None:

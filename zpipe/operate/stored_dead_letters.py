@@ -15,14 +15,18 @@ from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.config.targets import read_stage_target
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import cbor, section
-from zpipe.core.work.stored_dead_letter import MESSAGE, RECORD, SECTION, StoredDeadLetter, letter_name
+from zpipe.core.work.stored_dead_letter import MESSAGE, PROGRAM, RECORD, SECTION, StoredDeadLetter, letter_name
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
 from zpipe.folders import denied
 from zpipe.runtime import dead_letter_table
 from zpipe.runtime.dead_letter_table import Filter
 from zpipe.runtime.places import Places
 
-_NO_MESSAGE = {RECORD: "a record its source could not read", SECTION: "a section that could not be decoded"}
+_NO_MESSAGE = {
+    RECORD: "a record its source could not read",
+    SECTION: "a section that could not be decoded",
+    PROGRAM: "of a program in another language",
+}
 Numbers = dict[InstanceKey, list[int]]
 """Numbers of letters, by the instance that has them."""
 
@@ -123,7 +127,7 @@ class StoredDeadLetters:
         return found
 
     def kinds(self, chosen: Numbers) -> dict[str, Numbers]:
-        """The same letters, by kind (MESSAGE, RECORD, SECTION)."""
+        """The same letters, by kind (MESSAGE, RECORD, SECTION, PROGRAM)."""
         return self._by("kind", _filters(chosen))
 
     def marked(self, chosen: Numbers) -> tuple[Numbers, Numbers]:
@@ -274,6 +278,11 @@ def refusal(chosen: Numbers, kind: str) -> str:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if kind == RECORD:
         what = "records that their source could not read: correct the source and run again with --fresh, or drop them"
+    elif kind == PROGRAM:
+        what = (
+            "of a program in another language, which takes messages from its producers alone: send what `zpipe dead show "
+            "--json` has of them to its input again, such as by a pipeline of `files` or `stdin`, and drop them"
+        )
     else:
         what = "sections that could not be decoded, so nobody knows their messages: drop them"
     return f"{shown} cannot be replayed; these are {what}"

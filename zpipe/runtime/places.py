@@ -71,6 +71,10 @@ class Places:
         """Of this host, where the pipeline has keys, and else "". Raises OperatorError."""
         return this_host.own_key(self._config, self._env, self.host)
 
+    def key_file(self) -> str:
+        """The file with that key; "" where the pipeline has none. Raises OperatorError as `private_key` does."""
+        return str(this_host.key_path(self._config, self._env, self.host)) if self.private_key() else ""
+
     def other_host(self, stage: str, instance: int) -> str:
         """The host that the instance runs on, if it is not this one; "" if it is."""
         return "" if self.is_local(stage, instance) else self._config.host_of(stage, instance)

@@ -82,9 +82,12 @@ def own_key(config: PipelineConfig, env: Mapping[str, str], host: str) -> str:
             f"this machine is none of the hosts of pipeline {config.name!r} ({known}), as far as can be seen: say which by "
             "$ZPIPE_HOST, or give it a key and a [hosts.NAME] of its own"
         )
-    if credential := credential_path(env, host):
-        return read_key(credential, host, of_systemd=True)
-    return read_key(folders.keys_folder(env, config.path) / (host + SUFFIX), host)
+    return read_key(key_path(config, env, host), host, of_systemd=credential_path(env, host) is not None)
+
+
+def key_path(config: PipelineConfig, env: Mapping[str, str], host: str) -> Path:
+    """Where the private key of this host is: a credential of this unit, or the folder of keys."""
+    return credential_path(env, host) or folders.keys_folder(env, config.path) / (host + SUFFIX)
 
 
 def is_own(address: str) -> bool:

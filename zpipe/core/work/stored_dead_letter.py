@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-MESSAGE, RECORD, SECTION = "message", "record", "section"
+MESSAGE, RECORD, SECTION, PROGRAM = "message", "record", "section", "program"
 """What its payload is: a message's; what a source could not read; a section that could not be decoded, as its bytes."""
 
 
