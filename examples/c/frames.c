@@ -85,7 +85,13 @@ void put(cbor_item_t *map, const char *name, cbor_item_t *value) {
     if (!cbor_map_add(map, (struct cbor_pair){cbor_move(cbor_build_string(name)), cbor_move(value)})) abort();
 }
 
-void put_int(cbor_item_t *map, const char *name, u64 value) { put(map, name, cbor_build_uint64(value)); }
+cbor_item_t *integer(u64 value) { /* in its shortest form */
+    if (value <= UINT8_MAX) return cbor_build_uint8(value);
+    if (value <= UINT16_MAX) return cbor_build_uint16(value);
+    return value <= UINT32_MAX ? cbor_build_uint32(value) : cbor_build_uint64(value);
+}
+
+void put_int(cbor_item_t *map, const char *name, u64 value) { put(map, name, integer(value)); }
 void put_flag(cbor_item_t *map, const char *name, bool value) { put(map, name, cbor_build_bool(value)); }
 void put_text(cbor_item_t *map, const char *name, const char *value) { put(map, name, cbor_build_string(value)); }
 void put_bytes(cbor_item_t *map, const char *name, const uint8_t *bytes, size_t size) {

@@ -29,7 +29,7 @@ static Message *unsent; /* in order of their numbers */
 static u64 made;
 static double stopped_at;
 
-static cbor_item_t *work(cbor_item_t *payload) { return payload; } /* takes one, and gives one */
+static cbor_item_t *work(cbor_item_t *payload) { return payload; } /* takes one, and gives one; NULL: it takes none, and fails */
 
 static void give_back(Message *back) { /* into what is unsent, in order */
     for (Message **to = &unsent, *next; back; back = next) {
@@ -81,13 +81,13 @@ static void confirm(Consumer *one) {
     answer(&one->route, frame);
 }
 
-static bool post(Consumer *one, const char *kind, u64 count, const unsigned char *body, size_t size) {
-    cbor_item_t *header = frame_of(kind);
+static bool post(Consumer *one, u64 count, const unsigned char *body, size_t size) { /* of nothing: the end of the stream */
+    cbor_item_t *header = frame_of("parcel");
     put_bytes(header, "session", one->name, SECRET), put_int(header, "sequence", one->sequence + 1);
     if (count) {
         u64 values[] = {count, size, unsent->number, unsent->attempt, 0};
         cbor_item_t *rows = cbor_new_definite_array(1), *row = cbor_new_definite_array(5);
-        for (int n = 0; n < 5; n++) (void)!cbor_array_push(row, cbor_move(cbor_build_uint64(values[n])));
+        for (int n = 0; n < 5; n++) (void)!cbor_array_push(row, cbor_move(integer(values[n])));
         (void)!cbor_array_push(rows, cbor_move(row));
         put(header, "sections", rows);
     }
@@ -124,7 +124,7 @@ static void fill(Consumer *one) {
             free(body), body = encode(count, &size);
         }
         if (!count) need = room || one->sent == one->released ? size : 0;
-        bool sent = count && post(one, "parcel", count, body, size), lost = count && !sent;
+        bool sent = count && post(one, count, body, size), lost = count && !sent;
         free(body);
         if (lost) return;
         if (!sent) break;
@@ -133,7 +133,7 @@ static void fill(Consumer *one) {
     one->need = need;
     if (turned) confirm(one);
     if (one->up && one->newest && strcmp(state, "RUNNING") && !unsent && one->end != one->sequence) {
-        if (post(one, "end", 0, (const unsigned char *)"", 0)) one->end = one->sequence;
+        if (post(one, 0, (const unsigned char *)"", 0)) one->end = one->sequence;
     }
 }
 
@@ -160,8 +160,10 @@ static void stated(Consumer *one, const cbor_item_t *frame) {
         const cbor_item_t *ranges = get(frame, "ranges");
         bool true_ = got <= one->sequence && get_int(frame, "floor") <= got && get_int(frame, "released") <= one->sent;
         for (size_t n = 0; n < length(ranges); n++) true_ = true_ && at(cbor_array_handle(ranges)[n], 1) <= got + 1;
-        if (!true_) {
-            refuse(&one->route, one->name, "it acks what was not sent", number), give_up(one);
+        bool back = length(get(frame, "returned")); /* closing is always safe: all of it goes out again */
+        if (!true_ || back) {
+            const char *why = back ? "the session is closed with what was handed back" : "it acks what was not sent";
+            refuse(&one->route, one->name, why, number), give_up(one);
             return;
         }
         if (got > one->received) one->progress = one->heard;
@@ -194,7 +196,7 @@ static void hello(zmq_msg_t *route, const cbor_item_t *frame) {
     char *folder = text("ipc://%s/%s.%s.%llu/", root, pipeline, downstream, instance);
     size_t size = strlen(folder);
     const char *wrong = NULL;
-    if (get_int(frame, "version") != 1) wrong = "this is version 1";
+    if (get_int(frame, "version") != 2) wrong = "this is version 2 of the protocol";
     else if (!has_text(frame, "pipeline", pipeline)) wrong = "another pipeline";
     else if (!has_text(frame, "upstream", stage)) wrong = "another stage is asked for";
     else if (!has_text(frame, "stage", downstream) || !has_text(frame, "outlet", "")) wrong = "there is no such link";
@@ -223,7 +225,7 @@ static void hello(zmq_msg_t *route, const cbor_item_t *frame) {
         zmq_connect(one->push, address);
     }
     cbor_item_t *welcome = frame_of("welcome");
-    put_int(welcome, "version", 1), put_bytes(welcome, "session", one->name, SECRET);
+    put_int(welcome, "version", 2), put_bytes(welcome, "session", one->name, SECRET);
     put_text(welcome, "incarnation", incarnation), put_int(welcome, "number", number), answer(route, welcome);
 finally:
     free(address), free(folder);
@@ -249,23 +251,36 @@ void asked(zmq_msg_t *route, const cbor_item_t *frame) {
 void take(Message *messages) {
     Message **to = &unsent;
     while (*to) to = &(*to)->next;
-    for (*to = messages; messages; messages = messages->next) {
-        messages->number = ++made, messages->payload = work(messages->payload);
+    for (Message *next; messages; messages = next) {
+        cbor_item_t *payload = work(messages->payload);
+        next = messages->next, messages->next = NULL;
+        if (!payload) bury(messages, "work failed");
+        else messages->payload = payload, messages->number = ++made, *to = messages, to = &messages->next;
     }
     fill_all();
 }
 
-void figures(cbor_item_t *snapshot) {
+u64 figures(cbor_item_t *snapshot) {
     u64 waiting = 0, in_flight = 0;
+    cbor_item_t *links = cbor_new_definite_array(1), *link = cbor_new_definite_map(7), *sessions = cbor_new_definite_array(MOST);
     for (Message *one = unsent; one; one = one->next) waiting += 1;
     for (u64 n = 1; n <= MOST; n++) {
-        for (Sent *sent = consumers[n] ? consumers[n]->first : NULL; sent; sent = sent->next) in_flight += sent->count;
+        Consumer *one = consumers[n];
+        if (!one) continue;
+        u64 parcels = 0, held = 0;
+        for (Sent *sent = one->first; sent; sent = sent->next) parcels += 1, held += sent->count;
+        cbor_item_t *row = cbor_new_definite_map(8);
+        put_int(row, "instance", n), put_text(row, "incarnation", one->incarnation), put_int(row, "sent", one->sent);
+        put_int(row, "credit", one->limit_messages > one->sent ? one->limit_messages - one->sent : 0), put_int(row, "rate", 0);
+        put_int(row, "under_way", one->sent - one->released), put_int(row, "in_flight", held);
+        put_int(row, "unacked_parcels", parcels), (void)!cbor_array_push(sessions, cbor_move(row));
+        in_flight += held;
     }
-    cbor_item_t *links = cbor_new_definite_array(1), *link = cbor_new_definite_map(6);
-    put_text(link, "outlet", ""), put_text(link, "to", downstream), put_int(link, "produced", made);
+    put_text(link, "outlet", ""), put_text(link, "to", downstream), put_int(link, "produced", made), put(link, "consumers", sessions);
     put_int(link, "acked", made - waiting - in_flight), put_int(link, "in_flight", in_flight), put_int(link, "unsent", waiting);
     (void)!cbor_array_push(links, cbor_move(link));
-    put(snapshot, "links", links), put_int(snapshot, "completed", made), put_int(snapshot, "in_process", 0);
+    put(snapshot, "links", links), put_int(snapshot, "completed", made);
+    return made;
 }
 
 size_t watched(zmq_pollitem_t *items) {

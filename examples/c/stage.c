@@ -27,6 +27,7 @@ u64 dead, received;
 static void *control, *inbox;
 static char *inbox_address, *upstream;
 static u64 instance, queue_messages, queue_bytes, shares = 1;
+static double epoch_s, shown_at, interval_s = 1;
 static uint8_t secret[SECRET];
 static Producer *producers[MOST + 1];
 static volatile sig_atomic_t told_to_leave;
@@ -35,12 +36,11 @@ static volatile sig_atomic_t told_to_leave;
 
 static void hello(Producer *one) {
     cbor_item_t *frame = frame_of("hello");
-    put_int(frame, "version", 1), put_text(frame, "pipeline", pipeline), put_text(frame, "stage", stage);
+    put_int(frame, "version", 2), put_text(frame, "pipeline", pipeline), put_text(frame, "stage", stage);
     put_int(frame, "instance", instance), put_text(frame, "incarnation", incarnation);
-    put_bytes(frame, "secret", secret, SECRET), put_text(frame, "outlet", ""), put_text(frame, "upstream", upstream);
+    put_bytes(frame, "secret", secret, SECRET), put_text(frame, "upstream", upstream);
     put_text(frame, "inbox", inbox_address), put_int(frame, "number", one->number);
-    put_int(frame, "queue_messages", queue_messages), put_text(frame, "suspects_of", "");
-    put(frame, "suspects", cbor_new_definite_array(0));
+    put_int(frame, "queue_messages", queue_messages);
     one->greeted = monotonic(), send_frame(one->dealer, frame, 0);
 }
 
@@ -56,9 +56,6 @@ static void make_statement(Producer *one) {
     put_int(frame, "limit_messages", one->limit_messages), put_int(frame, "limit_bytes", one->limit_bytes);
     put_int(frame, "received", one->sequence), put_int(frame, "released", one->released);
     put_int(frame, "floor", one->floor), put_flag(frame, "seen_stopped", one->stopped);
-    put_int(frame, "rate", 0), put_flag(frame, "reply", false), put_flag(frame, "leaving", false);
-    put(frame, "ranges", cbor_new_definite_array(0)), put(frame, "returned", cbor_new_definite_array(0));
-    put(frame, "finished", cbor_new_definite_array(0));
     one->changed = false, send_frame(one->dealer, frame, 0);
 }
 
@@ -123,25 +120,35 @@ void finish(Message *one) {
     cbor_decref(&one->id), cbor_decref(&one->origin), cbor_decref(&one->payload), free(one);
 }
 
-static void bury(Producer *one, u64 number, const unsigned char *section, size_t size) { /* waits until it is durable */
-    void *dealer = opened(ZMQ_DEALER, ZMQ_RCVTIMEO, 10000);
-    char *id = text("%s.%llu/%s:%llu", upstream, one->instance, one->incarnation, number);
-    unsigned char *payload;
-    cbor_item_t *frame = frame_of("bury"), *bytes = cbor_build_bytestring(section, size);
-    size_t room, written = cbor_serialize_alloc(bytes, &payload, &room);
-    put_int(frame, "number", 1), put_text(frame, "id", id), put_int(frame, "origin", 0);
-    put_bytes(frame, "payload", payload, written), put_int(frame, "attempts", 1);
-    put_text(frame, "reason", "a malformed section"), put_text(frame, "source", upstream);
-    free(id), free(payload), cbor_decref(&bytes);
+static void hand_over(const char *id, cbor_item_t *origin, const cbor_item_t *payload, const char *reason) {
     const char *address = getenv("ZPIPE_DEAD_LETTERS");
+    void *dealer = opened(ZMQ_DEALER, ZMQ_RCVTIMEO, 10000);
+    unsigned char *bytes;
+    size_t room, size = cbor_serialize_alloc(payload, &bytes, &room);
+    cbor_item_t *frame = frame_of("bury");
+    put_int(frame, "number", 1), put_text(frame, "id", id), put(frame, "origin", origin), put_int(frame, "attempts", 1);
+    put_bytes(frame, "payload", bytes, size), put_text(frame, "reason", reason), put_text(frame, "source", upstream);
     if (!address || zmq_connect(dealer, address)) stop("ZPIPE_DEAD_LETTERS", "there is nobody to keep a dead letter");
-    send_frame(dealer, frame, 0);
+    free(bytes), send_frame(dealer, frame, 0);
     zmq_msg_t said;
     zmq_msg_init(&said);
-    if (zmq_msg_recv(&said, dealer, 0) < 0) stop("bury", "no answer");
+    if (zmq_msg_recv(&said, dealer, 0) < 0) stop("bury", "no answer"); /* only after it is the letter durable */
     frame = decoded(zmq_msg_data(&said), zmq_msg_size(&said));
     if (!has_text(frame, "kind", "done")) stop("bury", "the dead letter was not stored");
     cbor_decref(&frame), zmq_msg_close(&said), zmq_close(dealer);
+}
+
+void bury(Message *one, const char *reason) {
+    char *id = strndup((char *)cbor_string_handle(one->id), cbor_string_length(one->id));
+    hand_over(id, cbor_incref(one->origin), one->payload, reason), free(id);
+    dead += 1, finish(one);
+}
+
+static void bury_section(Producer *one, const cbor_item_t *row, const unsigned char *section) {
+    char *id = text("%s.%llu/%s:%llu", upstream, one->instance, one->incarnation, at(row, 2));
+    cbor_item_t *payload = cbor_build_bytestring(section, at(row, 1));
+    hand_over(id, integer(0), payload, "a malformed section"), free(id), cbor_decref(&payload);
+    received += at(row, 0), dead += at(row, 0);
 }
 
 static Message **unpack(Parcel *parcel, const cbor_item_t *row, const unsigned char *section, Message **end) {
@@ -152,7 +159,7 @@ static Message **unpack(Parcel *parcel, const cbor_item_t *row, const unsigned c
     if (sound) column = cbor_array_handle(columns);
     for (int n = 0; sound && n < 3; n++) sound = length(column[n]) == count;
     for (u64 n = 0; sound && n < count; n++) sound = cbor_isa_string(cbor_array_handle(column[0])[n]);
-    if (!sound) bury(one, first, section, at(row, 1)), received += count, dead += count, less(parcel, count);
+    if (!sound) bury_section(one, row, section), less(parcel, count);
     for (u64 n = 0; sound && n < count; n++) {
         size_t place = position(one, first + n);
         if (place < one->count && one->accepted[place].number == first + n) {
@@ -317,24 +324,41 @@ bool all_acked(void) {
     return true;
 }
 
-void announce(void) {
-    cbor_item_t *said = frame_of("announcement"), *snapshot = frame_of("snapshot"), *body = cbor_new_definite_map(32);
-    cbor_item_t *both[] = {said, body};
-    for (int n = 0; n < 2; n++) {
-        put_text(both[n], "pipeline", pipeline), put_text(both[n], "stage", stage), put_int(both[n], "instance", instance);
-        put_text(both[n], "incarnation", incarnation), put_text(both[n], "state", state);
-    }
-    put_flag(said, "hungry", false), put_flag(said, "ended", !strcmp(state, "STOPPED") && !told_to_leave);
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+static void put_who(cbor_item_t *map) {
+    put_text(map, "pipeline", pipeline), put_text(map, "stage", stage), put_int(map, "instance", instance);
+    put_text(map, "incarnation", incarnation), put_text(map, "state", state);
+}
+
+static void show(void) { /* to monitors */
+    static u64 received_before, done_before;
+    cbor_item_t *snapshot = frame_of("snapshot"), *body = cbor_new_definite_map(32), *sessions = cbor_new_definite_array(MOST);
     const char *run = getenv("ZPIPE_RUN");
-    put_text(body, "run", run ? run : ""), put_int(body, "pid", getppid()), put_int(body, "received", received);
-    put(body, "at", cbor_build_float8(now.tv_sec + now.tv_nsec / 1e9)), put_int(body, "dead", dead);
-    put_int(body, "filtered", 0), put_int(body, "returned", 0), put_int(body, "queued", 0);
-    figures(body);
-    put(snapshot, "body", body);
-    zmq_send(control, "announcement", 12, ZMQ_SNDMORE), send_frame(control, said, 0);
+    double now = monotonic(), seconds = now - shown_at;
+    u64 finished = figures(body) + dead;
+    put_who(body), put_text(body, "run", run ? run : ""), put_int(body, "pid", getppid()), put_text(body, "version", "example 1");
+    put(body, "at", cbor_build_float8(epoch_s + now)); /* nobody sets this clock while the process lives */
+    put_int(body, "received", received), put_int(body, "dead", dead), put_int(body, "filtered", 0);
+    put_int(body, "returned", 0), put_int(body, "in_process", 0), put_int(body, "queued", 0), put_int(body, "queued_bytes", 0);
+    put(body, "rate_in", cbor_build_float8((received - received_before) / seconds));
+    put(body, "rate_out", cbor_build_float8((finished - done_before) / seconds));
+    for (u64 n = 1; n <= MOST; n++) {
+        Producer *one = producers[n];
+        if (!one || !one->open) continue;
+        cbor_item_t *row = cbor_new_definite_map(7);
+        put_text(row, "from", upstream), put_text(row, "outlet", ""), put_int(row, "instance", n), put_int(row, "queued", 0);
+        put_text(row, "incarnation", one->incarnation), put_int(row, "received", one->arrived);
+        put_int(row, "unacked", one->arrived - one->released), (void)!cbor_array_push(sessions, cbor_move(row));
+    }
+    put(body, "sessions", sessions), put(snapshot, "body", body);
     zmq_send(control, "snapshot", 8, ZMQ_SNDMORE), send_frame(control, snapshot, 0);
+    shown_at = now, received_before = received, done_before = finished;
+}
+
+void announce(void) {
+    cbor_item_t *said = frame_of("announcement");
+    put_who(said), put_flag(said, "ended", !strcmp(state, "STOPPED") && !told_to_leave);
+    zmq_send(control, "announcement", 12, ZMQ_SNDMORE), send_frame(control, said, 0);
+    show();
 }
 
 static void wait_for_something(void) {
@@ -348,7 +372,7 @@ static void wait_for_something(void) {
         for (int i = 0; i < 3; i++) items[count++] = (zmq_pollitem_t){.socket = its[i], .events = ZMQ_POLLIN};
     }
     count += watched(items + count);
-    zmq_poll(items, count, 100);
+    zmq_poll(items, count, TURN_MS);
 }
 
 static void turn(void) {
@@ -377,6 +401,7 @@ static void turn(void) {
         else if (one && one->up && !one->open && beats) hello(one);
     }
     if (beats) announce();
+    else if (now - shown_at >= interval_s) show();
 }
 
 static void leave(int signal) {
@@ -399,6 +424,11 @@ int run(void) {
     if (!upstream || !messages || !bytes) stop("ZPIPE_CONFIG", "has no input, or no queue");
     queue_messages = strtoull(messages, NULL, 10), queue_bytes = strtoull(bytes, NULL, 10);
     if (count && strtoull(count, NULL, 10)) shares = strtoull(count, NULL, 10);
+    char *interval = setting("interval_s");
+    if (interval) interval_s = strtod(interval, NULL);
+    struct timespec wall;
+    clock_gettime(CLOCK_REALTIME, &wall), shown_at = monotonic();
+    epoch_s = wall.tv_sec + wall.tv_nsec / 1e9 - shown_at;
     randomly(secret, SECRET), randomly(random, SECRET);
     for (int n = 0; n < SECRET; n++) sprintf(incarnation + 2 * n, "%02x", random[n]);
     char *folder = text("%s/%s.%s.%llu", root, pipeline, stage, instance);
@@ -407,7 +437,7 @@ int run(void) {
     inbox_address = text("ipc://%s/inbox-%.8s.sock", folder, incarnation);
     inbox = bound(ZMQ_PULL, ZMQ_RCVHWM, 0, inbox_address);
     feedback = bound(ZMQ_ROUTER, 0, 0, feedback_address), control = bound(ZMQ_PUB, 0, 0, control_address);
-    free(messages), free(bytes), free(count), free(folder), free(feedback_address), free(control_address);
+    free(messages), free(bytes), free(count), free(interval), free(folder), free(feedback_address), free(control_address);
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = leave}, NULL);
     for (turn(); !told_to_leave && !done; turn()) wait_for_something();
     if (told_to_leave) state = "STOPPED", announce();

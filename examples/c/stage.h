@@ -14,6 +14,7 @@
 #define SECRET 16 /* bytes of a session's name, and of this incarnation's secret */
 #define HEARTBEAT_S 1.0
 #define TIMEOUT_S 5.0
+#define TURN_MS 100
 
 typedef unsigned long long u64;
 typedef struct Producer Producer;
@@ -39,7 +40,7 @@ extern bool done;         /* it may exit */
 void take(Message *messages);                                  /* new ones, a list; finish() each once it is durable */
 void asked(zmq_msg_t *route, const cbor_item_t *frame);        /* what came on feedback */
 void tick(double now, bool stood, bool beats);                 /* ten times a second; stood: this process was stopped */
-void figures(cbor_item_t *snapshot);                           /* puts what is counted */
+u64 figures(cbor_item_t *snapshot);                            /* puts `links` and `completed`, and returns that */
 size_t watched(zmq_pollitem_t *items);                         /* puts sockets to wake up for */
 
 /* stage.c */
@@ -47,6 +48,7 @@ extern char *root, *pipeline, *stage, incarnation[2 * SECRET + 1];
 extern u64 dead, received;
 int run(void);
 void finish(Message *one);  /* it is durable, or all that came of it is acked */
+void bury(Message *one, const char *reason); /* in place of finish(): a dead letter, once this returns a durable one */
 bool all_ended(bool said);  /* the input: by announcements alone, or also by an end in the data path */
 bool all_acked(void);
 void announce(void);
@@ -71,6 +73,7 @@ u64 at(const cbor_item_t *row, size_t index);
 size_t length(const cbor_item_t *array);
 cbor_item_t *frame_of(const char *kind);
 void put(cbor_item_t *map, const char *name, cbor_item_t *value); /* takes the value */
+cbor_item_t *integer(u64 value);
 void put_int(cbor_item_t *map, const char *name, u64 value);
 void put_flag(cbor_item_t *map, const char *name, bool value);
 void put_text(cbor_item_t *map, const char *name, const char *value);

@@ -1,5 +1,5 @@
 // A map at level 1 of PROTOCOL.md: sends each payload on as `work` makes it, one to one.
-const { zmq, crypto, cbor, ROOT, PIPELINE, STAGE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, finished, run } = require("./stage.js");
+const { bury, zmq, crypto, cbor, ROOT, PIPELINE, STAGE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, finished, run } = require("./stage.js");
 const DOWNSTREAM = CONFIG.outputs[0].to, PARCEL = 256, consumers = new Map(), unsent = [], empty = Buffer.alloc(0);
 let made = 0, dead = 0, stoppedAt = 0;
 const work = (payload) => payload;
@@ -14,6 +14,11 @@ class Consumer {  // a session with a downstream instance, to which this is the 
     this.push.connect(hello.inbox);
   }
   held() { return [...this.parcels.values()].reduce((n, sent) => n + sent.length, 0); }
+  row() {  // for monitors
+    const { limit_messages, released } = this.newest || { limit_messages: this.sent, released: this.sent };
+    return { instance: this.hello.instance, incarnation: this.hello.incarnation, credit: Math.max(0, limit_messages - this.sent), sent: this.sent,
+      under_way: this.sent - released, in_flight: this.held(), unacked_parcels: this.parcels.size, rate: 0 };
+  }
   post(header, body) {
     if (!this.newest || this.newest.received === this.sequence - 1) this.progress = Date.now();  // nothing else is under way
     this.sending = this.sending.then(() => this.push.send([cbor.encode(header), body])).catch(() => giveUp(this));
@@ -34,7 +39,7 @@ class Consumer {  // a session with a downstream instance, to which this is the 
     }
     if (this.up && this.newest && map.state !== "RUNNING" && !unsent.length && this.end !== this.sequence) {
       this.end = ++this.sequence, this.parcels.set(this.end, []);
-      this.post({ kind: "end", session: this.name, sequence: this.end }, empty);
+      this.post({ kind: "parcel", session: this.name, sequence: this.end }, empty);  // no sections: the end
     }
   }
   confirm() {
@@ -46,13 +51,17 @@ class Consumer {  // a session with a downstream instance, to which this is the 
   stated(frame) {
     this.heard = Date.now();
     if (!this.newest || frame.number > this.newest.number) {
-      if (Math.max(frame.received, frame.floor, ...frame.ranges.map((range) => range[1] - 1)) > this.sequence) {
+      const ranges = frame.ranges || [];
+      if (frame.returned && frame.returned.length) {  // closing is always safe: all of it goes out again
+        return refuse(this.route, this.name, "the session is closed with what was handed back", frame.number), giveUp(this);
+      }
+      if (Math.max(frame.received, frame.floor, ...ranges.map((range) => range[1] - 1)) > this.sequence) {
         return refuse(this.route, this.name, "it acks what was not sent", frame.number), giveUp(this);
       }
       if (!this.newest || frame.received > this.newest.received) this.progress = this.heard;
       this.newest = frame;
       for (const [sequence, sent] of this.parcels) {
-        if (sequence > frame.floor && !frame.ranges.some(([start, stop]) => start <= sequence && sequence < stop)) continue;
+        if (sequence > frame.floor && !ranges.some(([start, stop]) => start <= sequence && sequence < stop)) continue;
         this.parcels.delete(sequence), sent.forEach(finished);
       }
       fill();
@@ -71,8 +80,8 @@ function giveUp(one) {  // what is unacked goes back, in order
 }
 function hello(route, frame) {
   const inbox = `ipc://${ROOT}/${PIPELINE}.${DOWNSTREAM}.${frame.instance}/`;
-  const wrong = frame.version !== 1 ? "this is version 1" : frame.pipeline !== PIPELINE ? "another pipeline" : frame.upstream !== STAGE ? `this is ${STAGE}`
-    : frame.stage !== DOWNSTREAM || frame.outlet !== "" ? "there is no such link" : frame.instance < 1 ? "there is no such instance"
+  const wrong = frame.version !== 2 ? `version ${frame.version}: this is version 2` : frame.pipeline !== PIPELINE ? "another pipeline" : frame.upstream !== STAGE ? `this is ${STAGE}`
+    : frame.stage !== DOWNSTREAM || frame.outlet ? "there is no such link" : frame.instance < 1 ? "there is no such instance"
     : !frame.inbox.startsWith(inbox) || frame.inbox.slice(inbox.length).includes("/") ? "the inbox is not in the folder of its instance" : "";
   if (wrong) return refuse(route, empty, wrong, frame.number);
   let one = consumers.get(frame.instance);
@@ -80,7 +89,7 @@ function hello(route, frame) {
   if (one && !same(one.hello.secret, frame.secret)) return refuse(route, empty, "in session by another connection", frame.number);
   if (one && frame.number > one.hello.number) giveUp(one), one = undefined;
   if (!one) consumers.set(frame.instance, (one = new Consumer(route, frame)));
-  answer(route, { kind: "welcome", version: 1, session: one.name, incarnation: ME, number: frame.number });
+  answer(route, { kind: "welcome", version: 2, session: one.name, incarnation: ME, number: frame.number });
 }
 
 const map = {
@@ -88,11 +97,18 @@ const map = {
   dead(count) { dead += count; },
   counts() {
     const in_flight = [...consumers.values()].reduce((n, one) => n + one.held(), 0), held = unsent.length + in_flight, acked = made - held;
-    const links = [{ outlet: "", to: DOWNSTREAM, produced: made, acked, in_flight, unsent: unsent.length }];
-    return { received: made + dead, completed: made, dead, in_process: 0, links };
+    const sessions = [...consumers.values()].map((one) => one.row());
+    const links = [{ outlet: "", to: DOWNSTREAM, produced: made, acked, in_flight, unsent: unsent.length, consumers: sessions }];
+    return { received: made + dead, completed: made, dead, links };
   },
-  take(messages) {
-    for (const one of messages) unsent.push(Object.assign(one, { payload: work(one.payload), attempt: 1, number: ++made }));
+  async take(messages) {
+    for (const one of messages) {
+      try {
+        unsent.push(Object.assign(one, { payload: work(one.payload), attempt: 1, number: ++made }));
+      } catch (error) {  // a dead letter
+        await bury(one, `${error}`), dead += 1, finished(one);
+      }
+    }
     fill();
   },
   asked(route, frame) {

@@ -1,14 +1,15 @@
 // What a map and a sink at level 1 of PROTOCOL.md share: what they are told, their sockets, and the side towards their producers.
 // Credit is a fixed share of the queue for each producer; a parcel is acked when all that came of it is finished.
-const fs = require("fs"), crypto = require("crypto"), zmq = require("zeromq");
+const fs = require("fs"), crypto = require("crypto"), zmq = require("zeromq"), snapshot = require("./snapshot.js");
 const { Encoder } = require("cbor-x");
-const cbor = new Encoder({ useRecords: false, tagUint8Array: false, mapsAsObjects: true });
-const { ZPIPE_RUNTIME_DIR: ROOT, ZPIPE_PIPELINE: PIPELINE, ZPIPE_STAGE: STAGE, ZPIPE_RUN: RUN } = process.env;
+const plain = { useRecords: false, tagUint8Array: false, mapsAsObjects: true };
+const cbor = new Encoder(plain), frames = new Encoder({ ...plain, int64AsNumber: true });  // a frame's numbers are not to be BigInt
+const { ZPIPE_RUNTIME_DIR: ROOT, ZPIPE_PIPELINE: PIPELINE, ZPIPE_STAGE: STAGE } = process.env;
 const INSTANCE = Number(process.env.ZPIPE_INSTANCE), CONFIG = JSON.parse(process.env.ZPIPE_CONFIG);
 const FOLDER = `${ROOT}/${PIPELINE}.${STAGE}.${INSTANCE}`, UPSTREAM = CONFIG.inputs[0].stage;
 const ME = crypto.randomBytes(8).toString("hex"), SECRET = crypto.randomBytes(16), INBOX = `ipc://${FOLDER}/inbox-${ME}.sock`;
 const HEARTBEAT = 1000, TIMEOUT = 5000, SHARES = CONFIG.inputs[0].instances, producers = new Map();
-let turned = Date.now(), beat = 0;
+let turned = Date.now(), beat = 0, shown = 0;
 fs.mkdirSync(FOLDER, { recursive: true, mode: 0o700 });
 const control = new zmq.Publisher(), feedback = new zmq.Router(), inbox = new zmq.Pull({ receiveHighWaterMark: 0 });
 const same = (a, b) => Boolean(a && b && Buffer.compare(a, b) === 0);
@@ -17,16 +18,14 @@ let saying = Promise.resolve(), answering = Promise.resolve();  // one send at a
 const publish = (topic, frame) => (saying = saying.then(() => control.send([topic, cbor.encode(frame)])));
 const answer = (route, frame) => (answering = answering.then(() => feedback.send([route, cbor.encode(frame)])).catch(() => {}));
 const refuse = (route, session, reason, number) => answer(route, { kind: "refuse", session, reason, number });
-async function bury(payload, reason) {
-  const dealer = new zmq.Dealer({ linger: 0 });
+async function bury(letter, reason) {  // only when this is over may the message count as finished
+  const dealer = new zmq.Dealer({ linger: 0 }), payload = cbor.encode(letter.payload);
   dealer.connect(process.env.ZPIPE_DEAD_LETTERS);
-  const letter = { id: "unreadable", origin: 0, payload: cbor.encode(payload), attempts: 1, reason, source: UPSTREAM };
-  await dealer.send(cbor.encode({ kind: "bury", number: 1, ...letter }));
-  const said = cbor.decode((await dealer.receive())[0]);
+  await dealer.send(cbor.encode({ kind: "bury", number: 1, id: letter.id, origin: letter.origin, payload, attempts: 1, reason, source: UPSTREAM }));
+  const said = frames.decode((await dealer.receive())[0]);
   dealer.close();
   if (said.kind !== "done") throw new Error(`the dead letter was not stored: ${said.reason}`);
 }
-
 
 class Producer {  // an upstream instance, to which this is a consumer
   constructor(instance, stage) {
@@ -38,8 +37,8 @@ class Producer {  // an upstream instance, to which this is a consumer
     this.dealer.events.on("handshake", () => { this.up = true; this.begin(); });
     this.dealer.events.on("disconnect", () => { this.up = false; this.reset(); });
     this.dealer.connect(`${folder}/feedback.sock`), this.sub.subscribe("announcement"), this.sub.connect(`${folder}/control.sock`);
-    (async () => { for await (const [frame] of this.dealer) this.answered(cbor.decode(frame)); })();
-    (async () => { for await (const [, frame] of this.sub) this.announced(cbor.decode(frame)); })();
+    (async () => { for await (const [frame] of this.dealer) this.answered(frames.decode(frame)); })();
+    (async () => { for await (const [, frame] of this.sub) this.announced(frames.decode(frame)); })();
   }
   reset() {
     Object.assign(this, { session: null, statements: 0, sequence: 0, released: 0, bytes: 0, arrived: 0, arrivedBytes: 0, limits: [0, 0], need: 0, floor: 0, endCame: false });
@@ -48,14 +47,14 @@ class Producer {  // an upstream instance, to which this is a consumer
   begin() { this.reset(); this.number += 1; this.hello(); }  // a new session
   say(frame) { this.sending = this.sending.then(() => this.dealer.send(cbor.encode(frame))).catch(() => {}); }
   hello() {
-    this.say({ kind: "hello", version: 1, pipeline: PIPELINE, stage: STAGE, instance: INSTANCE, incarnation: ME, secret: SECRET, outlet: "", upstream: UPSTREAM,
-      inbox: INBOX, number: this.number, queue_messages: CONFIG.queue.messages, suspects_of: "", suspects: [] });
+    this.say({ kind: "hello", version: 2, pipeline: PIPELINE, stage: STAGE, instance: INSTANCE, incarnation: ME, secret: SECRET, upstream: UPSTREAM,
+      inbox: INBOX, number: this.number, queue_messages: CONFIG.queue.messages });
   }
   announced(frame) {
     this.heard = Date.now();
     if (this.session && frame.incarnation !== this.incarnation) this.begin();
     const before = this.stopped;
-    this.stopped = frame.state === "STOPPED", this.ended = this.stopped && frame.ended;
+    this.stopped = frame.state === "STOPPED", this.ended = this.stopped && Boolean(frame.ended);
     if (this.stopped && !before && this.session) this.state();
   }
   answered(frame) {
@@ -68,7 +67,8 @@ class Producer {  // an upstream instance, to which this is a consumer
       if (same(frame.session, this.session)) this.begin();
     } else if (frame.kind === "confirm" && same(frame.session, this.session)) {
       for (const number of this.accepted.keys()) if (number < frame.lowest) this.accepted.delete(number);
-      if (frame.sequence >= this.sequence && frame.need_bytes !== this.need) { this.need = frame.need_bytes; this.state(); }
+      const need = frame.need_bytes || 0;
+      if (frame.sequence >= this.sequence && need !== this.need) { this.need = need; this.state(); }
     }
   }
   state() {
@@ -77,7 +77,7 @@ class Producer {  // an upstream instance, to which this is a consumer
     this.limits = [this.released + Math.max(1, part), Math.max(this.limits[1], this.bytes + bytes, this.arrivedBytes + extra)];
     this.statements += 1;
     this.say({ kind: "statement", session: this.session, number: this.statements, limit_messages: this.limits[0], limit_bytes: this.limits[1], received: this.sequence,
-      released: this.released, floor: this.floor, ranges: [], returned: [], finished: [], rate: 0, reply: false, leaving: false, seen_stopped: this.stopped });
+      released: this.released, floor: this.floor, seen_stopped: this.stopped });
   }
   async take(header, body) {
     if (header.sequence <= this.sequence) return;  // a copy
@@ -97,7 +97,8 @@ class Producer {  // an upstream instance, to which this is a consumer
         columns = cbor.decode(section);
         if (columns.slice(0, 3).some((column) => column.length !== messages)) throw new Error("columns of other lengths");
       } catch (error) {
-        await bury(section, `malformed section: ${error.message}`);
+        const id = `${UPSTREAM}.${this.instance}/${this.incarnation}:${first}`;
+        await bury({ id, origin: 0, payload: section }, `malformed section: ${error.message}`);
         this.stage.dead(messages), parcel.left -= messages;
         continue;
       }
@@ -112,7 +113,7 @@ class Producer {  // an upstream instance, to which this is a consumer
       }
     }
     this.settle(), this.session && this.state();
-    if (fresh.length) this.stage.take(fresh);
+    if (fresh.length) await this.stage.take(fresh);
   }
   settle() {  // acks what is finished from the first on; credit comes back with it
     for (let parcel; (parcel = this.parcels.get(this.floor + 1)) && parcel.left <= 0; this.parcels.delete(this.floor)) {
@@ -131,11 +132,14 @@ function finished(message) {
 }
 
 // `stage` has `state`, take(messages), dead(count), counts(), asked(route, frame) and tick(now, stood, beats, all).
+const who = (stage) => ({ pipeline: PIPELINE, stage: STAGE, instance: INSTANCE, incarnation: ME, state: stage.state });
 function announce(stage) {
-  const me = { pipeline: PIPELINE, stage: STAGE, instance: INSTANCE, incarnation: ME, state: stage.state };
-  publish("announcement", { kind: "announcement", ...me, hungry: false, ended: stage.state === "STOPPED" });
-  const body = { ...me, run: RUN || "", pid: process.ppid, at: Date.now() / 1000, filtered: 0, returned: 0, queued: 0, links: [], ...stage.counts() };
-  return publish("snapshot", { kind: "snapshot", body });
+  publish("announcement", { kind: "announcement", ...who(stage), ended: stage.state === "STOPPED" });
+  return show(stage);
+}
+function show(stage) {
+  shown = Date.now();
+  return publish("snapshot", { kind: "snapshot", body: snapshot(who(stage), stage.counts(), UPSTREAM, [...producers.values()]) });
 }
 function tick(stage) {
   const now = Date.now(), stood = now - turned > TIMEOUT, beats = now - beat >= HEARTBEAT;  // stood: stopped by a signal, and woken
@@ -148,6 +152,7 @@ function tick(stage) {
   const some = [...producers.values()];  // one that left has nothing to come either, but the stream ends only where it was said
   const all = (test) => some.some(test) && some.every((one) => (one.stopped && !one.ended) || test(one));
   stage.tick(now, stood, beats, all);
+  if (now - shown >= (CONFIG.interval_s || 1) * 1000) show(stage);
   if (!beats) return;
   beat = now, announce(stage);
   for (const one of producers.values()) {
@@ -159,12 +164,12 @@ function tick(stage) {
 async function run(stage) {
   await inbox.bind(INBOX), await feedback.bind(`ipc://${FOLDER}/feedback.sock`), await control.bind(`ipc://${FOLDER}/control.sock`);
   setInterval(() => tick(stage), HEARTBEAT / 10);
-  (async () => { for await (const [route, encoded] of feedback) stage.asked(route, cbor.decode(encoded)); })();
+  (async () => { for await (const [route, encoded] of feedback) stage.asked(route, frames.decode(encoded)); })();
   for await (const [head, body, more] of inbox) {
     let header;
-    try { header = cbor.decode(head); } catch { header = null; }
+    try { header = frames.decode(head); } catch { header = null; }
     if (!header || !header.session || !body || more) console.error("malformed frame in the inbox");
     else for (const one of producers.values()) if (same(header.session, one.session)) await one.take(header, body);
   }
 }
-module.exports = { zmq, crypto, cbor, ROOT, PIPELINE, STAGE, INSTANCE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, finished, run };
+module.exports = { bury, zmq, crypto, cbor, ROOT, PIPELINE, STAGE, INSTANCE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, finished, run };

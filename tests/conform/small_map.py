@@ -26,9 +26,24 @@ SHARE, SHARE_BYTES = CONFIG["queue"]["messages"] // 2, CONFIG["queue"]["bytes"]
 ME, SECRET = os.urandom(8).hex(), os.urandom(16)
 FOLDER = f"{ROOT}/{PIPELINE}.{STAGE}.{INSTANCE}"
 HEARTBEAT_S, PEER_TIMEOUT_S = 1.0, 5.0
-STATEMENT = {"ranges": [], "returned": [], "finished": [], "rate": 0.0, "reply": False, "leaving": False}
+MISSING = {
+    "ranges": [],
+    "returned": [],
+    "reply": False,
+    "leaving": False,
+    "seen_stopped": False,
+    "ended": False,
+    "need_bytes": 0,
+    "outlet": "",
+}
+MISSING |= {"session": b"", "sections": []}
 
 context = zmq.Context()
+
+
+def read(frame: bytes) -> dict[str, Any]:
+    """With what it means that a field is missing."""
+    return {**MISSING, **cbor2.loads(frame)}
 
 
 def log(text: str) -> None:
@@ -127,7 +142,7 @@ class Producer:
             self.lost()
         for _, frame in everything(self.sub):
             self.heard_at = now
-            said = cbor2.loads(frame)
+            said = read(frame)
             if self.session and said["incarnation"] != self.incarnation:
                 self.lost()
             self.ended = said["ended"]
@@ -135,7 +150,7 @@ class Producer:
                 self.stopped, self.state_at = True, 0.0
         for (frame,) in everything(self.dealer):
             self.heard_at = now
-            self.answer(cbor2.loads(frame))
+            self.answer(read(frame))
         if self.session and now - self.heard_at > PEER_TIMEOUT_S:
             self.lost()
         if self.connected and not self.session and now >= self.hello_at:
@@ -150,19 +165,16 @@ class Producer:
             cbor2.dumps(
                 {
                     "kind": "hello",
-                    "version": 1,
+                    "version": 2,
                     "pipeline": PIPELINE,
                     "stage": STAGE,
                     "instance": INSTANCE,
                     "incarnation": ME,
                     "secret": SECRET,
-                    "outlet": "",
                     "upstream": UPSTREAM,
                     "inbox": f"ipc://{FOLDER}/inbox-{ME}.sock",
                     "number": self.number,
                     "queue_messages": CONFIG["queue"]["messages"],
-                    "suspects_of": "",
-                    "suspects": [],
                 }
             )
         )
@@ -205,7 +217,7 @@ class Producer:
             "floor": self.floor,
             "seen_stopped": self.stopped,
         }
-        self.dealer.send(cbor2.dumps(STATEMENT | changing))
+        self.dealer.send(cbor2.dumps(changing))
 
     def take(self, header: dict[str, Any], body: bytes) -> list[Message]:
         """What is new of a parcel or end."""
@@ -214,10 +226,10 @@ class Producer:
         if header["sequence"] != self.received + 1 and FAULT != "accepts-gaps":
             self.lost()
             return []
-        rows = header.get("sections", [])
+        rows = header["sections"]
         count, size = sum(row[0] for row in rows), sum(row[1] for row in rows)
         over = self.arrived + count > self.limits[0] or self.arrived_bytes + size > self.limits[1]
-        if size != len(body) or (over and header["kind"] == "parcel"):
+        if size != len(body) or (rows and over):
             self.lost()
             return []
         self.received, self.state_at = header["sequence"], 0.0
@@ -329,7 +341,7 @@ class Outlet:
 
     def turn(self, now: float) -> None:
         for route, frame in everything(self.router):
-            self.take(route, cbor2.loads(frame))
+            self.take(route, read(frame))
         for instance, one in list(self.consumers.items()):
             stuck = one.newest["received"] < one.sequence and now - one.progress_at > PEER_TIMEOUT_S
             if events(one.monitor) or now - one.heard_at > PEER_TIMEOUT_S or stuck:
@@ -337,7 +349,7 @@ class Outlet:
         for one in list(self.consumers.values()):
             self.fill(one)
             if self.state != "RUNNING" and not self.unsent and one.end_at != one.sequence and one.newest["number"]:
-                header = {"kind": "end", "session": one.name, "sequence": one.sequence + 1}
+                header = {"kind": "parcel", "session": one.name, "sequence": one.sequence + 1}
                 if one.send(header, b""):
                     one.end_at, one.parcels[one.sequence] = one.sequence, []
         if now >= self.beat_at:
@@ -359,7 +371,6 @@ class Outlet:
             "instance": INSTANCE,
             "incarnation": ME,
             "state": self.state,
-            "hungry": False,
             "ended": self.state == "STOPPED",
         }
         self.control.send_multipart([b"announcement", cbor2.dumps(frame)])
@@ -410,7 +421,7 @@ class Outlet:
             one = self.consumers.get(frame["instance"])
             if one is None:
                 one = self.consumers[frame["instance"]] = Consumer(route, frame)
-            answer = {"version": 1, "session": one.name, "incarnation": ME, "number": frame["number"]}
+            answer = {"version": 2, "session": one.name, "incarnation": ME, "number": frame["number"]}
             self.answer(route, {"kind": "welcome", **answer})
         elif frame["kind"] == "statement":
             one = next((c for c in self.consumers.values() if c.name == frame["session"] and c.route == route), None)
@@ -428,6 +439,10 @@ class Outlet:
     def stated(self, one: Consumer, frame: dict[str, Any]) -> None:
         one.heard_at = time.monotonic()
         if frame["number"] > one.newest["number"]:
+            if frame["returned"] and FAULT != "forgets-returned":  # closing is always safe: all of it comes again
+                self.refuse(one.route, one.name, "the session is closed with what was handed back", frame["number"])
+                self.give_up(frame_instance(one))
+                return
             last = max([frame["received"], frame["floor"], *(stop - 1 for _, stop in frame["ranges"])])
             if last > one.sequence:
                 self.refuse(one.route, one.name, f"sequence {last} was not sent", frame["number"])
@@ -449,7 +464,7 @@ class Outlet:
         if FAULT == "believes-hellos":
             return ""
         checks = {
-            "another version": hello["version"] == 1,
+            "another version": hello["version"] == 2,
             "another pipeline": hello["pipeline"] == PIPELINE,
             "I am another stage": hello["upstream"] == STAGE,
             "there is no such link": hello["stage"] == DOWNSTREAM and hello["outlet"] == "",
@@ -569,9 +584,9 @@ def main() -> None:
         for parts in everything(inbox):
             try:
                 header, body = parts
-                said = cbor2.loads(header)
+                said = read(header)
                 session, sequence = said["session"], said["sequence"]
-                assert said["kind"] in ("parcel", "end") and isinstance(session, bytes) and isinstance(sequence, int)
+                assert said["kind"] == "parcel" and isinstance(session, bytes) and isinstance(sequence, int)
             except Exception as error:
                 if FAULT == "dies-of-garbage":
                     raise

@@ -12,9 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from zpipe.conform import report
+from zpipe.config import load
+from zpipe.conform import own_stage, report
 from zpipe.conform.cases import CASES
 from zpipe.conform.verdicts import Kind
+from zpipe.daemon.keeper import resolved
+from zpipe.runtime.places import Places
 
 HERE = Path(__file__).parent
 SMALL = [sys.executable, str(HERE / "small_map.py")]
@@ -35,6 +38,7 @@ FAULTS = {
     "ignores-credit": (24, "0 messages"),
     "keeps-attempts": (27, "attempt 2"),
     "changes-ids": (31, "the id as it was"),
+    "forgets-returned": (47, "the message again"),
     "mixes-incarnations": (44, "its message comes out"),
 }
 """A fault of the small map, and the case that finds it, with words of what that had expected."""
@@ -129,3 +133,14 @@ def test_the_page_lists_every_case() -> None:
         for _, one in sorted(CASES.items())
     ]
     assert page.rstrip().endswith("\n".join(rows))
+
+
+def test_a_stage_is_told_what_its_keeper_would_tell_it(tmp_path: Path) -> None:
+    ours = own_stage.resolved("map", tmp_path, 100, 1 << 20)
+    config = load(own_stage.write(tmp_path, "map", 100, 1 << 20), env={}, only="")
+    keeper = resolved(
+        config, "work", 1, Places(config, {"ZPIPE_RUNTIME_DIR": str(tmp_path), "ZPIPE_STATE_DIR": str(tmp_path)})
+    )
+    assert ours.keys() == keeper.keys()
+    assert ours["inputs"] == keeper["inputs"] and ours["outputs"] == keeper["outputs"]
+    assert ours["interval_s"] == keeper["interval_s"] and ours["peer_timeout_s"] == keeper["peer_timeout_s"]

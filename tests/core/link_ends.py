@@ -191,10 +191,10 @@ class ConsumerEnd(LinkEnd):
             producer.sent_bytes += sum(map(len, bodies))
 
     def on_end(self, name: str, sequence: int) -> None:
-        self._accept(name, frames.End(named(name), sequence), b"")
+        self._accept(name, frames.Parcel(named(name), sequence, []), b"")
         self.producers[name].sequence = sequence
 
-    def _accept(self, name: str, frame: frames.Parcel | frames.End, body: bytes) -> None:
+    def _accept(self, name: str, frame: frames.Parcel, body: bytes) -> None:
         if not self.inlet.accept(named(name), frame, body, self.now):
             self._give(gap(name))
 
@@ -369,7 +369,7 @@ class ProducerEnd(LinkEnd):
 
     def on_hello(self, name: str, codec: Codec = "cbor") -> None:
         instance = len(self.outlet.sessions) + 1
-        said = frames.Hello(1, "p", "c", instance, name, SECRET, "", "u", "inbox", 1, 100, "", [])
+        said = frames.Hello(frames.VERSION, "p", "c", instance, name, SECRET, "", "u", "inbox", 1, 100, "", [])
         session = OutletSession(named(name), said, b"route", 0.0, codec)
         self.sessions[name] = session
         self.outlet.open(session)
@@ -449,7 +449,9 @@ class ProducerEnd(LinkEnd):
     def on_send_ends(self) -> None:
         for sent in self.outlet.ends(NOW):
             session, frame = self.outlet.sessions[sent.session], frames.read(sent.header)
-            assert isinstance(frame, frames.End) and frame.session == session.id and sent.body == b""
+            assert (
+                isinstance(frame, frames.Parcel) and frame.is_end and frame.session == session.id and sent.body == b""
+            )
             self._give(end(session.hello.incarnation, frame.sequence))
 
 

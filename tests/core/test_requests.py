@@ -56,7 +56,7 @@ def told(what: str, in_session: bool = False) -> tuple[Stage, frames.Frame]:
     if in_session:
         stage.upstream_connected(("read", 1), 0.0)
         stage.turn(0.0)
-        stage.upstream_received(("read", 1), frames.write(frames.Welcome(1, bytes(16), "r1", 1)), 0.0)
+        stage.upstream_received(("read", 1), frames.write(frames.Welcome(frames.VERSION, bytes(16), "r1", 1)), 0.0)
     stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
     answers = [frames.read(one.frame) for one in stage.turn(0.0) if isinstance(one, Reply)]
     return stage, answers[-1]

@@ -76,7 +76,7 @@ class Head:
 
     def on_consumer_comes(self, limit: int) -> None:
         inbox = "ipc:///run/zpipe/p.b.1/inbox.sock"
-        self._receive(frames.Hello(1, "p", "b", 1, "b1", SECRET, "", "a", inbox, 1, 100, "", []))
+        self._receive(frames.Hello(frames.VERSION, "p", "b", 1, "b1", SECRET, "", "a", inbox, 1, 100, "", []))
         self.stage.session_ready(self._session)
         self.on_statement(limit)
 
@@ -111,9 +111,7 @@ class Head:
                 self._session = session
             case act.SendParcel(_, header, _):
                 frame: Any = frames.read(header)
-                return (
-                    end() if isinstance(frame, frames.End) else parcel(messages=sum(row[0] for row in frame.sections))
-                )
+                return end() if frame.is_end else parcel(messages=sum(row[0] for row in frame.sections))
             case act.CloseSource():
                 return close_source()
             case act.Commit(_, count, _):

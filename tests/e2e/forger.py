@@ -98,7 +98,7 @@ class Forger:
         stage, instance = consumer.split(".")
         return {
             "kind": "hello",
-            "version": 1,
+            "version": 2,
             "pipeline": "p",
             "stage": stage,
             "instance": int(instance),
@@ -168,7 +168,7 @@ class Forger:
             for guess in self.guesses():
                 rows = [[1, len(body), 1, 1, 0]]
                 parcel = {"kind": "parcel", "session": guess, "sequence": 1, "sections": rows}
-                end = {"kind": "end", "session": guess, "sequence": 1}
+                end = {"kind": "parcel", "session": guess, "sequence": 1}
                 for header, second in ((parcel, body), (end, b"")):
                     plug.send_multipart([cbor.write(header), second])
             plug.close()

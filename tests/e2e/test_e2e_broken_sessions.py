@@ -87,7 +87,9 @@ class Consumer:
 
     def hello(self) -> None:
         self.number += 1
-        hello = frames.Hello(1, "p", "store", 1, "s1", self.secret, "", "read", self.inbox, self.number, 1000, "", [])
+        hello = frames.Hello(
+            frames.VERSION, "p", "store", 1, "s1", self.secret, "", "read", self.inbox, self.number, 1000, "", []
+        )
         self.dealer.send(frames.write(hello))
         self.session = next_of(frames.Welcome, self.dealer)[1].session
 
@@ -99,12 +101,12 @@ class Consumer:
         )  # fmt: skip
         self.dealer.send(frames.write(said))
 
-    def receive(self) -> tuple[frames.Parcel | frames.End, bytes]:
+    def receive(self) -> tuple[frames.Parcel, bytes]:
         """The next parcel or end of its session. Those of an earlier session may still come, and are passed over."""
         while True:
             header, *body = self.pull.recv_multipart()
             frame = frames.read(header)
-            assert isinstance(frame, frames.Parcel | frames.End)
+            assert isinstance(frame, frames.Parcel)
             if frame.session == self.session:
                 return frame, b"".join(body)
 
@@ -154,7 +156,7 @@ def test_a_consumer_that_lies_is_refused_and_may_begin_anew(make: MakePipeline) 
         sequence, again = one.ids(500)
         assert again == first
         one.state(2, received=sequence, released=500, floor=sequence)
-        assert isinstance(one.receive()[0], frames.End)
+        assert one.receive()[0].is_end
         one.state(3, received=sequence + 1, released=500, floor=sequence + 1, seen_stopped=True)
         assert reading.wait() == 0, reading.stderr
 
@@ -175,7 +177,7 @@ def test_a_producer_that_lies_is_refused_and_asked_anew(make: MakePipeline) -> N
         ):
             [route], hello = next_of(frames.Hello, router)
             session = token_bytes(16)
-            router.send_multipart([route, frames.write(frames.Welcome(1, session, "r1", hello.number))])
+            router.send_multipart([route, frames.write(frames.Welcome(frames.VERSION, session, "r1", hello.number))])
             _, said = next_of(frames.Statement, router)
             assert said.session == session
             counts = {"number": 1, "sequence": 0, "sent_messages": 0, "sent_bytes": 0, "lowest": 1, "need_bytes": 0}
@@ -185,7 +187,7 @@ def test_a_producer_that_lies_is_refused_and_asked_anew(make: MakePipeline) -> N
             logged(storing, "warning store.1 event=session.broken upstream=read.1", reason)
         [route], hello = next_of(frames.Hello, router)
         session = token_bytes(16)
-        router.send_multipart([route, frames.write(frames.Welcome(1, session, "r1", hello.number))])
+        router.send_multipart([route, frames.write(frames.Welcome(frames.VERSION, session, "r1", hello.number))])
         router.send_multipart([route, frames.write(frames.Refuse(session, "acks parcel 4, of 3 received", 1))])
         logged(storing, 'warning store.1 event=session.refused upstream=read.1 reason="acks parcel 4, of 3 received"')
         next_of(frames.Hello, router)

@@ -148,7 +148,9 @@ def test_a_consumer_is_sent_what_it_says_it_reads(make: MakePipeline, codecs: li
     pipeline = make(TWO)
     inbox = f"ipc://{folder(pipeline, 'store')}/inbox-own.sock"
     reading = pipeline.stage("read")
-    hello = frames.Hello(1, "p", "store", 1, "s1", token_bytes(16), "", "read", inbox, 1, 1000, "", [], codecs or [])
+    hello = frames.Hello(
+        frames.VERSION, "p", "store", 1, "s1", token_bytes(16), "", "read", inbox, 1, 1000, "", [], codecs or []
+    )
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, context.socket(zmq.PULL) as pull:
         for plug in (dealer, pull):
             plug.linger, plug.rcvtimeo = 0, 30_000
@@ -180,7 +182,8 @@ def test_a_consumer_is_sent_what_it_says_it_reads(make: MakePipeline, codecs: li
                 body = body[size:]
         assert payloads == [{"id": n, "a": ["b", 1.5]} for n in range(300)]
         state(2, sequence, 300)
-        assert isinstance(frames.read(pull.recv_multipart()[0]), frames.End)
+        end = frames.read(pull.recv_multipart()[0])
+        assert isinstance(end, frames.Parcel) and end.is_end
         state(3, sequence + 1, 300, stopped=True)
         assert reading.wait() == 0, reading.stderr
 
@@ -196,7 +199,7 @@ def test_a_producer_that_says_nothing_of_codecs_is_read(make: MakePipeline) -> N
         route, encoded = router.recv_multipart()
         hello = frames.read(encoded)
         assert isinstance(hello, frames.Hello) and hello.codecs == ["cbor", "msgpack"]
-        welcome = frames.Welcome(1, token_bytes(16), "r1", hello.number)
+        welcome = frames.Welcome(frames.VERSION, token_bytes(16), "r1", hello.number)
         router.send_multipart([route, without(welcome, "codec")])
         said = frames.read(router.recv_multipart()[1])
         while not isinstance(said, frames.Statement) or not said.limit_messages:

@@ -120,7 +120,7 @@ class Insider:
                 plug.send_multipart(
                     [cbor.write({"kind": "parcel", "session": session, "sequence": 1, "sections": rows}), body]
                 )
-                plug.send_multipart([cbor.write({"kind": "end", "session": session, "sequence": number}), b""])
+                plug.send_multipart([cbor.write({"kind": "parcel", "session": session, "sequence": number}), b""])
                 self.sent["parcel"] += 2
             for _ in range(TURN // 10):
                 plug.send_multipart([self.garbage(), b"x"])

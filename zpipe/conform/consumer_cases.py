@@ -1,4 +1,4 @@
-"""Level 1, the stage as a consumer: cases 1 to 20, and 44.
+"""Level 1, the stage as a consumer: cases 1 to 20, 44 to 46.
 
 Each function is a case: what it sends, and what has to come. Must not live here: how a neighbour speaks.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
+from zpipe.conform import other_writers
 from zpipe.conform.cases import case
 from zpipe.conform.scene import QUEUE_BYTES, QUEUE_MESSAGES, Scene
 from zpipe.conform.upstream import Item, Upstream
@@ -37,7 +39,7 @@ def hello_is_repeated(scene: Scene) -> None:
     scene.wait(lambda: len(up.hellos) >= 3, "a hello each second")
     first = up.hellos[0]
     scene.require(all(one == first for one in up.hellos), "the same hello again", [one.number for one in up.hellos])
-    scene.require(first.version == 1 and first.pipeline == up.pipeline, "version 1 and the pipeline's name", first)
+    scene.require(first.version == 2 and first.pipeline == up.pipeline, "version 2 and the pipeline's name", first)
     scene.require(first.upstream == "up" and first.stage == "work" and first.instance == 1, "the right names", first)
     up.habits.answering = True
     scene.wait_for_session(up)
@@ -280,6 +282,43 @@ def unknown_keys(scene: Scene) -> None:
     _delivered(scene, up, 1)
     scene.heartbeats(up)
     scene.require(up.session is session, "the session goes on", "it was given up")
+
+
+@case(45, "integers and lengths in longer forms than they need are read", section="4")
+def longer_forms(scene: Scene) -> None:
+    _as_written(scene, other_writers.write_at_length)
+
+
+@case(46, "what a frame may leave out is left out, by neighbours of a later minor version", section="4")
+def left_out(scene: Scene) -> None:
+    _as_written(scene, other_writers.write_sparingly)
+
+
+def _as_written(scene: Scene, write: Callable[[Any], bytes]) -> None:
+    """Payloads and the end pass, in one session, with neighbours that write so."""
+    up = scene.upstream()
+    up.habits.write = write
+    down = scene.downstream() if scene.kind == "map" else None
+    if down is not None:
+        down.habits.write = write
+    scene.start()
+    scene.wait_for_session(up)
+    if down is not None:
+        scene.wait_for_downstream(down)
+    payloads: list[Any] = [{"n": 1}, [0, -1, 23, 24, 2**32, 1.5, True, None], "text", b"bytes"]
+    up.feed(payloads)
+    _delivered(scene, up, len(payloads))
+    if down is not None:
+        came = [one.payload for one in down.received if one.new]
+        scene.require(all(map(_same, payloads, came)), str(payloads), came)
+    session = up.session
+    scene.heartbeats(up)
+    scene.require(session is up.sessions[0] is up.session, "one session", f"{len(up.sessions)} sessions")
+    up.flush()
+    up.end(session)
+    scene.wait(lambda: up.idle, "an ack of the end")
+    if down is not None:
+        scene.wait(lambda: down.session is not None and down.session.ends, "the end of the stage's own stream")
 
 
 @case(16, "silence for the peer timeout: it is given up, and a hello with a new number is said", section="9")

@@ -23,7 +23,7 @@ class DeadLetters:
             if not isinstance(frame, Bury):
                 raise NotKept("-", "bury is all that is sent to the address of dead letters", f"a {frame.kind}")
             self.letters.append(frame)
-            self._socket.answer(parts[0], cbor.write({"kind": "done", "number": frame.number, "state": "stored"}))
+            self._socket.answer(parts[0], cbor.write({"kind": "done", "number": frame.number, "state": "RUNNING"}))
 
     def close(self) -> None:
         self._socket.close()

@@ -6,13 +6,14 @@ What a consumer does belongs here, said in maps and not by the code of the core.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from zpipe.conform.upstream import Note, read_frame, shown, shown_frame
 from zpipe.conform.verdicts import NotKept
 from zpipe.core.wire import cbor, frames, section
-from zpipe.core.wire.frames import Announcement, Confirm, Done, End, Parcel, Refuse, Snapshot, Welcome
+from zpipe.core.wire.frames import Announcement, Confirm, Done, Parcel, Refuse, Snapshot, Welcome
 from zpipe.errors import PeerError
 from zpipe.transport.neighbour_sockets import DownstreamSockets
 
@@ -66,6 +67,7 @@ class DownstreamHabits:
     granting  it grants `queue` messages above what it has released; else its limits stay as they are
     acking    what has come is released and acked at once
     reading   what has come to the inbox is read
+    write     in which form of CBOR it says what it says
     """
 
     greeting: bool = True
@@ -73,6 +75,7 @@ class DownstreamHabits:
     granting: bool = True
     acking: bool = True
     reading: bool = True
+    write: Callable[[Any], bytes] = cbor.write
 
 
 class Downstream:
@@ -125,7 +128,7 @@ class Downstream:
         self.number = max(self.number, changed.get("number", self.number + 1))
         frame: dict[str, Any] = {
             "kind": "hello",
-            "version": 1,
+            "version": 2,
             "pipeline": self.pipeline,
             "stage": STAGE,
             "instance": self.instance,
@@ -148,7 +151,7 @@ class Downstream:
     def say(self, frame: dict[str, Any], quiet: bool = False) -> None:
         if not quiet:
             self._note(shown(frame))
-        self._sockets.say(cbor.write(frame))
+        self._sockets.say(self.habits.write(frame))
 
     def make_statement(self, session: DownstreamSession | None = None, **changed: Any) -> None:
         """States the session, with fields changed."""
@@ -282,14 +285,14 @@ class Downstream:
         except PeerError as error:
             raise NotKept("-", "well-formed headers of parcels", str(error)) from None
         session = next((one for one in self.sessions if one.name == header.session), None)  # type: ignore[union-attr]
-        if session is None or not isinstance(header, Parcel | End):
+        if session is None or not isinstance(header, Parcel):
             raise NotKept("-", "parcels and ends of an open session", shown_frame(header))
         if not session.open or header.sequence <= session.received:
             return
         if header.sequence != session.received + 1:
             raise NotKept("-", f"sequence {session.received + 1}", f"sequence {header.sequence}: a gap")
         session.received = header.sequence
-        if isinstance(header, End):
+        if header.is_end:
             self._note(f"<- end, sequence {header.sequence}")
             session.ends.append(header.sequence)
         else:

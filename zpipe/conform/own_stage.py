@@ -10,12 +10,13 @@ from typing import Any
 
 from zpipe.conform.verdicts import Kind
 
+INTERVAL_S = 0.2
 _CONFIG = """\
 [pipeline]
 name = "conform"
 
 [telemetry]
-interval = "200ms"
+interval = "{interval}s"
 
 [stages.up]
 plugin = "generate"
@@ -73,7 +74,7 @@ class Sink(zpipe.Sink[Options]):
 
 def write(root: Path, kind: Kind, messages: int, size: int) -> Path:
     """Writes the config of the stage's pipeline, and a plugin that does what is asked of it. Returns its path."""
-    text = _CONFIG.format(plugin=kind, messages=messages, size=size)
+    text = _CONFIG.format(plugin=kind, interval=INTERVAL_S, messages=messages, size=size)
     text += _DOWN if kind == "map" else f'options = {{ path = "{root / "stored.txt"}" }}\n'
     (root / f"{kind}.py").write_text(_MAP if kind == "map" else _SINK)
     path = root / "conform.toml"
@@ -86,8 +87,14 @@ def resolved(kind: Kind, store: Path, messages: int, size: int) -> dict[str, Any
     return {
         "pipeline": "conform",
         "stage": "work",
-        "inputs": [{"stage": "up", "outlet": "", "instances": 2}],
+        "inputs": [{"stage": "up", "outlet": "", "instances": 2, "elsewhere": []}],
         "outputs": [{"outlet": "", "to": "down"}] if kind == "map" else [],
         "queue": {"messages": messages, "bytes": size},
+        "unacked": {"messages": 10_000, "bytes": 64 << 20},
+        "interval_s": INTERVAL_S,
+        "peer_timeout_s": 5.0,
+        "host": "",
+        "hosts": {},
+        "listen": None,
         "options": {} if kind == "map" else {"path": str(store)},
     }

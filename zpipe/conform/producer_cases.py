@@ -1,4 +1,4 @@
-"""Level 1, the stage as a producer: cases 21 to 32. A sink has no consumers, so only maps are asked.
+"""Level 1, the stage as a producer: cases 21 to 32, and 47. A sink has no consumers, so only maps are asked.
 
 Each function is a case: what it sends, and what has to come. Must not live here: how a neighbour speaks.
 """
@@ -196,6 +196,30 @@ def redelivery(scene: Scene) -> None:
     scene.require(before == after, f"the same numbers and ids in order: {before}", after)
     scene.require({one.attempt for one in again.received} == {2}, "attempt 2", again.received[0])
     scene.wait(lambda: len(up.acked) == 10, "acks of all")
+
+
+@case(47, "what a consumer hands back goes out again, and is not taken for acked", section="8", kinds=MAP)
+def handed_back(scene: Scene) -> None:
+    up, down = scene.linked()
+    assert down is not None
+    down.habits.acking = False
+    up.feed([{"n": 1}])
+    scene.wait(lambda: down.ids, "the message")
+    session = down.session
+    assert session is not None
+    down.habits.stating = down.habits.greeting = False
+    last = session.received
+    row = [last, 0, 1]
+    down.make_statement(session, returned=[row], floor=last, released=1, received=last, leaving=True, reply=True)
+    statement, refuses = session.statements, len(down.refuses)
+    scene.wait(
+        lambda: len(down.refuses) > refuses or (session.confirms and session.confirms[-1].number == statement),
+        "a confirm of the statement that hands it back, or the end of the session",
+    )
+    scene.remove(down)
+    again = scene.downstream()
+    scene.wait(lambda: again.ids == ["up:1-1"], "the message again, for the next consumer")
+    scene.wait(lambda: up.acked == {1}, "its ack, once that one has acked it")
 
 
 @case(28, "no progress for the peer timeout: the session is given up", section="6.4", kinds=MAP)

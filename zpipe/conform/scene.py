@@ -86,6 +86,7 @@ class Scene:
             "ZPIPE_INSTANCE": str(instance),
             "ZPIPE_RUN": "",
             "ZPIPE_DEAD_LETTERS": self._letters.address,
+            "ZPIPE_KEY_FILE": "",
             "ZPIPE_CONFIG": json.dumps(own_stage.resolved(self.kind, self.store, QUEUE_MESSAGES, QUEUE_BYTES)),
         }
         program = Program(command, environment, self.root / f"stderr-{instance}.txt")

@@ -73,6 +73,7 @@ class UpstreamHabits:
     silent      nothing at all is said
     need_bytes  what its confirms say
     extra       keys that are added to every frame
+    write       in which form of CBOR it says what it says
     """
 
     answering: bool = True
@@ -80,6 +81,7 @@ class UpstreamHabits:
     silent: bool = False
     need_bytes: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    write: Callable[[Any], bytes] = cbor.write
 
 
 class Upstream:
@@ -135,7 +137,7 @@ class Upstream:
         session = UpstreamSession(os.urandom(16), hello, route)
         answer: dict[str, Any] = {
             "kind": "welcome",
-            "version": 1,
+            "version": 2,
             "session": session.name,
             "incarnation": self.incarnation,
             "number": hello.number,
@@ -153,7 +155,7 @@ class Upstream:
         session = session or self.session
         assert session is not None
         columns = [[one.id for one in items], [1.7e9] * len(items), [one.payload for one in items], None]
-        body = changed.pop("body", cbor.write(columns))
+        body = changed.pop("body", self.habits.write(columns))
         size = changed.pop("size", len(body))
         session.sequence += 1
         session.sent_messages += len(items)
@@ -170,7 +172,7 @@ class Upstream:
             **changed,
         }
         self._note(f"parcel {header['sequence']} of {len(items)} messages from number {row[2]}, attempt {row[3]}")
-        self.push([cbor.write(header), body], session)
+        self.push([self.habits.write(header), body], session)
 
     def push(self, parts: list[bytes], session: UpstreamSession | None = None) -> None:
         session = session or self.session
@@ -186,8 +188,8 @@ class Upstream:
         session.sequence += 1
         session.parcels[session.sequence] = []
         self._note(f"end, sequence {session.sequence}")
-        header = {"kind": "end", "session": session.name, "sequence": session.sequence}
-        self.push([cbor.write(header), b""], session)
+        header = {"kind": "parcel", "session": session.name, "sequence": session.sequence, "sections": []}
+        self.push([self.habits.write(header), b""], session)
 
     def flush(self) -> None:
         """Announces FLUSHED."""
@@ -235,7 +237,7 @@ class Upstream:
     def say(self, route: bytes, frame: dict[str, Any], quiet: bool = False) -> None:
         if not quiet:
             self._note(shown(frame))
-        self._sockets.answer(route, cbor.write(frame | self.habits.extra))
+        self._sockets.answer(route, self.habits.write(frame | self.habits.extra))
 
     def announce(self) -> None:
         frame = {
@@ -248,7 +250,7 @@ class Upstream:
             "hungry": False,
             "ended": self.ended,
         }
-        self._sockets.publish(b"announcement", cbor.write(frame | self.habits.extra))
+        self._sockets.publish(b"announcement", self.habits.write(frame | self.habits.extra))
 
     def poll(self, timeout_s: float) -> None:
         """Waits until something has come."""
@@ -284,7 +286,7 @@ class Upstream:
                 if len(items) >= room or one.attempt != attempt or not follows:
                     break
                 items.append(one)
-            size = len(cbor.write([[one.id for one in items], [], [one.payload for one in items], None]))
+            size = len(self.habits.write([[one.id for one in items], [], [one.payload for one in items], None]))
             if not items or newest.leaving or session.sent_bytes + size + 9 * len(items) + 9 > newest.limit_bytes:
                 return
             for _ in items:  # it is in `items`, so nothing is lost if the push fails

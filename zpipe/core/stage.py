@@ -250,7 +250,7 @@ class Stage:
         frame = frames.read(header)
         known = self.upstreams.parcel(frame, body, now)
         self._actions += self.tap.entered(self.inlet, frame, body, now)
-        self._settled = settled and type(frame) is frames.Parcel
+        self._settled = settled and type(frame) is frames.Parcel and bool(frame.sections)
         return known
 
     def upstream_connected(self, peer: tuple[str, int], now: float) -> None:

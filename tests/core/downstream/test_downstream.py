@@ -374,6 +374,18 @@ def test_instances_are_numbered_from_1_to_the_last_that_has_an_address() -> None
     assert "numbered from 1" in refused(make().hello(ROUTE, hello(0), 0.0, UNIX))
 
 
+@pytest.mark.parametrize("version", [1, frames.VERSION + 1])
+def test_another_version_is_refused_by_name_at_both_ends(version: int) -> None:
+    said = make().hello(ROUTE, hello(version=version), 0.0, UNIX)
+    reason = f"b.1 speaks version {version} of the protocol and a version {frames.VERSION}: update the older one"
+    assert [frame.reason for frame in replies(said, frames.Refuse)] == [reason]
+    assert log_events(said) == [("hello.refused", reason)]
+
+
+def test_a_later_minor_version_is_talked_with() -> None:
+    welcomed(make().hello(ROUTE, hello(minor=frames.MINOR + 7), 0.0, UNIX))
+
+
 def test_a_refusal_of_the_longest_texts_can_be_read() -> None:
     longest = "\N{SNOWMAN}" * frames.MAX_TEXT_CHARACTERS
     for more in (

@@ -84,7 +84,7 @@ def test_a_source_that_stands_still_hears_of_room_in_the_turn_that_makes_it() ->
     stage.opened()
     assert _limits(stage.turn(0.0)) == [400]
     inbox = "ipc:///run/zpipe/p.work.1/inbox.sock"
-    hello = frames.Hello(1, "p", "work", 1, "b1", SECRET, "", "read", inbox, 1, 100, "", [])
+    hello = frames.Hello(frames.VERSION, "p", "work", 1, "b1", SECRET, "", "read", inbox, 1, 100, "", [])
     stage.feedback_received(b"route", frames.write(hello), 0.0, "uid 0, pid 1")
     [session] = [action.session for action in stage.turn(0.0) if isinstance(action, OpenSession)]
     stage.session_ready(session)

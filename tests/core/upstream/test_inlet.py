@@ -557,7 +557,7 @@ def in_session() -> tuple[Upstreams, Inlet]:
     upstreams = Upstreams(Identity("p", "c", 1, "c1", "inbox"), SECRET, [("up", "")], inlet, StagePolicy())
     upstreams.connected(("up", 1), 0.0)
     upstreams.hellos(0.0)
-    upstreams.heard(("up", 1), frames.Welcome(1, named("s"), "u1", 1), 0.0)
+    upstreams.heard(("up", 1), frames.Welcome(frames.VERSION, named("s"), "u1", 1), 0.0)
     assert inlet.owner(named("s")) is not None
     return upstreams, inlet
 
@@ -593,7 +593,9 @@ def test_a_producer_cannot_claim_to_have_sent_more_than_it_may() -> None:
     )
 
 
-@pytest.mark.parametrize("frame", [frames.End(named("s"), 1), frames.Request(1, "drain"), frames.Done(1, "RUNNING")])
+@pytest.mark.parametrize(
+    "frame", [frames.Parcel(named("s"), 1, []), frames.Request(1, "drain"), frames.Done(1, "RUNNING")]
+)
 def test_a_frame_that_has_no_business_there_is_a_peer_error(frame: Any) -> None:
     upstreams, _ = in_session()
     with pytest.raises(PeerError):

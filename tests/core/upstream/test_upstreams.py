@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from session_names import SECRET, named
 
@@ -42,7 +44,22 @@ def test_a_hello_names_the_codecs_that_are_read(codec: Codec, read: list[str]) -
 
 
 def welcome(number: int, session: str = "s") -> frames.Welcome:
-    return frames.Welcome(1, named(session), "a1", number)
+    return frames.Welcome(frames.VERSION, named(session), "a1", number)
+
+
+def test_a_welcome_of_another_version_opens_nothing_and_names_both() -> None:
+    upstreams, inlet = make()
+    number = hello(upstreams.hellos(0.0)).number
+    other = frames.Welcome(frames.VERSION + 1, named("s"), "a1", number)
+    [event] = upstreams.heard(PEER, other, 0.1)
+    assert isinstance(event, LogEvent) and event.event == "upstream.refuses"
+    assert event.fields["reason"] == (
+        f"a.1 speaks version {frames.VERSION + 1} of the protocol and this instance version {frames.VERSION}: "
+        "update the older one"
+    )
+    assert inlet.owner(named("s")) is None
+    upstreams.heard(PEER, replace(welcome(number), minor=frames.MINOR + 1), 0.2)
+    assert inlet.owner(named("s")) is not None, "a later minor version is talked with"
 
 
 def test_a_welcome_that_comes_again_after_the_line_is_down_opens_nothing() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
+from zpipe.conform.own_stage import resolved
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
 from zpipe.core.buffer.orders import FoundBuffer
 from zpipe.core.downstream.buffered_link import BufferedLink
@@ -197,10 +198,36 @@ def test_the_document_has_every_kind_and_field(kind: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_document_and_the_schema_say_what_may_be_missing(kind: str) -> None:
+    [heading] = re.findall(rf"^### 5\.\d+ [^\n]*`{kind}`.*?(?=^##)", DOCUMENT, re.MULTILINE | re.DOTALL)
+    which = f" of `{kind}`" if kind in ("request", "done") else ""  # two tables under one heading
+    heading = heading.partition(f"| field{which} | type | missing |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| [^|\n]* \| ([^|\n]*) \|", heading, re.MULTILINE)
+    words = {
+        "": None,
+        "empty": ("", b""),
+        "none": ([],),
+        "`cbor`": ("cbor", ["cbor"]),
+        "false": (False,),
+        "0": (0,),
+        "1": (1,),
+    }
+    said = {name: words[word.strip()] for name, word in rows if word.strip()}
+    missing = frames.MISSING.get(kind, {})
+    assert said.keys() == missing.keys()
+    assert all(value in (said[name] or ()) for name, value in missing.items())
+    text = re.sub(r";.*", "", CDDL.read_text(encoding="utf-8"))
+    rule = re.search(rf"^{kind} = {{\n(.*?)^}}", text, re.MULTILINE | re.DOTALL)
+    assert rule and set(re.findall(r"^  \? (\w+):", rule[1], re.MULTILINE)) == set(missing)
+    names = {one.name for one in fields(KINDS[kind])}
+    assert missing.keys() <= names
+
+
 def test_the_document_has_the_constants_and_states_of_the_code() -> None:
     link = LinkPolicy()
     for name, value in {
-        "version": f"{frames.VERSION}",
+        "version": f"{frames.VERSION}.{frames.MINOR}",
         "heartbeat": f"{link.heartbeat_s:g} s",
         "peer timeout": f"{link.peer_timeout_s:g} s",
         "ack delay": f"{link.ack_delay_s * 1000:g} ms",
@@ -218,7 +245,7 @@ def test_the_document_has_the_constants_and_states_of_the_code() -> None:
     }.items():
         assert f"\n| {name} | {value} |" in DOCUMENT
     states = [state.value for state in State]
-    assert f"| `state` | text | {', '.join(states[:-1])} or {states[-1]} |" in DOCUMENT
+    assert f"| `state` | text |  | {', '.join(states[:-1])} or {states[-1]} |" in DOCUMENT
     assert "state = " + " / ".join(f'"{state}"' for state in states) in CDDL.read_text(encoding="utf-8")
     for topic in frames.TOPICS:
         assert f"`{topic.decode()}`" in DOCUMENT
@@ -283,7 +310,7 @@ def test_the_example_session_is_what_the_core_does() -> None:
     state(0.01)
     [end] = below.say_end(0.0)
     assert isinstance(end, SendParcel)
-    expect("end", end.header)
+    expect("parcel", end.header)
     consumer.parcel(frames.read(end.header), end.body, 0.02)
     state(0.03)
     assert below.ends_acked
@@ -293,7 +320,7 @@ def test_the_example_session_is_what_the_core_does() -> None:
 
 
 def _keys_of_5_9(table: int) -> set[str]:
-    tables = DOCUMENT.partition("### 5.9")[2].partition("### 5.10")[0].split("|---|---|---|\n")[2:]
+    tables = DOCUMENT.partition("### 5.9")[2].partition("### 5.10")[0].split("\n|---|---|---|\n")[1:]
     rows = tables[table].partition("\n\n")[0].splitlines()
     return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
 
@@ -339,3 +366,39 @@ def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
     body = stage.snapshot(1.0)
     assert not faults(cbor.write(body), "snapshot-body")
     assert not faults(frames.write(frames.Snapshot(body)), "frame")
+
+
+def _section(title: str) -> str:
+    return DOCUMENT.partition(f"\n## {title}")[2].partition("\n## ")[0]
+
+
+def _first_column(table: str) -> list[str]:
+    """Names in the first column of the table whose header begins so."""
+    rows = DOCUMENT.partition(f"\n| {table} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+
+
+def test_the_document_has_what_a_program_is_told() -> None:
+    text = (CORE.parent / "daemon" / "keeper.py").read_text(encoding="utf-8")
+    assert sorted(_first_column("variable")) == sorted(set(re.findall(r'"(ZPIPE_\w+)":', text)))
+    assert sorted(_first_column("key of `ZPIPE_CONFIG`")) == sorted(resolved("map", Path("x"), 1, 1))
+
+
+def test_a_stage_of_level_1_says_every_field_that_may_not_be_missing() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (`.*`) \|$", _section("17. Levels"), re.MULTILINE)
+    said = {kind: re.findall(r"`(\w+)`", names) for kind, names in rows}
+    assert said.keys() == KINDS.keys() - {"request", "done", "snapshot", "tap"}
+    for kind, names in said.items():
+        every = [one.name for one in fields(KINDS[kind])]
+        assert set(names) <= set(every)
+        assert set(every) - set(names) <= frames.MISSING.get(kind, {}).keys()
+    assert len(said["statement"]) == 8, "the session, six numbers, and whether STOPPED was seen"
+
+
+def test_the_document_has_every_request() -> None:
+    [row] = re.findall(r"^\| `what` \|.*$", DOCUMENT, re.MULTILINE)
+    text = (CORE / "stage.py").read_text(encoding="utf-8")
+    known = {name.partition(":")[0] for name in re.findall(r"`([\w:.-]+)` (?:\(|,)|`(?:pause|resume)`", row)} - {""}
+    arms = re.findall(r"^ +case ((?:\"[\w-]+\"(?: \| )?)+)", text, re.MULTILINE)
+    said = {name for arm in arms for name in re.findall(r"[\w-]+", arm)}
+    assert known | {"pause", "resume"} == said | {"tap", "ended"}

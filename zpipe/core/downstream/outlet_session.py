@@ -33,8 +33,6 @@ class Flight:
         self.count = offset
 
     def header(self, session: bytes) -> bytes:
-        if self.end:
-            return frames.write(frames.End(session, self.sequence))
         return frames.write(frames.Parcel(session, self.sequence, [s.row() for _, s in self.sections]))
 
 

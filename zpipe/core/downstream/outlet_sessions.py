@@ -101,7 +101,8 @@ class OutletSessions:
 
     def _problem(self, hello: frames.Hello, outlet: Outlet | None, sender: str, shown: ShownKey) -> str:
         if hello.version != frames.VERSION:
-            return f"protocol version {hello.version}: this producer speaks {frames.VERSION}"
+            spoken = f"{hello.stage}.{hello.instance} speaks version {hello.version} of the protocol"[:160]
+            return f"{spoken} and {self._stage} version {frames.VERSION}: update the older one"
         if hello.pipeline != self._pipeline:
             return f"pipeline {hello.pipeline!r}: this is {self._pipeline!r}"
         if hello.upstream != self._stage:

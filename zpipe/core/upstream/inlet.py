@@ -59,7 +59,7 @@ class Inlet:
 
     # ---- parcels
 
-    def accept(self, session_id: bytes, parcel: frames.Parcel | frames.End, body: Encoded, now: float) -> bool:
+    def accept(self, session_id: bytes, parcel: frames.Parcel, body: Encoded, now: float) -> bool:
         """Takes a parcel into the queue. False: its session must be reset (a gap). Raises PeerError if it is malformed.
 
         A parcel of no open session is a leftover of one that was reset, or a repeat: it is passed over.
@@ -69,7 +69,9 @@ class Inlet:
             return True
         if parcel.sequence != session.sequence + 1:
             return False
-        if isinstance(parcel, frames.End):
+        if not parcel.sections:
+            if body:
+                raise PeerError("bytes behind the end of the stream")
             session.sequence = parcel.sequence
             session.ended = True
             session.finished.add(parcel.sequence, parcel.sequence + 1)

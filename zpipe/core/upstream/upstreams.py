@@ -191,6 +191,8 @@ class Upstreams:
                         self._ask_anew(upstream, now)
                     elif session is not None and (upstream.stopped or (upstream.awaits_acks and session.changed)):
                         self._inlet.due(session, now)
+                case frames.Welcome() if frame.version != frames.VERSION:
+                    actions.append(_log_event("upstream.refuses", upstream, _of_version(upstream, frame)))
                 case frames.Welcome():
                     if upstream.hello_at is not None and frame.number == upstream.hello_number:
                         if self._inlet.owner(frame.session) is not None:
@@ -230,10 +232,10 @@ class Upstreams:
     def parcel(self, frame: frames.Frame, body: Encoded, now: float) -> bool:
         """False: it is of no open session, and passed over. Raises PeerError if it is malformed; then, and after a gap, the
         session is begun anew."""
-        if not isinstance(frame, (frames.Parcel, frames.End)):
+        if not isinstance(frame, frames.Parcel):
             raise PeerError(f"a {frame.kind} in the inbox", frame.kind)
         upstream = self._inlet.owner(frame.session)
-        self._changed = self._changed or isinstance(frame, frames.End) or self._state.ended
+        self._changed = self._changed or not frame.sections or self._state.ended
         try:
             sound = self._inlet.accept(frame.session, frame, body, now)
         except PeerError as error:
@@ -355,6 +357,11 @@ class Upstreams:
             known = [u for u in self._upstreams.values() if u.known and (u.stage, u.outlet) == (stage, outlet)]
             names += [u.name for u in known if not u.stopped] if known else [stage]
         return names + [name for link in self._inlet.links for name in link.waiting_for()]
+
+
+def _of_version(upstream: Upstream, welcome: frames.Welcome) -> str:
+    spoken = f"{upstream.name} speaks version {welcome.version} of the protocol"
+    return f"{spoken} and this instance version {frames.VERSION}: update the older one"
 
 
 def _log_event(event: str, upstream: Upstream, reason: str) -> LogEvent:

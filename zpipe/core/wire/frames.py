@@ -7,7 +7,7 @@ never judges whether a frame makes sense now, only whether it is one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, get_args
@@ -17,7 +17,8 @@ from zpipe.core.policy import MIB
 from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
-VERSION = 1
+VERSION, MINOR = 2, 0
+"""Of the protocol: ends of one VERSION talk, whatever their MINOR, since what is younger has a meaning where it is missing."""
 MAX_FRAME_BYTES = 1 * MIB
 """Of every frame but a parcel's body; a statement of 4,096 ranges has 0.05 MiB."""
 MAX_FRAME_VALUES = 65_536
@@ -52,6 +53,7 @@ class Hello:
 
     secret    random bytes of this incarnation: who asks for a session in place of one that is open must have the same
     codecs    of sections that it reads
+    minor     of the protocol's version
     suspects  [start, stop, alone]: numbers of messages that were in a call of the plugin when this instance's life before
               ended by accident; alone is 1 if nothing else was.  suspects_of: the producer's incarnation that numbered them
     """
@@ -71,6 +73,7 @@ class Hello:
     suspects_of: str
     suspects: list[list[int]]
     codecs: list[str] = field(default_factory=lambda: ["cbor"])
+    minor: int = MINOR
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class Welcome:
     number: int
     codec: str = "cbor"
     numbers: str = ""
+    minor: int = MINOR
 
 
 @dataclass(slots=True)
@@ -209,24 +213,22 @@ class Bury:
 
 @dataclass(slots=True)
 class Parcel:
-    """Header of a parcel: `sections` are rows as of SectionRow, their bodies the second frame."""
+    """Header of a parcel: `sections` are rows as of SectionRow, their bodies the second frame.
+
+    One without sections is the end of the stream: no parcel will follow but redeliveries. It is acknowledged like the others.
+    """
 
     kind: ClassVar = "parcel"
     session: bytes
     sequence: int
     sections: list[list[int]]
 
+    @property
+    def is_end(self) -> bool:
+        return not self.sections
+
     def rows(self) -> list[SectionRow]:
         return [SectionRow(*row) for row in self.sections]
-
-
-@dataclass(slots=True)
-class End:
-    """In the data path, alone: no parcel will follow but redeliveries. Acknowledged like a parcel."""
-
-    kind: ClassVar = "end"
-    session: bytes
-    sequence: int
 
 
 @dataclass(slots=True)
@@ -262,21 +264,26 @@ class Tap:
     body: bytes
 
 
-Frame = (
-    Hello
-    | Welcome
-    | Refuse
-    | Statement
-    | Confirm
-    | Announcement
-    | Request
-    | Done
-    | Bury
-    | Parcel
-    | End
-    | Snapshot
-    | Tap
-)
+Frame = Hello | Welcome | Refuse | Statement | Confirm | Announcement | Request | Done | Bury | Parcel | Snapshot | Tap
+MISSING: dict[str, dict[str, Any]] = {
+    "hello": {"minor": 0, "outlet": "", "suspects_of": "", "suspects": [], "codecs": ["cbor"]},
+    "welcome": {"minor": 0, "codec": "cbor", "numbers": ""},
+    "refuse": {"session": b"", "number": 0},
+    "statement": {
+        "ranges": [],
+        "returned": [],
+        "finished": [],
+        "rate": 0,
+        "reply": False,
+        "leaving": False,
+        "seen_stopped": False,
+    },
+    "confirm": {"need_bytes": 0},
+    "announcement": {"hungry": False, "ended": False},
+    "parcel": {"sections": []},
+    "bury": {"origin": 0, "attempts": 1, "source": ""},
+}
+"""What it means that a field is missing. Nobody changes these values; the Python stage writes every field."""
 _STATES = frozenset(state.value for state in State)
 _KINDS: dict[str, type[Any]] = {c.kind: c for c in get_args(Frame)}
 
@@ -312,7 +319,7 @@ _OF_NAME = {
     "returned": _ROWS.format(3),
     "finished": _ROWS.format(3),
     "suspects": _ROWS.format(3),
-    "sections": "type({0}) is list and 0 < len({0}) <= MAX_ROWS and all(map(_is_section, {0}))",
+    "sections": "type({0}) is list and len({0}) <= MAX_ROWS and all(map(_is_section, {0}))",
 }
 _OF_FIELD = {("refuse", "session"): f"{{0}} == b'' or {_SECRET}"}
 """What a field must be, as an expression: by its type, or by its name where that says more, or by kind and name. Those of one
@@ -390,14 +397,9 @@ def read(encoded: bytes, most_bytes: int = MAX_FRAME_BYTES) -> Frame:
 
 
 def _with_defaults(frame: type[Any], value: dict[Any, Any]) -> list[Any]:
-    """The values of all fields. Those with a default are younger than the protocol, and programs that were written before them do
-    not send them. None, which none may be, where another is missing."""
-    values = []
-    for one in fields(frame):
-        default = None if one.default is MISSING else one.default
-        default = default if one.default_factory is MISSING else one.default_factory()
-        values.append(value.get(one.name, default))
-    return values
+    """The values of all fields, with what it means that one is missing. None, which none may be, where another is missing."""
+    missing = MISSING.get(frame.kind, {})
+    return [value.get(one.name, missing.get(one.name)) for one in fields(frame)]
 
 
 def _fault(frame: type[Any], values: Iterable[Any]) -> PeerError:
