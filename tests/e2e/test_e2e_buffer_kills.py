@@ -51,6 +51,7 @@ options = {{ count = {count}, fields = {{ user = "ada.lovelace", item = "widget-
 [stages.store]
 input = "read"
 plugin = "ndjson"
+batch = {{ messages = 4000, timeout = "100ms" }}
 options = {{ path = "out.ndjson" }}
 """
 
