@@ -183,6 +183,10 @@ def advise(config: PipelineConfig, report: MistakeReport) -> None:
         if stage.command and config.has_keys:
             problem = "is in another language, and has to show and ask for keys itself where it meets other hosts"
             report.add((*path, "command"), f"{problem} (PROTOCOL.md, section 3)")
+        readers = [config.stages[name] for _, name in config.consumers(stage.name)]
+        if stage.buffer is not None and all(reader.link is not None for reader in readers):
+            why = "what reads from it does so over a cluster, which stores it" if readers else "no stage reads from it"
+            report.add((*path, "buffer"), f"stores nothing: {why}")
         if not stage.inputs and all(outlet == DEAD for outlet, _ in config.consumers(stage.name)):
             report.add(path, "is a head that no stage reads: its messages go nowhere")
         for index, entry in enumerate(stage.inputs):

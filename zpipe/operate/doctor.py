@@ -24,6 +24,7 @@ from zpipe.errors import OperatorError
 from zpipe.jetstream import examination
 from zpipe.jetstream.access import Access
 from zpipe.jetstream.names import LinkNames, version
+from zpipe.operate import buffer_disks
 from zpipe.operate.watch import Watch
 from zpipe.runtime import this_host
 from zpipe.runtime.places import Places
@@ -76,6 +77,13 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
     yield from _services(config, places.host)
     yield from _limits(config, places.host)
     yield from _folders(places, env)
+    for one in buffer_disks.examine(config, places):
+        cure = "lower `buffer.bytes`, or give the state folder a larger disk ($ZPIPE_STATE_DIR)"
+        name = f"disk buffers of {one.stage}.{one.instance}"
+        if one.problem:
+            yield Finding("disks", "warning" if one.free_bytes else "wrong", f"{name}: {one.problem}", cure)
+        else:
+            yield Finding("disks", "ok", f"{name}: {one.needed_bytes >> 20:,} of {one.free_bytes >> 20:,} MiB")
 
 
 def _names(config: PipelineConfig, host: str) -> Iterator[Finding]:

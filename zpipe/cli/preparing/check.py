@@ -18,6 +18,8 @@ from zpipe.config.loading import report_for
 from zpipe.config.memory_estimate import MemoryRow, estimate_memory
 from zpipe.config.topology import advise
 from zpipe.errors import ConfigError, ExitCode, Mistake
+from zpipe.operate import buffer_disks
+from zpipe.runtime.places import Places
 from zpipe.units import sandbox, unit_names
 
 
@@ -90,6 +92,11 @@ def _check(path: Path) -> _Result:
     report = report_for(config, str(path), os.environ)
     advise(config, report)
     jetstream_table.advise(config.stages.values(), report)
+    for one in buffer_disks.examine(config, Places(config, os.environ)):
+        if one.problem:
+            report.add(
+                ("stages", one.stage, "buffer"), f"does not fit here: {one.stage}.{one.instance} may need {one.problem}"
+            )
     if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))

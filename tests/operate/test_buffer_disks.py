@@ -1,0 +1,78 @@
+"""Disk buffers that a disk of this machine has no room for are named before they fill it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from zpipe.config import PipelineConfig, load
+from zpipe.config.loading import report_for
+from zpipe.config.topology import advise
+from zpipe.operate import buffer_disks
+from zpipe.runtime.places import Places
+
+CONFIG = """
+[pipeline]
+name = "p"
+
+[stages.read]
+plugin = "generate"
+buffer = {{ bytes = "{size}" }}
+
+[stages.one]
+plugin = "discard"
+input = "read"
+
+[stages.two]
+plugin = "discard"
+input = "read"
+{more}
+"""
+
+
+def made(folder: Path, size: str, more: str = "") -> tuple[PipelineConfig, Places]:
+    path = folder / "p.toml"
+    path.write_text(CONFIG.format(size=size, more=more))
+    env = {"ZPIPE_STATE_DIR": str(folder / "state"), "ZPIPE_RUNTIME_DIR": str(folder / "run")}
+    config = load(path, env=env)
+    return config, Places(config, env)
+
+
+def test_each_reader_has_a_buffer_of_its_own(tmp_path: Path) -> None:
+    [one] = buffer_disks.examine(*made(tmp_path, "1MiB"))
+    assert (one.stage, one.instance, one.needed_bytes, one.problem) == ("read", 1, 2 << 20, "")
+
+
+def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:
+    half = shutil.disk_usage(tmp_path).free // (1 << 20) * 2 // 3
+    [one] = buffer_disks.examine(*made(tmp_path, f"{half}MiB"))
+    assert one.free_bytes < one.needed_bytes and f"for {tmp_path}/state/p.read.1/buffers" in one.problem
+
+
+def test_what_is_stored_already_is_part_of_the_bound(tmp_path: Path) -> None:
+    config, places = made(tmp_path, "1MiB")
+    [before] = buffer_disks.examine(config, places)
+    folder = tmp_path / "state/p.read.1/buffers/_.one"
+    folder.mkdir(parents=True)
+    with (folder / "00000000000000000001.seg").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: it takes no room
+    [after] = buffer_disks.examine(config, places)
+    assert after.free_bytes > before.free_bytes + (1 << 39)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    config, places = made(tmp_path, "1MiB")
+    (tmp_path / "state").mkdir(mode=0o500)
+    [one] = buffer_disks.examine(config, places)
+    assert "cannot be written" in one.problem
+
+
+def test_a_buffer_that_nobody_reads_from_is_advised_against(tmp_path: Path) -> None:
+    config, _ = made(tmp_path, "1MiB", 'buffer = { bytes = "1MiB" }')
+    report = report_for(config, "p.toml", {})
+    advise(config, report)
+    assert ["stores nothing: no stage reads from it" in str(one) for one in report.mistakes] == [True]
