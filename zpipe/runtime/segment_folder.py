@@ -36,8 +36,9 @@ PAGE_BYTES = 4096
 UNKNOWN_BYTES = 1 << 40
 """In place of the end of a file that cannot be opened now, and may be later."""
 _NAME = re.compile(r"(\d{20})\.seg")
-_LOST = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ELOOP)
-"""Errors of opening a segment after which trying again cannot help."""
+_LOST = (errno.ENOENT, errno.EISDIR, errno.ELOOP)
+"""Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, it is tried again:
+what is taken for lost is removed."""
 
 
 class Disk:

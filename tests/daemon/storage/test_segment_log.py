@@ -491,3 +491,15 @@ def test_the_thread_writes_and_reads_real_files(tmp_path: Path) -> None:
     again.close()
     assert [path.name for path in folder.glob("*.seg")] == [f"{found.segments[1].first:020d}.seg"]
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+def test_a_disk_that_fails_to_open_a_segment_for_a_while_loses_nothing() -> None:
+    lives = Lives(ROOMY)
+    lives.offer(5)
+    lives.turn()
+    lives.kill()
+    lives.fail("open", errno.EIO)
+    lives.turn()
+    assert "Input/output error" in lives.buffer.trouble and lives.buffer.unread_messages == 5
+    lives.disk.failing.clear()
+    lives.settle_down(CHANCE)
