@@ -13,6 +13,7 @@ import argparse
 import gc
 import time
 import tracemalloc
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -48,24 +49,25 @@ instances = {consumers}
 
 
 class _Stopwatch:
-    """What the cores take, of all that the harness does: it checks every identity after every event."""
+    """What the cores take of the processor, by stage, of what the harness does, which checks every identity all the time."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def of(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **named: Any) -> Any:
-            began = time.perf_counter()
+        def timed(stage: Stage, *arguments: Any, **named: Any) -> Any:
+            began = time.thread_time()
             try:
-                return call(*arguments, **named)
+                return call(stage, *arguments, **named)
             finally:
-                self.seconds += time.perf_counter() - began
+                self.seconds[stage.me.stage] += time.thread_time() - began
 
         return timed
 
 
-def simulated(consumers: int) -> tuple[float, float]:
-    """Microseconds of both cores, and KiB of both, for a session; the first of them for a second of it."""
+def simulated(consumers: int) -> tuple[float, float, float]:
+    """For a session and a second: microseconds of the producer's core, and of the consumer's with all that it does by itself; and
+    KiB of both."""
     policy = StagePolicy(queue=Bound(4096, 64 * MIB), consumers={"b": ConsumerPolicy(most=consumers)})
     gc.collect()
     tracemalloc.start()
@@ -89,7 +91,8 @@ def simulated(consumers: int) -> tuple[float, float]:
     finally:
         for name, call in kept.items():
             setattr(Stage, name, call)
-    return watch.seconds / SIMULATED_S / consumers * 1e6, memory / consumers / 1024
+    producer_us, consumer_us = (watch.seconds[name] / SIMULATED_S / consumers * 1e6 for name in ("a", "b"))
+    return producer_us, consumer_us, memory / consumers / 1024
 
 
 def real(consumers: int) -> tuple[float, float, float]:
@@ -147,11 +150,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--real", type=int, metavar="N", help="with N real consumers, too")
     arguments = parser.parse_args()
-    print("| consumers of one producer | both cores, a session and second | memory of both cores, a session |")
-    print("|---|---|---|")
+    print(
+        "| consumers of one producer | its core, a session and second | a consumer's core, a second | memory of both |"
+    )
+    print("|---|---|---|---|")
     for consumers in CONSUMERS:
-        session_us, kib = simulated(consumers)
-        print(f"| {consumers:,} | {session_us:.0f} µs | {kib:.1f} KiB |", flush=True)
+        producer_us, consumer_us, kib = simulated(consumers)
+        print(f"| {consumers:,} | {producer_us:.0f} µs | {consumer_us:.0f} µs | {kib:.1f} KiB |", flush=True)
     size = frame_bytes()
     print(f"\nframes of a session at rest: {size} bytes a second")
     if not arguments.real:

@@ -359,7 +359,7 @@ class Sockets:
         ZMQ_FD). So a socket is read after either, until it has no more. To ask libzmq which of them have something takes ten
         times as long as to ask the kernel about their descriptors.
         """
-        wait_s = min(max(timeout_s, 0.0), 60.0)
+        wait_s = min(timeout_s, 60.0) if timeout_s > 0.0 else 0.0
         until = time.monotonic() + wait_s
         if self._connect_at:
             self._connect_due(time.monotonic())

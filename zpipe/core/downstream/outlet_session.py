@@ -176,11 +176,10 @@ class OutletSession:
 
     def pop_acked(self, statement: frames.Statement) -> Iterator[Flight]:
         """Takes out every flight the statement acks."""
-        acked = RangeSet()
-        acked.add(0, statement.floor + 1)
+        floor, above = statement.floor, RangeSet()
         for start, stop in statement.ranges:
-            acked.add(start, stop)
-        for sequence in [sequence for sequence in self.flights if sequence in acked]:
+            above.add(start, stop)
+        for sequence in [sequence for sequence in self.flights if sequence <= floor or (above and sequence in above)]:
             yield self.flights.pop(sequence)
 
     def need_unsaid(self) -> bool:

@@ -194,4 +194,4 @@ class OutletSessions:
 
     def need_confirms(self) -> list[Action]:
         """Confirms to consumers whose byte limit is too low for the next message."""
-        return [self._confirm(o, s) for o in self.outlets for s in o.needing.values() if s.need_unsaid()]
+        return [self._confirm(o, s) for o in self.outlets if o.needing for s in o.needing.values() if s.need_unsaid()]

@@ -35,6 +35,8 @@ class CreditSharing:
         self._bytes = 0
         self._fair = 0
         self._even = (0, 0, 0)
+        self._shared_by = (0, 0, 0, 0)
+        self._shares = (0, 0)
 
     def share(self, sessions: Collection[Credited], window: int) -> bool:
         """Raises and lowers the limits of all sessions. True: one was lowered."""
@@ -105,12 +107,15 @@ class CreditSharing:
         self._bytes += _count(session.bytes, session.bytes.counted)
 
     def _fair_shares(self, sessions: int, window: int) -> tuple[int, int]:
-        """Messages and bytes for each of so many."""
-        bound = self._bound
-        return (
-            credit.fair_share(sessions, bound.messages, window, self.taken_messages),
-            credit.fair_share(sessions, bound.bytes, bound.bytes, self.taken_bytes),
-        )
+        """Messages and bytes for each of so many. Asked for with each statement, and seldom another than before."""
+        shared_by = sessions, window, self.taken_messages, self.taken_bytes
+        if shared_by != self._shared_by:
+            bound, self._shared_by = self._bound, shared_by
+            self._shares = (
+                credit.fair_share(sessions, bound.messages, window, self.taken_messages),
+                credit.fair_share(sessions, bound.bytes, bound.bytes, self.taken_bytes),
+            )
+        return self._shares
 
     def _choose_favourite(self, sessions: Collection[Credited]) -> Credited | None:
         """Whose needs are met next, in both units: two producers that each have what the other lacks would wait for ever."""

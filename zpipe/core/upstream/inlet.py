@@ -75,9 +75,9 @@ class Inlet:
             session.finished.add(parcel.sequence, parcel.sequence + 1)
             self.due(session, now)
             return True
-        sections = sections_of(parcel, body)
+        sections, size = sections_of(parcel, body), len(body)
         delivery = ParcelDelivery(session, parcel.sequence, sections, self._delivered, now)
-        if not session.admits(delivery.count, len(body)):
+        if not session.admits(delivery.count, size):
             raise PeerError(f"{upstream.name} sent more than its credit")
         session.sequence = parcel.sequence
         session.ended = False
@@ -86,7 +86,7 @@ class Inlet:
             session.parts_at = now + PARTS_S
             self._order(session)
         session.messages.receive(delivery.count)
-        session.bytes.receive(len(body))
+        session.bytes.receive(size)
         offset = 0
         for section in sections:
             self._enqueue(upstream, delivery, section, offset, now)
@@ -174,7 +174,7 @@ class Inlet:
             if taken and (piece.section.suspicion or taken[-1].section.suspicion):
                 break
             count = 1 if piece.section.suspicion else min(piece.count, messages)
-            if size + piece.part(0, count).size > bytes_:
+            if size + (piece.size if count == piece.count else piece.part(0, count).size) > bytes_:
                 if taken:  # to cut it would make two sections of output of one, and copies of both
                     break
                 count = max(1, min(count, piece.count * (bytes_ - 1) // piece.size))
@@ -378,19 +378,24 @@ class Inlet:
         session.changed = True
 
     def note_changes(self, now: float) -> None:
-        """Has told soon what has changed since the last statement. Once a turn, since each message changes a session twice."""
+        """Has told soon what has changed since the last statement: together with the next of any other session, since it is the
+        turn that costs. Called once a turn, since each message changes a session twice."""
+        if not self._changed:
+            return
         for session in self._changed:
             if session.open:
                 upstream, _ = self._sessions[session.id]
-                self.due(session, now if upstream.awaits_acks else now + self._policy.ack_delay_s)
+                if upstream.awaits_acks:
+                    self.due(session, now)
+                elif session.due_at == NEVER:
+                    self.due(session, min(now + self._policy.ack_delay_s, self._statements_due.lowest))
                 self.pressing = self.pressing or session.pressing
         self._changed.clear()
 
     def _look(self, now: float) -> None:
         """Credit is shared when a statement goes out anyway, or somebody may need it before: with one message a turn that is
         every twentieth turn."""
-        if self._changed:
-            self.note_changes(now)
+        self.note_changes(now)
         due = self.pressing or self._share_all or self._needing or self._statements_due.lowest <= now
         if due or self._credit_sharing.uneven(self._sharers, self.window):
             self._share(now)

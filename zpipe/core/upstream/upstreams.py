@@ -311,7 +311,8 @@ class Upstreams:
     @property
     def awaits_acks(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
-        return bool(self._awaiting) or any(link.awaits_acks for link in self._inlet.links)
+        links = self._inlet.links
+        return bool(self._awaiting) or (bool(links) and any(link.awaits_acks for link in links))
 
     def link_heard(self) -> None:
         """A link that is no session's may have come to its end."""

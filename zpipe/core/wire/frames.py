@@ -312,7 +312,7 @@ _OF_NAME = {
     "returned": _ROWS.format(3),
     "finished": _ROWS.format(3),
     "suspects": _ROWS.format(3),
-    "sections": f"{_ROWS.format(len(SectionRow._fields))} and {{0}} and all(map(_is_section, {{0}}))",
+    "sections": "type({0}) is list and 0 < len({0}) <= MAX_ROWS and all(map(_is_section, {0}))",
 }
 _OF_FIELD = {("refuse", "session"): f"{{0}} == b'' or {_SECRET}"}
 """What a field must be, as an expression: by its type, or by its name where that says more, or by kind and name. Those of one
@@ -334,6 +334,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_section(row: list[int]) -> bool:
+    if not _is_row(row, len(SectionRow._fields)):
+        return False
     messages, size, _, attempt, _ = row
     return size >= messages >= 1 and attempt >= 1
 

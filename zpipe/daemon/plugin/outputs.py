@@ -89,10 +89,13 @@ class OutputSections:
         Messages whose outputs cannot be sent are put into `failures` by owner; their other outputs may be in the result.
         `message_bytes` is how large an output is likely to be: what turns out too large is encoded twice.
         """
+        count = len(self.owners)
+        if count == 1:
+            return self._encode(0, 1, policy, failures)
         chunks: list[Chunk] = []
         most = fitting_messages(policy, message_bytes)
-        for start in range(0, len(self), most):
-            chunks += self._encode(start, min(start + most, len(self)), policy, failures)
+        for start in range(0, count, most):
+            chunks += self._encode(start, min(start + most, count), policy, failures)
         return chunks
 
     def without(self, failures: dict[int, Failure]) -> OutputSections:

@@ -211,7 +211,7 @@ class SourceThread:
         """Gives the stage what was yielded, as far as it is worth a turn. Before a snapshot, which counts what the source has
         given, that is all of it."""
         everything = now >= self._stage.snapshot_at
-        while (batch := self._take(1 if everything else self._least)) is not None:
+        while self._items and (batch := self._take(1 if everything else self._least)) is not None:
             everything = False
             self._stage.source_emitted(*batch)
             self._nothing_unsent = not self._stage.has_unsent
@@ -244,11 +244,15 @@ class SourceThread:
             self._failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
             self._failed(self._failure)
             return None
-        if chunks := batch[0]:
-            self._message_bytes = sum(len(chunk.body) for chunk in chunks) // sum(chunk.messages for chunk in chunks)
-            self._fitting = fitting_messages(self._policy, self._message_bytes)
+        size = messages = 0
+        for chunk in batch[0]:
+            size += len(chunk.body)
+            messages += chunk.messages
+        if messages and (message_bytes := size // messages) != self._message_bytes:
+            self._message_bytes = message_bytes
+            self._fitting = fitting_messages(self._policy, message_bytes)
             self._worth_a_turn = min(self._fitting, self._quarter)
-            if self._message_bytes >= LARGE_MESSAGE_BYTES:
+            if message_bytes >= LARGE_MESSAGE_BYTES:
                 keep_freed_memory()
         return batch
 

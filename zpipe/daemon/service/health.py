@@ -75,7 +75,7 @@ class Health:
     def fails(self, task: Task, result: Result) -> bool:
         """Whether a task's result is the end of the stage. If the plugin lets nothing through, that is shown as what holds it."""
         failures = result.failures
-        final = next((failure for failure in failures if failure.verdict is Verdict.FAIL), None)
+        final = next((failure for failure in failures if failure.verdict is Verdict.FAIL), None) if failures else None
         if final is not None:
             self._fail("plugin.failed", OperatorError(final.reason))
         elif task.hook:
