@@ -20,6 +20,10 @@ Make = Callable[..., Pipeline]
 HALF = """
 def half(payload):
     return {**payload, "half": payload["id"] / 2}
+
+
+def same(payload):
+    return payload
 """
 
 
@@ -102,13 +106,13 @@ def kill_everything_in_turn(run: Command, pipeline: Pipeline, cluster: NatsClust
         server.kill()
         server.start()
 
-    kills: list[Callable[[], object]] = [  # the head first: what it has left in the stream it need not wait for
+    kills: list[Callable[[], object]] = [  # from the head on: each is done when the stream has what it made
         lambda: pipeline.kill("make"),
         lambda: restart(cluster.leader_of(f"zpipe+{pipeline.config.name}+make+=+half")),
         lambda: pipeline.kill("half"),
+        lambda: pipeline.kill("half", 2),
         lambda: pipeline.kill("store"),
         *(lambda server=server: restart(server) for server in cluster.servers),
-        lambda: pipeline.kill("half", 2),
         lambda: [server.kill() for server in cluster.servers] and cluster.start(),
     ]
     for number, kill in enumerate(kills, 1):
@@ -136,17 +140,27 @@ def test_each_message_is_stored_once_while_servers_and_stages_are_killed(cluster
 def test_each_of_many_messages_is_stored_once_while_servers_and_stages_are_killed(
     cluster: NatsCluster, make: Make
 ) -> None:
-    run_with_kills(make, cluster, "many", STRESS_MESSAGES, 10_000)
+    run_with_kills(make, cluster, "many", STRESS_MESSAGES, 4000)
 
 
 # ---- beside links of another kind
 
 
 def mixed(cluster: NatsCluster) -> str:
-    """make -(ZeroMQ)-> half -(JetStream)-> store."""
+    """make -(ZeroMQ)-> half -(disk)-> keep -(JetStream)-> store."""
     text = config(cluster, "mixed", 1_000_000, 2000)
-    first, second, third = text.partition(link(cluster))
-    return first + third if second else text
+    first, _, third = text.partition(f"instances = 2\n{link(cluster)}")
+    keep = """
+buffer = { kind = "disk", bytes = "64MiB" }
+
+[stages.keep]
+input = "half"
+plugin = "python"
+options = { function = "half:same" }
+"""
+    return first + third.replace(
+        'options = { function = "half:half" }', f'options = {{ function = "half:half" }}{keep}'
+    ).replace('[stages.store]\ninput = "half"', '[stages.store]\ninput = "keep"')
 
 
 def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(cluster: NatsCluster, make: Make) -> None:
@@ -154,17 +168,21 @@ def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(clust
     run = pipeline.run()
     wait_until(lambda: stored(pipeline) > 3000, "messages are stored")
     shown = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
-    assert [(one["from"], one["to"]) for one in shown["links"]] == [("make", "half"), ("half", "store")]
+    assert [(one["from"], one["to"]) for one in shown["links"]] == [
+        ("make", "half"),
+        ("half", "keep"),
+        ("keep", "store"),
+    ]
     assert all(one["depth"] is not None and one["rate"] for one in shown["links"]), shown["links"]
     assert {name: one["state"] for name, one in shown["stages"].items()} == dict.fromkeys(shown["stages"], "RUNNING")
     run.interrupt()
     ledger = run.ledger(DEADLINE_S)
     made = ledger["stages"]["make"]["completed"]
-    assert [(row["sent"], row["acked"]) for row in ledger["links"]] == [(made, made)] * 2
+    assert [(row["sent"], row["acked"]) for row in ledger["links"]] == [(made, made)] * 3
     assert_each_once(pipeline, made)
     stopped = [
         json.loads((pipeline.home / "s" / f"mixed.{stage}.1" / MARK).read_text())["at"]
-        for stage in ("make", "half", "store")
+        for stage in ("make", "half", "keep", "store")
     ]
     assert stopped == sorted(stopped), "from the head on"
 
