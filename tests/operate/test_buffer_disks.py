@@ -36,7 +36,7 @@ input = "read"
 def made(folder: Path, size: str, more: str = "") -> tuple[PipelineConfig, Places]:
     path = folder / "p.toml"
     path.write_text(CONFIG.format(size=size, more=more))
-    env = {"ZPIPE_STATE_DIR": str(folder / "state"), "ZPIPE_RUNTIME_DIR": str(folder / "run")}
+    env = {"ZPIPE_STATE_DIR": str(folder / "state"), "ZPIPE_RUNTIME_DIR": "/run/z"}
     config = load(path, env=env)
     return config, Places(config, env)
 

@@ -304,6 +304,7 @@ class BufferFolder:
             if last is not None and last.flags & END and first <= last.first:
                 return Segment(first, min(last.first, most), end, size, True, codec, last.attempt == 0)
             if self.identity is None:
+                unread = first if size <= HEAD_BYTES else unread  # a file that was begun, and nothing more
                 return Segment(first, unread, 0 if after is None else size, size, False, codec)
             stop, end = self._scan(file, codec, first, most, size)
             return Segment(first, stop, end, size, False, codec)
