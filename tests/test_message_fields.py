@@ -71,7 +71,7 @@ def task_of(body: bytes, count: int) -> Task:
 
 
 def messages_in(run: TaskRun) -> list[Message]:
-    return [one for group in run.groups() for one in run.messages(group)]
+    return [one for group in run.groups() if run.decode(group) for one in run.messages(group)]
 
 
 def messages_of(chunks: list[Chunk]) -> list[Message]:

@@ -68,7 +68,7 @@ def test_once_as_json(pipeline: Path) -> None:
         if flows and value["bottleneck"] is not None:
             break
         assert time.monotonic() < deadline, value
-    assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck"}
+    assert set(value) == {"pipeline", "at", "stages", "links", "bottleneck", "clocks"}
     assert value["pipeline"] == "watched"
     assert (value["bottleneck"]["stage"], value["bottleneck"]["kind"]) == ("make", "source")
     for name, stage in value["stages"].items():

@@ -23,6 +23,7 @@ def one_task():
     run = TaskRun(Task(1, [Slice(Delivery([piece], print), piece, 0, 0, COUNT, 0.0)], CallHistory(), False), False,
                   LinkPolicy(), StageLinks())
     for group in run.groups():
+        assert run.decode(group)
         run.take_plain(group, [message.payload for message in run.messages(group)])
     return run.result()
 

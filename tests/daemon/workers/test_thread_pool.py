@@ -13,7 +13,6 @@ from zpipe.daemon.plugin import runner
 from zpipe.daemon.plugin.task_run import EARLY_MESSAGES, Group, TaskRun
 from zpipe.daemon.workers import event_loop
 from zpipe.daemon.workers.thread_pool import QUICK_S, ThreadPool
-from zpipe.messages import Message
 
 PLUGIN = """
 import asyncio
@@ -221,13 +220,13 @@ def test_who_drives_the_loop_is_decided_by_what_the_plugin_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding_s: float, plugin_s: float, drives: bool
 ) -> None:
     """On a busy machine the rest of a task takes long, too, and longer yet if it is handed to another thread."""
-    decode = TaskRun.messages
+    decode = TaskRun.decode
 
-    def slow(run: TaskRun, group: Group) -> list[Message]:
+    def slow(run: TaskRun, group: Group) -> bool:
         Clock.now += decoding_s
         return decode(run, group)
 
-    monkeypatch.setattr(TaskRun, "messages", slow)
+    monkeypatch.setattr(TaskRun, "decode", slow)
     monkeypatch.setattr(runner.time, "perf_counter", Clock.perf_counter)
     monkeypatch.setattr(Clock, "spend", lambda: setattr(Clock, "now", Clock.now + plugin_s), raising=False)
     plugin = """
