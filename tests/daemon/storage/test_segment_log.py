@@ -138,6 +138,16 @@ def test_a_message_larger_than_the_bound_is_stored_alone() -> None:
     assert len(lives.acked) == 2
 
 
+def test_a_message_larger_than_the_bound_leaves_room_behind_it() -> None:
+    lives = Lives(Small(bytes=3000))
+    lives.offer(1, 10_000)
+    lives.turn_unchecked()
+    lives.send(1)
+    lives.take(1, CHANCE)
+    lives.wait(0.2)
+    assert lives.buffer.room > 0
+
+
 def test_what_is_not_durable_is_bounded_by_unacked() -> None:
     lives = Lives(ROOMY, unacked=Bound(10, 1 << 20))
     lives.fail("sync")

@@ -318,9 +318,10 @@ class DiskBuffer:
         return self._disk_bytes + more + SEGMENT_OVERHEAD_BYTES * (2 + more // self._policy.segment_bytes)
 
     def _removable(self) -> tuple[int, ...]:
-        """Segments that may go. The last is kept, as more will be written to it, unless the bound is reached."""
+        """Segments that may go. The last is kept, as more will be written to it, unless the bound is reached: with what
+        waits, or by what is there, such as a message that was larger than the bound."""
         last = self._segments[-1].first
-        full = bool(self._waiting) and not self._ordered
+        full = not self._ordered and (bool(self._waiting) or self._bytes_after(0) >= self._policy.bytes)
         gone = tuple(sorted(first for first in self._emptied if first != last or full))
         self._emptied.difference_update(gone)
         return gone
