@@ -35,7 +35,9 @@ CHUNK_BYTES = 512 * 1024
 PAGE_BYTES = 4096
 UNKNOWN_BYTES = 1 << 40
 """In place of the end of a file that cannot be opened now, and may be later."""
-_NAME = re.compile(r"(\d{20})\.seg")
+MOST_NUMBER = 1 << 62
+"""Of a message: what is named by more is no segment. On the wire numbers are below 2^63, and each life passes over 2^24."""
+_NAME = re.compile(r"([0-9]{20})\.seg")
 _LOST = (errno.ENOENT, errno.EISDIR, errno.ELOOP)
 """Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, it is tried again:
 what is taken for lost is removed."""
@@ -129,8 +131,9 @@ def hints_path(folder: Path, first: int) -> Path:
 
 
 def segment_numbers(names: Iterable[str]) -> list[int]:
-    """The first numbers of the segments among these names, ascending."""
-    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+    """The first numbers of the segments among these names, ascending. Other files may have any names."""
+    numbers = (int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+    return sorted(number for number in numbers if 0 < number < MOST_NUMBER)
 
 
 class SegmentFile:
