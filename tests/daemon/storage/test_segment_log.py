@@ -258,6 +258,41 @@ def test_what_is_finished_is_removed_from_a_full_disk() -> None:
     assert len(lives.acked) == 82
 
 
+def full_with_the_last_segment_finished() -> tuple[Lives, int]:
+    """At the bound on bytes, with the first segments in flight. Also the first number of the last, which may go."""
+    lives = Lives(Small(bytes=3000))
+    while lives.buffer.room:
+        lives.offer(1, 50)
+        lives.turn()
+    last = int(segments(lives)[-1].stem)
+    lives.offer(1, 900)
+    lives.turn()
+    lives.send(1000)
+    for one in [one for one in lives.consumers.in_flight if one.first >= last]:
+        lives.consumers.in_flight.remove(one)
+        lives.taken.update(one.columns().ids)
+        one.settle()
+    return lives, last
+
+
+def test_the_last_name_stays_on_a_disk_without_room_for_another() -> None:
+    lives, last = full_with_the_last_segment_finished()
+    lives.disk.capacity = lives.disk.used
+    lives.turn()
+    lives.kill()
+    assert lives.found.next_number > last + 1, "numbers that consumers know are used again"
+    lives.settle_down(CHANCE)
+
+
+def test_the_last_name_is_durable_before_the_one_before_it_goes() -> None:
+    for seed in range(50):
+        lives, last = full_with_the_last_segment_finished()
+        lives.turn()
+        lives.lose_power(random.Random(seed))
+        assert lives.found.next_number > last + 1, "numbers that consumers know are used again"
+        lives.settle_down(CHANCE)
+
+
 def test_it_takes_no_more_when_a_twentieth_of_the_disk_or_two_segments_are_left() -> None:
     disk = FakeDisk(capacity=1_000_000)
     lives = Lives(Small(bytes=1 << 40), disk=disk)

@@ -293,12 +293,20 @@ class SegmentWriter:
                 raise OSError(errno.EBUSY, "its last records are being written")
             if self._fd >= 0:
                 self._close_active()
-            # The last one's name is how the next life knows the number to go on with. A full disk has no room for another file:
-            # then a new identity is what the next life begins with, if this one ends before it has written anything.
-            with suppress(OSError):
+            # The last one's name is how the next life knows the number to go on with. A full disk may have no room for another
+            # file. Where no other is left, a new identity is what the next life begins with, if this one ends before it has
+            # written anything; else it would take the identity from the others, and use numbers twice.
+            alone = len(self.segments) == 1
+            try:
                 self._begin_segment(self.next_number)
+            except OSError:
+                if not alone:
+                    raise
             if self._fd >= 0 and self._first == first:
                 return
+        if not self._folder_synced:
+            self._disk.sync_folder(self._folder)
+            self._folder_synced = True
         with suppress(FileNotFoundError):
             self._disk.remove(segment_path(self._folder, first))
         self._forget(first)
