@@ -138,6 +138,21 @@ def test_a_message_larger_than_the_bound_is_stored_alone() -> None:
     assert len(lives.acked) == 2
 
 
+def test_a_torn_file_without_a_message_goes_before_the_bound_is_passed() -> None:
+    lives = Lives(Small(bytes=2500))
+    lives.offer(1, 800)
+    lives.turn()
+    (path,) = segments(lives)
+    lives.disk.files[path].data[:] = bytes(950)
+    lives.sync_failed = True
+    lives.kill()
+    assert lives.buffer.figures().disk_bytes == 950 and not lives.buffer.stored_messages
+    new = lives.offer(1, 1900)
+    for _ in range(3):
+        lives.wait(0.2)
+    assert lives.acked >= set(new) and path not in lives.disk.files
+
+
 def test_a_message_larger_than_the_bound_leaves_room_behind_it() -> None:
     lives = Lives(Small(bytes=3000))
     lives.offer(1, 10_000)

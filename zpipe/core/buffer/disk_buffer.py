@@ -161,6 +161,8 @@ class DiskBuffer:
             self._finished.add(at, segment.first)
             at = segment.stop
             self.unread_messages += segment.messages
+            if not segment.messages:  # torn before anything in it was durable
+                self._emptied.add(segment.first)
         self._finished.add(at, found.next_number)
         for start, stop in found.finished:
             for low, high in self._unfinished(start, stop):
@@ -296,7 +298,7 @@ class DiskBuffer:
         written = self.stored_messages - self.waiting_messages
         if written + section.count > self._policy.messages:
             return False
-        alone = not written and not any(segment.messages for segment in self._segments)
+        alone = not written and self._disk_bytes <= SEGMENT_OVERHEAD_BYTES
         return alone or self._bytes_after(section.size) <= self._policy.bytes
 
     def _cut_first(self) -> None:
@@ -357,9 +359,9 @@ class DiskBuffer:
 
     def _begin_segment(self, first: int) -> None:
         last = self._segments[-1] if self._segments else None
-        if (
-            last is not None and last.first == first
-        ):  # the file of this name was given up before anything in it was durable
+        if last is not None and last.first == first:  # the file of this name was given up with nothing durable in it
+            self._emptied.discard(first)
+            self._segments[-1] = _Segment(first)
             return
         if last is not None and not last.unfinished:
             self._emptied.add(last.first)

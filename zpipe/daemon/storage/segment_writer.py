@@ -93,9 +93,7 @@ class SegmentWriter:
             self._go_on_after(segments[-1])
         finished = tuple(found.finished()) if found is not None else ()
         self._remove_leftovers(found)
-        listed = [
-            FoundSegment(one.first, one.stop, one.bytes) for one in self.segments.values() if one.stop > one.first
-        ]
+        listed = [FoundSegment(one.first, one.stop, one.bytes) for one in self.segments.values()]
         return FoundBuffer(
             identity=self._identity.hex(),
             next_number=self.next_number,
