@@ -77,6 +77,13 @@ def test_a_buffer_is_dropped_and_its_numbers_go_on(folder: Path) -> None:
     assert drop(folder).messages == 0
 
 
+def test_a_buffer_is_dropped_where_a_hint_was_cut_off(folder: Path) -> None:
+    hints = sorted(folder.glob("*.seg"))[-1].with_suffix(".done")
+    hints.write_bytes(b"cut")
+    drop(folder)
+    assert list_buffer(folder).messages == 0 and not list(show(folder))
+
+
 def test_a_buffer_is_dropped_up_to_a_number(folder: Path) -> None:
     assert drop(folder, 50).messages == 27
     assert [one.number for one in show(folder)] == list(range(50, 101))

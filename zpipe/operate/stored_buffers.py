@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.config.targets import read_stage_target
+from zpipe.core.buffer.record import HINT_BYTES
 from zpipe.core.ranges import RangeSet
 from zpipe.core.wire import section
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
@@ -250,6 +251,7 @@ def drop(folder: Path, until: int | None = None) -> Dropped:
                 free += segment.bytes
             elif ranges:
                 with hints_path(folder, segment.first).open("ab") as file:
+                    file.truncate(file.tell() - file.tell() % HINT_BYTES)  # one that a kill has cut off
                     file.write(b"".join(segment.codec.write_hint(low, high) for low, high in ranges))
     except OSError as error:
         raise OperatorError(f"cannot drop what is in {folder}: {error.strerror}") from None
