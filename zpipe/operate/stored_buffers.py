@@ -51,7 +51,7 @@ class BufferListing(NamedTuple):
 
 
 class DamagedPlace(NamedTuple):
-    """Bytes [start, stop) of a segment are no record. `messages`: at most so many are lost by it."""
+    """Bytes [start, stop) of a segment are no record; (0, 0): it cannot be opened. `messages`: at most so many are lost."""
 
     segment: str
     start: int
@@ -273,10 +273,13 @@ def _finished(found: BufferFolder) -> RangeSet:
 
 
 def _records(folder: Path, segment: Segment) -> Iterator[Whole | Damage]:
-    """Also of a segment that is removed meanwhile: then there are none."""
+    """Also of a segment that is removed meanwhile: then there are none. One that cannot be opened is damaged as a whole."""
     try:
         file = SegmentFile(Disk(), segment_path(folder, segment.first))
+    except FileNotFoundError:
+        return
     except OSError:
+        yield Damage(0, segment.bytes)
         return
     try:
         reader = SegmentReader(file, segment.codec, segment.first, segment.stop, segment.end)
