@@ -19,7 +19,6 @@ from typing import NamedTuple
 from zpipe.core.buffer.record import (
     END,
     HEAD_BYTES,
-    IDENTITY_BYTES,
     MARKER,
     RECORD_BYTES,
     Head,
@@ -344,11 +343,6 @@ class BufferFolder:
                 start, stop = max(start, segment.first), min(stop, segment.stop)
                 if start < stop:
                     yield start, stop
-
-    def new_identity(self) -> None:
-        """For a buffer that has none."""
-        self.identity = os.urandom(IDENTITY_BYTES)
-        self.key = int.from_bytes(os.urandom(4), "little")
 
 
 def is_cut_off(disk: Disk, folder: Path, segment: Segment) -> bool:

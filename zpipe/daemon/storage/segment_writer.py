@@ -16,7 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from zpipe.core.buffer.orders import Append, FoundBuffer, FoundSegment
-from zpipe.core.buffer.record import HEAD_BYTES, HINT_BYTES, RECORD_BYTES, Head, SegmentCodec, write_head
+from zpipe.core.buffer.record import (
+    HEAD_BYTES,
+    HINT_BYTES,
+    IDENTITY_BYTES,
+    RECORD_BYTES,
+    Head,
+    SegmentCodec,
+    write_head,
+)
 from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import OperatorError
 from zpipe.runtime.segment_folder import (
@@ -83,7 +91,7 @@ class SegmentWriter:
             raise OperatorError(f"cannot read the disk buffer {self._folder}: {error.strerror}; {hint}") from None
         segments = found.segments if found is not None else []
         if found is None or found.identity is None:
-            self._identity, self._key = os.urandom(16), int.from_bytes(os.urandom(4), "little")
+            self._identity, self._key = os.urandom(IDENTITY_BYTES), int.from_bytes(os.urandom(4), "little")
         else:
             self._identity, self._key = found.identity, found.key
         torn = 0
