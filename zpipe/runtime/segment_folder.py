@@ -28,7 +28,7 @@ from zpipe.core.buffer.record import (
 )
 from zpipe.core.wire.cbor import Encoded
 
-SEGMENT, HINTS, BAD_FOLDER = ".seg", ".done", "bad"
+SEGMENT, HINTS, BEGUN, BAD_FOLDER = ".seg", ".done", ".new", "bad"
 CHUNK_BYTES = 512 * 1024
 """Read at once: a few records of a busy link. Larger reads are not faster from the page cache, and stay in memory for longer."""
 PAGE_BYTES = 4096
@@ -84,6 +84,10 @@ class Disk:
     def remove(self, path: Path) -> None:
         os.unlink(path)
 
+    def rename(self, path: Path, other: Path) -> None:
+        """In place of what has that name."""
+        path.replace(other)
+
     def space(self, folder: Path) -> tuple[int, int]:
         """Bytes of the disk: (free for this user, in all)."""
         stat = os.statvfs(folder)
@@ -123,6 +127,11 @@ class Damage(NamedTuple):
 
 def segment_path(folder: Path, first: int) -> Path:
     return folder / f"{first:020d}{SEGMENT}"
+
+
+def begun_path(folder: Path, first: int) -> Path:
+    """Of a segment that is to take the place of one with nothing in it."""
+    return folder / f"{first:020d}{BEGUN}"
 
 
 def hints_path(folder: Path, first: int) -> Path:

@@ -218,7 +218,7 @@ def test_what_a_killed_process_has_not_synced_is_synced_before_it_is_sent() -> N
     assert inode.kept == inode.data and lives.buffer.stored_messages == 2
 
 
-@pytest.mark.parametrize("call", ["write", "open", "truncate", "sync_folder", "sync", "remove", "all"])
+@pytest.mark.parametrize("call", ["write", "open", "truncate", "sync_folder", "sync", "remove", "rename", "all"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_any_call_may_fail_and_work_again(call: str, number: int) -> None:
     lives = Lives(Small(bytes=1 << 40))
@@ -305,6 +305,21 @@ def test_the_last_name_is_durable_before_the_one_before_it_goes() -> None:
         lives.turn()
         lives.lose_power(random.Random(seed))
         assert lives.found.next_number > last + 1, "numbers that consumers know are used again"
+        lives.settle_down(CHANCE)
+
+
+def test_the_last_name_stays_while_its_file_is_replaced() -> None:
+    for seed in range(50):
+        lives, _ = full_with_the_last_segment_finished()
+        lives.turn()
+        lives.close()
+        lives.disk.sync_folder(FOLDER)  # time goes by
+        number = lives.found.next_number
+        lives.fail("sync")
+        lives.offer(1)
+        lives.turn()
+        lives.lose_power(random.Random(seed))
+        assert lives.found.next_number >= number, "numbers that consumers know are used again"
         lives.settle_down(CHANCE)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zpipe.core.policy import BufferPolicy
 
-CALLS = ("sync", "write", "open", "truncate", "remove", "sync_folder", "all", "space")
+CALLS = ("sync", "write", "open", "truncate", "remove", "rename", "sync_folder", "all", "space")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 
 STEPS = st.one_of(

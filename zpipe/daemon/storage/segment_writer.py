@@ -29,11 +29,13 @@ from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import OperatorError
 from zpipe.runtime.segment_folder import (
     BAD_FOLDER,
+    BEGUN,
     HINTS,
     BufferFolder,
     Disk,
     Segment,
     SegmentFile,
+    begun_path,
     hints_path,
     is_cut_off,
     segment_path,
@@ -150,7 +152,7 @@ class SegmentWriter:
                     self.remove(first)
         wanted = {hints_path(self._folder, first).name for first in self.segments}
         for name in found.names if found is not None else ():
-            if name.endswith(HINTS) and name not in wanted:
+            if name.endswith((HINTS, BEGUN)) and name not in wanted:
                 with suppress(OSError):
                     self._disk.remove(self._folder / name)
 
@@ -221,20 +223,23 @@ class SegmentWriter:
         self.segments[self._first] = segment
 
     def _begin_segment(self, first: int) -> None:
-        path = segment_path(self._folder, first)
         self._disk.make_folder(self._folder)
-        if first == self._replaceable:
-            self._forget(first)
+        replaced = first == self._replaceable
+        path = begun_path(self._folder, first) if replaced else segment_path(self._folder, first)
+        if replaced:  # the name never goes: it may be all that tells the next life which numbers were used
             with suppress(FileNotFoundError):
                 self._disk.remove(path)
         fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._replaceable = first
         try:
             self._write_all(fd, [write_head(Head(first, self._identity, self._key))], 0)
+            if replaced:
+                self._disk.rename(path, segment_path(self._folder, first))
         except OSError:
             with suppress(OSError):
                 self._disk.close(fd)
             raise
+        self._forget(first)
         self._fd, self._first, self._codec = fd, first, SegmentCodec(first, self._key)
         self._size = self._durable_size = HEAD_BYTES
         self.disk_bytes += HEAD_BYTES
