@@ -81,6 +81,15 @@ def test_a_damaged_record_is_found(call: Call, config: Path, folder: Path) -> No
     assert [place["messages"] for place in found["damages"]] == [10]
 
 
+def test_a_segment_that_cannot_be_opened_is_found(call: Call, config: Path, folder: Path) -> None:
+    path = folder / f"{1:020d}.seg"
+    path.rename(folder / f"{31:020d}.seg")
+    path.symlink_to(path)
+    result = call("buffer", "verify", config, "read.1/store")
+    assert result.return_value is ExitCode.FAILED
+    assert f"{path.name}: cannot be opened: 30 messages" in result.stdout
+
+
 def test_messages_are_dropped(call: Call, config: Path, folder: Path) -> None:
     with pytest.raises(Abort):
         call("buffer", "drop", config, "read.1/store")

@@ -34,6 +34,24 @@ def test_a_range_set_does_what_a_set_does(steps: list[tuple[str, int, int]]) -> 
         assert ranges.overlaps(a, b) == any(n in model for n in range(a, b))
 
 
+RANGES = st.lists(st.tuples(NUMBER, NUMBER), max_size=8)
+
+
+@settings(max_examples=150)
+@given(RANGES, RANGES)
+def test_what_is_in_one_and_not_in_the_other(mine: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    ranges, other = RangeSet(), RangeSet()
+    for start, stop in mine:
+        ranges.add(start, stop)
+    for start, stop in others:
+        other.add(start, stop)
+    rest = list(ranges.minus(other))
+    assert all(start < stop for start, stop in rest)
+    assert [n for start, stop in rest for n in range(start, stop)] == [
+        n for n in range(25) if n in ranges and n not in other
+    ]
+
+
 def test_neighbours_become_one_range() -> None:
     ranges = RangeSet()
     for start, stop in ((1, 2), (3, 4), (2, 3)):

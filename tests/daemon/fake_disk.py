@@ -176,6 +176,11 @@ class FakeDisk(Disk):
         del self.files[path]
         self._changes.append((path, None))
 
+    def rename(self, path: Path, other: Path) -> None:
+        self._check("rename")
+        inode = self.files[other] = self.files.pop(path)
+        self._changes += [(other, inode), (path, None)]
+
     def space(self, folder: Path) -> tuple[int, int]:
         return self.capacity - self.used, self.total
 

@@ -63,6 +63,15 @@ def test_what_is_stored_already_is_part_of_the_bound(tmp_path: Path) -> None:
     assert after.free_bytes > before.free_bytes + (1 << 39)
 
 
+def test_a_segment_that_is_removed_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    config, places = made(tmp_path, "1MiB")
+    folder = tmp_path / "state/p.read.1/buffers/_.one"
+    folder.mkdir(parents=True)
+    (folder / "00000000000000000001.seg").symlink_to("gone")
+    [one] = buffer_disks.examine(config, places)
+    assert one.problem == ""
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     config, places = made(tmp_path, "1MiB")

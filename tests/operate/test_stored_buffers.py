@@ -67,6 +67,15 @@ def test_every_record_is_verified(folder: Path) -> None:
     assert list_buffer(folder).messages == 78
 
 
+def test_a_segment_that_cannot_be_opened_is_not_whole(folder: Path) -> None:
+    _, _, third, *_ = sorted(folder.glob("*.seg"))
+    third.unlink()
+    third.symlink_to(third)
+    (place,) = verify(folder).damages
+    assert (place.segment, place.stop) == (third.name, 0)
+    assert place.messages == list_buffer(folder).messages - len(list(show(folder))) > 0
+
+
 def test_a_buffer_is_dropped_and_its_numbers_go_on(folder: Path) -> None:
     identity = list_buffer(folder).identity
     assert drop(folder).messages == 78
@@ -75,6 +84,13 @@ def test_a_buffer_is_dropped_and_its_numbers_go_on(folder: Path) -> None:
     again = found(folder)
     assert (again.identity, again.next_number) == (identity, 101)
     assert drop(folder).messages == 0
+
+
+def test_a_buffer_is_dropped_where_a_hint_was_cut_off(folder: Path) -> None:
+    hints = sorted(folder.glob("*.seg"))[-1].with_suffix(".done")
+    hints.write_bytes(b"cut")
+    drop(folder)
+    assert list_buffer(folder).messages == 0 and not list(show(folder))
 
 
 def test_a_buffer_is_dropped_up_to_a_number(folder: Path) -> None:

@@ -72,13 +72,16 @@ class RangeSet:
         return len(self._starts)
 
     def minus(self, other: RangeSet) -> Iterator[tuple[int, int]]:
-        """The ranges of what is in this set and not in the other."""
+        """The ranges of what is in this set and not in the other. Neither may change before the last of them."""
         for start, stop in self:
-            rest = RangeSet()
-            rest.add(start, stop)
-            for low, high in other:
-                rest.remove(low, high)
-            yield from rest
+            at = bisect_right(other._stops, start)
+            while at < len(other._starts) and other._starts[at] < stop:
+                if start < other._starts[at]:
+                    yield start, other._starts[at]
+                start = other._stops[at]
+                at += 1
+            if start < stop:
+                yield start, stop
 
     def overlaps(self, start: int, stop: int) -> bool:
         """Whether any number of [start, stop) is in the set."""

@@ -468,8 +468,8 @@ class _Life:
                 self._heard(None, Heard(key, entry.value or b"", live=False))
 
     async def _entry_written(self, message: Any) -> None:
-        if message.data:
-            self._heard(None, Heard(message.subject.removeprefix(self._subject), message.data, live=True))
+        """Or deleted, which is a message without data."""
+        self._heard(None, Heard(message.subject.removeprefix(self._subject), message.data or b"", live=True))
 
 
 # ---- what is made on the server

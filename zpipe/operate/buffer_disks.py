@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from zpipe.config import PipelineConfig
@@ -43,9 +44,17 @@ def examine(config: PipelineConfig, places: Places) -> Iterator[BufferDisk]:
             yield BufferDisk(stage, instance, needed, 0, f"{folder} cannot be written: {nearest} belongs to another")
             continue
         disk = shutil.disk_usage(nearest)
-        stored = sum(one.stat().st_size for one in folder.glob("*/*.seg")) if folder.exists() else 0
+        stored = sum(map(_size, folder.glob("*/*.seg"))) if folder.exists() else 0
         free = max(disk.free + stored - disk.total // LEFT_PART, 0)
         problem = (
             f"{show_size(needed)} for {folder}, and its disk has {free >> 20:,} MiB for it" if free < needed else ""
         )
         yield BufferDisk(stage, instance, needed, free, problem)
+
+
+def _size(file: Path) -> int:
+    """0 of one that its instance has removed meanwhile, or that cannot be looked at."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

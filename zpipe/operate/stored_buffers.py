@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.config.targets import read_stage_target
+from zpipe.core.buffer.record import HINT_BYTES
 from zpipe.core.ranges import RangeSet
 from zpipe.core.wire import section
 from zpipe.errors import NoPeerError, OperatorError, PeerError, TargetError
@@ -50,7 +51,7 @@ class BufferListing(NamedTuple):
 
 
 class DamagedPlace(NamedTuple):
-    """Bytes [start, stop) of a segment are no record. `messages`: at most so many are lost by it."""
+    """Bytes [start, stop) of a segment are no record; (0, 0): it cannot be opened. `messages`: at most so many are lost."""
 
     segment: str
     start: int
@@ -250,6 +251,7 @@ def drop(folder: Path, until: int | None = None) -> Dropped:
                 free += segment.bytes
             elif ranges:
                 with hints_path(folder, segment.first).open("ab") as file:
+                    file.truncate(file.tell() - file.tell() % HINT_BYTES)  # one that a kill has cut off
                     file.write(b"".join(segment.codec.write_hint(low, high) for low, high in ranges))
     except OSError as error:
         raise OperatorError(f"cannot drop what is in {folder}: {error.strerror}") from None
@@ -271,10 +273,13 @@ def _finished(found: BufferFolder) -> RangeSet:
 
 
 def _records(folder: Path, segment: Segment) -> Iterator[Whole | Damage]:
-    """Also of a segment that is removed meanwhile: then there are none."""
+    """Also of a segment that is removed meanwhile: then there are none. One that cannot be opened is damaged as a whole."""
     try:
         file = SegmentFile(Disk(), segment_path(folder, segment.first))
+    except FileNotFoundError:
+        return
     except OSError:
+        yield Damage(0, segment.bytes)
         return
     try:
         reader = SegmentReader(file, segment.codec, segment.first, segment.stop, segment.end)

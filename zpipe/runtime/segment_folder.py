@@ -19,7 +19,6 @@ from typing import NamedTuple
 from zpipe.core.buffer.record import (
     END,
     HEAD_BYTES,
-    IDENTITY_BYTES,
     MARKER,
     RECORD_BYTES,
     Head,
@@ -29,13 +28,15 @@ from zpipe.core.buffer.record import (
 )
 from zpipe.core.wire.cbor import Encoded
 
-SEGMENT, HINTS, BAD_FOLDER = ".seg", ".done", "bad"
+SEGMENT, HINTS, BEGUN, BAD_FOLDER = ".seg", ".done", ".new", "bad"
 CHUNK_BYTES = 512 * 1024
 """Read at once: a few records of a busy link. Larger reads are not faster from the page cache, and stay in memory for longer."""
 PAGE_BYTES = 4096
 UNKNOWN_BYTES = 1 << 40
 """In place of the end of a file that cannot be opened now, and may be later."""
-_NAME = re.compile(r"(\d{20})\.seg")
+MOST_NUMBER = 1 << 62
+"""Of a message: what is named by more is no segment. On the wire numbers are below 2^63, and each life passes over 2^24."""
+_NAME = re.compile(r"([0-9]{20})\.seg")
 _LOST = (errno.ENOENT, errno.EISDIR, errno.ELOOP)
 """Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, it is tried again:
 what is taken for lost is removed."""
@@ -83,6 +84,10 @@ class Disk:
     def remove(self, path: Path) -> None:
         os.unlink(path)
 
+    def rename(self, path: Path, other: Path) -> None:
+        """In place of what has that name."""
+        path.replace(other)
+
     def space(self, folder: Path) -> tuple[int, int]:
         """Bytes of the disk: (free for this user, in all)."""
         stat = os.statvfs(folder)
@@ -124,13 +129,19 @@ def segment_path(folder: Path, first: int) -> Path:
     return folder / f"{first:020d}{SEGMENT}"
 
 
+def begun_path(folder: Path, first: int) -> Path:
+    """Of a segment that is to take the place of one with nothing in it."""
+    return folder / f"{first:020d}{BEGUN}"
+
+
 def hints_path(folder: Path, first: int) -> Path:
     return folder / f"{first:020d}{HINTS}"
 
 
 def segment_numbers(names: Iterable[str]) -> list[int]:
-    """The first numbers of the segments among these names, ascending."""
-    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+    """The first numbers of the segments among these names, ascending. Other files may have any names."""
+    numbers = (int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
+    return sorted(number for number in numbers if 0 < number < MOST_NUMBER)
 
 
 class SegmentFile:
@@ -341,11 +352,6 @@ class BufferFolder:
                 start, stop = max(start, segment.first), min(stop, segment.stop)
                 if start < stop:
                     yield start, stop
-
-    def new_identity(self) -> None:
-        """For a buffer that has none."""
-        self.identity = os.urandom(IDENTITY_BYTES)
-        self.key = int.from_bytes(os.urandom(4), "little")
 
 
 def is_cut_off(disk: Disk, folder: Path, segment: Segment) -> bool:

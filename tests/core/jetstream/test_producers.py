@@ -40,6 +40,19 @@ def test_one_that_left_ends_nothing_and_is_not_waited_for() -> None:
     assert producers.stopped
 
 
+def test_one_whose_entry_is_deleted_is_not_waited_for() -> None:
+    producers = of(expected=(1, 2, 3))
+    says(producers, 1, STOPPED)
+    says(producers, 2, OPEN)
+    assert not producers.hear("a.=.b.2", b"", live=False)
+    assert producers.waiting_for() == ["a.2", "a.3"]
+    assert producers.hear("a.=.b.2", b"", live=True) and producers.hear("a.=.b.3", b"", live=True)
+    assert producers.stopped and not producers.waiting_for()
+    assert not producers.hear("a.=.b.3", b"", live=True)
+    says(producers, 2, OPEN, "i2")
+    assert not producers.ended
+
+
 def test_the_end_of_an_earlier_run_is_not_believed() -> None:
     producers = of()
     assert not says(producers, 1, STOPPED, run="r0", live=False)

@@ -185,3 +185,16 @@ def test_a_write_that_was_cut_off_by_a_kill_is_no_damage() -> None:
     inode.data[whole:] = b"?" * 60
     other = Lives(POLICY, disk=disk_of(content(lives)))
     assert (other.found.torn_bytes, other.found.bad_files) == (60, 1)
+
+
+@pytest.mark.parametrize(
+    "stem", ["9" * 20, "18446744073709551615", "09223372036854775807", "0" * 20, "\u0660" * 19 + "1", "1", "x"]
+)
+def test_a_file_whose_name_is_no_number_of_a_message_changes_nothing(stem: str) -> None:
+    lives = filled()
+    lives.disk.files[FOLDER / f"{stem}.seg"] = Inode()
+    lives.kill()
+    assert lives.buffer.stored_messages == 12
+    lives.offer(1)
+    lives.settle_down(random.Random(0))
+    assert len(lives.taken) == 13

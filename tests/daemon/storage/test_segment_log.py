@@ -138,6 +138,31 @@ def test_a_message_larger_than_the_bound_is_stored_alone() -> None:
     assert len(lives.acked) == 2
 
 
+def test_a_torn_file_without_a_message_goes_before_the_bound_is_passed() -> None:
+    lives = Lives(Small(bytes=2500))
+    lives.offer(1, 800)
+    lives.turn()
+    (path,) = segments(lives)
+    lives.disk.files[path].data[:] = bytes(950)
+    lives.sync_failed = True
+    lives.kill()
+    assert lives.buffer.figures().disk_bytes == 950 and not lives.buffer.stored_messages
+    new = lives.offer(1, 1900)
+    for _ in range(3):
+        lives.wait(0.2)
+    assert lives.acked >= set(new) and path not in lives.disk.files
+
+
+def test_a_message_larger_than_the_bound_leaves_room_behind_it() -> None:
+    lives = Lives(Small(bytes=3000))
+    lives.offer(1, 10_000)
+    lives.turn_unchecked()
+    lives.send(1)
+    lives.take(1, CHANCE)
+    lives.wait(0.2)
+    assert lives.buffer.room > 0
+
+
 def test_what_is_not_durable_is_bounded_by_unacked() -> None:
     lives = Lives(ROOMY, unacked=Bound(10, 1 << 20))
     lives.fail("sync")
@@ -193,7 +218,7 @@ def test_what_a_killed_process_has_not_synced_is_synced_before_it_is_sent() -> N
     assert inode.kept == inode.data and lives.buffer.stored_messages == 2
 
 
-@pytest.mark.parametrize("call", ["write", "open", "truncate", "sync_folder", "sync", "remove", "all"])
+@pytest.mark.parametrize("call", ["write", "open", "truncate", "sync_folder", "sync", "remove", "rename", "all"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_any_call_may_fail_and_work_again(call: str, number: int) -> None:
     lives = Lives(Small(bytes=1 << 40))
@@ -246,6 +271,56 @@ def test_what_is_finished_is_removed_from_a_full_disk() -> None:
     lives.offer(2)
     lives.wait(1.1)
     assert len(lives.acked) == 82
+
+
+def full_with_the_last_segment_finished() -> tuple[Lives, int]:
+    """At the bound on bytes, with the first segments in flight. Also the first number of the last, which may go."""
+    lives = Lives(Small(bytes=3000))
+    while lives.buffer.room:
+        lives.offer(1, 50)
+        lives.turn()
+    last = int(segments(lives)[-1].stem)
+    lives.offer(1, 900)
+    lives.turn()
+    lives.send(1000)
+    for one in [one for one in lives.consumers.in_flight if one.first >= last]:
+        lives.consumers.in_flight.remove(one)
+        lives.taken.update(one.columns().ids)
+        one.settle()
+    return lives, last
+
+
+def test_the_last_name_stays_on_a_disk_without_room_for_another() -> None:
+    lives, last = full_with_the_last_segment_finished()
+    lives.disk.capacity = lives.disk.used
+    lives.turn()
+    lives.kill()
+    assert lives.found.next_number > last + 1, "numbers that consumers know are used again"
+    lives.settle_down(CHANCE)
+
+
+def test_the_last_name_is_durable_before_the_one_before_it_goes() -> None:
+    for seed in range(50):
+        lives, last = full_with_the_last_segment_finished()
+        lives.turn()
+        lives.lose_power(random.Random(seed))
+        assert lives.found.next_number > last + 1, "numbers that consumers know are used again"
+        lives.settle_down(CHANCE)
+
+
+def test_the_last_name_stays_while_its_file_is_replaced() -> None:
+    for seed in range(50):
+        lives, _ = full_with_the_last_segment_finished()
+        lives.turn()
+        lives.close()
+        lives.disk.sync_folder(FOLDER)  # time goes by
+        number = lives.found.next_number
+        lives.fail("sync")
+        lives.offer(1)
+        lives.turn()
+        lives.lose_power(random.Random(seed))
+        assert lives.found.next_number >= number, "numbers that consumers know are used again"
+        lives.settle_down(CHANCE)
 
 
 def test_it_takes_no_more_when_a_twentieth_of_the_disk_or_two_segments_are_left() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zpipe.core.policy import BufferPolicy
 
-CALLS = ("sync", "write", "open", "truncate", "remove", "sync_folder", "all", "space")
+CALLS = ("sync", "write", "open", "truncate", "remove", "rename", "sync_folder", "all", "space")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 
 STEPS = st.one_of(
@@ -86,6 +86,7 @@ def live(policy: BufferPolicy, steps: list[tuple[str, int, int]], seed: int) -> 
     lives.wait(2)
     segments = [path for path in lives.disk.files if path.suffix == ".seg"]
     assert len(segments) <= 2, f"{len(segments)} segments are left of which nothing is needed"
+    assert lives.buffer.room > 0, "an empty buffer takes nothing"
 
 
 HISTORIES = st.lists(STEPS, min_size=3, max_size=40)

@@ -80,7 +80,8 @@ def verify_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 def _print_verified(name: str, found: Verification) -> None:
     click.echo(f"{name}  {found.messages:,} messages in {found.records:,} whole records, {found.bytes:,} bytes")
     for place in found.damages:
-        click.echo(f"  {place.segment}: bytes {place.start} to {place.stop} are damaged: {place.messages:,} messages")
+        what = f"bytes {place.start} to {place.stop} are damaged" if place.stop else "cannot be opened"
+        click.echo(f"  {place.segment}: {what}: {place.messages:,} messages")
     if found.unfinished_bytes:
         click.echo(f"  {found.unfinished_bytes:,} bytes at the end are of a write that is under way or was cut off")
 

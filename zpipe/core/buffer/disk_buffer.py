@@ -161,6 +161,8 @@ class DiskBuffer:
             self._finished.add(at, segment.first)
             at = segment.stop
             self.unread_messages += segment.messages
+            if not segment.messages:  # torn before anything in it was durable
+                self._emptied.add(segment.first)
         self._finished.add(at, found.next_number)
         for start, stop in found.finished:
             for low, high in self._unfinished(start, stop):
@@ -296,7 +298,7 @@ class DiskBuffer:
         written = self.stored_messages - self.waiting_messages
         if written + section.count > self._policy.messages:
             return False
-        alone = not written and not any(segment.messages for segment in self._segments)
+        alone = not written and self._disk_bytes <= SEGMENT_OVERHEAD_BYTES
         return alone or self._bytes_after(section.size) <= self._policy.bytes
 
     def _cut_first(self) -> None:
@@ -318,9 +320,10 @@ class DiskBuffer:
         return self._disk_bytes + more + SEGMENT_OVERHEAD_BYTES * (2 + more // self._policy.segment_bytes)
 
     def _removable(self) -> tuple[int, ...]:
-        """Segments that may go. The last is kept, as more will be written to it, unless the bound is reached."""
+        """Segments that may go. The last is kept, as more will be written to it, unless the bound is reached: with what
+        waits, or by what is there, such as a message that was larger than the bound."""
         last = self._segments[-1].first
-        full = bool(self._waiting) and not self._ordered
+        full = not self._ordered and (bool(self._waiting) or self._bytes_after(0) >= self._policy.bytes)
         gone = tuple(sorted(first for first in self._emptied if first != last or full))
         self._emptied.difference_update(gone)
         return gone
@@ -356,9 +359,9 @@ class DiskBuffer:
 
     def _begin_segment(self, first: int) -> None:
         last = self._segments[-1] if self._segments else None
-        if (
-            last is not None and last.first == first
-        ):  # the file of this name was given up before anything in it was durable
+        if last is not None and last.first == first:  # the file of this name was given up with nothing durable in it
+            self._emptied.discard(first)
+            self._segments[-1] = _Segment(first)
             return
         if last is not None and not last.unfinished:
             self._emptied.add(last.first)

@@ -77,7 +77,8 @@ class Figures(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """An entry of the bucket, under its key. `live`: it was written while this connection listened, not before."""
+    """An entry of the bucket, under its key; without a value: it was deleted. `live`: it was written while this connection
+    listened, not before."""
 
     key: str
     value: bytes

@@ -52,9 +52,14 @@ class Producers:
         self._known: dict[int, Standing | None] = dict.fromkeys(expected)
 
     def hear(self, key: str, value: bytes, live: bool) -> bool:
-        """An entry of the bucket. True: something has changed."""
+        """An entry of the bucket, or that it was deleted (no value): then nobody waits for the instance. True: something has
+        changed."""
         number = key.removeprefix(self._prefix)
-        if number == key or not (number.isascii() and number.isdigit()) or (standing := _decode(value)) is None:
+        if number == key or not (number.isascii() and number.isdigit()):
+            return False
+        if live and not value:
+            return self._forget(int(number))
+        if (standing := _decode(value)) is None:
             return False
         instance, known = int(number), None
         if (before := self._known.get(instance)) is not None:
@@ -65,10 +70,10 @@ class Producers:
         self._known[instance] = standing
         return True
 
-    @property
-    def keys(self) -> list[str]:
-        """Of the entries that may still change."""
-        return [f"{self._prefix}{number}" for number, one in self._known.items() if one is None or one.state != STOPPED]
+    def _forget(self, instance: int) -> bool:
+        known = instance in self._known
+        self._known.pop(instance, None)
+        return known
 
     @property
     def ended(self) -> bool:

@@ -39,6 +39,8 @@ LOW = 4
 """With less here than this part of a full parcel the next is asked for, whatever the stage is worth."""
 FULL = 0.9
 """Of a stream's bytes: beyond this its producers may be waiting for acks."""
+MOST_DIGITS = 19
+"""Of a number in the bucket: what is longer is none of a message."""
 
 
 class StreamInput:
@@ -339,9 +341,8 @@ class StreamInput:
         return self._producer[:3]
 
     def _hear_suspect(self, key: str, value: bytes) -> None:
-        try:
-            number, times = int(key.removeprefix(self._suspect_prefix)), int(json.loads(value))
-        except ValueError:
+        number, times = _whole(key.removeprefix(self._suspect_prefix)), _whole(value)
+        if number is None or times is None:
             return
         known = self._suspicions.get(number, 0)
         mine = [one for one in self._suspects if one[0] == number]
@@ -358,6 +359,12 @@ class StreamInput:
         for number, times in self._suspects:
             yield ToLink(self.shell, orders.Write(f"{self._suspect_prefix}{number}", json.dumps(times).encode()))
         self._suspects.clear()
+
+
+def _whole(text: str | bytes) -> int | None:
+    """A number as it is in the bucket, which others may write to; None for anything else."""
+    text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
 
 
 def _suspected(section: Section, suspicion: int) -> Section:

@@ -16,16 +16,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from zpipe.core.buffer.orders import Append, FoundBuffer, FoundSegment
-from zpipe.core.buffer.record import HEAD_BYTES, HINT_BYTES, RECORD_BYTES, Head, SegmentCodec, write_head
+from zpipe.core.buffer.record import (
+    HEAD_BYTES,
+    HINT_BYTES,
+    IDENTITY_BYTES,
+    RECORD_BYTES,
+    Head,
+    SegmentCodec,
+    write_head,
+)
 from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import OperatorError
 from zpipe.runtime.segment_folder import (
     BAD_FOLDER,
+    BEGUN,
     HINTS,
     BufferFolder,
     Disk,
     Segment,
     SegmentFile,
+    begun_path,
     hints_path,
     is_cut_off,
     segment_path,
@@ -83,7 +93,7 @@ class SegmentWriter:
             raise OperatorError(f"cannot read the disk buffer {self._folder}: {error.strerror}; {hint}") from None
         segments = found.segments if found is not None else []
         if found is None or found.identity is None:
-            self._identity, self._key = os.urandom(16), int.from_bytes(os.urandom(4), "little")
+            self._identity, self._key = os.urandom(IDENTITY_BYTES), int.from_bytes(os.urandom(4), "little")
         else:
             self._identity, self._key = found.identity, found.key
         torn = 0
@@ -93,9 +103,7 @@ class SegmentWriter:
             self._go_on_after(segments[-1])
         finished = tuple(found.finished()) if found is not None else ()
         self._remove_leftovers(found)
-        listed = [
-            FoundSegment(one.first, one.stop, one.bytes) for one in self.segments.values() if one.stop > one.first
-        ]
+        listed = [FoundSegment(one.first, one.stop, one.bytes) for one in self.segments.values()]
         return FoundBuffer(
             identity=self._identity.hex(),
             next_number=self.next_number,
@@ -144,7 +152,7 @@ class SegmentWriter:
                     self.remove(first)
         wanted = {hints_path(self._folder, first).name for first in self.segments}
         for name in found.names if found is not None else ():
-            if name.endswith(HINTS) and name not in wanted:
+            if name.endswith((HINTS, BEGUN)) and name not in wanted:
                 with suppress(OSError):
                     self._disk.remove(self._folder / name)
 
@@ -215,20 +223,23 @@ class SegmentWriter:
         self.segments[self._first] = segment
 
     def _begin_segment(self, first: int) -> None:
-        path = segment_path(self._folder, first)
         self._disk.make_folder(self._folder)
-        if first == self._replaceable:
-            self._forget(first)
+        replaced = first == self._replaceable
+        path = begun_path(self._folder, first) if replaced else segment_path(self._folder, first)
+        if replaced:  # the name never goes: it may be all that tells the next life which numbers were used
             with suppress(FileNotFoundError):
                 self._disk.remove(path)
         fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._replaceable = first
         try:
             self._write_all(fd, [write_head(Head(first, self._identity, self._key))], 0)
+            if replaced:
+                self._disk.rename(path, segment_path(self._folder, first))
         except OSError:
             with suppress(OSError):
                 self._disk.close(fd)
             raise
+        self._forget(first)
         self._fd, self._first, self._codec = fd, first, SegmentCodec(first, self._key)
         self._size = self._durable_size = HEAD_BYTES
         self.disk_bytes += HEAD_BYTES
@@ -293,12 +304,20 @@ class SegmentWriter:
                 raise OSError(errno.EBUSY, "its last records are being written")
             if self._fd >= 0:
                 self._close_active()
-            # The last one's name is how the next life knows the number to go on with. A full disk has no room for another file:
-            # then a new identity is what the next life begins with, if this one ends before it has written anything.
-            with suppress(OSError):
+            # The last one's name is how the next life knows the number to go on with. A full disk may have no room for another
+            # file. Where no other is left, a new identity is what the next life begins with, if this one ends before it has
+            # written anything; else it would take the identity from the others, and use numbers twice.
+            alone = len(self.segments) == 1
+            try:
                 self._begin_segment(self.next_number)
+            except OSError:
+                if not alone:
+                    raise
             if self._fd >= 0 and self._first == first:
                 return
+        if not self._folder_synced:
+            self._disk.sync_folder(self._folder)
+            self._folder_synced = True
         with suppress(FileNotFoundError):
             self._disk.remove(segment_path(self._folder, first))
         self._forget(first)
