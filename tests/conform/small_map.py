@@ -466,10 +466,10 @@ class Outlet:
         checks = {
             "another version": hello["version"] == 2,
             "another pipeline": hello["pipeline"] == PIPELINE,
-            "I am another stage": hello["upstream"] == STAGE,
-            "there is no such link": hello["stage"] == DOWNSTREAM and hello["outlet"] == "",
+            "I am another stage": hello.get("upstream") == STAGE,
+            "there is no such link": hello["stage"] == DOWNSTREAM and hello.get("outlet") == "",
             "no such instance": hello["instance"] >= 1,
-            "the inbox is elsewhere": re.fullmatch(re.escape(folder) + r"[^/]+", hello["inbox"]) is not None,
+            "the inbox is elsewhere": re.fullmatch(re.escape(folder) + r"[^/]+", hello.get("inbox", "")) is not None,
         }
         return next((reason for reason, sound in checks.items() if not sound), "")
 

@@ -124,7 +124,8 @@ class Downstream:
         return self.announcements[-1].state if self.announcements else ""
 
     def hello(self, **changed: Any) -> None:
-        """Says hello, with the next number unless `changed` has another. Its newest number is the highest said."""
+        """Says hello, with the next number unless `changed` has another; without the fields for which it has None. Its newest
+        number is the highest said."""
         self.number = max(self.number, changed.get("number", self.number + 1))
         frame: dict[str, Any] = {
             "kind": "hello",
@@ -143,7 +144,7 @@ class Downstream:
             "suspects": [],
             "codecs": ["cbor"],
         }
-        self.say(frame | changed)
+        self.say({name: value for name, value in (frame | changed).items() if value is not None})
 
     def request(self, what: str, number: int = 1) -> None:
         self.say({"kind": "request", "number": number, "what": what})
