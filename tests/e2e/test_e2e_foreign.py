@@ -11,6 +11,8 @@ from pathlib import Path
 from e2e_types import MakePipeline
 from pipeline import wait_until
 
+from zpipe.runtime.places import Places
+
 PROGRAM = Path(__file__).parents[1] / "conform" / "small_map.py"
 CONFIG = """
 [pipeline]
@@ -100,6 +102,32 @@ raise SystemExit(7)
         assert "of a program in another language" in refused.stderr and "Traceback" not in refused.stderr
     replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all")
     assert replay.wait() == 2 and "send what `zpipe dead show --json` has of them to its input again" in replay.stderr
+
+
+def test_its_keeper_survives_whatever_it_says_of_itself(make: MakePipeline) -> None:
+    program = """
+import os, time
+import cbor2, zmq
+folder = "{ZPIPE_RUNTIME_DIR}/{ZPIPE_PIPELINE}.{ZPIPE_STAGE}.{ZPIPE_INSTANCE}".format(**os.environ)
+control = zmq.Context.instance().socket(zmq.XPUB)
+control.bind(f"ipc://{folder}/control.sock")
+control.recv(), control.recv()
+who = {"pipeline": "mixed", "stage": "up", "instance": 1, "incarnation": "a", "ended": True}
+counts = dict.fromkeys(("received", "completed", "filtered", "dead", "returned", "in_process", "queued"), 7)
+sound = {**who, "state": "RUNNING", "links": [], **counts, "own": b"bytes"}
+for state in ("RUNNING", "STOPPED"):
+    for body in (sound, {**sound, "received": "many"}, {**sound, "completed": None}, {"x": b"bytes"}):
+        control.send_multipart([b"snapshot", cbor2.dumps({"kind": "snapshot", "body": body})])
+        control.send_multipart([b"announcement", cbor2.dumps({"kind": "announcement", **who, "state": state})])
+        time.sleep(0.4)
+"""
+    pipeline = make(config(10, sys.executable, "says.py"), says=program)
+    pipeline.env["NOTIFY_SOCKET"] = str(pipeline.home / "notify")  # what it counts is told there
+    one = pipeline.stage("up")
+    assert one.wait() == 0, one.stderr
+    assert one.stderr.count("event=program.malformed") == 1 and "PROTOCOL.md 5.9" in one.stderr
+    last = Places(pipeline.config, pipeline.env).last_account("up", 1)
+    assert last is not None and last["received"] == 7 and "own" not in last
 
 
 HOSTS = """

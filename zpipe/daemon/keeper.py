@@ -20,6 +20,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
+from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.core.wire.frames import Announcement, Bury, Done, Refuse, Snapshot
 from zpipe.core.work.stored_dead_letter import PROGRAM
@@ -143,6 +144,7 @@ class Keeper:
         self._said: Announcement | None = None
         self._heard_at = time.monotonic()
         self._snapshot: dict[str, Any] = {}
+        self._warned_of_snapshots = False
         self._stop_signals = 0
 
     def _start(self, runtime_root: Path, state: Path, letters: str) -> subprocess.Popen[bytes]:
@@ -225,9 +227,18 @@ class Keeper:
                 self._log.warning(fields(event="program.malformed", reason=error))
                 continue
             if isinstance(frame, Snapshot):
-                self._snapshot = frame.body
+                self._take_snapshot(frame.body)
             elif isinstance(frame, Announcement):
                 self._heard(frame)
+
+    def _take_snapshot(self, body: dict[str, Any]) -> None:
+        snapshot = taken_in(body)
+        if snapshot is not None:
+            self._snapshot = snapshot
+        elif not self._warned_of_snapshots:
+            self._warned_of_snapshots = True
+            reason = "its snapshots lack what PROTOCOL.md 5.9 requires, or have no number where one belongs: nobody shows them"
+            self._log.warning(fields(event="program.malformed", reason=reason))
 
     def _heard(self, frame: Announcement) -> None:
         self._heard_at = time.monotonic()
