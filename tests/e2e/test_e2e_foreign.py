@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from e2e_types import MakePipeline
 from pipeline import wait_until
 
@@ -140,13 +141,15 @@ key = "{other}"
 """
 
 
-def test_a_program_on_a_host_is_told_of_keys_and_addresses(make: MakePipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["here", "there"])
+def test_a_program_on_a_host_is_told_of_keys_and_addresses(make: MakePipeline, tmp_path: Path, named: str) -> None:
+    """It is where the config has it, whatever else the machine is called."""
     tell = "import json, os, sys; print(os.environ['ZPIPE_KEY_FILE'], os.environ['ZPIPE_CONFIG'], sep='\\n', file=sys.stderr)"
     text = config(10, sys.executable, "-c", tell)
     for stage, host, port in (("read", "there", 7100), ("up", "here", 7100), ("store", "there", 7110)):
         text = text.replace(f"[stages.{stage}]", f'[stages.{stage}]\nhost = "{host}"\nport = {port}')
     pipeline = make(text)
-    pipeline.env |= {"ZPIPE_KEYS_DIR": str(tmp_path / "keys"), "ZPIPE_HOST": "here"}
+    pipeline.env |= {"ZPIPE_KEYS_DIR": str(tmp_path / "keys"), "ZPIPE_HOST": named}
     made = [pipeline.zpipe("keys", "new", name, "--json") for name in ("here", "there")]
     assert [one.wait() for one in made] == [0, 0]
     key, other = (json.loads(one.stdout)["public"] for one in made)

@@ -89,6 +89,10 @@ def run_program(
 
     fresh  what the program has kept in its part of the state folder is removed before
     """
+    if host := config.host_of(
+        stage, instance
+    ):  # an instance is where the config has it, whatever else this machine is called
+        env = {**env, environment.HOST: host}
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
