@@ -335,7 +335,7 @@ static void show(void) { /* to monitors */
     const char *run = getenv("ZPIPE_RUN");
     double now = monotonic(), seconds = now - shown_at;
     u64 finished = figures(body) + dead;
-    put_who(body), put_text(body, "run", run ? run : ""), put_int(body, "pid", getppid()), put_text(body, "version", "example 1");
+    put_who(body), put_text(body, "run", run ? run : ""), put_int(body, "pid", getpid()), put_text(body, "version", "example 1");
     put(body, "at", cbor_build_float8(epoch_s + now)); /* nobody sets this clock while the process lives */
     put_int(body, "received", received), put_int(body, "dead", dead), put_int(body, "filtered", 0);
     put_int(body, "returned", 0), put_int(body, "in_process", 0), put_int(body, "queued", 0), put_int(body, "queued_bytes", 0);

@@ -390,7 +390,7 @@ class Outlet:
             "incarnation": ME,
             "state": self.state,
             "run": os.environ.get("ZPIPE_RUN", ""),
-            "pid": os.getppid(),
+            "pid": os.getpid(),
             "at": time.time(),
             "received": self.made + dead,
             "completed": acked,

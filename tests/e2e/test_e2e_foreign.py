@@ -202,3 +202,42 @@ def test_a_fresh_start_forgets_what_it_has_kept(make: MakePipeline) -> None:
     assert again.wait() == 1 and "kept by a program" in again.stderr
     fresh = pipeline.stage("up", 1, "--fresh")
     assert fresh.wait() == 1 and "kept by a program\n" not in fresh.stderr.replace(keeps, "")
+
+
+REPLAY = """
+[pipeline]
+name = "mixed"
+
+[stages.read]
+plugin = "generate"
+options = {{ count = 20 }}
+
+[stages.up]
+input = "read"
+command = {command}
+
+[stages.store]
+input = "up"
+plugin = "python"
+retry = {{ attempts = 1 }}
+options = {{ function = "check.py:check" }}
+"""
+CHECK = """
+from pathlib import Path
+
+def check(payload):
+    if payload["id"] == 7 and not Path(__file__).with_name("mended").exists():
+        raise ValueError("seven")
+"""
+
+
+def test_letters_of_others_are_replayed_beside_it(make: MakePipeline) -> None:
+    """The run ends once every instance has its letters in hand, and a program's snapshots have the program's pid."""
+    pipeline = make(REPLAY.format(command=json.dumps([sys.executable, str(PROGRAM)])), check=CHECK)
+    first = pipeline.run("--json").ledger()
+    assert first["stages"]["store"]["dead"] == 1
+    (pipeline.folder / "mended").touch()
+    replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all")
+    assert replay.wait(20) == 0, replay.stderr
+    listed = pipeline.zpipe("dead", "list", str(pipeline.path), "--json")
+    assert listed.wait() == 0 and "seven" not in listed.stdout, listed.stdout
