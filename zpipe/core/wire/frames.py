@@ -178,7 +178,7 @@ class Announcement:
 
 @dataclass(slots=True)
 class Request:
-    """Operator to instance: `what` is one of drain, leave, pause, resume, snapshot, tap:N."""
+    """Operator to instance: `what` is one of those that PROTOCOL.md 5.10 has."""
 
     kind: ClassVar = "request"
     number: int
