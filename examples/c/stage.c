@@ -214,6 +214,8 @@ static void take_parcel(Producer *one, const cbor_item_t *header, const unsigned
 }
 
 static void announced(Producer *one, const cbor_item_t *frame) {
+    const cbor_item_t *its = get(frame, "incarnation");
+    if (!has_text(frame, "kind", "announcement") || !its || !cbor_isa_string(its)) return; /* malformed */
     if (one->open && !has_text(frame, "incarnation", one->incarnation)) begin(one);
     bool before = one->stopped;
     one->stopped = has_text(frame, "state", "STOPPED"), one->ended = one->stopped && get_flag(frame, "ended");
@@ -222,10 +224,9 @@ static void announced(Producer *one, const cbor_item_t *frame) {
 
 static void answered(Producer *one, const cbor_item_t *frame) {
     const cbor_item_t *session = get(frame, "session");
-    if (!session || !cbor_isa_bytestring(session)) return;
     bool of_this = one->open && has_bytes(frame, "session", one->session);
     if (has_text(frame, "kind", "welcome") && !one->open && get_int(frame, "number") == one->number) {
-        if (cbor_bytestring_length(session) != SECRET) return;
+        if (!session || !cbor_isa_bytestring(session) || cbor_bytestring_length(session) != SECRET) return;
         if (!has_text(frame, "incarnation", one->incarnation)) one->count = 0; /* its numbers are new */
         free(one->incarnation), one->incarnation = get_text(frame, "incarnation");
         memcpy(one->session, cbor_bytestring_handle(session), SECRET);

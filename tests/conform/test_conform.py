@@ -39,6 +39,7 @@ FAULTS = {
     "keeps-attempts": (27, "attempt 2"),
     "changes-ids": (31, "the id as it was"),
     "forgets-returned": (47, "the message again"),
+    "falls-over-garbage": (48, "the stage ended with exit code 1"),
     "mixes-incarnations": (44, "its message comes out"),
 }
 """A fault of the small map, and the case that finds it, with words of what that had expected."""

@@ -6,7 +6,7 @@ What a consumer does belongs here, said in maps and not by the code of the core.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +153,11 @@ class Downstream:
         if not quiet:
             self._note(shown(frame))
         self._sockets.say(self.habits.write(frame))
+
+    def garble(self, encoded: Iterable[bytes]) -> None:
+        for one in encoded:
+            self._note(f"{len(one)} bytes to the feedback socket")
+            self._sockets.say(one)
 
     def make_statement(self, session: DownstreamSession | None = None, **changed: Any) -> None:
         """States the session, with fields changed."""
