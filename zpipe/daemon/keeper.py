@@ -224,9 +224,11 @@ class Keeper:
                 self._program.send_signal(signal.SIGTERM if self._stop_signals == 1 else signal.SIGKILL)
 
     def _read_published(self) -> None:
-        for _, encoded in self._sockets.published():
+        for parts in self._sockets.published():
             try:
-                frame = frames.read(encoded)
+                if len(parts) != 2:
+                    raise PeerError(f"it publishes {len(parts)} frames at once: they are a topic and a frame")
+                frame = frames.read(parts[1])
             except PeerError as error:
                 self._log.warning(fields(event="program.malformed", reason=error))
                 continue
