@@ -214,6 +214,8 @@ static void take_parcel(Producer *one, const cbor_item_t *header, const unsigned
 }
 
 static void announced(Producer *one, const cbor_item_t *frame) {
+    const cbor_item_t *its = get(frame, "incarnation");
+    if (!has_text(frame, "kind", "announcement") || !its || !cbor_isa_string(its)) return; /* malformed */
     if (one->open && !has_text(frame, "incarnation", one->incarnation)) begin(one);
     bool before = one->stopped;
     one->stopped = has_text(frame, "state", "STOPPED"), one->ended = one->stopped && get_flag(frame, "ended");
@@ -222,10 +224,9 @@ static void announced(Producer *one, const cbor_item_t *frame) {
 
 static void answered(Producer *one, const cbor_item_t *frame) {
     const cbor_item_t *session = get(frame, "session");
-    if (!session || !cbor_isa_bytestring(session)) return;
     bool of_this = one->open && has_bytes(frame, "session", one->session);
     if (has_text(frame, "kind", "welcome") && !one->open && get_int(frame, "number") == one->number) {
-        if (cbor_bytestring_length(session) != SECRET) return;
+        if (!session || !cbor_isa_bytestring(session) || cbor_bytestring_length(session) != SECRET) return;
         if (!has_text(frame, "incarnation", one->incarnation)) one->count = 0; /* its numbers are new */
         free(one->incarnation), one->incarnation = get_text(frame, "incarnation");
         memcpy(one->session, cbor_bytestring_handle(session), SECRET);
@@ -335,7 +336,7 @@ static void show(void) { /* to monitors */
     const char *run = getenv("ZPIPE_RUN");
     double now = monotonic(), seconds = now - shown_at;
     u64 finished = figures(body) + dead;
-    put_who(body), put_text(body, "run", run ? run : ""), put_int(body, "pid", getppid()), put_text(body, "version", "example 1");
+    put_who(body), put_text(body, "run", run ? run : ""), put_int(body, "pid", getpid()), put_text(body, "version", "example 1");
     put(body, "at", cbor_build_float8(epoch_s + now)); /* nobody sets this clock while the process lives */
     put_int(body, "received", received), put_int(body, "dead", dead), put_int(body, "filtered", 0);
     put_int(body, "returned", 0), put_int(body, "in_process", 0), put_int(body, "queued", 0), put_int(body, "queued_bytes", 0);

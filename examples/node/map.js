@@ -83,7 +83,7 @@ function hello(route, frame) {
   const wrong = frame.version !== 2 ? `version ${frame.version}: this is version 2` : frame.pipeline !== PIPELINE ? "another pipeline" : frame.upstream !== STAGE ? `this is ${STAGE}`
     : frame.stage !== DOWNSTREAM || frame.outlet ? "there is no such link" : frame.instance < 1 ? "there is no such instance"
     : !frame.inbox.startsWith(inbox) || frame.inbox.slice(inbox.length).includes("/") ? "the inbox is not in the folder of its instance" : "";
-  if (wrong) return refuse(route, empty, wrong, frame.number);
+  if (wrong) return refuse(route, empty, wrong, frame.number || 0);
   let one = consumers.get(frame.instance);
   if (one && one.hello.incarnation === frame.incarnation && frame.number < one.hello.number) return;
   if (one && !same(one.hello.secret, frame.secret)) return refuse(route, empty, "in session by another connection", frame.number);

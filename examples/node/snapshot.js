@@ -4,7 +4,7 @@ let before = { at: 0 };
 
 module.exports = (who, counts, upstream, producers) => {
   const at = (performance.timeOrigin + performance.now()) / 1000;  // nobody sets this clock while the process lives
-  const body = { ...who, at, run: process.env.ZPIPE_RUN || "", pid: process.ppid, version: "example 1", rss_bytes: process.memoryUsage.rss() };
+  const body = { ...who, at, run: process.env.ZPIPE_RUN || "", pid: process.pid, version: "example 1", rss_bytes: process.memoryUsage.rss() };
   Object.assign(body, { filtered: 0, returned: 0, queued: 0, in_process: 0, queued_bytes: 0, links: [], ...counts });
   const done = body.completed + body.dead, seconds = at - before.at;
   body.rate_in = before.at ? (body.received - before.received) / seconds : 0;

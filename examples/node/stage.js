@@ -18,6 +18,7 @@ let saying = Promise.resolve(), answering = Promise.resolve();  // one send at a
 const publish = (topic, frame) => (saying = saying.then(() => control.send([topic, cbor.encode(frame)])));
 const answer = (route, frame) => (answering = answering.then(() => feedback.send([route, cbor.encode(frame)])).catch(() => {}));
 const refuse = (route, session, reason, number) => answer(route, { kind: "refuse", session, reason, number });
+const sound = (take) => { try { take(); } catch (error) { console.error(`malformed frame: ${error.message}`); } };  // it is dropped
 async function bury(letter, reason) {  // only when this is over may the message count as finished
   const dealer = new zmq.Dealer({ linger: 0 }), payload = cbor.encode(letter.payload);
   dealer.connect(process.env.ZPIPE_DEAD_LETTERS);
@@ -37,8 +38,8 @@ class Producer {  // an upstream instance, to which this is a consumer
     this.dealer.events.on("handshake", () => { this.up = true; this.begin(); });
     this.dealer.events.on("disconnect", () => { this.up = false; this.reset(); });
     this.dealer.connect(`${folder}/feedback.sock`), this.sub.subscribe("announcement"), this.sub.connect(`${folder}/control.sock`);
-    (async () => { for await (const [frame] of this.dealer) this.answered(frames.decode(frame)); })();
-    (async () => { for await (const [, frame] of this.sub) this.announced(frames.decode(frame)); })();
+    (async () => { for await (const [frame] of this.dealer) sound(() => this.answered(frames.decode(frame))); })();
+    (async () => { for await (const [, frame] of this.sub) sound(() => this.announced(frames.decode(frame))); })();
   }
   reset() {
     Object.assign(this, { session: null, statements: 0, sequence: 0, released: 0, bytes: 0, arrived: 0, arrivedBytes: 0, limits: [0, 0], need: 0, floor: 0, endCame: false });
@@ -51,6 +52,7 @@ class Producer {  // an upstream instance, to which this is a consumer
       inbox: INBOX, number: this.number, queue_messages: CONFIG.queue.messages });
   }
   announced(frame) {
+    if (frame.kind !== "announcement" || !frame.incarnation) throw new Error("no announcement");
     this.heard = Date.now();
     if (this.session && frame.incarnation !== this.incarnation) this.begin();
     const before = this.stopped;
@@ -164,7 +166,7 @@ function tick(stage) {
 async function run(stage) {
   await inbox.bind(INBOX), await feedback.bind(`ipc://${FOLDER}/feedback.sock`), await control.bind(`ipc://${FOLDER}/control.sock`);
   setInterval(() => tick(stage), HEARTBEAT / 10);
-  (async () => { for await (const [route, encoded] of feedback) stage.asked(route, frames.decode(encoded)); })();
+  (async () => { for await (const [route, encoded] of feedback) sound(() => stage.asked(route, frames.decode(encoded))); })();
   for await (const [head, body, more] of inbox) {
     let header;
     try { header = frames.decode(head); } catch { header = null; }

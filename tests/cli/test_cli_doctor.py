@@ -76,6 +76,15 @@ def test_a_key_that_nobody_trusts(call: Call, write: Write, keys: Path) -> None:
     assert any(cure.startswith("zpipe keys trust 'web1 = ") for cure in said.values())
 
 
+def test_a_host_that_is_none_of_the_pipelines(call: Call, write: Write, keys: Path) -> None:
+    call("keys", "new", "laptop")
+    config = write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500"))
+    said = call("doctor", config, "--host", "laptop", "--json", "--timeout", "300ms")
+    what = "'laptop' is no host of the pipeline, which has web1, web2"
+    cure = "say which of them this is by --host, or $ZPIPE_HOST"
+    assert wrong(json.loads(said.stdout)["findings"]) == [("this host", what, cure)]
+
+
 def test_a_name_that_has_no_address_and_a_service_of_somebody_else(call: Call, write: Write, keys: Path) -> None:
     _, found = findings(call, write(CONFIG.format(port=25000, other="no-such-host.invalid", more="")))
     assert next((area, what.partition(":")[0]) for area, what, _ in wrong(found)) == ("names", "web2")

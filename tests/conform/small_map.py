@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import cbor2
@@ -41,9 +42,33 @@ MISSING |= {"session": b"", "sections": []}
 context = zmq.Context()
 
 
+NEEDED = {
+    "hello": {"version", "pipeline", "stage", "instance", "number"},
+    "welcome": {"session", "incarnation", "number"},
+    "refuse": {"reason"},
+    "statement": {"session", "number", "limit_messages", "limit_bytes", "received", "released", "floor"},
+    "confirm": {"session", "number", "sequence", "lowest"},
+    "request": {"number", "what"},
+    "announcement": {"incarnation", "state"},
+}
+"""Fields without which a frame is malformed."""
+
+
 def read(frame: bytes) -> dict[str, Any]:
     """With what it means that a field is missing."""
     return {**MISSING, **cbor2.loads(frame)}
+
+
+def sound(encoded: bytes) -> Iterator[dict[str, Any]]:
+    """The frame; nothing if it is malformed."""
+    try:
+        frame = read(encoded)
+        kept = NEEDED[frame["kind"]] <= frame.keys()
+    except Exception as error:
+        kept = FAULT == "falls-over-garbage"
+        log(f"malformed: {error!r}")
+    if kept:
+        yield frame
 
 
 def log(text: str) -> None:
@@ -142,15 +167,16 @@ class Producer:
             self.lost()
         for _, frame in everything(self.sub):
             self.heard_at = now
-            said = read(frame)
-            if self.session and said["incarnation"] != self.incarnation:
-                self.lost()
-            self.ended = said["ended"]
-            if said["state"] == "STOPPED" and not self.stopped and FAULT != "never-sees-stopped":
-                self.stopped, self.state_at = True, 0.0
+            for said in sound(frame):
+                if self.session and said["incarnation"] != self.incarnation:
+                    self.lost()
+                self.ended = said["ended"]
+                if said["state"] == "STOPPED" and not self.stopped and FAULT != "never-sees-stopped":
+                    self.stopped, self.state_at = True, 0.0
         for (frame,) in everything(self.dealer):
             self.heard_at = now
-            self.answer(read(frame))
+            for said in sound(frame):
+                self.answer(said)
         if self.session and now - self.heard_at > PEER_TIMEOUT_S:
             self.lost()
         if self.connected and not self.session and now >= self.hello_at:
@@ -341,7 +367,8 @@ class Outlet:
 
     def turn(self, now: float) -> None:
         for route, frame in everything(self.router):
-            self.take(route, read(frame))
+            for said in sound(frame):
+                self.take(route, said)
         for instance, one in list(self.consumers.items()):
             stuck = one.newest["received"] < one.sequence and now - one.progress_at > PEER_TIMEOUT_S
             if events(one.monitor) or now - one.heard_at > PEER_TIMEOUT_S or stuck:
@@ -390,7 +417,7 @@ class Outlet:
             "incarnation": ME,
             "state": self.state,
             "run": os.environ.get("ZPIPE_RUN", ""),
-            "pid": os.getppid(),
+            "pid": os.getpid(),
             "at": time.time(),
             "received": self.made + dead,
             "completed": acked,
@@ -466,10 +493,10 @@ class Outlet:
         checks = {
             "another version": hello["version"] == 2,
             "another pipeline": hello["pipeline"] == PIPELINE,
-            "I am another stage": hello["upstream"] == STAGE,
-            "there is no such link": hello["stage"] == DOWNSTREAM and hello["outlet"] == "",
+            "I am another stage": hello.get("upstream") == STAGE,
+            "there is no such link": hello["stage"] == DOWNSTREAM and hello.get("outlet") == "",
             "no such instance": hello["instance"] >= 1,
-            "the inbox is elsewhere": re.fullmatch(re.escape(folder) + r"[^/]+", hello["inbox"]) is not None,
+            "the inbox is elsewhere": re.fullmatch(re.escape(folder) + r"[^/]+", hello.get("inbox", "")) is not None,
         }
         return next((reason for reason, sound in checks.items() if not sound), "")
 

@@ -39,6 +39,7 @@ FAULTS = {
     "keeps-attempts": (27, "attempt 2"),
     "changes-ids": (31, "the id as it was"),
     "forgets-returned": (47, "the message again"),
+    "falls-over-garbage": (48, "the stage ended with exit code 1"),
     "mixes-incarnations": (44, "its message comes out"),
 }
 """A fault of the small map, and the case that finds it, with words of what that had expected."""
@@ -103,18 +104,22 @@ def test_what_the_command_prints(tmp_path: Path) -> None:
     assert first.startswith("ok    21  level 1  another version")
     assert second.startswith("FAIL  31  level 1  ids") and second.endswith("(PROTOCOL.md, 11)")
     assert [line.split()[0] for line in told] == ["sent", "expected", "came"] and "-mine" in told[2]
-    assert last == "1 of 2 cases kept, 1 not; level 1 is not kept"
+    assert last == "1 of 2 cases kept, 1 not"  # two cases say nothing of a level
     suite = ElementTree.parse(xml).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     done = conform("--case", "21", "--json", "--", *SMALL)
     assert done.returncode == 0
     said = json.loads(done.stdout)
-    assert said["kept"] and [one["number"] for one in said["cases"]] == [21]
+    assert said["kept"] and said["level"] is None and [one["number"] for one in said["cases"]] == [21]
 
 
 def test_mistakes_are_told() -> None:
     assert "there is no case 99" in conform("--case", "99", "--", "true").stderr
     assert conform("--case", "99", "--", "true").returncode == 2
+    of_maps = conform("--kind", "sink", "--case", "20", "--", "true")
+    assert of_maps.returncode == 2 and "case 20 is asked of a map, and this is a sink" in of_maps.stderr
+    nowhere = conform("--junit", "/no/such/folder/x.xml", "--case", "1", "--", "true")
+    assert nowhere.returncode == 2 and "cannot write /no/such/folder/x.xml" in nowhere.stderr
     missing = conform("--case", "1", "--", "./no-such-program")
     assert missing.returncode == 1 and "cannot start ./no-such-program: No such file" in missing.stderr
     listed = conform("--list", "--level", "3", "--", "true")
@@ -122,7 +127,7 @@ def test_mistakes_are_told() -> None:
 
 
 def test_a_stage_that_ends_at_once_is_told_with_its_words() -> None:
-    (result,) = report.run(["sh", "-c", "echo it cannot be >&2; exit 3"], "map", [CASES[1]])
+    (result,) = report.run(["sh", "-c", "echo it cannot be >&2; seq 200 >&2; exit 3"], "map", [CASES[1]])
     assert "exit code 3" in result.came and "it cannot be" in result.came
 
 

@@ -8,8 +8,11 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from e2e_types import MakePipeline
 from pipeline import wait_until
+
+from zpipe.runtime.places import Places
 
 PROGRAM = Path(__file__).parents[1] / "conform" / "small_map.py"
 CONFIG = """
@@ -102,6 +105,34 @@ raise SystemExit(7)
     assert replay.wait() == 2 and "send what `zpipe dead show --json` has of them to its input again" in replay.stderr
 
 
+def test_its_keeper_survives_whatever_it_says_of_itself(make: MakePipeline) -> None:
+    program = """
+import os, time
+import cbor2, zmq
+folder = "{ZPIPE_RUNTIME_DIR}/{ZPIPE_PIPELINE}.{ZPIPE_STAGE}.{ZPIPE_INSTANCE}".format(**os.environ)
+control = zmq.Context.instance().socket(zmq.XPUB)
+control.bind(f"ipc://{folder}/control.sock")
+control.recv(), control.recv()
+who = {"pipeline": "mixed", "stage": "up", "instance": 1, "incarnation": "a", "ended": True}
+counts = dict.fromkeys(("received", "completed", "filtered", "dead", "returned", "in_process", "queued"), 7)
+sound = {**who, "state": "RUNNING", "links": [], **counts, "own": b"bytes"}
+control.send_multipart([b"snapshot"])
+control.send_multipart([b"announcement", b"one", b"two"])
+for state in ("RUNNING", "STOPPED"):
+    for body in (sound, {**sound, "received": "many"}, {**sound, "completed": None}, {"x": b"bytes"}):
+        control.send_multipart([b"snapshot", cbor2.dumps({"kind": "snapshot", "body": body})])
+        control.send_multipart([b"announcement", cbor2.dumps({"kind": "announcement", **who, "state": state})])
+        time.sleep(0.4)
+"""
+    pipeline = make(config(10, sys.executable, "says.py"), says=program)
+    pipeline.env["NOTIFY_SOCKET"] = str(pipeline.home / "notify")  # what it counts is told there
+    one = pipeline.stage("up")
+    assert one.wait() == 0, one.stderr
+    assert one.stderr.count("event=program.malformed") == 3 and one.stderr.count("PROTOCOL.md 5.9") == 1
+    last = Places(pipeline.config, pipeline.env).last_account("up", 1)
+    assert last is not None and last["received"] == 7 and "own" not in last
+
+
 HOSTS = """
 [hosts.here]
 address = "127.0.0.1"
@@ -112,13 +143,15 @@ key = "{other}"
 """
 
 
-def test_a_program_on_a_host_is_told_of_keys_and_addresses(make: MakePipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["here", "there"])
+def test_a_program_on_a_host_is_told_of_keys_and_addresses(make: MakePipeline, tmp_path: Path, named: str) -> None:
+    """It is where the config has it, whatever else the machine is called."""
     tell = "import json, os, sys; print(os.environ['ZPIPE_KEY_FILE'], os.environ['ZPIPE_CONFIG'], sep='\\n', file=sys.stderr)"
     text = config(10, sys.executable, "-c", tell)
     for stage, host, port in (("read", "there", 7100), ("up", "here", 7100), ("store", "there", 7110)):
         text = text.replace(f"[stages.{stage}]", f'[stages.{stage}]\nhost = "{host}"\nport = {port}')
     pipeline = make(text)
-    pipeline.env |= {"ZPIPE_KEYS_DIR": str(tmp_path / "keys"), "ZPIPE_HOST": "here"}
+    pipeline.env |= {"ZPIPE_KEYS_DIR": str(tmp_path / "keys"), "ZPIPE_HOST": named}
     made = [pipeline.zpipe("keys", "new", name, "--json") for name in ("here", "there")]
     assert [one.wait() for one in made] == [0, 0]
     key, other = (json.loads(one.stdout)["public"] for one in made)
@@ -171,3 +204,42 @@ def test_a_fresh_start_forgets_what_it_has_kept(make: MakePipeline) -> None:
     assert again.wait() == 1 and "kept by a program" in again.stderr
     fresh = pipeline.stage("up", 1, "--fresh")
     assert fresh.wait() == 1 and "kept by a program\n" not in fresh.stderr.replace(keeps, "")
+
+
+REPLAY = """
+[pipeline]
+name = "mixed"
+
+[stages.read]
+plugin = "generate"
+options = {{ count = 20 }}
+
+[stages.up]
+input = "read"
+command = {command}
+
+[stages.store]
+input = "up"
+plugin = "python"
+retry = {{ attempts = 1 }}
+options = {{ function = "check.py:check" }}
+"""
+CHECK = """
+from pathlib import Path
+
+def check(payload):
+    if payload["id"] == 7 and not Path(__file__).with_name("mended").exists():
+        raise ValueError("seven")
+"""
+
+
+def test_letters_of_others_are_replayed_beside_it(make: MakePipeline) -> None:
+    """The run ends once every instance has its letters in hand, and a program's snapshots have the program's pid."""
+    pipeline = make(REPLAY.format(command=json.dumps([sys.executable, str(PROGRAM)])), check=CHECK)
+    first = pipeline.run("--json").ledger()
+    assert first["stages"]["store"]["dead"] == 1
+    (pipeline.folder / "mended").touch()
+    replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all")
+    assert replay.wait(20) == 0, replay.stderr
+    listed = pipeline.zpipe("dead", "list", str(pipeline.path), "--json")
+    assert listed.wait() == 0 and "seven" not in listed.stdout, listed.stdout

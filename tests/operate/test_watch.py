@@ -11,8 +11,12 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+import zmq
+
 from zpipe.config import load
 from zpipe.errors import OperatorError
+from zpipe.folders import make_private
 from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places
 
@@ -64,3 +68,23 @@ def test_who_waits_long_for_a_snapshot_still_asks_for_it(home: Path) -> None:
         waiting.start()
         waiting.join(DEADLINE_S)
         assert {one["stage"] for one in heard} == {"make", "sink"}
+
+
+def test_an_answer_that_is_no_frame_is_told_with_who_gave_it(home: Path) -> None:
+    path = home / "p.toml"
+    path.write_text(CONFIG)
+    config = load(path, only="")
+    places = Places(config, os.environ)
+    make_private(places.runtime("sink", 1))
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, closing(Watch(config, places)) as watch:
+        router.bind(places.addresses("sink", 1).feedback)
+
+        def answer() -> None:
+            if router.poll(DEADLINE_S * 1000):
+                router.send_multipart([router.recv_multipart()[0], b"\xff\xfe"])
+
+        other = threading.Thread(target=answer)
+        other.start()
+        with pytest.raises(OperatorError, match=r"sink\.1 answers a request with what is no frame"):
+            watch.ask("sink", 1, "snapshot", DEADLINE_S)
+        other.join()

@@ -1,4 +1,4 @@
-"""Level 1, the stage as a consumer: cases 1 to 20, 44 to 46.
+"""Level 1, the stage as a consumer: cases 1 to 20, 44 to 46, 48.
 
 Each function is a case: what it sends, and what has to come. Must not live here: how a neighbour speaks.
 """
@@ -441,3 +441,19 @@ def _same(given: Any, got: Any) -> bool:
         return isinstance(got, float) and math.isnan(got)
     numbers = type(given) in (int, float) and type(got) in (int, float)
     return bool(given == got) and (numbers or type(given) is type(got))
+
+
+@case(48, "malformed frames of neighbours, outside the inbox, are dropped and cost nobody a session", section="4")
+def garbage_of_neighbours(scene: Scene) -> None:
+    up, down = scene.linked()
+    sessions = up.session, down.session if down is not None else None
+    garbage = (b"", b"\xff\xfe\xfd", b"\x00", b"\xa0", b"\xa1\x64kind\x65hello", b"\xa1\x64kind\x69statement")
+    up.garble(garbage)
+    if down is not None:
+        down.garble(garbage)
+        scene.announcements(down)
+    scene.heartbeats(up)
+    up.feed([{"n": 1}])
+    _delivered(scene, up, 1)
+    now = up.session, down.session if down is not None else None
+    scene.require(now == sessions, "the sessions go on", "one was given up")

@@ -6,7 +6,7 @@ What a consumer does belongs here, said in maps and not by the code of the core.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,8 @@ class Downstream:
         return self.announcements[-1].state if self.announcements else ""
 
     def hello(self, **changed: Any) -> None:
-        """Says hello, with the next number unless `changed` has another. Its newest number is the highest said."""
+        """Says hello, with the next number unless `changed` has another; without the fields for which it has None. Its newest
+        number is the highest said."""
         self.number = max(self.number, changed.get("number", self.number + 1))
         frame: dict[str, Any] = {
             "kind": "hello",
@@ -143,7 +144,7 @@ class Downstream:
             "suspects": [],
             "codecs": ["cbor"],
         }
-        self.say(frame | changed)
+        self.say({name: value for name, value in (frame | changed).items() if value is not None})
 
     def request(self, what: str, number: int = 1) -> None:
         self.say({"kind": "request", "number": number, "what": what})
@@ -152,6 +153,11 @@ class Downstream:
         if not quiet:
             self._note(shown(frame))
         self._sockets.say(self.habits.write(frame))
+
+    def garble(self, encoded: Iterable[bytes]) -> None:
+        for one in encoded:
+            self._note(f"{len(one)} bytes to the feedback socket")
+            self._sockets.say(one)
 
     def make_statement(self, session: DownstreamSession | None = None, **changed: Any) -> None:
         """States the session, with fields changed."""

@@ -8,29 +8,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from zpipe.core.wire import cbor
-
-_NEEDLESS: dict[str, dict[str, Any]] = {
-    "hello": {"outlet": "", "suspects_of": "", "suspects": [], "codecs": ["cbor"]},
-    "welcome": {"codec": "cbor"},
-    "refuse": {"session": b"", "number": 0},
-    "statement": {
-        "ranges": [],
-        "returned": [],
-        "finished": [],
-        **dict.fromkeys(("rate", "reply", "leaving", "seen_stopped"), 0),
-    },
-    "confirm": {"need_bytes": 0},
-    "announcement": {"hungry": False, "ended": False},
-    "parcel": {"sections": []},
-}
+from zpipe.core.wire import cbor, frames
 
 
 def write_sparingly(value: Any) -> bytes:
     """The frame without every field that means the same where it is missing; and by an end of a later minor version."""
-    if not isinstance(value, dict) or value.get("kind") not in _NEEDLESS:
+    if not isinstance(value, dict) or value.get("kind") not in frames.MISSING:
         return cbor.write(value)
-    needless = _NEEDLESS[value["kind"]]
+    needless = frames.MISSING[value["kind"]]
     kept = {key: one for key, one in value.items() if key not in needless or needless[key] != one}
     later = {"minor": 9} if value["kind"] in ("hello", "welcome") else {}
     return cbor.write(kept | later)

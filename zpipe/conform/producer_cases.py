@@ -35,8 +35,10 @@ def wrong_hellos(scene: Scene) -> None:
     down = scene.downstream()
     down.habits.greeting = False
     _beside(scene, down)
+    of_this_version = ("incarnation", "secret", "outlet", "upstream", "inbox", "queue_messages", "codecs")
     wrong: list[dict[str, Any]] = [
         {"version": 99},
+        {"version": 99, **dict.fromkeys((*of_this_version, "suspects_of", "suspects"))},
         {"pipeline": "another"},
         {"upstream": "another"},
         {"outlet": "no-such-outlet"},

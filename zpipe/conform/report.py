@@ -108,13 +108,14 @@ def line(result: Result) -> str:
     return "\n".join(rows)
 
 
-def summary(results: Sequence[Result]) -> str:
+def summary(results: Sequence[Result], whole: bool) -> str:
+    """In words. `whole`: every case of the levels was asked; some of them say nothing of a level."""
     count = {outcome: sum(one.outcome == outcome for one in results) for outcome in ("kept", "not kept", "not asked")}
     reached = level_reached(results)
     text = f"{count['kept']} of {len(results)} cases kept"
     text += f", {count['not kept']} not" if count["not kept"] else ""
     text += f", {count['not asked']} not asked" if count["not asked"] else ""
-    return f"{text}; " + (f"level {reached} is kept" if reached else "level 1 is not kept")
+    return f"{text}; level {reached or 1} is {'kept' if reached else 'not kept'}" if whole else text
 
 
 def level_reached(results: Sequence[Result]) -> int:
@@ -127,11 +128,12 @@ def level_reached(results: Sequence[Result]) -> int:
     return reached
 
 
-def as_json(command: Sequence[str], kind: Kind, results: Sequence[Result]) -> dict[str, Any]:
+def as_json(command: Sequence[str], kind: Kind, results: Sequence[Result], whole: bool) -> dict[str, Any]:
+    """The same; its `level` is null where not every case was asked."""
     return {
         "command": list(command),
         "kind": kind,
-        "level": level_reached(results),
+        "level": level_reached(results) if whole else None,
         "kept": all(one.outcome != "not kept" for one in results),
         "cases": [asdict(one) for one in results],
     }

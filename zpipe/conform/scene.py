@@ -30,6 +30,8 @@ WAIT_S = 15.0
 """For what has to come at once or at the next heartbeat: far longer than either, since the machine may be busy."""
 _STEP_S = 0.01
 _SHOWN = 6
+LAST_WORDS = 1000
+"""Characters: what is wrong often stands above a trace."""
 
 
 class Scene:
@@ -155,7 +157,7 @@ class Scene:
                 return
             ended = [program.exit_code for program in self.programs.values() if program.exit_code is not None]
             if ended and not self._may_exit:
-                last = "; ".join(program.last_words()[-300:] for program in self.programs.values())
+                last = "; ".join(program.last_words()[-LAST_WORDS:] for program in self.programs.values())
                 self.fail(expected, f"the stage ended with exit code {ended[0]}. It wrote: {last or 'nothing'}")
             if time.monotonic() > deadline:
                 self.fail(expected, "nothing of the kind within " + f"{within_s:g} s")
@@ -192,7 +194,9 @@ class Scene:
         self.allow_exit()
         self.wait(lambda: program.exit_code is not None, expected, within_s)
         if program.exit_code != 0:
-            self.fail(expected + ", with exit code 0", f"exit code {program.exit_code}: {program.last_words()[-300:]}")
+            self.fail(
+                expected + ", with exit code 0", f"exit code {program.exit_code}: {program.last_words()[-LAST_WORDS:]}"
+            )
 
     def fail(self, expected: str, came: str) -> None:
         """Raises NotKept with what was said last."""

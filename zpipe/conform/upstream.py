@@ -239,6 +239,14 @@ class Upstream:
             self._note(shown(frame))
         self._sockets.answer(route, self.habits.write(frame | self.habits.extra))
 
+    def garble(self, encoded: Iterable[bytes]) -> None:
+        """Says these to the stage of the open session, and publishes them."""
+        assert self.session is not None
+        for one in encoded:
+            self._note(f"{len(one)} bytes as an answer, and as an announcement")
+            self._sockets.answer(self.session.route, one)
+            self._sockets.publish(b"announcement", one)
+
     def announce(self) -> None:
         frame = {
             "kind": "announcement",

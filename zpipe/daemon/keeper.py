@@ -20,6 +20,7 @@ from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
+from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.core.wire.frames import Announcement, Bury, Done, Refuse, Snapshot
 from zpipe.core.work.stored_dead_letter import PROGRAM
@@ -88,6 +89,10 @@ def run_program(
 
     fresh  what the program has kept in its part of the state folder is removed before
     """
+    if host := config.host_of(
+        stage, instance
+    ):  # an instance is where the config has it, whatever else this machine is called
+        env = {**env, environment.HOST: host}
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
@@ -143,6 +148,7 @@ class Keeper:
         self._said: Announcement | None = None
         self._heard_at = time.monotonic()
         self._snapshot: dict[str, Any] = {}
+        self._warned_of_snapshots = False
         self._stop_signals = 0
 
     def _start(self, runtime_root: Path, state: Path, letters: str) -> subprocess.Popen[bytes]:
@@ -218,16 +224,27 @@ class Keeper:
                 self._program.send_signal(signal.SIGTERM if self._stop_signals == 1 else signal.SIGKILL)
 
     def _read_published(self) -> None:
-        for _, encoded in self._sockets.published():
+        for parts in self._sockets.published():
             try:
-                frame = frames.read(encoded)
+                if len(parts) != 2:
+                    raise PeerError(f"it publishes {len(parts)} frames at once: they are a topic and a frame")
+                frame = frames.read(parts[1])
             except PeerError as error:
                 self._log.warning(fields(event="program.malformed", reason=error))
                 continue
             if isinstance(frame, Snapshot):
-                self._snapshot = frame.body
+                self._take_snapshot(frame.body)
             elif isinstance(frame, Announcement):
                 self._heard(frame)
+
+    def _take_snapshot(self, body: dict[str, Any]) -> None:
+        snapshot = taken_in(body)
+        if snapshot is not None:
+            self._snapshot = snapshot
+        elif not self._warned_of_snapshots:
+            self._warned_of_snapshots = True
+            reason = "its snapshots lack what PROTOCOL.md 5.9 requires, or have no number where one belongs: nobody shows them"
+            self._log.warning(fields(event="program.malformed", reason=reason))
 
     def _heard(self, frame: Announcement) -> None:
         self._heard_at = time.monotonic()

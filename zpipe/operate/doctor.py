@@ -114,6 +114,10 @@ def _keys(config: PipelineConfig, env: Mapping[str, str], host: str) -> Iterator
             cure = "take it out of the config, and give each host a key: `zpipe keys new`"
             yield Finding("keys", "warning", "insecure = true: whoever reaches a port can take part", cure)
         return
+    if host and host not in config.hosts:
+        what = f"{host!r} is no host of the pipeline, which has {', '.join(config.hosts)}"
+        yield Finding("this host", "wrong", what, "say which of them this is by --host, or $ZPIPE_HOST")
+        return
     try:
         pair = keyring.pair_from(this_host.own_key(config, env, host), host)
     except OperatorError as error:

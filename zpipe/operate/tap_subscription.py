@@ -12,6 +12,7 @@ from zpipe.config.targets import read_link, read_stage_target
 from zpipe.core.lifecycle import State
 from zpipe.core.wire import frames
 from zpipe.errors import OperatorError, PeerError
+from zpipe.operate.watch import read_answer
 from zpipe.runtime.places import Places, since_boot_s
 from zpipe.transport import keyring
 
@@ -89,7 +90,7 @@ class TapSubscription:
         request = frames.Request(next(self._numbers), f"tap:{self._sections}")
         encoded = self._sockets.post(addresses.feedback, frames.write(request), host)
         if encoded is not None:
-            answer = frames.read(encoded)
+            answer = read_answer(encoded, instance)
             if isinstance(answer, frames.Refuse):
                 raise OperatorError(f"{instance[0]}.{instance[1]} refuses to be tapped: {answer.reason}")
             self.heard.add(instance)

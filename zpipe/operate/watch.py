@@ -32,6 +32,16 @@ UNHEARD_ANSWER_S = 0.05
 """A running instance answers within some milliseconds. One whose process is stopped must not hold up the others."""
 
 
+def read_answer(encoded: bytes, instance: InstanceKey) -> frames.Frame:
+    """What an instance has answered to a request. Raises OperatorError, which names it, for what is no frame: it may be a program
+    in another language, and the others are still to be heard."""
+    try:
+        return frames.read(encoded)
+    except PeerError as error:
+        name = f"{instance[0]}.{instance[1]}"
+        raise OperatorError(f"{name} answers a request with what is no frame of the protocol: {error}") from None
+
+
 class Watch:
     """Used by one thread. `snapshots` has the last snapshot of each instance, also of those that have gone.
 
@@ -142,7 +152,7 @@ class Watch:
             problem = self._sockets.refused.get(address)
             why = keyring.words_of(problem, host) if problem else "is it running?"
             raise self._places.no_peer_error(f"{stage}.{instance} does not answer at {address}: {why}")
-        answer = frames.read(encoded)
+        answer = read_answer(encoded, (stage, instance))
         if isinstance(answer, frames.Refuse):
             raise OperatorError(f"{stage}.{instance} refuses to {what}: {answer.reason}")
         return answer.state if isinstance(answer, frames.Done) else ""

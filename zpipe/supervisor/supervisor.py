@@ -146,9 +146,16 @@ class Supervisor:
         """Why this life of a child has sent no snapshot, so that the drain waits for it; "" if it has, or is not waited for."""
         if child.done or child.process is None:
             return "" if child.done else child.why_absent
+        last = self._last.get((child.stage, child.instance))
+        return "" if last is not None and self._is_of_this_life(child, last) else "is starting"
+
+    def _is_of_this_life(self, child: ChildDaemon, snapshot: dict[str, Any]) -> bool:
+        """Whether the child's present process has sent it, as far as it says. A program in another language says its own pid, or
+        none, and the child is its keeper."""
+        if child.process is None:
+            return False
         pid = child.process.pid
-        heard = self._last.get((child.stage, child.instance), {"pid": 0}).get("pid", pid) == pid
-        return "" if heard else "is starting"
+        return bool(self._config.stages[child.stage].command) or snapshot.get("pid", pid) == pid
 
     def _say(self, event: str, **values: object) -> None:
         self._display.line(fields(event=event, **values))
@@ -293,8 +300,7 @@ class Supervisor:
         self._last[key] = snapshot
         for child in self._children:
             if (child.stage, child.instance) == key:
-                pid = getattr(child.process, "pid", 0)
-                child.note_ready(snapshot["state"] not in NOT_UP and snapshot.get("pid", pid) == pid)
+                child.note_ready(snapshot["state"] not in NOT_UP and self._is_of_this_life(child, snapshot))
         self._display.snapshot(snapshot)
 
     def _read_stderr(self, timeout_s: float) -> None:
@@ -315,8 +321,9 @@ class Supervisor:
         """Whether every instance has said in this life that it has taken all its marked letters in hand."""
         for child in self._children:
             snapshot = self._last.get((child.stage, child.instance))
-            pid = child.process.pid if child.process is not None else None
-            here = snapshot is not None and snapshot.get("pid", pid) == pid and snapshot["state"] != State.STARTING
+            here = (
+                snapshot is not None and self._is_of_this_life(child, snapshot) and snapshot["state"] != State.STARTING
+            )
             if not child.done and (snapshot is None or not here or snapshot.get("replay_due")):
                 return False
         return True

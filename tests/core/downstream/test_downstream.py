@@ -16,6 +16,7 @@ from zpipe.core.ledger import Derivation
 from zpipe.core.policy import Codec, ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.wire import cbor, frames, section
 from zpipe.core.work.task import Chunk
+from zpipe.errors import PeerError
 
 ROUTE, OTHER = b"route", b"another route"
 UNIX = "uid 1000, pid 4321"
@@ -380,6 +381,18 @@ def test_another_version_is_refused_by_name_at_both_ends(version: int) -> None:
     reason = f"b.1 speaks version {version} of the protocol and a version {frames.VERSION}: update the older one"
     assert [frame.reason for frame in replies(said, frames.Refuse)] == [reason]
     assert log_events(said) == [("hello.refused", reason)]
+
+
+def test_a_hello_of_another_version_needs_only_what_all_versions_have() -> None:
+    least = {"kind": "hello", "version": 3, "pipeline": "p", "stage": "b", "instance": 1, "number": 7}
+    for more in ({}, {"secret": "a text", "inbox": 5, "new": True}):
+        read = frames.read(cbor.write(least | more))
+        assert isinstance(read, frames.Hello)
+        [refuse] = replies(make().hello(ROUTE, read, 0.0, UNIX), frames.Refuse)
+        assert (refuse.number, "version 3" in refuse.reason) == (7, True)
+    for fault in ({"version": frames.VERSION}, {"number": -1}, {"version": "3"}, {"stage": None}):
+        with pytest.raises(PeerError):
+            frames.read(cbor.write(least | fault))
 
 
 def test_a_later_minor_version_is_talked_with() -> None:

@@ -224,6 +224,15 @@ def test_the_document_and_the_schema_say_what_may_be_missing(kind: str) -> None:
     assert missing.keys() <= names
 
 
+def test_every_row_of_a_table_has_the_cells_of_its_head() -> None:
+    outside = re.sub(r"^```.*?^```", "", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\n)+", outside, re.MULTILINE)
+    assert len(tables) > 20
+    for table in tables:
+        head, *rows = table.splitlines()
+        assert [row for row in rows if row.count("|") != head.count("|")] == []
+
+
 def test_the_document_has_the_constants_and_states_of_the_code() -> None:
     link = LinkPolicy()
     for name, value in {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -47,6 +48,13 @@ def command(
     """
     if unknown := [number for number in numbers if number not in CASES]:
         raise click.UsageError(f"there is no case {unknown[0]}: they are {min(CASES)} to {max(CASES)}")
+    if foreign := [number for number in numbers if kind not in CASES[number].kinds]:
+        kinds = " or ".join(CASES[foreign[0]].kinds)
+        raise click.UsageError(f"case {foreign[0]} is asked of a {kinds}, and this is a {kind} (--kind)")
+    if junit is not None and not (
+        junit.parent.is_dir() and os.access(junit if junit.exists() else junit.parent, os.W_OK)
+    ):
+        raise click.BadParameter(f"cannot write {junit}", param_hint="'--junit'")
     cases = report.chosen(kind, level, numbers)
     if listed:
         for one in cases:
@@ -56,5 +64,7 @@ def command(
     results = report.run(command_line, kind, cases, many, jobs, keep)
     if junit is not None:
         junit.write_text(report.junit(results), encoding="utf-8")
-    click.echo(json.dumps(report.as_json(command_line, kind, results)) if as_json else report.summary(results))
+    whole = not numbers
+    value = report.as_json(command_line, kind, results, whole) if as_json else None
+    click.echo(json.dumps(value) if as_json else report.summary(results, whole))
     return ExitCode.FAILED if any(one.outcome == "not kept" for one in results) else ExitCode.DONE

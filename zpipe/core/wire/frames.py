@@ -33,6 +33,8 @@ NO_SESSION = "no such session"
 """The reason of a refuse that every end of a session brings about, and no fault of either side."""
 ANNOUNCEMENT_TOPIC, SNAPSHOT_TOPIC, TAP_TOPIC = TOPICS = (b"announcement", b"snapshot", b"tap")
 """Of what is published on the control socket."""
+HELLO_OF_EVERY_VERSION = ("version", "pipeline", "stage", "instance", "number")
+"""Fields of a hello that no version changes."""
 MAX_QUEUE_MESSAGES = 1_000_000_000
 """Goes into a high-water mark, a C int."""
 
@@ -176,7 +178,7 @@ class Announcement:
 
 @dataclass(slots=True)
 class Request:
-    """Operator to instance: `what` is one of drain, leave, pause, resume, snapshot, tap:N."""
+    """Operator to instance: `what` is one of those that PROTOCOL.md 5.10 has."""
 
     kind: ClassVar = "request"
     number: int
@@ -391,9 +393,21 @@ def read(encoded: bytes, most_bytes: int = MAX_FRAME_BYTES) -> Frame:
     except KeyError:
         values = _with_defaults(reader.frame, value)
     if not reader.sound(*values):
+        if reader.frame is Hello and (hello := _of_another_version(value)) is not None:
+            return hello
         raise _fault(reader.frame, values)
     frame: Frame = reader.frame(*values)
     return frame
+
+
+def _of_another_version(value: dict[Any, Any]) -> Hello | None:
+    """A hello that only says what those of every version do, so that it can be refused by name; None if it is none."""
+    known: dict[str, Any] = {name: value.get(name) for name in HELLO_OF_EVERY_VERSION}
+    conditions = tuple(_condition("hello", one) for one in fields(Hello) if one.name in known)
+    if not _sound(HELLO_OF_EVERY_VERSION, conditions)(*known.values()) or known["version"] == VERSION:
+        return None
+    neutral: dict[str, Any] = dict.fromkeys(("incarnation", "outlet", "upstream", "inbox", "suspects_of"), "")
+    return Hello(**known, **neutral, secret=b"", queue_messages=0, suspects=[])
 
 
 def _with_defaults(frame: type[Any], value: dict[Any, Any]) -> list[Any]:
