@@ -133,6 +133,26 @@ def test_what_a_source_gives_in_a_run_is_taken_while_it_waits(fed: Fed, monkeypa
     assert fed.source.turn(1.0) == 1.0 + source_thread.QUICK_S
 
 
+def test_a_run_that_gives_nothing_lets_the_loop_sleep_until_its_next_message(
+    fed: Fed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stage, "has_unsent", False)
+    monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
+    fed.give(100)
+    fed.source.feed(-1.0)
+    for look in range(1, source_thread.LOOKS):
+        assert fed.source.turn(float(look)) == look + source_thread.QUICK_S
+    assert fed.source.turn(100.0) == NEVER
+    fed.woken.clear()
+    fed.given.put((100, {}))
+    fed.given.put((101, {}))
+    assert fed.woken.wait(DEADLINE_S), "the first message wakes the loop, though the run goes on"
+    assert fed.source.turn(101.0) == 101.0
+    fed.source.feed(-1.0)
+    assert fed.stage.counts.received > 100
+    assert fed.source.turn(102.0) != NEVER, "it looks again"
+
+
 def test_a_snapshot_counts_all_that_was_yielded(fed: Fed) -> None:
     fed.give(1)
     fed.source.feed(-1.0)

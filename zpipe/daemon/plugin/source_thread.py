@@ -4,7 +4,8 @@ Iterating `zpipe_source` belongs here, holding it up, and making ids of position
 which is the core's.
 
 The source's thread only appends to a deque. The loop takes what is there and encodes it. So an idle pipeline gets each message
-at once, a busy one gets full sections. There is a timer only while a quick source is read in runs, which wake the loop once.
+at once, a busy one gets full sections. There is a timer only while a quick source is read in runs, which wake the loop once, and
+not for long while it gives nothing: the next message wakes the loop then.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ NEVER = float("inf")
 QUICK_S = 0.001
 """A run of messages that took the source less is followed by one that is twice as long, without a look at each. The loop looks
 that often at what a run has given."""
+LOOKS = 20
+"""So many looks at a run that has given nothing, one after another: from then on its next message wakes the loop, which costs
+25 ns for each message. A source that was quick once and then has nothing for hours would keep the loop awake."""
 _TUPLES, _NAMES = frozenset({tuple}), frozenset({int, str})
 
 Batch = tuple[list[Chunk], Position, int, list[DeadLetter], list[str] | None]
@@ -83,6 +87,8 @@ class SourceThread:
         self._taken = 0  # from `items`; by the loop
         self._last_taken: Any = None
         self._in_run = False
+        self._looks = 0  # at the run, without finding anything; by the loop
+        self._asleep = False  # the loop looks no more; set by it, taken back by the source's thread
         self._more = threading.Condition()
         self._began_at = self._over_at = 0.0
         self._waited_s = 0.0
@@ -119,7 +125,7 @@ class SourceThread:
         stopping, items, clock = self._context.stopping, self._items, time.monotonic
         run, first, began_at = 0, self._asked, clock()
         try:
-            iterator = iter(self._source(self._context))
+            iterator = self._waking(iter(self._source(self._context)))
             for item in iterator:
                 while self._asked >= self._limit and not stopping.is_set():
                     self._wait_for_room()
@@ -144,6 +150,14 @@ class SourceThread:
         finally:
             self._in_run = False
         self._service_wait.reached()
+
+    def _waking(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """What the iterator gives. By the time that the next is asked for, the one before is in `_items`."""
+        for item in iterator:
+            yield item
+            if self._asleep:
+                self._asleep = False
+                self._wake()
 
     def _go_on_after_last(self, first: int) -> None:
         """What the source has given counts, also of a run that it did not end; `first` had been given before."""
@@ -204,8 +218,16 @@ class SourceThread:
         if self._over:
             return NEVER if self._end_taken else now
         if len(self._items) >= self._least:
+            self._looks = 0
             return now
-        return now + QUICK_S if self._in_run and self._nothing_unsent else NEVER
+        if not self._in_run or not self._nothing_unsent:
+            self._looks = 0
+            return NEVER
+        self._looks += 1
+        if self._looks < LOOKS:
+            return now + QUICK_S
+        self._asleep = True
+        return now if self._items else NEVER  # it may have come just before the thread could have seen this
 
     def feed(self, now: float) -> None:
         """Gives the stage what was yielded, as far as it is worth a turn. Before a snapshot, which counts what the source has
