@@ -87,7 +87,7 @@ class ShelfOutlet:
     """An `OutgoingLink`. What was put on the shelf is settled: the shelf answers for it."""
 
     waiting = False
-    stored_messages = stored_bytes = lost_messages = redelivered = returned = 0
+    stored_messages = stored_bytes = redelivered = returned = 0
     room = 1 << 62
     awaits_acks = False
     send_at = NEVER

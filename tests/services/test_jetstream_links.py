@@ -77,16 +77,6 @@ options = {{ path = "out.db", table = "t", key = "id" }}
 """
 
 
-def stored(pipeline: Pipeline) -> int:
-    if not (pipeline.folder / "out.db").exists():
-        return 0
-    try:
-        [[count]] = pipeline.query("SELECT count(*) FROM t", "out.db")
-    except Exception:  # the table is not there yet
-        return 0
-    return int(count)
-
-
 def output(pipeline: Pipeline, *arguments: str) -> str:
     """What a command prints that ends well."""
     command = pipeline.zpipe(*arguments)
@@ -116,7 +106,7 @@ def kill_everything_in_turn(run: Command, pipeline: Pipeline, cluster: NatsClust
         lambda: [server.kill() for server in cluster.servers] and cluster.start(),
     ]
     for number, kill in enumerate(kills, 1):
-        wait_for_progress(run, lambda: stored(pipeline), count * number // (len(kills) + 1))
+        wait_for_progress(run, pipeline.count, count * number // (len(kills) + 1))
         kill()
 
 
@@ -166,7 +156,7 @@ options = { function = "half:same" }
 def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(cluster: NatsCluster, make: Make) -> None:
     pipeline = make(mixed(cluster), half=HALF)
     run = pipeline.run()
-    wait_until(lambda: stored(pipeline) > 3000, "messages are stored")
+    wait_until(lambda: pipeline.count() > 3000, "messages are stored")
     shown = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
     assert [(one["from"], one["to"]) for one in shown["links"]] == [
         ("make", "half"),
@@ -190,14 +180,14 @@ def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(clust
 def test_depth_is_exact_while_the_consumer_is_paused(cluster: NatsCluster, make: Make) -> None:
     pipeline = make(config(cluster, "depth", 5000, 1000), half=HALF)
     run = pipeline.run()
-    wait_until(lambda: stored(pipeline), "messages are stored")
+    wait_until(pipeline.count, "messages are stored")
     output(pipeline, "pause", str(pipeline.path), "store")
     name = "zpipe+depth+half+=+store"
 
     def as_shown() -> dict[str, int]:
         shown = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
         [row] = [one for one in shown["links"] if one["to"] == "store"]
-        row["left"] = 5000 - stored(pipeline)
+        row["left"] = 5000 - pipeline.count()
         return row  # type: ignore[no-any-return]
 
     wait_until(lambda: (row := as_shown())["depth"] == row["left"] > 0, "the depth is what is not stored")

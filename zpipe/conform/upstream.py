@@ -98,7 +98,6 @@ class Upstream:
         self.sessions: list[UpstreamSession] = []
         self.unsent: deque[Item] = deque()
         self.made = 0
-        self.returned_rows = 0
         self.unknown_statements = 0
         self.last_route = b""
         self.acked: set[int] = set()
@@ -361,7 +360,6 @@ class Upstream:
             if (sequence, start, stop) in session.rows:
                 continue
             session.rows.add((sequence, start, stop))
-            self.returned_rows += 1
             self._note(f"(was handed back messages {start} to {stop} of parcel {sequence})")
             sent = session.parcels.get(sequence)
             if sent is None:

@@ -59,10 +59,6 @@ class BufferedLink:
         return self.buffer.finished_total
 
     @property
-    def lost_messages(self) -> int:
-        return self.buffer.lost_total
-
-    @property
     def unsent_messages(self) -> int:
         return self.buffer.waiting_messages
 

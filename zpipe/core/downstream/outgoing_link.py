@@ -26,11 +26,10 @@ from zpipe.core.work.task import Chunk
 class OutgoingLink(Protocol):
     """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
 
-    `produced = acked + in_flight_messages + unsent_messages + stored_messages + lost_messages` holds after every call.
+    `produced = acked + in_flight_messages + unsent_messages + stored_messages` holds after every call, less what a disk lost.
 
     unsent     offered and not handed on;  in_flight: handed on, and the far side does not answer for them yet
     stored     kept by the link itself, and not handed on; 0 where a link keeps nothing
-    lost       were stored, and cannot be read
     room       how many more it takes, besides what the stage's own bounds say; awaits_acks: it takes nothing more before a
                consumer acks something, and has nothing more to send
     acked      nothing is owed for them any more
@@ -69,9 +68,6 @@ class OutgoingLink(Protocol):
 
     @property
     def stored_bytes(self) -> int: ...
-
-    @property
-    def lost_messages(self) -> int: ...
 
     @property
     def redelivered(self) -> int: ...

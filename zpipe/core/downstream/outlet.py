@@ -48,7 +48,7 @@ class Outlet:
 
     waiting = awaits_acks = False
     room = 1 << 62
-    stored_messages = stored_bytes = lost_messages = 0
+    stored_messages = stored_bytes = 0
     drained = True
 
     def __init__(self, name: str, consumer: str, policy: LinkPolicy, numbers: str = "", next_number: int = 1) -> None:

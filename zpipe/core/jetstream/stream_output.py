@@ -43,7 +43,7 @@ class StreamOutput:
     messages  of a parcel, at most;  codec: of the sections that the consumers read
     """
 
-    stored_bytes = lost_messages = 0
+    stored_bytes = 0
     room = 1 << 62
     awaits_acks = False
 
