@@ -238,6 +238,8 @@ def test_load_in_every_view(home: Path, run: Callable[[str], Path], watch: Watch
 
 def test_idle(home: Path, run: Callable[[str], Path], watch: Watch) -> None:
     screens = watch(run(orders(home, 0.01)))
+    # The first message goes through once all are there.
+    screens.wait("nothing flows and nothing waits", gone=["not heard"])
     screens.keep("idle", ORDERED, "nothing flows and nothing waits")
 
 
