@@ -190,15 +190,20 @@ class Pipeline:
                 found[stage, int(words[words.index("--instance") + 1])] = int(entry.name)
         return found
 
+    def pid_at_work(self, stage: str, instance: int = 1) -> int | None:
+        """Its process, if that holds the lock of the instance."""
+        lock = self.home / "r" / f"{self.config.name}.{stage}.{instance}" / "lock"
+        pid = self.instances().get((stage, instance))
+        return pid if pid is not None and lock.is_file() and lock.read_text().split()[:1] == [str(pid)] else None
+
     def pid(self, stage: str, instance: int = 1) -> int:
         """Its process, once it holds the lock of the instance: from then on it does its work."""
-        lock = self.home / "r" / f"{self.config.name}.{stage}.{instance}" / "lock"
+        return wait_until(lambda: self.pid_at_work(stage, instance), f"{stage}.{instance} runs")  # type: ignore[return-value]
 
-        def locked() -> int | None:
-            pid = self.instances().get((stage, instance))
-            return pid if pid is not None and lock.is_file() and lock.read_text().split()[:1] == [str(pid)] else None
-
-        return wait_until(locked, f"{stage}.{instance} runs")  # type: ignore[return-value]
+    def has_ended(self, stage: str, instance: int = 1) -> bool:
+        """Whether it has come to the end of its stream, and is not started again."""
+        mark = self.home / "s" / f"{self.config.name}.{stage}.{instance}" / "stopped.json"
+        return mark.is_file() and bool(json.loads(mark.read_text())["ended"])
 
     def kill(self, stage: str, instance: int = 1) -> None:
         send(self.pid(stage, instance), signal.SIGKILL)

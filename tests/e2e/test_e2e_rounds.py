@@ -133,13 +133,13 @@ def drain(pipeline: Pipeline, units: Units, number: int) -> int:
     while not command.over_within(0.2):
         for name, instance in units.wanted.items():  # one that was leaving when the drain began is needed once more
             over = instance is not None and not instance.running
-            if over and not ended(pipeline, name):
+            if over and not pipeline.has_ended(*name):
                 units.start(name)
     assert command.process.returncode == 0, f"round {number}:\n{command.stdout}\n{command.stderr[-4000:]}"
     assert json.loads(command.stdout.splitlines()[-1])["balanced"]
     for name, instance in units.wanted.items():
         assert instance is not None
-        if not ended(pipeline, name):
+        if not pipeline.has_ended(*name):
             units.stop(name)  # it came too late for this drain and waits for the next stream
         assert instance.over_within(30), f"round {number}: {name} still runs:\n{instance.stderr[-3000:]}"
     stored, distinct = pipeline.query("select count(*), count(distinct id) from t")[0]
@@ -156,11 +156,6 @@ def committed(pipeline: Pipeline) -> int:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
         row = connection.execute("select position from position").fetchone()
     return -1 if row is None or cbor.read(row[0]) is None else int(cbor.read(row[0]))
-
-
-def ended(pipeline: Pipeline, name: tuple[str, int]) -> bool:
-    mark = pipeline.home / "s" / f"{pipeline.config.name}.{name[0]}.{name[1]}" / "stopped.json"
-    return mark.is_file() and bool(json.loads(mark.read_text())["ended"])
 
 
 def test_a_few_rounds(make: MakePipeline) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline import Command, Pipeline, wait_until
+from pipeline import Command, Pipeline, send, wait_until
 from server import Server
 
 from zpipe.core.wire import cbor
@@ -58,21 +59,32 @@ def run_with_kills(
     seed: int = 1,
     server: Server | None = None,
 ) -> dict[str, Any]:
-    """Runs the pipeline, and kills its stages at random points of its progress, each of them before any a second time. With
-    `server`, that is killed, too, once in the middle, and started again. Returns the ledger: it balances, and nothing is a dead
-    letter."""
+    """Runs the pipeline, and kills its stages at random points of its progress, each of them before any a second time, and those
+    that have ended before the others no more. With `server`, that is killed, too, once in the middle, and started again. Returns
+    the ledger: it balances, and nothing is a dead letter."""
     chance = random.Random(seed)
     stages = list(pipeline.config.stages)
     points = sorted(chance.sample(range(messages // 50, messages * 4 // 5), kills))
     run = pipeline.run()
     turn: list[str] = []
+    killed = set()
     for number, point in enumerate(points):
         wait_for_progress(run, progress, point)
-        turn = turn or chance.sample(stages, len(stages))
-        pipeline.kill(turn.pop())
+        while True:
+            turn = turn or chance.sample(stages, len(stages))
+            stage = turn.pop()
+            pid = wait_until(
+                lambda stage=stage: pipeline.has_ended(stage) or pipeline.pid_at_work(stage),  # type: ignore[misc]
+                f"{stage} runs",
+            )
+            if pid is not True:
+                break
+        send(pid, signal.SIGKILL)
+        killed.add(stage)
         if server is not None and number == kills // 2:
             server.kill()
             server.start()
+    assert killed == set(stages), "each of them was killed"
     ledger = run.ledger(DEADLINE_S)
     restarts = sum(row["restarts"] for row in ledger["stages"].values())
     assert restarts == kills, ledger
