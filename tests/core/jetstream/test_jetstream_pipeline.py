@@ -145,7 +145,9 @@ def test_a_message_that_ends_processes_is_a_dead_letter_and_no_other_is(consumer
     assert sim.run(lambda: len(set(ids(sim))) == COUNT - 1 and bool(sim.dead_letters), seconds=200.0), sim.problems
     assert [(stage, id) for stage, id, _ in sim.dead_letters] == [("b", "a:500")]
     assert not sim.problems
+    assert any(key.startswith("suspect.") for key in cluster.bucket)
     assert sim.run(seconds=60.0)
+    assert not any(key.startswith("suspect.") for key in cluster.bucket), "they would be kept for ever"
 
 
 def test_the_depth_is_what_the_consumers_have_not_had() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from zpipe.core.actions import Action, LogEvent, ToLink
 from zpipe.core.downstream.unsent_ages import Ages
 from zpipe.core.jetstream import orders, parcel, producers
-from zpipe.core.jetstream.events import Connected, Event, Figures, Lost, NotStored, Stored, Written
+from zpipe.core.jetstream.events import NOT_YET, Connected, Event, Figures, Lost, NotStored, Stored, Written
 from zpipe.core.jetstream.orders import LinkKey
 from zpipe.core.jetstream.producers import Standing
 from zpipe.core.ledger import Derivation
@@ -64,7 +64,8 @@ class StreamOutput:
         self.send_at = NEVER
         self.end_acked = False
         self.connected = False
-        self.trouble = "there is no connection yet"
+        self.trouble = NOT_YET
+        self._full = False
         self.shell = shell
         self.key = link
         self._parcel_messages = messages
@@ -241,6 +242,7 @@ class StreamOutput:
                 self._retry_s = FIRST_RETRY_S
                 return self._tell_trouble("")
             case NotStored():
+                self._full = event.full
                 self._take_back(event.number)
                 self._retry_at = now + self._retry_s
                 self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
@@ -270,6 +272,11 @@ class StreamOutput:
     def _land(self, section: Section) -> None:
         self.in_flight_messages -= section.count
         self.in_flight_bytes -= section.size
+
+    @property
+    def waits_for_cluster(self) -> bool:
+        """A stream that is full waits for its consumers."""
+        return self.trouble not in ("", NOT_YET) and not (self.connected and self._full)
 
     def _tell_trouble(self, trouble: str) -> list[Action]:
         self._count_waiting()
