@@ -76,6 +76,7 @@ def test_a_full_stream_pushes_back() -> None:
     [link] = sim.nodes["a", 1].stage.downstream.links
     assert 100 <= link.held_messages <= 200 and not sim.problems
     assert "full" in link.figures(0.0)["jetstream"]["trouble"]
+    assert not link.waits_for_cluster and link.redelivered == 0, "nothing was sent twice: the stream has refused it"
     sim.boot("b", 1)
     assert sim.run() and not sim.problems
     assert len(ids(sim)) == COUNT

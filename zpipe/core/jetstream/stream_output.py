@@ -243,7 +243,7 @@ class StreamOutput:
                 return self._tell_trouble("")
             case NotStored():
                 self._full = event.full
-                self._take_back(event.number)
+                self._take_back(event.number, sent=not event.full)
                 self._retry_at = now + self._retry_s
                 self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
                 return self._tell_trouble(f"the stream is full: {event.reason}" if event.full else event.reason)
@@ -261,12 +261,14 @@ class StreamOutput:
             self.acked += section.count
             section.settle()
 
-    def _take_back(self, number: int) -> None:
-        """A parcel is unsent again, ahead of the rest and in order, attempt + 1. It may be in the stream all the same."""
+    def _take_back(self, number: int, sent: bool = True) -> None:
+        """A parcel is unsent again, ahead of the rest and in order. `sent`: it may be in the stream all the same, so it is sent
+        once more, attempt + 1."""
         for section in reversed(self._flights.pop(number, ())):
             self._land(section)
-            section.attempt += 1
-            self.redelivered += section.count
+            if sent:
+                section.attempt += 1
+                self.redelivered += section.count
             self._put_back(section)
 
     def _land(self, section: Section) -> None:
