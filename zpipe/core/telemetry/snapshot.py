@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.downstream.outgoing_link import OutgoingLink
 from zpipe.core.ledger import COUNTS, OTHERS, Counts
 from zpipe.core.lifecycle import Lifecycle, State
 from zpipe.core.upstream.incoming_link import IncomingLink
@@ -40,24 +39,6 @@ _BUFFER_NUMBERS = (
     "bytes_bound",
 )  # fmt: skip
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
-
-
-def of_link(link: OutgoingLink, now: float) -> dict[str, Any]:
-    """One link, as its producer sees it, with what its kind adds."""
-    return {
-        "outlet": link.name,
-        "to": link.consumer,
-        "produced": link.produced,
-        "acked": link.acked,
-        "in_flight": link.in_flight_messages,
-        "in_flight_bytes": link.in_flight_bytes,
-        "unsent": link.unsent_messages + link.stored_messages,
-        "unsent_bytes": link.unsent_bytes + link.stored_bytes,
-        "oldest_s": link.unsent_for_s(now),
-        "redelivered": link.redelivered,
-        "returned": link.returned,
-        **link.figures(now),
-    }
 
 
 def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
@@ -118,7 +99,7 @@ def of_stage(parts: Parts, now: float) -> dict[str, Any]:
             {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
         ],
         "sessions": of_sessions(inlet),
-        "links": [of_link(link, now) for link in parts.downstream.links],
+        "links": [link.figures(now) for link in parts.downstream.links],
     }
 
 
