@@ -32,14 +32,4 @@ class Suspects:
 
     def isolate(self, section: Section) -> Iterator[Section]:
         """The section, with each suspect a section of its own that says how much it is suspected."""
-        at = 0
-        for number in sorted(n for n in self._by_number if section.first <= n < section.first + section.count):
-            found = number - section.first
-            if at < found:
-                yield section.cut(at, found)
-            one = section if section.count == 1 else section.cut(found, found + 1)
-            one.suspicion = self._by_number[number]
-            yield one
-            at = found + 1
-        if at < section.count:
-            yield section.cut(at, section.count) if at else section
+        return section.isolate(self._by_number)
