@@ -33,6 +33,7 @@ from zpipe.core.downstream.outgoing_link import OutgoingLink
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_sessions import NO_KEY, OutletSessions
 from zpipe.core.downstream.output_limit import OutputLimit
+from zpipe.core.intervals import following
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import LimitPolicy, StagePolicy
@@ -41,8 +42,7 @@ from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
-from zpipe.core.telemetry import snapshot
-from zpipe.core.telemetry.stage_report import StageReport, StageStatus, following
+from zpipe.core.telemetry.stage_report import StageReport, StageStatus
 from zpipe.core.telemetry.tap_publisher import TapPublisher, rate_asked_for
 from zpipe.core.upstream.incoming_link import IncomingLink
 from zpipe.core.upstream.inlet import Inlet
@@ -116,7 +116,8 @@ class Stage:
         self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self._snapshot_state: State | None = None
-        self.report = StageReport(self.processing, self.source, self.upstreams, now)
+        held = self.counts, self.inlet, self.downstream, self.processing, self.source, self.upstreams
+        self._report = StageReport(me, self.lifecycle, *held, now)
         self._process_figures = process_figures
 
     # ---- what the shell may read
@@ -167,9 +168,7 @@ class Stage:
 
     def status(self) -> StageStatus:
         """What it is doing, in a few figures."""
-        return self.report.status(
-            self.state, self.counts, self.downstream, self.shutdown.leaving, self.shutdown.draining
-        )
+        return self._report.status(self.shutdown.leaving, self.shutdown.draining)
 
     # ---- events: neighbours
 
@@ -594,5 +593,4 @@ class Stage:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
-        parts = snapshot.Parts(self.me, self.lifecycle, self.counts, self.inlet, self.downstream)
-        return self._process_figures() | self.report.take(parts, now, self.policy.interval_s / 2)
+        return self._process_figures() | self._report.take(now, self.policy.interval_s / 2)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zpipe.config import PipelineConfig
+from zpipe.core.intervals import following
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.stage_report import following
 from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Sockets
 
