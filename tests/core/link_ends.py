@@ -211,7 +211,7 @@ class ConsumerEnd(LinkEnd):
             "lowest": 1,
             "need_bytes": 0,
         }
-        self.inlet.confirmed(session, frames.Confirm(named(name), **fields | more), self.now)
+        self.inlet.confirmed(session, frames.Confirm(named(name), **fields | more))
 
     def on_session_lost(self, name: str) -> None:
         self.inlet.close(self.producers[name].upstream)

@@ -228,7 +228,7 @@ class Stage:
                 self._actions.append(TakeLetters())
             case "snapshot":
                 self.snapshot_now(now)
-            case what if self.upstreams.gone_by_word(what, now):
+            case what if self.upstreams.gone_by_word(what):
                 pass
             case what if (rate := rate_asked_for(what)) is not None:
                 self.tap.ask(rate, now)
@@ -256,7 +256,7 @@ class Stage:
         self._settled = False
         self.upstreams.connected(peer, now)
 
-    def upstream_disconnected(self, peer: tuple[str, int], now: float) -> None:
+    def upstream_disconnected(self, peer: tuple[str, int]) -> None:
         self._settled = False
         self.upstreams.disconnected(peer)
 
@@ -265,10 +265,10 @@ class Stage:
         self._settled = False
         self.upstreams.expected(peer)
 
-    def upstream_gone(self, peer: tuple[str, int], now: float) -> None:
+    def upstream_gone(self, peer: tuple[str, int]) -> None:
         """It stopped at the end of its stream before this incarnation started."""
         self._settled = False
-        self.upstreams.gone(peer, now)
+        self.upstreams.gone(peer)
 
     def downstream_gone(self, stage: str) -> None:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""

@@ -69,7 +69,7 @@ class Discovery:
                     self._connect(peer)
                 if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
-                    self._stage.upstream_gone(peer, now)
+                    self._stage.upstream_gone(peer)
         for _, consumer in self._config.consumers(self._me):
             for instance in self._places.instances(consumer):
                 if self._places.stopped_at_end(consumer, instance) is not None:

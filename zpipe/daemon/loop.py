@@ -296,7 +296,7 @@ class Loop:
                     stage.upstream_connected(arrival.key, now)
                 case "down":
                     self._log.debug(fields(event="upstream.disconnected", upstream=_name(arrival.key)))
-                    stage.upstream_disconnected(arrival.key, now)
+                    stage.upstream_disconnected(arrival.key)
                 case "ready":
                     stage.session_ready(arrival.key)
                 case "lost":

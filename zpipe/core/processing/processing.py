@@ -348,7 +348,7 @@ class Processing:
             work_at = min(work_at, self._ready_at(now, flush))
         elif not self._must_wait(replay):
             work_at = now
-        return min(at, max(work_at, self.limiter.next_at(now)))
+        return min(at, max(work_at, self.limiter.next_at()))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the service rate measured so far, if that has changed."""

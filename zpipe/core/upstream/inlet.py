@@ -301,7 +301,7 @@ class Inlet:
         upstream, _ = self._sessions.get(session_id, (None, None))
         return upstream
 
-    def confirmed(self, session: InletSession, confirm: frames.Confirm, now: float) -> None:
+    def confirmed(self, session: InletSession, confirm: frames.Confirm) -> None:
         """What the producer has read and sent: the room it gave up may go to others. Raises PeerError if it cannot be true."""
         if not session.confirmed(confirm):
             return
