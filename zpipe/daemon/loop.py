@@ -177,9 +177,8 @@ class Loop:
                 self._handover.give()
                 self._driver.drive(self._turn_on_worker)
                 self._handover.watch()
-                self._mailbox.post(
-                    _nothing
-                )  # what the turn has left that was lost in a call does not wait for a deadline
+                # What the turn has left that was lost in a call does not wait for a deadline.
+                self._mailbox.post(_nothing)
         if self._error is not None:
             raise self._error
 

@@ -236,9 +236,8 @@ class Processing:
         del self.tasks[task.number]
         self._alone = False
         self.limiter.ended(task, result, now)
-        if not (
-            result.failures and result.failures[0].verdict is Verdict.THROTTLED
-        ):  # a refusal says nothing of the service rate
+        # A refusal says nothing of the service rate.
+        if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures} if result.failures else set()
         apart = failed.union(result.held) if result.held else failed

@@ -175,9 +175,8 @@ def weigh(grants: Sequence[Grant], window: int) -> None:
     they may, what they send is what they were given, so their shares become equal again."""
     used = [grant.received_since() for grant in grants]
     total = sum(used)
-    for grant, amount in zip(
-        grants, used, strict=True
-    ):  # where all that came would have fit at once, nobody lacks room
+    # Where all that came would have fit at once, nobody lacks room.
+    for grant, amount in zip(grants, used, strict=True):
         grant.weight = (1 + 3 * len(grants) * amount / total) / 4 if total > window else 1.0
 
 
