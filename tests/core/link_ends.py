@@ -350,7 +350,7 @@ class ProducerEnd(LinkEnd):
             "redelivered": self.outlet.redelivered,
             "lowest": self.outlet.lowest,
             "end_acked": self.outlet.end_acked,
-            "suspects": bool(self.outlet._suspects),
+            "suspects": bool(self.outlet._suspicions),
         }
 
     def off(self) -> int:

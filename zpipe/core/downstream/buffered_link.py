@@ -12,8 +12,8 @@ from typing import Any
 from zpipe.core.actions import Action, SendParcel, ToLink
 from zpipe.core.buffer.disk_buffer import DiskBuffer
 from zpipe.core.buffer.orders import BufferEvent, FoundBuffer
+from zpipe.core.downstream.memory_link import Ages
 from zpipe.core.downstream.outlet import Outlet
-from zpipe.core.downstream.unsent_ages import Ages
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import Bound, BufferPolicy, LinkPolicy
 from zpipe.core.work.task import Chunk

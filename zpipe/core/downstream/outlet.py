@@ -16,7 +16,6 @@ from typing import Any
 from zpipe.core.actions import SendParcel
 from zpipe.core.downstream.memory_link import NEVER, MemoryLink
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
-from zpipe.core.downstream.suspects import Suspects
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.priority_queue import PriorityQueue
 from zpipe.core.ranges import RangeSet
@@ -52,7 +51,7 @@ class Outlet(MemoryLink):
         self._busy: PriorityQueue[OutletSession] = PriorityQueue()
         self._idle: PriorityQueue[OutletSession] = PriorityQueue()
         self._shut_out: dict[bytes, OutletSession] = {}
-        self._suspects = Suspects()
+        self._suspicions: dict[int, int] = {}
         self._acked = RangeSet()
         self._acked.add(0, 1)
 
@@ -64,7 +63,7 @@ class Outlet(MemoryLink):
         self.produced += section.count
         self.unsent_messages += section.count
         self.unsent_bytes += section.size
-        self._unsent += self._suspects.isolate(section) if self._suspects else (section,)
+        self._unsent += section.isolate(self._suspicions) if self._suspicions else (section,)
 
     def settle_below(self, number: int) -> None:
         """Nothing below it will be put again."""
@@ -132,15 +131,20 @@ class Outlet(MemoryLink):
         self._isolate()
 
     def suspect(self, rows: list[list[int]]) -> None:
-        """A consumer died while the plugin had these messages: [start, stop, alone]. They go to consumers one by one, and how
-        often that happened is kept with them, so that whoever gets them next runs them alone, or gives them up."""
-        self._suspects.accuse(rows, self.lowest, self._next_number)
+        """A consumer died while the plugin had these messages: [start, stop, alone]. One that was alone in its call is to blame,
+        and of several each may be: so each goes to a consumer by itself, and is run there alone or given up. How strongly it is
+        suspected goes with it: 1 after a death among others, n + 1 after n deaths alone."""
+        lowest = self.lowest
+        for start, stop, alone in rows:
+            for number in range(max(start, lowest), min(stop, self._next_number)):
+                self._suspicions[number] = max(self._suspicions.get(number, 0), 1) + min(alone, 1)
         self._isolate()
 
     def _isolate(self) -> None:
-        if self._suspects:
-            self._suspects.discard_below(self.lowest)
-            self._unsent = deque(piece for section in self._unsent for piece in self._suspects.isolate(section))
+        if self._suspicions:  # what is acked has killed nobody
+            lowest = self.lowest
+            self._suspicions = {number: n for number, n in self._suspicions.items() if number >= lowest}
+            self._unsent = deque(piece for section in self._unsent for piece in section.isolate(self._suspicions))
 
     # ---- what comes from consumers
 
