@@ -6,7 +6,7 @@ import base64
 import json
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,37 +30,34 @@ class AccessError(Exception):
 
 @dataclass(frozen=True)
 class Access:
-    """As the config says it. A value that is a secret is in no `repr`."""
+    """As the config says it."""
 
     servers: tuple[str, ...]
-    proof: NatsSecurity
-
-    def __repr__(self) -> str:
-        return f"Access({', '.join(self.servers)})"
+    security: NatsSecurity = field(repr=False)
 
     def connect_arguments(self) -> dict[str, Any]:
         """For the client's `connect`, without servers. Files are read each time, so the next connection takes new ones. Raises
         AccessError for a file that is missing, or not what it should be."""
-        proof, arguments = self.proof, dict[str, Any]()
-        if proof.username:
-            arguments |= {"user": proof.username, "password": proof.password}
-        if proof.token:
-            arguments["token"] = proof.token
-        if proof.credentials is not None:
+        security, arguments = self.security, dict[str, Any]()
+        if security.username:
+            arguments |= {"user": security.username, "password": security.password}
+        if security.token:
+            arguments["token"] = security.token
+        if security.credentials is not None:
             from nats.aio.client import RawCredentials
 
-            arguments["user_credentials"] = RawCredentials(_credentials(proof.credentials))
-        if proof.nkey is not None:
-            arguments["nkeys_seed_str"] = _seed(proof.nkey)
+            arguments["user_credentials"] = RawCredentials(_credentials(security.credentials))
+        if security.nkey is not None:
+            arguments["nkeys_seed_str"] = _seed(security.nkey)
         if (context := self._tls()) is not None:
             arguments["tls"] = context
         return arguments
 
     def _tls(self) -> ssl.SSLContext | None:
         encrypted = any(server.startswith("tls://") for server in self.servers)
-        if not encrypted and self.proof.ca is None and self.proof.cert is None:
+        if not encrypted and self.security.ca is None and self.security.cert is None:
             return None
-        ca, cert, key = self.proof.ca, self.proof.cert, self.proof.key
+        ca, cert, key = self.security.ca, self.security.cert, self.security.key
         try:
             context = ssl.create_default_context(cadata=_text("ca", ca) if ca is not None else None)
         except ssl.SSLError:
@@ -80,20 +77,20 @@ class Access:
     @property
     def means(self) -> str:
         """How it is proved who asks, in words; "" if it is not."""
-        proof, found = self.proof, []
-        found += ["`username` and `password`"] if proof.username else []
-        found += ["`token`"] if proof.token else []
-        found += [f"`credentials` {proof.credentials}"] if proof.credentials is not None else []
-        found += [f"`nkey` {proof.nkey}"] if proof.nkey is not None else []
-        found += [f"`cert` {proof.cert}"] if proof.cert is not None else []
+        security, found = self.security, []
+        found += ["`username` and `password`"] if security.username else []
+        found += ["`token`"] if security.token else []
+        found += [f"`credentials` {security.credentials}"] if security.credentials is not None else []
+        found += [f"`nkey` {security.nkey}"] if security.nkey is not None else []
+        found += [f"`cert` {security.cert}"] if security.cert is not None else []
         return " and ".join(found)
 
     def expired_at(self) -> float | None:
         """When the credentials end, in seconds since the epoch; None if never, or if there are none."""
-        if self.proof.credentials is None:
+        if self.security.credentials is None:
             return None
         try:
-            payload = _line_after(_JWT, _credentials(self.proof.credentials)).split(".")[1]
+            payload = _line_after(_JWT, _credentials(self.security.credentials)).split(".")[1]
             return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
         except (AccessError, ValueError, LookupError, TypeError):
             return None

@@ -129,7 +129,7 @@ def _reason(error: Exception, server: str, to: Access) -> tuple[str, str]:
         return "nobody listens there", "start it, or correct `servers` of the link"
     if "connection lost" in said.lower() or isinstance(error, ConnectionResetError | BrokenPipeError):
         cure = "its log says why" + "; if it asks for a certificate, give `cert` in [security.nats]" * (
-            to.proof.cert is None
+            to.security.cert is None
         )
         return "it has closed the connection", cure
     if isinstance(error, OSError):
