@@ -110,6 +110,7 @@ def sound(snapshot: dict[str, Any]) -> bool:
         and isinstance(links, list)
         and all(_sound_link(link) for link in links)
         and _all_rows(snapshot.get("sessions", []), ("received", "queued", "unacked", "instance"))
+        and all(_numbers(row.get("stream") or {}) for row in snapshot.get("sessions", []))
         and _all_rows(snapshot.get("inputs", []), ("dead",))
         and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
         and _sound_limit(snapshot.get("limit") or {})
@@ -129,6 +130,8 @@ def _sound_link(link: Any) -> bool:
         and _numbers(link, _LINK_NUMBERS)
         and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
         and _sound_buffer(link.get("buffer", {}))
+        and isinstance(jetstream := link.get("jetstream", {}), dict)
+        and isinstance(jetstream.get("trouble", ""), str)
     )
 
 
