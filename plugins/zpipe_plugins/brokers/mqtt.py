@@ -33,7 +33,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -41,8 +40,8 @@ import zpipe
 from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, as_text, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _LOOK_S = 0.25
 """So often a source that has nothing looks whether it is connected, and whether it is to stop."""
@@ -62,7 +61,7 @@ class _LostError(Exception):
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     url: Annotated[str, "`mqtt://HOST:PORT`, or `mqtts://…` with TLS"] = "mqtt://127.0.0.1:1883"
     username: Annotated[str | None, "left out: without one"] = None
     password: Annotated[zpipe.Secret | None, "of that user"] = None
@@ -70,6 +69,11 @@ class _Connection:
     def __post_init__(self) -> None:
         if not self.url.startswith(("mqtt://", "mqtts://")) or not urlsplit(self.url).hostname:
             raise ValueError(f"url is {self.url!r}: it must start with mqtt:// or mqtts://, and a host")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return (self.url,)
 
 
 @dataclass(kw_only=True)
@@ -100,14 +104,9 @@ class SinkOptions(WriteOptions, _Connection):
             raise ValueError(f"timeout is {self.timeout:g}: allowed is any time above 0")
 
 
-class MqttSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("mqtt", "paho")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, divides=True)
+class MqttSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "mqtt", "paho"
+    divides = True
 
     @zpipe.override
     def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -218,14 +217,8 @@ class _Packets:
                 del self._positions[position], self._finished[position]
 
 
-class MqttSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("mqtt", "paho")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True)
+class MqttSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "mqtt", "paho"
 
     @zpipe.override
     def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -42,8 +42,8 @@ from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, as_text, item, reader
 from zpipe_plugins.brokers.deliveries import Deliveries
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import AsyncReconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _COUNT = 512
 """Messages asked for at once."""
@@ -57,7 +57,7 @@ _TOO_LARGE = (10054, 10097)
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     servers: Annotated[list[str], "`nats://HOST:PORT`, or `tls://…`"]
     username: Annotated[str | None, "left out: without one"] = None
     password: Annotated[zpipe.Secret | None, "of that user"] = None
@@ -72,6 +72,11 @@ class _Connection:
             raise ValueError(f"servers is {self.servers!r}: allowed are one or more that start with nats:// or tls://")
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout:g}: allowed is any time above 0")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return tuple(self.servers)
 
 
 @dataclass(kw_only=True)
@@ -107,14 +112,9 @@ class SinkOptions(WriteOptions, _Connection):
         parts_of("subject", self.subject)
 
 
-class NatsSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("nats", "nats")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=tuple(options.servers), divides=True)
+class NatsSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "nats", "nats"
+    divides = True
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -240,14 +240,8 @@ class NatsSource(zpipe.Source[SourceOptions, str]):
         return float(found.config.ack_wait or options.ack_wait)
 
 
-class NatsSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("nats", "nats")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=tuple(options.servers))
+class NatsSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "nats", "nats"
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -31,7 +31,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import zpipe
@@ -39,8 +38,8 @@ from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, item, reader
 from zpipe_plugins.brokers.deliveries import Deliveries
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import AsyncReconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _LOOK_S = 0.25
 """So often a source that has nothing looks whether it is connected."""
@@ -49,7 +48,7 @@ _CONTENT_TYPES = {"json": "application/json", "text": "text/plain; charset=utf-8
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     url: Annotated[str, "`amqp://HOST:PORT/VHOST`, or `amqps://…` with TLS; `%2F` is the vhost `/`, as is none"] = (
         "amqp://127.0.0.1:5672/"
     )
@@ -59,6 +58,11 @@ class _Connection:
     def __post_init__(self) -> None:
         if not self.url.startswith(("amqp://", "amqps://")):
             raise ValueError(f"url is {self.url!r}: it must start with amqp:// or amqps://")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return (self.url,)
 
 
 @dataclass(kw_only=True)
@@ -88,14 +92,9 @@ class SinkOptions(WriteOptions, _Connection):
             raise ValueError(f"timeout is {self.timeout:g}: allowed is any time above 0")
 
 
-class RabbitmqSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("rabbitmq", "aio_pika")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=(options.url,), divides=True)
+class RabbitmqSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "rabbitmq", "aio_pika"
+    divides = True
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -201,14 +200,8 @@ class _AckedTags:
             yield tag, False
 
 
-class RabbitmqSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("rabbitmq", "aio_pika")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=(options.url,))
+class RabbitmqSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "rabbitmq", "aio_pika"
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SinkOptions]) -> None:

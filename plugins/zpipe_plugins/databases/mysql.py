@@ -31,20 +31,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from zpipe import Context, Message, Secret, Sink, Source, Traits, override
+from zpipe import Context, Message, Secret, Sink, Source, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
 from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin, address
 
 if TYPE_CHECKING:
     import pymysql
@@ -78,7 +77,7 @@ _OPERATORS = {1044, 1045, 1049, 1054, 1064, 1142, 1143, 1146, 1698}
 
 
 @dataclass(kw_only=True)
-class ServerOptions:
+class ServerOptions(ServiceOptions):
     host: Annotated[str, "of the server"] = "localhost"
     port: Annotated[int, "of the server"] = 3306
     user: Annotated[str, "who reads or writes"]
@@ -88,20 +87,20 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}: allowed are 1 to 65535")
+        super().__post_init__()
+
+    @property
+    @override
+    def services(self) -> tuple[str, ...]:
+        return (address("mysql", self.host, self.port),)
 
 
 @dataclass(kw_only=True)
-class SourceOptions(ServerOptions, CursorOptions):
-    def __post_init__(self) -> None:
-        ServerOptions.__post_init__(self)
-        CursorOptions.__post_init__(self)
+class SourceOptions(ServerOptions, CursorOptions): ...
 
 
 @dataclass(kw_only=True)
-class SinkOptions(ServerOptions, TableOptions):
-    def __post_init__(self) -> None:
-        ServerOptions.__post_init__(self)
-        TableOptions.__post_init__(self)
+class SinkOptions(ServerOptions, TableOptions): ...
 
 
 class _Unavailable(Exception):
@@ -112,17 +111,9 @@ class _RefusedRow(Exception):
     """The server refuses what is in a batch."""
 
 
-class MysqlSource(Source[SourceOptions, Position]):
+class MysqlSource(ServicePlugin[SourceOptions], Source[SourceOptions, Position]):
+    extra, module = "mysql", "pymysql"
     _connection: Reconnect[pymysql.Connection[Any]]
-
-    @override
-    def check(self, options: SourceOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("mysql", "pymysql")
-        return ()
-
-    @override
-    def traits(self, options: SourceOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True, services=(f"{options.host}:{options.port}",))
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
@@ -148,17 +139,9 @@ class MysqlSource(Source[SourceOptions, Position]):
                 raise _judged(error, OperatorError) from error
 
 
-class MysqlSink(Sink[SinkOptions]):
+class MysqlSink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
+    extra, module = "mysql", "pymysql"
     _target: Reconnect[_Target]
-
-    @override
-    def check(self, options: SinkOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("mysql", "pymysql")
-        return ()
-
-    @override
-    def traits(self, options: SinkOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True, services=(f"{options.host}:{options.port}",))
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:

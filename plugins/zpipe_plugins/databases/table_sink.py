@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from zpipe import Message, Reject
 from zpipe_plugins.reconnect import Faults, words_of
+from zpipe_plugins.service_plugin import ServiceOptions
 
 Row = Mapping[str, Any]
 Group = tuple[tuple[str, ...], list[Row]]
@@ -22,7 +23,7 @@ Group = tuple[tuple[str, ...], list[Row]]
 
 
 @dataclass(kw_only=True)
-class TableOptions:
+class TableOptions(ServiceOptions):
     table: Annotated[str, "the table that is written, as `name` or `schema.name`; it must exist"]
     key: Annotated[list[str], "fields that identify a row, which have a unique index; none: rows are only added"]
     columns: Annotated[list[str], "fields that are stored; left out: all of a payload"] = dataclasses.field(
@@ -34,6 +35,7 @@ class TableOptions:
             raise ValueError("table is empty: allowed is the name of a table")
         if self.columns and (missing := [name for name in self.key if name not in self.columns]):
             raise ValueError(f"columns lacks {', '.join(missing)} of the key: name them too, or leave columns out")
+        super().__post_init__()
 
 
 class BadRow(Exception):
