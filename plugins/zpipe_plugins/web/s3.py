@@ -6,9 +6,15 @@ date. A key that ends in `.gz` is unpacked. `format` says what a message is: the
 of it (`{"key", "line", "text"}`), or the value of a line of JSON.
 
 With an input it is a sink. A batch becomes one object, called after the ids of its first and last message, so give the stage a
-large `batch`, which its `queue` and the `unacked` of the stage before can hold. Each line is `{"id", "payload"}`.
+large `batch`. Its `queue` and the `unacked` of the stages before should hold two: one comes while the other is written. Each
+line is `{"id", "payload"}`.
 
 ```toml
+[stages.read]
+plugin = "ndjson"
+unacked = { messages = 40000 }
+options = { path = "orders.ndjson" }
+
 [stages.store]
 input = "read"
 plugin = "s3"
