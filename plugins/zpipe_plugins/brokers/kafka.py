@@ -5,6 +5,18 @@ Messages are named after topic, partition and offset, so one that is read again 
 idempotent producer with `acks=all`, and waits until each message is acknowledged. Headers go both ways; the sink adds
 the message's id as the header `zpipe-id`.
 
+```toml
+[stages.read]
+plugin = "kafka"
+options = { servers = ["kafka1.example:9092", "kafka2.example:9092"], topics = ["orders"], group = "index" }
+
+[stages.publish]
+input = "read"
+plugin = "kafka"
+batch = { messages = 1000, timeout = "50ms" }
+options = { servers = ["kafka1.example:9092", "kafka2.example:9092"], topic = "orders.{country}", key = "{id}" }
+```
+
 **A redelivery.** After a kill the source reads again from the committed offsets: what was finished within the last
 second, and what was on its way. When the group deals out its partitions anew, what an instance has on its way from
 one that it loses is read again by another, with the same ids. The sink's own attempts never make a second message of

@@ -7,6 +7,18 @@ both ways; the sink adds the message's id as `zpipe-id`, after which the source 
 their way at once is for the broker to say: Mosquitto has 20 (`max_inflight_messages`), and keeps 1000 for a session
 that is away or slow (`max_queued_messages`); set both to 0 to lose none.
 
+```toml
+[stages.read]
+plugin = "mqtt"
+options = { url = "mqtts://mqtt.example", username = "pipe", password = "${MQTT_PASSWORD}", topics = ["sensors/+/temperature"] }
+
+[stages.publish]
+input = "read"
+plugin = "mqtt"
+batch = { messages = 200, timeout = "50ms" }
+options = { url = "mqtts://mqtt.example", username = "pipe", password = "${MQTT_PASSWORD}", topic = "alarms/{room}" }
+```
+
 **A redelivery.** The broker gives again what an instance had not acknowledged when it was killed or its connection
 was lost. A message with a `zpipe-id` has the same id again, so a sink that writes by id stores it once; any other has
 a new one. The sink publishes a message that is delivered to it again a second time, with the same `zpipe-id`.

@@ -4,6 +4,18 @@ As a source it pulls, and acknowledges a message when the pipeline has finished 
 there; one that is there is taken as it is. Messages are named after their sequence in the stream, so one that is
 given again has the same id. As a sink it waits for JetStream's acknowledgement of each message. Headers go both ways.
 
+```toml
+[stages.read]
+plugin = "nats"
+options = { servers = ["nats://nats.example:4222"], stream = "ORDERS", subject = "orders.new.>" }
+
+[stages.publish]
+input = "read"
+plugin = "nats"
+batch = { messages = 500, timeout = "50ms" }
+options = { servers = ["nats://nats.example:4222"], subject = "orders.checked.{country}", stream = "CHECKED" }
+```
+
 **A redelivery.** The source has a message again when it was killed, `ack_wait` after it had it last; while it lives
 it tells JetStream of what it still works on (`+WPI`). The sink publishes with `Nats-Msg-Id`, which is the pipeline's
 name and the message's id, so a stream keeps a message that is published again only once, if that is within its

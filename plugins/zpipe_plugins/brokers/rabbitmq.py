@@ -5,6 +5,18 @@ Messages are named after their property `message_id`; one without gets a name th
 again. As a sink it publishes persistent messages, with the message's id as `message_id`, and waits until RabbitMQ has
 confirmed each. Headers go both ways.
 
+```toml
+[stages.read]
+plugin = "rabbitmq"
+options = { url = "amqps://rabbit.example", username = "pipe", password = "${RABBIT_PASSWORD}", queue = "orders" }
+
+[stages.publish]
+input = "read"
+plugin = "rabbitmq"
+batch = { messages = 500, timeout = "50ms" }
+options = { url = "amqp://127.0.0.1/shop", exchange = "checked", routing_key = "{country}" }
+```
+
 **A redelivery.** RabbitMQ gives again what an instance had not acknowledged when it was killed or its connection was
 lost, at once and to any consumer. With a `message_id` it has the same id again, so a sink that writes by id or key
 stores it once; what is still on its way through this instance is not taken twice. The sink publishes a message that

@@ -4,6 +4,18 @@ As a source it reads with XREADGROUP and acknowledges an entry (XACK) when the p
 made if it is not there. Its messages are named after their entries, so an entry that is given again has the same id.
 As a sink it adds (XADD) all messages of a batch in one transaction.
 
+```toml
+[stages.read]
+plugin = "redis_stream"
+options = { url = "redis://redis.example:6379/0", stream = "orders", group = "index" }
+
+[stages.add]
+input = "read"
+plugin = "redis_stream"
+batch = { messages = 500, timeout = "50ms" }
+options = { url = "redis://redis.example:6379/0", stream = "checked", id_field = "id", maxlen = 1000000 }
+```
+
 **A redelivery.** What an instance held when it was killed stays pending in its name, and its next life reads that
 first. What a consumer that is gone held longer than `claim_idle` is claimed by another one (XAUTOCLAIM); a live
 instance tells Redis of what it still works on, so a slow pipeline keeps its entries. Where Redis itself loses its

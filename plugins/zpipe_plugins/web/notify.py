@@ -5,6 +5,14 @@ passwords, so they are given as secrets: `urls = ["${NOTIFY_URL}"]`. In `title` 
 of the payload, and `{payload}` for all of it as JSON. Put `filter` or `dedupe` in front of it, and give it a `limit`,
 such as `limit = { rate = 1 }`, so that nobody gets a thousand.
 
+```toml
+[stages.tell]
+input = "watch"
+plugin = "notify"
+limit = { rate = 1 }
+options = { urls = ["${NOTIFY_URL}"], title = "{host} is down", body = "{host}: {reason}" }
+```
+
 | fault | what follows |
 |---|---|
 | no connection, a service that is down or asks to slow down (4xx of SMTP; 429, 5xx of HTTP) | the stage waits |

@@ -11,9 +11,9 @@ line is `{"id", "payload"}`.
 
 ```toml
 [stages.read]
-plugin = "ndjson"
+plugin = "files"
 unacked = { messages = 40000 }
-options = { path = "orders.ndjson" }
+options = { paths = ["orders/*.ndjson"], format = "ndjson" }
 
 [stages.store]
 input = "read"
