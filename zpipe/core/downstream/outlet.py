@@ -75,6 +75,7 @@ class Outlet:
         self._ages = Ages()
         self._acked = RangeSet()
         self._acked.add(0, 1)
+        self._remembered_from: int | None = None
         self.numbers = numbers
         self._next_number = next_number
 
@@ -101,8 +102,12 @@ class Outlet:
 
     def settle_below(self, number: int) -> None:
         """Nothing below it will be put again."""
-        if number > self.lowest:
+        if number > self._acked.first_stop:
             self._acked.add(0, number)
+
+    def remember_from(self, number: int) -> None:
+        """The next incarnation may send messages from `number` on again, acked or not: consumers are to know them."""
+        self._remembered_from = number
 
     @property
     def held_messages(self) -> int:
@@ -114,8 +119,9 @@ class Outlet:
 
     @property
     def lowest(self) -> int:
-        """No message numbered below it will be sent again."""
-        return self._acked.first_stop
+        """No message numbered below it will be sent again, nor by another incarnation that goes on with these numbers."""
+        lowest, remembered_from = self._acked.first_stop, self._remembered_from
+        return lowest if remembered_from is None else min(lowest, remembered_from)
 
     @property
     def outlets(self) -> tuple[Outlet, ...]:
@@ -184,12 +190,12 @@ class Outlet:
     def suspect(self, rows: list[list[int]]) -> None:
         """A consumer died while the plugin had these messages: [start, stop, alone]. They go to consumers one by one, and how
         often that happened is kept with them, so that whoever gets them next runs them alone, or gives them up."""
-        self._suspects.accuse(rows, self.lowest, self._next_number)
+        self._suspects.accuse(rows, self._acked.first_stop, self._next_number)
         self._isolate()
 
     def _isolate(self) -> None:
         if self._suspects:
-            self._suspects.discard_below(self.lowest)
+            self._suspects.discard_below(self._acked.first_stop)
             self._unsent = deque(piece for section in self._unsent for piece in self._suspects.isolate(section))
 
     def _remove_in_flight(self, section: Section) -> None:
