@@ -293,6 +293,12 @@ class Pipeline:
         )
         return [(*row[:4], cbor.read(row[4])) for row in rows]  # type: ignore[misc]
 
+    def lines_so_far(self, name: str) -> list[Any]:
+        """A file of ndjson that somebody may be writing, so that its last line may be cut. Nothing before there is one."""
+        path = self.folder / name
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
+
     def lines(self, name: str) -> list[Any]:
         """A file of ndjson; a torn line in it fails the test."""
         text = (self.folder / name).read_text()

@@ -34,6 +34,7 @@ options = {{ answer = 42 }}
 [stages.store]
 input = "up"
 plugin = "sqlite"
+batch = {{ messages = 100, timeout = "50ms" }}
 options = {{ path = "out.db", table = "t", key = "id" }}
 """
 

@@ -33,6 +33,7 @@ options = { function = "work.py:work" }
 [stages.store]
 input = "work"
 plugin = "sqlite"
+batch = { messages = 100, timeout = "50ms" }
 options = { path = "out.db", table = "t", key = "id" }
 """
 WORK = """

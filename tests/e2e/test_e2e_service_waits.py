@@ -18,6 +18,7 @@ plugin = "./service.py:Read"
 [stages.store]
 input = "read"
 plugin = "ndjson"
+batch = {{ messages = 100, timeout = "50ms" }}
 options = {{ path = "out.ndjson" }}
 """
 SERVICE = """
@@ -72,7 +73,7 @@ def test_a_source_goes_on_after_what_it_gave_when_its_service_is_back(make: Make
     pipeline = make(CONFIG.format(), service=SERVICE.replace('if "OPEN"', "if False"))
     run = pipeline.run()
     held(pipeline, "source: connection refused")
-    wait_until(lambda: len(pipeline.lines("out.ndjson")) == 1000, "what it had given is through")
+    wait_until(lambda: len(pipeline.lines_so_far("out.ndjson")) == 1000, "what it had given is through")
     (pipeline.folder / "service").touch()
     read = run.ledger()["stages"]["read"]
     assert (read["received"], read["restarts"], read["dead"]) == (2000, 0, 0)

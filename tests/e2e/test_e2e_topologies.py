@@ -62,7 +62,10 @@ def test_fan_in_from_two_stages(make: MakePipeline) -> None:
 
 def test_one_output_read_by_two_stages(make: MakePipeline) -> None:
     text = HEAD + generate("read", 3000) + '[stages.one]\ninput = "read"\n' + store("one")
-    pipeline = make(text + '[stages.two]\ninput = "read"\nplugin = "ndjson"\noptions = { path = "two.ndjson" }\n')
+    pipeline = make(
+        text
+        + '[stages.two]\ninput = "read"\nplugin = "ndjson"\nbatch = { messages = 200 }\noptions = { path = "two.ndjson" }\n'
+    )
     ledger = pipeline.run().ledger()
     assert ids(pipeline.query("SELECT id FROM one ORDER BY id")) == list(range(3000))
     assert [line["id"] for line in pipeline.lines("two.ndjson")] == list(range(3000))
