@@ -250,7 +250,7 @@ class Pipeline:
 
     def monitored(self, stage: str) -> dict[str, Any]:
         """The stage as `zpipe monitor` has it now."""
-        shown = self.zpipe("monitor", str(self.path), "--once", "--json", "--timeout", "20")
+        shown = self.zpipe("monitor", str(self.path), "--once", "--json", "--timeout", "60")
         assert shown.wait() == 0, shown.stderr
         found: dict[str, Any] = json.loads(shown.stdout)["stages"][stage]
         return found

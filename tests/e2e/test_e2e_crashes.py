@@ -26,7 +26,7 @@ from zpipe.errors import OperatorError
 def work(payload):
     raise OperatorError("the licence has run out")
 """
-SOON_S = 30.0
+SOON_S = 60.0
 
 
 def test_a_run_shows_what_killed_a_stage_and_in_which_call(make_work: MakePipeline) -> None:

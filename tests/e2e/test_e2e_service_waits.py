@@ -50,7 +50,7 @@ def held(pipeline: Pipeline, words: str) -> Snapshot:
 
         snapshot = wait_until(said, words)
     assert snapshot is not None and snapshot["stage"] == "read"
-    shown = pipeline.zpipe("monitor", str(pipeline.path), "--once", "--timeout", "20")
+    shown = pipeline.zpipe("monitor", str(pipeline.path), "--once", "--timeout", "60")
     assert shown.wait() == 0, shown.stderr
     assert f"it waits for ./service.py:Read: {words}; next try in 0.1 s" in " ".join(shown.stdout.split())
     return snapshot

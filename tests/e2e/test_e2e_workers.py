@@ -155,7 +155,7 @@ def zpipe_close(context):
     with context.scratch.open("a") as file:
         file.write("closed\\n")
 """
-    pipeline = make(CONFIG, work=source)
+    pipeline = make(CONFIG.replace(', timeout = "500ms"', ""), work=source)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() > 100, "messages arrive")
     for _ in range(3):

@@ -56,7 +56,7 @@ class Looks(threading.Event):
         """Until there were so many more."""
         while self._left.acquire(blocking=False):
             pass
-        assert all(self._left.acquire(timeout=20) for _ in range(count))
+        assert all(self._left.acquire(timeout=60) for _ in range(count))
 
 
 class TailRun:
@@ -85,7 +85,7 @@ class TailRun:
 
     def end(self) -> None:
         self.context.stopping.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
