@@ -108,12 +108,12 @@ def test_a_hook_that_returns_an_awaitable_leaves_its_thread(tmp_path: Path) -> N
 
 
 def test_a_call_that_outlives_its_timeout_is_cancelled_and_tried_again(tmp_path: Path) -> None:
-    with bench(tmp_path, PLUGIN, 'timeout = "100ms"') as pool:
+    with bench(tmp_path, PLUGIN, 'timeout = "1s"') as pool:
         result = pool.run(task(["a", "hang", "b", "own timeout", "throttled", "system", "cancel", "c"]))
         assert payloads(result) == ["a", "b", "c"]
         found = {f.index: (f.reason, f.verdict, f.delay_s) for f in result.failures}
         assert found == {
-            1: ("the call outlived the timeout of 0.1 s", Verdict.RETRY, None),
+            1: ("the call outlived the timeout of 1 s", Verdict.RETRY, None),
             3: ("TimeoutError: from the service", Verdict.RETRY, None),
             4: ("throttled: retry after 7 s", Verdict.THROTTLED, 7.0),
             5: ("SystemExit: 3", Verdict.RETRY, None),
