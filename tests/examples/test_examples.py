@@ -80,7 +80,7 @@ class TailRun:
 
     def lines(self, count: int) -> list[str]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.found) >= count, 20)
+            assert self._changed.wait_for(lambda: len(self.found) >= count, 60)
         return [payload["line"] for _, payload in self.found]
 
     def end(self) -> None:
