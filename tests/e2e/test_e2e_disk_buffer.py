@@ -143,6 +143,7 @@ def test_a_bound_is_back_pressure(make: MakePipeline) -> None:
     wait_until(lambda: link(pipeline)["buffer"]["stored"] >= 200, "the bound is reached")
     found = link(pipeline)
     assert found["buffer"]["stored"] == 200 and found["unsent"] <= 700
+    wait_until(lambda: acked(pipeline) >= 200, "their position is written")
     assert acked(pipeline) == 200
     store = pipeline.stage("store")
     assert (read.wait(), store.wait()) == (0, 0)

@@ -205,6 +205,7 @@ def test_a_drain_ends_an_instance_that_was_started_too_late_for_it(make: MakePip
     pipeline = make(config, work=untouched)
     stages = {name: pipeline.stage(*name) for name in [*NAMES, ("slow", 1), ("gated", 1)]}
     wait_until(lambda: pipeline.count() > 0, "something is stored", SOON_S)
+    wait_until(lambda: "event=ready" in stages["work", 2].stderr, "the second is there, and hears signals", SOON_S)
     stages["work", 2].process.terminate()
     assert stages["work", 2].wait(SOON_S) == 0
     (pipeline.folder / "stuck").touch()

@@ -14,6 +14,7 @@ from pools import bench, children, payloads, piece, section_of, task, wait_for, 
 from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import CallHistory, Task, Verdict
 from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
+from zpipe.daemon.workers import worker_process
 from zpipe.errors import OperatorError
 
 PLUGIN = """
@@ -248,6 +249,31 @@ def test_what_cannot_be_held_ends_the_stage_and_finishes_no_message(tmp_path: Pa
         [failure] = pool.run(task(["a"])).failures
     assert failure.verdict is Verdict.FAIL
     assert "context.hold(...) needs workers of kind thread with count = 1, not " in failure.reason
+
+
+def test_a_process_that_does_not_get_to_its_task_in_time_has_not_called_anybody(tmp_path: Path) -> None:
+    """The machine may be busy: it is stopped here, for longer than a call may last."""
+    before = children()
+    with bench(tmp_path, PLUGIN, 'kind = "process", timeout = "100ms"') as pool:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        pool.pool.put(task(["a"]))
+        assert not threading.Event().wait(0.5)
+        os.kill(pid, signal.SIGCONT)
+        _, result = pool.result()
+        assert payloads(result) == ["a"] and result.failures == []
+        assert children() - before == {pid}
+
+
+def test_a_process_that_never_gets_to_its_task_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "BEGIN_S", 0.2)
+    before = children()
+    with bench(tmp_path, PLUGIN, 'kind = "process", timeout = "100ms"') as pool:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        result = pool.run(task(["a"]))
+        assert payloads(result) == ["a"] and result.failures == []
+        assert pool.pool.deaths == {"timeout": 1}
 
 
 def test_a_batch_dies_as_one(tmp_path: Path) -> None:
