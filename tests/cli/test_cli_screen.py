@@ -167,7 +167,6 @@ def test_a_pipeline_that_is_not_up_yet_is_waited_for_and_a_stage_that_vanishes_i
     start: Callable[[], dict[str, subprocess.Popen[bytes]]], open_terminal: Open
 ) -> None:
     terminal = open_terminal(120, 40)
-    terminal.wait(shows("Listening for pipeline"), "it does not know yet whether it runs")
     lines = terminal.wait(shows("Waiting for pipeline"), "it says what it waits for")
     assert "\n".join(lines).count("absent") == 3
     processes = start()
