@@ -32,7 +32,7 @@ class Terminal:
         return self._keys is not None and not os.isatty(self._keys)
 
     def on_signal(self, end: Callable[[int], None]) -> None:
-        """Has `end` called with the number of a signal that is to end the program, also where it was started with that blocked."""
+        """Has `end` called with the number of a signal that is to end the program, also if it was blocked at the start."""
         loop = asyncio.get_running_loop()
         for number in ENDS:
             with suppress(RuntimeError, ValueError):  # no loop of a main thread: a test
