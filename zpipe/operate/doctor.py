@@ -45,6 +45,14 @@ PORTS = {
     "amqps": 5671,
     "nats": 4222,
     "tls": 4222,
+    "kafka": 9092,
+    "mqtt": 1883,
+    "mqtts": 8883,
+    "postgresql": 5432,
+    "mysql": 3306,
+    "mariadb": 3306,
+    "mssql": 1433,
+    "oracle": 1521,
 }
 """Of URLs that name none."""
 MINUTES_FROM_S = 120.0
