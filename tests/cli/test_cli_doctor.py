@@ -80,7 +80,7 @@ def test_a_host_that_is_none_of_the_pipelines(call: Call, write: Write, keys: Pa
     call("keys", "new", "laptop")
     config = write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500"))
     said = call("doctor", config, "--host", "laptop", "--json", "--timeout", "300ms")
-    what = "'laptop' is no host of the pipeline, which has web1, web2"
+    what = "'laptop' is no host of pipeline 'd', which has web1, web2"
     cure = "say which of them this is by --host, or $ZPIPE_HOST"
     assert wrong(json.loads(said.stdout)["findings"]) == [("this host", what, cure)]
 

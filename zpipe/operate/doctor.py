@@ -20,7 +20,7 @@ from zpipe.config import PipelineConfig, parse_address
 from zpipe.config.memory_estimate import estimate_memory
 from zpipe.config.pipeline_config import JetStreamLink
 from zpipe.core.wire.peer_address import as_ip
-from zpipe.errors import OperatorError
+from zpipe.errors import OperatorError, TargetError
 from zpipe.jetstream import examination
 from zpipe.jetstream.access import Access
 from zpipe.jetstream.names import LinkNames, version
@@ -67,7 +67,12 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
 
     env  as the instances have it: with the host of the pipeline that this is
     """
-    places = Places(config, env)
+    try:
+        places = Places(config, env)
+    except TargetError as error:
+        what = str(error).rpartition(": ")[0]
+        yield Finding("this host", "wrong", what, "say which of them this is by --host, or $ZPIPE_HOST")
+        return  # most of what follows differs by host
     yield from _names(config, places.host)
     keys = list(_keys(config, env, places.host))
     yield from keys
@@ -113,10 +118,6 @@ def _keys(config: PipelineConfig, env: Mapping[str, str], host: str) -> Iterator
         if len(config.hosts) > 1:
             cure = "take it out of the config, and give each host a key: `zpipe keys new`"
             yield Finding("keys", "warning", "insecure = true: whoever reaches a port can take part", cure)
-        return
-    if host and host not in config.hosts:
-        what = f"{host!r} is no host of the pipeline, which has {', '.join(config.hosts)}"
-        yield Finding("this host", "wrong", what, "say which of them this is by --host, or $ZPIPE_HOST")
         return
     try:
         pair = keyring.pair_from(this_host.own_key(config, env, host), host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import click
 
 from zpipe.cli.parameters import TimeType, config_argument, json_option
 from zpipe.config import PipelineConfig, load
-from zpipe.errors import ConfigError, ExitCode
+from zpipe.errors import ConfigError, ExitCode, TargetError
 
 if TYPE_CHECKING:
     from zpipe.operate.doctor import Finding
@@ -63,10 +63,10 @@ def _findings(path: Path, host: str | None, listen_s: float) -> Iterator[Finding
             return
     env = {**os.environ, environment.HOST: host} if host else os.environ
     yield from examine(pipeline, env, listen_s)
-    yield from _units(pipeline, path, env.get(environment.HOST, ""))
+    yield from _units(pipeline, path, env)
 
 
-def _units(pipeline: PipelineConfig, path: Path, host: str) -> Iterator[Finding]:
+def _units(pipeline: PipelineConfig, path: Path, env: Mapping[str, str]) -> Iterator[Finding]:
     """Of a config in /etc/zpipe."""
     from zpipe.config.loading import report_for
     from zpipe.operate.doctor import Finding
@@ -76,7 +76,10 @@ def _units(pipeline: PipelineConfig, path: Path, host: str) -> Iterator[Finding]
     if pipeline.path != unit_names.config_path(pipeline.name):
         return
     folder, root = Path("/") / install.FOLDER, Path("/")
-    host = host or this_host.name_of(pipeline, os.environ)
+    try:
+        host = this_host.name_of(pipeline, env)
+    except TargetError:
+        return  # which is said already
     encrypted = (install.CREDENTIALS / f"{host}.key").exists()
     wanted = unit_files.files(pipeline, install.templates(), install.program(), host, encrypted)
     changes = install.find_changes(folder, pipeline.name, wanted)
