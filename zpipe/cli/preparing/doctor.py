@@ -13,6 +13,7 @@ import click
 from zpipe.cli.parameters import TimeType, config_argument, json_option
 from zpipe.config import PipelineConfig, load
 from zpipe.errors import ConfigError, ExitCode, TargetError
+from zpipe.monitor.formatting import visible
 
 if TYPE_CHECKING:
     from zpipe.operate.doctor import Finding
@@ -35,9 +36,11 @@ def command(config: Path, host: str | None, timeout: float | None, as_json: bool
     for one in _findings(config, host, 3.0 if timeout is None else timeout):
         found.append(one)
         if not as_json:
-            click.echo(f"{click.style(one.verdict.ljust(7), fg=_COLOURS[one.verdict])}  {one.area}: {one.what}")
+            click.echo(
+                f"{click.style(one.verdict.ljust(7), fg=_COLOURS[one.verdict])}  {one.area}: {visible(one.what)}"
+            )
             if one.cure:
-                click.echo(f"         -> {one.cure}")
+                click.echo(f"         -> {visible(one.cure)}")
     wrong = sum(one.verdict == "wrong" for one in found)
     if as_json:
         click.echo(json.dumps({"config": str(config), "ok": not wrong, "findings": [one._asdict() for one in found]}))
