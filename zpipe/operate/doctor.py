@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from zpipe import __version__, folders
-from zpipe.config import PipelineConfig, parse_address
+from zpipe.config import Address, PipelineConfig, parse_address
 from zpipe.config.memory_estimate import estimate_memory
 from zpipe.config.pipeline_config import JetStreamLink
 from zpipe.core.wire.peer_address import as_ip
@@ -213,16 +213,29 @@ def _unheard(name: str, host: str, listen: str) -> Finding:
         cure = f"start it; if it runs, a firewall on {host} refuses {where}"
         return Finding("reach", "warning", f"{name} does not run: nobody listens at {where} on {host}", cure)
     except OSError as error:
-        no_answer = isinstance(error, TimeoutError) or error.errno in (
-            errno.ETIMEDOUT,
-            errno.EHOSTUNREACH,
-            errno.ENETUNREACH,
-        )
-        why = "no answer" if isinstance(error, TimeoutError) else error.strerror
-        cure = f"is {host} up? Let tcp {address.port} to {address.port + 2} through its firewall" if no_answer else ""
+        why, cure = _unreached(error, host, address)
         return Finding("reach", "wrong", f"{name} on {host} cannot be reached at {where}: {why}", cure)
     cure = f"see the log of {name} on {host}, and `zpipe doctor` there"
     return Finding("reach", "wrong", f"{name} on {host}: somebody listens at {where}, and sends no snapshot", cure)
+
+
+def _unreached(error: OSError, host: str, address: Address) -> tuple[str, str]:
+    """Why no connection was made, and the cure."""
+    if isinstance(error, socket.gaierror):
+        cure = f"a line in /etc/hosts, or in the DNS; or an IP address as [hosts.{host}] address"
+        return f"{address.host} has no address ({error.strerror})", cure
+    if isinstance(error, TimeoutError):
+        return "no answer", f"is {host} up? Let tcp {address.port} to {address.port + 2} through its firewall"
+    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN):
+        way = f"`ip route get {address.host.strip('[]')}` shows the way there"
+        cure = f"is {host} up, and on this network? {way}; correct it, or [hosts.{host}] address"
+        return "no route" if error.errno != errno.ENETDOWN else "the network is down", cure
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return str(error.strerror), f"let this machine's own firewall send to tcp {address.port} to {address.port + 2}"
+    cure = (
+        f"`nc -vz {address.host.strip('[]')} {address.port}` shows the same: what is between this machine and {host}?"
+    )
+    return str(error.strerror or error), cure
 
 
 def _clusters(config: PipelineConfig) -> Iterator[Finding]:
