@@ -76,6 +76,7 @@ def test_a_key_that_nobody_trusts(call: Call, write: Write, keys: Path) -> None:
     said = {what.partition(" here")[0]: cure for _, what, cure in wrong(found)}
     assert said["no key of web2 is trusted"].endswith("zpipe keys trust 'web2 = KEY'")
     assert any(cure.startswith("zpipe keys trust 'web1 = ") for cure in said.values())
+    assert said["store.1 on web2 is not asked, since no key of web2 is trusted"] == "zpipe keys trust 'web2 = KEY'"
 
 
 def test_a_host_that_is_none_of_the_pipelines(call: Call, write: Write, keys: Path) -> None:

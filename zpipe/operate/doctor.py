@@ -158,15 +158,17 @@ def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[
         refused = watch.refused
     finally:
         watch.close()
-    yield from _heard(config, watch.snapshots, skews)
+    yield from _heard(config, places, watch.snapshots, skews)
     for stage, instance in config.instances:
         if (stage, instance) in watch.snapshots:
             continue
         name, host = f"{stage}.{instance}", places.other_host(stage, instance)
         if (stage, instance) in refused:
-            yield Finding(
-                "reach", "wrong", f"{name} on {host}: {refused[stage, instance]}", f"`zpipe doctor` on {host} says more"
-            )
+            what, _, cure = refused[stage, instance].partition(": ")
+            yield Finding("reach", "wrong", f"{name} on {host}: {what}", cure or f"`zpipe doctor` on {host} says more")
+        elif host and config.has_keys and not config.hosts[host].keys:
+            what = f"{name} on {host} is not asked, since no key of {host} is trusted here"
+            yield Finding("reach", "wrong", what, f"zpipe keys trust '{host} = KEY'")
         elif host and config.stages[stage].listen:
             yield _unheard(name, host, config.stages[stage].listen[instance - 1])
         elif places.is_local(stage, instance) and places.alive(stage, instance):
@@ -178,7 +180,10 @@ def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[
 
 
 def _heard(
-    config: PipelineConfig, snapshots: Mapping[tuple[str, int], dict[str, Any]], skews: Mapping[str, float]
+    config: PipelineConfig,
+    places: Places,
+    snapshots: Mapping[tuple[str, int], dict[str, Any]],
+    skews: Mapping[str, float],
 ) -> Iterator[Finding]:
     mine, told = f"zpipe {__version__}", set()
     for (stage, instance), snapshot in snapshots.items():
@@ -192,7 +197,8 @@ def _heard(
             if row["reason"] not in told:
                 told.add(row["reason"])
                 what, _, cure = row["reason"].partition(": ")
-                yield Finding("keys", "wrong", f"{name}: {what}", cure)
+                there = places.other_host(stage, instance)  # to whom "here" and "this host" are another
+                yield Finding("keys", "wrong", f"{name}" + f" on {there} says" * bool(there) + f": {what}", cure)
     for host, skew in skews.items():
         where = host or "another process"
         if abs(skew) > CLOCKS_APART_S:
@@ -200,7 +206,7 @@ def _heard(
             cure = "have both kept by NTP (timedatectl set-ntp true). Only times since a message's origin are wrong"
             apart = f"{abs(skew):.0f} s" if abs(skew) < MINUTES_FROM_S else f"{abs(skew) / 60:.0f} min"
             yield Finding("clocks", "warning", f"the clock of {where} is {apart} {way} this one", cure)
-        elif host:
+        elif host not in ("", places.host):
             yield Finding("clocks", "ok", f"the clock of {host} is right to {abs(skew):.1f} s")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zpipe import folders
-from zpipe.config import PipelineConfig, parse_address
+from zpipe.config import PipelineConfig, load, parse_address
 from zpipe.errors import NoPeerError, OperatorError
 from zpipe.runtime import environment, locks, this_host
 
@@ -67,6 +67,10 @@ class Places:
         path = self.root / f"{self._config.name}.run"
         if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
             self.run = str(read_json(path, locks.read).get("run", ""))
+
+    def read_again(self) -> PipelineConfig:
+        """What the file of the pipeline says now. Raises ConfigError."""
+        return load(self._config.path, env=self._env, only="")
 
     def private_key(self) -> str:
         """Of this host, where the pipeline has keys, and else "". Raises OperatorError."""
