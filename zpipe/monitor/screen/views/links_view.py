@@ -14,13 +14,14 @@ from zpipe.monitor.screen.pane import (
     Pane,
     Shown,
     View,
+    depth_spark,
+    depth_style,
     fill_bar,
     flow,
     gauge,
+    keyed_table,
     link_name,
     link_words,
-    spark,
-    table,
 )
 from zpipe.monitor.screen.views.table_view import soon
 from zpipe.monitor.table.columns import LEFT, Column, Line
@@ -55,25 +56,19 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
         links.sort(key=orders[sort])
     pane = Pane()
     if not links:
-        pane.add(
-            [
-                (
-                    " no link"
-                    + (" that the filter lets through" if choice.filter() else ": the pipeline is one stage"),
-                    "dim",
-                )
-            ]
-        )
+        why = " that the filter lets through" if choice.filter() else ": the pipeline is one stage"
+        pane.add([(f" no link{why}", "dim")])
         return View(pane)
     chosen = chosen_link(shown, choice)
     room = max(len(links) + 1, 1)
     plot_height = height - min(room, max(height // 2, 6))
     if plot_height < 8:
         plot_height = 0
-    head, lines = table(COLUMNS, [_row(shown, link) for link in links], width - 2, shown.glyphs)
-    pane.head = [[(" ", ""), *head]]
-    for link, line in zip(links, lines, strict=True):
-        pane.add([(" ", ""), *line], f"link:{link_name(link)}")
+    rows = [(f"link:{link_name(link)}", _row(shown, link)) for link in links]
+    head, lines = keyed_table(COLUMNS, rows, width, shown.glyphs)
+    pane.head = [head]
+    for key, line in lines:
+        pane.add(line, key)
     pane.mark(f"link:{link_name(chosen)}", width)
     below = None
     if plot_height:
@@ -96,17 +91,15 @@ def chosen_link(shown: Shown, choice: Choice) -> dict[str, Any]:
 
 
 def _row(shown: Shown, link: dict[str, Any]) -> list[Cell]:
-    style = gauge(link)[1] if link["depth"] else "dim"
-    depths = [point.sender + point.receiver for point in shown.history.depths(link_key(link))]
     return [
         (link_words(link, shown.glyphs), ""),
-        (count(link["depth"]), style),
+        (count(link["depth"]), depth_style(link)),
         ("" if link["bound"] is None else count(link["bound"]), "dim"),
         fill_bar(link, 14, shown.glyphs),
         ("" if link["rate"] is None else count(link["rate"]), ""),
         (duration(link["oldest_s"]) if link["oldest_s"] else "", ""),
         soon(link),
-        spark(depths, 30, shown.glyphs, style),
+        depth_spark(shown, link, 30),
     ]
 
 
@@ -127,6 +120,8 @@ def _details(shown: Shown, link: dict[str, Any], width: int) -> list[Line]:
     rows: list[Line] = [[(("-" if shown.ascii else "─") * width, "dim")]]
     rows += [[(" ", ""), *line] for line in flow(parts, width - 2)]
     makers, takers, buffers = [], [], []
+    troubles: dict[str, None] = {}
+    filled: dict[str, Any] = {}
     stages = shown.value["stages"]
     outlet = link["outlet"]
     for one in stages[link["from"]]["instances"]:
@@ -135,17 +130,26 @@ def _details(shown: Shown, link: dict[str, Any], width: int) -> list[Line]:
                 held = f"{count(row['unsent'])} unsent, {count(row['in_flight'])} in flight"
                 makers.append(f"{link['from']}.{one['instance']} {held}")
                 buffers += _buffer(f"{link['from']}.{one['instance']}", row.get("buffer", {}))
+                troubles |= {trouble: None} if (trouble := row.get("jetstream", {}).get("trouble")) else {}
     for one in stages[link["to"]]["instances"]:
         of = [
             row for row in one.get("sessions", ()) if (row.get("from"), row.get("outlet", "")) == (link["from"], outlet)
         ]
         if of:
+            filled = next((row["stream"] for row in of if row.get("stream")), filled)
             takers.append(f"{link['to']}.{one['instance']} {count(sum(row.get('queued', 0) for row in of))} queued")
-    for word, texts in (("producers", makers), ("buffers  ", buffers), ("consumers", takers)):
+    streams = [*([_stream(filled)] if filled else []), *troubles]
+    for word, texts in (("producers", makers), ("buffers  ", buffers), ("stream   ", streams), ("consumers", takers)):
         if texts:
             text = ";  ".join(texts)
             rows.append([(f" {word} ", "dim"), (text if len(text) <= width - 13 else f"{text[: width - 16]}...", "")])
     return rows
+
+
+def _stream(stream: dict[str, Any]) -> str:
+    """What is in the stream of a link, as one of its consumers was told last."""
+    parcels = f"{count(stream.get('parcels', 0))} parcels, {size(stream.get('bytes', 0))}"
+    return f"{count(stream.get('messages', 0))} messages in {parcels}, {count(stream.get('ack_pending', 0))} with consumers"
 
 
 def _buffer(name: str, buffer: dict[str, Any]) -> list[str]:
