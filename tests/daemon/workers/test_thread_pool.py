@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from pools import bench, payloads, task
 
+from zpipe.core.wire import section
 from zpipe.core.work.task import Result, Verdict
 from zpipe.daemon.plugin import runner
-from zpipe.daemon.plugin.task_run import EARLY_MESSAGES, Group, TaskRun
+from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.daemon.workers import event_loop
 from zpipe.daemon.workers.thread_pool import QUICK_S, ThreadPool
 
@@ -220,13 +221,13 @@ def test_who_drives_the_loop_is_decided_by_what_the_plugin_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding_s: float, plugin_s: float, drives: bool
 ) -> None:
     """On a busy machine the rest of a task takes long, too, and longer yet if it is handed to another thread."""
-    decode = TaskRun.decode
+    decode = section.decode
 
-    def slow(run: TaskRun, group: Group) -> bool:
+    def slow(body: bytes, count: int) -> section.Columns:
         Clock.now += decoding_s
-        return decode(run, group)
+        return decode(body, count)
 
-    monkeypatch.setattr(TaskRun, "decode", slow)
+    monkeypatch.setattr(section, "decode", slow)
     monkeypatch.setattr(runner.time, "perf_counter", Clock.perf_counter)
     monkeypatch.setattr(Clock, "spend", lambda: setattr(Clock, "now", Clock.now + plugin_s), raising=False)
     plugin = """
