@@ -469,7 +469,7 @@ class Stage:
                 self.inlet.hand_back(now)
             self.processing.hand_back_held(now)
         hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
-        if not self.processing.has_work or not self.lifecycle.accepts_input:
+        if not self.lifecycle.accepts_input:
             return hooks
         started = [StartTask(task) for task in self.processing.start(now, self._flush)]
         self._settled = self._settled and not self.processing.dead_letters  # of messages that ended too many processes
