@@ -100,18 +100,15 @@ class Inlet:
     def _enqueue(self, upstream: Upstream, delivery: ParcelDelivery, section: Section, offset: int, now: float) -> None:
         known = upstream.accepted
         if not known.overlaps(section.first, section.first + section.count):
-            self._queue_new(upstream, Slice(delivery, section, offset, 0, section.count, now))
+            known.add(section.first, section.first + section.count)
+            self._append(Slice(delivery, section, offset, 0, section.count, now))
             return
         whole = Slice(delivery, section, offset, 0, section.count, now)
         for piece in self._duplicates.pass_over(
             known, whole
         ):  # rare: a redelivery by a producer whose messages are held here
-            self._queue_new(upstream, piece)
-
-    def _queue_new(self, upstream: Upstream, piece: Slice) -> None:
-        first = piece.section.first
-        upstream.accepted.add(first + piece.start, first + piece.stop)
-        self._append(piece)
+            known.add(section.first + piece.start, section.first + piece.stop)
+            self._append(piece)
 
     def _append(self, piece: Slice) -> None:
         self._counts.receive(queued=piece.count)
