@@ -233,11 +233,8 @@ def _clusters(config: PipelineConfig) -> Iterator[Finding]:
             name = LinkNames(config.name, entry.stage, entry.outlet, stage.name)
             links.setdefault(stage.link.servers, []).append((name, stage.link))
     for servers, named in links.items():
-        where, nats = ", ".join(servers), config.nats
-        access = Access(
-            servers, nats.username, nats.password, nats.token, nats.credentials, nats.ca, nats.cert, nats.key
-        )
-        facts = examination.examine(access, [name for name, _ in named])
+        where = ", ".join(servers)
+        facts = examination.examine(Access(servers, config.nats), [name for name, _ in named])
         if facts.problem:
             cure = "start a server of it, or correct `servers` of the link, or [security.nats]"
             yield Finding("nats", "wrong", f"{where} cannot be reached: {facts.problem}", cure)

@@ -22,7 +22,6 @@ from zpipe.core.jetstream.orders import LinkKey
 from zpipe.core.jetstream.producers import Producers
 from zpipe.core.upstream.credit import Grant
 from zpipe.core.upstream.incoming_link import Arrival
-from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Producer
 from zpipe.errors import PeerError
 
@@ -159,26 +158,16 @@ class StreamInput:
                 LogEvent("parcel.dropped", fields, repeats=True),
                 ToLink(self.shell, orders.Acknowledge(self.key, ((sequence, event.reply),))),
             ]
-        if event.times > 1:
-            sections = [piece for section in sections for piece in self._isolated(section)]
+        if event.times > 1:  # each message of what comes again is run alone
+            for section in sections:
+                section.suspicion = 1
+            sections = [piece for section in sections for piece in section.isolate(self._suspicions)]
         self._held[sequence] = messages = sum(section.count for section in sections)
         self._usual_messages += (messages - self._usual_messages) / 8
         self._replies[sequence] = event.reply
         self._extend_at = min(self._extend_at, now + self._extend_s)
         self._arrived.append(Arrival(self._producer, sections, sequence))
         return []
-
-    def _isolated(self, section: Section) -> Iterator[Section]:
-        """Each message of what comes again is run alone. One that is known to have ended processes says so."""
-        known = sorted(n for n in self._suspicions if section.first <= n < section.first + section.count)
-        at = 0
-        for found in (number - section.first for number in known):
-            if at < found:
-                yield _suspected(section.cut(at, found), 1)
-            yield _suspected(section.cut(found, found + 1), self._suspicions[section.first + found])
-            at = found + 1
-        if at < section.count:
-            yield _suspected(section.cut(at, section.count) if at else section, 1)
 
     def arrived(self) -> list[Arrival]:
         """What has come since the last call."""
@@ -365,8 +354,3 @@ def _whole(text: str | bytes) -> int | None:
     """A number as it is in the bucket, which others may write to; None for anything else."""
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
     return int(text) if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
-
-
-def _suspected(section: Section, suspicion: int) -> Section:
-    section.suspicion = suspicion
-    return section

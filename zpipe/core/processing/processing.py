@@ -238,9 +238,8 @@ class Processing:
         del self.tasks[task.number]
         self._alone = False
         self.limiter.ended(task, result, now)
-        if not (
-            result.failures and result.failures[0].verdict is Verdict.THROTTLED
-        ):  # a refusal says nothing of the service rate
+        # A refusal says nothing of the service rate.
+        if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures} if result.failures else set()
         apart = failed.union(result.held) if result.held else failed
@@ -350,7 +349,7 @@ class Processing:
             work_at = work_at if self._must_wait(replay) else now
         elif (first := self._inlet.next) is not None:
             work_at = min(work_at, self._ready_at(first, now, flush))
-        return min(at, max(work_at, self.limiter.next_at(now)))
+        return min(at, max(work_at, self.limiter.next_at()))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the service rate measured so far, if that has changed."""

@@ -1,7 +1,7 @@
 """The snapshot: an instance's counts at one moment, and the identities they must meet.
 
-The shape of a snapshot belongs here, and checking one. Whoever reads a snapshot of another process calls `taken_in` first, and
-takes every key but the required ones as one that may be missing: an instance in another language may say less.
+Checking a snapshot belongs here; `stage_report` makes one. Whoever reads one of another process calls `taken_in` first, and takes
+every key but the required ones as one that may be missing: an instance in another language may say less.
 
     received = completed + filtered + dead + returned + in_process + queued       (the stage)
     produced = acked + in_flight + unsent                                         (each link)
@@ -11,18 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.downstream.outgoing_link import OutgoingLink
-from zpipe.core.ledger import COUNTS, OTHERS, Counts
-from zpipe.core.lifecycle import Lifecycle, State
-from zpipe.core.upstream.incoming_link import IncomingLink
-from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Identity
-from zpipe.core.work.delivery import Producer
+from zpipe.core.ledger import COUNTS, OTHERS
+from zpipe.core.lifecycle import State
 
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
@@ -40,86 +33,6 @@ _BUFFER_NUMBERS = (
     "bytes_bound",
 )  # fmt: skip
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
-
-
-def of_link(link: OutgoingLink, now: float) -> dict[str, Any]:
-    """One link, as its producer sees it, with what its kind adds."""
-    return {
-        "outlet": link.name,
-        "to": link.consumer,
-        "produced": link.produced,
-        "acked": link.acked,
-        "in_flight": link.in_flight_messages,
-        "in_flight_bytes": link.in_flight_bytes,
-        "unsent": link.unsent_messages + link.stored_messages,
-        "unsent_bytes": link.unsent_bytes + link.stored_bytes,
-        "oldest_s": link.unsent_for_s(now),
-        "redelivered": link.redelivered,
-        "returned": link.returned,
-        **link.figures(now),
-    }
-
-
-def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
-    """The links into a stage, as it sees them: a row for each producer in session, to be laid beside that one's row of
-    `consumers`. sent - received is on the way; unacked is what it holds in parcels that are not finished."""
-    queued: Counter[Producer] = Counter()
-    for piece in inlet.queue:
-        if piece.delivery.producer is not None:
-            queued[piece.delivery.producer] += piece.count
-    return [
-        {
-            "from": session.producer.stage,
-            "outlet": session.producer.outlet,
-            "instance": session.producer.instance,
-            "incarnation": session.producer.incarnation,
-            "received": session.messages.received,
-            "queued": queued[session.producer],
-            "unacked": session.unacked,
-        }
-        for session in inlet.sessions
-    ] + [
-        {"from": link.stage, "outlet": link.outlet, "queued": queued[_producer(link, row)], **row}
-        for link in inlet.links
-        for row in link.figures()
-    ]
-
-
-def _producer(link: IncomingLink, row: dict[str, Any]) -> Producer:
-    return Producer(link.stage, link.outlet, row["instance"], row["incarnation"])
-
-
-class Parts(NamedTuple):
-    """Where a stage's counts are."""
-
-    me: Identity
-    lifecycle: Lifecycle
-    counts: Counts
-    inlet: Inlet
-    downstream: Downstream
-
-
-def of_stage(parts: Parts, now: float) -> dict[str, Any]:
-    """Everything that is counted; the report adds what is measured (rates, budget, latency), the shell its RSS."""
-    me, inlet = parts.me, parts.inlet
-    return {
-        "pipeline": me.pipeline,
-        "stage": me.stage,
-        "instance": me.instance,
-        "incarnation": me.incarnation,
-        "state": parts.lifecycle.state.value,
-        "abandoned": parts.lifecycle.abandoned,
-        **{name: getattr(parts.counts, name) for name in COUNTS + OTHERS},
-        "queued_bytes": inlet.queued_bytes,
-        "held": inlet.held_messages,
-        "held_bytes": inlet.held_bytes,
-        "oldest_s": max(0.0, now - inlet.oldest_at),
-        "inputs": [
-            {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
-        ],
-        "sessions": of_sessions(inlet),
-        "links": [of_link(link, now) for link in parts.downstream.links],
-    }
 
 
 def broken(snapshot: dict[str, Any]) -> list[str]:
