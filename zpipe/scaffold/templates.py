@@ -341,7 +341,13 @@ options = { count = 5 }
 [stages.@MODULE@]
 input = "read"
 """
-_READ_TEXT = _READ.replace("count = 5", 'count = 5, fields = { text = "stressed" }')
+
+
+def _read_text(text: str) -> str:
+    """Messages that have a text."""
+    return _READ.replace("count = 5", f'count = 5, fields = {{ text = "{text}" }}')
+
+
 _OUT = """
 [stages.out]
 input = "@MODULE@"
@@ -355,7 +361,7 @@ plugin = "@PLUGIN@"
 options = { path = "@MODULE@.toml" }
 """
     + _OUT,
-    "map": _READ_TEXT
+    "map": _read_text("hello")
     + """plugin = "@PLUGIN@"
 options = { field = "text" }
 """
@@ -377,12 +383,12 @@ workers = { count = 100, timeout = "10s" }
 options = { wait = 0.1 }
 """
     + _OUT,
-    "exec": _READ_TEXT
+    "exec": _read_text("stressed")
     + """plugin = "exec"
 options = { command = ["python3", "@MODULE@.py", "text"] }
 """
     + _OUT,
-    "exec package": _READ_TEXT
+    "exec package": _read_text("stressed")
     + """plugin = "@PLUGIN@"
 options = { text = "text" }
 """

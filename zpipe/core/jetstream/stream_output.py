@@ -14,7 +14,7 @@ from typing import Any
 from zpipe.core.actions import Action, LogEvent, ToLink
 from zpipe.core.downstream.memory_link import NEVER, MemoryLink
 from zpipe.core.jetstream import orders, parcel, producers
-from zpipe.core.jetstream.events import Connected, Event, Figures, Lost, NotStored, Stored, Written
+from zpipe.core.jetstream.events import NOT_YET, Connected, Event, Figures, Lost, NotStored, Stored, Written
 from zpipe.core.jetstream.orders import LinkKey
 from zpipe.core.jetstream.producers import Standing
 from zpipe.core.ledger import Derivation
@@ -49,7 +49,8 @@ class StreamOutput(MemoryLink):
         _, upstream, name, consumer = link
         super().__init__(name, consumer, next_number=0)
         self.connected = False
-        self.trouble = "there is no connection yet"
+        self.trouble = NOT_YET
+        self._full = False
         self.shell = shell
         self.key = link
         self._parcel_messages = messages
@@ -171,7 +172,8 @@ class StreamOutput(MemoryLink):
                 self._retry_s = FIRST_RETRY_S
                 return self._tell_trouble("")
             case NotStored():
-                self._take_back(event.number)
+                self._full = event.full
+                self._take_back(event.number, sent=not event.full)
                 self._retry_at = now + self._retry_s
                 self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
                 return self._tell_trouble(f"the stream is full: {event.reason}" if event.full else event.reason)
@@ -189,13 +191,20 @@ class StreamOutput(MemoryLink):
             self.acked += section.count
             section.settle()
 
-    def _take_back(self, number: int) -> None:
-        """A parcel is unsent again, ahead of the rest and in order, attempt + 1. It may be in the stream all the same."""
+    def _take_back(self, number: int, sent: bool = True) -> None:
+        """A parcel is unsent again, ahead of the rest and in order. `sent`: it may be in the stream all the same, so it is sent
+        once more, attempt + 1."""
         for section in reversed(self._flights.pop(number, ())):
             self._remove_in_flight(section)
-            section.attempt += 1
-            self.redelivered += section.count
+            if sent:
+                section.attempt += 1
+                self.redelivered += section.count
             self._put_back(section)
+
+    @property
+    def waits_for_cluster(self) -> bool:
+        """A stream that is full waits for its consumers."""
+        return self.trouble not in ("", NOT_YET) and not (self.connected and self._full)
 
     def _tell_trouble(self, trouble: str) -> list[Action]:
         self._count_waiting()

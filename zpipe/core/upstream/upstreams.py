@@ -253,11 +253,9 @@ class Upstreams:
     def hellos(self, now: float) -> list[Action]:
         """The hellos that are due; each is repeated at every heartbeat until it is answered."""
         actions: list[Action] = []
-        if self._inlet.leaving:
-            return actions
         me = self._me
         for upstream in self._unwelcomed.values():
-            if upstream.hello_at is None or upstream.hello_at > now or upstream.stopped or not upstream.connected:
+            if upstream.hello_at is None or upstream.hello_at > now or not self._waits(upstream):
                 continue
             upstream.hello_at = now + self._policy.link.heartbeat_s
             hello = frames.Hello(

@@ -23,8 +23,9 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.jetstream.access import Access
-from zpipe.jetstream.cluster import Cluster, StreamSettings
+from zpipe.jetstream.cluster import Cluster
 from zpipe.jetstream.names import LinkNames
+from zpipe.jetstream.streams import StreamSettings
 
 NEVER = float("inf")
 PULLS = 8
@@ -84,6 +85,13 @@ class JetStreamLinks:
         )
         made.accuse(*self._suspects.get(made.accused, ("", [])))
         return made
+
+    @property
+    def held_by(self) -> str:
+        """Which link waits for its cluster, and why; "" if none does. One whose stream is full waits for consumers."""
+        outgoing = (f"the link to {one.consumer}: {one.trouble}" for one in self.outgoing if one.waits_for_cluster)
+        incoming = (f"the link from {one.stage}: {one.trouble}" for one in self.incoming if one.waits_for_cluster)
+        return next(outgoing, "") or next(incoming, "")
 
     def shells(self, stage: Stage, mailbox: Mailbox) -> dict[str, JetStreamShell]:
         """One for each cluster, not started."""
