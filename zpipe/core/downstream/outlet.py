@@ -108,17 +108,18 @@ class Outlet(MemoryLink):
     def _place(self, session: OutletSession) -> None:
         """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen. One that
         is idle and stays so keeps its turn: else whoever states something more often would get less."""
-        if session in self._idle and session.room_messages > 0 and session.released == session.sent_messages:
-            return
-        self._idle.discard(session)
-        if session.room_messages > 0:
+        room = session.room_messages > 0
+        if session in self._idle:
+            if room and session.released == session.sent_messages:
+                return
+            self._idle.discard(session)
+        self._shut_out.pop(session.id, None)
+        if room:
             self._busy.put(session, session.busy_until)
-        else:
-            self._busy.discard(session)
+            return
+        self._busy.discard(session)
         if session.without_credit:
             self._shut_out[session.id] = session
-        else:
-            self._shut_out.pop(session.id, None)
 
     def close(self, session: OutletSession) -> None:
         """The session is over: what was in flight is unsent again, ahead of the rest and in order, attempt + 1."""
