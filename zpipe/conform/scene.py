@@ -20,7 +20,7 @@ from zpipe.conform.dead_letters import DeadLetters
 from zpipe.conform.downstream import Downstream
 from zpipe.conform.program import Program
 from zpipe.conform.upstream import Upstream
-from zpipe.conform.verdicts import Kind, NotApplicable, NotKept
+from zpipe.conform.verdicts import Kind, NeverSpoke, NotApplicable, NotKept
 from zpipe.runtime import locks
 from zpipe.transport.neighbour_sockets import StrangerSockets
 
@@ -28,6 +28,8 @@ PIPELINE, STAGE = "conform", "work"
 QUEUE_MESSAGES, QUEUE_BYTES = 100, 1 << 20
 WAIT_S = 15.0
 """For what has to come at once or at the next heartbeat: far longer than either, since the machine may be busy."""
+START_S = 60.0
+"""For the first word of a program that was just started, since cases may start dozens of them at once."""
 _STEP_S = 0.01
 _SHOWN = 6
 LAST_WORDS = 1000
@@ -116,12 +118,13 @@ class Scene:
             self.wait_for_downstream(down)
 
     def wait_for_session(self, up: Upstream) -> None:
-        self.wait(lambda: up.session is not None and up.session.statements, "a hello, and then a statement")
+        self.wait(lambda: up.session is not None and up.session.statements, "a hello, and then a statement", START_S)
 
     def wait_for_downstream(self, down: Downstream) -> None:
         self.wait(
             lambda: down.session is not None and down.session.statements > 0 and down.announcements,
             "a welcome for the downstream instance, and announcements",
+            START_S,
         )
 
     def remove(self, one: Upstream | Downstream) -> None:
@@ -168,7 +171,8 @@ class Scene:
             ended = [program.exit_code for program in self.programs.values() if program.exit_code is not None]
             if ended and not self._may_exit:
                 last = "; ".join(program.last_words()[-LAST_WORDS:] for program in self.programs.values())
-                self.fail(expected, f"the stage ended with exit code {ended[0]}. It wrote: {last or 'nothing'}")
+                came = f"the stage ended with exit code {ended[0]}. It wrote: {last or 'nothing'}"
+                self.fail(expected, came, NotKept if self._came else NeverSpoke)
             if time.monotonic() > deadline:
                 self.fail(expected, "nothing of the kind within " + f"{within_s:g} s")
             for one in self._neighbours()[:1]:
@@ -207,10 +211,10 @@ class Scene:
                 expected + ", with exit code 0", f"exit code {program.exit_code}: {program.last_words()[-LAST_WORDS:]}"
             )
 
-    def fail(self, expected: str, came: str) -> None:
+    def fail(self, expected: str, came: str, kind: type[NotKept] = NotKept) -> None:
         """Raises NotKept with what was said last."""
         heard = "; ".join(self._came)
-        raise NotKept("; ".join(self._sent) or "nothing", expected, f"{came}{f' (last: {heard})' if heard else ''}")
+        raise kind("; ".join(self._sent) or "nothing", expected, f"{came}{f' (last: {heard})' if heard else ''}")
 
     def require(self, holds: object, expected: str, came: object = "") -> None:
         """Raises NotKept unless it holds."""
