@@ -128,6 +128,15 @@ class Server:
         self._process = None
         self._wait_until(lambda: not list(_members(group)), "is gone", STOP_S)
 
+    def pause(self) -> None:
+        """It stands still until `resume`; its kernel goes on taking connections."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def restart(self) -> None:
         self.stop()
         self.start()

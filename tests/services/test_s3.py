@@ -118,6 +118,26 @@ def test_sink_with_kills(make: Make, s3: S3) -> None:
     has_all(s3, "sink-kills", MESSAGES)
 
 
+def test_two_workers_write_at_once(make: Make, s3: S3) -> None:
+    """The service does not answer for a while: each of them waits in a call of its own. Then all is there."""
+    text = sink(s3, bucket(s3, "two"), 10_000, pace=False)
+    pipeline = make(text.replace("[stages.store]", "[stages.store]\nworkers = { count = 2 }"))
+    s3.gate.pause()
+    try:
+        run = pipeline.run()
+        wait_until(lambda: connections_to(s3.gate.port) >= 2, "both have a connection")
+    finally:
+        s3.gate.resume()
+    ledger = run.ledger()
+    assert all(row["restarts"] == row["dead"] == 0 for row in ledger["stages"].values()), ledger
+    has_all(s3, "two", 10_000)
+
+
+def connections_to(port: int) -> int:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(state == "01" and int(far.rpartition(":")[2], 16) == port for _, _, far, state, *_ in rows)
+
+
 def test_source_with_kills(make: Make, s3: S3) -> None:
     pipeline = make(source(s3, bucket(s3, "source-kills", MESSAGES)))
     run_with_kills(pipeline, pipeline.count, server=s3.gate)

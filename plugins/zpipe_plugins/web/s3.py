@@ -6,8 +6,8 @@ date. A key that ends in `.gz` is unpacked. `format` says what a message is: the
 of it (`{"key", "line", "text"}`), or the value of a line of JSON.
 
 With an input it is a sink. A batch becomes one object, called after the ids of its first and last message, so give the stage a
-large `batch`. Its `queue` and the `unacked` of the stages before should hold two: one comes while the other is written. Each
-line is `{"id", "payload"}`.
+large `batch`. Its `queue` and the `unacked` of the stages before should hold two: one comes while the other is written. With
+`workers = { count = 2 }` two are written at once, so have room for three. Each line is `{"id", "payload"}`.
 
 ```toml
 [stages.read]
@@ -43,6 +43,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from zpipe import Context, Duration, Message, Reject, Secret, Sink, Source, override
@@ -50,7 +51,7 @@ from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.batch_names import batch_name
 from zpipe_plugins.jsontext import json_text
-from zpipe_plugins.reconnect import Reconnect, words_of
+from zpipe_plugins.reconnect import Reconnect, Reconnects, words_of
 from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 Position = list[Any]
@@ -117,7 +118,7 @@ class S3Source(ServicePlugin[SourceOptions], Source[SourceOptions, Position]):
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
-        self._client = _reconnect(context.options)
+        self._client = Reconnect(partial(_client, context.options), _close, (_Unavailable,))
 
     @override
     def close(self, context: Context[SourceOptions]) -> None:
@@ -176,15 +177,15 @@ class S3Source(ServicePlugin[SourceOptions], Source[SourceOptions, Position]):
 
 class S3Sink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
     extra, module = "s3", "boto3"
-    _client: Reconnect[Any]
+    _clients: Reconnects[Any]
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:
-        self._client = _reconnect(context.options)
+        self._clients = Reconnects(partial(_client, context.options), _close, (_Unavailable,))
 
     @override
     def close(self, context: Context[SinkOptions]) -> None:
-        self._client.close()
+        self._clients.close()
 
     @override
     def process_batch(self, messages: list[Message], context: Context[SinkOptions]) -> list[Any]:
@@ -205,7 +206,7 @@ class S3Sink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
         packed = options.compression == "gzip"
         key = f"{options.prefix}{batch_name(ids)}.ndjson{'.gz' if packed else ''}"
         body = gzip.compress(body, 1, mtime=0) if packed else body
-        with self._client.use() as client:
+        with self._clients.use() as client:
             try:
                 client.put_object(Bucket=options.bucket, Key=key, Body=body, ContentType="application/x-ndjson")
             except (BotoCoreError, ClientError) as error:
@@ -213,24 +214,26 @@ class S3Sink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
         return answers
 
 
-def _reconnect(options: BucketOptions) -> Reconnect[Any]:
-    def client() -> Any:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
+def _client(options: BucketOptions) -> Any:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-        keys: dict[str, Any] = {}
-        if options.access_key is not None and options.secret_key is not None:
-            keys["aws_access_key_id"] = options.access_key.reveal()
-            keys["aws_secret_access_key"] = options.secret_key.reveal()
-        # It is tried again here, where people can see it.
-        config = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 1})
-        try:
-            return boto3.client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config, **keys)
-        except BotoCoreError as error:
-            raise _judged(error) from error
+    keys: dict[str, Any] = {}
+    if options.access_key is not None and options.secret_key is not None:
+        keys["aws_access_key_id"] = options.access_key.reveal()
+        keys["aws_secret_access_key"] = options.secret_key.reveal()
+    # It is tried again here, where people can see it.
+    config = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 1})
+    session = boto3.session.Session(region_name=options.region, **keys)  # that of the module is for one thread
+    try:
+        return session.client("s3", endpoint_url=options.endpoint, config=config)
+    except BotoCoreError as error:
+        raise _judged(error) from error
 
-    return Reconnect(client, lambda one: one.close(), (_Unavailable,))
+
+def _close(client: Any) -> None:
+    client.close()
 
 
 def _judged(error: Exception) -> Exception:
