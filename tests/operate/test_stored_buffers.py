@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from zpipe.core.policy import BufferPolicy
 from zpipe.core.wire import section
 from zpipe.daemon.storage.segment_log import SegmentLog
 from zpipe.errors import OperatorError
+from zpipe.operate import stored_buffers
 from zpipe.operate.stored_buffers import drop, list_buffer, show, verify
+from zpipe.runtime.segment_folder import Disk
 
 POLICY = BufferPolicy(bytes=8 * 4096)  # segments of 4 KiB
 
@@ -74,6 +77,32 @@ def test_a_segment_that_cannot_be_opened_is_not_whole(folder: Path) -> None:
     (place,) = verify(folder).damages
     assert (place.segment, place.stop) == (third.name, 0)
     assert place.messages == list_buffer(folder).messages - len(list(show(folder))) > 0
+
+
+def test_what_cannot_be_read_now_is_told_from_what_is_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second, *_, last = sorted(folder.glob("*.seg"))[1:]
+
+    class Failing(Disk):
+        """A file of another user, and a page that cannot be read."""
+
+        def open(self, path: Path, flags: int) -> int:
+            if path == last:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            self.second = path == second
+            return super().open(path, flags)
+
+        def read(self, fd: int, size: int, offset: int) -> bytes:
+            if self.second and offset < 4096:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(fd, size, offset)
+
+    monkeypatch.setattr(stored_buffers, "Disk", Failing)
+    places = verify(folder).damages
+    assert {(place.segment, place.error) for place in places} == {
+        (second.name, "Input/output error"),
+        (last.name, "Permission denied"),
+    }
+    assert list_buffer(folder).unreadable == 1, "of the other the last record is there"
 
 
 def test_a_buffer_is_dropped_and_its_numbers_go_on(folder: Path) -> None:

@@ -83,6 +83,11 @@ class BufferedLink:
         return max(self.buffer.stored_bytes - self.buffer.waiting_bytes - self.outlet.in_flight_bytes, 0)
 
     @property
+    def _to_be_sent(self) -> int:
+        """Of what is stored: by this life, as the disk does not give it the rest."""
+        return self.stored_messages - self.buffer.unreadable_messages
+
+    @property
     def redelivered(self) -> int:
         return self.outlet.redelivered
 
@@ -105,7 +110,7 @@ class BufferedLink:
     @property
     def awaits_acks(self) -> bool:
         """It takes nothing more, and consumers have all that it has."""
-        return self.buffer.room <= 0 and not self.stored_messages and self.in_flight_messages > 0
+        return self.buffer.room <= 0 and not self._to_be_sent and self.in_flight_messages > 0
 
     def offer(self, chunk: Chunk, derivation: Derivation) -> None:
         self._changed = True
@@ -145,7 +150,7 @@ class BufferedLink:
     def drained(self) -> bool:
         if self.left:
             return not (self.held_messages or self.in_flight_messages)
-        return not self.buffer.stored_messages
+        return self.buffer.stored_messages == self.buffer.unreadable_messages
 
     def ends(self, now: float) -> Iterator[SendParcel]:
         return self.outlet.ends(now)
@@ -189,6 +194,7 @@ class BufferedLink:
             "disk_bytes": figures.disk_bytes,
             "segments": figures.segments,
             "pending": figures.pending_messages,
+            "unreadable": figures.unreadable_messages,
             "lost": figures.lost_total,
             "bad": figures.bad_total,
             "write_s": figures.write_s,

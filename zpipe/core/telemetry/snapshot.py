@@ -36,8 +36,8 @@ _NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
 _MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters")
 _TEXTS = ("held_by", "stopped_by", "version")
 _BUFFER_NUMBERS = (
-    "stored", "stored_bytes", "disk_bytes", "segments", "pending", "lost", "bad", "write_s", "sync_s", "messages_bound",
-    "bytes_bound",
+    "stored", "stored_bytes", "disk_bytes", "segments", "pending", "unreadable", "lost", "bad", "write_s", "sync_s",
+    "messages_bound", "bytes_bound",
 )  # fmt: skip
 _LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
 

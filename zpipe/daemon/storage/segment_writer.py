@@ -3,7 +3,8 @@
 Must not live here: when any of it is done, and what is done when it fails (`segment_log`). Used by one thread.
 
 What the last life left is completed, and never written to again: a life begins segments of its own. So a record that was damaged
-or cut off is never followed by another life's, and no number that may have been sent is used twice.
+or cut off is never followed by another life's, and no number that may have been sent is used twice. A segment that the disk does
+not give in whole is left as it is for the next life.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from zpipe.core.buffer.orders import Append, FoundBuffer, FoundSegment
@@ -103,7 +105,7 @@ class SegmentWriter:
             self._go_on_after(segments[-1])
         finished = tuple(found.finished()) if found is not None else ()
         self._remove_leftovers(found)
-        listed = [FoundSegment(one.first, one.stop, one.bytes) for one in self.segments.values()]
+        listed = [FoundSegment(one.first, one.stop, one.bytes, one.unread) for one in self.segments.values()]
         return FoundBuffer(
             identity=self._identity.hex(),
             next_number=self.next_number,
@@ -112,10 +114,22 @@ class SegmentWriter:
             disk_bytes=self.disk_bytes,
             torn_bytes=torn,
             bad_files=self.bad_files(),
+            unreadable=tuple(self._unreadable()),
         )
+
+    def _unreadable(self) -> Iterator[tuple[int, int]]:
+        """The numbers of what may be in segments that the disk did not give in whole."""
+        for first, after in pairwise([*self.segments, self.next_number]):
+            segment = self.segments[first]
+            if segment.unread and segment.stop < after:
+                yield segment.stop, after
 
     def _take_over(self, segment: Segment, last: bool) -> int:
         """Gives a segment its last record where it has none. Returns how many bytes are cut off at the end of the last one."""
+        self.segments[segment.first] = segment
+        if segment.unread:
+            self.disk_bytes += segment.bytes
+            return 0
         torn = max(segment.bytes - max(segment.end, HEAD_BYTES), 0) if last and not segment.complete else 0
         if torn and not is_cut_off(self._disk, self._folder, segment):
             self.keep_damage(segment.first, segment.end, segment.bytes)
@@ -147,7 +161,8 @@ class SegmentWriter:
     def _remove_leftovers(self, found: BufferFolder | None) -> None:
         """Segments without a message, but for the last, whose name has the next number; hints without a segment."""
         for first, segment in list(self.segments.items()):
-            if segment.stop == segment.first and segment is not next(reversed(self.segments.values())):
+            empty = segment.stop == segment.first and not segment.unread
+            if empty and segment is not next(reversed(self.segments.values())):
                 with suppress(OSError):
                     self.remove(first)
         wanted = {hints_path(self._folder, first).name for first in self.segments}
