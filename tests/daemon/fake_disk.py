@@ -138,6 +138,9 @@ class FakeDisk(Disk):
     def size(self, fd: int) -> int:
         return len(self._open[fd].data)
 
+    def modified_at(self, path: Path) -> float:
+        return 0.0
+
     def size_of(self, path: Path) -> int:
         return len(self.files[path].data)
 

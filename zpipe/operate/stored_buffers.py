@@ -30,6 +30,7 @@ from zpipe.runtime.segment_folder import (
     hints_path,
     is_lost,
     segment_path,
+    stored_times,
 )
 
 
@@ -38,6 +39,7 @@ class BufferListing(NamedTuple):
 
     messages     that are stored and not finished;  finished  in its segments, and no longer wanted
     first, next  number of the first message that is wanted, and of the first that is not used;  damaged: places kept in `bad`
+    oldest_at    when the first of them was stored, in seconds since the epoch; None if there is none
     unreadable   segments that the disk does not give in whole, which may have more messages
     """
 
@@ -51,6 +53,7 @@ class BufferListing(NamedTuple):
     disk_bytes: int
     damaged: int
     unreadable: int
+    oldest_at: float | None
 
 
 class DamagedPlace(NamedTuple):
@@ -178,6 +181,7 @@ def list_buffer(folder: Path) -> BufferListing:
         disk_bytes=sum(segment.bytes for segment in found.segments),
         damaged=_damaged(folder),
         unreadable=sum(segment.unread for segment in found.segments),
+        oldest_at=next((at for _, at in stored_times(Disk(), found, finished)), None),
     )
 
 

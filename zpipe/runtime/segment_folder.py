@@ -26,7 +26,10 @@ from zpipe.core.buffer.record import (
     SegmentCodec,
     read_head,
 )
+from zpipe.core.ranges import RangeSet
+from zpipe.core.wire import section
 from zpipe.core.wire.cbor import Encoded
+from zpipe.errors import PeerError
 
 SEGMENT, HINTS, BEGUN, BAD_FOLDER = ".seg", ".done", ".new", "bad"
 CHUNK_BYTES = 512 * 1024
@@ -63,6 +66,10 @@ class Disk:
     def size_of(self, path: Path) -> int:
         """Also of a file that cannot be opened."""
         return path.stat().st_size
+
+    def modified_at(self, path: Path) -> float:
+        """When it was written to last, in seconds since the epoch."""
+        return path.stat().st_mtime
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         return os.pread(fd, size, offset)
@@ -103,6 +110,7 @@ class Segment(NamedTuple):
     complete  it has its last record;  orderly: and that was written with the others, so that nothing is missing
     bytes     of the file; 0 if there is none
     unread    the disk did not give all of it, so there may be more in it than this
+    begun_at  as its head says, or 0
     """
 
     first: int
@@ -113,6 +121,7 @@ class Segment(NamedTuple):
     codec: SegmentCodec
     orderly: bool = False
     unread: bool = False
+    begun_at: int = 0
 
 
 class Whole(NamedTuple):
@@ -311,7 +320,9 @@ class BufferFolder:
         if whole:
             self.identity, self.key = whole[-1].identity, whole[-1].key
         afters = dict(pairwise(numbers))
-        self.segments = [self._look(first, heads[first], afters.get(first)) for first in numbers]
+        begun = {first: head.begun_at for first, head in heads.items() if head is not None}
+        looked = (self._look(first, heads[first], afters.get(first)) for first in numbers)
+        self.segments = [segment._replace(begun_at=begun.get(segment.first, 0)) for segment in looked]
 
     def _head(self, first: int) -> Head | None:
         """None also if it is another's, which was renamed."""
@@ -391,6 +402,48 @@ class BufferFolder:
                 start, stop = max(start, segment.first), min(stop, segment.stop)
                 if start < stop:
                     yield start, stop
+
+
+def stored_times(disk: Disk, found: BufferFolder, finished: RangeSet) -> Iterator[tuple[int, float]]:
+    """(a number, a time in seconds since the epoch at which all below it were stored), in the order of the numbers.
+
+    A segment tells when it was begun, and its file when it was written to last. As a link with little to do writes to one for
+    days, the oldest message that is wanted is taken to be stored at its origin, if that lies between the two.
+    """
+    oldest = True
+    for segment in found.segments:
+        stored = RangeSet()
+        stored.add(segment.first, segment.stop)
+        wanted = next(stored.minus(finished), None)
+        if wanted is None:
+            continue
+        try:
+            modified_at = disk.modified_at(segment_path(found.path, segment.first))
+        except OSError:
+            continue
+        if oldest and (origin := _origin_of(disk, found.path, segment, wanted[0])) is not None:
+            yield wanted[0] + 1, min(max(origin, segment.begun_at), modified_at)
+        oldest = False
+        yield segment.stop, modified_at
+
+
+def _origin_of(disk: Disk, folder: Path, segment: Segment, number: int) -> float | None:
+    """None if the message cannot be read."""
+    try:
+        file = SegmentFile(disk, segment_path(folder, segment.first))
+    except OSError:
+        return None
+    try:
+        reader = SegmentReader(file, segment.codec, segment.first, segment.stop, segment.end)
+        reader.skip(number)
+        one = reader.next()
+        if not isinstance(one, Whole) or not one.header.first <= number < one.header.stop:
+            return None
+        return section.decode(one.body, one.header.messages).filled().origins[number - one.header.first]
+    except PeerError:
+        return None
+    finally:
+        file.close()
 
 
 def is_cut_off(disk: Disk, folder: Path, segment: Segment) -> bool:

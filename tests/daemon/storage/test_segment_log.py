@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from buffer_lives import FOLDER, Lives
 from fake_disk import FakeDisk
 
 from zpipe.core.buffer.orders import Append, BufferEvent, Durable, Finish, Read, Records, Remove, Space
-from zpipe.core.policy import Bound, BufferPolicy
+from zpipe.core.downstream.buffered_link import BufferedLink
+from zpipe.core.policy import Bound, BufferPolicy, LinkPolicy
+from zpipe.core.wire import section
+from zpipe.daemon.storage import segment_writer
 from zpipe.daemon.storage.segment_log import SegmentLog
 from zpipe.errors import OperatorError
 
@@ -566,6 +570,33 @@ def test_the_thread_writes_and_reads_real_files(tmp_path: Path) -> None:
     again.close()
     assert [path.name for path in folder.glob("*.seg")] == [f"{found.segments[1].first:020d}.seg"]
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+def test_the_age_of_what_is_stored_outlives_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the origin of the oldest that is wanted, between the first and the last write to its file; of others by the last."""
+    hour = 3600.0
+    now = time.time()
+    policy = Small(bytes=1 << 40)
+    log = SegmentLog(tmp_path, policy, lambda event: None)
+    log.open()
+    for number, origin, begun in ((1, 5, 9), (2, 90, 7), (3, 1, 3)):  # hours ago
+        monkeypatch.setattr(segment_writer.time, "time", lambda at=now - begun * hour: at)
+        body = section.encode([f"m{number}"], [now - origin * hour], ["x" * 1000], None)
+        log.turn([Append(number, 1, 1, body)], number)
+    monkeypatch.undo()
+    log.close()
+    for path, hours in zip(sorted(tmp_path.glob("*.seg")), (4, 2, 2), strict=True):
+        os.utime(path, (now - hours * hour, now - hours * hour))
+    for number, expected in enumerate(
+        ([(2, 5), (2, 4), (3, 2), (4, 2)], [(3, 7), (3, 2), (4, 2)], [(4, 2), (4, 2)]), 1
+    ):
+        log = SegmentLog(tmp_path, policy, lambda event: None)
+        found = log.open()
+        assert [(number, round((time.monotonic() - at) / hour, 1)) for number, at in found.stored_at] == expected
+        link = BufferedLink("", "b", "disk", LinkPolicy(), policy, Bound(1000, 1 << 20), found)
+        assert link.unsent_for_s(time.monotonic()) == pytest.approx(expected[0][1] * hour, abs=60)
+        log.turn([Finish(number, number + 1)], 20.0)
+        log.close()
 
 
 def test_a_disk_that_fails_to_open_a_segment_for_a_while_loses_nothing() -> None:

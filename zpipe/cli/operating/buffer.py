@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 from zpipe.cli import known_names
 from zpipe.cli.parameters import find_target, json_option, json_or_text, target_argument
 from zpipe.errors import ExitCode
+from zpipe.monitor.formatting import duration
 from zpipe.operate.stored_buffers import StoredBuffers, Verification, drop, list_buffer, show, verify
 
 SHOW_MESSAGES = 20
@@ -37,7 +39,7 @@ def _stored(config: Path) -> StoredBuffers:
 @_some
 @json_option
 def list_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
-    """List buffers: messages that wait, bytes on the disk, damaged places."""
+    """List buffers: messages that wait, and since when, bytes on the disk, damaged places."""
     stored = _stored(config)
     found = {name: list_buffer(folder) for name, folder in stored.find(names).items()}
     if as_json:
@@ -51,7 +53,8 @@ def list_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
             files = f"{one.disk_bytes:,} bytes in {one.segments} segments"
             damaged = f", {one.damaged} damaged places in {one.folder / 'bad'}" if one.damaged else ""
             unread = f", {one.unreadable} of them cannot be read in whole now" if one.unreadable else ""
-            click.echo(f"{name:{width}}  {one.messages:,} messages, {files}{unread}{damaged}")
+            age = f", the oldest stored {duration(max(time.time() - one.oldest_at, 0))} ago" if one.oldest_at else ""
+            click.echo(f"{name:{width}}  {one.messages:,} messages{age}, {files}{unread}{damaged}")
     return ExitCode.DONE
 
 

@@ -109,7 +109,7 @@ class FoundBuffer(NamedTuple):
     next_number  the first that has not been used
     finished     ranges of messages that need not be sent again, as far as that is known
     unreadable   ranges of numbers that may have messages, which the disk does not give this life
-    stored_at    (a number, when all below it were stored at the latest), both ascending, by the clock of `now`
+    stored_at    (a number, when all below it were stored at the latest) by the clock of `now`, in the order of the numbers
     torn_bytes   cut off at the end of the last segment
     bad_files    damaged places that are kept in the folder `bad`, of this life and those before
     """

@@ -47,6 +47,8 @@ class BufferedLink:
         self._changed = True
         self._acked = 0
         self._ages = Ages()
+        for number, at in found.stored_at:
+            self._ages.mark(at, number)
 
     # ---- what it holds
 
@@ -182,7 +184,7 @@ class BufferedLink:
     # ---- what it says of itself
 
     def unsent_for_s(self, now: float) -> float:
-        """Of what a former life has left, at least since this one began."""
+        """How long the oldest message is stored, also by former lives."""
         self._ages.mark(now, self.buffer.next_number)
         return self._ages.age(now, self.buffer.lowest)
 

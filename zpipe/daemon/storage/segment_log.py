@@ -89,7 +89,9 @@ class SegmentLog:
         if kept := [one for one in found.segments if one.kept]:
             self._note_unreadable(f"{len(kept)} of its files")
         self._space = self._space_now()
-        return found._replace(space=self._space)
+        ago = time.monotonic() - time.time()
+        stored_at = tuple((number, at + ago) for number, at in self._writer.stored_times)
+        return found._replace(space=self._space, stored_at=stored_at)
 
     def start(self) -> None:
         self._thread.start()

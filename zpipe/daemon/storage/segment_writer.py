@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from zpipe.core.buffer.record import (
     SegmentCodec,
     write_head,
 )
+from zpipe.core.ranges import RangeSet
 from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import OperatorError
 from zpipe.runtime.segment_folder import (
@@ -41,6 +43,7 @@ from zpipe.runtime.segment_folder import (
     hints_path,
     is_cut_off,
     segment_path,
+    stored_times,
 )
 
 MOST_PIECES = 1024
@@ -58,6 +61,7 @@ class SegmentWriter:
     begun           first numbers of segments that were begun, for whoever takes them out
     disk_bytes      of all segments
     segments        by first number, ascending; of the one that is written to only what is durable
+    stored_times    of what the last life left: `segment_folder.stored_times`
     """
 
     def __init__(self, disk: Disk, folder: Path, segment_bytes: int) -> None:
@@ -66,6 +70,7 @@ class SegmentWriter:
         self.begun: list[int] = []
         self.disk_bytes = 0
         self.segments: dict[int, Segment] = {}
+        self.stored_times: list[tuple[int, float]] = []
         self._disk = disk
         self._folder = folder
         self._segment_bytes = segment_bytes
@@ -93,6 +98,11 @@ class SegmentWriter:
         except OSError as error:
             hint = "its owner must be the user that runs the stage"
             raise OperatorError(f"cannot read the disk buffer {self._folder}: {error.strerror}; {hint}") from None
+        finished = RangeSet()
+        for start, stop in found.finished() if found is not None else ():
+            finished.add(start, stop)
+        if found is not None:
+            self.stored_times = list(stored_times(self._disk, found, finished))  # before these files are written to
         segments = found.segments if found is not None else []
         if found is None or found.identity is None:
             self._identity, self._key = os.urandom(IDENTITY_BYTES), int.from_bytes(os.urandom(4), "little")
@@ -103,14 +113,13 @@ class SegmentWriter:
             torn = self._take_over(segment, segment is segments[-1])
         if segments:
             self._go_on_after(segments[-1])
-        finished = tuple(found.finished()) if found is not None else ()
         self._remove_leftovers(found)
         listed = [FoundSegment(one.first, one.stop, one.bytes, one.unread) for one in self.segments.values()]
         return FoundBuffer(
             identity=self._identity.hex(),
             next_number=self.next_number,
             segments=tuple(listed),
-            finished=finished,
+            finished=tuple(finished),
             disk_bytes=self.disk_bytes,
             torn_bytes=torn,
             bad_files=self.bad_files(),
@@ -247,7 +256,7 @@ class SegmentWriter:
         fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._replaceable = first
         try:
-            self._write_all(fd, [write_head(Head(first, self._identity, self._key))], 0)
+            self._write_all(fd, [write_head(Head(first, self._identity, self._key, int(time.time())))], 0)
             if replaced:
                 self._disk.rename(path, segment_path(self._folder, first))
         except OSError:
