@@ -79,7 +79,7 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
     yield from _folders(places, env)
     for one in buffer_disks.examine(config, places):
         cure = "lower `buffer.bytes`, or give the state folder a larger disk ($ZPIPE_STATE_DIR)"
-        name = f"disk buffers of {one.stage}.{one.instance}"
+        name = f"disk buffers of {one.whose}"
         if one.problem:
             yield Finding("disks", "warning" if one.free_bytes else "wrong", f"{name}: {one.problem}", cure)
         else:

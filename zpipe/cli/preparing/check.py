@@ -95,7 +95,7 @@ def _check(path: Path) -> _Result:
     for one in buffer_disks.examine(config, Places(config, os.environ)):
         if one.problem:
             report.add(
-                ("stages", one.stage, "buffer"), f"does not fit here: {one.stage}.{one.instance} may need {one.problem}"
+                ("stages", one.instances[0][0], "buffer"), f"does not fit here: {one.whose} may need {one.problem}"
             )
     if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
