@@ -68,6 +68,13 @@ class DiskBuffers:
                     )
                 )
 
+    def say_kept(self) -> None:
+        """This life starts over. What is stored was acked to the lives before, so nobody would give it again."""
+        for link in self.outgoing:
+            if stored := link.stored_messages:
+                reason = "--fresh keeps what was acked: it is sent; to have it never be sent: zpipe buffer drop"
+                self._log.warning(fields(event="buffer.kept", to=link.consumer, stored=stored, reason=reason))
+
     def shells(self, stage: Stage) -> dict[str, DiskBufferShell]:
         """By the names that the links know them by, not started."""
         for link in self.outgoing:
