@@ -62,6 +62,7 @@ class Lives:
     """The buffer of a stage over all lives of its process.
 
     acked      ids that upstream was told of;  taken  those that consumers have finished
+    by_number  the id of each (identity, number) that was sent;  numbered: that was offered last
     """
 
     def __init__(self, policy: BufferPolicy, unacked: Bound | None = None, disk: FakeDisk | None = None) -> None:
@@ -73,6 +74,7 @@ class Lives:
         self.taken: set[str] = set()
         self.offered: dict[str, object] = {}
         self.by_number: dict[tuple[str, int], str] = {}
+        self.numbered: dict[tuple[str, int], str] = {}
         self.sync_failed = False
         self.next_id = 0
         self.begin()
@@ -93,6 +95,8 @@ class Lives:
         self.next_id += messages
         payloads = [payload or f"{id}:" + "x" * size for id in ids]
         self.offered.update(zip(ids, payloads, strict=True))
+        for number, id in enumerate(ids, self.buffer.next_number):
+            self.numbered[self.buffer.identity, number] = id
         derivation = EachDerivation([Upstream(self.acked, id) for id in ids])
         body = section.encode(ids, [0.0] * messages, payloads, None)
         self.buffer.offer(Chunk("", messages, body, range(messages)), derivation)
