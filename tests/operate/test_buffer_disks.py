@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     config, places = made(tmp_path, "1MiB")
     (tmp_path / "state").mkdir(mode=0o500)
     [one] = buffer_disks.examine(config, places)
-    assert "cannot be written" in one.problem
+    assert "cannot write to" in one.problem
 
 
 def test_a_buffer_that_nobody_reads_from_is_advised_against(tmp_path: Path) -> None:

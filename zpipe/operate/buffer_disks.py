@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.config.reading.values import show_size
+from zpipe.core.policy import BufferPolicy
 from zpipe.folders import BUFFERS
 from zpipe.runtime.places import Places
 
-LEFT_PART = 20
-"""A twentieth of the disk is left to others, whatever a config says."""
-
 
 class BufferDisk(NamedTuple):
-    """A disk, with the buffers of all instances that have some on it. `problem`: why they do not fit, in words; "" if they do."""
+    """A disk, with the buffers of all instances that have some on it. `problem`: what is wrong with it, said of
+    `whose`; "" if nothing is."""
 
     instances: tuple[InstanceKey, ...]
     needed_bytes: int
@@ -47,7 +46,12 @@ class _Buffers(NamedTuple):
     key: InstanceKey
     folder: Path
     nearest: Path
-    needed_bytes: int
+    policy: BufferPolicy
+    buffers: int
+
+    @property
+    def needed_bytes(self) -> int:
+        return self.buffers * self.policy.bytes
 
 
 def examine(config: PipelineConfig, places: Places) -> Iterator[BufferDisk]:
@@ -56,7 +60,7 @@ def examine(config: PipelineConfig, places: Places) -> Iterator[BufferDisk]:
     disks: dict[int, list[_Buffers]] = {}
     for one in _buffers(config, places):
         if not places.of_system and not os.access(one.nearest, os.W_OK | os.X_OK):
-            problem = f"{one.folder} cannot be written: {one.nearest} belongs to another"
+            problem = f"cannot write to {one.folder}: {one.nearest} belongs to another"
             yield BufferDisk((one.key,), one.needed_bytes, 0, problem)
         else:
             disks.setdefault(one.nearest.stat().st_dev, []).append(one)
@@ -71,19 +75,20 @@ def _buffers(config: PipelineConfig, places: Places) -> Iterator[_Buffers]:
             continue
         folder = places.state(stage, instance) / BUFFERS
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
-        yield _Buffers((stage, instance), folder, nearest, buffers * buffer.bytes)
+        yield _Buffers((stage, instance), folder, nearest, buffer, buffers)
 
 
 def _examine_disk(buffers: list[_Buffers]) -> BufferDisk:
     disk = shutil.disk_usage(buffers[0].nearest)
     stored = sum(_size(file) for one in buffers if one.folder.exists() for file in one.folder.glob("*/*.seg"))
-    free = max(disk.free + stored - disk.total // LEFT_PART, 0)
+    left = max(one.policy.left_bytes(disk.total) for one in buffers)
+    free = max(disk.free + stored - left, 0)
     needed = sum(one.needed_bytes for one in buffers)
     problem = ""
     if free < needed:
         others = f" and {len(buffers) - 1} more folders, all on one disk," if len(buffers) > 1 else ", and its disk"
         has = f"which has {free >> 20:,} MiB for them" if len(buffers) > 1 else f"has {free >> 20:,} MiB for it"
-        problem = f"{show_size(needed)} for {buffers[0].folder}{others} {has}"
+        problem = f"may need {show_size(needed)} for {buffers[0].folder}{others} {has}"
     return BufferDisk(tuple(one.key for one in buffers), needed, free, problem)
 
 

@@ -94,9 +94,7 @@ def _check(path: Path) -> _Result:
     jetstream_table.advise(config.stages.values(), report)
     for one in buffer_disks.examine(config, Places(config, os.environ)):
         if one.problem:
-            report.add(
-                ("stages", one.instances[0][0], "buffer"), f"does not fit here: {one.whose} may need {one.problem}"
-            )
+            report.add(("stages", one.instances[0][0], "buffer"), f"does not fit here: {one.whose} {one.problem}")
     if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))

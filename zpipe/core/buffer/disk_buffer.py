@@ -26,6 +26,7 @@ from zpipe.core.buffer.orders import (
     Records,
     Remove,
     Removed,
+    Space,
     StoredRecord,
 )
 from zpipe.core.buffer.record import HEAD_BYTES, RECORD_BYTES
@@ -213,6 +214,11 @@ class DiskBuffer:
             return 0
         room = min(self._policy.messages - self.stored_messages, self._unacked.messages - self.pending_messages)
         return max(room, 0)
+
+    @property
+    def space(self) -> Space:
+        """What the log said last."""
+        return self._space
 
     @property
     def trouble(self) -> str:

@@ -39,9 +39,6 @@ SPACE_S = 1.0
 """The room on the disk is looked at this often, while something is written or there was too little."""
 UNREADABLE_RETRY_S = 30.0
 """What the disk has not given for a while, and nothing behind it either, is tried again this often."""
-FREE_SEGMENTS = 2
-FREE_PART = 20
-"""So many segments, and a twentieth of the disk, are left to others: a full disk stops more than this stage."""
 
 
 class SegmentLog:
@@ -284,7 +281,7 @@ class SegmentLog:
         except OSError as error:
             self._low = f"cannot use the disk buffer {self._folder}: {error.strerror or error}"
             return
-        least = max(FREE_SEGMENTS * self._policy.segment_bytes, total // FREE_PART)
+        least = self._policy.left_bytes(total)
         mib = 1 << 20
         self._low = (
             f"the disk of {self._folder} has {free // mib:,} MiB left, and {least // mib:,} MiB are left to others"
