@@ -102,6 +102,7 @@ def test_a_drain_waits_for_the_buffer_or_leaves_it(make: MakePipeline) -> None:
     wait_until(lambda: acked(pipeline) == 1000, "everything is acked to the source")
     drain = pipeline.zpipe("drain", str(pipeline.path), "--timeout", "1s")
     assert drain.wait() == 4, "its buffer is not empty"
+    assert "is not waited for with --leave-buffers" in drain.stderr
     drain = pipeline.zpipe("drain", str(pipeline.path), "--leave-buffers", "--json")
     assert drain.wait() == 0, drain.stderr
     assert [stage.wait() for stage in stages] == [0, 0]

@@ -369,6 +369,24 @@ def test_a_read_only_disk_gives_what_is_there() -> None:
     lives.settle_down(CHANCE)
 
 
+def test_a_disk_with_no_room_says_also_that_nothing_can_be_removed_from_it() -> None:
+    lives = Lives(Small(bytes=1 << 40))
+    for _ in range(40):
+        lives.offer(2)
+        lives.turn()
+    lives.disk.capacity = lives.disk.used + 1500  # less than two segments
+    lives.offer(2)
+    lives.wait(1.1)
+    lives.fail("remove", errno.EROFS)
+    lives.send(1000)
+    while lives.consumers.in_flight:
+        lives.take(1000, CHANCE)
+    lives.wait(1.1)
+    assert "left to others" in lives.buffer.trouble and "removed: Read-only file system" in lives.buffer.trouble
+    lives.settle_down(CHANCE)
+    assert lives.buffer.trouble == ""
+
+
 def test_a_folder_that_cannot_be_listed_is_said_to_the_operator() -> None:
     disk = FakeDisk()
     disk.failing["names"] = errno.EACCES

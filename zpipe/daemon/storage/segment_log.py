@@ -66,6 +66,7 @@ class SegmentLog:
         self._space = Space(True)
         self._failing = ""
         self._low = ""
+        self._unremoved = ""
         self._unread = ""
         self._unreadable = ""
         self._retry_at = 0.0
@@ -201,11 +202,14 @@ class SegmentLog:
             self._reader.release(first)
             try:
                 self._writer.remove(first)
-            except OSError:
+            except OSError as error:
                 kept.append(first)
+                self._unremoved = error.strerror or str(error)
             else:
                 gone.append(first)
         self._removals = kept
+        if not kept:
+            self._unremoved = ""
         if gone:
             self._heard(Removed(tuple(gone), self._writer.disk_bytes))
 
@@ -273,6 +277,8 @@ class SegmentLog:
 
     def _space_now(self) -> Space:
         full = self._failing or self._low
+        if self._low and self._unremoved:
+            full += f"; what is finished there cannot be removed: {self._unremoved}"
         return Space(not full, full or self._unread or self._unreadable)
 
     def _look_at_space(self) -> None:
@@ -282,12 +288,10 @@ class SegmentLog:
             self._low = f"cannot use the disk buffer {self._folder}: {error.strerror or error}"
             return
         least = self._policy.left_bytes(total)
-        mib = 1 << 20
-        self._low = (
-            f"the disk of {self._folder} has {free // mib:,} MiB left, and {least // mib:,} MiB are left to others"
-            if free < least
-            else ""
-        )
+        self._low = ""
+        if free < least:
+            has = f"has {free >> 20:,} MiB left, and {least >> 20:,} MiB are left to others"
+            self._low = f"the disk of {self._folder} {has}: it goes on when there is room"
 
     # ---- time
 
