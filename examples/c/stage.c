@@ -120,22 +120,31 @@ void finish(Message *one) {
     cbor_decref(&one->id), cbor_decref(&one->origin), cbor_decref(&one->payload), free(one);
 }
 
+static const char *tell_keeper(cbor_item_t *frame) { /* why it does not have it; NULL: it has */
+    const char *address = getenv("ZPIPE_DEAD_LETTERS"), *fault = NULL;
+    void *dealer = opened(ZMQ_DEALER, ZMQ_RCVTIMEO, 5000);
+    zmq_msg_t said;
+    zmq_msg_init(&said);
+    if (!address || zmq_connect(dealer, address)) fault = "there is none";
+    else if (send_frame(dealer, frame, 0) < 0 || zmq_msg_recv(&said, dealer, 0) < 0) fault = "it does not answer";
+    else {
+        cbor_item_t *answered = decoded(zmq_msg_data(&said), zmq_msg_size(&said));
+        if (!has_text(answered, "kind", "done")) fault = "it refuses";
+        if (answered) cbor_decref(&answered);
+    }
+    zmq_msg_close(&said), zmq_close(dealer);
+    return fault;
+}
+
 static void hand_over(const char *id, cbor_item_t *origin, const cbor_item_t *payload, const char *reason) {
-    const char *address = getenv("ZPIPE_DEAD_LETTERS");
-    void *dealer = opened(ZMQ_DEALER, ZMQ_RCVTIMEO, 10000);
     unsigned char *bytes;
     size_t room, size = cbor_serialize_alloc(payload, &bytes, &room);
     cbor_item_t *frame = frame_of("bury");
     put_int(frame, "number", 1), put_text(frame, "id", id), put(frame, "origin", origin), put_int(frame, "attempts", 1);
     put_bytes(frame, "payload", bytes, size), put_text(frame, "reason", reason), put_text(frame, "source", upstream);
-    if (!address || zmq_connect(dealer, address)) stop("ZPIPE_DEAD_LETTERS", "there is nobody to keep a dead letter");
-    free(bytes), send_frame(dealer, frame, 0);
-    zmq_msg_t said;
-    zmq_msg_init(&said);
-    if (zmq_msg_recv(&said, dealer, 0) < 0) stop("bury", "no answer"); /* only after it is the letter durable */
-    frame = decoded(zmq_msg_data(&said), zmq_msg_size(&said));
-    if (!has_text(frame, "kind", "done")) stop("bury", "the dead letter was not stored");
-    cbor_decref(&frame), zmq_msg_close(&said), zmq_close(dealer);
+    free(bytes);
+    const char *fault = tell_keeper(frame); /* only then is the letter durable */
+    if (fault) stop("a dead letter for the keeper", fault);
 }
 
 void bury(Message *one, const char *reason) {
@@ -330,7 +339,7 @@ static void put_who(cbor_item_t *map) {
     put_text(map, "incarnation", incarnation), put_text(map, "state", state);
 }
 
-static void show(void) { /* to monitors */
+static cbor_item_t *snapshot_now(void) { /* for monitors */
     static u64 received_before, done_before;
     cbor_item_t *snapshot = frame_of("snapshot"), *body = cbor_new_definite_map(32), *sessions = cbor_new_definite_array(MOST);
     const char *run = getenv("ZPIPE_RUN");
@@ -351,15 +360,27 @@ static void show(void) { /* to monitors */
         put_int(row, "unacked", one->arrived - one->released), (void)!cbor_array_push(sessions, cbor_move(row));
     }
     put(body, "sessions", sessions), put(snapshot, "body", body);
-    zmq_send(control, "snapshot", 8, ZMQ_SNDMORE), send_frame(control, snapshot, 0);
     shown_at = now, received_before = received, done_before = finished;
+    return snapshot;
 }
 
-void announce(void) {
+static cbor_item_t *announcement(void) {
     cbor_item_t *said = frame_of("announcement");
     put_who(said), put_flag(said, "ended", !strcmp(state, "STOPPED") && !told_to_leave);
-    zmq_send(control, "announcement", 12, ZMQ_SNDMORE), send_frame(control, said, 0);
+    return said;
+}
+
+static void show(void) { zmq_send(control, "snapshot", 8, ZMQ_SNDMORE), send_frame(control, snapshot_now(), 0); }
+
+void announce(void) {
+    zmq_send(control, "announcement", 12, ZMQ_SNDMORE), send_frame(control, announcement(), 0);
     show();
+}
+
+static void say_the_end(void) { /* to the keeper, whose subscription may have come too late for what was published */
+    const char *fault = tell_keeper(snapshot_now());
+    if (!fault) fault = tell_keeper(announcement());
+    if (fault) fprintf(stderr, "the keeper does not know of the end: %s\n", fault);
 }
 
 static void wait_for_something(void) {
@@ -442,6 +463,7 @@ int run(void) {
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = leave}, NULL);
     for (turn(); !told_to_leave && !done; turn()) wait_for_something();
     if (told_to_leave) state = "STOPPED", announce();
+    say_the_end();
     nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL); /* what was said leaves before */
     return 0;
 }

@@ -1,5 +1,5 @@
 // A map at level 1 of PROTOCOL.md: sends each payload on as `work` makes it, one to one.
-const { bury, zmq, crypto, cbor, ROOT, PIPELINE, STAGE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, finished, run } = require("./stage.js");
+const { bury, zmq, crypto, cbor, ROOT, PIPELINE, STAGE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, exit, finished, run } = require("./stage.js");
 const DOWNSTREAM = CONFIG.outputs[0].to, PARCEL = 256, consumers = new Map(), unsent = [], empty = Buffer.alloc(0);
 let made = 0, dead = 0, stoppedAt = 0;
 const work = (payload) => payload;
@@ -130,7 +130,7 @@ const map = {
     const ends = consumers.size && [...consumers.values()].every((one) => one.end === one.sequence && one.parcels.size === 0);
     if (this.state === "FLUSHED" && all((one) => one.stopped) && !unsent.length && ends) stoppedAt = now, this.move("STOPPED");
     const seen = [...consumers.values()].every((one) => one.newest && one.newest.seen_stopped);
-    if (this.state === "STOPPED" && (seen || now - stoppedAt > TIMEOUT)) setTimeout(() => process.exit(0), 200);
+    if (this.state === "STOPPED" && (seen || now - stoppedAt > TIMEOUT)) exit(this);
   },
 };
 run(map);

@@ -1,6 +1,6 @@
 // A sink at level 1 of PROTOCOL.md: appends the id of each message to the file `options.path`, a line each, durably.
 const fs = require("fs");
-const { CONFIG, announce, finished, refuse, run } = require("./stage.js");
+const { CONFIG, announce, exit, finished, refuse, run } = require("./stage.js");
 const file = fs.openSync(CONFIG.options.path, "a");
 let received = 0, dead = 0;
 
@@ -15,10 +15,10 @@ const sink = {
   asked(route, frame) {  // a last stage has no consumers, and level 1 no requests
     refuse(route, Buffer.alloc(0), "no such request", frame.number || 0);
   },
-  async tick(now, stood, beats, all) {
+  tick(now, stood, beats, all) {
     if (this.state !== "RUNNING" || !all((one) => one.ended && one.floor === one.sequence)) return;
     this.state = "STOPPED";
-    await announce(this), setTimeout(() => process.exit(0), 200);  // what was stated leaves before
+    announce(this), exit(this);
   },
 };
 run(sink);

@@ -9,7 +9,7 @@ const INSTANCE = Number(process.env.ZPIPE_INSTANCE), CONFIG = JSON.parse(process
 const FOLDER = `${ROOT}/${PIPELINE}.${STAGE}.${INSTANCE}`, UPSTREAM = CONFIG.inputs[0].stage;
 const ME = crypto.randomBytes(8).toString("hex"), SECRET = crypto.randomBytes(16), INBOX = `ipc://${FOLDER}/inbox-${ME}.sock`;
 const HEARTBEAT = 1000, TIMEOUT = 5000, SHARES = CONFIG.inputs[0].instances, producers = new Map();
-let turned = Date.now(), beat = 0, shown = 0;
+let turned = Date.now(), beat = 0, shown = 0, exiting = false;
 fs.mkdirSync(FOLDER, { recursive: true, mode: 0o700 });
 const control = new zmq.Publisher(), feedback = new zmq.Router(), inbox = new zmq.Pull({ receiveHighWaterMark: 0 });
 const same = (a, b) => Boolean(a && b && Buffer.compare(a, b) === 0);
@@ -19,14 +19,16 @@ const publish = (topic, frame) => (saying = saying.then(() => control.send([topi
 const answer = (route, frame) => (answering = answering.then(() => feedback.send([route, cbor.encode(frame)])).catch(() => {}));
 const refuse = (route, session, reason, number) => answer(route, { kind: "refuse", session, reason, number });
 const sound = (take) => { try { take(); } catch (error) { console.error(`malformed frame: ${error.message}`); } };  // it is dropped
-async function bury(letter, reason) {  // only when this is over may the message count as finished
-  const dealer = new zmq.Dealer({ linger: 0 }), payload = cbor.encode(letter.payload);
+async function tellKeeper(frame) {
+  const dealer = new zmq.Dealer({ linger: 0, receiveTimeout: TIMEOUT });
   dealer.connect(process.env.ZPIPE_DEAD_LETTERS);
-  await dealer.send(cbor.encode({ kind: "bury", number: 1, id: letter.id, origin: letter.origin, payload, attempts: 1, reason, source: UPSTREAM }));
+  await dealer.send(cbor.encode(frame));
   const said = frames.decode((await dealer.receive())[0]);
   dealer.close();
-  if (said.kind !== "done") throw new Error(`the dead letter was not stored: ${said.reason}`);
+  if (said.kind !== "done") throw new Error(`the keeper refuses: ${said.reason}`);
 }
+const bury = ({ id, origin, payload }, reason) =>  // only when this is over may the message count as finished
+  tellKeeper({ kind: "bury", number: 1, id, origin, payload: cbor.encode(payload), attempts: 1, reason, source: UPSTREAM });
 
 class Producer {  // an upstream instance, to which this is a consumer
   constructor(instance, stage) {
@@ -135,13 +137,15 @@ function finished(message) {
 
 // `stage` has `state`, take(messages), dead(count), counts(), asked(route, frame) and tick(now, stood, beats, all).
 const who = (stage) => ({ pipeline: PIPELINE, stage: STAGE, instance: INSTANCE, incarnation: ME, state: stage.state });
-function announce(stage) {
-  publish("announcement", { kind: "announcement", ...who(stage), ended: stage.state === "STOPPED" });
-  return show(stage);
-}
-function show(stage) {
-  shown = Date.now();
-  return publish("snapshot", { kind: "snapshot", body: snapshot(who(stage), stage.counts(), UPSTREAM, [...producers.values()]) });
+const announcement = (stage) => ({ kind: "announcement", ...who(stage), ended: stage.state === "STOPPED" });
+const shownNow = (stage) => ({ kind: "snapshot", body: snapshot(who(stage), stage.counts(), UPSTREAM, [...producers.values()]) });
+function announce(stage) { publish("announcement", announcement(stage)), show(stage); }
+function show(stage) { shown = Date.now(), publish("snapshot", shownNow(stage)); }
+async function exit(stage) {  // the keeper's subscription may have come too late for what was published
+  if (exiting) return;
+  exiting = true;
+  await tellKeeper(shownNow(stage)).then(() => tellKeeper(announcement(stage))).catch((error) => console.error(`the keeper: ${error.message}`));
+  setTimeout(() => process.exit(0), 200);  // what was stated leaves before
 }
 function tick(stage) {
   const now = Date.now(), stood = now - turned > TIMEOUT, beats = now - beat >= HEARTBEAT;  // stood: stopped by a signal, and woken
@@ -174,4 +178,4 @@ async function run(stage) {
     else for (const one of producers.values()) if (same(header.session, one.session)) await one.take(header, body);
   }
 }
-module.exports = { bury, zmq, crypto, cbor, ROOT, PIPELINE, STAGE, INSTANCE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, finished, run };
+module.exports = { bury, zmq, crypto, cbor, ROOT, PIPELINE, STAGE, INSTANCE, CONFIG, ME, TIMEOUT, same, answer, refuse, announce, exit, finished, run };

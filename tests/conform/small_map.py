@@ -101,14 +101,21 @@ def everything(socket: Any) -> list[list[bytes]]:
 TOLD = {"dead": 0}
 
 
-def bury(id: str, payload: bytes, reason: str) -> None:
-    """Hands a dead letter to the keeper, and waits until it is durable."""
+def tell_keeper(*told: dict[str, Any]) -> None:
+    """Waits until the keeper has it all."""
     dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
     dealer.connect(os.environ["ZPIPE_DEAD_LETTERS"])
+    for frame in told:
+        dealer.send(cbor2.dumps(frame))
+        assert dealer.poll(PEER_TIMEOUT_S * 1000) and cbor2.loads(dealer.recv())["kind"] == "done"
+    dealer.close()
+
+
+def bury(id: str, payload: bytes, reason: str) -> None:
+    """Hands a dead letter to the keeper: it is durable then."""
     letter = {"number": 1, "id": id, "origin": time.time(), "payload": payload, "attempts": 1, "reason": reason}
-    dealer.send(cbor2.dumps({"kind": "bury", **letter, "source": UPSTREAM}))
-    assert cbor2.loads(dealer.recv())["kind"] == "done"
-    dealer.close(0)
+    tell_keeper({"kind": "bury", **letter, "source": UPSTREAM})
     TOLD["dead"] += 1
 
 
@@ -391,7 +398,11 @@ class Outlet:
             self.announce()
 
     def announce(self) -> None:
-        frame = {
+        self.control.send_multipart([b"announcement", cbor2.dumps(self.announcement())])
+        self.control.send_multipart([b"snapshot", cbor2.dumps(self.snapshot())])
+
+    def announcement(self) -> dict[str, Any]:
+        return {
             "kind": "announcement",
             "pipeline": PIPELINE,
             "stage": STAGE,
@@ -400,10 +411,8 @@ class Outlet:
             "state": self.state,
             "ended": self.state == "STOPPED",
         }
-        self.control.send_multipart([b"announcement", cbor2.dumps(frame)])
-        self.publish_snapshot()
 
-    def publish_snapshot(self) -> None:
+    def snapshot(self) -> dict[str, Any]:
         unsent, in_flight = (
             len(self.unsent),
             sum(len(sent) for c in self.consumers.values() for sent in c.parcels.values()),
@@ -428,7 +437,7 @@ class Outlet:
             "queued": 0,
             "links": [{**link, "in_flight": in_flight, "unsent": unsent}],
         }
-        self.control.send_multipart([b"snapshot", cbor2.dumps({"kind": "snapshot", "body": body})])
+        return {"kind": "snapshot", "body": body}
 
     def take(self, route: bytes, frame: dict[str, Any]) -> None:
         if frame["kind"] == "hello":
@@ -637,6 +646,7 @@ def main() -> None:
         if outlet.state == "STOPPED" and (seen or now - stopped_at > PEER_TIMEOUT_S):
             for producer in producers.values():
                 producer.turn(now)
+            tell_keeper(outlet.snapshot(), outlet.announcement())
             context.destroy(linger=500)
             return
         poller = zmq.Poller()

@@ -12,6 +12,7 @@ import pytest
 from e2e_types import MakePipeline
 from pipeline import wait_until
 
+from zpipe import folders
 from zpipe.runtime.places import Places
 
 PROGRAM = Path(__file__).parents[1] / "conform" / "small_map.py"
@@ -117,7 +118,8 @@ who = {"pipeline": "mixed", "stage": "up", "instance": 1, "incarnation": "a", "e
 counts = dict.fromkeys(("received", "completed", "filtered", "dead", "returned", "in_process", "queued"), 7)
 sound = {**who, "state": "RUNNING", "links": [], **counts, "own": b"bytes"}
 control.send_multipart([b"snapshot"])
-control.send_multipart([b"announcement", b"one", b"two"])
+for number in range(30):
+    control.send_multipart([b"announcement", b"one", b"two"])
 for state in ("RUNNING", "STOPPED"):
     for body in (sound, {**sound, "received": "many"}, {**sound, "completed": None}, {"x": b"bytes"}):
         control.send_multipart([b"snapshot", cbor2.dumps({"kind": "snapshot", "body": body})])
@@ -194,6 +196,43 @@ def test_a_program_that_ends_without_stopping_is_a_crash(make: MakePipeline) -> 
     one = make(config(10, "true")).stage("up")
     assert one.wait() == 1
     assert 'hint="a program announces STOPPED before it ends"' in one.stderr
+
+
+def test_its_last_words_count_though_it_has_published_nothing(make: MakePipeline) -> None:
+    """A program may be over before its keeper's subscription has come."""
+    program = """
+import os, sys
+import cbor2, zmq
+dealer = zmq.Context.instance().socket(zmq.DEALER)
+dealer.connect(os.environ["ZPIPE_DEAD_LETTERS"])
+who = {"pipeline": "mixed", "stage": "up", "instance": 1, "incarnation": "a"}
+counts = dict.fromkeys(("completed", "filtered", "dead", "returned", "in_process", "queued"), 0)
+body = {**who, **counts, "state": "STOPPED", "links": [], "received": 7, "completed": 7}
+for frame in ({"kind": "snapshot", "body": body}, {"kind": "announcement", **who, "state": "STOPPED", "ended": True}):
+    dealer.send(cbor2.dumps(frame))
+    answer = cbor2.loads(dealer.recv())
+    assert answer["kind"] == "done" and answer["number"] == 0, answer
+"""
+    pipeline = make(config(10, sys.executable, "tells.py"), tells=program)
+    one = pipeline.stage("up")
+    assert one.wait() == 0, one.stderr
+    last = Places(pipeline.config, pipeline.env).last_account("up", 1)
+    assert last is not None and last["received"] == 7
+
+
+def test_one_whose_producers_have_ended_in_the_run_is_not_started_again(make: MakePipeline) -> None:
+    """Nothing can come to it any more, and it could not know."""
+    pipeline = make(config(10, "touch", "started"))
+    places = Places(pipeline.config, {**pipeline.env, "ZPIPE_RUN": "a run"})
+    for ended in (False, True):
+        folders.make_private(places.state("read", 1))
+        places.mark("read", 1, ended, {})
+        pipeline.env["ZPIPE_RUN"] = "a run"
+        one = pipeline.stage("up")
+        assert one.wait() == (0 if ended else 1), one.stderr
+        assert (pipeline.folder / "started").exists() is not ended
+        (pipeline.folder / "started").unlink(missing_ok=True)
+    assert places.stopped_at_end("up", 1) is not None
 
 
 def test_a_fresh_start_forgets_what_it_has_kept(make: MakePipeline) -> None:

@@ -1,11 +1,11 @@
-"""A scripted keeper: it takes the dead letters of the stage under test. Must not live here: a case."""
+"""A scripted keeper: it takes the dead letters of the stage under test, and its last words. Must not live here: a case."""
 
 from __future__ import annotations
 
 from zpipe.conform.upstream import read_frame
 from zpipe.conform.verdicts import NotKept
 from zpipe.core.wire import cbor
-from zpipe.core.wire.frames import Bury
+from zpipe.core.wire.frames import Announcement, Bury, Snapshot
 from zpipe.transport.neighbour_sockets import LettersSocket
 
 
@@ -20,10 +20,13 @@ class DeadLetters:
     def turn(self) -> None:
         for parts in self._socket.read():
             frame = read_frame(parts, 2, "the address of dead letters")
-            if not isinstance(frame, Bury):
-                raise NotKept("-", "bury is all that is sent to the address of dead letters", f"a {frame.kind}")
-            self.letters.append(frame)
-            self._socket.answer(parts[0], cbor.write({"kind": "done", "number": frame.number, "state": "RUNNING"}))
+            if isinstance(frame, Bury):
+                self.letters.append(frame)
+            elif not isinstance(frame, (Announcement, Snapshot)):
+                expected = "nothing but bury, announcement and snapshot at the address of dead letters"
+                raise NotKept("-", expected, f"a {frame.kind}")
+            number = frame.number if isinstance(frame, Bury) else 0
+            self._socket.answer(parts[0], cbor.write({"kind": "done", "number": number, "state": "RUNNING"}))
 
     def close(self) -> None:
         self._socket.close()

@@ -24,6 +24,7 @@ from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
 from zpipe.core.wire.frames import Announcement, Bury, Done, Refuse, Snapshot
 from zpipe.core.work.stored_dead_letter import PROGRAM
+from zpipe.daemon.service.limited_log import FAULTS_A_MINUTE, LineLimit
 from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
 from zpipe.daemon.storage.store import Store
 from zpipe.errors import ExitCode, OperatorError, PeerError
@@ -96,11 +97,24 @@ def run_program(
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
+    if _nothing_to_come(config, stage, places):
+        # Its last life crashed after the ends of all its producers, who end only when all that they sent is acked. A program
+        # cannot see that: it would wait for producers that never come.
+        places.mark(stage, instance, True, {})
+        return ExitCode.DONE
     keeper = Keeper(config, stage, instance, env, places, fresh, level)
     try:
         return keeper.run()
     finally:
         keeper.close()
+
+
+def _nothing_to_come(config: PipelineConfig, stage: str, places: Places) -> bool:
+    """Whether every producer of the stage has ended in this run."""
+    producers = [
+        (one.stage, instance) for one in config.stages[stage].inputs for instance in places.instances(one.stage)
+    ]
+    return bool(places.run and producers) and all(places.stopped_at_end(*one) is not None for one in producers)
 
 
 def _end_with_parent() -> None:
@@ -134,11 +148,11 @@ class Keeper:
         running_pipelines.write_record(places, config, stage, instance)
         letters = f"ipc://{runtime}/dead_letters.sock"
         self._program = self._start(runtime.parent, state, letters)
+        control = places.addresses(stage, instance).control  # at once: it may announce itself soon
+        self._sockets = KeeperSockets(control, letters, frames.ANNOUNCEMENT_TOPIC, frames.SNAPSHOT_TOPIC)
         self._store = Store(state)
         self._store.start()
         self._stored: queue.SimpleQueue[tuple[bytes, frames.Frame]] = queue.SimpleQueue()
-        control = places.addresses(stage, instance).control
-        self._sockets = KeeperSockets(control, letters, frames.ANNOUNCEMENT_TOPIC, frames.SNAPSHOT_TOPIC)
         self._signals = Signals()
         self._sockets.watch_fd(self._signals.fd)
         self._supervised = bool(env.get(environment.SUPERVISED))
@@ -150,6 +164,7 @@ class Keeper:
         self._snapshot: dict[str, Any] = {}
         self._warned_of_snapshots = False
         self._stop_signals = 0
+        self._malformed = LineLimit(FAULTS_A_MINUTE)
 
     def _start(self, runtime_root: Path, state: Path, letters: str) -> subprocess.Popen[bytes]:
         told = {
@@ -192,6 +207,7 @@ class Keeper:
         while self._program.poll() is None:
             self._turn()
         self._read_published()
+        self._read_told()
         return self._ended(self._program.returncode)
 
     def _turn(self) -> None:
@@ -204,8 +220,7 @@ class Keeper:
                 self._program.wait()
                 return
         self._read_published()
-        for parts in self._sockets.letters():
-            self._take_letter(parts[0], parts[-1])
+        self._read_told()
         while not self._stored.empty():
             route, answer = self._stored.get()
             self._sockets.answer(route, frames.write(answer))
@@ -230,12 +245,20 @@ class Keeper:
                     raise PeerError(f"it publishes {len(parts)} frames at once: they are a topic and a frame")
                 frame = frames.read(parts[1])
             except PeerError as error:
-                self._log.warning(fields(event="program.malformed", reason=error))
+                self._note_malformed(error)
                 continue
-            if isinstance(frame, Snapshot):
-                self._take_snapshot(frame.body)
-            elif isinstance(frame, Announcement):
-                self._heard(frame)
+            self._take_published(frame)
+
+    def _take_published(self, frame: frames.Frame) -> None:
+        if isinstance(frame, Snapshot):
+            self._take_snapshot(frame.body)
+        elif isinstance(frame, Announcement):
+            self._heard(frame)
+
+    def _note_malformed(self, error: PeerError) -> None:
+        left_out = self._malformed.admit(str(error), time.monotonic())
+        if left_out is not None:
+            self._log.warning(fields(event="program.malformed", reason=error, left_out=left_out or None))
 
     def _take_snapshot(self, body: dict[str, Any]) -> None:
         snapshot = taken_in(body)
@@ -248,7 +271,7 @@ class Keeper:
 
     def _heard(self, frame: Announcement) -> None:
         self._heard_at = time.monotonic()
-        before = self._said.state if self._said is not None else State.STARTING.value
+        before = self._state()
         self._said = frame
         if before == State.STARTING.value != frame.state:
             self._lock.note_state(locks.READY)
@@ -280,24 +303,35 @@ class Keeper:
         self._log.error(fields(event="program.failed", how=how, state=state, hint=hint))
         return ExitCode.FAILED
 
+    def _state(self) -> str:
+        return self._said.state if self._said is not None else State.STARTING.value
+
     def _status(self) -> ServiceStatus:
-        state = self._said.state if self._said is not None else State.STARTING.value
+        state = self._state()
         counts = tuple(int(self._snapshot.get(name, 0)) for name in ("received", "completed"))
         draining = self._stop_signals > 0 or state in (State.DRAINING.value, State.FLUSHED.value)
         return ServiceStatus(f"{state}, program pid {self._program.pid}", counts, draining)
 
-    # ---- dead letters
+    # ---- what it tells its keeper alone
 
-    def _take_letter(self, route: bytes, encoded: bytes) -> None:
-        """Stores the letter, and answers once that is durable."""
+    def _read_told(self) -> None:
+        for parts in self._sockets.told():
+            self._take_told(parts[0], parts[-1])
+
+    def _take_told(self, route: bytes, encoded: bytes) -> None:
+        """A dead letter is stored, and answered once that is durable. What the program also publishes is answered at once."""
         try:
             frame = frames.read(encoded, MOST_LETTER_BYTES)
         except PeerError as error:
-            self._log.warning(fields(event="program.malformed", reason=error))
+            self._note_malformed(error)
             self._sockets.answer(route, frames.write(Refuse(b"", str(error)[:500], 0)))
             return
+        if isinstance(frame, (Announcement, Snapshot)):
+            self._take_published(frame)
+            self._sockets.answer(route, frames.write(Done(0, self._state())))
+            return
         if not isinstance(frame, Bury):
-            reason = f"this address takes `bury`, and no {frame.kind}"
+            reason = f"this address takes `bury`, `announcement` and `snapshot`, and no {frame.kind}"
             self._sockets.answer(route, frames.write(Refuse(b"", reason, getattr(frame, "number", 0))))
             return
         row = LetterRow(
@@ -314,7 +348,7 @@ class Keeper:
             payload=frame.payload,
             source=frame.source or self._only_input(),
         )
-        incarnation, state = (said.incarnation, said.state) if (said := self._said) else ("", State.STARTING.value)
+        incarnation, state = self._said.incarnation if self._said is not None else "", self._state()
 
         def done(error: Exception | None) -> None:  # on the store's thread; the answer is sent by the next turn
             answer = Done(frame.number, state) if error is None else Refuse(b"", str(error)[:500], frame.number)

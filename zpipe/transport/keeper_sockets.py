@@ -1,4 +1,4 @@
-"""The sockets of a program's keeper: a SUB to what the program publishes, and a ROUTER to which it hands its dead letters.
+"""The sockets of a program's keeper: a SUB to what the program publishes, and a ROUTER for what it tells its keeper alone.
 
 Must not live here: what a frame means.
 """
@@ -11,7 +11,10 @@ from contextlib import suppress
 import zmq
 
 from zpipe.errors import OperatorError
-from zpipe.transport.socket_options import MAX_FRAME_BYTES, RECONNECT_MAX_MS, RECONNECT_MS
+from zpipe.transport.socket_options import MAX_FRAME_BYTES
+
+_RECONNECT_MS = 10
+"""The program on this host binds a moment after its start, and what it publishes before the keeper is connected is lost."""
 
 
 class KeeperSockets:
@@ -21,8 +24,7 @@ class KeeperSockets:
         """Connects to the control address, which may not be bound yet, and binds the other. Raises OperatorError."""
         self._context = zmq.Context(1)
         self._sub = self._context.socket(zmq.SUB)
-        self._sub.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        self._sub.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._sub.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         for topic in topics:
             self._sub.setsockopt(zmq.SUBSCRIBE, topic)
         self._sub.connect(control)
@@ -50,7 +52,7 @@ class KeeperSockets:
         """[topic, frame] that have come."""
         return self._all(self._sub)
 
-    def letters(self) -> Iterator[list[bytes]]:
+    def told(self) -> Iterator[list[bytes]]:
         """[route, frame] that have come."""
         return self._all(self._router)
 
