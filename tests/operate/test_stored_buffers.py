@@ -97,8 +97,9 @@ def test_what_cannot_be_read_now_is_told_from_what_is_damaged(folder: Path, monk
             return super().read(fd, size, offset)
 
     monkeypatch.setattr(stored_buffers, "Disk", Failing)
-    places = verify(folder).damages
-    assert {(place.segment, place.error) for place in places} == {
+    found = verify(folder)
+    assert found.unfinished_bytes == 0
+    assert {(place.segment, place.error) for place in found.damages} == {
         (second.name, "Input/output error"),
         (last.name, "Permission denied"),
     }

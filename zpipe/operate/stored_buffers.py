@@ -214,7 +214,7 @@ def verify(folder: Path) -> Verification:
         if at >= 0:
             damages[at] = damages[at]._replace(messages=segment.stop - number)
     last = found.segments[-1] if found.segments else None
-    unfinished = 0 if last is None or last.complete else max(last.bytes - last.end, 0)
+    unfinished = 0 if last is None or last.complete or last.unread else max(last.bytes - last.end, 0)
     return Verification(records, messages, size, tuple(damages), unfinished)
 
 

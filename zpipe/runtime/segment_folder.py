@@ -304,6 +304,7 @@ class BufferFolder:
 
     identity, key  None if no segment has a whole head: then none of them can be read, and there is nothing in them, as far as
                    the disk gave the heads
+    error          why the disk did not give all of them, in words; "" if it did
     """
 
     def __init__(self, disk: Disk, folder: Path) -> None:
@@ -313,6 +314,7 @@ class BufferFolder:
         self.names = set(names)
         self.identity: bytes | None = None
         self.key = 0
+        self.error = ""
         numbers = segment_numbers(names)
         self._unread_heads: set[int] = set()
         heads = {first: self._head(first) for first in numbers}
@@ -331,6 +333,7 @@ class BufferFolder:
         except OSError as error:
             if not is_lost(error):
                 self._unread_heads.add(first)
+                self.error = error.strerror or str(error)
             return None
         try:
             head = read_head(bytes(file.piece(0, HEAD_BYTES, HEAD_BYTES)))
@@ -338,6 +341,7 @@ class BufferFolder:
             file.close()
         if file.error is not None:
             self._unread_heads.add(first)
+            self.error = file.error.strerror or str(file.error)
         return head if head is not None and head.first == first else None
 
     def _look(self, first: int, head: Head | None, after: int | None) -> Segment:
@@ -362,6 +366,8 @@ class BufferFolder:
                 stop = first if begun else most
                 return Segment(first, stop, 0 if after is None else size, size, False, codec, unread=unread)
             stop, end = self._scan(file, codec, first, most, size)
+            if file.error is not None:
+                self.error = file.error.strerror or str(file.error)
             return Segment(first, stop, end, size, False, codec, unread=file.error is not None)
         finally:
             file.close()

@@ -85,7 +85,7 @@ class SegmentLog:
         found = self._writer.open()
         self._look_at_space()
         if kept := [one for one in found.segments if one.kept]:
-            self._note_unreadable(f"{len(kept)} of its files")
+            self._note_unreadable(f"{len(kept)} files", self._writer.error)
         self._space = self._space_now()
         ago = time.monotonic() - time.time()
         stored_at = tuple((number, at + ago) for number, at in self._writer.stored_times)
@@ -179,12 +179,12 @@ class SegmentLog:
         self._read, self._unread = None, ""
         if records.unreadable:
             messages = sum(stop - start for start, stop in records.unreadable)
-            self._note_unreadable(f"{messages:,} messages")
+            self._note_unreadable(f"{messages:,} messages", "an error of the disk")
         self._heard(records)
 
-    def _note_unreadable(self, what: str) -> None:
+    def _note_unreadable(self, what: str, why: str) -> None:
         hint = "they are kept, and read again at the next start"
-        self._unreadable = f"the disk does not give {what} of the disk buffer {self._folder}: {hint}"
+        self._unreadable = f"cannot read {what} of the disk buffer {self._folder}: {why}; {hint}"
 
     def _attempt(self, now: float) -> None:
         """All that is due. Raises OSError if some of it cannot be done; nothing of that is forgotten. What is finished is removed

@@ -62,6 +62,7 @@ class SegmentWriter:
     disk_bytes      of all segments
     segments        by first number, ascending; of the one that is written to only what is durable
     stored_times    of what the last life left: `segment_folder.stored_times`
+    error           why the disk did not give all of that, in words; "" if it did
     """
 
     def __init__(self, disk: Disk, folder: Path, segment_bytes: int) -> None:
@@ -70,6 +71,7 @@ class SegmentWriter:
         self.begun: list[int] = []
         self.disk_bytes = 0
         self.segments: dict[int, Segment] = {}
+        self.error = ""
         self.stored_times: list[tuple[int, float]] = []
         self._disk = disk
         self._folder = folder
@@ -102,6 +104,7 @@ class SegmentWriter:
         for start, stop in found.finished() if found is not None else ():
             finished.add(start, stop)
         if found is not None:
+            self.error = found.error
             self.stored_times = list(stored_times(self._disk, found, finished))  # before these files are written to
         segments = found.segments if found is not None else []
         if found is None or found.identity is None:

@@ -275,9 +275,9 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
-def buffer_faults(stage: Row) -> Iterator[str]:
-    """What a disk has done to the messages in the buffers of a stage's instances, in words."""
-    for instance in stage["instances"]:
+def buffer_faults(instances: Iterable[Row]) -> Iterator[str]:
+    """What a disk has done to the messages in the buffers of these instances, in words."""
+    for instance in instances:
         who = f"{instance['stage']}.{instance['instance']}"
         for link in instance["links"]:
             buffer = link.get("buffer", {})

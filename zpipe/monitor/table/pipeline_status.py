@@ -50,7 +50,7 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
         for instance, reasons in stage["refusals"].items():
             for reason in dict.fromkeys(reasons):
                 found += wrap(f"{instance}: {reason}", width, "bold red")
-        for fault in buffer_faults(stage):
+        for fault in buffer_faults(stage["instances"]):
             found += wrap(fault, width, "bold red")
         if stage["unrouted"]:
             found += wrap(
