@@ -128,6 +128,25 @@ def test_a_buffer_is_dropped_up_to_a_number(folder: Path) -> None:
     assert [one.number for one in show(folder)] == list(range(50, 101))
 
 
+def test_what_cannot_be_read_is_dropped_only_if_all_goes_that_it_may_have(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second, third, *_ = sorted(folder.glob("*.seg"))
+    until = int(third.stem)
+
+    class Failing(Disk):
+        def open(self, path: Path, flags: int) -> int:
+            if path == second:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return super().open(path, flags)
+
+    monkeypatch.setattr(stored_buffers, "Disk", Failing)
+    drop(folder, until - 1)
+    assert second.exists()
+    drop(folder, until)
+    assert not second.exists() and third.exists()
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="cannot read the disk buffer"):
         list_buffer(tmp_path / "none")

@@ -245,19 +245,22 @@ def drop(folder: Path, until: int | None = None) -> Dropped:
     """Has no message be sent any more, or none below the number `until`. The instance must not run. Raises OperatorError if the
     folder cannot be read or written.
 
-    The last segment stays, since its name says with which number to go on: what it has is noted as finished.
+    The last segment stays, since its name says with which number to go on: what it has is noted as finished. One that cannot be
+    read in whole stays unless all goes that it may have.
     """
     found = _read(folder)
     finished = _finished(found)
     messages = free = 0
     try:
-        for segment in found.segments:
+        afters = [*(segment.first for segment in found.segments[1:]), 0]
+        for segment, after in zip(found.segments, afters, strict=False):
             stop = segment.stop if until is None else min(until, segment.stop)
+            whole = stop == segment.stop and (not segment.unread or until is None or until >= after)
             asked = RangeSet()
             asked.add(segment.first, stop)
             ranges = list(asked.minus(finished))
             messages += sum(high - low for low, high in ranges)
-            if stop == segment.stop and segment is not found.segments[-1]:
+            if whole and segment is not found.segments[-1]:
                 segment_path(folder, segment.first).unlink(missing_ok=True)
                 hints_path(folder, segment.first).unlink(missing_ok=True)
                 free += segment.bytes
