@@ -25,6 +25,7 @@ class _Found:
         self.bytes = 0
         self.bad = 0
         self.error: OSError | None = None
+        self._bad_before = 0
         self._number = number
         self._unreadable: list[tuple[int, int]] = []
 
@@ -33,6 +34,11 @@ class _Found:
         self.records.append(StoredRecord(header.first, header.messages, header.attempt, one.body))
         self.bytes += header.size
         self.next_number = header.stop
+        self._bad_before = self.bad
+
+    def cut(self) -> None:
+        """What comes after the last record is read again."""
+        self.bad = self._bad_before
 
     def leave(self, start: int, stop: int) -> None:
         """The disk does not give messages [start, stop)."""
@@ -70,6 +76,7 @@ class AheadReader:
             if not found.records:
                 self.failures += 1
                 raise
+            found.cut()
         self.failures = 0
         return found.as_records()
 
