@@ -40,6 +40,16 @@ class _Found:
         """What comes after the last record is read again."""
         self.bad = self._bad_before
 
+    def pass_to(self, number: int) -> None:
+        """Nothing below it is to come."""
+        self.next_number = max(self.next_number, number)
+
+    def note_bad(self) -> None:
+        self.bad += 1
+
+    def note_unread(self, error: OSError | None) -> None:
+        self.error = error
+
     def leave(self, start: int, stop: int) -> None:
         """The disk does not give messages [start, stop)."""
         if start < stop:
@@ -84,15 +94,15 @@ class AheadReader:
         while found.bytes < most_bytes or not found.records:
             segment = self._segment_of(found.next_number)
             if segment is None:
-                found.next_number = max(found.next_number, self._writer.durable_number)
+                found.pass_to(self._writer.durable_number)
                 break
             try:
                 file, reader = self._reader_at(segment, found.next_number, tolerant)
             except OSError as error:
                 if not is_lost(error):
                     raise
-                found.bad += 1
-                found.next_number = segment.stop
+                found.note_bad()
+                found.pass_to(segment.stop)
                 continue
             self._read_segment(found, most_bytes, segment, file, reader)
         if found.error is not None and not found.records:
@@ -107,16 +117,17 @@ class AheadReader:
             one = reader.next()
             if isinstance(one, Damage):
                 if file.is_unread(one.start, one.stop):
-                    unread, found.error = True, file.error
+                    unread = True
+                    found.note_unread(file.error)
                 else:
-                    found.bad += 1
+                    found.note_bad()
                     self._writer.keep_damage(segment.first, one.start, one.stop)
                 continue
             if unread:
                 found.leave(gap_at, segment.stop if one is None else one.header.first)
                 unread = False
             if one is None:
-                found.next_number = max(found.next_number, segment.stop)
+                found.pass_to(segment.stop)
                 return
             gap_at = max(gap_at, one.header.stop)
             if one.header.stop > found.next_number:
