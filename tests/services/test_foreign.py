@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,17 @@ def kill_somebody(pipeline: Pipeline, chance: random.Random, names: list[tuple[s
         ]
         names += chance.sample(every, len(every))
     stage, instance = name = names.pop()
-    pid = pipeline.pid(stage, instance)
-    if pipeline.config.stages[stage].command and chance.random() < 0.7:
+    of_program = bool(pipeline.config.stages[stage].command) and chance.random() < 0.7
 
-        def child() -> int | None:
-            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            return int(found[0]) if found else None
+    def running() -> int | None:
+        pid = pipeline.pid_at_work(stage, instance)
+        if pid is None or not of_program:
+            return pid
+        with suppress(OSError):  # a keeper that is about to end
+            return next(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()), None)
+        return None
 
-        pid = wait_until(child, f"the program of {stage}.{instance} runs")  # type: ignore[assignment]
-    send(pid, signal.SIGKILL)
+    send(wait_until(running, f"{stage}.{instance} runs"), signal.SIGKILL)  # type: ignore[arg-type]
     return name
 
 
