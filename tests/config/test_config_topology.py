@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 from config_texts import stages, step
-from config_types import Problems
+from config_types import Problems, Read
+
+from zpipe.config.loading import report_for
+from zpipe.config.topology import advise
 
 BATCHES = "./batches.py"
 
@@ -188,3 +191,20 @@ def test_nothing_is_concluded_from_a_value_that_was_wrong(problems: Problems) ->
     keys = "queue = { messages = -1 }\nbatch = { messages = 5000 }"
     [problem] = problems(stages(batch_stage(keys)))
     assert problem.startswith("8: stages.b.queue.messages: must be a whole number")
+
+
+@pytest.mark.parametrize(
+    ("keys", "before", "waits"),
+    [
+        ("batch = { messages = 40 }", "", True),
+        ("batch = { messages = 39 }", "", False),
+        ("batch = { messages = 40 }", 'buffer = { kind = "disk", bytes = "1GiB" }\n', False),
+    ],
+)
+def test_a_batch_of_all_that_may_be_unacked_is_warned_of(read: Read, keys: str, before: str, waits: bool) -> None:
+    """Its producer waits while it is worked on: what it may send next is unacked beside it."""
+    config = read(stages(f"{before}unacked = {{ messages = 40 }}", batch_stage(keys)))
+    report = report_for(config, "p.toml", {})
+    advise(config, report)
+    said = [str(mistake) for mistake in report.mistakes if "nothing more comes" in str(mistake)]
+    assert len(said) == waits and all("stages.a.unacked.messages" in one for one in said)

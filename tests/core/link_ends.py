@@ -211,7 +211,7 @@ class ConsumerEnd(LinkEnd):
             "lowest": 1,
             "need_bytes": 0,
         }
-        self.inlet.confirmed(session, frames.Confirm(named(name), **fields | more), self.now)
+        self.inlet.confirmed(session, frames.Confirm(named(name), **fields | more))
 
     def on_session_lost(self, name: str) -> None:
         self.inlet.close(self.producers[name].upstream)
@@ -350,7 +350,7 @@ class ProducerEnd(LinkEnd):
             "redelivered": self.outlet.redelivered,
             "lowest": self.outlet.lowest,
             "end_acked": self.outlet.end_acked,
-            "suspects": bool(self.outlet._suspects),
+            "suspects": bool(self.outlet._suspicions),
         }
 
     def off(self) -> int:

@@ -87,7 +87,6 @@ class ShelfOutlet:
     """An `OutgoingLink`. What was put on the shelf is settled: the shelf answers for it."""
 
     waiting = False
-    stored_messages = stored_bytes = redelivered = returned = 0
     room = 1 << 62
     awaits_acks = False
     send_at = NEVER
@@ -163,11 +162,16 @@ class ShelfOutlet:
     def all_ended(self) -> bool:
         return self.end_acked
 
-    def unsent_for_s(self, now: float) -> float:
-        return 0.0
-
     def figures(self, now: float) -> dict[str, Any]:
-        return {"consumers": []}
+        return {
+            "outlet": self.name,
+            "to": self.consumer,
+            "produced": self.produced,
+            "acked": self.acked,
+            "in_flight": self.in_flight_messages,
+            "unsent": self.unsent_messages,
+            "consumers": [],
+        }
 
     def off(self) -> int:
         return self.produced - self.acked - self.in_flight_messages - self.unsent_messages

@@ -89,7 +89,8 @@ def test_a_module_is_imported_only_when_it_is_used() -> None:
     names = {module for _, module, _ in SOURCES.values()}
     script = (
         "import sys; from pathlib import Path; from zpipe import plugin_loading\n"
-        f"for name in {list(SOURCES)!r}: plugin_loading.load(name, Path()).problems(None, Path())\n"
+        "from zpipe_plugins.service_plugin import ServiceOptions\n"
+        f"for name in {list(SOURCES)!r}: plugin_loading.load(name, Path()).problems(ServiceOptions(), Path())\n"
         f"print({names!r} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from zpipe.config import load
+from zpipe.config.loading import report_for
 from zpipe.config.plugin_options import Option
+from zpipe.config.topology import advise
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_FAULTS = {"discard", "generate"}
@@ -55,3 +58,31 @@ def test_a_page_says_what_a_user_has_to_know(page: Any) -> None:
     if page.name not in WITHOUT_FAULTS:
         assert "\n\n| fault |" in page.text
         assert re.search(r"redeliver|\*\*Resume", page.text, re.IGNORECASE)
+
+
+EXAMPLES = [
+    pytest.param(text, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, text in enumerate(re.findall(r"^```toml\n(.*?)^```$", page.text, re.MULTILINE | re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_a_config_without_a_mistake_or_a_warning(example: str, tmp_path: Path) -> None:
+    """With a stage for each that it reads from and does not show, and a sink where nothing reads from it."""
+    stages = tomllib.loads(example)["stages"]
+    read = {
+        name.partition(".")[0]
+        for stage in stages.values()
+        for name in [stage.get("input", [])]
+        if isinstance(name, str)
+    }
+    more = "".join(f'[stages.{name}]\nplugin = "generate"\n' for name in sorted(read - stages.keys()))
+    heads = [name for name, stage in stages.items() if "input" not in stage and name not in read]
+    more += "".join(f'[stages.{name}_end]\nplugin = "discard"\ninput = "{name}"\n' for name in heads)
+    env = dict.fromkeys(re.findall(r"\$\{(\w+)\}", example), "mailto://a.example")
+    path = tmp_path / "p.toml"
+    config = load(path, text=f'[pipeline]\nname = "p"\n{more}{example}', env=env)
+    report = report_for(config, str(path), env)
+    advise(config, report)
+    assert report.mistakes == []

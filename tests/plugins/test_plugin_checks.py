@@ -14,6 +14,7 @@ import pytest
 from zpipe import Secret, plugin_loading
 from zpipe.config import load
 from zpipe.errors import ConfigError
+from zpipe.operate.doctor import _host_and_port
 from zpipe.testing.plugin_runs.toml_text import table
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -58,6 +59,53 @@ def config_of(name: str, options: dict[str, Any], secrets: dict[str, str]) -> st
     head = table("stages.head", {"plugin": "generate"}) if takes_input else ""
     rest = "" if takes_input else table("stages.rest", {"plugin": "discard", "input": "tested"})
     return table("pipeline", {"name": "p"}) + head + table("stages.tested", keys, secrets) + rest
+
+
+SERVICES: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
+    ("elasticsearch", {"url": "http://a.example"}, [("a.example", 80)]),
+    ("http", {"url": "https://a.example/{id}"}, [("a.example", 443)]),
+    ("http", {"url": "https://{host}/"}, []),
+    ("kafka", {"servers": ["a.example:9093", "b.example"]}, [("a.example", 9093), ("b.example", 9092)]),
+    ("mqtt", {"url": "mqtts://a.example"}, [("a.example", 8883)]),
+    ("mqtt", {}, [("127.0.0.1", 1883)]),
+    ("mysql", {}, [("localhost", 3306)]),
+    ("mysql", {"host": "::1", "port": 3307}, [("::1", 3307)]),
+    ("nats", {"servers": ["nats://a.example", "tls://b.example:4223"]}, [("a.example", 4222), ("b.example", 4223)]),
+    ("notify", {}, []),
+    ("postgres", {"dsn": "host=a.example user=u"}, [("a.example", 5432)]),
+    ("postgres", {"dsn": "host=a,b port=5433"}, [("a", 5433), ("b", 5433)]),
+    ("postgres", {"dsn": "host=a,b port=5433,5434"}, [("a", 5433), ("b", 5434)]),
+    ("postgres", {"dsn": "postgresql://u:secret@[::1]:5433/d"}, [("::1", 5433)]),
+    ("postgres", {"dsn": "host=/run/postgresql"}, []),
+    ("postgres", {"dsn": "dbname=d"}, []),
+    ("rabbitmq", {}, [("127.0.0.1", 5672)]),
+    ("redis_stream", {}, [("127.0.0.1", 6379)]),
+    ("redis_stream", {"url": "unix:///run/redis.sock"}, []),
+    ("s3", {"endpoint": "https://a.example"}, [("a.example", 443)]),
+    ("s3", {}, []),
+    ("sql", {"url": "sqlite:///f.db"}, []),
+    ("sql", {"url": "postgresql+psycopg://u:secret@a.example/d"}, [("a.example", 5432)]),
+    ("sql", {"url": "mysql+pymysql://u@a.example:3307/d"}, [("a.example", 3307)]),
+]
+"""Where `zpipe doctor` looks for the service of a plugin, by its options."""
+
+
+@pytest.mark.parametrize(("name", "more", "where"), SERVICES)
+def test_doctor_is_told_where_the_service_is(
+    name: str, more: dict[str, Any], where: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    secrets: dict[str, str] = {}
+    text = config_of(name, RIGHT[name] | more, secrets)
+    services = load(tmp_path / "p.toml", text=text, env=secrets).stages["tested"].traits.services
+    assert [one for one in map(_host_and_port, services) if one is not None] == where
+    assert "secret" not in "".join(services)
+
+
+@pytest.mark.parametrize("name", sorted(set(NEEDY) - {one for one, _, _ in SERVICES}))
+def test_no_other_plugin_reaches_a_service(name: str, tmp_path: Path) -> None:
+    secrets: dict[str, str] = {}
+    traits = load(tmp_path / "p.toml", text=config_of(name, RIGHT[name], secrets), env=secrets).stages["tested"].traits
+    assert not traits.needs_network or name == "http_listen", "say in SERVICES where its service is"
 
 
 @pytest.mark.parametrize("name", [name for name in PLUGINS if name != "discard"])

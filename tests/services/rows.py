@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline import Command, Pipeline, send, wait_until
@@ -67,19 +68,25 @@ def run_with_kills(
     points = sorted(chance.sample(range(messages // 50, messages * 4 // 5), kills))
     run = pipeline.run()
     turn: list[str] = []
-    killed = set()
+    killed, gone = set(), set[int]()
+
+    def to_kill(stage: str) -> int | bool | None:
+        """True if there is nothing left to kill. A process that was killed holds its lock until it is gone."""
+        if pipeline.has_ended(stage):
+            return True
+        pid = pipeline.pid_at_work(stage)
+        return None if pid in gone else pid
+
     for number, point in enumerate(points):
         wait_for_progress(run, progress, point)
         while True:
             turn = turn or chance.sample(stages, len(stages))
             stage = turn.pop()
-            pid = wait_until(
-                lambda stage=stage: pipeline.has_ended(stage) or pipeline.pid_at_work(stage),  # type: ignore[misc]
-                f"{stage} runs",
-            )
-            if pid is not True:
+            pid = wait_until(partial(to_kill, stage), f"{stage} runs")
+            if pid is not None and pid is not True:
                 break
         send(pid, signal.SIGKILL)
+        gone.add(pid)
         killed.add(stage)
         if server is not None and number == kills // 2:
             server.kill()

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import databases
 import pymysql
@@ -13,6 +15,9 @@ import pytest
 from databases import MANY, Database, Make, timed
 from rows import waits_saying
 from servers import MariaDB, closed_port
+
+from zpipe import Message, Reject, Secret
+from zpipe_plugins.databases.mysql import MysqlSink, SinkOptions
 
 
 @pytest.fixture
@@ -88,6 +93,58 @@ def test_a_server_that_refuses_is_waited_for(db: Database, make: Make, mariadb: 
         waits_saying(pipeline, run, "store", "Too many connections")
     run.ledger()
     db.has("filled_up", 100)
+
+
+ODD_TEXT = ["plain", "it's", 'a "word"', "back\\slash", "two\nlines", "\0\x1a\r", "100 % of %s", "ümläut 🐝", "", None]
+
+
+@pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES", "ANSI_QUOTES"])
+def test_values_arrive_as_they_are(db: Database, mariadb: MariaDB, mode: str) -> None:
+    """Of each kind, alone in its column and beside others; and names with what a statement has a meaning for."""
+    db.execute(f"SET GLOBAL sql_mode = '{mode}'")
+    db.execute(
+        "CREATE TABLE `odd` (id BIGINT PRIMARY KEY, `per%cent` TEXT, `tick``ed` TEXT, price DOUBLE, data BLOB, more JSON, "
+        "yes BOOLEAN) CHARACTER SET utf8mb4"
+    )
+    floats = [1.5, -0.0, 1e300, 5e-324, 0.1, None, 1e16, 123456789.123456789, -2.0, 3.0]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": 2**62 + n,
+            "per%cent": ODD_TEXT[n],
+            "tick`ed": "always plain",
+            "price": floats[n],
+            "data": bytes([n, 39, 92]),
+            "more": {"a": [n, ODD_TEXT[n]]},
+            "yes": n % 2 == 0,
+        }
+        for n in range(10)
+    ]
+    options = SinkOptions(
+        host="127.0.0.1",
+        port=mariadb.port,
+        user=mariadb.account,
+        password=Secret(mariadb.password),
+        database="zpipe",
+        table="odd",
+        key=["id"],
+    )
+    sink, context = MysqlSink(), SimpleNamespace(options=options)
+    sink.open(context)  # type: ignore[arg-type]
+    try:
+        for batch in (rows, rows[:1], rows[::-1]):
+            assert sink.process_batch([Message(row) for row in batch], context) == [None] * len(batch)  # type: ignore[arg-type]
+        large = [{"id": n, "tick`ed": str(n % 10) * 60_000} for n in range(40)]  # more than one statement
+        assert sink.process_batch([Message(row) for row in large], context) == [None] * 40  # type: ignore[arg-type]
+        [answer] = sink.process_batch([Message({"id": 99, "price": float("nan")})], context)  # type: ignore[arg-type]
+        assert isinstance(answer, Reject) and "nan" in str(answer)
+    finally:
+        sink.close(context)  # type: ignore[arg-type]
+        db.execute("SET GLOBAL sql_mode = DEFAULT")
+    found = db.query("SELECT * FROM odd WHERE id >= 100 ORDER BY id")
+    for row, (id, text, ticked, price, stored, more, yes) in zip(rows, found, strict=True):
+        assert (id, text, ticked, price, stored, bool(yes)) == tuple(row[name] for name in row if name != "more")
+        assert json.loads(str(more)) == row["more"]
+    assert db.query("SELECT count(*), sum(length(`tick``ed`)) FROM odd WHERE id < 100") == [(40, 40 * 60_000)]
 
 
 def test_throughput_of_the_sink(db: Database, make: Make, mariadb: MariaDB, compare: Callable[..., None]) -> None:

@@ -101,7 +101,8 @@ def test_throughput_of_the_sink(make: Make, compare: Callable[..., None], tmp_pa
         return rate_of_run(pipeline, committed(pipeline, "read"), MANY)
 
     def plain() -> None:
-        """The same columns, each file on the disk before the next is begun."""
+        """The same columns, each file and its name on the disk before the next is begun."""
+        folder = os.open(tmp_path, os.O_RDONLY)
         for start in range(0, MANY, BIG):
             rows = [
                 {"zpipe_id": f"read:{n}", "id": n, "name": "a name", "price": 1.5} for n in range(start, start + BIG)
@@ -111,6 +112,8 @@ def test_throughput_of_the_sink(make: Make, compare: Callable[..., None], tmp_pa
                 file.flush()
                 os.fsync(file.fileno())
             (tmp_path / "aside").rename(tmp_path / f"{start}.parquet")
+            os.fsync(folder)
+        os.close(folder)
 
     compare("parquet, sink", ours, lambda: timed(plain, MANY))
 

@@ -17,7 +17,8 @@ from zpipe.config.reading.variable_expansion import Expanded
 from zpipe.core.wire.peer_address import as_ip
 
 _SCHEMES = ("nats://", "tls://")
-_SECRETS = ("password", "token")
+_WHO = ("username", "token", "credentials", "nkey")
+"""Each says by itself who asks."""
 _DEFAULT = JetStreamLink(())
 LEAST_STREAM_BYTES = 16 * 2**20
 
@@ -65,6 +66,7 @@ def read_security(table: TableReader, folder: Path) -> NatsSecurity:
         password=table.get("password", secret, ""),
         token=table.get("token", secret, ""),
         credentials=table.get("credentials", path, None),
+        nkey=table.get("nkey", path, None),
         ca=table.get("ca", path, None),
         cert=table.get("cert", path, None),
         key=table.get("key", path, None),
@@ -72,6 +74,11 @@ def read_security(table: TableReader, folder: Path) -> NatsSecurity:
     table.report_unknown_keys()
     if nats.key is not None and nats.cert is None:
         table.report.add((*table.path, "key"), "is that of a `cert`, which is not there", given=str(nats.key))
+    if nats.password and not nats.username:
+        table.report.add((*table.path, "password"), "is that of a `username`, which is not there")
+    who = [key for key in _WHO if getattr(nats, key)]
+    for key in who[1:]:
+        table.report.add((*table.path, key), f"says who asks, and so does `{who[0]}`: keep one of them")
     return nats
 
 

@@ -85,6 +85,7 @@ class NatsSecurity:
     password: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     credentials: Path | None = None
+    nkey: Path | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None

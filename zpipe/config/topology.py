@@ -157,7 +157,17 @@ def _check_batch_upstream(stages: Stages, report: MistakeReport) -> None:
     has."""
     if any(report.has_mistake_at("stages", name, key) for name in stages for key in ("input", "unacked", "instances")):
         return
-    # For each stage: how many of its messages can be unacked at once, and the stages whose bound limits that.
+    for name, (arriving, narrow) in _unacked_before(stages).items():
+        batch, path = stages[name].batch, ("stages", name, "batch", "messages")
+        if batch is not None and batch.messages > arriving and not report.has_mistake_at(*path):
+            problem = f"{batch.messages} can never fill: {_bounds(narrow)} lets {arriving} be unacked at once"
+            report.add(path, problem, given=batch.messages)
+
+
+def _unacked_before(stages: Stages) -> dict[str, tuple[int, frozenset[str]]]:
+    """For each stage with inputs: how many messages on their way to it can be unacked at once, and the stages whose bounds limit
+    that."""
+    found: dict[str, tuple[int, frozenset[str]]] = {}
     most: dict[str, tuple[int, frozenset[str]]] = {}
     for name in TopologicalSorter({s.name: {i.stage for i in s.inputs} for s in stages.values()}).static_order():
         stage = stages[name]
@@ -166,11 +176,13 @@ def _check_batch_upstream(stages: Stages, report: MistakeReport) -> None:
         arriving = sum(count for count, _ in upstream)
         narrow = frozenset[str]().union(*(names for _, names in upstream))
         most[name] = (arriving, narrow) if upstream and arriving < own else (own, frozenset([name]))
-        path = ("stages", name, "batch", "messages")
-        if stage.batch and upstream and stage.batch.messages > arriving and not report.has_mistake_at(*path):
-            bounds = ", ".join(f"stages.{n}.unacked.messages" for n in sorted(narrow))
-            problem = f"{stage.batch.messages} can never fill: {bounds} lets {arriving} be unacked at once"
-            report.add(path, problem, given=stage.batch.messages)
+        if upstream:
+            found[name] = arriving, narrow
+    return found
+
+
+def _bounds(stages: frozenset[str]) -> str:
+    return ", ".join(f"stages.{name}.unacked.messages" for name in sorted(stages))
 
 
 # ---- what is allowed, but is most likely not meant
@@ -199,3 +211,12 @@ def advise(config: PipelineConfig, report: MistakeReport) -> None:
                 "what leaves by it is counted as unrouted, and goes nowhere"
             )
             report.add(path, problem, given=outlet)
+    for name, (arriving, narrow) in _unacked_before(config.stages).items():
+        stage = config.stages[name]
+        kept = stage.link is not None or any(config.stages[one].buffer is not None for one in narrow)
+        if stage.batch is not None and stage.batch.messages == arriving and not kept:
+            problem = (
+                f"{arriving} is as many as {_bounds(narrow)} lets be unacked at once: nothing more comes while a batch is worked "
+                "on. Let twice as many be unacked, and make `queue` as large, or the batch smaller"
+            )
+            report.add(("stages", name, "batch", "messages"), problem, given=arriving)

@@ -64,7 +64,6 @@ def stale_welcome_is_ignored(scene: Scene) -> None:
 @case(3, "a second welcome for a session is ignored", section="6.2")
 def second_welcome_is_ignored(scene: Scene) -> None:
     up, _ = scene.linked()
-    assert up.session is not None
     up.welcome(up.hellos[-1], up.last_route, session=os.urandom(16))
     scene.heartbeats(up)
     scene.require(not up.unknown_statements, "statements of the first session only", "statements of the second one")
@@ -75,13 +74,12 @@ def second_welcome_is_ignored(scene: Scene) -> None:
 @case(4, "the first statement comes at once, with all its fields", section="6.3")
 def first_statement(scene: Scene) -> None:
     up, _ = scene.linked()
-    assert up.session is not None
-    first = up.session.statements[0]
+    first = up.open_session.statements[0]
     scene.require(first.number >= 1, "a number from 1 on", first.number)
     scene.require(first.received == first.released == first.floor == 0, "nothing received yet", first)
     scene.require(first.limit_messages <= QUEUE_MESSAGES, f"a limit of at most {QUEUE_MESSAGES}", first.limit_messages)
     scene.wait(
-        lambda: up.session is not None and up.session.newest is not None and up.session.newest.limit_messages > 0,
+        lambda: up.session is not None and up.session.newest.limit_messages > 0,
         "credit for a message",
     )
 
@@ -94,17 +92,15 @@ def credit_is_a_bound(scene: Scene) -> None:
     up.feed([{"n": n} for n in range(2 * QUEUE_MESSAGES)])
     for _ in range(3):
         scene.heartbeats(up, 1)
-        session = up.session
-        assert session is not None
+        session = up.open_session
         scene.require(
             session.held_or_granted <= QUEUE_MESSAGES,
             f"at most the queue's {QUEUE_MESSAGES} messages held or granted",
             session.held_or_granted,
         )
-    session, newest = up.session, up.session.newest if up.session else None
-    assert session is not None and newest is not None
+    session = up.open_session
     up.unsent.clear()
-    over = max(0, newest.limit_messages - session.sent_messages) + QUEUE_MESSAGES + 1
+    over = max(0, session.newest.limit_messages - session.sent_messages) + QUEUE_MESSAGES + 1
     number = session.hello.number
     up.send(up.make([{"n": n} for n in range(over)]), session)
     scene.wait(lambda: up.hellos[-1].number > number, "another hello: the session is given up", LONG_S)
@@ -113,8 +109,7 @@ def credit_is_a_bound(scene: Scene) -> None:
 @case(6, "a gap ends the session; a copy is ignored", section="6.4")
 def gap_and_copy(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     up.feed([{"n": 1}])
     _delivered(scene, up, 1)
     session.sequence = 0
@@ -133,8 +128,7 @@ def gap_and_copy(scene: Scene) -> None:
 @case(7, "a parcel of an unknown session is passed over", section="6.4")
 def unknown_session(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     body = cbor.write([["forged"], [1.7e9], [{"forged": True}], None])
     header = {"kind": "parcel", "session": os.urandom(16), "sequence": 1, "sections": [[1, len(body), 1, 1, 0]]}
     up.push([cbor.write(header), body], session)
@@ -147,8 +141,7 @@ def unknown_session(scene: Scene) -> None:
 @case(8, "garbage in the inbox, as one frame, two or three, costs nobody else a session", section="4")
 def garbage_of_a_stranger(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     garbage = (
         [b"\xff\xfe\xfd"],
         [b"\x9f" * 40, b"x"],
@@ -166,8 +159,7 @@ def garbage_of_a_stranger(scene: Scene) -> None:
 @case(9, "section bytes that do not add up end the session", section="5.6")
 def bytes_do_not_add_up(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     number = session.hello.number
     items = up.make([{"n": 1}])
     up.send(items, session, size=5)
@@ -180,8 +172,7 @@ def bytes_do_not_add_up(scene: Scene) -> None:
 @case(10, "a malformed section is a dead letter, and the session lives", section="11")
 def malformed_section(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     up.send(up.make([{"n": 1}]), session, body=b"\x84\xff\xff\xff\xff\xff")
     up.feed([{"n": 2}])
     scene.wait(lambda: 2 in up.acked, "an ack of the sound message after it")
@@ -223,8 +214,7 @@ def duplicates(scene: Scene) -> None:
         down.habits.acking = False
     up.feed([{"n": 2}])
     scene.wait(lambda: len(_arrived(scene)) == 2, "the second message")
-    session = up.session
-    assert session is not None
+    session = up.open_session
     up.give_up(session)
     up.unsent.appendleft(Item(1, "up:1-1", {"n": 1}, attempt=2))
     scene.wait(lambda: up.session is not None and up.session is not session, "another hello")
@@ -254,13 +244,12 @@ def new_incarnation(scene: Scene) -> None:
 @case(14, "need_bytes is met; one that is older than what has arrived is ignored", section="7")
 def need_is_met(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     need = 2 * QUEUE_BYTES
     up.habits.need_bytes = need
     up.confirm(session)
     scene.wait(
-        lambda: session.newest is not None and session.newest.limit_bytes >= session.sent_bytes + need,
+        lambda: session.newest.limit_bytes >= session.sent_bytes + need,
         f"a limit of {need} bytes above what was sent: nothing is held, so there is room for one message",
     )
     up.habits.need_bytes = 0
@@ -273,11 +262,7 @@ def need_is_met(scene: Scene) -> None:
 def unknown_keys(scene: Scene) -> None:
     up = scene.upstream()
     up.habits.extra = {"from_the_future": [1, {"x": None}]}
-    down = scene.downstream() if scene.kind == "map" else None
-    scene.start()
-    scene.wait_for_session(up)
-    if down is not None:
-        scene.wait_for_downstream(down)
+    scene.open(up, scene.downstream() if scene.kind == "map" else None)
     session = up.session
     up.feed([{"n": 1}])
     _delivered(scene, up, 1)
@@ -302,10 +287,7 @@ def _as_written(scene: Scene, write: Callable[[Any], bytes]) -> None:
     down = scene.downstream() if scene.kind == "map" else None
     if down is not None:
         down.habits.write = write
-    scene.start()
-    scene.wait_for_session(up)
-    if down is not None:
-        scene.wait_for_downstream(down)
+    scene.open(up, down)
     payloads: list[Any] = [{"n": 1}, [0, -1, 23, 24, 2**32, 1.5, True, None], "text", b"bytes"]
     up.feed(payloads)
     _delivered(scene, up, len(payloads))
@@ -325,8 +307,7 @@ def _as_written(scene: Scene, write: Callable[[Any], bytes]) -> None:
 @case(16, "silence for the peer timeout: it is given up, and a hello with a new number is said", section="9")
 def silence(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     up.habits.silent = True
     scene.wait(lambda: up.hellos[-1].number > session.hello.number, "another hello after 5 s without a frame", LONG_S)
     up.habits.silent = False
@@ -338,8 +319,7 @@ def silence(scene: Scene) -> None:
 @case(17, "stopped for longer than that, and woken: its sessions are begun anew, and nothing is lost", section="6.5")
 def frozen(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     program = scene.programs[1]
     program.freeze()
     scene.after(PEER_TIMEOUT_S + 1.5)
@@ -353,8 +333,7 @@ def frozen(scene: Scene) -> None:
 @case(18, 'a refuse "no such session" leads to a new hello', section="6.4")
 def no_such_session(scene: Scene) -> None:
     up, _ = scene.linked()
-    session = up.session
-    assert session is not None
+    session = up.open_session
     up.give_up(session)
     scene.wait(lambda: up.hellos[-1].number > session.hello.number, "a hello with a new number")
     scene.wait_for_session(up)
@@ -369,16 +348,15 @@ def end_of_the_stream(scene: Scene) -> None:
     up, down = scene.linked()
     up.feed([{"n": 1}])
     _delivered(scene, up, 1)
-    session = up.session
-    assert session is not None
+    session = up.open_session
     up.flush()
     up.end(session)
-    scene.wait(lambda: session.newest is not None and session.newest.floor == session.sequence, "an ack of the end")
+    scene.wait(lambda: session.newest.floor == session.sequence, "an ack of the end")
     if down is not None:
         scene.wait(lambda: down.session is not None and down.session.ends, "the end of the stage's own stream")
     scene.allow_exit()
     up.stop()
-    scene.wait(lambda: session.newest is not None and session.newest.seen_stopped, "seen_stopped")
+    scene.wait(lambda: session.newest.seen_stopped, "seen_stopped")
     scene.wait_for_exit(scene.programs[1], "it exits")
     scene.require(len(_arrived(scene)) == 1, "the message came out", _arrived(scene))
 
@@ -390,8 +368,7 @@ def end_of_the_stream(scene: Scene) -> None:
     kinds=("map",),
 )
 def late_finish(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     down.habits.acking = False
     up.feed([{"n": 1}])
     scene.wait(lambda: down.ids, "the message")
@@ -400,8 +377,7 @@ def late_finish(scene: Scene) -> None:
     scene.wait_for_session(again)
     down.habits.acking = True
     down.ack_all()
-    session = down.session
-    assert session is not None
+    session = down.open_session
     scene.wait(lambda: session.confirms and session.confirms[-1].number == session.statements, "a confirm of the ack")
     again.unsent.extend(again.make([{"n": "other"}], ["up:other"]))
     scene.wait(lambda: 1 in again.acked, "an ack of the new incarnation's number 1")
@@ -410,8 +386,7 @@ def late_finish(scene: Scene) -> None:
 
 @case(20, "bignum, float, bytes, depth 30 and NaN pass unchanged", section="4", kinds=("map",))
 def values_pass(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     deep: object = 1
     for _ in range(29):
         deep = [deep]

@@ -115,6 +115,13 @@ class Downstream:
         return next((one for one in reversed(self.sessions) if one.open), None)
 
     @property
+    def open_session(self) -> DownstreamSession:
+        """The same, for a case that has waited until there is one."""
+        session = self.session
+        assert session is not None
+        return session
+
+    @property
     def ids(self) -> list[str]:
         """Of the messages that came, each once, in order."""
         return [one.id for one in self.received if one.new]
@@ -161,8 +168,7 @@ class Downstream:
 
     def make_statement(self, session: DownstreamSession | None = None, **changed: Any) -> None:
         """States the session, with fields changed."""
-        session = session or self.session
-        assert session is not None
+        session = session or self.open_session
         session.statements = changed.get("number", session.statements + 1)
         if self.habits.granting:
             session.limit_messages = max(session.limit_messages, session.released + self.queue)

@@ -40,12 +40,11 @@ def returned(scene: Scene) -> None:
     up, down = _operated(scene)
     _ask(scene, down, "pause")
     up.feed([{"n": n} for n in range(10)])
-    session = up.session
-    assert session is not None
-    scene.wait(lambda: session.newest is not None and session.newest.received == session.sequence > 0, "all received")
+    session = up.open_session
+    scene.wait(lambda: session.newest.received == session.sequence > 0, "all received")
     scene.allow_exit()
     scene.programs[1].terminate()
-    scene.wait(lambda: session.newest is not None and session.newest.leaving, "a statement that says `leaving`")
+    scene.wait(lambda: session.newest.leaving, "a statement that says `leaving`")
     scene.wait(lambda: len(up.unsent) == 10, "all ten messages handed back, since none was started")
     rows = [one for one in session.statements if one.returned]
     scene.require(all(one.reply for one in rows[:1]), "`reply`, until they are confirmed", rows[0])
@@ -63,18 +62,17 @@ def parcels_after_leaving(scene: Scene) -> None:
     up.feed([{"n": 0}])
     scene.wait(lambda: up.acked == {1}, "an ack")
     _ask(scene, down, "pause")
-    session = up.session
-    assert session is not None
+    session = up.open_session
     scene.wait(
-        lambda: session.newest is not None and session.newest.limit_messages >= session.sent_messages + 3,
+        lambda: session.newest.limit_messages >= session.sent_messages + 3,
         "credit for three messages more",
     )
     up.feed([{"n": 1}])
-    scene.wait(lambda: session.newest is not None and session.newest.received == 2, "the second parcel received")
+    scene.wait(lambda: session.newest.received == 2, "the second parcel received")
     up.habits.confirming = False
     scene.allow_exit()
     scene.programs[1].terminate()
-    scene.wait(lambda: session.newest is not None and session.newest.leaving, "a statement that says `leaving`")
+    scene.wait(lambda: session.newest.leaving, "a statement that says `leaving`")
     up.send(up.make([{"n": 2}, {"n": 3}]), session)
     scene.wait(
         lambda: {2, 3, 4} <= {one.number for one in up.unsent}, "these two handed back as well as the one before"
@@ -90,7 +88,7 @@ def leaving_alone(scene: Scene) -> None:
     scene.start()
     scene.wait_for_session(up)
     up.feed([{"n": 1}, {"n": 2}, {"n": 3}])
-    scene.wait(lambda: up.session is not None and up.session.newest is not None and up.session.newest.released, "work")
+    scene.wait(lambda: up.session is not None and up.session.newest.released, "work")
     scene.programs[1].terminate()
     scene.wait_for_exit(scene.programs[1], "it exits though nobody takes its outputs", LONG_S)
     scene.require(not up.acked, "no ack of what had outputs", up.acked)
@@ -193,11 +191,7 @@ def lowered_credit(scene: Scene) -> None:
     scene.require(most <= QUEUE_MESSAGES, f"at most {QUEUE_MESSAGES} messages granted or held in both sessions", most)
     first.habits.confirming = True
     scene.wait(
-        lambda: (
-            second.session is not None
-            and second.session.newest is not None
-            and second.session.newest.limit_messages > QUEUE_MESSAGES // 2
-        ),
+        lambda: second.session is not None and second.session.newest.limit_messages > QUEUE_MESSAGES // 2,
         "once the lower limit of the first is confirmed, its room goes to the second",
         LONG_S,
     )

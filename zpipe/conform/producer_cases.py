@@ -109,8 +109,7 @@ def limits(scene: Scene) -> None:
     scene.wait_for_session(up)
     scene.announcements(down)
     scene.require(not down.received, "nothing before a statement", f"{len(down.received)} messages")
-    session = down.session
-    assert session is not None
+    session = down.open_session
     session.limit_bytes = 1 << 20
     for limit in (0, 1, 7):
         session.limit_messages = limit
@@ -134,8 +133,7 @@ def older_statement(scene: Scene) -> None:
     down.habits.granting = False
     scene.start()
     scene.wait_for_downstream(down)
-    session = down.session
-    assert session is not None
+    session = down.open_session
     down.habits.stating = False
     down.make_statement(number=50)
     down.make_statement(number=40, reply=True, limit_messages=1000, limit_bytes=1 << 20)
@@ -149,14 +147,12 @@ def older_statement(scene: Scene) -> None:
 
 @case(26, "floor and ranges ack; sequences that were never sent end the session or are ignored", section="8", kinds=MAP)
 def floor_and_ranges(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     down.habits.acking = False
     for n in range(3):
         up.feed([{"n": n}])
         scene.wait(lambda n=n: len(down.received) == n + 1, "the next message")  # type: ignore[misc]
-    session = down.session
-    assert session is not None
+    session = down.open_session
     down.habits.stating = False
     last = session.received
     number = session.statements + 1
@@ -172,8 +168,7 @@ def floor_and_ranges(scene: Scene) -> None:
     scene.require(not up.acked - {3}, "no ack of the others upstream", up.acked)
     down.ack_all()
     scene.wait(lambda: up.acked == {1, 2, 3}, "acks of all by the floor")
-    session = down.session
-    assert session is not None
+    session = down.open_session
     refuses = len(down.refuses)
     down.make_statement(session, floor=session.floor + 1000)
     scene.announcements(down)
@@ -184,8 +179,7 @@ def floor_and_ranges(scene: Scene) -> None:
 
 @case(27, "after a disconnect: again in order, attempt + 1, the same numbers and ids", section="6.4, 8", kinds=MAP)
 def redelivery(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     down.habits.acking = False
     up.feed([{"n": n} for n in range(10)])
     scene.wait(lambda: len(down.ids) == 10, "ten messages")
@@ -202,13 +196,11 @@ def redelivery(scene: Scene) -> None:
 
 @case(47, "what a consumer hands back goes out again, and is not taken for acked", section="8", kinds=MAP)
 def handed_back(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     down.habits.acking = False
     up.feed([{"n": 1}])
     scene.wait(lambda: down.ids, "the message")
-    session = down.session
-    assert session is not None
+    session = down.open_session
     down.habits.stating = down.habits.greeting = False
     last = session.received
     row = [last, 0, 1]
@@ -226,10 +218,8 @@ def handed_back(scene: Scene) -> None:
 
 @case(28, "no progress for the peer timeout: the session is given up", section="6.4", kinds=MAP)
 def no_progress(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
-    session = down.session
-    assert session is not None
+    up, down = scene.linked_map()
+    session = down.open_session
     down.habits.reading = False
     up.feed([{"n": 1}])
     scene.wait(
@@ -244,10 +234,8 @@ def no_progress(scene: Scene) -> None:
 
 @case(29, "`lowest` is true", section="5.5", kinds=MAP)
 def lowest(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
-    session = down.session
-    assert session is not None
+    up, down = scene.linked_map()
+    session = down.open_session
     down.habits.acking = False
     up.feed([{"n": n} for n in range(4)])
     scene.wait(lambda: len(down.ids) == 4, "four messages")
@@ -269,8 +257,7 @@ def lowest(scene: Scene) -> None:
     kinds=MAP,
 )
 def end_again(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     down.habits.acking = False
     up.feed([{"n": 1}])
     scene.wait(lambda: down.ids, "the message")
@@ -296,8 +283,7 @@ def end_again(scene: Scene) -> None:
 
 @case(31, "ids: kept by one to one, `.n` by one to many, none for what is filtered", section="11", kinds=MAP)
 def ids(scene: Scene) -> None:
-    up, down = scene.linked()
-    assert down is not None
+    up, down = scene.linked_map()
     up.feed([{"n": 1}])
     scene.wait(lambda: down.ids, "a message")
     scene.require(down.ids == ["up:1-1"], "the id as it was: up:1-1", down.ids)

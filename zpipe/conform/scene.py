@@ -96,17 +96,27 @@ class Scene:
         return program
 
     def linked(self) -> tuple[Upstream, Downstream | None]:
-        """The usual scene: an upstream instance, the stage, and downstream one if it is a map; sessions are open."""
+        """The usual scene: an upstream instance, the stage, and a downstream one if it is a map; sessions are open."""
         up = self.upstream()
         down = self.downstream() if self.kind == "map" else None
+        self.open(up, down)
+        return up, down
+
+    def linked_map(self) -> tuple[Upstream, Downstream]:
+        """Likewise, for a case that is asked of maps alone."""
+        up, down = self.upstream(), self.downstream()
+        self.open(up, down)
+        return up, down
+
+    def open(self, up: Upstream, down: Downstream | None) -> None:
+        """Starts the stage, and waits until it is in session with these."""
         self.start()
         self.wait_for_session(up)
         if down is not None:
             self.wait_for_downstream(down)
-        return up, down
 
     def wait_for_session(self, up: Upstream) -> None:
-        self.wait(lambda: up.session is not None and up.session.newest is not None, "a hello, and then a statement")
+        self.wait(lambda: up.session is not None and up.session.statements, "a hello, and then a statement")
 
     def wait_for_downstream(self, down: Downstream) -> None:
         self.wait(
@@ -171,8 +181,7 @@ class Scene:
 
     def heartbeats(self, up: Upstream, count: int = 2) -> None:
         """Goes on until the stage has stated itself so many times more in its open session."""
-        session = up.session
-        assert session is not None
+        session = up.open_session
         start = len(session.statements)
         self.wait(
             lambda: len(session.statements) >= start + count or not session.open,

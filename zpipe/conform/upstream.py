@@ -21,6 +21,7 @@ from zpipe.transport.neighbour_sockets import UpstreamSockets
 STAGE = "up"
 HEARTBEAT_S = 1.0
 PARCEL_MESSAGES = 256
+NOTHING_STATED = Statement(b"", 0, 0, 0, 0, 0, 0, [], [], [], 0.0, reply=False, leaving=False, seen_stopped=False)
 Note = Callable[[str], None]
 
 
@@ -52,16 +53,14 @@ class UpstreamSession:
     open: bool = True
 
     @property
-    def newest(self) -> Statement | None:
-        return self.statements[-1] if self.statements else None
+    def newest(self) -> Statement:
+        """The last statement; before the first, one that grants nothing and acks nothing."""
+        return self.statements[-1] if self.statements else NOTHING_STATED
 
     @property
     def held_or_granted(self) -> int:
         """Messages that the stage holds of this session or has to take if they come."""
-        newest = self.newest
-        if newest is None:
-            return 0
-        return max(self.sent_messages, *(limit for _, limit in self.grants)) - newest.released
+        return max([self.sent_messages, *(limit for _, limit in self.grants)]) - self.newest.released
 
 
 @dataclass
@@ -113,6 +112,13 @@ class Upstream:
         return next((one for one in reversed(self.sessions) if one.open), None)
 
     @property
+    def open_session(self) -> UpstreamSession:
+        """The same, for a case that has waited until there is one."""
+        session = self.session
+        assert session is not None
+        return session
+
+    @property
     def idle(self) -> bool:
         """Nothing is unsent, and nothing that was sent is unacked."""
         return not self.unsent and not any(one.parcels for one in self.sessions)
@@ -151,8 +157,7 @@ class Upstream:
     def send(self, items: list[Item], session: UpstreamSession | None = None, **changed: Any) -> None:
         """One parcel of one section, whatever the credit. `changed`: fields of the header; `body` in place of the section, and
         `size` in place of its length."""
-        session = session or self.session
-        assert session is not None
+        session = session or self.open_session
         columns = [[one.id for one in items], [1.7e9] * len(items), [one.payload for one in items], None]
         body = changed.pop("body", self.habits.write(columns))
         size = changed.pop("size", len(body))
@@ -174,16 +179,14 @@ class Upstream:
         self.push([self.habits.write(header), body], session)
 
     def push(self, parts: list[bytes], session: UpstreamSession | None = None) -> None:
-        session = session or self.session
-        assert session is not None
+        session = session or self.open_session
         if not self._sockets.push(session.name, parts):
             self._note("a PUSH whose other end is gone")
             self.give_up(session)
 
     def end(self, session: UpstreamSession | None = None) -> None:
         """The end of the stream, in the data path."""
-        session = session or self.session
-        assert session is not None
+        session = session or self.open_session
         session.sequence += 1
         session.parcels[session.sequence] = []
         self._note(f"end, sequence {session.sequence}")
@@ -216,8 +219,7 @@ class Upstream:
         self.say(session.route, {"kind": "refuse", "session": session.name, "reason": reason, "number": 0})
 
     def confirm(self, session: UpstreamSession, **changed: Any) -> None:
-        newest = session.newest
-        number = newest.number if newest is not None else 0
+        number = session.newest.number
         session.grants = [one for one in session.grants if one[0] >= number]
         unacked = [one.number for sent in session.parcels.values() for one in sent]
         unacked += [one.number for one in self.unsent]
@@ -240,10 +242,9 @@ class Upstream:
 
     def garble(self, encoded: Iterable[bytes]) -> None:
         """Says these to the stage of the open session, and publishes them."""
-        assert self.session is not None
         for one in encoded:
             self._note(f"{len(one)} bytes as an answer, and as an announcement")
-            self._sockets.answer(self.session.route, one)
+            self._sockets.answer(self.open_session.route, one)
             self._sockets.publish(b"announcement", one)
 
     def announce(self) -> None:
@@ -284,7 +285,8 @@ class Upstream:
 
     def _send_what_fits(self) -> None:
         session = self.session
-        while self.unsent and session is not None and session.open and (newest := session.newest) is not None:
+        while self.unsent and session is not None and session.open:
+            newest = session.newest
             room = min(newest.limit_messages - session.sent_messages, PARCEL_MESSAGES)
             attempt = self.unsent[0].attempt
             items: list[Item] = []
@@ -338,11 +340,11 @@ class Upstream:
                 refuse = {"kind": "refuse", "session": statement.session, "reason": frames.NO_SESSION, "number": 0}
                 self.say(route, refuse)
             return
-        before = session.newest
-        if before is not None and statement.number <= before.number:
+        first, before = not session.statements, session.newest
+        if not first and statement.number <= before.number:
             return
         self._check(session, before, statement)
-        if before is None or (before.floor, before.ranges) != (statement.floor, statement.ranges):
+        if first or (before.floor, before.ranges) != (statement.floor, statement.ranges):
             self._note_came(statement)
         session.statements.append(statement)
         session.grants.append((statement.number, statement.limit_messages))
@@ -371,7 +373,7 @@ class Upstream:
             session.parcels[sequence] = [one for one in sent if one.number not in gone]
         self.unsent.extendleft(reversed(back))
 
-    def _check(self, session: UpstreamSession, before: Statement | None, statement: Statement) -> None:
+    def _check(self, session: UpstreamSession, before: Statement, statement: Statement) -> None:
         """What can never be true of a statement (PROTOCOL.md, 6.3)."""
         wrong = ""
         if statement.received > session.sequence:
@@ -380,7 +382,7 @@ class Upstream:
             wrong = f"acks beyond what was received: {shown_statement(statement)}"
         elif statement.released > session.sent_messages:
             wrong = f"released {statement.released} of {session.sent_messages} messages that were sent"
-        elif before is not None:
+        else:
             for name in ("received", "released", "floor"):
                 if getattr(statement, name) < getattr(before, name):
                     wrong = f"a {name} of {getattr(statement, name)} after {getattr(before, name)}"

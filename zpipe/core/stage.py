@@ -13,26 +13,13 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zpipe.core.actions import (
-    Ack,
-    Action,
-    Commit,
-    LogEvent,
-    Publish,
-    Remember,
-    RemoveLetter,
-    Reply,
-    SendDeadLetter,
-    StartTask,
-    StoreDeadLetter,
-    TakeLetters,
-    Tell,
-)
+from zpipe.core import actions as act
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outgoing_link import OutgoingLink
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_sessions import NO_KEY, OutletSessions
 from zpipe.core.downstream.output_limit import OutputLimit
+from zpipe.core.intervals import following
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
 from zpipe.core.policy import LimitPolicy, StagePolicy
@@ -41,8 +28,7 @@ from zpipe.core.processing.processing import Processing
 from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
-from zpipe.core.telemetry import snapshot
-from zpipe.core.telemetry.stage_report import StageReport, StageStatus, following
+from zpipe.core.telemetry.stage_report import StageReport, StageStatus
 from zpipe.core.telemetry.tap_publisher import TapPublisher, rate_asked_for
 from zpipe.core.upstream.incoming_link import IncomingLink
 from zpipe.core.upstream.inlet import Inlet
@@ -107,7 +93,7 @@ class Stage:
         parts = self.counts, self.inlet, self.upstreams, self.downstream
         self.shutdown = Shutdown(self.lifecycle, self.source, *parts, policy.leaves_stored)
         self.tap = TapPublisher(me, policy.tap)
-        self._actions: list[Action] = []
+        self._actions: list[act.Action] = []
         self._settled = False
         self.whole = False
         self._due_at = now  # while it is settled
@@ -116,7 +102,8 @@ class Stage:
         self._limit = OutputLimit(policy, self.source)
         self._announced: tuple[State, bool] | None = None
         self._snapshot_state: State | None = None
-        self.report = StageReport(self.processing, self.source, self.upstreams, now)
+        held = self.counts, self.inlet, self.downstream, self.processing, self.source, self.upstreams
+        self._report = StageReport(me, self.lifecycle, *held, now)
         self._process_figures = process_figures
 
     # ---- what the shell may read
@@ -167,9 +154,7 @@ class Stage:
 
     def status(self) -> StageStatus:
         """What it is doing, in a few figures."""
-        return self.report.status(
-            self.state, self.counts, self.downstream, self.shutdown.leaving, self.shutdown.draining
-        )
+        return self._report.status(self.shutdown.leaving, self.shutdown.draining)
 
     # ---- events: neighbours
 
@@ -200,42 +185,41 @@ class Stage:
 
     def _request(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
         """Answers it, and logs who asked. Only what changes the instance is a warning: monitors and taps ask every second."""
-        said = self._answer(request, now)
-        what = request.what.partition(":")[0][:80]
-        refused = said.reason if isinstance(said, frames.Refuse) else None
-        fields = {"what": what, "sender": sender, "state": self.state.value, "refused": refused}
+        refused = self._meet(request.what, now)
+        what, state, number = request.what.partition(":")[0][:80], self.state.value, request.number
+        said = frames.Done(number, state) if refused is None else frames.Refuse(b"", refused, number)
+        fields = {"what": what, "sender": sender, "state": state, "refused": refused}
         order = what not in LOOKS
-        event = LogEvent("operator.request", fields, warning=order, repeats=order and refused is None)
-        self._actions += [Reply(route, frames.write(said)), event]
+        event = act.LogEvent("operator.request", fields, warning=order, repeats=order and refused is None)
+        self._actions += [act.Reply(route, frames.write(said)), event]
 
-    def _answer(self, request: frames.Request, now: float) -> frames.Done | frames.Refuse:
-        """Does what is asked, and says in which state it is then, or why not. Every request describes a state, so asking twice
-        changes nothing: an operator whose answer was lost asks again."""
-        match request.what:
+    def _meet(self, what: str, now: float) -> str | None:
+        """Does what is asked, or says why not. Every request describes a state, so asking twice changes nothing: an operator
+        whose answer was lost asks again."""
+        match what:
             case "drain" if self.upstreams.head:
                 self.drain()
             case "drain":
-                return frames.Refuse(b"", "a drain begins at a head stage", request.number)
+                return "a drain begins at a head stage"
             case "leave-buffers":
                 self.shutdown.leave_stored()
             case "leave":
                 self.leave(now)
             case "pause" | "resume":
-                self.pause(request.what == "pause")
+                self.pause(what == "pause")
             case "replay" if self.upstreams.head:
-                reason = "a source's records come from what it reads, and cannot be replayed"
-                return frames.Refuse(b"", reason, request.number)
+                return "a source's records come from what it reads, and cannot be replayed"
             case "replay":
-                self._actions.append(TakeLetters())
+                self._actions.append(act.TakeLetters())
             case "snapshot":
                 self.snapshot_now(now)
-            case what if self.upstreams.gone_by_word(what, now):
+            case _ if self.upstreams.gone_by_word(what):
                 pass
-            case what if (rate := rate_asked_for(what)) is not None:
+            case _ if (rate := rate_asked_for(what)) is not None:
                 self.tap.ask(rate, now)
             case _:
-                return frames.Refuse(b"", f"no such request: {request.what}"[:200], request.number)
-        return frames.Done(request.number, self.state.value)
+                return f"no such request: {what}"[:200]
+        return None
 
     def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
         """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
@@ -257,7 +241,7 @@ class Stage:
         self._settled = False
         self.upstreams.connected(peer, now)
 
-    def upstream_disconnected(self, peer: tuple[str, int], now: float) -> None:
+    def upstream_disconnected(self, peer: tuple[str, int]) -> None:
         self._settled = False
         self.upstreams.disconnected(peer)
 
@@ -266,10 +250,10 @@ class Stage:
         self._settled = False
         self.upstreams.expected(peer)
 
-    def upstream_gone(self, peer: tuple[str, int], now: float) -> None:
+    def upstream_gone(self, peer: tuple[str, int]) -> None:
         """It stopped at the end of its stream before this incarnation started."""
         self._settled = False
-        self.upstreams.gone(peer, now)
+        self.upstreams.gone(peer)
 
     def downstream_gone(self, stage: str) -> None:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
@@ -286,7 +270,7 @@ class Stage:
         self._actions += self.sessions.close(session)
         self.downstream.recount()
 
-    def link_heard(self, heard: Callable[[], Iterable[Action]], now: float) -> None:
+    def link_heard(self, heard: Callable[[], Iterable[act.Action]], now: float) -> None:
         """The shell of a link that does not run over ZeroMQ has something for it: `heard` calls the method that is meant."""
         self._wake(now)
         self._settled = False
@@ -416,7 +400,7 @@ class Stage:
         """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
         self._settled = False
         self.processing.pause(paused)
-        self._actions.append(Remember(paused))
+        self._actions.append(act.Remember(paused))
 
     def snapshot_now(self, now: float) -> None:
         """Publishes a snapshot at the end of this turn."""
@@ -455,13 +439,13 @@ class Stage:
             at = min(at, self.processing.next_hook_at(self._now))
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
-    def start_tasks(self, now: float) -> list[StartTask]:
+    def start_tasks(self, now: float) -> list[act.StartTask]:
         """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
         came of them."""
         self._wake(now)
         return self._start_tasks(now)
 
-    def _start_tasks(self, now: float) -> list[StartTask]:
+    def _start_tasks(self, now: float) -> list[act.StartTask]:
         if self._settled and not self.inlet.queue:
             return []
         if self.shutdown.leaving:
@@ -471,21 +455,21 @@ class Stage:
         hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
         if not self.processing.has_work or not self.lifecycle.accepts_input:
             return hooks
-        started = [StartTask(task) for task in self.processing.start(now, self._flush)]
+        started = [act.StartTask(task) for task in self.processing.start(now, self._flush)]
         self._settled = self._settled and not self.processing.dead_letters  # of messages that ended too many processes
         return hooks + started
 
-    def _call_hooks(self, now: float) -> list[StartTask]:
+    def _call_hooks(self, now: float) -> list[act.StartTask]:
         if not self.lifecycle.accepts_input:
             return []
         ending = self.shutdown.leaving or self.shutdown.input_ended()
-        return [StartTask(task) for task in self.processing.call_hooks(now, ending, self.shutdown.leaving)]
+        return [act.StartTask(task) for task in self.processing.call_hooks(now, ending, self.shutdown.leaving)]
 
-    def turn(self, now: float) -> list[Action]:
+    def turn(self, now: float) -> list[act.Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
         return [*self.pass_on(now), *self.tell(now)]
 
-    def pass_on(self, now: float) -> list[Action]:
+    def pass_on(self, now: float) -> list[act.Action]:
         """The first half of a turn: what becomes of messages. It is performed before the second, for which no message waits."""
         self._wake(now)
         self._actions += self._start_tasks(now)
@@ -503,7 +487,7 @@ class Stage:
         actions, self._actions = self._actions, []
         return actions
 
-    def tell(self, now: float) -> list[Action]:
+    def tell(self, now: float) -> list[act.Action]:
         """The second half of a turn: what neighbours and people are told."""
         self.inlet.note_changes(now)
         if self._settled and not self.whole and not self.inlet.pressing:
@@ -513,7 +497,7 @@ class Stage:
         self.processing.size_window()
         if now >= self.snapshot_at:
             self.inlet.state_changes(now)
-        self._actions += [Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
+        self._actions += [act.Tell(to.peer, frames.write(statement)) for to, statement in self.inlet.statements(now)]
         self._actions += self.inlet.tell_links(now)
         self._publish(now)
         self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
@@ -523,7 +507,7 @@ class Stage:
         actions, self._actions = self._actions, []
         return actions
 
-    def turn_anew(self, now: float) -> list[Action]:
+    def turn_anew(self, now: float) -> list[act.Action]:
         """A turn that looks at everything, for tests: what it finds has been missed by the one before."""
         self._settled = False
         return self.turn(now)
@@ -539,8 +523,8 @@ class Stage:
     def _work(self, now: float) -> None:
         """What follows from anything but plain events."""
         if letters := self.processing.dead_letters.take(now):
-            self._actions += map(SendDeadLetter if self.downstream.reads(DEAD) else StoreDeadLetter, letters)
-        self._actions += map(RemoveLetter, self.processing.replays.take_done())
+            self._actions += map(act.SendDeadLetter if self.downstream.reads(DEAD) else act.StoreDeadLetter, letters)
+        self._actions += map(act.RemoveLetter, self.processing.replays.take_done())
         if self.source is not None:
             self._commit(self.source, now)
         self._actions += self.shutdown.advance(now, self._patience_s, self.processing.owes_flush)
@@ -557,14 +541,14 @@ class Stage:
 
     def _commit(self, source: SourcePositions, now: float) -> None:
         if source.acked:
-            self._actions.append(Ack(source.take_acked()))
+            self._actions.append(act.Ack(source.take_acked()))
         source.advance()
         if source.behind and (now >= self._commit_at or source.ended):
             self._commit_at = now + COMMIT_S
             position, count = source.ask()
-            self._actions.append(Commit(position, count, ended=False))
+            self._actions.append(act.Commit(position, count, ended=False))
         if self.state is State.FLUSHED and source.ask_completion():
-            self._actions.append(Commit(source.committed, source.finished, ended=True))
+            self._actions.append(act.Commit(source.committed, source.finished, ended=True))
 
     @property
     def _flush(self) -> bool:
@@ -583,10 +567,10 @@ class Stage:
         awaits_acks = self.shutdown.awaits_acks() or (self.processing.halted and not self.downstream.unsent)
         if self._announced != (state, awaits_acks):
             self._announced = (state, awaits_acks)
-            self._actions.append(Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(awaits_acks))))
+            self._actions.append(act.Publish(frames.ANNOUNCEMENT_TOPIC, frames.write(self._announcement(awaits_acks))))
         if now >= self.snapshot_at:
             self.snapshot_at = following(now, self.policy.interval_s)
-            self._actions.append(Publish(frames.SNAPSHOT_TOPIC, frames.write(frames.Snapshot(self.snapshot(now)))))
+            self._actions.append(act.Publish(frames.SNAPSHOT_TOPIC, frames.write(frames.Snapshot(self.snapshot(now)))))
 
     def _announcement(self, awaits_acks: bool) -> frames.Announcement:
         ended = self.state is State.STOPPED and not self.shutdown.leaving
@@ -594,5 +578,4 @@ class Stage:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The counts of this moment, with rates, budget and latencies since the snapshot before."""
-        parts = snapshot.Parts(self.me, self.lifecycle, self.counts, self.inlet, self.downstream)
-        return self._process_figures() | self.report.take(parts, now, self.policy.interval_s / 2)
+        return self._process_figures() | self._report.take(now, self.policy.interval_s / 2)

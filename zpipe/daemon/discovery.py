@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zpipe.config import PipelineConfig
+from zpipe.core.intervals import following
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.stage_report import following
 from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Sockets
 
@@ -69,7 +69,7 @@ class Discovery:
                     self._connect(peer)
                 if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
-                    self._stage.upstream_gone(peer, now)
+                    self._stage.upstream_gone(peer)
         for _, consumer in self._config.consumers(self._me):
             for instance in self._places.instances(consumer):
                 if self._places.stopped_at_end(consumer, instance) is not None:

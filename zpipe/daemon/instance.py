@@ -394,14 +394,18 @@ class Instance:
         self._notifier.stopping()
 
     def _status(self) -> ServiceStatus:
-        return status_of(self.stage, self._health.held_by)
+        return status_of(self.stage, self._held_by)
+
+    @property
+    def _held_by(self) -> str:
+        return self._health.held_by or (self._jetstream.held_by if self._jetstream is not None else "")
 
     def _process_figures(self) -> dict[str, Any]:
         return process_figures(
             run=self._places.run,
             total=self._total,
             finished_before=self._position_writer.finished_before,
-            held_by=self._health.held_by,
+            held_by=self._held_by,
             replay_due=self._dead_letters.replay_due,
             read=self._source.read if self._source is not None else None,
             last_life=self._last_life,

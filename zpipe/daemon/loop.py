@@ -177,9 +177,8 @@ class Loop:
                 self._handover.give()
                 self._driver.drive(self._turn_on_worker)
                 self._handover.watch()
-                self._mailbox.post(
-                    _nothing
-                )  # what the turn has left that was lost in a call does not wait for a deadline
+                # What the turn has left that was lost in a call does not wait for a deadline.
+                self._mailbox.post(_nothing)
         if self._error is not None:
             raise self._error
 
@@ -296,7 +295,7 @@ class Loop:
                     stage.upstream_connected(arrival.key, now)
                 case "down":
                     self._log.debug(fields(event="upstream.disconnected", upstream=_name(arrival.key)))
-                    stage.upstream_disconnected(arrival.key, now)
+                    stage.upstream_disconnected(arrival.key)
                 case "ready":
                     stage.session_ready(arrival.key)
                 case "lost":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import tomllib
 from collections.abc import Mapping
 
 from zpipe.config import PipelineConfig, config_record, load
@@ -63,6 +64,8 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     ]:
         left.append("hosts")
     mine = stage.me.stage
+    if _uses_nats(old, mine) and _nats_table(old) != _nats_table(new):
+        left.append("security.nats")
     before, after = old.stages[mine], new.stages.get(mine)
     if after is None:
         return taken, [*left, f"stages.{mine}"]
@@ -77,7 +80,19 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
             left.append(f"stages.{mine}.{'input' if field.name == 'inputs' else field.name}")
     if old.consumers(mine) != new.consumers(mine):
         left.append("stages.*.input")
+    links = {name: old.stages[name].link for _, name in old.consumers(mine) if name in new.stages}
+    left += [f"stages.{name}.link" for name, link in links.items() if new.stages[name].link != link]
     return taken, left
+
+
+def _uses_nats(config: PipelineConfig, stage: str) -> bool:
+    ends = [stage, *(consumer for _, consumer in config.consumers(stage))]
+    return any(config.stages[name].link is not None for name in ends)
+
+
+def _nats_table(config: PipelineConfig) -> object:
+    """As it is written: a reload expands no secrets. What they stand for is read at the start alone."""
+    return tomllib.loads(config.text).get("security", {}).get("nats")
 
 
 def _keys(config: PipelineConfig, host: str) -> tuple[str, ...]:

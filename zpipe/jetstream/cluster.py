@@ -1,6 +1,6 @@
-"""A connection to a NATS cluster, on a thread of its own with its own asyncio loop. The only module that imports nats.
+"""A connection to a NATS cluster, on a thread of its own with its own asyncio loop.
 
-Connecting, making streams, consumers and the bucket, and carrying what the loop asks for belong here. Must not live here: which
+Having all opened that links need, and carrying what the loop asks for belong here. Must not live here: which
 parcels to publish or to ask for, and what becomes of them.
 
 Commands come from the loop's thread and never block it. Each belongs to one life of the connection: one that was given before the
@@ -17,11 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from zpipe.core.jetstream.events import (
     Acked,
+    AllHeard,
     Arrived,
     Connected,
     Event,
@@ -36,6 +36,7 @@ from zpipe.core.jetstream.events import (
 from zpipe.core.jetstream.orders import (
     Acknowledge,
     Extend,
+    Forget,
     HandBack,
     LinkKey,
     Look,
@@ -44,9 +45,10 @@ from zpipe.core.jetstream.orders import (
     Pull,
     Write,
 )
-from zpipe.jetstream import names
-from zpipe.jetstream.access import Access
+from zpipe.jetstream import connection, names, streams
+from zpipe.jetstream.access import Access, AccessError
 from zpipe.jetstream.names import LinkNames
+from zpipe.jetstream.streams import StreamSettings
 
 Told = Callable[[LinkKey | None, Event], None]
 """Called with each event, and the link that it is about; None: it concerns all of them."""
@@ -66,22 +68,11 @@ SWEEP_S = 0.5
 PAYLOAD_BYTES = 2**20
 """Of a parcel at most: what a server takes, unless it is told otherwise."""
 CLOSE_S = 3.0
-MAX_WAITING = 8192
-"""Requests that may wait at a consumer. Each instance has at most a few, and 1,000 instances may share it."""
-NO_PEERS = 10005
-"""For a stream that no servers can be found for."""
+NO_STREAM, NO_CONSUMER = 10059, 10014
+"""For one that is not there."""
+BUCKET_LOOK_S = 5.0
 STREAM_FULL = frozenset({10047, 10077})
 """JetStream's codes for too little storage, and for a stream's own limits: the words tell a limit of bytes."""
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """How a link's stream is made."""
-
-    names: LinkNames
-    replicas: int
-    max_bytes: int
-    ack_wait_s: float
 
 
 class Cluster:
@@ -166,13 +157,15 @@ class Cluster:
             ended = asyncio.ensure_future(self._ended.wait())
             await asyncio.wait([opening, ended], timeout=OPENING_S, return_when=asyncio.FIRST_COMPLETED)
             if opening.done() and opening.exception() is None:
-                pause_s = FIRST_RETRY_S
+                since = time.monotonic()
                 self._heard(None, Connected(self._lives, *opening.result()))
                 await self._serve(life)
                 reason = life.lost
+                if time.monotonic() - since > MAX_RETRY_S:  # one that is lost at once may be lost for what it says
+                    pause_s = FIRST_RETRY_S
             else:
                 opening.cancel()
-                reason = words_of(opening.exception()) if opening.done() else f"not connected in {OPENING_S:g} s"
+                reason = _why(opening.exception()) if opening.done() else f"not open in {OPENING_S:g} s"
             ended.cancel()
             await life.close()
             if self._ended.is_set():
@@ -195,7 +188,7 @@ class Cluster:
                 try:
                     await life.perform(order)
                 except Exception as error:  # whatever the client raises: the line is not what it should be
-                    life.lose(words_of(error))
+                    life.lose(connection.words_of(error))
 
 
 class _Life:
@@ -211,7 +204,7 @@ class _Life:
         who: str,
         on_lost: Callable[[], object],
     ) -> None:
-        self.lost = ""
+        self.lost: str = ""
         self._on_lost = on_lost
         self._access = access
         self._pipeline = pipeline
@@ -225,37 +218,38 @@ class _Life:
         self._links = {one.names.stream: one.names for one in receives}
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
+        self._created: dict[str, str] = {}
         self._client: Any = None
 
     # ---- opening and closing
 
     async def open(self) -> tuple[str, str]:
         """Returns the server's name and its version. Raises whatever is in the way."""
-        import nats.aio.client
+        try:
+            return await self._open()
+        finally:
+            if self.lost:  # what was refused is not answered, so what is raised now says less
+                raise AccessError(self.lost, "")
 
-        self._client = client = nats.aio.client.Client()
-        await client.connect(
-            **self._access.connect_arguments(),
+    async def _open(self) -> tuple[str, str]:
+        self._client = client = await connection.connect(
+            self._access,
+            self._refused,
+            self._client_closed,
             name=self._who,
-            allow_reconnect=False,
-            connect_timeout=2,
             ping_interval=PING_S,
             max_outstanding_pings=2,
-            max_reconnect_attempts=1,
-            error_cb=self._client_error,
-            closed_cb=self._client_closed,
-            disconnected_cb=self._client_closed,
         )
         jetstream = client.jetstream(timeout=OPEN_S)
         for settings in self._sends:
-            await _make_stream(jetstream, settings)
+            await streams.make(jetstream, settings)
         for settings in self._receives:
-            await _make_stream(jetstream, settings)
-            await _make_consumer(jetstream, settings)
+            await streams.make(jetstream, settings)
+            await streams.make_consumer(jetstream, settings)
         if client.max_payload < PAYLOAD_BYTES:
             raise ValueError(f"its max_payload is {client.max_payload} bytes, and a parcel may have {PAYLOAD_BYTES}")
         replicas = max(one.replicas for one in (*self._sends, *self._receives))
-        self._bucket = await _bucket(jetstream, names.bucket(self._pipeline), replicas)
+        self._bucket = await streams.bucket(jetstream, names.bucket(self._pipeline), replicas)
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.p.*", cb=self._publish_answered)
         await client.subscribe(f"{self._inbox}.a.*", cb=self._ack_answered)
@@ -267,6 +261,7 @@ class _Life:
         self._jetstream = jetstream
         self.start(self._sweep())
         self.start(self._read_all())
+        self.start(self._watch_bucket())
         server = client.connected_url.netloc.rpartition("@")[2] if client.connected_url else "?"
         return server, str(client.connected_server_version)
 
@@ -296,13 +291,15 @@ class _Life:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.lose(words_of(error))
+            self.lose(connection.words_of(error))
 
-    async def _client_error(self, error: Exception) -> None:
-        self._last_error = words_of(error)
+    def _refused(self, said: str) -> None:
+        """Whatever it is, links need it."""
+        self.lose(str(connection.rights_problem(said)))
 
     async def _client_closed(self) -> None:
-        self.lose(getattr(self, "_last_error", "") or "the server has closed the connection")
+        if self._client is not None:
+            self.lose(str(connection.closed_problem(self._client.last_error, self._access)))
 
     async def _sweep(self) -> None:
         """What was not answered in time is lost, with those that know what to do about it told."""
@@ -337,6 +334,8 @@ class _Life:
                 self.start(self._look(LinkNames(*order.link), order.number))
             case Write():
                 self.start(self._write(order))
+            case Forget():
+                self.start(self._forget(order))
 
     def _token(self) -> str:
         self._number += 1
@@ -416,17 +415,24 @@ class _Life:
             consumer = await self._ask(f"$JS.API.CONSUMER.INFO.{link.stream}.{link.durable}", {})
         except (errors.Error, jetstream_errors.Error, TimeoutError):
             return  # while a leader is elected nobody answers
-        if "error" in stream:
+        if self._is_another(f"the stream {link.stream}", stream, NO_STREAM):
+            self._deleted(f"the stream {link.stream}", "what was in it is gone")
+        if self.lost or "error" in stream:
             return
         state = stream["state"]
         subjects: dict[str, int] = state.get("subjects") or {}
         parcels, made = int(state["messages"]), "error" not in consumer
+        durable = f"the consumer {link.durable} of {link.stream}"
+        if link.stream in self._links and self._is_another(durable, consumer, NO_CONSUMER):
+            self._deleted(durable, "what was delivered comes again")
+            return
         pending = int(consumer["num_pending"]) if made else parcels
         last = int(consumer["delivered"]["stream_seq"]) if made else 0
         self._heard(
             link,
             Figures(
                 number,
+                first=int(state["first_seq"]),
                 messages=sum(names.messages_of(subject) * many for subject, many in subjects.items()),
                 bytes=int(state["bytes"]),
                 parcels=parcels,
@@ -440,10 +446,37 @@ class _Life:
         answer = await self._client.request(subject, json.dumps(body).encode(), timeout=ANSWER_S)
         return dict(json.loads(answer.data))
 
+    def _is_another(self, what: str, answer: dict[str, Any], gone: int) -> bool:
+        """Whether what was there when the connection was opened is not, or was made anew by another instance."""
+        if "error" in answer:
+            return bool(answer["error"].get("err_code") == gone)
+        made = str(answer["created"])
+        return self._created.setdefault(what, made) != made
+
+    def _deleted(self, what: str, loss: str) -> None:
+        """What is missing is made whenever a connection is opened."""
+        self.lose(f"somebody has deleted {what}: {loss}, and it is made anew")
+
+    async def _watch_bucket(self) -> None:
+        """Where instances stand is written when it changes, so a bucket that is made anew has to be written by all of them."""
+        name = names.bucket(self._pipeline)
+        while True:
+            with suppress(*_no_answer()):
+                if self._is_another("the bucket", await self._ask(f"$JS.API.STREAM.INFO.KV_{name}", {}), NO_STREAM):
+                    self._deleted(f"the bucket {name}", "each instance writes again where it stands")
+            await asyncio.sleep(BUCKET_LOOK_S)
+
     async def _write(self, order: Write) -> None:
         with suppress(*_no_answer()):  # it is written again when nothing is heard of it
             await self._bucket.put(order.key, order.value)
             self._heard(None, Written(order.key, order.value))
+
+    async def _forget(self, order: Forget) -> None:
+        """Purged and not deleted, which would leave a mark of each."""
+        bucket = names.bucket(self._pipeline)
+        for key in order.keys:
+            with suppress(*_no_answer()):  # whoever reads the bucket next tries again
+                await self._jetstream.purge_stream(f"KV_{bucket}", subject=f"$KV.{bucket}.{key}")
 
     async def _read_all(self) -> None:
         """What was written before this life listened. Again until somebody answers, which takes as long as an election."""
@@ -451,12 +484,12 @@ class _Life:
 
         while True:
             try:
-                await self._read(await self._bucket.keys())
-            except jetstream_errors.NoKeysError:
-                return
+                with suppress(jetstream_errors.NoKeysError):
+                    await self._read(await self._bucket.keys())
             except _no_answer():
                 await asyncio.sleep(SWEEP_S)
             else:
+                self._heard(None, AllHeard())
                 return
 
     async def _read(self, keys: Sequence[str]) -> None:
@@ -470,66 +503,6 @@ class _Life:
     async def _entry_written(self, message: Any) -> None:
         """Or deleted, which is a message without data."""
         self._heard(None, Heard(message.subject.removeprefix(self._subject), message.data or b"", live=True))
-
-
-# ---- what is made on the server
-
-
-async def _make_stream(jetstream: Any, settings: StreamSettings) -> None:
-    from nats.js import api, errors
-
-    wanted = api.StreamConfig(
-        name=settings.names.stream,
-        description=f"zpipe: {settings.names.pipeline}, {settings.names.text}",
-        subjects=[settings.names.subjects],
-        retention=api.RetentionPolicy.WORK_QUEUE,
-        discard=api.DiscardPolicy.NEW,
-        storage=api.StorageType.FILE,
-        max_bytes=settings.max_bytes,
-        num_replicas=settings.replicas,
-    )
-    try:
-        found = (await jetstream.stream_info(settings.names.stream)).config
-    except errors.NotFoundError:
-        try:
-            await jetstream.add_stream(wanted)
-        except errors.APIError as error:
-            if error.err_code != NO_PEERS:
-                raise
-            wants = f"{settings.replicas} servers with {settings.max_bytes >> 20} MiB of storage left in each"
-            raise ValueError(f"{error.description}: the stream of {settings.names.text} needs {wants}") from None
-        return
-    if (found.max_bytes, found.num_replicas) != (wanted.max_bytes, wanted.num_replicas):
-        await jetstream.update_stream(found.evolve(max_bytes=wanted.max_bytes, num_replicas=wanted.num_replicas))
-
-
-async def _make_consumer(jetstream: Any, settings: StreamSettings) -> None:
-    from nats.js import api, errors
-
-    wanted = api.ConsumerConfig(
-        durable_name=settings.names.durable,
-        ack_policy=api.AckPolicy.EXPLICIT,
-        ack_wait=settings.ack_wait_s,
-        max_ack_pending=-1,
-        max_deliver=-1,
-        max_waiting=MAX_WAITING,
-    )
-    try:
-        found = (await jetstream.consumer_info(settings.names.stream, settings.names.durable)).config
-    except errors.NotFoundError:
-        await jetstream.add_consumer(settings.names.stream, wanted)
-        return
-    if found.ack_wait != settings.ack_wait_s:
-        await jetstream.add_consumer(settings.names.stream, found.evolve(ack_wait=settings.ack_wait_s))
-
-
-async def _bucket(jetstream: Any, name: str, replicas: int) -> Any:
-    from nats.js import errors
-
-    try:
-        return await jetstream.key_value(name)
-    except errors.BucketNotFoundError:
-        return await jetstream.create_key_value(bucket=name, history=1, replicas=replicas)
 
 
 # ---- what the server says
@@ -554,13 +527,13 @@ def _is_no_responder(message: Any) -> bool:
     return not message.data and bool(message.headers) and message.headers.get("Status") == "503"
 
 
+def _why(error: BaseException | None) -> str:
+    """Of what `open` has raised."""
+    return str(error if isinstance(error, AccessError | ValueError) else connection.jetstream_problem(error))
+
+
 def _no_answer() -> tuple[type[BaseException], ...]:
     from nats import errors
     from nats.js import errors as jetstream_errors
 
     return (errors.Error, jetstream_errors.Error, TimeoutError)
-
-
-def words_of(error: BaseException | None) -> str:
-    """What the client or the server says, on one line; the exception's type where that is nothing."""
-    return " ".join(str(error or "").split()) or type(error).__name__

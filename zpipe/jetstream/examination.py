@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from zpipe.jetstream.access import Access
-from zpipe.jetstream.cluster import words_of
+from zpipe.jetstream import connection, names
+from zpipe.jetstream.access import Access, AccessError
 from zpipe.jetstream.names import LinkNames
 
 ANSWER_S = 3.0
@@ -29,13 +29,16 @@ class StreamFacts(NamedTuple):
 
 
 class ClusterFacts(NamedTuple):
-    """`problem`: why nothing of the rest is known. `sync`: by server, when it syncs what it has acknowledged; empty: unknown."""
+    """`problem`: why nothing of the rest is known, and `cure`. `sync`: by server, when it syncs what it has acknowledged; empty:
+    unknown."""
 
     problem: str = ""
+    cure: str = ""
     server: str = ""
     version: str = ""
     max_payload: int = 0
     jetstream_problem: str = ""
+    jetstream_cure: str = ""
     streams: Sequence[StreamFacts] = ()
     sync: dict[str, str] = {}  # noqa: RUF012 of a value that nobody changes
 
@@ -46,35 +49,29 @@ def examine(access: Access, links: Sequence[LinkNames]) -> ClusterFacts:
 
 
 async def _examine(access: Access, links: Sequence[LinkNames]) -> ClusterFacts:
-    import nats.aio.client
-
-    client = nats.aio.client.Client()
-
-    async def quiet(error: Exception) -> None:
-        """`connect` raises it anyway."""
-
+    refused: list[str] = []
     try:
-        await client.connect(
-            **access.connect_arguments(),
-            allow_reconnect=False,
-            connect_timeout=2,
-            max_reconnect_attempts=1,
-            error_cb=quiet,
-        )
-    except Exception as error:  # whatever is in the way, of the network, of TLS, of a file
-        return ClusterFacts(words_of(error))
+        client = await connection.connect(access, refused.append)
+    except AccessError as error:
+        return ClusterFacts(error.reason, error.cure)
     try:
         jetstream = client.jetstream(timeout=ANSWER_S)
-        problem, streams = "", []
+        problem, cure, streams = "", "", []
         try:
+            # Whether that is refused is known when the next is answered. A `flush` may overtake it.
+            await client.subscribe(f"$KV.{names.bucket(links[0].pipeline)}.>")
             await jetstream.account_info()
             streams = [found for link in links if (found := await _stream(jetstream, link)) is not None]
+            if refused:
+                raise connection.rights_problem(refused[0])
         except Exception as error:
-            problem = words_of(error)
+            known = connection.rights_problem(refused[0]) if refused else connection.jetstream_problem(error)
+            problem, cure = known.reason, known.cure
         url = client.connected_url
         server = url.netloc.rpartition("@")[2] if url is not None else "?"
         version = str(client._server_info.get("version", ""))
-        return ClusterFacts("", server, version, client.max_payload, problem, streams, await _sync(client))
+        synced = await _sync(client)
+        return ClusterFacts("", "", server, version, client.max_payload, problem, cure, streams, synced)
     finally:
         with suppress(Exception):
             await client.close()

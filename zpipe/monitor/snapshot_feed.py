@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from zpipe.config import InstanceKey
-from zpipe.core.telemetry.stage_report import following
+from zpipe.core.intervals import following
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.table.columns import plain
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs

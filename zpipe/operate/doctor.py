@@ -45,6 +45,14 @@ PORTS = {
     "amqps": 5671,
     "nats": 4222,
     "tls": 4222,
+    "kafka": 9092,
+    "mqtt": 1883,
+    "mqtts": 8883,
+    "postgresql": 5432,
+    "mysql": 3306,
+    "mariadb": 3306,
+    "mssql": 1433,
+    "oracle": 1521,
 }
 """Of URLs that name none."""
 MINUTES_FROM_S = 120.0
@@ -235,14 +243,10 @@ def _clusters(config: PipelineConfig) -> Iterator[Finding]:
             name = LinkNames(config.name, entry.stage, entry.outlet, stage.name)
             links.setdefault(stage.link.servers, []).append((name, stage.link))
     for servers, named in links.items():
-        where, nats = ", ".join(servers), config.nats
-        access = Access(
-            servers, nats.username, nats.password, nats.token, nats.credentials, nats.ca, nats.cert, nats.key
-        )
-        facts = examination.examine(access, [name for name, _ in named])
+        where = ", ".join(servers)
+        facts = examination.examine(Access(servers, config.nats), [name for name, _ in named])
         if facts.problem:
-            cure = "start a server of it, or correct `servers` of the link, or [security.nats]"
-            yield Finding("nats", "wrong", f"{where} cannot be reached: {facts.problem}", cure)
+            yield Finding("nats", "wrong", f"the cluster cannot be reached: {facts.problem}", facts.cure)
             continue
         yield from _cluster(where, facts)
         for name, link in named:
@@ -251,8 +255,8 @@ def _clusters(config: PipelineConfig) -> Iterator[Finding]:
 
 def _cluster(where: str, facts: examination.ClusterFacts) -> Iterator[Finding]:
     if facts.jetstream_problem:
-        cure = "nats-server needs `jetstream { … }`, and most of the servers must be there"
-        yield Finding("nats", "wrong", f"{facts.server} has no JetStream: {facts.jetstream_problem}", cure)
+        what = f"JetStream of {facts.server} cannot be used: {facts.jetstream_problem}"
+        yield Finding("nats", "wrong", what, facts.jetstream_cure)
     else:
         yield Finding("nats", "ok", f"{facts.server} has JetStream, version {facts.version}")
     found = version(facts.version)

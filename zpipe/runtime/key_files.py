@@ -26,21 +26,8 @@ class KeyFiles:
         return self.folder / (host + SUFFIX + (NEXT if new else ""))
 
     def write_private(self, path: Path, secret: str) -> None:
-        """Writes a file that only its owner can read, whatever the umask is."""
-        part = path.with_name(path.name + ".part")
-        try:
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secret + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except PermissionError as error:
-            raise folders.denied(path, error, "write") from None
-        except OSError as error:
-            raise folders.unwritable(path, error) from None
+        """Writes a file that only its owner can read."""
+        self._write(path, secret + "\n", 0o600)
 
     def put_new_to_use(self, host: str) -> None:
         """The new private key takes the place of the old one, which is gone then."""
@@ -56,12 +43,20 @@ class KeyFiles:
             raise OperatorError(str(error)) from None
 
     def write_trusted(self, keys: Mapping[str, tuple[str, ...]]) -> None:
-        path = self.folder / trusted_keys.FILE
-        part = path.with_suffix(".part")
+        self._write(self.folder / trusted_keys.FILE, trusted_keys.text(keys), 0o644)
+
+    def _write(self, path: Path, text: str, mode: int) -> None:
+        """Writes the whole file or nothing, with these rights whatever the umask is."""
+        part = path.with_name(path.name + ".part")
         try:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            part.write_text(trusted_keys.text(keys), encoding="utf-8")
-            part.chmod(0o644)
+            part.unlink(missing_ok=True)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                os.fchmod(descriptor, mode)
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
             part.replace(path)
         except PermissionError as error:
             raise folders.denied(path, error, "write") from None

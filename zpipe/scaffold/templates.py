@@ -333,105 +333,66 @@ from pathlib import Path
 HERE = Path(__file__).parent
 '''
 
+_READ = """
+[stages.read]
+plugin = "generate"
+options = { count = 5 }
+
+[stages.@MODULE@]
+input = "read"
+"""
+
+
+def _read_text(text: str) -> str:
+    """Messages that have a text."""
+    return _READ.replace("count = 5", f'count = 5, fields = {{ text = "{text}" }}')
+
+
+_OUT = """
+[stages.out]
+input = "@MODULE@"
+plugin = "ndjson"
+options = { path = "-" }
+"""
 CONFIGS = {
     "source": """
 [stages.@MODULE@]
 plugin = "@PLUGIN@"
 options = { path = "@MODULE@.toml" }
-
-[stages.out]
-input = "@MODULE@"
-plugin = "ndjson"
-options = { path = "-" }
-""",
-    "map": """
-[stages.read]
-plugin = "generate"
-options = { count = 5, fields = { text = "hello" } }
-
-[stages.@MODULE@]
-input = "read"
-plugin = "@PLUGIN@"
+"""
+    + _OUT,
+    "map": _read_text("hello")
+    + """plugin = "@PLUGIN@"
 options = { field = "text" }
-
-[stages.out]
-input = "@MODULE@"
-plugin = "ndjson"
-options = { path = "-" }
-""",
-    "batch": """
-[stages.read]
-plugin = "generate"
-options = { count = 5 }
-
-[stages.@MODULE@]
-input = "read"
-plugin = "@PLUGIN@"
+"""
+    + _OUT,
+    "batch": _READ
+    + """plugin = "@PLUGIN@"
 batch = { messages = 5, timeout = "1s" }
 options = { field = "id" }
-
-[stages.out]
-input = "@MODULE@"
-plugin = "ndjson"
-options = { path = "-" }
-""",
-    "sink": """
-[stages.read]
-plugin = "generate"
-options = { count = 5 }
-
-[stages.@MODULE@]
-input = "read"
-plugin = "@PLUGIN@"
+"""
+    + _OUT,
+    "sink": _READ
+    + """plugin = "@PLUGIN@"
 batch = { messages = 100, timeout = "1s" }
 options = { path = "out.db" }
 """,
-    "async": """
-[stages.read]
-plugin = "generate"
-options = { count = 5 }
-
-[stages.@MODULE@]
-input = "read"
-plugin = "@PLUGIN@"
+    "async": _READ
+    + """plugin = "@PLUGIN@"
 workers = { count = 100, timeout = "10s" }
 options = { wait = 0.1 }
-
-[stages.out]
-input = "@MODULE@"
-plugin = "ndjson"
-options = { path = "-" }
-""",
-    "exec": """
-[stages.read]
-plugin = "generate"
-options = { count = 5, fields = { text = "stressed" } }
-
-[stages.@MODULE@]
-input = "read"
-plugin = "exec"
+"""
+    + _OUT,
+    "exec": _read_text("stressed")
+    + """plugin = "exec"
 options = { command = ["python3", "@MODULE@.py", "text"] }
-
-[stages.out]
-input = "@MODULE@"
-plugin = "ndjson"
-options = { path = "-" }
-""",
-    "exec package": """
-[stages.read]
-plugin = "generate"
-options = { count = 5, fields = { text = "stressed" } }
-
-[stages.@MODULE@]
-input = "read"
-plugin = "@PLUGIN@"
+"""
+    + _OUT,
+    "exec package": _read_text("stressed")
+    + """plugin = "@PLUGIN@"
 options = { text = "text" }
-
-[stages.out]
-input = "@MODULE@"
-plugin = "ndjson"
-options = { path = "-" }
-""",
+"""
+    + _OUT,
 }
 CONFIG_HEAD = """# zpipe run @MODULE@.toml
 [pipeline]

@@ -175,7 +175,7 @@ class Simulation:
         for key in sorted(self.marks):
             if key[0] in node.upstreams and key not in node.gone:
                 node.gone.add(key)
-                node.stage.upstream_gone(key, node.now)
+                node.stage.upstream_gone(key)
             if key[0] in node.consumers:
                 node.stage.downstream_gone(key[0])
 
@@ -200,9 +200,7 @@ class Simulation:
     def _lose_line(self, other: Node, dead: Node) -> None:
         if dead.key[0] in other.upstreams:
             self.network.break_line(other.incarnation, dead.incarnation)
-            self.clock.later(
-                CONNECT_S, lambda: other.event(lambda: other.stage.upstream_disconnected(dead.key, other.now))
-            )
+            self.clock.later(CONNECT_S, lambda: other.event(lambda: other.stage.upstream_disconnected(dead.key)))
 
     def _lose(self, node: Node, session: bytes) -> None:
         self.clock.later(CONNECT_S, lambda: node.event(lambda: node.stage.session_lost(session)))

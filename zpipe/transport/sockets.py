@@ -135,9 +135,8 @@ class Sockets:
         pull = make_socket(self._context, zmq.PULL, rcvhwm=high_water_mark)
         router = self._feedback = make_socket(self._context, zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
         self._control = make_socket(self._context, zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
-        self._control.setsockopt(
-            zmq.XPUB_VERBOSE, 1
-        )  # also a topic that another subscriber has: who sends it has to be known
+        # Also a topic that another subscriber has is told: who sends it has to be known.
+        self._control.setsockopt(zmq.XPUB_VERBOSE, 1)
         sockets = (pull, router, self._control)
         local = Bound(inbox, feedback, control)
         if remote is not None or control.startswith("tcp:"):

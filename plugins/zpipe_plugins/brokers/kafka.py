@@ -5,6 +5,18 @@ Messages are named after topic, partition and offset, so one that is read again 
 idempotent producer with `acks=all`, and waits until each message is acknowledged. Headers go both ways; the sink adds
 the message's id as the header `zpipe-id`.
 
+```toml
+[stages.read]
+plugin = "kafka"
+options = { servers = ["kafka1.example:9092", "kafka2.example:9092"], topics = ["orders"], group = "index" }
+
+[stages.publish]
+input = "read"
+plugin = "kafka"
+batch = { messages = 1000, timeout = "50ms" }
+options = { servers = ["kafka1.example:9092", "kafka2.example:9092"], topic = "orders.{country}", key = "{id}" }
+```
+
 **A redelivery.** After a kill the source reads again from the committed offsets: what was finished within the last
 second, and what was on its way. When the group deals out its partitions anew, what an instance has on its way from
 one that it loses is read again by another, with the same ids. The sink's own attempts never make a second message of
@@ -33,15 +45,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import zpipe
 from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, as_text, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _COUNT = 512
 """Messages taken from the client at once."""
@@ -54,7 +65,7 @@ _AGAIN_S = 1.0
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     servers: Annotated[list[str], "`HOST:PORT` of some brokers"]
     security: Annotated[
         Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], "how to connect (`security.protocol`)"
@@ -75,6 +86,11 @@ class _Connection:
             raise ValueError(f"security is {self.security!r}: it needs username and password")
         if taken := sorted(set(self.settings) & _OURS):
             raise ValueError(f"settings has {taken[0]!r}, which is the plugin's own: leave it out")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return tuple(one if "://" in one else f"kafka://{one}" for one in self.servers)
 
     def configuration(self, client: str, log: logging.Logger) -> dict[str, Any]:
         quiet = log.getChild("librdkafka")  # what it logs of lost connections, the stage says
@@ -163,14 +179,9 @@ def _place_of(position: str) -> tuple[tuple[str, int], int]:
     return (topic, int(partition)), int(offset)
 
 
-class KafkaSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("kafka", "confluent_kafka")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, divides=True)
+class KafkaSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "kafka", "confluent_kafka"
+    divides = True
 
     @zpipe.override
     def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -272,14 +283,8 @@ class KafkaSource(zpipe.Source[SourceOptions, str]):
                 self._consumer.store_offsets(offsets=[TopicPartition(topic, number, after)])
 
 
-class KafkaSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("kafka", "confluent_kafka")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True)
+class KafkaSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "kafka", "confluent_kafka"
 
     @zpipe.override
     def open(self, context: zpipe.Context[SinkOptions]) -> None:

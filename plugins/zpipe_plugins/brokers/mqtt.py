@@ -7,6 +7,18 @@ both ways; the sink adds the message's id as `zpipe-id`, after which the source 
 their way at once is for the broker to say: Mosquitto has 20 (`max_inflight_messages`), and keeps 1000 for a session
 that is away or slow (`max_queued_messages`); set both to 0 to lose none.
 
+```toml
+[stages.read]
+plugin = "mqtt"
+options = { url = "mqtts://mqtt.example", username = "pipe", password = "${MQTT_PASSWORD}", topics = ["sensors/+/temperature"] }
+
+[stages.publish]
+input = "read"
+plugin = "mqtt"
+batch = { messages = 200, timeout = "50ms" }
+options = { url = "mqtts://mqtt.example", username = "pipe", password = "${MQTT_PASSWORD}", topic = "alarms/{room}" }
+```
+
 **A redelivery.** The broker gives again what an instance had not acknowledged when it was killed or its connection
 was lost. A message with a `zpipe-id` has the same id again, so a sink that writes by id stores it once; any other has
 a new one. The sink publishes a message that is delivered to it again a second time, with the same `zpipe-id`.
@@ -33,7 +45,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -41,8 +52,8 @@ import zpipe
 from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, as_text, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _LOOK_S = 0.25
 """So often a source that has nothing looks whether it is connected, and whether it is to stop."""
@@ -62,7 +73,7 @@ class _LostError(Exception):
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     url: Annotated[str, "`mqtt://HOST:PORT`, or `mqtts://…` with TLS"] = "mqtt://127.0.0.1:1883"
     username: Annotated[str | None, "left out: without one"] = None
     password: Annotated[zpipe.Secret | None, "of that user"] = None
@@ -70,6 +81,11 @@ class _Connection:
     def __post_init__(self) -> None:
         if not self.url.startswith(("mqtt://", "mqtts://")) or not urlsplit(self.url).hostname:
             raise ValueError(f"url is {self.url!r}: it must start with mqtt:// or mqtts://, and a host")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return (self.url,)
 
 
 @dataclass(kw_only=True)
@@ -100,14 +116,9 @@ class SinkOptions(WriteOptions, _Connection):
             raise ValueError(f"timeout is {self.timeout:g}: allowed is any time above 0")
 
 
-class MqttSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("mqtt", "paho")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, divides=True)
+class MqttSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "mqtt", "paho"
+    divides = True
 
     @zpipe.override
     def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -218,14 +229,8 @@ class _Packets:
                 del self._positions[position], self._finished[position]
 
 
-class MqttSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("mqtt", "paho")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True)
+class MqttSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "mqtt", "paho"
 
     @zpipe.override
     def open(self, context: zpipe.Context[SinkOptions]) -> None:

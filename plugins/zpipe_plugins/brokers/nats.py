@@ -4,6 +4,18 @@ As a source it pulls, and acknowledges a message when the pipeline has finished 
 there; one that is there is taken as it is. Messages are named after their sequence in the stream, so one that is
 given again has the same id. As a sink it waits for JetStream's acknowledgement of each message. Headers go both ways.
 
+```toml
+[stages.read]
+plugin = "nats"
+options = { servers = ["nats://nats.example:4222"], stream = "ORDERS", subject = "orders.new.>" }
+
+[stages.publish]
+input = "read"
+plugin = "nats"
+batch = { messages = 500, timeout = "50ms" }
+options = { servers = ["nats://nats.example:4222"], subject = "orders.checked.{country}", stream = "CHECKED" }
+```
+
 **A redelivery.** The source has a message again when it was killed, `ack_wait` after it had it last; while it lives
 it tells JetStream of what it still works on (`+WPI`). The sink publishes with `Nats-Msg-Id`, which is the pipeline's
 name and the message's id, so a stream keeps a message that is published again only once, if that is within its
@@ -42,8 +54,8 @@ from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, as_text, item, reader
 from zpipe_plugins.brokers.deliveries import Deliveries
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import AsyncReconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _COUNT = 512
 """Messages asked for at once."""
@@ -57,7 +69,7 @@ _TOO_LARGE = (10054, 10097)
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     servers: Annotated[list[str], "`nats://HOST:PORT`, or `tls://…`"]
     username: Annotated[str | None, "left out: without one"] = None
     password: Annotated[zpipe.Secret | None, "of that user"] = None
@@ -72,6 +84,11 @@ class _Connection:
             raise ValueError(f"servers is {self.servers!r}: allowed are one or more that start with nats:// or tls://")
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout:g}: allowed is any time above 0")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return tuple(self.servers)
 
 
 @dataclass(kw_only=True)
@@ -107,14 +124,9 @@ class SinkOptions(WriteOptions, _Connection):
         parts_of("subject", self.subject)
 
 
-class NatsSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("nats", "nats")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=tuple(options.servers), divides=True)
+class NatsSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "nats", "nats"
+    divides = True
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -240,14 +252,8 @@ class NatsSource(zpipe.Source[SourceOptions, str]):
         return float(found.config.ack_wait or options.ack_wait)
 
 
-class NatsSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("nats", "nats")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=tuple(options.servers))
+class NatsSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "nats", "nats"
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -5,6 +5,18 @@ Messages are named after their property `message_id`; one without gets a name th
 again. As a sink it publishes persistent messages, with the message's id as `message_id`, and waits until RabbitMQ has
 confirmed each. Headers go both ways.
 
+```toml
+[stages.read]
+plugin = "rabbitmq"
+options = { url = "amqps://rabbit.example", username = "pipe", password = "${RABBIT_PASSWORD}", queue = "orders" }
+
+[stages.publish]
+input = "read"
+plugin = "rabbitmq"
+batch = { messages = 500, timeout = "50ms" }
+options = { url = "amqp://127.0.0.1/shop", exchange = "checked", routing_key = "{country}" }
+```
+
 **A redelivery.** RabbitMQ gives again what an instance had not acknowledged when it was killed or its connection was
 lost, at once and to any consumer. With a `message_id` it has the same id again, so a sink that writes by id or key
 stores it once; what is still on its way through this instance is not taken twice. The sink publishes a message that
@@ -31,7 +43,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import zpipe
@@ -39,8 +50,8 @@ from zpipe.errors import Answer, OperatorError
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, item, reader
 from zpipe_plugins.brokers.deliveries import Deliveries
 from zpipe_plugins.brokers.templates import filler, parts_of
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import AsyncReconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _LOOK_S = 0.25
 """So often a source that has nothing looks whether it is connected."""
@@ -49,7 +60,7 @@ _CONTENT_TYPES = {"json": "application/json", "text": "text/plain; charset=utf-8
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     url: Annotated[str, "`amqp://HOST:PORT/VHOST`, or `amqps://…` with TLS; `%2F` is the vhost `/`, as is none"] = (
         "amqp://127.0.0.1:5672/"
     )
@@ -59,6 +70,11 @@ class _Connection:
     def __post_init__(self) -> None:
         if not self.url.startswith(("amqp://", "amqps://")):
             raise ValueError(f"url is {self.url!r}: it must start with amqp:// or amqps://")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return (self.url,)
 
 
 @dataclass(kw_only=True)
@@ -88,14 +104,9 @@ class SinkOptions(WriteOptions, _Connection):
             raise ValueError(f"timeout is {self.timeout:g}: allowed is any time above 0")
 
 
-class RabbitmqSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("rabbitmq", "aio_pika")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=(options.url,), divides=True)
+class RabbitmqSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "rabbitmq", "aio_pika"
+    divides = True
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -201,14 +212,8 @@ class _AckedTags:
             yield tag, False
 
 
-class RabbitmqSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("rabbitmq", "aio_pika")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=(options.url,))
+class RabbitmqSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "rabbitmq", "aio_pika"
 
     @zpipe.override
     async def open(self, context: zpipe.Context[SinkOptions]) -> None:

@@ -4,6 +4,18 @@ As a source it reads with XREADGROUP and acknowledges an entry (XACK) when the p
 made if it is not there. Its messages are named after their entries, so an entry that is given again has the same id.
 As a sink it adds (XADD) all messages of a batch in one transaction.
 
+```toml
+[stages.read]
+plugin = "redis_stream"
+options = { url = "redis://redis.example:6379/0", stream = "orders", group = "index" }
+
+[stages.add]
+input = "read"
+plugin = "redis_stream"
+batch = { messages = 500, timeout = "50ms" }
+options = { url = "redis://redis.example:6379/0", stream = "checked", id_field = "id", maxlen = 1000000 }
+```
+
 **A redelivery.** What an instance held when it was killed stays pending in its name, and its next life reads that
 first. What a consumer that is gone held longer than `claim_idle` is claimed by another one (XAUTOCLAIM); a live
 instance tells Redis of what it still works on, so a slow pipeline keeps its entries. Where Redis itself loses its
@@ -29,16 +41,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import zpipe
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, WriteOptions, reader
-from zpipe_plugins.extras import require
 from zpipe_plugins.jsontext import json_text
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _COUNT = 512
 """Entries asked for at once."""
@@ -50,7 +61,7 @@ _PASSING = ("BUSY", "MISCONF", "NOREPLICAS", "LOADING", "READONLY")
 
 
 @dataclass(kw_only=True)
-class _Connection:
+class _Connection(ServiceOptions):
     url: Annotated[str, "`redis://HOST:PORT/DATABASE`, `rediss://…` with TLS, or `unix://PATH`"] = (
         "redis://127.0.0.1:6379/0"
     )
@@ -67,6 +78,11 @@ class _Connection:
             raise ValueError(f"url is {self.url!r}: it must start with redis://, rediss:// or unix://")
         if not self.stream:
             raise ValueError("stream is empty: allowed is the key of a stream")
+
+    @property
+    @zpipe.override
+    def services(self) -> tuple[str, ...]:
+        return (self.url,)
 
 
 @dataclass(kw_only=True)
@@ -97,14 +113,9 @@ class SinkOptions(WriteOptions, _Connection):
             raise ValueError(f"maxlen is {self.maxlen}: allowed is 1 or more")
 
 
-class RedisStreamSource(zpipe.Source[SourceOptions, str]):
-    @zpipe.override
-    def check(self, options: SourceOptions, config_dir: Path) -> None:
-        require("redis_stream", "redis")
-
-    @zpipe.override
-    def traits(self, options: SourceOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=(options.url,), divides=True)
+class RedisStreamSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str]):
+    extra, module = "redis_stream", "redis"
+    divides = True
 
     @zpipe.override
     def open(self, context: zpipe.Context[SourceOptions]) -> None:
@@ -235,14 +246,8 @@ class RedisStreamSource(zpipe.Source[SourceOptions, str]):
                     raise
 
 
-class RedisStreamSink(zpipe.Sink[SinkOptions]):
-    @zpipe.override
-    def check(self, options: SinkOptions, config_dir: Path) -> None:
-        require("redis_stream", "redis")
-
-    @zpipe.override
-    def traits(self, options: SinkOptions, config_dir: Path) -> zpipe.Traits:
-        return zpipe.Traits(needs_network=True, services=(options.url,))
+class RedisStreamSink(ServicePlugin[SinkOptions], zpipe.Sink[SinkOptions]):
+    extra, module = "redis_stream", "redis"
 
     @zpipe.override
     def open(self, context: zpipe.Context[SinkOptions]) -> None:

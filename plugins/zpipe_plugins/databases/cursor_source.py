@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from zpipe import Context, Duration
 from zpipe_plugins.plain_values import plain_rows
+from zpipe_plugins.service_plugin import ServiceOptions
 
 Position = int | float | str | list[Any]
 Page = tuple[Sequence[str], Sequence[Sequence[Any]]]
@@ -19,7 +20,7 @@ Page = tuple[Sequence[str], Sequence[Sequence[Any]]]
 
 
 @dataclass(kw_only=True)
-class CursorOptions:
+class CursorOptions(ServiceOptions):
     table: Annotated[str, "the table or view that is read, as `name` or `schema.name`"]
     cursor: Annotated[list[str], "columns by whose order it is read: together unique, never null, and growing"]
     columns: Annotated[list[str], "what is read; left out: all columns"] = dataclasses.field(default_factory=list)
@@ -36,6 +37,7 @@ class CursorOptions:
             raise ValueError(f"page is {self.page}: allowed is 1 or more")
         if self.poll is not None and not self.poll > 0:
             raise ValueError(f"poll is {self.poll}: allowed is any time above 0")
+        super().__post_init__()
 
     @property
     def selected(self) -> list[str]:

@@ -30,18 +30,20 @@ options = { host = "db.example", user = "shop", password = "${SHOP_PASSWORD}", d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import repeat
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
-from zpipe import Context, Message, Secret, Sink, Source, Traits, override
+from zpipe import Context, Message, Secret, Sink, Source, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
 from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin, address
 
 if TYPE_CHECKING:
     import pymysql
@@ -68,12 +70,14 @@ _UNAVAILABLE = {
     4031,  # disconnected for inactivity
 }
 """Numbers of errors that pass without anyone's doing. https://mariadb.com/kb/en/mariadb-error-codes/"""
+_NEEDS_ESCAPE = re.compile(r"""[\0\n\r\x1a'"\\]""").search
+"""Finds what may not stand between quotes as it is, whatever the server's `sql_mode`."""
 _OPERATORS = {1044, 1045, 1049, 1054, 1064, 1142, 1143, 1146, 1698}
 """Numbers of errors that only a person can put right: no access, no such database, column, table; a wrong statement."""
 
 
 @dataclass(kw_only=True)
-class ServerOptions:
+class ServerOptions(ServiceOptions):
     host: Annotated[str, "of the server"] = "localhost"
     port: Annotated[int, "of the server"] = 3306
     user: Annotated[str, "who reads or writes"]
@@ -83,20 +87,20 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}: allowed are 1 to 65535")
+        super().__post_init__()
+
+    @property
+    @override
+    def services(self) -> tuple[str, ...]:
+        return (address("mysql", self.host, self.port),)
 
 
 @dataclass(kw_only=True)
-class SourceOptions(ServerOptions, CursorOptions):
-    def __post_init__(self) -> None:
-        ServerOptions.__post_init__(self)
-        CursorOptions.__post_init__(self)
+class SourceOptions(ServerOptions, CursorOptions): ...
 
 
 @dataclass(kw_only=True)
-class SinkOptions(ServerOptions, TableOptions):
-    def __post_init__(self) -> None:
-        ServerOptions.__post_init__(self)
-        TableOptions.__post_init__(self)
+class SinkOptions(ServerOptions, TableOptions): ...
 
 
 class _Unavailable(Exception):
@@ -107,17 +111,9 @@ class _RefusedRow(Exception):
     """The server refuses what is in a batch."""
 
 
-class MysqlSource(Source[SourceOptions, Position]):
+class MysqlSource(ServicePlugin[SourceOptions], Source[SourceOptions, Position]):
+    extra, module = "mysql", "pymysql"
     _connection: Reconnect[pymysql.Connection[Any]]
-
-    @override
-    def check(self, options: SourceOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("mysql", "pymysql")
-        return ()
-
-    @override
-    def traits(self, options: SourceOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True, services=(f"{options.host}:{options.port}",))
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
@@ -137,23 +133,15 @@ class MysqlSource(Source[SourceOptions, Position]):
 
         with self._connection.use() as connection, connection.cursor() as cursor:
             try:
-                cursor.execute(_page_query(options, after is not None), after or ())
+                cursor.execute(_page_query(options, cursor.mogrify("%s", (after,)) if after else ""))
                 return [column[0] for column in cursor.description], cursor.fetchall()
             except pymysql.Error as error:
                 raise _judged(error, OperatorError) from error
 
 
-class MysqlSink(Sink[SinkOptions]):
+class MysqlSink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
+    extra, module = "mysql", "pymysql"
     _target: Reconnect[_Target]
-
-    @override
-    def check(self, options: SinkOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("mysql", "pymysql")
-        return ()
-
-    @override
-    def traits(self, options: SinkOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True, services=(f"{options.host}:{options.port}",))
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:
@@ -185,7 +173,7 @@ class _Target:
         self.connection = _connect(options, False)
         try:
             with self.connection.cursor() as cursor:
-                cursor.execute(f"SELECT * FROM {_identifier(options.table)} LIMIT 0", ())
+                cursor.execute(f"SELECT * FROM {_quoted_table(options.table)} LIMIT 0")
                 self.columns = {column[0] for column in cursor.description}
         except pymysql.Error as error:
             _close(self.connection)
@@ -198,8 +186,9 @@ class _Target:
         try:
             with self.connection.cursor() as cursor:
                 for names, group in groups_of(rows, self._options.key):
-                    values = [tuple(map(_stored, row.values())) for row in group]
-                    cursor.executemany(self._upsert(names), values)
+                    begin, end = self._upsert(names)
+                    for values in _values_of(group, cursor):
+                        cursor.execute(f"{begin}{values}{end}")
             self.connection.commit()
         except (pymysql.Error, TypeError, ValueError) as error:
             judged = _judged(error, _RefusedRow)
@@ -207,14 +196,56 @@ class _Target:
                 self.connection.rollback()
             raise judged from error
 
-    def _upsert(self, names: tuple[str, ...]) -> str:
-        """`executemany` of pymysql makes one statement of it for many rows."""
-        columns = ", ".join(map(_identifier_part, names))
-        insert = f"INSERT INTO {_identifier(self._options.table)} ({columns}) VALUES ({', '.join(['%s'] * len(names))})"
+    def _upsert(self, names: tuple[str, ...]) -> tuple[str, str]:
+        """A statement for many rows: what stands before their values, and after them."""
+        columns = ", ".join(map(_quoted, names))
+        insert = f"INSERT INTO {_quoted_table(self._options.table)} ({columns}) VALUES "
         if not (key := self._options.key):
-            return insert
-        others = [_identifier_part(name) for name in names if name not in key] or [_identifier_part(key[0])]
-        return f"{insert} ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in others)}"
+            return insert, ""
+        others = [_quoted(name) for name in names if name not in key] or [_quoted(key[0])]
+        return insert, f" ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in others)}"
+
+
+def _values_of(rows: list[Row], cursor: pymysql.cursors.Cursor) -> Iterator[str]:
+    """The values of rows that have the same fields, as text for a statement: all of them, or as many as a statement should have.
+
+    `executemany` looks at each value by itself, which takes 2.4 µs for a row of three; a column at a time takes 0.5 (measured).
+    """
+    columns = [_literals(list(values), cursor) for values in zip(*(row.values() for row in rows), strict=True)]
+    texts: list[str] = []
+    size = 0
+    for text in map(", ".join, zip(*columns, strict=True)) if columns else repeat("", len(rows)):
+        size += len(text) + 4
+        if texts and size > cursor.max_stmt_length:
+            yield f"({'), ('.join(texts)})"
+            texts, size = [], len(text) + 4
+        texts.append(text)
+    yield f"({'), ('.join(texts)})"
+
+
+def _literals(values: list[Any], cursor: pymysql.cursors.Cursor) -> list[str]:
+    """Values of a column, as a statement has them. What may need more than quotes is the library's."""
+
+    def by_library(value: Any) -> str:
+        return cursor.mogrify("%s", (_stored(value),))
+
+    kinds = set(map(type, values))
+    is_nullable = type(None) in kinds
+    present = [value for value in values if value is not None] if is_nullable else values
+    make: Callable[[Any], str] = by_library
+    if kinds <= {int, type(None)}:
+        make = str
+    elif kinds <= {float, type(None)} and all(map(isfinite, present)):
+        make = _double
+    elif kinds <= {str, type(None)} and _NEEDS_ESCAPE("".join(present)) is None:
+        make = "'{}'".format
+    return ["NULL" if value is None else make(value) for value in values] if is_nullable else list(map(make, values))
+
+
+def _double(value: float) -> str:
+    """With an exponent: without one it would be a decimal."""
+    text = repr(value)
+    return text if "e" in text else f"{text}e0"
 
 
 def _stored(value: Any) -> Any:
@@ -255,20 +286,21 @@ def _judged(error: Exception, otherwise: type[Exception]) -> Exception:
     return OperatorError(words) if number in _OPERATORS else otherwise(words)
 
 
-def _page_query(options: SourceOptions, has_position: bool) -> str:
-    cursor = ", ".join(map(_identifier_part, options.cursor))
-    conditions = ["(" + options.where.replace("%", "%%") + ")"] if options.where else []
-    if has_position:
-        conditions.append(f"({cursor}) > ({', '.join(['%s'] * len(options.cursor))})")
+def _page_query(options: SourceOptions, after: str) -> str:
+    """`after`: the values of the cursor as a statement has them; "": from the beginning."""
+    cursor = ", ".join(map(_quoted, options.cursor))
+    conditions = [f"({options.where})"] if options.where else []
+    if after:
+        conditions.append(f"({cursor}) > {after}")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    columns = ", ".join(map(_identifier_part, options.selected)) or "*"
-    return f"SELECT {columns} FROM {_identifier(options.table)}{where} ORDER BY {cursor} LIMIT {options.page}"
+    columns = ", ".join(map(_quoted, options.selected)) or "*"
+    return f"SELECT {columns} FROM {_quoted_table(options.table)}{where} ORDER BY {cursor} LIMIT {options.page}"
 
 
-def _identifier(table: str) -> str:
-    return ".".join(map(_identifier_part, table.split(".")))
+def _quoted_table(table: str) -> str:
+    return ".".join(map(_quoted, table.split(".")))
 
 
-def _identifier_part(name: str) -> str:
-    """A name in a statement. Statements are formatted by pymysql, which would take a percent sign for a placeholder."""
-    return f"`{name.replace('`', '``').replace('%', '%%')}`"
+def _quoted(name: str) -> str:
+    """A name in a statement."""
+    return f"`{name.replace('`', '``')}`"

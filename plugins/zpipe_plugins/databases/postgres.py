@@ -36,18 +36,17 @@ options = { dsn = "host=db.example user=lake", password = "${LAKE_PASSWORD}", ta
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from zpipe import Context, Duration, Message, Secret, Sink, Source, Throttled, Traits, override
+from zpipe import Context, Duration, Message, Secret, Sink, Source, Throttled, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
 from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect, words_of
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin, address
 
 if TYPE_CHECKING:
     import psycopg
@@ -78,9 +77,39 @@ _DENIED = (
 
 
 @dataclass(kw_only=True)
-class SourceOptions(CursorOptions):
+class ServerOptions(ServiceOptions):
     dsn: Annotated[str, "where the database is: `host=… dbname=… user=…`, or a URL"]
     password: Annotated[Secret | None, "of the user"] = None
+
+    @property
+    @override
+    def services(self) -> tuple[str, ...]:
+        """Of several hosts each; none of a Unix socket."""
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            found = conninfo_to_dict(self.dsn)
+        except ProgrammingError:
+            return ()
+        hosts = str(found.get("hostaddr") or found.get("host") or "").split(",")
+        ports = str(found.get("port") or "").split(",")
+        each = zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=False)
+        return tuple(address("postgresql", host, port) for host, port in each if host[:1] not in ("", "/", "@"))
+
+    @override
+    def problems(self) -> Iterator[tuple[str, str]]:
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            conninfo_to_dict(self.dsn)
+        except ProgrammingError as error:
+            yield "dsn", f"it is no connection string: {words_of(error)}"
+
+
+@dataclass(kw_only=True)
+class SourceOptions(ServerOptions, CursorOptions):
     listen: Annotated[str, "a channel; what is notified on it has the source look for new rows"] = ""
     poll: Annotated[Duration | None, "look for new rows this often; left out: 30 s with `listen`, else end"] = None
 
@@ -91,22 +120,12 @@ class SourceOptions(CursorOptions):
 
 
 @dataclass(kw_only=True)
-class SinkOptions(TableOptions):
-    dsn: Annotated[str, "where the database is: `host=… dbname=… user=…`, or a URL"]
-    password: Annotated[Secret | None, "of the user"] = None
+class SinkOptions(ServerOptions, TableOptions): ...
 
 
-class PostgresSource(Source[SourceOptions, Position]):
+class PostgresSource(ServicePlugin[SourceOptions], Source[SourceOptions, Position]):
+    extra, module = "postgres", "psycopg"
     _connection: Reconnect[psycopg.Connection]
-
-    @override
-    def check(self, options: SourceOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("postgres", "psycopg")
-        return _problems(options.dsn)
-
-    @override
-    def traits(self, options: SourceOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
@@ -154,17 +173,9 @@ class PostgresSource(Source[SourceOptions, Position]):
                     return
 
 
-class PostgresSink(Sink[SinkOptions]):
+class PostgresSink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
+    extra, module = "postgres", "psycopg"
     _target: Reconnect[_Target]
-
-    @override
-    def check(self, options: SinkOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("postgres", "psycopg")
-        return _problems(options.dsn)
-
-    @override
-    def traits(self, options: SinkOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:
@@ -295,16 +306,6 @@ def _connect(dsn: str, password: Secret | None) -> psycopg.Connection:
         if any(part in str(error) for part in _DENIED):
             raise OperatorError(words_of(error)) from error
         raise
-
-
-def _problems(dsn: str) -> Iterator[tuple[str, str]]:
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        yield "dsn", f"it is no connection string: {words_of(error)}"
 
 
 def _page_query(options: SourceOptions, has_position: bool) -> sql.Composed:

@@ -31,19 +31,20 @@ options = { url = "postgresql+psycopg://shop@db.example/shop", password = "${SHO
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 from zpipe import Context, Message, Secret, Sink, Source, Traits, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
 from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
-from zpipe_plugins.extras import require
 from zpipe_plugins.reconnect import Reconnect, words_of
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -60,27 +61,43 @@ _DENIED = (
 
 
 @dataclass(kw_only=True)
-class UrlOptions:
+class UrlOptions(ServiceOptions):
     url: Annotated[str, "of SQLAlchemy: `postgresql+psycopg://user@host/name`, `sqlite:///file.db` beside the config"]
     password: Annotated[Secret | None, "of the user in the url"] = None
 
     def __post_init__(self) -> None:
         if "://" not in self.url:
             raise ValueError(f"url is {self.url!r}: allowed is DIALECT+DRIVER://USER@HOST/NAME")
+        super().__post_init__()
+
+    @property
+    @override
+    def services(self) -> tuple[str, ...]:
+        """Without a port it is that of the dialect."""
+        where = urlsplit(self.url)
+        return (f"{where.scheme.partition('+')[0]}://{where.netloc.rpartition('@')[2]}",) if where.netloc else ()
+
+    @override
+    def problems(self) -> Iterator[tuple[str, str]]:
+        import sqlalchemy as sa
+
+        try:
+            sa.make_url(self.url).get_dialect().import_dbapi()
+        except ModuleNotFoundError as error:
+            yield (
+                "url",
+                f"its driver {error.name} is not installed: pip install it, or name another after a + in the url",
+            )
+        except sa.exc.SQLAlchemyError as error:
+            yield "url", words_of(error)
 
 
 @dataclass(kw_only=True)
-class SourceOptions(UrlOptions, CursorOptions):
-    def __post_init__(self) -> None:
-        UrlOptions.__post_init__(self)
-        CursorOptions.__post_init__(self)
+class SourceOptions(UrlOptions, CursorOptions): ...
 
 
 @dataclass(kw_only=True)
-class SinkOptions(UrlOptions, TableOptions):
-    def __post_init__(self) -> None:
-        UrlOptions.__post_init__(self)
-        TableOptions.__post_init__(self)
+class SinkOptions(UrlOptions, TableOptions): ...
 
 
 class _Unavailable(Exception):
@@ -91,17 +108,22 @@ class _RefusedRow(Exception):
     """The database refuses what is in a batch."""
 
 
-class SqlSource(Source[SourceOptions, Position]):
+UrlOptionsT = TypeVar("UrlOptionsT", bound=UrlOptions)
+
+
+class _Sql(ServicePlugin[UrlOptionsT]):
+    extra, module = "sql", "sqlalchemy"
+
+    @override
+    def traits(self, options: UrlOptionsT, config_dir: Path) -> Traits:
+        if not options.url.startswith("sqlite"):
+            return super().traits(options, config_dir)
+        database = options.url.partition(":///")[2].partition("?")[0]
+        return Traits(writes=(config_dir / database,) if database else ())
+
+
+class SqlSource(_Sql[SourceOptions], Source[SourceOptions, Position]):
     _target: Reconnect[_Target]
-
-    @override
-    def check(self, options: SourceOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("sql", "sqlalchemy")
-        return _problems(options)
-
-    @override
-    def traits(self, options: SourceOptions, config_dir: Path) -> Traits:
-        return _traits(options, config_dir)
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
@@ -138,17 +160,8 @@ class SqlSource(Source[SourceOptions, Position]):
                 raise _judged(error, OperatorError) from error
 
 
-class SqlSink(Sink[SinkOptions]):
+class SqlSink(_Sql[SinkOptions], Sink[SinkOptions]):
     _target: Reconnect[_Target]
-
-    @override
-    def check(self, options: SinkOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("sql", "sqlalchemy")
-        return _problems(options)
-
-    @override
-    def traits(self, options: SinkOptions, config_dir: Path) -> Traits:
-        return _traits(options, config_dir)
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:
@@ -283,21 +296,3 @@ def _url(options: SourceOptions | SinkOptions, config_dir: Path) -> sa.URL:
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         url = url.set(database=str(config_dir / url.database))
     return url if options.password is None else url.set(password=options.password.reveal())
-
-
-def _problems(options: SourceOptions | SinkOptions) -> Iterator[tuple[str, str]]:
-    import sqlalchemy as sa
-
-    try:
-        sa.make_url(options.url).get_dialect().import_dbapi()
-    except ModuleNotFoundError as error:
-        yield "url", f"its driver {error.name} is not installed: pip install it, or name another after a + in the url"
-    except sa.exc.SQLAlchemyError as error:
-        yield "url", words_of(error)
-
-
-def _traits(options: SourceOptions | SinkOptions, config_dir: Path) -> Traits:
-    if not options.url.startswith("sqlite"):
-        return Traits(needs_network=True)
-    database = options.url.partition(":///")[2].partition("?")[0]
-    return Traits(writes=(config_dir / database,) if database else ())

@@ -4,7 +4,7 @@ Without an input it is a source. It reads the files in the order of their names,
 become ISO 8601 text, decimals text.
 
 With an input it is a sink. A batch becomes one file in `folder`, called after the ids of its first and last message, so give the
-stage a large `batch`, of which its `queue` and the `unacked` of the stage before can hold some. The fields of a payload are
+stage a large `batch`, of which its `queue` and the `unacked` of the stages before can hold some. The fields of a payload are
 columns, and `id_column` has the id of the message. A field that a payload lacks is null. The types of the columns are found anew
 for each file; where that matters, say them in `columns`. Text in ISO 8601 fits `date` and `timestamp`; a time without a zone is
 taken for UTC.

@@ -9,6 +9,12 @@ options = { routes = { errors = "status >= `500`", slow = "seconds > `1`" } }
 [stages.alert]
 input = "route.errors"
 plugin = "notify"
+options = { urls = ["${NOTIFY_URL}"] }
+
+[stages.note]
+input = "route.slow"
+plugin = "ndjson"
+options = { path = "slow.ndjson" }
 ```
 
 The routes are asked in the order in which they are written. What no route takes leaves by the default outlet (`input =

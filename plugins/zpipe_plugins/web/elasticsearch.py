@@ -25,17 +25,16 @@ options = { url = "https://search.example:9200", index = "logs", api_key = "${SE
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from zpipe import Context, Duration, Message, Reject, Secret, Sink, Throttled, Traits, override
+from zpipe import Context, Duration, Message, Reject, Secret, Sink, Throttled, override
 from zpipe.errors import OperatorError
-from zpipe_plugins.extras import require
 from zpipe_plugins.jsontext import json_text
 from zpipe_plugins.reconnect import Reconnect
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 if TYPE_CHECKING:
     import httpx
@@ -47,7 +46,7 @@ _SHOWN = 300
 
 
 @dataclass
-class Options:
+class Options(ServiceOptions):
     url: Annotated[str, "of the service"]
     index: Annotated[str, "or data stream; `{name}` in it stands for that field of the payload"]
     id: Annotated[str, "the field that is the document's `_id`; left out: the id of the message"] = ""
@@ -69,6 +68,11 @@ class Options:
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout}: allowed is any time above 0")
 
+    @property
+    @override
+    def services(self) -> tuple[str, ...]:
+        return (self.url,)
+
     def index_fields(self) -> list[str]:
         return [name for _, name, _, _ in Formatter().parse(self.index) if name is not None]
 
@@ -77,17 +81,9 @@ class _Unavailable(Exception):
     """The service, or the way to it."""
 
 
-class Elasticsearch(Sink[Options]):
+class Elasticsearch(ServicePlugin[Options], Sink[Options]):
+    extra, module = "elasticsearch", "httpx"
     _client: Reconnect[httpx.Client]
-
-    @override
-    def check(self, options: Options, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("elasticsearch", "httpx")
-        return ()
-
-    @override
-    def traits(self, options: Options, config_dir: Path) -> Traits:
-        return Traits(needs_network=True, services=(options.url,))
 
     @override
     def open(self, context: Context[Options]) -> None:

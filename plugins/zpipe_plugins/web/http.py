@@ -32,17 +32,16 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
-from zpipe import Context, Duration, Map, Message, Reject, Retry, Throttled, Traits, override
-from zpipe_plugins.extras import require
+from zpipe import Context, Duration, Map, Message, Reject, Retry, Throttled, override
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 if TYPE_CHECKING:
     import httpx
@@ -53,7 +52,7 @@ _SHOWN = 200
 
 
 @dataclass
-class Options:
+class Options(ServiceOptions):
     url: Annotated[str, "`{name}` in it stands for that field of the payload, quoted"]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET"
     body: Annotated[str | None, "`json`, `none` or `field:NAME`; left out: `json` for POST, PUT and PATCH"] = None
@@ -112,17 +111,15 @@ class Options:
             raise ValueError(f"url is {self.url!r}: it must start with http:// or https://, or with a field")
         return [(text, name) for text, name, _ in found]
 
-
-class Http(Map[Options]):
+    @property
     @override
-    def check(self, options: Options, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("http", "httpx")
-        return ()
+    def services(self) -> tuple[str, ...]:
+        text, field = self.parts()[0]
+        return (text,) if field is None or "/" in text.partition("://")[2] else ()
 
-    @override
-    def traits(self, options: Options, config_dir: Path) -> Traits:
-        text, field = options.parts()[0]
-        return Traits(needs_network=True, services=(text,) if field is None or "/" in text.partition("://")[2] else ())
+
+class Http(ServicePlugin[Options], Map[Options]):
+    extra, module = "http", "httpx"
 
     @override
     async def open(self, context: Context[Options]) -> None:

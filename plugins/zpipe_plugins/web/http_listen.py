@@ -6,6 +6,12 @@ message. 200 means that every sink has them, so the client may forget them; with
 again. Messages are named after the header `Idempotency-Key` where the client sends one: a second request with the key of
 one that is under way waits for the same messages, and a sink that stores by id stores them once.
 
+```toml
+[stages.read]
+plugin = "http_listen"
+options = { address = "127.0.0.1:8080", path = "/events" }
+```
+
 ```sh
 curl -d '{"a": 1}' http://127.0.0.1:8080/
 printf '{"a": 1}\\n{"a": 2}\\n' | curl -H 'Content-Type: application/x-ndjson' --data-binary @- http://127.0.0.1:8080/

@@ -5,6 +5,14 @@ passwords, so they are given as secrets: `urls = ["${NOTIFY_URL}"]`. In `title` 
 of the payload, and `{payload}` for all of it as JSON. Put `filter` or `dedupe` in front of it, and give it a `limit`,
 such as `limit = { rate = 1 }`, so that nobody gets a thousand.
 
+```toml
+[stages.tell]
+input = "watch"
+plugin = "notify"
+limit = { rate = 1 }
+options = { urls = ["${NOTIFY_URL}"], title = "{host} is down", body = "{host}: {reason}" }
+```
+
 | fault | what follows |
 |---|---|
 | no connection, a service that is down or asks to slow down (4xx of SMTP; 429, 5xx of HTTP) | the stage waits |
@@ -22,18 +30,16 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
 from threading import Lock
 from typing import Annotated, Any
 
-from zpipe import Context, Duration, Message, Reject, Secret, Sink, Throttled, Traits, override
+from zpipe import Context, Duration, Message, Reject, Secret, Sink, Throttled, override
 from zpipe.errors import OperatorError
-from zpipe_plugins.extras import require
 from zpipe_plugins.jsontext import json_text
 from zpipe_plugins.seen_keys import SeenKeys, digest
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 _WAIT_S = 5.0
 _MOST = 1_000_000
@@ -46,7 +52,7 @@ _LOGIN = re.compile(r"\(53[0458],|error=401\b")
 
 
 @dataclass
-class Options:
+class Options(ServiceOptions):
     urls: Annotated[list[Secret], "Apprise URLs, such as `mailtos://user:password@example.com?to=ops@example.com`"]
     body: Annotated[str, "what is sent; `{name}` stands for that field of the payload"] = "{payload}"
     title: Annotated[str, "the subject of a mail, or the first line"] = ""
@@ -61,20 +67,13 @@ class Options:
             raise ValueError(f"remember is {self.remember}: allowed is any time above 0")
 
 
-class Notify(Sink[Options]):
+class Notify(ServicePlugin[Options], Sink[Options]):
+    extra, module = "notify", "apprise"
+
     def __init__(self) -> None:
         self._lock = Lock()
         self._places: list[Any] = []
         self._sent: SeenKeys | None = None
-
-    @override
-    def check(self, options: Options, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("notify", "apprise")
-        return ()
-
-    @override
-    def traits(self, options: Options, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
 
     @override
     def open(self, context: Context[Options]) -> None:

@@ -6,9 +6,15 @@ date. A key that ends in `.gz` is unpacked. `format` says what a message is: the
 of it (`{"key", "line", "text"}`), or the value of a line of JSON.
 
 With an input it is a sink. A batch becomes one object, called after the ids of its first and last message, so give the stage a
-large `batch`, which its `queue` and the `unacked` of the stage before can hold. Each line is `{"id", "payload"}`.
+large `batch`. Its `queue` and the `unacked` of the stages before should hold two: one comes while the other is written. Each
+line is `{"id", "payload"}`.
 
 ```toml
+[stages.read]
+plugin = "files"
+unacked = { messages = 40000 }
+options = { paths = ["orders/*.ndjson"], format = "ndjson" }
+
 [stages.store]
 input = "read"
 plugin = "s3"
@@ -35,18 +41,17 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from zpipe import Context, Duration, Message, Reject, Secret, Sink, Source, Traits, override
+from zpipe import Context, Duration, Message, Reject, Secret, Sink, Source, override
 from zpipe.errors import OperatorError
 from zpipe.messages import BadRecord
 from zpipe_plugins.batch_names import batch_name
-from zpipe_plugins.extras import require
 from zpipe_plugins.jsontext import json_text
 from zpipe_plugins.reconnect import Reconnect, words_of
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 
 Position = list[Any]
 _OPERATORS = {
@@ -64,7 +69,7 @@ _GONE = {"NoSuchKey", "404"}
 
 
 @dataclass(kw_only=True)
-class BucketOptions:
+class BucketOptions(ServiceOptions):
     bucket: Annotated[str, "which bucket"]
     prefix: Annotated[str, "how the keys begin"] = ""
     endpoint: Annotated[str | None, "where the service is; left out: Amazon's, by the region"] = None
@@ -79,6 +84,11 @@ class BucketOptions:
             raise ValueError(f"endpoint is {self.endpoint!r}: it must start with http:// or https://")
         if (self.access_key is None) != (self.secret_key is None):
             raise ValueError("access_key and secret_key belong together: give both, or neither")
+
+    @property
+    @override
+    def services(self) -> tuple[str, ...]:
+        return () if self.endpoint is None else (self.endpoint,)
 
 
 @dataclass(kw_only=True)
@@ -101,17 +111,9 @@ class _Unavailable(Exception):
     """The service, or the way to it."""
 
 
-class S3Source(Source[SourceOptions, Position]):
+class S3Source(ServicePlugin[SourceOptions], Source[SourceOptions, Position]):
+    extra, module = "s3", "boto3"
     _client: Reconnect[Any]
-
-    @override
-    def check(self, options: SourceOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("s3", "boto3")
-        return ()
-
-    @override
-    def traits(self, options: SourceOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
 
     @override
     def open(self, context: Context[SourceOptions]) -> None:
@@ -172,17 +174,9 @@ class S3Source(Source[SourceOptions, Position]):
         return gzip.decompress(body) if arguments["Key"].endswith(".gz") else body
 
 
-class S3Sink(Sink[SinkOptions]):
+class S3Sink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
+    extra, module = "s3", "boto3"
     _client: Reconnect[Any]
-
-    @override
-    def check(self, options: SinkOptions, config_dir: Path) -> Iterable[tuple[str, str]]:
-        require("s3", "boto3")
-        return ()
-
-    @override
-    def traits(self, options: SinkOptions, config_dir: Path) -> Traits:
-        return Traits(needs_network=True)
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:

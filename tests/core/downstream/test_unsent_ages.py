@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.core.downstream.unsent_ages import Ages
+from zpipe.core.downstream.memory_link import Ages
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 2.0), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=40)
 

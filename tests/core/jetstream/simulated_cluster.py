@@ -10,6 +10,7 @@ from typing import Any
 
 from zpipe.core.jetstream.events import (
     Acked,
+    AllHeard,
     Arrived,
     Connected,
     Event,
@@ -24,6 +25,7 @@ from zpipe.core.jetstream.events import (
 from zpipe.core.jetstream.orders import (
     Acknowledge,
     Extend,
+    Forget,
     HandBack,
     LinkKey,
     Look,
@@ -137,6 +139,7 @@ class _Shell:
         self.tell(Connected(1, "sim", "2.10.27"))
         for key, value in self._cluster.bucket.items():
             self.tell(Heard(key, value, live=False))
+        self.tell(AllHeard())
 
     def tell(self, event: Event, delay_s: float = TRIP_S) -> None:
         self._heard(delay_s, partial(self._hear, event))
@@ -175,12 +178,18 @@ class _Shell:
                 messages = sum(count for _, count in stream.parcels.values())
                 fresh = [one for one in stream.pending if one not in stream.times]
                 parcels = len(stream.parcels)
-                self.tell(Figures(order.number, messages, 0, parcels, len(fresh), parcels - len(fresh), not fresh))
+                first = min(stream.parcels, default=stream.last + 1)
+                self.tell(
+                    Figures(order.number, first, messages, 0, parcels, len(fresh), parcels - len(fresh), not fresh)
+                )
                 assert held <= parcels
             case Write():
                 cluster.bucket[order.key] = order.value
                 cluster.tell_all(Heard(order.key, order.value, live=True))
                 self.tell(Written(order.key, order.value))
+            case Forget():
+                for key in order.keys:
+                    cluster.bucket.pop(key, None)
         cluster.deliver()
 
     def _publish(self, order: Publish) -> None:

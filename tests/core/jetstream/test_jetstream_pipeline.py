@@ -76,6 +76,7 @@ def test_a_full_stream_pushes_back() -> None:
     [link] = sim.nodes["a", 1].stage.downstream.links
     assert 100 <= link.held_messages <= 200 and not sim.problems
     assert "full" in link.figures(0.0)["jetstream"]["trouble"]
+    assert not link.waits_for_cluster and link.redelivered == 0, "nothing was sent twice: the stream has refused it"
     sim.boot("b", 1)
     assert sim.run() and not sim.problems
     assert len(ids(sim)) == COUNT
@@ -145,7 +146,9 @@ def test_a_message_that_ends_processes_is_a_dead_letter_and_no_other_is(consumer
     assert sim.run(lambda: len(set(ids(sim))) == COUNT - 1 and bool(sim.dead_letters), seconds=200.0), sim.problems
     assert [(stage, id) for stage, id, _ in sim.dead_letters] == [("b", "a:500")]
     assert not sim.problems
+    assert any(key.startswith("suspect.") for key in cluster.bucket)
     assert sim.run(seconds=60.0)
+    assert not any(key.startswith("suspect.") for key in cluster.bucket), "they would be kept for ever"
 
 
 def test_the_depth_is_what_the_consumers_have_not_had() -> None:

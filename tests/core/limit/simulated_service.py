@@ -69,7 +69,7 @@ class Caller:
         now = self.clock.now
         while self.limiter.may_start(now):
             self._start(self._next())
-        at = self.limiter.next_at(now)
+        at = self.limiter.next_at()
         if at < self._wake_at:
             self._wake_at = at
             self.clock.at(at, self._wake)

@@ -92,12 +92,12 @@ def test_the_longest_wait_that_was_asked_for_counts() -> None:
     limiter.started(0.0)
     failures = [Failure(n, "r", verdict=Verdict.THROTTLED, delay_s=delay) for n, delay in enumerate((None, 7.0, 3.0))]
     limiter.ended(Task(1, [slices(3)], CallHistory(), True), Result([], failures=failures), 1.0)
-    assert limiter.next_at(1.0) == 8.0
+    assert limiter.next_at() == 8.0
 
 
 def test_a_limit_comes_and_goes_while_calls_are_under_way() -> None:
     limiter = Limiter(None, 0.0)
-    assert limiter.next_at(0.0) == -math.inf and limiter.report(0.0) is None and limiter.at_once(7) == 7
+    assert limiter.next_at() == -math.inf and limiter.report(0.0) is None and limiter.at_once(7) == 7
     for _ in range(5):
         limiter.started(0.0)
     limiter.change(LimitPolicy("fixed", max=3), 1.0)

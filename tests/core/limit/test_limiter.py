@@ -73,7 +73,7 @@ def test_the_place_of_a_refused_call_is_not_free() -> None:
         throttle(limiter, 0.01)
     assert limiter.limit == 18
     assert not limiter.may_start(0.02)
-    assert limiter.next_at(0.02) == pytest.approx(0.11), "for one round trip, 0.1 s as long as none is known"
+    assert limiter.next_at() == pytest.approx(0.11), "for one round trip, 0.1 s as long as none is known"
     succeed(limiter, 0.05)
     assert fill(limiter, 0.05) == 1, "one goes, one comes"
 
@@ -102,7 +102,7 @@ def test_an_outage_leaves_one_call_and_what_was_learned(throttled: bool) -> None
     assert before == 80
     now = 1.0
     for _ in range(10_000):
-        now = max(now, limiter.next_at(now)) if not limiter.under_way else now
+        now = max(now, limiter.next_at()) if not limiter.under_way else now
         fill(limiter, now)
         limiter.finished(now, 0.0, throttled, not throttled)
         assert limiter.limit is not None and limiter.limit >= 1
@@ -111,7 +111,7 @@ def test_an_outage_leaves_one_call_and_what_was_learned(throttled: bool) -> None
     assert now > 1000, "at most one call a round trip"
     grown = []
     for _ in range(9):
-        now = max(now, limiter.next_at(now))
+        now = max(now, limiter.next_at())
         grown.append(fill(limiter, now))
         now += 1.0
         for _ in range(limiter.under_way):
@@ -137,13 +137,13 @@ def test_retry_after_holds_the_stage_only_if_nothing_is_in_service() -> None:
     succeed(limiter, 0.5, seconds=0.5)
     assert limiter.may_start(0.5)
     throttle(limiter, 0.5, retry_after_s=30.0)
-    assert limiter.next_at(0.5) == 30.5
+    assert limiter.next_at() == 30.5
 
 
 def test_fixed() -> None:
     limiter = Limiter(LimitPolicy("fixed", max=3), 5.0)
     assert fill(limiter, 5.0) == 3
-    assert limiter.next_at(5.0) == NEVER
+    assert limiter.next_at() == NEVER
     for _ in range(3):
         throttle(limiter, 6.0)
     assert (limiter.limit, limiter.reason, limiter.changed_at) == (3, "fixed", 5.0)
@@ -154,7 +154,7 @@ def test_a_rate_alone_has_no_limit() -> None:
     limiter = Limiter(LimitPolicy("fixed", max=None, rate=10.0), 0.0)
     assert limiter.limit is None
     assert fill(limiter, 0.0) == 1
-    assert limiter.next_at(0.0) == pytest.approx(0.1 - BURST_S)
+    assert limiter.next_at() == pytest.approx(0.1 - BURST_S)
 
 
 def test_another_policy_while_running() -> None:
@@ -230,7 +230,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert limiter.reason
         assert limiter.changed_at <= self.now
         # Without a call under way the time alone opens it: nothing else would ever wake the stage.
-        assert self.began or limiter.next_at(self.now) < NEVER
+        assert self.began or limiter.next_at() < NEVER
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -6,7 +6,7 @@ import pytest
 
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts
-from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
+from zpipe.core.policy import BatchPolicy, LimitPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.processing import Processing
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.wire import section
@@ -187,3 +187,31 @@ def test_one_task_is_kept_ahead_of_a_worker_while_calls_are_short(service_s: flo
     bench = Bench(10, StagePolicy())
     bench.processing._service_rate.measure(1, service_s)
     assert [task.count for task in bench.processing.start(0.0, True)] == [1] * under_way
+
+
+@pytest.mark.parametrize(
+    ("queued", "call_s", "under_way"),
+    [
+        (12, 0.0199, [4, 4]),
+        (8, 0.0199, [4, 4]),
+        (7, 0.0199, [4]),  # what is left is no full batch, and may grow to one while the first is worked on
+        (12, 0.0201, [4]),
+    ],
+)
+def test_a_full_batch_is_kept_ahead_of_a_worker_while_calls_are_short(
+    queued: int, call_s: float, under_way: list[int]
+) -> None:
+    bench = Bench(queued, StagePolicy(batch=BatchPolicy(messages=4)))
+    bench.processing._service_rate.measure(4, call_s)
+    tasks = bench.processing.start(0.0, True)
+    assert [task.count for task in tasks] == under_way
+    left = bench.counts.queued
+    bench.processing.done(tasks[0], Result([]), 0.0)
+    following = bench.processing.start(0.0, True)
+    assert sum(task.count for task in following) <= left and bench.counts.off() == 0
+
+
+def test_no_batch_is_kept_ahead_where_calls_are_limited() -> None:
+    bench = Bench(12, StagePolicy(batch=BatchPolicy(messages=4), limit=LimitPolicy("fixed", max=1)))
+    bench.processing._service_rate.measure(4, 0.001)
+    assert [task.count for task in bench.processing.start(0.0, True)] == [4]

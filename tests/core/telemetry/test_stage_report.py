@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from zpipe.core.actions import Publish
+from zpipe.core.intervals import following
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
-from zpipe.core.telemetry.stage_report import following
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire import frames, section
 from zpipe.core.work.task import Chunk

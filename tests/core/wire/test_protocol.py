@@ -19,6 +19,10 @@ from zpipe.core.downstream.buffered_link import BufferedLink
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK, OutletSessions
+from zpipe.core.jetstream.events import Figures as StreamFigures
+from zpipe.core.jetstream.producers import Producers
+from zpipe.core.jetstream.stream_input import StreamInput
+from zpipe.core.jetstream.stream_output import StreamOutput
 from zpipe.core.ledger import COUNTS, Counts, Derivation
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, BufferPolicy, LinkPolicy, StagePolicy, TapPolicy
@@ -328,8 +332,12 @@ def test_the_example_session_is_what_the_core_does() -> None:
     expect("confirm", confirm.frame)
 
 
+def _section_5_9() -> str:
+    return DOCUMENT.partition("### 5.9")[2].partition("### 5.10")[0]
+
+
 def _keys_of_5_9(table: int) -> set[str]:
-    tables = DOCUMENT.partition("### 5.9")[2].partition("### 5.10")[0].split("\n|---|---|---|\n")[1:]
+    tables = _section_5_9().split("\n|---|---|---|\n")[1:]
     rows = tables[table].partition("\n\n")[0].splitlines()
     return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
 
@@ -339,22 +347,26 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
     own.counter("a").inc()
     own.gauge("b").set(1)
     own.histogram("c").observe(1)
+    streamed = StreamOutput("js", ("p", "a", "", "c"), 1, "a1", "", 10, "cbor")
     figures = process_figures("", None, 0, "", False, (0, 0.0), LastLife(), {}, (), [], own.figures())
     stage = Stage(
         Identity("p", "a", 1, "a1"),
-        [],
-        [("", "b")],
+        [("x", "")],
+        [("", "b"), ("", "c")],
         StagePolicy(),
         0.0,
         seeded_bytes("random"),
         process_figures=lambda: figures,
-        outgoing=[_buffered("b")],
+        outgoing=[_buffered("b"), streamed],
+        incoming=[_stream_input()],
     )
     said = stage.snapshot(1.0)
     required = {*COUNTS, *WHO, "instance", "state", "links"}
     assert said.keys() - required == _keys_of_5_9(0)
-    [row] = said["links"]
-    assert broken(said) == [] and all(f"`{key}`" in DOCUMENT for key in row["buffer"])
+    row = {key: value for one in said["links"] for key, value in one.items()}
+    text, [session] = _section_5_9(), said["sessions"]
+    inside = {*row["buffer"], *row["jetstream"], *session, *session["stream"]}
+    assert broken(said) == [] and [key for key in inside if f"`{key}`" not in text] == []
     assert row.keys() - {"outlet", "to", *LINK_COUNTS} == _keys_of_5_9(1)
     text = DOCUMENT.partition("### 5.9")[2].partition("| key |")[0]
     assert all(f"`{key}`" in text for key in (*required, "outlet", "to", *LINK_COUNTS))
@@ -363,6 +375,12 @@ def test_every_key_of_a_snapshot_that_readers_use_is_in_the_document() -> None:
 def _buffered(consumer: str) -> BufferedLink:
     found = FoundBuffer("4f1d" * 8)
     return BufferedLink("", consumer, "disk", LinkPolicy(), BufferPolicy(), StagePolicy().unacked, found)
+
+
+def _stream_input() -> StreamInput:
+    made = StreamInput("js", ("p", "x", "", "a"), Producers("x", "", "a", "", ()), 10, 1, 2.0, 1 << 20, 1.0)
+    made.heard(StreamFigures(0, 1, 0, 0, 0, 0, 0, all_delivered=False), 0.0)
+    return made
 
 
 def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:

@@ -612,7 +612,7 @@ def test_the_age_of_what_is_stored_outlives_the_process(tmp_path: Path, monkeypa
         found = log.open()
         assert [(number, round((time.monotonic() - at) / hour, 1)) for number, at in found.stored_at] == expected
         link = BufferedLink("", "b", "disk", LinkPolicy(), policy, Bound(1000, 1 << 20), found)
-        assert link.unsent_for_s(time.monotonic()) == pytest.approx(expected[0][1] * hour, abs=60)
+        assert link.figures(time.monotonic())["oldest_s"] == pytest.approx(expected[0][1] * hour, abs=60)
         log.turn([Finish(number, number + 1)], 20.0)
         log.close()
 

@@ -12,8 +12,8 @@ from typing import Any
 from zpipe.core.actions import Action, SendParcel, ToLink
 from zpipe.core.buffer.disk_buffer import DiskBuffer
 from zpipe.core.buffer.orders import BufferEvent, FoundBuffer
+from zpipe.core.downstream.memory_link import Ages
 from zpipe.core.downstream.outlet import Outlet
-from zpipe.core.downstream.unsent_ages import Ages
 from zpipe.core.ledger import Derivation
 from zpipe.core.policy import Bound, BufferPolicy, LinkPolicy
 from zpipe.core.work.task import Chunk
@@ -53,10 +53,6 @@ class BufferedLink:
     # ---- what it holds
 
     @property
-    def produced(self) -> int:
-        return self.buffer.taken
-
-    @property
     def acked(self) -> int:
         return self.buffer.finished_total
 
@@ -73,10 +69,6 @@ class BufferedLink:
         return self.outlet.in_flight_messages
 
     @property
-    def in_flight_bytes(self) -> int:
-        return self.outlet.in_flight_bytes
-
-    @property
     def stored_messages(self) -> int:
         return self.buffer.stored_messages - self.buffer.waiting_messages - self.outlet.in_flight_messages
 
@@ -88,14 +80,6 @@ class BufferedLink:
     def _to_be_sent(self) -> int:
         """Of what is stored: by this life, as the disk does not give it the rest."""
         return self.stored_messages - self.buffer.unreadable_messages
-
-    @property
-    def redelivered(self) -> int:
-        return self.outlet.redelivered
-
-    @property
-    def returned(self) -> int:
-        return self.outlet.returned
 
     @property
     def held_messages(self) -> int:
@@ -183,13 +167,17 @@ class BufferedLink:
 
     # ---- what it says of itself
 
-    def unsent_for_s(self, now: float) -> float:
-        """How long the oldest message is stored, also by former lives."""
-        self._ages.mark(now, self.buffer.next_number)
-        return self._ages.age(now, self.buffer.lowest)
-
     def figures(self, now: float) -> dict[str, Any]:
+        """Its row of a snapshot. The oldest message is as old as it is stored, also by former lives."""
         figures = self.buffer.figures()
+        self._ages.mark(now, self.buffer.next_number)
+        kept = {
+            "produced": self.buffer.taken,
+            "acked": self.acked,
+            "unsent": self.unsent_messages + self.stored_messages,
+            "unsent_bytes": self.unsent_bytes + self.stored_bytes,
+            "oldest_s": self._ages.age(now, self.buffer.lowest),
+        }
         stored = {
             "stored": self.stored_messages,
             "stored_bytes": self.stored_bytes,
@@ -206,7 +194,7 @@ class BufferedLink:
             "bytes_bound": self._policy.bytes,
             "left": self.left,
         }
-        return self.outlet.figures(now) | {"buffer": stored}
+        return self.outlet.figures(now) | kept | {"buffer": stored}
 
     def off(self) -> int:
         """0 when the identities hold."""

@@ -26,14 +26,10 @@ from zpipe.core.work.task import Chunk
 class OutgoingLink(Protocol):
     """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
 
-    `produced = acked + in_flight_messages + unsent_messages + stored_messages` holds after every call, less what a disk lost.
-
     unsent     offered and not handed on;  in_flight: handed on, and the far side does not answer for them yet
-    stored     kept by the link itself, and not handed on; 0 where a link keeps nothing
     room       how many more it takes, besides what the stage's own bounds say; awaits_acks: it takes nothing more before a
                consumer acks something, and has nothing more to send
     acked      nothing is owed for them any more
-    redelivered, returned  handed on again after a loss; handed back by a consumer
     waiting    `sendable` may have something to give although nothing is unsent: what is stored, or something to ask of the shell
     send_at    when `sendable` may give more although nothing has happened; infinity: never
     end_acked  the far side has taken the end of the stream
@@ -46,9 +42,6 @@ class OutgoingLink(Protocol):
     def end_acked(self) -> bool: ...
 
     @property
-    def produced(self) -> int: ...
-
-    @property
     def acked(self) -> int: ...
 
     @property
@@ -59,21 +52,6 @@ class OutgoingLink(Protocol):
 
     @property
     def in_flight_messages(self) -> int: ...
-
-    @property
-    def in_flight_bytes(self) -> int: ...
-
-    @property
-    def stored_messages(self) -> int: ...
-
-    @property
-    def stored_bytes(self) -> int: ...
-
-    @property
-    def redelivered(self) -> int: ...
-
-    @property
-    def returned(self) -> int: ...
 
     @property
     def room(self) -> int: ...
@@ -137,11 +115,9 @@ class OutgoingLink(Protocol):
         """Nothing is left in the link that a drain has to wait for, though the stage answers for it no more: a buffer is empty,
         or is to be left as it is."""
 
-    def unsent_for_s(self, now: float) -> float:
-        """How long the oldest unsent message has been held."""
-
     def figures(self, now: float) -> dict[str, Any]:
-        """What a snapshot says of the link besides the counts above: `consumers`, and a map under the name of its kind."""
+        """Its row of a snapshot (PROTOCOL.md 5.9), with `consumers`, or a map under the name of its kind. In that row `produced =
+        acked + in_flight + unsent` holds, less what a disk lost. `unsent` is all that was not handed on, also what is stored."""
 
     def off(self) -> int:
-        """0 when the identity holds."""
+        """0 when that holds."""

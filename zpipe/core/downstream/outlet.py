@@ -14,18 +14,14 @@ from itertools import chain
 from typing import Any
 
 from zpipe.core.actions import SendParcel
+from zpipe.core.downstream.memory_link import NEVER, MemoryLink
 from zpipe.core.downstream.outlet_session import Flight, OutletSession
-from zpipe.core.downstream.suspects import Suspects
-from zpipe.core.downstream.unsent_ages import Ages
-from zpipe.core.ledger import Derivation
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.priority_queue import PriorityQueue
 from zpipe.core.ranges import RangeSet
 from zpipe.core.wire import frames
 from zpipe.core.wire.section import Section
-from zpipe.core.work.task import Chunk
 
-NEVER = float("inf")
 SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""
 WORTH_S = 0.005
@@ -37,8 +33,8 @@ OVERDUE_S = 0.1
 """A consumer says what it has done within 20 ms. One that has not after this does not get to run, or collects a batch."""
 
 
-class Outlet:
-    """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
+class Outlet(MemoryLink):
+    """A link that runs in ZeroMQ sessions.
 
     end_acked  some consumer that stays has acked the end of the stream: one that leaves does not pass it on
     needing    sessions by name that the next message needs more room in than they give
@@ -46,50 +42,20 @@ class Outlet:
     send_at    when what is unsent may be sent though no statement comes, since its consumer is about to run dry then
     """
 
-    waiting = awaits_acks = False
-    room = 1 << 62
-    stored_messages = stored_bytes = 0
-    drained = True
-
     def __init__(self, name: str, consumer: str, policy: LinkPolicy, numbers: str = "", next_number: int = 1) -> None:
-        self.name = name
-        self.consumer = consumer
+        super().__init__(name, consumer, next_number)
         self.sessions: dict[bytes, OutletSession] = {}
-        self.unsent_messages = 0
-        self.unsent_bytes = 0
-        self.in_flight_messages = 0
-        self.in_flight_bytes = 0
-        self.produced = 0
-        self.acked = 0
-        self.redelivered = 0
-        self.returned = 0
-        self.end_acked = False
         self.needing: dict[bytes, OutletSession] = {}
-        self.send_at = NEVER
+        self.numbers = numbers
         self._policy = policy
         self._busy: PriorityQueue[OutletSession] = PriorityQueue()
         self._idle: PriorityQueue[OutletSession] = PriorityQueue()
         self._shut_out: dict[bytes, OutletSession] = {}
-        self._unsent: deque[Section] = deque()
-        self._suspects = Suspects()
-        self._ages = Ages()
+        self._suspicions: dict[int, int] = {}
         self._acked = RangeSet()
         self._acked.add(0, 1)
-        self.numbers = numbers
-        self._next_number = next_number
 
     # ---- what comes from the stage
-
-    def offer(self, chunk: Chunk, derivation: Derivation) -> None:
-        """Answers for a section from now until it is acked."""
-        count = chunk.messages
-        derivation.expect(count, chunk.owners)
-        section = Section(chunk.body, count, self._next_number, 1, derivation, chunk.owners)
-        self._next_number += count
-        self.produced += count
-        self._unsent.append(section)
-        self.unsent_messages += count
-        self.unsent_bytes += section.size
 
     def put(self, section: Section) -> None:
         """Sends a section that was numbered elsewhere, and whose derivation hears of its acks."""
@@ -97,20 +63,12 @@ class Outlet:
         self.produced += section.count
         self.unsent_messages += section.count
         self.unsent_bytes += section.size
-        self._unsent += self._suspects.isolate(section) if self._suspects else (section,)
+        self._unsent += section.isolate(self._suspicions) if self._suspicions else (section,)
 
     def settle_below(self, number: int) -> None:
         """Nothing below it will be put again."""
         if number > self.lowest:
             self._acked.add(0, number)
-
-    @property
-    def held_messages(self) -> int:
-        return self.unsent_messages + self.in_flight_messages
-
-    @property
-    def held_bytes(self) -> int:
-        return self.unsent_bytes + self.in_flight_bytes
 
     @property
     def lowest(self) -> int:
@@ -121,23 +79,14 @@ class Outlet:
     def outlets(self) -> tuple[Outlet, ...]:
         return (self,)
 
-    def unsent_for_s(self, now: float) -> float:
-        """How long the oldest unsent message has been held, to within the time between two calls."""
-        self._ages.mark(now, self._next_number)
-        return self._ages.age(now, self._unsent[0].first if self._unsent else self._next_number)
-
     @property
     def lacks_consumers(self) -> bool:
         """Something is to be delivered, and nobody is in session."""
         return self.held_messages > 0 and not self.sessions
 
     def figures(self, now: float) -> dict[str, Any]:
-        """The consumers in session, with the credit they have given."""
-        return {"consumers": [session.figures() for session in self.sessions.values()]}
-
-    def off(self) -> int:
-        """0 when the link's identity holds."""
-        return self.produced - self.acked - self.in_flight_messages - self.unsent_messages
+        """Its row of a snapshot, with the consumers in session and the credit that they have given."""
+        return super().figures(now) | {"consumers": [session.figures() for session in self.sessions.values()]}
 
     # ---- sessions
 
@@ -182,24 +131,20 @@ class Outlet:
         self._isolate()
 
     def suspect(self, rows: list[list[int]]) -> None:
-        """A consumer died while the plugin had these messages: [start, stop, alone]. They go to consumers one by one, and how
-        often that happened is kept with them, so that whoever gets them next runs them alone, or gives them up."""
-        self._suspects.accuse(rows, self.lowest, self._next_number)
+        """A consumer died while the plugin had these messages: [start, stop, alone]. One that was alone in its call is to blame,
+        and of several each may be: so each goes to a consumer by itself, and is run there alone or given up. How strongly it is
+        suspected goes with it: 1 after a death among others, n + 1 after n deaths alone."""
+        lowest = self.lowest
+        for start, stop, alone in rows:
+            for number in range(max(start, lowest), min(stop, self._next_number)):
+                self._suspicions[number] = max(self._suspicions.get(number, 0), 1) + min(alone, 1)
         self._isolate()
 
     def _isolate(self) -> None:
-        if self._suspects:
-            self._suspects.discard_below(self.lowest)
-            self._unsent = deque(piece for section in self._unsent for piece in self._suspects.isolate(section))
-
-    def _remove_in_flight(self, section: Section) -> None:
-        self.in_flight_messages -= section.count
-        self.in_flight_bytes -= section.size
-
-    def _put_back(self, section: Section) -> None:
-        self._unsent.appendleft(section)
-        self.unsent_messages += section.count
-        self.unsent_bytes += section.size
+        if self._suspicions:  # what is acked has killed nobody
+            lowest = self.lowest
+            self._suspicions = {number: n for number, n in self._suspicions.items() if number >= lowest}
+            self._unsent = deque(piece for section in self._unsent for piece in section.isolate(self._suspicions))
 
     # ---- what comes from consumers
 
@@ -223,10 +168,6 @@ class Outlet:
             for _, section in flight.sections:
                 self._remove_in_flight(section)
                 self._ack(section)
-
-    def note_end_acked(self) -> None:
-        """Its consumer has acked the end, though not to this incarnation."""
-        self.end_acked = True
 
     def _ack(self, section: Section) -> None:
         self.acked += section.count
@@ -297,9 +238,6 @@ class Outlet:
     def all_ended(self) -> bool:
         """Everybody in session has acked the end, and everything before it."""
         return all(session.ended and not session.flights for session in self.sessions.values())
-
-    def leave_stored(self) -> None:
-        """It stores nothing."""
 
     def stopped(self, ended: bool) -> tuple[()]:
         """Consumers hear it by what the instance announces."""
@@ -379,12 +317,6 @@ class Outlet:
         first.body(session.codec)
         self.unsent_bytes += first.size
         return first.size
-
-    def _take_first(self) -> Section:
-        section = self._unsent.popleft()
-        self.unsent_messages -= section.count
-        self.unsent_bytes -= section.size
-        return section
 
     def _load(self, session: OutletSession) -> tuple[list[Section], list[bytes]]:
         """Takes the sections of the next parcel, with their bodies: within the credit, the parcel limits, and a fair share of a

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+NOT_YET = "there is no connection yet"
+"""The trouble of a link that has heard of no attempt to connect."""
+
 
 class Connected(NamedTuple):
     """The connection stands, and every stream, consumer and bucket is there. `life`: the number of this connection, which
@@ -62,12 +65,14 @@ class Acked(NamedTuple):
 class Figures(NamedTuple):
     """How full a stream is, in answer to the look `number`.
 
+    first          sequences below this one are of parcels that are finished
     messages       in all parcels of the stream;  bytes: as they are stored
     parcels        in the stream;  pending: of them, not delivered yet;  ack_pending: delivered and not acked
     all_delivered  none is in the stream that was not delivered at least once
     """
 
     number: int
+    first: int
     messages: int
     bytes: int
     parcels: int
@@ -85,6 +90,10 @@ class Heard(NamedTuple):
     live: bool
 
 
+class AllHeard(NamedTuple):
+    """All entries have been heard that were in the bucket when this connection began to listen."""
+
+
 class Written(NamedTuple):
     """An entry of this instance is in the bucket."""
 
@@ -92,4 +101,4 @@ class Written(NamedTuple):
     value: bytes
 
 
-Event = Connected | Lost | Stored | NotStored | Arrived | PullOver | Acked | Figures | Heard | Written
+Event = Connected | Lost | Stored | NotStored | Arrived | PullOver | Acked | Figures | Heard | AllHeard | Written

@@ -61,4 +61,10 @@ class Write(NamedTuple):
     value: bytes
 
 
-Order = Publish | Pull | Acknowledge | Extend | HandBack | Look | Write
+class Forget(NamedTuple):
+    """Entries of the bucket that are of no use to anybody any more. Not answered."""
+
+    keys: Sequence[str]
+
+
+Order = Publish | Pull | Acknowledge | Extend | HandBack | Look | Write | Forget

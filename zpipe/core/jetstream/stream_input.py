@@ -17,12 +17,23 @@ from typing import Any
 
 from zpipe.core.actions import Action, LogEvent, ToLink
 from zpipe.core.jetstream import orders, parcel
-from zpipe.core.jetstream.events import Acked, Arrived, Connected, Event, Figures, Heard, Lost, PullOver, Written
+from zpipe.core.jetstream.events import (
+    NOT_YET,
+    Acked,
+    AllHeard,
+    Arrived,
+    Connected,
+    Event,
+    Figures,
+    Heard,
+    Lost,
+    PullOver,
+    Written,
+)
 from zpipe.core.jetstream.orders import LinkKey
 from zpipe.core.jetstream.producers import Producers
 from zpipe.core.upstream.credit import Grant
 from zpipe.core.upstream.incoming_link import Arrival
-from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Producer
 from zpipe.errors import PeerError
 
@@ -67,7 +78,7 @@ class StreamInput:
         self.bytes = Grant()
         self.turn = 0
         self.connected = False
-        self.trouble = "there is no connection yet"
+        self.trouble = NOT_YET
         self.shell = shell
         self.key = link
         self._producers = producers
@@ -92,7 +103,9 @@ class StreamInput:
         self._look_number = self._end_number = 0
         self._figures: Figures | None = None
         self._suspicions: dict[int, int] = {}
-        self._suspects: list[tuple[int, int]] = []
+        self._untold: dict[int, int] = {}
+        self._all_heard = False
+        self._told: set[int] = set()
         self._leaving = False
         self._need()
 
@@ -113,6 +126,8 @@ class StreamInput:
             case Connected():
                 self.connected = True
                 self._look_at = self._repeat_at = self._extend_at = now
+                self._all_heard = False
+                self._told.clear()
                 return self._tell_trouble("")
             case Lost():
                 self.connected, self._asked = False, 0
@@ -125,9 +140,16 @@ class StreamInput:
                 self._acking.pop(event.sequence, None)
             case Figures():
                 self._figures = event
+                return self._forget_suspects(event.first)
+            case AllHeard():
+                self._all_heard = True
             case Heard() | Written():
                 self._hear(event.key, event.value, isinstance(event, Heard) and event.live, now)
         return ()
+
+    @property
+    def waits_for_cluster(self) -> bool:
+        return self.trouble not in ("", NOT_YET)
 
     def _tell_trouble(self, trouble: str) -> list[Action]:
         before, self.trouble = self.trouble, trouble
@@ -159,26 +181,16 @@ class StreamInput:
                 LogEvent("parcel.dropped", fields, repeats=True),
                 ToLink(self.shell, orders.Acknowledge(self.key, ((sequence, event.reply),))),
             ]
-        if event.times > 1:
-            sections = [piece for section in sections for piece in self._isolated(section)]
+        if event.times > 1:  # each message of what comes again is run alone
+            for section in sections:
+                section.suspicion = 1
+            sections = [piece for section in sections for piece in section.isolate(self._suspicions)]
         self._held[sequence] = messages = sum(section.count for section in sections)
         self._usual_messages += (messages - self._usual_messages) / 8
         self._replies[sequence] = event.reply
         self._extend_at = min(self._extend_at, now + self._extend_s)
         self._arrived.append(Arrival(self._producer, sections, sequence))
         return []
-
-    def _isolated(self, section: Section) -> Iterator[Section]:
-        """Each message of what comes again is run alone. One that is known to have ended processes says so."""
-        known = sorted(n for n in self._suspicions if section.first <= n < section.first + section.count)
-        at = 0
-        for found in (number - section.first for number in known):
-            if at < found:
-                yield _suspected(section.cut(at, found), 1)
-            yield _suspected(section.cut(found, found + 1), self._suspicions[section.first + found])
-            at = found + 1
-        if at < section.count:
-            yield _suspected(section.cut(at, section.count) if at else section, 1)
 
     def arrived(self) -> list[Arrival]:
         """What has come since the last call."""
@@ -295,7 +307,7 @@ class StreamInput:
 
     def waiting_for(self) -> list[str]:
         if self.trouble:
-            return [f"the cluster ({self.trouble})"]
+            return ["the cluster"]
         waiting = self._producers.waiting_for()
         if not waiting and not self.stopped and (known := self._figures) is not None:
             return [f"{known.parcels} parcels in the stream from {self.stage}"]
@@ -332,8 +344,7 @@ class StreamInput:
             return
         for start, stop, alone in rows:
             for number in range(start, stop) if alone else ():
-                self._suspicions[number] = self._suspicions.get(number, 1) + 1
-                self._suspects.append((number, self._suspicions[number]))
+                self._suspicions[number] = self._untold[number] = self._suspicions.get(number, 1) + 1
 
     @property
     def accused(self) -> tuple[str, str, int]:
@@ -344,29 +355,36 @@ class StreamInput:
         number, times = _whole(key.removeprefix(self._suspect_prefix)), _whole(value)
         if number is None or times is None:
             return
-        known = self._suspicions.get(number, 0)
-        mine = [one for one in self._suspects if one[0] == number]
-        if mine:  # not told yet: this life's death comes on top of what others have counted
-            self._suspects = [one for one in self._suspects if one[0] != number]
-            times += 1
-            self._suspects.append((number, times))
-        self._suspicions[number] = max(known, times)
+        if (mine := self._untold.get(number)) is not None:
+            if number in self._told and times >= mine:
+                del self._untold[number]
+            else:  # this life's death comes on top of what others have counted
+                times += 1
+                self._untold[number] = max(mine, times)
+                self._told.discard(number)
+        self._suspicions[number] = max(self._suspicions.get(number, 0), times)
 
     def _write_suspects(self) -> Iterator[Action]:
-        """Once the figures of the stream have come, by which time the bucket was read."""
-        if self._figures is None:
+        """Once it is known what others have counted. Until the bucket has it, each connection writes it anew."""
+        if not self._all_heard:
             return
-        for number, times in self._suspects:
-            yield ToLink(self.shell, orders.Write(f"{self._suspect_prefix}{number}", json.dumps(times).encode()))
-        self._suspects.clear()
+        for number in self._untold.keys() - self._told:
+            self._told.add(number)
+            times = json.dumps(self._untold[number]).encode()
+            yield ToLink(self.shell, orders.Write(f"{self._suspect_prefix}{number}", times))
+
+    def _forget_suspects(self, first: int) -> list[Action]:
+        """Those of parcels that are finished, of whatever life: they never come again."""
+        over = [number for number in self._suspicions if number < first * parcel.MOST_MESSAGES]
+        for number in over:
+            del self._suspicions[number]
+            self._untold.pop(number, None)
+        if not over:
+            return []
+        return [ToLink(self.shell, orders.Forget([f"{self._suspect_prefix}{number}" for number in over]))]
 
 
 def _whole(text: str | bytes) -> int | None:
     """A number as it is in the bucket, which others may write to; None for anything else."""
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
     return int(text) if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
-
-
-def _suspected(section: Section, suspicion: int) -> Section:
-    section.suspicion = suspicion
-    return section

@@ -8,14 +8,13 @@ acknowledged is the cluster's, and settled upstream. Who gets it is decided by t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zpipe.core.actions import Action, LogEvent, ToLink
-from zpipe.core.downstream.unsent_ages import Ages
+from zpipe.core.downstream.memory_link import NEVER, MemoryLink
 from zpipe.core.jetstream import orders, parcel, producers
-from zpipe.core.jetstream.events import Connected, Event, Figures, Lost, NotStored, Stored, Written
+from zpipe.core.jetstream.events import NOT_YET, Connected, Event, Figures, Lost, NotStored, Stored, Written
 from zpipe.core.jetstream.orders import LinkKey
 from zpipe.core.jetstream.producers import Standing
 from zpipe.core.ledger import Derivation
@@ -23,7 +22,6 @@ from zpipe.core.policy import Codec
 from zpipe.core.wire.section import Section
 from zpipe.core.work.task import Chunk
 
-NEVER = float("inf")
 WINDOW = 16
 """Parcels that may be published and not acknowledged. At three replicas on one machine 16 gave all the throughput there is."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.05, 1.0
@@ -36,117 +34,56 @@ WRITE_S = 1.0
 """An entry that is not known to be written is written again after this."""
 
 
-class StreamOutput:
-    """One link, from the outlet `name` of this stage ("" is the default one) to the stage `consumer`.
+class StreamOutput(MemoryLink):
+    """A link through a stream. What the stream has is its consumers'.
 
     shell     the name of what carries its orders out
     messages  of a parcel, at most;  codec: of the sections that the consumers read
     """
 
-    stored_bytes = 0
-    room = 1 << 62
-    awaits_acks = False
+    outlets: tuple[()] = ()
 
     def __init__(
         self, shell: str, link: LinkKey, instance: int, incarnation: str, run: str, messages: int, codec: Codec
     ) -> None:
-        _, upstream, self.name, self.consumer = link
-        self.produced = 0
-        self.acked = 0
-        self.unsent_messages = 0
-        self.unsent_bytes = 0
-        self.in_flight_messages = 0
-        self.in_flight_bytes = 0
-        self.stored_messages = 0
-        self.redelivered = 0
-        self.returned = 0
-        self.waiting = False
-        self.send_at = NEVER
-        self.end_acked = False
+        _, upstream, name, consumer = link
+        super().__init__(name, consumer, next_number=0)
         self.connected = False
-        self.trouble = "there is no connection yet"
+        self.trouble = NOT_YET
+        self._full = False
         self.shell = shell
         self.key = link
         self._parcel_messages = messages
         self._codec: Codec = codec
-        self._entry = f"{producers.key_prefix(upstream, self.name, self.consumer)}{instance}"
+        self._entry = f"{producers.key_prefix(upstream, name, consumer)}{instance}"
         self._standing = Standing(incarnation, run, producers.OPEN)
         self._written = b""
         self._write_at = 0.0
-        self._unsent: deque[Section] = deque()
         self._flights: dict[int, list[Section]] = {}
         self._number = 0
-        self._next_message = 0
         self._retry_s = FIRST_RETRY_S
         self._retry_at = 0.0
         self._look_at = 0.0
         self._backlog = 0
         self._linger_until = 0.0
-        self._ages = Ages()
 
     # ---- what comes from the stage
 
     def offer(self, chunk: Chunk, derivation: Derivation) -> None:
         """Answers for a section until the stream has it."""
-        count = chunk.messages
-        derivation.expect(count, chunk.owners)
-        section = Section(chunk.body, count, self._next_message, 1, derivation, chunk.owners)
-        self._next_message += count
-        self.produced += count
-        self._put(section)
+        super().offer(chunk, derivation)
         if self._standing.state == producers.FLUSHED:
             self._stand(producers.OPEN)
-
-    def _put(self, section: Section) -> None:
-        self._unsent.append(section)
-        self.unsent_messages += section.count
-        self.unsent_bytes += section.size
-
-    def _put_back(self, section: Section) -> None:
-        self._unsent.appendleft(section)
-        self.unsent_messages += section.count
-        self.unsent_bytes += section.size
-
-    @property
-    def outlets(self) -> tuple[()]:
-        """Nothing of it runs in ZeroMQ sessions."""
-        return ()
-
-    @property
-    def held_messages(self) -> int:
-        return self.unsent_messages + self.in_flight_messages
-
-    @property
-    def held_bytes(self) -> int:
-        return self.unsent_bytes + self.in_flight_bytes
 
     @property
     def lacks_consumers(self) -> bool:
         """A cluster that cannot be reached, or takes nothing, is nothing to wait for."""
         return bool(self.held_messages) and bool(self.trouble)
 
-    @property
-    def drained(self) -> bool:
-        """What is in the stream is its consumers'."""
-        return True
-
-    def unsent_for_s(self, now: float) -> float:
-        self._ages.mark(now, self._next_message)
-        return self._ages.age(now, self._unsent[0].first if self._unsent else self._next_message)
-
     def figures(self, now: float) -> dict[str, Any]:
-        """Without `consumers`: whoever takes from the stream is not known here."""
-        return {
-            "jetstream": {
-                "connected": self.connected,
-                "trouble": self.trouble,
-                "parcels_in_flight": len(self._flights),
-            },
-        }
-
-    def off(self) -> int:
-        """0 when the link's identity holds."""
-        return self.produced - self.acked - self.in_flight_messages - self.unsent_messages
+        """Its row of a snapshot, without `consumers`: whoever takes from the stream is not known here."""
+        jetstream = {"connected": self.connected, "trouble": self.trouble, "parcels_in_flight": len(self._flights)}
+        return super().figures(now) | {"jetstream": jetstream}
 
     # ---- sending
 
@@ -216,12 +153,6 @@ class StreamOutput:
         self._put_back(section.cut(count, section.count))
         return section.cut(0, count)
 
-    def _take_first(self) -> Section:
-        section = self._unsent.popleft()
-        self.unsent_messages -= section.count
-        self.unsent_bytes -= section.size
-        return section
-
     # ---- what the cluster says
 
     def heard(self, event: Event, now: float) -> Iterable[Action]:
@@ -241,7 +172,8 @@ class StreamOutput:
                 self._retry_s = FIRST_RETRY_S
                 return self._tell_trouble("")
             case NotStored():
-                self._take_back(event.number)
+                self._full = event.full
+                self._take_back(event.number, sent=not event.full)
                 self._retry_at = now + self._retry_s
                 self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
                 return self._tell_trouble(f"the stream is full: {event.reason}" if event.full else event.reason)
@@ -255,21 +187,24 @@ class StreamOutput:
 
     def _settle(self, number: int) -> None:
         for section in self._flights.pop(number, ()):
-            self._land(section)
+            self._remove_in_flight(section)
             self.acked += section.count
             section.settle()
 
-    def _take_back(self, number: int) -> None:
-        """A parcel is unsent again, ahead of the rest and in order, attempt + 1. It may be in the stream all the same."""
+    def _take_back(self, number: int, sent: bool = True) -> None:
+        """A parcel is unsent again, ahead of the rest and in order. `sent`: it may be in the stream all the same, so it is sent
+        once more, attempt + 1."""
         for section in reversed(self._flights.pop(number, ())):
-            self._land(section)
-            section.attempt += 1
-            self.redelivered += section.count
+            self._remove_in_flight(section)
+            if sent:
+                section.attempt += 1
+                self.redelivered += section.count
             self._put_back(section)
 
-    def _land(self, section: Section) -> None:
-        self.in_flight_messages -= section.count
-        self.in_flight_bytes -= section.size
+    @property
+    def waits_for_cluster(self) -> bool:
+        """A stream that is full waits for its consumers."""
+        return self.trouble not in ("", NOT_YET) and not (self.connected and self._full)
 
     def _tell_trouble(self, trouble: str) -> list[Action]:
         self._count_waiting()
@@ -309,13 +244,6 @@ class StreamOutput:
         if not self._flights and self._standing.state == producers.OPEN:
             self._stand(producers.FLUSHED)
         return self._write(now)
-
-    def note_end_acked(self) -> None:
-        """The consumer stage has stopped, so it has known of the end."""
-        self.end_acked = True
-
-    def leave_stored(self) -> None:
-        """What the stream has is the cluster's, and no end waits for it here."""
 
     def stopped(self, ended: bool) -> Iterable[Action]:
         """This instance has stopped (`ended`: at the end of its stream), which the bucket is to say."""

@@ -81,9 +81,8 @@ class Aimd:
         self._throttled_at = now
         if now - self._decreased_at >= self.round_trip_s and not self.outage:
             size = min(self.size * DECREASE, self.size - LEAST_DECREASE)
-            if (
-                self.size < self.threshold
-            ):  # slow start went too far by up to the double, and this is how much was taken
+            # Slow start went too far by up to the double, and this is how much was taken.
+            if self.size < self.threshold:
                 size = min(size, float(in_service))
             self._decrease(now, size, "throttled")
         self._note_outage(now)

@@ -71,10 +71,10 @@ class Limiter:
         return workers if limit is None else min(workers, limit)
 
     def may_start(self, now: float) -> bool:
-        return not self.limited or self.next_at(now) <= now
+        return not self.limited or self.next_at() <= now
 
-    def next_at(self, now: float) -> float:
-        """When a call may start if none finishes before: `now` or before means at once, infinity that one has to finish."""
+    def next_at(self) -> float:
+        """When a call may start if none finishes before: a time in the past means at once, infinity that one has to finish."""
         if self.limit is not None and self.under_way >= self.limit:
             return NEVER
         at = self._token_bucket.next_at() if self._token_bucket is not None else float("-inf")

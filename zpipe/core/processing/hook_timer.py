@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from zpipe.core.intervals import following
+
 NEVER = float("inf")
 AGAIN_S = 1.0
 """After a flush that failed."""
@@ -27,7 +29,7 @@ class HookTimer:
     def __init__(self, tick_s: float | None, flushes: bool, now: float) -> None:
         self._tick_s = tick_s
         self._flushes = flushes
-        self._tick_at = NEVER if tick_s is None else _following(now, tick_s)
+        self._tick_at = NEVER if tick_s is None else following(now, tick_s)
         self._flush_at = 0.0
         self._flushed_at_count = -1
         self._calling = False
@@ -58,14 +60,8 @@ class HookTimer:
         self._calling = False
         if hook == "tick":
             assert self._tick_s is not None
-            self._tick_at = _following(now, self._tick_s)
+            self._tick_at = following(now, self._tick_s)
         elif failed and not leaving:
             self._flush_at = now + AGAIN_S
         else:
             self._flushed_at_count = received
-
-
-def _following(now: float, interval_s: float) -> float:
-    at = (now // interval_s + 1.0) * interval_s
-    # A quotient that was rounded down may give this very instant again.
-    return at if at - now > 1e-6 * interval_s else at + interval_s

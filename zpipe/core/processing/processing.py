@@ -11,7 +11,7 @@ from collections.abc import Callable
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.limit.limiter import Limiter
-from zpipe.core.policy import LimitPolicy, StagePolicy
+from zpipe.core.policy import BatchPolicy, LimitPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
 from zpipe.core.processing.dead_letters import DeadLetters
 from zpipe.core.processing.held_messages import HeldMessages
@@ -169,13 +169,23 @@ class Processing:
             self.dead_letters.add(DeadLetter(reason, "", CallHistory(deaths=deaths), piece))
 
     def _free(self) -> bool:
-        """One task more than workers while calls are short, so that a worker need not wait for the loop between them."""
+        """One task more than workers while calls are short, so that a worker need not wait for the loop between them. Of batches
+        only a full one: any other would grow until a worker is free."""
         if self.paused or self._alone or self._downstream.full:
             return False
         if (more := len(self.tasks) - self._policy.workers) < 0:
             return True
-        quick = (self._service_rate.service_s or 1.0) < self._service_rate.ahead_s
-        return not more and quick and self._policy.batch is None and not self.limiter.limited
+        if more or self.limiter.limited:
+            return False
+        call_s, batch = self._service_rate.service_s or 1.0, self._policy.batch
+        if batch is not None:
+            call_s *= batch.messages
+            return call_s < self._service_rate.ahead_s and self._is_full(batch)
+        return call_s < self._service_rate.ahead_s
+
+    def _is_full(self, batch: BatchPolicy) -> bool:
+        """As many messages are queued as make a batch."""
+        return self._counts.queued >= batch.messages or self._inlet.queued_bytes >= batch.bytes
 
     @property
     def may_read(self) -> bool:
@@ -193,8 +203,7 @@ class Processing:
         inlet, batch = self._inlet, self._policy.batch
         if (first := inlet.next) is None or not self.breaker.may_take or self._must_wait(first):
             return NEVER
-        full = batch is None or self._counts.queued >= batch.messages or inlet.queued_bytes >= batch.bytes
-        if batch is None or full or flush or first.section.suspicion:
+        if batch is None or flush or first.section.suspicion or self._is_full(batch):
             return now
         return inlet.oldest_at + batch.timeout_s
 
@@ -236,9 +245,8 @@ class Processing:
         del self.tasks[task.number]
         self._alone = False
         self.limiter.ended(task, result, now)
-        if not (
-            result.failures and result.failures[0].verdict is Verdict.THROTTLED
-        ):  # a refusal says nothing of the service rate
+        # A refusal says nothing of the service rate.
+        if not (result.failures and result.failures[0].verdict is Verdict.THROTTLED):
             self._service_rate.measure(task.count, result.seconds)
         failed = {failure.index for failure in result.failures} if result.failures else set()
         apart = failed.union(result.held) if result.held else failed
@@ -348,7 +356,7 @@ class Processing:
             work_at = min(work_at, self._ready_at(now, flush))
         elif not self._must_wait(replay):
             work_at = now
-        return min(at, max(work_at, self.limiter.next_at(now)))
+        return min(at, max(work_at, self.limiter.next_at()))
 
     def size_window(self) -> None:
         """What the inlet may ask its producers for, by the service rate measured so far, if that has changed."""

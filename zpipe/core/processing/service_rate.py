@@ -9,7 +9,7 @@ class ServiceRate:
     workers  how many of them work at a time;  service_s: seconds of a worker a message, or None before the first
     task_s   a task is cut to about this much work: long enough that handing it over (about 0.1 ms) is nothing, short enough
              that several workers share what is queued
-    ahead_s  a task is kept ahead of the workers while a message takes less than this: handing it over would cost 2 % of 20 ms
+    ahead_s  a task is kept ahead of the workers while a call takes less than this: handing it over would cost 2 % of 20 ms
              and more of a quicker call, while a message that waits behind a slower one could be with another instance
     """
 

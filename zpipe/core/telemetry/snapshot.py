@@ -1,7 +1,7 @@
 """The snapshot: an instance's counts at one moment, and the identities they must meet.
 
-The shape of a snapshot belongs here, and checking one. Whoever reads a snapshot of another process calls `taken_in` first, and
-takes every key but the required ones as one that may be missing: an instance in another language may say less.
+Checking a snapshot belongs here; `stage_report` makes one. Whoever reads one of another process calls `taken_in` first, and takes
+every key but the required ones as one that may be missing: an instance in another language may say less.
 
     received = completed + filtered + dead + returned + in_process + queued       (the stage)
     produced = acked + in_flight + unsent                                         (each link)
@@ -11,115 +11,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.downstream.outgoing_link import OutgoingLink
-from zpipe.core.ledger import COUNTS, OTHERS, Counts
-from zpipe.core.lifecycle import Lifecycle, State
-from zpipe.core.upstream.incoming_link import IncomingLink
-from zpipe.core.upstream.inlet import Inlet
-from zpipe.core.upstream.upstreams import Identity
-from zpipe.core.work.delivery import Producer
+from zpipe.core.ledger import COUNTS, OTHERS
+from zpipe.core.lifecycle import State
 
 WHO = ("pipeline", "stage", "incarnation")
 LINK_COUNTS = ("produced", "acked", "in_flight", "unsent")
-MOST = 2.0**64
-_STATES = {state.value for state in State}
-_NUMBERS = (
-    *("at", "oldest_s", "queued_bytes", "rss_bytes", "cpu_s", "cpu_wait_s", "rate_in", "rate_out", "finished_before"),
-    *("dead_stored", "dead_stored_bytes", *OTHERS),
-)
-_NUMBERS_OR_NULL = ("finished", "total", "read_messages", "read_s")
-_MAPS_OF_NUMBERS = ("restarts", "worker_restarts", "plugin_counters")
-_TEXTS = ("held_by", "stopped_by", "version")
-_BUFFER_NUMBERS = (
-    "stored", "stored_bytes", "disk_bytes", "segments", "pending", "unreadable", "lost", "bad", "write_s", "sync_s",
-    "messages_bound", "bytes_bound",
-)  # fmt: skip
-_LINK_NUMBERS = ("in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned")
-
-
-def of_link(link: OutgoingLink, now: float) -> dict[str, Any]:
-    """One link, as its producer sees it, with what its kind adds."""
-    return {
-        "outlet": link.name,
-        "to": link.consumer,
-        "produced": link.produced,
-        "acked": link.acked,
-        "in_flight": link.in_flight_messages,
-        "in_flight_bytes": link.in_flight_bytes,
-        "unsent": link.unsent_messages + link.stored_messages,
-        "unsent_bytes": link.unsent_bytes + link.stored_bytes,
-        "oldest_s": link.unsent_for_s(now),
-        "redelivered": link.redelivered,
-        "returned": link.returned,
-        **link.figures(now),
-    }
-
-
-def of_sessions(inlet: Inlet) -> list[dict[str, Any]]:
-    """The links into a stage, as it sees them: a row for each producer in session, to be laid beside that one's row of
-    `consumers`. sent - received is on the way; unacked is what it holds in parcels that are not finished."""
-    queued: Counter[Producer] = Counter()
-    for piece in inlet.queue:
-        if piece.delivery.producer is not None:
-            queued[piece.delivery.producer] += piece.count
-    return [
-        {
-            "from": session.producer.stage,
-            "outlet": session.producer.outlet,
-            "instance": session.producer.instance,
-            "incarnation": session.producer.incarnation,
-            "received": session.messages.received,
-            "queued": queued[session.producer],
-            "unacked": session.unacked,
-        }
-        for session in inlet.sessions
-    ] + [
-        {"from": link.stage, "outlet": link.outlet, "queued": queued[_producer(link, row)], **row}
-        for link in inlet.links
-        for row in link.figures()
-    ]
-
-
-def _producer(link: IncomingLink, row: dict[str, Any]) -> Producer:
-    return Producer(link.stage, link.outlet, row["instance"], row["incarnation"])
-
-
-class Parts(NamedTuple):
-    """Where a stage's counts are."""
-
-    me: Identity
-    lifecycle: Lifecycle
-    counts: Counts
-    inlet: Inlet
-    downstream: Downstream
-
-
-def of_stage(parts: Parts, now: float) -> dict[str, Any]:
-    """Everything that is counted; the report adds what is measured (rates, budget, latency), the shell its RSS."""
-    me, inlet = parts.me, parts.inlet
-    return {
-        "pipeline": me.pipeline,
-        "stage": me.stage,
-        "instance": me.instance,
-        "incarnation": me.incarnation,
-        "state": parts.lifecycle.state.value,
-        "abandoned": parts.lifecycle.abandoned,
-        **{name: getattr(parts.counts, name) for name in COUNTS + OTHERS},
-        "queued_bytes": inlet.queued_bytes,
-        "held": inlet.held_messages,
-        "held_bytes": inlet.held_bytes,
-        "oldest_s": max(0.0, now - inlet.oldest_at),
-        "inputs": [
-            {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
-        ],
-        "sessions": of_sessions(inlet),
-        "links": [of_link(link, now) for link in parts.downstream.links],
-    }
+Check = Callable[[Any], bool]
 
 
 def broken(snapshot: dict[str, Any]) -> list[str]:
@@ -180,100 +80,17 @@ def sound(snapshot: dict[str, Any]) -> bool:
 
     It may come from another program, or another version, and whoever reads it must not fall over it.
     """
-    links, state = snapshot.get("links"), snapshot.get("state")
-    return (
-        all(_is_count(snapshot.get(key)) for key in (*COUNTS, "instance"))
-        and all(isinstance(snapshot.get(key), str) for key in WHO)
-        and isinstance(state, str)
-        and state in _STATES
-        and _numbers(snapshot, _NUMBERS)
-        and all(_is_number(snapshot.get(key) or 0) for key in _NUMBERS_OR_NULL)
-        and all(isinstance(snapshot.get(key) or "", str) for key in _TEXTS)
-        and _are_texts(snapshot.get("waiting_for") or [])
-        and _sound_refusals(snapshot.get("refusals") or [])
-        and _numbers(snapshot.get("budget") or {})
-        and all(_numbers(row) for row in _values(snapshot.get("latency") or {}))
-        and all(_sound_histogram(row) for row in _values(snapshot.get("latency_histogram") or {}))
-        and isinstance(links, list)
-        and all(_sound_link(link) for link in links)
-        and _all_rows(snapshot.get("sessions", []), ("received", "queued", "unacked", "instance"))
-        and _all_rows(snapshot.get("inputs", []), ("dead",))
-        and all(isinstance(row.get(key), str) for row in snapshot.get("inputs", []) for key in ("from", "outlet"))
-        and _sound_limit(snapshot.get("limit") or {})
-        and all(_numbers(snapshot.get(key) or {}) for key in _MAPS_OF_NUMBERS)
-        and all(map(_is_finite, _values(snapshot.get("plugin_gauges") or {})))
-        and all(_sound_histogram(row) for row in _values(snapshot.get("plugin_histograms") or {}))
-        and _sound_crash(snapshot.get("last_crash") or {})
-    )
+    return _SNAPSHOT(snapshot)
 
 
-def _sound_link(link: Any) -> bool:
-    return (
-        isinstance(link, dict)
-        and isinstance(link.get("to"), str)
-        and isinstance(link.get("outlet", ""), str)
-        and all(_is_count(link.get(key)) for key in LINK_COUNTS)
-        and _numbers(link, _LINK_NUMBERS)
-        and _all_rows(link.get("consumers", []), ("credit", "under_way", "sent", "in_flight", "rate"))
-        and _sound_buffer(link.get("buffer", {}))
-    )
-
-
-def _sound_buffer(buffer: Any) -> bool:
-    return _numbers(buffer, _BUFFER_NUMBERS) and isinstance(buffer.get("trouble", ""), str)
-
-
-def _sound_refusals(rows: Any) -> bool:
-    return _all_rows(rows, ("times", "last_s")) and all(
-        isinstance(row.get(key), str) for row in rows for key in ("peer", "reason")
-    )
-
-
-def _sound_crash(crash: Any) -> bool:
-    return (
-        _numbers(crash, ("at", "messages_in_call"))
-        and isinstance(crash.get("how", ""), str)
-        and _are_texts(crash.get("ids", []))
-    )
-
-
-def _sound_histogram(histogram: Any) -> bool:
-    keys = ("messages", "sum_s")
-    if not _numbers(histogram, keys) or not all(key in histogram for key in keys):
-        return False
-    rows = histogram.get("buckets")
-    return isinstance(rows, list) and all(
-        isinstance(row, list) and len(row) == 2 and all(map(_is_number, row)) for row in rows
-    )
-
-
-def _sound_limit(limit: Any) -> bool:
-    """One that limits calls a second only has no `limit` of calls at once."""
-    numbers = _numbers(limit, ("under_way", "changed_s"))
-    numbers = numbers and all(_is_number(limit.get(key) or 0) for key in ("limit", "rate"))
-    return numbers and isinstance(limit.get("reason") or "", str)
-
-
-def _all_rows(rows: Any, keys: tuple[str, ...]) -> bool:
-    return isinstance(rows, list) and all(_numbers(row, keys) for row in rows)
-
-
-def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(one, str) for one in values)
-
-
-def _values(table: Any) -> list[Any]:
-    return list(table.values()) if isinstance(table, dict) else [None]
-
-
-def _numbers(row: Any, keys: Iterable[str] | None = None) -> bool:
-    """Whether it is a map in which these keys (None: all) are numbers, or missing."""
-    return isinstance(row, dict) and all(_is_number(row.get(key, 0)) for key in (row if keys is None else keys))
+def _is_count(value: Any) -> bool:
+    """Of at most 64 bits: with some larger integers nothing can be computed."""
+    return isinstance(value, int) and value.bit_length() <= 64
 
 
 def _is_number(value: Any) -> bool:
     """Of a size that can be added up and multiplied: sums of larger ones are no numbers any more."""
-    return _is_count(value) or (isinstance(value, float) and abs(value) < MOST)
+    return _is_count(value) or (isinstance(value, float) and abs(value) < 2.0**64)
 
 
 def _is_finite(value: Any) -> bool:
@@ -281,6 +98,89 @@ def _is_finite(value: Any) -> bool:
     return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _is_count(value: Any) -> bool:
-    """Of at most 64 bits: with some larger integers nothing can be computed."""
-    return isinstance(value, int) and value.bit_length() <= 64
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _table(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
+    """Of a map that has the required keys, whatever else it has, and fitting values of all of these."""
+    checks = {**required, **optional}
+
+    def fits(value: Any) -> bool:
+        has_all = isinstance(value, dict) and required.keys() <= value.keys()
+        return has_all and all(check(value[key]) for key, check in checks.items() if key in value)
+
+    return fits
+
+
+def _list(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _values(check: Check) -> Check:
+    """Of a map with any keys."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _or_empty(check: Check) -> Check:
+    return lambda value: not value or check(value)
+
+
+def _each(check: Check, *keys: str) -> dict[str, Check]:
+    return dict.fromkeys(keys, check)
+
+
+_HISTOGRAM = _table(
+    {**_each(_is_number, "messages", "sum_s"), "buckets": _list(lambda row: _list(_is_number)(row) and len(row) == 2)},
+    {},
+)
+_BUFFER_NUMBERS = (
+    "stored", "stored_bytes", "disk_bytes", "segments", "pending", "unreadable", "lost", "bad", "write_s", "sync_s",
+)  # fmt: skip
+_LINK = _table(
+    {"to": _is_text, **_each(_is_count, *LINK_COUNTS)},
+    {
+        "outlet": _is_text,
+        **_each(_is_number, "in_flight_bytes", "unsent_bytes", "oldest_s", "redelivered", "returned"),
+        "consumers": _list(_table({}, _each(_is_number, "credit", "under_way", "sent", "in_flight", "rate"))),
+        "buffer": _table(
+            {}, {**_each(_is_number, *_BUFFER_NUMBERS, "messages_bound", "bytes_bound"), "trouble": _is_text}
+        ),
+    },
+)
+_LIMIT = _table(
+    {},
+    {
+        **_each(_is_number, "under_way", "changed_s"),
+        **_each(_or_empty(_is_number), "limit", "rate"),  # one of calls a second only has no `limit` of calls at once
+        "reason": _or_empty(_is_text),
+    },
+)
+_CRASH = _table({}, {**_each(_is_number, "at", "messages_in_call"), "how": _is_text, "ids": _list(_is_text)})
+_REFUSAL = _table(_each(_is_text, "peer", "reason"), _each(_is_number, "times", "last_s"))
+_SNAPSHOT = _table(
+    {
+        **_each(_is_count, *COUNTS, "instance"),
+        **_each(_is_text, *WHO),
+        "state": lambda value: isinstance(value, str) and value in State.__members__,
+        "links": _list(_LINK),
+    },
+    {
+        **_each(
+            _is_number, "at", "oldest_s", "queued_bytes", "rss_bytes", "cpu_s", "cpu_wait_s", "rate_in", "rate_out"
+        ),
+        **_each(_is_number, "finished_before", "dead_stored", "dead_stored_bytes", *OTHERS),
+        **_each(_or_empty(_is_number), "finished", "total", "read_messages", "read_s"),
+        **_each(_or_empty(_is_text), "held_by", "stopped_by", "version"),
+        **_each(_or_empty(_values(_is_number)), "budget", "restarts", "worker_restarts", "plugin_counters"),
+        **_each(_or_empty(_values(_HISTOGRAM)), "latency_histogram", "plugin_histograms"),
+        "latency": _or_empty(_values(_values(_is_number))),
+        "plugin_gauges": _or_empty(_values(_is_finite)),
+        "waiting_for": _or_empty(_list(_is_text)),
+        "refusals": _or_empty(_list(_REFUSAL)),
+        "sessions": _list(_table({}, _each(_is_number, "received", "queued", "unacked", "instance"))),
+        "inputs": _list(_table(_each(_is_text, "from", "outlet"), {"dead": _is_number})),
+        "limit": _or_empty(_LIMIT),
+        "last_crash": _or_empty(_CRASH),
+    },
+)

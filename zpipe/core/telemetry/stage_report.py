@@ -1,28 +1,24 @@
 """What a stage reports of itself at each interval: counts, and what was measured since the report before.
 
-Rates over the interval belong here, and putting a snapshot together. Must not live here: counting.
+Rates over the interval belong here, and the snapshot with all that it says. Must not live here: counting, and what readers of a
+snapshot make of it.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zpipe.core.downstream.downstream import Downstream
-from zpipe.core.ledger import Counts
-from zpipe.core.lifecycle import State
+from zpipe.core.ledger import COUNTS, OTHERS, Counts
+from zpipe.core.lifecycle import Lifecycle, State
 from zpipe.core.processing.processing import Processing
 from zpipe.core.source_positions import SourcePositions
-from zpipe.core.telemetry import snapshot
-from zpipe.core.upstream.upstreams import Upstreams
-
-
-def following(now: float, interval_s: float) -> float:
-    """When the next snapshot is due: at a whole multiple of the interval. The instances of a machine share its monotonic clock,
-    so they take theirs at the same instants, and the two ends of a link can be laid beside each other."""
-    at = (math.floor(now / interval_s) + 1) * interval_s
-    # A quotient that was rounded down may give this very instant again.
-    return at if at - now > 1e-6 * interval_s else at + interval_s
+from zpipe.core.upstream.incoming_link import IncomingLink
+from zpipe.core.upstream.inlet import Inlet
+from zpipe.core.upstream.upstreams import Identity, Upstreams
+from zpipe.core.work.delivery import Producer
 
 
 class StageStatus(NamedTuple):
@@ -57,27 +53,28 @@ class StageStatus(NamedTuple):
         return self.leaving or self.draining or self.state not in (State.STARTING, State.RUNNING)
 
 
+@dataclass
 class StageReport:
-    """Remembers where the last report stood."""
+    """Of the stage with these parts. `at`: since when the next report measures; at first, when the stage was made."""
 
-    def __init__(
-        self, processing: Processing, source: SourcePositions | None, upstreams: Upstreams, now: float
-    ) -> None:
-        self._processing = processing
-        self._source = source
-        self._upstreams = upstreams
-        self._at = now
-        self._received = 0
-        self._done = 0
-        self.rate_out = 0.0
-        self._measured: dict[str, Any] = {}
+    me: Identity
+    lifecycle: Lifecycle
+    counts: Counts
+    inlet: Inlet
+    downstream: Downstream
+    processing: Processing
+    source: SourcePositions | None
+    upstreams: Upstreams
+    at: float
+    _received: int = 0
+    _done: int = 0
+    _rate_out: float = 0.0
+    _measured: dict[str, Any] = field(default_factory=dict)
 
-    def status(
-        self, state: State, counts: Counts, downstream: Downstream, leaving: bool, draining: bool
-    ) -> StageStatus:
-        processing, source = self._processing, self._source
+    def status(self, leaving: bool, draining: bool) -> StageStatus:
+        counts, downstream, processing, source = self.counts, self.downstream, self.processing, self.source
         return StageStatus(
-            state=state,
+            state=self.lifecycle.state,
             paused=processing.paused,
             stopped_by=processing.breaker.stopped_by,
             queued=counts.queued,
@@ -88,50 +85,96 @@ class StageReport:
             done=counts.done,
             acked=downstream.acked,
             finished=source.finished if source is not None else None,
-            rate_out=self.rate_out,
+            rate_out=self._rate_out,
             dead_stored=processing.breaker.stored_messages,
             leaving=leaving,
             draining=draining,
-            waiting_for=self._upstreams.waiting_for(),
+            waiting_for=self.upstreams.waiting_for(),
         )
 
-    def take(self, parts: snapshot.Parts, now: float, least_s: float) -> dict[str, Any]:
+    def take(self, now: float, least_s: float) -> dict[str, Any]:
         """A snapshot as PROTOCOL.md describes it. What is measured is of the time since the report before.
 
         least_s  one that comes sooner (somebody asked, or the state has changed) gives what the one before has measured: over
                  so short a time nothing can be said, and the next would lack what this one took
         """
-        processing, source = self._processing, self._source
-        taken = snapshot.of_stage(parts, now)
-        if now - self._at >= least_s or not self._measured:
-            self._measured = self._measure(parts.counts, now)
-        taken |= self._measured
-        taken["latency_histogram"] = (
-            {"in_stage": processing.in_stage.so_far(), "since_origin": processing.since_origin.so_far()}
+        me, inlet, processing, source = self.me, self.inlet, self.processing, self.source
+        if now - self.at >= least_s or not self._measured:
+            self._measured = self._measure(now)
+        return {
+            "pipeline": me.pipeline,
+            "stage": me.stage,
+            "instance": me.instance,
+            "incarnation": me.incarnation,
+            "state": self.lifecycle.state.value,
+            "abandoned": self.lifecycle.abandoned,
+            **{name: getattr(self.counts, name) for name in COUNTS + OTHERS},
+            "queued_bytes": inlet.queued_bytes,
+            "held": inlet.held_messages,
+            "held_bytes": inlet.held_bytes,
+            "oldest_s": max(0.0, now - inlet.oldest_at),
+            "inputs": [
+                {"from": stage, "outlet": outlet, "dead": dead} for (stage, outlet), dead in inlet.dead_by_link.items()
+            ],
+            "sessions": _sessions(inlet),
+            "links": [link.figures(now) for link in self.downstream.links],
+            **self._measured,
+            "latency_histogram": {
+                "in_stage": processing.in_stage.so_far(),
+                "since_origin": processing.since_origin.so_far(),
+            }
             if source is None
-            else {}
-        )
-        taken["service_rate"] = parts.inlet.rate
-        taken["paused"] = processing.paused
-        taken["limit"] = processing.limiter.report(now)
-        taken["stopped_by"] = processing.breaker.stopped_by
-        taken["dead_stored"] = processing.breaker.stored_messages
-        taken["dead_stored_bytes"] = processing.breaker.stored_bytes
-        taken["replaying"] = len(processing.replays)
-        taken["retrying"] = processing.retries.messages
-        taken["finished"] = source.finished if source is not None else None
-        taken["waiting_for"] = [] if parts.lifecycle.state is State.STOPPED else self._upstreams.waiting_for()
-        return taken
+            else {},
+            "service_rate": inlet.rate,
+            "paused": processing.paused,
+            "limit": processing.limiter.report(now),
+            "stopped_by": processing.breaker.stopped_by,
+            "dead_stored": processing.breaker.stored_messages,
+            "dead_stored_bytes": processing.breaker.stored_bytes,
+            "replaying": len(processing.replays),
+            "retrying": processing.retries.messages,
+            "finished": source.finished if source is not None else None,
+            "waiting_for": [] if self.lifecycle.state is State.STOPPED else self.upstreams.waiting_for(),
+        }
 
-    def _measure(self, counts: Counts, now: float) -> dict[str, Any]:
-        processing, seconds = self._processing, max(now - self._at, 1e-9)
+    def _measure(self, now: float) -> dict[str, Any]:
+        counts, processing, seconds = self.counts, self.processing, max(now - self.at, 1e-9)
         done = counts.done
-        rate_in, self.rate_out = (counts.received - self._received) / seconds, (done - self._done) / seconds
-        self._at, self._received, self._done = now, counts.received, done
+        rate_in, self._rate_out = (counts.received - self._received) / seconds, (done - self._done) / seconds
+        self.at, self._received, self._done = now, counts.received, done
         processing.spend(now)
         return {
             "rate_in": rate_in,
-            "rate_out": self.rate_out,
+            "rate_out": self._rate_out,
             "budget": processing.budget.take(),
             "latency": {"in_stage": processing.in_stage.take(), "since_origin": processing.since_origin.take()},
         }
+
+
+def _sessions(inlet: Inlet) -> list[dict[str, Any]]:
+    """The links into a stage, as it sees them: a row for each producer in session, to be laid beside that one's row of
+    `consumers`. sent - received is on the way; unacked is what it holds in parcels that are not finished."""
+    queued: Counter[Producer] = Counter()
+    for piece in inlet.queue:
+        if piece.delivery.producer is not None:
+            queued[piece.delivery.producer] += piece.count
+    return [
+        {
+            "from": session.producer.stage,
+            "outlet": session.producer.outlet,
+            "instance": session.producer.instance,
+            "incarnation": session.producer.incarnation,
+            "received": session.messages.received,
+            "queued": queued[session.producer],
+            "unacked": session.unacked,
+        }
+        for session in inlet.sessions
+    ] + [
+        {"from": link.stage, "outlet": link.outlet, "queued": queued[_producer(link, row)], **row}
+        for link in inlet.links
+        for row in link.figures()
+    ]
+
+
+def _producer(link: IncomingLink, row: dict[str, Any]) -> Producer:
+    return Producer(link.stage, link.outlet, row["instance"], row["incarnation"])

@@ -9,6 +9,7 @@ No tap says that it leaves: a request holds for `lease_s`, and a tap that is ali
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from zpipe.core.actions import Action, Publish, SendParcel
@@ -135,5 +136,5 @@ class TapPublisher:
 
 def rate_asked_for(what: str) -> int | None:
     """Messages a second, of a request to show what passes; None for any other request."""
-    rate = what.removeprefix("tap:")
-    return int(rate) if rate != what and rate.isascii() and rate.isdigit() and len(rate) < 10 else None
+    found = re.fullmatch("tap:([0-9]{1,9})", what)
+    return int(found[1]) if found is not None else None

@@ -10,9 +10,11 @@ may have sent up to the old limit before it reads the lower one, so what was gra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
+@dataclass(slots=True, eq=False)
 class Grant:
     """What one producer may send, in one unit. All counts are cumulative over the session.
 
@@ -25,36 +27,19 @@ class Grant:
     weight    its share by an equal one
     """
 
-    __slots__ = (
-        "_issued",
-        "_last_received",
-        "_promised",
-        "_stated",
-        "ceiling",
-        "counted",
-        "fair",
-        "limit",
-        "need",
-        "received",
-        "released",
-        "turn",
-        "weight",
-    )
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.released = 0
-        self.limit = 0
-        self.ceiling = 0
-        self.need = 0
-        self.turn = 0
-        self.counted = 0
-        self.fair = 0
-        self.weight = 1.0
-        self._last_received = 0
-        self._promised = False
-        self._stated = 0
-        self._issued: list[tuple[int, int]] = []
+    received: int = 0
+    released: int = 0
+    limit: int = 0
+    ceiling: int = 0
+    need: int = 0
+    turn: int = 0
+    counted: int = 0
+    fair: int = 0
+    weight: float = 1.0
+    _last_received: int = 0
+    _promised: bool = False
+    _stated: int = 0
+    _issued: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def held(self) -> int:
@@ -190,9 +175,8 @@ def weigh(grants: Sequence[Grant], window: int) -> None:
     they may, what they send is what they were given, so their shares become equal again."""
     used = [grant.received_since() for grant in grants]
     total = sum(used)
-    for grant, amount in zip(
-        grants, used, strict=True
-    ):  # where all that came would have fit at once, nobody lacks room
+    # Where all that came would have fit at once, nobody lacks room.
+    for grant, amount in zip(grants, used, strict=True):
         grant.weight = (1 + 3 * len(grants) * amount / total) / 4 if total > window else 1.0
 
 

@@ -99,19 +99,12 @@ class Inlet:
 
     def _enqueue(self, upstream: Upstream, delivery: ParcelDelivery, section: Section, offset: int, now: float) -> None:
         known = upstream.accepted
-        if not known.overlaps(section.first, section.first + section.count):
-            self._queue_new(upstream, Slice(delivery, section, offset, 0, section.count, now))
-            return
-        whole = Slice(delivery, section, offset, 0, section.count, now)
-        for piece in self._duplicates.pass_over(
-            known, whole
-        ):  # rare: a redelivery by a producer whose messages are held here
-            self._queue_new(upstream, piece)
-
-    def _queue_new(self, upstream: Upstream, piece: Slice) -> None:
-        first = piece.section.first
-        upstream.accepted.add(first + piece.start, first + piece.stop)
-        self._append(piece)
+        pieces: Iterable[Slice] = (Slice(delivery, section, offset, 0, section.count, now),)
+        if known.overlaps(section.first, section.first + section.count):  # rare: a redelivery of what is held here
+            pieces = self._duplicates.pass_over(known, *pieces)
+        for piece in pieces:
+            known.add(*piece.numbers)
+            self._append(piece)
 
     def _append(self, piece: Slice) -> None:
         self._counts.receive(queued=piece.count)
@@ -197,7 +190,9 @@ class Inlet:
         delivery = piece.delivery
         if not isinstance(delivery, ParcelDelivery):
             if isinstance(delivery, LinkDelivery):
-                self._release(delivery.link, piece)
+                delivery.link.messages.released += piece.count
+                delivery.link.bytes.released += piece.size
+                self._share_all = self.pressing = True
             return
         session = delivery.session
         if session.open:
@@ -206,11 +201,6 @@ class Inlet:
             self._touch(session)
         else:
             self._credit_sharing.give_back(piece.count, piece.size)
-
-    def _release(self, link: IncomingLink, piece: Slice) -> None:
-        link.messages.released += piece.count
-        link.bytes.released += piece.size
-        self._share_all = self.pressing = True
 
     def release_dead(self, piece: Slice) -> None:
         """The message of the slice is a dead letter: released, and counted against the link it came by."""
@@ -232,34 +222,18 @@ class Inlet:
         pieces = list(self.queue)
         self._drop_queue(pieces)
         for piece in pieces:
-            delivery = piece.delivery
-            if isinstance(delivery, LinkDelivery):
-                self._return(delivery, piece)
-                continue
-            assert isinstance(delivery, ParcelDelivery)
-            session = delivery.session
-            session.hand_back(delivery, piece.offset + piece.start, piece.offset + piece.stop)
-            session.messages.released += piece.count
-            session.bytes.released += piece.size
-            self.due(session, now)
-
-    def _return(self, delivery: LinkDelivery, piece: Slice) -> None:
-        """Leaving: these go back by the link that they came by."""
-        self._release(delivery.link, piece)
-        start, stop = piece.offset + piece.start, piece.offset + piece.stop
-        delivery.link.returned(delivery.token, start, stop)
-        delivery.finish(start, stop)
+            self.hand_back_piece(piece, now)
 
     def hand_back_piece(self, piece: Slice, now: float) -> None:
-        """Leaving: messages that were taken go back to their producer, as if they had not been."""
-        delivery = piece.delivery
+        """Leaving: messages go back to their producer, as if they had not been taken."""
+        delivery, (start, stop) = piece.delivery, piece.span
+        self.release(piece)
         if isinstance(delivery, LinkDelivery):
-            self._return(delivery, piece)
+            delivery.link.returned(delivery.token, start, stop)
+            delivery.finish(start, stop)
             return
         if not isinstance(delivery, ParcelDelivery):
             return  # the store still has it
-        self.release(piece)
-        start, stop = piece.offset + piece.start, piece.offset + piece.stop
         if delivery.session.open:
             delivery.session.hand_back(delivery, start, stop)
             self.due(delivery.session, now)
@@ -304,11 +278,10 @@ class Inlet:
         self._statements_due.discard(session)
         for marked in (self._touched, self._needing, self._out_of_credit):
             marked.pop(session, None)
-        mine = [piece for piece in self.queue if _session_of(piece) is session]
+        mine = [p for p in self.queue if isinstance(p.delivery, ParcelDelivery) and p.delivery.session is session]
         self._drop_queue(mine)
         for piece in mine:
-            first = piece.section.first
-            upstream.accepted.remove(first + piece.start, first + piece.stop)
+            upstream.accepted.remove(*piece.numbers)
             session.messages.released += piece.count
             session.bytes.released += piece.size
         self._credit_sharing.forget(session)
@@ -328,7 +301,7 @@ class Inlet:
         upstream, _ = self._sessions.get(session_id, (None, None))
         return upstream
 
-    def confirmed(self, session: InletSession, confirm: frames.Confirm, now: float) -> None:
+    def confirmed(self, session: InletSession, confirm: frames.Confirm) -> None:
         """What the producer has read and sent: the room it gave up may go to others. Raises PeerError if it cannot be true."""
         if not session.confirmed(confirm):
             return
@@ -485,8 +458,3 @@ class Inlet:
                     one.ask_reply()
         for session in self.sessions:
             self.due(session, now)
-
-
-def _session_of(piece: Slice) -> InletSession | None:
-    """The session that the slice came by; None if it came by none."""
-    return piece.delivery.session if isinstance(piece.delivery, ParcelDelivery) else None

@@ -123,9 +123,8 @@ class InletSession:
         self._last = counts
         self.messages.confirm(confirm.number, confirm.sent_messages)
         self.bytes.confirm(confirm.number, confirm.sent_bytes)
-        need = (
-            confirm.need_bytes if confirm.sequence >= self.sequence else 0
-        )  # older than what arrived: not needed any more
+        # One that is older than what has arrived needs it no more.
+        need = confirm.need_bytes if confirm.sequence >= self.sequence else 0
         self.bytes.need = need
         self.messages.need = min(need, 1)
         self._confirmed = max(self._confirmed, confirm.number)

@@ -5,6 +5,7 @@ May live here: hello and welcome, silence, the end of input. Parcels, credit and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from zpipe.errors import PeerError
 NEVER = float("inf")
 MOST_INSTANCES = 1000
 """Of a stage, by the config."""
+ENDED = re.compile(r"ended:(.+)\.([0-9]{1,5})")
+"""The request that says of an upstream instance, STAGE.N, that it has ended."""
 
 
 SuspectedCalls = dict[tuple[str, str, int], tuple[str, list[list[int]]]]
@@ -120,7 +123,7 @@ class Upstreams:
         for upstream in self._of(peer):
             upstream.known = True
 
-    def gone(self, peer: tuple[str, int], now: float) -> None:
+    def gone(self, peer: tuple[str, int]) -> None:
         """A mark on disk says that the instance stopped at the end of its stream, before this one started."""
         self._changed = True
         for upstream in self._of(peer):
@@ -128,22 +131,17 @@ class Upstreams:
             upstream.left = False
             self._note_awaiting(upstream)
 
-    def gone_by_word(self, what: str, now: float) -> bool:
+    def gone_by_word(self, what: str) -> bool:
         """Takes the request `ended:STAGE.N`: an operator has seen that this instance stopped at the end of its stream. False: it
         is no such request, none of those above, or in session here."""
-        stage, _, number = what.removeprefix("ended:").rpartition(".")
-        if not (
-            what.startswith("ended:")
-            and number.isascii()
-            and number.isdigit()
-            and 1 <= int(number[:5]) <= MOST_INSTANCES
-        ):
+        found = ENDED.fullmatch(what)
+        if found is None or not 1 <= int(found[2]) <= MOST_INSTANCES:
             return False
-        peer = stage, int(number)
+        peer = found[1], int(found[2])
         upstreams = self._of(peer)
         if not upstreams or any(upstream.session is not None for upstream in upstreams):
             return False
-        self.gone(peer, now)
+        self.gone(peer)
         return True
 
     def _end_session(self, upstream: Upstream) -> None:
@@ -222,7 +220,7 @@ class Upstreams:
     ) -> list[Action]:
         """One that cannot be true ends the session, and the producer is told: nobody knows what it has sent by then."""
         try:
-            self._inlet.confirmed(session, confirm, now)
+            self._inlet.confirmed(session, confirm)
         except PeerError as error:
             self._ask_anew(upstream, now, fault=True)
             refuse = frames.Refuse(session.id, str(error), confirm.number)
@@ -255,11 +253,9 @@ class Upstreams:
     def hellos(self, now: float) -> list[Action]:
         """The hellos that are due; each is repeated at every heartbeat until it is answered."""
         actions: list[Action] = []
-        if self._inlet.leaving:
-            return actions
         me = self._me
         for upstream in self._unwelcomed.values():
-            if upstream.hello_at is None or upstream.hello_at > now or upstream.stopped or not upstream.connected:
+            if upstream.hello_at is None or upstream.hello_at > now or not self._waits(upstream):
                 continue
             upstream.hello_at = now + self._policy.link.heartbeat_s
             hello = frames.Hello(

@@ -235,7 +235,7 @@ class Parcel:
 
 @dataclass(slots=True)
 class Snapshot:
-    """On the control PUB: an instance's counts. `body` is described in core/telemetry/snapshot.py; monitors take unknown keys."""
+    """On the control PUB: an instance's counts. `body` is described in PROTOCOL.md 5.9; monitors take unknown keys."""
 
     kind: ClassVar = "snapshot"
     body: dict[str, Any]

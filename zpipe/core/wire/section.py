@@ -11,6 +11,7 @@ decoded and cut, and one whose codec its consumer does not read is decoded and w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -185,6 +186,20 @@ class Section:
         part._body = None
         part.size = self.bytes_between(start, stop)
         return part
+
+    def isolate(self, suspicions: Mapping[int, int]) -> Iterator[Section]:
+        """Itself, with each message that is suspected, by its number, a section of its own that says how much it is."""
+        at = 0
+        for number in sorted(n for n in suspicions if self.first <= n < self.first + self.count):
+            found = number - self.first
+            if at < found:
+                yield self.cut(at, found)
+            one = self if self.count == 1 else self.cut(found, found + 1)
+            one.suspicion = suspicions[number]
+            yield one
+            at = found + 1
+        if at < self.count:
+            yield self.cut(at, self.count) if at else self
 
     def settle(self) -> None:
         """Every message of it is acked."""

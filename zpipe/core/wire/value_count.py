@@ -30,9 +30,8 @@ def counter(heads: Sequence[Head]) -> Callable[[bytes | memoryview, int], bool]:
     def has_more_values(encoded: bytes | memoryview, most: int) -> bool:
         if len(encoded) <= most:  # a value has a byte at least
             return False
-        run_of_short = re.compile(
-            pattern, re.DOTALL
-        ).match  # here, since most processes never need it, and it takes milliseconds
+        # Compiled here, since most processes never need it, and it takes milliseconds.
+        run_of_short = re.compile(pattern, re.DOTALL).match
         at, end, left = 0, len(encoded), most
         while at < end and left >= 0:
             if run := run_of_short(encoded, at):

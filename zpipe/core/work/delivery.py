@@ -133,5 +133,16 @@ class Slice:
         base = self.start
         return Slice(self.delivery, self.section, self.offset, base + start, base + stop, self.arrived_at)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where its messages are in the delivery: [start, stop)."""
+        return self.offset + self.start, self.offset + self.stop
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Of its messages, as their producer counts them: [first, stop)."""
+        first = self.section.first
+        return first + self.start, first + self.stop
+
     def finish(self) -> None:
         self.delivery.finish(self.offset + self.start, self.offset + self.stop)

@@ -169,42 +169,38 @@ class Task:
             self.count += piece.count
         self.derivation: Derivation | None = None
 
+    def part(self, start: int, stop: int) -> list[Slice]:
+        """The slices of messages [start, stop)."""
+        found: list[Slice] = []
+        base = 0
+        for piece in self.slices:
+            if base >= stop:
+                break
+            low, high = max(start - base, 0), min(stop - base, piece.count)
+            if low < high:
+                found.append(piece.part(low, high))
+            base += piece.count
+        return found
+
     def at(self, index: int) -> Slice:
         """The slice of message `index` alone."""
-        for piece in self.slices:
-            if index < piece.count:
-                return piece.part(index, index + 1)
-            index -= piece.count
-        raise IndexError(index)
+        return self.part(index, index + 1)[0]
 
     def without(self, failed: set[int]) -> list[Slice]:
         """The task's slices without the failed messages."""
         if not failed:
             return self.slices
         good: list[Slice] = []
-        base = 0
-        for piece in self.slices:
-            start = 0
-            for at in [*(n - base for n in sorted(failed) if base <= n < base + piece.count), piece.count]:
-                if start < at:
-                    good.append(piece.part(start, at))
-                start = at + 1
-            base += piece.count
+        start = 0
+        for index in (*sorted(failed), self.count):
+            good += self.part(start, index)
+            start = index + 1
         return good
 
     def halves(self) -> tuple[list[Slice], list[Slice]]:
         """The slices of the first and of the second half, for finding the bad message of a batch."""
-        first: list[Slice] = []
-        second: list[Slice] = []
-        left = self.count // 2
-        for piece in self.slices:
-            cut = min(piece.count, max(left, 0))
-            if cut:
-                first.append(piece.part(0, cut))
-            if cut < piece.count:
-                second.append(piece.part(cut, piece.count))
-            left -= cut
-        return first, second
+        middle = self.count // 2
+        return self.part(0, middle), self.part(middle, self.count)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from zpipe.config import PipelineConfig
-from zpipe.config.pipeline_config import InstanceKey, JetStreamLink, NatsSecurity, StageConfig
+from zpipe.config.pipeline_config import InstanceKey, JetStreamLink, StageConfig
 from zpipe.core.jetstream.events import Connected, Event
 from zpipe.core.jetstream.orders import LinkKey, Order
 from zpipe.core.jetstream.parcel import BODY_BYTES, MOST_MESSAGES
@@ -23,8 +23,9 @@ from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.jetstream.access import Access
-from zpipe.jetstream.cluster import Cluster, StreamSettings
+from zpipe.jetstream.cluster import Cluster
 from zpipe.jetstream.names import LinkNames
+from zpipe.jetstream.streams import StreamSettings
 
 NEVER = float("inf")
 PULLS = 8
@@ -85,6 +86,13 @@ class JetStreamLinks:
         made.accuse(*self._suspects.get(made.accused, ("", [])))
         return made
 
+    @property
+    def held_by(self) -> str:
+        """Which link waits for its cluster, and why; "" if none does. One whose stream is full waits for consumers."""
+        outgoing = (f"the link to {one.consumer}: {one.trouble}" for one in self.outgoing if one.waits_for_cluster)
+        incoming = (f"the link from {one.stage}: {one.trouble}" for one in self.incoming if one.waits_for_cluster)
+        return next(outgoing, "") or next(incoming, "")
+
     def shells(self, stage: Stage, mailbox: Mailbox) -> dict[str, JetStreamShell]:
         """One for each cluster, not started."""
         links: dict[str, dict[LinkKey, StreamLink]] = {}
@@ -104,7 +112,7 @@ class JetStreamLinks:
     def _cluster_of(self, links: Mapping[LinkKey, StreamLink], link: JetStreamLink) -> Cluster:
         sends = [self._stream(key) for key, one in links.items() if isinstance(one, StreamOutput)]
         receives = [self._stream(key) for key, one in links.items() if isinstance(one, StreamInput)]
-        return Cluster(access_to(link, self._config.nats), self._config.name, sends, receives, self._who)
+        return Cluster(Access(link.servers, self._config.nats), self._config.name, sends, receives, self._who)
 
     def _stream(self, key: LinkKey) -> StreamSettings:
         link = self._config.stages[key[3]].link
@@ -143,12 +151,6 @@ class JetStreamShell:
         now = time.monotonic()
         for link in self._links.values() if key is None else (self._links[key],):
             self._stage.link_heard(partial(link.heard, event, now), now)
-
-
-def access_to(link: JetStreamLink, nats: NatsSecurity) -> Access:
-    return Access(
-        link.servers, nats.username, nats.password, nats.token, nats.credentials, nats.ca, nats.cert, nats.key
-    )
 
 
 def _shell_name(link: JetStreamLink) -> str:

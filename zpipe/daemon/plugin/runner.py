@@ -225,9 +225,8 @@ class Runner:
                     yield from run.take_each(messages, made)
             elif made is None and len(self._context.holds.new) >= len(messages):
                 pass  # all are held
-            elif not self._context.last or outputs_inside(
-                made
-            ):  # ignoring those would ack what was meant to be rejected
+            # To ignore outputs inside would ack what was meant to be rejected.
+            elif not self._context.last or outputs_inside(made):
                 raise NoOutput if made is None else WrongBatch(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
             run.fail_group(group, error)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Any
 
+from zpipe.core.policy import LinkPolicy
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
 from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
@@ -304,40 +305,56 @@ class SourceThread:
         return chunks, positions[-1], len(items), [], None
 
     def _take_any(self, items: list[Any]) -> Batch:
-        plain = Message(None, origin=time.time())
-        stage = self._context.stage
-        sections = OutputSections("")
-        named: dict[str, OutputSections] = {}
-        failures: dict[int, Failure] = {}
-        position: Position = None
-        for index, item in enumerate(items):
-            if type(item) is tuple and len(item) == 2:
-                position, payload = item
-                if type(payload) is not BadRecord:
-                    sections.add(payload, plain, f"{stage}:{position_text(position)}", index)
-                    continue
-                failures[index] = Failure(index, payload.reason)
-            elif type(item) is Message:
-                position = item.position
-                if type(item.payload) is BadRecord:
-                    failures[index] = Failure(index, item.payload.reason)
-                    continue
-                check_message(item)
-                try:
-                    check_outlet(item.outlet, self._outlets)
-                except Reject as error:
-                    failures[index] = Failure(index, str(error))
-                    continue
-                to = named.setdefault(item.outlet, OutputSections(item.outlet)) if item.outlet else sections
-                to.add_message(item, plain, f"{stage}:{position_text(position)}", index)
-            else:
-                kind = type(item).__name__
-                failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")
-        chunks = encode_all([sections, *named.values()], self._policy, failures, self._message_bytes)
-        letters = [_letter(stage, failure, items[failure.index]) for failure in failures.values()]
-        if not self._singly:
-            return chunks, position, len(items), letters, None
-        return chunks, position, len(items), letters, [_id_of(stage, item) for item in items]
+        stage, policy = self._context.stage, self._policy
+        return batch_of(items, stage, self._outlets, policy, self._message_bytes, self._singly, time.time())
+
+
+def batch_of(
+    items: list[Any],
+    stage: str,
+    outlets: Collection[str],
+    policy: LinkPolicy,
+    message_bytes: int,
+    singly: bool,
+    now: float,
+) -> Batch:
+    """What a source has yielded, encoded, with a dead letter for each record that cannot be sent. Raises TypeError and ValueError
+    for what no source may yield.
+
+    message_bytes  how large a message is likely to be;  singly: it hears of each message that is finished
+    now            the origin of messages that do not say theirs
+    """
+    plain = Message(None, origin=now)
+    sections = OutputSections("")
+    named: dict[str, OutputSections] = {}
+    failures: dict[int, Failure] = {}
+    position: Position = None
+    for index, item in enumerate(items):
+        if type(item) is tuple and len(item) == 2:
+            position, payload = item
+            if type(payload) is not BadRecord:
+                sections.add(payload, plain, f"{stage}:{position_text(position)}", index)
+                continue
+            failures[index] = Failure(index, payload.reason)
+        elif type(item) is Message:
+            position = item.position
+            if type(item.payload) is BadRecord:
+                failures[index] = Failure(index, item.payload.reason)
+                continue
+            check_message(item)
+            try:
+                check_outlet(item.outlet, outlets)
+            except Reject as error:
+                failures[index] = Failure(index, str(error))
+                continue
+            to = named.setdefault(item.outlet, OutputSections(item.outlet)) if item.outlet else sections
+            to.add_message(item, plain, f"{stage}:{position_text(position)}", index)
+        else:
+            kind = type(item).__name__
+            failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")
+    chunks = encode_all([sections, *named.values()], policy, failures, message_bytes)
+    letters = [_letter(stage, failure, items[failure.index]) for failure in failures.values()]
+    return chunks, position, len(items), letters, [_id_of(stage, item) for item in items] if singly else None
 
 
 def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:

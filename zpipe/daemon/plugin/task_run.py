@@ -176,9 +176,8 @@ class TaskRun:
             columns = piece.columns()._replace(payloads=list(made[index : index + piece.count]))
             self.default.extend(columns, group.indexes.start + index)
             index += piece.count
-        if (
-            not self._holds.new and self.default.in_order and 2 * len(self.default) > self._fitting
-        ):  # no message has more to come
+        no_more_comes = not self._holds.new and self.default.in_order
+        if no_more_comes and 2 * len(self.default) > self._fitting:
             self._encoded += self.default.encode(self._policy, self._failures, self._message_bytes)
             self._encoded_stop = group.indexes.stop
             self.default.clear()

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from zpipe.core.telemetry.stage_report import following
+from zpipe.core.intervals import following
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.work.task import Result, Task, Verdict
 from zpipe.daemon.outages import Outage, RepeatedWrite

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from zpipe.core.telemetry.stage_report import following
+from zpipe.core.intervals import following
 
 NEVER = float("inf")
 STATUS_S = 1.0

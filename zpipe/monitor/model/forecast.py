@@ -102,9 +102,8 @@ class _Producer:
         )
         window = in_flight + sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
         outputs = seen.outputs(self._name) if seen.done else 1.0
-        made = min(
-            _batch(self._upstream, size) * outputs, LinkPolicy().section_messages
-        )  # More are handed on in parts.
+        # More are handed on in parts.
+        made = min(_batch(self._upstream, size) * outputs, LinkPolicy().section_messages)
         grain = max(made, _batch(self._consumer, size))
         self._held.add(at, held, grain)
         self._window.add(at, window, grain)

@@ -59,9 +59,8 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
     gap = 2
     names = max(map(len, ["stage", *rows]))
     if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:
-        keys = [
-            key for key in keys if key not in (*HELD_COLUMNS, "replayed")
-        ]  # The problems below the table, or `dead replay`, say the same.
+        # The problems below the table, or `dead replay`, say the same.
+        keys = [key for key in keys if key not in (*HELD_COLUMNS, "replayed")]
         heads = {key: _SHORT_HEADS.get(key, key) for key in keys}
         gap = 1
         if names + _room(heads, rows, keys, number, gap) > LEDGER_WIDTH:

@@ -507,20 +507,20 @@ class MonitorApp(App[None]):
         return rows
 
     def action_replay_letters(self) -> None:
-        operator = self.operator
-        if self._refuse() or operator is None:
-            return
-        if rows := self._chosen_letters():
-            names = [row["letter"] for row in rows]
-            self._ask(actions.replay(rows), lambda: operator.replay(names))
+        self._order_for_letters(actions.replay, lambda operator, names: operator.replay(names))
 
     def action_drop_letters(self) -> None:
+        self._order_for_letters(actions.drop, lambda operator, names: operator.drop(names))
+
+    def _order_for_letters(
+        self, question: Callable[[Sequence[dict[str, Any]]], Question], order: Callable[[Operator, list[str]], str]
+    ) -> None:
+        """Asks whether it is meant, then has it done to the chosen letters."""
         operator = self.operator
-        if self._refuse() or operator is None:
+        if self._refuse() or operator is None or not (rows := self._chosen_letters()):
             return
-        if rows := self._chosen_letters():
-            names = [row["letter"] for row in rows]
-            self._ask(actions.drop(rows), lambda: operator.drop(names))
+        names = [row["letter"] for row in rows]
+        self._ask(question(rows), lambda: order(operator, names))
 
     def _show_letter(self, name: str) -> None:
         if self.operator is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from zpipe.monitor.formatting import count, precise, share
 from zpipe.monitor.model.history import sinks, totals
-from zpipe.monitor.screen.pane import Choice, Pane, Region, Shown, join, spark
+from zpipe.monitor.screen.pane import Choice, Pane, Region, Shown, join, known_instances, spark
 from zpipe.monitor.table.columns import Line, clip, width_of, wrap
 from zpipe.monitor.table.pipeline_status import remarks
 
@@ -80,7 +80,7 @@ def _figures(value: dict[str, Any], figures: dict[str, float | None]) -> list[tu
 def _tail(value: dict[str, Any]) -> list[Line]:
     stages = value["stages"].values()
     live = sum(stage["live"] for stage in stages)
-    known = sum(len(stage["instances"]) + len(stage["absent"]) + len(stage["unheard"]) for stage in stages)
+    known = sum(map(known_instances, stages))
     over = all(stage["state"] == "STOPPED" for stage in stages)
     restarts = sum(sum(stage["restarts"].values()) + sum(stage["worker_restarts"].values()) for stage in stages)
     instances = str(live) if live == known else f"{live} of {known}"

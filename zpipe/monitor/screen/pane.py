@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from zpipe.config import PipelineConfig
 from zpipe.monitor.formatting import visible
 from zpipe.monitor.model.events import Event
-from zpipe.monitor.model.history import History
+from zpipe.monitor.model.history import History, link_key
 from zpipe.monitor.table.columns import LEFT, Column, Line, Span, clip, fit, lay, width_of
 from zpipe.monitor.table.glyphs import ASCII, UNICODE, Glyphs, sparkline
 
@@ -239,6 +239,34 @@ def spark(numbers: Sequence[float], width: int, glyphs: Glyphs, style: str = "ac
     return [(sparkline(numbers, width, glyphs), style)]
 
 
+def depth_style(link: dict[str, Any]) -> str:
+    return gauge(link)[1] if link["depth"] else "dim"
+
+
+def depth_spark(shown: Shown, link: dict[str, Any], width: int) -> Line:
+    """How many messages waited on the link, lately."""
+    depths = [point.sender + point.receiver for point in shown.history.depths(link_key(link))]
+    return spark(depths, width, shown.glyphs, depth_style(link))
+
+
+def known_instances(stage: dict[str, Any]) -> int:
+    """How many instances a stage is to have, heard of or not."""
+    return len(stage["instances"]) + len(stage["absent"]) + len(stage["unheard"])
+
+
+def instances_words(stage: dict[str, Any]) -> Span:
+    live, known = stage["live"], known_instances(stage)
+    if live != known:
+        return f"{live} of {known} instances", "bad"
+    return f"{known} instance{'s' if known != 1 else ''}", ""
+
+
+def dead_letters(stage: dict[str, Any]) -> int:
+    """Those that are stored; where that is not said, those since its start."""
+    stored: int | None = stage["dead_stored"]
+    return int(stage["dead"]) if stored is None else stored
+
+
 def safe(text: str) -> str:
     """On one line, and nothing in it can move a cursor."""
     return visible(" ".join(text.split()))
@@ -287,6 +315,14 @@ def table(
             line.append((" ", ""))
         lines.append(line[:-1])
     return head, lines
+
+
+def keyed_table(
+    columns: Sequence[Column], rows: Sequence[tuple[str, Sequence[Cell]]], width: int, glyphs: Glyphs
+) -> tuple[Line, list[tuple[str, Line]]]:
+    """A table with a margin, whose rows stand for something by their keys."""
+    head, lines = table(columns, [cells for _, cells in rows], width - 2, glyphs)
+    return [(" ", ""), *head], [(key, [(" ", ""), *line]) for (key, _), line in zip(rows, lines, strict=True)]
 
 
 def join(parts: Sequence[Line], between: str = "  ") -> Line:

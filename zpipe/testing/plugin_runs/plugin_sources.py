@@ -10,18 +10,15 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Any
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work.task import CallHistory, Chunk, DeadLetter, Failure
-from zpipe.daemon.plugin.outputs import OutputSections, check_message, encode_all
-from zpipe.daemon.plugin.source_thread import position_text
-from zpipe.daemon.plugin.task_run import check_outlet
-from zpipe.errors import Reject
-from zpipe.messages import BadRecord, Message
+from zpipe.daemon.plugin.source_thread import Batch, batch_of
+from zpipe.messages import Message
 from zpipe.testing.clock import NEVER
 from zpipe.testing.plugin_runs.plugin_workers import Life
 
 SILENT_S = 3600.0
 """By the clock of the event loop, on which waiting takes no time."""
-Batch = tuple[list[Chunk], Any, int, list[DeadLetter], list[str] | None]
+MESSAGE_BYTES = 100
+"""About so large messages are in tests."""
 
 
 class Head:
@@ -67,30 +64,7 @@ class Head:
         count = max(0, min(most, len(self._items), self._limit - self._given))
         items = [self._items.popleft() for _ in range(count)]
         self._given += count
-        outputs: dict[str, OutputSections] = {}
-        letters: list[DeadLetter] = []
-        failures: dict[int, Failure] = {}
-        ids = [item.id or f"{self._stage}:{position_text(item.position)}" for item in items]
-        for index, (id, item) in enumerate(zip(ids, items, strict=True)):
-            if isinstance(item.payload, BadRecord):
-                letters.append(_letter(item.payload.reason, id, item.payload.raw, index))
-                continue
-            try:
-                check_message(item)
-                check_outlet(item.outlet, self._outlets)
-            except Reject as error:
-                letters.append(_letter(str(error), id, item.payload, index))
-                continue
-            sections = outputs.setdefault(item.outlet, OutputSections(item.outlet))
-            sections.add_message(item, Message(None, origin=now), id, index)
-        chunks = encode_all(list(outputs.values()), self._policy, failures, 100)
-        letters += [_letter(failure.reason, ids[n], items[n].payload, n) for n, failure in failures.items()]
-        position = items[-1].position if items else None
-        return chunks, position, count, letters, ids if self._singly else None
-
-
-def _letter(reason: str, id: str, raw: Any, index: int) -> DeadLetter:
-    return DeadLetter(reason, "", CallHistory(attempts=1), None, id=id, raw=raw, owners=[index])
+        return batch_of(items, self._stage, self._outlets, self._policy, MESSAGE_BYTES, self._singly, now)
 
 
 class SentByTest(Head):

@@ -231,6 +231,14 @@ class SimulatedPipeline:
         for life in lives:
             life.close()
 
+    def leave(self, failed: bool) -> None:
+        """The end of a test, which may have `failed` already."""
+        try:
+            if not failed:
+                self.check()
+        finally:
+            self.close()
+
     def close(self) -> None:
         for head in self._heads:
             head.close()

@@ -77,11 +77,7 @@ class StageRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._pipeline.check()
-        finally:
-            self._pipeline.close()
+        self._pipeline.leave(failed=kind is not None)
 
     # ---- what a test does
 

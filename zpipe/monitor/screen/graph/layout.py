@@ -255,13 +255,12 @@ def _apart(column: Sequence[Node], wanted: Sequence[float], height: dict[int, in
 def _levels(buses: list[_Bus]) -> int:
     """Gives each bundle that turns its track, from left to right. Returns how many tracks there are."""
     turning = sorted((bus for bus in buses if not bus.straight), key=_slant)
-    fixed = [bus for bus in buses if bus.straight]
-    cost = _cost(turning, fixed)
+    cost = _cost(turning)
     for _ in range(len(turning)):
         improved = False
         for at in range(len(turning) - 1):
             tried = [*turning[:at], turning[at + 1], turning[at], *turning[at + 2 :]]
-            if (found := _cost(tried, fixed)) < cost:
+            if (found := _cost(tried)) < cost:
                 turning, cost, improved = tried, found, True
         if not improved:
             break
@@ -278,7 +277,7 @@ def _slant(bus: _Bus) -> tuple[bool, float]:
     return right < left, left if right < left else -left
 
 
-def _cost(order: Sequence[_Bus], fixed: Sequence[_Bus]) -> int:
+def _cost(order: Sequence[_Bus]) -> int:
     cost = 0
     for at, one in enumerate(order):
         for other in order[at + 1 :]:

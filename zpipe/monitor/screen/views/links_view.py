@@ -14,13 +14,14 @@ from zpipe.monitor.screen.pane import (
     Pane,
     Shown,
     View,
+    depth_spark,
+    depth_style,
     fill_bar,
     flow,
     gauge,
+    keyed_table,
     link_name,
     link_words,
-    spark,
-    table,
 )
 from zpipe.monitor.screen.views.table_view import soon
 from zpipe.monitor.table.columns import LEFT, Column, Line
@@ -55,25 +56,19 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
         links.sort(key=orders[sort])
     pane = Pane()
     if not links:
-        pane.add(
-            [
-                (
-                    " no link"
-                    + (" that the filter lets through" if choice.filter() else ": the pipeline is one stage"),
-                    "dim",
-                )
-            ]
-        )
+        why = " that the filter lets through" if choice.filter() else ": the pipeline is one stage"
+        pane.add([(f" no link{why}", "dim")])
         return View(pane)
     chosen = chosen_link(shown, choice)
     room = max(len(links) + 1, 1)
     plot_height = height - min(room, max(height // 2, 6))
     if plot_height < 8:
         plot_height = 0
-    head, lines = table(COLUMNS, [_row(shown, link) for link in links], width - 2, shown.glyphs)
-    pane.head = [[(" ", ""), *head]]
-    for link, line in zip(links, lines, strict=True):
-        pane.add([(" ", ""), *line], f"link:{link_name(link)}")
+    rows = [(f"link:{link_name(link)}", _row(shown, link)) for link in links]
+    head, lines = keyed_table(COLUMNS, rows, width, shown.glyphs)
+    pane.head = [head]
+    for key, line in lines:
+        pane.add(line, key)
     pane.mark(f"link:{link_name(chosen)}", width)
     below = None
     if plot_height:
@@ -96,17 +91,15 @@ def chosen_link(shown: Shown, choice: Choice) -> dict[str, Any]:
 
 
 def _row(shown: Shown, link: dict[str, Any]) -> list[Cell]:
-    style = gauge(link)[1] if link["depth"] else "dim"
-    depths = [point.sender + point.receiver for point in shown.history.depths(link_key(link))]
     return [
         (link_words(link, shown.glyphs), ""),
-        (count(link["depth"]), style),
+        (count(link["depth"]), depth_style(link)),
         ("" if link["bound"] is None else count(link["bound"]), "dim"),
         fill_bar(link, 14, shown.glyphs),
         ("" if link["rate"] is None else count(link["rate"]), ""),
         (duration(link["oldest_s"]) if link["oldest_s"] else "", ""),
         soon(link),
-        spark(depths, 30, shown.glyphs, style),
+        depth_spark(shown, link, 30),
     ]
 
 

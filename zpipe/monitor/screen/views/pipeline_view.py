@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 from zpipe.monitor.formatting import count, duration, precise, size
-from zpipe.monitor.model.history import link_key
 from zpipe.monitor.screen.graph.drawing import Box, Canvas, Stroke
 from zpipe.monitor.screen.graph.layers import Edge, Layers, layers
 from zpipe.monitor.screen.graph.layout import Plan, Sizing, plan
@@ -23,9 +22,14 @@ from zpipe.monitor.screen.pane import (
     Shown,
     View,
     beside,
+    dead_letters,
+    depth_spark,
+    depth_style,
     dot,
     fill_bar,
     gauge,
+    keyed_table,
+    known_instances,
     link_name,
     link_words,
     main_share,
@@ -33,7 +37,6 @@ from zpipe.monitor.screen.pane import (
     share_bar,
     spark,
     state_of,
-    table,
 )
 from zpipe.monitor.screen.views.events_view import event_lines
 from zpipe.monitor.screen.views.stage_view import summary
@@ -217,7 +220,7 @@ def _box(shown: Shown, name: str, lines: int, width: int, chosen: bool) -> Box:
     bottleneck = shown.value["bottleneck"] or {}
     is_limit = bottleneck.get("stage") == name
     state = state_of(stage)
-    many = len(stage["instances"]) + len(stage["absent"]) + len(stage["unheard"])
+    many = known_instances(stage)
     number = f" {'x' if shown.ascii else TIMES}{many}" if many > 1 else ""
     if stage["live"] != many and stage["state"] != "STOPPED":
         number = f" {stage['live']}/{many}"
@@ -227,7 +230,7 @@ def _box(shown: Shown, name: str, lines: int, width: int, chosen: bool) -> Box:
     style = "bad" if state[1] == "bold bad" else "warm" if is_limit and bottleneck["kind"] != "source" else "line"
     name_style = "bold reverse" if chosen else f"bold {style}" if style != "line" else "bold"
     title: Line = [dot(state, shown.glyphs), (" ", ""), (name, name_style), (number, "bad" if short else "dim")]
-    dead = stage["dead_stored"] if stage["dead_stored"] is not None else stage["dead"]
+    dead = dead_letters(stage)
     left: Line = [(f"{'x' if shown.ascii else '✖'}{count(dead)}", "bold bad")] if dead else []
     word = "the limit" if bottleneck.get("kind") not in ("down", "held", "paused") else ""
     right: Line = [(word, f"bold {style}" if style != "line" else "dim")] if is_limit and word else []
@@ -320,8 +323,7 @@ LIST = (
 def _list(shown: Shown, names: Sequence[str], chosen: str, width: int) -> Pane:
     """A stage a line, in the order of the config, with what waits for it."""
     value = shown.value
-    pane, keys = Pane(), []
-    rows: list[list[Cell]] = []
+    rows: list[tuple[str, list[Cell]]] = []
     limit = (value["bottleneck"] or {}).get("stage")
     for name in names:
         stage = value["stages"][name]
@@ -329,26 +331,24 @@ def _list(shown: Shown, names: Sequence[str], chosen: str, width: int) -> Pane:
         fullest = max(into, key=lambda link: gauge(link)[0], default=None)
         depth = sum(link["depth"] for link in into)
         share = main_share(stage) if state[0] == "running" else state
-        dead = stage["dead_stored"] if stage["dead_stored"] is not None else stage["dead"]
+        dead = dead_letters(stage)
         rate = "" if stage["rate_out"] is None or not stage["live"] else f"{count(stage['rate_out'])}/s"
-        rows.append(
-            [
-                dot(state, shown.glyphs),
-                (name, "bold warm" if name == limit else "bold"),
-                (rate, ""),
-                share_bar(stage["budget"] if stage["live"] else None, 10, shown.glyphs),
-                share,
-                (count(depth) if into else "", gauge(fullest)[1] if depth and fullest else "dim"),
-                fill_bar(fullest, 10, shown.glyphs) if fullest else ("", ""),
-                (", ".join(link["from"] for link in into), "dim"),
-                (count(dead) if dead else "", "bad"),
-            ]
-        )
-        keys.append(f"stage:{name}")
-    head, lines = table(LIST, rows, width - 2, shown.glyphs)
-    pane.head = [[(" ", ""), *head]]
-    for key, line in zip(keys, lines, strict=True):
-        pane.add([(" ", ""), *line], key)
+        cells: list[Cell] = [
+            dot(state, shown.glyphs),
+            (name, "bold warm" if name == limit else "bold"),
+            (rate, ""),
+            share_bar(stage["budget"] if stage["live"] else None, 10, shown.glyphs),
+            share,
+            (count(depth) if into else "", gauge(fullest)[1] if depth and fullest else "dim"),
+            fill_bar(fullest, 10, shown.glyphs) if fullest else ("", ""),
+            (", ".join(link["from"] for link in into), "dim"),
+            (count(dead) if dead else "", "bad"),
+        ]
+        rows.append((f"stage:{name}", cells))
+    head, lines = keyed_table(LIST, rows, width, shown.glyphs)
+    pane = Pane(head=[head])
+    for key, line in lines:
+        pane.add(line, key)
     pane.mark(chosen, width)
     return pane
 
@@ -372,17 +372,9 @@ def _below(shown: Shown, width: int, most: int) -> Pane | None:
     name_width = max((len(link_words(link, glyphs)) for link in links), default=0)
     left: list[Line] = [[("what waits, and how that went", "title")]]
     for link in links:
-        depths = [point.sender + point.receiver for point in shown.history.depths(link_key(link))]
-        depth = count(link["depth"]).rjust(6)
         room = min(max(left_width - name_width - 8, 0), 60)
-        style = gauge(link)[1] if link["depth"] else "dim"
-        left.append(
-            [
-                (link_words(link, glyphs).ljust(name_width), ""),
-                (f"{depth}  ", style),
-                *spark(depths, room, glyphs, style),
-            ]
-        )
+        name, depth = link_words(link, glyphs).ljust(name_width), f"{count(link['depth']).rjust(6)}  "
+        left.append([(name, ""), (depth, depth_style(link)), *depth_spark(shown, link, room)])
     right: list[Line] = [[("what happened", "title")]]
     room = width - left_width - 4
     for event in list(shown.events)[-(most - 2) :][::-1]:

@@ -11,7 +11,6 @@ from zpipe.config import StageConfig
 from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.fixture import to_json
 from zpipe.monitor.formatting import count, crash_text, cut, duration, local_time, precise, size
-from zpipe.monitor.model.history import link_key
 from zpipe.monitor.screen.pane import (
     SHARE_STYLES,
     SHARE_WORDS,
@@ -22,18 +21,20 @@ from zpipe.monitor.screen.pane import (
     Shown,
     View,
     beside,
+    depth_spark,
+    depth_style,
     dot,
     fill_bar,
     flow,
-    gauge,
+    instances_words,
     join,
+    keyed_table,
     link_words,
     main_share,
     safe,
     share_bar,
     spark,
     state_of,
-    table,
 )
 from zpipe.monitor.screen.views.plugin_figures import plugin_figures, plugin_words
 from zpipe.monitor.table.columns import LEFT, Column, Line, wrap
@@ -75,14 +76,11 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
         return View(Pane())
     stage = stages[name]
     pane = Pane(head=_top(shown, name, width, height))
-    rows, keys = [], []
-    for key, row in _instances(shown, name, choice):
-        keys.append(key)
-        rows.append(row)
-    head, lines = table(COLUMNS, rows, width - 2, shown.glyphs)
-    pane.head.append([(" ", ""), *head])
-    for key, line in zip(keys, lines, strict=True):
-        pane.add([(" ", ""), *line], key)
+    rows = list(_instances(shown, name, choice))
+    head, lines = keyed_table(COLUMNS, rows, width, shown.glyphs)
+    pane.head.append(head)
+    for key, line in lines:
+        pane.add(line, key)
         if key in choice.unfolded:
             number = int(key.rpartition(".")[2])
             if number in stage["silent"]:
@@ -130,17 +128,7 @@ def _top(shown: Shown, name: str, width: int, height: int) -> list[Line]:
 
 
 def _figures(stage: dict[str, Any]) -> Line:
-    known = len(stage["instances"]) + len(stage["absent"]) + len(stage["unheard"])
-    parts: list[Line] = [
-        [
-            (
-                f"{stage['live']} of {known} instances"
-                if stage["live"] != known
-                else f"{known} instance{'s' if known != 1 else ''}",
-                "bad" if stage["live"] != known else "",
-            )
-        ]
-    ]
+    parts: list[Line] = [[instances_words(stage)]]
     for word, rate in (("in", stage["rate_in"]), ("out", stage["rate_out"])):
         if rate is not None:
             parts.append([(f"{word} ", "dim"), (f"{count(rate)}/s", "bold")])
@@ -362,9 +350,10 @@ def summary(shown: Shown, name: str, width: int) -> list[Line]:
     """The stage in a column: for beside the graph."""
     stage, glyphs = shown.value["stages"][name], shown.glyphs
     state = state_of(stage)
+    memory = f"   {size(stage['rss_bytes'])}" if stage["rss_bytes"] else ""
     lines: list[Line] = [
         [(cut(name, width), "bold title")],
-        [dot(state, glyphs), (" ", ""), state, ("   ", ""), *_short_figures(stage)],
+        [dot(state, glyphs), (" ", ""), state, ("   ", ""), instances_words(stage), (memory, "dim")],
         [],
     ]
     for found in (stage["stopped_by"], stage["held_by"]):
@@ -393,9 +382,10 @@ def summary(shown: Shown, name: str, width: int) -> list[Line]:
     for link in shown.value["links"]:
         if name in (link["from"], link["to"]):
             of = f" of {count(link['bound'])}" if link["bound"] else ""
-            style = gauge(link)[1] if link["depth"] else "dim"
             lines += [[], [(cut(link_words(link, glyphs), width), "")]]
-            lines.append([("      ", ""), *fill_bar(link, 12, glyphs), (f" {count(link['depth'])}{of}", style)])
+            lines.append(
+                [("      ", ""), *fill_bar(link, 12, glyphs), (f" {count(link['depth'])}{of}", depth_style(link))]
+            )
             age = f"oldest {duration(link['oldest_s'])}" if link["oldest_s"] else ""
             soon = (
                 f"full in {duration(link['full_in_s'])}"
@@ -406,17 +396,5 @@ def summary(shown: Shown, name: str, width: int) -> list[Line]:
             )
             if age or soon:
                 lines.append([("      ", ""), (", ".join(filter(None, (age, soon))), "dim")])
-            depths = [point.sender + point.receiver for point in shown.history.depths(link_key(link))]
-            lines.append([("      ", ""), *spark(depths, width - 6, glyphs, style)])
+            lines.append([("      ", ""), *depth_spark(shown, link, width - 6)])
     return lines
-
-
-def _short_figures(stage: dict[str, Any]) -> Line:
-    known = len(stage["instances"]) + len(stage["absent"]) + len(stage["unheard"])
-    text = (
-        f"{known} instance{'s' if known != 1 else ''}"
-        if stage["live"] == known
-        else f"{stage['live']} of {known} instances"
-    )
-    memory = f"   {size(stage['rss_bytes'])}" if stage["rss_bytes"] else ""
-    return [(text, "bad" if stage["live"] != known else ""), (memory, "dim")]

@@ -13,16 +13,18 @@ from zpipe.monitor.screen.pane import (
     Region,
     Shown,
     View,
+    dead_letters,
+    depth_style,
     dot,
     fill_bar,
-    gauge,
+    keyed_table,
+    known_instances,
     link_name,
     link_words,
     main_share,
     share_bar,
     spark,
     state_of,
-    table,
 )
 from zpipe.monitor.table.columns import LEFT, Column, Line, wrap
 
@@ -99,17 +101,16 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
         for name in names
         if choice.passes(name, state_of(value["stages"][name])[0])
     ]
-    head, lines = table(STAGES, [row for _, row in rows], width - 2, shown.glyphs)
-    pane = Pane(head=[[(" ", ""), *head]])
-    pane.buttons = _heads(head, sort)
-    for (key, _), line in zip(rows, lines, strict=True):
-        pane.add([(" ", ""), *line], key)
+    head, lines = keyed_table(STAGES, rows, width, shown.glyphs)
+    pane = Pane(head=[head], buttons=_heads(head))
     links = [link for name in names for link in into[name] if choice.passes(link["from"], link["to"])]
-    if links:
-        head, lines = table(LINKS, [_link_row(shown, link) for link in links], width - 2, shown.glyphs)
-        pane.lines += [[], [(" ", ""), *head]]
-        for link, line in zip(links, lines, strict=True):
-            pane.add([(" ", ""), *line], f"link:{link_name(link)}")
+    link_rows = [(f"link:{link_name(link)}", _link_row(shown, link)) for link in links]
+    link_head, link_lines = keyed_table(LINKS, link_rows, width, shown.glyphs)
+    for key, line in lines:
+        pane.add(line, key)
+    pane.lines += [[], link_head] if links else []
+    for key, line in link_lines:
+        pane.add(line, key)
     room = height - len(pane.lines) - 2
     if choice.legend or room >= len(LEGEND) + 1:
         pane.lines += [[], *_legend(width)]
@@ -117,16 +118,14 @@ def view(shown: Shown, choice: Choice, width: int, height: int) -> View:
     return View(pane)
 
 
-def _heads(head: Line, sort: str) -> list[Region]:
-    """What a click on each head sorts by. The one that rows are sorted by is underlined."""
-    found, x = [], 1
-    for at, (text, style) in enumerate(head):
+def _heads(head: Line) -> list[Region]:
+    """What a click on each head sorts by."""
+    found, x = [], 0
+    for text, _ in head:
         word = text.strip()
         by = SORTED_BY.get(word, word)
         if by in SORTS:
             found.append(Region(f"sort:{by}", x, 0, len(text), 1))
-            if by == sort:
-                head[at] = (text, f"{style} reverse")
         x += len(text)
     return found
 
@@ -134,7 +133,7 @@ def _heads(head: Line, sort: str) -> list[Region]:
 def _stage_row(shown: Shown, name: str, limit: str | None) -> list[Cell]:
     stage, glyphs = shown.value["stages"][name], shown.glyphs
     state = state_of(stage)
-    known = len(stage["instances"]) + len(stage["absent"]) + len(stage["unheard"])
+    known = known_instances(stage)
     instances = str(known) if stage["live"] == known else f"{stage['live']} of {known}"
     latency = stage["latency"].get("in_stage") or {}
     word = state[0]
@@ -145,7 +144,7 @@ def _stage_row(shown: Shown, name: str, limit: str | None) -> list[Cell]:
         """What is not known now is left empty, so that an old figure never looks current."""
         return ("" if figure is None or not stage["live"] else words(figure), "")
 
-    dead = stage["dead_stored"] if stage["dead_stored"] is not None else stage["dead"]
+    dead = dead_letters(stage)
     restarts = sum(stage["restarts"].values()) + sum(stage["worker_restarts"].values())
     return [
         (name, "bold warm" if name == limit else "bold"),
@@ -183,7 +182,7 @@ def _link_row(shown: Shown, link: dict[str, Any]) -> list[Cell]:
 
     return [
         (link_words(link, glyphs), ""),
-        (count(link["depth"]), gauge(link)[1] if link["depth"] else "dim"),
+        (count(link["depth"]), depth_style(link)),
         ("" if link["bound"] is None else count(link["bound"]), "dim"),
         fill_bar(link, 12, glyphs),
         (duration(link["oldest_s"]) if link["oldest_s"] else "", ""),

@@ -1,0 +1,200 @@
+"""A connection to one server of a NATS cluster, and in words why there is none. The only module that makes the client.
+
+Choosing a server, and what a failure means for people, belong here. Must not live here: streams, and when to try again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from zpipe.jetstream import access
+from zpipe.jetstream.access import Access, AccessError
+
+CONNECT_S = 2.0
+"""For a server to answer. Then the next one is tried."""
+_REFUSED = ("authorization violation", "authentication timeout", "authentication expired", "account authentication")
+_RIGHTS = "permissions violation"
+_EXPIRED, _WRONG_HOST = {9, 10}, {62, 64}
+"""Codes of OpenSSL for a certificate."""
+NOT_ENABLED = frozenset({10039, 10076})
+"""JetStream's codes for: not for this account, not at all."""
+_ASYNCIO_NOISE = "returning true from eof_received()"
+Refused = Callable[[str], object]
+"""Told what the server says when it refuses a subject."""
+
+
+async def connect(
+    to: Access, refused: Refused, closed: Callable[[], Awaitable[None]] | None = None, **more: Any
+) -> Any:
+    """The client, connected to the first server that answers, in an order by chance. Takes up to CONNECT_S for each.
+
+    Raises AccessError: what is in the way at each of the servers.
+    """
+    arguments = to.connect_arguments()
+    _silence_asyncio()
+
+    async def failed(error: Exception) -> None:
+        if _RIGHTS in str(error).lower():
+            refused(words_of(error))
+
+    problems: dict[str, list[str]] = {}
+    cures: dict[str, None] = {}
+    for server in random.sample(to.servers, len(to.servers)):
+        client = _client_class()(access.is_encrypted(server))
+        try:
+            await client.connect(
+                servers=[server],
+                allow_reconnect=False,
+                connect_timeout=CONNECT_S,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                error_cb=(watch := _FirstError(failed)).heard,
+                **({"closed_cb": closed, "disconnected_cb": closed} if closed is not None else {}),
+                **arguments,
+                **more,
+            )
+        except Exception as error:  # whatever is in the way, of the network, of TLS, of what the server says
+            reason, cure = _reason(watch.first or error, server, to)
+            problems.setdefault(reason, []).append(access.shown(server))
+            cures[cure] = None
+            with suppress(Exception):  # its own `close` waits for ever for some that it could not open
+                client._transport.close()
+        else:
+            return client
+    told = "; ".join(f"{', '.join(servers)}: {reason}" for reason, servers in problems.items())
+    raise AccessError(told, "; or ".join(cures))
+
+
+class _FirstError:
+    """The client tries a server several times and raises that there is none; what was in the way, it says here."""
+
+    def __init__(self, told: Callable[[Exception], Awaitable[None]]) -> None:
+        self.first: Exception | None = None
+        self._told = told
+
+    async def heard(self, error: Exception) -> None:
+        self.first = self.first or error
+        await self._told(error)
+
+
+@cache
+def _client_class() -> Any:
+    from nats.aio.client import Client
+
+    class Encrypted(Client):  # type: ignore[misc]
+        """Says who asks to a server that it should trust only if the line is encrypted. The client as it is would say it to
+        whoever claims to have no TLS."""
+
+        def __init__(self, must: bool) -> None:
+            super().__init__()
+            self._must = must
+
+        def _connect_command(self) -> bytes:
+            if self._must and not self._server_info.get("tls_required"):
+                raise _Unencrypted
+            return super()._connect_command()  # type: ignore[no-any-return]
+
+    if not hasattr(Client, "_connect_command"):
+        raise AccessError("this nats-py is not known: it might say a password in the clear", "install another version")
+    return Encrypted
+
+
+class _Unencrypted(OSError):
+    """Of a kind that the client's `connect` takes for the loss of the connection."""
+
+
+def _reason(error: Exception, server: str, to: Access) -> tuple[str, str]:
+    """What stands in the way at a server, and the cure."""
+    said = words_of(error)
+    if isinstance(error, _Unencrypted):
+        return "it has no TLS, and `servers` says tls://: nothing was said to it", "give it TLS, or correct `servers`"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _distrust(error)
+    if isinstance(error, ssl.SSLError):
+        cure = "`cert` and `key` of [security.nats] have to be signed by whom the servers trust"
+        return f"TLS fails: {said}", cure
+    if any(words in said.lower() for words in _REFUSED):
+        return _refusal(said, to)
+    if isinstance(error, TimeoutError):
+        return f"no answer in {CONNECT_S:g} s", "start it, let its port through the firewall, or correct `servers`"
+    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in said:
+        return "nobody listens there", "start it, or correct `servers` of the link"
+    if "connection lost" in said.lower() or isinstance(error, ConnectionResetError | BrokenPipeError):
+        cure = "its log says why" + "; if it asks for a certificate, give `cert` in [security.nats]" * (
+            to.security.cert is None
+        )
+        return "it has closed the connection", cure
+    if isinstance(error, OSError):
+        return error.strerror or said, "start it, or correct `servers` of the link"
+    return said, "its log says more"
+
+
+def _distrust(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
+    said = error.verify_message.rstrip(".")
+    if error.verify_code in _EXPIRED:
+        return f"its certificate is not to be trusted: {said}", "give the server a new one; or the clock here is wrong"
+    if error.verify_code in _WRONG_HOST:
+        return f"its certificate is that of another: {said}", "name it in `servers` as its certificate does"
+    cure = "`ca` of [security.nats] has to be the certificate of whoever signed it"
+    return f"its certificate is not to be trusted: {said}", cure
+
+
+def _refusal(said: str, to: Access) -> tuple[str, str]:
+    ends_at = to.expired_at()
+    if ends_at is not None and ends_at < time.time():
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ends_at))
+        return f"it refuses us ({said}): the credentials ended at {when}", "replace the file: the next try reads it"
+    if to.means:
+        return f"it refuses us ({said})", f"correct {to.means} in [security.nats], or the users of the servers"
+    return f"it refuses whoever does not say who he is ({said})", "say it in [security.nats]"
+
+
+def closed_problem(error: Exception | None, to: Access) -> AccessError:
+    """For the end of a connection that stood."""
+    said = words_of(error) if error is not None else ""
+    if any(words in said.lower() for words in _REFUSED):
+        return AccessError(*_refusal(said, to))
+    return AccessError(f"the connection is lost: {said}" if said else "the server has closed the connection", "")
+
+
+def rights_problem(said: str) -> AccessError:
+    """For what the server says when it refuses a subject."""
+    return AccessError(f"the user may not do what links need: {said}", "docs/jetstream.md, Rights, has what it needs")
+
+
+def jetstream_problem(error: BaseException | None) -> AccessError:
+    """For what JetStream answers, or for no answer."""
+    from nats import errors
+    from nats.js import errors as jetstream_errors
+
+    code = error.err_code if isinstance(error, jetstream_errors.ServiceUnavailableError) else 0
+    if code is None or code in NOT_ENABLED:
+        cure = "the servers need `jetstream { … }` in their configuration, and the user an account that may use it"
+        return AccessError("there is no JetStream" if code is None else words_of(error), cure)
+    if isinstance(error, (TimeoutError, errors.TimeoutError, errors.NoRespondersError)):
+        cure = "most of the servers have to be up, and to have elected a leader"
+        return AccessError("JetStream does not answer", cure)
+    return AccessError(words_of(error), "")
+
+
+def words_of(error: BaseException | None) -> str:
+    """What the client or the server says, on one line; the exception's type where that is nothing."""
+    description = getattr(error, "description", None)
+    said = str(description or error or "").removeprefix("nats: ").strip("'")
+    if isinstance(error, ssl.SSLError):
+        said = (error.reason or said).replace("_", " ").lower()
+    return " ".join(said.split()) or type(error).__name__
+
+
+@cache
+def _silence_asyncio() -> None:
+    """It warns of something in the client whenever a TLS connection is closed."""
+    logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith(_ASYNCIO_NOISE))
