@@ -54,7 +54,7 @@ class NoPeerError(OperatorError):
 
 
 class TargetError(OperatorError):
-    """A command names a stage or instance that the config does not have."""
+    """A command, or $ZPIPE_HOST, names a stage, an instance or a host that the config does not have."""
 
     exit_code = ExitCode.USAGE
 

@@ -1,7 +1,7 @@
 """A connection to a service, opened when it is used and opened again after a fault: the one way of all plugins that have one.
 
-`Reconnect` is for clients that block, `AsyncReconnect` for those of asyncio. Must not live here: which exceptions of a client are
-faults of its connection, which each plugin says.
+`Reconnect` is for clients that block, `Reconnects` has one for each worker, and `AsyncReconnect` is for those of asyncio. Must
+not live here: which exceptions of a client are faults of its connection, which each plugin says.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 from zpipe import Throttled
@@ -98,6 +99,34 @@ class Reconnect(Generic[C]):
             if connection is not None:
                 with suppress(Exception):  # it may be what is broken
                     self._close(connection)
+
+
+class Reconnects(Generic[C]):
+    """As `Reconnect`, with as many connections as threads use one at the same time."""
+
+    def __init__(self, connect: Callable[[], C], close: Callable[[C], object], faults: Faults) -> None:
+        self._make = partial(Reconnect, connect, close, faults)
+        self._all: list[Reconnect[C]] = []
+        self._free: list[Reconnect[C]] = []
+
+    @contextmanager
+    def use(self) -> Iterator[C]:
+        """One that no other thread uses. A fault concerns that one only: the others meet it by themselves, if they do."""
+        try:
+            one = self._free.pop()
+        except IndexError:
+            one = self._make()
+            self._all.append(one)
+        try:
+            with one.use() as connection:
+                yield connection
+        finally:
+            self._free.append(one)
+
+    def close(self) -> None:
+        """Closes all of them. The next use opens another."""
+        for one in self._all:
+            one.close()
 
 
 class AsyncReconnect(Generic[C]):

@@ -344,3 +344,71 @@ def test_what_insecure_means_is_said(call: Call, write: Write, host: str, who: s
 def test_sockets_in_a_folder_of_ones_own_are_open_to_nobody(call: Call, good: Path) -> None:
     assert "insecure" not in call("check", good).stdout
     assert json.loads(call("check", "--json", good).stdout)["files"][0]["insecure"] == ""
+
+
+FOREIGN = """
+[pipeline]
+name = "f"
+[hosts.web1]
+address = "192.0.2.1"
+key = "{one}"
+[hosts.web2]
+address = "192.0.2.2"
+key = "{two}"
+[hosts.laptop]
+[stages.read]
+plugin = "generate"
+host = "web1"
+[stages.map]
+command = ["node", "map.js"]
+input = "read"
+host = {map}
+[stages.store]
+input = "map"
+plugin = "discard"
+host = {store}
+"""
+
+
+@pytest.mark.parametrize(
+    ("store", "at", "said"),
+    [
+        (
+            '"web1"',
+            '"web1"',
+            "is seen on its own host only, unless its program binds what `listen` says, with the key of",
+        ),
+        (
+            '"web1"',
+            '"web2"',
+            "meets stages on other hosts (web1): its program has to bind what `listen` says, and to connect",
+        ),
+        ('["web1", "web2"]', '"web1"', "meets stages on other hosts (web2): "),
+        ('"web1"', '["web1", "web2"]', "meets stages on other hosts (web1, web2): "),
+    ],
+)
+def test_a_program_that_meets_other_hosts_is_a_warning(
+    call: Call, write: Write, store: str, at: str, said: str
+) -> None:
+    """Only those written for it do so; those in the examples do not."""
+    config = write(FOREIGN.format(one="a" * 40, two="b" * 40, store=store, map=at))
+    (file,) = json.loads(call("check", config, "--json").stdout)["files"]
+    [warning] = [one for one in file["warnings"] if one["key"] == "stages.map.command"]
+    assert file["ok"] and warning["problem"].startswith(said) and "PROTOCOL.md, section 16" in warning["problem"]
+    assert ("the examples in C and Node do not" in warning["problem"]) == said.startswith("meets")
+
+
+ONE_MACHINE = """
+[pipeline]
+name = "f"
+[stages.read]
+plugin = "generate"
+[stages.map]
+command = ["node", "map.js"]
+input = "read"
+"""
+
+
+def test_a_program_on_the_only_host_needs_no_keys(call: Call, write: Write) -> None:
+    (file,) = json.loads(call("check", write(ONE_MACHINE), "--json").stdout)["files"]
+    assert file["ok"] and not [one for one in file["warnings"] if "command" in one["key"]]

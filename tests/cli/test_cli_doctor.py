@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cli_types import Call, Write
 
 from zpipe.errors import ExitCode
+from zpipe.operate import doctor
 from zpipe.operate.doctor import _host_and_port
 
 CONFIG = """
@@ -74,13 +76,14 @@ def test_a_key_that_nobody_trusts(call: Call, write: Write, keys: Path) -> None:
     said = {what.partition(" here")[0]: cure for _, what, cure in wrong(found)}
     assert said["no key of web2 is trusted"].endswith("zpipe keys trust 'web2 = KEY'")
     assert any(cure.startswith("zpipe keys trust 'web1 = ") for cure in said.values())
+    assert said["store.1 on web2 is not asked, since no key of web2 is trusted"] == "zpipe keys trust 'web2 = KEY'"
 
 
 def test_a_host_that_is_none_of_the_pipelines(call: Call, write: Write, keys: Path) -> None:
     call("keys", "new", "laptop")
     config = write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500"))
     said = call("doctor", config, "--host", "laptop", "--json", "--timeout", "300ms")
-    what = "'laptop' is no host of the pipeline, which has web1, web2"
+    what = "'laptop' is no host of pipeline 'd', which has web1, web2"
     cure = "say which of them this is by --host, or $ZPIPE_HOST"
     assert wrong(json.loads(said.stdout)["findings"]) == [("this host", what, cure)]
 
@@ -94,6 +97,37 @@ def test_a_name_that_has_no_address_and_a_service_of_somebody_else(call: Call, w
     assert [what for area, what, _ in wrong(found) if area == "reach"] == [
         f"store.1 on web2: somebody listens at 127.0.0.1:{port}, and sends no snapshot"
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "cure"),
+    [
+        (ConnectionRefusedError(), "nobody listens at", "start it; if it runs, a firewall on web2 refuses"),
+        (TimeoutError("timed out"), "no answer", "Let tcp 25500 to 25502 through its firewall"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), "no answer", "Let tcp 25500 to 25502 through"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "no route", "`ip route get 127.0.0.1` shows the way there"),
+        (OSError(errno.ENETUNREACH, "unreachable"), "no route", "or [hosts.web2] address"),
+        (OSError(errno.ENETDOWN, "Network is down"), "the network is down", "is web2 up, and on this network?"),
+        (OSError(errno.EPERM, "Operation not permitted"), "not permitted", "this machine's own firewall"),
+        (OSError(errno.ECONNRESET, "Connection reset by peer"), "reset by peer", "`nc -vz 127.0.0.1 25500`"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            "127.0.0.1 has no address",
+            "a line in /etc/hosts, or in the DNS",
+        ),
+    ],
+)
+def test_each_way_not_to_reach_somebody_has_a_cure(
+    call: Call, write: Write, keys: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, why: str, cure: str
+) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise error
+
+    monkeypatch.setattr(doctor.socket, "create_connection", refuse)
+    _, found = findings(call, write(CONFIG.format(port=25000, other="127.0.0.1", more="port = 25500")))
+    [said] = [one for one in found if one["what"].startswith("store.1")]
+    assert (said["area"], said["verdict"]) == ("reach", "warning" if "listens" in why else "wrong")
+    assert why in said["what"] and cure in said["cure"]
 
 
 def test_mistakes_of_the_config_are_findings(call: Call, write: Write, keys: Path) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,6 +16,8 @@ import pytest
 from cli_types import Call
 
 from zpipe.errors import ExitCode
+from zpipe.runtime import key_files
+from zpipe.runtime.key_files import KeyFiles
 
 
 @pytest.fixture
@@ -79,3 +86,32 @@ def test_a_key_is_changed_in_two_steps(call: Call, keys: Path) -> None:
     assert f"zpipe keys drop 'web1 = {old}'" in second.stderr
     assert public(call, "web1") == new
     assert sorted(path.name for path in keys.iterdir()) == ["trusted.toml", "web1.key"]
+
+
+def test_two_commands_at_once_lose_nothing(keys: Path) -> None:
+    """Each reads the list, adds its own key, and writes the list."""
+    command = [sys.executable, "-m", "zpipe", "keys", "trust", "web2 = " + "b" * 40]
+    files = KeyFiles(keys)
+    with files.locked():
+        process = subprocess.Popen(command, env=os.environ | {"ZPIPE_KEYS_DIR": str(keys)})
+        while process.poll() is None and not has_open(process.pid, keys):
+            time.sleep(0.01)
+        files.write_trusted({"web1": ("a" * 40,)})
+        assert process.poll() is None, "it waits for its turn"
+    assert process.wait(60) == 0
+    assert sorted(files.trusted()) == ["web1", "web2"]
+    assert [path.name for path in keys.iterdir()] == ["trusted.toml"]
+
+
+def has_open(pid: int, folder: Path) -> bool:
+    with suppress(OSError):  # it has ended, or just closed one
+        return any(fd.readlink() == folder for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def test_a_command_that_never_ends_is_named(call: Call, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_files, "LOCK_S", 0.0)
+    with KeyFiles(keys).locked():
+        refused = call("keys", "trust", "web1 = " + "a" * 40)
+    assert str(refused.exception) == f"another `zpipe keys` is at work in {keys}: try again, or end it"
+    assert call("keys", "trust", "web1 = " + "a" * 40).return_value == ExitCode.DONE

@@ -17,6 +17,7 @@ from zpipe.conform import own_stage, report
 from zpipe.conform.cases import CASES
 from zpipe.conform.verdicts import Kind
 from zpipe.daemon.keeper import resolved
+from zpipe.errors import ExitCode
 from zpipe.runtime.places import Places
 
 HERE = Path(__file__).parent
@@ -129,6 +130,23 @@ def test_mistakes_are_told() -> None:
 def test_a_stage_that_ends_at_once_is_told_with_its_words() -> None:
     (result,) = report.run(["sh", "-c", "echo it cannot be >&2; seq 200 >&2; exit 3"], "map", [CASES[1]])
     assert "exit code 3" in result.came and "it cannot be" in result.came
+
+
+def test_a_program_that_cannot_start_is_asked_once() -> None:
+    ended = conform("--level", "3", "--", "sh", "-c", "echo cannot find module >&2; exit 7")
+    assert ended.returncode == ExitCode.FAILED
+    assert [line[:8] for line in ended.stdout.splitlines() if line[:4] in ("ok  ", "FAIL", "skip")] == ["FAIL   1"]
+    assert "ended with exit code 7. It wrote: cannot find module" in ended.stdout
+    rest = len(report.chosen("map", 3, [])) - 1
+    assert f"zpipe: it ends before it says anything, so the other {rest} cases were not asked" in ended.stderr
+    value = json.loads(conform("--json", "--", "false").stdout)
+    assert [one["number"] for one in value["cases"]] == [1] and not value["kept"] and value["level"] is None
+
+
+def test_a_program_that_has_started_once_is_asked_everything(tmp_path: Path) -> None:
+    once = f'[ -e {tmp_path}/began ] && exit 3; touch {tmp_path}/began; exec "$0" "$1"'
+    results = report.run(["sh", "-c", once, *SMALL], "map", [CASES[1], CASES[2], CASES[3]])
+    assert [(one.number, one.outcome) for one in results] == [(1, "kept"), (2, "not kept"), (3, "not kept")]
 
 
 def test_the_page_lists_every_case() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from zpipe import Throttled
-from zpipe_plugins.reconnect import AsyncReconnect, Reconnect
+from zpipe_plugins.reconnect import AsyncReconnect, Reconnect, Reconnects
 
 
 class Service:
@@ -135,3 +135,17 @@ def test_asyncio_many_calls_meet_one_fault_and_open_one_connection(clock: list[f
         assert service.closed == 2
 
     asyncio.run(use())
+
+
+def test_each_that_is_used_at_one_time_is_a_connection_of_its_own() -> None:
+    service = Service()
+    each = Reconnects(service.connect, service.close, (ConnectionError,))
+    with each.use() as first, each.use() as second:
+        assert {first, second} == {1, 2}
+    with each.use(), each.use():
+        assert service.opened == 2, "those that are free are used again"
+    with pytest.raises(Throttled), each.use():
+        raise ConnectionError("reset by peer")
+    assert service.closed == 1
+    each.close()
+    assert service.closed == 2

@@ -193,8 +193,8 @@ def unreachable(db: Database, make: Make, *words: str) -> None:
         _remove(pipeline)
 
 
-def sink_rate(db: Database, make: Make) -> Callable[[], float]:
-    pipeline = make(db.sink("sink_rate", MANY, pace=False, batch=1000))
+def sink_rate(db: Database, make: Make, more: str = "") -> Callable[[], float]:
+    pipeline = make(db.sink("sink_rate", MANY, pace=False, more=more, batch=1000))
 
     def rate() -> float:
         db.execute("DROP TABLE IF EXISTS sink_rate")

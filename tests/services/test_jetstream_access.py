@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -164,7 +165,7 @@ def test_a_user_that_the_server_throws_out_loses_nothing(start: Start, make: Mak
     assert_each_once(pipeline)
 
 
-def test_rights_that_are_missing_are_named(start: Start, make: Make, tmp_path: Path) -> None:
+def test_rights_that_are_missing_are_named_and_those_of_the_docs_do(start: Start, make: Make, tmp_path: Path) -> None:
     operator, path = Operator(), tmp_path / "me.creds"
     path.write_text(operator.credentials(sub={"deny": ["$KV.>"]}))
     server = start(operator.demands)
@@ -173,9 +174,16 @@ def test_rights_that_are_missing_are_named(start: Start, make: Make, tmp_path: P
         assert "may not do what links need" in finding and "docs/jetstream.md, Rights" in finding
     run = pipeline.run()
     wait_until(lambda: "permissions violation for subscription" in run.stderr, "it is said")
-    path.write_text(operator.credentials())
+    publish, subscribe = (sides := re.findall(r"`([^`]+)`", _rights()))[:-2], sides[-2:]
+    path.write_text(operator.credentials(pub={"allow": publish}, sub={"allow": subscribe}))
     run.ledger(DEADLINE_S)
     assert_each_once(pipeline)
+
+
+def _rights() -> str:
+    """The sentence of docs/jetstream.md, for this pipeline."""
+    page = (Path(__file__).parents[2] / "docs" / "jetstream.md").read_text(encoding="utf-8")
+    return page.partition("## Rights")[2].replace("PIPELINE", "guarded")
 
 
 def test_a_server_without_jetstream_is_named(start: Start, make: Make) -> None:

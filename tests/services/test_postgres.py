@@ -15,6 +15,8 @@ from pipeline import wait_until
 from rows import waits_saying
 from servers import PostgreSQL, closed_port
 
+TWO = "workers = { count = 2 }"
+
 
 @pytest.fixture
 def db(postgresql: PostgreSQL) -> Iterator[Database]:
@@ -35,6 +37,21 @@ def db(postgresql: PostgreSQL) -> Iterator[Database]:
 
 def test_sink_with_kills(db: Database, make: Make) -> None:
     databases.sink_with_kills(db, make)
+
+
+def test_two_workers_have_a_connection_each(db: Database, make: Make, postgresql: PostgreSQL) -> None:
+    """Both wait for the table at once. The loss of one connection costs its batch a try, and the other nothing."""
+    db.table("divided")
+    pipeline = make(db.sink("divided", 20_000, pace=False, more=TWO))
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with psycopg.connect(postgresql.dsn) as held:
+        held.execute("LOCK TABLE divided IN SHARE MODE")
+        run = pipeline.run()
+        wait_until(lambda: len(db.query(waiting)) == 2, "two connections write")
+        db.query(f"SELECT pg_terminate_backend({db.query(waiting)[0][0]})")
+    ledger = run.ledger()
+    assert all(row["restarts"] == row["dead"] == 0 for row in ledger["stages"].values()), ledger
+    db.has("divided", 20_000)
 
 
 def test_source_with_kills(db: Database, make: Make) -> None:
@@ -136,7 +153,9 @@ def test_two_columns_are_a_cursor_and_values_are_plain(db: Database, make: Make)
     assert [lines[0][name] for name in ("amount", "tags", "more")] == ["1.10", ["a", "b"], {"x": [1]}]
 
 
-def test_throughput_of_the_sink(db: Database, make: Make, compare: Callable[..., None]) -> None:
+def plain_rate(db: Database) -> float:
+    """Messages a second of a plain script."""
+
     def plain() -> None:
         with (
             psycopg.connect(db.where.removeprefix('dsn = "').removesuffix('"')) as connection,
@@ -155,11 +174,17 @@ def test_throughput_of_the_sink(db: Database, make: Make, compare: Callable[...,
                 )
                 connection.commit()
 
-    def fresh() -> float:
-        db.execute("TRUNCATE sink_rate")
-        return timed(plain)
+    db.execute("TRUNCATE sink_rate")
+    return timed(plain)
 
-    compare("postgres, sink", databases.sink_rate(db, make), fresh)
+
+def test_throughput_of_the_sink(db: Database, make: Make, compare: Callable[..., None]) -> None:
+    compare("postgres, sink", databases.sink_rate(db, make), lambda: plain_rate(db))
+
+
+def test_throughput_of_the_sink_with_two_workers(db: Database, make: Make, compare: Callable[..., None]) -> None:
+    """Each with a connection of its own, beside the same plain script, which has one."""
+    compare("postgres, sink, two workers", databases.sink_rate(db, make, TWO), lambda: plain_rate(db))
 
 
 def test_throughput_of_the_source(db: Database, make: Make, compare: Callable[..., None], tmp_path: Path) -> None:

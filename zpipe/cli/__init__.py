@@ -133,7 +133,9 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except ZpipeError as error:
-        click.echo(f"zpipe: {error}", err=True)
+        from zpipe.monitor.formatting import visible_lines  # it may have words of a neighbour
+
+        click.echo(visible_lines(f"zpipe: {error}"), err=True)
         code = error.exit_code
     except PermissionError as error:  # whichever file it is, the same advice helps
         if error.filename is None:

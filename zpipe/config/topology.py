@@ -188,12 +188,26 @@ def _bounds(stages: frozenset[str]) -> str:
 # ---- what is allowed, but is most likely not meant
 
 
+def _foreign_on_hosts(config: PipelineConfig, stage: StageConfig) -> str:
+    """What a program has to do itself where a pipeline has several hosts; "" where it has one."""
+    if not stage.listen:
+        return ""
+    keys = ", with the key of ZPIPE_KEY_FILE" if config.has_keys else ""
+    names = [entry.stage for entry in stage.inputs] + [name for _, name in config.consumers(stage.name)]
+    own, beside = set(stage.hosts), {host for name in names for host in config.stages[name].hosts}
+    others = sorted(beside - own if len(own) == 1 else beside | own)
+    if not others:
+        return f"is seen on its own host only, unless its program binds what `listen` says{keys}"
+    does = f"its program has to bind what `listen` says, and to connect to them, over tcp{keys}"
+    cure = "the examples in C and Node do not, so keep such a stage on one host with those beside it"
+    return f"meets stages on other hosts ({', '.join(others)}): {does}; {cure}"
+
+
 def advise(config: PipelineConfig, report: MistakeReport) -> None:
     """Adds warnings to `report`: mistakes that stop nothing. The config must have been loaded with its plugins."""
     for stage in config.stages.values():
         path = ("stages", stage.name)
-        if stage.command and config.has_keys:
-            problem = "is in another language, and has to use ZPIPE_KEY_FILE itself where it meets other hosts"
+        if stage.command and (problem := _foreign_on_hosts(config, stage)):
             report.add((*path, "command"), f"{problem} (PROTOCOL.md, section 16)")
         readers = [config.stages[name] for _, name in config.consumers(stage.name)]
         if stage.buffer is not None and all(reader.link is not None for reader in readers):

@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 from zpipe.conform import consumer_cases, instance_cases, producer_cases  # noqa: F401 -- they fill the table
 from zpipe.conform.cases import CASES, Case
 from zpipe.conform.scene import Scene
-from zpipe.conform.verdicts import Kind, NotApplicable, NotKept
+from zpipe.conform.verdicts import Kind, NeverSpoke, NotApplicable, NotKept
 from zpipe.errors import OperatorError
 
 Outcome = Literal["kept", "not kept", "not asked"]
@@ -55,31 +55,39 @@ def run(
 ) -> list[Result]:
     """Runs each case in a world of its own, `jobs` at a time. `keep` hears of each, in order. Blocks.
 
-    Raises OperatorError if the command cannot be started.
+    Only the first comes back where the program ends in it without a word: it would in all. Raises OperatorError if the command
+    cannot be started.
     """
-    results = []
+    results: list[Result] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for one in [pool.submit(_run_case, case, command, kind, many) for case in cases]:
-            results.append(one.result())
-            keep(results[-1])
+        try:
+            for one in [pool.submit(_run_case, case, command, kind, many) for case in cases]:
+                result, spoke = one.result()
+                results.append(result)
+                keep(result)
+                if len(results) == 1 and not spoke:
+                    break
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return results
 
 
-def _run_case(one: Case, command: Sequence[str], kind: Kind, many: bool) -> Result:
+def _run_case(one: Case, command: Sequence[str], kind: Kind, many: bool) -> tuple[Result, bool]:
+    """False: the program has ended without a word."""
     root = Path(tempfile.mkdtemp(prefix="zpc-"))
     scene = Scene(command, kind, root, many)
     began = time.monotonic()
 
-    def result(outcome: Outcome, **more: str) -> Result:
-        return Result(
-            one.number, one.level, one.title, one.section, outcome, round(time.monotonic() - began, 3), **more
-        )
+    def result(outcome: Outcome, **more: str) -> tuple[Result, bool]:
+        seconds = round(time.monotonic() - began, 3)
+        return Result(one.number, one.level, one.title, one.section, outcome, seconds, **more), True
 
     try:
         one.check(scene)
         return result("kept")
     except NotKept as error:
-        return result("not kept", sent=error.sent, expected=error.expected, came=error.came)
+        found, _ = result("not kept", sent=error.sent, expected=error.expected, came=error.came)
+        return found, not isinstance(error, NeverSpoke)
     except NotApplicable as error:
         return result("not asked", why=str(error))
     except OSError as error:

@@ -20,7 +20,7 @@ from zpipe.conform.dead_letters import DeadLetters
 from zpipe.conform.downstream import Downstream
 from zpipe.conform.program import Program
 from zpipe.conform.upstream import Upstream
-from zpipe.conform.verdicts import Kind, NotApplicable, NotKept
+from zpipe.conform.verdicts import Kind, NeverSpoke, NotApplicable, NotKept
 from zpipe.runtime import locks
 from zpipe.transport.neighbour_sockets import StrangerSockets
 
@@ -168,7 +168,8 @@ class Scene:
             ended = [program.exit_code for program in self.programs.values() if program.exit_code is not None]
             if ended and not self._may_exit:
                 last = "; ".join(program.last_words()[-LAST_WORDS:] for program in self.programs.values())
-                self.fail(expected, f"the stage ended with exit code {ended[0]}. It wrote: {last or 'nothing'}")
+                came = f"the stage ended with exit code {ended[0]}. It wrote: {last or 'nothing'}"
+                self.fail(expected, came, NotKept if self._came else NeverSpoke)
             if time.monotonic() > deadline:
                 self.fail(expected, "nothing of the kind within " + f"{within_s:g} s")
             for one in self._neighbours()[:1]:
@@ -207,10 +208,10 @@ class Scene:
                 expected + ", with exit code 0", f"exit code {program.exit_code}: {program.last_words()[-LAST_WORDS:]}"
             )
 
-    def fail(self, expected: str, came: str) -> None:
+    def fail(self, expected: str, came: str, kind: type[NotKept] = NotKept) -> None:
         """Raises NotKept with what was said last."""
         heard = "; ".join(self._came)
-        raise NotKept("; ".join(self._sent) or "nothing", expected, f"{came}{f' (last: {heard})' if heard else ''}")
+        raise kind("; ".join(self._sent) or "nothing", expected, f"{came}{f' (last: {heard})' if heard else ''}")
 
     def require(self, holds: object, expected: str, came: object = "") -> None:
         """Raises NotKept unless it holds."""

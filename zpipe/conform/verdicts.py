@@ -21,5 +21,9 @@ class NotKept(Exception):
         self.sent, self.expected, self.came = sent, expected, came
 
 
+class NeverSpoke(NotKept):
+    """The stage ended before it had said anything to anybody, which it would do in every other case too."""
+
+
 class NotApplicable(Exception):
     """The case asks for something that a stage need not have, and this one does not."""

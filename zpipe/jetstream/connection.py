@@ -46,7 +46,7 @@ async def connect(
             refused(words_of(error))
 
     problems: dict[str, list[str]] = {}
-    cures: dict[str, None] = {}
+    cures: set[str] = set()
     for server in random.sample(to.servers, len(to.servers)):
         client = _client_class()(access.is_encrypted(server))
         try:
@@ -64,13 +64,15 @@ async def connect(
         except Exception as error:  # whatever is in the way, of the network, of TLS, of what the server says
             reason, cure = _reason(watch.first or error, server, to)
             problems.setdefault(reason, []).append(access.shown(server))
-            cures[cure] = None
+            cures.add(cure)
             with suppress(Exception):  # its own `close` waits for ever for some that it could not open
                 client._transport.close()
         else:
             return client
-    told = "; ".join(f"{', '.join(servers)}: {reason}" for reason, servers in problems.items())
-    raise AccessError(told, "; or ".join(cures))
+    # In the order of the config, so that the same trouble has the same words.
+    found = {reason: [one for one in map(access.shown, to.servers) if one in at] for reason, at in problems.items()}
+    told = "; ".join(sorted(f"{', '.join(servers)}: {reason}" for reason, servers in found.items()))
+    raise AccessError(told, "; or ".join(sorted(cures)))
 
 
 class _FirstError:
@@ -115,7 +117,10 @@ def _reason(error: Exception, server: str, to: Access) -> tuple[str, str]:
     """What stands in the way at a server, and the cure."""
     said = words_of(error)
     if isinstance(error, _Unencrypted):
-        return "it has no TLS, and `servers` says tls://: nothing was said to it", "give it TLS, or correct `servers`"
+        return (
+            "it has no TLS, and `servers` says tls://: nothing was said to it",
+            "give it TLS, or correct `servers` of the link",
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return _distrust(error)
     if isinstance(error, ssl.SSLError):
@@ -124,16 +129,19 @@ def _reason(error: Exception, server: str, to: Access) -> tuple[str, str]:
     if any(words in said.lower() for words in _REFUSED):
         return _refusal(said, to)
     if isinstance(error, TimeoutError):
-        return f"no answer in {CONNECT_S:g} s", "start it, let its port through the firewall, or correct `servers`"
+        return (
+            f"no answer in {CONNECT_S:g} s",
+            "start the server, let its port through the firewall, or correct `servers` of the link",
+        )
     if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in said:
-        return "nobody listens there", "start it, or correct `servers` of the link"
+        return "nobody listens there", "start the server, or correct `servers` of the link"
     if "connection lost" in said.lower() or isinstance(error, ConnectionResetError | BrokenPipeError):
         cure = "its log says why" + "; if it asks for a certificate, give `cert` in [security.nats]" * (
             to.security.cert is None
         )
         return "it has closed the connection", cure
     if isinstance(error, OSError):
-        return error.strerror or said, "start it, or correct `servers` of the link"
+        return error.strerror or said, "start the server, or correct `servers` of the link"
     return said, "its log says more"
 
 

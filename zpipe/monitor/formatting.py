@@ -15,6 +15,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def visible_lines(text: str) -> str:
+    """The same of a text of several lines, which stay lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def count(number: float) -> str:
     """At most five characters: 0, 7.5, 950, 12.3k, 4.1M."""
     if number < 10 and number != int(number):

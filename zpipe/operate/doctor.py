@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from zpipe import __version__, folders
-from zpipe.config import PipelineConfig, parse_address
+from zpipe.config import Address, PipelineConfig, parse_address
 from zpipe.config.memory_estimate import estimate_memory
 from zpipe.config.pipeline_config import JetStreamLink
 from zpipe.core.wire.peer_address import as_ip
-from zpipe.errors import OperatorError
+from zpipe.errors import OperatorError, TargetError
 from zpipe.jetstream import examination
 from zpipe.jetstream.access import Access
 from zpipe.jetstream.names import LinkNames, version
@@ -75,7 +75,12 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
 
     env  as the instances have it: with the host of the pipeline that this is
     """
-    places = Places(config, env)
+    try:
+        places = Places(config, env)
+    except TargetError as error:
+        what = str(error).rpartition(": ")[0]
+        yield Finding("this host", "wrong", what, "say which of them this is by --host, or $ZPIPE_HOST")
+        return  # most of what follows differs by host
     yield from _names(config, places.host)
     keys = list(_keys(config, env, places.host))
     yield from keys
@@ -124,10 +129,6 @@ def _keys(config: PipelineConfig, env: Mapping[str, str], host: str) -> Iterator
             cure = "take it out of the config, and give each host a key: `zpipe keys new`"
             yield Finding("keys", "warning", "insecure = true: whoever reaches a port can take part", cure)
         return
-    if host and host not in config.hosts:
-        what = f"{host!r} is no host of the pipeline, which has {', '.join(config.hosts)}"
-        yield Finding("this host", "wrong", what, "say which of them this is by --host, or $ZPIPE_HOST")
-        return
     try:
         pair = keyring.pair_from(this_host.own_key(config, env, host), host)
     except OperatorError as error:
@@ -167,15 +168,17 @@ def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[
         refused = watch.refused
     finally:
         watch.close()
-    yield from _heard(config, watch.snapshots, skews)
+    yield from _heard(config, places, watch.snapshots, skews)
     for stage, instance in config.instances:
         if (stage, instance) in watch.snapshots:
             continue
         name, host = f"{stage}.{instance}", places.other_host(stage, instance)
         if (stage, instance) in refused:
-            yield Finding(
-                "reach", "wrong", f"{name} on {host}: {refused[stage, instance]}", f"`zpipe doctor` on {host} says more"
-            )
+            what, _, cure = refused[stage, instance].partition(": ")
+            yield Finding("reach", "wrong", f"{name} on {host}: {what}", cure or f"`zpipe doctor` on {host} says more")
+        elif host and config.has_keys and not config.hosts[host].keys:
+            what = f"{name} on {host} is not asked, since no key of {host} is trusted here"
+            yield Finding("reach", "wrong", what, f"zpipe keys trust '{host} = KEY'")
         elif host and config.stages[stage].listen:
             yield _unheard(name, host, config.stages[stage].listen[instance - 1])
         elif places.is_local(stage, instance) and places.alive(stage, instance):
@@ -187,7 +190,10 @@ def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[
 
 
 def _heard(
-    config: PipelineConfig, snapshots: Mapping[tuple[str, int], dict[str, Any]], skews: Mapping[str, float]
+    config: PipelineConfig,
+    places: Places,
+    snapshots: Mapping[tuple[str, int], dict[str, Any]],
+    skews: Mapping[str, float],
 ) -> Iterator[Finding]:
     mine, told = f"zpipe {__version__}", set()
     for (stage, instance), snapshot in snapshots.items():
@@ -201,7 +207,8 @@ def _heard(
             if row["reason"] not in told:
                 told.add(row["reason"])
                 what, _, cure = row["reason"].partition(": ")
-                yield Finding("keys", "wrong", f"{name}: {what}", cure)
+                there = places.other_host(stage, instance)  # to whom "here" and "this host" are another
+                yield Finding("keys", "wrong", f"{name}" + f" on {there} says" * bool(there) + f": {what}", cure)
     for host, skew in skews.items():
         where = host or "another process"
         if abs(skew) > CLOCKS_APART_S:
@@ -209,7 +216,7 @@ def _heard(
             cure = "have both kept by NTP (timedatectl set-ntp true). Only times since a message's origin are wrong"
             apart = f"{abs(skew):.0f} s" if abs(skew) < MINUTES_FROM_S else f"{abs(skew) / 60:.0f} min"
             yield Finding("clocks", "warning", f"the clock of {where} is {apart} {way} this one", cure)
-        elif host:
+        elif host not in ("", places.host):
             yield Finding("clocks", "ok", f"the clock of {host} is right to {abs(skew):.1f} s")
 
 
@@ -222,16 +229,29 @@ def _unheard(name: str, host: str, listen: str) -> Finding:
         cure = f"start it; if it runs, a firewall on {host} refuses {where}"
         return Finding("reach", "warning", f"{name} does not run: nobody listens at {where} on {host}", cure)
     except OSError as error:
-        no_answer = isinstance(error, TimeoutError) or error.errno in (
-            errno.ETIMEDOUT,
-            errno.EHOSTUNREACH,
-            errno.ENETUNREACH,
-        )
-        why = "no answer" if isinstance(error, TimeoutError) else error.strerror
-        cure = f"is {host} up? Let tcp {address.port} to {address.port + 2} through its firewall" if no_answer else ""
+        why, cure = _unreached(error, host, address)
         return Finding("reach", "wrong", f"{name} on {host} cannot be reached at {where}: {why}", cure)
     cure = f"see the log of {name} on {host}, and `zpipe doctor` there"
     return Finding("reach", "wrong", f"{name} on {host}: somebody listens at {where}, and sends no snapshot", cure)
+
+
+def _unreached(error: OSError, host: str, address: Address) -> tuple[str, str]:
+    """Why no connection was made, and the cure."""
+    if isinstance(error, socket.gaierror):
+        cure = f"a line in /etc/hosts, or in the DNS; or an IP address as [hosts.{host}] address"
+        return f"{address.host} has no address ({error.strerror})", cure
+    if isinstance(error, TimeoutError):
+        return "no answer", f"is {host} up? Let tcp {address.port} to {address.port + 2} through its firewall"
+    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN):
+        way = f"`ip route get {address.host.strip('[]')}` shows the way there"
+        cure = f"is {host} up, and on this network? {way}; correct it, or [hosts.{host}] address"
+        return "no route" if error.errno != errno.ENETDOWN else "the network is down", cure
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return str(error.strerror), f"let this machine's own firewall send to tcp {address.port} to {address.port + 2}"
+    cure = (
+        f"`nc -vz {address.host.strip('[]')} {address.port}` shows the same: what is between this machine and {host}?"
+    )
+    return str(error.strerror or error), cure
 
 
 def _clusters(config: PipelineConfig) -> Iterator[Finding]:

@@ -13,11 +13,14 @@ from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.core.lifecycle import State
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames
-from zpipe.errors import NoPeerError, OperatorError, PeerError
+from zpipe.errors import ConfigError, NoPeerError, OperatorError, PeerError
 from zpipe.runtime.places import Places
 from zpipe.transport import keyring
+from zpipe.transport.curve import Problem
 
 ASK_S = 3.0
+TRUST_AGAIN_S = 2.0
+"""While a handshake fails, keys are read again this often: `zpipe keys` may have changed them since."""
 DRAIN_ANSWER_S = 1.0
 FIND_S = 0.25
 FIND_AGAIN_S = 2.0
@@ -56,7 +59,7 @@ class Watch:
         self.snapshots: dict[InstanceKey, dict[str, Any]] = {}
         self._sockets = keyring.operator_sockets(config, places.private_key(), places.host, frames.SNAPSHOT_TOPIC)
         self._numbers = count(1)
-        self._find_at = 0.0
+        self._find_at = self._trust_at = 0.0
         self._rounds_left = ASK_UNHEARD_ROUNDS if ask_unheard else 0
         self._ask_unheard_at = time.monotonic() + FIRST_ASK_S
         self._expected = set(config.instances)
@@ -82,6 +85,9 @@ class Watch:
         if now < self._find_at:
             return
         self._find_at = now + (FIND_AGAIN_S if self._expected <= self.snapshots.keys() else FIND_S)
+        if self._sockets.refused and now >= self._trust_at:
+            self._trust_at = now + TRUST_AGAIN_S
+            self._trust_again()
         for stage in self.config.stages:
             for instance in self._places.instances(stage):
                 address, host = (
@@ -89,6 +95,12 @@ class Watch:
                     self._places.other_host(stage, instance),
                 )
                 self._sockets.connect(address, host)
+
+    def _trust_again(self) -> None:
+        """A run, or a screen, outlives the keys that it was started with."""
+        with suppress(ConfigError):  # then those hold that it has
+            now = self._places.read_again()
+            self._sockets.trust(keyring.trusted_hosts(now))
 
     def _ask_unheard(self) -> None:
         """Asks each instance for a snapshot that has not sent one yet."""
@@ -150,7 +162,7 @@ class Watch:
         encoded = self._sockets.ask(address, frames.write(request), timeout_s, host)
         if encoded is None:
             problem = self._sockets.refused.get(address)
-            why = keyring.words_of(problem, host) if problem else "is it running?"
+            why = self._words_of(problem, host) if problem else "is it running?"
             raise self._places.no_peer_error(f"{stage}.{instance} does not answer at {address}: {why}")
         answer = read_answer(encoded, (stage, instance))
         if isinstance(answer, frames.Refuse):
@@ -186,8 +198,11 @@ class Watch:
             for instance in self._places.instances(stage):
                 problem = self._sockets.refused.get(self._places.addresses(stage, instance).control)
                 if problem:
-                    found[stage, instance] = keyring.words_of(problem, self._places.other_host(stage, instance))
+                    found[stage, instance] = self._words_of(problem, self._places.other_host(stage, instance))
         return found
+
+    def _words_of(self, problem: Problem, host: str) -> str:
+        return keyring.words_of(problem, host, f"{self._places.host} = {self._sockets.public_key}")
 
     def close(self) -> None:
         self._sockets.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zpipe import folders
-from zpipe.config import PipelineConfig, parse_address
+from zpipe.config import PipelineConfig, load, parse_address
 from zpipe.errors import NoPeerError, OperatorError
 from zpipe.runtime import environment, locks, this_host
 
@@ -47,15 +47,16 @@ class Places:
     host   the host of the pipeline that this is; "" if it has none, or this is none of them
     since  (outside a run) marks older than this are of an earlier life of the pipeline, in seconds since the machine booted
 
-    A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks.
+    A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks. Raises TargetError if
+    $ZPIPE_HOST is no host of the pipeline.
     """
 
     def __init__(self, config: PipelineConfig, env: Mapping[str, str], since: float = math.inf) -> None:
         self._config = config
-        self.of_system = config.path.absolute().parent == SYSTEM_CONFIGS and not names_folders(env)
+        self.of_system = _is_of_system(config, env)
         self._env = {**SYSTEM_FOLDERS, **env} if self.of_system else env
         self.since = since
-        self.root = folders.runtime_root(self._env)
+        self.root = runtime_root(config, env)
         self.host = this_host.name_of(config, env)
         self.run = env.get(environment.RUN, "")
         self.join_run()
@@ -66,6 +67,10 @@ class Places:
         path = self.root / f"{self._config.name}.run"
         if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
             self.run = str(read_json(path, locks.read).get("run", ""))
+
+    def read_again(self) -> PipelineConfig:
+        """What the file of the pipeline says now. Raises ConfigError."""
+        return load(self._config.path, env=self._env, only="")
 
     def private_key(self) -> str:
         """Of this host, where the pipeline has keys, and else "". Raises OperatorError."""
@@ -283,6 +288,15 @@ def since_boot_s() -> float:
 @cache
 def _boot() -> str:
     return BOOT_ID.read_text().strip()
+
+
+def runtime_root(config: PipelineConfig, env: Mapping[str, str]) -> Path:
+    """The folder with the sockets of a pipeline's instances, whichever host this is."""
+    return folders.runtime_root({**SYSTEM_FOLDERS, **env} if _is_of_system(config, env) else env)
+
+
+def _is_of_system(config: PipelineConfig, env: Mapping[str, str]) -> bool:
+    return config.path.absolute().parent == SYSTEM_CONFIGS and not names_folders(env)
 
 
 def names_folders(env: Mapping[str, str]) -> bool:

@@ -19,7 +19,7 @@ from zpipe.config.config_record import ConfigRecord
 from zpipe.errors import ConfigError, NoPeerError, OperatorError, TargetError
 from zpipe.plugin_loading import did_you_mean
 from zpipe.runtime.locks import is_locked
-from zpipe.runtime.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_folders
+from zpipe.runtime.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_folders, runtime_root
 
 FILE = "config.json"
 USERS = Path("/run/user")
@@ -95,7 +95,7 @@ def _by_file(path: Path, env: Mapping[str, str]) -> Target:
     real = os.path.realpath(path)
     found = [one for one in machine.live() if real in (os.path.realpath(by.config.path) for by in one.live)]
     if config is not None:
-        here = machine.pipelines.get((Places(config, env).root, config.name))
+        here = machine.pipelines.get((runtime_root(config, env), config.name))
         # Whatever file its owner, who asks, has started it by. Elsewhere only this file counts: two owners may each have a
         # pipeline of one name.
         found = [here] if here is not None and here.live else [one for one in found if one.name == config.name]

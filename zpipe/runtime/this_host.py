@@ -12,7 +12,8 @@ from pathlib import Path
 from zpipe import folders
 from zpipe.config import PipelineConfig
 from zpipe.config.hosts import is_key
-from zpipe.errors import OperatorError
+from zpipe.errors import OperatorError, TargetError
+from zpipe.plugin_loading import did_you_mean
 from zpipe.runtime import environment
 
 SUFFIX = ".key"
@@ -23,11 +24,16 @@ _KEY_FILE = re.compile(r"([A-Za-z0-9_-]+)\.key")
 
 def name_of(config: PipelineConfig, env: Mapping[str, str]) -> str:
     """$ZPIPE_HOST; or else the only host of the pipeline of which there is a private key here; or else the one that has this
-    machine's name, or an address of it. "" if it is none of them."""
-    if named := env.get(environment.HOST):
-        return named
+    machine's name, or an address of it. "" if it is none of them, or the pipeline has none. Raises TargetError if $ZPIPE_HOST
+    is none of them."""
     if not config.hosts:
         return ""
+    if named := env.get(environment.HOST):
+        if named not in config.hosts:
+            known = ", ".join(config.hosts)
+            what = f"{named!r} is no host of pipeline {config.name!r}, which has {known}{did_you_mean(named, config.hosts)}"
+            raise TargetError(f"{what}: say by $ZPIPE_HOST which of them this machine is")
+        return named
     with_key = [name for name in private_keys(folders.keys_folder(env, config.path)) if name in config.hosts]
     if len(with_key) == 1:
         return with_key[0]

@@ -24,6 +24,8 @@ _UNKNOWN, _NOT_HERE = 400, 500
 """A client is told no more of a refusal than one of three numbers (RFC 27), of which 300 has it wait in vain."""
 _CRYPTOGRAPHIC, _MECHANISM = zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC, zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 
+SOMEBODY = "somebody"
+"""Where a connection came from that had ended before anybody looked."""
 Problem = Literal["unknown key", "key of another", "no keys", "wrong server key", "broken off", "too many", "no end"]
 """Why a connection with keys was not made: the client's key is not known; it is known, and is not one of those that may use this
 socket; one end has keys and the other has none; the client expects another key of the server; nobody knows. Or why one was ended:

@@ -21,15 +21,19 @@ def pair_from(secret: str, host: str) -> KeyPair | None:
 
 def operator_sockets(config: PipelineConfig, secret: str, host: str, *topics: bytes) -> OperatorSockets:
     """The sockets of a command on this host."""
-    trusted = TrustedKeys({name: one.keys for name, one in config.hosts.items()})
-    return OperatorSockets(*topics, pair=pair_from(secret, host), trusted=trusted)
+    return OperatorSockets(*topics, pair=pair_from(secret, host), trusted=trusted_hosts(config))
 
 
-def words_of(problem: Problem, host: str) -> str:
-    """Why a command was not let in, for people."""
+def trusted_hosts(config: PipelineConfig) -> TrustedKeys:
+    """Whom a command connects to."""
+    return TrustedKeys({name: one.keys for name, one in config.hosts.items()})
+
+
+def words_of(problem: Problem, host: str, own: str) -> str:
+    """Why a command was not let in, for people. `own`: this host and its key, as `zpipe keys trust` takes them."""
     match problem:
         case "unknown key":
-            return f"{host} does not know this host's key: run `zpipe keys trust` there (`zpipe doctor` says with what)"
+            return f"{host} does not know this host's key: run `zpipe keys trust '{own}'` on {host}, and reload there (SIGHUP)"
         case "wrong server key":
             return f"{host} has another key than the one trusted here: `zpipe keys list` on {host} shows it"
         case "no keys":

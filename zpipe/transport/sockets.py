@@ -27,7 +27,7 @@ from zpipe.transport import curve, socket_options
 from zpipe.transport.accepted import AcceptedConnections
 from zpipe.transport.arrival import Arrival, What
 from zpipe.transport.connections import bound_to, connected_from, connection_of, shut_down
-from zpipe.transport.curve import KeyPair, Refusal, TrustedKeys, ZapAnswers
+from zpipe.transport.curve import SOMEBODY, KeyPair, Refusal, TrustedKeys, ZapAnswers
 from zpipe.transport.socket_options import (
     MAX_STATEMENT_BYTES,
     MAX_SUBSCRIPTION_BYTES,
@@ -514,7 +514,7 @@ class Sockets:
                 where, problem = self._accepted.remove(value) if self._accepted is not None else "", self._failing
                 self._failing = None
                 if problem is not None and self._pair is not None:
-                    yield Arrival("refusal", Refusal(problem, where or "somebody", False, "", key), [])
+                    yield Arrival("refusal", Refusal(problem, where or SOMEBODY, False, "", key), [])
 
     def _accept(self, fd: int, socket: str) -> Iterator[Arrival]:
         where = connected_from(fd)

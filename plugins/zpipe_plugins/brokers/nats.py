@@ -44,7 +44,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -373,8 +373,31 @@ class _Link(NamedTuple):
     acknowledgements: _Acknowledgements
 
 
+@cache
+def _client_class() -> Any:
+    from nats.aio.client import Client
+
+    class Guarded(Client):  # type: ignore[misc]
+        """Says who asks to no server of tls:// without TLS. The client as it is would, to whoever claims to have none."""
+
+        def _connect_command(self) -> bytes:
+            if self._current_server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+                raise ConnectionError("a server has no TLS, and `servers` says tls://: nothing was said to it")
+            return super()._connect_command()  # type: ignore[no-any-return]
+
+    if not hasattr(Client, "_connect_command"):
+        raise OperatorError("this nats-py is not known, and might say a password in the clear: install another version")
+    return Guarded
+
+
+def _checked(path: Path) -> str:
+    """The client reads for ever in a file that has no JWT."""
+    if "BEGIN NATS USER JWT" not in path.read_text(encoding="ascii", errors="replace"):
+        raise OperatorError(f"credentials: {path} has no JWT of a user; give a .creds file, as nsc makes it")
+    return str(path)
+
+
 def _reconnect(context: zpipe.Context[Any]) -> AsyncReconnect[_Link]:
-    import nats
     from nats import errors
 
     options: _Connection = context.options
@@ -385,13 +408,14 @@ def _reconnect(context: zpipe.Context[Any]) -> AsyncReconnect[_Link]:
     async def connect() -> _Link:
         file = options.credentials
         try:
-            client = await nats.connect(
+            client = _client_class()()
+            await client.connect(
                 options.servers,
                 name=f"{context.pipeline}.{context.stage}.{context.instance}",
                 user=options.username,
                 password=options.password.reveal() if options.password else None,
                 token=options.token.reveal() if options.token else None,
-                user_credentials=str(context.config_dir / file.expanduser()) if file else None,
+                user_credentials=_checked(context.config_dir / file.expanduser()) if file else None,
                 allow_reconnect=False,
                 connect_timeout=_CONNECT_S,
                 error_cb=quiet,

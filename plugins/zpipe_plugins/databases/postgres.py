@@ -8,6 +8,8 @@ numerics, UUIDs) are text.
 
 With an input it is a sink. A batch goes by `COPY` into a temporary table and from there into the table, in one
 transaction, so give the stage a `batch`. A row whose key is there is overwritten, with the fields that the payload has.
+With `workers = { count = 2 }` two batches are stored at once, each by a connection of its own, which is up to twice as quick.
+Two messages about one row may then be stored in either order.
 
 ```toml
 [stages.read]
@@ -45,7 +47,7 @@ from zpipe import Context, Duration, Message, Secret, Sink, Source, Throttled, o
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
 from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
-from zpipe_plugins.reconnect import Reconnect, words_of
+from zpipe_plugins.reconnect import Reconnect, Reconnects, words_of
 from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin, address
 
 if TYPE_CHECKING:
@@ -175,18 +177,18 @@ class PostgresSource(ServicePlugin[SourceOptions], Source[SourceOptions, Positio
 
 class PostgresSink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
     extra, module = "postgres", "psycopg"
-    _target: Reconnect[_Target]
+    _targets: Reconnects[_Target]
 
     @override
     def open(self, context: Context[SinkOptions]) -> None:
         from psycopg import InterfaceError, OperationalError
 
         options, faults = context.options, (OperationalError, InterfaceError)
-        self._target = Reconnect(lambda: _Target(options), lambda target: target.connection.close(), faults)
+        self._targets = Reconnects(lambda: _Target(options), lambda target: target.connection.close(), faults)
 
     @override
     def close(self, context: Context[SinkOptions]) -> None:
-        self._target.close()
+        self._targets.close()
 
     @override
     def process(self, message: Message, context: Context[SinkOptions]) -> Any:
@@ -194,7 +196,7 @@ class PostgresSink(ServicePlugin[SinkOptions], Sink[SinkOptions]):
 
     @override
     def process_batch(self, messages: list[Message], context: Context[SinkOptions]) -> Any:
-        with self._target.use() as target:
+        with self._targets.use() as target:
             return store_batch(messages, context.options, target.columns.keys(), target.store, (_RefusedRow,))
 
 

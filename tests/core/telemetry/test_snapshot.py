@@ -22,6 +22,15 @@ def body() -> dict[str, Any]:
     return published
 
 
+LINK = {"outlet": "", "to": "c", "produced": 0, "acked": 0, "in_flight": 0, "unsent": 0}
+
+
+def test_rows_of_a_stream_are_taken_in(body: dict[str, Any]) -> None:
+    session = {"from": "x", "outlet": "", "incarnation": "i", "stream": {"parcels": 1}, "trouble": ""}
+    more = {"links": [{**LINK, "jetstream": {"connected": True, "trouble": ""}}], "sessions": [session]}
+    assert taken_in(body | more) == body | more
+
+
 def test_what_zpipe_publishes_is_taken_in_as_it_is(body: dict[str, Any]) -> None:
     assert taken_in(body) == body
 
@@ -60,6 +69,10 @@ def test_other_keys_of_other_programs_stay(body: dict[str, Any]) -> None:
         {"rate_in": 1 << 64},
         {"stage": None},
         {"links": [b"link"]},
+        {"links": [{**LINK, "jetstream": []}]},
+        {"links": [{**LINK, "jetstream": {"trouble": 3}}]},
+        {"sessions": [{"from": "x", "outlet": "", "incarnation": "i", "stream": [1]}]},
+        {"sessions": [{"from": "x", "outlet": "", "incarnation": "i", "stream": {"parcels": "many"}}]},
         {"restarts": {"SIGKILL": "often"}},
         {"plugin_counters": {"rows": "many"}},
         {"plugin_gauges": [1]},

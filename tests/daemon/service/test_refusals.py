@@ -10,8 +10,8 @@ import pytest
 from zpipe.config import load
 from zpipe.daemon.service import refusals
 from zpipe.daemon.service.limited_log import LimitedLog
-from zpipe.daemon.service.refusals import FORGET_S, MOST, REPEATED, Refusals
-from zpipe.transport.curve import Refusal
+from zpipe.daemon.service.refusals import FORGET_S, MOST, REPEATED, TRYING_S, Refusals
+from zpipe.transport.curve import SOMEBODY, Refusal
 
 CONFIG = """
 [pipeline]
@@ -91,3 +91,34 @@ def test_an_instance_of_another_host_that_stays_silent_is_said_with_what_to_do(m
     [reason] = said(10.1)
     assert reason.startswith("read.1 on web1 is silent, nothing is connected at 10.0.0.1:25000: start it")
     assert "`zpipe drain` on web1 ends what waits for it here" in reason
+
+
+def test_somebody_who_has_gone_is_named_so_once(made: Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: 1.0)
+    for at in (1.0 - TRYING_S, 1.0):
+        made.note(Refusal("wrong server key", SOMEBODY, False, "", "feedback"), at)
+    assert [reason.partition(": ")[0] for reason in reasons(made)] == [
+        "somebody expects another key of web2 than it has"
+    ]
+
+
+def test_whoever_finds_the_right_key_is_no_news(made: Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among those that it trusts while this host changes its key."""
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: 100.0)
+    wrong = Refusal("wrong server key", "10.0.0.1", False, "", "control")
+    for at in (1.0, 1.0 + TRYING_S / 2, 2.0 + TRYING_S + FORGET_S, 100.0 - TRYING_S / 2):
+        made.note(wrong, at)
+    assert reasons(made) == []
+    made.note(wrong, 100.0 + TRYING_S / 2)
+    assert len(reasons(made)) == 1
+
+
+def test_who_is_refused_is_not_called_silent_too(made: Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To start it would not help."""
+    unreached = {("read", 1): ("tcp://10.0.0.1:7000", 60.0)}
+    assert ["silent" in row["reason"] for row in made.figures(unreached)] == [True]
+    made.note(Refusal("unknown key", "web1", True, TWO, "feedback"), 1.0)
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: 1.0)
+    assert ["silent" in row["reason"] for row in made.figures(unreached)] == [False]
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: 2.0 + FORGET_S)
+    assert ["silent" in row["reason"] for row in made.figures(unreached)] == [True]

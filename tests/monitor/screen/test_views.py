@@ -304,3 +304,19 @@ def test_a_stage_shows_how_much_its_disk_buffer_may_hold() -> None:
     shown = played(replace(made, stages={**made.stages, "read": read}), seconds=3)
     assert "disk buffer 10 GiB" in seen(VIEWS[3](shown, Choice(3, stage="read"), 120, 34))
     assert "disk buffer" not in seen(VIEWS[3](shown, Choice(3, stage="sink"), 120, 34))
+
+
+def test_a_link_through_a_stream_shows_what_is_in_it_and_why_it_takes_nothing() -> None:
+    made = config({"read": [], "sink": ["read"]})
+    stream = {"messages": 4000, "parcels": 12, "bytes": 9_000_000, "pending": 10, "ack_pending": 2}
+
+    def change(one: dict[str, Any], second: int) -> dict[str, Any]:
+        for link in one["links"]:
+            link["jetstream"] = {"connected": True, "trouble": "the stream is full: maximum bytes exceeded"}
+        if one["stage"] == "sink":
+            row = {"from": "read", "outlet": "", "instance": 0, "incarnation": "x", "received": 0, "unacked": 0}
+            one["sessions"] = [{**row, "stream": stream}]
+        return one
+
+    text = seen(VIEWS[4](played(made, change, seconds=12), Choice(), 160, 40))
+    assert "stream    4.0k messages in 12 parcels, 8.6 MiB, 2 with consumers;  the stream is full" in text

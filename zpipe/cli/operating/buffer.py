@@ -12,7 +12,7 @@ import click
 from zpipe.cli import known_names
 from zpipe.cli.parameters import find_target, json_option, json_or_text, target_argument
 from zpipe.errors import ExitCode
-from zpipe.monitor.formatting import duration
+from zpipe.monitor.formatting import duration, visible
 from zpipe.operate.stored_buffers import StoredBuffers, Verification, drop, list_buffer, show, verify
 
 SHOW_MESSAGES = 20
@@ -120,7 +120,7 @@ def show_(config: Path, name: str, first: int, limit: int, as_json: bool) -> Exi
         click.echo(json.dumps(rows))
     else:
         for row in rows:
-            click.echo(f"{row['number']}  {row['id']}  {json.dumps(row['payload'], ensure_ascii=False)}")
+            click.echo(visible(f"{row['number']}  {row['id']}  {json.dumps(row['payload'], ensure_ascii=False)}"))
     return ExitCode.DONE
 
 

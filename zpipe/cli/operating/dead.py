@@ -20,6 +20,7 @@ from zpipe.cli.parameters import TimeType, find_target, json_option, target_argu
 from zpipe.config import load
 from zpipe.core.work.stored_dead_letter import MESSAGE, letter_name
 from zpipe.errors import ExitCode, TargetError
+from zpipe.monitor.formatting import visible
 from zpipe.monitor.messages import dead_letter_page
 from zpipe.monitor.messages.payload import UNCHANGED, editable_text, read_payload, with_fields
 from zpipe.monitor.model.run_ledger import RunLedger
@@ -267,7 +268,7 @@ def _progress() -> Callable[[Outcome, list[str]], None]:
         due[0] = time.monotonic() + LINE_S
         printed[:] = waits
         text = f"event=replay.progress replayed={found.replayed} again={found.again} left={found.left}"
-        click.echo("; ".join([text, *waits]), err=True)
+        click.echo(visible("; ".join([text, *waits])), err=True)
 
     return turn
 

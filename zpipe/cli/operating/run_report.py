@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from zpipe.errors import ExitCode
+from zpipe.monitor.formatting import visible
 from zpipe.monitor.model.run_ledger import RunLedger
 
 
@@ -26,5 +27,5 @@ def print_ledger(result: dict[str, Any], links: bool = False) -> None:
 def exit_code(code: ExitCode, ledger: RunLedger, result: dict[str, Any], more: Iterable[str] = ()) -> ExitCode:
     """Prints what has to be said of the ledger, and `more`. An end in order whose ledger does not balance is UNBALANCED."""
     for problem in [*ledger.problems(), *ledger.remarks(result), *more]:
-        click.echo(f"zpipe: {problem}", err=True)
+        click.echo(visible(f"zpipe: {problem}"), err=True)
     return ExitCode.UNBALANCED if code is ExitCode.DONE and not ledger.balanced else code

@@ -16,8 +16,9 @@ from zpipe.config import PipelineConfig, jetstream_table, load, parse_address
 from zpipe.config.addresses import describe_insecurity
 from zpipe.config.loading import report_for
 from zpipe.config.memory_estimate import MemoryRow, estimate_memory
+from zpipe.config.reading.mistakes import MistakeReport
 from zpipe.config.topology import advise
-from zpipe.errors import ConfigError, ExitCode, Mistake
+from zpipe.errors import ConfigError, ExitCode, Mistake, TargetError
 from zpipe.operate import buffer_disks
 from zpipe.runtime.places import Places
 from zpipe.units import sandbox, unit_names
@@ -92,15 +93,25 @@ def _check(path: Path) -> _Result:
     report = report_for(config, str(path), os.environ)
     advise(config, report)
     jetstream_table.advise(config.stages.values(), report)
-    for one in buffer_disks.examine(config, Places(config, os.environ)):
-        if one.problem:
-            report.add(("stages", one.instances[0][0], "buffer"), f"does not fit here: {one.whose} {one.problem}")
+    _check_this_machine(config, report)
     if config.path == unit_names.config_path(config.name):  # its units read it there
         sandbox.warn_of_paths(config, report, Path("/"))
         sandbox.warn_of_network(config, report, Path("/"))
     network = tuple(stage.name for stage in config.stages.values() if stage.traits.needs_network)
     insecure = describe_insecurity(config.stages.values(), config.insecure)
     return _Result(path, (), tuple(report.mistakes), network, insecure, estimate_memory(config), _placed(config))
+
+
+def _check_this_machine(config: PipelineConfig, report: MistakeReport) -> None:
+    """Whether it is a host of the pipeline, if it is said to be one, and has room for its buffers."""
+    try:
+        places = Places(config, os.environ)
+    except TargetError as error:
+        report.add(("hosts",), str(error))
+        return
+    for one in buffer_disks.examine(config, places):
+        if one.problem:
+            report.add(("stages", one.instances[0][0], "buffer"), f"does not fit here: {one.whose} {one.problem}")
 
 
 def _placed(config: PipelineConfig) -> tuple[tuple[str, str, str], ...]:

@@ -64,7 +64,11 @@ def command(
     results = report.run(command_line, kind, cases, many, jobs, keep)
     if junit is not None:
         junit.write_text(report.junit(results), encoding="utf-8")
-    whole = not numbers
+    whole = not numbers and len(results) == len(cases)
     value = report.as_json(command_line, kind, results, whole) if as_json else None
     click.echo(json.dumps(value) if as_json else report.summary(results, whole))
+    if len(results) < len(cases):
+        rest = len(cases) - len(results)
+        what = f"it ends before it says anything, so the other {rest} cases were not asked: see what it wrote, and its command"
+        click.echo(f"zpipe: {what}", err=True)
     return ExitCode.FAILED if any(one.outcome == "not kept" for one in results) else ExitCode.DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ import click
 
 from zpipe.cli.parameters import TimeType, config_argument, json_option
 from zpipe.config import PipelineConfig, load
-from zpipe.errors import ConfigError, ExitCode
+from zpipe.errors import ConfigError, ExitCode, TargetError
+from zpipe.monitor.formatting import visible
 
 if TYPE_CHECKING:
     from zpipe.operate.doctor import Finding
@@ -35,9 +36,11 @@ def command(config: Path, host: str | None, timeout: float | None, as_json: bool
     for one in _findings(config, host, 3.0 if timeout is None else timeout):
         found.append(one)
         if not as_json:
-            click.echo(f"{click.style(one.verdict.ljust(7), fg=_COLOURS[one.verdict])}  {one.area}: {one.what}")
+            click.echo(
+                f"{click.style(one.verdict.ljust(7), fg=_COLOURS[one.verdict])}  {one.area}: {visible(one.what)}"
+            )
             if one.cure:
-                click.echo(f"         -> {one.cure}")
+                click.echo(f"         -> {visible(one.cure)}")
     wrong = sum(one.verdict == "wrong" for one in found)
     if as_json:
         click.echo(json.dumps({"config": str(config), "ok": not wrong, "findings": [one._asdict() for one in found]}))
@@ -63,10 +66,10 @@ def _findings(path: Path, host: str | None, listen_s: float) -> Iterator[Finding
             return
     env = {**os.environ, environment.HOST: host} if host else os.environ
     yield from examine(pipeline, env, listen_s)
-    yield from _units(pipeline, path, env.get(environment.HOST, ""))
+    yield from _units(pipeline, path, env)
 
 
-def _units(pipeline: PipelineConfig, path: Path, host: str) -> Iterator[Finding]:
+def _units(pipeline: PipelineConfig, path: Path, env: Mapping[str, str]) -> Iterator[Finding]:
     """Of a config in /etc/zpipe."""
     from zpipe.config.loading import report_for
     from zpipe.operate.doctor import Finding
@@ -76,7 +79,10 @@ def _units(pipeline: PipelineConfig, path: Path, host: str) -> Iterator[Finding]
     if pipeline.path != unit_names.config_path(pipeline.name):
         return
     folder, root = Path("/") / install.FOLDER, Path("/")
-    host = host or this_host.name_of(pipeline, os.environ)
+    try:
+        host = this_host.name_of(pipeline, env)
+    except TargetError:
+        return  # which is said already
     encrypted = (install.CREDENTIALS / f"{host}.key").exists()
     wanted = unit_files.files(pipeline, install.templates(), install.program(), host, encrypted)
     changes = install.find_changes(folder, pipeline.name, wanted)

@@ -63,7 +63,7 @@ def new(host: str, as_json: bool) -> ExitCode:
     """Make the private key of this host, and print its public key."""
     from zpipe.transport.curve import new_pair
 
-    files = _files()
+    files = _locked_files()
     path = files.path(host)
     if path.exists():
         raise OperatorError(
@@ -91,7 +91,7 @@ def trust(key: tuple[str, str], as_json: bool) -> ExitCode:
 
     It counts in pipelines whose [hosts] have that name. Instances that run take it over on SIGHUP (systemctl reload).
     """
-    files = _files()
+    files = _locked_files()
     host, public = key
     owner = next((name for name, keys in files.trusted().items() if public in keys and name != host), "")
     if owner:
@@ -144,7 +144,7 @@ def rotate(host: str, finish: bool, as_json: bool) -> ExitCode:
     """
     from zpipe.transport.curve import new_pair
 
-    files = _files()
+    files = _locked_files()
     old = _public(files, host)
     if not files.path(host).exists():
         raise OperatorError(f"{host} has no private key here ({files.path(host)}): `zpipe keys new {host}` makes one")
@@ -185,7 +185,7 @@ def drop(what: str, as_json: bool) -> ExitCode:
 
     Instances that run end the sessions of a dropped key when they are reloaded (SIGHUP, systemctl reload).
     """
-    files = _files()
+    files = _locked_files()
     trusted = files.trusted()
     host, key = NamedKey().convert(what, None, None) if "=" in what else (HostName().convert(what, None, None), "")
     keys = trusted.get(host, ())
@@ -206,6 +206,13 @@ def _files() -> KeyFiles:
     from zpipe.runtime.key_files import KeyFiles
 
     return KeyFiles(folders.keys_folder(os.environ))
+
+
+def _locked_files() -> KeyFiles:
+    """For a command that changes them: until it ends, no other does."""
+    files = _files()
+    click.get_current_context().with_resource(files.locked())
+    return files
 
 
 def _trust(files: KeyFiles, host: str, public: str) -> None:

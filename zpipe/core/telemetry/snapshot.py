@@ -146,8 +146,10 @@ _LINK = _table(
         "buffer": _table(
             {}, {**_each(_is_number, *_BUFFER_NUMBERS, "messages_bound", "bytes_bound"), "trouble": _is_text}
         ),
+        "jetstream": _table({}, {"trouble": _is_text}),
     },
 )
+_SESSION = _table({}, {**_each(_is_number, "received", "queued", "unacked", "instance"), "stream": _values(_is_number)})
 _LIMIT = _table(
     {},
     {
@@ -178,7 +180,7 @@ _SNAPSHOT = _table(
         "plugin_gauges": _or_empty(_values(_is_finite)),
         "waiting_for": _or_empty(_list(_is_text)),
         "refusals": _or_empty(_list(_REFUSAL)),
-        "sessions": _list(_table({}, _each(_is_number, "received", "queued", "unacked", "instance"))),
+        "sessions": _list(_SESSION),
         "inputs": _list(_table(_each(_is_text, "from", "outlet"), {"dead": _is_number})),
         "limit": _or_empty(_LIMIT),
         "last_crash": _or_empty(_CRASH),

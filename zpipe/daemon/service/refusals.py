@@ -6,19 +6,21 @@ Which of them are still news belongs here. Must not live here: deciding who may 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from zpipe.config import PipelineConfig
 from zpipe.core.actions import LogEvent
 from zpipe.core.wire.peer_address import same_host
 from zpipe.daemon.service.limited_log import LimitedLog
-from zpipe.transport.curve import Refusal
+from zpipe.transport.curve import SOMEBODY, Refusal
 
 FORGET_S = 10.0
 """Whoever is refused tries again every second, so after so long without another try there is nothing to mend."""
 REPEATED = 3
 """Handshakes from one address that came to nothing without a reason: so many are news."""
+TRYING_S = 5.0
+"""Whoever expects another key may find the right one among those that it trusts: a host that is changing its key has two."""
 MOST = 20
 """That are remembered: strangers can cause any number."""
 SILENT_TIMEOUTS = 2.0
@@ -42,6 +44,7 @@ class Refusals:
         self._patience_s = SILENT_TIMEOUTS * config.peer_timeout_s
         self._dropped: dict[str, str] = {}
         self._broken_off: list[tuple[str, float]] = []
+        self._trying: dict[str, tuple[float, float]] = {}
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def trust(self, config: PipelineConfig) -> None:
@@ -55,6 +58,8 @@ class Refusals:
     def note(self, refusal: Refusal, now: float) -> None:
         if refusal.problem == "broken off" and not refusal.by_peer and not self._is_repeated(refusal.where, now):
             return
+        if refusal.problem == "wrong server key" and not refusal.by_peer and not self._lasts(refusal.where, now):
+            return
         reason = self._of_peer(refusal) if refusal.by_peer else self._here(refusal)
         event = "peer.refuses" if refusal.by_peer else "peer.refused"
         self._log.write(LogEvent(event, {"peer": refusal.where, "reason": reason}), now)
@@ -65,6 +70,15 @@ class Refusals:
         recent = [(one, at) for one, at in self._broken_off if now - at <= FORGET_S]
         self._broken_off = [*recent[-MOST:], (where, now)]
         return sum(one == where for one, _ in self._broken_off) >= REPEATED
+
+    def _lasts(self, where: str, now: float) -> bool:
+        """Whether somebody there has tried in vain for so long that this will not end by itself."""
+        since, last = self._trying.pop(where, (now, now))
+        since = since if now - last <= FORGET_S else now
+        self._trying[where] = (since, now)
+        if len(self._trying) > MOST:
+            del self._trying[next(iter(self._trying))]
+        return now - since >= TRYING_S
 
     def note_event(self, event: LogEvent, now: float) -> None:
         """An event of the core, which is logged already."""
@@ -90,13 +104,17 @@ class Refusals:
             {"peer": peer, "reason": reason, "times": times, "last_s": round(now - at, 3)}
             for (peer, reason), (times, at) in self._seen.items()
         ]
-        return [*self._without_keys(), *self._silent(unreached), *found]
+        found = [*self._without_keys(), *found]
+        return [*self._silent(unreached, {str(row["peer"]) for row in found}), *found]
 
-    def _silent(self, unreached: Mapping[tuple[str, int], tuple[str, float]]) -> Iterator[dict[str, Any]]:
-        """Those of other hosts: of its own host an instance finds the marks of those that have stopped."""
+    def _silent(
+        self, unreached: Mapping[tuple[str, int], tuple[str, float]], refused: Container[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Those of other hosts: of its own host an instance finds the marks of those that have stopped. Of hosts whose keys are
+        in the way, that is said already, and to start anything would not help."""
         for (stage, instance), (address, seconds) in unreached.items():
             host = self._config.host_of(stage, instance)
-            if host in ("", self._host) or seconds < self._patience_s:
+            if host in ("", self._host) or host in refused or seconds < self._patience_s:
                 continue
             where = address.removeprefix("tcp://")
             cure = f"start it; if it has ended for good, `zpipe drain` on {host} ends what waits for it here"
@@ -182,6 +200,8 @@ class Refusals:
 
     def _named(self, where: str) -> str:
         if where in self._config.hosts:
+            return where
+        if where == SOMEBODY:
             return where
         name = self._by_address(where)
         return f"somebody at {where}" + f" ({name})" * bool(name)

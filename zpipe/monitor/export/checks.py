@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from zpipe.monitor.formatting import duration
+from zpipe.monitor.formatting import duration, visible
 from zpipe.monitor.model.link import buffer_faults
 from zpipe.monitor.table.rows import upstream
 
@@ -59,7 +59,7 @@ def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
 def line(value: dict[str, Any], problems: list[str]) -> str:
     """The one line that a check prints."""
     if problems:
-        return f"FAILED {value['pipeline']}: {'; '.join(problems)}"
+        return visible(f"FAILED {value['pipeline']}: {'; '.join(problems)}")
     deepest = max(value["links"], key=lambda link: link["depth"], default=None)
     parts = [f"{sum(len(stage['instances']) for stage in value['stages'].values())} instances"]
     if deepest is not None:

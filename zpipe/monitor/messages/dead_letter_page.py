@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zpipe.core.work.stored_dead_letter import MESSAGE, StoredDeadLetter
-from zpipe.monitor.formatting import duration, local_time
+from zpipe.monitor.formatting import duration, local_time, visible
 from zpipe.monitor.messages.payload import as_json_value, payload_text
 
 REASON_CHARACTERS = 200
@@ -53,20 +53,20 @@ def table(letters: list[StoredDeadLetter], now: float) -> Table:
 
 
 def page(letter: StoredDeadLetter, now: float) -> str:
-    """Everything that is known of one letter."""
+    """Everything that is known of one letter. Nothing in it can move a terminal's cursor: its words are a neighbour's."""
     lines = [
         f"letter     {letter.name}",
-        f"id         {letter.id}",
+        f"id         {visible(letter.id)}",
         f"died       {local_time(letter.at)}, {duration(max(now - letter.at, 0.0))} ago",
         f"attempts   {letter.attempts}" + (f", and {letter.deaths} deaths of its worker" if letter.deaths else ""),
-        f"reason     {letter.reason}",
+        f"reason     {_indented(letter.reason, 11).lstrip()}",
     ]
     if letter.kind != MESSAGE:
-        lines.insert(2, f"kind       {letter.kind}: it cannot be replayed")
+        lines.insert(2, f"kind       {visible(letter.kind)}: it cannot be replayed")
     if letter.origin:
         lines.insert(2, f"origin     {local_time(letter.origin)}")
     if letter.source:
-        lines.insert(2, f"came by    {letter.source}")
+        lines.insert(2, f"came by    {visible(letter.source)}")
     if letter.replays:
         lines.append(f"replays    {letter.replays}, in vain")
     if letter.replay_rate is not None:
@@ -80,8 +80,8 @@ def page(letter: StoredDeadLetter, now: float) -> str:
     return "\n".join([*lines, "payload", _indented(payload_text(letter.payload))])
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+def _indented(text: str, columns: int = 4) -> str:
+    return "\n".join(" " * columns + visible(line) for line in text.splitlines())
 
 
 def _plain(text: str) -> str:

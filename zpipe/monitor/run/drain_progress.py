@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from zpipe.config import PipelineConfig
 from zpipe.core.lifecycle import State
+from zpipe.monitor.formatting import visible
 
 LINE_S = 2.0
 REDRAW_S = 0.25
@@ -32,7 +33,7 @@ class Holding:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.name} {self.state} holds {self.held}" + f" ({self.why})" * bool(self.why)
+        return visible(f"{self.name} {self.state} holds {self.held}" + f" ({self.why})" * bool(self.why))
 
 
 def holdings(config: PipelineConfig, last: Snapshots) -> list[Holding]:
@@ -73,7 +74,7 @@ def drain_text(rows: Sequence[Holding], absent: Mapping[str, str] | None = None)
     rows = [row for row in rows if row.name not in absent]  # That was a life that is over.
     if not rows and not absent:
         return "everything has stopped"
-    parts = [*map(str, rows), *(f"{name} {why}" for name, why in absent.items())]
+    parts = [*map(str, rows), *(visible(f"{name} {why}") for name, why in absent.items())]
     return f"{', '.join(parts)}; {_estimate(rows, certain=not absent)}"
 
 

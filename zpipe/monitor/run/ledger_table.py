@@ -68,7 +68,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
             names = max(SHORTEST_NAME, LEDGER_WIDTH - _room(heads, rows, keys, number, gap))
     verdict = "balances" if ledger["balanced"] else "does not balance"
     title = f"{ledger['pipeline']}: the ledger {verdict} after {ledger['seconds']:.1f} s"
-    problems = ledger.get("problems", ())
+    problems = [formatting.visible(one) for one in ledger.get("problems", ())]
     table = Table(
         title=Text(title, "bold green" if ledger["balanced"] else "bold red"),
         caption=Text("\n".join(problems), "red") or None,

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from zpipe.config import PipelineConfig
+from zpipe.monitor.formatting import visible
 from zpipe.monitor.model.pipeline import PipelineModel, source_progress
 from zpipe.monitor.run.drain_progress import DrainLines, Snapshots, holdings
 from zpipe.monitor.snapshot_feed import now_s
@@ -59,7 +60,7 @@ class LiveProgress:
 
     def draining(self, absent: Mapping[str, str]) -> None:
         """Only who is absent is added: the table already shows what each stage holds, and what is in its way."""
-        self._below = [*(f"{name} {why}" for name, why in absent.items()), f"Draining: {SECOND_SIGNAL}"]
+        self._below = [*(visible(f"{name} {why}") for name, why in absent.items()), f"Draining: {SECOND_SIGNAL}"]
 
     def turn(self) -> None:
         now = time.monotonic()

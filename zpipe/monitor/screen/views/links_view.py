@@ -120,6 +120,8 @@ def _details(shown: Shown, link: dict[str, Any], width: int) -> list[Line]:
     rows: list[Line] = [[(("-" if shown.ascii else "─") * width, "dim")]]
     rows += [[(" ", ""), *line] for line in flow(parts, width - 2)]
     makers, takers, buffers = [], [], []
+    troubles: dict[str, None] = {}
+    filled: dict[str, Any] = {}
     stages = shown.value["stages"]
     outlet = link["outlet"]
     for one in stages[link["from"]]["instances"]:
@@ -128,17 +130,26 @@ def _details(shown: Shown, link: dict[str, Any], width: int) -> list[Line]:
                 held = f"{count(row['unsent'])} unsent, {count(row['in_flight'])} in flight"
                 makers.append(f"{link['from']}.{one['instance']} {held}")
                 buffers += _buffer(f"{link['from']}.{one['instance']}", row.get("buffer", {}))
+                troubles |= {trouble: None} if (trouble := row.get("jetstream", {}).get("trouble")) else {}
     for one in stages[link["to"]]["instances"]:
         of = [
             row for row in one.get("sessions", ()) if (row.get("from"), row.get("outlet", "")) == (link["from"], outlet)
         ]
         if of:
+            filled = next((row["stream"] for row in of if row.get("stream")), filled)
             takers.append(f"{link['to']}.{one['instance']} {count(sum(row.get('queued', 0) for row in of))} queued")
-    for word, texts in (("producers", makers), ("buffers  ", buffers), ("consumers", takers)):
+    streams = [*([_stream(filled)] if filled else []), *troubles]
+    for word, texts in (("producers", makers), ("buffers  ", buffers), ("stream   ", streams), ("consumers", takers)):
         if texts:
             text = ";  ".join(texts)
             rows.append([(f" {word} ", "dim"), (text if len(text) <= width - 13 else f"{text[: width - 16]}...", "")])
     return rows
+
+
+def _stream(stream: dict[str, Any]) -> str:
+    """What is in the stream of a link, as one of its consumers was told last."""
+    parcels = f"{count(stream.get('parcels', 0))} parcels, {size(stream.get('bytes', 0))}"
+    return f"{count(stream.get('messages', 0))} messages in {parcels}, {count(stream.get('ack_pending', 0))} with consumers"
 
 
 def _buffer(name: str, buffer: dict[str, Any]) -> list[str]:

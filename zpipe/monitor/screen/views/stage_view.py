@@ -279,7 +279,7 @@ def _instance_row(shown: Shown, stage: dict[str, Any], name: str, one: dict[str,
         (count(one.get("retries", 0)), "warm" if one.get("retries") else "dim"),
         (count(restarts), "warm" if restarts else "dim"),
         (size(one["rss_bytes"]) if "rss_bytes" in one else "", "dim"),
-        (str(one.get("pid", "")), "dim"),
+        (safe(str(one.get("pid", ""))), "dim"),
         (safe(", ".join(ids)) if restarts else "", "dim"),
     ]
 
