@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,11 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Result:
-        result = CliRunner().invoke(group, [str(one) for one in arguments], standalone_mode=False)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            result = CliRunner().invoke(group, [str(one) for one in arguments], standalone_mode=False)
+        finally:  # `stage` blocks one, and what later tests start would have it blocked
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if result.exception is not None and not isinstance(result.exception, ZpipeError):
             raise result.exception
         return result

@@ -58,7 +58,7 @@ def monitor(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_once_as_json(pipeline: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while True:
-        result = monitor(pipeline, "--once", "--json", "--timeout", "20")
+        result = monitor(pipeline, "--once", "--json", "--timeout", "60")
         assert result.returncode == ExitCode.DONE, result.stderr
         value = json.loads(result.stdout)
         states = [stage["state"] for stage in value["stages"].values()]
@@ -84,7 +84,7 @@ def test_once_as_json(pipeline: Path) -> None:
 
 def test_once_as_text_has_no_colours(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    result = monitor(pipeline, "--once", "--timeout", "20")
+    result = monitor(pipeline, "--once", "--timeout", "60")
     assert result.returncode == ExitCode.DONE, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "watched"
@@ -94,7 +94,7 @@ def test_once_as_text_has_no_colours(pipeline: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_line_of_json_an_interval_until_interrupted(pipeline: Path) -> None:
-    command = [*ZPIPE, "monitor", str(pipeline), "--json", "--timeout", "20"]
+    command = [*ZPIPE, "monitor", str(pipeline), "--json", "--timeout", "60"]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -118,7 +118,7 @@ def test_ends_when_every_instance_has_stopped(home: Path) -> None:
     path = home / "short.toml"
     path.write_text(CONFIG.replace("rate = 200", "count = 300, rate = 100"))
     with contextlib.ExitStack() as stack:
-        watching = [*ZPIPE, "monitor", str(path), "--json", "--timeout", "30"]
+        watching = [*ZPIPE, "monitor", str(path), "--json", "--timeout", "60"]
         monitor = stack.enter_context(subprocess.Popen(watching, stdout=subprocess.PIPE, text=True))
         stack.callback(monitor.kill)
         for stage in ("sink", "make"):
@@ -137,7 +137,7 @@ def test_ends_when_every_instance_has_stopped(home: Path) -> None:
 
 def test_check_says_ok_or_what_is_wrong_in_one_line(pipeline: Path) -> None:
     result = monitor(
-        pipeline, "--check", "--timeout", "20", "--max-depth", "100000", "--max-dead", "0", "--max-age", "1h"
+        pipeline, "--check", "--timeout", "60", "--max-depth", "100000", "--max-dead", "0", "--max-age", "1h"
     )
     assert result.returncode == ExitCode.DONE, result.stdout + result.stderr
     assert result.stdout.startswith("OK watched: 2 instances, deepest make->sink ")
@@ -196,7 +196,7 @@ def test_options_that_say_nothing_are_refused(config: Path, options: list[str], 
 @pytest.mark.parametrize(("name", "end"), [("r.ndjson", signal.SIGINT), ("r.ndjson.gz", signal.SIGTERM)])
 def test_what_was_recorded_is_shown_again(pipeline: Path, home: Path, name: str, end: signal.Signals) -> None:
     path = home / name
-    command = [*ZPIPE, "monitor", str(pipeline), "--json", "--record", str(path), "--timeout", "20"]
+    command = [*ZPIPE, "monitor", str(pipeline), "--json", "--record", str(path), "--timeout", "60"]
     with started(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         live = [json.loads(process.stdout.readline()) for _ in range(8)]

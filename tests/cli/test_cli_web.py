@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from chromium import chromium
+from ports import free_ports
 
 CONFIG = """
 [pipeline]
@@ -51,8 +51,7 @@ def serve(config: Path) -> Iterator[Serve]:
     with ExitStack() as stack:
 
         def serve() -> tuple[subprocess.Popen[bytes], str]:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                address = f"127.0.0.1:{free.getsockname()[1]}"
+            address = f"127.0.0.1:{free_ports(1)[0]}"
             command = [sys.executable, "-m", "zpipe", "monitor", str(config), "--web", address]
             server = stack.enter_context(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -75,7 +74,7 @@ def url(serve: Serve) -> Iterator[str]:
     server, url = serve()
     yield url
     server.send_signal(signal.SIGINT)
-    assert server.wait(30.0) == 0
+    assert server.wait(60.0) == 0
 
 
 def test_the_screen_is_seen_and_operated_in_a_browser(config: Path, url: str, home: Path) -> None:
@@ -118,7 +117,7 @@ def test_no_other_web_site_may_operate_it(url: str) -> None:
         ("", {"Host": "example.org"}),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(url + path, headers=headers), timeout=10.0)
+            urllib.request.urlopen(urllib.request.Request(url + path, headers=headers), timeout=60.0)
         refused.value.close()
         assert refused.value.code == 403, headers
 
@@ -130,7 +129,7 @@ def test_it_ends_while_a_page_is_open_that_does_not_answer(config: Path, serve: 
         async with aiohttp.ClientSession() as session, session.ws_connect(url + "ws") as page:
             assert await page.receive_bytes(timeout=60.0), "the screen has begun"
             server.send_signal(signal.SIGINT)
-            assert server.wait(8.0) == 0, "it waits for the page"
+            assert server.wait(30.0) == 0, "it waits for the page"
 
     asyncio.run(stay())
 
@@ -138,7 +137,7 @@ def test_it_ends_while_a_page_is_open_that_does_not_answer(config: Path, serve: 
 def test_pages_refer_to_the_address_that_the_browser_came_by(url: str) -> None:
     named = url.replace("127.0.0.1", "localhost")
     request = urllib.request.Request(url, headers={"Host": named.split("/")[2]})
-    with urllib.request.urlopen(request, timeout=10.0) as answer:
+    with urllib.request.urlopen(request, timeout=60.0) as answer:
         page = answer.read().decode()
     assert "zpipe monitor watched" in page
     assert set(re.findall(r"https?://([^/\"]+)", page)) == {named.split("/")[2]}, "it asks nobody outside"

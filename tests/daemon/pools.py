@@ -56,6 +56,7 @@ class Bench:
         self.async_thread = AsyncThread(logging.getLogger("zpipe"))
         self.early: list[list[Chunk]] = []
         self.on_early: Callable[[], None] = lambda: None
+        self.here: list[tuple[Task, Result]] = []
         self._results: SimpleQueue[tuple[Task, Result]] = SimpleQueue()
         (folder / "work.py").write_text(source)
         path = folder / "p.toml"
@@ -84,6 +85,7 @@ class Bench:
             CallJournal(folder / "calls", settings.workers.count),
             self._emitted,
             lambda task, result: self._results.put((task, result)),
+            lambda task, result: self.here.append((task, result)),
             logging.getLogger("zpipe"),
             self.handover,
             self.async_thread,

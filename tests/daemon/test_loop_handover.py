@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from zpipe.daemon.loop_handover import LONG_S, Handover
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Threads:

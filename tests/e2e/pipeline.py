@@ -250,7 +250,7 @@ class Pipeline:
 
     def monitored(self, stage: str) -> dict[str, Any]:
         """The stage as `zpipe monitor` has it now."""
-        shown = self.zpipe("monitor", str(self.path), "--once", "--json", "--timeout", "20")
+        shown = self.zpipe("monitor", str(self.path), "--once", "--json", "--timeout", "60")
         assert shown.wait() == 0, shown.stderr
         found: dict[str, Any] = json.loads(shown.stdout)["stages"][stage]
         return found
@@ -292,6 +292,12 @@ class Pipeline:
             instance,
         )
         return [(*row[:4], cbor.read(row[4])) for row in rows]  # type: ignore[misc]
+
+    def lines_so_far(self, name: str) -> list[Any]:
+        """A file of ndjson that somebody may be writing, so that its last line may be cut. Nothing before there is one."""
+        path = self.folder / name
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
 
     def lines(self, name: str) -> list[Any]:
         """A file of ndjson; a torn line in it fails the test."""

@@ -30,7 +30,7 @@ options = {{ path = "out.db", table = "t", key = "id" }}
 {store}
 """
 IPC = CONFIG.format(read="", store="")
-SOON_S = 30.0
+SOON_S = 60.0
 
 
 def production(pipeline: Pipeline) -> dict[str, Command]:

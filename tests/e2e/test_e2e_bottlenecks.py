@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.operate.watch import Watch
 from zpipe.runtime.places import Places
 
+DEADLINE_S = 100.0
 HEAD = """
 [pipeline]
 name = "{name}"
@@ -160,6 +161,7 @@ class Watched:
         self._watch = Watch(self.pipeline.config, Places(self.pipeline.config, self.pipeline.env))
         self._model = PipelineModel(self.pipeline.config)
         self.named: list[dict[str, Any]] = []
+        self._closed = False
 
     def poll(self) -> None:
         for snapshot in self._watch.poll(0.0):
@@ -167,13 +169,11 @@ class Watched:
             if snapshot["stage"] == "read":
                 self.named.append(self._model.as_json(snapshot["at"])["bottleneck"] or {})
 
-    @property
     def right(self) -> bool:
         """It is named in each of the last 20 intervals."""
         case, last = self.case, self.named[-20:]
         return len(last) == 20 and all(map(self._fits, last)) and case is not None
 
-    @property
     def advised(self) -> bool:
         """In each of the last 5 intervals."""
         last = [found.get("advice", "") for found in self.named[-5:]]
@@ -186,8 +186,21 @@ class Watched:
         return needed is None if case.needed is None else needed is not None and abs(needed - case.needed) <= 1
 
     def close(self) -> None:
-        self._watch.close()
-        self.pipeline.kill_all()
+        if not self._closed:
+            self._closed = True
+            self._watch.close()
+            self.pipeline.kill_all()
+
+
+def all_are(condition: Callable[[Watched], bool], watched: dict[str, Watched]) -> bool:
+    """Whether the condition was true of each at some time. Its pipeline is ended then, so that the others have the machine: what
+    one does without a processor is another bottleneck than its own."""
+    for name, one in list(watched.items()):
+        one.poll()
+        if condition(one):
+            one.close()
+            del watched[name]
+    return not watched
 
 
 @pytest.fixture
@@ -209,13 +222,8 @@ def test_the_advice_depends_on_what_the_calls_spend_their_time_on(home: Path) ->
             watched[name] = one = Watched(home / name, name, case)
             stack.callback(one.close)
 
-        def advised() -> bool:
-            for one in watched.values():
-                one.poll()
-            return all(one.advised for one in watched.values())
-
         try:
-            wait_until(advised, "both are advised")
+            wait_until(lambda: all_are(Watched.advised, watched), "both are advised", DEADLINE_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: { {name: one.named[-3:] for name, one in watched.items()} }") from None
 
@@ -228,13 +236,8 @@ def test_each_is_named_with_its_reason_and_for_as_long_as_it_is_the_limit(home: 
             watched[name] = Watched(home / name, name, case)
             stack.callback(watched[name].close)
 
-        def all_right() -> bool:
-            for one in watched.values():
-                one.poll()
-            return all(one.right for one in watched.values())
-
         try:
-            wait_until(all_right, "every bottleneck is named")
+            wait_until(lambda: all_are(Watched.right, watched), "every bottleneck is named", DEADLINE_S)
         except AssertionError as error:
-            wrong = {name: one.named[-1:] for name, one in watched.items() if not one.right}
+            wrong = {name: one.named[-1:] for name, one in watched.items()}
             raise AssertionError(f"{error}: {wrong}") from None

@@ -131,7 +131,7 @@ def test_a_consumer_that_lies_is_refused_and_may_begin_anew(make: MakePipeline) 
     with sockets(zmq.DEALER, zmq.PULL) as (dealer, pull):
         pull.bind(inbox)
         dealer.connect(f"ipc://{folder(pipeline, 'read')}/feedback.sock")
-        dealer.setsockopt(zmq.RCVTIMEO, 30_000)
+        dealer.setsockopt(zmq.RCVTIMEO, 60_000)
         one = Consumer(inbox, dealer, pull)
         one.hello()
         one.state(1)
@@ -169,7 +169,7 @@ def test_a_producer_that_lies_is_refused_and_asked_anew(make: MakePipeline) -> N
     with sockets(zmq.ROUTER, zmq.PUB) as (router, control):
         router.bind(f"ipc://{folder(pipeline, 'read')}/feedback.sock")
         control.bind(f"ipc://{folder(pipeline, 'read')}/control.sock")
-        router.setsockopt(zmq.RCVTIMEO, 30_000)
+        router.setsockopt(zmq.RCVTIMEO, 60_000)
         storing = pipeline.stage("store")
         for lie, reason in (
             ({"number": 1 << 40}, f"confirms statement {1 << 40}, of "),

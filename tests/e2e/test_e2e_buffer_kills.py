@@ -10,9 +10,18 @@ from e2e_types import MakePipeline
 from pipeline import Pipeline, wait_until
 
 SQUARES = """
+import time
+from pathlib import Path
+
+KILLED = Path(__file__).with_name("killed")
+
+
 def square(payload):
-    return {"id": payload["id"], "square": payload["id"] ** 2}
+    while payload["id"] == {last} and not KILLED.exists():
+        time.sleep(0.01)
+    return {{"id": payload["id"], "square": payload["id"] ** 2}}
 """
+"""Keeps the last message until everybody is killed who is to be: the run cannot end before, however long that takes."""
 
 BUFFERED = """
 [pipeline]
@@ -57,10 +66,11 @@ options = {{ path = "out.ndjson" }}
 
 
 def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int, sync: str = "batch") -> None:
-    pipeline = make(BUFFERED.format(count=count, rate=rate, sync=sync), squares=SQUARES)
+    pipeline = make(BUFFERED.format(count=count, rate=rate, sync=sync), squares=SQUARES.format(last=count - 1))
     run = pipeline.run()
     wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")
     killed = pipeline.kill_at_random(run, random.Random(seed), kills, (0.2, 0.8))
+    (pipeline.folder / "killed").touch()
     assert len(killed) == kills, f"the run ended after {len(killed)} of {kills} kills: {run.stderr}"
     run.ledger()
     assert pipeline.query("SELECT count(*), min(id), max(id) FROM t") == [(count, 0, count - 1)]

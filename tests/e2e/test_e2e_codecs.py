@@ -40,7 +40,10 @@ options = {{ function = "make.py:write" }}
 {write}
 """
 MAKE = """
+import time
 from pathlib import Path
+
+HELD = Path(__file__).with_name("held")
 
 MADE = [
     lambda n: {"text": "é" * (n % 40), "list": [n, -n, n / 7, None, True], "map": {"a": {"b": b"\\0" * (n % 300)}}},
@@ -60,9 +63,12 @@ def same(payload):
 
 
 def write(payload):
+    while payload["id"] == 19_999 and HELD.exists():
+        time.sleep(0.01)
     with Path(__file__).with_name("seen.txt").open("a") as seen:
         seen.write(repr(payload) + "\\n")
 """
+"""The last of 20,000 messages is kept while a file is there, so that nothing ends before a test is done with it."""
 CBOR = 'codec = "cbor"'
 
 
@@ -101,6 +107,7 @@ def test_what_a_killed_stage_of_one_codec_held_goes_to_one_of_the_other(make: Ma
     stages = {"read": "", "make": "", "pass": "", "write": ""}
     pipeline = make(ALL.format(count=20_000, kind="thread", **stages), make=MAKE)
     (old := pipeline.folder / "old.toml").write_text(ALL.format(count=20_000, kind="thread", **stages | {"pass": CBOR}))
+    (held := pipeline.folder / "held").touch()
     started = [pipeline.stage(name) for name in ("read", "make", "write")]
     new = pipeline.stage("pass", 1)
     wait_until(lambda: (pipeline.folder / "seen.txt").exists(), "messages arrive")
@@ -109,6 +116,9 @@ def test_what_a_killed_stage_of_one_codec_held_goes_to_one_of_the_other(make: Ma
     new.process.kill()
     new.process.wait()
     again = pipeline.stage("pass", 1)
+    with pipeline.watch() as watch:
+        wait_until(lambda: watch.poll(0.0) and watch.snapshots.get(("pass", 1), {}).get("sessions"), "it is back")
+    held.unlink()
     for command in (*started, other, again):
         assert command.wait() == 0, command.stderr
     assert seen(pipeline) == expected(20_000)
@@ -153,7 +163,7 @@ def test_a_consumer_is_sent_what_it_says_it_reads(make: MakePipeline, codecs: li
     )
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, context.socket(zmq.PULL) as pull:
         for plug in (dealer, pull):
-            plug.linger, plug.rcvtimeo = 0, 30_000
+            plug.linger, plug.rcvtimeo = 0, 60_000
         pull.bind(inbox)
         dealer.connect(f"ipc://{folder(pipeline, 'read')}/feedback.sock")
         dealer.send(without(hello, "codecs") if codecs is None else frames.write(hello))
@@ -192,7 +202,7 @@ def test_a_producer_that_says_nothing_of_codecs_is_read(make: MakePipeline) -> N
     pipeline = make(TWO)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.PUB) as control:
         router.linger = control.linger = 0
-        router.rcvtimeo = 30_000
+        router.rcvtimeo = 60_000
         router.bind(f"ipc://{folder(pipeline, 'read')}/feedback.sock")
         control.bind(f"ipc://{folder(pipeline, 'read')}/control.sock")
         pipeline.stage("store")

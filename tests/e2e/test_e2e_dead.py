@@ -62,7 +62,7 @@ def test_a_replay_that_is_killed_goes_on_at_the_next_start(make: MakePipeline) -
     pipeline.run().ledger()
     assert len(pipeline.letters("work")) == 200
     (pipeline.folder / "work.py").write_text(GOOD)
-    replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all", "--rate", "100/s")
+    replay = pipeline.zpipe("dead", "replay", str(pipeline.path), "--all", "--rate", "20/s")
     wait_until(lambda: len(pipeline.letters("work")) < 200, "some are gone")
     pipeline.kill_all()
     left = pipeline.state("SELECT count(*) FROM dead_letters WHERE replay_rate IS NOT NULL", "work")[0][0]

@@ -40,7 +40,8 @@ def test_a_full_store_stops_the_stage_until_there_is_room(make: MakePipeline) ->
             return "limit of 3" in watch.snapshots.get(("work", 1), {}).get("stopped_by", "")
 
         wait_until(held, "the snapshot says it")
-    assert 3 <= len(pipeline.letters("work")) <= 5, "what was in process ends, and nothing more begins"
+    wait_until(lambda: len(pipeline.letters("work")) >= 3, "they are on the disk")
+    assert len(pipeline.letters("work")) <= 5, "what was in process ends, and nothing more begins"
     (pipeline.folder / "mended").touch()
     assert replayed(pipeline, "--all")["left"] == 0
     run.ledger()

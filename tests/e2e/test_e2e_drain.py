@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import Any
 
 import pytest
 from e2e_types import MakePipeline
-from pipeline import Command, Pipeline, ids, wait_until
+from pipeline import Command, Pipeline, Snapshot, ids, wait_until
 
 from zpipe.cli import group
 from zpipe.errors import ZpipeError
@@ -15,7 +16,6 @@ from zpipe.errors import ZpipeError
 CONFIG = """
 [pipeline]
 name = "d"
-peer_timeout = "2s"
 
 [telemetry]
 interval = "200ms"
@@ -47,8 +47,7 @@ def work(payload):
         time.sleep(0.01)
     return payload
 """
-SOON_S = 15.0
-STILL_S = 0.7
+SOON_S = 60.0
 
 
 def start(make: MakePipeline) -> tuple[Pipeline, dict[tuple[str, int], Command]]:
@@ -78,7 +77,7 @@ def ledger_of(command: Command) -> dict[str, Any]:
 
 def assert_drains(pipeline: Pipeline) -> dict[str, Any]:
     """A drain ends with exit code 0; every id read is stored once. Its ledger."""
-    ledger = pipeline.zpipe("drain", str(pipeline.path), "--json", "--timeout", "10").ledger(SOON_S)
+    ledger = pipeline.zpipe("drain", str(pipeline.path), "--json", "--timeout", str(SOON_S)).ledger(2 * SOON_S)
     stored = ids(pipeline.query("SELECT id FROM t ORDER BY id"))
     assert stored == list(range(len(stored)))
     assert pipeline.position("read") == len(stored) - 1
@@ -89,7 +88,7 @@ def test_a_drain_balances_and_flushes_a_batch_that_waits_ten_minutes(make: MakeP
     pipeline, stages = start(make)
     ledger = assert_drains(pipeline)
     assert set(ledger) == {"pipeline", "balanced", "seconds", "stages", "links"}
-    assert ledger["seconds"] < 8
+    assert ledger["seconds"] < SOON_S
     assert [(link["from"], link["to"]) for link in ledger["links"]] == [("read", "work"), ("work", "store")]
     for link in ledger["links"]:
         assert link["sent"] == link["acked"] + link.get("dead", 0) + link.get("returned", 0), link
@@ -137,12 +136,19 @@ def test_a_pause_holds_over_a_kill_until_resume(make: MakePipeline) -> None:
     paused = ask(pipeline, "pause", "read")
     assert code(paused) == 0
     assert paused.stdout == "read.1 is paused\n"
-    before = settled(pipeline)
     pipeline.kill("read")
     stages["read", 1].wait(SOON_S)
-    again = pipeline.stage("read")
-    wait_until(lambda: "event=ready" in again.stderr, "it is there again", SOON_S)
-    assert not again.over_within(STILL_S)
+    before = pipeline.position("read")
+    pipeline.stage("read")
+    with pipeline.watch() as watch:
+
+        def seen() -> Snapshot:
+            watch.poll(0.0)
+            return watch.snapshots.get(("read", 1), defaultdict(int))
+
+        since = wait_until(lambda: seen()["paused"] and seen()["at"], "it is there again, and paused", SOON_S)
+        wait_until(lambda: seen()["at"] > since + 0.7, "it stays so", SOON_S)
+        assert (seen()["paused"], seen()["received"]) == (True, 0)
     assert pipeline.position("read") == before
     resumed = ask(pipeline, "resume", "read.1")
     assert code(resumed) == 0
@@ -162,18 +168,6 @@ def test_a_paused_source_that_is_started_again_reads_nothing(make: MakePipeline)
     wait_until(lambda: "event=ready" in again.stderr, "it is there again", SOON_S)
     [seen] = json.loads(ask(pipeline, "monitor", "--once", "--json").stdout)["stages"]["read"]["instances"]
     assert (seen["paused"], seen["received"]) == (True, 0)
-
-
-def settled(pipeline: Pipeline) -> Any:
-    """The position of the source, once it has not moved for a while. Everything it has read is acked then."""
-    seen: list[Any] = []
-
-    def still() -> bool:
-        seen.append(pipeline.position("read"))
-        return len(seen) > STILL_S / 0.02 and len(set(seen[-int(STILL_S / 0.02) :])) == 1
-
-    wait_until(still, "nothing more is read", SOON_S)
-    return seen[-1]
 
 
 @pytest.mark.parametrize("command", ["drain", "pause", "resume"])
@@ -211,10 +205,11 @@ def test_a_drain_ends_an_instance_that_was_started_too_late_for_it(make: MakePip
     pipeline = make(config, work=untouched)
     stages = {name: pipeline.stage(*name) for name in [*NAMES, ("slow", 1), ("gated", 1)]}
     wait_until(lambda: pipeline.count() > 0, "something is stored", SOON_S)
+    wait_until(lambda: "event=ready" in stages["work", 2].stderr, "the second is there, and hears signals", SOON_S)
     stages["work", 2].process.terminate()
     assert stages["work", 2].wait(SOON_S) == 0
     (pipeline.folder / "stuck").touch()
-    drain = pipeline.zpipe("drain", str(pipeline.path), "--json", "--timeout", str(SOON_S))
+    drain = pipeline.zpipe("drain", str(pipeline.path), "--json", "--timeout", str(2 * SOON_S))
     for name in ("read", 1), ("work", 1), ("store", 1):
         assert stages[name].wait(SOON_S) == 0, name
     late = pipeline.stage("work", 2)

@@ -35,6 +35,7 @@ options = {{ answer = 42 }}
 [stages.store]
 input = "up"
 plugin = "sqlite"
+batch = {{ messages = 100, timeout = "50ms" }}
 options = {{ path = "out.db", table = "t", key = "id" }}
 """
 

@@ -34,7 +34,7 @@ options = { path = "out.db", table = "t", key = "id" }
 """
 GROWTH_BYTES = 24 * MIB
 """What an attack may cost `read`: its own frames on their way, and what the work makes of it anyway."""
-SEES_S = 30.0
+SEES_S = 60.0
 
 
 def peak_bytes(pid: int) -> int:

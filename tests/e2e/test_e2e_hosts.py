@@ -88,7 +88,7 @@ class Hosts:
         return self.zpipe(host, "run", str(self.pipeline.path), "--json", "--host", host, "--log-level", "info")
 
     def monitored(self, host: str) -> dict[str, dict[str, object]]:
-        shown = self.zpipe(host, "monitor", str(self.pipeline.path), "--once", "--json", "--timeout", "20")
+        shown = self.zpipe(host, "monitor", str(self.pipeline.path), "--once", "--json", "--timeout", "60")
         assert shown.wait() == 0, shown.stderr
         stages: dict[str, dict[str, object]] = json.loads(shown.stdout)["stages"]
         return stages

@@ -12,9 +12,18 @@ from pipeline import Pipeline, ids, wait_until
 from ports import free_ports
 
 SQUARES = """
+import time
+from pathlib import Path
+
+KILLED = Path(__file__).with_name("killed")
+
+
 def square(payload):
-    return {"id": payload["id"], "square": payload["id"] ** 2}
+    while payload["id"] == {last} and not KILLED.exists():
+        time.sleep(0.01)
+    return {{"id": payload["id"], "square": payload["id"] ** 2}}
 """
+"""Keeps the last message until everybody is killed who is to be: the run cannot end before, however long that takes."""
 
 THREE_STAGES = """
 [pipeline]
@@ -44,10 +53,11 @@ def kill_often(make: MakePipeline, count: int, rate: int, kills: int, seed: int,
         text = text.replace(f"[stages.{stage}]", f'[stages.{stage}]\nlisten = "tcp://127.0.0.1:{port}"')
     if ports:
         text += "[security]\ninsecure = true\n"
-    pipeline = make(text, squares=SQUARES)
+    pipeline = make(text, squares=SQUARES.format(last=count - 1))
     run = pipeline.run()
     wait_until(lambda: pipeline.count() or not run.running, "the first rows are stored")
     killed = pipeline.kill_at_random(run, random.Random(seed), kills, (0.3, 1.0))
+    (pipeline.folder / "killed").touch()
     assert len(killed) == kills, f"the run ended after {len(killed)} of {kills} kills: {run.stderr}"
     ledger = run.ledger()
     assert {stage for stage, _ in killed} == set(pipeline.config.stages)
@@ -74,13 +84,14 @@ def test_many_random_kills_lose_nothing(make: MakePipeline, seed: int) -> None:
 
 def test_killed_tree_continues_from_its_position(make: MakePipeline) -> None:
     count = 20_000
-    pipeline = make(THREE_STAGES.format(count=count, rate=8000), squares=SQUARES)
+    pipeline = make(THREE_STAGES.format(count=count, rate=8000), squares=SQUARES.format(last=count - 1))
     pipeline.run()
     wait_until(lambda: (pipeline.position("read") or 0) > 4000, "a position is committed")
     pipeline.kill_all()
     position = pipeline.position("read")
     stored = pipeline.count()
     assert position < stored < count, "what is committed is stored, and it was cut"
+    (pipeline.folder / "killed").touch()
 
     second = pipeline.run().ledger()
     assert second["stages"]["read"]["received"] == count - position - 1
@@ -89,18 +100,19 @@ def test_killed_tree_continues_from_its_position(make: MakePipeline) -> None:
 
 def test_completed_run_starts_over_and_fresh_forgets(make: MakePipeline) -> None:
     count = 3000
-    pipeline = make(THREE_STAGES.format(count=count, rate=1_000_000), squares=SQUARES)
+    pipeline = make(THREE_STAGES.format(count=count, rate=1_000_000), squares=SQUARES.format(last=count - 1))
+    (pipeline.folder / "killed").touch()
     for _ in range(2):
         assert pipeline.run().ledger()["stages"]["read"]["received"] == count
 
-    pipeline.path.write_text(THREE_STAGES.format(count=count, rate=2000))
+    (pipeline.folder / "killed").unlink()
     cut = pipeline.run()
     wait_until(
         lambda: pipeline.state("SELECT 1 FROM position WHERE completed_by IS NULL AND finished > 500", "read"), "cut"
     )
     pipeline.kill_all()
     assert not cut.running
-    pipeline.path.write_text(THREE_STAGES.format(count=count, rate=1_000_000))
+    (pipeline.folder / "killed").touch()
     assert pipeline.run("--fresh").ledger()["stages"]["read"]["received"] == count
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(count))
 

@@ -91,10 +91,25 @@ def work(payload):
     return payload
 """
 
+HELD = """
+import time
+from pathlib import Path
+
+SET = Path(__file__).with_name("set")
+
+
+def work(payload):
+    while payload["id"] == 1500 and not SET.exists():
+        time.sleep(0.01)
+    time.sleep(0.002)
+    return payload
+"""
+"""Goes no further than that before the clock was set for the last time."""
+
 
 def test_clock_that_is_set_changes_nothing(make: MakePipeline) -> None:
     """Two hours back, then three ahead, under daemons and their supervisor; one of them is started in the past."""
-    pipeline = make(CONFIG.format(count=2000), work=SLOW, sitecustomize=CLOCK)
+    pipeline = make(CONFIG.format(count=2000), work=HELD, sitecustomize=CLOCK)
     shift = pipeline.folder / "shift"
     pipeline.env |= {"PYTHONPATH": str(pipeline.folder), "CLOCK_SHIFT": str(shift)}
     run = pipeline.run()
@@ -110,6 +125,7 @@ def test_clock_that_is_set_changes_nothing(make: MakePipeline) -> None:
         pipeline.kill("work")
         wait_until(lambda: finished() > 1000, "it works in the past")
         set_clock(shift, 10_800)
+        (pipeline.folder / "set").touch()
         wait_until(lambda: finished() > 1600 or not run.running, "it works in the future")
     ledger = run.ledger()
     assert ledger["seconds"] < DEADLINE_S

@@ -8,10 +8,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import zmq
 from e2e_types import MakePipeline
-from pipeline import Pipeline, ids, wait_until
+from pipeline import Command, Pipeline, ids, wait_until
 
 from zpipe.core.wire import cbor, frames
 from zpipe.daemon.service.limited_log import FAULTS_A_MINUTE, MINUTE_S
@@ -19,14 +20,13 @@ from zpipe.daemon.service.limited_log import FAULTS_A_MINUTE, MINUTE_S
 CONFIG = """
 [pipeline]
 name = "p"
-peer_timeout = "2s"
 
 [telemetry]
 interval = "100ms"
 
 [stages.read]
 plugin = "generate"
-options = { count = 3000, rate = 1000 }
+options = { rate = 1000 }
 
 [stages.work]
 input = "read"
@@ -42,6 +42,7 @@ options = { path = "out.db", table = "t", key = "id" }
 WORK = "def work(payload):\n    return payload\n"
 STAGES = ("read", "work", "store")
 NO_SESSION = bytes(16)
+DEADLINE_MS = 60_000
 
 
 def inbox(pipeline: Pipeline, stage: str) -> Path:
@@ -57,14 +58,34 @@ def folder(pipeline: Pipeline, stage: str) -> Path:
 def connected(kind: int, path: Path) -> Iterator[zmq.Socket[bytes]]:
     context = zmq.Context()
     plug = context.socket(kind)
-    plug.setsockopt(zmq.LINGER, 2000)
-    plug.setsockopt(zmq.SNDTIMEO, 5000)
+    plug.setsockopt(zmq.LINGER, DEADLINE_MS)
+    plug.setsockopt(zmq.SNDTIMEO, DEADLINE_MS)
     try:
         plug.connect(f"ipc://{path}")
         yield plug
     finally:
         plug.close()
         context.term()
+
+
+def wait_until_counted(pipeline: Pipeline, malformed: dict[str, int]) -> None:
+    """Until each stage has read so many frames that are malformed."""
+    with pipeline.watch() as watch:
+
+        def counted(stage: str) -> int:
+            watch.poll(0.0)
+            return int(watch.snapshots.get((stage, 1), {}).get("malformed", 0))
+
+        for stage, count in malformed.items():
+            wait_until(lambda stage=stage, count=count: counted(stage) >= count, f"{stage} counts {count}")  # type: ignore[misc]
+
+
+def drained(pipeline: Pipeline, run: Command) -> dict[str, Any]:
+    """The ledger of a run that is ended: every message is stored that was read."""
+    run.interrupt()
+    ledger = run.ledger()
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(ledger["stages"]["read"]["received"]))
+    return ledger
 
 
 def broken_frames(chance: random.Random) -> list[list[bytes]]:
@@ -94,9 +115,8 @@ def test_random_bytes_and_broken_frames(make: MakePipeline) -> None:
                 plug.send(chance.randbytes(100))
         for path in folder(pipeline, stage).glob("*.sock"):
             send_raw(path, chance.randbytes(4096))
-    assert run.running
-    ledger = run.ledger()
-    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(3000))
+    wait_until_counted(pipeline, dict.fromkeys(STAGES, 201))
+    ledger = drained(pipeline, run)
     for stage in STAGES:
         assert pipeline.final(stage)["malformed"] > 200, stage
         assert ledger["stages"][stage]["restarts"] == 0
@@ -126,7 +146,8 @@ def test_each_fault_is_logged_once_with_its_sender_socket_kind_and_field(make: M
         f"event=peer.malformed socket=feedback peer=unknown {me} frame=request field=what",
     ]
     wait_until(lambda: all(end in run.stderr for end in ends) or not run.running, "every fault is logged")
-    run.ledger()
+    wait_until_counted(pipeline, {"work": 200})
+    drained(pipeline, run)
     assert [run.stderr.count(end) for end in ends] == [1, 1, 1, 1], run.stderr
     assert pipeline.final("work")["malformed"] == 200
 
@@ -181,7 +202,7 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         False,
     )
     with connected(zmq.DEALER, folder(pipeline, "read") / "feedback.sock") as plug:
-        plug.setsockopt(zmq.RCVTIMEO, 5000)
+        plug.setsockopt(zmq.RCVTIMEO, DEADLINE_MS)
         plug.send(frames.write(everything))
         assert isinstance(frames.read(plug.recv()), frames.Refuse)
         plug.send(hello("store", "read", "ipc:///tmp/x", 1))
@@ -209,6 +230,5 @@ def test_frames_that_are_valid_but_lie(make: MakePipeline) -> None:
         for sequence in range(50):
             plug.send_multipart([frames.write(frames.Parcel(NO_SESSION, sequence, [[1, 3, 1, 1, 1 << 62]])), b"abc"])
             plug.send_multipart([frames.write(frames.Parcel(NO_SESSION, sequence, [])), b""])
-    ledger = run.ledger()
+    ledger = drained(pipeline, run)
     assert all(row["restarts"] == 0 for row in ledger["stages"].values()), run.stderr
-    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(3000))

@@ -33,6 +33,7 @@ options = { function = "work.py:work" }
 [stages.store]
 input = "work"
 plugin = "sqlite"
+batch = { messages = 100, timeout = "50ms" }
 options = { path = "out.db", table = "t", key = "id" }
 """
 WORK = """
@@ -54,7 +55,7 @@ def least(self, now):
 
 stage.Stage.snapshot = least
 """
-SOON_S = 30.0
+SOON_S = 60.0
 
 
 def cut_down(pipeline: Pipeline) -> None:
@@ -76,7 +77,7 @@ def running(make: MakePipeline) -> Pipeline:
 
 
 def test_a_drain_ends_and_balances(running: Pipeline) -> None:
-    drain = running.zpipe("drain", str(running.path), "--json", "--timeout", "20")
+    drain = running.zpipe("drain", str(running.path), "--json", "--timeout", "60")
     ledger = drain.ledger(SOON_S)
     assert ledger["stages"]["store"]["completed"] == running.count() == running.position("read") + 1
     assert "KeyError" not in drain.stderr and "Traceback" not in drain.stderr

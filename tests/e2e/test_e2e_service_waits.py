@@ -18,6 +18,7 @@ plugin = "./service.py:Read"
 [stages.store]
 input = "read"
 plugin = "ndjson"
+batch = {{ messages = 100, timeout = "50ms" }}
 options = {{ path = "out.ndjson" }}
 """
 SERVICE = """
@@ -49,7 +50,7 @@ def held(pipeline: Pipeline, words: str) -> Snapshot:
 
         snapshot = wait_until(said, words)
     assert snapshot is not None and snapshot["stage"] == "read"
-    shown = pipeline.zpipe("monitor", str(pipeline.path), "--once", "--timeout", "20")
+    shown = pipeline.zpipe("monitor", str(pipeline.path), "--once", "--timeout", "60")
     assert shown.wait() == 0, shown.stderr
     assert f"it waits for ./service.py:Read: {words}; next try in 0.1 s" in " ".join(shown.stdout.split())
     return snapshot
@@ -72,7 +73,7 @@ def test_a_source_goes_on_after_what_it_gave_when_its_service_is_back(make: Make
     pipeline = make(CONFIG.format(), service=SERVICE.replace('if "OPEN"', "if False"))
     run = pipeline.run()
     held(pipeline, "source: connection refused")
-    wait_until(lambda: len(pipeline.lines("out.ndjson")) == 1000, "what it had given is through")
+    wait_until(lambda: len(pipeline.lines_so_far("out.ndjson")) == 1000, "what it had given is through")
     (pipeline.folder / "service").touch()
     read = run.ledger()["stages"]["read"]
     assert (read["received"], read["restarts"], read["dead"]) == (2000, 0, 0)

@@ -15,12 +15,12 @@ def work(payload):
         raise ValueError("cannot work on it")
     return payload
 """
-SOON_S = 30.0
+SOON_S = 60.0
 
 
 def check(pipeline: Pipeline) -> str:
     """What a check that allows no letters prints."""
-    checked = pipeline.zpipe("monitor", str(pipeline.path), "--check", "--max-dead", "0", "--timeout", "20")
+    checked = pipeline.zpipe("monitor", str(pipeline.path), "--check", "--max-dead", "0", "--timeout", "60")
     code = checked.wait(SOON_S)
     assert (code == 0) == checked.stdout.startswith("OK"), checked.stdout + checked.stderr
     return checked.stdout

@@ -49,7 +49,7 @@ STAGES = ("read", "work", "store")
 
 def watchers(pipeline: Pipeline, *stages: str) -> list[Command]:
     """A tap of each stage, and a monitor last."""
-    taps = [("tap", str(pipeline.path), stage, "--where", "id=-1", "--timeout", "30") for stage in stages]
+    taps = [("tap", str(pipeline.path), stage, "--where", "id=-1", "--timeout", "300") for stage in stages]
     return [pipeline.zpipe(*arguments) for arguments in (*taps, ("monitor", str(pipeline.path), "--json"))]
 
 
@@ -58,7 +58,7 @@ def test_watchers_that_stand_still_or_die_stop_nothing(make: MakePipeline) -> No
     run = pipeline.run()
     wait_until(lambda: pipeline.count() > 100, "the run is well under way")
     frozen, killed, kept = watchers(pipeline, *STAGES), watchers(pipeline, "work"), watchers(pipeline, "work")
-    seen = pipeline.zpipe("tap", str(pipeline.path), "work", "--json", "--count", "100", "--timeout", "30")
+    seen = pipeline.zpipe("tap", str(pipeline.path), "work", "--json", "--count", "100", "--timeout", "300")
     assert seen.wait() == 0, seen.stderr
     assert len(seen.stdout.splitlines()) == 100
     for command in frozen:
@@ -106,7 +106,7 @@ def test_a_tap_follows_a_stage_through_its_death(make: MakePipeline) -> None:
     pipeline = make(CONFIG.format(options="rate = 500", size=10, sink="sqlite") + SQLITE, work=WORK)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() > 100, "the run is well under way")
-    tap = pipeline.zpipe("tap", str(pipeline.path), "work", "--json", "--rate", "1000", "--timeout", "30")
+    tap = pipeline.zpipe("tap", str(pipeline.path), "work", "--json", "--rate", "1000", "--timeout", "300")
 
     def newest() -> int:
         lines = tap.stdout.splitlines(keepends=True)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from e2e_types import MakePipeline
-from pipeline import ids
+from pipeline import ids, wait_until
 from ports import free_ports
 
 from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
@@ -30,9 +30,19 @@ HEAD = '[pipeline]\nname = "p"\n'
 
 
 def test_fan_out_to_competing_instances(make: MakePipeline) -> None:
+    """The source gives nothing before all four are in session: else those that start first could do all the work."""
     source = """
 import os
 import time
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_source(context):
+    while not (context.config_dir / "go").exists():
+        if context.stopping.wait(0.01):
+            return
+    yield from ((n, {"id": n}) for n in range(4000))
 
 
 def work(payload):
@@ -40,8 +50,18 @@ def work(payload):
     return {"id": payload["id"], "pid": os.getpid()}
 """
     work = '[stages.work]\ninput = "read"\nplugin = "python"\ninstances = 4\noptions = { function = "work.py:work" }\n'
-    pipeline = make(HEAD + generate("read", 4000) + work + '[stages.store]\ninput = "work"\n' + store("t"), work=source)
-    ledger = pipeline.run().ledger()
+    text = HEAD + '[telemetry]\ninterval = "100ms"\n[stages.read]\nplugin = "./work.py"\n' + work
+    pipeline = make(text + '[stages.store]\ninput = "work"\n' + store("t"), work=source)
+    run = pipeline.run()
+    with pipeline.watch() as watch:
+
+        def in_session() -> bool:
+            watch.poll(0.0)
+            return all(watch.snapshots.get(("work", n), {}).get("sessions") for n in range(1, 5))
+
+        wait_until(in_session, "all four are in session with the source")
+    (pipeline.folder / "go").touch()
+    ledger = run.ledger()
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(4000))
     shares = ids(pipeline.query("SELECT count(*) FROM t GROUP BY pid"))
     assert len(shares) == 4 and min(shares) > 100, shares
@@ -62,7 +82,10 @@ def test_fan_in_from_two_stages(make: MakePipeline) -> None:
 
 def test_one_output_read_by_two_stages(make: MakePipeline) -> None:
     text = HEAD + generate("read", 3000) + '[stages.one]\ninput = "read"\n' + store("one")
-    pipeline = make(text + '[stages.two]\ninput = "read"\nplugin = "ndjson"\noptions = { path = "two.ndjson" }\n')
+    pipeline = make(
+        text
+        + '[stages.two]\ninput = "read"\nplugin = "ndjson"\nbatch = { messages = 200 }\noptions = { path = "two.ndjson" }\n'
+    )
     ledger = pipeline.run().ledger()
     assert ids(pipeline.query("SELECT id FROM one ORDER BY id")) == list(range(3000))
     assert [line["id"] for line in pipeline.lines("two.ndjson")] == list(range(3000))

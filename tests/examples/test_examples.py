@@ -56,7 +56,7 @@ class Looks(threading.Event):
         """Until there were so many more."""
         while self._left.acquire(blocking=False):
             pass
-        assert all(self._left.acquire(timeout=20) for _ in range(count))
+        assert all(self._left.acquire(timeout=60) for _ in range(count))
 
 
 class TailRun:
@@ -80,12 +80,12 @@ class TailRun:
 
     def lines(self, count: int) -> list[str]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.found) >= count, 20)
+            assert self._changed.wait_for(lambda: len(self.found) >= count, 60)
         return [payload["line"] for _, payload in self.found]
 
     def end(self) -> None:
         self.context.stopping.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

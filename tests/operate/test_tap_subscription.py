@@ -22,7 +22,7 @@ plugin = "generate"
 input = "read"
 plugin = "discard"
 """
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 def test_a_tap_is_over_when_its_instance_has_left_a_mark(home: Path) -> None:

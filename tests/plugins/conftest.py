@@ -57,7 +57,7 @@ class Writer:
     def kill(self) -> int:
         """`kill -9`. Returns how many more calls had returned by then."""
         self.process.kill()
-        rest, _ = self.process.communicate(timeout=20)
+        rest, _ = self.process.communicate(timeout=60)
         return rest.count("\n")
 
     def finish(self) -> None:
@@ -65,7 +65,7 @@ class Writer:
         assert self.process.returncode == 0, errors
 
     def errors(self) -> str:
-        return self.process.communicate(timeout=20)[1]
+        return self.process.communicate(timeout=60)[1]
 
 
 PREAMBLE = """

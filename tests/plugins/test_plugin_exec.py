@@ -210,12 +210,12 @@ def test_a_program_that_was_killed_while_idle_costs_nobody_an_attempt(start: Ope
 def test_a_program_that_hangs_is_killed(start: Open) -> None:
     context = start(
         'for m in answers():\n    if m["payload"] == "hang": time.sleep(600)\n    say(id=m["id"], payload=1)',
-        timeout=0.3,
+        timeout=1.0,
     )
     assert each(context, [0]) == [1]
     [running] = children(context)
     [made] = each(context, ["hang"])
-    assert isinstance(made, Retry) and str(made).endswith("#1 wrote no line within 0.3 s")
+    assert isinstance(made, Retry) and str(made).endswith("#1 wrote no line within 1 s")
     assert not _runs(running)
     assert each(context, [0]) == [1]
 
@@ -273,12 +273,12 @@ SHORT = "for m in answers():\n    if m != 'empty': print(json.dumps(m), flush=Tr
 
 
 def test_a_missing_line_never_lets_an_answer_slip(start: Open) -> None:
-    context = start(SHORT, mode="line", timeout=0.3)
+    context = start(SHORT, mode="line", timeout=1.0)
     assert each(context, [0]) == [0]
     made = each(context, [1, "empty", 2, 3])
     assert [type(one) for one in made] == [Throttled] * 4  # nobody knows whose lines these were
     [empty] = each(context, ["empty"])
-    assert isinstance(empty, Retry) and "wrote no line within 0.3 s" in str(empty)
+    assert isinstance(empty, Retry) and "wrote no line within 1 s" in str(empty)
     assert 'in mode "line" each needs a line' in str(empty) and "buffer" not in str(empty)
     assert [each(context, [n]) for n in (1, 2, 3)] == [[1], [2], [3]]
 
@@ -603,7 +603,7 @@ def _runs(pid: int) -> bool:
 
 
 def _wait(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until, what
         time.sleep(0.005)

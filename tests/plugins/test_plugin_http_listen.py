@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_ports
 
 from zpipe import Message, Secret
 from zpipe.config import load
@@ -20,21 +20,15 @@ from zpipe.testing import make_context
 from zpipe_plugins.web.http_listen import HttpListen, Options
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 class Listening:
     """The plugin as the daemon has it, and what it has given so far. `finish` is what the pipeline does with each message."""
 
     def __init__(self, **options: Any) -> None:
-        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        self.url = f"http://127.0.0.1:{(port := free_ports(1)[0])}"
         self.context = make_context(Options(f"127.0.0.1:{port}", **options))
         self.plugin = HttpListen()
         self.given: asyncio.Queue[Message] = asyncio.Queue()
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=20)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=60)
 
     async def read(self) -> None:
         async for message in self.plugin.source(self.context):

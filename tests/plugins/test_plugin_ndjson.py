@@ -116,7 +116,7 @@ def test_threads_and_instances(make_context: Any, opened: Any, tmp_path: Path) -
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     lines = [json.loads(line) for line in (tmp_path / "out").read_bytes().splitlines()]
     assert Counter((worker, n) for worker, n, _ in lines) == dict.fromkeys(
         ((w, n) for w in range(4) for n in range(20)), 2

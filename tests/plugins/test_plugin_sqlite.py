@@ -198,7 +198,7 @@ def test_many_threads_and_instances(make_context: Any, opened: Any, db: Any) -> 
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     assert errors == []
     assert db("SELECT count(*) FROM docs") == [(81,)]
     assert db("SELECT own0, own1, own2, own3 FROM docs WHERE id = 'shared'") == [(19, 19, 19, 19)]

@@ -27,6 +27,20 @@ def same(payload):
     return payload
 """
 
+HALTS = """
+import time
+from pathlib import Path
+
+GO = Path(__file__).with_name("go")
+
+
+def half(payload):
+    while payload["id"] >= 2500 and not GO.exists():
+        time.sleep(0.01)
+    return {**payload, "half": payload["id"] / 2}
+"""
+"""Goes no further than that before a file is there."""
+
 
 @pytest.fixture(scope="module")
 def cluster_of_module() -> Iterator[NatsCluster]:
@@ -224,13 +238,19 @@ def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(clust
     pipeline = make(mixed(cluster), half=HALF)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() > 3000, "messages are stored")
-    shown = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
+
+    def shown_flowing() -> dict[str, Any] | None:
+        """What is shown, once something has passed by each link in one interval."""
+        shown: dict[str, Any] = json.loads(output(pipeline, "monitor", str(pipeline.path), "--once", "--json"))
+        return shown if all(one["depth"] is not None and one["rate"] for one in shown["links"]) else None
+
+    shown = wait_until(shown_flowing, "messages pass by all links")
+    assert shown is not None
     assert [(one["from"], one["to"]) for one in shown["links"]] == [
         ("make", "half"),
         ("half", "keep"),
         ("keep", "store"),
     ]
-    assert all(one["depth"] is not None and one["rate"] for one in shown["links"]), shown["links"]
     assert {name: one["state"] for name, one in shown["stages"].items()} == dict.fromkeys(shown["stages"], "RUNNING")
     run.interrupt()
     ledger = run.ledger(DEADLINE_S)
@@ -245,10 +265,11 @@ def test_links_of_all_kinds_drain_head_first_with_one_ledger_on_one_screen(clust
 
 
 def test_depth_is_exact_while_the_consumer_is_paused(cluster: NatsCluster, make: Make) -> None:
-    pipeline = make(config(cluster, "depth", 5000, 1000), half=HALF)
+    pipeline = make(config(cluster, "depth", 5000, 1000), half=HALTS)
     run = pipeline.run()
     wait_until(pipeline.count, "messages are stored")
     output(pipeline, "pause", str(pipeline.path), "store")
+    (pipeline.folder / "go").touch()
     name = "zpipe+depth+half+=+store"
 
     def as_shown() -> dict[str, int]:

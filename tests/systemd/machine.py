@@ -35,7 +35,7 @@ ENV = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_ROOT_USER_ACTION": "ignore",
 }
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 POLL_S = 0.05
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from zpipe.conform import other_writers
 from zpipe.conform.cases import case
-from zpipe.conform.scene import QUEUE_BYTES, QUEUE_MESSAGES, Scene
+from zpipe.conform.scene import QUEUE_BYTES, QUEUE_MESSAGES, START_S, Scene
 from zpipe.conform.upstream import Item, Upstream
 from zpipe.core.wire import cbor
 
@@ -36,7 +36,7 @@ def hello_is_repeated(scene: Scene) -> None:
     up = scene.upstream()
     up.habits.answering = False
     scene.start()
-    scene.wait(lambda: len(up.hellos) >= 3, "a hello each second")
+    scene.wait(lambda: len(up.hellos) >= 3, "a hello each second", START_S)
     first = up.hellos[0]
     scene.require(all(one == first for one in up.hellos), "the same hello again", [one.number for one in up.hellos])
     scene.require(first.version == 2 and first.pipeline == up.pipeline, "version 2 and the pipeline's name", first)
@@ -50,7 +50,7 @@ def stale_welcome_is_ignored(scene: Scene) -> None:
     up = scene.upstream()
     up.habits.answering = False
     scene.start()
-    scene.wait(lambda: up.hellos, "a hello")
+    scene.wait(lambda: up.hellos, "a hello", START_S)
     stale = {"session": os.urandom(16), "number": up.hellos[0].number + 7}
     up.welcome(up.hellos[0], up.last_route, **stale)
     up.habits.answering = True
@@ -201,7 +201,7 @@ def acked_after_durable_end(scene: Scene) -> None:
     scene.remove(down)
     again = scene.downstream()
     scene.start()
-    scene.wait(lambda: len(up.acked) == 2, "after a restart: both again, and their acks", LONG_S)
+    scene.wait(lambda: len(up.acked) == 2, "after a restart: both again, and their acks", START_S)
     scene.require(again.ids == ["up:1-1", "up:1-2"], "both messages again, by the same ids", again.ids)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from zpipe.conform.cases import case
 from zpipe.conform.downstream import Downstream
-from zpipe.conform.scene import QUEUE_MESSAGES, Scene
+from zpipe.conform.scene import QUEUE_MESSAGES, START_S, Scene
 from zpipe.conform.upstream import Upstream
 
 LONG_S = 30.0
@@ -125,7 +125,7 @@ def identities(scene: Scene) -> None:
         scene.wait(lambda kill=kill: len(up.acked) >= kill * total // 4, "progress", LONG_S)  # type: ignore[misc]
         scene.programs[1].kill()
         scene.start()
-    scene.wait(lambda: len(up.acked) == total, "acks of all", LONG_S)
+    scene.wait(lambda: len(up.acked) == total, "acks of all", START_S)
     before = len(down.snapshots)
     scene.wait(lambda: len(down.snapshots) > before + 1, "snapshots")
     for snapshot in down.snapshots:
@@ -205,7 +205,7 @@ def two_instances(scene: Scene) -> None:
     if down is not None:
         downs.append(scene.downstream(2, of=2))
     scene.start(2)
-    scene.wait(lambda: {one.instance for one in up.hellos} == {1, 2}, "a hello of both instances")
+    scene.wait(lambda: {one.instance for one in up.hellos} == {1, 2}, "a hello of both instances", START_S)
     total = 2000
     up.feed([{"n": n} for n in range(total)])
     scene.wait(lambda: len(up.acked) >= total // 4, "progress", LONG_S)

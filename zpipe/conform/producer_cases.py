@@ -9,7 +9,7 @@ from typing import Any
 
 from zpipe.conform.cases import case
 from zpipe.conform.downstream import Downstream
-from zpipe.conform.scene import Scene
+from zpipe.conform.scene import START_S, Scene
 from zpipe.conform.upstream import Upstream
 from zpipe.conform.verdicts import Kind
 
@@ -20,7 +20,7 @@ LONG_S = 30.0
 def _beside(scene: Scene, down: Downstream) -> None:
     """The usual scene but for a downstream instance that has been set up otherwise."""
     scene.start()
-    scene.wait(lambda: down.connected, "a feedback socket to connect to")
+    scene.wait(lambda: down.connected, "a feedback socket to connect to", START_S)
 
 
 def _feed(scene: Scene, count: int) -> Upstream:
@@ -105,7 +105,7 @@ def limits(scene: Scene) -> None:
     down.habits.stating = down.habits.granting = down.habits.acking = False
     up = _feed(scene, 20)
     scene.start()
-    scene.wait(lambda: down.session is not None, "a welcome")
+    scene.wait(lambda: down.session is not None, "a welcome", START_S)
     scene.wait_for_session(up)
     scene.announcements(down)
     scene.require(not down.received, "nothing before a statement", f"{len(down.received)} messages")

@@ -28,6 +28,8 @@ PIPELINE, STAGE = "conform", "work"
 QUEUE_MESSAGES, QUEUE_BYTES = 100, 1 << 20
 WAIT_S = 15.0
 """For what has to come at once or at the next heartbeat: far longer than either, since the machine may be busy."""
+START_S = 60.0
+"""For the first word of a program that was just started, since cases may start dozens of them at once."""
 _STEP_S = 0.01
 _SHOWN = 6
 LAST_WORDS = 1000
@@ -116,12 +118,13 @@ class Scene:
             self.wait_for_downstream(down)
 
     def wait_for_session(self, up: Upstream) -> None:
-        self.wait(lambda: up.session is not None and up.session.statements, "a hello, and then a statement")
+        self.wait(lambda: up.session is not None and up.session.statements, "a hello, and then a statement", START_S)
 
     def wait_for_downstream(self, down: Downstream) -> None:
         self.wait(
             lambda: down.session is not None and down.session.statements > 0 and down.announcements,
             "a welcome for the downstream instance, and announcements",
+            START_S,
         )
 
     def remove(self, one: Upstream | Downstream) -> None:

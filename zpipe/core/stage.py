@@ -164,13 +164,15 @@ class Stage:
         """A frame on the feedback ROUTER, by the connection `route`. Raises PeerError for one that is not of the protocol.
         `sender`: what is known of who sent it, a tcp peer's host and nothing else; `shown`: what that one has proved by a key."""
         self._wake(now)
-        self._settled = False
+        settled, self._settled = self._settled, False
         frame = frames.read(encoded)
         match frame:
             case frames.Hello():
                 self._actions += self.sessions.hello(route, frame, now, sender, shown)
             case frames.Statement():
-                self._actions += self.sessions.statement(route, frame, now, sender)
+                self._actions += (answer := self.sessions.statement(route, frame, now, sender))
+                # Nothing but parcels follows from credit and acks, but for a source's position.
+                self._settled = settled and self.source is None and not (answer or frame.returned or frame.leaving)
             case frames.Refuse():
                 self._actions += self.sessions.refused(route, frame, sender)
             case frames.Request():
@@ -453,7 +455,7 @@ class Stage:
                 self.inlet.hand_back(now)
             self.processing.hand_back_held(now)
         hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
-        if not self.processing.has_work or not self.lifecycle.accepts_input:
+        if not self.lifecycle.accepts_input:
             return hooks
         started = [act.StartTask(task) for task in self.processing.start(now, self._flush)]
         self._settled = self._settled and not self.processing.dead_letters  # of messages that ended too many processes
@@ -480,8 +482,9 @@ class Stage:
         if self.downstream.waiting:
             self._actions += (sent := self.downstream.dispatch(now))
             self._actions += self.tap.left(self.sessions, sent, now)
-            self._actions += self.sessions.need_confirms()
-            self._settled = self._settled and not self.downstream.unsent
+            if self.downstream.unsent:
+                self._actions += self.sessions.need_confirms()
+                self._settled = False
         if self.whole:  # after what was sent has made room: nothing else may happen that would tell it
             self._actions += self._limit.update(self.downstream, self.processing.may_read)
         actions, self._actions = self._actions, []

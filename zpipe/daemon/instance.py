@@ -275,6 +275,7 @@ class Instance:
             calls,
             self._emitted,
             self._done,
+            self._done_here,
             self.log,
             self._handover,
             self._async_thread,
@@ -330,6 +331,10 @@ class Instance:
         self._mailbox.post(lambda: self._end_source(error))
 
     # ---- called on the loop's thread
+
+    def _done_here(self, task: Task, result: Result) -> None:
+        self._traces.done(task, result)
+        self._came_back(task, result)
 
     def _came_back(self, task: Task, result: Result) -> None:
         if self._health.fails(task, result):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from zpipe.core import actions as act
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
+from zpipe.core.work.task import Task
 from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.mailbox import Mailbox
 from zpipe.daemon.plugin.source_thread import SourceThread
@@ -81,6 +82,9 @@ class Driver(Protocol):
 
     def make_call(self) -> bool:
         """On the worker's thread: makes the next call. False: the loop was lost meanwhile."""
+
+    def call(self, task: Task) -> bool:
+        """On the worker's thread, while it has no other calls: makes those of a task. False likewise."""
 
 
 NO_SHELLS: Mapping[str, LinkShell] = {}
@@ -253,13 +257,18 @@ class Loop:
         assert self._driver is not None
         until = now + CALLS_S
         while now < until:
-            for action in self._stage.start_tasks(now):
-                self._start_task(action)
-            if not self._driver.has_calls:
-                break
-            if not self._driver.make_call():
+            tasks = self._stage.start_tasks(now)
+            if len(tasks) == 1 and not self._driver.has_calls:
+                drives, posted = self._driver.call(tasks[0].task), 0
+            else:
+                for action in tasks:
+                    self._start_task(action)
+                if not self._driver.has_calls:
+                    break
+                drives, posted = self._driver.make_call(), 1
+            if not drives:
                 return False
-            if self._mailbox.run() > 1:  # besides what came of the call
+            if self._mailbox.run() > posted:  # besides what came of the call
                 self._parts_look_at = 0.0
             now = time.monotonic()
         return True

@@ -42,7 +42,8 @@ class PipelineDrain:
         self._last_accounts: list[dict[str, Any]] = []
 
     def gather(self, timeout_s: float) -> None:
-        """Waits for a snapshot of every instance of the config, at most so long. Blocks.
+        """Waits for a snapshot of every instance of the config, at most so long. Blocks. One that runs on this machine and is not
+        heard of by then, since the machine is busy, is waited for by `run`.
 
         Raises NoPeerError if no instance runs, or no head, and OperatorError if this user may not look for them.
         """
@@ -50,11 +51,14 @@ class PipelineDrain:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and not expected <= set(self.last):
             self._listen(TURN_S)
-        if not self.last:
-            raise self._places.no_peer_error(f"no instance of pipeline {self._config.name!r} is running")
+        if not self.last and not self._silent():
+            raise self._nobody()
         heads = self._config.heads
         if not self._has_begun() and not any(self._alive(key) for key in self._instances() if key[0] in heads):
             self._take_last_accounts(heads)
+
+    def _nobody(self) -> OperatorError:
+        return self._places.no_peer_error(f"no instance of pipeline {self._config.name!r} is running")
 
     def _take_last_accounts(self, heads: Collection[str]) -> None:
         """The heads are gone. If they have stopped at their end, what waits for them waits in vain, and their last accounts prove
@@ -75,7 +79,8 @@ class PipelineDrain:
     def run(self, timeout_s: float, turn: Callable[[], None]) -> ExitCode:
         """Orders the drain and waits for its end; `turn` is called ten times a second. Blocks.
 
-        Returns DONE when every instance has stopped, and DRAIN_TIMEOUT if some have not stopped in time.
+        Returns DONE when every instance has stopped, and DRAIN_TIMEOUT if some have not stopped in time. Raises like `gather` if
+        all are gone before any was heard of.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -87,6 +92,8 @@ class PipelineDrain:
             self._end_latecomers()
             turn()
             if not self.running() and not self._silent():
+                if not self.last:
+                    raise self._nobody()
                 return ExitCode.DONE
             if time.monotonic() > deadline:
                 return ExitCode.DRAIN_TIMEOUT

@@ -76,7 +76,7 @@ class StoredDeadLetters:
             (stage, instance): path
             for stage in config.stages
             for instance in self._places.stored(stage)
-            if _exists(path := self._places.state(stage, instance) / dead_letter_table.STATE_FILE)
+            if _exists(path := self._places.state(stage, instance) / dead_letter_table.STATE_FILE) and _is_made(path)
         }
         if not any(map(self._places.stored, config.stages)):
             where = self._places.state("", 0).parent
@@ -251,6 +251,15 @@ def _exists(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_made(path: Path) -> bool:
+    """Whether its tables are there. The first write of an instance makes the file before them."""
+    try:
+        with closing(_connect(path, write=False)) as connection:
+            return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error:
+        return True  # whoever wants something of it is told
 
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:

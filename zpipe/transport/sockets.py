@@ -357,6 +357,8 @@ class Sockets:
         A socket's descriptor tells once that something may have come, and a send takes that sign away (zmq_getsockopt(3),
         ZMQ_FD). So a socket is read after either, until it has no more. To ask libzmq which of them have something takes ten
         times as long as to ask the kernel about their descriptors.
+
+        A parcel that has been waited for is mostly alone. Whether it is, is asked after the turn that it is for.
         """
         wait_s = min(timeout_s, 60.0) if timeout_s > 0.0 else 0.0
         until = time.monotonic() + wait_s
@@ -368,10 +370,11 @@ class Sockets:
         came = False
         while not came:
             unread, self._unread = self._unread, {}
-            for fd, _ in self._epoll.poll(0.0 if unread else wait_s):
+            waited = not unread
+            for fd, _ in self._epoll.poll(wait_s if waited else 0.0):
                 unread[fd] = None
             for fd in unread:
-                for arrival in self._read(fd):
+                for arrival in self._read(fd, waited):
                     came = True
                     yield arrival
             # What libzmq has done for itself is a sign, too, and is not worth a turn of the loop.
@@ -395,7 +398,7 @@ class Sockets:
         for peer in [peer for peer, at in self._connect_at.items() if at <= now]:
             self._connect_again(peer, self._upstreams[peer].refused)
 
-    def _read(self, fd: int) -> Iterator[Arrival]:
+    def _read(self, fd: int, waited: bool) -> Iterator[Arrival]:
         role = self._roles.get(fd)
         if role is None:  # closed by an arrival handled just before
             return iter(())
@@ -406,6 +409,8 @@ class Sockets:
             return self._events(socket, what, key)
         if what in _KEYED:
             return self._key_events(socket, what, key)
+        if what == "parcel" and waited:
+            return self._read_bound(socket, what, fd, 1, sure=True)
         return self._read_bound(socket, what, fd) if what in _BOUND else self._read_connected(socket, what, fd, key)
 
     def _read_connected(self, socket: zmq.Socket[bytes], what: str, fd: int, key: Any) -> Iterator[Arrival]:
@@ -420,11 +425,14 @@ class Sockets:
             yield Arrival(what, key, multipart)  # type: ignore[arg-type]
         self._unread[fd] = None
 
-    def _read_bound(self, socket: zmq.Socket[bytes], what: str, fd: int, turn: int = TURN) -> Iterator[Arrival]:
-        """From a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender."""
+    def _read_bound(
+        self, socket: zmq.Socket[bytes], what: str, fd: int, turn: int = TURN, sure: bool = False
+    ) -> Iterator[Arrival]:
+        """From a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender.
+        `sure`: there is hardly nothing."""
         items = [(socket, _POLLIN)]
         for _ in range(turn):
-            if not _poll(items, 0):
+            if not sure and not _poll(items, 0):
                 return
             try:
                 frame = first = socket.recv(_NOBLOCK, copy=False)

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from zpipe.core.buffer.orders import Append, Durable, Finish, FoundBuffer, FoundSegment, Read, Records, Remove, Removed
+from zpipe.core.buffer.orders import (
+    Append,
+    Durable,
+    Finish,
+    FoundBuffer,
+    FoundSegment,
+    Noted,
+    Read,
+    Records,
+    Remove,
+    Removed,
+)
 from zpipe.core.buffer.orders import StoredRecord as Record
 from zpipe.core.downstream.buffered_link import BufferedLink
 from zpipe.core.policy import MIB, Bound, BufferPolicy, LinkPolicy, StagePolicy
@@ -19,7 +30,7 @@ from zpipe.testing.simulated_plugin import Heard, SimulatedLinks
 COUNT = 1000
 SEGMENT = 100
 """Messages of a segment."""
-SYNC_S, READ_S = 0.002, 0.001
+SYNC_S, READ_S, HINTS_S = 0.002, 0.001, 0.1
 
 
 class Disk:
@@ -50,7 +61,7 @@ class Disk:
                 case Read(number, _):
                     heard(READ_S, lambda: link.heard(self._read(number)))
                 case Finish(start, stop) if self._hints:
-                    self.finished.add(start, stop)
+                    heard(HINTS_S, partial(self._note, link, start, stop))
                 case Remove(firsts):
                     for first in firsts:
                         del self.segments[first]
@@ -72,6 +83,11 @@ class Disk:
             self.next_number = one.first + one.messages
         appended.clear()
         return link.heard(Durable(self.next_number, tuple(begun), len(self.segments)))
+
+    def _note(self, link: BufferedLink, start: int, stop: int) -> tuple[()]:
+        """A process that was killed before does not come here."""
+        self.finished.add(start, stop)
+        return link.heard(Noted(((start, stop),)))
 
     def _read(self, number: int) -> Records:
         """Some records at a time."""
@@ -175,3 +191,14 @@ def test_what_the_disk_does_not_give_stays_stored_and_holds_up_neither_others_no
     assert (link.stored_messages, link.buffer.unreadable_messages, link.buffer.lost_total) == (10, 10, 0)
     assert link.drained and not link.left and not sim.problems
     assert list(disk.segments) == [201, 901], "its segment stays, and the last"
+
+
+def test_a_consumer_is_never_told_to_forget_what_the_next_life_would_send_again() -> None:
+    disk = Disk(BufferPolicy())
+    sim = pipeline(disk)
+
+    def forgotten_early() -> bool:
+        return disk.links[0].outlet.lowest > max(disk.finished.first_stop, 1)
+
+    run_until(sim, lambda: forgotten_early() or len(sim.stored) == COUNT)
+    assert not forgotten_early() and disk.links[0].outlet.lowest > 1

@@ -86,7 +86,7 @@ def test_a_source_that_waits_is_cancelled_and_cleans_up(thread: AsyncThread, con
     items = one(context)
     assert next(items) == (1, 1)
     one.interrupt()
-    assert list(items) == [] and cleaned.wait(10)
+    assert list(items) == [] and cleaned.wait(60)
 
 
 def test_a_source_that_has_failed_can_be_read_again(thread: AsyncThread, context: Context) -> None:

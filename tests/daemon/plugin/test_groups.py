@@ -21,7 +21,7 @@ from zpipe.hookspecs import Context, Holds
 from zpipe.messages import DROP, Message
 from zpipe.plugin_classes import Map
 
-POLICY = LinkPolicy(section_messages=4)
+POLICY = LinkPolicy(section_messages=4, parcel_bytes=10_000, max_message_bytes=20_000)
 OUTCOMES = {"plain": 1, "list": 1, "message": 1, "drop": 0, "many": 2, "fails": 0, "not plain": 0}
 
 
@@ -56,6 +56,10 @@ def of_payload(payload: Any) -> Any:
             return iter(["first", "second"])
         case "not plain":
             return {"not plain": {1, 2}}
+        case "over a parcel":
+            return "x" * (POLICY.parcel_bytes + 1)
+        case "too large":
+            return "x" * (POLICY.max_message_bytes + 1)
     raise ValueError("fails")
 
 
@@ -108,6 +112,30 @@ def test_outputs_come_in_order_and_failures_with_their_messages(
 
 
 @HOOKS
+@pytest.mark.parametrize("outcome", [*OUTCOMES, "malformed", "over a parcel", "too large"])
+def test_a_message_alone_comes_to_what_it_does_in_a_run(tmp_path: Path, hook: Any, outcome: str) -> None:
+    """It is run without all that runs need, while nothing but a plain payload comes of it."""
+    dropped = ["drop"] * POLICY.section_messages
+    alone, in_run = run(task_of([[outcome]]), tmp_path, hook), run(task_of([dropped, [outcome]]), tmp_path, hook)
+    rows, rows_in_run = (
+        [section.decode(one.body, one.messages) for one in result.chunks] for result in (alone, in_run)
+    )
+    assert [columns._replace(ids=[]) for columns in rows] == [columns._replace(ids=[]) for columns in rows_in_run]
+    assert [list(chunk.owners or ()) for chunk in alone.chunks] == [[0] * chunk.messages for chunk in alone.chunks]
+    assert all(columns.ids == [one.replace(":4", ":0") for one in ids] for columns, ids in _ids(rows, rows_in_run))
+    failures, failures_in_run = alone.failures, in_run.failures
+    assert [(one.index, one.reason, one.verdict) for one in failures] == [
+        (one.index - len(dropped), one.reason, one.verdict) for one in failures_in_run
+    ]
+    assert alone.filtered == in_run.filtered - len(dropped)
+    assert failures or len(alone.ages) == 1
+
+
+def _ids(rows: list[section.Columns], others: list[section.Columns]) -> list[tuple[section.Columns, list[str]]]:
+    return [(columns, other.ids) for columns, other in zip(rows, others, strict=True)]
+
+
+@HOOKS
 def test_a_malformed_section_fails_its_own_messages_alone(tmp_path: Path, hook: Any) -> None:
     result = run(task_of([["plain"] * 3, ["malformed"] * 2, ["plain"] * 4]), tmp_path, hook)
     assert [(one.index, one.verdict) for one in result.failures] == [(3, Verdict.REJECT), (4, Verdict.REJECT)]
@@ -128,6 +156,9 @@ def test_the_journal_knows_the_message_of_any_section_that_is_in_the_call(tmp_pa
         found.clear()
         run(task_of([["plain"] * 3] * 4), tmp_path, hook)
         assert found == [([f"s:{at}"], [[at + 1, at + 2, 1]]) for at in range(12)]
+        found.clear()
+        run(task_of([["plain"]]), tmp_path, hook)
+        assert found == [(["s:0"], [[1, 2, 1]])] and in_call(tmp_path / "calls") == ({}, [])
 
 
 def test_what_is_around_a_hook_is_not_passed_over(tmp_path: Path) -> None:
@@ -144,8 +175,11 @@ def test_what_is_around_a_hook_is_not_passed_over(tmp_path: Path) -> None:
 
 
 @HOOKS
-def test_what_a_worked_on_section_was_decoded_to_is_let_go(tmp_path: Path, hook: Any) -> None:
+@pytest.mark.parametrize("sections", [[["plain"] * 3, ["list"] * 3], [["plain"]], [["list"]]])
+def test_what_a_worked_on_section_was_decoded_to_is_let_go(
+    tmp_path: Path, hook: Any, sections: list[list[str]]
+) -> None:
     """Kept until the ack, the payloads of all messages in flight would be in memory twice."""
-    task = task_of([["plain"] * 3, ["list"] * 3])
+    task = task_of(sections)
     run(task, tmp_path, hook)
-    assert [piece.section._columns for piece in task.slices] == [None, None]
+    assert all(piece.section._columns is None for piece in task.slices)

@@ -23,7 +23,7 @@ from zpipe.errors import Retry, Throttled
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Fed:

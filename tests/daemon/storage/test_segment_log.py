@@ -555,7 +555,7 @@ def test_the_thread_writes_and_reads_real_files(tmp_path: Path) -> None:
             return [e for e in events if isinstance(e, kind) and (not isinstance(e, Durable) or e.stop >= number)]
 
         with heard:
-            assert heard.wait_for(lambda: bool(found()), 30)
+            assert heard.wait_for(lambda: bool(found()), 60)
         return found()[-1]
 
     folder = tmp_path / "buffers" / "out"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
-from pools import bench, payloads, task
+from pools import DEADLINE_S, Bench, bench, payloads, task
 
+from zpipe.core.wire import section
 from zpipe.core.work.task import Result, Verdict
 from zpipe.daemon.plugin import runner
-from zpipe.daemon.plugin.task_run import EARLY_MESSAGES, Group, TaskRun
+from zpipe.daemon.plugin.task_run import EARLY_MESSAGES
 from zpipe.daemon.workers import event_loop
 from zpipe.daemon.workers.thread_pool import QUICK_S, ThreadPool
 
@@ -108,12 +110,12 @@ def test_a_hook_that_returns_an_awaitable_leaves_its_thread(tmp_path: Path) -> N
 
 
 def test_a_call_that_outlives_its_timeout_is_cancelled_and_tried_again(tmp_path: Path) -> None:
-    with bench(tmp_path, PLUGIN, 'timeout = "100ms"') as pool:
+    with bench(tmp_path, PLUGIN, 'timeout = "1s"') as pool:
         result = pool.run(task(["a", "hang", "b", "own timeout", "throttled", "system", "cancel", "c"]))
         assert payloads(result) == ["a", "b", "c"]
         found = {f.index: (f.reason, f.verdict, f.delay_s) for f in result.failures}
         assert found == {
-            1: ("the call outlived the timeout of 0.1 s", Verdict.RETRY, None),
+            1: ("the call outlived the timeout of 1 s", Verdict.RETRY, None),
             3: ("TimeoutError: from the service", Verdict.RETRY, None),
             4: ("throttled: retry after 7 s", Verdict.THROTTLED, 7.0),
             5: ("SystemExit: 3", Verdict.RETRY, None),
@@ -220,13 +222,13 @@ def test_who_drives_the_loop_is_decided_by_what_the_plugin_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding_s: float, plugin_s: float, drives: bool
 ) -> None:
     """On a busy machine the rest of a task takes long, too, and longer yet if it is handed to another thread."""
-    decode = TaskRun.decode
+    decode = section.decode
 
-    def slow(run: TaskRun, group: Group) -> bool:
+    def slow(body: bytes, count: int) -> section.Columns:
         Clock.now += decoding_s
-        return decode(run, group)
+        return decode(body, count)
 
-    monkeypatch.setattr(TaskRun, "decode", slow)
+    monkeypatch.setattr(section, "decode", slow)
     monkeypatch.setattr(runner.time, "perf_counter", Clock.perf_counter)
     monkeypatch.setattr(Clock, "spend", lambda: setattr(Clock, "now", Clock.now + plugin_s), raising=False)
     plugin = """
@@ -245,3 +247,48 @@ def zpipe_process(message):
         assert isinstance(pool.pool, ThreadPool)
         assert (result.seconds, result.calls_s) == pytest.approx((decoding_s + plugin_s, plugin_s))
         assert pool.pool.may_drive == drives
+
+
+IN_A_CALL = """
+from zpipe import hookimpl
+
+
+@hookimpl
+def zpipe_process(message, context):
+    if message.payload == "many":
+        return iter(range(NUMBER))
+    if message.payload == "lasts":
+        context.scratch.take_loop()
+    return message.payload
+""".replace("NUMBER", str(EARLY_MESSAGES + 1))
+
+
+class _Main:
+    """What the main thread does when a call lasts."""
+
+    def __init__(self, pool: Bench) -> None:
+        self.take_loop = pool.handover.give_back
+
+
+@pytest.mark.parametrize("payload", ["quick", "lasts", "many"])
+def test_what_a_thread_that_drives_has_worked_on_comes_back_at_once_unless_it_has_lost_the_loop(
+    tmp_path: Path, payload: str
+) -> None:
+    """What comes back after that is posted, as it is another thread's turn by then."""
+    quick, made = payload == "quick", task([payload])
+    seen: SimpleQueue[tuple[bool, bool, bool]] = SimpleQueue()
+    with bench(tmp_path, IN_A_CALL, "count = 1") as pool:
+        pool.context.scratch = _Main(pool)
+        thread_pool, handover = pool.pool, pool.handover
+        assert isinstance(thread_pool, ThreadPool)
+        handover.give()
+        thread_pool.drive(
+            lambda: seen.put((handover.end_call(), thread_pool.call(made), handover.worker_drives)),
+        )
+        assert seen.get(timeout=DEADLINE_S) == (True, quick, quick)
+        came_back, result = pool.here.pop() if quick else pool.result()
+        assert came_back is made and not result.failures and not pool.here
+        chunks = [chunk for early in pool.early for chunk in early] + result.chunks
+        assert sum(chunk.messages for chunk in chunks) == (EARLY_MESSAGES + 1 if payload == "many" else 1)
+        assert payloads(pool.run(task(["quick"]))) == ["quick"], "its slot is free again"
+        assert payload != "many" or not thread_pool.may_drive, "something had to be waited for, and may again"

@@ -443,12 +443,16 @@ def test_who_never_asks_is_hung_up_on(asked: bytes, monkeypatch: pytest.MonkeyPa
 
 def test_a_scraper_that_goes_away_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     with served_here() as address:
-        threads = threading.active_count()
+        before = set(threading.enumerate())
+
+        def serving() -> bool:
+            return bool(set(threading.enumerate()) - before)
+
         with socket.create_connection(address) as gone:
             gone.sendall(b"GET /metr")
-            wait_for(lambda: threading.active_count() > threads)
+            wait_for(serving)
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
-        wait_for(lambda: threading.active_count() == threads)
+        wait_for(lambda: not serving())
     assert capfd.readouterr().err == ""
 
 

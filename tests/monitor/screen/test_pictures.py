@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from screens import SIZES, STATES, letters
+from textual.pilot import Pilot
 
 from zpipe.monitor.model.history import History
 from zpipe.monitor.screen.actions import Operator
@@ -68,6 +69,11 @@ class Clerk:
         raise AssertionError(link)
 
 
+async def has_read_letters(pilot: Pilot[object]) -> None:
+    """They are read on a thread, and keys may come before they are there."""
+    await pilot.app.workers.wait_for_complete()
+
+
 def app_of(shown: Shown, operator: Operator | None = None) -> MonitorApp:
     return MonitorApp(Still(shown), shown.config, operator or Clerk(), shown.glyphs)
 
@@ -101,4 +107,5 @@ def test_a_recording(size: tuple[int, int], snap_compare: Compare) -> None:
 
 @pytest.mark.parametrize("keys", ["2", "3", "4", "5 down enter", "6", "d", "question_mark"])
 def test_the_views_and_what_opens_over_them(keys: str, snap_compare: Compare) -> None:
-    assert snap_compare(app_of(STATES["load"]()), terminal_size=(120, 40), press=keys.split())
+    app = app_of(STATES["load"]())
+    assert snap_compare(app, terminal_size=(120, 40), press=keys.split(), run_before=has_read_letters)

@@ -21,6 +21,7 @@ from zpipe.core.buffer.orders import (
     Durable,
     Finish,
     FoundBuffer,
+    Noted,
     Order,
     Read,
     Records,
@@ -128,7 +129,7 @@ class DiskBuffer:
     """The buffer of one link.
 
     unacked  bounds what is offered and not durable: it is in memory, and upstream answers for it
-    lowest   no message numbered below it will be put again
+    lowest   no message numbered below it will be put again;  lowest_noted: nor by the next life, whenever this one is killed
     taken    found or offered;  waiting: offered, and not ordered to be written yet
     """
 
@@ -146,6 +147,7 @@ class DiskBuffer:
         self.next_number = self._durable = found.next_number
         self._finished = RangeSet()
         self._unreadable = RangeSet()
+        self._noted = RangeSet()
         self._derivation = _Finished(self)
         self._segments = [_Segment(*one) for one in found.segments]
         self._waiting: deque[Section] = deque()
@@ -183,6 +185,8 @@ class DiskBuffer:
                 self._count_finished(low, high)
                 self.unread_messages -= high - low
             self._finished.add(start, stop)
+        for start, stop in self._finished:
+            self._noted.add(start, stop)
         self.taken = self.unread_messages
 
     # ---- what it holds
@@ -190,6 +194,10 @@ class DiskBuffer:
     @property
     def lowest(self) -> int:
         return self._finished.first_stop
+
+    @property
+    def lowest_noted(self) -> int:
+        return self._noted.first_stop
 
     @property
     def stored_messages(self) -> int:
@@ -356,6 +364,9 @@ class DiskBuffer:
             self._note_durable(event)
         elif isinstance(event, Records):
             self._note_read(event)
+        elif isinstance(event, Noted):
+            for start, stop in event.ranges:
+                self._noted.add(start, stop)
         elif isinstance(event, Removed):
             self._disk_bytes = event.disk_bytes
             self._segments = [one for one in self._segments if one.first not in event.segments]

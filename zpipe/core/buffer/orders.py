@@ -27,7 +27,7 @@ class Read(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Messages [start, stop) are finished: a hint for the next life, written some time later. Not answered."""
+    """Messages [start, stop) are finished: a hint for the next life, written some time later, and answered by `Noted`."""
 
     start: int
     stop: int
@@ -82,6 +82,12 @@ class Removed(NamedTuple):
     disk_bytes: int
 
 
+class Noted(NamedTuple):
+    """These ranges are finished, and the next life knows it, but after a loss of power."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
 class Space(NamedTuple):
     """Whether more may be given to the log. `trouble`: what does not work, in words, or "": writing, unless it is `taking`, else
     reading. What it was given already is kept and tried again."""
@@ -90,7 +96,7 @@ class Space(NamedTuple):
     trouble: str = ""
 
 
-BufferEvent = Durable | Records | Removed | Space
+BufferEvent = Durable | Records | Removed | Noted | Space
 
 
 class FoundSegment(NamedTuple):

@@ -41,6 +41,7 @@ class BufferedLink:
         self.outlet = Outlet(name, consumer, policy, found.identity, found.next_number)
         self.outlets = (self.outlet,)
         self.buffer = DiskBuffer(buffer, unacked, found, self.outlet)
+        self.outlet.remember_from(self.buffer.lowest_noted)
         self.shell = shell
         self._policy = buffer
         self.left = False
@@ -106,6 +107,7 @@ class BufferedLink:
         """The files have done something of what was ordered."""
         self._changed = True
         self.buffer.heard(event)
+        self.outlet.remember_from(self.buffer.lowest_noted)
         return ()
 
     # ---- sending

@@ -40,6 +40,8 @@ class Downstream:
     def offer(self, chunks: list[Chunk], derivation: Derivation) -> int:
         """Answers for outputs from now on, once for each link they leave by. Returns how many no stage reads."""
         unrouted = 0
+        if not chunks:
+            return unrouted
         for chunk in chunks:
             links = self._by_name.get(chunk.outlet)
             if links is None:

@@ -54,6 +54,7 @@ class Outlet(MemoryLink):
         self._suspicions: dict[int, int] = {}
         self._acked = RangeSet()
         self._acked.add(0, 1)
+        self._remembered_from: int | None = None
 
     # ---- what comes from the stage
 
@@ -67,13 +68,18 @@ class Outlet(MemoryLink):
 
     def settle_below(self, number: int) -> None:
         """Nothing below it will be put again."""
-        if number > self.lowest:
+        if number > self._acked.first_stop:
             self._acked.add(0, number)
+
+    def remember_from(self, number: int) -> None:
+        """The next incarnation may send messages from `number` on again, acked or not: consumers are to know them."""
+        self._remembered_from = number
 
     @property
     def lowest(self) -> int:
-        """No message numbered below it will be sent again."""
-        return self._acked.first_stop
+        """No message numbered below it will be sent again, nor by another incarnation that goes on with these numbers."""
+        lowest, remembered_from = self._acked.first_stop, self._remembered_from
+        return lowest if remembered_from is None else min(lowest, remembered_from)
 
     @property
     def outlets(self) -> tuple[Outlet, ...]:
@@ -102,17 +108,18 @@ class Outlet(MemoryLink):
     def _place(self, session: OutletSession) -> None:
         """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen. One that
         is idle and stays so keeps its turn: else whoever states something more often would get less."""
-        if session in self._idle and session.room_messages > 0 and session.released == session.sent_messages:
-            return
-        self._idle.discard(session)
-        if session.room_messages > 0:
+        room = session.room_messages > 0
+        if session in self._idle:
+            if room and session.released == session.sent_messages:
+                return
+            self._idle.discard(session)
+        self._shut_out.pop(session.id, None)
+        if room:
             self._busy.put(session, session.busy_until)
-        else:
-            self._busy.discard(session)
+            return
+        self._busy.discard(session)
         if session.without_credit:
             self._shut_out[session.id] = session
-        else:
-            self._shut_out.pop(session.id, None)
 
     def close(self, session: OutletSession) -> None:
         """The session is over: what was in flight is unsent again, ahead of the rest and in order, attempt + 1."""
@@ -134,7 +141,7 @@ class Outlet(MemoryLink):
         """A consumer died while the plugin had these messages: [start, stop, alone]. One that was alone in its call is to blame,
         and of several each may be: so each goes to a consumer by itself, and is run there alone or given up. How strongly it is
         suspected goes with it: 1 after a death among others, n + 1 after n deaths alone."""
-        lowest = self.lowest
+        lowest = self._acked.first_stop
         for start, stop, alone in rows:
             for number in range(max(start, lowest), min(stop, self._next_number)):
                 self._suspicions[number] = max(self._suspicions.get(number, 0), 1) + min(alone, 1)
@@ -142,7 +149,7 @@ class Outlet(MemoryLink):
 
     def _isolate(self) -> None:
         if self._suspicions:  # what is acked has killed nobody
-            lowest = self.lowest
+            lowest = self._acked.first_stop
             self._suspicions = {number: n for number, n in self._suspicions.items() if number >= lowest}
             self._unsent = deque(piece for section in self._unsent for piece in section.isolate(self._suspicions))
 

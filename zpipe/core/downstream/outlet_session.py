@@ -125,8 +125,8 @@ class OutletSession:
         if not sections:
             self.end_sequence = self.sequence
         for section in sections:
-            self.sent_messages += section.count
             self.sent_bytes += section.size
+        self.sent_messages += flight.count
         self.busy_until = max(now, self.busy_until) + self.work_s(flight.count)
         self.need_bytes = self._said_need = 0
         return flight

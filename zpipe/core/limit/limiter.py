@@ -93,6 +93,9 @@ class Limiter:
 
     def ended(self, task: Task, result: Result, now: float) -> None:
         """Takes in what a call's result says of the service. A rejected message was answered like any other."""
+        if self._aimd is None:
+            self.under_way -= 1
+            return
         if not result.failures:
             self.finished(now, result.seconds, False, False, None)
             return

@@ -132,17 +132,18 @@ class Processing:
         first = self._inlet.next
         if self.replays.waiting or (first is not None and first.section.suspicion):
             self._give_up()
+            first = self._inlet.next
         if self.retries.messages and self.retries.next_at <= now:
             if self._must_wait(self.retries.first()):
                 return None
             self._counts.retries += 1
             self._served = True
             return self._begin(*self.retries.pop(), now)
-        if (replay := self.replays.next) is not None:
-            if self._must_wait(replay):
+        if self.replays.waiting:
+            if self._must_wait(self.replays.waiting[0]):
                 return None
             slices = self.replays.take(self._policy.batch.messages if self._policy.batch is not None else 1)
-        elif self._ready_at(now, flush) > now:
+        elif first is None or self._ready_at(first, now, flush) > now:
             return None
         else:
             slices = self._take()
@@ -197,11 +198,11 @@ class Processing:
         """Nothing is worked on, and nothing will be before letters in hand are acked, or an operator helps."""
         return not self._counts.in_process and (self.replays.full or not self.breaker.may_take)
 
-    def _ready_at(self, now: float, flush: bool) -> float:
-        """When messages may be taken from the queue; infinity while none may. A batch waits until it is full, or until the
-        oldest of it has waited for its timeout; `flush`: nothing more can come that would fill it."""
+    def _ready_at(self, first: Slice, now: float, flush: bool) -> float:
+        """When messages may be taken from the queue, of which `first` is the first; infinity while none may. A batch waits until
+        it is full, or until the oldest of it has waited for its timeout; `flush`: nothing more can come that would fill it."""
         inlet, batch = self._inlet, self._policy.batch
-        if (first := inlet.next) is None or not self.breaker.may_take or self._must_wait(first):
+        if not self.breaker.may_take or (first.section.suspicion and self._must_wait(first)):
             return NEVER
         if batch is None or flush or first.section.suspicion or self._is_full(batch):
             return now
@@ -256,7 +257,7 @@ class Processing:
             self.breaker.succeeded(task.count - len(failed))
         else:
             self.replays.processed(task.count - len(apart))
-        good = task.without(apart)
+        good = task.without(apart) if apart else task.slices
         for piece in good:
             self._inlet.release(piece)
         self._derive(task, result.chunks, good, apart)
@@ -352,10 +353,10 @@ class Processing:
             if work_at <= now:
                 return at  # it is the next, and waits for the others to come back
             work_at = NEVER
-        if (replay := self.replays.next) is None:
-            work_at = min(work_at, self._ready_at(now, flush))
-        elif not self._must_wait(replay):
-            work_at = now
+        if (replay := self.replays.next) is not None:
+            work_at = work_at if self._must_wait(replay) else now
+        elif (first := self._inlet.next) is not None:
+            work_at = min(work_at, self._ready_at(first, now, flush))
         return min(at, max(work_at, self.limiter.next_at()))
 
     def size_window(self) -> None:

@@ -39,7 +39,7 @@ class ParcelDelivery(Delivery):
         on_finished: Callable[[Delivery], None],
         now: float,
     ) -> None:
-        super().__init__(sections, on_finished, session.producer, session.producer.input)
+        super().__init__(sections, on_finished, session.producer, session.input)
         self.session = session
         self.sequence = sequence
         self.arrived_at = now
@@ -56,6 +56,7 @@ class InletSession:
     def __init__(self, id: bytes, producer: Producer, now: float) -> None:
         self.id = id
         self.producer = producer
+        self.input = producer.input
         self.messages = Grant()
         self.bytes = Grant()
         self.deliveries: dict[int, ParcelDelivery] = {}

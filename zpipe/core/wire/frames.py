@@ -299,6 +299,8 @@ def _dictionary(frame: type[Any]) -> Callable[[Any], dict[str, Any]]:
 
 _DICTIONARIES = {kind: _dictionary(frame) for kind, frame in _KINDS.items()}
 
+_MOST = 1 << 63
+_SECTION_NUMBERS = len(SectionRow._fields)
 _INT = "type({0}) is int and 0 <= {0} < 1 << 63"
 _ROWS = "type({{0}}) is list and (not {{0}} or len({{0}}) <= MAX_ROWS and all(_is_row(row, {0}) for row in {{0}}))"
 _SECRET = "type({0}) is bytes and len({0}) == SECRET_BYTES"
@@ -342,11 +344,14 @@ def _is_text(value: Any) -> bool:
     return type(value) is str and len(value) <= MAX_TEXT_CHARACTERS
 
 
-def _is_section(row: list[int]) -> bool:
-    if not _is_row(row, len(SectionRow._fields)):
+def _is_section(row: Any) -> bool:
+    """As `_is_row`, which takes twice as long."""
+    if type(row) is not list or len(row) != _SECTION_NUMBERS:
         return False
-    messages, size, _, attempt, _ = row
-    return size >= messages >= 1 and attempt >= 1
+    messages, size, first, attempt, suspicion = row
+    numbers = type(messages) is type(size) is type(first) is type(attempt) is type(suspicion) is int
+    small = numbers and size < _MOST and first < _MOST and attempt < _MOST and suspicion < _MOST
+    return small and size >= messages >= 1 and attempt >= 1 and first >= 0 and suspicion >= 0
 
 
 def _condition(kind: str, one: Field[Any]) -> str:

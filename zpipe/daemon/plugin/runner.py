@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from typing import Any, Protocol
 
 from zpipe.core.policy import LinkPolicy
-from zpipe.core.work.task import Failure, Result, Task
+from zpipe.core.wire import section
+from zpipe.core.wire.section import Columns
+from zpipe.core.work.task import Chunk, Failure, Result, Task
 from zpipe.daemon.plugin.failures import failure_of
 from zpipe.daemon.plugin.task_run import (
     PLAIN,
@@ -21,10 +23,12 @@ from zpipe.daemon.plugin.task_run import (
     TaskRun,
     WrongAnswers,
     WrongBatch,
+    messages_of,
     outputs_inside,
 )
+from zpipe.daemon.service.process_memory import LARGE_MESSAGE_BYTES
 from zpipe.daemon.storage.call_journal import ALL, NONE, Note
-from zpipe.errors import Answer
+from zpipe.errors import Answer, PeerError
 from zpipe.hookspecs import Context
 from zpipe.messages import DROP, Message
 from zpipe.plugin_classes import Worker
@@ -32,6 +36,7 @@ from zpipe.runtime.exception_text import reason_of, traceback_of
 
 _NOTHING = PLAIN | {type(None)}
 _FAILED = object()
+_FIRST = slice(0, 1)
 
 Step = Any
 """What a task needs next. A list of chunks is to be passed on early. An awaitable, or an async iterator, is to be waited for. A
@@ -83,7 +88,8 @@ class Runner:
         links: StageLinks,
     ) -> None:
         self._process = hooks.get("zpipe_process")
-        self._plugin = getattr(self._process, "__self__", None)
+        plugin = getattr(self._process, "__self__", None)
+        self._worker = plugin if isinstance(plugin, Worker) else None
         self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
         self._hooks = hooks
@@ -97,10 +103,65 @@ class Runner:
 
     def _run(self, task: Task, calls: Calls) -> Generator[Any, Any, Result]:
         began = time.perf_counter()
-        run = TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
         if task.hook:
-            return (yield from self._call_hook(run, task.hook, began))
-        note, calls_s, function = calls.note, 0.0, self._payload_function
+            return (yield from self._call_hook(self._begin(task), task.hook, began))
+        alone = task.count == 1 and not task.batch and self._process_each is None
+        if alone and task.slices[0].size < LARGE_MESSAGE_BYTES:
+            result = yield from self._one(task, calls)
+        else:
+            result = yield from self._groups(self._begin(task), calls)
+        result.seconds = time.perf_counter() - began
+        return result
+
+    def _begin(self, task: Task) -> TaskRun:
+        return TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
+
+    def _one(self, task: Task, calls: Calls) -> Generator[Any, Any, Result]:
+        """A message by itself. The usual case, a plain payload, needs nothing of what is there for runs of them, and takes half
+        as long without it. Any other is looked at as one of a run."""
+        piece, note, function = task.slices[0], calls.note, self._payload_function
+        try:
+            columns = piece.columns()
+        except PeerError:  # which fails it
+            return (yield from self._groups(self._begin(task), calls))
+        message = messages_of(task, piece, columns, self._links)[0] if function is None else None
+        made, failure = None, None
+        calls.begin(task, _FIRST)
+        called = time.perf_counter()
+        note[0] = 1
+        try:
+            made = function(columns.payloads[0]) if function is not None else self._process(message, self._context)  # type: ignore[misc]
+        except BaseException as error:  # sys.exit() in a plugin must not end the worker
+            failure = error
+        if failure is None and self._is_plain((made,)) and (chunks := self._chunks(columns, made)) is not None:
+            result = Result(chunks, ages=[max(0.0, time.time() - columns.origins[0])])
+        else:
+            run = self._begin(task)
+            group = next(run.groups())
+            run.decode(group)
+            messages = run.messages(group, message)
+            if failure is not None:
+                run.fail(0, failure)
+            else:
+                yield from self._take_each(run, group, messages, [made], note)
+            result = run.result()
+        result.calls_s = time.perf_counter() - called
+        note[0] = NONE
+        piece.forget_columns()
+        return result
+
+    def _chunks(self, columns: Columns, made: Any) -> list[Chunk] | None:
+        """What a message becomes that a plain payload was made of. None: it cannot be sent, or not as it is."""
+        if self._context.last:
+            return []
+        try:
+            body = section.encode(columns.ids, columns.origins, [made], columns.headers, self._policy.codec)
+        except ValueError:
+            return None
+        return [Chunk("", 1, body, range(1))] if len(body) <= self._policy.parcel_bytes else None
+
+    def _groups(self, run: TaskRun, calls: Calls) -> Generator[Any, Any, Result]:
+        task, note, calls_s, function = run.task, calls.note, 0.0, self._payload_function
         for group in run.groups():
             decoded = run.decode(group)
             calls.begin(task, slice(group.first, group.stop))
@@ -120,13 +181,12 @@ class Runner:
             run.end(group)
         result = run.result()
         result.calls_s = calls_s
-        result.seconds = time.perf_counter() - began
         return result
 
     @property
     def _payload_function(self) -> Callable[[Any], Any] | None:
         """What may be called in place of `process`. Not where something is around that: it is no method of the plugin's then."""
-        return self._plugin.payload_function if isinstance(self._plugin, Worker) else None
+        return self._worker.payload_function if self._worker is not None else None
 
     def _call_hook(self, run: TaskRun, hook: str, began: float) -> Generator[Any, Any, Result]:
         """A tick or a flush. What it released before it failed stays released."""
@@ -191,10 +251,13 @@ class Runner:
 
     def _take_plain(self, run: TaskRun, group: Group, made: Sequence[Any]) -> bool:
         """The usual case, a plain payload each, needs no look at each. False if it is another."""
-        plain = not self._context.holds.new and set(map(type, made)) <= (_NOTHING if self._context.last else PLAIN)
+        plain = self._is_plain(made)
         if plain and not self._context.last:
             run.take_plain(group, made)
         return plain
+
+    def _is_plain(self, made: Sequence[Any]) -> bool:
+        return not self._context.holds.new and set(map(type, made)) <= (_NOTHING if self._context.last else PLAIN)
 
     def _take_each(self, run: TaskRun, group: Group, messages: list[Message], made: list[Any], note: Note) -> _Steps:
         for index, message, one in zip(group.indexes, messages, made, strict=True):

@@ -152,12 +152,12 @@ class TaskRun:
         """Of the messages of the decoded group."""
         return [payload for columns in self._columns for payload in columns.payloads]
 
-    def messages(self, group: Group) -> list[Message]:
-        """Those of the decoded group."""
-        messages: list[Message] = []
-        for piece, columns in zip(group.slices, self._columns, strict=True):
-            attempt = piece.section.attempt + self.task.attempt - 1
-            messages += columns.messages("", attempt, piece.delivery.source or self._links.only_input)
+    def messages(self, group: Group, made: Message | None = None) -> list[Message]:
+        """Those of the decoded group; `made`: the only one, if the plugin has it already."""
+        messages = [made] if made is not None else []
+        if made is None:
+            for piece, columns in zip(group.slices, self._columns, strict=True):
+                messages += messages_of(self.task, piece, columns, self._links)
         self._decoded.append((group.indexes.start, messages))
         return messages
 
@@ -335,6 +335,12 @@ class TaskRun:
             else:
                 held.append(index)
         return held
+
+
+def messages_of(task: Task, piece: Slice, columns: Columns, links: StageLinks) -> list[Message]:
+    """Those of a slice of the task, as the plugin gets them."""
+    attempt = piece.section.attempt + task.attempt - 1
+    return columns.messages("", attempt, piece.delivery.source or links.only_input)
 
 
 def check_outlet(outlet: str, declared: Collection[str]) -> None:

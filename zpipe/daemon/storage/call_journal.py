@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zpipe.core.upstream.upstreams import SuspectedCalls
-from zpipe.core.wire import cbor
+from zpipe.core.wire import msgpack
 from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Task
 from zpipe.errors import PeerError
@@ -70,10 +70,10 @@ class CallSlot:
         fit, the ids are left out first. Messages that do not fit even then are never suspected."""
         before = sum(piece.count for piece in task.slices[: named.start]) if named.start else 0
         rows = list(map(_row, task.slices[named]))
-        encoded = cbor.write([before, *rows])
+        encoded = msgpack.write([before, *rows])
         if (size := len(encoded)) > self._room_bytes:
             rows = [[*row[:-1], ""] for row in rows]
-            while (size := len(encoded := cbor.write([before, *rows]))) > self._room_bytes:
+            while (size := len(encoded := msgpack.write([before, *rows]))) > self._room_bytes:
                 rows = rows[: len(rows) // 2]
         self._view[HEAD_BYTES : HEAD_BYTES + size] = encoded
         self._size[0] = size
@@ -136,6 +136,6 @@ def _read(content: bytes) -> Iterator[_Call]:
         note, size, slot = memoryview(content)[at : at + HEAD_BYTES].cast("I")
         if note != NONE:
             start = at + HEAD_BYTES
-            before, *rows = cbor.read(content[start : start + size])
+            before, *rows = msgpack.read(content[start : start + size])
             yield _Call(before, rows, note)
         at += max(slot, LEAST_SLOT_BYTES)

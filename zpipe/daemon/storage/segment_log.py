@@ -21,6 +21,7 @@ from zpipe.core.buffer.orders import (
     Durable,
     Finish,
     FoundBuffer,
+    Noted,
     Order,
     Read,
     Removed,
@@ -34,7 +35,8 @@ from zpipe.daemon.storage.segment_writer import SegmentWriter
 from zpipe.runtime.segment_folder import Disk
 
 HINTS_S = 0.1
-"""Finished ranges are noted this often at most: what is not noted when the process is killed is sent again."""
+"""Finished ranges are noted this often at most: what is not noted when the process is killed is sent again, and
+passed over by consumers, who are told to remember its numbers until then."""
 SPACE_S = 1.0
 """The room on the disk is looked at this often, while something is written or there was too little."""
 UNREADABLE_RETRY_S = 30.0
@@ -263,6 +265,8 @@ class SegmentLog:
             for start, stop in hints:
                 self._hints.add(start, stop)
             self._hints_at = now + RETRY_S
+            return
+        self._heard(Noted(tuple(hints)))
 
     # ---- room on the disk
 

@@ -40,11 +40,13 @@ def make_pool(
     calls: CallJournal,
     pass_on: PassOn,
     done: Done,
+    done_here: Done,
     log: logging.Logger,
     handover: Handover,
     async_thread: AsyncThread,
 ) -> Pool:
-    """`pass_on` is for outputs of a task that is not done yet: it blocks until there is room for more. `done` only posts."""
+    """`pass_on` is for outputs of a task that is not done yet: it blocks until there is room for more. `done` only posts. Of a
+    task that the thread has run which drives the loop, `done_here` is called instead."""
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")
@@ -57,6 +59,7 @@ def make_pool(
             workers.timeout_s,
             pass_on,
             done,
+            done_here,
             log,
             handover,
             async_thread,

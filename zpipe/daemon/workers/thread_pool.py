@@ -28,7 +28,7 @@ WEIGHT = 0.2
 class ThreadPool:
     """At most `count` tasks under way, each with a slot of the journal `calls`.
 
-    `done` and `pass_on` are called on other threads than the daemon's loop.
+    `done` and `pass_on` are called on other threads than the daemon's loop, `done_here` by the thread that drives it.
 
     A thread runs a task until it is done or waits for an awaitable. It is then free for another, and the event loop goes on with
     this one. `is_async`: the hook is an `async def`, which blocks nothing, so tasks begin on the event loop too.
@@ -46,6 +46,7 @@ class ThreadPool:
         timeout_s: float | None,
         pass_on: Callable[[Task, list[Chunk]], None],
         done: Callable[[Task, Result], None],
+        done_here: Callable[[Task, Result], None],
         log: logging.Logger,
         handover: Handover,
         async_thread: AsyncThread,
@@ -60,6 +61,7 @@ class ThreadPool:
         self._is_async = is_async
         self._pass_on = pass_on
         self._done = done
+        self._done_here = done_here
         self._event_loop = EventLoop(timeout_s, self._resume, async_thread, log)
         self._lock = threading.Lock()
         self._free = [calls.slot(number) for number in range(count)]
@@ -121,6 +123,23 @@ class ThreadPool:
         assert call is not None
         self._handover.begin_call()
         call()
+        return self._handover.end_call()
+
+    def call(self, task: Task) -> bool:
+        """On the thread that drives, while nothing else is under way: makes the calls of a task, and hands nothing over. False
+        likewise."""
+        slot = self._free.pop()
+        work = self._runner.begin(task, slot)
+        self._handover.begin_call()
+        step = work.advance()
+        if isinstance(step, Result) and self._handover.end_call():
+            slot.end()
+            self._free.append(slot)
+            self._measure(task, step)
+            self._done_here(task, step)
+            return True
+        self._slots[work] = slot
+        self._go_on(work, step)
         return self._handover.end_call()
 
     # ---- on any thread

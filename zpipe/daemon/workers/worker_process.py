@@ -31,6 +31,9 @@ CLOSE_S = 5.0
 DUMP_S = 0.5
 """For a process that is to be killed to write where it is. Only one that is stopped does not."""
 MEMORY_CHECK_S = 0.25
+BEGIN_S = 10.0
+"""For a process to begin with a task that it was sent, at least. On a busy machine it may not be run for longer than a call may
+last, and no message is to blame for that."""
 _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
 )
@@ -44,7 +47,7 @@ class NotOpened(Exception):
 
 
 class NotBegun(Exception):
-    """It died before it had the task, so nothing has happened to the task."""
+    """It ended before it had the task, so nothing has happened to the task. The text is how it ended."""
 
 
 class _OverLimit(Exception):
@@ -166,8 +169,8 @@ class WorkerProcess:
             pass
         note = self._note.note[0]
         code = self.end(kill=bool(reason))
-        if note == NOT_BEGUN and not reason:
-            raise NotBegun(how(code))
+        if note == NOT_BEGUN and self.ended_by != "memory":
+            raise NotBegun(reason or how(code))
         seconds = time.monotonic() - began
         return died_result(task, note, reason or in_call(code), self.traceback, seconds), False
 
@@ -211,7 +214,10 @@ class WorkerProcess:
         now, note, limits = time.monotonic(), self._note.note[0], self._limits
         if note != self._seen:
             self._seen, self._since = note, now
-        if limits.timeout_s is not None and now - self._since >= limits.timeout_s:
+        if limits.timeout_s is not None and note == NOT_BEGUN:
+            if now - self._since >= max(limits.timeout_s, BEGIN_S):
+                raise _OverLimit(f"took no notice for {now - self._since:.0f} s", "timeout")
+        elif limits.timeout_s is not None and now - self._since >= limits.timeout_s:
             raise _OverLimit(f"its call outlived the timeout of {limits.timeout_s:g} s", "timeout")
         if limits.memory_bytes is not None and (size := self._rss()) > limits.memory_bytes:
             raise _OverLimit(too_large(size, limits.memory_bytes), "memory")

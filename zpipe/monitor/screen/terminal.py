@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 GONE_S = 2.0
 """How long the screen may take to end after its terminal has gone."""
 
@@ -31,11 +32,12 @@ class Terminal:
         return self._keys is not None and not os.isatty(self._keys)
 
     def on_signal(self, end: Callable[[int], None]) -> None:
-        """Has `end` called with the number of a signal that is to end the program."""
+        """Has `end` called with the number of a signal that is to end the program, also if it was blocked at the start."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for number in ENDS:
             with suppress(RuntimeError, ValueError):  # no loop of a main thread: a test
                 loop.add_signal_handler(number, end, number)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
     def end(self, number: int) -> None:
         """Notes the signal. The exit status is that of a shell for it."""
