@@ -56,6 +56,7 @@ def folder(home: Path) -> Path:
 def test_buffers_are_listed(call: Call, config: Path, folder: Path) -> None:
     lines = call("buffer", "list", config).stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["read.1/store", "30"], ["read.1/bad.errors", "0"]]
+    assert ", the oldest stored " in lines[0] and "stored" not in lines[1]
     found = json.loads(call("buffer", "list", config, "read.1", "--json").stdout)
     assert found["pipeline"] == "p"
     assert {one["buffer"]: one["messages"] for one in found["buffers"]} == {"read.1/store": 30, "read.1/bad.errors": 0}

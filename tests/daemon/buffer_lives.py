@@ -21,6 +21,7 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.task import Chunk
 from zpipe.daemon.storage.segment_log import SegmentLog
+from zpipe.runtime.segment_folder import PAGE_BYTES
 
 FOLDER = Path("/buffer")
 
@@ -61,6 +62,7 @@ class Lives:
     """The buffer of a stage over all lives of its process.
 
     acked      ids that upstream was told of;  taken  those that consumers have finished
+    by_number  the id of each (identity, number) that was sent;  numbered: that was offered last
     """
 
     def __init__(self, policy: BufferPolicy, unacked: Bound | None = None, disk: FakeDisk | None = None) -> None:
@@ -72,6 +74,7 @@ class Lives:
         self.taken: set[str] = set()
         self.offered: dict[str, object] = {}
         self.by_number: dict[tuple[str, int], str] = {}
+        self.numbered: dict[tuple[str, int], str] = {}
         self.sync_failed = False
         self.next_id = 0
         self.begin()
@@ -81,7 +84,6 @@ class Lives:
         self.events: list[BufferEvent] = []
         self.log = SegmentLog(FOLDER, self.policy, self.events.append, self.disk)
         self.found: FoundBuffer = self.log.open()
-        self.unopened = "open" in self.disk.failing or "read" in self.disk.failing
         self.consumers = Consumers()
         self.buffer = DiskBuffer(self.policy, self.unacked, self.found, self.consumers)
         self.ordered: list[Order] = []
@@ -93,6 +95,8 @@ class Lives:
         self.next_id += messages
         payloads = [payload or f"{id}:" + "x" * size for id in ids]
         self.offered.update(zip(ids, payloads, strict=True))
+        for number, id in enumerate(ids, self.buffer.next_number):
+            self.numbered[self.buffer.identity, number] = id
         derivation = EachDerivation([Upstream(self.acked, id) for id in ids])
         body = section.encode(ids, [0.0] * messages, payloads, None)
         self.buffer.offer(Chunk("", messages, body, range(messages)), derivation)
@@ -184,8 +188,9 @@ class Lives:
     def settle_down(self, chance: random.Random, turns: int = 300, but: int = 0) -> None:
         """The disk works again and consumers take everything that is there, but so many messages that are damaged."""
         self.disk.failing.clear()
+        self.disk.bad_pages.clear()
         self.disk.capacity = 1 << 40
-        if self.unopened:  # what could not be opened when this life began is for the next
+        if self.found.unreadable or self.buffer.unreadable_messages:  # that is for the next life
             self.kill()
         for _ in range(turns):
             self.wait(1.1)
@@ -197,6 +202,13 @@ class Lives:
             raise AssertionError(f"{self.buffer.figures()} after {turns} turns")
         missing = self.acked - self.taken
         assert len(missing) <= but, f"{len(missing)} messages were acked and are gone, such as {min(missing)}"
+
+    def spoil_pages(self, chance: random.Random, pages: int) -> None:
+        """Some pages of the files cannot be read, until they can."""
+        places = [
+            (path, at) for path, inode in self.disk.files.items() for at in range(-(-len(inode.data) // PAGE_BYTES))
+        ]
+        self.disk.bad_pages.update(chance.sample(places, min(pages, len(places))))
 
     def fail(self, call: str, number: int = errno.EIO) -> None:
         self.disk.failing[call] = number

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zpipe.core.wire.cbor import Encoded
-from zpipe.runtime.segment_folder import Disk
+from zpipe.runtime.segment_folder import PAGE_BYTES, Disk
 
 SECTOR = 512
 
@@ -78,17 +78,20 @@ class FakeDisk(Disk):
 
     capacity   bytes of all files;  total  what it says that it has
     failing    by the name of a call: the errno that it raises from now on
+    bad_pages  (file, number of the page) that cannot be read
     """
 
     def __init__(self, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
         self.total = 0
         self.failing: dict[str, int] = {}
+        self.bad_pages: set[tuple[Path, int]] = set()
         self.files: dict[Path, Inode] = {}
         self.kept: dict[Path, Inode] = {}
         self.syncs = 0
         self._changes: list[tuple[Path, Inode | None]] = []
         self._open: dict[int, Inode] = {}
+        self._paths: dict[int, Path] = {}
         self._next_fd = 100
 
     def _check(self, call: str, changes: bool = True) -> None:
@@ -126,6 +129,7 @@ class FakeDisk(Disk):
             inode.truncate(0)
         self._next_fd += 1
         self._open[self._next_fd] = inode
+        self._paths[self._next_fd] = path
         return self._next_fd
 
     def close(self, fd: int) -> None:
@@ -134,8 +138,19 @@ class FakeDisk(Disk):
     def size(self, fd: int) -> int:
         return len(self._open[fd].data)
 
+    def modified_at(self, path: Path) -> float:
+        return 0.0
+
+    def size_of(self, path: Path) -> int:
+        return len(self.files[path].data)
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         self._check("read", changes=False)
+        pages = range(
+            offset // PAGE_BYTES, (min(offset + size, len(self._open[fd].data)) + PAGE_BYTES - 1) // PAGE_BYTES
+        )
+        if any((self._paths[fd], page) in self.bad_pages for page in pages):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return bytes(self._open[fd].data[offset : offset + size])
 
     def write(self, fd: int, pieces: Sequence[Encoded], offset: int) -> int:

@@ -82,7 +82,8 @@ def test_a_producer_finishes_without_its_consumer_which_gets_each_once_and_in_or
 
 
 def test_a_run_leaves_its_buffer_and_the_next_one_goes_on_with_it(make: MakePipeline) -> None:
-    """The sink of the first run does nothing, so nearly all is left; the ledger says so, and balances."""
+    """The sink of the first run does nothing, so nearly all is left; the ledger says so, and balances. What was acked is sent
+    also where the next one starts over."""
     pipeline = make(gated(1000), gate=GATE)
     first = pipeline.run("--leave-buffers")
     ledger = first.ledger()
@@ -91,8 +92,9 @@ def test_a_run_leaves_its_buffer_and_the_next_one_goes_on_with_it(make: MakePipe
     assert row["acked"] + left == 1000 and left > 100 and row["unsent"] == 0
     assert f"stored: {left} messages from read to store are in the disk buffer" in first.stderr
     (pipeline.folder / "open").touch()
-    second = pipeline.run().ledger()
-    [row] = second["links"]
+    second = pipeline.run("--fresh")
+    [row] = second.ledger()["links"]
+    assert f"event=buffer.kept to=store stored={left} " in second.stderr
     assert row["acked"] == left + 1000 and not row.get("stored")
 
 
@@ -102,6 +104,7 @@ def test_a_drain_waits_for_the_buffer_or_leaves_it(make: MakePipeline) -> None:
     wait_until(lambda: acked(pipeline) == 1000, "everything is acked to the source")
     drain = pipeline.zpipe("drain", str(pipeline.path), "--timeout", "1s")
     assert drain.wait() == 4, "its buffer is not empty"
+    assert "is not waited for with --leave-buffers" in drain.stderr
     drain = pipeline.zpipe("drain", str(pipeline.path), "--leave-buffers", "--json")
     assert drain.wait() == 0, drain.stderr
     assert [stage.wait() for stage in stages] == [0, 0]

@@ -24,8 +24,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 ALERTS = DOCS / "alerts.yml"
 ALERT_TESTS = DOCS / "alerts_test.yml"
 PROMISES = {
-    "ZpipeAtBound", "ZpipeBufferLost", "ZpipeDeadLettersStored", "ZpipeHeld", "ZpipeInstanceSilent", "ZpipeNotScraped",
-    "ZpipeOldMessages", "ZpipeRestarts", "ZpipeStorm", "ZpipeUnrouted", "ZpipeWorkerRestarts",
+    "ZpipeAtBound", "ZpipeBufferFailing", "ZpipeBufferLost", "ZpipeDeadLettersStored", "ZpipeHeld", "ZpipeInstanceSilent",
+    "ZpipeNotScraped", "ZpipeOldMessages", "ZpipeRestarts", "ZpipeStorm", "ZpipeUnrouted", "ZpipeWorkerRestarts",
 }  # fmt: skip
 NOT_HERE = {"zpipe_link_empty_in_seconds", "zpipe_source_total_messages"}
 """Nothing empties in a pipeline that is too slow, and its source is endless. Its plugins have no metrics of their own either, and

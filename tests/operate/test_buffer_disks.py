@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,49 @@ def made(folder: Path, size: str, more: str = "") -> tuple[PipelineConfig, Place
 
 def test_each_reader_has_a_buffer_of_its_own(tmp_path: Path) -> None:
     [one] = buffer_disks.examine(*made(tmp_path, "1MiB"))
-    assert (one.stage, one.instance, one.needed_bytes, one.problem) == ("read", 1, 2 << 20, "")
+    assert (one.instances, one.whose, one.needed_bytes, one.problem) == ((("read", 1),), "read.1", 2 << 20, "")
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:
     half = shutil.disk_usage(tmp_path).free // (1 << 20) * 2 // 3
     [one] = buffer_disks.examine(*made(tmp_path, f"{half}MiB"))
     assert one.free_bytes < one.needed_bytes and f"for {tmp_path}/state/p.read.1/buffers" in one.problem
+
+
+MORE = """
+buffer = {{ bytes = "{size}" }}
+
+[stages.parse]
+plugin = "discard"
+input = "two"
+instances = 3
+buffer = {{ bytes = "{size}" }}
+
+[stages.end]
+plugin = "discard"
+input = "parse"
+"""
+
+
+def test_buffers_of_all_instances_on_a_disk_are_added_up(tmp_path: Path) -> None:
+    [fits] = buffer_disks.examine(*made(tmp_path, "1MiB", MORE.format(size="1MiB")))
+    assert (fits.whose, fits.needed_bytes, fits.problem) == ("read.1, two.1 and 3 instances of parse", 6 << 20, "")
+    third = shutil.disk_usage(tmp_path).free // (1 << 20) // 3  # each fits by itself
+    [one] = buffer_disks.examine(*made(tmp_path, f"{third}MiB", MORE.format(size=f"{third}MiB")))
+    assert one.needed_bytes == 6 * third << 20
+    assert f"for {tmp_path}/state/p.read.1/buffers and 4 more folders, all on one disk, which has" in one.problem
+
+
+def test_buffers_on_several_disks_are_judged_apart(tmp_path: Path) -> None:
+    config, places = made(tmp_path, "1MiB", MORE.format(size="1MiB"))
+    other = Path("/dev/shm")
+    if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no other disk to write to")
+    with tempfile.TemporaryDirectory(dir=other) as there:
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "p.two.1").symlink_to(there)
+        found = {one.whose: one.needed_bytes for one in buffer_disks.examine(config, places)}
+    assert found == {"read.1 and 3 instances of parse": 5 << 20, "two.1": 1 << 20}
 
 
 def test_what_is_stored_already_is_part_of_the_bound(tmp_path: Path) -> None:
@@ -77,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     config, places = made(tmp_path, "1MiB")
     (tmp_path / "state").mkdir(mode=0o500)
     [one] = buffer_disks.examine(config, places)
-    assert "cannot be written" in one.problem
+    assert "cannot write to" in one.problem
 
 
 def test_a_buffer_that_nobody_reads_from_is_advised_against(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from zpipe.core.policy import BufferPolicy
 from zpipe.core.wire import section
 from zpipe.daemon.storage.segment_log import SegmentLog
 from zpipe.errors import OperatorError
+from zpipe.operate import stored_buffers
 from zpipe.operate.stored_buffers import drop, list_buffer, show, verify
+from zpipe.runtime.segment_folder import Disk
 
 POLICY = BufferPolicy(bytes=8 * 4096)  # segments of 4 KiB
 
@@ -76,6 +79,33 @@ def test_a_segment_that_cannot_be_opened_is_not_whole(folder: Path) -> None:
     assert place.messages == list_buffer(folder).messages - len(list(show(folder))) > 0
 
 
+def test_what_cannot_be_read_now_is_told_from_what_is_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second, *_, last = sorted(folder.glob("*.seg"))[1:]
+
+    class Failing(Disk):
+        """A file of another user, and a page that cannot be read."""
+
+        def open(self, path: Path, flags: int) -> int:
+            if path == last:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            self.second = path == second
+            return super().open(path, flags)
+
+        def read(self, fd: int, size: int, offset: int) -> bytes:
+            if self.second and offset < 4096:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(fd, size, offset)
+
+    monkeypatch.setattr(stored_buffers, "Disk", Failing)
+    found = verify(folder)
+    assert found.unfinished_bytes == 0
+    assert {(place.segment, place.error) for place in found.damages} == {
+        (second.name, "Input/output error"),
+        (last.name, "Permission denied"),
+    }
+    assert list_buffer(folder).unreadable == 1, "of the other the last record is there"
+
+
 def test_a_buffer_is_dropped_and_its_numbers_go_on(folder: Path) -> None:
     identity = list_buffer(folder).identity
     assert drop(folder).messages == 78
@@ -96,6 +126,25 @@ def test_a_buffer_is_dropped_where_a_hint_was_cut_off(folder: Path) -> None:
 def test_a_buffer_is_dropped_up_to_a_number(folder: Path) -> None:
     assert drop(folder, 50).messages == 27
     assert [one.number for one in show(folder)] == list(range(50, 101))
+
+
+def test_what_cannot_be_read_is_dropped_only_if_all_goes_that_it_may_have(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second, third, *_ = sorted(folder.glob("*.seg"))
+    until = int(third.stem)
+
+    class Failing(Disk):
+        def open(self, path: Path, flags: int) -> int:
+            if path == second:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return super().open(path, flags)
+
+    monkeypatch.setattr(stored_buffers, "Disk", Failing)
+    drop(folder, until - 1)
+    assert second.exists()
+    drop(folder, until)
+    assert not second.exists() and third.exists()
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

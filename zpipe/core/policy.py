@@ -128,6 +128,10 @@ class BufferPolicy:
         """Of one file: what is finished is given back in pieces of this. Reading 16 MiB takes as long as a process to start."""
         return min(16 * MIB, max(self.bytes // 8, 4 * KIB))
 
+    def left_bytes(self, disk_bytes: int) -> int:
+        """So much of a disk of that size is left to others, whatever the bound says: a full disk stops more than one stage."""
+        return max(2 * self.segment_bytes, disk_bytes // 20)
+
 
 @dataclass(frozen=True)
 class TapPolicy:

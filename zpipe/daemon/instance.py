@@ -126,6 +126,8 @@ class Instance:
         self._refusals = Refusals(config, self._host, public, stage, self._limited_log)
         os.register_at_fork(after_in_child=self._sockets.leave_to_parent)
         self.stage = self._make_stage()
+        if fresh:
+            self._buffers.say_kept()
         self._link_shells = self._make_link_shells()
         self._source = self._make_source()
         self._output_room = threading.Event()

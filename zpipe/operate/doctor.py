@@ -92,11 +92,13 @@ def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> 
     yield from _folders(places, env)
     for one in buffer_disks.examine(config, places):
         cure = "lower `buffer.bytes`, or give the state folder a larger disk ($ZPIPE_STATE_DIR)"
-        name = f"disk buffers of {one.stage}.{one.instance}"
         if one.problem:
-            yield Finding("disks", "warning" if one.free_bytes else "wrong", f"{name}: {one.problem}", cure)
+            yield Finding(
+                "disks", "warning" if one.free_bytes else "wrong", f"disk buffers: {one.whose} {one.problem}", cure
+            )
         else:
-            yield Finding("disks", "ok", f"{name}: {one.needed_bytes >> 20:,} of {one.free_bytes >> 20:,} MiB")
+            fits = f"{one.whose} may need {one.needed_bytes >> 20:,} of {one.free_bytes >> 20:,} MiB"
+            yield Finding("disks", "ok", f"disk buffers: {fits}")
 
 
 def _names(config: PipelineConfig, host: str) -> Iterator[Finding]:

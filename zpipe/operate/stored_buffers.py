@@ -28,7 +28,9 @@ from zpipe.runtime.segment_folder import (
     SegmentReader,
     Whole,
     hints_path,
+    is_lost,
     segment_path,
+    stored_times,
 )
 
 
@@ -37,6 +39,8 @@ class BufferListing(NamedTuple):
 
     messages     that are stored and not finished;  finished  in its segments, and no longer wanted
     first, next  number of the first message that is wanted, and of the first that is not used;  damaged: places kept in `bad`
+    oldest_at    when the first of them was stored, in seconds since the epoch; None if there is none
+    unreadable   segments that the disk does not give in whole, which may have more messages
     """
 
     folder: Path
@@ -48,15 +52,22 @@ class BufferListing(NamedTuple):
     segments: int
     disk_bytes: int
     damaged: int
+    unreadable: int
+    oldest_at: float | None
 
 
 class DamagedPlace(NamedTuple):
-    """Bytes [start, stop) of a segment are no record; (0, 0): it cannot be opened. `messages`: at most so many are lost."""
+    """Bytes [start, stop) of a segment are no record; (0, 0): it cannot be opened.
+
+    messages  so many are missing there, as far as that is known
+    error     why the disk does not give them now, in words; "": they are lost
+    """
 
     segment: str
     start: int
     stop: int
     messages: int
+    error: str = ""
 
 
 class Verification(NamedTuple):
@@ -169,6 +180,8 @@ def list_buffer(folder: Path) -> BufferListing:
         segments=len(found.segments),
         disk_bytes=sum(segment.bytes for segment in found.segments),
         damaged=_damaged(folder),
+        unreadable=sum(segment.unread for segment in found.segments),
+        oldest_at=next((at for _, at in stored_times(Disk(), found, finished)), None),
     )
 
 
@@ -185,11 +198,10 @@ def verify(folder: Path) -> Verification:
     damages: list[DamagedPlace] = []
     records = messages = size = 0
     for segment in found.segments:
-        name = segment_path(folder, segment.first).name
         number, at = segment.first, -1
         for one in _records(folder, segment):
-            if isinstance(one, Damage):
-                damages.append(DamagedPlace(name, one.start, one.stop, 0))
+            if isinstance(one, DamagedPlace):
+                damages.append(one)
                 at = len(damages) - 1 if at < 0 else at
                 continue
             if at >= 0:
@@ -202,7 +214,7 @@ def verify(folder: Path) -> Verification:
         if at >= 0:
             damages[at] = damages[at]._replace(messages=segment.stop - number)
     last = found.segments[-1] if found.segments else None
-    unfinished = 0 if last is None or last.complete else max(last.bytes - last.end, 0)
+    unfinished = 0 if last is None or last.complete or last.unread else max(last.bytes - last.end, 0)
     return Verification(records, messages, size, tuple(damages), unfinished)
 
 
@@ -215,7 +227,7 @@ def show(folder: Path, first: int = 0) -> Iterator[StoredMessage]:
         if segment.stop <= first:
             continue
         for one in _records(folder, segment):
-            if isinstance(one, Damage) or one.header.stop <= first:
+            if isinstance(one, DamagedPlace) or one.header.stop <= first:
                 continue
             start = one.header.first
             try:
@@ -233,19 +245,22 @@ def drop(folder: Path, until: int | None = None) -> Dropped:
     """Has no message be sent any more, or none below the number `until`. The instance must not run. Raises OperatorError if the
     folder cannot be read or written.
 
-    The last segment stays, since its name says with which number to go on: what it has is noted as finished.
+    The last segment stays, since its name says with which number to go on: what it has is noted as finished. One that cannot be
+    read in whole stays unless all goes that it may have.
     """
     found = _read(folder)
     finished = _finished(found)
     messages = free = 0
     try:
-        for segment in found.segments:
+        afters = [*(segment.first for segment in found.segments[1:]), 0]
+        for segment, after in zip(found.segments, afters, strict=False):
             stop = segment.stop if until is None else min(until, segment.stop)
+            whole = stop == segment.stop and (not segment.unread or until is None or until >= after)
             asked = RangeSet()
             asked.add(segment.first, stop)
             ranges = list(asked.minus(finished))
             messages += sum(high - low for low, high in ranges)
-            if stop == segment.stop and segment is not found.segments[-1]:
+            if whole and segment is not found.segments[-1]:
                 segment_path(folder, segment.first).unlink(missing_ok=True)
                 hints_path(folder, segment.first).unlink(missing_ok=True)
                 free += segment.bytes
@@ -272,18 +287,29 @@ def _finished(found: BufferFolder) -> RangeSet:
     return finished
 
 
-def _records(folder: Path, segment: Segment) -> Iterator[Whole | Damage]:
-    """Also of a segment that is removed meanwhile: then there are none. One that cannot be opened is damaged as a whole."""
+def _records(folder: Path, segment: Segment) -> Iterator[Whole | DamagedPlace]:
+    """Also of a segment that is removed meanwhile: then there are none."""
+    path = segment_path(folder, segment.first)
     try:
-        file = SegmentFile(Disk(), segment_path(folder, segment.first))
+        file = SegmentFile(Disk(), path)
     except FileNotFoundError:
         return
-    except OSError:
-        yield Damage(0, segment.bytes)
+    except OSError as error:
+        yield DamagedPlace(path.name, 0, 0, 0, "" if is_lost(error) else _words(error))
         return
     try:
         reader = SegmentReader(file, segment.codec, segment.first, segment.stop, segment.end)
         while (one := reader.next()) is not None:
-            yield one
+            if isinstance(one, Damage):
+                unread = file.error if file.is_unread(one.start, one.stop) else None
+                yield DamagedPlace(path.name, one.start, one.stop, 0, _words(unread))
+            else:
+                yield one
+        if segment.unread and file.error is not None and segment.end < segment.bytes:
+            yield DamagedPlace(path.name, segment.end, segment.bytes, 0, _words(file.error))
     finally:
         file.close()
+
+
+def _words(error: OSError | None) -> str:
+    return "" if error is None else error.strerror or str(error)

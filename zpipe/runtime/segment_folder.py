@@ -2,8 +2,8 @@
 
 Must not live here: writing records, which is `daemon/storage`'s. Used by the daemon that owns the folder, and by commands.
 
-Nothing here raises for what is in a file: whatever it is, the next whole record is looked for. What the disk cannot read is taken
-to be zeros, which no record is.
+Nothing here raises for what is in a file: whatever it is, the next whole record is looked for. What the disk cannot read is no
+damage: it may be read later, so it is told apart, and nobody cuts it off or removes it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from zpipe.core.buffer.record import (
     SegmentCodec,
     read_head,
 )
+from zpipe.core.ranges import RangeSet
+from zpipe.core.wire import section
 from zpipe.core.wire.cbor import Encoded
+from zpipe.errors import PeerError
 
 SEGMENT, HINTS, BEGUN, BAD_FOLDER = ".seg", ".done", ".new", "bad"
 CHUNK_BYTES = 512 * 1024
 """Read at once: a few records of a busy link. Larger reads are not faster from the page cache, and stay in memory for longer."""
 PAGE_BYTES = 4096
-UNKNOWN_BYTES = 1 << 40
-"""In place of the end of a file that cannot be opened now, and may be later."""
+"""Of a file: what a disk cannot read is a whole number of these."""
 MOST_NUMBER = 1 << 62
 """Of a message: what is named by more is no segment. On the wire numbers are below 2^63, and each life passes over 2^24."""
 _NAME = re.compile(r"([0-9]{20})\.seg")
 _LOST = (errno.ENOENT, errno.EISDIR, errno.ELOOP)
-"""Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, it is tried again:
+"""Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, the file is kept:
 what is taken for lost is removed."""
 
 
@@ -60,6 +62,14 @@ class Disk:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def size_of(self, path: Path) -> int:
+        """Also of a file that cannot be opened."""
+        return path.stat().st_size
+
+    def modified_at(self, path: Path) -> float:
+        """When it was written to last, in seconds since the epoch."""
+        return path.stat().st_mtime
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         return os.pread(fd, size, offset)
@@ -98,7 +108,9 @@ class Segment(NamedTuple):
     """A file with messages [first, stop). `end` is where its records end: behind it is nothing, or what was cut off.
 
     complete  it has its last record;  orderly: and that was written with the others, so that nothing is missing
-    bytes     of the file; 0 if it cannot be opened
+    bytes     of the file; 0 if there is none
+    unread    the disk did not give all of it, so there may be more in it than this
+    begun_at  as its head says, or 0
     """
 
     first: int
@@ -108,6 +120,8 @@ class Segment(NamedTuple):
     complete: bool
     codec: SegmentCodec
     orderly: bool = False
+    unread: bool = False
+    begun_at: int = 0
 
 
 class Whole(NamedTuple):
@@ -145,9 +159,16 @@ def segment_numbers(names: Iterable[str]) -> list[int]:
 
 
 class SegmentFile:
-    """An open segment. Raises OSError from the constructor alone."""
+    """An open segment. Raises OSError from the constructor, and from a read unless it is `tolerant`: then a page that the disk
+    cannot read is zeros, which no record is.
 
-    def __init__(self, disk: Disk, path: Path) -> None:
+    error  of the last page that was not read
+    """
+
+    def __init__(self, disk: Disk, path: Path, tolerant: bool = True) -> None:
+        self.error: OSError | None = None
+        self._tolerant = tolerant
+        self._unread: set[int] = set()
         self._disk = disk
         self._fd = disk.open(path, os.O_RDONLY)
         self._chunk = b""
@@ -165,14 +186,16 @@ class SegmentFile:
         """So many bytes, fewer at the end of the file. Reads `ahead`, if that is more."""
         at = offset - self._chunk_at
         if not 0 <= at <= at + size <= len(self._chunk):
-            self._chunk, self._chunk_at, at = self._read(offset, max(size, ahead)), offset, 0
+            self._chunk, self._chunk_at, at = self._read(offset, size, max(size, ahead)), offset, 0
         return memoryview(self._chunk)[at : at + size]
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int, most: int) -> bytes:
         try:
-            return self._read_all(offset, size)
+            return self._read_all(offset, most)
         except OSError:
-            return b"".join(self._read_page(at, min(PAGE_BYTES, offset + size - at)) for at in _pages(offset, size))
+            if not self._tolerant:
+                return self._read_all(offset, size)
+            return b"".join(self._read_page(start, stop) for start, stop in _pages(offset, offset + most))
 
     def _read_all(self, offset: int, size: int) -> bytes:
         """One call mostly: it returns less only at the end of the file, or of what the kernel reads at once."""
@@ -181,15 +204,25 @@ class SegmentFile:
             content += more
         return content
 
-    def _read_page(self, offset: int, size: int) -> bytes:
+    def _read_page(self, start: int, stop: int) -> bytes:
         try:
-            return self._read_all(offset, size)
-        except OSError:
-            return bytes(size)
+            return self._read_all(start, stop - start)
+        except OSError as error:
+            self.error = error
+            self._unread.add(start // PAGE_BYTES)
+            return bytes(stop - start)
+
+    def is_unread(self, start: int, stop: int) -> bool:
+        """Whether some of bytes [start, stop) stand in a page that the disk could not read."""
+        return any(start < (page + 1) * PAGE_BYTES and page * PAGE_BYTES < stop for page in self._unread)
 
 
-def _pages(offset: int, size: int) -> range:
-    return range(offset, offset + size, PAGE_BYTES)
+def _pages(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of bytes [start, stop) that stand in one page each."""
+    while start < stop:
+        end = min(start - start % PAGE_BYTES + PAGE_BYTES, stop)
+        yield start, end
+        start = end
 
 
 class SegmentReader:
@@ -269,7 +302,9 @@ class BufferFolder:
     """What a buffer's folder has, in the order of the numbers. Reads heads, and the records of segments that are not complete.
     Raises OSError if the folder itself cannot be read.
 
-    identity, key  None if no segment has a whole head: then none of them can be read, and there is nothing in them
+    identity, key  None if no segment has a whole head: then none of them can be read, and there is nothing in them, as far as
+                   the disk gave the heads
+    error          why the disk did not give all of them, in words; "" if it did
     """
 
     def __init__(self, disk: Disk, folder: Path) -> None:
@@ -279,35 +314,46 @@ class BufferFolder:
         self.names = set(names)
         self.identity: bytes | None = None
         self.key = 0
+        self.error = ""
         numbers = segment_numbers(names)
+        self._unread_heads: set[int] = set()
         heads = {first: self._head(first) for first in numbers}
         whole = [head for head in heads.values() if head is not None]
         if whole:
             self.identity, self.key = whole[-1].identity, whole[-1].key
         afters = dict(pairwise(numbers))
-        self.segments = [self._look(first, heads[first], afters.get(first)) for first in numbers]
+        begun = {first: head.begun_at for first, head in heads.items() if head is not None}
+        looked = (self._look(first, heads[first], afters.get(first)) for first in numbers)
+        self.segments = [segment._replace(begun_at=begun.get(segment.first, 0)) for segment in looked]
 
     def _head(self, first: int) -> Head | None:
         """None also if it is another's, which was renamed."""
         try:
             file = SegmentFile(self._disk, segment_path(self.path, first))
-        except OSError:
+        except OSError as error:
+            if not is_lost(error):
+                self._unread_heads.add(first)
+                self.error = error.strerror or str(error)
             return None
         try:
             head = read_head(bytes(file.piece(0, HEAD_BYTES, HEAD_BYTES)))
         finally:
             file.close()
+        if file.error is not None:
+            self._unread_heads.add(first)
+            self.error = file.error.strerror or str(file.error)
         return head if head is not None and head.first == first else None
 
     def _look(self, first: int, head: Head | None, after: int | None) -> Segment:
         key = head.key if head is not None else self.key
         codec = SegmentCodec(first, key)
         most = 2**63 if after is None else after
-        unread = first if after is None else after
         try:
             file = SegmentFile(self._disk, segment_path(self.path, first))
-        except OSError:
-            return Segment(first, unread, UNKNOWN_BYTES, 0, False, codec)
+        except OSError as error:
+            if not is_lost(error):
+                return Segment(first, first, HEAD_BYTES, self._size_of(first), False, codec, unread=True)
+            return Segment(first, first if after is None else after, HEAD_BYTES, 0, False, codec)
         try:
             size = file.size()
             end = size - RECORD_BYTES
@@ -315,12 +361,22 @@ class BufferFolder:
             if last is not None and last.flags & END and first <= last.first:
                 return Segment(first, min(last.first, most), end, size, True, codec, last.attempt == 0)
             if self.identity is None:
-                unread = first if size <= HEAD_BYTES else unread  # a file that was begun, and nothing more
-                return Segment(first, unread, 0 if after is None else size, size, False, codec)
+                unread = first in self._unread_heads
+                begun = unread or size <= HEAD_BYTES or after is None  # a file that was begun, and nothing more
+                stop = first if begun else most
+                return Segment(first, stop, 0 if after is None else size, size, False, codec, unread=unread)
             stop, end = self._scan(file, codec, first, most, size)
-            return Segment(first, stop, end, size, False, codec)
+            if file.error is not None:
+                self.error = file.error.strerror or str(file.error)
+            return Segment(first, stop, end, size, False, codec, unread=file.error is not None)
         finally:
             file.close()
+
+    def _size_of(self, first: int) -> int:
+        try:
+            return self._disk.size_of(segment_path(self.path, first))
+        except OSError:
+            return 0
 
     @staticmethod
     def _scan(file: SegmentFile, codec: SegmentCodec, first: int, most: int, size: int) -> tuple[int, int]:
@@ -354,6 +410,48 @@ class BufferFolder:
                     yield start, stop
 
 
+def stored_times(disk: Disk, found: BufferFolder, finished: RangeSet) -> Iterator[tuple[int, float]]:
+    """(a number, a time in seconds since the epoch at which all below it were stored), in the order of the numbers.
+
+    A segment tells when it was begun, and its file when it was written to last. As a link with little to do writes to one for
+    days, the oldest message that is wanted is taken to be stored at its origin, if that lies between the two.
+    """
+    oldest = True
+    for segment in found.segments:
+        stored = RangeSet()
+        stored.add(segment.first, segment.stop)
+        wanted = next(stored.minus(finished), None)
+        if wanted is None:
+            continue
+        try:
+            modified_at = disk.modified_at(segment_path(found.path, segment.first))
+        except OSError:
+            continue
+        if oldest and (origin := _origin_of(disk, found.path, segment, wanted[0])) is not None:
+            yield wanted[0] + 1, min(max(origin, segment.begun_at), modified_at)
+        oldest = False
+        yield segment.stop, modified_at
+
+
+def _origin_of(disk: Disk, folder: Path, segment: Segment, number: int) -> float | None:
+    """None if the message cannot be read."""
+    try:
+        file = SegmentFile(disk, segment_path(folder, segment.first))
+    except OSError:
+        return None
+    try:
+        reader = SegmentReader(file, segment.codec, segment.first, segment.stop, segment.end)
+        reader.skip(number)
+        one = reader.next()
+        if not isinstance(one, Whole) or not one.header.first <= number < one.header.stop:
+            return None
+        return section.decode(one.body, one.header.messages).filled().origins[number - one.header.first]
+    except PeerError:
+        return None
+    finally:
+        file.close()
+
+
 def is_cut_off(disk: Disk, folder: Path, segment: Segment) -> bool:
     """Whether what is behind its records is the beginning of another one: a write that was under way when its process ended,
     and no damage."""
@@ -371,5 +469,5 @@ def is_cut_off(disk: Disk, folder: Path, segment: Segment) -> bool:
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether a segment that cannot be opened for this reason never will be. Otherwise it is tried again."""
+    """Whether a segment that cannot be opened for this reason never will be. Otherwise it is kept, and tried again."""
     return error.errno in _LOST

@@ -40,6 +40,7 @@ class Disk:
         self.policy = policy
         self.segments: dict[int, list[Record]] = {}
         self.finished = RangeSet()
+        self.unreadable = RangeSet()
         self.next_number = 1
         self.links: list[BufferedLink] = []
         self._hints = hints
@@ -91,7 +92,9 @@ class Disk:
     def _read(self, number: int) -> Records:
         """Some records at a time."""
         records = [one for part in self.segments.values() for one in part if one.first + one.messages > number][:5]
-        return Records(number, _stop(records) if records else self.next_number, tuple(records))
+        stop = _stop(records) if records else self.next_number
+        given = tuple(one for one in records if one.first not in self.unreadable)
+        return Records(number, stop, given, unreadable=tuple(self.unreadable))
 
 
 def _stop(records: list[Record]) -> int:
@@ -170,6 +173,24 @@ def test_a_stage_that_leaves_its_buffer_ends_with_the_rest_stored() -> None:
     [link] = disk.links
     assert link.left and link.stored_messages == COUNT and not sim.problems
     assert sim.disks["a", 1].completed
+
+
+def test_what_the_disk_does_not_give_stays_stored_and_holds_up_neither_others_nor_the_end() -> None:
+    disk = Disk(BufferPolicy())
+    sim = pipeline(disk)
+    sim.kill(("b", 1))
+    run_until(sim, lambda: sim.disks["a", 1].position == COUNT)
+    link = disk.links[-1]
+    sim.kill(("a", 1))  # so that all is read from the disk
+    first = disk.segments[201][3].first
+    disk.unreadable.add(first, first + 10)
+    sim.boot_later(("a", 1), 0.05)
+    sim.boot("b", 1)
+    run_until(sim, lambda: ("a", 1) not in sim.nodes and bool(len(ids(sim)) == COUNT - 10))
+    link = disk.links[-1]
+    assert (link.stored_messages, link.buffer.unreadable_messages, link.buffer.lost_total) == (10, 10, 0)
+    assert link.drained and not link.left and not sim.problems
+    assert list(disk.segments) == [201, 901], "its segment stays, and the last"
 
 
 def test_a_consumer_is_never_told_to_forget_what_the_next_life_would_send_again() -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from buffer_lives import FOLDER, Lives
 from fake_disk import FakeDisk
 
 from zpipe.core.buffer.orders import Append, BufferEvent, Durable, Finish, Read, Records, Remove, Space
-from zpipe.core.policy import Bound, BufferPolicy
+from zpipe.core.downstream.buffered_link import BufferedLink
+from zpipe.core.policy import Bound, BufferPolicy, LinkPolicy
+from zpipe.core.wire import section
+from zpipe.daemon.storage import segment_writer
 from zpipe.daemon.storage.segment_log import SegmentLog
 from zpipe.errors import OperatorError
 
@@ -365,6 +369,24 @@ def test_a_read_only_disk_gives_what_is_there() -> None:
     lives.settle_down(CHANCE)
 
 
+def test_a_disk_with_no_room_says_also_that_nothing_can_be_removed_from_it() -> None:
+    lives = Lives(Small(bytes=1 << 40))
+    for _ in range(40):
+        lives.offer(2)
+        lives.turn()
+    lives.disk.capacity = lives.disk.used + 1500  # less than two segments
+    lives.offer(2)
+    lives.wait(1.1)
+    lives.fail("remove", errno.EROFS)
+    lives.send(1000)
+    while lives.consumers.in_flight:
+        lives.take(1000, CHANCE)
+    lives.wait(1.1)
+    assert "left to others" in lives.buffer.trouble and "removed: Read-only file system" in lives.buffer.trouble
+    lives.settle_down(CHANCE)
+    assert lives.buffer.trouble == ""
+
+
 def test_a_folder_that_cannot_be_listed_is_said_to_the_operator() -> None:
     disk = FakeDisk()
     disk.failing["names"] = errno.EACCES
@@ -566,6 +588,33 @@ def test_the_thread_writes_and_reads_real_files(tmp_path: Path) -> None:
     again.close()
     assert [path.name for path in folder.glob("*.seg")] == [f"{found.segments[1].first:020d}.seg"]
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+def test_the_age_of_what_is_stored_outlives_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the origin of the oldest that is wanted, between the first and the last write to its file; of others by the last."""
+    hour = 3600.0
+    now = time.time()
+    policy = Small(bytes=1 << 40)
+    log = SegmentLog(tmp_path, policy, lambda event: None)
+    log.open()
+    for number, origin, begun in ((1, 5, 9), (2, 90, 7), (3, 1, 3)):  # hours ago
+        monkeypatch.setattr(segment_writer.time, "time", lambda at=now - begun * hour: at)
+        body = section.encode([f"m{number}"], [now - origin * hour], ["x" * 1000], None)
+        log.turn([Append(number, 1, 1, body)], number)
+    monkeypatch.undo()
+    log.close()
+    for path, hours in zip(sorted(tmp_path.glob("*.seg")), (4, 2, 2), strict=True):
+        os.utime(path, (now - hours * hour, now - hours * hour))
+    for number, expected in enumerate(
+        ([(2, 5), (2, 4), (3, 2), (4, 2)], [(3, 7), (3, 2), (4, 2)], [(4, 2), (4, 2)]), 1
+    ):
+        log = SegmentLog(tmp_path, policy, lambda event: None)
+        found = log.open()
+        assert [(number, round((time.monotonic() - at) / hour, 1)) for number, at in found.stored_at] == expected
+        link = BufferedLink("", "b", "disk", LinkPolicy(), policy, Bound(1000, 1 << 20), found)
+        assert link.figures(time.monotonic())["oldest_s"] == pytest.approx(expected[0][1] * hour, abs=60)
+        log.turn([Finish(number, number + 1)], 20.0)
+        log.close()
 
 
 def test_a_disk_that_fails_to_open_a_segment_for_a_while_loses_nothing() -> None:

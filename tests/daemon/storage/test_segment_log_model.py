@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from zpipe.core.policy import BufferPolicy
 
-CALLS = ("sync", "write", "open", "truncate", "remove", "rename", "sync_folder", "all", "space")
+CALLS = ("sync", "write", "open", "truncate", "remove", "rename", "sync_folder", "all", "space", "read")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 
 STEPS = st.one_of(
     st.tuples(st.just("offer"), st.integers(1, 12), st.integers(1, 120)),
     st.tuples(st.just("offer"), st.integers(1, 3), st.integers(1, 20)),
+    st.tuples(st.just("offer"), st.integers(1, 4), st.integers(300, 3000)),
     st.tuples(st.just("turn"), st.just(0), st.just(0)),
     st.tuples(st.just("wait"), st.integers(1, 30), st.just(0)),
     st.tuples(st.just("send"), st.integers(1, 20), st.just(0)),
@@ -26,6 +27,7 @@ STEPS = st.one_of(
     st.tuples(st.just("fail"), st.integers(0, len(CALLS) - 1), st.integers(0, len(ERRORS) - 1)),
     st.tuples(st.just("fail"), st.just(0), st.just(0)),
     st.tuples(st.just("fill"), st.integers(0, 600), st.just(0)),
+    st.tuples(st.just("spoil"), st.integers(1, 3), st.just(0)),
     st.tuples(st.just("works"), st.just(0), st.just(0)),
     st.tuples(st.just("power"), st.just(0), st.just(0)),
     st.tuples(st.just("kill"), st.just(0), st.just(0)),
@@ -51,14 +53,23 @@ class SmallSegments(BufferPolicy):
         return 1000
 
 
+class LargerSegments(BufferPolicy):
+    """Of some pages, so that one of these is missing in the middle."""
+
+    @property
+    def segment_bytes(self) -> int:
+        return 20_000
+
+
 def live(policy: BufferPolicy, steps: list[tuple[str, int, int]], seed: int) -> None:
     chance = random.Random(seed)
-    lives = Lives(SmallSegments(policy.bytes, policy.messages, policy.sync_s, policy.ahead_bytes))
+    segments = SmallSegments if seed % 3 else LargerSegments
+    lives = Lives(segments(policy.bytes, policy.messages, policy.sync_s, policy.ahead_bytes))
     for step, a, b in steps:
         match step:
             case "offer":
                 if lives.buffer.room >= a:
-                    lives.offer(a, b)
+                    lives.offer(a, min(b, policy.bytes // 20))  # one that is larger than the bound may pass it
             case "turn":
                 lives.turn()
             case "wait":
@@ -73,8 +84,11 @@ def live(policy: BufferPolicy, steps: list[tuple[str, int, int]], seed: int) -> 
                 lives.fail(CALLS[a], ERRORS[b])
             case "fill":
                 lives.disk.capacity = lives.disk.used + a
+            case "spoil":
+                lives.spoil_pages(chance, a)
             case "works":
                 lives.disk.failing.clear()
+                lives.disk.bad_pages.clear()
                 lives.disk.capacity = 1 << 40
             case "power":
                 lives.lose_power(chance)
@@ -84,8 +98,8 @@ def live(policy: BufferPolicy, steps: list[tuple[str, int, int]], seed: int) -> 
                 lives.close()
     lives.settle_down(chance)
     lives.wait(2)
-    segments = [path for path in lives.disk.files if path.suffix == ".seg"]
-    assert len(segments) <= 2, f"{len(segments)} segments are left of which nothing is needed"
+    left = [path for path in lives.disk.files if path.suffix == ".seg"]
+    assert len(left) <= 2, f"{len(left)} segments are left of which nothing is needed"
     assert lives.buffer.room > 0, "an empty buffer takes nothing"
 
 

@@ -50,6 +50,18 @@ def test_who_is_missing_silent_or_failed_is_wrong_without_any_threshold() -> Non
     ]
 
 
+def test_what_was_lost_or_cannot_be_read_on_a_disk_is_wrong_without_any_threshold() -> None:
+    rows = [link("sink", buffer={"lost": 2, "unreadable": 3, "trouble": "the disk does not give 3 messages"})]
+    model = PipelineModel(config(CHAIN))
+    for stage in ("read", "sink"):
+        model.add(snapshot(stage))
+    model.add(snapshot("map", rows))
+    assert wrong(model.as_json(100.0), Thresholds()) == [
+        "map.1: 2 messages to sink were damaged on its disk, and are lost",
+        "map.1: the disk does not give 3 messages",
+    ]
+
+
 def test_who_was_not_heard_of_yet_is_not_said_to_be_gone() -> None:
     model = PipelineModel(config(CHAIN), 99.5)
     for stage in ("read", "map"):

@@ -51,6 +51,20 @@ def test_a_run_that_ended_balances_and_has_exactly_the_fixed_keys() -> None:
     ]
 
 
+def test_what_a_disk_has_done_to_stored_messages_is_a_remark() -> None:
+    ledger = balanced_ledger()
+    buffer = {"stored": 3, "unreadable": 3, "lost": 2, "trouble": "cannot read 3 messages"}
+    row = link("map", 105, unsent=3, buffer=buffer) | {"acked": 100}
+    ledger.final(stopped("read", [row], received=100, finished=100))
+    assert ledger.balanced
+    assert ledger.remarks(ledger.as_json(1.0)) == [
+        "stored: 3 messages from read to map are in the disk buffer, for the next run",
+        "read.1: 2 messages to map were damaged on its disk, and are lost",
+        "read.1: cannot read 3 messages",
+    ]
+    assert not balanced_ledger().remarks(balanced_ledger().as_json(1.0))
+
+
 def test_instances_of_a_stage_are_added_up() -> None:
     ledger = RunLedger(config(CHAIN, {"map": 2}))
     ledger.final(stopped("map", [link("sink", 60, redelivered=5)], instance=1, received=60, duplicates=2))

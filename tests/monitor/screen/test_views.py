@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from monitor_samples import config
 from screens import SIZES, STATES, letters, load, many, orders, played, twenty
 
+from zpipe.core.policy import BufferPolicy
 from zpipe.monitor.model.history import Depth
 from zpipe.monitor.screen.app import VIEWS
 from zpipe.monitor.screen.header import SentenceRoom, header, sentence
@@ -294,6 +296,14 @@ def test_a_link_with_a_disk_buffer_shows_what_is_in_it() -> None:
     assert "read.1 4.0k stored" in text
     assert "sync 4.0ms" in text and "3 lost, 1 damaged places, the disk is full" in text
     assert shown.value["links"][0]["full_in_s"] is None, "its bound is that of the buffer"
+
+
+def test_a_stage_shows_how_much_its_disk_buffer_may_hold() -> None:
+    made = config({"read": [], "sink": ["read"]})
+    read = replace(made.stages["read"], buffer=BufferPolicy(bytes=10 << 30))
+    shown = played(replace(made, stages={**made.stages, "read": read}), seconds=3)
+    assert "disk buffer 10 GiB" in seen(VIEWS[3](shown, Choice(3, stage="read"), 120, 34))
+    assert "disk buffer" not in seen(VIEWS[3](shown, Choice(3, stage="sink"), 120, 34))
 
 
 def test_a_link_through_a_stream_shows_what_is_in_it_and_why_it_takes_nothing() -> None:

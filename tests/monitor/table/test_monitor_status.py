@@ -79,6 +79,15 @@ def test_what_no_stage_reads_is_said() -> None:
     assert "no stage reads" not in as_text(chain())
 
 
+def test_what_a_disk_has_done_to_stored_messages_is_said_once() -> None:
+    rows = [link("sink", 9, unsent=5, buffer={"lost": 1200, "trouble": "cannot read x"})]
+    text = "\n".join(plain(line) for line in status(chain(links=rows), 80))
+    assert "map.1: 1,200 messages to sink were damaged on its disk, and are lost" in text
+    assert "map.1: cannot read x" in text
+    text = " ".join(plain(line).strip() for line in status(chain(links=rows, held_by="disk: cannot read x"), 80))
+    assert text.count("cannot read x") == 1
+
+
 def test_silent_instances_are_named_and_their_figures_are_not_shown_as_current() -> None:
     model = PipelineModel(config(CHAIN))
     model.add(snapshot("map", [link("sink", 9, unsent=5)], at=0.0, rate_in=777.0, received=50, queued=33))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import click
 from zpipe.cli import known_names
 from zpipe.cli.parameters import find_target, json_option, json_or_text, target_argument
 from zpipe.errors import ExitCode
-from zpipe.monitor.formatting import visible
+from zpipe.monitor.formatting import duration, visible
 from zpipe.operate.stored_buffers import StoredBuffers, Verification, drop, list_buffer, show, verify
 
 SHOW_MESSAGES = 20
@@ -38,7 +39,7 @@ def _stored(config: Path) -> StoredBuffers:
 @_some
 @json_option
 def list_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
-    """List buffers: messages that wait, bytes on the disk, damaged places."""
+    """List buffers: messages that wait, and since when, bytes on the disk, damaged places."""
     stored = _stored(config)
     found = {name: list_buffer(folder) for name, folder in stored.find(names).items()}
     if as_json:
@@ -51,7 +52,9 @@ def list_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
         for name, one in found.items():
             files = f"{one.disk_bytes:,} bytes in {one.segments} segments"
             damaged = f", {one.damaged} damaged places in {one.folder / 'bad'}" if one.damaged else ""
-            click.echo(f"{name:{width}}  {one.messages:,} messages, {files}{damaged}")
+            unread = f", {one.unreadable} of them cannot be read in whole now" if one.unreadable else ""
+            age = f", the oldest stored {duration(max(time.time() - one.oldest_at, 0))} ago" if one.oldest_at else ""
+            click.echo(f"{name:{width}}  {one.messages:,} messages{age}, {files}{unread}{damaged}")
     return ExitCode.DONE
 
 
@@ -62,7 +65,7 @@ def list_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 def verify_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
     """Read every record and compare its checksums.
 
-    Exit codes: 0 all of them are whole, 1 some are damaged.
+    Exit codes: 0 all of them are whole, 1 some are damaged or cannot be read.
     """
     stored = _stored(config)
     found = {name: verify(folder) for name, folder in stored.find(names).items()}
@@ -81,8 +84,12 @@ def verify_(config: Path, names: tuple[str, ...], as_json: bool) -> ExitCode:
 def _print_verified(name: str, found: Verification) -> None:
     click.echo(f"{name}  {found.messages:,} messages in {found.records:,} whole records, {found.bytes:,} bytes")
     for place in found.damages:
-        what = f"bytes {place.start} to {place.stop} are damaged" if place.stop else "cannot be opened"
-        click.echo(f"  {place.segment}: {what}: {place.messages:,} messages")
+        where = f"bytes {place.start} to {place.stop}" if place.stop else ""
+        what = f"{where} are damaged" if where else "cannot be opened"
+        if place.error:
+            what = f"{where} cannot be read now: {place.error}" if where else f"{what} now: {place.error}"
+        known = place.messages or not place.error
+        click.echo(f"  {place.segment}: {what}{f': {place.messages:,} messages' if known else ''}")
     if found.unfinished_bytes:
         click.echo(f"  {found.unfinished_bytes:,} bytes at the end are of a write that is under way or was cut off")
 

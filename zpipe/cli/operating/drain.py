@@ -81,4 +81,8 @@ def command(config: Path, instance: str | None, timeout: float, leave_buffers: b
     if code is ExitCode.DONE:
         left = stop_drained_target(pipeline)
         return exit_code(code, ledger, result, [left] if left else [])
-    return exit_code(code, ledger, result, missing if code is ExitCode.DRAIN_TIMEOUT else [])
+    if code is not ExitCode.DRAIN_TIMEOUT:
+        missing = []
+    elif not leave_buffers and any(link.get("stored") for link in result["links"]):
+        missing.append("what disk buffers have stored is not waited for with --leave-buffers")
+    return exit_code(code, ledger, result, missing)

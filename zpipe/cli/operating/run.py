@@ -30,7 +30,8 @@ from zpipe.supervisor.supervisor import Supervisor
 @click.option(
     "--fresh",
     is_flag=True,
-    help="Start over: forget the committed positions, and what the plugins keep in their state_dir.",
+    help="Start over: forget the committed positions, and what the plugins keep in their state_dir. What disk buffers have is"
+    " sent all the same, as it was acked: zpipe buffer drop.",
 )
 @click.option("--host", metavar="NAME", help="Run the instances of that host of the pipeline.  [default: this one]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, and no table of the ledger at the end.")

@@ -29,7 +29,8 @@ from zpipe.units import unit_names
 @click.option(
     "--fresh",
     is_flag=True,
-    help="Start over: forget the committed position, and what the plugin keeps in its state_dir.",
+    help="Start over: forget the committed position, and what the plugin keeps in its state_dir. What disk buffers have is sent"
+    " all the same, as it was acked: zpipe buffer drop.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: the config's.")
 def command(

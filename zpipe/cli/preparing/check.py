@@ -111,8 +111,7 @@ def _check_this_machine(config: PipelineConfig, report: MistakeReport) -> None:
         return
     for one in buffer_disks.examine(config, places):
         if one.problem:
-            problem = f"does not fit here: {one.stage}.{one.instance} may need {one.problem}"
-            report.add(("stages", one.stage, "buffer"), problem)
+            report.add(("stages", one.instances[0][0], "buffer"), f"does not fit here: {one.whose} {one.problem}")
 
 
 def _placed(config: PipelineConfig) -> tuple[tuple[str, str, str], ...]:

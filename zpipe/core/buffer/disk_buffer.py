@@ -4,7 +4,7 @@ May live here: the numbers of messages, and where those are. Must not live here:
 
 A message goes this way: offered; ordered to be written, as far as the bounds allow; durable, so that upstream is acked; put to
 those who send it, at once while these keep up, else after it was read again; finished.
-`offered and found = finished + lost + pending + unread + out`, where the last are with those who send.
+`offered and found = finished + lost + pending + unread + unreadable + out`, where the last are with those who send.
 There is nothing here for each message or section: what is on the disk is known by ranges of numbers and by segments.
 """
 
@@ -27,6 +27,7 @@ from zpipe.core.buffer.orders import (
     Records,
     Remove,
     Removed,
+    Space,
     StoredRecord,
 )
 from zpipe.core.buffer.record import HEAD_BYTES, RECORD_BYTES
@@ -58,6 +59,7 @@ class BufferFigures(NamedTuple):
     stored    not finished, wherever they are; bytes by the mean of each segment
     disk      bytes of all files;  pending  not durable yet
     unread    durable, and not in memory;  write_s, sync_s  of the last group commit
+    unreadable  of what is stored: the disk did not give them, and the next life tries again
     """
 
     stored_messages: int
@@ -67,6 +69,7 @@ class BufferFigures(NamedTuple):
     pending_messages: int
     pending_bytes: int
     unread_messages: int
+    unreadable_messages: int
     finished_total: int
     lost_total: int
     bad_total: int
@@ -77,10 +80,11 @@ class BufferFigures(NamedTuple):
 
 
 class _Segment:
-    __slots__ = ("bytes", "first", "messages", "stop", "unfinished")
+    __slots__ = ("bytes", "first", "kept", "messages", "stop", "unfinished")
 
-    def __init__(self, first: int, stop: int = 0, size: int = 0) -> None:
+    def __init__(self, first: int, stop: int = 0, size: int = 0, kept: bool = False) -> None:
         self.first = first
+        self.kept = kept
         self.stop = max(stop, first)
         self.messages = self.unfinished = self.stop - first
         self.bytes = size
@@ -94,6 +98,11 @@ class _Segment:
 
     def finish(self, messages: int) -> None:
         self.unfinished -= messages
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing in it is needed any more."""
+        return not self.unfinished and not self.kept
 
     @property
     def unfinished_bytes(self) -> int:
@@ -127,6 +136,7 @@ class DiskBuffer:
     def __init__(self, policy: BufferPolicy, unacked: Bound, found: FoundBuffer, ahead: Ahead) -> None:
         self.identity = found.identity
         self.unread_messages = 0
+        self.unreadable_messages = 0
         self.pending_messages = 0
         self.pending_bytes = 0
         self._policy = policy
@@ -136,6 +146,7 @@ class DiskBuffer:
         self._disk_bytes = found.disk_bytes
         self.next_number = self._durable = found.next_number
         self._finished = RangeSet()
+        self._unreadable = RangeSet()
         self._noted = RangeSet()
         self._derivation = _Finished(self)
         self._segments = [_Segment(*one) for one in found.segments]
@@ -163,9 +174,12 @@ class DiskBuffer:
             self._finished.add(at, segment.first)
             at = segment.stop
             self.unread_messages += segment.messages
-            if not segment.messages:  # torn before anything in it was durable
+            if segment.is_over:  # torn before anything in it was durable
                 self._emptied.add(segment.first)
         self._finished.add(at, found.next_number)
+        for start, stop in found.unreadable:  # so that no consumer takes them for settled
+            self._finished.remove(start, stop)
+            self._unreadable.add(start, stop)
         for start, stop in found.finished:
             for low, high in self._unfinished(start, stop):
                 self._count_finished(low, high)
@@ -188,7 +202,7 @@ class DiskBuffer:
     @property
     def stored_messages(self) -> int:
         """Everything that is not finished."""
-        return self.pending_messages + self.unread_messages + self._out
+        return self.pending_messages + self.unread_messages + self.unreadable_messages + self._out
 
     @property
     def stored_bytes(self) -> int:
@@ -210,8 +224,13 @@ class DiskBuffer:
         return max(room, 0)
 
     @property
+    def space(self) -> Space:
+        """What the log said last."""
+        return self._space
+
+    @property
     def trouble(self) -> str:
-        """What keeps the log from taking more, in words; "" if nothing does."""
+        """What keeps the log from taking more, or from reading all that it has, in words; "" if nothing does."""
         return self._space.trouble
 
     def figures(self) -> BufferFigures:
@@ -223,6 +242,7 @@ class DiskBuffer:
             pending_messages=self.pending_messages,
             pending_bytes=self.pending_bytes,
             unread_messages=self.unread_messages,
+            unreadable_messages=self.unreadable_messages,
             finished_total=self.finished_total,
             lost_total=self.lost_total,
             bad_total=self._bad_total,
@@ -270,7 +290,7 @@ class DiskBuffer:
                 return
             if low < high:
                 segment.finish(high - low)
-                if not segment.unfinished:
+                if segment.is_over:
                     self._emptied.add(segment.first)
 
     # ---- what the log is to do
@@ -374,7 +394,7 @@ class DiskBuffer:
             self._emptied.discard(first)
             self._segments[-1] = _Segment(first)
             return
-        if last is not None and not last.unfinished:
+        if last is not None and last.is_over:
             self._emptied.add(last.first)
         self._segments.append(_Segment(first))
 
@@ -404,6 +424,8 @@ class DiskBuffer:
     def _note_read(self, event: Records) -> None:
         self._reading = False
         self._bad_total += event.bad
+        for start, stop in event.unreadable:
+            self._leave(start, stop)
         at = event.number
         for record in event.records:
             self._lose(at, record.first)
@@ -428,6 +450,13 @@ class DiskBuffer:
             self.unread_messages -= part.count
             self._put(part)
 
+    def _leave(self, start: int, stop: int) -> None:
+        """The disk does not give these now. They stay stored."""
+        for low, high in self._unfinished(start, stop):
+            self.unread_messages -= high - low
+            self.unreadable_messages += high - low
+            self._unreadable.add(low, high)
+
     def _lose(self, start: int, stop: int) -> None:
         """These cannot be read. Those of them that were stored are lost."""
         for low, high in self._unfinished(start, stop) if start < stop else ():
@@ -438,4 +467,6 @@ class DiskBuffer:
     def _unfinished(self, start: int, stop: int) -> list[tuple[int, int]]:
         asked = RangeSet()
         asked.add(start, stop)
+        for low, high in self._unreadable:
+            asked.remove(low, high)
         return list(asked.minus(self._finished))

@@ -64,12 +64,17 @@ class StoredRecord(NamedTuple):
 
 
 class Records(NamedTuple):
-    """All that can be read of messages [number, next_number), in order. `bad`: damaged places that were passed over."""
+    """All that can be read of messages [number, next_number), in order.
+
+    bad         damaged places that were passed over
+    unreadable  ranges that may be read another time: the disk does not give them now
+    """
 
     number: int
     next_number: int
     records: tuple[StoredRecord, ...]
     bad: int = 0
+    unreadable: tuple[tuple[int, int], ...] = ()
 
 
 class Removed(NamedTuple):
@@ -84,8 +89,8 @@ class Noted(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Whether more may be given to the log. `trouble`: what does not work, in words, or "". What it was given already is
-    kept and tried again."""
+    """Whether more may be given to the log. `trouble`: what does not work, in words, or "": writing, unless it is `taking`, else
+    reading. What it was given already is kept and tried again."""
 
     taking: bool
     trouble: str = ""
@@ -95,11 +100,12 @@ BufferEvent = Durable | Records | Removed | Noted | Space
 
 
 class FoundSegment(NamedTuple):
-    """It has messages [first, stop), as far as they can be read."""
+    """It has messages [first, stop), as far as they can be read. `kept`: it may have more, for another life to read."""
 
     first: int
     stop: int
     bytes: int
+    kept: bool = False
 
 
 class FoundBuffer(NamedTuple):
@@ -108,6 +114,8 @@ class FoundBuffer(NamedTuple):
     identity     names the sequence of numbers, also to consumers: 32 hexadecimal digits, the same in every life
     next_number  the first that has not been used
     finished     ranges of messages that need not be sent again, as far as that is known
+    unreadable   ranges of numbers that may have messages, which the disk does not give this life
+    stored_at    (a number, when all below it were stored at the latest) by the clock of `now`, in the order of the numbers
     torn_bytes   cut off at the end of the last segment
     bad_files    damaged places that are kept in the folder `bad`, of this life and those before
     """
@@ -120,3 +128,5 @@ class FoundBuffer(NamedTuple):
     torn_bytes: int = 0
     bad_files: int = 0
     space: Space = Space(True)
+    unreadable: tuple[tuple[int, int], ...] = ()
+    stored_at: tuple[tuple[int, float], ...] = ()

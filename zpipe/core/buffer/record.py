@@ -36,7 +36,7 @@ IDENTITY_BYTES = 16
 
 _MAGIC = b"zpipeseg"
 _VERSION = 1
-_HEAD = Struct("<8sIQ16sI20x")
+_HEAD = Struct("<8sIQ16sIQ12x")
 _CHECKSUM = Struct("<I")
 _RECORD = Struct("<4sI")
 _FIELDS = Struct("<IIIQHH")
@@ -46,11 +46,13 @@ HINT_BYTES = _HINT.size + _CHECKSUM.size
 
 class Head(NamedTuple):
     """identity  names the sequence of numbers, which all segments of a buffer share
-    key       the secret part of all checksums"""
+    key       the secret part of all checksums
+    begun_at  when, in seconds since the epoch; for people alone"""
 
     first: int
     identity: bytes
     key: int
+    begun_at: int
 
 
 class Header(NamedTuple):
@@ -74,7 +76,7 @@ class Header(NamedTuple):
 
 
 def write_head(head: Head) -> bytes:
-    packed = _HEAD.pack(_MAGIC, _VERSION, head.first, head.identity, head.key)
+    packed = _HEAD.pack(_MAGIC, _VERSION, *head)
     return (packed + _CHECKSUM.pack(zlib.crc32(packed))) * 2
 
 
@@ -83,9 +85,9 @@ def read_head(content: bytes) -> Head | None:
     half = HEAD_BYTES // 2
     for copy in (content[:half], content[half:HEAD_BYTES]):
         if len(copy) == half and _CHECKSUM.unpack(copy[_HEAD.size :])[0] == zlib.crc32(copy[: _HEAD.size]):
-            magic, version, first, identity, key = _HEAD.unpack(copy[: _HEAD.size])
+            magic, version, *fields = _HEAD.unpack(copy[: _HEAD.size])
             if magic == _MAGIC and version == _VERSION:
-                return Head(first, identity, key)
+                return Head(*fields)
     return None
 
 

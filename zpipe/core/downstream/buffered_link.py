@@ -48,6 +48,8 @@ class BufferedLink:
         self._changed = True
         self._acked = 0
         self._ages = Ages()
+        for number, at in found.stored_at:
+            self._ages.mark(at, number)
 
     # ---- what it holds
 
@@ -76,6 +78,11 @@ class BufferedLink:
         return max(self.buffer.stored_bytes - self.buffer.waiting_bytes - self.outlet.in_flight_bytes, 0)
 
     @property
+    def _to_be_sent(self) -> int:
+        """Of what is stored: by this life, as the disk does not give it the rest."""
+        return self.stored_messages - self.buffer.unreadable_messages
+
+    @property
     def held_messages(self) -> int:
         return self.buffer.pending_messages
 
@@ -90,7 +97,7 @@ class BufferedLink:
     @property
     def awaits_acks(self) -> bool:
         """It takes nothing more, and consumers have all that it has."""
-        return self.buffer.room <= 0 and not self.stored_messages and self.in_flight_messages > 0
+        return self.buffer.room <= 0 and not self._to_be_sent and self.in_flight_messages > 0
 
     def offer(self, chunk: Chunk, derivation: Derivation) -> None:
         self._changed = True
@@ -131,7 +138,7 @@ class BufferedLink:
     def drained(self) -> bool:
         if self.left:
             return not (self.held_messages or self.in_flight_messages)
-        return not self.buffer.stored_messages
+        return self.buffer.stored_messages == self.buffer.unreadable_messages
 
     def ends(self, now: float) -> Iterator[SendParcel]:
         return self.outlet.ends(now)
@@ -163,7 +170,7 @@ class BufferedLink:
     # ---- what it says of itself
 
     def figures(self, now: float) -> dict[str, Any]:
-        """Its row of a snapshot. What a former life has left has waited at least since this one began."""
+        """Its row of a snapshot. The oldest message is as old as it is stored, also by former lives."""
         figures = self.buffer.figures()
         self._ages.mark(now, self.buffer.next_number)
         kept = {
@@ -179,6 +186,7 @@ class BufferedLink:
             "disk_bytes": figures.disk_bytes,
             "segments": figures.segments,
             "pending": figures.pending_messages,
+            "unreadable": figures.unreadable_messages,
             "lost": figures.lost_total,
             "bad": figures.bad_total,
             "write_s": figures.write_s,

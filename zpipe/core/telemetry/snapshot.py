@@ -134,7 +134,9 @@ _HISTOGRAM = _table(
     {**_each(_is_number, "messages", "sum_s"), "buckets": _list(lambda row: _list(_is_number)(row) and len(row) == 2)},
     {},
 )
-_BUFFER_NUMBERS = ("stored", "stored_bytes", "disk_bytes", "segments", "pending", "lost", "bad", "write_s", "sync_s")
+_BUFFER_NUMBERS = (
+    "stored", "stored_bytes", "disk_bytes", "segments", "pending", "unreadable", "lost", "bad", "write_s", "sync_s",
+)  # fmt: skip
 _LINK = _table(
     {"to": _is_text, **_each(_is_count, *LINK_COUNTS)},
     {

@@ -68,12 +68,21 @@ class DiskBuffers:
                     )
                 )
 
+    def say_kept(self) -> None:
+        """This life starts over. What is stored was acked to the lives before, so nobody would give it again."""
+        for link in self.outgoing:
+            if stored := link.stored_messages:
+                reason = "--fresh keeps what was acked: it is sent; to have it never be sent: zpipe buffer drop"
+                self._log.warning(fields(event="buffer.kept", to=link.consumer, stored=stored, reason=reason))
+
     def shells(self, stage: Stage) -> dict[str, DiskBufferShell]:
         """By the names that the links know them by, not started."""
         for link in self.outgoing:
-            outage = Outage(self._log, "buffer.failing", "buffer.working", f"the disk buffer to {link.consumer}")
+            what = f"the disk buffer to {link.consumer}"
+            outage = Outage(self._log, "buffer.failing", "buffer.working", what)
+            unread = Outage(self._log, "buffer.unreadable", "buffer.readable", what)
             self.outages.append(outage)
-            self._shells[link.shell] = DiskBufferShell(self._logs[link.shell], link, stage, outage)
+            self._shells[link.shell] = DiskBufferShell(self._logs[link.shell], link, stage, outage, unread)
         return self._shells
 
     def _post(self, name: str, event: BufferEvent) -> None:
@@ -82,16 +91,17 @@ class DiskBuffers:
 
 
 class DiskBufferShell:
-    """Of one link."""
+    """Of one link. `outage`: of writing, which holds up the stage;  unread: of reading, which does not."""
 
-    def __init__(self, segments: SegmentLog, link: BufferedLink, stage: Stage, outage: Outage) -> None:
+    def __init__(self, segments: SegmentLog, link: BufferedLink, stage: Stage, outage: Outage, unread: Outage) -> None:
         self._segments = segments
         self._link = link
         self._stage = stage
         self._outage = outage
+        self._unread = unread
 
     def start(self) -> None:
-        self._note_trouble(self._link.buffer.trouble)
+        self._note_trouble(self._link.buffer.space)
         self._segments.start()
 
     def close(self) -> None:
@@ -108,10 +118,14 @@ class DiskBufferShell:
         """On the loop's thread."""
         self._stage.link_heard(partial(self._link.heard, event), time.monotonic())
         if isinstance(event, Space):
-            self._note_trouble(event.trouble)
+            self._note_trouble(event)
 
-    def _note_trouble(self, trouble: str) -> None:
-        if trouble:
-            self._outage.failed(trouble)
-        else:
+    def _note_trouble(self, space: Space) -> None:
+        if space.taking:
             self._outage.worked()
+        else:
+            self._outage.failed(space.trouble)
+        if space.taking and space.trouble:
+            self._unread.failed(space.trouble)
+        elif space.taking:
+            self._unread.worked()

@@ -30,7 +30,7 @@ from zpipe.core.buffer.orders import (
 from zpipe.core.policy import BufferPolicy
 from zpipe.core.ranges import RangeSet
 from zpipe.daemon.outages import NEVER, RETRY_S
-from zpipe.daemon.storage.ahead_reader import AheadReader
+from zpipe.daemon.storage.ahead_reader import READ_TRIES, AheadReader
 from zpipe.daemon.storage.segment_writer import SegmentWriter
 from zpipe.runtime.segment_folder import Disk
 
@@ -39,9 +39,8 @@ HINTS_S = 0.1
 passed over by consumers, who are told to remember its numbers until then."""
 SPACE_S = 1.0
 """The room on the disk is looked at this often, while something is written or there was too little."""
-FREE_SEGMENTS = 2
-FREE_PART = 20
-"""So many segments, and a twentieth of the disk, are left to others: a full disk stops more than this stage."""
+UNREADABLE_RETRY_S = 30.0
+"""What the disk has not given for a while, and nothing behind it either, is tried again this often."""
 
 
 class SegmentLog:
@@ -69,7 +68,11 @@ class SegmentLog:
         self._space = Space(True)
         self._failing = ""
         self._low = ""
+        self._unremoved = ""
+        self._unread = ""
+        self._unreadable = ""
         self._retry_at = 0.0
+        self._read_at = 0.0
         self._sync_at = 0.0
         self._hints_at = 0.0
         self._space_at = 0.0
@@ -83,8 +86,12 @@ class SegmentLog:
         from starting."""
         found = self._writer.open()
         self._look_at_space()
-        self._space = Space(not self._low, self._low)
-        return found._replace(space=self._space)
+        if kept := [one for one in found.segments if one.kept]:
+            self._note_unreadable(f"{len(kept)} files", self._writer.error)
+        self._space = self._space_now()
+        ago = time.monotonic() - time.time()
+        stored_at = tuple((number, at + ago) for number, at in self._writer.stored_times)
+        return found._replace(space=self._space, stored_at=stored_at)
 
     def start(self) -> None:
         self._thread.start()
@@ -134,6 +141,7 @@ class SegmentLog:
     def turn(self, orders: Iterable[Order], now: float) -> float:
         """Carries these out, and what is due besides. Returns when it is to be called again although nothing was ordered."""
         self._take(orders)
+        self._read_ahead(now)
         if now >= self._retry_at:
             try:
                 self._attempt(now)
@@ -143,7 +151,7 @@ class SegmentLog:
             else:
                 self._failing = ""
             self._say_begun()
-            self._say_space(now)
+        self._say_space(now)
         return self._next_at(now)
 
     def _take(self, orders: Iterable[Order]) -> None:
@@ -157,18 +165,33 @@ class SegmentLog:
             else:
                 self._removals += order.segments
 
+    def _read_ahead(self, now: float) -> None:
+        """What is stored is read whether or not more can be written, and the other way round."""
+        if self._read is None or now < self._read_at:
+            return
+        try:
+            records = self._reader.read(*self._read)
+        except OSError as error:
+            what = (
+                f"{self._folder / Path(error.filename).name}" if error.filename else f"the disk buffer {self._folder}"
+            )
+            self._unread = f"cannot read {what}, and tries again: {error.strerror or error}"
+            self._read_at = now + (RETRY_S if self._reader.failures <= READ_TRIES else UNREADABLE_RETRY_S)
+            return
+        self._read, self._unread = None, ""
+        if records.unreadable:
+            messages = sum(stop - start for start, stop in records.unreadable)
+            self._note_unreadable(f"{messages:,} messages", "an error of the disk")
+        self._heard(records)
+
+    def _note_unreadable(self, what: str, why: str) -> None:
+        hint = "they are kept, and read again at the next start"
+        self._unreadable = f"cannot read {what} of the disk buffer {self._folder}: {why}; {hint}"
+
     def _attempt(self, now: float) -> None:
         """All that is due. Raises OSError if some of it cannot be done; nothing of that is forgotten. What is finished is removed
-        before more is written, and what is stored is read whether or not more can be written."""
+        before more is written."""
         self._remove()
-        if self._read is not None:
-            read, self._read = self._read, None
-            try:
-                records = self._reader.read(read.number, read.most_bytes)
-            except OSError:
-                self._read = read
-                raise
-            self._heard(records)
         self._write(now)
         if self._hints and now >= self._hints_at:
             self._write_hints(now)
@@ -181,11 +204,14 @@ class SegmentLog:
             self._reader.release(first)
             try:
                 self._writer.remove(first)
-            except OSError:
+            except OSError as error:
                 kept.append(first)
+                self._unremoved = error.strerror or str(error)
             else:
                 gone.append(first)
         self._removals = kept
+        if not kept:
+            self._unremoved = ""
         if gone:
             self._heard(Removed(tuple(gone), self._writer.disk_bytes))
 
@@ -248,11 +274,16 @@ class SegmentLog:
         if now >= self._space_at and (self._appends or self._low or self._sync_at >= self._space_at):
             self._space_at = now + SPACE_S
             self._look_at_space()
-        trouble = self._failing or self._low
-        space = Space(not trouble, trouble)
+        space = self._space_now()
         if space != self._space:
             self._space = space
             self._heard(space)
+
+    def _space_now(self) -> Space:
+        full = self._failing or self._low
+        if self._low and self._unremoved:
+            full += f"; what is finished there cannot be removed: {self._unremoved}"
+        return Space(not full, full or self._unread or self._unreadable)
 
     def _look_at_space(self) -> None:
         try:
@@ -260,20 +291,18 @@ class SegmentLog:
         except OSError as error:
             self._low = f"cannot use the disk buffer {self._folder}: {error.strerror or error}"
             return
-        least = max(FREE_SEGMENTS * self._policy.segment_bytes, total // FREE_PART)
-        mib = 1 << 20
-        self._low = (
-            f"the disk of {self._folder} has {free // mib:,} MiB left, and {least // mib:,} MiB are left to others"
-            if free < least
-            else ""
-        )
+        least = self._policy.left_bytes(total)
+        self._low = ""
+        if free < least:
+            has = f"has {free >> 20:,} MiB left, and {least >> 20:,} MiB are left to others"
+            self._low = f"the disk of {self._folder} {has}: it goes on when there is room"
 
     # ---- time
 
     def _next_at(self, now: float) -> float:
+        at = NEVER if self._read is None else self._read_at
         if self._failing and now < self._retry_at:
-            return self._retry_at
-        at = NEVER
+            return min(at, self._retry_at)
         if self._appends:
             at = min(at, self._sync_at)
         if self._hints:
@@ -287,6 +316,7 @@ class SegmentLog:
     def _finish(self) -> None:
         """What waits is written, once, and the files are closed."""
         self._sync_at = self._hints_at = self._retry_at = 0.0
+        self._read = None
         self.turn((), time.monotonic())
         self._reader.close()
         self._writer.close()

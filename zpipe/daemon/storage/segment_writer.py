@@ -3,16 +3,19 @@
 Must not live here: when any of it is done, and what is done when it fails (`segment_log`). Used by one thread.
 
 What the last life left is completed, and never written to again: a life begins segments of its own. So a record that was damaged
-or cut off is never followed by another life's, and no number that may have been sent is used twice.
+or cut off is never followed by another life's, and no number that may have been sent is used twice. A segment that the disk does
+not give in whole is left as it is for the next life.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from zpipe.core.buffer.orders import Append, FoundBuffer, FoundSegment
@@ -25,6 +28,7 @@ from zpipe.core.buffer.record import (
     SegmentCodec,
     write_head,
 )
+from zpipe.core.ranges import RangeSet
 from zpipe.core.wire.cbor import Encoded
 from zpipe.errors import OperatorError
 from zpipe.runtime.segment_folder import (
@@ -39,6 +43,7 @@ from zpipe.runtime.segment_folder import (
     hints_path,
     is_cut_off,
     segment_path,
+    stored_times,
 )
 
 MOST_PIECES = 1024
@@ -56,6 +61,8 @@ class SegmentWriter:
     begun           first numbers of segments that were begun, for whoever takes them out
     disk_bytes      of all segments
     segments        by first number, ascending; of the one that is written to only what is durable
+    stored_times    of what the last life left: `segment_folder.stored_times`
+    error           why the disk did not give all of that, in words; "" if it did
     """
 
     def __init__(self, disk: Disk, folder: Path, segment_bytes: int) -> None:
@@ -64,6 +71,8 @@ class SegmentWriter:
         self.begun: list[int] = []
         self.disk_bytes = 0
         self.segments: dict[int, Segment] = {}
+        self.error = ""
+        self.stored_times: list[tuple[int, float]] = []
         self._disk = disk
         self._folder = folder
         self._segment_bytes = segment_bytes
@@ -91,6 +100,12 @@ class SegmentWriter:
         except OSError as error:
             hint = "its owner must be the user that runs the stage"
             raise OperatorError(f"cannot read the disk buffer {self._folder}: {error.strerror}; {hint}") from None
+        finished = RangeSet()
+        for start, stop in found.finished() if found is not None else ():
+            finished.add(start, stop)
+        if found is not None:
+            self.error = found.error
+            self.stored_times = list(stored_times(self._disk, found, finished))  # before these files are written to
         segments = found.segments if found is not None else []
         if found is None or found.identity is None:
             self._identity, self._key = os.urandom(IDENTITY_BYTES), int.from_bytes(os.urandom(4), "little")
@@ -101,21 +116,32 @@ class SegmentWriter:
             torn = self._take_over(segment, segment is segments[-1])
         if segments:
             self._go_on_after(segments[-1])
-        finished = tuple(found.finished()) if found is not None else ()
         self._remove_leftovers(found)
-        listed = [FoundSegment(one.first, one.stop, one.bytes) for one in self.segments.values()]
+        listed = [FoundSegment(one.first, one.stop, one.bytes, one.unread) for one in self.segments.values()]
         return FoundBuffer(
             identity=self._identity.hex(),
             next_number=self.next_number,
             segments=tuple(listed),
-            finished=finished,
+            finished=tuple(finished),
             disk_bytes=self.disk_bytes,
             torn_bytes=torn,
             bad_files=self.bad_files(),
+            unreadable=tuple(self._unreadable()),
         )
+
+    def _unreadable(self) -> Iterator[tuple[int, int]]:
+        """The numbers of what may be in segments that the disk did not give in whole."""
+        for first, after in pairwise([*self.segments, self.next_number]):
+            segment = self.segments[first]
+            if segment.unread and segment.stop < after:
+                yield segment.stop, after
 
     def _take_over(self, segment: Segment, last: bool) -> int:
         """Gives a segment its last record where it has none. Returns how many bytes are cut off at the end of the last one."""
+        self.segments[segment.first] = segment
+        if segment.unread:
+            self.disk_bytes += segment.bytes
+            return 0
         torn = max(segment.bytes - max(segment.end, HEAD_BYTES), 0) if last and not segment.complete else 0
         if torn and not is_cut_off(self._disk, self._folder, segment):
             self.keep_damage(segment.first, segment.end, segment.bytes)
@@ -147,7 +173,8 @@ class SegmentWriter:
     def _remove_leftovers(self, found: BufferFolder | None) -> None:
         """Segments without a message, but for the last, whose name has the next number; hints without a segment."""
         for first, segment in list(self.segments.items()):
-            if segment.stop == segment.first and segment is not next(reversed(self.segments.values())):
+            empty = segment.stop == segment.first and not segment.unread
+            if empty and segment is not next(reversed(self.segments.values())):
                 with suppress(OSError):
                     self.remove(first)
         wanted = {hints_path(self._folder, first).name for first in self.segments}
@@ -232,7 +259,7 @@ class SegmentWriter:
         fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._replaceable = first
         try:
-            self._write_all(fd, [write_head(Head(first, self._identity, self._key))], 0)
+            self._write_all(fd, [write_head(Head(first, self._identity, self._key, int(time.time())))], 0)
             if replaced:
                 self._disk.rename(path, segment_path(self._folder, first))
         except OSError:

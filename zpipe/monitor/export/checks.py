@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zpipe.monitor.formatting import duration, visible
+from zpipe.monitor.model.link import buffer_faults
 from zpipe.monitor.table.rows import upstream
 
 
@@ -37,6 +38,7 @@ def wrong(value: dict[str, Any], thresholds: Thresholds) -> list[str]:
         found += [f"{name}.{one['instance']} has failed" for one in stage["instances"] if one["state"] == "FAILED"]
         found += [f"{who} takes no more: {why}" for who, why in stage["stopped_by"].items()]
         found += [f"{who} is held up: {why}" for who, why in stage["held_by"].items()]
+        found += buffer_faults(stage["instances"])
         found += [f"{who}: {why}" for who, reasons in stage["refusals"].items() for why in dict.fromkeys(reasons)]
         if thresholds.dead is not None and stage["dead_stored"] is None:
             found.append(f"{name} does not say how many dead letters it has stored (--max-dead)")

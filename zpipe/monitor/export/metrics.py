@@ -270,6 +270,8 @@ METRICS: tuple[Metric, ...] = (
     _gauge("buffer_disk_bytes", "bytes", PRODUCER, "Bytes of the buffer's files, with what is finished and not removed yet",
            buffer("disk_bytes"), "near the bound `bytes`: its producer waits"),
     _gauge("buffer_pending_messages", "messages", PRODUCER, "Outputs that are not durable yet", buffer("pending", False)),
+    _gauge("buffer_unreadable_messages", "messages", PRODUCER, "Messages in the disk buffer that the disk did not give",
+           buffer("unreadable"), "above 0: the disk fails. They are kept, and read again at the next start"),
     _counter("buffer_lost", PRODUCER, "Messages that were damaged on the disk, since the start", buffer("lost"),
              "above 0: the disk fails. `zpipe buffer verify CONFIG`; the places are kept in the buffer's folder `bad`"),
     _gauge("buffer_damaged_places", "places", PRODUCER, "Damaged places that were found in its files", buffer("bad"),
@@ -277,7 +279,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("buffer_write_seconds", "seconds", PRODUCER, "What the last write took", buffer("write_s", False)),
     _gauge("buffer_sync_seconds", "seconds", PRODUCER, "What the last fdatasync took", buffer("sync_s", False),
            'above 0.05: the disk is slow; `sync = "interval:50ms"` has it sync less often'),
-    _gauge("buffer_failing", ZERO_OR_ONE, PRODUCER, "1 while the buffer takes nothing, since its disk is full, failing or"
-           " read-only", buffer("trouble", False, lambda found: float(bool(found))),
+    _gauge("buffer_failing", ZERO_OR_ONE, PRODUCER, "1 while the disk is full, failing or read-only, so that the buffer"
+           " takes nothing, or does not give all that it has", buffer("trouble", False, lambda found: float(bool(found))),
            "`zpipe monitor` and the log say why; nothing is lost meanwhile"),
 )  # fmt: skip

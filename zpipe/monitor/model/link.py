@@ -25,7 +25,7 @@ latest moment up to which both have published. Between two snapshots a figure is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from zpipe.core.policy import Bound, LinkPolicy
@@ -273,3 +273,15 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
         parts.append(total * weight_so_far // whole - given)
         given += parts[-1]
     return parts
+
+
+def buffer_faults(instances: Iterable[Row]) -> Iterator[str]:
+    """What a disk has done to the messages in the buffers of these instances, in words."""
+    for instance in instances:
+        who = f"{instance['stage']}.{instance['instance']}"
+        for link in instance["links"]:
+            buffer = link.get("buffer", {})
+            if lost := buffer.get("lost"):
+                yield f"{who}: {lost:,} messages to {link['to']} were damaged on its disk, and are lost"
+            if (trouble := buffer.get("trouble")) and trouble not in instance.get("held_by", ""):
+                yield f"{who}: {trouble}"

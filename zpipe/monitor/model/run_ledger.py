@@ -22,6 +22,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.ledger import COUNTS
 from zpipe.core.lifecycle import State
 from zpipe.core.telemetry.snapshot import at_rest, broken, stored_in
+from zpipe.monitor.model.link import buffer_faults
 
 Snapshot = dict[str, Any]
 LinkKey = tuple[str, str, str]
@@ -83,6 +84,7 @@ class RunLedger:
             for link in ledger["links"]
             if link.get("stored")
         ]
+        found += buffer_faults(self._finals.values())
         unknown = [f"{name} {row['unknown']}" for name, row in ledger["stages"].items() if row.get("unknown")]
         unknown += [
             f"{link['from']} -> {link['to']} {link['unknown']}" for link in ledger["links"] if link.get("unknown")

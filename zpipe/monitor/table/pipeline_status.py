@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zpipe.monitor.formatting import count, share, spelled
+from zpipe.monitor.model.link import buffer_faults
 from zpipe.monitor.table import rows
 from zpipe.monitor.table.columns import Column, Line, Span, clip, fit, lay, wrap
 from zpipe.monitor.table.glyphs import UNICODE, Glyphs
@@ -49,6 +50,8 @@ def remarks(value: dict[str, Any], width: int) -> list[Line]:
         for instance, reasons in stage["refusals"].items():
             for reason in dict.fromkeys(reasons):
                 found += wrap(f"{instance}: {reason}", width, "bold red")
+        for fault in buffer_faults(stage["instances"]):
+            found += wrap(fault, width, "bold red")
         if stage["unrouted"]:
             found += wrap(
                 f"{name}: {stage['unrouted']:,} outputs left by an outlet that no stage reads", width, "yellow"

@@ -158,6 +158,7 @@ def _buffer(name: str, buffer: dict[str, Any]) -> list[str]:
         return []
     parts = [f"{name} {count(buffer.get('stored', 0))} stored, {size(buffer.get('disk_bytes', 0))} on the disk"]
     parts += [f"sync {precise(buffer['sync_s'])}"] if buffer.get("sync_s") else []
+    parts += [f"{count(buffer['unreadable'])} unreadable"] if buffer.get("unreadable") else []
     parts += [f"{count(buffer['lost'])} lost"] if buffer.get("lost") else []
     parts += [f"{count(buffer['bad'])} damaged places"] if buffer.get("bad") else []
     parts += [str(buffer["trouble"])] if buffer.get("trouble") else []

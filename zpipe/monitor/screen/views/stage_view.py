@@ -325,6 +325,7 @@ def _config_lines(config: StageConfig, width: int) -> list[Line]:
         f"{'plugin' if config.plugin else 'command'} {config.runs}",
         f"queue {config.queue.messages:,} messages",
         f"unacked {config.unacked.messages:,}",
+        *([f"disk buffer {size(config.buffer.bytes)}"] if config.buffer else []),
     ]
     parts.append(f"retry {config.retry.attempts} attempts")
     if config.batch:
