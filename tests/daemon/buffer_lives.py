@@ -112,7 +112,8 @@ class Lives:
         """Where a bound is passed on purpose."""
         orders = list(self.buffer.orders())
         self.ordered += orders
-        if "sync" in self.disk.failing and any(isinstance(order, Append) for order in orders):
+        unsynced = "sync" in self.disk.failing or "sync_folder" in self.disk.failing
+        if unsynced and any(isinstance(order, Append) for order in orders):
             self.sync_failed = True
         self.log.turn(orders, self.now)
         self.hear()
