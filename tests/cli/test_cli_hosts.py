@@ -34,10 +34,8 @@ SAID = "'wbe1' is no host of pipeline 'h', which has web1, web2 (did you mean 'w
 
 
 @pytest.fixture(autouse=True)
-def misspelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def misspelt(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZPIPE_HOST", "wbe1")
-    monkeypatch.setenv("ZPIPE_RUNTIME_DIR", str(tmp_path / "r"))
-    monkeypatch.setenv("ZPIPE_STATE_DIR", str(tmp_path / "s"))
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,18 @@ def test_what_is_used_by_others_is_not_what_a_message_costs() -> None:
     assert advised(WORK._replace(cores=0.25, starved=0.5), offered=150.0).brings == 150.0
 
 
+def test_nobody_is_told_thousands_of_anything() -> None:
+    """A source that makes its messages itself offers what no number of stages could take."""
+    for load, one in ((WORK._replace(cores=0.001), "worker"), (WORK._replace(cores=0.97), "instance")):
+        last = advised(load, offered=25.0 * 65)
+        assert last.text.startswith(f"64 {one}s more") and last.brings == 25.0 * 65
+        found = advised(load, offered=25.0 * 66)
+        assert found.text.startswith(
+            f"each {one} more brings about 25/s: it would take 65 to keep up with read, so slow read"
+        )
+        assert (found.needed, found.brings) == (66, None)
+
+
 def test_calls_that_compute_are_told_instances() -> None:
     found = advised(WORK._replace(cores=0.97))
     assert found.text == "3 instances more bring about 100/s, to keep up with read, a faster plugin likewise"

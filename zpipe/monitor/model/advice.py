@@ -25,6 +25,9 @@ ONE_CORE = 0.8
 NO_CORES_LEFT = 0.3
 """If the threads of an instance wait for a core for this share of the time in which they need one, the machine has none left."""
 
+MOST_ADVISED = 64
+"""More instances or workers than this are nothing to advise: a source of numbers offers more than a thousand sinks could take."""
+
 Nature = Literal["computes", "waits"]
 
 
@@ -70,6 +73,9 @@ def for_working(name: str, load: Load, live: int, waiting: int, capacity: Capaci
             needed,
         )
     more = needed - live if needed is not None else 1
+    if more > MOST_ADVISED:
+        words = f"each instance more brings about {rate(load.speed)}: it would take {more:,} to keep up with {by}"
+        return Advice(f"{words}, so slow {by} down, or make the plugin faster", needed)
     brings = min(wanted, (live + more) * load.speed)
     words = f"{_count(more, 'instance')} more {_bring(more)} about {rate(brings)}{_match(brings, wanted, by)}"
     return Advice(f"{words}, a faster plugin likewise" if nature == "computes" else words, needed, brings)
@@ -85,6 +91,9 @@ def _more_workers(load: Load, live: int, needed: int | None, wanted: float, by: 
     count = max(math.ceil(goal / of_one - 0.15), load.workers + 1)
     brings = min(wanted, live * min(count * of_one, most))
     more = count - load.workers
+    if more > MOST_ADVISED:
+        words = f"each worker more brings about {rate(live * of_one)}: it would take {more:,} to keep up with {by}"
+        return Advice(f"{words}, so slow {by} down, or have a call take many messages (`batch`)", needed)
     words = f"{_count(more, 'worker')} more{' in each instance' if live > 1 else ''} ({_setting(load, count)})"
     words += f" {_bring(more)} about {rate(brings)}{_match(brings, wanted, by)}"
     share = 1.0 - load.cores / (load.shares["working"] * load.workers)
