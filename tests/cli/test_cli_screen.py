@@ -250,7 +250,7 @@ def test_ctrl_z_gives_the_terminal_back_and_what_was_there_is_drawn_again(
 def test_without_a_keyboard_it_is_text(start: Callable[[], object], config: Path, home: Path) -> None:
     start()
     with ExitStack() as stack:
-        command = " ".join(monitor(config))
+        command = " ".join(monitor(config, "--timeout", "60"))
         terminal = Tmux(home, ["bash", "-c", f"exec {command} < /dev/null"], 104, 30)
         stack.callback(terminal.close)
         terminal.wait(shows("STAGE", "make is the limit"), "it prints the status")
