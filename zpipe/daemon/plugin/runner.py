@@ -133,6 +133,7 @@ class Runner:
             made = function(columns.payloads[0]) if function is not None else self._process(message, self._context)  # type: ignore[misc]
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
             failure = error
+        calls_s = time.perf_counter() - called
         if failure is None and self._is_plain((made,)) and (chunks := self._chunks(columns, made)) is not None:
             result = Result(chunks, ages=[max(0.0, time.time() - columns.origins[0])])
         else:
@@ -144,8 +145,9 @@ class Runner:
                 run.fail(0, failure)
             else:
                 yield from self._take_each(run, group, messages, [made], note)
+                calls_s = time.perf_counter() - called  # a generator runs only there
             result = run.result()
-        result.calls_s = time.perf_counter() - called
+        result.calls_s = calls_s
         note[0] = NONE
         piece.forget_columns()
         return result

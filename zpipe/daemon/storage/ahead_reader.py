@@ -43,6 +43,7 @@ class _Found:
     def pass_to(self, number: int) -> None:
         """Nothing below it is to come."""
         self.next_number = max(self.next_number, number)
+        self._bad_before = self.bad
 
     def note_bad(self) -> None:
         self.bad += 1
