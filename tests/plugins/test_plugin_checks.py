@@ -13,7 +13,7 @@ import pytest
 
 from zpipe import Secret, plugin_loading
 from zpipe.config import load
-from zpipe.errors import ConfigError
+from zpipe.errors import ConfigError, OperatorError
 from zpipe.operate.doctor import _host_and_port
 from zpipe.testing.plugin_runs.toml_text import table
 
@@ -108,6 +108,14 @@ def test_a_url_of_sql_that_nobody_can_read_is_a_mistake(url: str, tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "p.toml", text=config_of("sql", RIGHT["sql"] | {"url": url}, {}))
     assert [mistake.key for mistake in caught.value.mistakes] == ["stages.tested.options.url"]
+
+
+def test_a_profile_that_s3_does_not_find_is_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zpipe_plugins.web import s3
+
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(OperatorError, match=r"profile \(nobody\) could not be found"):
+        s3._client(s3.SinkOptions(bucket="b"))
 
 
 @pytest.mark.parametrize("name", sorted(set(NEEDY) - {one for one, _, _ in SERVICES}))
