@@ -13,7 +13,7 @@ import pytest
 
 from zpipe import Secret, plugin_loading
 from zpipe.config import load
-from zpipe.errors import ConfigError
+from zpipe.errors import ConfigError, OperatorError
 from zpipe.operate.doctor import _host_and_port
 from zpipe.testing.plugin_runs.toml_text import table
 
@@ -86,6 +86,8 @@ SERVICES: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
     ("sql", {"url": "sqlite:///f.db"}, []),
     ("sql", {"url": "postgresql+psycopg://u:secret@a.example/d"}, [("a.example", 5432)]),
     ("sql", {"url": "mysql+pymysql://u@a.example:3307/d"}, [("a.example", 3307)]),
+    ("sql", {"url": "postgresql+psycopg://u:7/secret@a.example/d"}, [("a.example", 5432)]),
+    ("sql", {"url": "postgresql+psycopg://u@/d?host=/run/postgresql"}, []),
 ]
 """Where `zpipe doctor` looks for the service of a plugin, by its options."""
 
@@ -99,6 +101,21 @@ def test_doctor_is_told_where_the_service_is(
     services = load(tmp_path / "p.toml", text=text, env=secrets).stages["tested"].traits.services
     assert [one for one in map(_host_and_port, services) if one is not None] == where
     assert "secret" not in "".join(services)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u@[::1/d", "postgresql+psycopg://u@a.example:1,2/d"])
+def test_a_url_of_sql_that_nobody_can_read_is_a_mistake(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "p.toml", text=config_of("sql", RIGHT["sql"] | {"url": url}, {}))
+    assert [mistake.key for mistake in caught.value.mistakes] == ["stages.tested.options.url"]
+
+
+def test_a_profile_that_s3_does_not_find_is_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zpipe_plugins.web import s3
+
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(OperatorError, match=r"profile \(nobody\) could not be found"):
+        s3._client(s3.SinkOptions(bucket="b"))
 
 
 @pytest.mark.parametrize("name", sorted(set(NEEDY) - {one for one, _, _ in SERVICES}))

@@ -37,14 +37,13 @@ from datetime import date, datetime, time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from zpipe import Context, Message, Secret, Sink, Source, Traits, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
 from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
 from zpipe_plugins.reconnect import Reconnect, words_of
-from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
+from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin, address
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -74,8 +73,13 @@ class UrlOptions(ServiceOptions):
     @override
     def services(self) -> tuple[str, ...]:
         """Without a port it is that of the dialect."""
-        where = urlsplit(self.url)
-        return (f"{where.scheme.partition('+')[0]}://{where.netloc.rpartition('@')[2]}",) if where.netloc else ()
+        import sqlalchemy as sa
+
+        try:
+            where = sa.make_url(self.url)  # it takes passwords with a slash, which others take for the end of the host
+        except (sa.exc.SQLAlchemyError, ValueError):
+            return ()
+        return (address(where.get_backend_name(), where.host, where.port or ""),) if where.host else ()
 
     @override
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -88,7 +92,7 @@ class UrlOptions(ServiceOptions):
                 "url",
                 f"its driver {error.name} is not installed: pip install it, or name another after a + in the url",
             )
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, ValueError) as error:  # ValueError: its port is no number
             yield "url", words_of(error)
 
 

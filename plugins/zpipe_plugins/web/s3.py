@@ -225,8 +225,8 @@ def _client(options: BucketOptions) -> Any:
         keys["aws_secret_access_key"] = options.secret_key.reveal()
     # It is tried again here, where people can see it.
     config = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 1})
-    session = boto3.session.Session(region_name=options.region, **keys)  # that of the module is for one thread
     try:
+        session = boto3.session.Session(region_name=options.region, **keys)  # that of the module is for one thread
         return session.client("s3", endpoint_url=options.endpoint, config=config)
     except BotoCoreError as error:
         raise _judged(error) from error
