@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
+from types import TracebackType
 
 REASON_CHARACTERS, TRACEBACK_CHARACTERS, TRACEBACK_PARTS = 1000, 8000, 20
+ZPIPE = f"{Path(__file__).parents[1]}/"
 
 
 def reason_of(error: BaseException) -> str:
@@ -25,12 +28,21 @@ def text_of(error: BaseException) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The end of its traceback."""
+    """The end of its traceback, from where zpipe called what is not zpipe's. So the faults of a plugin are alike, and can be told
+    once, by whichever way it was called."""
     try:
-        lines = traceback.format_exception(error)
+        lines = traceback.format_exception(type(error), error, _from_the_call(error.__traceback__))
     except Exception:
         return ""
     return clean("".join(lines[-TRACEBACK_PARTS:])[-TRACEBACK_CHARACTERS:])
+
+
+def _from_the_call(trace: TracebackType | None) -> TracebackType | None:
+    """Without the frames of zpipe in front; all of it where there are no others."""
+    first = trace
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(ZPIPE):
+        first = first.tb_next
+    return first or trace
 
 
 def clean(text: str) -> str:
