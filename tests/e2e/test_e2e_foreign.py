@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from e2e_types import MakePipeline
-from pipeline import wait_until
+from pipeline import Pipeline, wait_until
 
 from zpipe import folders
 from zpipe.runtime.places import Places
@@ -44,26 +45,35 @@ def config(count: int, *command: str) -> str:
     return CONFIG.format(count=count, command=json.dumps(list(command) or [sys.executable, str(PROGRAM)]))
 
 
-def program_of(pid: int) -> int:
-    """The child of a keeper."""
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
+def next_program(pipeline: Pipeline, killed: set[int]) -> tuple[int, int]:
+    """The keeper of `up` and its program, once that is another than those that were killed."""
+
+    def there() -> tuple[int, int] | None:
+        keeper = pipeline.pid_at_work("up")
+        with suppress(OSError):  # a keeper that is about to end
+            found = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split() if keeper else []
+            return (keeper, int(found[0])) if keeper and found and int(found[0]) not in killed else None
+        return None
+
+    keeper, program = wait_until(there, "the next program runs")  # type: ignore[misc]
+    killed.add(program)
+    return keeper, program
 
 
 def test_a_program_that_is_killed_loses_nothing(make: MakePipeline) -> None:
-    pipeline = make(config(3000))
+    pipeline = make(config(12_000))  # for six seconds: the kills come in the first
     run = pipeline.run("--json")
+    killed = set[int]()
     for done in (300, 900):
         wait_until(lambda done=done: pipeline.count() >= done, f"{done} rows")  # type: ignore[misc]
-        os.kill(program_of(pipeline.pid("up")), signal.SIGKILL)
+        os.kill(next_program(pipeline, killed)[1], signal.SIGKILL)
     wait_until(lambda: pipeline.count() >= 1500, "1500 rows")
-    keeper = pipeline.pid("up")
-    program = program_of(keeper)
+    keeper, program = next_program(pipeline, killed)
     os.kill(keeper, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{program}").exists(), "the program ends with its keeper")
     ledger = run.ledger()
     assert ledger["stages"]["up"]["restarts"] == 3
-    assert pipeline.query("SELECT count(*), min(id), max(id) FROM t") == [(3000, 0, 2999)]
+    assert pipeline.query("SELECT count(*), min(id), max(id) FROM t") == [(12_000, 0, 11_999)]
 
 
 def test_its_dead_letters_are_kept_for_it(make: MakePipeline) -> None:

@@ -264,6 +264,7 @@ class Keeper:
         snapshot = taken_in(body)
         if snapshot is not None:
             self._snapshot = snapshot
+            self._mark_the_end()
         elif not self._warned_of_snapshots:
             self._warned_of_snapshots = True
             reason = "its snapshots lack what PROTOCOL.md 5.9 requires, or have no number where one belongs: nobody shows them"
@@ -281,6 +282,13 @@ class Keeper:
             )
         if frame.state == State.STOPPED.value != before:
             self._notifier.stopping()
+        self._mark_the_end()
+
+    def _mark_the_end(self) -> None:
+        """Once the program has announced its end, and its last snapshot is there. With one from before, a keeper that is killed
+        now would leave a mark of an instance that still holds messages."""
+        stopped = State.STOPPED.value
+        if self._said is not None and self._said.state == stopped == self._snapshot.get("state"):
             self._leave_mark()
 
     def _leave_mark(self) -> None:
