@@ -339,8 +339,7 @@ def zpipe_process(message):
 
 
 def test_a_generator_that_never_ends_does_not_outlive_its_timeout_nor_the_first_ctrl_c(make: MakePipeline) -> None:
-    text = CONFIG.replace("{ count = 1000 }", "{ rate = 200 }").replace("messages = 100", "messages = 5000")
-    pipeline = make(text, work=ENDLESS)
+    pipeline = make(CONFIG.replace("{ count = 1000 }", "{ rate = 200 }"), work=ENDLESS)
     run = pipeline.run()
     wait_until(lambda: pipeline.count() > 0 and pipeline.query("SELECT 1 FROM t WHERE id >= 1000000"), "it has begun")
     run.interrupt()
