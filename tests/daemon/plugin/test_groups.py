@@ -183,3 +183,19 @@ def test_what_a_worked_on_section_was_decoded_to_is_let_go(
     task = task_of(sections)
     run(task, tmp_path, hook)
     assert all(piece.section._columns is None for piece in task.slices)
+
+
+@HOOKS
+def test_the_time_of_a_call_is_the_plugins_alone(hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a message by itself: a quick plugin with large outputs may drive the loop."""
+    clock = [0.0]
+    encode = section.encode
+
+    def slow_encode(*columns: Any) -> bytes:
+        clock[0] += 1.0
+        return encode(*columns)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(section, "encode", slow_encode)
+    result = run(task_of([["plain"]]), tmp_path, hook)
+    assert (result.calls_s, result.seconds) == (0.0, 1.0)
