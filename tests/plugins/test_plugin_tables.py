@@ -75,6 +75,11 @@ def test_the_last_of_rows_with_one_key_is_left_in_the_place_of_the_first(key: li
     assert groups_of(rows, [])[0][1] == rows
 
 
+def test_values_that_are_equal_in_python_alone_are_two_keys() -> None:
+    rows: list[Row] = [{"id": 1}, {"id": True}, {"id": 1.0}, {"id": 1}]
+    assert [repr(row["id"]) for row in groups_of(rows, ["id"])[0][1]] == ["1", "True", "1.0"]
+
+
 def test_a_list_may_be_part_of_a_key() -> None:
     rows = [{"id": [1]}, {"id": [2]}, {"id": [1]}]
     assert [row["id"] for row in groups_of(rows, ["id"])[0][1]] == [[1], [2]]
