@@ -190,11 +190,20 @@ class _Target:
                     for values in _values_of(group, cursor):
                         cursor.execute(f"{begin}{values}{end}")
             self.connection.commit()
-        except (pymysql.Error, TypeError, ValueError) as error:
-            judged = _judged(error, _RefusedRow)
+        except Exception as error:  # whatever it is, the next batch must not commit a half of this one
+            known = isinstance(error, (pymysql.Error, TypeError, ValueError))
+            judged = _judged(error, _RefusedRow) if known else error
             if not isinstance(judged, _Unavailable):
-                self.connection.rollback()
+                self._roll_back()
             raise judged from error
+
+    def _roll_back(self) -> None:
+        import pymysql
+
+        try:
+            self.connection.rollback()
+        except pymysql.Error as error:
+            raise _Unavailable(f"cannot roll a batch back: {error}") from error
 
     def _upsert(self, names: tuple[str, ...]) -> tuple[str, str]:
         """A statement for many rows: what stands before their values, and after them."""
