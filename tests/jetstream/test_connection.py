@@ -73,7 +73,7 @@ def test_a_server_of_nats_is_told_who_asks() -> None:
     [
         (NatsSecurity("me", SECRET), "correct `username` and `password` in [security.nats]"),
         (NatsSecurity(token=SECRET), "correct `token` in [security.nats]"),
-        (NatsSecurity(), "refuses whoever does not say who he is"),
+        (NatsSecurity(), "takes nobody who does not say who asks"),
     ],
 )
 def test_a_refusal_says_what_to_correct_and_no_secret(proof: NatsSecurity, words: str) -> None:

@@ -162,7 +162,7 @@ def _refusal(said: str, to: Access) -> tuple[str, str]:
         return f"it refuses us ({said}): the credentials ended at {when}", "replace the file: the next try reads it"
     if to.means:
         return f"it refuses us ({said})", f"correct {to.means} in [security.nats], or the users of the servers"
-    return f"it refuses whoever does not say who he is ({said})", "say it in [security.nats]"
+    return f"it takes nobody who does not say who asks ({said})", "say it in [security.nats]"
 
 
 def closed_problem(error: Exception | None, to: Access) -> AccessError:
