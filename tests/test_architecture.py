@@ -1,4 +1,5 @@
-"""The names in docs/architecture.md and CONTRIBUTING.md are those of the code; and objects are joined by their constructors."""
+"""The names in the pages on the code are those of the code, and their links lead somewhere; and objects are joined by their
+constructors."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/architecture.md", "CONTRIBUTING.md")
+PAGES = ("docs/architecture.md", "docs/where-is.md", "docs/decisions.md", "CONTRIBUTING.md")
+MOST_LINES = 120
+"""Of docs/architecture.md: a new reader reads it at one sitting. What goes on from there has pages of its own."""
 NAMED = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)(?::([A-Za-z_.]+))?`")
 
 
@@ -51,6 +54,26 @@ def test_what_a_page_names_is_there(page: str, path: str, name: str) -> None:
     module = next((place for place in places if place.is_file()), None)
     assert module is not None, f"{page} names {path}, which is not there"
     assert not name or name in names_of(module), f"{page} names {name}, which {path} does not have"
+
+
+def test_the_architecture_is_one_page() -> None:
+    assert len((ROOT / PAGES[0]).read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+def anchors_of(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if "://" not in link:
+            file, _, anchor = link.partition("#")
+            to = (ROOT / page).parent / file if file else ROOT / page
+            assert to.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors_of(to), f"{page}: {link}"
 
 
 # ---- nobody writes into another object
