@@ -93,6 +93,14 @@ def test_random_bytes_raise_nothing_but_peer_errors(encoded: bytes) -> None:
         frames.read(encoded)
 
 
+@pytest.mark.parametrize("most", [(1 << 32) - 1, 1 << 32, (1 << 63) - 1])
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_a_parcels_header_reads_as_it_was_written(most: int, rows: int) -> None:
+    sections = [[1, most, most, most, most]] * rows
+    parcel = frames.Parcel(bytes(frames.SECRET_BYTES), most, sections)
+    assert frames.read(frames.write_parcel(parcel.session, most, sections)) == parcel
+
+
 @settings(max_examples=400)
 @given(st.sampled_from(VECTORS), st.data())
 def test_mutated_frames_raise_nothing_but_peer_errors(vector: bytes, data: st.DataObject) -> None:

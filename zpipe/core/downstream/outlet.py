@@ -163,7 +163,7 @@ class Outlet(MemoryLink):
         self._place(session)
         for sequence, start, stop in reversed(statement.returned):  # each goes ahead of what is unsent
             flight = session.flights.get(sequence)
-            if flight is not None and not flight.returned.overlaps(start, stop):
+            if flight is not None and flight.take_back(start, stop):
                 self._take_back(flight, start, stop)
         for sequence, start, stop in statement.finished:
             flight = session.flights.get(sequence)
@@ -183,7 +183,6 @@ class Outlet(MemoryLink):
 
     def _take_back(self, flight: Flight, start: int, stop: int) -> None:
         """Messages [start, stop) of the parcel were not started there: they may go to a sibling."""
-        flight.returned.add(start, stop)
         for section in reversed(self._take_out(flight, start, stop)):
             self.returned += section.count
             self._put_back(section)

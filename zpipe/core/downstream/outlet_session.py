@@ -19,12 +19,12 @@ class Flight:
     """A parcel that was sent and is not acked. `sections` are (offset in the parcel, section); none: an end. `count` messages
     were sent in it, of which some may be acked or handed back by now."""
 
-    __slots__ = ("count", "end", "returned", "sections", "sequence")
+    __slots__ = ("_returned", "count", "end", "sections", "sequence")
 
     def __init__(self, sequence: int, sections: list[Section]) -> None:
         self.sequence = sequence
         self.end = not sections
-        self.returned = RangeSet()
+        self._returned: RangeSet | None = None
         self.sections: list[tuple[int, Section]] = []
         offset = 0
         for section in sections:
@@ -32,8 +32,17 @@ class Flight:
             offset += section.count
         self.count = offset
 
+    def take_back(self, start: int, stop: int) -> bool:
+        """Messages [start, stop) were handed back. False: some were before, so it has been said once more."""
+        if self._returned is None:
+            self._returned = RangeSet()
+        elif self._returned.overlaps(start, stop):
+            return False
+        self._returned.add(start, stop)
+        return True
+
     def header(self, session: bytes) -> bytes:
-        return frames.write(frames.Parcel(session, self.sequence, [s.row() for _, s in self.sections]))
+        return frames.write_parcel(session, self.sequence, [s.row() for _, s in self.sections])
 
 
 class OutletSession:
@@ -127,7 +136,7 @@ class OutletSession:
         for section in sections:
             self.sent_bytes += section.size
         self.sent_messages += flight.count
-        self.busy_until = max(now, self.busy_until) + self.work_s(flight.count)
+        self.busy_until = max(now, self.busy_until) + flight.count / (self.rate or 1.0)
         self.need_bytes = self._said_need = 0
         return flight
 
