@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from zpipe.core.upstream.upstreams import SuspectedCalls
 from zpipe.core.wire import msgpack
-from zpipe.core.work.delivery import Slice
+from zpipe.core.work.delivery import Producer, Slice
 from zpipe.core.work.task import Task
 from zpipe.errors import PeerError
 
@@ -64,12 +64,14 @@ class CallSlot:
         self.note: Note = view[:4].cast("I")
         self._size: Note = view[4:8].cast("I")
         view[8:12].cast("I")[0] = len(view)
+        self._producer: Producer | None = None
+        self._begins: list[Any] = []  # of rows of this producer
 
     def begin(self, task: Task, named: slice = EACH) -> None:
         """Writes the messages of the slices `named`, whose ids are decoded by then, before the calls for them. Where they do not
         fit, the ids are left out first. Messages that do not fit even then are never suspected."""
         before = sum(piece.count for piece in task.slices[: named.start]) if named.start else 0
-        rows = list(map(_row, task.slices[named]))
+        rows = [self._row(piece) for piece in task.slices[named]]
         encoded = msgpack.write([before, *rows])
         if (size := len(encoded)) > self._room_bytes:
             rows = [[*row[:-1], ""] for row in rows]
@@ -78,15 +80,17 @@ class CallSlot:
         self._view[HEAD_BYTES : HEAD_BYTES + size] = encoded
         self._size[0] = size
 
+    def _row(self, piece: Slice) -> list[Any]:
+        """[stage, outlet, instance, incarnation of its producer, number of its first message, messages, their ids]."""
+        if piece.delivery.producer is not self._producer or not self._begins:
+            self._producer = piece.delivery.producer
+            producer, incarnation = producer_of(piece)
+            self._begins = [*producer, incarnation]
+        # As one text, which costs 8 ns an id to encode, against 60.
+        return [*self._begins, piece.section.first + piece.start, piece.count, BETWEEN_IDS.join(piece.ids())]
+
     def end(self) -> None:
         self.note[0] = NONE
-
-
-def _row(piece: Slice) -> list[Any]:
-    """[stage, outlet, instance, incarnation of its producer, number of its first message, messages, their ids]."""
-    producer, incarnation = producer_of(piece)
-    # As one text, which costs 8 ns an id to encode, against 60.
-    return [*producer, incarnation, piece.section.first + piece.start, piece.count, BETWEEN_IDS.join(piece.ids())]
 
 
 def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
