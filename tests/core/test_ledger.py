@@ -26,7 +26,7 @@ def test_inputs_finish_when_it_is_closed_and_all_is_settled() -> None:
     derivation.expect()
     derivation.expect()
     derivation.settle()
-    derivation.add_input(shares[1])
+    derivation.add_inputs(shares[1:])
     derivation.close()
     assert [s.finished for s in shares] == [0, 0]
     derivation.settle()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from zpipe.core.ranges import RangeSet
 
 NUMBER = st.integers(0, 24)
-STEPS = st.lists(st.tuples(st.sampled_from(["add", "remove", "discard_below"]), NUMBER, NUMBER), max_size=25)
+STEPS = st.lists(st.tuples(st.sampled_from(["add", "add_new", "remove", "discard_below"]), NUMBER, NUMBER), max_size=25)
 
 
 @settings(max_examples=150)
@@ -19,6 +19,9 @@ def test_a_range_set_does_what_a_set_does(steps: list[tuple[str, int, int]]) -> 
         if step == "add":
             ranges.add(a, b)
             model |= set(range(a, b))
+        elif step == "add_new":
+            assert ranges.add_new(a, b) is not any(n in model for n in range(a, b))
+            model |= set(range(a, b)) if not any(n in model for n in range(a, b)) else set()
         elif step == "remove":
             ranges.remove(a, b)
             model -= set(range(a, b))

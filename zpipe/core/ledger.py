@@ -49,8 +49,8 @@ class Derivation:
         self._pending = 0
         self._open = True
 
-    def add_input(self, share: Responsibility) -> None:
-        self._inputs.append(share)
+    def add_inputs(self, shares: Sequence[Responsibility]) -> None:
+        self._inputs += shares
 
     def expect(self, messages: int = 1, owners: Owners = None) -> None:
         """So many more output messages are under way on a link."""

@@ -35,6 +35,17 @@ class RangeSet:
         starts[low:high] = [start]
         stops[low:high] = [stop]
 
+    def add_new(self, start: int, stop: int) -> bool:
+        """Adds [start, stop) if none of it is in the set. False: some is, and nothing was added."""
+        stops = self._stops
+        if stops and stops[-1] == start < stop:  # the usual case: the next in order
+            stops[-1] = stop
+            return True
+        if self.overlaps(start, stop):
+            return False
+        self.add(start, stop)
+        return True
+
     def remove(self, start: int, stop: int) -> None:
         """Takes [start, stop) out, parting a range that reaches past both ends."""
         if start >= stop:

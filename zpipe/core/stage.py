@@ -235,7 +235,8 @@ class Stage:
         settled, self._settled = self._settled, False
         frame = frames.read(header)
         known = self.upstreams.parcel(frame, body, now)
-        self._actions += self.tap.entered(self.inlet, frame, body, now)
+        if now < self.tap.until:
+            self._actions += self.tap.entered(self.inlet, frame, body, now)
         self._settled = settled and type(frame) is frames.Parcel and bool(frame.sections)
         return known
 
@@ -441,13 +442,18 @@ class Stage:
             at = min(at, self.processing.next_hook_at(self._now))
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
-    def start_tasks(self, now: float) -> list[act.StartTask]:
+    @property
+    def lacks_work(self) -> bool:
+        """Nothing waits for a worker, and nothing has happened from which work might follow."""
+        return self._settled and not self.inlet.queue
+
+    def start_tasks(self, now: float) -> list[Task]:
         """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
         came of them."""
         self._wake(now)
         return self._start_tasks(now)
 
-    def _start_tasks(self, now: float) -> list[act.StartTask]:
+    def _start_tasks(self, now: float) -> list[Task]:
         if self._settled and not self.inlet.queue:
             return []
         if self.shutdown.leaving:
@@ -457,15 +463,15 @@ class Stage:
         hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
         if not self.lifecycle.accepts_input:
             return hooks
-        started = [act.StartTask(task) for task in self.processing.start(now, self._flush)]
+        started = self.processing.start(now, self._flush)
         self._settled = self._settled and not self.processing.dead_letters  # of messages that ended too many processes
-        return hooks + started
+        return hooks + started if hooks else started
 
-    def _call_hooks(self, now: float) -> list[act.StartTask]:
+    def _call_hooks(self, now: float) -> list[Task]:
         if not self.lifecycle.accepts_input:
             return []
         ending = self.shutdown.leaving or self.shutdown.input_ended()
-        return [act.StartTask(task) for task in self.processing.call_hooks(now, ending, self.shutdown.leaving)]
+        return self.processing.call_hooks(now, ending, self.shutdown.leaving)
 
     def turn(self, now: float) -> list[act.Action]:
         """All that follows from the events since the last call, and from the time. Returns the actions, in order."""
@@ -474,14 +480,16 @@ class Stage:
     def pass_on(self, now: float) -> list[act.Action]:
         """The first half of a turn: what becomes of messages. It is performed before the second, for which no message waits."""
         self._wake(now)
-        self._actions += self._start_tasks(now)
+        if tasks := self._start_tasks(now):
+            self._actions += map(act.StartTask, tasks)
         self.whole = not self._settled or now >= self._due_at
         if self.whole:
             self._settled = True
             self._work(now)
         if self.downstream.waiting:
             self._actions += (sent := self.downstream.dispatch(now))
-            self._actions += self.tap.left(self.sessions, sent, now)
+            if now < self.tap.until:
+                self._actions += self.tap.left(self.sessions, sent, now)
             if self.downstream.unsent:
                 self._actions += self.sessions.need_confirms()
                 self._settled = False

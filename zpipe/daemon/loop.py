@@ -147,7 +147,7 @@ class Loop:
         self._exit: act.Exit | None = None
         self._perform: dict[type[Any], Callable[[Any], object]] = {
             act.SendParcel: self._send_parcel,
-            act.StartTask: self._start_task,
+            act.StartTask: lambda a: self._put(a.task),
             act.Tell: lambda a: sockets.tell(a.peer, a.frame),
             act.Reply: lambda a: sockets.reply(a.route, a.frame),
             act.LimitOutputs: self._limit_outputs,
@@ -258,18 +258,20 @@ class Loop:
         until = now + CALLS_S
         while now < until:
             tasks = self._stage.start_tasks(now)
-            if len(tasks) == 1 and not self._driver.has_calls:
-                drives, posted = self._driver.call(tasks[0].task), 0
+            if alone := len(tasks) == 1 and not self._driver.has_calls:
+                drives = self._driver.call(tasks[0])
             else:
-                for action in tasks:
-                    self._start_task(action)
+                for task in tasks:
+                    self._put(task)
                 if not self._driver.has_calls:
                     break
-                drives, posted = self._driver.make_call(), 1
+                drives = self._driver.make_call()
             if not drives:
                 return False
-            if self._mailbox.run() > posted:  # besides what came of the call
+            if self._mailbox.run() > (not alone):  # besides what came of the call
                 self._parts_look_at = 0.0
+            elif alone and self._stage.lacks_work:
+                break
             now = time.monotonic()
         return True
 
@@ -365,9 +367,9 @@ class Loop:
         self._limited_log.write(action, now)
         self._refusals.note_event(action, now)
 
-    def _start_task(self, action: act.StartTask) -> None:
+    def _put(self, task: Task) -> None:
         assert self._workers is not None
-        self._workers.put(action.task)
+        self._workers.put(task)
 
     def _open_session(self, action: act.OpenSession) -> None:
         self._log.debug(fields(event="session.opened", session=_prefix(action.session), address=action.address))

@@ -22,27 +22,24 @@ class Handover:
     for where sockets change threads.
 
     The main thread calls `give`, then `watch`; the worker calls the rest.
+
+    worker_drives  to be asked by the thread that drives, for which it cannot change meanwhile
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._renew_lock()
-        self._worker_drives = False
+        self.worker_drives = False
         self._began_at: float | None = None
         self._calls = 0
         self._seen_calls = 0
         self._asleep = False
 
-    @property
-    def worker_drives(self) -> bool:
-        """To be asked by the thread that drives, for which it cannot change meanwhile."""
-        return self._worker_drives
-
     def leave_to_parent(self) -> None:
         """In a child that a plugin has forked in a call: nobody drives, since the sockets are the parent's. The lock may have
         been held by a thread that the child does not have."""
         self._renew_lock()
-        self._worker_drives = False
+        self.worker_drives = False
 
     def _renew_lock(self) -> None:
         """What is done for each call takes the lock itself: a Condition takes it by four more functions."""
@@ -54,7 +51,7 @@ class Handover:
     def give(self) -> None:
         """The worker drives from now on. What it may still be doing counts as a call, which `take` ends."""
         with self._changed:
-            self._worker_drives = True
+            self.worker_drives = True
             self._begin()
 
     def watch(self) -> None:
@@ -63,16 +60,16 @@ class Handover:
             with self._changed:
                 self._asleep = self._began_at is None and self._calls == self._seen_calls
                 self._seen_calls = self._calls
-                if self._worker_drives:
+                if self.worker_drives:
                     self._changed.wait(None if self._asleep else LOOK_S)
                 self._asleep = False
 
     def look(self) -> bool:
         """Whether the main thread drives; it does from now on if a call has lasted."""
         with self._changed:
-            if self._worker_drives and self._began_at is not None:
-                self._worker_drives = self._clock() - self._began_at < LONG_S
-            return not self._worker_drives
+            if self.worker_drives and self._began_at is not None:
+                self.worker_drives = self._clock() - self._began_at < LONG_S
+            return not self.worker_drives
 
     # ---- on the worker's thread
 
@@ -86,14 +83,14 @@ class Handover:
     def end_call(self) -> bool:
         """Whether the worker still drives. If not, it must touch nothing that is the loop's."""
         with self._lock:
-            if self._worker_drives:
+            if self.worker_drives:
                 self._began_at = None
-            return self._worker_drives
+            return self.worker_drives
 
     def give_back(self) -> None:
         """The main thread drives from now on. The worker may be in a call."""
         with self._lock:
-            self._worker_drives = False
+            self.worker_drives = False
             self._changed.notify()
 
     def _begin(self) -> None:

@@ -54,7 +54,10 @@ class CircuitBreaker:
 
     def succeeded(self, count: int) -> None:
         """So many messages were completed or filtered."""
-        self._add(0, count)
+        if self._dead:
+            self._add(0, count)
+        elif self._good < self._policy.storm_window:  # while all are good, their order tells nothing
+            self._good = min(self._good + count, self._policy.storm_window)
 
     def dead_letter_written(self) -> None:
         """It is written, or has left as a message."""
@@ -84,11 +87,6 @@ class CircuitBreaker:
         """Runs of equal outcomes, since a task may complete a thousand messages at once."""
         if not count:
             return
-        if not (dead or self._dead):  # while all are good, their order tells nothing
-            self._outcomes.clear()
-            if self._good < self._policy.storm_window:
-                self._good = min(self._good + count, self._policy.storm_window)
-            return
         if self._good and not self._outcomes:
             self._outcomes.append([0, self._good])
         if self._outcomes and self._outcomes[-1][0] == dead:
@@ -103,6 +101,8 @@ class CircuitBreaker:
             self._count(oldest[0], -gone)
             if not oldest[1]:
                 self._outcomes.popleft()
+        if not self._dead:
+            self._outcomes.clear()
 
     def _count(self, dead: int, by: int) -> None:
         if dead:

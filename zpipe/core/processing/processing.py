@@ -214,8 +214,9 @@ class Processing:
             return self._inlet.take(policy.batch.messages, policy.batch.bytes)
         if self.limiter.limited:  # a task is one call, or the calls could not be counted
             return self._inlet.take(1, policy.link.parcel_bytes)
-        share = -(-self._counts.queued // policy.workers)
-        most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
+        share = most = -(-self._counts.queued // policy.workers)
+        if share > 1:
+            most = min(self._service_rate.task_messages(policy.link.parcel_messages), share)
         return self._inlet.take(most, policy.link.parcel_bytes)
 
     def _begin(self, slices: list[Slice], history: CallHistory, now: float) -> Task:
@@ -287,10 +288,12 @@ class Processing:
             self._counts.unrouted += self._downstream.offer(chunks, each)
             each.close_but(failed)
             return
-        derivation = task.derivation or Derivation([])
+        derivation = task.derivation
+        if derivation is None:
+            derivation = Derivation(good)
+        else:
+            derivation.add_inputs(good)
         self._counts.unrouted += self._downstream.offer(chunks, derivation)
-        for piece in good:
-            derivation.add_input(piece)
         derivation.close()
 
     def _fail(self, task: Task, failures: list[Failure], now: float) -> None:

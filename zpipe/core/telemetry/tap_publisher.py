@@ -61,12 +61,15 @@ class Passage:
 
 
 class TapPublisher:
-    """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one."""
+    """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one.
+
+    until  what passes is shown so long: after it there is nothing to be asked of this object
+    """
 
     def __init__(self, me: Identity, policy: TapPolicy) -> None:
         self._me = me
         self._policy = policy
-        self._until = ASLEEP
+        self.until = ASLEEP
         self._sections = 0
         self._passages: dict[tuple[str, str, str], Passage] = {}
 
@@ -76,16 +79,16 @@ class TapPublisher:
         Of several taps the one that wants most decides; when it is gone, the next request of another does.
         """
         sections = max(1, min(sections, self._policy.sections))
-        if now >= self._until:
+        if now >= self.until:
             self._passages = {}
         elif sections < self._sections:
             return
         self._sections = sections
-        self._until = now + self._policy.lease_s
+        self.until = now + self._policy.lease_s
 
     def entered(self, inlet: Inlet, frame: frames.Frame, body: Encoded, now: float) -> list[Action]:
         """A parcel that the inlet has taken."""
-        if now >= self._until or not isinstance(frame, frames.Parcel):
+        if not isinstance(frame, frames.Parcel):
             return []
         upstream = inlet.owner(frame.session)
         if upstream is None:
@@ -94,8 +97,6 @@ class TapPublisher:
 
     def left(self, sessions: OutletSessions, sent: Iterable[Action], now: float) -> list[Action]:
         """What was just sent in these sessions."""
-        if now >= self._until:
-            return []
         shown: list[Action] = []
         for action in sent:
             hello = sessions.hello_of(action.session) if isinstance(action, SendParcel) else None

@@ -99,10 +99,11 @@ class Inlet:
 
     def _enqueue(self, upstream: Upstream, delivery: ParcelDelivery, section: Section, offset: int, now: float) -> None:
         known = upstream.accepted
-        pieces: Iterable[Slice] = (Slice(delivery, section, offset, 0, section.count, now),)
-        if known.overlaps(section.first, section.first + section.count):  # rare: a redelivery of what is held here
-            pieces = self._duplicates.pass_over(known, *pieces)
-        for piece in pieces:
+        arrived = Slice(delivery, section, offset, 0, section.count, now)
+        if known.add_new(section.first, section.first + section.count):
+            self._append(arrived)
+            return
+        for piece in self._duplicates.pass_over(known, arrived):  # rare: a redelivery of what is held here
             known.add(*piece.numbers)
             self._append(piece)
 

@@ -26,7 +26,7 @@ MAX_PARTS = 1024
 class ParcelDelivery(Delivery):
     """A parcel that arrived in a session, to which its acks go.
 
-    acked_parts  offsets of messages that the producer was told are finished, before the parcel as a whole is
+    acked_parts  offsets of messages that the producer was told are finished, before the parcel as a whole is; None: of none
     """
 
     __slots__ = ("acked_parts", "arrived_at", "sequence", "session")
@@ -43,7 +43,17 @@ class ParcelDelivery(Delivery):
         self.session = session
         self.sequence = sequence
         self.arrived_at = now
-        self.acked_parts = RangeSet()
+        self.acked_parts: RangeSet | None = None
+
+    def take_parts(self) -> list[tuple[int, int]]:
+        """Messages [start, stop) that are finished, and that the producer was not told of. It is from now on."""
+        if self.done is None:
+            return []
+        acked = self.acked_parts = self.acked_parts or RangeSet()
+        parts = list(self.done.minus(acked))
+        for start, stop in parts:
+            acked.add(start, stop)
+        return parts
 
 
 class InletSession:
@@ -87,9 +97,8 @@ class InletSession:
         for sequence, delivery in self.deliveries.items():
             if delivery.arrived_at > now - PARTS_S or len(self._parts) >= MAX_PARTS:
                 break
-            for start, stop in list(delivery.done.minus(delivery.acked_parts)):
+            for start, stop in delivery.take_parts():
                 self._parts.append((sequence, start, stop, self._number + 1))
-                delivery.acked_parts.add(start, stop)
                 self.ask_reply()
                 self.due_at = now
 
@@ -148,7 +157,9 @@ class InletSession:
     @property
     def unacked(self) -> int:
         """Messages of which the producer was not told that they are finished."""
-        return sum(one.count - sum(stop - start for start, stop in one.acked_parts) for one in self.deliveries.values())
+        return sum(
+            one.count - sum(stop - start for start, stop in one.acked_parts or ()) for one in self.deliveries.values()
+        )
 
     @property
     def all_confirmed(self) -> bool:

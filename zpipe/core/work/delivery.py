@@ -41,7 +41,7 @@ class Delivery:
 
     producer  who sent them and sends them again if this instance dies. None: they came from this stage's own store
     source    the input that they came by, as a config names it; "" if they came by none
-    done      offsets of finished messages
+    done      offsets of finished messages, once there are some and others that are not
     """
 
     __slots__ = ("_adopters", "_on_finished", "count", "done", "producer", "sections", "source", "unfinished")
@@ -60,7 +60,7 @@ class Delivery:
         for section in sections:
             self.count += section.count
         self.unfinished = self.count
-        self.done = RangeSet()
+        self.done: RangeSet | None = None
         self._on_finished = on_finished
         self._adopters: dict[int, list[tuple[Delivery, int]]] = {}
 
@@ -68,6 +68,8 @@ class Delivery:
         """Messages [start, stop) of the parcel are finished, with all that was derived from them."""
         self.unfinished -= stop - start
         if self.unfinished:  # after the last nobody asks which are done
+            if self.done is None:
+                self.done = RangeSet()
             self.done.add(start, stop)
         assert self.unfinished >= 0, "finished twice"
         if self._adopters:
@@ -91,7 +93,7 @@ class Delivery:
         for section in self.sections:
             if section.first <= number < section.first + section.count:
                 at = offset + number - section.first
-                return None if at in self.done else at
+                return None if self.done is not None and at in self.done else at
             offset += section.count
         return None
 

@@ -42,6 +42,7 @@ Step = Any
 """What a task needs next. A list of chunks is to be passed on early. An awaitable, or an async iterator, is to be waited for. A
 Result is the end."""
 _Steps = Generator[Any, Any, None]
+_TaskSteps = Generator[Any, Any, Result]
 
 
 class Calls(Protocol):
@@ -58,17 +59,24 @@ class Calls(Protocol):
 
 
 class Work:
-    """One task under way, a step at a time."""
+    """One task under way, a step at a time. `begin` makes its first calls: it returns the result, or the steps that are left."""
 
-    __slots__ = ("_steps", "task")
+    __slots__ = ("_begin", "_calls", "_steps", "task")
 
-    def __init__(self, task: Task, steps: Generator[Any, Any, Result]) -> None:
+    def __init__(self, task: Task, calls: Calls, begin: Callable[[Task, Calls], Result | _TaskSteps]) -> None:
         self.task = task
-        self._steps = steps
+        self._calls = calls
+        self._begin = begin
+        self._steps: _TaskSteps | None = None
 
     def advance(self, answer: Any = None, error: BaseException | None = None) -> Step:
         """The next step, given what came of the one before. Blocks as long as the plugin does; raises nothing."""
         try:
+            if self._steps is None:
+                begun = self._begin(self.task, self._calls)
+                if isinstance(begun, Result):
+                    return begun
+                self._steps = begun
             return self._steps.send(answer) if error is None else self._steps.throw(error)
         except StopIteration as end:
             return end.value
@@ -99,31 +107,33 @@ class Runner:
 
     def begin(self, task: Task, calls: Calls) -> Work:
         """Nothing is called before the first `advance`."""
-        return Work(task, self._run(task, calls))
+        return Work(task, calls, self._run)
 
-    def _run(self, task: Task, calls: Calls) -> Generator[Any, Any, Result]:
+    def _run(self, task: Task, calls: Calls) -> Result | _TaskSteps:
         began = time.perf_counter()
         if task.hook:
-            return (yield from self._call_hook(self._begin(task), task.hook, began))
+            return self._call_hook(self._begin(task), task.hook, began)
         alone = task.count == 1 and not task.batch and self._process_each is None
         if alone and task.slices[0].size < LARGE_MESSAGE_BYTES:
-            result = yield from self._one(task, calls)
-        else:
-            result = yield from self._groups(self._begin(task), calls)
+            return self._one(task, calls, began)
+        return self._timed(self._groups(self._begin(task), calls), began)
+
+    def _timed(self, steps: _TaskSteps, began: float) -> _TaskSteps:
+        result = yield from steps
         result.seconds = time.perf_counter() - began
         return result
 
     def _begin(self, task: Task) -> TaskRun:
         return TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
 
-    def _one(self, task: Task, calls: Calls) -> Generator[Any, Any, Result]:
+    def _one(self, task: Task, calls: Calls, began: float) -> Result | _TaskSteps:
         """A message by itself. The usual case, a plain payload, needs nothing of what is there for runs of them, and takes half
         as long without it. Any other is looked at as one of a run."""
         piece, note, function = task.slices[0], calls.note, self._payload_function
         try:
             columns = piece.columns()
         except PeerError:  # which fails it
-            return (yield from self._groups(self._begin(task), calls))
+            return self._timed(self._groups(self._begin(task), calls), began)
         message = messages_of(task, piece, columns, self._links)[0] if function is None else None
         made, failure = None, None
         calls.begin(task, _FIRST)
@@ -135,21 +145,30 @@ class Runner:
             failure = error
         calls_s = time.perf_counter() - called
         if failure is None and self._is_plain((made,)) and (chunks := self._chunks(columns, made)) is not None:
-            result = Result(chunks, ages=[max(0.0, time.time() - columns.origins[0])])
+            note[0] = NONE
+            piece.forget_columns()
+            age = max(0.0, time.time() - columns.origins[0])
+            return Result(chunks, seconds=time.perf_counter() - began, ages=[age], calls_s=calls_s)
+        return self._timed(self._look_at_one(task, message, made, failure, called, note), began)
+
+    def _look_at_one(
+        self, task: Task, message: Message | None, made: Any, failure: BaseException | None, called: float, note: Note
+    ) -> _TaskSteps:
+        """What came of the call for a message by itself, where that is not a plain payload."""
+        calls_s = time.perf_counter() - called
+        run = self._begin(task)
+        group = next(run.groups())
+        run.decode(group)
+        messages = run.messages(group, message)
+        if failure is not None:
+            run.fail(0, failure)
         else:
-            run = self._begin(task)
-            group = next(run.groups())
-            run.decode(group)
-            messages = run.messages(group, message)
-            if failure is not None:
-                run.fail(0, failure)
-            else:
-                yield from self._take_each(run, group, messages, [made], note)
-                calls_s = time.perf_counter() - called  # a generator runs only there
-            result = run.result()
+            yield from self._take_each(run, group, messages, [made], note)
+            calls_s = time.perf_counter() - called  # a generator runs only there
+        result = run.result()
         result.calls_s = calls_s
         note[0] = NONE
-        piece.forget_columns()
+        task.slices[0].forget_columns()
         return result
 
     def _chunks(self, columns: Columns, made: Any) -> list[Chunk] | None:

@@ -90,7 +90,8 @@ class SourceThread:
         self._in_run = False
         self._looks = 0  # at the run, without finding anything; by the loop
         self._asleep = False  # the loop looks no more; set by it, taken back by the source's thread
-        self._more = threading.Condition()
+        self._lock = threading.Lock()  # what is done for each message takes it itself: a Condition takes it by more functions
+        self._more = threading.Condition(self._lock)
         self._began_at = self._over_at = 0.0
         self._waited_s = 0.0
         self._waits_since: float | None = None
@@ -256,7 +257,7 @@ class SourceThread:
             return None
         if self._fitting < self._policy.section_messages:
             count = min(count, self._fitting)
-        with self._more:
+        with self._lock:
             items = [self._items.popleft() for _ in range(count)]
             self._taken += count
             self._last_taken = items[-1]
