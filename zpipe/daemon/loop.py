@@ -279,7 +279,7 @@ class Loop:
 
     def _take_in(self, arrival: Arrival, now: float) -> None:
         stage, multipart = self._stage, arrival.frames
-        if self._peer_limits.watches and self._peer_limits.is_ended(self._sockets.connection_of(arrival), now):
+        if self._peer_limits.ended and self._peer_limits.is_ended(self._sockets.connection_of(arrival), now):
             return
         try:
             match arrival.what:

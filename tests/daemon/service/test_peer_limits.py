@@ -31,7 +31,7 @@ def test_a_burst_is_let_pass_and_no_more() -> None:
 def test_a_hello_a_second_that_is_refused_is_never_too_much() -> None:
     limits = PeerLimits()
     assert all(limits.charge(7, "web3", PLAIN, float(second)) for second in range(100_000))
-    assert not limits.watches
+    assert not limits.ended
 
 
 def test_whoever_comes_again_has_no_new_burst_each_time() -> None:
@@ -47,8 +47,8 @@ def test_whoever_comes_again_has_no_new_burst_each_time() -> None:
 def test_what_an_ended_connection_has_left_is_passed_over_and_its_number_is_free_soon() -> None:
     limits = PeerLimits()
     charges(limits, 7, MALFORMED, 0.0)
-    assert limits.watches and limits.is_ended(7, LEFT_S / 2) and not limits.is_ended(8, LEFT_S / 2)
-    assert not limits.is_ended(7, LEFT_S) and not limits.watches
+    assert limits.ended and limits.is_ended(7, LEFT_S / 2) and not limits.is_ended(8, LEFT_S / 2)
+    assert not limits.is_ended(7, LEFT_S) and not limits.ended
 
 
 def test_any_number_of_connections_takes_bounded_memory() -> None:

@@ -43,22 +43,18 @@ class PeerLimits:
     """Used by the loop's thread. A connection is known by its number (a descriptor, which the next connection may get), a host by
     the name that its key has shown.
 
-    watches  somebody was sent away lately: as long as not, nobody need be looked up
+    ended  connections that were ended lately, and for how long they are looked for: without any, nobody need be looked up
     """
 
     def __init__(self) -> None:
         self._connections: dict[int, _Allowance] = {}
         self._hosts: dict[str, _Allowance] = {}
-        self._ended: dict[int, float] = {}
-
-    @property
-    def watches(self) -> bool:
-        return bool(self._ended)
+        self.ended: dict[int, float] = {}
 
     def is_ended(self, connection: int, now: float) -> bool:
         """What still comes by this connection was sent before its end, and is not to be looked at."""
-        self._ended = {one: until for one, until in self._ended.items() if until > now}
-        return connection in self._ended
+        self.ended = {one: until for one, until in self.ended.items() if until > now}
+        return connection in self.ended
 
     def charge(self, connection: int, host: str, cost: float, now: float) -> bool:
         """Takes it in. False: that was too much, the connection has to end."""
@@ -70,5 +66,5 @@ class PeerLimits:
         if hosts.spend(cost, now, BURST_OF_HOST, PER_S_OF_HOST) and within:
             return True
         self._connections.pop(connection, None)
-        self._ended[connection] = now + LEFT_S
+        self.ended[connection] = now + LEFT_S
         return False
