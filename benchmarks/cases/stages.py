@@ -43,6 +43,7 @@ BENCHMARKS = (
             ),
             Comparison("p50", "us", (OURS, "p50_us"), (THEIRS, "p50_us"), ratio_at_most(4)),
             Comparison("p50", "us", (OURS, "p50_us"), (_name(LONG_HAND, LONG), "p50_us")),
+            Comparison("p50 by hand", "us", (_name(LONG_HAND, LONG), "p50_us"), (_name(SHORT_HAND, SHORT), "p50_us")),
         ],
     ),
 )

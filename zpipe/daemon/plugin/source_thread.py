@@ -90,7 +90,8 @@ class SourceThread:
         self._in_run = False
         self._looks = 0  # at the run, without finding anything; by the loop
         self._asleep = False  # the loop looks no more; set by it, taken back by the source's thread
-        self._lock = threading.Lock()  # what is done for each message takes it itself: a Condition takes it by more functions
+        # What is done for each message takes the lock itself: a Condition takes it by two more functions.
+        self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
         self._began_at = self._over_at = 0.0
         self._waited_s = 0.0
