@@ -140,12 +140,14 @@ def test_a_full_disk_is_waited_for_and_leaves_no_file(make_context: Any, monkeyp
 
 
 def test_what_a_killed_life_has_left_goes_and_what_others_write_stays(make_context: Any, tmp_path: Path) -> None:
-    names = [".test.stage.1.0123abcd", ".test.stage.11.0123abcd", "read-0--read-1.0123abcd.parquet"]
+    """Others: another instance, and another worker process of this one, which has the same incarnation."""
+    left = [".test.stage.1.0.0123abcd", ".test.stage.1.0123abcd"]
+    others = [".test.stage.1.1.0123abcd", ".test.stage.11.0.0123abcd", "read-0--read-1.0123abcd.parquet"]
     (tmp_path / "out").mkdir()
-    for name in names:
+    for name in left + others:
         (tmp_path / "out" / name).touch()
     opened_sink(make_context)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names[1:]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == others
 
 
 def test_a_folder_that_cannot_be_made_ends_the_start(make_context: Any, tmp_path: Path) -> None:

@@ -184,11 +184,14 @@ class ParquetSink(Sink[SinkOptions]):
         options = context.options
         self._columns = Columns(options.id_column, options.columns)
         self._folder = _folder(options, context.config_dir)
-        self._aside = f".{context.pipeline}.{context.stage}.{context.instance}."
+        of_instance = f".{context.pipeline}.{context.stage}.{context.instance}."
+        self._aside = f"{of_instance}{context.incarnation}."
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for left in self._folder.glob(f"{self._aside}*"):  # by a life of this instance that was killed
-                left.unlink()
+            for left in self._folder.glob(f"{of_instance}*"):
+                # By a life of this instance that was killed. What other worker processes of this life write is theirs.
+                if not left.name.startswith(self._aside):
+                    left.unlink()
         except OSError as error:
             raise OperatorError(f"cannot write to {self._folder}: {error.strerror or error}") from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
