@@ -29,7 +29,7 @@ DEADLINE_S = 60.0
 class Fed:
     """A head stage without a consumer that takes anything, so that all it has emitted stays unsent."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, singly: bool = False) -> None:
         self.policy = StagePolicy()
         self.worth_a_turn = min(self.policy.link.section_messages, self.policy.unacked.messages // 4)
         me = Identity("p", "read", 1, "abc", "ipc:///nowhere")
@@ -43,7 +43,7 @@ class Fed:
         self.wait = ServiceWait(context.log, "postgres")
         self.context = context
         source, woken, failed = self._items, self._wake, self.failures.append
-        self.source = SourceThread(source, context, self.stage, (), woken, failed, self.wait)
+        self.source = SourceThread(source, context, self.stage, (), woken, failed, self.wait, singly=singly)
         self.stage.opened()
         for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
@@ -192,6 +192,27 @@ def test_a_bad_record_in_a_message_has_its_reason_and_its_id(fed: Fed) -> None:
         ("read:1", "no JSON", b"x"),
         ("read:own", "no CSV", b"y"),
     ]
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["plain ones alone", "and a Message"])
+def test_a_source_that_hears_of_single_messages_has_each_told_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    emitted: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Stage, "source_emitted", lambda stage, *batch: emitted.append(batch))
+    fed, sections = Fed(tmp_path, singly=True), 3
+    if other:
+        fed.given.put(Message({}, position="first"))
+        fed.give(0, yielded=1)
+    fed.give(sections * fed.policy.link.section_messages)
+    fed.end()
+    fed.source.feed(-1.0)
+    told = [id for *_, ids in emitted for id in ids]
+    assert told == ["read:first"] * other + [f"read:{n}" for n in range(sections * fed.policy.link.section_messages)]
+    for chunks, _, count, _, ids in emitted:
+        assert count == len(ids) and len(chunks) >= sections
+        for chunk in chunks:
+            assert section.decode(chunk.body, chunk.messages).ids == [ids[owner] for owner in chunk.owners]
 
 
 def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:

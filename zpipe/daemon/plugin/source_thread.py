@@ -263,7 +263,7 @@ class SourceThread:
             self._taken += count
             self._last_taken = items[-1]
         try:
-            batch = (None if self._singly else self._take_plain(items)) or self._take_any(items)
+            batch = self._take_plain(items) or self._take_any(items)
         except Exception as error:
             self._items.clear()
             self._failure = PluginError(f"zpipe_source yields what cannot be sent or named: {reason_of(error)}")
@@ -293,6 +293,7 @@ class SourceThread:
             return None
         prefix, now = f"{self._context.stage}:", time.time()
         size = self._policy.section_messages
+        all_ids: list[str] | None = [] if self._singly else None
         chunks: list[Chunk] = []
         try:
             for start in range(0, len(items), size):
@@ -301,10 +302,14 @@ class SourceThread:
                 body = section.encode(*columns, self._policy.codec)
                 if len(body) > self._policy.parcel_bytes:
                     return None
-                chunks.append(Chunk("", len(ids), body))
+                owners = None
+                if all_ids is not None:
+                    all_ids += ids
+                    owners = range(start, start + len(ids))
+                chunks.append(Chunk("", len(ids), body, owners))
         except ValueError:
             return None
-        return chunks, positions[-1], len(items), [], None
+        return chunks, positions[-1], len(items), [], all_ids
 
     def _take_any(self, items: list[Any]) -> Batch:
         stage, policy = self._context.stage, self._policy
