@@ -123,7 +123,7 @@ class RedisStreamSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions
         self._consumer = options.consumer or f"{context.pipeline}.{context.stage}.{context.instance}"
         self._prefix = len(f"{context.stage}:")
         self._in_hand: set[str] = set()
-        self._owed: list[str] = []
+        self._owed: dict[str, None] = {}  # in order. Each entry that is read is looked for here
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._reading, self._acking = (
@@ -194,14 +194,14 @@ class RedisStreamSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions
             redis.xack(options.stream, options.group, *gone)
         with self._lock:
             new = [(e, fields) for e, fields in entries if fields and e not in self._in_hand and e not in self._owed]
-            self._in_hand.update(entry for entry, _ in new)
+            self._in_hand.update([entry for entry, _ in new])
         return new
 
     @zpipe.override
     def ack(self, ids: list[str], context: zpipe.Context[SourceOptions, str]) -> None:
         entries = [id[self._prefix :] for id in ids]
         with self._lock:
-            self._owed += entries
+            self._owed.update(dict.fromkeys(entries))
             self._in_hand.difference_update(entries)
         with (
             suppress(zpipe.Throttled),
@@ -211,7 +211,7 @@ class RedisStreamSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions
 
     def _acknowledge(self, redis: Any, options: SourceOptions) -> None:
         with self._lock:
-            owed = self._owed.copy()
+            owed = list(self._owed)
         if not owed:
             return
         with redis.pipeline(transaction=False) as pipe:
@@ -220,7 +220,8 @@ class RedisStreamSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions
                 pipe.xdel(options.stream, *owed)
             pipe.execute()
         with self._lock:
-            del self._owed[: len(owed)]
+            for entry in owed:
+                self._owed.pop(entry, None)
 
     def _keep(self, options: SourceOptions) -> None:
         """Tells Redis again and again that what is in hand is worked on, so that nobody claims it."""
