@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,8 +16,14 @@ from typing import Any
 
 import pytest
 from cli_samples import CONFIG
+from click.testing import CliRunner
 
-from zpipe.errors import ExitCode
+from zpipe.cli.operating import monitor as monitor_command
+from zpipe.config import load
+from zpipe.errors import ExitCode, NoPeerError
+from zpipe.monitor import snapshot_feed
+from zpipe.runtime.locks import InstanceLock
+from zpipe.runtime.places import Places
 
 DEADLINE_S = 60.0
 ZPIPE = (sys.executable, "-m", "zpipe")
@@ -166,6 +173,44 @@ def test_who_is_missing_is_absent_only_after_it_was_waited_for(config: Path) -> 
         assert (make["state"], make["unheard"], sink["state"]) == ("UNHEARD", [1], "RUNNING")
         (make, _) = json.loads(monitor(config, "--once", "--json").stdout)["stages"].values()
         assert (make["state"], make["absent"], make["unheard"]) == ("ABSENT", [1], [])
+
+
+def test_who_runs_and_answers_late_is_waited_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that is busy, or was frozen for a while."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for stage in ("sink", "make"):
+            command = [*ZPIPE, "stage", str(config), stage]
+            processes.append(stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL)))
+            stack.callback(processes[-1].kill)
+        assert monitor(config, "--once", "--timeout", "60").returncode == ExitCode.DONE
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        gather = snapshot_feed.gather
+
+        def gather_and_thaw(*args: Any) -> bool:
+            heard = gather(*args)
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+            return heard
+
+        monkeypatch.setattr(snapshot_feed, "gather", gather_and_thaw)
+        monkeypatch.setattr(monitor_command, "LATE_ANSWER_S", DEADLINE_S)
+        result = CliRunner().invoke(monitor_command.command, [str(config), "--once", "--json"], standalone_mode=False)
+    assert result.exception is None
+    (make, sink) = json.loads(result.stdout)["stages"].values()
+    assert (make["state"], sink["state"]) == ("RUNNING", "RUNNING")
+
+
+def test_who_runs_and_never_answers_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Places(load(config, only=""), os.environ).runtime("make", 1)
+    folder.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(monitor_command, "LATE_ANSWER_S", 0.1)
+    with contextlib.ExitStack() as stack:
+        stack.callback(InstanceLock(folder, "watched.make.1").release)
+        result = CliRunner().invoke(monitor_command.command, [str(config), "--once"], standalone_mode=False)
+    assert isinstance(result.exception, NoPeerError)
+    assert " s: make.1 runs but does not answer (stopped?) (runtime folder " in str(result.exception)
 
 
 def test_a_check_of_what_does_not_run_is_no_peer(config: Path) -> None:

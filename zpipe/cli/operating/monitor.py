@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.25
 """The screen is not redrawn more often, however short the interval of the snapshots is."""
+LATE_ANSWER_S = 10.0
+"""So much longer an instance of this machine is waited for that holds its lock: on a busy machine it is slow to answer. One whose
+process is stopped never does."""
 WEB = ("127.0.0.1", 8000)
 """Where --web serves the screen if it is not told where: to this machine alone, since whoever sees the screen can operate it."""
 
@@ -67,7 +71,8 @@ class DepthType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--timeout",
     type=TimeType(),
     metavar="TIME",
-    help="How long to wait for instances to be heard of.  [default: two intervals and a second; on the screen, for ever]",
+    help="How long to wait for instances to be heard of.  [default: two intervals and a second, and up to 10 s more for those"
+    " that run on this machine and do not answer yet; on the screen, for ever]",
 )
 @click.option(
     "--prometheus", is_flag=False, flag_value="", metavar="[HOST:PORT]", help="Serve metrics, and show nothing."
@@ -217,9 +222,37 @@ def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
 
 
 def _nobody(pipeline: PipelineConfig, places: Places, waited_s: float) -> OperatorError:
-    return places.no_peer_error(
-        f"no instance of pipeline {pipeline.name!r} is heard of in {waited_s:g} s: is it running?"
-    )
+    running = _running(pipeline, places)
+    if len(running) == 1:
+        why = f"{running[0]} runs but does not answer (stopped?)"
+    else:
+        why = f"{', '.join(running)} run but do not answer (stopped?)" if running else "is it running?"
+    return places.no_peer_error(f"no instance of pipeline {pipeline.name!r} is heard of in {waited_s:g} s: {why}")
+
+
+def _running(pipeline: PipelineConfig, places: Places) -> list[str]:
+    """Instances that hold their locks on this machine, as STAGE.N."""
+    return [f"{stage}.{n}" for stage, n in pipeline.instances if places.is_local(stage, n) and places.alive(stage, n)]
+
+
+def _gather(
+    pipeline: PipelineConfig,
+    places: Places,
+    watch: Watch,
+    model: PipelineModel,
+    heard: SnapshotListener,
+    timeout_s: float,
+    late_s: float,
+    all_needed: bool,
+) -> None:
+    """Reads until every instance was heard of, at most for `timeout_s`, and for `late_s` more as long as one that runs here was
+    not, or unless they are `all_needed` nobody at all."""
+    snapshot_feed.gather(watch, model, timeout_s, heard)
+    deadline = time.monotonic() + late_s
+    while (left_s := deadline - time.monotonic()) > 0 and (all_needed or not model.heard):
+        if not set(model.missing).intersection(_running(pipeline, places)):
+            return
+        snapshot_feed.read(watch, model, left_s, heard)
 
 
 def _print(
@@ -235,8 +268,11 @@ def _print(
     enough_s = 2 * pipeline.interval_s + 1.0
     wait_s = enough_s if timeout is None else timeout
     model = PipelineModel(pipeline, now_s()) if wait_s < enough_s else PipelineModel(pipeline)
-    if not snapshot_feed.gather(watch, model, wait_s, heard):
-        raise _nobody(pipeline, places, wait_s)
+    began = time.monotonic()
+    late_s = LATE_ANSWER_S if timeout is None else 0.0
+    _gather(pipeline, places, watch, model, heard, wait_s, late_s, once or thresholds is not None)
+    if not model.heard:
+        raise _nobody(pipeline, places, round(time.monotonic() - began, 1) if timeout is None else timeout)
     for value in snapshot_feed.follow(
         watch, model, pipeline.interval_s if as_json else max(pipeline.interval_s, REDRAW_S), heard
     ):
