@@ -179,6 +179,12 @@ class SegmentFile:
             self._disk.close(self._fd)
             self._fd = -1
 
+    def be_strict(self) -> None:
+        """From now on it is not tolerant, and what was read ahead is read again where some of it could not be read."""
+        self._tolerant = False
+        if self._unread:
+            self._chunk = b""
+
     def size(self) -> int:
         return self._disk.size(self._fd)
 

@@ -13,7 +13,7 @@ from buffer_lives import FOLDER, Lives
 from zpipe.core.policy import BufferPolicy
 from zpipe.daemon.storage.ahead_reader import READ_TRIES
 from zpipe.daemon.storage.segment_log import UNREADABLE_RETRY_S
-from zpipe.runtime.segment_folder import PAGE_BYTES
+from zpipe.runtime.segment_folder import CHUNK_BYTES, PAGE_BYTES
 
 CHANCE = random.Random(1)
 SIZE = 3000
@@ -88,6 +88,25 @@ def test_a_page_that_is_never_read_keeps_its_messages_for_another_life_and_holds
     lives.disk.bad_pages.clear()
     take_all(lives, 9)
     assert len(lives.taken) == 40 and bad not in lives.disk.files
+
+
+def test_what_cannot_be_read_behind_a_page_that_was_given_up_is_tried_again_as_often() -> None:
+    """In one file, so large that it is read by several chunks."""
+    lives = Lives(BufferPolicy(bytes=1 << 40, ahead_bytes=60_000))
+    for _ in range(80):
+        lives.offer(1, 30_000)
+        lives.turn()
+    lives.close()
+    (path,) = files(lives)[:1]
+    lives.disk.bad_pages.add((path, 2))
+    while not lives.buffer.unreadable_messages:
+        take_all(lives, 1)
+    lives.disk.bad_pages.update((path, page) for page in range(2 * CHUNK_BYTES // PAGE_BYTES, 1000))
+    take_all(lives, 30)
+    assert "tries again: Input/output error" in lives.buffer.trouble
+    lives.disk.bad_pages = {(path, 2)}
+    take_all(lives, UNREADABLE_RETRY_S + 60)
+    assert (len(lives.taken), lives.buffer.unreadable_messages) == (79, 1)
 
 
 def test_where_nothing_can_be_read_it_is_waited_for() -> None:

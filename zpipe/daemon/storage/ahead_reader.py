@@ -88,6 +88,8 @@ class AheadReader:
                 self.failures += 1
                 raise
             found.cut()
+        if self._file is not None:
+            self._file.be_strict()  # the next page that cannot be read is tried as often
         self.failures = 0
         return found.as_records()
 
