@@ -38,6 +38,8 @@ PAGE_BYTES = 4096
 """Of a file: what a disk cannot read is a whole number of these."""
 MOST_NUMBER = 1 << 62
 """Of a message: what is named by more is no segment. On the wire numbers are below 2^63, and each life passes over 2^24."""
+MOST_NUMBERS = 1 << 24
+"""Passed over where it is unknown how many were used: a segment has no more messages than bytes."""
 _NAME = re.compile(r"([0-9]{20})\.seg")
 _LOST = (errno.ENOENT, errno.EISDIR, errno.ELOOP)
 """Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, the file is kept:
@@ -359,7 +361,7 @@ class BufferFolder:
         except OSError as error:
             if not is_lost(error):
                 return Segment(first, first, HEAD_BYTES, self._size_of(first), False, codec, unread=True)
-            return Segment(first, first if after is None else after, HEAD_BYTES, 0, False, codec)
+            return Segment(first, _likely_stop(first, after), HEAD_BYTES, 0, False, codec)
         try:
             size = file.size()
             end = size - RECORD_BYTES
@@ -369,7 +371,7 @@ class BufferFolder:
             if self.identity is None:
                 unread = first in self._unread_heads
                 begun = unread or size <= HEAD_BYTES or after is None  # a file that was begun, and nothing more
-                stop = first if begun else most
+                stop = first if begun else min(_likely_stop(first, after), first + size)
                 return Segment(first, stop, 0 if after is None else size, size, False, codec, unread=unread)
             stop, end = self._scan(file, codec, first, most, size)
             if file.error is not None:
@@ -414,6 +416,12 @@ class BufferFolder:
                 start, stop = max(start, segment.first), min(stop, segment.stop)
                 if start < stop:
                     yield start, stop
+
+
+def _likely_stop(first: int, after: int | None) -> int:
+    """Of a segment that tells nothing: the first number of the next one. Those that a life has passed over between the two were
+    no messages."""
+    return first if after is None else first + (after - first) % MOST_NUMBERS
 
 
 def stored_times(disk: Disk, found: BufferFolder, finished: RangeSet) -> Iterator[tuple[int, float]]:

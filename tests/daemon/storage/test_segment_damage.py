@@ -154,6 +154,21 @@ def test_a_segment_that_is_gone_or_all_zeros_loses_its_own_messages() -> None:
             assert len(lives.acked - got) <= 10
 
 
+def test_numbers_that_were_passed_over_are_not_counted_as_lost() -> None:
+    """The power goes before the first sync, twice: of both files the disk has the name and the size, and nothing in them. Neither
+    is it kept that the first was removed."""
+    files: dict[Path, bytes] = {}
+    for _ in range(3):
+        lives = Lives(POLICY, disk=disk_of(files))
+        lives.offer(3)
+        lives.turn()
+        files |= {path: bytes(len(data)) for path, data in content(lives).items() if path.suffix == ".seg"}
+    lives = Lives(POLICY, disk=disk_of(files))
+    assert lives.buffer.stored_messages == 0
+    lives.wait(1)
+    assert lives.buffer.figures().lost_total == 0
+
+
 def test_what_was_damaged_is_kept_and_counted() -> None:
     lives = filled()
     (path,) = content(lives)

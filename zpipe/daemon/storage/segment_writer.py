@@ -35,6 +35,7 @@ from zpipe.runtime.segment_folder import (
     BAD_FOLDER,
     BEGUN,
     HINTS,
+    MOST_NUMBERS,
     BufferFolder,
     Disk,
     Segment,
@@ -48,8 +49,6 @@ from zpipe.runtime.segment_folder import (
 
 MOST_PIECES = 1024
 """Of one call: IOV_MAX."""
-MOST_NUMBERS = 1 << 24
-"""Passed over where it is unknown how many were used: a segment has no more messages than bytes."""
 MOST_BAD_FILES = 256
 MOST_BAD_BYTES = 1 << 20
 """What is kept of each damaged place. With MOST_BAD_FILES of them a disk that fails cannot fill up by that."""
