@@ -78,10 +78,10 @@ def test_a_rate_is_kept(make: MakePipeline) -> None:
 
 
 def test_a_limit_is_changed_while_it_runs(make: MakePipeline) -> None:
-    """SIGHUP; the next one compares with what is in force."""
+    """SIGHUP, to the instance or to its run; the next one compares with what is in force."""
     with Service(capacity=100, seconds=0.05) as service:
         pipeline = make(config(service, '{ kind = "fixed", max = 2 }'))
-        pipeline.run()
+        run = pipeline.run()
         pid = pipeline.pid("ask")
         with pipeline.watch() as watch:
 
@@ -90,9 +90,9 @@ def test_a_limit_is_changed_while_it_runs(make: MakePipeline) -> None:
                 return int((watch.snapshots.get(("ask", 1), {}).get("limit") or {"limit": 0})["limit"])
 
             wait_until(lambda: limit() == 2, "it says its limit")
-            for value in (7, 3):
+            for value, told in ((7, pid), (3, pid), (5, run.pid)):
                 pipeline.path.write_text(config(service, f'{{ kind = "fixed", max = {value} }}'))
-                send(pid, signal.SIGHUP)
+                send(told, signal.SIGHUP)
                 wait_until(lambda value=value: limit() == value, f"the limit is {value}")
         pipeline.kill_all()
 

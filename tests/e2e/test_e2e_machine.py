@@ -176,6 +176,17 @@ def test_reload_that_comes_before_the_plugin_is_loaded_waits(make: MakePipeline)
     assert stage.running, stage.stderr
 
 
+def test_reload_of_a_run_whose_instances_are_only_starting_waits(make: MakePipeline) -> None:
+    pipeline = make(CONFIG.format(count=10), work=SLOW)
+    run = pipeline.run("--log-level", "info")
+    wait_until(lambda: pipeline.instances() or not run.running, "it has spawned the first")
+    send(run.pid, signal.SIGHUP)
+    assert run.ledger()["balanced"]
+    assert "event=run.reload" in run.stderr
+    assert "event=stage.died" not in run.stderr, run.stderr
+    assert "event=reloaded" in run.stderr
+
+
 def test_reload_of_another_number_of_instances_asks_for_no_restart(make: MakePipeline) -> None:
     pipeline = make(CONFIG.format(count=10), work=SLOW)
     stage = pipeline.stage("work")

@@ -108,15 +108,19 @@ class ChildDaemon:
         Ctrl-C reaches only the supervisor. It ends when its stdin ends, and so it ends with the supervisor.
         """
         command = [*self._command, "--fresh"] if self._fresh else self._command
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=None,
-            stderr=subprocess.PIPE,
-            env={**self._env, LAST_DEATH: self._last_death},
-            process_group=0,
-            pass_fds=self._inherited,
-        )
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it listens to what it inherits blocked
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=None,
+                stderr=subprocess.PIPE,
+                env={**self._env, LAST_DEATH: self._last_death},
+                process_group=0,
+                pass_fds=self._inherited,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         assert self.process.stderr is not None
         os.set_blocking(self.process.stderr.fileno(), False)
         self.ready = self._fresh = False
@@ -132,6 +136,11 @@ class ChildDaemon:
         if self.process is not None and not self.restarting:
             self.restarting = True
             self.process.terminate()
+
+    def reload(self) -> None:
+        """Has it take over what of the config can change while it runs."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGHUP)
 
     def stop_in_order(self) -> None:
         """Has it leave, not to be started again."""

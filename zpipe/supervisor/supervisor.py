@@ -329,7 +329,10 @@ class Supervisor:
         return True
 
     def _interrupted(self, name: str) -> None:
-        if name == "SIGHUP":
+        if name == "SIGHUP":  # also where the terminal has closed, which does not end a run
+            self._say("run.reload", signal=name, hint="with --log-level info each instance says what it took over")
+            for child in self._children:
+                child.reload()
             return
         self.interrupts += 1
         if self.interrupts == 1:
