@@ -127,6 +127,18 @@ def test_many_that_do_not_fit_are_found_in_one_batch(make_context: Any) -> None:
     assert table["a"].to_pylist() == [n for n in range(2000) if n % 10 != 3]
 
 
+@pytest.mark.parametrize("more", [{}, {"nested": [1]}], ids=["flat", "nested"])
+def test_values_that_repeat_are_looked_for_in_all_columns_but_that_of_the_ids(make_context: Any, more: Any) -> None:
+    sink, context = opened_sink(make_context)
+    sink.process_batch(messages(*[{"a": "same"} | more for _ in range(100)]), context)
+    [file] = (context.config_dir / "out").iterdir()
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    found = {column.path_in_schema.partition(".")[0]: column.has_dictionary_page for column in columns}
+    # With a nested column the others cannot be named, so it is looked for in all.
+    assert found == {"a": True, **dict.fromkeys(more, True), "zpipe_id": bool(more)}
+
+
 def test_a_full_disk_is_waited_for_and_leaves_no_file(make_context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sink, context = opened_sink(make_context)
 

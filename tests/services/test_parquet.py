@@ -27,7 +27,7 @@ input = "read"
 plugin = "parquet"
 batch = {{ messages = {batch}, timeout = "200ms" }}
 queue = {{ messages = {queue} }}
-workers = {{ count = 2 }}
+workers = {{ kind = "process", count = 2 }}
 options = {{ folder = "out" }}
 """
 SOURCE = """

@@ -18,7 +18,7 @@ input = "read"
 plugin = "parquet"
 batch = { messages = 5000, bytes = "16MiB", timeout = "60s" }
 queue = { messages = 20000 }
-workers = { count = 2 }    # one makes a file while the other waits for the disk
+workers = { kind = "process", count = 2 }    # to make a file is work for a processor each
 options = { folder = "orders", columns = { price = "float64", at = "timestamp" } }
 ```
 
@@ -210,12 +210,16 @@ class ParquetSink(Sink[SinkOptions]):
 
     def _write(self, table: pyarrow.Table, name: str, compression: str) -> None:
         """Writes the file durably, or raises and leaves nothing that is read."""
+        from pyarrow import BufferOutputStream
         from pyarrow.parquet import write_table
 
+        # Made in memory: Arrow gives a file of Python some twenty pieces, for each of which it needs the interpreter's lock.
+        made = BufferOutputStream()
+        write_table(table, made, compression=compression, use_dictionary=self._columns.repeating(table))
         aside = self._folder / f"{self._aside}{name[-8:]}"
         try:
             with aside.open("wb") as file:
-                write_table(table, file, compression=compression)
+                file.write(made.getvalue())
                 file.flush()
                 os.fsync(file.fileno())
             aside.rename(self._folder / f"{name}.parquet")
