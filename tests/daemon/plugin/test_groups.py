@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -199,3 +200,39 @@ def test_the_time_of_a_call_is_the_plugins_alone(hook: Any, tmp_path: Path, monk
     monkeypatch.setattr(section, "encode", slow_encode)
     result = run(task_of([["plain"]]), tmp_path, hook)
     assert (result.calls_s, result.seconds) == (0.0, 1.0)
+
+
+@HOOKS
+@pytest.mark.parametrize(
+    ("outcome", "seconds"), [*((one, 2.0 if one == "many" else 1.0) for one in OUTCOMES), ("later", 3.0)]
+)
+def test_the_time_of_a_call_for_a_message_by_itself_has_all_that_the_plugin_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Any, outcome: str, seconds: float
+) -> None:
+    """Also what it does after it has returned, and before it fails."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    async def later() -> None:
+        """Nobody waits for it but this test."""
+
+    def many() -> Iterator[str]:
+        clock[0] += 1.0
+        yield "first"
+
+    def slow(payload: str) -> Any:
+        clock[0] += 1.0
+        made = {"many": many, "later": later}.get(payload)
+        return made() if made is not None else of_payload(payload)
+
+    called = OfPayload(slow).process if hook is not process else lambda message, context: slow(message.payload)
+    slot = CallJournal(tmp_path / "calls", 1).slot(0)
+    work = Runner({"zpipe_process": called}, cast(Context, _Context()), POLICY, StageLinks()).begin(
+        task_of([[outcome]]), slot
+    )
+    step = work.advance()
+    if outcome == "later":
+        step.close()
+        clock[0] += 2.0
+        step = work.advance("waited for")
+    assert (step.calls_s, step.seconds) == (seconds, seconds)

@@ -10,7 +10,7 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import CallHistory, Task
-from zpipe.daemon.storage.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, CallJournal, in_call, slot_bytes
+from zpipe.daemon.storage.call_journal import ALL, LEAST_SLOT_BYTES, SLOT_BYTES, STORE, CallJournal, in_call, slot_bytes
 
 PRODUCER = Producer("read", "", 2, "r1")
 
@@ -142,3 +142,38 @@ def test_a_section_that_cannot_be_decoded_has_no_ids(tmp_path: Path) -> None:
     slot.begin(Task(1, [piece], CallHistory(), False))
     slot.note[0] = 1
     assert ids_of(path) == [] and numbers(path) == [(1, 1)]
+
+
+ANOTHER, LATER = Producer("read", "", 3, "r3"), Producer("read", "", 2, "r2")
+BUFFERED = Producer("read", "side", 2, "r2", numbers="b1")
+
+
+@pytest.mark.parametrize(
+    "producers",
+    [
+        [None, PRODUCER, None, None, PRODUCER],
+        [PRODUCER, None, PRODUCER, ANOTHER, PRODUCER],
+        [PRODUCER, LATER, BUFFERED, None, LATER],
+    ],
+    ids=["letters first", "letters between", "a later life, and one with a buffer"],
+)
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in a task"])
+def test_a_message_is_noted_as_its_own_producers_whoever_sent_the_one_before(
+    tmp_path: Path, producers: list[Producer | None], together: bool
+) -> None:
+    """Replayed dead letters have none, and are between those of producers."""
+    path = tmp_path / "calls"
+    slot = CallJournal(path, 1).slot(0)
+    pieces = []
+    for number, producer in enumerate(producers, 1):
+        one = Section(section.encode([str(number)], [0.0], [None], None), 1, number)
+        pieces.append(Slice(Delivery([one], lambda _: None, producer), one, 0, 0, 1, 0.0))
+    if together:
+        slot.begin(Task(1, pieces, CallHistory(), False))
+    for number, (piece, producer) in enumerate(zip(pieces, producers, strict=True), 1):
+        if not together:
+            slot.begin(Task(number, [piece], CallHistory(), False))
+        slot.note[0] = number if together else 1
+        whose = (STORE, "") if producer is None else (producer[:3], producer.sequence)
+        assert in_call(path) == ({whose[0]: (whose[1], [[number, number + 1, 1]])}, [str(number)])
+        slot.end()
