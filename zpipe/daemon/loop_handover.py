@@ -49,7 +49,7 @@ class Handover:
     # ---- on the main thread
 
     def give(self) -> None:
-        """The worker drives from now on. What it may still be doing counts as a call, which `take` ends."""
+        """The worker drives from now on. What it may still be doing counts as a call, which ends when it takes the loop."""
         with self._changed:
             self.worker_drives = True
             self._begin()
