@@ -271,6 +271,30 @@ def test_a_consumer_that_restarts_waits_for_the_upstream_instance_that_is_still_
     assert set(ids(sim, "c")) == set(every("a", 20))
 
 
+def test_a_consumer_that_restarts_does_not_wait_for_an_upstream_instance_that_has_left() -> None:
+    sim = Simulation([spec("a", messages=60), spec("b", "a", seconds=0.01, instances=2), spec("c", "b")])
+    run_until(sim, lambda: len(sim.stored) >= 10)
+    sim.leave(("b", 2))
+    run_until(sim, lambda: ("b", 2) not in sim.nodes)
+    sim.kill(("c", 1))
+    sim.boot_later(("c", 1), 1.0)
+    assert run(sim) < 10.0
+    assert set(ids(sim, "c")) == set(every("a", 60))
+
+
+def test_an_upstream_instance_that_has_left_is_waited_for_again_once_it_is_back() -> None:
+    sim = Simulation([spec("a", messages=100, instances=2, record_s=0.1), spec("b", "a")])
+    run_until(sim, lambda: len(sim.stored) >= 10)
+    sim.leave(("a", 2))
+    run_until(sim, lambda: ("a", 2) not in sim.nodes)
+    sim.kill(("b", 1))
+    sim.boot("b", 1)
+    run_until(sim, lambda: sim.state(("a", 1)) is State.FLUSHED)
+    sim.boot("a", 2)
+    run(sim)
+    assert {sim.disks["a", 1].completed, sim.disks["a", 2].completed} == {True}
+
+
 def test_a_redelivery_after_flushed_is_taken() -> None:
     sim = Simulation(
         [

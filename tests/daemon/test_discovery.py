@@ -15,6 +15,7 @@ from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.daemon.discovery import Discovery
+from zpipe.runtime import environment
 from zpipe.runtime.places import Places
 from zpipe.testing.node import seeded_bytes
 from zpipe.transport.sockets import Sockets
@@ -130,3 +131,25 @@ def test_an_instance_that_binds_its_sockets_unseen_is_connected_to_within_a_seco
     Places(config, os.environ).runtime("read", 1).mkdir(parents=True)
     with bind(config, 1):
         assert connected(sockets) == ("read", 1)
+
+
+def test_who_has_left_in_this_run_is_not_waited_for_until_it_comes_back(
+    config: PipelineConfig, sockets: Sockets, watches: Watches
+) -> None:
+    env = {**os.environ, environment.RUN: "abc"}
+    places = Places(config, env)
+    stage = Stage(Identity("p", "drop", 1, "d1"), [("read", "")], [], StagePolicy(), 0.0, seeded_bytes("drop"))
+    waited_for, left = [], stage.upstream_left
+    stage.upstream_left = lambda peer: (waited_for.append(peer), left(peer))[1]  # type: ignore[method-assign]
+    discovery = Discovery(config, places, stage, sockets, watches)
+    places.state("read", 1).mkdir(parents=True)
+    for now, mark in enumerate(["", "another run", "abc", "abc", "", "abc"], 100):
+        (places.state("read", 1) / "stopped.json").unlink(missing_ok=True)
+        if mark:
+            Places(config, {**env, environment.RUN: mark}).mark("read", 1, ended=False, snapshot={})
+        discovery.turn(float(now))
+        assert waited_for == [("read", 1)] * [0, 0, 1, 1, 1, 2][now - 100]
+    assert stage.upstreams.waiting_for() == ["read"]
+    places.mark("read", 1, ended=True, snapshot={})
+    discovery.turn(106.0)
+    assert stage.upstreams.waiting_for() == []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import suppress
 
 from e2e_types import MakePipeline
-from pipeline import ids, wait_until
+from pipeline import ids, send, wait_until
 
 from zpipe.errors import NoPeerError
 
@@ -88,6 +89,21 @@ def test_instance_that_leaves_hands_its_work_back(make: MakePipeline) -> None:
     ledger = run.ledger()
     read = ledger["stages"]["read"]["received"]
     assert ledger["stages"]["work"]["completed"] == read
+    assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(read))
+
+
+def test_a_run_ends_though_an_instance_has_left_before_its_consumer_was_killed(make: MakePipeline) -> None:
+    """The consumer's next life has heard nothing of it, and nobody starts it again."""
+    pipeline = make(ENDLESS, work=WORK)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100, "the run is well under way")
+    send(pipeline.pid("work", 2), signal.SIGTERM)
+    wait_until(lambda: "event=stage.left stage=work.2" in run.stderr, "it has left")
+    pipeline.kill("store")
+    stored = pipeline.count()
+    wait_until(lambda: pipeline.count() > stored + 100, "the next life of the consumer works")
+    run.interrupt()
+    read = run.ledger()["stages"]["read"]["received"]
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(read))
 
 

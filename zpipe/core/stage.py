@@ -258,6 +258,11 @@ class Stage:
         self._settled = False
         self.upstreams.gone(peer)
 
+    def upstream_left(self, peer: tuple[str, int]) -> None:
+        """It left in order, maybe before this incarnation started, and its siblings go on."""
+        self._settled = False
+        self.upstreams.left(peer)
+
     def downstream_gone(self, stage: str) -> None:
         """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
         self._settled = False

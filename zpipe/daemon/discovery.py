@@ -43,11 +43,14 @@ class Discovery:
         self._watched: dict[tuple[str, int], int] = {}
         self._connected: set[tuple[str, int]] = set()
         self._gone: set[tuple[str, int]] = set()
+        self._left: set[tuple[str, int]] = set()
         # In a run every instance of the config is started, so one that has not been heard of yet may still have something.
         # Otherwise a consumer that is started again near the end would stop by the mark of one, and never hear of the other.
-        for upstream in self._upstreams if places.run else ():
-            for instance in range(1, config.stages[upstream].instances + 1):
-                stage.upstream_expected((upstream, instance))
+        # One that an operator had leave is not started again, and says nothing any more: its mark tells.
+        stages = self._upstreams if places.run else ()
+        self._expected = {(name, n) for name in stages for n in range(1, config.stages[name].instances + 1)}
+        for peer in sorted(self._expected):
+            stage.upstream_expected(peer)
 
     def turn(self, now: float) -> float:
         """Looks if it is time. Returns when it will be time again."""
@@ -70,10 +73,19 @@ class Discovery:
                 if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
                     self._stage.upstream_gone(peer)
+                self._look_who_left(peer)
         for _, consumer in self._config.consumers(self._me):
             for instance in self._places.instances(consumer):
                 if self._places.stopped_at_end(consumer, instance) is not None:
                     self._stage.downstream_gone(consumer)
+
+    def _look_who_left(self, peer: tuple[str, int]) -> None:
+        """One that has left may be started again, and leave again."""
+        if peer in self._gone or peer not in self._expected or not self._places.has_left(*peer):
+            self._left.discard(peer)
+        elif peer not in self._left:
+            self._left.add(peer)
+            self._stage.upstream_left(peer)
 
     def _is_starting(self, peer: tuple[str, int]) -> bool:
         """It has not bound its sockets yet, of which `control` is the last. One that does so unseen is connected to by the next

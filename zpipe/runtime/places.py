@@ -257,6 +257,10 @@ class Places:
         snapshot = self.stopped(stage, instance)
         return snapshot if snapshot is not None and read_json(self.state(stage, instance) / MARK).get("ended") else None
 
+    def has_left(self, stage: str, instance: int) -> bool:
+        """Whether it stopped in order in this life, before the end of the stream, and was not started again."""
+        return self.stopped(stage, instance) is not None and self.stopped_at_end(stage, instance) is None
+
     def last_account(self, stage: str, instance: int) -> dict[str, Any] | None:
         """The last snapshot of an instance that stopped at the end of its stream since the machine booted, in whichever run or
         life of the pipeline."""

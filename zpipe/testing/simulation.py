@@ -42,7 +42,7 @@ FAULTS = ("session.broken", "session.given_up", "session.refused", "statement.re
 class Simulation:
     """The pipeline of `specs`, started; `disks` are those of an earlier run.
 
-    nodes     live instances;  marks: (stage, instance) that stopped at the end of the stream
+    nodes     live instances;  marks: (stage, instance) that stopped at the end of the stream;  left: before it
     stored    what sinks kept;  dead_letters: (stage, id, dead letter)
     stopped   the cores of instances that stopped, left or not
     to_strangers  frames that answer what was forged, or came too late for the line they were to go by
@@ -67,6 +67,7 @@ class Simulation:
         self.nodes: dict[Key, Node] = {}
         self.disks = {} if disks is None else disks
         self.marks: set[Key] = set()
+        self.left: set[Key] = set()
         self.draining = False
         self.stored: list[Stored] = []
         self.dead_letters: list[tuple[str, str, DeadLetter]] = []
@@ -107,6 +108,7 @@ class Simulation:
         key = (stage, instance)
         assert key not in self.nodes, f"{key} runs already"
         self._booting.discard(key)
+        self.left.discard(key)
         incarnation = f"{stage}.{instance}-{next(self._incarnations)}"
         disk = self.disks.setdefault(key, Disk())
         node = Node(
@@ -178,6 +180,9 @@ class Simulation:
                 node.stage.upstream_gone(key)
             if key[0] in node.consumers:
                 node.stage.downstream_gone(key[0])
+        for key in sorted(self.left):
+            if key[0] in node.upstreams:
+                node.stage.upstream_left(key)
 
     def kill(self, key: Key) -> None:
         """kill -9: its neighbours see the lines go down; what it knew is lost."""
@@ -408,9 +413,7 @@ class Simulation:
 
     def _stop(self, node: Node, ended: bool) -> None:
         self.stopped.append(node.stage)
-        if not ended:
-            return
-        self.marks.add(node.key)
+        (self.marks if ended else self.left).add(node.key)
         for other in list(self.nodes.values()):
             delay_s = self.random.random() * LOOK_S
             self.clock.later(delay_s, lambda other=other: other.event(lambda: self._look(other)))  # type: ignore[misc]

@@ -131,6 +131,13 @@ class Upstreams:
             upstream.left = False
             self._note_awaiting(upstream)
 
+    def left(self, peer: tuple[str, int]) -> None:
+        """A mark on disk says that the instance left in order, maybe before this one started: its siblings go on."""
+        self._changed = True
+        for upstream in self._of(peer):
+            upstream.known = upstream.stopped = upstream.left = True
+            self._note_awaiting(upstream)
+
     def gone_by_word(self, what: str) -> bool:
         """Takes the request `ended:STAGE.N`: an operator has seen that this instance stopped at the end of its stream. False: it
         is no such request, none of those above, or in session here."""
@@ -347,11 +354,12 @@ class Upstreams:
         return True
 
     def waiting_for(self) -> list[str]:
-        """Names of upstream instances whose end or stop is still to come, for people; a stage when none of it is known."""
+        """Names of upstream instances whose end or stop is still to come, for people; a stage when none of it is known, or
+        all have left."""
         names = []
         for stage, outlet in self._links:
             known = [u for u in self._upstreams.values() if u.known and (u.stage, u.outlet) == (stage, outlet)]
-            names += [u.name for u in known if not u.stopped] if known else [stage]
+            names += [u.name for u in known if not u.stopped] if not all(u.left for u in known) else [stage]
         return names + [name for link in self._inlet.links for name in link.waiting_for()]
 
 
