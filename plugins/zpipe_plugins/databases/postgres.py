@@ -9,7 +9,8 @@ numerics, UUIDs) are text.
 With an input it is a sink. A batch goes by `COPY` into a temporary table and from there into the table, in one
 transaction, so give the stage a `batch`. A row whose key is there is overwritten, with the fields that the payload has.
 With `workers = { count = 2 }` two batches are stored at once, each by a connection of its own, which is up to twice as quick.
-Two messages about one row may then be stored in either order.
+Two messages about one row may then be stored in either order. Rows are written in the order of their key, so that two batches
+with the same rows are no deadlock, as long as all rows of a batch have the same fields.
 
 ```toml
 [stages.read]
@@ -280,10 +281,12 @@ class _Target:
         )
         conflict: sql.Composable = sql.SQL("")
         if key:
+            keys = comma.join(map(sql.Identifier, key))
             others = [name for name in names if name not in key]
             sets = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in others]
             update = sql.SQL("UPDATE SET {}").format(comma.join(sets)) if others else sql.SQL("NOTHING")
-            conflict = sql.SQL(" ON CONFLICT ({}) DO {}").format(comma.join(map(sql.Identifier, key)), update)
+            # In the order of the key: of two batches with the same rows one waits for the other, and never each for the other.
+            conflict = sql.SQL(" ORDER BY {0} ON CONFLICT ({0}) DO {1}").format(keys, update)
         return _Staging(
             create.format(staging, columns, table),
             sql.SQL("DELETE FROM {}").format(staging),
