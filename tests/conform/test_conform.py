@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from zpipe.config import load
-from zpipe.conform import own_stage, report
+from zpipe.conform import consumer_cases, own_stage, report
 from zpipe.conform.cases import CASES
 from zpipe.conform.verdicts import Kind
 from zpipe.daemon.keeper import resolved
@@ -138,9 +138,16 @@ def test_a_program_that_cannot_start_is_asked_once() -> None:
     assert [line[:8] for line in ended.stdout.splitlines() if line[:4] in ("ok  ", "FAIL", "skip")] == ["FAIL   1"]
     assert "ended with exit code 7. It wrote: cannot find module" in ended.stdout
     rest = len(report.chosen("map", 3, [])) - 1
-    assert f"zpipe: it ends before it says anything, so the other {rest} cases were not asked" in ended.stderr
+    assert f"zpipe: it says nothing to its neighbours, so the other {rest} cases were not asked" in ended.stderr
     value = json.loads(conform("--json", "--", "false").stdout)
     assert [one["number"] for one in value["cases"]] == [1] and not value["kept"] and value["level"] is None
+
+
+def test_a_program_that_never_says_anything_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_cases, "START_S", 1.0)
+    (result,) = report.run(["sleep", "1000"], "map", [CASES[1], CASES[2], CASES[3]])
+    assert (result.number, result.outcome) == (1, "not kept")
+    assert result.came == "not a word within 1 s. It wrote: nothing"
 
 
 def test_a_program_that_has_started_once_is_asked_everything(tmp_path: Path) -> None:

@@ -55,16 +55,18 @@ def run(
 ) -> list[Result]:
     """Runs each case in a world of its own, `jobs` at a time. `keep` hears of each, in order. Blocks.
 
-    Only the first comes back where the program ends in it without a word: it would in all. Raises OperatorError if the command
+    Only the first comes back where the program says nothing in it: so it would be in all. Raises OperatorError if the command
     cannot be started.
     """
     results: list[Result] = []
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for one in [pool.submit(_run_case, case, command, kind, many) for case in cases]:
-                result, spoke = one.result()
-                results.append(result)
-                keep(result)
+            # The first is asked alone: the others would be under way, or begin, while it finds that the program says nothing.
+            for part in (cases[:1], cases[1:]):
+                for one in [pool.submit(_run_case, case, command, kind, many) for case in part]:
+                    result, spoke = one.result()
+                    results.append(result)
+                    keep(result)
                 if len(results) == 1 and not spoke:
                     break
         finally:
@@ -73,7 +75,7 @@ def run(
 
 
 def _run_case(one: Case, command: Sequence[str], kind: Kind, many: bool) -> tuple[Result, bool]:
-    """False: the program has ended without a word."""
+    """False: the program has said nothing to anybody."""
     root = Path(tempfile.mkdtemp(prefix="zpc-"))
     scene = Scene(command, kind, root, many)
     began = time.monotonic()

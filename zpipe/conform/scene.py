@@ -170,13 +170,17 @@ class Scene:
                 return
             ended = [program.exit_code for program in self.programs.values() if program.exit_code is not None]
             if ended and not self._may_exit:
-                last = "; ".join(program.last_words()[-LAST_WORDS:] for program in self.programs.values())
-                came = f"the stage ended with exit code {ended[0]}. It wrote: {last or 'nothing'}"
+                came = f"the stage ended with exit code {ended[0]}. It wrote: {self._last_words()}"
                 self.fail(expected, came, NotKept if self._came else NeverSpoke)
             if time.monotonic() > deadline:
-                self.fail(expected, "nothing of the kind within " + f"{within_s:g} s")
+                if self._came:
+                    self.fail(expected, f"nothing of the kind within {within_s:g} s")
+                self.fail(expected, f"not a word within {within_s:g} s. It wrote: {self._last_words()}", NeverSpoke)
             for one in self._neighbours()[:1]:
                 one.poll(_STEP_S)
+
+    def _last_words(self) -> str:
+        return "; ".join(program.last_words()[-LAST_WORDS:] for program in self.programs.values()) or "nothing"
 
     def after(self, seconds: float) -> None:
         """Goes on for so long, for what the protocol itself counts in seconds."""

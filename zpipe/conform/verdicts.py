@@ -22,7 +22,7 @@ class NotKept(Exception):
 
 
 class NeverSpoke(NotKept):
-    """The stage ended before it had said anything to anybody, which it would do in every other case too."""
+    """The stage ended, or the time was up, before it had said anything to anybody. So it would be in every other case too."""
 
 
 class NotApplicable(Exception):

@@ -69,6 +69,6 @@ def command(
     click.echo(json.dumps(value) if as_json else report.summary(results, whole))
     if len(results) < len(cases):
         rest = len(cases) - len(results)
-        what = f"it ends before it says anything, so the other {rest} cases were not asked: see what it wrote, and its command"
+        what = f"it says nothing to its neighbours, so the other {rest} cases were not asked: see what it wrote, and its command"
         click.echo(f"zpipe: {what}", err=True)
     return ExitCode.FAILED if any(one.outcome == "not kept" for one in results) else ExitCode.DONE
