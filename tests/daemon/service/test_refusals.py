@@ -53,6 +53,10 @@ def test_the_cure_names_the_host_that_the_address_is_of(made: Refusals, monkeypa
         f"zpipe keys trust '{name} = {OTHER}'" in reason
         for name, reason in zip(("web1", "HOST"), reasons(made), strict=True)
     ]
+    assert [reason.endswith("reload (SIGHUP); HOST is its name in [hosts] (web1)") for reason in reasons(made)] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(("after_s", "told"), [(FORGET_S, 1), (FORGET_S + 0.1, 0)])

@@ -174,11 +174,12 @@ class Refusals:
             case "unknown key" if refusal.key in self._dropped:
                 return f"{who} still uses a key of {self._dropped[refusal.key]} that was dropped ({refusal.key})"
             case "unknown key":
-                name = self._by_address(refusal.where) or "HOST"
-                cure = (
-                    f"if it is to take part, run `zpipe keys trust '{name} = {refusal.key}'` here, and reload (SIGHUP)"
-                )
-                return f"{who} has a key that is not trusted here: {cure}"
+                name = self._by_address(refusal.where)
+                cure = f"run `zpipe keys trust '{name or 'HOST'} = {refusal.key}'` here, and reload (SIGHUP)"
+                if not name:
+                    others = " or ".join(sorted(self._config.hosts.keys() - {self._host}))
+                    cure = f"{cure}; HOST is its name in [hosts] ({others})"
+                return f"{who} has a key that is not trusted here: if it is to take part, {cure}"
             case "key of another":
                 before = ", ".join(entry.stage for entry in self._config.stages[self._stage].inputs)
                 return f"{who} has the key of a host on which no stage before {self._stage!r} runs ({before}): nothing is taken"
