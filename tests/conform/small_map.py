@@ -593,7 +593,6 @@ def done(message: Message) -> None:
 
 
 def main() -> None:
-    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
     for stale in glob.glob(f"{FOLDER}/inbox-*"):
         os.unlink(stale)
     inbox = context.socket(zmq.PULL)

@@ -80,6 +80,7 @@ class Scene:
 
     def start(self, instance: int = 1) -> Program:
         """Starts the stage under test."""
+        folders.make_private(self.runtime(STAGE, instance))  # as a keeper does
         places = {"{config}": str(self._config), "{instance}": str(instance)}
         command = [reduce(lambda text, place: text.replace(*place), places.items(), part) for part in self._command]
         environment = {
