@@ -14,6 +14,7 @@ from cli_types import Call, Write
 from zpipe.errors import ExitCode
 from zpipe.operate import doctor
 from zpipe.operate.doctor import _host_and_port
+from zpipe.runtime.locks import InstanceLock
 
 CONFIG = """
 [pipeline]
@@ -97,6 +98,25 @@ def test_a_name_that_has_no_address_and_a_service_of_somebody_else(call: Call, w
     assert [what for area, what, _ in wrong(found) if area == "reach"] == [
         f"store.1 on web2: somebody listens at 127.0.0.1:{port}, and sends no snapshot"
     ]
+
+
+@pytest.mark.parametrize("runs", ['plugin = "discard"', 'command = ["node", "sink.js"]'])
+def test_one_that_runs_and_is_not_heard_of(call: Call, write: Write, home: Path, runs: str) -> None:
+    """A program may be one that publishes no snapshots, and then nothing is in the way."""
+    config = write(
+        f'[pipeline]\nname = "q"\n[stages.read]\nplugin = "generate"\n[stages.store]\ninput = "read"\n{runs}\n'
+    )
+    lock = InstanceLock(home / "r" / "q.store.1", "q.store.1")
+    try:
+        code, found = findings(call, config)
+    finally:
+        lock.release()
+    [said] = [one for one in found if one["what"].startswith("store.1")]
+    if runs.startswith("command"):
+        assert (code, said["verdict"]) == (0, "warning")
+        assert said["what"] == "store.1 runs and publishes no snapshot" and "section 17" in said["cure"]
+    else:
+        assert (code, said["verdict"], said["what"]) == (ExitCode.FAILED, "wrong", "store.1 runs and says nothing")
 
 
 @pytest.mark.parametrize(

@@ -182,11 +182,17 @@ def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[
         elif host and config.stages[stage].listen:
             yield _unheard(name, host, config.stages[stage].listen[instance - 1])
         elif places.is_local(stage, instance) and places.alive(stage, instance):
-            yield Finding(
-                "reach", "wrong", f"{name} runs and says nothing", "see its log; it may be stopped by a signal"
-            )
+            yield _speechless(name, is_program=bool(config.stages[stage].command))
         else:
             yield Finding("reach", "warning", f"{name} does not run", "start it")
+
+
+def _speechless(name: str, is_program: bool) -> Finding:
+    """An instance that holds its lock and was not heard of."""
+    if is_program:
+        cure = "see its log. A program need not publish any (PROTOCOL.md, section 17); then nothing here can say how it does"
+        return Finding("reach", "warning", f"{name} runs and publishes no snapshot", cure)
+    return Finding("reach", "wrong", f"{name} runs and says nothing", "see its log; it may be stopped by a signal")
 
 
 def _heard(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -305,6 +306,17 @@ def test_a_stage_that_is_not_running_is_the_bottleneck() -> None:
         "instances_needed": None,
         "brings": None,
     }
+
+
+def test_a_program_that_is_not_heard_of_may_be_one_without_snapshots() -> None:
+    plain = config(CHAIN)
+    program = replace(plain.stages["map"], plugin="", command=("node", "map.js"))
+    model = PipelineModel(replace(plain, stages={**plain.stages, "map": program}))
+    model.add(busy_chain(0.98, UNSENT_BOUND)[0])
+    found = model.as_json(100.0)["bottleneck"]
+    assert found["why"] == "map is not heard of and 2,048 messages wait for it"
+    seen = "start map, or see its log if it runs"
+    assert found["advice"] == f"{seen} (a program that publishes no snapshots is never heard of)"
 
 
 # Whatever comes

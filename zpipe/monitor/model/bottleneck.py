@@ -21,7 +21,7 @@ be named in turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from zpipe.monitor.model import advice
@@ -46,11 +46,14 @@ NAMED_AGAIN = 0.75
 """The stage that was named last time is named again from this part of a threshold on."""
 
 
-def find_bottleneck(stages: Stages, links: Links, loads: Loads, last: str | None = None) -> Verdict | None:
+def find_bottleneck(
+    stages: Stages, links: Links, loads: Loads, last: str | None = None, programs: Collection[str] = ()
+) -> Verdict | None:
     """{"stage", "kind", "why", "advice", "instances_needed", "brings"}. None if nothing flows, nothing holds anything up, or an
-    instance does not publish the figures that are needed to tell. `last` is the stage that was named last time."""
+    instance does not publish the figures that are needed to tell. `last` is the stage that was named last time; `programs` are
+    those stages that need not publish anything."""
     inputs = {name: [link for link in links if link["to"] == name] for name in stages}
-    stopped = next(_stopped_stages(stages, inputs), None)
+    stopped = next(_stopped_stages(stages, inputs, programs), None)
     if stopped is not None or not all(_publishes_enough(stage) for stage in stages.values()):
         return stopped
     return _FlowingPipeline(stages, links, inputs, loads, last).verdict()
@@ -73,7 +76,7 @@ def _verdict(stage: str, kind: Kind, why: str, advised: str | Advice) -> Verdict
     }
 
 
-def _stopped_stages(stages: Stages, inputs: Mapping[str, Links]) -> Iterator[Verdict]:
+def _stopped_stages(stages: Stages, inputs: Mapping[str, Links], programs: Collection[str]) -> Iterator[Verdict]:
     """The stages that do not work at all although they should."""
     for name, into in inputs.items():
         stage, waiting = stages[name], sum(link["depth"] for link in into)
@@ -81,7 +84,8 @@ def _stopped_stages(stages: Stages, inputs: Mapping[str, Links]) -> Iterator[Ver
         if not stage["live"]:
             if waiting and stage["state"] != "STOPPED":
                 how, what = _DOWN[stage["state"]]
-                yield _verdict(name, "down", f"{name} {how}{wait}", what.format(name))
+                unheard = _UNHEARD if name in programs and stage["state"] == "ABSENT" else ""
+                yield _verdict(name, "down", f"{name} {how}{wait}", what.format(name) + unheard)
         elif stage["paused"] == stage["live"] and (waiting or not into):
             yield _verdict(name, "paused", f"{name} is paused{wait}", f"resume {name}")
         elif len(held := stage["held_by"] | stage["stopped_by"]) == stage["live"]:
@@ -247,6 +251,7 @@ _DOWN = {
     "SILENT": ("is silent", "it hangs, is stopped or is out of reach: see its log, or restart {}"),
     "FAILED": ("has failed", "see its log, and start {}"),
 }
+_UNHEARD = " (a program that publishes no snapshots is never heard of)"
 _HELD = "the rest waits, and nothing is lost"
 
 

@@ -64,6 +64,7 @@ class PipelineModel:
         self._refused: Mapping[InstanceKey, str] = {}
         self._now = 0.0
         self._last_bottleneck: str | None = None
+        self._programs = {one.name for one in config.stages.values() if one.command}
 
     def add(self, snapshot: Snapshot, now: float | None = None) -> bool:
         """Takes a sound snapshot (`core/telemetry/snapshot.taken_in`) that came at `now` (default: when it was taken). False if
@@ -137,7 +138,7 @@ class PipelineModel:
         stages = {name: self._stage(name) for name in self._config.stages}
         loads = {name: load_of(stage, self._live(name)) for name, stage in self._config.stages.items()}
         unheard = any(stage["unheard"] for stage in stages.values())
-        bottleneck = None if unheard else find_bottleneck(stages, links, loads, self._last_bottleneck)
+        bottleneck = None if unheard else find_bottleneck(stages, links, loads, self._last_bottleneck, self._programs)
         self._last_bottleneck = bottleneck["stage"] if bottleneck and bottleneck["kind"] != "source" else None
         return {
             "pipeline": self._config.name,
