@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from zpipe import Reject, plugin_loading
 from zpipe.config import load
 from zpipe.errors import ConfigError
 from zpipe.messages import BadRecord, Message
-from zpipe_plugins.brokers import kafka
+from zpipe_plugins.brokers import kafka, mqtt
 from zpipe_plugins.brokers.bodies import WRITE, ReadOptions, item, reader
 from zpipe_plugins.brokers.templates import filler, parts_of
 from zpipe_plugins.jsontext import value_of
@@ -181,6 +183,19 @@ def test_a_payload_that_cannot_be_written_is_rejected(form: str, payload: Any) -
 def test_headers_go_with_the_message() -> None:
     made = item("7", {"n": 1}, {"traceparent": "00-1"})
     assert isinstance(made, Message) and (made.position, made.headers) == ("7", {"traceparent": "00-1"})
+
+
+@pytest.mark.parametrize("value", ["", "read:1", "räksmörgås", "x" * 100, "x" * 200, "x" * 65_535], ids=len)
+def test_mqtt_packs_user_properties_as_paho_does(value: str) -> None:
+    pairs = {"zpipe-id": "read:1", "other": value}
+    theirs = Properties(PacketTypes.PUBLISH)
+    theirs.UserProperty = list(pairs.items())
+    assert mqtt._UserProperties(pairs).pack() == theirs.pack()
+
+
+def test_mqtt_names_a_header_that_is_too_long() -> None:
+    with pytest.raises(ValueError, match="a header has 65536 bytes, over the limit of 65535"):
+        mqtt._UserProperties({"other": "x" * 65_536})
 
 
 def test_a_template_is_filled_from_the_payload() -> None:

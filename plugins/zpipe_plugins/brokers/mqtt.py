@@ -42,7 +42,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -58,6 +58,8 @@ from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin
 _LOOK_S = 0.25
 """So often a source that has nothing looks whether it is connected, and whether it is to stop."""
 _CONNECT_S = 10.0
+_MOST_BYTES = 65_535
+"""Of a text in MQTT."""
 _KEEPALIVE_S = 30
 _RECEIVE = 65535
 """Unacknowledged messages that a broker may have given at once, if it wants to."""
@@ -287,6 +289,34 @@ def _answer(code: Any) -> Answer | None:
     return zpipe.Reject(words) if code.value in _OF_THE_MESSAGE else zpipe.Throttled(1.0, words)
 
 
+class _UserProperties:
+    """Those of a message to be published, in place of paho's `Properties`, of which it asks no more than `pack`. That one builds
+    the tables of all properties for each message: 120 µs, as long as all else that is done for a message (measured).
+
+    Raises ValueError for a text that is too long.
+    """
+
+    def __init__(self, pairs: Mapping[str, str]) -> None:
+        packed = b"".join([b"\x26" + _text(name) + _text(value) for name, value in pairs.items()])
+        length, left = bytearray(), len(packed)
+        while left > 127:
+            length.append(left & 127 | 128)
+            left >>= 7
+        length.append(left)
+        self._packed = bytes(length) + packed
+
+    def pack(self) -> bytes:
+        """As MQTT 5 has them (2.2.2)."""
+        return self._packed
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    if len(encoded) > _MOST_BYTES:
+        raise ValueError(f"a header has {len(encoded)} bytes, over the limit of {_MOST_BYTES}")
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
 class _Client:
     """A connection, with a thread of the library's that reads and writes. It is not opened again: `Reconnect` makes another.
 
@@ -348,13 +378,8 @@ class _Client:
                 raise OperatorError(f"the broker refuses the subscription to {topic!r}: {code} (0x{code.value:02x})")
 
     def publish(self, topic: str, body: bytes, retain: bool, headers: dict[str, str]) -> int:
-        from paho.mqtt.packettypes import PacketTypes
-        from paho.mqtt.properties import Properties
-
-        properties = Properties(PacketTypes.PUBLISH)
-        properties.UserProperty = list(headers.items())
         try:
-            sent = self._client.publish(topic, body, 1, retain, properties)
+            sent = self._client.publish(topic, body, 1, retain, _UserProperties(headers))
         except ValueError as error:  # what the library finds wrong with the topic or the size
             raise zpipe.Reject(f"MQTT: {error}") from None
         return int(sent.mid)
