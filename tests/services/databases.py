@@ -57,6 +57,34 @@ batch = {{ messages = 100, timeout = "50ms" }}
 options = {{ path = "out.db", table = "t", key = "id" }}
 """
 
+SHUFFLED = """
+[pipeline]
+name = "p"
+
+[stages.read]
+plugin = "generate"
+options = {{ count = 40_000, fields = {{ name = "a name", price = 1.5 }} }}
+
+[stages.shuffle]
+input = "read"
+plugin = "python"
+options = {{ function = "work.py:work" }}
+
+[stages.store]
+input = "shuffle"
+plugin = "{plugin}"
+batch = {{ messages = 500, timeout = "100ms" }}
+{two}
+options = {{ {where}, table = "same", key = ["id"] }}
+"""
+SHUFFLE = """
+from random import Random
+
+
+def work(row):
+    return {**row, "id": Random(row["id"]).randrange(1000)}
+"""
+
 
 @dataclass
 class Database:
@@ -109,6 +137,16 @@ def sink_with_kills(db: Database, make: Make) -> None:
     pipeline = make(db.sink("sink_kills", MESSAGES))
     run_with_kills(pipeline, committed(pipeline, "read"), server=db.server)
     db.has("sink_kills", MESSAGES)
+
+
+def same_rows(db: Database, make: Make, two: str, deadlocks: Callable[[], object]) -> None:
+    """`two` connections are written by. Each batch has many of all rows, in an order of its own."""
+    db.filled("same", 1000)
+    pipeline = make(SHUFFLED.format(plugin=db.plugin, where=db.where, two=two), work=SHUFFLE)
+    before = deadlocks()
+    pipeline.run().ledger()
+    db.has("same", 1000)
+    assert deadlocks() == before
 
 
 def source_with_kills(db: Database, make: Make) -> None:

@@ -46,6 +46,13 @@ def test_sink_with_kills(db: Database, make: Make) -> None:
     databases.sink_with_kills(db, make)
 
 
+def test_two_instances_that_write_the_same_rows_do_not_wait_for_each_other_in_a_circle(
+    db: Database, make: Make
+) -> None:
+    deadlocks = "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'"
+    databases.same_rows(db, make, "instances = 2", lambda: db.query(deadlocks))
+
+
 def test_source_with_kills(db: Database, make: Make) -> None:
     databases.source_with_kills(db, make)
 

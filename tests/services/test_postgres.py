@@ -54,47 +54,9 @@ def test_two_workers_have_a_connection_each(db: Database, make: Make, postgresql
     db.has("divided", 20_000)
 
 
-SAME_ROWS = """
-[pipeline]
-name = "p"
-
-[stages.read]
-plugin = "generate"
-options = { count = 40_000, fields = { name = "a name", price = 1.5 } }
-
-[stages.shuffle]
-input = "read"
-plugin = "python"
-options = { function = "work.py:work" }
-
-[stages.store]
-input = "shuffle"
-plugin = "postgres"
-batch = { messages = 500, timeout = "100ms" }
-workers = { count = 2 }
-"""
-SHUFFLE = """
-from random import Random
-
-
-def work(row):
-    return {**row, "id": Random(row["id"]).randrange(1000)}
-"""
-
-
 def test_two_workers_that_write_the_same_rows_do_not_wait_for_each_other_in_a_circle(db: Database, make: Make) -> None:
-    """Each batch has half of all keys, in an order of its own."""
-    db.table("same")
-    options = f'options = {{ {db.where}, table = "same", key = ["id"] }}\n'
-    pipeline = make(SAME_ROWS + options, work=SHUFFLE)
-    before = _deadlocks(db)
-    pipeline.run().ledger()
-    db.has("same", 1000)
-    assert _deadlocks(db) == before
-
-
-def _deadlocks(db: Database) -> object:
-    return db.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")[0][0]
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    databases.same_rows(db, make, TWO, lambda: db.query(deadlocks))
 
 
 def test_source_with_kills(db: Database, make: Make) -> None:

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from zpipe import Context, Message, Secret, Sink, Source, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.databases.cursor_source import CursorOptions, Page, Position, read_pages
-from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, store_batch
+from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, in_order_of_key, store_batch
 from zpipe_plugins.reconnect import Reconnect
 from zpipe_plugins.service_plugin import ServiceOptions, ServicePlugin, address
 
@@ -187,7 +187,7 @@ class _Target:
             with self.connection.cursor() as cursor:
                 for names, group in groups_of(rows, self._options.key):
                     begin, end = self._upsert(names)
-                    for values in _values_of(group, cursor):
+                    for values in _values_of(in_order_of_key(group, self._options.key), cursor):
                         cursor.execute(f"{begin}{values}{end}")
             self.connection.commit()
         except Exception as error:  # whatever it is, the next batch must not commit a half of this one

@@ -94,6 +94,15 @@ def _last_of_each(rows: list[Row], key: list[str]) -> list[Row]:
     return list({_key_of(row, key): row for row in rows}.values())
 
 
+def in_order_of_key(rows: list[Row], key: list[str]) -> list[Row]:
+    """So that of two transactions with the same rows one waits for the other, and never each for the other: that would be a
+    deadlock. Keys that cannot be compared are left as they are."""
+    try:
+        return sorted(rows, key=itemgetter(*key)) if key else rows
+    except TypeError:
+        return rows
+
+
 def _key_of(row: Row, key: list[str]) -> Any:
     """With types: 1, 1.0 and True are equal in Python, and three rows in a column of texts."""
     return tuple(
