@@ -107,6 +107,35 @@ def test_a_run_ends_though_an_instance_has_left_before_its_consumer_was_killed(m
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id")) == list(range(read))
 
 
+DIVIDED = ENDLESS.replace('plugin = "generate"\noptions = { rate = 1000 }', 'plugin = "./source.py"\ninstances = 2')
+SOURCE = """
+import time
+
+import zpipe
+
+
+class Numbers(zpipe.Source[None, int]):
+    def traits(self, options, config_dir):
+        return zpipe.Traits(divides=True)
+
+    def source(self, context):
+        for n in range(context.instance, 100 if context.instance == 1 else 10**9, 2):
+            time.sleep(0.005)
+            yield n, {"id": n}
+"""
+
+
+def test_a_run_ends_though_the_last_instance_of_a_stage_has_left_when_the_other_had_ended(make: MakePipeline) -> None:
+    """Those below end with that, so its next life would have nobody to send to."""
+    pipeline = make(DIVIDED, work=WORK, source=SOURCE)
+    run = pipeline.run()
+    wait_until(lambda: pipeline.has_ended("read", 1), "one of two has ended")
+    send(pipeline.pid("read", 2), signal.SIGTERM)
+    read = run.ledger()["stages"]["read"]["received"]
+    assert "event=stage.left stage=read.2" in run.stderr
+    assert pipeline.count() == read
+
+
 def test_an_instance_that_was_there_before_the_run_belongs_to_it(make: MakePipeline) -> None:
     pipeline = make(CONFIG, work=WORK)
     third = pipeline.stage("work", 3)

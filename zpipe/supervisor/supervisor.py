@@ -270,7 +270,7 @@ class Supervisor:
             return None
         if death.code == 0 and self._left(child):
             child.finish()
-            self._say("stage.left", stage=child.name, hint="its siblings go on")
+            self._say("stage.left", stage=child.name, hint="its siblings go on, or have ended")
             return None
         child.plan_restart(now, death)
         if death.code == ExitCode.USAGE:
@@ -285,10 +285,12 @@ class Supervisor:
         return None
 
     def _left(self, child: ChildDaemon) -> bool:
-        """Whether it left in order, as an operator asked it to, and siblings do its work. The only instance of a stage is started
-        again."""
-        siblings = [c for c in self._children if c.stage == child.stage and c is not child and c.process is not None]
-        return bool(siblings) and self._places.stopped(child.stage, child.instance) is not None
+        """Whether it left in order, as an operator asked it to, and siblings do its work, or have come to the end: then those
+        below end too, and nobody would be there for its next life. The only instance of a stage is started again."""
+        if self._places.stopped(child.stage, child.instance) is None:
+            return False
+        siblings = [c for c in self._children if c.stage == child.stage and c is not child]
+        return any(c.process is not None or self._places.stopped_at_end(c.stage, c.instance) for c in siblings)
 
     def _take(self, snapshot: dict[str, Any]) -> None:
         key = snapshot["stage"], snapshot["instance"]
