@@ -199,9 +199,9 @@ class ParquetSink(Sink[SinkOptions]):
 
     @override
     def process_batch(self, messages: list[Message], context: Context[SinkOptions]) -> list[Any]:
-        table, stored, answers = self._columns.table(messages)
+        table, ids, answers = self._columns.table(messages)
         if table is not None:
-            name = batch_name([message.id for message in stored])
+            name = batch_name(ids)
             try:
                 self._write(table, name, context.options.compression)
             except OSError as error:  # never the fault of a message, so it is tried again and keeps its attempts

@@ -37,19 +37,20 @@ class Columns:
         times = {"date": pyarrow.date32(), "timestamp": pyarrow.timestamp("us", tz="UTC")}
         self._types = {name: times.get(kind) or pyarrow.type_for_alias(kind) for name, kind in types.items()}
 
-    def table(self, messages: list[Message]) -> tuple[pyarrow.Table | None, list[Message], list[Reject | None]]:
-        """The table, the messages that are in it, and an answer for each of all messages. No table if no message is left."""
+    def table(self, messages: list[Message]) -> tuple[pyarrow.Table | None, list[str], list[Reject | None]]:
+        """The table, the ids of the messages in it, and an answer for each of all messages. No table if no message is left."""
         answers: list[Reject | None] = [None] * len(messages)
         places: Sequence[int] = range(len(messages))
-        left, table = messages, None
+        left, table, ids = messages, None, list[str]()
         while left and table is None:
-            table, refused = self._table(left)
+            ids = [message.id for message in left]
+            table, refused = self._table(left, ids)
             for index, reason in refused.items():
                 answers[places[index]] = Reject(reason)
             if refused:
                 places = [place for place in places if answers[place] is None]
                 left = [messages[place] for place in places]
-        return table, left, answers
+        return table, ids, answers
 
     def repeating(self, table: pyarrow.Table) -> bool | list[str]:
         """The columns in which Parquet looks for values that repeat, as `use_dictionary`. Ids never do: without them a file of
@@ -60,7 +61,7 @@ class Columns:
             return True  # these would have to be named down to their leaves
         return [name for name in table.column_names if name != self._id_column]
 
-    def _table(self, messages: list[Message]) -> tuple[pyarrow.Table | None, dict[int, str]]:
+    def _table(self, messages: list[Message], ids: list[str]) -> tuple[pyarrow.Table | None, dict[int, str]]:
         """The table; or none, and why it cannot have some of the messages."""
         import pyarrow
 
@@ -76,7 +77,7 @@ class Columns:
         if refused:
             return None, refused
         if self._id_column:
-            arrays[self._id_column] = pyarrow.array([message.id for message in messages], pyarrow.string())
+            arrays[self._id_column] = pyarrow.array(ids, pyarrow.string())
         if arrays:
             return pyarrow.table(arrays), refused
         return None, dict.fromkeys(range(len(messages)), "the payload has no fields, and there is no column for its id")
