@@ -123,10 +123,16 @@ class Server:
         assert self._process is not None
         group = self._process.pid
         with suppress(ProcessLookupError):
+            os.kill(group, signal.SIGSTOP)  # so that it makes no more of them
+        members = set(_members(group))
+        with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
+        for pid in members:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
-        self._wait_until(lambda: not list(_members(group)), "is gone", STOP_S)
+        self._wait_until(lambda: not any(map(_runs, members)), "is gone", STOP_S)
 
     def pause(self) -> None:
         """It stands still until `resume`; its kernel goes on taking connections."""
@@ -203,10 +209,24 @@ def running(kind: type[S]) -> Iterator[S]:
 
 
 def _members(group: int) -> Iterator[int]:
-    """Processes of a process group, without those that are dead already."""
+    """Processes of a process group, and the children of its leader: PostgreSQL gives each a group of its own. Without those that
+    are dead already."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with suppress(OSError):
-                state, _, process_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-                if int(process_group) == group and state not in "ZX":
-                    yield int(entry.name)
+            state, parent, process_group = _status(int(entry.name))
+            if group in (parent, process_group) and state not in "ZX":
+                yield int(entry.name)
+
+
+def _runs(pid: int) -> bool:
+    state, _, _ = _status(pid)
+    return state not in "ZX"
+
+
+def _status(pid: int) -> tuple[str, int, int]:
+    """Of a process: its state (X: there is none), its parent, its process group."""
+    try:
+        state, parent, group = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:
+        return "X", 0, 0
+    return state, int(parent), int(group)
