@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from zpipe import Message, Reject
-from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, row_of, store_batch
+from zpipe_plugins.databases.table_sink import Row, TableOptions, groups_of, in_order_of_key, row_of, store_batch
 
 KNOWN = {"id", "part", "name"}
 
@@ -92,3 +92,27 @@ def test_rows_with_other_fields_are_a_group_of_their_own_in_their_order() -> Non
         (("id", "name"), 2),
         (("id",), 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given_keys", "stored"),
+    [
+        ([3, 1, 2], [1, 2, 3]),
+        (["b-2", "B-1", "a"], ["a", "B-1", "b-2"]),
+        (["a", "B", "A", "a "], ["a", "A", "a ", "B"]),
+        ([2.5, 1.5], [2.5, 1.5]),
+        (["é", "E"], ["é", "E"]),
+        ([2, "1"], [2, "1"]),
+        ([True, 0], [True, 0]),
+        ([b"b", b"a"], [b"b", b"a"]),
+    ],
+    ids=repr,
+)
+def test_rows_are_in_the_order_of_their_key_but_for_those_that_a_database_may_take_for_one(
+    given_keys: list[Any], stored: list[Any]
+) -> None:
+    """Of those the last is to be stored."""
+    rows = [{"id": key, "n": 1} for key in given_keys]
+    assert [row["id"] for row in in_order_of_key(rows, ["id"])] == stored
+    assert [row["id"] for row in in_order_of_key(rows, ["n", "id"])] == stored
+    assert in_order_of_key(rows, []) == rows

@@ -96,11 +96,19 @@ def _last_of_each(rows: list[Row], key: list[str]) -> list[Row]:
 
 def in_order_of_key(rows: list[Row], key: list[str]) -> list[Row]:
     """So that of two transactions with the same rows one waits for the other, and never each for the other: that would be a
-    deadlock. Keys that cannot be compared are left as they are."""
-    try:
-        return sorted(rows, key=itemgetter(*key)) if key else rows
-    except TypeError:
-        return rows
+    deadlock. Rows that a database may take for one stay in their order, since the last is to be stored: texts that differ in
+    case or by spaces at the end are equal by most collations. With keys of which less is known all stay as they came."""
+    columns = []
+    for name in key:
+        values = list(map(itemgetter(name), rows))
+        kinds = set(map(type, values))
+        if kinds == {str} and (together := "".join(values)).isascii() and together.isprintable():
+            values = [value.lower().rstrip(" ") for value in values]
+        elif kinds != {int}:
+            return rows
+        columns.append(values)
+    places = list(zip(*columns, strict=True))
+    return [rows[at] for at in sorted(range(len(rows)), key=places.__getitem__)] if places else rows
 
 
 def _key_of(row: Row, key: list[str]) -> Any:
