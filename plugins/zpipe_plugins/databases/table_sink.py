@@ -91,7 +91,12 @@ def _last_of_each(rows: list[Row], key: list[str]) -> list[Row]:
             return rows
     except TypeError:  # a list or a map is part of a key
         pass
-    return list({_key_of(row, key): row for row in rows}.values())
+    left: dict[Any, Row] = {}
+    for row in rows:
+        named = _key_of(row, key)
+        left.pop(named, None)  # it stays where it came: the database may take a row between the two for the same
+        left[named] = row
+    return list(left.values())
 
 
 def in_order_of_key(rows: list[Row], key: list[str]) -> list[Row]:
