@@ -12,6 +12,9 @@ from zpipe.core.wire.peer_address import as_ip
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
+CONNECT_MS = 5_000
+"""The kernel asks a host that does not answer again after 1, 2, 4 … 64 s, and gives up after 127. For so long a line stayed down
+whose host was back by then, or had another address. Given up and tried anew, the name is looked up again as well."""
 HANDSHAKE_MS = 10_000
 """Whoever has connected and not shaken hands by then is hung up on. With keys that takes some milliseconds and one turn."""
 MAX_FRAME_BYTES = 17 * 1024 * 1024
@@ -43,6 +46,7 @@ def make_socket(
     socket.setsockopt(zmq.SNDHWM, sndhwm)
     socket.setsockopt(zmq.RCVHWM, rcvhwm)
     socket.setsockopt(zmq.MAXMSGSIZE, maxmsgsize)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
