@@ -64,6 +64,8 @@ OPENING_S = 15.0
 FIRST_RETRY_S, MAX_RETRY_S = 0.1, 2.0
 PING_S = 2.0
 """A server that does not answer two pings in a row is gone: one that is frozen is noticed like any other silent peer."""
+READ_AGAIN_S = 5.0
+"""Between two readings of the whole bucket: nobody who missed something waits longer."""
 SWEEP_S = 0.5
 PAYLOAD_BYTES = 2**20
 """Of a parcel at most: what a server takes, unless it is told otherwise."""
@@ -479,26 +481,31 @@ class _Life:
                 await self._jetstream.purge_stream(f"KV_{bucket}", subject=f"$KV.{bucket}.{key}")
 
     async def _read_all(self) -> None:
-        """What was written before this life listened. Again until somebody answers, which takes as long as an election."""
+        """What was written before this life listened. Again until somebody answers, which takes as long as an election. And then
+        from time to time: while servers find each other again, one that is listened to misses what others are told, and one
+        that is asked may have an older entry."""
         from nats.js import errors as jetstream_errors
 
+        again = False
         while True:
             try:
                 with suppress(jetstream_errors.NoKeysError):
-                    await self._read(await self._bucket.keys())
+                    await self._read(await self._bucket.keys(), again)
             except _no_answer():
                 await asyncio.sleep(SWEEP_S)
-            else:
+                continue
+            if not again:
                 self._heard(None, AllHeard())
-                return
+            again = True
+            await asyncio.sleep(READ_AGAIN_S)
 
-    async def _read(self, keys: Sequence[str]) -> None:
+    async def _read(self, keys: Sequence[str], again: bool) -> None:
         from nats.js import errors as jetstream_errors
 
         for key in keys:
             with suppress(jetstream_errors.KeyNotFoundError):
                 entry = await self._bucket.get(key)
-                self._heard(None, Heard(key, entry.value or b"", live=False))
+                self._heard(None, Heard(key, entry.value or b"", live=False, again=again))
 
     async def _entry_written(self, message: Any) -> None:
         """Or deleted, which is a message without data."""

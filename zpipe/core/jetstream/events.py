@@ -83,11 +83,12 @@ class Figures(NamedTuple):
 
 class Heard(NamedTuple):
     """An entry of the bucket, under its key; without a value: it was deleted. `live`: it was written while this connection
-    listened, not before."""
+    listened, not before. `again`: it was read once more, maybe where a newer one is not known yet."""
 
     key: str
     value: bytes
     live: bool
+    again: bool = False
 
 
 class AllHeard(NamedTuple):

@@ -70,6 +70,19 @@ class Producers:
         self._known[instance] = standing
         return True
 
+    def hear_again(self, key: str, value: bytes) -> bool:
+        """An entry that was read once more, which may be an old one. So it counts only as far as it goes on from what is known: a
+        live one is missed where the server that is listened to had no way to the others just then. True as above."""
+        number, standing = key.removeprefix(self._prefix), _decode(value)
+        if number == key or standing is None or not (number.isascii() and number.isdigit()):
+            return False
+        before = self._known.get(int(number))
+        if before is not None and before.incarnation == standing.incarnation:
+            goes_on = before.state == OPEN or standing.state in (STOPPED, LEFT)
+        else:  # of a run nothing comes after a stop
+            goes_on = before is None or (before.state == OPEN and standing.state == STOPPED)
+        return goes_on and self.hear(key, value, live=False)
+
     def _forget(self, instance: int) -> bool:
         known = instance in self._known
         self._known.pop(instance, None)

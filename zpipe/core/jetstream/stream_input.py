@@ -143,8 +143,10 @@ class StreamInput:
                 return self._forget_suspects(event.first)
             case AllHeard():
                 self._all_heard = True
-            case Heard() | Written():
-                self._hear(event.key, event.value, isinstance(event, Heard) and event.live, now)
+            case Heard():
+                self._hear(event, now)
+            case Written():
+                self._hear(Heard(event.key, event.value, live=False), now)
         return ()
 
     @property
@@ -277,10 +279,12 @@ class StreamInput:
 
     # ---- the end
 
-    def _hear(self, key: str, value: bytes, live: bool, now: float) -> None:
+    def _hear(self, entry: Heard, now: float) -> None:
+        key, value, live, again = entry
         if key.startswith(self._suspect_prefix):
-            self._hear_suspect(key, value)
-        elif self._producers.hear(key, value, live):
+            if not again:
+                self._hear_suspect(key, value)
+        elif self._producers.hear_again(key, value) if again else self._producers.hear(key, value, live):
             self._end_number = self._look_number + 1  # what was looked at before says nothing of the end
             self._look_at = now
 
