@@ -23,7 +23,7 @@ RETRY_S = 1.0
 class Outage:
     """One thing that may fail for a while. Used by one thread.
 
-    text              what fails, with the error of the last attempt; "" while all is well;  times: it has failed by now
+    text              what fails, with the error of the last attempt; "" while all is well
     failing, working  the events in the log;  what: in words
     patience_s        what fails for less than this is not mentioned
     """
@@ -38,28 +38,28 @@ class Outage:
         self._since = NEVER
         self._logged_at = -NEVER
         self._logged = False
-        self.times = 0
+        self._times = 0
 
     def failed(self, error: object) -> None:
         """It failed, perhaps once more. The first time is logged at once, then every REPEAT_LOG_S seconds."""
         now = time.monotonic()
         self._since = min(self._since, now)
-        self.times += 1
+        self._times += 1
         if now - self._since < self._patience_s:
             return
         self.text = f"{self._what}: {error}"
         if now >= self._logged_at + (REPEAT_LOG_S if self._logged else OUTAGE_LOG_S):
             self._logged_at = now
             self._logged = True
-            self._log.error(fields(event=self._failing, reason=self.text, times=self.times))
+            self._log.error(fields(event=self._failing, reason=self.text, times=self._times))
 
     def worked(self) -> None:
         """It works. That is logged if the failure was. What fails after that is another outage."""
-        if not self.times:
+        if not self._times:
             return
         if self._logged:
             self._log.warning(fields(event=self._working, after_s=round(time.monotonic() - self._since, 1)))
-        self.text, self._since, self._logged, self.times = "", NEVER, False, 0
+        self.text, self._since, self._logged, self._times = "", NEVER, False, 0
 
 
 class RepeatedWrite:

@@ -45,6 +45,7 @@ from zpipe.core.jetstream.orders import (
     Pull,
     Write,
 )
+from zpipe.core.jetstream.producers import key_prefix
 from zpipe.jetstream import connection, names, streams
 from zpipe.jetstream.access import Access, AccessError
 from zpipe.jetstream.names import LinkNames
@@ -65,7 +66,7 @@ FIRST_RETRY_S, MAX_RETRY_S = 0.1, 2.0
 PING_S = 2.0
 """A server that does not answer two pings in a row is gone: one that is frozen is noticed like any other silent peer."""
 READ_AGAIN_S = 5.0
-"""Between two readings of the whole bucket: nobody who missed something waits longer."""
+"""Between two readings of where producers stand: nobody who missed something waits longer."""
 SWEEP_S = 0.5
 PAYLOAD_BYTES = 2**20
 """Of a parcel at most: what a server takes, unless it is told otherwise."""
@@ -483,19 +484,22 @@ class _Life:
     async def _read_all(self) -> None:
         """What was written before this life listened. Again until somebody answers, which takes as long as an election. And then
         from time to time: while servers find each other again, one that is listened to misses what others are told, and one
-        that is asked may have an older entry."""
+        that is asked may have an older entry. Then only where the producers of this instance's inputs stand."""
         from nats.js import errors as jetstream_errors
 
-        again = False
+        again, inputs = False, tuple(key_prefix(*names[1:]) for names in self._links.values())
         while True:
             try:
                 with suppress(jetstream_errors.NoKeysError):
-                    await self._read(await self._bucket.keys(), again)
+                    keys = await self._bucket.keys()
+                    await self._read([key for key in keys if not again or key.startswith(inputs)], again)
             except _no_answer():
                 await asyncio.sleep(SWEEP_S)
                 continue
             if not again:
                 self._heard(None, AllHeard())
+            if not inputs:
+                return
             again = True
             await asyncio.sleep(READ_AGAIN_S)
 

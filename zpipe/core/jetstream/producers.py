@@ -42,6 +42,14 @@ def _decode(value: bytes) -> Standing | None:
     return Standing(found["incarnation"], found["run"], found["state"]) if found["state"] in _STATES else None
 
 
+def _goes_on(before: Standing, standing: Standing) -> bool:
+    """Whether the second can only be the later one. In a run no life follows one that has stopped, but one may follow one that
+    has left or flushed."""
+    if before.incarnation == standing.incarnation:
+        return before.state == OPEN or standing.state in (STOPPED, LEFT)
+    return before.state == OPEN and standing.state == STOPPED
+
+
 class Producers:
     """Of one link. `run`: the run that this instance belongs to, "" if to none;  expected: instances that are to run in it."""
 
@@ -51,9 +59,9 @@ class Producers:
         self._run = run
         self._known: dict[int, Standing | None] = dict.fromkeys(expected)
 
-    def hear(self, key: str, value: bytes, live: bool) -> bool:
+    def hear(self, key: str, value: bytes, live: bool, again: bool = False) -> bool:
         """An entry of the bucket, or that it was deleted (no value): then nobody waits for the instance. True: something has
-        changed."""
+        changed. `again`: it was read once more, in case a live one was missed, and may be an old one."""
         number = key.removeprefix(self._prefix)
         if number == key or not (number.isascii() and number.isdigit()):
             return False
@@ -64,24 +72,13 @@ class Producers:
         instance, known = int(number), None
         if (before := self._known.get(instance)) is not None:
             known = before.incarnation
+            if again and not _goes_on(before, standing):
+                return False
         of_this_life = live or known == standing.incarnation or bool(self._run and standing.run == self._run)
         if (standing.state != OPEN and not of_this_life) or before == standing:
             return False
         self._known[instance] = standing
         return True
-
-    def hear_again(self, key: str, value: bytes) -> bool:
-        """An entry that was read once more, which may be an old one. So it counts only as far as it goes on from what is known: a
-        live one is missed where the server that is listened to had no way to the others just then. True as above."""
-        number, standing = key.removeprefix(self._prefix), _decode(value)
-        if number == key or standing is None or not (number.isascii() and number.isdigit()):
-            return False
-        before = self._known.get(int(number))
-        if before is not None and before.incarnation == standing.incarnation:
-            goes_on = before.state == OPEN or standing.state in (STOPPED, LEFT)
-        else:  # of a run nothing comes after a stop
-            goes_on = before is None or (before.state == OPEN and standing.state == STOPPED)
-        return goes_on and self.hear(key, value, live=False)
 
     def _forget(self, instance: int) -> bool:
         known = instance in self._known

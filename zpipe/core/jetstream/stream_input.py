@@ -284,7 +284,7 @@ class StreamInput:
         if key.startswith(self._suspect_prefix):
             if not again:
                 self._hear_suspect(key, value)
-        elif self._producers.hear_again(key, value) if again else self._producers.hear(key, value, live):
+        elif self._producers.hear(key, value, live, again):
             self._end_number = self._look_number + 1  # what was looked at before says nothing of the end
             self._look_at = now
 

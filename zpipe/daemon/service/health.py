@@ -81,8 +81,7 @@ class Health:
         elif task.hook:
             pass  # it has no message that could have gone through
         elif len(failures) < task.count:
-            if self._plugin.times:
-                self._plugin.worked()
+            self._plugin.worked()
         elif failures[0].verdict is Verdict.THROTTLED:
             self._plugin.failed(failures[0].reason)
         return final is not None
