@@ -134,13 +134,18 @@ def test_an_instance_that_binds_its_sockets_unseen_is_connected_to_within_a_seco
 
 
 def test_who_has_left_in_this_run_is_not_waited_for_until_it_comes_back(
-    config: PipelineConfig, sockets: Sockets, watches: Watches
+    config: PipelineConfig, sockets: Sockets, watches: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = {**os.environ, environment.RUN: "abc"}
     places = Places(config, env)
     stage = Stage(Identity("p", "drop", 1, "d1"), [("read", "")], [], StagePolicy(), 0.0, seeded_bytes("drop"))
-    waited_for, left = [], stage.upstream_left
-    stage.upstream_left = lambda peer: (waited_for.append(peer), left(peer))[1]  # type: ignore[method-assign]
+    waited_for, left = list[tuple[str, int]](), stage.upstream_left
+
+    def note(peer: tuple[str, int]) -> None:
+        waited_for.append(peer)
+        left(peer)
+
+    monkeypatch.setattr(stage, "upstream_left", note)
     discovery = Discovery(config, places, stage, sockets, watches)
     places.state("read", 1).mkdir(parents=True)
     for now, mark in enumerate(["", "another run", "abc", "abc", "", "abc"], 100):

@@ -109,8 +109,6 @@ def test_a_run_ends_though_an_instance_has_left_before_its_consumer_was_killed(m
 
 DIVIDED = ENDLESS.replace('plugin = "generate"\noptions = { rate = 1000 }', 'plugin = "./source.py"\ninstances = 2')
 SOURCE = """
-import time
-
 import zpipe
 
 
@@ -120,7 +118,7 @@ class Numbers(zpipe.Source[None, int]):
 
     def source(self, context):
         for n in range(context.instance, 100 if context.instance == 1 else 10**9, 2):
-            time.sleep(0.005)
+            context.stopping.wait(0.005)
             yield n, {"id": n}
 """
 

@@ -459,7 +459,7 @@ class Stage:
         return self._start_tasks(now)
 
     def _start_tasks(self, now: float) -> list[Task]:
-        if self._settled and not self.inlet.queue:
+        if self.lacks_work:
             return []
         if self.shutdown.leaving:
             if self.inlet.queue:

@@ -258,19 +258,19 @@ class Loop:
         until = now + CALLS_S
         while now < until:
             tasks = self._stage.start_tasks(now)
-            if alone := len(tasks) == 1 and not self._driver.has_calls:
-                drives = self._driver.call(tasks[0])
+            if len(tasks) == 1 and not self._driver.has_calls:
+                drives, posted = self._driver.call(tasks[0]), 0
             else:
                 for task in tasks:
                     self._put(task)
                 if not self._driver.has_calls:
                     break
-                drives = self._driver.make_call()
+                drives, posted = self._driver.make_call(), 1
             if not drives:
                 return False
-            if self._mailbox.run() > (not alone):  # besides what came of the call
+            if self._mailbox.run() > posted:  # besides what came of the call
                 self._parts_look_at = 0.0
-            elif alone and self._stage.lacks_work:
+            elif not posted and self._stage.lacks_work:
                 break
             now = time.monotonic()
         return True

@@ -136,7 +136,7 @@ class OutletSession:
         for section in sections:
             self.sent_bytes += section.size
         self.sent_messages += flight.count
-        self.busy_until = max(now, self.busy_until) + flight.count / (self.rate or 1.0)
+        self.busy_until = max(now, self.busy_until) + self.work_s(flight.count)
         self.need_bytes = self._said_need = 0
         return flight
 

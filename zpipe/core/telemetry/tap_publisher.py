@@ -63,7 +63,7 @@ class Passage:
 class TapPublisher:
     """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one.
 
-    until  what passes is shown so long: after it there is nothing to be asked of this object
+    until  what passes is shown so long. Each message asks for that alone, since mostly nobody taps
     """
 
     def __init__(self, me: Identity, policy: TapPolicy) -> None:
@@ -87,7 +87,7 @@ class TapPublisher:
         self.until = now + self._policy.lease_s
 
     def entered(self, inlet: Inlet, frame: frames.Frame, body: Encoded, now: float) -> list[Action]:
-        """A parcel that the inlet has taken."""
+        """A parcel that the inlet has taken. To be called before `until` only."""
         if not isinstance(frame, frames.Parcel):
             return []
         upstream = inlet.owner(frame.session)
@@ -96,7 +96,7 @@ class TapPublisher:
         return self._show((upstream.stage, upstream.outlet, self._me.stage), upstream.instance, frame, body, now)
 
     def left(self, sessions: OutletSessions, sent: Iterable[Action], now: float) -> list[Action]:
-        """What was just sent in these sessions."""
+        """What was just sent in these sessions. To be called before `until` only."""
         shown: list[Action] = []
         for action in sent:
             hello = sessions.hello_of(action.session) if isinstance(action, SendParcel) else None

@@ -386,7 +386,9 @@ def write(frame: Frame) -> bytes:
     return cbor.write(_DICTIONARIES[frame.kind](frame))
 
 
-_PARCEL_OF_ONE = Struct(">22s16s10sI12sIcIcIcIcI")
+_ONE_SECTION = Struct(">22s16s10sI12sIcIcIcIcI")
+_SAYS_PARCEL, _SAYS_SEQUENCE = b"\xa4dkindfparcelgsessionP", b"hsequence\x1a"
+_SAYS_SECTION, _SAYS_NUMBER = b"hsections\x81\x85\x1a", b"\x1a"
 
 
 def write_parcel(session: bytes, sequence: int, sections: list[list[int]]) -> bytes:
@@ -394,24 +396,10 @@ def write_parcel(session: bytes, sequence: int, sections: list[list[int]]) -> by
     in numbers of 32 bits, which are CBOR though not in its shortest form (PROTOCOL.md, "Encoding")."""
     if len(sections) == 1:
         count, size, first, attempt, suspicion = sections[0]
-        begin, middle, rows, number = b"\xa4dkindfparcelgsessionP", b"hsequence\x1a", b"hsections\x81\x85\x1a", b"\x1a"
+        says = _SAYS_NUMBER
+        row = count, says, size, says, first, says, attempt, says, suspicion
         try:
-            return _PARCEL_OF_ONE.pack(
-                begin,
-                session,
-                middle,
-                sequence,
-                rows,
-                count,
-                number,
-                size,
-                number,
-                first,
-                number,
-                attempt,
-                number,
-                suspicion,
-            )
+            return _ONE_SECTION.pack(_SAYS_PARCEL, session, _SAYS_SEQUENCE, sequence, _SAYS_SECTION, *row)
         except StructError:  # one has more bits
             pass
     return write(Parcel(session, sequence, sections))
