@@ -1,5 +1,6 @@
-"""A program: a host of the pipeline, with a key that is trusted, attacks the instances of the others for so many seconds. Prints
-what it has sent.
+"""A program: a host of the pipeline, with a key that is trusted, attacks the instances of the others. Prints what it has sent.
+
+It goes on for so many seconds, and until its standard input ends.
 
 It speaks in maps of its own, not in the frames of `zpipe.core.wire.frames`, as a stranger's program would.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import socket
 import sys
 import time
@@ -153,7 +155,7 @@ def main() -> None:
     plan = json.loads(sys.argv[1])
     insider, end = Insider(plan), time.monotonic() + plan["seconds"]
     for _ in insider.turns():
-        if time.monotonic() > end:
+        if time.monotonic() > end and select.select([sys.stdin], [], [], 0)[0]:
             break
     insider.context.destroy(linger=0)
     print(json.dumps(insider.sent))
