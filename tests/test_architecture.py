@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,3 +173,14 @@ def test_parts_get_what_they_need_by_their_constructors() -> None:
     assert not found, "hand it to the constructor, or make it a method: " + ", ".join(found)
     unused = {*RECORDS, *TO_BE_MENDED} - used
     assert not unused, f"take what is not needed any more off the list: {', '.join(unused)}"
+
+
+def test_all_of_zpipe_but_its_public_api_is_closed_to_plugins() -> None:
+    """A new package or module is closed until somebody opens it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [plugins] = [contract for contract in contracts if contract["name"].startswith("Plugins know the public API only")]
+    inside = (ROOT / "zpipe").iterdir()
+    parts = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    public = {"__init__", "__main__", "errors", "messages"}
+    assert set(plugins["forbidden_modules"]) == {f"zpipe.{part}" for part in parts - public}
