@@ -17,7 +17,7 @@ class Action:
 
 @dataclass(slots=True)
 class OpenSession(Action):
-    """Connect a PUSH of its own to `address`, whose owner has to have the same `key` as the sender of the hello; answer with
+    """Connect a new PUSH to `address`, where the same `key` must be proved as by the sender of the hello ("": none). Answered by
     session_ready or session_lost."""
 
     session: bytes
@@ -64,7 +64,7 @@ class Publish(Action):
 
 @dataclass(slots=True)
 class ToLink(Action):
-    """For the shell of a link, by its name: what its link asks it to do, in words that the two of them share."""
+    """Hand `what` to the link's shell of this name: an order whose type only the link and its shell know."""
 
     shell: str
     what: Any
@@ -74,9 +74,10 @@ class ToLink(Action):
 class LogEvent(Action):
     """Something that people should read in the log. The shell limits the rate, since others can cause any number of these.
 
-    event      its name;  fields: by name;  warning: a peer was refused, or refuses;  repeats: the same text again is news
-    alike      events of one name with the same of this are no news to each other, whatever their fields say; "": their text
-    traceback  of the exception that it is about
+    warning    it is logged as a warning, else as information
+    repeats    it is logged again although the same was logged just before
+    alike      events of one name are the same if this is equal, whatever their fields say; "": if their text is
+    traceback  of the exception that the event reports
     """
 
     event: str
@@ -108,7 +109,7 @@ class SendDeadLetter(Action):
 
 @dataclass(slots=True)
 class TakeLetters(Action):
-    """Letters are marked for replay: read them and give them to `replay`, no faster than they may come."""
+    """Dead letters are marked for replay: read them from the store and give them to `Stage.replay`, at the rate asked for."""
 
 
 @dataclass(slots=True)
@@ -155,7 +156,7 @@ class Remember(Action):
 
 @dataclass(slots=True)
 class Stop(Action):
-    """All is finished and said: leave a mark that this incarnation stopped (`ended`: at the end of the stream)."""
+    """This incarnation has stopped (`ended`: at the end of the stream): leave a mark on disk that says so."""
 
     ended: bool
 

@@ -1,4 +1,4 @@
-"""When what is periodic comes next. Must not live here: what comes then."""
+"""When something periodic is next due. Must not live here: what is done then."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Derivation:
 class EachDerivation(Derivation):
     """Every input message waits for its own outputs. All outputs must be expected before the first is settled.
 
-    As long as each input has one output on one link, in runs, the expected ones are kept as ranges; else as a count each.
+    As long as each input has one output on one link, and they come in runs, only ranges are kept; else a count for each input.
     """
 
     __slots__ = ("_counts", "_each", "_expected", "_stops")
@@ -117,7 +117,8 @@ class EachDerivation(Derivation):
                 self._finish_run(owner, owner + 1)
 
     def close_but(self, failed: Collection[int]) -> None:
-        """All outputs are expected. Inputs without any finish now, but for the `failed`, which are no longer its business."""
+        """To be called once all outputs are expected: inputs without any finish now, except the `failed`, which are retried or
+        become dead letters."""
         self._open = False
         total = self._stops[-1]
         if self._counts is None and not failed:
@@ -241,5 +242,5 @@ class Counts:
 
 COUNT_ROWS = tuple(CountRow(count.name, **count.metadata) for count in fields(Counts))
 COUNTS = tuple(row.name for row in COUNT_ROWS if row.of_sum)
-"""`received`, which is the sum of the others."""
+"""The terms of the identity: `received` first, which is the sum of the others."""
 OTHERS = tuple(row.name for row in COUNT_ROWS if not row.of_sum)

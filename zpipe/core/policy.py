@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Codec = Literal["cbor", "msgpack"]
-"""Of sections."""
+"""How sections are encoded."""
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -62,11 +62,11 @@ class LimitPolicy:
 class DeadPolicy:
     """Limits on the dead letters that an instance keeps.
 
-    messages, bytes  at either the stage starts no more: disks are finite, and nothing is dropped silently
+    messages, bytes  when either is reached the stage starts no more work: disks are finite, and nothing is dropped silently
     age_s            older letters are dropped; None: never
     storm            the stage stops when more than this share of its last messages became dead letters; 1.0 never does
-    storm_window     of so many last messages: a burst of a few bad ones in a good stream is no storm
-    storm_least      and not before so many: three failures at the start say little of the plugin
+    storm_window     how many last messages that is: a burst of a few bad ones in a good stream is no storm
+    storm_least      it does not stop before so many messages: three failures at the start say little of the plugin
     """
 
     messages: int = 100_000
@@ -113,9 +113,10 @@ class LinkPolicy:
 class BufferPolicy:
     """A buffer on the disk, between a stage and one that it feeds.
 
-    bytes      of its segments, which are never more;  messages  that are stored and not finished: exactly
-    sync_s     from one fdatasync to the next; 0: as soon as something waits and the last one has returned
-    ahead_bytes  read for consumers before they have room: so much takes the log a few milliseconds to read again
+    bytes     hard bound on its segment files; only a single message that is larger is stored all the same
+    messages  hard bound on the messages that are stored and not finished
+    sync_s    from one fdatasync to the next; 0: as soon as something waits and the last one has returned
+    ahead_bytes  how much is read for consumers before they have room: what the disk gives in a few milliseconds
     """
 
     bytes: int = 10 * 1024 * MIB
@@ -125,7 +126,7 @@ class BufferPolicy:
 
     @property
     def segment_bytes(self) -> int:
-        """Of one file: what is finished is given back in pieces of this. Reading 16 MiB takes as long as a process to start."""
+        """Of one file: disk space is freed a file at a time. To read 16 MiB takes as long as a process takes to start."""
         return min(16 * MIB, max(self.bytes // 8, 4 * KIB))
 
     def left_bytes(self, disk_bytes: int) -> int:
@@ -155,9 +156,9 @@ class TapPolicy:
 class ConsumerPolicy:
     """Which hellos of one consumer stage its producers meet.
 
-    most     so many instances in session at once: a session takes four file descriptors of its producer
+    most     how many instances may be in session at once: a session takes four file descriptors of its producer
     highest  the highest number of an instance, where the config has an address for each; None: there is no highest
-    hosts    of tcp inboxes, beside the host that the hello came from
+    hosts    where a tcp inbox may be, besides the host that the hello came from
     folders  an ipc inbox is in one of them, in the folder of its instance; none: the stage has tcp addresses
     placed   where there are keys: the host of each instance, which has to show a key of that host if it comes over tcp
     """
@@ -175,7 +176,7 @@ class StagePolicy:
 
     consumers  by the name of a stage that this one feeds; the default is for one that is not named
     leaves_stored  at the end of the stream, what links have stored is left for the next run
-    isolated  a call of the plugin that kills its process kills no other call, and not this daemon
+    isolated  each call runs in a worker process, so that one that kills its process kills neither another call nor the daemon
     tick_s    how often the plugin's `tick` is called; None: it has none.  flushes: it has a `flush`
     """
 

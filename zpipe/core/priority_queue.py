@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 class PriorityQueue(Generic[Item]):
-    """Each item once, the lowest number first, of equals whoever has been there for longer.
+    """Each item is in it once. The lowest number comes first; of equal numbers, the one that was put first.
 
     A sorted list: up to some hundred items it is cheaper than a heap, from which nothing can be taken out.
     """

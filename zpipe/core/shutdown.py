@@ -89,7 +89,7 @@ class Shutdown:
         return actions
 
     def _end_early(self, now: float, patience_s: float) -> list[Action]:
-        """The plugin may wait for its service for as long as it likes: an instance that leaves does not, and a source is told."""
+        """The plugin is not open yet, and may be waiting for its service: a leaving instance stops without it."""
         if self.leaving:
             self._lifecycle.make(Move.ABANDON)
             self.exit_at = now + patience_s

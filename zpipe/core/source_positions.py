@@ -24,7 +24,7 @@ class EmittedRun:
 
 
 class SingleRun(EmittedRun):
-    """One whose source acks single messages: each that is finished is told by its id, in any order."""
+    """A run of a source that acks single messages: the source hears the id of each that is finished, in any order."""
 
     __slots__ = ("_acked", "_ids", "_unfinished")
 
@@ -53,7 +53,8 @@ class RunPart(NamedTuple):
 
 
 class SourcePositions:
-    """Acks come in any order; only the head is released (the model is a stream's receive buffer, acks for bytes).
+    """Acks come in any order, but a position is committed only when all before it are acked, as a stream's receive buffer
+    releases bytes in order.
 
     emitted    messages taken from the iterator        finished  those whose predecessors are all finished
     committed  the position of the last finished one   stored    how many of them a durable position covers
@@ -85,14 +86,14 @@ class SourcePositions:
         return run
 
     def emit_singly(self, position: Any, ids: list[str]) -> SingleRun:
-        """Takes messages in order, the last at `position`. Each is told once it is finished."""
+        """Takes messages in order, the last at `position`. The source is to hear of each once it is finished (`take_acked`)."""
         run = SingleRun(position, ids, self.acked)
         self._runs.append(run)
         self.emitted += len(ids)
         return run
 
     def take_acked(self) -> list[str]:
-        """Ids of messages that are finished and have not been told."""
+        """Ids of finished messages that the source has not been told of."""
         ids = self.acked.copy()
         self.acked.clear()
         return ids

@@ -3,8 +3,8 @@
 The entry point of each event belongs here, the order of what follows from it, and the moves of the lifecycle. Must not live here:
 what a part can decide by itself. An event changes state; `turn` then does all that follows from it and collects the actions.
 
-Nearly all turns of an idle pipeline only pass a message on. So a stage is `_settled` by plain events (a parcel within the credit,
-messages of a source, a task whose messages are completed or filtered): a turn then starts tasks and sends parcels, and no more.
+Nearly all turns of an idle pipeline only pass a message on. So a stage stays `_settled` through plain events (a parcel within the
+credit, messages of a source, a task whose messages are completed or filtered): its turn starts tasks and sends parcels, no more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Stage:
     suspects  the messages that may have killed the process before this one
     remote    upstream instances of other hosts, which reach the inbox by another address
     silent    (a head) its source is not read: nothing comes from it but its end, when the operator wants that
-    outgoing, incoming  the links, of those, that do not run over ZeroMQ: made by the shell, which knows how to run them
+    outgoing, incoming  those of the links that do not run over ZeroMQ: the shell makes them, as it knows how to run them
     snapshot_at  when the next snapshot is due;  whole: the last turn has looked at everything
 
     The parts are public for tests alone. The shell uses the methods and properties of this class.
@@ -162,7 +162,7 @@ class Stage:
         self, route: bytes, encoded: bytes, now: float, sender: str, shown: ShownKey = NO_KEY
     ) -> None:
         """A frame on the feedback ROUTER, by the connection `route`. Raises PeerError for one that is not of the protocol.
-        `sender`: what is known of who sent it, a tcp peer's host and nothing else; `shown`: what that one has proved by a key."""
+        `sender`: who sent it, of a tcp peer exactly its host; `shown`: what the sender has proved by a key."""
         self._wake(now)
         settled, self._settled = self._settled, False
         frame = frames.read(encoded)
@@ -171,7 +171,7 @@ class Stage:
                 self._actions += self.sessions.hello(route, frame, now, sender, shown)
             case frames.Statement():
                 self._actions += (answer := self.sessions.statement(route, frame, now, sender))
-                # Nothing but parcels follows from credit and acks, but for a source's position.
+                # From credit and acks only parcels follow, and in a head a source's position to commit.
                 self._settled = settled and self.source is None and not (answer or frame.returned or frame.leaving)
             case frames.Refuse():
                 self._actions += self.sessions.refused(route, frame, sender)
@@ -249,17 +249,17 @@ class Stage:
         self.upstreams.disconnected(peer)
 
     def upstream_expected(self, peer: tuple[str, int]) -> None:
-        """It belongs to this run, whether or not it is there yet: nothing ends before it has said its end."""
+        """The instance belongs to this run, whether or not it is there yet: the input does not end before it says its end."""
         self._settled = False
         self.upstreams.expected(peer)
 
     def upstream_gone(self, peer: tuple[str, int]) -> None:
-        """It stopped at the end of its stream before this incarnation started."""
+        """The instance stopped at the end of its stream before this incarnation started."""
         self._settled = False
         self.upstreams.gone(peer)
 
     def upstream_left(self, peer: tuple[str, int]) -> None:
-        """It left in order, maybe before this incarnation started, and its siblings go on."""
+        """The instance left as it was told, maybe before this incarnation started, and its siblings go on."""
         self._settled = False
         self.upstreams.left(peer)
 
@@ -279,7 +279,7 @@ class Stage:
         self.downstream.recount()
 
     def link_heard(self, heard: Callable[[], Iterable[act.Action]], now: float) -> None:
-        """The shell of a link that does not run over ZeroMQ has something for it: `heard` calls the method that is meant."""
+        """The shell of a link that does not run over ZeroMQ has news for its link: `heard` calls the link's method for it."""
         self._wake(now)
         self._settled = False
         self._actions += heard()
@@ -343,7 +343,7 @@ class Stage:
         self.processing.dead_letters.written(letter, stored, now)
 
     def letter_posted(self, letter: DeadLetter, body: bytes) -> None:
-        """The dead letter leaves as a message: `body` is a section of that one."""
+        """The dead letter leaves as a message: `body` is a section with that message alone."""
         self._settled = False
         self.processing.dead_letters.posted(letter, body)
 
@@ -469,7 +469,7 @@ class Stage:
         if not self.lifecycle.accepts_input:
             return hooks
         started = self.processing.start(now, self._flush)
-        self._settled = self._settled and not self.processing.dead_letters  # of messages that ended too many processes
+        self._settled = self._settled and not self.processing.dead_letters  # `start` may have given messages up
         return hooks + started if hooks else started
 
     def _call_hooks(self, now: float) -> list[Task]:
@@ -483,7 +483,8 @@ class Stage:
         return [*self.pass_on(now), *self.tell(now)]
 
     def pass_on(self, now: float) -> list[act.Action]:
-        """The first half of a turn: what becomes of messages. It is performed before the second, for which no message waits."""
+        """The first half of a turn: tasks and parcels. Its actions are performed before `tell` is called, so that no message
+        waits for what neighbours and people are told."""
         self._wake(now)
         if tasks := self._start_tasks(now):
             self._actions += map(act.StartTask, tasks)
@@ -498,7 +499,7 @@ class Stage:
             if self.downstream.unsent:
                 self._actions += self.sessions.need_confirms()
                 self._settled = False
-        if self.whole:  # after what was sent has made room: nothing else may happen that would tell it
+        if self.whole:  # sending has made room, and maybe no other event comes that would have the source told of it
             self._actions += self._limit.update(self.downstream, self.processing.may_read)
         actions, self._actions = self._actions, []
         return actions

@@ -39,11 +39,11 @@ from zpipe.core.work.task import Chunk
 from zpipe.errors import PeerError
 
 SEGMENT_OVERHEAD_BYTES = HEAD_BYTES + RECORD_BYTES
-"""Its head and its last record."""
+"""The head and the last record of each segment."""
 
 
 class Ahead(Protocol):
-    """What sends messages to consumers. It answers for a section, until it settles it, and keeps it in memory."""
+    """What sends messages to consumers (an outlet). It keeps a section in memory until that is acked, and then settles it."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -110,9 +110,9 @@ class _Segment:
 
 
 class _Finished(Derivation):
-    """Hears which numbers are finished: it stands in for the derivation of each section that is put to those who send.
+    """The derivation of each section that is put to the sender: it tells the buffer which numbers are finished.
 
-    The owners of its sections are their numbers, so a part of one that was cut tells its own."""
+    The owners of such a section are its messages' numbers, so that a part that was cut off it has its own."""
 
     __slots__ = ("_buffer",)
 
@@ -215,7 +215,7 @@ class DiskBuffer:
 
     @property
     def room(self) -> int:
-        """How many more messages may be offered now. None while some wait for room on the disk, or the log does not take any."""
+        """How many more messages may be offered now: 0 while some wait for room on the disk, or the log takes none."""
         if not self._space.taking or self.pending_bytes >= self._unacked.bytes:
             return 0
         if self._bytes_after(self.waiting_bytes) >= self._policy.bytes:
@@ -348,8 +348,8 @@ class DiskBuffer:
         return self._disk_bytes + more + SEGMENT_OVERHEAD_BYTES * (2 + more // self._policy.segment_bytes)
 
     def _removable(self) -> tuple[int, ...]:
-        """Segments that may go. The last is kept, as more will be written to it, unless the bound is reached: with what
-        waits, or by what is there, such as a message that was larger than the bound."""
+        """Segments that may be removed. The last is kept, as more will be written to it, unless the bound is reached: something
+        waits for room, or the files alone reach it, as by a message that was larger than the bound."""
         last = self._segments[-1].first
         full = not self._ordered and (bool(self._waiting) or self._bytes_after(0) >= self._policy.bytes)
         gone = tuple(sorted(first for first in self._emptied if first != last or full))
@@ -359,7 +359,7 @@ class DiskBuffer:
     # ---- what the log has done
 
     def heard(self, event: BufferEvent) -> None:
-        """Takes in what the log says. What may be put to those who send is."""
+        """Takes in what the log says, and puts to the sender what may be sent now."""
         if isinstance(event, Durable):
             self._note_durable(event)
         elif isinstance(event, Records):
@@ -439,12 +439,12 @@ class DiskBuffer:
         self._read_at = event.next_number if event.next_number < self._durable else None
 
     def _put_unfinished(self, record: StoredRecord) -> None:
-        """What a former life has not finished of it."""
+        """Puts those messages of the record that no former life has finished."""
         whole = self._section(*record)
         for start, stop in self._unfinished(record.first, record.first + record.messages):
             try:
                 part = whole.cut(start - record.first, stop - record.first)
-            except PeerError:  # written by another version, which says otherwise how many these are
+            except PeerError:  # the record is whole, but its section cannot be decoded: another version has written it
                 self._lose(start, stop)
                 continue
             self.unread_messages -= part.count

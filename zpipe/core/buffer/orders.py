@@ -20,7 +20,7 @@ class Append(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Read what is durable from message `number` on, until it is `most_bytes`, but at least one record. Answered by `Records`."""
+    """Read what is durable from message `number` on: up to `most_bytes`, but at least one record. Answered by `Records`."""
 
     number: int
     most_bytes: int
@@ -83,14 +83,14 @@ class Removed(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """These ranges are finished, and the next life knows it, but after a loss of power."""
+    """These ranges are finished, and the next life knows it, unless the power is lost."""
 
     ranges: tuple[tuple[int, int], ...]
 
 
 class Space(NamedTuple):
-    """Whether more may be given to the log. `trouble`: what does not work, in words, or "": writing, unless it is `taking`, else
-    reading. What it was given already is kept and tried again."""
+    """Whether the log is `taking` more. `trouble`: why it cannot write or, if it is taking, why it cannot read; "" if it can do
+    both. It keeps what it was given before, and tries again."""
 
     taking: bool
     trouble: str = ""
@@ -109,7 +109,7 @@ class FoundSegment(NamedTuple):
 
 
 class FoundBuffer(NamedTuple):
-    """What a life finds.
+    """What an instance finds in the files when it opens the log.
 
     identity     names the sequence of numbers, also to consumers: 32 hexadecimal digits, the same in every life
     next_number  the first that has not been used

@@ -8,8 +8,8 @@ without messages once it is complete. A record is
     marker, checksum of the header, checksum of the body, length of the body, messages, number of the first, attempt, flags, body
 
 Both checksums begin with the place: the segment, the offset, and a secret key of the buffer. So a record counts only where it
-was written, whatever a message's payload contains: also a payload that is a copy of such a file gives nothing wrong when the
-next header is looked for. The header has a checksum of its own, so that its length can be trusted where the body is damaged,
+was written: even a payload that is a copy of such a file is not taken for records when, after damage, the next header is looked
+for. The header has a checksum of its own, so that its length can be trusted where the body is damaged,
 and a false marker costs no more than 24 bytes of checksum.
 """
 
@@ -106,8 +106,8 @@ class SegmentCodec:
         return _RECORD.pack(MARKER, zlib.crc32(fields, place)) + fields
 
     def write_end(self, offset: int, stop: int, orderly: bool = True) -> bytes:
-        """The last record of a complete segment. `orderly`: it is by whoever wrote the others, and not by a later life, which
-        cannot know how many there were."""
+        """The last record of a complete segment. `orderly`: the life that wrote the other records writes it, not a later one,
+        which cannot know how many there were."""
         return self.write(offset, stop, 0, 0 if orderly else 1, b"", END)
 
     def read(self, offset: int, header: Encoded) -> Header | None:

@@ -1,7 +1,7 @@
-"""Which hellos a producer may meet: who is a consumer of its, and to which addresses it connects for one.
+"""Which hellos a producer accepts: from which consumers, and with which addresses of their inboxes.
 
 May live here: what the config and the sender say of a hello. Addresses are compared as text, never resolved or opened; which
-sessions are open is `downstream`'s to know.
+sessions are open only `outlet_sessions` knows.
 
 A hello has its producer connect to an address and send messages there. So the address must be one that the config leads to, or
 the sender's own: else whoever reaches the feedback socket could have a daemon connect to any service in its network, or have
@@ -18,7 +18,7 @@ from zpipe.core.wire.peer_address import MAX_SOCKET_PATH_BYTES, TCP, ShownKey, s
 def problem_of(hello: frames.Hello, sender: str, policy: ConsumerPolicy, shown: ShownKey) -> str:
     """Why the hello cannot be met, in words; "" if it can.
 
-    sender  the host it came from, or a text that is none;  shown: what it has proved by a key
+    sender  the host that it came from, or, if not by tcp, a text that is no host;  shown: what it has proved by a key
     """
     if hello.instance < 1:
         return f"instance {hello.instance}: instances are numbered from 1"

@@ -79,7 +79,7 @@ class BufferedLink:
 
     @property
     def _to_be_sent(self) -> int:
-        """Of what is stored: by this life, as the disk does not give it the rest."""
+        """Stored messages without those that the disk cannot give to this life."""
         return self.stored_messages - self.buffer.unreadable_messages
 
     @property

@@ -68,8 +68,8 @@ class Downstream:
         return self._awaits_acks
 
     def recount(self) -> None:
-        """What is asked several times a turn is counted once after each change of what the links hold. Called after each event
-        that may have changed that, besides those that come here."""
+        """Counts what is asked for several times a turn. Called after each change of what the links hold: by the stage if the
+        change does not go through this class."""
         policy, unacked = self._policy.link, self._policy.unacked
         room, unsent, near_bound, waiting = unacked.messages, 0, False, False
         for link in self.links:
@@ -85,7 +85,7 @@ class Downstream:
 
     @property
     def off(self) -> str:
-        """How what is kept differs from what the links hold; "" if it does not, as it must be."""
+        """For tests: how what is kept differs from what the links hold; "" if it does not, as it must be."""
         kept = self.room, self.unsent, self.waiting
         self.recount()
         now = self.room, self.unsent, self.waiting

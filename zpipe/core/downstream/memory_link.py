@@ -16,8 +16,8 @@ NEVER = float("inf")
 
 
 class Ages:
-    """How old messages are, by their numbers: to within the time between two calls of `mark`, which says how far these have come.
-    To keep a time for each message would be most of the cost of holding it."""
+    """How old messages are, by their numbers, to within the time between two calls of `mark`. To keep a time for each message
+    would be most of the cost of holding it."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()
@@ -82,7 +82,7 @@ class MemoryLink:
         self.unsent_bytes += section.size
 
     def _take_first(self) -> Section:
-        """Of what is unsent."""
+        """Takes the first section out of the unsent ones."""
         section = self._unsent.popleft()
         self.unsent_messages -= section.count
         self.unsent_bytes -= section.size

@@ -120,4 +120,4 @@ class OutgoingLink(Protocol):
         acked + in_flight + unsent` holds, less what a disk lost. `unsent` is all that was not handed on, also what is stored."""
 
     def off(self) -> int:
-        """0 when that holds."""
+        """0 when the identity of `figures` holds."""

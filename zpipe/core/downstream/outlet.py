@@ -25,20 +25,22 @@ from zpipe.core.wire.section import Section
 SOON_S = 0.001
 """A consumer with less work than this left is about to run dry: some round trips over ipc."""
 WORTH_S = 0.005
-"""Work of a parcel that is worth its overhead: with less, handing over costs more than a tenth where processes share a core."""
+"""A parcel is worth its overhead with so much work: with less, handing it over costs more than a tenth where processes share a
+core."""
 AWAKE = 4
 """So many idle consumers take turns before others are woken: a stage of a few instances shares its work evenly (as everybody
 expects who adds one), and of 64 most sleep at light load."""
 OVERDUE_S = 0.1
-"""A consumer says what it has done within 20 ms. One that has not after this does not get to run, or collects a batch."""
+"""A consumer states what it has done within 20 ms. One that has stated nothing for so long does not get to run, or collects a
+batch."""
 
 
 class Outlet(MemoryLink):
     """A link that runs in ZeroMQ sessions.
 
     end_acked  some consumer that stays has acked the end of the stream: one that leaves does not pass it on
-    needing    sessions by name that the next message needs more room in than they give
-    numbers    what names the sequence of its messages' numbers, where that outlives this incarnation; "": the incarnation does
+    needing    sessions, by name, whose room is too small for the next message
+    numbers    names the sequence of its messages' numbers, where it goes on in later incarnations; "": it does not
     send_at    when what is unsent may be sent though no statement comes, since its consumer is about to run dry then
     """
 
@@ -106,8 +108,8 @@ class Outlet(MemoryLink):
         self._place(session)
 
     def _place(self, session: OutletSession) -> None:
-        """Its credit has changed, or the work it has: `_choose` looks at no other session than those that may be chosen. One that
-        is idle and stays so keeps its turn: else whoever states something more often would get less."""
+        """Puts a session whose credit or work has changed among those that `_choose` looks at, or among those without credit. One
+        that is idle and stays so keeps its turn: else a consumer that states something more often would get less."""
         room = session.room_messages > 0
         if session in self._idle:
             if room and session.released == session.sent_messages:
@@ -229,7 +231,7 @@ class Outlet(MemoryLink):
                 self.in_flight_messages += section.count
                 self.in_flight_bytes += section.size
             yield SendParcel(session.id, flight.header(session.id), b"".join(bodies))
-        if self.needing:  # what one needed room for went to another
+        if self.needing:  # the message that needed room has gone to another session
             for session in self.needing.values():
                 session.need_bytes = 0
             self.needing.clear()
@@ -254,7 +256,8 @@ class Outlet(MemoryLink):
         return all(session.seen_stopped for session in self.sessions.values())
 
     def _choose(self, now: float) -> OutletSession | None:
-        """The consumer that would come to a new message first. None: nobody has room, or it should wait for company."""
+        """The consumer that would come to a new message first. None: nobody has room, or the message should wait for others to
+        share its parcel."""
         for session in self._candidates(now):
             if self._fits(session):
                 if self._worth_sending(session, now):
@@ -262,15 +265,15 @@ class Outlet(MemoryLink):
                 self.send_at = session.busy_until - SOON_S
                 return None
         for session in self._shut_out.values():
-            self._need(session, self._unsent[0].bytes_between(0, 1))  # of a section, one message
+            self._need(session, self._unsent[0].bytes_between(0, 1))  # room for one message is enough
         return None
 
     def _candidates(self, now: float) -> Iterable[OutletSession]:
         """Those with room, whoever would come to a new message first before the others.
 
         Of those that are about to run dry, the first AWAKE by the numbers of their instances take turns: a few processes that
-        are awake do the same with far fewer turns than many that are woken one after another. One that is idle by its rate
-        alone, yet does not say so, comes after all others until it does."""
+        are awake do the same with far fewer turns than many that are woken one after another. One that by its rate should be
+        idle, and has not stated so, comes after all others until it does."""
         if len(self.sessions) == 1 and (only := self._busy.first) is not None and not only.overdue(now, OVERDUE_S):
             return (only,)  # there is nothing to choose
         while self._busy.lowest < now + SOON_S and (session := self._busy.first) is not None:

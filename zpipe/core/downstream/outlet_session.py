@@ -33,7 +33,7 @@ class Flight:
         self.count = offset
 
     def take_back(self, start: int, stop: int) -> bool:
-        """Messages [start, stop) were handed back. False: some were before, so it has been said once more."""
+        """Messages [start, stop) were handed back. False: some of them were before, so this statement repeats it."""
         if self._returned is None:
             self._returned = RangeSet()
         elif self._returned.overlaps(start, stop):
@@ -51,7 +51,7 @@ class OutletSession:
     route       the connection it came by: its statements are taken from there only, and answers go there
     ready       its PUSH is connected
     stated      it has stated its credit at least once
-    busy_until  when it will have done what was sent, by its own rate, as far as it has said how much of that is left
+    busy_until  when it will have done what was sent, by the rate and the progress that it has stated
     heard_at    when it last said anything
     progress_at when it last received what was sent, or had received everything
     codec       of the sections that it is sent
@@ -141,7 +141,7 @@ class OutletSession:
         return flight
 
     def problem_of(self, statement: frames.Statement) -> str:
-        """Why the statement cannot be true, in words; "" if it can. An older one than the last was judged, or overtaken."""
+        """Why the statement cannot be true, in words; "" if it can. One older than the last is not judged: `read` ignores it."""
         if statement.number <= self.statement_number:
             return ""
         received = statement.received

@@ -55,8 +55,8 @@ class OutletSessions:
     ) -> list[Action]:
         """Opens a session, after closing the one this consumer had. A repeated hello is answered again.
 
-        An open session is another's, whatever the hello says, if it does not have the secret that opened it. Such a consumer
-        is let in when the session is over, which the loss of its connection shows at once.
+        If the consumer's instance is in session, a hello without the secret that opened it is refused, whatever else it says. Its
+        sender is let in when that session is over, which the loss of its connection shows at once.
         """
         link = hello.outlet, hello.stage
         outlet = next((o for o in self.outlets if (o.name, o.consumer) == link), None)
@@ -151,7 +151,7 @@ class OutletSessions:
         return Reply(session.route, frames.write(session.confirm(outlet.lowest)))
 
     def hello_of(self, session_id: bytes) -> frames.Hello | None:
-        """By which link a session goes, and to whom."""
+        """The hello that opened the session, which names its link and its consumer; None for a session that is not open."""
         known = self._sessions.get(session_id)
         return known[1].hello if known is not None else None
 

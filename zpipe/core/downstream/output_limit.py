@@ -25,7 +25,7 @@ class OutputLimit:
 
     @property
     def left(self) -> int | None:
-        """What the source may be read yet; None: there is no source."""
+        """How many more messages the source may emit; None: there is no source."""
         return None if self._source is None else self._limit - self._source.emitted
 
     @property

@@ -83,7 +83,7 @@ class Figures(NamedTuple):
 
 class Heard(NamedTuple):
     """An entry of the bucket, under its key; without a value: it was deleted. `live`: it was written while this connection
-    listened, not before. `again`: it was read once more, maybe where a newer one is not known yet."""
+    listened, not before. `again`: it was read once more in case a live one was missed, and may be an old one."""
 
     key: str
     value: bytes

@@ -4,7 +4,7 @@
     rows      CBOR: [version, [[messages, bytes], …]], a row for each section
     bodies    the sections, one after another
 
-Its bytes belong here, and checking those of others. Messages are numbered by the sequence that the stream gives to the parcel:
+Making and checking these bytes belongs here. Messages are numbered by the sequence that the stream gives to the parcel:
 the same number stands for the same message whoever gets it, and however often.
 """
 

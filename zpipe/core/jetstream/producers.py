@@ -1,7 +1,8 @@
 """Where the producers of a link stand, by what each has written into the bucket. Must not live here: the stream.
 
 An entry is that of one instance on one link. It outlives the instance, so one that was there before this life listened may be of
-an earlier run: that it has ended is believed only of this very run, or of a life that was heard of before its end.
+an earlier run: that its instance has ended is believed only if it is of this very run, or of an incarnation that this life has
+heard of before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 OPEN, FLUSHED, STOPPED, LEFT = "open", "flushed", "stopped", "left"
-"""Something may come; nothing will, unless what is before it comes again; nothing can come; it left, and its siblings go on."""
+"""Messages may come; none will, unless its own upstream redelivers some; none can come; it left, and its siblings go on."""
 _STATES = frozenset({OPEN, FLUSHED, STOPPED, LEFT})
 _DEFAULT_OUTLET = "="
 
@@ -43,8 +44,8 @@ def _decode(value: bytes) -> Standing | None:
 
 
 def _goes_on(before: Standing, standing: Standing) -> bool:
-    """Whether the second can only be the later one. In a run no life follows one that has stopped, but one may follow one that
-    has left or flushed."""
+    """Whether `standing` must be later than `before`. In a run no incarnation follows one that has stopped, but one may follow
+    one that has left or flushed."""
     if before.incarnation == standing.incarnation:
         return before.state == OPEN or standing.state in (STOPPED, LEFT)
     return before.state == OPEN and standing.state == STOPPED

@@ -47,11 +47,11 @@ END_LOOK_S = 0.1
 MOST_PULLS = 64
 """Parcels asked for at once. Small ones leave the queue as fast as that many can be asked for."""
 LOW = 4
-"""With less here than this part of a full parcel the next is asked for, whatever the stage is worth."""
+"""With less here than this part of a full parcel the next is asked for, even if the stage's window is smaller than a parcel."""
 FULL = 0.9
-"""Of a stream's bytes: beyond this its producers may be waiting for acks."""
+"""Of the bytes that a stream may have: beyond this its producers may be waiting for acks."""
 MOST_DIGITS = 19
-"""Of a number in the bucket: what is longer is none of a message."""
+"""Of a number in the bucket: a longer one is no message's."""
 
 
 class StreamInput:
@@ -110,8 +110,8 @@ class StreamInput:
         self._need()
 
     def _need(self) -> None:
-        """Nothing can be asked for without room for a whole parcel. So that is needed when what is here is about to run out, also
-        by a slow stage that is worth less than a parcel; sooner, such a stage would keep from others what they could do."""
+        """Says that room for a whole parcel is needed, without which none can be asked for, once what is here is about to run
+        out: also for a slow stage whose window is less than a parcel. Sooner, such a stage would hold what others could do."""
         few = self._parcel_messages // LOW
         parcels = 0
         if self.messages.held <= few:  # of small ones several, or each would wait for a round trip
@@ -165,7 +165,7 @@ class StreamInput:
     def _arrive(self, event: Arrived, now: float) -> list[Action]:
         self._asked = max(0, self._asked - 1)
         sequence = event.sequence
-        if sequence in self._held:  # it was given up for lost while it is worked on here
+        if sequence in self._held:  # the server's `ack_wait` ran out while it is worked on here
             self._replies[sequence] = event.reply
             return [ToLink(self.shell, orders.Extend((event.reply,)))]
         if sequence in self._acking:
@@ -207,7 +207,7 @@ class StreamInput:
         del self._held[token]
 
     def returned(self, token: int, start: int, stop: int) -> None:
-        """Another gets the whole parcel once the rest of it is finished here: a stream knows no parts of one."""
+        """The whole parcel goes to another instance once the rest of it is finished here: a stream takes no part of one back."""
         self._returned.add(token)
 
     def leave(self) -> None:
@@ -294,7 +294,7 @@ class StreamInput:
 
     @property
     def _last_look(self) -> Figures | None:
-        """As the stream is since the producers have last said something."""
+        """The stream's figures, if they were asked for after the last change that the producers have written; else None."""
         known = self._figures
         return known if known is not None and known.number >= self._end_number else None
 
@@ -352,7 +352,7 @@ class StreamInput:
 
     @property
     def accused(self) -> tuple[str, str, int]:
-        """By which name the call journal knows where its messages come from."""
+        """(Stage, outlet, instance), by which the call journal names where messages came from."""
         return self._producer[:3]
 
     def _hear_suspect(self, key: str, value: bytes) -> None:
@@ -369,7 +369,7 @@ class StreamInput:
         self._suspicions[number] = max(self._suspicions.get(number, 0), times)
 
     def _write_suspects(self) -> Iterator[Action]:
-        """Once it is known what others have counted. Until the bucket has it, each connection writes it anew."""
+        """Waits until it is known what others have counted. What the bucket does not have yet, each connection writes anew."""
         if not self._all_heard:
             return
         for number in self._untold.keys() - self._told:

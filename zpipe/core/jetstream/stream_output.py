@@ -73,7 +73,7 @@ class StreamOutput(MemoryLink):
         """Answers for a section until the stream has it."""
         super().offer(chunk, derivation)
         if self._standing.state == producers.FLUSHED:
-            self._stand(producers.OPEN)
+            self._set_state(producers.OPEN)
 
     @property
     def lacks_consumers(self) -> bool:
@@ -218,7 +218,7 @@ class StreamOutput(MemoryLink):
 
     # ---- the end
 
-    def _stand(self, state: str) -> None:
+    def _set_state(self, state: str) -> None:
         self._standing = self._standing._replace(state=state)
         self._write_at = 0.0
         self._count_waiting()
@@ -242,12 +242,12 @@ class StreamOutput(MemoryLink):
     def ends(self, now: float) -> Iterable[Action]:
         """Nothing is unsent; the end is said once nothing is under way either."""
         if not self._flights and self._standing.state == producers.OPEN:
-            self._stand(producers.FLUSHED)
+            self._set_state(producers.FLUSHED)
         return self._write(now)
 
     def stopped(self, ended: bool) -> Iterable[Action]:
         """This instance has stopped (`ended`: at the end of its stream), which the bucket is to say."""
-        self._stand(producers.STOPPED if ended else producers.LEFT)
+        self._set_state(producers.STOPPED if ended else producers.LEFT)
         return self._write(0.0)
 
     @property

@@ -11,10 +11,10 @@ DECREASE = 0.9
 the halving of TCP (RFC 5681) would only leave it idle: between 0.5 and 1 of its capacity the mean is 0.75, between 0.9 and
 1 it is 0.95. CUBIC takes 0.7 (RFC 9438, section 4.6) for the same reason; here queues are shorter still."""
 LATENCY_DECREASE = 0.7
-"""At most down to this share for one slow round: chance alone makes some rounds slow."""
+"""One slow round leaves at least this share of the limit: chance alone makes some rounds slow."""
 LEAST_DECREASE = 1.1
-"""Calls. A tenth of eight is no whole place: who has a small service to himself would never let another in. A little above
-one, as the limit has mostly grown by a part of a call since it was too much."""
+"""Calls that a decrease takes away at least. A tenth of eight is less than one: an instance that has a small service to itself
+would never let another in. A little above one, since the limit has mostly grown by a part of a call after it became too high."""
 OUTAGE_CALLS = 8
 """So many failures in a row, with no success, and at least a whole window of them are an outage. Fewer are bad messages."""
 PROBE_ROUND_TRIPS = 2.0
@@ -81,7 +81,7 @@ class Aimd:
         self._throttled_at = now
         if now - self._decreased_at >= self.round_trip_s and not self.outage:
             size = min(self.size * DECREASE, self.size - LEAST_DECREASE)
-            # Slow start went too far by up to the double, and this is how much was taken.
+            # Slow start may have gone to twice what the service takes; `in_service` is what it has taken.
             if self.size < self.threshold:
                 size = min(size, float(in_service))
             self._decrease(now, size, "throttled")
@@ -96,7 +96,7 @@ class Aimd:
         """Like a retransmission timeout: back to one call, but `threshold` is set once and held however often that call
         fails (RFC 5681, section 3.1, equation 4 and below), or a long outage would have everything learned forgotten.
 
-        It is the window of before the outage, not half of it: the service that comes back is that of before.
+        Unlike there it is the whole window of before the outage, not half: the service that comes back can do as much as before.
         """
         if self.outage or self._streak < max(OUTAGE_CALLS, int(self.size)):
             return

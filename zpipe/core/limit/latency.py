@@ -25,8 +25,8 @@ class Latency:
     retransmission timeout is SRTT + 4 * RTTVAR (RFC 6298, section 2.3). Two things differ, since here the calls under way
     themselves slow the service down, little by little:
 
-    - The usual follows quickly down (1/8) and slowly up (1/64). An even gain follows a limit that grows by one call a round
-      trip so closely that nothing ever is beyond it, and the limit runs away.
+    - The usual follows quickly down (gain 1/32) and slowly up (1/256). With one gain for both it would follow a limit that grows
+      by one call a round trip so closely that no round is ever beyond it, and the limit would run away.
     - The deviation is the mean difference between one round and the next (gain 1/4, as RTTVAR), not that to the mean: a slow
       rise is no noise. It is taken for at least 1/16 of the usual, so that an even service is not judged by its last 1 %.
     """

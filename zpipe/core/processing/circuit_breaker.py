@@ -30,7 +30,7 @@ class CircuitBreaker:
         self._judge()
 
     def _judge(self) -> None:
-        """To be called after whatever decides it: it is asked far more often than it changes."""
+        """Decides `full` and `may_take`. Called at each change, since they are asked for far more often than they change."""
         messages = self.stored_messages + self._writing
         self.full = messages >= self._policy.messages or self.stored_bytes >= self._policy.bytes
         self.may_take = not (self._storm or self.full)

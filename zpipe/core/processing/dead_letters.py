@@ -1,7 +1,7 @@
 """Messages given up: on their way to the store, or to the stage that reads dead letters.
 
-May live here: which letters are to be written, and what their message is finished by. Why a message is given up is decided
-elsewhere, and where letters are kept is the shell's.
+May live here: which letters are to be written, and when the message of each is finished. Why a message is given up is decided
+elsewhere, and the shell knows where letters are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STORE_AGAIN_S = 1.0
 
 
 class DeadLetters:
-    """Until it is told that a letter is written, its message is in process and unacked."""
+    """A letter's message is in process and unacked until the shell reports the letter `written` or `posted`."""
 
     def __init__(
         self, counts: Counts, inlet: Inlet, downstream: Downstream, breaker: CircuitBreaker, replays: Replays

@@ -4,7 +4,7 @@ May live here: which messages are held, what a release of some of them means for
 When the plugin is called for that is `hook_timer`'s.
 
 A held message is in process and unacked, so it counts against the queue, and whoever sent it sends it again if this process dies.
-No timeout is for it. What was made from several of them is one derivation: they are finished when all of it is acked.
+No timeout applies to it. What was made from several of them is one derivation: they are finished when all of it is acked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Groups:
 
 
 class HeldMessages:
-    """`handed_back`: others have what was held. The plugin does not know that, so it is called no more."""
+    """`handed_back`: what was held has gone back to its producers. The plugin does not know that, so its hooks are not called
+    any more."""
 
     def __init__(
         self, counts: Counts, inlet: Inlet, downstream: Downstream, dead_letters: DeadLetters, replays: Replays
@@ -67,8 +68,8 @@ class HeldMessages:
             self._pieces[task.number, index] = task.at(index)
 
     def release(self, releases: Releases) -> None:
-        """Hands on what the plugin has made of held messages, and ties them to it. A group whose output cannot be sent is one of
-        dead letters."""
+        """Hands on what the plugin has made of held messages, and ties them to it. The messages of a group whose output cannot be
+        sent become dead letters."""
         groups = [[self._pieces.pop(key) for key in group] for group in releases.groups]
         failed = {failure.index for failure in releases.failures}
         for index, group in enumerate(groups):
@@ -94,7 +95,7 @@ class HeldMessages:
             self._inlet.release(piece)
 
     def hand_back(self, now: float) -> None:
-        """(Leaving) those who answer for them give them to somebody else."""
+        """(Leaving) all go back: their producers send them to another instance, and replayed dead letters stay in the store."""
         pieces, self._pieces = list(self._pieces.values()), {}
         self.handed_back = True
         self._counts.give_up(len(pieces))

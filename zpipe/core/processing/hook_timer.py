@@ -1,4 +1,4 @@
-"""When the plugin's `tick` and `flush` are called, which are for no message of their own.
+"""When the plugin's `tick` and `flush` are called, the hooks that get no messages.
 
 Must not live here: the calls, and what comes of them. Both may release messages that the plugin holds.
 
@@ -15,16 +15,13 @@ from zpipe.core.intervals import following
 
 NEVER = float("inf")
 AGAIN_S = 1.0
-"""After a flush that failed."""
+"""After a flush that failed, until the next."""
 
 HookName = Literal["tick", "flush"]
 
 
 class HookTimer:
-    """`tick_s`: None without a tick. `flushes`: there is a flush.
-
-    flushed  what came is flushed: nothing more is expected of the plugin
-    """
+    """`tick_s`: None without a tick. `flushes`: there is a flush."""
 
     def __init__(self, tick_s: float | None, flushes: bool, now: float) -> None:
         self._tick_s = tick_s
@@ -35,7 +32,7 @@ class HookTimer:
         self._calling = False
 
     def owes_flush(self, received: int) -> bool:
-        """A flush is due before the end. `received`: how many messages the stage has had in all."""
+        """A flush is due before the end, or a hook is being called. `received`: messages that the stage has had in all."""
         return self._calling or (self._flushes and self._flushed_at_count != received)
 
     def due(self, now: float, ending: bool, received: int) -> HookName | None:

@@ -109,7 +109,7 @@ class Processing:
 
     @property
     def owes_flush(self) -> bool:
-        """The plugin is to be called before the end, or in such a call."""
+        """A flush is due before the end, or a hook is being called."""
         return self.hook_timer is not None and self.hook_timer.owes_flush(self._counts.received)
 
     @property
@@ -155,7 +155,7 @@ class Processing:
         return bool(piece.section.suspicion and self.tasks and not self._policy.isolated)
 
     def _give_up(self) -> None:
-        """Gives up messages whose turn it is that have ended enough of this stage's processes."""
+        """Makes dead letters of messages next in line whose calls have ended as many processes as the retry policy allows."""
         most = self._policy.retry.deaths
         while True:
             replay, queued = self.replays.next, self._inlet.next
@@ -170,8 +170,8 @@ class Processing:
             self.dead_letters.add(DeadLetter(reason, "", CallHistory(deaths=deaths), piece))
 
     def _free(self) -> bool:
-        """One task more than workers while calls are short, so that a worker need not wait for the loop between them. Of batches
-        only a full one: any other would grow until a worker is free."""
+        """Whether a task may start: one more than there are workers while calls are short, so that a worker need not wait for the
+        loop between them. A batch is started ahead only if it is full: any other may grow until a worker is free."""
         if self.paused or self._alone or self._downstream.full:
             return False
         if (more := len(self.tasks) - self._policy.workers) < 0:

@@ -54,7 +54,7 @@ class Histogram:
 
     def add(self, seconds: float, messages: int) -> None:
         if not self._least < seconds < self._most:
-            seconds = self._most if seconds >= self._most else self._least  # which NaN is, too
+            seconds = self._most if seconds >= self._most else self._least  # of NaN, too
         self._sum_s += seconds * messages
         mantissa, exponent = frexp(seconds / self._least)  # of which the mantissa is from 0.5 up to 1
         bucket = (exponent - 2) * self._parts + int(mantissa * 2 * self._parts)

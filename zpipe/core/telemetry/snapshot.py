@@ -70,7 +70,7 @@ def taken_in(body: dict[Any, Any]) -> dict[str, Any] | None:
 def _is_json(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):  # a type, or a number
+    except (TypeError, ValueError):  # a type that JSON lacks, or NaN
         return False
     return True
 
@@ -103,7 +103,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _table(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
-    """Of a map that has the required keys, whatever else it has, and fitting values of all of these."""
+    """A check of maps: the required keys are there, and the value of each key named here fits. Other keys may be there, too."""
     checks = {**required, **optional}
 
     def fits(value: Any) -> bool:

@@ -44,7 +44,7 @@ class Bucket:
 
 
 class Passage:
-    """What passed on one link since it is looked at, and what of it may be shown."""
+    """How many messages have passed on one link since the first tap began, and how much more may be shown of it now."""
 
     def __init__(self, sections: float, bytes_: float, now: float) -> None:
         self.messages = 0
@@ -63,7 +63,7 @@ class Passage:
 class TapPublisher:
     """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one.
 
-    until  what passes is shown so long. Each message asks for that alone, since mostly nobody taps
+    until  when the last request runs out: what passes before that is shown
     """
 
     def __init__(self, me: Identity, policy: TapPolicy) -> None:
@@ -136,6 +136,6 @@ class TapPublisher:
 
 
 def rate_asked_for(what: str) -> int | None:
-    """Messages a second, of a request to show what passes; None for any other request."""
+    """The sections a second (of each link) that a request `tap:N` asks for; None for any other request."""
     found = re.fullmatch("tap:([0-9]{1,9})", what)
     return int(found[1]) if found is not None else None

@@ -19,12 +19,12 @@ class Grant:
     """What one producer may send, in one unit. All counts are cumulative over the session.
 
     received  arrived here           released  no longer held here
-    limit     may be sent, as last decided; `ceiling` is what may still arrive whatever the producer has read
+    limit     may be sent, as last decided;  ceiling: the highest limit that the producer may still go by
     need      the room without which the producer cannot go on, as it said (0: it has not)
-    turn      when it was last favoured, in calls of `share`
+    turn      when it was last favoured: the lower, the longer ago
     counted   what it takes up of the bound, as it was last added up
     fair      its share of the window, when it was last given something
-    weight    its share by an equal one
+    weight    its share as a multiple of an equal one
     """
 
     received: int = 0
@@ -72,7 +72,7 @@ class Grant:
 
     @property
     def pressing(self) -> bool:
-        """With all that its share is now it might be `low`: half of what was stated is used, or half of the share."""
+        """If it was given its whole share now it might be `low`: half of what was stated is used, or half of the share."""
         room = self.limit - self.received
         twice_left = 2 * (room if self.limit < self._stated else self._stated - self.received)
         return twice_left <= room or twice_left <= self.fair
@@ -134,7 +134,7 @@ class Grant:
 
 
 class Credited(Protocol):
-    """Who has room in messages and in bytes. `turn`: when it was last favoured, since it could not go on."""
+    """A session or a link, which is given room in messages and in bytes. `turn`: when it was last favoured, as in a Grant."""
 
     messages: Grant
     bytes: Grant
@@ -170,9 +170,9 @@ def share(grants: Sequence[Grant], bound: int, window: int, taken: int, favourit
 
 
 def weigh(grants: Sequence[Grant], window: int) -> None:
-    """From now on three quarters of the window are shared by what each has sent since the last call, the rest equally: the
-    share of those that are idle would make the parcels of a few among many as small as if all were sending. If all send all
-    they may, what they send is what they were given, so their shares become equal again."""
+    """Shares three quarters of the window by what each has sent since the last call, and the rest equally. With equal shares,
+    the parcels of a few busy producers among many idle ones would be as small as if all were sending. If all send all they may,
+    what they send is what they were given, so their shares become equal again."""
     used = [grant.received_since() for grant in grants]
     total = sum(used)
     # Where all that came would have fit at once, nobody lacks room.
@@ -181,7 +181,7 @@ def weigh(grants: Sequence[Grant], window: int) -> None:
 
 
 def fair_share(grants: int, bound: int, window: int, taken: int) -> int:
-    """Of the window, an equal share of so many."""
+    """An equal share of the window for each of `grants`."""
     return max(1, min(window, bound - taken) // grants)
 
 
@@ -215,4 +215,4 @@ def _take_back(grants: Sequence[Grant], fair: int, crowded: bool) -> bool:
     fair_limits = [max(grant.received, grant.released + grant.share_of(fair)) for grant in grants]
     crowded |= all(grant.promised or grant.ceiling <= limit for grant, limit in zip(grants, fair_limits, strict=True))
     keeps = [grant.received if crowded else limit for grant, limit in zip(grants, fair_limits, strict=True)]
-    return any([grant.lower_to(keep) for grant, keep in zip(grants, keeps, strict=True)])  # noqa: C419 each of them
+    return any([grant.lower_to(keep) for grant, keep in zip(grants, keeps, strict=True)])  # noqa: C419 all are lowered

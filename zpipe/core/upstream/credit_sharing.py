@@ -17,7 +17,7 @@ from zpipe.core.policy import Bound
 from zpipe.core.upstream import credit
 from zpipe.core.upstream.credit import Credited, Grant
 
-Of = TypeVar("Of", bound=Credited)
+AnyCredited = TypeVar("AnyCredited", bound=Credited)
 
 
 class CreditSharing:
@@ -51,9 +51,9 @@ class CreditSharing:
         self._even = (len(sessions), window, self.taken_messages)
         return lowered
 
-    def weigh(self, sessions: Collection[Of], window: int) -> list[Of]:
-        """Shares messages by who has sent how many since the last call, and takes back what is over a share that became less.
-        Gives the sessions of which something was taken. Bytes are shared equally: a message that needs more has to ask."""
+    def weigh(self, sessions: Collection[AnyCredited], window: int) -> list[AnyCredited]:
+        """Shares messages by how many each has sent since the last call (`credit.weigh`), and takes back what exceeds a share
+        that shrank. Returns the sessions that lost room. Bytes are shared equally: a message that needs more has to ask."""
         grants = [session.messages for session in sessions]
         credit.weigh(grants, window)
         fair, _ = self._fair_shares(len(sessions), window)
@@ -64,7 +64,7 @@ class CreditSharing:
         ]
 
     def uneven(self, sessions: int, window: int) -> bool:
-        """The share of each of so many sessions is not about what it was when all were looked at."""
+        """An equal share for so many sessions is not within a factor of two of what it was when all were last looked at."""
         shared_by = sessions, window, self.taken_messages
         if shared_by == self._even:
             return False
@@ -75,8 +75,8 @@ class CreditSharing:
         return True
 
     def top_up(self, touched: Iterable[Credited], sessions: int, window: int) -> None:
-        """Gives those in which something has happened, of so many in all, their share of what is free. Nobody may need more
-        than that."""
+        """Gives the `touched` ones, of so many sessions in all, their share of what is free. Must not be called while somebody
+        needs more than that."""
         bound, (fair_messages, fair_bytes) = self._bound, self._fair_shares(sessions, window)
         for session in touched:
             self._recount(session)
@@ -85,8 +85,8 @@ class CreditSharing:
             credit.top_up(session.bytes, fair_bytes, bound.bytes - self.taken_bytes - self._bytes)
             self._recount(session)
 
-    def short(self, touched: Iterable[Of], sessions: int, window: int) -> list[Of]:
-        """Those for whose share too little was free. They are to be looked at again when there is more."""
+    def short(self, touched: Iterable[AnyCredited], sessions: int, window: int) -> list[AnyCredited]:
+        """Those of the `touched` that have not got their whole share: they are to be looked at again when more is free."""
         messages, bytes_ = self._fair_shares(sessions, window)
         return [s for s in touched if s.messages.granted < s.messages.share_of(messages) or s.bytes.granted < bytes_]
 
@@ -118,7 +118,8 @@ class CreditSharing:
         return self._shares
 
     def _choose_favourite(self, sessions: Collection[Credited]) -> Credited | None:
-        """Whose needs are met next, in both units: two producers that each have what the other lacks would wait for ever."""
+        """The one whose needs are met next, in both units: with a favourite for each unit, two producers that each have what the
+        other lacks would wait for ever."""
         starving = [s for s in sessions if s.messages.starving or s.bytes.starving]
         if self._favourite not in starving:
             self._favourite = min(starving, key=lambda s: s.turn, default=None)

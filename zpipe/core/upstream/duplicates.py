@@ -1,6 +1,6 @@
 """Messages that come again by a new session while their first copies are still held here.
 
-Recognizing them belongs here, and what a copy's end then means. Must not live here: the queue, or what a
+Recognizing them belongs here, and acking them when the first copy is finished. Must not live here: the queue, or what a
 producer has sent.
 """
 
@@ -33,9 +33,9 @@ class Duplicates:
         return bool(self._kept)
 
     def pass_over(self, known: RangeSet, arrived: Slice) -> Iterator[Slice]:
-        """What of a slice is new, by the numbers that are `known` of its producer, a message each.
+        """Yields each message of the slice that is new: its number is not among those `known` of its producer.
 
-        Room for a duplicate is free at once. It is acked when the copy that is held here is finished, or now if that has been.
+        Room for a duplicate is free at once. It is acked when the copy that is held here is finished, or now if it is already.
         """
         delivery, first = arrived.delivery, arrived.section.first
         assert isinstance(delivery, ParcelDelivery)

@@ -32,8 +32,8 @@ class Inlet:
     """Bounded by `bound`: queued, in process and yet to come by credit never exceed it.
 
     rate, window   what the stage can serve in messages a second, and how many messages it is worth having here
-    pressing       somebody may soon stand still for want of credit, or does, by the last `note_changes`
-    links          inputs that come by another way than sessions
+    pressing       by the last `note_changes`, a producer has no credit, or may soon have none
+    links          inputs that do not run over ZeroMQ
     """
 
     def __init__(self, bound: Bound, policy: LinkPolicy, counts: Counts, links: Sequence[IncomingLink] = ()) -> None:
@@ -234,7 +234,7 @@ class Inlet:
             delivery.finish(start, stop)
             return
         if not isinstance(delivery, ParcelDelivery):
-            return  # the store still has it
+            return  # a dead letter that was being replayed: the store still has it
         if delivery.session.open:
             delivery.session.hand_back(delivery, start, stop)
             self.due(delivery.session, now)
@@ -354,8 +354,8 @@ class Inlet:
         session.changed = True
 
     def note_changes(self, now: float) -> None:
-        """Has told soon what has changed since the last statement: together with the next of any other session, since it is the
-        turn that costs. Called once a turn, since each message changes a session twice."""
+        """Plans a statement for each session that has changed, at the time of the next statement of another session if that comes
+        sooner: what costs is the turn. Called once a turn, since each message changes its session twice."""
         if not self._changed:
             return
         for session in self._changed:
@@ -369,8 +369,8 @@ class Inlet:
         self._changed.clear()
 
     def _look(self, now: float) -> None:
-        """Credit is shared when a statement goes out anyway, or somebody may need it before: with one message a turn that is
-        every twentieth turn."""
+        """Shares credit if a statement goes out anyway, or a producer may need one: with one message a turn that is every
+        twentieth turn."""
         self.note_changes(now)
         due = self.pressing or self._share_all or self._needing or self._statements_due.lowest <= now
         if due or self._credit_sharing.uneven(self._sharers, self.window):
@@ -408,7 +408,7 @@ class Inlet:
 
     @property
     def off(self) -> str:
-        """How what is kept differs from what is known of each session; "" if it does not, as it must be after a turn."""
+        """For tests: how what is kept differs from what the sessions say; "" if it does not, as it must be after a turn."""
         out_of_credit = {session for session in self.sessions if session.out_of_credit}
         return (
             "" if out_of_credit == {*self._out_of_credit} else f"{[s.producer for s in out_of_credit]} have no credit"
@@ -423,7 +423,7 @@ class Inlet:
             self._order(session)
 
     def _order(self, session: InletSession) -> None:
-        """The time has changed at which to look at the session next."""
+        """Its `due_at` or `parts_at` has changed: when to look at the session next."""
         self._statements_due.put(session, min(session.due_at, session.parts_at))
 
     def statements(self, now: float) -> Iterator[tuple[Upstream, frames.Statement]]:

@@ -46,7 +46,7 @@ class ParcelDelivery(Delivery):
         self.acked_parts: RangeSet | None = None
 
     def take_parts(self) -> list[tuple[int, int]]:
-        """Messages [start, stop) that are finished, and that the producer was not told of. It is from now on."""
+        """Messages [start, stop) that are finished and not told to the producer yet. From now on they count as told."""
         if self.done is None:
             return []
         acked = self.acked_parts = self.acked_parts or RangeSet()
@@ -133,7 +133,7 @@ class InletSession:
         self._last = counts
         self.messages.confirm(confirm.number, confirm.sent_messages)
         self.bytes.confirm(confirm.number, confirm.sent_bytes)
-        # One that is older than what has arrived needs it no more.
+        # The need that an older confirm states was met by a parcel that has arrived since.
         need = confirm.need_bytes if confirm.sequence >= self.sequence else 0
         self.bytes.need = need
         self.messages.need = min(need, 1)
@@ -178,7 +178,7 @@ class InletSession:
 
     @property
     def pressing(self) -> bool:
-        """It would be `low` if it was given its share. Needs that were stated are another matter."""
+        """It might be `low` if it was given its share. What the producer has said it needs does not count (`needs_room`)."""
         return self.messages.pressing or self.bytes.pressing
 
     @property

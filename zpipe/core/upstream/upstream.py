@@ -17,7 +17,7 @@ class Upstream:
     awaits_acks  it can send nothing more until something of what it sent is acked
     accepted  numbers of its messages that were accepted here and may be sent again, in the sequence that `numbers` names
     stopped   it has said that it is STOPPED: nothing is owed to or by it
-    marked    a mark on disk says so: whatever frame of it is still to be read, it does not come back
+    marked    a mark on disk says that it has stopped: frames of it that are read later do not bring it back
     """
 
     def __init__(self, stage: str, outlet: str, instance: int) -> None:

@@ -20,7 +20,7 @@ from zpipe.errors import PeerError
 
 NEVER = float("inf")
 MOST_INSTANCES = 1000
-"""Of a stage, by the config."""
+"""The config allows a stage no more."""
 ENDED = re.compile(r"ended:(.+)\.([0-9]{1,5})")
 """The request that says of an upstream instance, STAGE.N, that it has ended."""
 
@@ -53,8 +53,8 @@ class UpstreamsState(NamedTuple):
 
 
 class Upstreams:
-    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage. Of those that the inlet knows as
-    links of another kind only the end is asked here.
+    """`links` are (upstream stage, outlet), in the order of the config; none for a head stage. An input that does not run over
+    ZeroMQ is one of the inlet's `links`: it is asked here whether it has ended, and nothing else.
 
     remote  instances of other hosts
     secret  random bytes of this incarnation, which only its producers read: nobody else can open a session in its place
@@ -139,8 +139,8 @@ class Upstreams:
             self._note_awaiting(upstream)
 
     def gone_by_word(self, what: str) -> bool:
-        """Takes the request `ended:STAGE.N`: an operator has seen that this instance stopped at the end of its stream. False: it
-        is no such request, none of those above, or in session here."""
+        """Takes the request `ended:STAGE.N`: an operator has seen that this instance stopped at the end of its stream. False:
+        this is another request, or the instance is not upstream of this stage, or is in session here."""
         found = ENDED.fullmatch(what)
         if found is None or not 1 <= int(found[2]) <= MOST_INSTANCES:
             return False
@@ -156,7 +156,7 @@ class Upstreams:
         self._note_awaiting(upstream)
 
     def _note_awaiting(self, upstream: Upstream) -> None:
-        """Whether it waits for acks may have changed, as it does often under load."""
+        """Keeps `_awaiting` as it is to be: whether this one waits for acks may have changed, as it does often under load."""
         if _waits_for_acks(upstream):
             self._awaiting[upstream.key] = upstream
         else:
@@ -225,7 +225,7 @@ class Upstreams:
     def _confirmed(
         self, upstream: Upstream, session: InletSession, confirm: frames.Confirm, now: float
     ) -> list[Action]:
-        """One that cannot be true ends the session, and the producer is told: nobody knows what it has sent by then."""
+        """A confirm that cannot be true ends the session, and the producer is told: nobody knows any more what it has sent."""
         try:
             self._inlet.confirmed(session, confirm)
         except PeerError as error:
@@ -320,12 +320,12 @@ class Upstreams:
         return bool(self._awaiting) or (bool(links) and any(link.awaits_acks for link in links))
 
     def link_heard(self) -> None:
-        """A link that is no session's may have come to its end."""
+        """An input that does not run over ZeroMQ may have ended."""
         self._changed = True
 
     @property
     def state(self) -> UpstreamsState:
-        """Every turn asks several times, and what is asked for changes a few times in a life."""
+        """It is kept, since every turn asks for it several times and it changes a few times in a life."""
         if self._changed:
             self._state = self._recount()
             self._changed = False
@@ -340,7 +340,7 @@ class Upstreams:
 
     @property
     def off(self) -> str:
-        """In which of these what is kept differs from what is known of each; "" if in none, as it must be."""
+        """For tests: where what is kept differs from what the instances say; "" if nowhere, as it must be."""
         awaiting = {key: upstream for key, upstream in self._upstreams.items() if _waits_for_acks(upstream)}
         if self._awaiting.keys() != awaiting.keys():
             return f"{list(self._awaiting)} are kept as waiting for acks, not {list(awaiting)}"

@@ -21,16 +21,16 @@ from zpipe.errors import PeerError
 
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
-"""In what is decoded at once, at every depth. Decoding holds the interpreter for 0.1 to 1.1 µs a value (measured: numbers 0.1,
+"""Of one decoded item, counted at every depth. Decoding holds the interpreter for 0.1 to 1.1 µs a value (measured: numbers 0.1,
 maps 0.3, arrays 0.4, bignums 1.1), so for a second at most, and these take 90 MiB. The 15 million empty maps that fit into a
-message of 16 MiB hold it for 6 to 16 s, and peers give up after 5. What has no more bytes than this is not counted at all."""
+message of 16 MiB hold it for 6 to 16 s, and peers give up after 5. An item with fewer bytes than this is not counted at all."""
 SMALL_BYTES = 4096
-"""Up to this it is quicker to encode a payload a second time than to look at it: 0.13 and 0.42 µs for a flat map of 90 bytes, 0.9
-and 1.3 for a nested one, but 3.7 and 0.3 for 64 kB (measured)."""
+"""A payload up to this size is checked quicker by encoding it again with ormsgpack than by looking at its types: 0.13 and 0.42 µs
+for a flat map of 90 bytes, 0.9 and 1.3 for a nested one, but 3.7 and 0.3 for 64 kB (measured)."""
 
 
 def _head(byte: int) -> Head:
-    """Of RFC 8949, 3: a major type in three bits, and in five a number or how many bytes have it."""
+    """By RFC 8949, section 3: three bits are a major type, five are a number or say how many bytes hold it."""
     major, number = byte >> 5, byte & 31
     if number > 27:
         return None  # an indefinite length, or nothing at all
@@ -51,7 +51,7 @@ _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _PLAIN = _SCALARS | {dict, list, tuple}
 _KEYS = frozenset({str, bytes})
 _AS_BYTES: Any = {memoryview: lambda encoder, value: encoder.encode(bytes(value))}
-"""cbor2 takes it for a sequence of numbers."""
+"""cbor2 would make an array of numbers of a memoryview."""
 
 
 def _refuse(*_: Any) -> NoReturn:
@@ -90,8 +90,8 @@ def write_payloads(
 
     is_surely_plain  a check that is quicker where payloads are small, and need not know all that is plain
 
-    cbor2's own `encoders` hook for this makes encoding four times slower. So only what is not of the usual types is encoded with
-    it, and read back.
+    cbor2's `encoders` hook, which a memoryview needs, makes encoding four times slower. So only payloads of unusual types are
+    encoded with it, and read back.
     """
     try:
         encoded = cbor2.dumps(columns)

@@ -20,7 +20,7 @@ from zpipe.core.wire import cbor
 from zpipe.errors import PeerError
 
 VERSION, MINOR = 2, 0
-"""Of the protocol: ends of one VERSION talk, whatever their MINOR, since what is younger has a meaning where it is missing."""
+"""Of the protocol. Ends of one VERSION can talk whatever their MINOR: a newer field has a meaning where it is missing."""
 MAX_FRAME_BYTES = 1 * MIB
 """Of every frame but a parcel's body; a statement of 4,096 ranges has 0.05 MiB."""
 MAX_FRAME_VALUES = 65_536
@@ -32,7 +32,7 @@ MAX_NAME_CHARACTERS = 128
 SECRET_BYTES = 16
 """Of a session's name and of a consumer's secret: 128 random bits cannot be guessed, and no other frame shows them."""
 NO_SESSION = "no such session"
-"""The reason of a refuse that every end of a session brings about, and no fault of either side."""
+"""The reason of the refuse that a statement gets after its session has ended, through no fault of either side."""
 ANNOUNCEMENT_TOPIC, SNAPSHOT_TOPIC, TAP_TOPIC = TOPICS = (b"announcement", b"snapshot", b"tap")
 """Of what is published on the control socket."""
 HELLO_OF_EVERY_VERSION = ("version", "pipeline", "stage", "instance", "number")
@@ -56,7 +56,7 @@ class Hello:
     """Consumer to producer: open a session to my inbox. `number` grows with each session asked for by one incarnation.
 
     secret    random bytes of this incarnation: who asks for a session in place of one that is open must have the same
-    codecs    of sections that it reads
+    codecs    which of them it reads sections in
     minor     of the protocol's version
     suspects  [start, stop, alone]: numbers of messages that were in a call of the plugin when this instance's life before
               ended by accident; alone is 1 if nothing else was.  suspects_of: the producer's incarnation that numbered them
@@ -85,7 +85,7 @@ class Welcome:
     """Producer to consumer: the session is open; state your credit. Its name is random, so only who reads this knows it.
 
     codec  of the sections of this session, any of which may be in CBOR instead
-    numbers  what names the sequence of its messages' numbers, where that outlives an incarnation; "": the incarnation does
+    numbers  names the sequence of its messages' numbers, where it goes on in later incarnations; "": it does not
     """
 
     kind: ClassVar = "welcome"
@@ -328,8 +328,8 @@ _OF_NAME = {
     "sections": "type({0}) is list and len({0}) <= MAX_ROWS and all(map(_is_section, {0}))",
 }
 _OF_FIELD = {("refuse", "session"): f"{{0}} == b'' or {_SECRET}"}
-"""What a field must be, as an expression: by its type, or by its name where that says more, or by kind and name. Those of one
-kind make one function, since it is called for each frame: with a call for each field it took three times as long."""
+"""The condition that a field must meet, as source text: by its type, by its name where that says more, or by kind and name. All
+conditions of a kind become one function, which is called for each frame: a call for each field took three times as long."""
 
 
 def _is_row(row: Any, length: int) -> bool:
@@ -347,7 +347,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_section(row: Any) -> bool:
-    """As `_is_row`, which takes twice as long."""
+    """Written out for five numbers: by `_is_row` it takes twice as long."""
     if type(row) is not list or len(row) != _SECTION_NUMBERS:
         return False
     messages, size, first, attempt, suspicion = row
@@ -369,7 +369,7 @@ def _sound(names: tuple[str, ...], conditions: tuple[str, ...]) -> Callable[...,
 
 
 class _Reader:
-    """Of one kind: `values` are those of its fields, in order, and `sound` says whether they are what they must be."""
+    """For frames of one kind: `values` takes the fields' values out of a map, in order; `sound` checks them."""
 
     def __init__(self, frame: type[Any]) -> None:
         names = tuple(one.name for one in fields(frame))
@@ -392,15 +392,15 @@ _SAYS_SECTION, _SAYS_NUMBER = b"hsections\x81\x85\x1a", b"\x1a"
 
 
 def write_parcel(session: bytes, sequence: int, sections: list[list[int]]) -> bytes:
-    """The header of a parcel. A message that comes alone has one to itself, and cbor2 takes five times as long for it as to fill
-    in numbers of 32 bits, which are CBOR though not in its shortest form (PROTOCOL.md, "Encoding")."""
+    """The header of a parcel. At light load each message has one to itself, and cbor2 takes five times as long for it as it takes
+    to fill in numbers of 32 bits. Those are CBOR, though not in its shortest form (PROTOCOL.md, "Encoding")."""
     if len(sections) == 1:
         count, size, first, attempt, suspicion = sections[0]
         says = _SAYS_NUMBER
         row = count, says, size, says, first, says, attempt, says, suspicion
         try:
             return _ONE_SECTION.pack(_SAYS_PARCEL, session, _SAYS_SEQUENCE, sequence, _SAYS_SECTION, *row)
-        except StructError:  # one has more bits
+        except StructError:  # a number has more than 32 bits
             pass
     return write(Parcel(session, sequence, sections))
 
@@ -437,7 +437,7 @@ def _of_another_version(value: dict[Any, Any]) -> Hello | None:
 
 
 def _with_defaults(frame: type[Any], value: dict[Any, Any]) -> list[Any]:
-    """The values of all fields, with what it means that one is missing. None, which none may be, where another is missing."""
+    """The values of all fields: of a missing one what MISSING says, else None, which no field may be."""
     missing = MISSING.get(frame.kind, {})
     return [value.get(one.name, missing.get(one.name)) for one in fields(frame)]
 

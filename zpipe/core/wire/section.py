@@ -24,7 +24,7 @@ from zpipe.errors import PeerError
 from zpipe.messages import Message, received
 
 _MSGPACK_HEAD = b"\x94"
-"""An array of four; in CBOR one of twenty, which no section is."""
+"""The first byte of an array of four; in CBOR that of an array of twenty, which no section is."""
 MAX_ORIGIN_S = 1e12
 """About the year 33,700: a peer's clock may be wrong, but what is computed with it must stay a number."""
 
@@ -70,7 +70,7 @@ class Columns(NamedTuple):
 
 
 def plain(ids: list[str], origins: list[float], payloads: list[Any]) -> Columns:
-    """Messages that have none of the fields that a message need not have."""
+    """Columns without any of the optional ones."""
     return Columns(ids, origins, payloads, None)
 
 
@@ -169,7 +169,8 @@ class Section:
         return self._columns
 
     def forget_columns(self) -> None:
-        """They will hardly be asked for again, and kept until the ack they would push all others out of the processor's cache."""
+        """Drops the decoded columns. They will hardly be asked for again, and kept until the ack they would push all others out
+        of the processor's cache."""
         if self._body is not None:
             self._columns = None
 
@@ -188,7 +189,7 @@ class Section:
         return part
 
     def isolate(self, suspicions: Mapping[int, int]) -> Iterator[Section]:
-        """Itself, with each message that is suspected, by its number, a section of its own that says how much it is."""
+        """The section, cut so that each suspected message is alone in one with its suspicion. `suspicions` are by number."""
         at = 0
         for number in sorted(n for n in suspicions if self.first <= n < self.first + self.count):
             found = number - self.first

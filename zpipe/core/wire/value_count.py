@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 _RUN = 256
 
 Head = tuple[int, int] | None
-"""What a value's first byte tells: so many bytes follow that belong to the value; or, where the second number is not 0, a
-length of so many bytes, and then as many as it says. None: no value that can be counted begins so."""
+"""What a value's first byte tells: (how many more bytes the value has, 0), or (0, how many bytes hold the length of what follows
+them). None: no value that can be counted begins so."""
 
 
 def counter(heads: Sequence[Head]) -> Callable[[bytes | memoryview, int], bool]:

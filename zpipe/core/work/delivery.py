@@ -16,7 +16,8 @@ from zpipe.errors import PeerError
 class Producer(NamedTuple):
     """One incarnation of an upstream instance, as it feeds one link.
 
-    numbers  names the sequence of its messages' numbers, where that outlives an incarnation; "": the incarnation does
+    numbers  names the sequence of its messages' numbers, where it goes on in later incarnations (a disk buffer's); "": it
+             ends with this incarnation
     """
 
     stage: str
@@ -41,7 +42,7 @@ class Delivery:
 
     producer  who sent them and sends them again if this instance dies. None: they came from this stage's own store
     source    the input that they came by, as a config names it; "" if they came by none
-    done      offsets of finished messages, once there are some and others that are not
+    done      offsets of finished messages; None while none is, and no longer filled once all are
     """
 
     __slots__ = ("_adopters", "_on_finished", "count", "done", "producer", "sections", "source", "unfinished")
@@ -80,11 +81,11 @@ class Delivery:
             self._on_finished(self)
 
     def adopt(self, offset: int, delivery: Delivery, at: int) -> None:
-        """Message `offset` came again as message `at` of `delivery`, which waits for it."""
+        """Message `offset` came again as message `at` of `delivery`: both finish together."""
         self._adopters.setdefault(offset, []).append((delivery, at))
 
     def disown(self, start: int, stop: int) -> list[tuple[Delivery, int]]:
-        """What waits for messages [start, stop) waits for them no longer. Returns it."""
+        """Undoes `adopt` for messages [start, stop). Returns the copies: (delivery, offset) of each."""
         return [waiting for offset in range(start, stop) for waiting in self._adopters.pop(offset, ())]
 
     def find(self, number: int) -> int | None:
@@ -126,7 +127,8 @@ class Slice:
         return columns if self.count == self.section.count else columns.part(self.start, self.stop)
 
     def forget_columns(self) -> None:
-        """They have been worked on. A task that has the rest of the section, if there is one, comes next."""
+        """To be called when its messages have been worked on. A slice that is not the section's last leaves the decoded columns
+        to the next task."""
         if self.stop == self.section.count:
             self.section.forget_columns()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 MESSAGE, RECORD, SECTION, PROGRAM = "message", "record", "section", "program"
-"""What its payload is: a message's; what a source could not read; a section that could not be decoded, as its bytes."""
+"""What its payload is: a message's; what a source could not read; the bytes of a section that could not be decoded; what a
+program in another language handed in."""
 
 
 class StoredDeadLetter(NamedTuple):
-    """Its fields are those of a row of its instance's store, where `number` is never used again.
+    """A row of its instance's store, which never uses a `number` twice.
 
     at, origin   seconds since the epoch: when it died last, when its source produced it
     attempts     calls of the plugin that failed;  deaths: those that ended their worker; over all replays

@@ -105,11 +105,11 @@ class Result:
 
 
 class CallHistory(NamedTuple):
-    """What the plugin has made of a message (or of a group that was tried as one) so far.
+    """How the plugin's calls for a message (or for a group that was tried as one) have ended so far.
 
     attempts   calls that failed and count;  throttles: calls in a row that were asked to slow down
     deaths     calls that ended their worker
-    lines      one for each of the last of them, for people
+    lines      one for each of the last HISTORY_LINES calls, for people
     """
 
     attempts: int = 0
@@ -122,7 +122,7 @@ class CallHistory(NamedTuple):
         return self.attempts + self.deaths
 
     def after(self, failure: Failure) -> CallHistory:
-        """With one more call, that ended so."""
+        """The history with one more call, which ended in `failure`."""
         kind = failure.verdict
         if kind is Verdict.AGAIN:
             return self
@@ -205,8 +205,8 @@ class Task:
 
 @dataclass(slots=True)
 class DeadLetter:
-    """A message given up. `piece` is it (None: a record its source could not read, with its `id` and what stands there).
-    `owners`: which of the messages of its `derivation` it is, where that follows each."""
+    """A message given up: `piece`, or, where that is None, a record that its source could not read, with its `id` and the `raw`
+    content. `owners`: which messages of its `derivation` it is, where that follows each."""
 
     reason: str
     traceback: str
