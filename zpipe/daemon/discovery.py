@@ -17,7 +17,7 @@ from zpipe.runtime.places import Places
 from zpipe.transport.sockets import Sockets
 
 LOOK_S = 1.0
-"""Between two looks that nothing has asked for: for marks, and where the kernel does not tell that the folder has changed."""
+"""Between two looks that no change of the folder has caused: for marks, and where the kernel does not tell of changes."""
 
 
 class Discovery:
@@ -26,7 +26,8 @@ class Discovery:
     It connects to an instance once that has bound its sockets. Sooner, libzmq would try again at intervals that double up to half
     a second, and the first message of a pipeline that starts would wait for that at each stage.
 
-    watch  has `look_soon` called when something is made in a folder, until the descriptor that it returns is closed; -1: cannot
+    watch  watches a folder: `look_soon` is called when something is made in it, until the returned descriptor is closed; -1: the
+           folder cannot be watched
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class Discovery:
         self._connected: set[tuple[str, int]] = set()
         self._gone: set[tuple[str, int]] = set()
         self._left: set[tuple[str, int]] = set()
-        # In a run every instance of the config is started, so one that has not been heard of yet may still have something.
-        # Otherwise a consumer that is started again near the end would stop by the mark of one, and never hear of the other.
-        # One that an operator had leave is not started again, and says nothing any more: its mark tells.
+        # In a run every instance of the config is started, so each is expected, heard of or not: otherwise a consumer that is
+        # started again near the end would stop when it finds the mark of one producer, and never hear of the other. A producer
+        # that an operator had leave is not started again: its mark says so (`_look_who_left`).
         stages = self._upstreams if places.run else ()
         self._expected = {(name, n) for name in stages for n in range(1, config.stages[name].instances + 1)}
         for peer in sorted(self._expected):
@@ -80,7 +81,7 @@ class Discovery:
                     self._stage.downstream_gone(consumer)
 
     def _look_who_left(self, peer: tuple[str, int]) -> None:
-        """One that has left may be started again, and leave again."""
+        """Tells the stage when an expected instance has left. It may be started again, and leave again."""
         if peer in self._gone or peer not in self._expected or not self._places.has_left(*peer):
             self._left.discard(peer)
         elif peer not in self._left:
@@ -88,8 +89,8 @@ class Discovery:
             self._stage.upstream_left(peer)
 
     def _is_starting(self, peer: tuple[str, int]) -> bool:
-        """It has not bound its sockets yet, of which `control` is the last. One that does so unseen is connected to by the next
-        look that nothing has asked for."""
+        """Whether the instance has not bound its sockets yet, of which `control` is the last; its folder is watched meanwhile. If
+        that misses the binding, the next look of itself connects."""
         path = self._places.addresses(*peer).control
         if not path.startswith("ipc://"):
             return False

@@ -76,7 +76,7 @@ is half of the least limit that systems have."""
 
 
 class Instance:
-    """The parts of one running instance. Raises OperatorError where something outside is in the way."""
+    """The parts of one running instance. Raises OperatorError or PluginError if it cannot be made."""
 
     def __init__(
         self, config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool, level: str
@@ -90,7 +90,7 @@ class Instance:
         self._total: int | None = None
         self._stop_signals = 0
         self._host = config.host_of(stage, instance)
-        if self._host:  # an instance is where the config has it, whatever else this machine is called
+        if self._host:  # the config says on which host an instance is, not the name of this machine
             env = self._env = {**env, environment.HOST: self._host}
         self._places = Places(config, env)
         self._pair = keyring.pair_from(this_host.own_key(config, env, self._host), self._host) if self._host else None
@@ -191,7 +191,7 @@ class Instance:
         )
 
     def _make_jetstream_links(self) -> JetStreamLinks | None:
-        """None where it has none: then nothing of them is imported."""
+        """None if the instance has none: then their modules are not imported."""
         config, me = self._config, (self._settings.name, self._number)
         ends = [me[0], *(consumer for _, consumer in config.consumers(me[0]))]
         if not any(config.stages[name].link is not None for name in ends):
@@ -312,7 +312,7 @@ class Instance:
     # ---- called on other threads: they touch nothing and only post
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Blocks until the core has them, and there is room for more."""
+        """Blocks until the core has the chunks, and there is room for more."""
         taken = threading.Event()
 
         def take() -> None:
@@ -343,7 +343,7 @@ class Instance:
             self.stage.task_done(task, result, time.monotonic())
 
     def _end_source(self, error: BaseException) -> None:
-        if isinstance(error, OperatorError):  # another life would not come further
+        if isinstance(error, OperatorError):  # it would fail again after a restart
             self._lock.note_state(locks.CANNOT_GO_ON)
         self._fail("source.failed", error)
 
@@ -383,14 +383,14 @@ class Instance:
         self._notifier.reloaded()
 
     def _leave_record(self, config: PipelineConfig) -> None:
-        """For commands that ask this instance. It does its work without: they then go by the file."""
+        """Leaves the config where commands that ask this instance find it. If that fails, they go by the config file."""
         try:
             running_pipelines.write_record(self._places, config, self._settings.name, self._number)
         except OSError as error:
             self.log.warning(fields(event="config_record.unwritten", reason=error))
 
     def _supervisor_gone(self) -> None:
-        """Nothing is lost by stopping: what is held here is its upstream's."""
+        """Stops at once. Nothing is lost: upstream still answers for what is held here."""
         self.log.error(fields(event="supervisor.gone"))
         self.loop.stop(failed=True)
 
@@ -421,7 +421,7 @@ class Instance:
         )
 
     def _unreached(self) -> dict[tuple[str, int], tuple[str, float]]:
-        """Upstream instances that have said no end yet, and to which there is no connection."""
+        """The address of each upstream instance whose end is awaited and that is not connected, and for how many seconds."""
         awaited = self.stage.status().waiting_for
         found = self._sockets.unreached().items()
         return {peer: of for peer, of in found if peer[0] in awaited or f"{peer[0]}.{peer[1]}" in awaited}
@@ -457,7 +457,7 @@ class Instance:
             if opened.complete and not self._replaying:
                 self.stage.source_ended()
             else:
-                # In the next turn: at the end of this one a source that is paused is told that it has no room.
+                # In the next turn: at the end of this one the source of a paused stage is told that it has no room.
                 self._mailbox.post(self._source.start)
 
     def close(self) -> None:
@@ -486,11 +486,12 @@ class Instance:
 
 
 def _nothing() -> None:
-    """Of a source that looks at `context.stopping` by itself."""
+    """The `interrupt` of a source that is not async: such a source looks at `context.stopping` by itself."""
 
 
 def hold_refusal(settings: StageConfig) -> str:
-    """A release names messages of other calls, so these must be over, and in this process."""
+    """Why this stage may not hold messages; "" if it may. A release names messages of earlier calls, so those must be over and
+    must have been made in this process."""
     workers = settings.workers
     if workers.kind == "thread" and workers.count == 1:
         return ""
@@ -498,8 +499,8 @@ def hold_refusal(settings: StageConfig) -> str:
 
 
 def _bound(remote: RemoteAddresses) -> Bound:
-    """Where the sockets for other hosts are bound: at the host's address, if it is one. A name is what others call it by, and
-    may stand for loopback here, or for another address tomorrow: then at every address of the machine."""
+    """Where the sockets for other hosts are bound: at this host's address if the config gives an IP address. A name may stand for
+    loopback here, or for another address tomorrow, so with a name they are bound at every address of the machine."""
     wanted = (remote.inbox, remote.feedback, remote.control)
     return Bound(*(text if as_ip((parts := tcp_parts(text))[0]) else f"tcp://*:{parts[1]}" for text in wanted))
 
@@ -507,8 +508,8 @@ def _bound(remote: RemoteAddresses) -> Bound:
 def stage_policy(
     config: PipelineConfig, settings: StageConfig, runtime_root: Path, hooks: Container[str] = (), host: str = ""
 ) -> StagePolicy:
-    """The policy of one stage, whose instances have their sockets in `runtime_root`, and whose plugin has the `hooks`. `host`
-    is the one that it runs on."""
+    """The policy of one stage, whose instances have their sockets in `runtime_root`, and whose plugin has the `hooks`. `host` is
+    the host that this instance runs on, or ""."""
     peer_timeout_s = config.peer_timeout_s
     return StagePolicy(
         queue=settings.queue,
@@ -536,13 +537,14 @@ def stage_policy(
 
 
 def most_message_bytes(config: PipelineConfig, stage: str) -> int:
-    """A larger message cannot leave the stage: a NATS server takes 1 MiB, of which some is the parcel's."""
+    """A larger message cannot leave the stage: a NATS server takes 1 MiB, with the parcel's head."""
     streams = any(config.stages[name].link is not None for _, name in config.consumers(stage))
     return parcel.BODY_BYTES if streams else LinkPolicy.max_message_bytes
 
 
 def _consumer_policy(config: PipelineConfig, consumer: StageConfig, runtime_root: Path, host: str) -> ConsumerPolicy:
-    """A stage with tcp addresses has no instances without one. The runtime folder may be named by a link to it."""
+    """Which hellos of that consumer are accepted. A stage with tcp addresses has as many instances as addresses. The runtime
+    folder may be named by a symbolic link to it, so its real path counts, too."""
     folders = tuple(dict.fromkeys((str(runtime_root), os.path.realpath(runtime_root))))
     if consumer.listen:
         hosts = tuple(dict.fromkeys(parse_address(address).host for address in consumer.listen))

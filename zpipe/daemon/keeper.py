@@ -42,11 +42,11 @@ POLL_S = 0.25
 MOST_LETTER_BYTES = 17 << 20
 """A little above the largest message."""
 SILENCE_S = 5.0
-"""For so long without an announcement, which is due each second, the watchdog is still fed."""
+"""The watchdog is fed no more when the program has announced nothing for so long; an announcement is due each second."""
 
 
 def resolved(config: PipelineConfig, stage: str, instance: int, places: Places) -> dict[str, Any]:
-    """What the program is told of the config, in ZPIPE_CONFIG. PROTOCOL.md, "Started by zpipe", has the keys."""
+    """What ZPIPE_CONFIG tells the program of the config. PROTOCOL.md, "Started by zpipe", has the keys."""
     settings = config.stages[stage]
     remote = places.remote(stage, instance)
     return {
@@ -90,16 +90,15 @@ def run_program(
 
     fresh  what the program has kept in its part of the state folder is removed before
     """
-    if host := config.host_of(
-        stage, instance
-    ):  # an instance is where the config has it, whatever else this machine is called
+    # The config says on which host an instance is, not the name of this machine.
+    if host := config.host_of(stage, instance):
         env = {**env, environment.HOST: host}
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
     if _nothing_to_come(config, stage, places):
-        # Its last life crashed after the ends of all its producers, who end only when all that they sent is acked. A program
-        # cannot see that: it would wait for producers that never come.
+        # Its last life crashed after all its producers had ended, which they do only when all that they sent is acked. A program
+        # cannot see their marks: it would wait for producers that never come.
         places.mark(stage, instance, True, {})
         return ExitCode.DONE
     keeper = Keeper(config, stage, instance, env, places, fresh, level)
@@ -123,7 +122,7 @@ def _end_with_parent() -> None:
 
 
 class Keeper:
-    """Of one life of the program."""
+    """Keeps one life of the program: from its start in the constructor until `close`."""
 
     def __init__(
         self,
@@ -181,8 +180,8 @@ class Keeper:
         own = {name: value for name, value in self._env.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
         settings = self._config.stages[self._stage]
         try:
-            # What it writes goes where the keeper's does. In a group of its own, since the keeper passes signals on. It ends with
-            # its keeper, however that ends: else the next life's program would bind the same addresses beside it.
+            # Its output goes where the keeper's goes. It has a process group of its own, since the keeper passes signals on. It
+            # ends with its keeper, however that ends: else the next life's program would bind the same addresses beside it.
             return subprocess.Popen(
                 settings.command,
                 cwd=self._config.folder,
@@ -285,8 +284,8 @@ class Keeper:
         self._mark_the_end()
 
     def _mark_the_end(self) -> None:
-        """Once the program has announced its end, and its last snapshot is there. With one from before, a keeper that is killed
-        now would leave a mark of an instance that still holds messages."""
+        """Leaves the mark once the program has announced STOPPED and its last snapshot says so, too. With an earlier snapshot, a
+        keeper that is killed now would leave the mark of an instance that still holds messages."""
         stopped = State.STOPPED.value
         if self._said is not None and self._said.state == stopped == self._snapshot.get("state"):
             self._leave_mark()
@@ -327,7 +326,7 @@ class Keeper:
             self._take_told(parts[0], parts[-1])
 
     def _take_told(self, route: bytes, encoded: bytes) -> None:
-        """A dead letter is stored, and answered once that is durable. What the program also publishes is answered at once."""
+        """A dead letter is stored, and answered once that is durable. A snapshot or an announcement is answered at once."""
         try:
             frame = frames.read(encoded, MOST_LETTER_BYTES)
         except PeerError as error:

@@ -37,9 +37,9 @@ from zpipe.transport.arrival import Arrival, sender
 from zpipe.transport.sockets import Sockets
 
 PARTS_S = file_descriptors.LOOK_S
-"""The parts have a turn after what concerns them, when one of them is due, and where the loop turns anyway, this often."""
+"""The parts have a turn after an event that concerns them, when one of them is due, and this often if the loop turns anyway."""
 CALLS_S = 0.005
-"""In one turn calls are made for so long: what waits at the sockets waits no longer, and a task is cut to this size."""
+"""In one turn calls are made for so long, so that what waits at the sockets waits no longer. Tasks are cut to this size."""
 
 
 class Part(Protocol):
@@ -94,9 +94,9 @@ class Loop:
     """The shell of one instance. `run` blocks until the core exits or `stop` is called.
 
     acked        called with ids of a source's messages that are finished
-    stopped      called once everything is finished and said (`True`: at the end of the stream)
+    stopped      called once when the instance has stopped (`True`: at the end of the stream)
     output_room  set while the outputs have room
-    parts        each has its turn before a poll, where anything has happened but the usual frames and calls
+    parts        each has a turn before the poll that follows anything but the usual frames and calls
     descriptors  what to call when one of these is readable
     link_shells  by the names that their links know them by; each is one of the parts, too
     driver       the worker that may drive the loop;  handover: who does
@@ -181,7 +181,7 @@ class Loop:
                 self._handover.give()
                 self._driver.drive(self._turn_on_worker)
                 self._handover.watch()
-                # What the turn has left that was lost in a call does not wait for a deadline.
+                # A turn that was lost in a call has left work undone, which must not wait for the poll's deadline.
                 self._mailbox.post(_nothing)
         if self._error is not None:
             raise self._error
@@ -206,7 +206,7 @@ class Loop:
     def _turn(self) -> bool:
         """One turn. The only place that waits. False: the loop was lost in a call, and is another thread's."""
         now = time.monotonic()
-        # From here on other threads wake the poll: what they leave after a part has looked must not wait for its deadline.
+        # From here on other threads wake the poll: what they post after a part has looked must not wait for the poll's deadline.
         self._mailbox.asleep = True
         at = min(self._stage.next_timeout(), self._turn_parts(now))
         if self._source is not None:
@@ -268,7 +268,7 @@ class Loop:
                 drives, posted = self._driver.make_call(), 1
             if not drives:
                 return False
-            if self._mailbox.run() > posted:  # besides what came of the call
+            if self._mailbox.run() > posted:  # more was posted than the call's result
                 self._parts_look_at = 0.0
             elif not posted and self._stage.lacks_work:
                 break
@@ -313,7 +313,7 @@ class Loop:
                     stage.session_lost(arrival.key)
                 case "refusal":
                     self._refusals.note(arrival.key, now)
-                case "fd" if arrival.key in self._descriptors:  # else another thread wants a turn, and has said why
+                case "fd" if arrival.key in self._descriptors:  # else the mailbox's: its calls are made after the poll
                     self._descriptors[arrival.key]()
                     self._parts_look_at = 0.0
         except PeerError as error:
@@ -322,8 +322,8 @@ class Loop:
             self._charge(arrival, peer_limits.MALFORMED, now)
 
     def _charge(self, arrival: Arrival, cost: float, now: float) -> None:
-        """Has a neighbour with a key pay for a frame that it should not have sent. Over Unix sockets only this user's processes
-        come, and without keys nobody is known."""
+        """Has a neighbour with a key pay for a useless frame (`peer_limits`). Over Unix sockets only this user's processes come,
+        and without keys nobody is known."""
         host, key = self._sockets.shown_key(arrival)
         connection = self._sockets.connection_of(arrival) if key else -1
         if key and not self._peer_limits.charge(connection, host, cost, now):
@@ -331,8 +331,8 @@ class Loop:
             self._refusals.note_flood(host or sender(arrival), now)
 
     def _subscribed(self, arrival: Arrival) -> None:
-        """Raises PeerError, and ends the connection, if it is no subscription to what is published. With the connection goes
-        what libzmq keeps of it."""
+        """Raises PeerError, and ends the connection, if this is no subscription to what is published: libzmq forgets the
+        subscriptions of a connection with it."""
         try:
             frames.check_subscription(b"".join(arrival.frames))
         except PeerError:
@@ -377,7 +377,7 @@ class Loop:
             self._session_lost(action.session)
 
     def _session_lost(self, session: bytes) -> None:
-        """Found at the end of a turn. What follows from it is the next one's, at once."""
+        """A send has failed at the end of a turn. The next turn follows at once and does what follows from that."""
         self._stage.session_lost(session)
         self._mailbox.post(_nothing)
 

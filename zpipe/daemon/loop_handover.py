@@ -23,7 +23,7 @@ class Handover:
 
     The main thread calls `give`, then `watch`; the worker calls the rest.
 
-    worker_drives  to be asked by the thread that drives, for which it cannot change meanwhile
+    worker_drives  only the thread that drives may ask, as for that one it cannot change meanwhile
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,14 +42,14 @@ class Handover:
         self.worker_drives = False
 
     def _renew_lock(self) -> None:
-        """What is done for each call takes the lock itself: a Condition takes it by four more functions."""
+        """Methods that run for each call use `_lock` directly: to take it through the Condition costs four more functions."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
     # ---- on the main thread
 
     def give(self) -> None:
-        """The worker drives from now on. What it may still be doing counts as a call, which ends when it takes the loop."""
+        """The worker drives from now on. Until it takes the loop, whatever it is doing counts as a call."""
         with self._changed:
             self.worker_drives = True
             self._begin()

@@ -24,7 +24,7 @@ class Outage:
     """One thing that may fail for a while. Used by one thread.
 
     text              what fails, with the error of the last attempt; "" while all is well
-    failing, working  the events in the log;  what: in words
+    failing, working  names of the events in the log;  what: the thing that fails, in words
     patience_s        what fails for less than this is not mentioned
     """
 

@@ -72,7 +72,7 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     if before.limit != after.limit:
         stage.set_limit(after.limit, time.monotonic())
         taken.append(f"stages.{mine}.limit")
-    # How many instances there are concerns only whoever starts them: this one is the same beside two as beside three.
+    # The number of instances concerns only whoever starts them, so this one needs no restart.
     same = {name: getattr(before, name) for name in ("options", "traits", "limit", "instances")}
     after = dataclasses.replace(after, **same, workers=_workers(before, after))
     for field in dataclasses.fields(before):
@@ -91,7 +91,7 @@ def _uses_nats(config: PipelineConfig, stage: str) -> bool:
 
 
 def _nats_table(config: PipelineConfig) -> object:
-    """As it is written: a reload expands no secrets. What they stand for is read at the start alone."""
+    """The table as it is written: a reload expands no variables, as secrets are read at the start alone."""
     return tomllib.loads(config.text).get("security", {}).get("nats")
 
 
@@ -100,7 +100,7 @@ def _keys(config: PipelineConfig, host: str) -> tuple[str, ...]:
 
 
 def _workers(before: StageConfig, after: StageConfig) -> Workers:
-    """A reload loads no plugin, so it does not know the count that follows from one."""
+    """The new workers. Where neither config gives a count it follows from the plugin, which a reload does not load: it stays."""
     if before.workers.count_given or after.workers.count_given:
         return after.workers
     return dataclasses.replace(after.workers, count=before.workers.count)

@@ -1,7 +1,7 @@
 """The disk buffers of one instance: a folder, a segment log and a link for each stage that reads its outputs. Must not live here:
 what is in the files, and which messages are where.
 
-A log has a thread of its own, which only posts: the link is told on the loop's.
+A log has a thread of its own, which only posts what it has done: the link hears it on the loop's thread.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class DiskBuffers:
                 )
 
     def say_kept(self) -> None:
-        """This life starts over. What is stored was acked to the lives before, so nobody would give it again."""
+        """Warns that stored messages are sent although the run starts over (`--fresh`): they were acked to earlier lives, so
+        nobody would send them again."""
         for link in self.outgoing:
             if stored := link.stored_messages:
                 reason = "--fresh keeps what was acked: it is sent; to have it never be sent: zpipe buffer drop"
@@ -91,7 +92,10 @@ class DiskBuffers:
 
 
 class DiskBufferShell:
-    """Of one link. `outage`: of writing, which holds up the stage;  unread: of reading, which does not."""
+    """The shell of one buffered link.
+
+    outage  the log cannot write, which holds up the stage;  unread: it cannot read, which does not
+    """
 
     def __init__(self, segments: SegmentLog, link: BufferedLink, stage: Stage, outage: Outage, unread: Outage) -> None:
         self._segments = segments

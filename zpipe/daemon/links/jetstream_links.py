@@ -29,7 +29,7 @@ from zpipe.jetstream.streams import StreamSettings
 
 NEVER = float("inf")
 PULLS = 8
-"""So many full parcels fit into a queue, that the next ones are on their way while one is worked on."""
+"""So many full parcels fit into a queue, so that the next are on their way while one is worked on."""
 StreamLink = StreamOutput | StreamInput
 
 
@@ -88,7 +88,7 @@ class JetStreamLinks:
 
     @property
     def held_by(self) -> str:
-        """Which link waits for its cluster, and why; "" if none does. One whose stream is full waits for consumers."""
+        """Which link waits for its cluster, and why; "" if none does. A link whose stream is full waits for consumers instead."""
         outgoing = (f"the link to {one.consumer}: {one.trouble}" for one in self.outgoing if one.waits_for_cluster)
         incoming = (f"the link from {one.stage}: {one.trouble}" for one in self.incoming if one.waits_for_cluster)
         return next(outgoing, "") or next(incoming, "")
@@ -121,7 +121,7 @@ class JetStreamLinks:
 
 
 class JetStreamShell:
-    """The shell of links over one cluster. Its thread only posts: links are told on the loop's."""
+    """The shell of all links over one cluster. The connection's thread only posts: links hear of events on the loop's thread."""
 
     def __init__(self, cluster: Cluster, links: Mapping[LinkKey, StreamLink], stage: Stage, mailbox: Mailbox) -> None:
         self._cluster = cluster
@@ -158,6 +158,7 @@ def _shell_name(link: JetStreamLink) -> str:
 
 
 def _most_messages(consumer: StageConfig) -> int:
-    """Of a parcel. Both ends know it from the config: the one cuts by it, the other asks by it."""
+    """The most messages of a parcel. Both ends take it from the config: the sender cuts parcels by it, the receiver asks for as
+    many as have room."""
     assert consumer.link is not None
     return max(1, min(consumer.link.parcel_messages, consumer.queue.messages // PULLS, MOST_MESSAGES))

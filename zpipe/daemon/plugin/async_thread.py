@@ -1,4 +1,4 @@
-"""The one event loop of an instance, in a thread of its own, and what waits for it on other threads.
+"""The one event loop of an instance, in a thread of its own, and how other threads run coroutines on it.
 
 Every async hook of a plugin runs on it, so what `open` makes there can be used in all of them. It is started when the first of
 them is called, since asyncio is 6 MiB that other plugins do not need. Must not live here: timeouts, and how many calls may be
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 MOST_ITEMS = 256
-"""That an async source may be ahead of the thread that takes them: one wake of it then brings many."""
+"""Items that an async source may be ahead of the thread that takes them, so that waking it once brings many."""
 
 
 class AsyncThread:
@@ -57,8 +57,8 @@ class AsyncThread:
             try:
                 loop.run_forever()
             except BaseException as error:
-                # asyncio lets SystemExit and KeyboardInterrupt of a task through, also of one that a plugin has made. The call
-                # that waits for it hears of it as well; the others must go on.
+                # asyncio lets SystemExit and KeyboardInterrupt of a task through, also if a plugin has made the task. A call that
+                # waits for that task hears of it as well; all other calls must go on.
                 self._log.error(fields(event="event_loop.ended", reason=reason_of(error)))
         loop.close()
 

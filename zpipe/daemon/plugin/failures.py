@@ -31,7 +31,7 @@ def failure_of(index: int, error: BaseException) -> Failure:
 
 
 def seconds(delay: object) -> float | None:
-    """What a plugin gave as a delay. None, if it is no number: then zpipe chooses."""
+    """The delay that a plugin asks for, within [0, MAX_DELAY_S]. None if that is no number: then zpipe chooses one."""
     if isinstance(delay, int) or (isinstance(delay, float) and math.isfinite(delay)):
         return float(min(max(delay, 0), MAX_DELAY_S))
     return None

@@ -1,4 +1,4 @@
-"""What a plugin gave, as sections to send. Gathering outputs by outlet belongs here, and encoding them.
+"""The outputs of a plugin as sections to send. Gathering outputs by outlet belongs here, and encoding them.
 
 An output that cannot be sent (not CBOR, too large) fails the message it came from, and only that one.
 """
@@ -52,7 +52,7 @@ class OutputSections:
         self.in_order = False
 
     def extend(self, columns: Columns, first_owner: int) -> None:
-        """One output each of the messages from `first_owner` on."""
+        """Adds one output for each message from `first_owner` on."""
         if not self.owners:
             self._came = columns
         else:
@@ -107,7 +107,8 @@ class OutputSections:
         return kept
 
     def _owned(self, start: int, stop: int) -> Sequence[int] | None:
-        """As a range where they are one, which costs nothing further on; None if everything was made of everything."""
+        """The owners of outputs [start, stop): a range where they are a run, which costs nothing further on; None if each was
+        made from the whole batch."""
         if self.of_all:
             return None
         return (
@@ -123,7 +124,8 @@ class OutputSections:
                     self.owners[start], f"its output {error}", verdict=Verdict.REJECT
                 )
                 return []
-            # One by one, not halved: what cannot be sent may take seconds to encode, and so it is encoded twice, not nine times.
+            # One by one, not halved: an output that cannot be sent may take seconds to encode. This way it is encoded twice, by
+            # halving nine times.
             return [chunk for at in range(start, stop) for chunk in self._encode(at, at + 1, policy, failures)]
         else:
             if len(body) <= policy.parcel_bytes or (stop - start == 1 and len(body) <= policy.max_message_bytes):

@@ -1,7 +1,7 @@
 """The plugin of one instance: opening and closing it, its source's saved position, telling it of commits.
 
-Calling the hooks that are called once belongs here, each on a thread that is not the loop's, so that a plugin that hangs does not
-hang the loop. Must not live here: process hooks, which are `Runner`'s, and iterating the source, which is `SourceThread`'s.
+Calling open, close, total, commit and ack belongs here, each on a thread that is not the loop's, so that a plugin that hangs does
+not hang the loop. Must not live here: process hooks, which are `Runner`'s, and iterating the source, which is `SourceThread`'s.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Opened(NamedTuple):
 
 class PluginHost:
     """run         the run that this instance belongs to, "" outside one
-    service_wait  what waits where the plugin says that a service is not there
+    service_wait  waits when the plugin says that its service is not there
     in_process  the plugin is opened in this process
     """
 
@@ -89,7 +89,7 @@ class PluginHost:
         return Opened(saved, False, total)
 
     def _call_open(self, hook: Callable[[Context], Any]) -> None:
-        """Until it has worked, or a source is to end."""
+        """Calls it until it has worked, or the source is to end."""
         while not self._opened:
             try:
                 self._outcome(hook(self.context))
@@ -150,6 +150,6 @@ class PluginHost:
 
 
 def _failed(event: str, error: BaseException, **more: Any) -> LogEvent:
-    """A fault of the hook comes again with each call, and is news once a minute."""
+    """The log event of a hook that failed. It would fail with each call, so equal failures are logged once a minute."""
     reason = reason_of(error)
     return LogEvent(event, {"reason": reason, **more}, alike=reason.partition(":")[0], traceback=traceback_of(error))

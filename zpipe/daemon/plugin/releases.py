@@ -21,7 +21,7 @@ from zpipe.messages import DROP, Message, Release
 
 
 class CallReleases:
-    """`decoded` are runs of the task's messages, each with the index of its first; none for a tick or a flush."""
+    """`decoded`: the task's messages in runs, each with the index of its first message; empty for a tick or a flush."""
 
     def __init__(self, task: Task, decoded: list[tuple[int, list[Message]]], holds: Holds) -> None:
         self._task = task
@@ -37,8 +37,8 @@ class CallReleases:
         return bool(self._holds.new) and id(message) in self._holds.new
 
     def begin(self, release: Release) -> tuple[int, Message, str]:
-        """The group of what is released, the message that its outputs are like, and what their ids begin with. Raises ValueError
-        if something is not held, and OperatorError where nothing can be."""
+        """Begins a group: its index, a message that has what its outputs leave out, and what their ids begin with. Raises
+        ValueError if a message is not held, and OperatorError if this stage may hold none."""
         messages = release.messages
         if messages and self._holds.refusal:
             raise OperatorError(self._holds.refusal)
@@ -71,11 +71,12 @@ class CallReleases:
         return self._outputs.setdefault(outlet, OutputSections(outlet))
 
     def drop(self, group: int) -> None:
-        """Nothing was made of it, on purpose."""
+        """The plugin made nothing of the group, on purpose."""
         self._dropped.add(group)
 
     def held(self, failed: Collection[int], owners: Collection[int]) -> Iterator[tuple[int, bool]]:
-        """Which of the task's messages are held from now on; with True, one that has outputs of its own. `failed` are not."""
+        """The indexes of the task's messages that are held from now on, without the `failed` ones. True: the message is one of
+        `owners`, so it has outputs of its own, too."""
         new = self._holds.new
         for index, message in self._indexed():
             if new.pop(id(message), None) is None or index in failed:
@@ -86,14 +87,14 @@ class CallReleases:
             if index not in self._released_now:
                 self._holds.kept[id(message)] = message, (self._task.number, index)
             yield index, False
-        new.clear()  # also what belongs to no call, which nobody could release
+        new.clear()  # what else was held is no message of this call, and could never be released
 
     def result(self, failed: Collection[int], policy: LinkPolicy, message_bytes: int) -> Releases | None:
         if not self._groups:
             return None
         failures: dict[int, Failure] = {}
         chunks = encode_all(list(self._outputs.values()), policy, failures, message_bytes)
-        mine = self._task.number  # what failed is tried again by itself, also if it was released
+        mine = self._task.number  # a message of this call that failed is tried again, even if it was released
         groups = [[key for key in group if key[0] != mine or key[1] not in failed] for group in self._groups]
         return Releases(groups, chunks, self._dropped, list(failures.values()))
 

@@ -1,7 +1,7 @@
 """Running a plugin's hooks on a task: messages in, outputs and failures out.
 
-Calling process hooks belongs here, and seeing what kind of thing came back. Must not live here: a thread, a socket, an event
-loop. What a task has to wait for is a step of its `Work`, and whoever runs it does the waiting.
+Calling process hooks belongs here, and telling the kinds of their answers apart. Must not live here: a thread, a socket, an event
+loop. If a task has to wait for something, that is a step of its `Work`, and whoever runs the work waits for it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _TaskSteps = Generator[Any, Any, Result]
 
 
 class Calls(Protocol):
-    """Where a worker says what it calls the plugin for, should that end the process (`call_journal`).
+    """Where a worker writes down which message it calls the plugin for, in case that ends the process (`call_journal`).
 
-    note  `note[0]` is the number of the message in its task, all the time
+    note  `note[0]` is the number of that message in its task, from 1 on
     """
 
     @property
@@ -127,12 +127,12 @@ class Runner:
         return TaskRun(task, self._context.last, self._policy, self._links, self._context.holds)
 
     def _one(self, task: Task, calls: Calls, began: float) -> Result | _TaskSteps:
-        """A message by itself. The usual case, a plain payload, needs nothing of what is there for runs of them, and takes half
-        as long without it. Any other is looked at as one of a run."""
+        """Runs a task of one message. The usual answer, a plain payload, needs no `TaskRun`, and takes half as long without. With
+        any other answer the message is treated as a run of one."""
         piece, note, function = task.slices[0], calls.note, self._payload_function
         try:
             columns = piece.columns()
-        except PeerError:  # which fails it
+        except PeerError:  # `_groups` makes a failure of it
             return self._timed(self._groups(self._begin(task), calls), began)
         message = messages_of(task, piece, columns, self._links)[0] if function is None else None
         made, failure = None, None
@@ -154,7 +154,7 @@ class Runner:
     def _look_at_one(
         self, task: Task, message: Message | None, made: Any, failure: BaseException | None, called: float, note: Note
     ) -> _TaskSteps:
-        """What came of the call for a message by itself, where that is not a plain payload."""
+        """Takes the answer for a single message where that is not a plain payload."""
         calls_s = time.perf_counter() - called
         run = self._begin(task)
         group = next(run.groups())
@@ -164,7 +164,7 @@ class Runner:
             run.fail(0, failure)
         else:
             yield from self._take_each(run, group, messages, [made], note)
-            calls_s = time.perf_counter() - called  # a generator runs only there
+            calls_s = time.perf_counter() - called  # a generator runs in `_take_each`
         result = run.result()
         result.calls_s = calls_s
         note[0] = NONE
@@ -172,7 +172,7 @@ class Runner:
         return result
 
     def _chunks(self, columns: Columns, made: Any) -> list[Chunk] | None:
-        """What a message becomes that a plain payload was made of. None: it cannot be sent, or not as it is."""
+        """The output for a single message, from a plain payload. None: it cannot be sent, or is too large for a parcel."""
         if self._context.last:
             return []
         try:
@@ -206,7 +206,8 @@ class Runner:
 
     @property
     def _payload_function(self) -> Callable[[Any], Any] | None:
-        """What may be called in place of `process`. Not where something is around that: it is no method of the plugin's then."""
+        """The plugin's `payload_function`, to be called in place of `process`; None if it has none. A hook with a `use` plugin
+        around it is no method of the plugin's, so that is never passed by."""
         return self._worker.payload_function if self._worker is not None else None
 
     def _call_hook(self, run: TaskRun, hook: str, began: float) -> Generator[Any, Any, Result]:
@@ -226,7 +227,7 @@ class Runner:
         return result
 
     def _each(self, run: TaskRun, group: Group, messages: list[Message], note: Note) -> _Steps:
-        """Calls first, then looks at what came back: the usual case, a plain payload each, then needs no look at each."""
+        """Makes all calls first, then looks at the answers together: if all are plain payloads, none is looked at by itself."""
         process, context = self._process, self._context
         made: list[Any] = []
         keep = made.append
@@ -240,7 +241,7 @@ class Runner:
         yield from self._take(run, group, messages, made, note)
 
     def _each_payload(self, run: TaskRun, group: Group, function: Callable[[Any], Any], note: Note) -> _Steps:
-        """As `_each`. Messages are made only if what came back is to be looked at: that takes as long as all else here."""
+        """As `_each`, with payloads. Messages are made only if answers must be looked at: that takes as long as all else here."""
         made: list[Any] = []
         keep = made.append
         for number, payload in enumerate(run.payloads(), group.indexes.start + 1):
@@ -271,7 +272,7 @@ class Runner:
             yield from self._take_each(run, group, messages, made, note)
 
     def _take_plain(self, run: TaskRun, group: Group, made: Sequence[Any]) -> bool:
-        """The usual case, a plain payload each, needs no look at each. False if it is another."""
+        """Takes the answers if all are plain payloads. False if one is not."""
         plain = self._is_plain(made)
         if plain and not self._context.last:
             run.take_plain(group, made)
@@ -309,7 +310,7 @@ class Runner:
                     yield from run.take_each(messages, made)
             elif made is None and len(self._context.holds.new) >= len(messages):
                 pass  # all are held
-            # To ignore outputs inside would ack what was meant to be rejected.
+            # A list with answers in it may not be ignored by a last stage: that would ack what was meant to be rejected.
             elif not self._context.last or outputs_inside(made):
                 raise NoOutput if made is None else WrongBatch(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker

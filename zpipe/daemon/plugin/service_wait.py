@@ -32,7 +32,7 @@ class ServiceWait:
         self._works_at = NEVER
 
     def wait(self, answer: Throttled | Retry, stopping: threading.Event) -> None:
-        """Waits as long as the plugin asks for, or else longer each time, or until it is stopping."""
+        """Blocks for as long as the plugin asks for, else longer each time; no longer than until `stopping` is set."""
         given = seconds(answer.retry_after if isinstance(answer, Throttled) else answer.delay)
         with self._lock:
             delay_s = self._delay_s if given is None else given
@@ -44,7 +44,7 @@ class ServiceWait:
             self._works_at = time.monotonic() + WORKS_AFTER_S
 
     def reached(self) -> None:
-        """What was called has worked."""
+        """The call has worked."""
         if self._works_at != NEVER:
             with self._lock:
                 self._reached()

@@ -4,8 +4,8 @@ Iterating `zpipe_source` belongs here, holding it up, and making ids of position
 which is the core's.
 
 The source's thread only appends to a deque. The loop takes what is there and encodes it. So an idle pipeline gets each message
-at once, a busy one gets full sections. There is a timer only while a quick source is read in runs, which wake the loop once, and
-not for long while it gives nothing: the next message wakes the loop then.
+at once, a busy one gets full sections. A quick source is read in runs, which wake the loop once, so meanwhile the loop looks by a
+timer. After LOOKS looks in vain it sleeps, and the next message wakes it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SourceThread:
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
     interrupt  ends a wait of the source that `context.stopping` does not end
     singly   it hears of single messages that are finished
-    service_wait  what waits where the source says that its service is not there
+    service_wait  waits when the source says that its service is not there
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SourceThread:
         self._taken = 0  # from `items`; by the loop
         self._last_taken: Any = None
         self._in_run = False
-        self._looks = 0  # at the run, without finding anything; by the loop
+        self._looks = 0  # that the loop has taken at the current run without finding anything
         self._asleep = False  # the loop looks no more; set by it, taken back by the source's thread
         # What is done for each message takes the lock itself: a Condition takes it by two more functions.
         self._lock = threading.Lock()
@@ -124,7 +124,8 @@ class SourceThread:
         self._wake()
 
     def _read(self) -> None:
-        """Reads the source to its end. Raises what it does; it is then to be opened again after what it has given."""
+        """Reads the source to its end. Raises what the source does. After `Throttled` and `Retry` it is to be called again, and
+        goes on after the last message that the source has given."""
         stopping, items, clock = self._context.stopping, self._items, time.monotonic
         run, first, began_at = 0, self._asked, clock()
         try:
@@ -155,7 +156,7 @@ class SourceThread:
         self._service_wait.reached()
 
     def _waking(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        """What the iterator gives. By the time that the next is asked for, the one before is in `_items`."""
+        """The iterator's items. Wakes a sleeping loop after each: when the next is asked for, this one is in `_items`."""
         for item in iterator:
             yield item
             if self._asleep:
@@ -163,7 +164,8 @@ class SourceThread:
                 self._wake()
 
     def _go_on_after_last(self, first: int) -> None:
-        """What the source has given counts, also of a run that it did not end; `first` had been given before."""
+        """Has the source go on after the last item that it has given, also within a run that it has not completed. `first`: how
+        many items it had given when it was opened."""
         with self._more:
             self._asked = self._taken + len(self._items)
             last = self._items[-1] if self._items else self._last_taken
@@ -230,7 +232,7 @@ class SourceThread:
         if self._looks < LOOKS:
             return now + QUICK_S
         self._asleep = True
-        return now if self._items else NEVER  # it may have come just before the thread could have seen this
+        return now if self._items else NEVER  # an item may have come before the thread could see `_asleep`
 
     def feed(self, now: float) -> None:
         """Gives the stage what was yielded, as far as it is worth a turn. Before a snapshot, which counts what the source has
@@ -247,7 +249,7 @@ class SourceThread:
 
     @property
     def _least(self) -> int:
-        """So many messages are worth a turn now. One that waits for room gives no more than there are."""
+        """So many messages are worth a turn now. A source that waits for room gives no more, so then even one is."""
         at_once = self._nothing_unsent or self._over or self._taken + len(self._items) >= self._limit
         return 1 if at_once else self._worth_a_turn
 
@@ -328,7 +330,7 @@ def batch_of(
     """What a source has yielded, encoded, with a dead letter for each record that cannot be sent. Raises TypeError and ValueError
     for what no source may yield.
 
-    message_bytes  how large a message is likely to be;  singly: it hears of each message that is finished
+    message_bytes  how large a message is likely to be;  singly: the source hears of each message that is finished
     now            the origin of messages that do not say theirs
     """
     plain = Message(None, origin=now)

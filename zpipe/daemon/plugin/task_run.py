@@ -1,7 +1,7 @@
 """One task while it is run: its messages, the outputs taken so far, the failures.
 
 Decoding a task's messages belongs here, what a hook's answer means, and deriving ids. Must not live here: calling a hook, or
-waiting. What is to be passed on early is yielded.
+waiting. Methods that take many outputs yield those that are to be passed on early.
 
 Ids are derived, never random: kept one to one, `ID.n` for the n-th of many, `FIRST~COUNT.n` for outputs of a whole batch.
 So a redelivered message makes the same ids again, and an idempotent sink stores each once.
@@ -54,8 +54,8 @@ class StageLinks(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Slices [first, stop) of a task, as many messages of it as make a section: decoded, called for and encoded one group after
-    another, its messages stay in the processor's cache.
+    """Slices [first, stop) of a task, with about as many messages as make a section. Groups are decoded, called for and encoded
+    one after another, so that their messages stay in the processor's cache.
 
     indexes  those of its messages in the task
     """
@@ -128,7 +128,7 @@ class TaskRun:
         self._releases: CallReleases | None = None
 
     def groups(self) -> Iterator[Group]:
-        """A batch is one."""
+        """The groups of the task, in order. A batch is a single one."""
         slices, first, begin, end = self.task.slices, 0, 0, 0
         for at, piece in enumerate(slices):
             if end > begin and not self.task.batch and end + piece.count - begin > self._fitting:
@@ -138,7 +138,8 @@ class TaskRun:
         yield Group(first, len(slices), range(begin, end), slices[first:])
 
     def decode(self, group: Group) -> bool:
-        """Makes it the group whose messages are asked for. False if a section is malformed: all of the group have failed then."""
+        """Decodes the group, which `payloads` and `messages` are of from now on. False if a section is malformed: all messages of
+        the group have failed then."""
         try:
             self._columns = [piece.columns() for piece in group.slices]
         except PeerError as error:  # what cannot be decoded will not be the next time either
@@ -162,7 +163,7 @@ class TaskRun:
         return messages
 
     def end(self, group: Group) -> None:
-        """It has been called for, and what came of it was taken."""
+        """The group's calls are made and their answers taken: forgets its decoded messages."""
         self._columns = []
         for piece in group.slices:
             piece.forget_columns()
@@ -322,7 +323,8 @@ class TaskRun:
         return result
 
     def _take_held(self) -> list[int]:
-        """Which messages are held from now on. One of which outputs were made as usual fails: it would be acked with those."""
+        """Which messages are held from now on. A held message that also has outputs of its own fails: it would be acked with
+        those."""
         owners = {owner for sections in self._all_sections() for owner in sections.owners}.union(
             range(self._encoded_stop)
         )

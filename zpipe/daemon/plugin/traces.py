@@ -39,11 +39,11 @@ SCHEMA = "https://opentelemetry.io/schemas/1.27.0"
 """The version of the conventions that the names here are of."""
 _CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 FLUSH_S = 1.0
-"""At the end of an instance, for what is not exported yet: a collector that does not answer must not hold up a drain."""
+"""How long an instance that ends exports what is left: a collector that does not answer must not hold up a drain."""
 EXPORT_LOG_S = 60.0
 """Between lines about what could not be exported: the library logs several a second."""
 MOST_FAILED = 1000
-"""Traced messages that wait for another call, and of which it is known when the last one ended."""
+"""Failed traced messages of which it is remembered when their last call ended."""
 NS = 1_000_000_000
 Hooks = Mapping[str, Callable[..., Any]]
 _Seen = tuple[Any, str, dict[str, Any], Failure | None]
@@ -147,7 +147,7 @@ class OpenTelemetry:
                 yield item
 
     def _mark(self, item: Any) -> Message | None:
-        """A copy with a context; None for what is no sound message, or has one already."""
+        """A copy of the item with a trace context; None for one that is no sound message, or has a context already."""
         if type(item) is tuple and len(item) == 2 and type(item[1]) is not BadRecord:
             item = Message(item[1], position=item[0])
         if type(item) is not Message:
@@ -200,7 +200,7 @@ class OpenTelemetry:
             self._span(f"process {destination}", facts, began_ns, ended_ns, context, [context], failure)
 
     def _process_batch(self, task: Task, seen: list[_Seen], began_ns: int, ended_ns: int) -> None:
-        """One call for all of them. Failed is what failed of those that are traced."""
+        """One span for the call of a batch. It failed if one of the traced messages did."""
         contexts = [context for context, *_ in seen]
         _, destination, facts, _ = seen[0]
         facts = {**facts, "messaging.batch.message_count": task.count}
@@ -252,7 +252,7 @@ class OpenTelemetry:
 
 
 def _messages(task: Task) -> Iterator[tuple[Slice, str, Any]]:
-    """The slice, the id and the headers of each message, in their order. None are known of a section that is no section."""
+    """The slice, the id and the headers of each message, in their order; "" and None where its section cannot be decoded."""
     for piece in task.slices:
         try:
             columns = piece.section.columns()

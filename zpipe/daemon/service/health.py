@@ -21,7 +21,7 @@ from zpipe.runtime.locks import InstanceLock
 from zpipe.runtime.places import Places
 
 LOOK_S = 1.0
-"""While nothing else happens. Each time the loop turns anyway, `descriptors.LOOK_S` is enough."""
+"""Between two looks while nothing else happens. When the loop turns anyway, it looks as often as `file_descriptors.LOOK_S`."""
 PATIENCE_S = 1.0
 """A service that says "slow down" now and then is the limiter's matter. One that lets nothing through for this long is logged."""
 
@@ -29,8 +29,8 @@ PATIENCE_S = 1.0
 class Health:
     """Used by the loop's thread.
 
-    outages  of other parts, to be shown
-    fail    ends the instance, with an event for the log and its reason
+    outages  those of other parts, which are shown with its own
+    fail     ends the instance, with an event for the log and its reason
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Health:
 
     @property
     def held_by(self) -> str:
-        """What this instance waits for, in words; "" if for nothing outside the pipeline."""
+        """What outside the pipeline this instance waits for, in words; "" if for nothing."""
         return next((outage.text for outage in self._outages if outage.text), "")
 
     def mark_stopped(self, ended: bool, snapshot: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Health:
         self._paused_mark.run(lambda: self._places.keep_paused(self._me.stage, self._me.instance, paused))
 
     def fails(self, task: Task, result: Result) -> bool:
-        """Whether a task's result is the end of the stage. If the plugin lets nothing through, that is shown as what holds it."""
+        """Whether a task's result ends the stage. A plugin that throttles every message is shown as what holds the stage."""
         failures = result.failures
         final = next((failure for failure in failures if failure.verdict is Verdict.FAIL), None) if failures else None
         if final is not None:

@@ -20,7 +20,7 @@ MINUTE_S = 60.0
 LINES_A_MINUTE = 60
 """Of one event: people and scripts that ask for something stay far below it."""
 FAULTS_A_MINUTE = 10
-"""Distinct ones: more than a peer of another version makes, and few enough to be read."""
+"""Distinct faults: more than a peer of another version makes, and few enough to be read."""
 _NUMBER = re.compile(r"\d+")
 
 
@@ -33,7 +33,7 @@ class LineLimit:
         self._left_out = 0
 
     def admit(self, line: Hashable, now: float) -> int | None:
-        """None if the line is not to be written; else how many were not since the last that was."""
+        """None if the line is not to be written; else how many lines were left out since the last one that was written."""
         written = self._written
         while written and now - written[oldest := next(iter(written))] >= MINUTE_S:
             del written[oldest]
@@ -53,7 +53,7 @@ class LimitedLog:
         self._limits: dict[str, LineLimit] = {}
 
     def write(self, event: LogEvent, now: float) -> None:
-        """Logs it, unless the same was logged in this minute, or too much of the kind."""
+        """Logs the event, unless the same was logged in the last minute, or too many of its name were."""
         text = fields(event=event.event, **event.fields)
         limit = self._limits.setdefault(event.event, LineLimit(LINES_A_MINUTE))
         left_out = limit.admit(object() if event.repeats else event.alike or text, now)

@@ -1,8 +1,8 @@
-"""What a neighbour with a key may cost before its connection is ended: frames that break the protocol, that no session is open
-for, or that nobody in session has sent.
+"""How many useless frames a neighbour with a key may send before its connection is ended: frames that break the protocol, parcels
+of no open session, and frames on the feedback socket by a connection without a session.
 
-Whoever keeps to the protocol makes some of these: a hello a second that is refused, parcels that were on their way when their
-session ended. Must not live here: ending a connection, and what a frame means.
+A sound neighbour sends some of these, too: a hello a second that is refused, parcels that were on their way when their session
+ended. Must not live here: ending a connection, and what a frame means.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BURST, PER_S = 2000.0, 100.0
-"""Of one connection. A parcel of one message fills the smallest window, so of a session that has ended as many may come as the
-default `queue` has messages."""
+"""Useless frames of one connection. After its session has ended, the parcels that were on their way still come: seldom many,
+since a backlog fills parcels."""
 BURST_OF_HOST, PER_S_OF_HOST = 10_000.0, 500.0
-"""Of all connections from one host: who is hung up on and comes again has no new burst each time."""
+"""Of all connections from one host together: one that was ended gets no new burst by connecting again."""
 MALFORMED = 100.0
-"""What a frame costs that breaks the protocol: twenty of them are no accident."""
+"""The cost of a frame that breaks the protocol: twenty of them are no accident."""
 PLAIN = 1.0
 LEFT_S = 1.0
-"""For so long frames of a connection that was ended may wait to be read. A frame of another one, which has got its descriptor, is
-lost with them, and repeated."""
+"""Frames of an ended connection may wait so long to be read. If a new connection has got its descriptor, that one's frames are
+dropped with them, and are repeated."""
 MOST_CONNECTIONS = 4096
-"""That are remembered."""
+"""Connections that are remembered."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class PeerLimits:
     """Used by the loop's thread. A connection is known by its number (a descriptor, which the next connection may get), a host by
     the name that its key has shown.
 
-    ended  connections that were ended lately, and for how long they are looked for: without any, nobody need be looked up
+    ended  connections that were ended lately, and until when: while there are none, no frame need be looked up
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class PeerLimits:
         return connection in self.ended
 
     def charge(self, connection: int, host: str, cost: float, now: float) -> bool:
-        """Takes it in. False: that was too much, the connection has to end."""
+        """Charges the connection and its host with the cost of a frame. False: that was too much, the connection has to end."""
         mine = self._connections.setdefault(connection, _Allowance(BURST, now))
         hosts = self._hosts.setdefault(host, _Allowance(BURST_OF_HOST, now))
         if len(self._connections) > MOST_CONNECTIONS:

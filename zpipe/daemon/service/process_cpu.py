@@ -20,7 +20,7 @@ def cpu_figures(worker_pids: Collection[int]) -> dict[str, float]:
     if not own:
         return {}
     workers = [times for pid in worker_pids for times in _threads(pid)]
-    # Of its own process, time.process_time() counts ended threads too. Those of a worker are few, and live as long as it does.
+    # For its own process time.process_time() counts ended threads, too. A worker has few threads, which live as long as it does.
     used = time.process_time() + sum(used for used, _ in workers) / NS
     return {"cpu_s": used, "cpu_wait_s": sum(waited for _, waited in (*own, *workers)) / NS}
 

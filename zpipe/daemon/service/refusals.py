@@ -1,6 +1,5 @@
-"""Connections that were refused for their keys, at either end: in words with the cure, for the log and for snapshots.
-
-Which of them are still news belongs here. Must not live here: deciding who may connect, which `transport/curve` does.
+"""Connections that were refused for their keys, here or by the other end: what was wrong and how to mend it, for the log and for
+snapshots. Must not live here: deciding who may connect, which `transport/curve` does.
 """
 
 from __future__ import annotations
@@ -16,23 +15,24 @@ from zpipe.daemon.service.limited_log import LimitedLog
 from zpipe.transport.curve import SOMEBODY, Refusal
 
 FORGET_S = 10.0
-"""Whoever is refused tries again every second, so after so long without another try there is nothing to mend."""
+"""A refused peer tries again every second. One that has not tried for so long has gone, and its refusal is forgotten."""
 REPEATED = 3
-"""Handshakes from one address that came to nothing without a reason: so many are news."""
+"""So many handshakes from one address that were broken off without a reason are worth a line in the log."""
 TRYING_S = 5.0
-"""Whoever expects another key may find the right one among those that it trusts: a host that is changing its key has two."""
+"""A client that expects another key here is refused only after so long: it may trust a second key, which it tries next, while
+this host changes its own."""
 MOST = 20
-"""That are remembered: strangers can cause any number."""
+"""Refusals that are remembered: strangers can cause any number."""
 SILENT_TIMEOUTS = 2.0
-"""Of the time after which a peer is given up: an instance that is started again is back sooner."""
+"""An upstream instance is called silent after so many peer timeouts: one that is started again is back sooner."""
 SHOWN = ("hello.refused", "upstream.refuses")
-"""Events of the core that are refusals too: of somebody whose key may connect."""
+"""Events of the core that are refusals, too: the peer's key may connect, but its hello is not accepted."""
 
 
 class Refusals:
     """Used by the loop's thread.
 
-    host        the host that this is;  key: its public key;  stage: of this instance
+    host  the name of this host;  key: its public key;  stage: the stage of this instance
     """
 
     def __init__(self, config: PipelineConfig, host: str, key: str, stage: str, log: LimitedLog) -> None:
@@ -48,7 +48,7 @@ class Refusals:
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def trust(self, config: PipelineConfig) -> None:
-        """The keys have changed. Those that are gone are still known by the name of their host."""
+        """Other keys are trusted from now on. Remembers whose the dropped ones were, to name the host that still uses one."""
         new = {key for host in config.hosts.values() for key in host.keys}
         old = {key: host.name for host in self._config.hosts.values() for key in host.keys}
         self._dropped = {**self._dropped, **old}
@@ -66,7 +66,7 @@ class Refusals:
         self._remember(refusal.where, reason, now)
 
     def _is_repeated(self, where: str, now: float) -> bool:
-        """Whoever has no key tries again each second. A command that was ended meanwhile, or a look at the port, does not."""
+        """A peer without a key tries again each second. A command that was ended meanwhile, or a port scan, does not."""
         recent = [(one, at) for one, at in self._broken_off if now - at <= FORGET_S]
         self._broken_off = [*recent[-MOST:], (where, now)]
         return sum(one == where for one, _ in self._broken_off) >= REPEATED
@@ -81,13 +81,13 @@ class Refusals:
         return now - since >= TRYING_S
 
     def note_event(self, event: LogEvent, now: float) -> None:
-        """An event of the core, which is logged already."""
+        """Remembers an event of the core if it is a refusal. It is logged already."""
         if event.event in SHOWN:
             peer = str(event.fields.get("consumer") or event.fields.get("upstream") or "")
             self._remember(peer, str(event.fields.get("reason")), now)
 
     def note_flood(self, peer: str, now: float) -> None:
-        """Its connection was ended for what came by it."""
+        """The peer's connection was ended for the frames that came by it."""
         said = "what is wrong with them is in the log here (peer.malformed, hello.refused)"
         reason = f"{peer} sends frames that break the protocol, or that no session is open for: its connection was ended; {said}"
         self._log.write(LogEvent("peer.flood", {"peer": peer, "reason": reason}), now)
@@ -110,8 +110,9 @@ class Refusals:
     def _silent(
         self, unreached: Mapping[tuple[str, int], tuple[str, float]], refused: Container[str]
     ) -> Iterator[dict[str, Any]]:
-        """Those of other hosts: of its own host an instance finds the marks of those that have stopped. Of hosts whose keys are
-        in the way, that is said already, and to start anything would not help."""
+        """A row for each silent upstream instance on another host. Left out are those on this host, where marks on disk tell what
+        has stopped, and those on a host that is `refused`: there the keys are in the way, and starting the instance would not
+        help."""
         for (stage, instance), (address, seconds) in unreached.items():
             host = self._config.host_of(stage, instance)
             if host in ("", self._host) or host in refused or seconds < self._patience_s:
@@ -128,7 +129,7 @@ class Refusals:
             del self._seen[next(iter(self._seen))]
 
     def _without_keys(self) -> list[dict[str, Any]]:
-        """Neighbours' hosts whose last key was dropped: nobody there is connected to, nor let in."""
+        """A row for each neighbour's host of which no key is trusted: no connection to or from it is possible."""
         if not self._config.has_keys:
             return []
         neighbours = [entry.stage for entry in self._config.stages[self._stage].inputs]
@@ -145,7 +146,7 @@ class Refusals:
         return f"no key of {host} is trusted here: {cure}"
 
     def _of_peer(self, refusal: Refusal) -> str:
-        """The other end has refused."""
+        """Why the other end has refused this host."""
         peer, me = refusal.where, self._host
         match refusal.problem:
             case "unknown key":
@@ -168,7 +169,7 @@ class Refusals:
                 return f"{peer} broke off the handshake"
 
     def _here(self, refusal: Refusal) -> str:
-        """Somebody was refused here."""
+        """Why somebody was refused here."""
         who = self._named(refusal.where)
         match refusal.problem:
             case "unknown key" if refusal.key in self._dropped:

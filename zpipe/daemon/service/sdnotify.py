@@ -22,7 +22,7 @@ from zpipe.core.intervals import following
 NEVER = float("inf")
 STATUS_S = 1.0
 EXTENSION_S = 15.0
-"""Until something has to be finished again while stopping. Sent every STATUS_S, so well before any stop timeout ends."""
+"""While stopping, something must be finished within this time. Sent every STATUS_S, so well before any stop timeout ends."""
 
 
 class ServiceStatus(NamedTuple):
@@ -62,7 +62,8 @@ class Notifier:
             self._socket.sendto("\n".join(lines).encode(), self._address)
 
     def ready(self) -> None:
-        """Bound, and the plugin is open. With the status, or `systemctl status` would say STARTING for another second."""
+        """The sockets are bound and the plugin is open. Sent with the status, or `systemctl status` would say STARTING for
+        another second."""
         self.send("READY=1", f"STATUS={self._status().text}")
 
     def reloading(self) -> None:

@@ -23,7 +23,7 @@ _EPOCH = time.time() - time.monotonic()
 
 
 def status_of(stage: Stage, held_by: str) -> ServiceStatus:
-    """State, depth, rate, and what holds it. `progress` moves with everything finished here or acked below, not with what is
+    """The status line, and `progress`, which moves with everything that is finished here or acked below, but not with what is
     handed back."""
     status = stage.status()
     parts = [status.state.value + (" (paused)" if status.paused else "")]
@@ -63,13 +63,13 @@ def process_figures(
     """What only the process knows.
 
     run              the `zpipe run` that it belongs to, "" outside one
-    total            messages that its source had left at the start;  finished_before: in earlier lives
+    total            messages that its source had left at the start;  finished_before: messages finished in earlier lives
     held_by          what it waits for outside the pipeline
     replay_due       dead letters may be marked for replay that have not come yet
     read             (a head) messages that its source has yielded, and the seconds it took for them, without waits for room
     last_life        how the life before ended
     worker_deaths    how many worker processes have died, by what ended them;  worker_pids: those that live
-    refusals         who was refused lately, here or by whom
+    refusals         peers that were refused lately, or that refused this instance
     plugin_metrics   what the plugin counts and measures itself
     """
     return {

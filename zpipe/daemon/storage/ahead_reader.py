@@ -12,12 +12,12 @@ from zpipe.daemon.storage.segment_writer import SegmentWriter
 from zpipe.runtime.segment_folder import Damage, Disk, Segment, SegmentFile, SegmentReader, Whole, is_lost, segment_path
 
 READ_TRIES = 10
-"""So often a page is read, one try a second, before what is behind it is read without it: a path to a disk that was lost comes
-back, a bad sector does not."""
+"""A page that cannot be read is tried so often, once a second, before it is passed over: a lost path to a disk comes back, a bad
+sector does not."""
 
 
 class _Found:
-    """What one read gives. `error`: of the last page that was passed over."""
+    """What one read has found so far. `error`: why the last page that was passed over could not be read."""
 
     def __init__(self, number: int) -> None:
         self.next_number = number
@@ -37,11 +37,11 @@ class _Found:
         self._bad_before = self.bad
 
     def cut(self) -> None:
-        """What comes after the last record is read again."""
+        """Ends the result after the last record: what came after it is read again."""
         self.bad = self._bad_before
 
     def pass_to(self, number: int) -> None:
-        """Nothing below it is to come."""
+        """No record below `number` is to come."""
         self.next_number = max(self.next_number, number)
         self._bad_before = self.bad
 
@@ -89,7 +89,7 @@ class AheadReader:
                 raise
             found.cut()
         if self._file is not None:
-            self._file.be_strict()  # the next page that cannot be read is tried as often
+            self._file.be_strict()  # the next page that cannot be read gets READ_TRIES of its own
         self.failures = 0
         return found.as_records()
 
@@ -158,7 +158,7 @@ class AheadReader:
         return file, reader
 
     def close(self) -> None:
-        """Lets go of the file that is open, as before it is removed."""
+        """Closes the file that is open."""
         if self._file is not None:
             self._file.close()
         self._file = self._reader = None

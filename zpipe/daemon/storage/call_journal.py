@@ -1,8 +1,8 @@
-"""Which calls of the plugin are under way, kept where it can be read after the process has died. Must not live here: what that
+"""Which calls of the plugin are under way, in a file that can be read after the process has died. Must not live here: what that
 death means for a message.
 
-The file is mapped into memory: a note costs a store, and what a killed process has stored is still in the kernel's page
-cache. It is not synced, so after a loss of power no message is suspected.
+The file is mapped into memory: a note costs one write to memory, and what a killed process has written there is still in the
+kernel's page cache. It is not synced, so after a loss of power no message is suspected.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from zpipe.errors import PeerError
 STORE = "", "", 0
 """In place of a producer, for messages that are dead letters of this instance. Their numbers are those of the letters."""
 NONE, ALL = 0, 0xFFFFFFFF
-"""What a note may say beside message n of its task (as n + 1): no call is under way, or one for a whole batch."""
+"""A note is n + 1 for a call with message n of the task. Besides: no call is under way, or one for a whole batch."""
 SLOT_BYTES, SLOTS_BYTES, LEAST_SLOT_BYTES = 64 * 1024, 4 * 1024 * 1024, 1024
-"""Of one worker, of all workers, and of one of very many: a thousand calls at a time have one message each."""
+"""The most for one worker, the most for all, and the least for one: a thousand calls at a time have one message each."""
 BETWEEN_IDS = "\0"
 HEAD_BYTES = 12
 """Three numbers: the note, the bytes of the messages, the bytes of a slot."""
@@ -46,7 +46,7 @@ class CallJournal:
     def __init__(self, path: Path, slots: int) -> None:
         size = slot_bytes(slots)
         with path.open("w+b") as file:
-            # Not sparse: a store into a page for which the disk has no room any more is the end of the process (SIGBUS).
+            # Not sparse: writing to a mapped page for which the disk has no room any more would end the process (SIGBUS).
             os.posix_fallocate(file.fileno(), 0, slots * size)
             self._map = mmap.mmap(file.fileno(), slots * size)
         self._slots = [CallSlot(memoryview(self._map)[at * size : (at + 1) * size]) for at in range(slots)]
@@ -65,11 +65,11 @@ class CallSlot:
         self._size: Note = view[4:8].cast("I")
         view[8:12].cast("I")[0] = len(view)
         self._producer: Producer | None = None
-        self._begins: list[Any] = []  # of rows of this producer
+        self._begins: list[Any] = []  # what each row of this producer begins with
 
     def begin(self, task: Task, named: slice = EACH) -> None:
-        """Writes the messages of the slices `named`, whose ids are decoded by then, before the calls for them. Where they do not
-        fit, the ids are left out first. Messages that do not fit even then are never suspected."""
+        """Writes down the messages of the slices `named` before the calls for them; their ids are decoded already. If there is no
+        room for all, the ids are left out. Messages that do not fit even then are never suspected."""
         before = sum(piece.count for piece in task.slices[: named.start]) if named.start else 0
         rows = [self._row(piece) for piece in task.slices[named]]
         encoded = msgpack.write([before, *rows])
@@ -86,7 +86,7 @@ class CallSlot:
             self._producer = piece.delivery.producer
             producer, incarnation = producer_of(piece)
             self._begins = [*producer, incarnation]
-        # As one text, which costs 8 ns an id to encode, against 60.
+        # The ids as one text cost 8 ns each to encode, against 60 as a list.
         return [*self._begins, piece.section.first + piece.start, piece.count, BETWEEN_IDS.join(piece.ids())]
 
     def end(self) -> None:
@@ -94,7 +94,7 @@ class CallSlot:
 
 
 def producer_of(piece: Slice) -> tuple[tuple[str, str, int], str]:
-    """Whose numbers the messages have: (stage, outlet, instance), and what names their sequence."""
+    """The producer that numbered the messages, (stage, outlet, instance), and what names the sequence of its numbers."""
     producer = piece.delivery.producer
     return (STORE, "") if producer is None else (producer[:3], producer.sequence)
 
@@ -111,7 +111,7 @@ class _Call(NamedTuple):
         at = self.before
         for stage, outlet, instance, incarnation, first, count, text in self.rows:
             ids = text.split(BETWEEN_IDS)
-            if len(ids) != count:  # left out, or one has what stands between them
+            if len(ids) != count:  # they were left out, or one of them contains BETWEEN_IDS
                 ids = [""] * count
             for number, id in zip(range(first, first + count), ids, strict=True):
                 at += 1

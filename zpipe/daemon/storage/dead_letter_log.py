@@ -13,9 +13,9 @@ from zpipe.runtime.logs import TRACEBACK, fields, frames_of
 
 NEVER = float("inf")
 FOLD_S = 5.0
-"""The number of those that are equal to one that was shown is logged this often."""
+"""How often it is logged how many letters equal to a shown one have come since."""
 MOST_KINDS = 100
-"""Of equal dead letters that are remembered; a plugin may put anything into its reasons."""
+"""Kinds of equal letters that are remembered: a plugin may put anything into its reasons."""
 _NUMBER = re.compile(r"\d+")
 _FRAME = re.compile(r'File "(?:[^"]*/)?([^"/]+)", line (\d+)')
 Kind = tuple[str, ...]
@@ -88,8 +88,8 @@ def line_of(traceback: str) -> str:
 
 
 def kind_of(row: LetterRow) -> Kind:
-    """The same for letters of the same cause. Of an exception that is its type and the lines that it came by, whatever its text
-    says of the message. Otherwise it is the reason, whatever numbers are in it."""
+    """What letters of the same cause have in common: the type of the exception and the lines that it came through, whatever its
+    text says of the message; without an exception the reason, whatever numbers are in it."""
     frames = frames_of(row.traceback)
     if frames:
         return (row.reason.partition(":")[0], *frames)

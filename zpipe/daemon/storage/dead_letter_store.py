@@ -42,7 +42,7 @@ class DeadLetterStore:
     """`replay_due`: letters may be marked for replay that are not in hand yet. True at the start if letters
     are stored, as the last life may have left some.
 
-    last_life  how the life before ended: a letter that is replayed must not end every life
+    last_life  how the life before ended: a letter whose replay has ended it is suspected from now on
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class DeadLetterStore:
 
     def store(self, letter: DeadLetter) -> None:
         """Writes the letter, then tells the core."""
-        # One attempt shows whether there is room again, however many letters wait.
+        # While the disk is full, one write at a time is enough to see whether there is room again.
         if self.outage.text and self._writing:
             self._stage.letter_written(letter, False, time.monotonic())
             return
@@ -104,11 +104,11 @@ class DeadLetterStore:
             self._write(letter, row)
             return
         self._log_letter(letter, row)
-        # In the next turn, so that what can be sent is.
+        # Posted, so that another turn follows at once, which sends the message.
         self._mailbox.post(lambda: self._stage.letter_posted(letter, body))
 
     def remove(self, number: int) -> None:
-        """The replayed letter is finished, so its row goes."""
+        """The replayed letter is finished: deletes its row, then tells the core."""
 
         def then(error: Exception | None, _: None) -> None:
             if error is None:
@@ -121,7 +121,7 @@ class DeadLetterStore:
         self._ask(lambda connection: dead_letter_table.remove(connection, number), then)
 
     def read_marked(self) -> None:
-        """Letters were marked for replay, so they are read from the next turn on."""
+        """Letters were marked for replay: they are read from the next turn on."""
         self.replay_due = self._marked_meanwhile = True
 
     def _row_of(self, letter: DeadLetter) -> LetterRow:
@@ -229,7 +229,8 @@ class DeadLetterStore:
         self._ask(job, then)
 
     def _ask(self, job: Callable[[sqlite3.Connection], T], then: Callable[[Exception | None, T | None], None]) -> None:
-        """Does `job` on the store's thread, then calls `then` on the loop's thread with its result. The total is read with it."""
+        """Does `job` on the store's thread, then calls `then` on the loop's thread with its result. Also tells the core how many
+        letters are stored after it."""
         found: list[tuple[T, tuple[int, int]]] = []
 
         def run(connection: sqlite3.Connection) -> None:
@@ -260,7 +261,7 @@ def _section_of(row: LetterRow | Marked, id: str, payload: Any) -> bytes:
 def letter_row(letter: DeadLetter, stage: str, last_life: LastLife) -> LetterRow:
     """The row of a letter. A message that cannot be decoded is stored as the bytes of its whole section.
 
-    last_life  how this instance's life before ended: it tells what a message has done that has ended it
+    last_life  how this instance's life before ended: that goes into the letter of a message that was in its last call
     """
     id, origin, payload, headers, kind = letter.id, 0.0, letter.raw, None, RECORD
     if letter.piece is not None:
@@ -301,7 +302,7 @@ def message_of(row: LetterRow, policy: LinkPolicy) -> bytes | None:
     payload |= {"history": list(row.history), "payload": cbor.read(row.payload)}
     try:
         body = _section_of(row, f"{row.id}.{DEAD}", payload)
-    except ValueError:  # nested as deep as a message may be, and here one deeper
+    except ValueError:  # the letter's payload is one deeper than the message's, which was as deep as it may be
         return None
     return body if len(body) <= policy.max_message_bytes else None
 

@@ -1,8 +1,8 @@
 """How the life before this one ended, if it crashed, and how this one does.
 
-The process is gone, so it cannot be asked. What was under way in it is in the call journal. Where it stood, Python's faulthandler
-has written. What its parent saw, `zpipe run` says in the environment, and systemd has written into a file by the unit's
-ExecStopPost=. A process that fails by itself writes the same file.
+The process is gone, but it has left traces. The call journal has the calls that were under way. Python's faulthandler has written
+where its threads were. Its exit status is in the environment if `zpipe run` started it, or in a file that systemd writes by the
+unit's ExecStopPost=. A process that fails by itself writes that file, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zpipe.runtime.logs import fields
 from zpipe.runtime.places import read_json, write_json
 
 ENDED = "ended"
-"""The file of how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. Any end, also one in order."""
+"""The file that says how a life ended, in systemd's words: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS. It may be an orderly end."""
 KILLED = "killed by "
 UNKNOWN = "unknown (kill -9, or no memory left)"
 TRACEBACK_CHARACTERS = 8000
@@ -51,10 +51,10 @@ _FATAL = {
 class LastLife:
     """Without arguments: the life before ended in order, or there was none.
 
-    suspects  and `traceback` (of a fatal signal, or "") may be those of an earlier run; all else is of this run
-    how       "killed by SIGSEGV", "exit code 1", or that nobody knows
+    suspects  messages in a call; these and `traceback` (of a fatal signal, or "") may be of an earlier run, all else is of this
+    how       "killed by SIGSEGV", "exit code 1", or UNKNOWN; "" if it did not crash
     ids       of messages in the call, as far as they are known;  at  when this was found, in seconds since the epoch
-    restarts  crashes since the last start that followed an end in order, by what ended them
+    restarts  crashes since the last start that followed an orderly end, by what ended them
     """
 
     suspects: SuspectedCalls = field(default_factory=dict)
@@ -140,7 +140,7 @@ class LastLifeFiles:
             raise unwritable(self._calls, error) from None
 
     def failed(self, code: int) -> None:
-        """This life ends by itself, and not in order, which the next one is to know. (systemd writes the same after it.)"""
+        """This life fails by itself, which the next one is to know. (systemd writes the same after it.)"""
         with suppress(OSError):
             self._ended.write_text(f"exit-code exited {code}\n")
 

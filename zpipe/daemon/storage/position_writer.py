@@ -19,7 +19,7 @@ class PositionWriter:
     """Used by the loop's thread.
 
     finished_before  messages that were finished before this life began
-    completed_by     gives what the end of the source is written for: the run, or outside of one this incarnation
+    completed_by     gives the name under which the end of the source is saved: the run's, or outside one this incarnation's
     stored           called with what is durable now, on the loop's thread
     committed        called with the position that is durable now, on the store's thread
     """

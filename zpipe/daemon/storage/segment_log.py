@@ -35,12 +35,12 @@ from zpipe.daemon.storage.segment_writer import SegmentWriter
 from zpipe.runtime.segment_folder import Disk
 
 HINTS_S = 0.1
-"""Finished ranges are noted this often at most: what is not noted when the process is killed is sent again, and
-passed over by consumers, who are told to remember its numbers until then."""
+"""Finished ranges are noted this often at most. What is not noted when the process is killed is sent again, and consumers pass it
+over, since they keep its numbers until it is noted."""
 SPACE_S = 1.0
 """The room on the disk is looked at this often, while something is written or there was too little."""
 UNREADABLE_RETRY_S = 30.0
-"""What the disk has not given for a while, and nothing behind it either, is tried again this often."""
+"""After READ_TRIES failed reads, if nothing behind the bad page can be read either, reading is tried again this often."""
 
 
 class SegmentLog:
@@ -122,9 +122,8 @@ class SegmentLog:
                     orders.append(order)
             try:
                 deadline = self.turn(orders, time.monotonic())
-            except (
-                Exception
-            ) as error:  # a fault of this program: the stage takes nothing more, and everybody can see why
+            except Exception as error:
+                # A fault of this program: the stage takes nothing more, and its trouble says why.
                 self._heard(Space(False, f"the disk buffer {self._folder} has ended: {error!r}"))
                 raise
         self._finish()
@@ -166,7 +165,7 @@ class SegmentLog:
                 self._removals += order.segments
 
     def _read_ahead(self, now: float) -> None:
-        """What is stored is read whether or not more can be written, and the other way round."""
+        """Carries out an order to read, if there is one. A failure to read keeps nothing from being written, nor the reverse."""
         if self._read is None or now < self._read_at:
             return
         try:
@@ -189,15 +188,15 @@ class SegmentLog:
         self._unreadable = f"cannot read {what} of the disk buffer {self._folder}: {why}; {hint}"
 
     def _attempt(self, now: float) -> None:
-        """All that is due. Raises OSError if some of it cannot be done; nothing of that is forgotten. What is finished is removed
-        before more is written."""
+        """Does all that is due. Raises OSError if some of it cannot be done, which is kept for the next attempt. What is finished
+        is removed before more is written."""
         self._remove()
         self._write(now)
         if self._hints and now >= self._hints_at:
             self._write_hints(now)
 
     def _remove(self) -> None:
-        """Does not raise: what cannot be removed is tried again, and keeps nobody from anything else."""
+        """Removes segments. Does not raise: what cannot be removed is tried again, and must not hold up anything else."""
         kept = []
         gone = []
         for first in self._removals:
@@ -251,12 +250,12 @@ class SegmentLog:
         return begun
 
     def _say_begun(self) -> None:
-        """A segment was begun by a removal, so that nothing durable is new."""
+        """Tells of a segment that a removal has begun, for which there is no `Durable` with messages."""
         if self._writer.begun and not self._appends:
             self._heard(Durable(self._writer.durable_number, self._take_begun(), self._writer.disk_bytes))
 
     def _write_hints(self, now: float) -> None:
-        """Not written, they mean duplicates and no loss, so a failure is not worth a word: it is that of the records."""
+        """A failure is not reported: hints that are not written mean duplicates and no loss, and records will fail likewise."""
         self._hints_at = now + HINTS_S
         hints, self._hints = self._hints, RangeSet()
         try:
@@ -314,7 +313,7 @@ class SegmentLog:
         return at
 
     def _finish(self) -> None:
-        """What waits is written, once, and the files are closed."""
+        """Tries once to write what waits, and closes the files."""
         self._sync_at = self._hints_at = self._retry_at = 0.0
         self._read = None
         self.turn((), time.monotonic())

@@ -51,17 +51,17 @@ MOST_PIECES = 1024
 """Of one call: IOV_MAX."""
 MOST_BAD_FILES = 256
 MOST_BAD_BYTES = 1 << 20
-"""What is kept of each damaged place. With MOST_BAD_FILES of them a disk that fails cannot fill up by that."""
+"""What is kept of each damaged place. With MOST_BAD_FILES of them at most, a failing disk is not filled up by them."""
 
 
 class SegmentWriter:
     """next_number     the first that is not written yet
     durable_number  all below it survive a loss of power
-    begun           first numbers of segments that were begun, for whoever takes them out
+    begun           first numbers of segments that were begun, until whoever uses this takes them out
     disk_bytes      of all segments
     segments        by first number, ascending; of the one that is written to only what is durable
-    stored_times    of what the last life left: `segment_folder.stored_times`
-    error           why the disk did not give all of that, in words; "" if it did
+    stored_times    what `segment_folder.stored_times` says of what the last life left
+    error           why the disk did not give all that the last life left, in words; "" if it did
     """
 
     def __init__(self, disk: Disk, folder: Path, segment_bytes: int) -> None:
@@ -129,7 +129,7 @@ class SegmentWriter:
         )
 
     def _unreadable(self) -> Iterator[tuple[int, int]]:
-        """The numbers of what may be in segments that the disk did not give in whole."""
+        """Ranges of numbers that may have messages in those parts of segments that the disk did not give."""
         for first, after in pairwise([*self.segments, self.next_number]):
             segment = self.segments[first]
             if segment.unread and segment.stop < after:
@@ -145,7 +145,7 @@ class SegmentWriter:
         if torn and not is_cut_off(self._disk, self._folder, segment):
             self.keep_damage(segment.first, segment.end, segment.bytes)
         if not segment.complete and segment.stop > segment.first and HEAD_BYTES < segment.end <= segment.bytes:
-            with suppress(OSError):  # then the next life does it
+            with suppress(OSError):  # the next life tries again
                 segment = self._written_end(segment)
         self.segments[segment.first] = segment
         self.disk_bytes += segment.bytes
@@ -163,8 +163,8 @@ class SegmentWriter:
         return segment._replace(bytes=segment.end + RECORD_BYTES, complete=True)
 
     def _go_on_after(self, last: Segment) -> None:
-        """What is missing at the end of a segment that was not completed in order may have been sent: a disk may have lost it,
-        and not a crash. So the numbers that it may have had are not used again."""
+        """If the life that wrote the last segment did not complete it, the disk may have lost records at its end that were sent.
+        So the numbers that those may have had are not used again."""
         self.next_number = self.durable_number = last.stop + (0 if last.orderly else MOST_NUMBERS)
         if last.orderly and last.stop == last.first:
             self._replaceable = last.first
@@ -228,8 +228,8 @@ class SegmentWriter:
             written += more
 
     def sync(self) -> None:
-        """Makes everything durable that was written. If it raises OSError, what is not durable is to be written again. That is
-        done elsewhere: after a failed fdatasync nobody knows what is on the disk, and the next one may succeed all the same."""
+        """Makes everything durable that was written. If it raises OSError, what is not durable is to be written again, to another
+        segment: after a failed fdatasync nobody knows what is on the disk, and the next one may succeed all the same."""
         try:
             if self._fd >= 0:
                 self._disk.sync(self._fd)
@@ -244,7 +244,7 @@ class SegmentWriter:
             self._note_active()
 
     def _note_active(self) -> None:
-        """Of the segment that is written to what may be read."""
+        """Notes how much of the segment that is written to may be read."""
         segment = Segment(self._first, self.durable_number, self._durable_size, self._size, False, self._codec)
         self.segments[self._first] = segment
 
@@ -252,7 +252,7 @@ class SegmentWriter:
         self._disk.make_folder(self._folder)
         replaced = first == self._replaceable
         path = begun_path(self._folder, first) if replaced else segment_path(self._folder, first)
-        if replaced:  # the name never goes: it may be all that tells the next life which numbers were used
+        if replaced:  # its name must never be missing: it may be all that tells the next life which numbers were used
             with suppress(FileNotFoundError):
                 self._disk.remove(path)
         fd = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -275,12 +275,12 @@ class SegmentWriter:
         self.begun.append(first)
 
     def _end_segment(self) -> None:
-        """What is in it is durable after that, and it is complete. Its last record need not be durable."""
+        """Syncs the segment that is written to, completes and closes it. Its last record need not be durable."""
         self.sync()
         self._close_active()
 
     def _close_active(self) -> None:
-        """Whatever happens here, all that is durable can be read."""
+        """Completes and closes the segment that is written to. If that fails, all that is durable can be read all the same."""
         fd, self._fd = self._fd, -1
         end, size, complete = self._durable_size, self._size, False
         with suppress(OSError):
@@ -322,7 +322,7 @@ class SegmentWriter:
     # ---- what is finished
 
     def remove(self, first: int) -> None:
-        """Unlinks a segment, of which nothing may be wanted any more. Raises OSError if it is still there."""
+        """Unlinks a segment in which nothing is needed any more. Raises OSError if it is still there."""
         if first not in self.segments:
             return
         if first == next(reversed(self.segments)):
@@ -330,9 +330,9 @@ class SegmentWriter:
                 raise OSError(errno.EBUSY, "its last records are being written")
             if self._fd >= 0:
                 self._close_active()
-            # The last one's name is how the next life knows the number to go on with. A full disk may have no room for another
-            # file. Where no other is left, a new identity is what the next life begins with, if this one ends before it has
-            # written anything; else it would take the identity from the others, and use numbers twice.
+            # By the name of the last segment the next life knows the number to go on with, so another is begun first. A full disk
+            # may have no room for it. If no other segment is left, that is no harm: a life that finds none begins a new identity.
+            # Otherwise it would take the identity from the others and use numbers twice.
             alone = len(self.segments) == 1
             try:
                 self._begin_segment(self.next_number)

@@ -27,11 +27,11 @@ CREATE TABLE IF NOT EXISTS position (
 {dead_letter_table.SCHEMA}
 """
 WAL_PAGES = 100
-"""The log before the file is kept to 400 KiB: SQLite's own 1,000 pages are more than many a small disk has left."""
+"""Keeps the write-ahead log to 400 KiB: SQLite's own 1,000 pages are more than many a small disk has left."""
 
 
 class SavedPosition(NamedTuple):
-    """Where the source stood. `completed_by`: the run that read it to its end ("" while it is cut)."""
+    """Where the source stood. `completed_by`: the run that read it to its end; "" if none has."""
 
     position: Any = None
     finished: int = 0

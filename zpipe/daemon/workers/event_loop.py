@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 GRACE_S = 1.0
-"""For a call that was cancelled to end."""
+"""How long a cancelled call has to end."""
 MOST_ABANDONED = 10
-"""Calls that go on although nobody waits for them. Each may hold memory and connections."""
+"""So many calls that go on although they were cancelled end the stage: each may hold memory and connections."""
 
 
 class EventLoop:
@@ -106,16 +106,16 @@ class EventLoop:
 
 
 def _look_at(call: asyncio.Future[Any]) -> None:
-    """What nobody looks at, asyncio would log."""
+    """Takes the outcome of a call that nobody waits for: asyncio would log an exception that is never looked at."""
     if not call.cancelled():
         call.exception()
 
 
 def run_on(loop: asyncio.AbstractEventLoop, made: Any) -> Any:
-    """Waits for it on an event loop that nobody else runs, and returns the outcome. Blocks. Raises what the call does.
+    """Runs an awaitable on an event loop that nobody else runs, and returns its outcome. Blocks. Raises what the call does.
 
-    A SystemExit in a task that the plugin made interrupts the loop before the call hears of it. If that were all, the call would
-    go on during the next message's call, and raise it there.
+    A SystemExit in a task that the plugin made interrupts the loop before the call hears of it. So the loop is run again until
+    the call has ended: otherwise it would go on during the next message's call, and raise it there.
     """
     call = loop.create_task(_outcome_or_error(made))
     while not call.done():
@@ -138,7 +138,7 @@ async def _outcome_or_error(made: Any) -> tuple[Any, BaseException | None]:
 
 
 async def outcome_of(made: Any) -> Any:
-    """The result of an awaitable, or of an async iterator: an iterator of what it gave."""
+    """The result of an awaitable; for an async iterator, an iterator of all that it gave."""
     if isinstance(made, AsyncIterator):
         return iter([one async for one in made])
     return await made

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PassOn = Callable[[Task, list[Chunk]], None]
 Done = Callable[[Task, Result], None]
 CONTEXT = ("pipeline", "stage", "instance", "instances", "incarnation", "last", "batching")
-"""Of the context of a plugin, what a worker process is told; the rest it makes itself."""
+"""Fields of the plugin's context that a worker process is told; it makes the others itself."""
 Pool: TypeAlias = "ThreadPool | ProcessPool"
 """Takes tasks from `start` to `close`, and reports by callbacks on threads of its own. What is under way when it is closed is
 given up, and its results are not reported. `deaths`: how many worker processes have died, by what ended them; `pids`: those that
@@ -45,8 +45,8 @@ def make_pool(
     handover: Handover,
     async_thread: AsyncThread,
 ) -> Pool:
-    """`pass_on` is for outputs of a task that is not done yet: it blocks until there is room for more. `done` only posts. Of a
-    task that the thread has run which drives the loop, `done_here` is called instead."""
+    """`pass_on` is for outputs of a task that is not done yet: it blocks until there is room for more. `done` only posts. For a
+    task that was run by the thread that drives the loop, `done_here` is called instead."""
     settings = config.stages[context.stage]
     workers, inputs = settings.workers, settings.inputs
     links = StageLinks(config.outlets(context.stage), str(inputs[0]) if len(inputs) == 1 else "")

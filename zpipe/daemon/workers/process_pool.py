@@ -25,9 +25,9 @@ from zpipe.runtime.logs import TRACEBACK, fields
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 """Between starts that fail, doubling."""
 END_S = 0.5
-"""For a thread whose process was killed to see that. One that waits for room in the outputs does not."""
+"""How long a slot's thread has to end after its process was killed. One that waits for room in the outputs does not end."""
 MOST_UNBEGUN = 3
-"""Processes that may die before they have a task. After that it counts as caused by the task."""
+"""A task is kept when so many processes die before they have begun with it. The next death counts as caused by the task."""
 
 
 class ProcessPool:
@@ -169,7 +169,8 @@ class WorkerSlot:
     # ---- on its thread
 
     def _keep_process(self) -> None:
-        # A process starts with the signal mask of the thread that starts it. These must not end one that has no handlers yet.
+        # A process starts with the signal mask of the thread that starts it. Without this, these signals would end a process that
+        # has not set its handlers yet.
         signal.pthread_sigmask(signal.SIG_BLOCK, task_exchange.NOT_FOR_WORKERS)
         while not self._closing.is_set():
             process = self._open()
@@ -182,7 +183,7 @@ class WorkerSlot:
             self._process = None
             if process.messages or self._busy:
                 self._delay_s = FIRST_DELAY_S
-            else:  # it died as soon as it was up, and nobody has asked anything of it
+            else:  # it died as soon as it was up, without a task
                 self._closing.wait(self._delay_s)
                 self._delay_s = min(self._delay_s * 2, MAX_DELAY_S)
 
@@ -193,7 +194,7 @@ class WorkerSlot:
             if self._closing.is_set():
                 process.kill()
             process.open()
-        except Exception as error:  # OSError where there are no processes or descriptors left; nothing may end the slot
+        except Exception as error:  # such as OSError if no descriptors are left; no exception may end the slot's thread
             if self._process is not None:
                 self._process.end(kill=True)
                 self._process = None

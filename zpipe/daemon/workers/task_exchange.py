@@ -32,7 +32,7 @@ READY, FAILED, EARLY, RESULT = "ready", "failed", "early", "result"
 Frame = tuple[Any, list[bytes]]
 
 DUMP = signal.SIGRTMAX
-"""Has a worker write a traceback of where it is. This is the signal that plugins use least."""
+"""The signal that has a worker write a traceback of where it is: the one that plugins are least likely to use."""
 NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM)
 """The daemon tells a worker when to end. Until then it wants results."""
 NOT_BEGUN = 0xFFFFFFFE
@@ -120,7 +120,8 @@ def note_memory() -> int:
 
 
 class TaskSender:
-    """The daemon's end of tasks. It knows which section the worker has, so one that was cut into tasks is sent once."""
+    """Makes the frames of tasks in the daemon. It knows which section the worker has, so one that was cut into tasks is sent
+    once."""
 
     def __init__(self) -> None:
         self._sent: Section | None = None
@@ -138,7 +139,7 @@ class TaskSender:
 
 
 class TaskReader:
-    """The worker's end of tasks."""
+    """Reads the frames of tasks in the worker."""
 
     def __init__(self) -> None:
         self._section = Section(b"", 0)
@@ -162,7 +163,7 @@ class TaskReader:
 
 
 def result_frame(task: Task, result: Result, metrics: list[list[Any]]) -> Frame:
-    """`metrics`: the changes in those of the plugin since the frame before."""
+    """`metrics`: how the plugin's metrics have changed since the frame before."""
     rows, bodies = _pack(result.chunks)
     failures = [[f.index, f.reason, f.traceback, f.verdict.value, f.delay_s] for f in result.failures]
     return [RESULT, task.number, rows, result.filtered, failures, result.seconds, result.ages, metrics], bodies
@@ -194,7 +195,7 @@ def read_result(task: Task, value: list[Any], bodies: list[bytes]) -> Result:
 
 
 def read_metrics(value: list[Any]) -> list[list[Any]]:
-    """The changes in a plugin's metrics, which are the last of a result, and of READY. Raises PeerError likewise."""
+    """The changes of a plugin's metrics: the last item of RESULT and of READY. Raises PeerError if they are none."""
     rows = value[-1]
     if not isinstance(rows, list) or not all(isinstance(row, list) and _is_change(row) for row in rows):
         raise PeerError("changes of metrics that are none")

@@ -16,11 +16,11 @@ from zpipe.daemon.storage.call_journal import CallJournal, CallSlot
 from zpipe.daemon.workers.event_loop import EventLoop
 
 QUICK_S = 0.0001
-"""Calls that take less on average are made by the thread that drives the loop. It blocks the loop, so others are not. Only what
-the plugin takes counts. The rest of a task takes as long whoever does it, and longer on a busy machine: with it, twelve stages on
-two cores gave their loops up, and each message took two turns. Handing a message over takes about as long. A thread of its own
-finds the next task ready when one is done, so work of 0.2 ms a message takes 1.06 times as long as its calls; 1.11 times where
-each task waits for a turn of the loop (measured)."""
+"""Calls that take less on average are made by the thread that drives the loop: to hand a message over takes about as long. Longer
+calls are not, as they block the loop: on a thread of its own, which finds the next task ready when one is done, work of 0.2 ms a
+message takes 1.06 times as long as its calls, and 1.11 times if each task waits for a turn of the loop (measured). Only the
+plugin's own time counts. The rest of a task takes as long on any thread, and longer on a busy machine: when it was counted,
+twelve stages on two cores gave their loops up, and each message took two turns."""
 WEIGHT = 0.2
 """Of the newest task in the average."""
 
@@ -95,7 +95,7 @@ class ThreadPool:
 
     @property
     def may_drive(self) -> bool:
-        """The thread may be given the loop now. Not while it is in a call that has lost the loop."""
+        """The thread may be given the loop now, so it is in no call that has lost the loop."""
         return self._quick and not self._drives
 
     @property
@@ -126,8 +126,8 @@ class ThreadPool:
         return self._handover.end_call()
 
     def call(self, task: Task) -> bool:
-        """On the thread that drives, while nothing else is under way: makes the calls of a task, and hands nothing over. False
-        likewise."""
+        """On the thread that drives, while nothing else is under way: makes the calls of a task without handing it over. False:
+        it drives no more."""
         slot = self._free.pop()
         work = self._runner.begin(task, slot)
         self._handover.begin_call()
@@ -153,7 +153,7 @@ class ThreadPool:
             self._give_to_thread(lambda: self._go_on(work, work.advance()))
 
     def _resume(self, work: Work, step: Step) -> None:
-        """The event loop has nothing more to wait for in this task. What may block is not done there."""
+        """The event loop has nothing more to wait for in this task. Steps that may block go on on a thread of the pool."""
         if isinstance(step, Result):
             self._finish(work, step)
         else:
@@ -161,7 +161,7 @@ class ThreadPool:
 
     def _give_to_thread(self, call: Callable[[], None]) -> None:
         """To an idle thread, or to a new one while there are fewer than `count`."""
-        if self._threads == self._count:  # nobody counts any more who is idle
+        if self._threads == self._count:  # all are there, so it does not matter any more how many are idle
             self._calls.put(call)
             return
         with self._lock:
@@ -188,7 +188,7 @@ class ThreadPool:
     def _measure(self, task: Task, result: Result) -> None:
         one = result.calls_s if task.batch else result.calls_s / task.count
         self._call_s = one if self._call_s is None else self._call_s + WEIGHT * (one - self._call_s)
-        # Twice as long before it gives the loop up, or one at the bound would be given it and give it up in turns.
+        # It gives the loop up only at twice the bound: else a worker near the bound would get it and give it up again and again.
         self._quick = self._alone and self._call_s < (2 * QUICK_S if self._quick else QUICK_S)
 
     # ---- on the pool's threads

@@ -74,7 +74,7 @@ class WorkerMain:
         self._close()
 
     def _send(self, value: list[Any], bodies: Sequence[bytes] = ()) -> None:
-        """A process that the plugin has forked, and that came back from its hook, must not answer in the place of this one."""
+        """Ends a process that the plugin has forked and that returned from the hook: it must not answer in place of this one."""
         if os.getpid() != self._pid:
             os._exit(1)
         self._pipe.send(value, bodies)
@@ -168,7 +168,8 @@ def main() -> None:
     try:
         value, _ = pipe.receive()
         calls = CallNote(note)
-        # The note is shared with what a plugin forks. Without it the runner raises there, and calls no hook for the next message.
+        # A process that the plugin forks shares the note. Once it is released there, the runner raises in that process, and calls
+        # no hook for the next message.
         os.register_at_fork(after_in_child=calls.note.release)
         WorkerMain(pipe, calls, value[1]).run()
     except (EOFError, OSError):

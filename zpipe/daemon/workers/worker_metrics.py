@@ -13,7 +13,7 @@ from zpipe.runtime.logs import fields
 
 
 class WorkerMetrics:
-    """What a process has counted stays when it is gone. What it has added to gauges, such as a number of open things, goes too.
+    """What a process has counted stays when it is gone. What it has added to gauges, say of open connections, is taken back.
 
     `metrics`: those of the instance, which other processes add to at the same time.
     """

@@ -27,13 +27,13 @@ from zpipe.runtime.exception_text import TRACEBACK_CHARACTERS, clean
 from zpipe.runtime.signals import signal_name
 
 CLOSE_S = 5.0
-"""For zpipe_close; then it is killed."""
+"""How long zpipe_close may take before the process is killed."""
 DUMP_S = 0.5
-"""For a process that is to be killed to write where it is. Only one that is stopped does not."""
+"""How long a process that is to be killed has to write its traceback. Only a stopped one (SIGSTOP) does not."""
 MEMORY_CHECK_S = 0.25
 BEGIN_S = 10.0
-"""For a process to begin with a task that it was sent, at least. On a busy machine it may not be run for longer than a call may
-last, and no message is to blame for that."""
+"""How long a process has at least to begin with a task. On a busy machine it may get no core for longer than a call may last, and
+no message is to blame for that."""
 _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from zpipe.daemon.workers.worker_main import main; main()"
 )
@@ -51,7 +51,7 @@ class NotBegun(Exception):
 
 
 class _OverLimit(Exception):
-    """Its text is why the process is killed, `limit` the one that it has passed."""
+    """The text says why the process is killed; `limit` names the limit that it has passed."""
 
     def __init__(self, reason: str, limit: str) -> None:
         super().__init__(reason)
@@ -60,8 +60,8 @@ class _OverLimit(Exception):
 
 class WorkerProcess:
     """`start`: what the child is told, see `worker_main`. `limits`: its timeout is for one call; the others have the process
-    replaced between tasks, memory also in a call. `metrics`: takes those of the plugin in it. Spawning raises OSError if there
-    are no descriptors or processes left.
+    replaced between tasks, memory also in a call. `metrics` takes in the plugin's metrics from the process. Raises OSError if
+    there are no descriptors or processes left.
 
     ended_by  once it has ended: its signal or exit code, or the limit for which it was killed
     """
@@ -114,7 +114,7 @@ class WorkerProcess:
 
     @property
     def end_signs(self) -> tuple[int, int]:
-        """Descriptors to watch while no task is under way: one is readable when the process is dead or broken."""
+        """Descriptors to watch while no task is under way: one of them becomes readable when the process is dead or broken."""
         return self._pipe.fileno(), self._exit
 
     def open(self) -> None:
@@ -155,7 +155,7 @@ class WorkerProcess:
                     self.messages += task.count
                     return result, True
                 chunks = task_exchange.read_early(task, value, bodies)
-                self._check()  # a generator that yields fast leaves no pause in which to look
+                self._check()  # a generator that yields fast leaves no pause, where this is done otherwise
                 waits_since = time.monotonic()
                 pass_on(chunks)
                 self._since += time.monotonic() - waits_since  # only waiting for room is no part of the call
@@ -187,15 +187,15 @@ class WorkerProcess:
     # ---- watching
 
     def _watch_from(self, now: float | None) -> None:
-        """The time of the call counts from here. None: there is no call."""
+        """The call's time counts from `now`. None: there is no call."""
         self._watching = now is not None
         self._seen, self._since = self._note.note[0], now or 0.0
 
     def _pause(self, events: int) -> None:
-        """Until the pipe is ready, with a look at the limits now and then. Raises _OverLimit."""
+        """Waits until the pipe is ready, and checks the limits meanwhile. Raises _OverLimit."""
         poll = select.poll()
         poll.register(self._pipe.fileno(), events)
-        # The end of the pipe alone is no proof: what the plugin has forked may hold it open.
+        # That the pipe is open does not prove that the process lives: what the plugin has forked may hold it open.
         poll.register(self._exit, select.POLLIN)
         while not (ready := poll.poll(self._check_ms())):
             self._check()
@@ -293,7 +293,7 @@ def too_large(rss_bytes: int, limit_bytes: int) -> str:
 def died_result(task: Task, note: int, reason: str, traceback: str, seconds: float) -> Result:
     """A task whose process died. All its outputs are lost, but only the message that the note names was in the call.
 
-    Where the note names none, all are run again, each alone, so that there is nobody else to blame.
+    If the note names none, each message is run again, alone: if the process dies then, it is clear which message did it.
     """
     blamed = range(task.count) if task.batch or task.count == 1 else range(note - 1, note)
     failures = [
