@@ -1,6 +1,6 @@
 """Dead letters in SQLite: their table and every statement on it. Must not live here: who has the connection, and on which thread.
 
-Numbers are never used again, so that a letter's name means one letter for ever. What is marked for replay has a rate. The mark
+Numbers are never used again, so that a letter's name means one letter for ever. A letter marked for replay has a rate. The mark
 goes when the message is a dead letter once more, the row when all that was derived from the message is acked.
 """
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 STATE_FILE = "state.db"
 """In the state folder of an instance. Its position is in the same file, since one disk write makes both durable."""
 STATE_VERSION = 2
-"""Of all tables of the file."""
+"""The version of the schema of the whole file."""
 HISTORY = 40
-"""Lines stored of what happened to a message, over all its replays."""
+"""Lines that are stored of the history of a message, over all its replays."""
 
 _SIZE = "length({0}.payload) + ifnull(length({0}.headers), 0) + length({0}.traceback) + length({0}.history)"
 SCHEMA = f"""
@@ -46,7 +46,7 @@ CREATE TRIGGER IF NOT EXISTS dead_changed AFTER UPDATE OF payload, headers, trac
 
 
 def add_new_columns(connection: sqlite3.Connection) -> None:
-    """Brings a table that an earlier zpipe made up to date. That one can go on with it, since it names the columns it writes."""
+    """Brings a table that an earlier zpipe made up to date. That zpipe can still use it, as it names the columns it writes."""
     if not connection.execute("SELECT 1 FROM pragma_table_info('dead_letters') WHERE name = 'source'").fetchone():
         connection.execute("ALTER TABLE dead_letters ADD COLUMN source TEXT NOT NULL DEFAULT ''")
 
@@ -93,8 +93,8 @@ _INSERT = f"INSERT INTO dead_letters ({', '.join(_WRITTEN)}) VALUES (:{', :'.joi
 
 
 def add(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> None:
-    """Adds a letter. It is there already if an earlier life has written it and was killed before the ack, or an earlier run has.
-    Then it is brought up to date, but a traceback stays."""
+    """Adds a letter. If an earlier incarnation has stored the same message, since it was killed before the ack or belonged to an
+    earlier run, its row is brought up to date instead; if only the old one has a traceback, its history stays, too."""
     same = "SELECT number, traceback FROM dead_letters WHERE id = ? AND payload = ? AND incarnation <> ? LIMIT 1"
     found = connection.execute(same, (row.id, row.payload, incarnation)).fetchone()
     if found is not None:
@@ -113,7 +113,7 @@ def add(connection: sqlite3.Connection, row: LetterRow, incarnation: str) -> Non
 
 
 def add_again(connection: sqlite3.Connection, number: int, row: LetterRow, incarnation: str) -> None:
-    """A replayed message is a dead letter once more: the same one, with what is new. One that was dropped meanwhile stays so."""
+    """A replayed message is a dead letter once more: brings its row up to date. One that was dropped meanwhile stays dropped."""
     found = connection.execute("SELECT history, replays FROM dead_letters WHERE number = ?", (number,)).fetchone()
     if found is None:
         return
@@ -164,13 +164,13 @@ def total(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def expire(connection: sqlite3.Connection, age_s: float) -> int:
-    """Drops those that are older and not about to be replayed. Returns how many."""
+    """Drops letters that are older and not marked for replay. Returns how many."""
     sql = "DELETE FROM dead_letters WHERE at < ? AND replay_rate IS NULL"
     return connection.execute(sql, (time.time() - age_s,)).rowcount
 
 
 class Filter(NamedTuple):
-    """Which letters of one instance. `reason` is a part of it; ages are in seconds, `numbers` None for any."""
+    """Which letters of one instance: `reason` is a part of their reasons, ages are in seconds, `numbers` is None for any."""
 
     reason: str = ""
     older_s: float | None = None

@@ -28,8 +28,8 @@ def text_of(error: BaseException) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The end of its traceback, from where zpipe called what is not zpipe's. So the faults of a plugin are alike, and can be told
-    once, by whichever way it was called."""
+    """The end of its traceback, without the frames of zpipe in front. So equal faults of a plugin have equal tracebacks however
+    it was called, and can be shown once."""
     try:
         lines = traceback.format_exception(type(error), error, _from_the_call(error.__traceback__))
     except Exception:

@@ -14,7 +14,7 @@ MOST = 65_536
 """More are of no use, and programs that a plugin starts may close each number up to the limit."""
 LOOK_S = 0.5
 RESERVE = 16
-"""A few connections at once, and what is opened to end in order."""
+"""Descriptors kept for a few connections at once, and for what is opened to end in order."""
 
 
 def raise_limit() -> None:
@@ -27,8 +27,8 @@ def raise_limit() -> None:
 
 
 def exhausted(fd: int) -> str:
-    """Why the process has to end, if hardly any descriptor is left; else "". `fd` is any open one. The lowest free number tells,
-    and costs 1 µs."""
+    """Why the process has to end, if hardly any descriptor is left; else "". `fd` is any open one: a copy of it gets the lowest
+    free number, which tells how many are open (1 µs)."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return ""

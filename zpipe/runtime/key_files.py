@@ -21,13 +21,13 @@ LOCK_S = 30.0
 
 
 class KeyFiles:
-    """Those of one folder. Raises OperatorError for what cannot be read or written."""
+    """The files of keys in one folder. Raises OperatorError for what cannot be read or written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, host: str, new: bool = False) -> Path:
-        """Of a host's private key; with `new`, of the one that is to follow it."""
+        """The file of a host's private key; with `new`, of the key that is to follow it."""
         return self.folder / (host + SUFFIX + (NEXT if new else ""))
 
     @contextmanager

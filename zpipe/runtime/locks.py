@@ -60,7 +60,7 @@ def holder(path: Path) -> int | None:
 
 
 def _locker(fd: int) -> int | None:
-    """As `holder`, of a file that is open; this process itself is never seen."""
+    """As `holder`, for an open file; a lock of this process itself is not seen."""
     asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
@@ -142,9 +142,9 @@ class InstanceLock:
             ) from None
 
     def note_state(self, word: str) -> None:
-        """Notes READY, so that a death from here on is no failed start: a snapshot may miss it. Or CANNOT_GO_ON: somebody has to
-        put something right before it is started again."""
-        with contextlib.suppress(OSError):  # a full disk: it is started once more than it need be
+        """Notes READY: a death from here on is no failed start. (The supervisor cannot rely on snapshots for that, which it may
+        miss.) Or CANNOT_GO_ON: somebody has to put something right before the instance is started again."""
+        with contextlib.suppress(OSError):  # a full disk: the supervisor may start it once too often
             os.write(self._fd, f"{word}\n".encode())
 
     def release(self) -> None:

@@ -25,7 +25,7 @@ MOST_SHOWN = 100
 
 
 def frames_of(traceback: str) -> tuple[str, ...]:
-    """The lines that an exception, or a fatal signal, came by. Equal ones have these in common, whatever their texts say."""
+    """The lines of a traceback that name code. They are the same for equal faults, whatever the exception's text says."""
     return tuple(line for line in traceback.splitlines() if line.startswith("  File "))
 
 

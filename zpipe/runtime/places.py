@@ -26,7 +26,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Addresses(NamedTuple):
-    """The well-known ones of an instance."""
+    """The well-known addresses of an instance."""
 
     feedback: str
     control: str
@@ -44,7 +44,7 @@ class Places:
     """The places of one pipeline's instances.
 
     run    the run they all belong to ("" outside `zpipe run`)
-    host   the host of the pipeline that this is; "" if it has none, or this is none of them
+    host   which host of the pipeline this machine is; "" if none, or if the pipeline has no hosts
     since  (outside a run) marks older than this are of an earlier life of the pipeline, in seconds since the machine booted
 
     A config in /etc/zpipe belongs to the system: its folders are those its units have, whoever asks. Raises TargetError if
@@ -73,11 +73,11 @@ class Places:
         return load(self._config.path, env=self._env, only="")
 
     def private_key(self) -> str:
-        """Of this host, where the pipeline has keys, and else "". Raises OperatorError."""
+        """The private key of this host; "" if the pipeline has no keys. Raises OperatorError."""
         return this_host.own_key(self._config, self._env, self.host)
 
     def key_file(self) -> str:
-        """The file with that key; "" where the pipeline has none. Raises OperatorError as `private_key` does."""
+        """The file of the private key; "" if the pipeline has no keys. Raises OperatorError as `private_key` does."""
         return str(this_host.key_path(self._config, self._env, self.host)) if self.private_key() else ""
 
     def other_host(self, stage: str, instance: int) -> str:
@@ -96,13 +96,13 @@ class Places:
         return not settings.listen
 
     def searched(self) -> str:
-        """For a text: where instances were looked for, or that this user may not look there."""
+        """For messages: where instances were looked for, or that this user may not look there."""
         hidden = self._hidden()
         return str(hidden) if hidden is not None else f"runtime folder {self.root}"
 
     def no_peer_error(self, said: str) -> OperatorError:
-        """The error of a command that has found no instance, which is what `said` says. Only who may look knows that nothing
-        runs."""
+        """The error of a command that has found no instance; `said` says so. If this user may not look, it is unknown whether
+        one runs, so then that is the error."""
         hidden = self._hidden()
         return hidden if hidden is not None else NoPeerError(f"{said} (runtime folder {self.root})")
 
@@ -211,10 +211,10 @@ class Places:
     # ---- the mark of a stop at the end of a run
 
     def begin_life(self, stage: str, instance: int) -> bool:
-        """The instance starts. Returns whether its life before was cut short by a crash since the machine booted: then this one
-        continues that one, and marks count from its start on.
+        """The instance starts. Returns whether its life before was cut short by a crash since the machine booted: then the new
+        process continues that life, and marks count that were made since that began.
 
-        Its own mark of an earlier life is removed, unless that life ended within this one. Raises OperatorError.
+        Removes its own mark, unless that says that it has stopped at the end of this life's stream. Raises OperatorError.
         """
         path = self.state(stage, instance) / LIFE
         life = read_json(path)

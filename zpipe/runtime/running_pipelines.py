@@ -24,12 +24,12 @@ from zpipe.runtime.places import SYSTEM_CONFIGS, SYSTEM_FOLDERS, Places, names_f
 FILE = "config.json"
 USERS = Path("/run/user")
 LARGEST_BYTES = 4 * 2**20
-"""1,000 stages take 1 MiB. Whoever looks may be root, and the file somebody else's."""
+"""A record of 1,000 stages has 1 MiB. A larger file is not read: root may be looking, and the file may be anybody's."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def write_record(places: Places, config: PipelineConfig, stage: str, instance: int) -> None:
-    """Writes what the instance runs by into its runtime folder, for its owner only. Raises OSError."""
+    """Writes the config that the instance runs by into its runtime folder, for its owner only. Raises OSError."""
     path = places.runtime(stage, instance) / FILE
     made = config_record.make(config, stage, instance, time.time(), places.state(stage, instance).parent)
     part = path.with_suffix(".part")
@@ -43,7 +43,7 @@ def write_record(places: Places, config: PipelineConfig, stage: str, instance: i
 class Target(NamedTuple):
     """The pipeline that a command is to ask.
 
-    config  what it runs by, or what the file says where it does not run
+    config  what it runs by; if it does not run, what the file says
     env     the environment with the folders that it uses
     notes   what the user has to know: that the file differs, or is broken
     """
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class _Found:
-    """A pipeline with records in one runtime root. `live`: of instances that run now; `stale`: of others."""
+    """A pipeline with records in one runtime root: `live` are those of instances that run now, `stale` all others."""
 
     root: Path
     name: str
@@ -96,8 +96,8 @@ def _by_file(path: Path, env: Mapping[str, str]) -> Target:
     found = [one for one in machine.live() if real in (os.path.realpath(by.config.path) for by in one.live)]
     if config is not None:
         here = machine.pipelines.get((runtime_root(config, env), config.name))
-        # Whatever file its owner, who asks, has started it by. Elsewhere only this file counts: two owners may each have a
-        # pipeline of one name.
+        # In the runtime root of this user a pipeline of this name is meant, whatever file it was started by. In another root only
+        # one that was started by this file is: two owners may each have a pipeline of one name.
         found = [here] if here is not None and here.live else [one for one in found if one.name == config.name]
     if found:
         return _running(found, env)
@@ -149,7 +149,7 @@ def _only(found: Sequence[_Found]) -> _Found:
 
 
 def _notes(found: _Found, env: Mapping[str, str]) -> Iterator[str]:
-    """What the file of a running pipeline has to do with what runs, where that is not the same."""
+    """What the user has to know if the file of a running pipeline is not what the pipeline runs by."""
     path = found.config.path
     runs = f"pipeline {found.name!r} runs by what was read before, and this command goes by that"
     try:
@@ -158,7 +158,7 @@ def _notes(found: _Found, env: Mapping[str, str]) -> Iterator[str]:
     except (OSError, ValueError):
         differs = None
     if differs == []:
-        return  # whatever else is wrong with it here, such as a variable that only the service has, is not the file's fault
+        return  # the file is what runs, even if it cannot be loaded here, say for want of a variable that only the service has
     try:
         load(path, env=env, only="")
     except ConfigError as error:
@@ -210,8 +210,7 @@ class _Machine:
 
 
 def _roots(env: Mapping[str, str]) -> Iterator[Path]:
-    """Where instances may have written their records: where this user's own are, where the system's are, and, for root, where
-    those of every user are."""
+    """The roots that may have records: this user's own, the system's, and, for root, those of every user."""
     own = folders.runtime_root(env)
     if names_folders(env):
         yield own
@@ -236,7 +235,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
 
 
 def _is_only_its_owners(path: Path, owner: int | None) -> bool:
-    """Whether nobody but its owner can have put there what is in it."""
+    """Whether it is a folder that nobody but its owner can write to. `owner`: who that must be; None: anybody."""
     try:
         found = path.lstat()
     except OSError:
@@ -245,7 +244,7 @@ def _is_only_its_owners(path: Path, owner: int | None) -> bool:
 
 
 def _is_regular(path: Path) -> bool:
-    """Whoever opens a pipe in its place would have to wait."""
+    """Whether it is a regular file. If somebody has put a pipe there, opening it would block."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -253,7 +252,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """Raises OSError, also for what is no file of a record's size."""
+    """Raises OSError, also for what is no regular file, or is too large for a record."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)

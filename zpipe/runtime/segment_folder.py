@@ -35,15 +35,15 @@ SEGMENT, HINTS, BEGUN, BAD_FOLDER = ".seg", ".done", ".new", "bad"
 CHUNK_BYTES = 512 * 1024
 """Read at once: a few records of a busy link. Larger reads are not faster from the page cache, and stay in memory for longer."""
 PAGE_BYTES = 4096
-"""Of a file: what a disk cannot read is a whole number of these."""
+"""Parts of a file that cannot be read are whole pages of this size."""
 MOST_NUMBER = 1 << 62
-"""Of a message: what is named by more is no segment. On the wire numbers are below 2^63, and each life passes over 2^24."""
+"""A file named for a higher number is no segment. On the wire numbers are below 2^63, and a life may skip 2^24 of them."""
 MOST_NUMBERS = 1 << 24
-"""Passed over where it is unknown how many were used: a segment has no more messages than bytes."""
+"""So many numbers are skipped where it is unknown how many were used: a segment has no more messages than bytes."""
 _NAME = re.compile(r"([0-9]{20})\.seg")
 _LOST = (errno.ENOENT, errno.EISDIR, errno.ELOOP)
-"""Errors of opening a segment that say that there is no such file. After any other, such as one of the disk, the file is kept:
-what is taken for lost is removed."""
+"""Errors of opening a segment that say that there is no such file. Only then is it taken for lost and removed. After any other
+error, such as one of the disk, the file is kept."""
 
 
 class Disk:
@@ -107,7 +107,7 @@ class Disk:
 
 
 class Segment(NamedTuple):
-    """A file with messages [first, stop). `end` is where its records end: behind it is nothing, or what was cut off.
+    """A file with messages [first, stop). `end` is where its records end: behind it is nothing, or a record that was cut off.
 
     complete  it has its last record;  orderly: and that was written with the others, so that nothing is missing
     bytes     of the file; 0 if there is none
@@ -146,7 +146,7 @@ def segment_path(folder: Path, first: int) -> Path:
 
 
 def begun_path(folder: Path, first: int) -> Path:
-    """Of a segment that is to take the place of one with nothing in it."""
+    """The file of a new segment that is to replace one of the same name with nothing in it."""
     return folder / f"{first:020d}{BEGUN}"
 
 
@@ -164,7 +164,7 @@ class SegmentFile:
     """An open segment. Raises OSError from the constructor, and from a read unless it is `tolerant`: then a page that the disk
     cannot read is zeros, which no record is.
 
-    error  of the last page that was not read
+    error  why the last page that was not read could not be
     """
 
     def __init__(self, disk: Disk, path: Path, tolerant: bool = True) -> None:
@@ -182,7 +182,7 @@ class SegmentFile:
             self._fd = -1
 
     def be_strict(self) -> None:
-        """From now on it is not tolerant, and what was read ahead is read again where some of it could not be read."""
+        """From now on it is not tolerant. What was read ahead is read again if some of it could not be read."""
         self._tolerant = False
         if self._unread:
             self._chunk = b""
@@ -206,7 +206,7 @@ class SegmentFile:
             return b"".join(self._read_page(start, stop) for start, stop in _pages(offset, offset + most))
 
     def _read_all(self, offset: int, size: int) -> bytes:
-        """One call mostly: it returns less only at the end of the file, or of what the kernel reads at once."""
+        """Mostly one call: a read gives less only at the end of the file, or beyond what the kernel reads at once."""
         content = self._disk.read(self._fd, size, offset)
         while len(content) < size and (more := self._disk.read(self._fd, size - len(content), offset + len(content))):
             content += more
@@ -236,7 +236,7 @@ def _pages(start: int, stop: int) -> Iterator[tuple[int, int]]:
 class SegmentReader:
     """Reads the records of one segment in order, from `offset` on.
 
-    number  that of the next message that may come;  stop, limit: messages and bytes from there on are not looked at
+    number  of the next message that may come;  stop, limit: messages from `stop` on and bytes from `limit` on are not looked at
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class SegmentReader:
         self._limit = limit
 
     def extend(self, stop: int, limit: int) -> None:
-        """More was written to it."""
+        """More was written to the segment: `stop` and `limit` are higher now."""
         self._stop, self._limit = stop, limit
 
     def skip(self, number: int) -> None:
@@ -281,7 +281,7 @@ class SegmentReader:
         return Whole(start, header, bytes(body))
 
     def _bytes(self, offset: int, size: int) -> memoryview:
-        """Nothing behind the limit is read: it may be written anew."""
+        """Reads nothing behind the limit, where the file may be written anew."""
         return self._file.piece(offset, min(size, self._limit - offset), min(CHUNK_BYTES, self._limit - offset))
 
     def _header_at(self, offset: int) -> Header | None:
@@ -335,7 +335,7 @@ class BufferFolder:
         self.segments = [segment._replace(begun_at=begun.get(segment.first, 0)) for segment in looked]
 
     def _head(self, first: int) -> Head | None:
-        """None also if it is another's, which was renamed."""
+        """The head of the segment. None if it is missing or damaged, or if the file is another segment that was renamed."""
         try:
             file = SegmentFile(self._disk, segment_path(self.path, first))
         except OSError as error:
@@ -419,16 +419,16 @@ class BufferFolder:
 
 
 def _likely_stop(first: int, after: int | None) -> int:
-    """Of a segment that tells nothing: the first number of the next one. Those that a life has passed over between the two were
-    no messages."""
+    """Where a segment that cannot be read probably ends: at the first number of the next one, less the numbers that lives have
+    skipped between the two."""
     return first if after is None else first + (after - first) % MOST_NUMBERS
 
 
 def stored_times(disk: Disk, found: BufferFolder, finished: RangeSet) -> Iterator[tuple[int, float]]:
     """(a number, a time in seconds since the epoch at which all below it were stored), in the order of the numbers.
 
-    A segment tells when it was begun, and its file when it was written to last. As a link with little to do writes to one for
-    days, the oldest message that is wanted is taken to be stored at its origin, if that lies between the two.
+    A segment tells when it was begun, and its file when it was last written to. A quiet link may write to one for days. So the
+    oldest unfinished message is taken to have been stored at its origin, if that lies between the two.
     """
     oldest = True
     for segment in found.segments:
@@ -448,7 +448,7 @@ def stored_times(disk: Disk, found: BufferFolder, finished: RangeSet) -> Iterato
 
 
 def _origin_of(disk: Disk, folder: Path, segment: Segment, number: int) -> float | None:
-    """None if the message cannot be read."""
+    """The origin of a message; None if it cannot be read."""
     try:
         file = SegmentFile(disk, segment_path(folder, segment.first))
     except OSError:

@@ -32,8 +32,8 @@ class Signals:
         default_in_forks(WATCHED)
 
     def watch_folder(self, folder: Path) -> int:
-        """Has FOLDER_CHANGED come when an entry is made in the folder, until the descriptor that it returns is closed. If there
-        is no such folder it is -1. Where the kernel cannot tell, no sign ever comes.
+        """Has FOLDER_CHANGED come when an entry is made in the folder, until the returned descriptor is closed. Returns -1 if
+        there is no such folder. On a file system that does not tell of changes the signal never comes.
 
         This is dnotify (fcntl(2), F_NOTIFY). For inotify Python needs ctypes, 0.3 MiB and 4 ms in every daemon.
         """
@@ -47,7 +47,7 @@ class Signals:
         return fd
 
     def read(self) -> list[signal.Signals]:
-        """Those that a plugin has set a handler for come here too, and are passed over."""
+        """The watched signals that have come. Those that a plugin has set handlers for come by the same pipe, and are ignored."""
         try:
             return [signal.Signals(number) for number in os.read(self.fd, 64) if number in WATCHED]
         except BlockingIOError:
@@ -72,8 +72,8 @@ def signal_name(number: int) -> str:
 def default_in_forks(numbers: Collection[signal.Signals]) -> None:
     """Has these signals end a child that a plugin forks, whatever this process does on them.
 
-    A child inherits the handlers and the pipe. So a signal for the child would be ignored by it, and be read here as one for the
-    daemon. While a child is forked the signals are blocked, so that this also holds for one that comes at its first moment.
+    A child inherits the handlers and the pipe. So it would ignore a signal, and the daemon would read that as one of its own.
+    While a child is forked the signals are blocked, so that this holds from the child's first moment on.
     """
     before_fork = threading.local()
 

@@ -23,9 +23,8 @@ _KEY_FILE = re.compile(r"([A-Za-z0-9_-]+)\.key")
 
 
 def name_of(config: PipelineConfig, env: Mapping[str, str]) -> str:
-    """$ZPIPE_HOST; or else the only host of the pipeline of which there is a private key here; or else the one that has this
-    machine's name, or an address of it. "" if it is none of them, or the pipeline has none. Raises TargetError if $ZPIPE_HOST
-    is none of them."""
+    """$ZPIPE_HOST; or else the only host of the pipeline whose private key is here; or else the host with this machine's name, or
+    with an address of it. "" if there is none. Raises TargetError if $ZPIPE_HOST is no host of the pipeline."""
     if not config.hosts:
         return ""
     if named := env.get(environment.HOST):
@@ -45,7 +44,7 @@ def name_of(config: PipelineConfig, env: Mapping[str, str]) -> str:
 
 
 def private_keys(folder: Path) -> list[str]:
-    """The names of those that are in the folder, readable or not."""
+    """The hosts whose private keys are in the folder, readable or not."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -79,7 +78,7 @@ def read_key(path: Path, host: str, of_systemd: bool = False) -> str:
 
 
 def own_key(config: PipelineConfig, env: Mapping[str, str], host: str) -> str:
-    """The private key of this host, where the pipeline has keys, and else "". Raises OperatorError."""
+    """The private key of this host; "" if the pipeline has no keys. Raises OperatorError."""
     if not config.has_keys:
         return ""
     if not host:
