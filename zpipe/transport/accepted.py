@@ -1,8 +1,8 @@
 """The connections that others have made over tcp: how many there are, and whether what they send ever ends.
 
 libzmq limits neither: it takes any number of connections, and keeps the frames of a message until the last of them has come,
-unseen by the process. The kernel tells what a connection has brought, and libzmq by which one a message has come. Must not live
-here: ending a connection, and saying so.
+unseen by the process. The kernel tells how many bytes have come by a connection, and libzmq by which connection a message has
+come. Must not live here: ending a connection, and saying so.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ MIB = 1024 * 1024
 MOST = 4096
 """Connections. Each instance of another host takes up to three, and each costs some 30 KiB."""
 LOOK_S, LOOK_AGAIN_S = 0.1, 0.05
-"""Between two looks, where the loop turns; the second while somebody is watched, for which the loop is woken."""
+"""Between two looks while the loop turns, and while a connection is watched, for which the loop is woken."""
 LOOK_AT_S = 0.001
-"""More for each connection: to ask the kernel about one takes 5 us."""
+"""The first is longer by this for each connection: to ask the kernel about one takes 5 µs."""
 MUCH_BYTES = 8 * MIB
-"""From here on it is seen whether a message comes of it."""
+"""A connection that brings so much between two looks is watched: does a whole message come of it?"""
 UNFINISHED_BYTES = 64 * MIB
-"""Above the credit: whoever has sent so much without one whole message never means to."""
+"""A connection that brings so much above the credit without one whole message is ended: its sender never means to finish it."""
 _RECEIVED = struct.Struct("=Q")
 _RECEIVED_AT = 128
 """`tcpi_bytes_received` in the struct tcp_info of Linux."""
 
 
 def most_connections() -> int:
-    """Half of the descriptors are left to everything else."""
+    """How many connections there may be: half of the descriptors are left to everything else."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST if soft == resource.RLIM_INFINITY else min(MOST, soft // 2)
 
 
 def received_bytes(fd: int) -> int:
-    """What has come by a tcp connection since it was made; 0 where the kernel does not tell."""
+    """Bytes that have come by a tcp connection since it was made; 0 if the kernel does not tell."""
     try:
         plug = socket.socket(fileno=fd)
     except OSError:
@@ -52,8 +52,8 @@ def received_bytes(fd: int) -> int:
 class AcceptedConnections:
     """By descriptor.
 
-    credit_bytes  that may be on their way in whole messages
-    watched       those that send much, and of which no message has come since the last look
+    credit_bytes  how many bytes may be on their way in whole messages
+    watched       connections that have brought much, and no whole message since
     """
 
     def __init__(self, credit_bytes: int) -> None:
@@ -101,8 +101,8 @@ class AcceptedConnections:
         return max(0.0, self._look_at - now) if self.watched else float("inf")
 
     def unfinished(self, now: float) -> list[int]:
-        """Those that have sent more than may be on its way, and not one whole message of it. Between two looks all sockets must
-        have been read."""
+        """Connections that have brought more than may be on its way without one whole message. All sockets must have been read
+        since the last call."""
         if now < self._look_at:
             return []
         found = []

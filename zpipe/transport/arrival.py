@@ -15,10 +15,10 @@ What = Literal[
 @dataclass(slots=True)
 class Arrival:
     """
-    what    by which socket: upstream is the feedback of an upstream instance, announcement its control
-    key     whose it is; of a refusal, what is known of it;  frames: undecoded. A large one from a socket that is bound here is
-            a memoryview
-    origin  of what came by a socket that is bound here: what the transport needs to tell who sent it
+    what    by which socket it came (upstream: the feedback of an upstream instance, announcement: its control), or what happened
+    key     the instance, session or descriptor that it is of; of a refusal, the `Refusal`
+    frames  undecoded; a large one from a socket that is bound here is a memoryview
+    origin  if it came by a socket that is bound here: what the transport needs to tell who sent it
     """
 
     what: What

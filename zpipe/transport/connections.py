@@ -13,7 +13,7 @@ _UNIX_PEER = re.compile(r"[^:]*:(\d+):\d+:(\d+)")
 
 
 def sender_of(frame: Any) -> str:
-    """What libzmq knows of who sent a frame: of a Unix socket HOST:UID:GID:PID, of tcp the host; "" if it knows nothing."""
+    """Who sent a frame, as far as libzmq knows: by ipc "uid N, pid N", by tcp the host; "" if it knows nothing."""
     if frame is None:
         return ""
     try:
@@ -33,7 +33,7 @@ def connection_of(frame: Any) -> int:
 
 
 def plain(address: str) -> str:
-    """An IPv4 address as such, also where a socket of both versions has taken it in as one of IPv6."""
+    """The address; one of IPv4 is given as such, even if a socket for both versions shows it as one of IPv6."""
     return address.removeprefix("::ffff:") if "." in address else address
 
 

@@ -18,14 +18,14 @@ from zmq.utils import z85
 from zpipe.transport.connections import plain
 
 INBOX = b"inbox"
-"""The domain of sockets to which only those connect who send parcels. Every other one is for all hosts of the pipeline."""
+"""The domain of inboxes, which let in only hosts that send parcels. Other sockets let in all hosts of the pipeline."""
 _ZAP = "inproc://zeromq.zap.01"
 _UNKNOWN, _NOT_HERE = 400, 500
-"""A client is told no more of a refusal than one of three numbers (RFC 27), of which 300 has it wait in vain."""
+"""All that a client is told of a refusal is one of three numbers (RFC 27). The third, 300, would have it wait in vain."""
 _CRYPTOGRAPHIC, _MECHANISM = zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC, zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 
 SOMEBODY = "somebody"
-"""Where a connection came from that had ended before anybody looked."""
+"""Stands for the address of a connection that had ended before its address was asked for."""
 Problem = Literal["unknown key", "key of another", "no keys", "wrong server key", "broken off", "too many", "no end"]
 """Why a connection with keys was not made: the client's key is not known; it is known, and is not one of those that may use this
 socket; one end has keys and the other has none; the client expects another key of the server; nobody knows. Or why one was ended:
@@ -40,7 +40,7 @@ class KeyPair(NamedTuple):
 
 
 def new_pair() -> KeyPair:
-    """Its public key can stand in a config as it is, where `${` begins a variable, and after an option's name in a shell."""
+    """A new pair. Its public key can stand as it is in a config, where `${` begins a variable, and in a shell after an option."""
     while True:
         public, secret = (key.decode() for key in zmq.curve_keypair())
         if "${" not in public and not public.startswith("-"):
@@ -48,7 +48,7 @@ def new_pair() -> KeyPair:
 
 
 def pair_of(secret: str) -> KeyPair:
-    """Raises ValueError if it is no key."""
+    """The pair of a private key. Raises ValueError if it is no key."""
     try:
         return KeyPair(zmq.curve_public(secret.encode()).decode(), secret)
     except (ValueError, UnicodeEncodeError, zmq.ZMQError):
@@ -57,7 +57,7 @@ def pair_of(secret: str) -> KeyPair:
 
 @dataclass(frozen=True)
 class TrustedKeys:
-    """Who may connect, and what servers are connected to.
+    """Which hosts may connect here, and to which keys this host connects.
 
     hosts      the public keys of each host of the pipeline, by its name
     producers  those of them that may send to the inbox
@@ -88,14 +88,14 @@ class Refusal:
 
 
 def serve(socket: zmq.Socket[bytes], pair: KeyPair, domain: bytes) -> None:
-    """What the socket binds from now on takes clients with keys only."""
+    """Addresses that the socket binds from now on take only clients with keys."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
     socket.setsockopt(zmq.ZAP_DOMAIN, domain)
 
 
 def expect(socket: zmq.Socket[bytes], pair: KeyPair, server_key: str) -> None:
-    """What the socket connects to from now on has to own that key."""
+    """Servers to which the socket connects from now on have to own that key."""
     socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
     socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public.encode())
     socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
@@ -111,7 +111,7 @@ def problem_at_client(event: int, value: int) -> Problem:
 
 
 def problem_at_server(event: int, value: int) -> Problem | None:
-    """Likewise at the end that was connected to. None: the ZAP answer has said more of it already."""
+    """What such an event says at the end that was connected to. None: the ZAP answer has said more already."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return None
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _CRYPTOGRAPHIC:
@@ -138,7 +138,7 @@ class ZapAnswers:
         self._trusted = trusted
 
     def answer(self) -> Iterator[Refusal]:
-        """Answers all that is asked. Returns whom it has refused."""
+        """Answers all questions that have come. Yields the refusals."""
         while True:
             try:
                 route, _, version, number, domain, address, _, mechanism, *shown = self.socket.recv_multipart(
@@ -165,5 +165,5 @@ class ZapAnswers:
                 yield Refusal(problem, owner or where, False, key, domain.decode("ascii", "replace"))
 
     def addresses_of(self, keys: set[str]) -> set[str]:
-        """From which these keys were let in. They are forgotten."""
+        """The addresses from which these keys were let in, which are forgotten."""
         return set().union(*(self._addresses.pop(key, set()) for key in keys))

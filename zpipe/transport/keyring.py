@@ -43,8 +43,7 @@ def words_of(problem: Problem, host: str, own: str) -> str:
 
 
 def trusted_by(config: PipelineConfig, stage: str) -> TrustedKeys:
-    """Whom an instance of the stage trusts: every host of the pipeline with what it asks, and those of the stages before with
-    messages."""
+    """Whom an instance of the stage lets in: every host of the pipeline, but to its inbox only hosts of its upstream stages."""
     upstream = {entry.stage for entry in config.stages[stage].inputs}
     producers = frozenset(host for name in upstream for host in config.stages[name].hosts)
     return TrustedKeys({name: host.keys for name, host in config.hosts.items()}, producers)

@@ -1,4 +1,4 @@
-"""The sockets of those outside a pipeline who watch its instances and ask something of them.
+"""The sockets of commands that watch a pipeline's instances and ask something of them.
 
 Subscriptions and requests belong here. Must not live here: what a frame means.
 """
@@ -43,9 +43,8 @@ class _Line:
 
 
 class OperatorSockets:
-    """One SUB to the control sockets of many instances, and requests to their feedback sockets. Used by one thread.
-
-    Other topics than the given ones are not sent here at all.
+    """A SUB to the control sockets of many instances (a second for those with keys), and requests to their feedback sockets. Used
+    by one thread. Only the given topics are sent here.
 
     pair     the keys of this host, if there are any;  trusted: those of the hosts that are connected to
     refused  by address: why the last try to connect to it has failed
@@ -56,7 +55,7 @@ class OperatorSockets:
         self._pair = pair
         self._trusted = trusted or TrustedKeys()
         self._sub = self._make_sub(topics)
-        # Once a socket expects keys it does so of whatever it connects to from then on: those of this host have another.
+        # Once a socket expects keys it does so of whatever it connects to later. So addresses of this host have another socket.
         self._keyed_sub = self._make_sub(topics)
         self._monitor = self._keyed_sub.get_monitor_socket(_SEEN)
         self._poller = zmq.Poller()
@@ -82,7 +81,7 @@ class OperatorSockets:
         return sub
 
     def connect(self, address: str, host: str = "") -> None:
-        """It may not be bound yet. Does nothing the second time, unless the first has been refused.
+        """Subscribes at an address, which may not be bound yet. Does nothing the second time, unless the first was refused.
 
         host  whose key is expected there; "": it is an address of this host
         """
@@ -103,7 +102,7 @@ class OperatorSockets:
         return bool(keys)
 
     def _read_events(self) -> None:
-        """Has an address whose handshake has failed connected to anew, with the next key of its host."""
+        """Gives up addresses whose handshake has failed, so that the next `connect` tries the next key of their host."""
         while self._monitor.poll(0):
             encoded, where = self._monitor.recv_multipart()
             event, value = _EVENT.unpack(encoded)
@@ -118,7 +117,7 @@ class OperatorSockets:
                     self._keyed_sub.disconnect(address)
 
     def _address_of(self, endpoint: str) -> str:
-        """What was connected to. When libzmq has connected to a name again, it tells the IP address that it has found."""
+        """The address of `connect` that an endpoint stands for: for a name libzmq may tell the IP address that it has found."""
         if endpoint in self._addresses:
             return endpoint
         ip, port = _host_and_port(endpoint)
@@ -148,7 +147,7 @@ class OperatorSockets:
         return None
 
     def _answers(self, line: _Line, address: str, deadline: float, keys_left: int) -> bool:
-        """Waits for the answer. False also when another key is worth a try: the host may be changing to it."""
+        """Waits for the answer. False if none comes, or if the host's next key should be tried, since it may be changing keys."""
         while (left_s := deadline - time.monotonic()) > 0:
             if line.dealer in dict(line.poller.poll(int(left_s * 1000) + 1)):
                 self.refused.pop(address, None)
@@ -181,7 +180,7 @@ class OperatorSockets:
         return line
 
     def _has_failed(self, line: _Line, address: str) -> bool:
-        """Whether the handshake has since the last look. The next one expects the next key of its host."""
+        """Whether the handshake has failed since the last call. The next line expects the next key of its host."""
         failed = False
         while line.monitor.poll(0):
             event, value = _EVENT.unpack(line.monitor.recv_multipart()[0])
@@ -192,7 +191,7 @@ class OperatorSockets:
         return failed
 
     def trust(self, trusted: TrustedKeys) -> None:
-        """From now on these keys are expected, of whatever is connected to from now on."""
+        """These keys are expected from now on, of connections that are made from now on."""
         if trusted.hosts != self._trusted.hosts:
             self._trusted = trusted
             while self._dealers:

@@ -13,23 +13,23 @@ from zpipe.core.wire.peer_address import as_ip
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 500
 CONNECT_MS = 5_000
-"""The kernel asks a host that does not answer again after 1, 2, 4 … 64 s, and gives up after 127. For so long a line stayed down
-whose host was back by then, or had another address. Given up and tried anew, the name is looked up again as well."""
+"""A try to connect is given up after this. The kernel alone tries a silent host again after 1, 2, 4 … 64 s, and gives up after
+127: for so long a connection would stay down although the host is back. A new try also looks its name up again."""
 HANDSHAKE_MS = 10_000
-"""Whoever has connected and not shaken hands by then is hung up on. With keys that takes some milliseconds and one turn."""
+"""A connection without a finished handshake is ended after this. With keys a handshake takes some milliseconds and one turn."""
 MAX_FRAME_BYTES = 17 * 1024 * 1024
-"""libzmq drops the connection over a larger frame: a little above the largest message."""
+"""A little above the largest message. libzmq ends a connection that brings a larger frame."""
 
 MAX_STATEMENT_BYTES = frames.MAX_FRAME_BYTES + 1024
-"""Of what is no parcel: a little above what the core reads."""
+"""For all frames but those of parcels: a little above what the core reads."""
 UNREAD = 1000
-"""Frames to or from one peer that wait to be read. All but parcels are repeated, so more than these may be lost. Without a limit
-300,000 answers that nobody read took 92 MiB (measured); these take 0.3."""
+"""How many frames to or from one peer may wait to be read. All but parcels are repeated, so others may be lost. Without a limit
+300,000 unread answers took 92 MiB (measured); 1,000 take 0.3."""
 MAX_SUBSCRIPTION_BYTES = 512
 """libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes. The
 handshake needs the rest: 300 bytes where there are keys."""
 SUBSCRIPTIONS = 16
-"""Of one connection that wait to be read: more than there are topics."""
+"""How many subscriptions of one connection may wait to be read: more than there are topics."""
 
 
 def make_socket(
@@ -68,7 +68,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def connect(socket: zmq.Socket[bytes], address: str) -> None:
-    """A name is reached by an IPv6 address where it has one, and else by IPv4. An IPv4 address never becomes one of IPv6, as
-    which nobody would know it. Raises zmq.ZMQError."""
+    """Connects to a name by IPv6 if it has such an address, else by IPv4. An IPv4 address is never mapped to IPv6, since it would
+    not be recognized then. Raises zmq.ZMQError."""
     socket.setsockopt(zmq.IPV6, int(may_be_ipv6(address)))
     socket.connect(address)

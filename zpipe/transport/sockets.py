@@ -40,13 +40,14 @@ from zpipe.transport.socket_options import (
 from zpipe.transport.upstream_line import UpstreamLine
 
 REFUSED_S = 1.0
-"""libzmq does not connect again to a peer that has refused a key. After so long it is tried again: it may be trusted by then."""
+"""libzmq does not connect again to a peer that has refused this host's key. After this it is tried again: the key may be trusted
+by then."""
 TURN = 64
 """Messages read from one socket before the others have their turn."""
 MOST_FRAMES = 3
-"""Of a message that are passed on: one more than any should have, to be seen as too many. The rest is read and dropped."""
+"""So many frames of a message are passed on: one more than any should have, so that it is seen as wrong. The rest is dropped."""
 LARGE_BYTES = 256 * 1024
-"""From here on a frame is not copied: to keep it where libzmq has it takes some 10 us, about as long as to copy so much."""
+"""A frame of this size or more is not copied: to keep it where libzmq has it takes some 10 µs, about as long as a copy of it."""
 MAX_SOCKETS = 16_384
 """libzmq's own bound is 1023, and each neighbour takes up to five. Beyond this number, file descriptors are the limit."""
 
@@ -54,11 +55,11 @@ Peer = tuple[str, int]
 _BOUND = ("parcel", "feedback")
 _NOBLOCK, _POLLIN = int(zmq.NOBLOCK), int(zmq.POLLIN)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-"""Plain numbers: to make one of pyzmq's flags of two others takes as long as a turn's look at the clock, 0.7 µs."""
+"""Plain numbers: to combine two of pyzmq's flags takes 0.7 µs each time."""
 _send: Callable[..., Any] = zmq.backend.Socket.send
-"""Without pyzmq's wrapper, whose options nobody uses here: 0.4 µs against 2.0 (measured)."""
+"""Without pyzmq's wrapper, whose options are not used here: 0.4 µs against 2.0 (measured)."""
 _poll = zmq.backend.zmq_poll
-"""Tells whether one socket has something: 1.0 µs against 2.3 for its option EVENTS, which pyzmq makes a member of an enum."""
+"""Tells whether a socket has something: 1.0 µs against 2.3 for its option EVENTS, which pyzmq makes a member of an enum."""
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -69,12 +70,12 @@ _SIGNS: dict[str, tuple[What, What, int]] = {
     "connection": ("up", "down", zmq.EVENT_DISCONNECTED),
     "session": ("ready", "lost", _DOWN),
 }
-"""What each kind of monitor tells, and of which events the second is."""
+"""For each kind of monitor: the arrival that tells of a handshake, the one that tells of an end, and the events of an end."""
 _KEYED = ("zap", "accepted", "subscription")
 
 
 class _Role(NamedTuple):
-    """What a descriptor is there for: `what` and `key` as in an `Arrival`; None for one that is not a socket's."""
+    """What a descriptor is watched for: `what` and `key` as in an `Arrival`; `socket` is None if it is not a socket's."""
 
     what: str
     key: Any
@@ -128,14 +129,14 @@ class Sockets:
     ) -> str:
         """Binds the three sockets and returns the inbox's address (a tcp port `*` is chosen). Raises OperatorError.
 
-        high_water_mark  of the inbox, above the credit that is given: whoever sends on without any is stopped there
+        high_water_mark  of the inbox, above the credit that is given: it stops whoever sends without credit
         remote           more addresses of the same sockets, for other hosts: with keys, if this host has any
-        credit_bytes     that is given to producers at most
+        credit_bytes     the most credit that producers are given
         """
         pull = make_socket(self._context, zmq.PULL, rcvhwm=high_water_mark)
         router = self._feedback = make_socket(self._context, zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
         self._control = make_socket(self._context, zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
-        # Also a topic that another subscriber has is told: who sends it has to be known.
+        # Every subscription is reported, not only the first to a topic: each sender must be known.
         self._control.setsockopt(zmq.XPUB_VERBOSE, 1)
         sockets = (pull, router, self._control)
         local = Bound(inbox, feedback, control)
@@ -147,7 +148,7 @@ class Sockets:
             self._bind(socket, address)
         chosen: str = pull.getsockopt_string(zmq.LAST_ENDPOINT)
         for socket, address, name in zip(sockets, remote or (), Bound._fields, strict=remote is not None):
-            if self._pair is not None:  # the options hold for what is bound from here on
+            if self._pair is not None:  # the options apply only to addresses that are bound from here on
                 curve.serve(socket, self._pair, name.encode())
             self._bind(socket, address)
         self._register(pull, "parcel", None)
@@ -212,12 +213,12 @@ class Sockets:
         self._register(sub, "announcement", peer)
         if key:
             self._register(sub.get_monitor_socket(_FAILED), "subscription", peer)
-        if self._pair is None or key or not host:  # with keys, nobody is connected to who has shown none
+        if self._pair is None or key or not host:  # with keys, no host is connected to of which no key is trusted
             connect(dealer, feedback)
             connect(sub, control)
 
     def _connect_again(self, peer: Peer, refused: int) -> None:
-        """With other sockets: an option of libzmq's holds for what is connected after it, and not for what connects again."""
+        """Connects with new sockets: libzmq does not apply an option to a connection that it makes again."""
         line = self._upstreams.pop(peer)
         self._connect_at.pop(peer, None)
         self._end(line)
@@ -313,8 +314,8 @@ class Sockets:
     # ---- keys
 
     def trust(self, trusted: TrustedKeys) -> list[bytes]:
-        """From now on these keys hold. Connections by one that is no longer among them end; returns the sessions that this
-        is the end of, which are still to be closed."""
+        """Trusts these keys from now on. Ends connections that were made with a key that is no longer trusted. Returns the
+        sessions that use such a key, which the caller has to close."""
         if self._zap is None:
             return []
         before = {key for keys in self._zap.trusted.hosts.values() for key in keys}
@@ -329,8 +330,8 @@ class Sockets:
         return [session for session, key in self._session_keys.items() if key in dropped]
 
     def _shut_down(self, addresses: set[str]) -> None:
-        """Ends the connections from these addresses. libzmq does not tell which of them has shown which key, and whoever may
-        connect does so again at once."""
+        """Ends all connections from these addresses, since libzmq does not tell which key each has shown. Peers that may connect
+        do so again at once."""
         for fd in map(int, os.listdir("/proc/self/fd")):
             if bound_to(fd) in self._bound and connected_from(fd) in addresses:
                 shut_down(fd)
@@ -358,7 +359,7 @@ class Sockets:
         ZMQ_FD). So a socket is read after either, until it has no more. To ask libzmq which of them have something takes ten
         times as long as to ask the kernel about their descriptors.
 
-        A parcel that has been waited for is mostly alone. Whether it is, is asked after the turn that it is for.
+        A parcel that was waited for is mostly alone: it is handed on first, and only the next poll looks for another.
         """
         wait_s = min(timeout_s, 60.0) if timeout_s > 0.0 else 0.0
         until = time.monotonic() + wait_s
@@ -377,7 +378,7 @@ class Sockets:
                 for arrival in self._read(fd, waited):
                     came = True
                     yield arrival
-            # What libzmq has done for itself is a sign, too, and is not worth a turn of the loop.
+            # A descriptor may also fire for libzmq's own work alone, which is not worth a turn of the loop.
             if not came and (wait_s := until - time.monotonic()) <= 0.0:
                 return
 
@@ -388,13 +389,13 @@ class Sockets:
             self._end_connection(fd)
 
     def _end_connection(self, fd: int) -> None:
-        """If it is known, and one to a socket that is bound here. Whoever had it may connect again."""
+        """Ends a connection, if it is known and is one to a socket that is bound here. The peer may connect again."""
         with suppress(OSError):
             if fd >= 0 and bound_to(fd) in self._bound:
                 shut_down(fd)
 
     def _connect_due(self, now: float) -> None:
-        """An instance at rest wakes up once a second, which is soon enough for this."""
+        """Connects again where it is time. `poll` does not wake up for it: an idle instance wakes up once a second anyway."""
         for peer in [peer for peer, at in self._connect_at.items() if at <= now]:
             self._connect_again(peer, self._upstreams[peer].refused)
 
@@ -428,8 +429,8 @@ class Sockets:
     def _read_bound(
         self, socket: zmq.Socket[bytes], what: str, fd: int, turn: int = TURN, sure: bool = False
     ) -> Iterator[Arrival]:
-        """From a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender.
-        `sure`: there is hardly nothing."""
+        """Reads a socket that anybody may have connected to. The first frame of a message is kept, since it tells the sender.
+        `sure`: there is nearly always a message, so it is not asked first."""
         items = [(socket, _POLLIN)]
         for _ in range(turn):
             if not sure and not _poll(items, 0):
@@ -477,7 +478,7 @@ class Sockets:
                     return  # it has one life
 
     def _failed(self, what: str, key: Any, event: int, value: int) -> Refusal | None:
-        """A handshake with somebody who was connected to has failed. None: that says nothing of keys yet."""
+        """A handshake of a connection that was made from here has failed. None: it says nothing of keys yet."""
         problem = curve.problem_at_client(event, value)
         if what == "session":
             expected = self._session_keys.get(key, "")
@@ -491,14 +492,14 @@ class Sockets:
             line.failed()
             if len(keys) > 1:
                 self._connect_at[key] = time.monotonic()
-            if line.refused <= len(keys):  # it may have been on its way out
+            if line.refused <= len(keys):  # the peer may just have been ending
                 return None
-        else:  # libzmq gives it up
+        else:  # libzmq does not try again by itself
             self._connect_at[key] = time.monotonic() + REFUSED_S
         return Refusal(problem, line.host or line.feedback, True, line.key, "feedback")
 
     def _key_events(self, socket: zmq.Socket[bytes], what: str, key: Any) -> Iterator[Arrival]:
-        """Of the sockets where keys are shown: ZAP, and monitors that only look for what is refused."""
+        """Reads the sockets that tell of refused keys: ZAP, and the monitors that are only there for that."""
         if what == "zap":
             assert self._zap is not None
             yield from (Arrival("refusal", refusal, []) for refusal in self._zap.answer())
@@ -512,13 +513,14 @@ class Sockets:
             if what == "subscription":
                 self._connect_at.setdefault(key, time.monotonic() + REFUSED_S)
             elif not multipart[1].startswith(b"tcp:"):
-                continue  # this user's processes, over ipc
+                continue  # over ipc only this user's processes come
             elif event == zmq.EVENT_ACCEPTED:
                 yield from self._accept(value, key)
             elif event & _FAILED:
                 self._failing = curve.problem_at_server(event, value)
             elif event == zmq.EVENT_DISCONNECTED:
-                # It follows a failed handshake at once, and it alone has the descriptor, by which the address is known.
+                # This event follows that of the failed handshake at once, and only this one names the descriptor, by which the
+                # address is known.
                 where, problem = self._accepted.remove(value) if self._accepted is not None else "", self._failing
                 self._failing = None
                 if problem is not None and self._pair is not None:

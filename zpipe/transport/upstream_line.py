@@ -12,8 +12,8 @@ import zmq
 class UpstreamLine:
     """Its two sockets, and how they are doing.
 
-    host        whose keys are expected there, in turn; "": none is
-    key         that is expected now;  refused: how often in a row the handshake came to nothing
+    host        the host whose keys are expected there, in turn; "": none are
+    key         the key that is expected now;  refused: how many handshakes in a row have failed
     down_since  when it was lost, or first tried; None while it is there
     """
 
