@@ -16,7 +16,7 @@ from zpipe.config.pipeline_config import NatsSecurity
 
 PORT = 4222
 _JWT, _SEED = "BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"
-"""Lines of a file of credentials. What follows each is one line of text."""
+"""Lines of a file of credentials: the line after each has the JWT, and the seed."""
 
 
 class AccessError(Exception):
@@ -30,7 +30,7 @@ class AccessError(Exception):
 
 @dataclass(frozen=True)
 class Access:
-    """As the config says it."""
+    """The servers of a cluster, and how who asks is proved, as the config says."""
 
     servers: tuple[str, ...]
     security: NatsSecurity = field(repr=False)
@@ -76,7 +76,7 @@ class Access:
 
     @property
     def means(self) -> str:
-        """How it is proved who asks, in words; "" if it is not."""
+        """By what it is proved who asks, in words; "" if by nothing."""
         security, found = self.security, []
         found += ["`username` and `password`"] if security.username else []
         found += ["`token`"] if security.token else []
@@ -97,7 +97,7 @@ class Access:
 
 
 def is_encrypted(server: str) -> bool:
-    """Whether nothing may be said to it in the clear."""
+    """Whether nothing may be sent to the server in the clear."""
     return server.startswith("tls://")
 
 

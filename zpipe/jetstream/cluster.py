@@ -1,11 +1,11 @@
 """A connection to a NATS cluster, on a thread of its own with its own asyncio loop.
 
-Having all opened that links need, and carrying what the loop asks for belong here. Must not live here: which
-parcels to publish or to ask for, and what becomes of them.
+Opening all that links need, and carrying out their orders, belong here. Must not live here: which parcels to publish or to ask
+for, and what becomes of them.
 
-Commands come from the loop's thread and never block it. Each belongs to one life of the connection: one that was given before the
-loop has heard of the loss of that life is dropped, since the loop will take it for lost then. `nats` connects once and is not let
-reconnect: it would keep, and send later, what the loop has given to another life by then.
+Orders come from the loop's thread and never block it. Each belongs to one life of the connection. An order for a life that is
+over is dropped: the loop takes it for lost when it hears of the loss. `nats` connects once and is not let reconnect: it would
+keep, and send later, what the loop has given to another life by then.
 """
 
 from __future__ import annotations
@@ -57,25 +57,25 @@ Told = Callable[[LinkKey | None, Event], None]
 ANSWER_S = 5.0
 """What is not answered after this is taken to be lost. The election of a leader takes about 4 s at worst."""
 PULL_S = 5.0
-"""A request for parcels is over for the server after this, and says so."""
+"""After this the server ends a request for parcels, and says so."""
 OPEN_S = 2.0
-"""Of each answer while a connection is opened. It is then opened anew, perhaps to another server."""
+"""How long each answer may take while a connection is opened. Otherwise it is opened anew, perhaps to another server."""
 OPENING_S = 15.0
-"""Of all that together, whatever the client waits for."""
+"""How long the opening may take in all, whatever the client waits for."""
 FIRST_RETRY_S, MAX_RETRY_S = 0.1, 2.0
 PING_S = 2.0
-"""A server that does not answer two pings in a row is gone: one that is frozen is noticed like any other silent peer."""
+"""A server that does not answer two pings in a row is gone: a frozen one is noticed like any other silent peer."""
 READ_AGAIN_S = 5.0
-"""Between two readings of where producers stand: nobody who missed something waits longer."""
+"""Between two readings of where producers stand. An instance that has missed a change waits no longer for it."""
 SWEEP_S = 0.5
 PAYLOAD_BYTES = 2**20
-"""Of a parcel at most: what a server takes, unless it is told otherwise."""
+"""The most of a parcel: what a server takes unless its config says otherwise."""
 CLOSE_S = 3.0
 NO_STREAM, NO_CONSUMER = 10059, 10014
-"""For one that is not there."""
+"""JetStream's codes for a stream and a consumer that are not there."""
 BUCKET_LOOK_S = 5.0
 STREAM_FULL = frozenset({10047, 10077})
-"""JetStream's codes for too little storage, and for a stream's own limits: the words tell a limit of bytes."""
+"""JetStream's codes for too little storage, and for a stream that has reached a limit of its own."""
 
 
 class Cluster:
@@ -135,7 +135,7 @@ class Cluster:
         try:
             self._loop.run_until_complete(self._main())
         finally:
-            left = asyncio.all_tasks(self._loop)  # of the client's own: asyncio would complain of each
+            left = asyncio.all_tasks(self._loop)  # the client's own tasks: asyncio would complain of each that is left
             for task in left:
                 task.cancel()
             if left:
@@ -164,7 +164,7 @@ class Cluster:
                 self._heard(None, Connected(self._lives, *opening.result()))
                 await self._serve(life)
                 reason = life.lost
-                if time.monotonic() - since > MAX_RETRY_S:  # one that is lost at once may be lost for what it says
+                if time.monotonic() - since > MAX_RETRY_S:  # else its own orders may have ended it
                     pause_s = FIRST_RETRY_S
             else:
                 opening.cancel()
@@ -190,7 +190,7 @@ class Cluster:
                     continue
                 try:
                     await life.perform(order)
-                except Exception as error:  # whatever the client raises: the line is not what it should be
+                except Exception as error:  # whatever the client raises: its connection is not what it should be
                     life.lose(connection.words_of(error))
 
 
@@ -231,7 +231,7 @@ class _Life:
         try:
             return await self._open()
         finally:
-            if self.lost:  # what was refused is not answered, so what is raised now says less
+            if self.lost:  # `lost` has the server's refusal; the exception only says that there was no answer
                 raise AccessError(self.lost, "")
 
     async def _open(self) -> tuple[str, str]:
@@ -256,7 +256,7 @@ class _Life:
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.p.*", cb=self._publish_answered)
         await client.subscribe(f"{self._inbox}.a.*", cb=self._ack_answered)
-        # What comes is what was asked for, so nothing of it is too much.
+        # No limit: only parcels come that were asked for, and there is room for them.
         await client.subscribe(f"{self._inbox}.d.*", cb=self._delivered, pending_bytes_limit=0)
         self._subject = f"$KV.{names.bucket(self._pipeline)}."
         await client.subscribe(f"{self._subject}>", cb=self._entry_written)
@@ -273,11 +273,11 @@ class _Life:
             task.cancel()
         self.lost = self.lost or "closed"
         if self._client is not None:
-            # Not `wait_for`, which waits until what it cancels is over: the client may take that for no reason to end.
+            # Not `wait_for`: that waits for what it cancels to end, and the client may ignore the cancellation.
             closing = asyncio.ensure_future(self._client.close())
             await asyncio.wait([closing], timeout=1.0)
             if closing.done():
-                closing.exception()  # it may be what is broken
+                closing.exception()  # looked at, or asyncio would log it
 
     def lose(self, reason: str) -> None:
         """The connection is of no use any more."""
@@ -286,7 +286,7 @@ class _Life:
             self._on_lost()
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Beside the commands."""
+        """Runs the coroutine beside the orders. If it fails, the connection is lost."""
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -297,7 +297,7 @@ class _Life:
             self.lose(connection.words_of(error))
 
     def _refused(self, said: str) -> None:
-        """Whatever it is, links need it."""
+        """The server has refused a subject. Links need all that they use, so the connection is of no use."""
         self.lose(str(connection.rights_problem(said)))
 
     async def _client_closed(self) -> None:
@@ -305,7 +305,7 @@ class _Life:
             self.lose(str(connection.closed_problem(self._client.last_error, self._access)))
 
     async def _sweep(self) -> None:
-        """What was not answered in time is lost, with those that know what to do about it told."""
+        """Gives up what was not answered in time, and tells the links of parcels and requests. Acks they repeat by themselves."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
@@ -368,7 +368,7 @@ class _Life:
         await self._client.publish(subject, json.dumps(request).encode(), reply=f"{self._inbox}.d.{token}")
 
     async def _delivered(self, message: Any) -> None:
-        # A delivery keeps the subject of its parcel, so what it answers is known by the subscription alone.
+        # A delivery has the subject of its parcel, so it does not tell which request it answers.
         found = names.delivered(message.reply) if message.reply else None
         if found is None:
             self._pull_status(message)
@@ -417,7 +417,7 @@ class _Life:
             stream = await self._ask(f"$JS.API.STREAM.INFO.{link.stream}", {"subjects_filter": ">"})
             consumer = await self._ask(f"$JS.API.CONSUMER.INFO.{link.stream}.{link.durable}", {})
         except (errors.Error, jetstream_errors.Error, TimeoutError):
-            return  # while a leader is elected nobody answers
+            return  # nobody answers while a leader is elected: the link asks again
         if self._is_another(f"the stream {link.stream}", stream, NO_STREAM):
             self._deleted(f"the stream {link.stream}", "what was in it is gone")
         if self.lost or "error" in stream:
@@ -450,18 +450,19 @@ class _Life:
         return dict(json.loads(answer.data))
 
     def _is_another(self, what: str, answer: dict[str, Any], gone: int) -> bool:
-        """Whether what was there when the connection was opened is not, or was made anew by another instance."""
+        """Whether the thing that was there when the connection was opened is gone, or was made anew by another instance."""
         if "error" in answer:
             return bool(answer["error"].get("err_code") == gone)
         made = str(answer["created"])
         return self._created.setdefault(what, made) != made
 
     def _deleted(self, what: str, loss: str) -> None:
-        """What is missing is made whenever a connection is opened."""
+        """Has the connection opened anew, which makes all that is missing."""
         self.lose(f"somebody has deleted {what}: {loss}, and it is made anew")
 
     async def _watch_bucket(self) -> None:
-        """Where instances stand is written when it changes, so a bucket that is made anew has to be written by all of them."""
+        """Loses the connection if the bucket was deleted: instances write where they stand only when that changes, so all of them
+        have to write into the new bucket again."""
         name = names.bucket(self._pipeline)
         while True:
             with suppress(*_no_answer()):
@@ -475,16 +476,16 @@ class _Life:
             self._heard(None, Written(order.key, order.value))
 
     async def _forget(self, order: Forget) -> None:
-        """Purged and not deleted, which would leave a mark of each."""
+        """Purges entries. To delete them would leave a mark of each."""
         bucket = names.bucket(self._pipeline)
         for key in order.keys:
-            with suppress(*_no_answer()):  # whoever reads the bucket next tries again
+            with suppress(*_no_answer()):  # the next instance that reads the bucket forgets them
                 await self._jetstream.purge_stream(f"KV_{bucket}", subject=f"$KV.{bucket}.{key}")
 
     async def _read_all(self) -> None:
-        """What was written before this life listened. Again until somebody answers, which takes as long as an election. And then
-        from time to time: while servers find each other again, one that is listened to misses what others are told, and one
-        that is asked may have an older entry. Then only where the producers of this instance's inputs stand."""
+        """Reads what was written before this life listened, and tries until somebody answers, which takes as long as an election.
+        Then reads from time to time where the producers of this instance's inputs stand: while servers find each other again,
+        this one's server may miss what others were told, and may give an older entry when it is asked."""
         from nats.js import errors as jetstream_errors
 
         again, inputs = False, tuple(key_prefix(*names[1:]) for names in self._links.values())
@@ -512,7 +513,7 @@ class _Life:
                 self._heard(None, Heard(key, entry.value or b"", live=False, again=again))
 
     async def _entry_written(self, message: Any) -> None:
-        """Or deleted, which is a message without data."""
+        """An entry was written, or deleted, which is a message without data."""
         self._heard(None, Heard(message.subject.removeprefix(self._subject), message.data or b"", live=True))
 
 
@@ -539,7 +540,7 @@ def _is_no_responder(message: Any) -> bool:
 
 
 def _why(error: BaseException | None) -> str:
-    """Of what `open` has raised."""
+    """Why `open` has failed, in words."""
     return str(error if isinstance(error, AccessError | ValueError) else connection.jetstream_problem(error))
 
 

@@ -19,16 +19,16 @@ from zpipe.jetstream import access
 from zpipe.jetstream.access import Access, AccessError
 
 CONNECT_S = 2.0
-"""For a server to answer. Then the next one is tried."""
+"""How long a server has to answer before the next one is tried."""
 _REFUSED = ("authorization violation", "authentication timeout", "authentication expired", "account authentication")
 _RIGHTS = "permissions violation"
 _EXPIRED, _WRONG_HOST = {9, 10}, {62, 64}
 """Codes of OpenSSL for a certificate."""
 NOT_ENABLED = frozenset({10039, 10076})
-"""JetStream's codes for: not for this account, not at all."""
+"""JetStream's codes where it is not enabled: for this account, and in the whole cluster."""
 _ASYNCIO_NOISE = "returning true from eof_received()"
 Refused = Callable[[str], object]
-"""Told what the server says when it refuses a subject."""
+"""Is called with what the server says when it refuses a subject."""
 
 
 async def connect(
@@ -65,7 +65,7 @@ async def connect(
             reason, cure = _reason(watch.first or error, server, to)
             problems.setdefault(reason, []).append(access.shown(server))
             cures.add(cure)
-            with suppress(Exception):  # its own `close` waits for ever for some that it could not open
+            with suppress(Exception):  # the client's own `close` may wait for ever if a connection could not be opened
                 client._transport.close()
         else:
             return client
@@ -76,7 +76,7 @@ async def connect(
 
 
 class _FirstError:
-    """The client tries a server several times and raises that there is none; what was in the way, it says here."""
+    """Keeps the first error that the client reports. What its `connect` raises in the end says only that there is no server."""
 
     def __init__(self, told: Callable[[Exception], Awaitable[None]]) -> None:
         self.first: Exception | None = None
@@ -92,8 +92,8 @@ def _client_class() -> Any:
     from nats.aio.client import Client
 
     class Encrypted(Client):  # type: ignore[misc]
-        """Says who asks to a server that it should trust only if the line is encrypted. The client as it is would say it to
-        whoever claims to have no TLS."""
+        """Sends passwords and the like to a server with tls:// only over an encrypted connection. The client as it is would send
+        them to any server that claims to have no TLS."""
 
         def __init__(self, must: bool) -> None:
             super().__init__()
@@ -110,7 +110,7 @@ def _client_class() -> Any:
 
 
 class _Unencrypted(OSError):
-    """Of a kind that the client's `connect` takes for the loss of the connection."""
+    """An OSError, which the client's `connect` takes for the loss of the connection."""
 
 
 def _reason(error: Exception, server: str, to: Access) -> tuple[str, str]:
@@ -166,7 +166,7 @@ def _refusal(said: str, to: Access) -> tuple[str, str]:
 
 
 def closed_problem(error: Exception | None, to: Access) -> AccessError:
-    """For the end of a connection that stood."""
+    """Why a connection that stood has ended."""
     said = words_of(error) if error is not None else ""
     if any(words in said.lower() for words in _REFUSED):
         return AccessError(*_refusal(said, to))
@@ -174,12 +174,12 @@ def closed_problem(error: Exception | None, to: Access) -> AccessError:
 
 
 def rights_problem(said: str) -> AccessError:
-    """For what the server says when it refuses a subject."""
+    """The problem when the server refuses a subject; `said`: its words."""
     return AccessError(f"the user may not do what links need: {said}", "docs/jetstream.md, Rights, has what it needs")
 
 
 def jetstream_problem(error: BaseException | None) -> AccessError:
-    """For what JetStream answers, or for no answer."""
+    """The problem when JetStream answers with an error, or not at all."""
     from nats import errors
     from nats.js import errors as jetstream_errors
 
@@ -194,7 +194,7 @@ def jetstream_problem(error: BaseException | None) -> AccessError:
 
 
 def words_of(error: BaseException | None) -> str:
-    """What the client or the server says, on one line; the exception's type where that is nothing."""
+    """What the client or the server says, on one line; if that is nothing, the type of the exception."""
     description = getattr(error, "description", None)
     said = str(description or error or "").removeprefix("nats: ").strip("'")
     if isinstance(error, ssl.SSLError):
@@ -204,5 +204,5 @@ def words_of(error: BaseException | None) -> str:
 
 @cache
 def _silence_asyncio() -> None:
-    """It warns of something in the client whenever a TLS connection is closed."""
+    """Leaves out a warning of asyncio's about the client, which comes whenever a TLS connection is closed."""
     logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith(_ASYNCIO_NOISE))

@@ -15,11 +15,11 @@ from zpipe.jetstream.names import LinkNames
 ANSWER_S = 3.0
 SERVERS_ANSWER_S = 0.3
 _ASK_ALL = "$SYS.REQ.SERVER.PING.JSZ"
-"""Every server answers it, to whoever is of the system account."""
+"""Every server answers this, but only to a user of the system account."""
 
 
 class StreamFacts(NamedTuple):
-    """A link's stream that is there. `missing`: servers that should have it and are not there, or behind."""
+    """The stream of a link. `missing`: servers that should have a copy of it and are offline or behind."""
 
     link: LinkNames
     replicas: int
@@ -29,8 +29,8 @@ class StreamFacts(NamedTuple):
 
 
 class ClusterFacts(NamedTuple):
-    """`problem`: why nothing of the rest is known, and `cure`. `sync`: by server, when it syncs what it has acknowledged; empty:
-    unknown."""
+    """`problem`, `cure`: why nothing else is known, and what to do; "" if there is no problem. `sync`: for each server, when it
+    syncs to disk what it has acknowledged; empty: unknown."""
 
     problem: str = ""
     cure: str = ""
@@ -58,7 +58,7 @@ async def _examine(access: Access, links: Sequence[LinkNames]) -> ClusterFacts:
         jetstream = client.jetstream(timeout=ANSWER_S)
         problem, cure, streams = "", "", []
         try:
-            # Whether that is refused is known when the next is answered. A `flush` may overtake it.
+            # A refusal of the subscription has come by the time that the next request is answered. A `flush` may overtake it.
             await client.subscribe(f"$KV.{names.bucket(links[0].pipeline)}.>")
             await jetstream.account_info()
             streams = [found for link in links if (found := await _stream(jetstream, link)) is not None]
@@ -78,7 +78,7 @@ async def _examine(access: Access, links: Sequence[LinkNames]) -> ClusterFacts:
 
 
 async def _stream(jetstream: Any, link: LinkNames) -> StreamFacts | None:
-    """None if it is not there yet."""
+    """The stream of the link; None if it is not there yet."""
     from nats.js import errors
 
     try:
@@ -91,7 +91,7 @@ async def _stream(jetstream: Any, link: LinkNames) -> StreamFacts | None:
 
 
 async def _sync(client: Any) -> dict[str, str]:
-    """What the servers tell the system account. Nobody else is answered."""
+    """When each server syncs, which the servers tell only to the system account."""
     inbox, answers = client.new_inbox(), []
 
     async def answered(message: Any) -> None:
@@ -101,7 +101,7 @@ async def _sync(client: Any) -> dict[str, str]:
     subscription = await client.subscribe(inbox, cb=answered)
     await client.publish(_ASK_ALL, b"{}", reply=inbox)
     await client.flush()
-    await asyncio.sleep(SERVERS_ANSWER_S)  # how many servers there are, nobody says
+    await asyncio.sleep(SERVERS_ANSWER_S)  # it is not known how many servers will answer
     await subscription.unsubscribe()
     found = {}
     for one in answers:

@@ -2,8 +2,8 @@
 
 Pure text belongs here. Must not live here: any connection.
 
-Names of pipelines, stages and outlets have letters, digits, `-` and `_`. Streams and consumers join them by `+`, which none of
-them has, so no two links share a name. A bucket may have none but those four, so it is named after the pipeline alone.
+Names of pipelines, stages and outlets have letters, digits, `-` and `_`. Names of streams and consumers join them by `+`, which
+none of them has, so no two links share a name. A bucket's name may not have a `+`, so it is that of the pipeline alone.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class LinkNames(NamedTuple):
 
     @property
     def subjects(self) -> str:
-        """All that the stream takes."""
+        """The subjects that the stream takes."""
         return f"{self._subject}.*"
 
     def subject(self, messages: int) -> str:
-        """Of a parcel of so many messages. So the server can say how many there are in all, whoever put them there."""
+        """The subject of a parcel with so many messages. By its subjects the server can tell how many messages a stream has."""
         return f"{self._subject}.{messages}"
 
     @property
@@ -73,7 +73,7 @@ class Delivered(NamedTuple):
 
 
 def delivered(reply: str) -> Delivered | None:
-    """None for a subject that is none of a delivery."""
+    """Reads the reply subject of a delivery; None for any other subject."""
     tokens = reply.split(".")
     if tokens[:2] != ["$JS", "ACK"] or len(tokens) < _PLAIN_ACK_TOKENS:
         return None
@@ -95,6 +95,6 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 
 
 def version(text: str) -> tuple[int, int, int] | None:
-    """Of a server, to be compared; None if it cannot be read."""
+    """The version of a server as numbers, which can be compared; None if it cannot be read."""
     found = _VERSION.match(text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None

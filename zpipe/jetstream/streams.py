@@ -28,8 +28,8 @@ class StreamSettings:
 
 
 async def make(jetstream: Any, settings: StreamSettings) -> None:
-    """Its sequences begin at the time in microseconds. So messages of a stream that was deleted and is made anew have other
-    numbers, and no ack that is still under way for one of the old is taken for one of the new."""
+    """Makes the stream, or gives it the settings that have changed. Sequences begin at the time in microseconds: so a stream that
+    was deleted and is made anew has other numbers, and an ack for an old message cannot be taken for one of a new message."""
     from nats.js import api, errors
 
     wanted = api.StreamConfig(
