@@ -108,7 +108,8 @@ class ChildDaemon:
         Ctrl-C reaches only the supervisor. It ends when its stdin ends, and so it ends with the supervisor.
         """
         command = [*self._command, "--fresh"] if self._fresh else self._command
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it listens to what it inherits blocked
+        # The child inherits that SIGHUP is blocked, until it has a handler: by default SIGHUP would end it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             self.process = subprocess.Popen(
                 command,

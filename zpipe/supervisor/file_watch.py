@@ -13,12 +13,13 @@ from zpipe.config import PipelineConfig
 
 LOOK_S = 0.5
 MOST_FILES = 500
-"""Of one package that are looked at."""
+"""The most files of one package that are looked at."""
 Signature = tuple[int, int, int]
 
 
 class FileWatch:
-    """Compares what is there with what was there: no file system tells of every kind of change, and an editor makes many."""
+    """Compares files with what they were. The kernel's notifications would not do: not every file system tells of changes, and an
+    editor makes many of them for one that counts."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self._next_at = 0.0
@@ -39,7 +40,7 @@ class FileWatch:
         return changed
 
     def follow(self, config: PipelineConfig) -> None:
-        """Looks at the files of another config from now on. Those that are known have not changed by that."""
+        """Looks at the files of another config from now on. A file that is known already does not count as changed."""
         self._config = config
         self._seen = {file: self._seen.get(file) or _signature(file) for file in self._files()}
 
@@ -50,7 +51,7 @@ class FileWatch:
 
 
 def _signature(file: Path) -> Signature | None:
-    """None: it is not there, as while an editor writes it anew."""
+    """What changes when the file does; None if it is not there, as while an editor writes it anew."""
     try:
         found = os.stat(file)
     except OSError:
@@ -95,7 +96,7 @@ def _named(text: str, folder: Path) -> Iterator[Path]:
 
 
 _CODE = {".py", ".js", ".mjs", ".cjs", ".ts", ".sh", ".awk", ".jq", ".sed", ".rb", ".pl", ".lua"}
-"""What programs are written in. The data that a stage reads or writes changes without its meaning anything."""
+"""Suffixes of programs. A change of other files says nothing: they may be data that a stage reads or writes."""
 
 
 def _texts(value: Any) -> Iterator[str]:
