@@ -41,7 +41,7 @@ class BufferDisk(NamedTuple):
 
 
 class _Buffers(NamedTuple):
-    """Of one instance. `nearest`: the folder on its way that exists."""
+    """The buffers of one instance. `nearest`: the nearest folder above them that exists."""
 
     key: InstanceKey
     folder: Path
@@ -93,7 +93,7 @@ def _examine_disk(buffers: list[_Buffers]) -> BufferDisk:
 
 
 def _size(file: Path) -> int:
-    """0 of one that its instance has removed meanwhile, or that cannot be looked at."""
+    """0 for a file that its instance has removed meanwhile, or that cannot be looked at."""
     try:
         return file.stat().st_size
     except OSError:

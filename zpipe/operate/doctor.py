@@ -54,11 +54,11 @@ PORTS = {
     "mssql": 1433,
     "oracle": 1521,
 }
-"""Of URLs that name none."""
+"""The ports of URLs that name none."""
 MINUTES_FROM_S = 120.0
 LEAST_DESCRIPTORS = 1024
 LEAST_BYTES, FEW_BYTES = 32 * 2**20, 1024 * 2**20
-"""Of free room on a disk: with less than the one an instance soon waits for room, with less than the other it is worth a word."""
+"""Free room on a disk: with less than the first an instance soon has to wait; less than the second is worth a warning."""
 
 
 class Finding(NamedTuple):
@@ -73,7 +73,7 @@ class Finding(NamedTuple):
 def examine(config: PipelineConfig, env: Mapping[str, str], listen_s: float) -> Iterator[Finding]:
     """All looks, one after the other. Blocks; `listen_s` for what instances say.
 
-    env  as the instances have it: with the host of the pipeline that this is
+    env  the environment of the instances, which says which host of the pipeline this machine is
     """
     try:
         places = Places(config, env)
@@ -182,12 +182,12 @@ def _peers(config: PipelineConfig, places: Places, listen_s: float) -> Iterator[
         elif host and config.stages[stage].listen:
             yield _unheard(name, host, config.stages[stage].listen[instance - 1])
         elif places.is_local(stage, instance) and places.alive(stage, instance):
-            yield _speechless(name, is_program=bool(config.stages[stage].command))
+            yield _running_unheard(name, is_program=bool(config.stages[stage].command))
         else:
             yield Finding("reach", "warning", f"{name} does not run", "start it")
 
 
-def _speechless(name: str, is_program: bool) -> Finding:
+def _running_unheard(name: str, is_program: bool) -> Finding:
     """An instance that holds its lock and was not heard of."""
     if is_program:
         cure = "see its log. A program need not publish any (PROTOCOL.md, section 17); then nothing here can say how it does"
@@ -213,7 +213,7 @@ def _heard(
             if row["reason"] not in told:
                 told.add(row["reason"])
                 what, _, cure = row["reason"].partition(": ")
-                there = places.other_host(stage, instance)  # to whom "here" and "this host" are another
+                there = places.other_host(stage, instance)  # the reason calls that one "here" and "this host"
                 yield Finding("keys", "wrong", f"{name}" + f" on {there} says" * bool(there) + f": {what}", cure)
     for host, skew in skews.items():
         where = host or "another process"

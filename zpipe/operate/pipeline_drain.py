@@ -148,9 +148,9 @@ class PipelineDrain:
         return [key for key, snapshot in self.last.items() if snapshot["state"] != State.STOPPED.value]
 
     def _end_latecomers(self) -> None:
-        """Ends those that were started when their upstream had ended already. Such an instance waits for the next stream, since
-        it cannot tell that the end which it finds on disk is that of this one, and of another host it finds none. Only a drain
-        that saw it come about can. It is told; but one below which nobody is left could not pass its end on, and is to leave."""
+        """Ends instances that were started after their upstream had ended. Such an instance waits for a stream: it cannot know
+        that an end which it finds on disk is that of this stream, and of another host it finds none. The drain has seen the end,
+        and tells it. One whose consumers are all gone could not pass its end on, so it is told to leave."""
         for key in self.running():
             for order in self._orders_for_latecomer(*key):
                 told = self.last[key]["incarnation"], order
@@ -177,8 +177,8 @@ class PipelineDrain:
         return [f"ended:{name}" for names in instances for name in names]
 
     def _has_ended(self, stage: str) -> bool:
-        """Whether all instances of the stage that this drain heard of have stopped, and at least one at the end of its stream.
-        Of another host that is known by its last snapshot alone: it holds nothing."""
+        """Whether all instances of the stage that this drain heard of have stopped, and at least one at the end of its stream. An
+        instance on another host has done so if its last snapshot is STOPPED and holds nothing."""
         known = [key for key in self._instances() if key[0] == stage and self._alive(key)]
         stopped = all(self._final_snapshot(key) is not None for key in known)
         return stopped and any(self._stopped_at_end(key) for key in known)

@@ -134,8 +134,8 @@ class StoredBuffers:
             yield f"{key[0]}.{key[1]}/{folder.name.removeprefix('_.')}", (key, folder)
 
     def find(self, targets: Iterable[str] = ()) -> dict[str, Path]:
-        """Folders of these buffers by name: named wholly, or all of a STAGE or STAGE.N; all for none. Raises TargetError for what
-        names none."""
+        """Folders of buffers by name. A target is a buffer's name, or a STAGE or STAGE.N for all that it has; no target: all.
+        Raises TargetError for a target without a buffer."""
         targets = list(targets)
         found: dict[str, Path] = {}
         for target in targets:
@@ -242,11 +242,11 @@ def show(folder: Path, first: int = 0) -> Iterator[StoredMessage]:
 
 
 def drop(folder: Path, until: int | None = None) -> Dropped:
-    """Has no message be sent any more, or none below the number `until`. The instance must not run. Raises OperatorError if the
-    folder cannot be read or written.
+    """Drops all messages, or those numbered below `until`: they are not sent any more. The instance must not run. Raises
+    OperatorError if the folder cannot be read or written.
 
-    The last segment stays, since its name says with which number to go on: what it has is noted as finished. One that cannot be
-    read in whole stays unless all goes that it may have.
+    The last segment stays, since its name says with which number to go on: its messages are noted as finished. A segment that
+    cannot be read in whole stays, unless everything that it may hold is dropped.
     """
     found = _read(folder)
     finished = _finished(found)
@@ -266,7 +266,7 @@ def drop(folder: Path, until: int | None = None) -> Dropped:
                 free += segment.bytes
             elif ranges:
                 with hints_path(folder, segment.first).open("ab") as file:
-                    file.truncate(file.tell() - file.tell() % HINT_BYTES)  # one that a kill has cut off
+                    file.truncate(file.tell() - file.tell() % HINT_BYTES)  # an entry that was cut off by a kill
                     file.write(b"".join(segment.codec.write_hint(low, high) for low, high in ranges))
     except OSError as error:
         raise OperatorError(f"cannot drop what is in {folder}: {error.strerror}") from None
@@ -288,7 +288,7 @@ def _finished(found: BufferFolder) -> RangeSet:
 
 
 def _records(folder: Path, segment: Segment) -> Iterator[Whole | DamagedPlace]:
-    """Also of a segment that is removed meanwhile: then there are none."""
+    """The records of a segment, and its damaged places; none if it was removed meanwhile."""
     path = segment_path(folder, segment.first)
     try:
         file = SegmentFile(Disk(), path)

@@ -259,7 +259,7 @@ def _is_made(path: Path) -> bool:
         with closing(_connect(path, write=False)) as connection:
             return bool(connection.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.Error:
-        return True  # whoever wants something of it is told
+        return True  # whoever opens it next is told what is wrong
 
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:

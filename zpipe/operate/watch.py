@@ -97,8 +97,8 @@ class Watch:
                 self._sockets.connect(address, host)
 
     def _trust_again(self) -> None:
-        """A run, or a screen, outlives the keys that it was started with."""
-        with suppress(ConfigError):  # then those hold that it has
+        """Reads the trusted keys again: a run or a monitor may outlive those that it was started with."""
+        with suppress(ConfigError):  # the file is broken: the keys that are known stay
             now = self._places.read_again()
             self._sockets.trust(keyring.trusted_hosts(now))
 
