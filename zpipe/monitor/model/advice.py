@@ -21,7 +21,7 @@ COMPUTES = 0.6
 WAITS = 0.4
 """Up to this share, they wait."""
 ONE_CORE = 0.8
-"""Threads that need so much of a core together have no more of one: they take turns in the interpreter, as if they waited."""
+"""Threads that together need so much of a core compute, though each seems to wait: one at a time runs in the interpreter."""
 NO_CORES_LEFT = 0.3
 """If the threads of an instance wait for a core for this share of the time in which they need one, the machine has none left."""
 

@@ -105,7 +105,7 @@ Links = list[dict[str, Any]]
 Loads = Mapping[str, Load]
 
 SLACK = 0.15
-"""Of one instance. Rates are measured, so 3.1 times what one instance can do is the work of three, not of four."""
+"""So much of an instance is not rounded up: rates are measured, so 3.1 times what one can do is the work of three, not four."""
 RATE_ERROR = 0.05
 """Measured rates are off by this share at times, so a smaller difference proves nothing."""
 SETTLED_INTERVALS = 6.0

@@ -102,7 +102,7 @@ class _Producer:
         )
         window = in_flight + sum(consumer.get("credit", 0) for consumer in link.get("consumers", ()))
         outputs = seen.outputs(self._name) if seen.done else 1.0
-        # More are handed on in parts.
+        # Outputs are handed on by sections, whatever the batch.
         made = min(_batch(self._upstream, size) * outputs, LinkPolicy().section_messages)
         grain = max(made, _batch(self._consumer, size))
         self._held.add(at, held, grain)

@@ -18,7 +18,7 @@ blocked all the time in some intervals and not at all in others."""
 RECENT = 4.0
 """What a stage does now is judged over this many intervals: a single one shows too much chance."""
 _LEAST_SHARE = 0.005
-"""Of the time of a window. If less of it was spent on work, the speed of the work cannot be told."""
+"""If a smaller share of a window was spent on work, the speed of that work cannot be told."""
 _READING = ("waiting", "working", "limited", "retrying")
 """The shares of time that a head spends on its source: all but being blocked."""
 _UNBLOCKED_INTERVALS = 10

@@ -208,7 +208,7 @@ def count_link(name: LinkName, producers: Ends, consumers: Ends, at: float) -> d
 
 
 def _messages_in_stream(session: Row) -> int | None:
-    """As the consumer was told last; None if its link is of another kind."""
+    """How many messages the stream has, as the consumer was told last; None for a link without a stream."""
     stream = session.get(_STREAM)
     messages = stream.get("messages") if isinstance(stream, dict) else None
     return messages if isinstance(messages, int) else None
@@ -241,7 +241,7 @@ def held_bound(link: Row, unacked: Bound) -> Bound:
 
 
 def unsent_bound(link: Row, unacked: Bound) -> Bound:
-    """Of what is unsent. A disk buffer has no other bound than that of all."""
+    """Of what is unsent. A disk buffer has one bound for all that it holds."""
     if "buffer" in link:
         return held_bound(link, unacked)
     return Bound(min(UNSENT_BOUND.messages, unacked.messages), min(UNSENT_BOUND.bytes, unacked.bytes))
