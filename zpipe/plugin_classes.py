@@ -77,9 +77,13 @@ class Worker(PluginClass[OptionsT]):
 
     payload_function  set by `open` where `process` would do no more than call this with a message's payload, and return what it
                       returns: it is then called in place of `process`
+    batch_function    set by `open` where `process_batch` needs nothing of the messages but their payloads and ids: it is then
+                      called with these, `batch_function(payloads, ids)`, in place of `process_batch`, and what it returns
+                      means the same
     """
 
     payload_function: Callable[[Any], Any] | None = None
+    batch_function: Callable[[list[Any], list[str]], Any] | None = None
 
     def tick(self, context: Context[OptionsT]) -> Any:
         """Called every `tick` of the stage's config. It may return or yield what `context.release` gives."""

@@ -67,6 +67,7 @@ class Python(BatchMap[Options]):
     @override
     def open(self, context: Context[Options]) -> None:
         self._function = self.payload_function = _resolve(context.options.function, context.config_dir)
+        self.batch_function = lambda payloads, ids: self._function(payloads)
 
     @override
     def process(self, message: Message, context: Context[Options]) -> Any:

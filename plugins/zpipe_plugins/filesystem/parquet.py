@@ -183,6 +183,8 @@ class ParquetSink(Sink[SinkOptions]):
     def open(self, context: Context[SinkOptions]) -> None:
         options = context.options
         self._columns = Columns(options.id_column, options.columns)
+        self._compression = options.compression
+        self.batch_function = self._store
         self._folder = _folder(options, context.config_dir)
         of_instance = f".{context.pipeline}.{context.stage}.{context.instance}."
         self._aside = f"{of_instance}{context.incarnation}."
@@ -199,11 +201,14 @@ class ParquetSink(Sink[SinkOptions]):
 
     @override
     def process_batch(self, messages: list[Message], context: Context[SinkOptions]) -> list[Any]:
-        table, ids, answers = self._columns.table(messages)
+        return self._store([message.payload for message in messages], [message.id for message in messages])
+
+    def _store(self, payloads: list[Any], ids: list[str]) -> list[Any]:
+        table, ids, answers = self._columns.table(payloads, ids)
         if table is not None:
             name = batch_name(ids)
             try:
-                self._write(table, name, context.options.compression)
+                self._write(table, name, self._compression)
             except OSError as error:  # never the fault of a message, so it is tried again and keeps its attempts
                 raise Throttled(_AGAIN_S, f"{self._folder}: {error.strerror or error}") from error
         return answers

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from zpipe import Message, Reject
+from zpipe import Reject
 
 if TYPE_CHECKING:
     import pyarrow
@@ -37,20 +37,19 @@ class Columns:
         times = {"date": pyarrow.date32(), "timestamp": pyarrow.timestamp("us", tz="UTC")}
         self._types = {name: times.get(kind) or pyarrow.type_for_alias(kind) for name, kind in types.items()}
 
-    def table(self, messages: list[Message]) -> tuple[pyarrow.Table | None, list[str], list[Reject | None]]:
+    def table(self, payloads: list[Any], ids: list[str]) -> tuple[pyarrow.Table | None, list[str], list[Reject | None]]:
         """The table, the ids of the messages in it, and an answer for each of all messages. No table if no message is left."""
-        answers: list[Reject | None] = [None] * len(messages)
-        places: Sequence[int] = range(len(messages))
-        left, table, ids = messages, None, list[str]()
+        answers: list[Reject | None] = [None] * len(payloads)
+        places: Sequence[int] = range(len(payloads))
+        left, ids_left, table = payloads, ids, None
         while left and table is None:
-            ids = [message.id for message in left]
-            table, refused = self._table(left, ids)
+            table, refused = self._table(left, ids_left)
             for index, reason in refused.items():
                 answers[places[index]] = Reject(reason)
             if refused:
                 places = [place for place in places if answers[place] is None]
-                left = [messages[place] for place in places]
-        return table, ids, answers
+                left, ids_left = [payloads[place] for place in places], [ids[place] for place in places]
+        return table, ids_left, answers
 
     def repeating(self, table: pyarrow.Table) -> bool | list[str]:
         """The columns in which Parquet looks for values that repeat, as `use_dictionary`. Ids never do: without them a file of
@@ -61,11 +60,10 @@ class Columns:
             return True  # these would have to be named down to their leaves
         return [name for name in table.column_names if name != self._id_column]
 
-    def _table(self, messages: list[Message], ids: list[str]) -> tuple[pyarrow.Table | None, dict[int, str]]:
+    def _table(self, payloads: list[Any], ids: list[str]) -> tuple[pyarrow.Table | None, dict[int, str]]:
         """The table; or none, and why it cannot have some of the messages."""
         import pyarrow
 
-        payloads = [message.payload for message in messages]
         if not set(map(type, payloads)) <= {dict}:
             return None, {index: _no_map(one) for index, one in enumerate(payloads) if type(one) is not dict}
         arrays, refused = {}, dict[int, str]()
@@ -80,7 +78,7 @@ class Columns:
             arrays[self._id_column] = pyarrow.array(ids, pyarrow.string())
         if arrays:
             return pyarrow.table(arrays), refused
-        return None, dict.fromkeys(range(len(messages)), "the payload has no fields, and there is no column for its id")
+        return None, dict.fromkeys(range(len(payloads)), "the payload has no fields, and there is no column for its id")
 
     def _values(self, payloads: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """By the names of all fields, in the order in which they are first seen, after those that have a type."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +15,14 @@ from zpipe.core.policy import LinkPolicy
 from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Slice
-from zpipe.core.work.task import CallHistory, Result, Task, Verdict
+from zpipe.core.work.task import CallHistory, Failure, Result, Task, Verdict
 from zpipe.daemon.plugin.runner import Runner
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.storage.call_journal import CallJournal, in_call
+from zpipe.errors import Reject, Throttled
 from zpipe.hookspecs import Context, Holds
 from zpipe.messages import DROP, Message
-from zpipe.plugin_classes import Map
+from zpipe.plugin_classes import BatchMap, Map
 
 POLICY = LinkPolicy(section_messages=4, parcel_bytes=10_000, max_message_bytes=20_000)
 OUTCOMES = {"plain": 1, "list": 1, "message": 1, "drop": 0, "many": 2, "fails": 0, "not plain": 0}
@@ -31,7 +33,7 @@ class _Context:
     holds = Holds()
 
 
-def task_of(sections: list[list[str]]) -> Task:
+def task_of(sections: list[list[str]], batch: bool = False) -> Task:
     slices = []
     number = 0
     for outcomes in sections:
@@ -40,7 +42,7 @@ def task_of(sections: list[list[str]]) -> Task:
         whole = Section(body, len(outcomes), first=number + 1)
         number += len(outcomes)
         slices.append(Slice(Delivery([whole], lambda _: None), whole, 0, 0, whole.count, 0.0))
-    return Task(1, slices, CallHistory(), False)
+    return Task(1, slices, CallHistory(), batch)
 
 
 def of_payload(payload: Any) -> Any:
@@ -236,3 +238,96 @@ def test_the_time_of_a_call_for_a_message_by_itself_has_all_that_the_plugin_does
         clock[0] += 2.0
         step = work.advance("waited for")
     assert (step.calls_s, step.seconds) == (seconds, seconds)
+
+
+def of_batch(payloads: list[str], ids: list[str]) -> Any:
+    """The first payload says what comes of all."""
+    assert ids == [f"s:{index}" for index in range(len(payloads))]
+    match payloads[0]:
+        case "each":
+            return [f"{payload} {id}" for payload, id in zip(payloads, ids, strict=True)]
+        case "answers":
+            return ["first", Reject("no"), DROP, *(Message(payload) for payload in payloads[3:])]
+        case "many":
+            return iter(payloads)
+        case "throttled":
+            return Throttled(1.0)
+        case "too few":
+            return payloads[1:]
+        case "later":
+            return later(payloads)
+    return {"nothing": None, "drop": DROP}[payloads[0]]
+
+
+async def later(made: Any) -> Any:
+    return made
+
+
+class OfBatch(BatchMap[None]):
+    """With `function` it is called with payloads and ids; without, with messages."""
+
+    def __init__(self, function: Any = None) -> None:
+        self.batch_function = function
+
+    def process_batch(self, messages: list[Message], context: Any) -> Any:
+        assert self.batch_function is None, "the function is called in its place"
+        return of_batch([message.payload for message in messages], [message.id for message in messages])
+
+
+def run_batch(sections: list[list[str]], folder: Path, hook: Any, last: bool = False) -> Result:
+    context = cast(Context, _Context())
+    context.last = last
+    slot = CallJournal(folder / "calls", 1).slot(0)
+    work = Runner({"zpipe_process_batch": hook}, context, POLICY, StageLinks()).begin(task_of(sections, True), slot)
+    step = work.advance()
+    while not isinstance(step, Result):
+        try:
+            step.send(None)
+        except StopIteration as done:
+            step = work.advance(done.value)
+    return step
+
+
+@pytest.mark.parametrize(
+    ("outcome", "outputs", "failed", "failed_last"),
+    [
+        ("each", 9, 0, 0),
+        ("answers", 7, 1, 1),
+        ("many", 9, 0, 0),
+        ("throttled", 0, 9, 9),
+        ("too few", 0, 9, 0),
+        ("later", 9, 0, 0),
+        ("nothing", 0, 9, 0),
+        ("drop", 0, 0, 0),
+        ("raises", 0, 9, 9),
+        ("malformed", 0, 9, 9),
+    ],
+)
+def test_a_batch_comes_to_the_same_as_payloads_and_as_messages(
+    tmp_path: Path, outcome: str, outputs: int, failed: int, failed_last: int
+) -> None:
+    for last in (False, True):
+        of_messages, of_payloads = [
+            run_batch([[outcome] * 3, ["plain"] * 6], tmp_path, OfBatch(function).process_batch, last)
+            for function in (None, of_batch)
+        ]
+        assert [_without_traceback(one) for one in of_messages.failures] == [
+            _without_traceback(one) for one in of_payloads.failures
+        ]
+        assert of_messages.chunks == of_payloads.chunks and of_messages.filtered == of_payloads.filtered
+        assert sum(chunk.messages for chunk in of_payloads.chunks) == (0 if last else outputs)
+        assert len(of_payloads.failures) == (failed_last if last else failed)
+
+
+def _without_traceback(failure: Failure) -> Failure:
+    return replace(failure, traceback="")
+
+
+def test_what_is_around_the_hook_of_a_batch_is_not_passed_over(tmp_path: Path) -> None:
+    seen = []
+
+    def around(messages: list[Message], context: Any) -> Any:
+        seen.extend(message.id for message in messages)
+
+    run_batch([["nothing"] * 3], tmp_path, around, last=True)
+    assert seen == ["s:0", "s:1", "s:2"]

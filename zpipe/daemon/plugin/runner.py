@@ -96,10 +96,10 @@ class Runner:
         links: StageLinks,
     ) -> None:
         self._process = hooks.get("zpipe_process")
-        plugin = getattr(self._process, "__self__", None)
-        self._worker = plugin if isinstance(plugin, Worker) else None
+        self._worker = _plugin_of(self._process)
         self._process_each = hooks.get("zpipe_process_each")
         self._process_batch = hooks.get("zpipe_process_batch")
+        self._batch_worker = _plugin_of(self._process_batch)
         self._hooks = hooks
         self._context = context
         self._policy = policy
@@ -189,7 +189,7 @@ class Runner:
             called = time.perf_counter()
             if decoded and task.batch:
                 note[0] = ALL
-                yield from self._batch(run, group, run.messages(group))
+                yield from self._batch(run, group)
             elif decoded and self._process_each is not None:
                 note[0] = ALL
                 yield from self._each_at_once(run, group, run.messages(group), note)
@@ -206,9 +206,13 @@ class Runner:
 
     @property
     def _payload_function(self) -> Callable[[Any], Any] | None:
-        """The plugin's `payload_function`, to be called in place of `process`; None if it has none. A hook with a `use` plugin
-        around it is no method of the plugin's, so that is never passed by."""
+        """The plugin's `payload_function`, to be called in place of `process`; None if it has none."""
         return self._worker.payload_function if self._worker is not None else None
+
+    @property
+    def _batch_function(self) -> Callable[[list[Any], list[str]], Any] | None:
+        """The plugin's `batch_function`, to be called in place of `process_batch`; None if it has none."""
+        return self._batch_worker.batch_function if self._batch_worker is not None else None
 
     def _call_hook(self, run: TaskRun, hook: str, began: float) -> Generator[Any, Any, Result]:
         """A tick or a flush. What it released before it failed stays released."""
@@ -293,25 +297,38 @@ class Runner:
             except BaseException as error:  # sys.exit() in a plugin must not end the worker
                 run.fail(index, error)
 
-    def _batch(self, run: TaskRun, group: Group, messages: list[Message]) -> _Steps:
+    def _batch(self, run: TaskRun, group: Group) -> _Steps:
+        """Where the plugin takes payloads, messages are made only if what came back is to be looked at."""
         assert self._process_batch is not None
+        function, context = self._batch_function, self._context
+        messages = run.messages(group) if function is None else []
         try:
-            made = self._process_batch(messages, self._context)
+            made = self._process_batch(messages, context) if function is None else function(run.payloads(), run.ids())
             if isinstance(made, Awaitable | AsyncIterator):
                 made = yield made
             if isinstance(made, Answer):
                 raise made
+            is_each = isinstance(made, list | tuple) and len(made) == len(group.indexes)
+            if (is_each and self._take_plain(run, group, made)) or (made is None and context.last):
+                return
+            messages = messages or run.messages(group)
             if made is DROP:
                 run.drop_all()
             elif isinstance(made, Iterator):
                 yield from run.take_many(messages, made)
-            elif isinstance(made, list | tuple) and len(made) == len(messages):
-                if not self._take_plain(run, group, made):
-                    yield from run.take_each(messages, made)
-            elif made is None and len(self._context.holds.new) >= len(messages):
+            elif is_each:
+                yield from run.take_each(messages, made)
+            elif made is None and len(context.holds.new) >= len(messages):
                 pass  # all are held
             # A list with answers in it may not be ignored by a last stage: that would ack what was meant to be rejected.
-            elif not self._context.last or outputs_inside(made):
+            elif not context.last or outputs_inside(made):
                 raise NoOutput if made is None else WrongBatch(made, len(messages))
         except BaseException as error:  # sys.exit() in a plugin must not end the worker
             run.fail_group(group, error)
+
+
+def _plugin_of(hook: Callable[..., Any] | None) -> Worker | None:
+    """The plugin whose method the hook is. A hook with a `use` plugin around it is no method of the plugin's, so that is never
+    passed by."""
+    plugin = getattr(hook, "__self__", None)
+    return plugin if isinstance(plugin, Worker) else None

@@ -153,6 +153,10 @@ class TaskRun:
         """Of the messages of the decoded group."""
         return [payload for columns in self._columns for payload in columns.payloads]
 
+    def ids(self) -> list[str]:
+        """Likewise."""
+        return [id for columns in self._columns for id in columns.ids]
+
     def messages(self, group: Group, made: Message | None = None) -> list[Message]:
         """Those of the decoded group; `made`: the only one, if the plugin has it already."""
         messages = [made] if made is not None else []
