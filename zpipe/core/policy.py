@@ -126,11 +126,11 @@ class BufferPolicy:
 
     @property
     def segment_bytes(self) -> int:
-        """Of one file: disk space is freed a file at a time. To read 16 MiB takes as long as a process takes to start."""
+        """The size of one file: disk space is freed by files. To read 16 MiB takes as long as a process takes to start."""
         return min(16 * MIB, max(self.bytes // 8, 4 * KIB))
 
     def left_bytes(self, disk_bytes: int) -> int:
-        """So much of a disk of that size is left to others, whatever the bound says: a full disk stops more than one stage."""
+        """How much of a disk of that size is left free whatever the bound says: a full disk stops more than one stage."""
         return max(2 * self.segment_bytes, disk_bytes // 20)
 
 

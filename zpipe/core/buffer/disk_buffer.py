@@ -47,10 +47,10 @@ class Ahead(Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """Of what waits there for consumers to have room."""
+        """Bytes that wait there for consumers to have room."""
 
     def put(self, section: Section) -> None:
-        """After those that wait there."""
+        """Takes a section over, which is sent after those that wait there."""
 
 
 class BufferFigures(NamedTuple):
@@ -90,7 +90,7 @@ class _Segment:
         self.bytes = size
 
     def add(self, section: Section) -> None:
-        """It is durable."""
+        """The section is durable in this segment."""
         self.messages += section.count
         self.unfinished += section.count
         self.stop = section.first + section.count
@@ -282,7 +282,7 @@ class DiskBuffer:
         self._count_finished(start, stop)
 
     def _count_finished(self, start: int, stop: int) -> None:
-        """In their segments, which may go when nothing is left in them."""
+        """Counts messages as finished in their segments, which may be removed when nothing in them is needed."""
         at = bisect_right(self._segments, start, key=lambda segment: segment.first) - 1
         for segment in self._segments[max(at, 0) :]:
             low, high = max(start, segment.first), min(stop, segment.stop)
@@ -296,7 +296,7 @@ class DiskBuffer:
     # ---- what the log is to do
 
     def orders(self) -> Iterator[Order]:
-        """What follows from all that has happened, each once."""
+        """The orders that follow from what has happened, each once."""
         yield from self._appends()
         for start, stop in self._hints:
             yield Finish(start, stop)
@@ -343,7 +343,7 @@ class DiskBuffer:
         self._waiting.appendleft(part)
 
     def _bytes_after(self, size: int) -> int:
-        """Of all files at most, when what is ordered is written, and so many more bytes as a record."""
+        """The most bytes that the files may have when what is ordered is written, and one more record with a body of `size`."""
         more = self._ordered_bytes + size + RECORD_BYTES
         return self._disk_bytes + more + SEGMENT_OVERHEAD_BYTES * (2 + more // self._policy.segment_bytes)
 

@@ -26,7 +26,7 @@ from zpipe.core.wire.cbor import Encoded
 MARKER = b"\xa9zpR"
 """The first byte is a continuation of UTF-8, so no text begins with it, and in CBOR and MessagePack it opens a string or map."""
 RECORD_BYTES = 32
-"""Of a record beside its body."""
+"""Bytes of a record besides its body."""
 HEAD_BYTES = 128
 """Both copies of a segment's head: one that is damaged loses nothing."""
 END = 1

@@ -145,7 +145,7 @@ class BufferedLink:
 
     @property
     def end_acked(self) -> bool:
-        """Where the rest is left, nobody need be there to hear of the end."""
+        """If the rest is left stored, no consumer need be there to hear of the end."""
         return self.outlet.end_acked or (self.left and not self.outlet.sessions)
 
     def note_end_acked(self) -> None:

@@ -89,7 +89,7 @@ class MemoryLink:
         return section
 
     def _put_back(self, section: Section) -> None:
-        """It is unsent again, ahead of the rest."""
+        """Makes the section unsent again, ahead of the rest."""
         self._unsent.appendleft(section)
         self.unsent_messages += section.count
         self.unsent_bytes += section.size
@@ -103,7 +103,7 @@ class MemoryLink:
         self.end_acked = True
 
     def leave_stored(self) -> None:
-        """It stores nothing."""
+        """Does nothing: such a link stores nothing."""
 
     def figures(self, now: float) -> dict[str, Any]:
         """Its row of a snapshot. The oldest unsent message has waited for `oldest_s`, to within the time between two calls."""

@@ -269,7 +269,7 @@ class Outlet(MemoryLink):
         return None
 
     def _candidates(self, now: float) -> Iterable[OutletSession]:
-        """Those with room, whoever would come to a new message first before the others.
+        """The sessions with room, in the order in which they would come to a new message.
 
         Of those that are about to run dry, the first AWAKE by the numbers of their instances take turns: a few processes that
         are awake do the same with far fewer turns than many that are woken one after another. One that by its rate should be

@@ -36,13 +36,13 @@ class Acknowledge(NamedTuple):
 
 
 class Extend(NamedTuple):
-    """These deliveries are worked on: they are not to be given to another meanwhile."""
+    """Tell the server that these deliveries are worked on, so that it does not give them to another instance."""
 
     replies: Sequence[str]
 
 
 class HandBack(NamedTuple):
-    """These deliveries are for another, at once."""
+    """Have the server give these deliveries to another instance at once."""
 
     replies: Sequence[str]
 

@@ -22,9 +22,9 @@ VERSION = 1
 HEAD_BYTES = 4
 MOST_SECTIONS = 512
 MOST_MESSAGES = 1024
-"""Of a parcel, whatever the config says: messages are numbered by it."""
+"""The most of one parcel, whatever the config says: the numbers of messages are computed with it."""
 BODY_BYTES = 1 * MIB - 8 * KIB
-"""Of a parcel's sections together. A server takes messages of 1 MiB, and 512 rows have 5 KiB at most."""
+"""The most that a parcel's sections have together. A server takes messages of 1 MiB, and 512 rows have 5 KiB at most."""
 
 
 def join(sections: Sequence[Section]) -> bytes:

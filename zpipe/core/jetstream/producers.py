@@ -18,7 +18,7 @@ _DEFAULT_OUTLET = "="
 
 
 def key_prefix(upstream: str, outlet: str, consumer: str) -> str:
-    """Before the number of the instance."""
+    """What the keys of a link's entries begin with; the number of the instance follows."""
     return f"{upstream}.{outlet or _DEFAULT_OUTLET}.{consumer}."
 
 
@@ -52,7 +52,10 @@ def _goes_on(before: Standing, standing: Standing) -> bool:
 
 
 class Producers:
-    """Of one link. `run`: the run that this instance belongs to, "" if to none;  expected: instances that are to run in it."""
+    """The producers of one link.
+
+    run  the run that this instance belongs to, "" if to none;  expected: instances that are to run in it
+    """
 
     def __init__(self, upstream: str, outlet: str, consumer: str, run: str, expected: Iterable[int]) -> None:
         self._upstream = upstream

@@ -43,7 +43,7 @@ EXTENDS = 3
 REPEAT_S = 2.0
 """An ack that is not confirmed is sent again after this, and what nobody has answered is asked again."""
 END_LOOK_S = 0.1
-"""So often it is looked whether the stream is empty once its producers have ended."""
+"""Between two looks whether the stream is empty, once its producers have ended."""
 MOST_PULLS = 64
 """Parcels asked for at once. Small ones leave the queue as fast as that many can be asked for."""
 LOW = 4
@@ -121,7 +121,7 @@ class StreamInput:
     # ---- what the cluster says
 
     def heard(self, event: Event, now: float) -> Iterable[Action]:
-        """Something from its shell."""
+        """Takes in an event from its shell."""
         match event:
             case Connected():
                 self.connected = True
@@ -378,7 +378,7 @@ class StreamInput:
             yield ToLink(self.shell, orders.Write(f"{self._suspect_prefix}{number}", times))
 
     def _forget_suspects(self, first: int) -> list[Action]:
-        """Those of parcels that are finished, of whatever life: they never come again."""
+        """Forgets suspects in parcels that are finished, whichever life has counted them: they never come again."""
         over = [number for number in self._suspicions if number < first * parcel.MOST_MESSAGES]
         for number in over:
             del self._suspicions[number]

@@ -156,7 +156,7 @@ class StreamOutput(MemoryLink):
     # ---- what the cluster says
 
     def heard(self, event: Event, now: float) -> Iterable[Action]:
-        """Something from its shell."""
+        """Takes in an event from its shell."""
         match event:
             case Connected():
                 self.connected, self._retry_at, self._retry_s = True, 0.0, FIRST_RETRY_S

@@ -11,8 +11,8 @@ ROUND_CALLS = 8
 
 DOUBTS = 4
 HELPED = 0.9
-"""So many decreases one after the other that leave a round above this share of the first did not help. More than one, since
-with other instances at the same service one's own decrease shows little until theirs come."""
+"""If after DOUBTS decreases in a row a round still takes more than HELPED of the first slow one, they did not help. One decrease
+would prove little: with other instances at the same service it shows little effect until theirs come."""
 
 
 class Latency:

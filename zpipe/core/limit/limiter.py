@@ -37,7 +37,7 @@ class Limiter:
         self._token_bucket = TokenBucket(policy.rate) if policy.rate is not None else None
 
     def change(self, policy: LimitPolicy | None, now: float) -> None:
-        """Goes on by another policy, with what was learned under the old one as far as it is within the new one's bounds."""
+        """Goes on by another policy, and keeps what was learned, within the bounds of the new one."""
         self.limited = policy is not None
         policy = policy or UNLIMITED
         if policy.kind != "aimd":
@@ -58,7 +58,7 @@ class Limiter:
 
     @property
     def reason(self) -> str:
-        """Of the last change of `limit`, for people."""
+        """Why `limit` changed last, for people."""
         return self._aimd.reason if self._aimd is not None else "fixed"
 
     @property

@@ -37,7 +37,7 @@ class DeadLetters:
         return bool(self._new or self._again)
 
     def add(self, letter: DeadLetter) -> None:
-        """To be written."""
+        """The letter is to be written, or sent."""
         self._new.append(letter)
         if replay_of(letter.piece) is None:
             self._breaker.dead_letter_made()

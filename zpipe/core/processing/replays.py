@@ -62,7 +62,7 @@ class Replays:
         return len(self._held)
 
     def __iter__(self) -> Iterator[int]:
-        """Their numbers."""
+        """The numbers of the letters in hand."""
         return iter(self._held)
 
     @property

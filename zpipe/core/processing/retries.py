@@ -46,7 +46,7 @@ class Retries:
         return history.attempts >= self._policy.attempts or history.deaths >= self._policy.deaths
 
     def first(self) -> Slice:
-        """Of what is due next. There must be some."""
+        """The first slice of what is due next. There must be some."""
         return self._waiting[0][2][0]
 
     def pop(self) -> tuple[list[Slice], CallHistory]:

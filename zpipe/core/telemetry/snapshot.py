@@ -48,7 +48,7 @@ def at_rest(snapshot: dict[str, Any]) -> bool:
 
 
 def stored_in(link: dict[str, Any]) -> int:
-    """Of what is unsent on a link, how much its disk buffer has."""
+    """How many of a link's unsent messages are in its disk buffer."""
     stored: int = link.get("buffer", {}).get("stored", 0)
     return stored
 
@@ -84,17 +84,17 @@ def sound(snapshot: dict[str, Any]) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    """Of at most 64 bits: with some larger integers nothing can be computed."""
+    """Whether it is an integer of at most 64 bits: with some larger ones nothing can be computed."""
     return isinstance(value, int) and value.bit_length() <= 64
 
 
 def _is_number(value: Any) -> bool:
-    """Of a size that can be added up and multiplied: sums of larger ones are no numbers any more."""
+    """Whether it is a number that can be added up and multiplied: sums of larger ones are no numbers any more."""
     return _is_count(value) or (isinstance(value, float) and abs(value) < 2.0**64)
 
 
 def _is_finite(value: Any) -> bool:
-    """What a plugin measures may be of any size, and nothing is computed with it."""
+    """Whether it is a finite number. Those that a plugin measures may be of any size, as nothing is computed with them."""
     return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
 
 
@@ -118,7 +118,7 @@ def _list(check: Check) -> Check:
 
 
 def _values(check: Check) -> Check:
-    """Of a map with any keys."""
+    """A check of the values of a map with any keys."""
     return lambda value: isinstance(value, dict) and all(map(check, value.values()))
 
 

@@ -55,7 +55,7 @@ class StageStatus(NamedTuple):
 
 @dataclass
 class StageReport:
-    """Of the stage with these parts. `at`: since when the next report measures; at first, when the stage was made."""
+    """Reports on the stage with these parts. `at`: since when the next report measures; at first, when the stage was made."""
 
     me: Identity
     lifecycle: Lifecycle

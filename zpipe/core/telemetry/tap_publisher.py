@@ -61,7 +61,7 @@ class Passage:
 
 
 class TapPublisher:
-    """Of one instance. Each of its links has the whole budget, so that a busy one does not hide a quiet one.
+    """Shows what passes through one instance. Each link has the whole budget, so that a busy one does not hide a quiet one.
 
     until  when the last request runs out: what passes before that is shown
     """

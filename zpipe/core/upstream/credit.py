@@ -94,7 +94,7 @@ class Grant:
         return self.received - before
 
     def share_of(self, fair: int) -> int:
-        """Its share where an equal one is `fair`."""
+        """The share of this grant, if an equal one is `fair`."""
         return max(1, int(fair * self.weight))
 
     def lower_to(self, limit: int) -> bool:

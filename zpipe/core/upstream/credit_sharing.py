@@ -98,7 +98,7 @@ class CreditSharing:
         self.taken_bytes += session.bytes.held
 
     def give_back(self, messages: int, bytes_: int) -> None:
-        """Of what was `taken`, so much is done."""
+        """So much of what was `taken` has been released."""
         self.taken_messages -= messages
         self.taken_bytes -= bytes_
 

@@ -294,7 +294,7 @@ class Inlet:
 
     @property
     def sessions(self) -> Iterable[InletSession]:
-        """Those that are open."""
+        """The open sessions."""
         return (session for _, session in self._sessions.values())
 
     def owner(self, session_id: bytes) -> Upstream | None:
@@ -303,7 +303,8 @@ class Inlet:
         return upstream
 
     def confirmed(self, session: InletSession, confirm: frames.Confirm) -> None:
-        """What the producer has read and sent: the room it gave up may go to others. Raises PeerError if it cannot be true."""
+        """Takes in what a producer has read and sent: room that it gave up may go to others. Raises PeerError if that cannot be
+        true."""
         if not session.confirmed(confirm):
             return
         upstream, _ = self._sessions[session.id]
@@ -317,7 +318,7 @@ class Inlet:
 
     @property
     def _credited(self) -> list[Credited]:
-        """Whoever shares the bound."""
+        """The sessions and links that share the bound."""
         return [*self.sessions, *self.links]
 
     @property
@@ -427,7 +428,7 @@ class Inlet:
         self._statements_due.put(session, min(session.due_at, session.parts_at))
 
     def statements(self, now: float) -> Iterator[tuple[Upstream, frames.Statement]]:
-        """Those that are due now."""
+        """The statements that are due now, each with the upstream instance that it is for."""
         if self._sessions or self.links:
             self._look(now)
         while self._statements_due.lowest <= now:

@@ -114,7 +114,7 @@ class InletSession:
         )
 
     def confirmed(self, confirm: frames.Confirm) -> bool:
-        """What the producer has read and sent is now known. False for a late copy. Raises PeerError for one that cannot be.
+        """Takes in what the producer has read and sent. False for a late copy. Raises PeerError for what cannot be true.
 
         All that a confirm counts only grows, so of two of them one is the older in every count.
         """

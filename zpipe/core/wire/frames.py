@@ -28,17 +28,17 @@ MAX_FRAME_VALUES = 65_536
 MAX_ROWS = 4096
 MAX_TEXT_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 128
-"""Of incarnations."""
+"""The longest incarnation."""
 SECRET_BYTES = 16
-"""Of a session's name and of a consumer's secret: 128 random bits cannot be guessed, and no other frame shows them."""
+"""A session's name and a consumer's secret have so many: 128 random bits cannot be guessed, and no other frame shows them."""
 NO_SESSION = "no such session"
 """The reason of the refuse that a statement gets after its session has ended, through no fault of either side."""
 ANNOUNCEMENT_TOPIC, SNAPSHOT_TOPIC, TAP_TOPIC = TOPICS = (b"announcement", b"snapshot", b"tap")
-"""Of what is published on the control socket."""
+"""The topics of what is published on the control socket."""
 HELLO_OF_EVERY_VERSION = ("version", "pipeline", "stage", "instance", "number")
 """Fields of a hello that no version changes."""
 MAX_QUEUE_MESSAGES = 1_000_000_000
-"""Goes into a high-water mark, a C int."""
+"""The most that a hello may say, since it goes into a high-water mark, a C int."""
 
 
 class SectionRow(NamedTuple):

@@ -49,13 +49,13 @@ class Columns(NamedTuple):
         return Columns._make([column and column[start:stop] for column in self])
 
     def filled(self) -> Columns:
-        """With every column, also those that are left out."""
+        """The same with every column, also those that were left out."""
         count = len(self.ids)
         named = zip(self._fields, self, strict=True)
         return Columns._make([[ABSENT[name]] * count if column is None else column for name, column in named])
 
     def trimmed(self) -> Columns:
-        """Without the columns that tell nothing."""
+        """The same without the columns that tell nothing."""
 
         def tells(name: str, column: list[Any]) -> bool:
             return name not in ABSENT or column.count(ABSENT[name]) < len(column)
@@ -64,7 +64,7 @@ class Columns(NamedTuple):
         return Columns._make([column if column is None or tells(name, column) else None for name, column in named])
 
     def messages(self, outlet: str = "", attempt: int = 1, source: str = "") -> list[Message]:
-        """Each of them as plugins and people get it."""
+        """The messages, as plugins and people get them."""
         ids, origins, payloads, headers = self
         return received(payloads, ids, origins, headers or repeat(ABSENT["headers"]), outlet, attempt, source)
 

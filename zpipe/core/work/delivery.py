@@ -115,7 +115,7 @@ class Slice:
         self.size = section.size if count == section.count else section.bytes_between(start, stop)
 
     def ids(self) -> list[str]:
-        """Of its messages; none where the section cannot be decoded."""
+        """The ids of its messages; none if the section cannot be decoded."""
         try:
             return self.columns().ids
         except PeerError:
@@ -144,7 +144,7 @@ class Slice:
 
     @property
     def numbers(self) -> tuple[int, int]:
-        """Of its messages, as their producer counts them: [first, stop)."""
+        """The numbers of its messages, as their producer counts them: [first, stop)."""
         first = self.section.first
         return first + self.start, first + self.stop
 

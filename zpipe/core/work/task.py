@@ -44,7 +44,7 @@ class Verdict(Enum):
     REJECT = "reject"
     """Trying again cannot help: a dead letter at once."""
     DEATH = "death"
-    """Its call was the end of its worker process, or outlived the timeout."""
+    """Its call ended its worker process, or outlived the timeout."""
     AGAIN = "again"
     """It shared a task with one that ended the worker: run it again at once, nothing is counted."""
     FAIL = "fail"
