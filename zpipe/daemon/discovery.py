@@ -61,7 +61,7 @@ class Discovery:
         return self._look_at
 
     def look_soon(self) -> None:
-        """Something was made in the runtime folder: whoever starts there is to have its share within a second."""
+        """Something was made in the runtime folder: an instance that starts there is to have its share within a second."""
         self._look_at = 0.0
 
     def _look(self, now: float, asked: bool) -> None:

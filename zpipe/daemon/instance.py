@@ -159,7 +159,7 @@ class Instance:
     # ---- making the parts
 
     def _open_state(self, fresh: bool) -> None:
-        """What the lives before have left."""
+        """Opens what earlier lives have left in the state folder."""
         stage, instance = self._settings.name, self._number
         folder, plugin_folder = self._places.state(stage, instance), self._places.plugin_state(stage, instance)
         make_private(folder)

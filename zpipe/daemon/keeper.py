@@ -199,7 +199,7 @@ class Keeper:
     # ---- its life
 
     def run(self) -> ExitCode:
-        """Until the program has ended."""
+        """Blocks until the program has ended."""
         self._log.info(
             fields(event="program.started", command=self._config.stages[self._stage].runs, pid=self._program.pid)
         )
@@ -291,7 +291,7 @@ class Keeper:
             self._leave_mark()
 
     def _leave_mark(self) -> None:
-        """For the ledger, and for neighbours that start later."""
+        """Leaves the mark of a stop for the ledger, and for neighbours that start later."""
         assert self._said is not None
         try:
             self._places.mark(self._stage, self._instance, self._said.ended, self._snapshot)

@@ -84,7 +84,7 @@ class Driver(Protocol):
         """On the worker's thread: makes the next call. False: the loop was lost meanwhile."""
 
     def call(self, task: Task) -> bool:
-        """On the worker's thread, while it has no other calls: makes those of a task. False likewise."""
+        """On the worker's thread, while it has no other calls: makes those of a task. False: the loop was lost meanwhile."""
 
 
 NO_SHELLS: Mapping[str, LinkShell] = {}

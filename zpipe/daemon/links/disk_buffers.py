@@ -77,7 +77,7 @@ class DiskBuffers:
                 self._log.warning(fields(event="buffer.kept", to=link.consumer, stored=stored, reason=reason))
 
     def shells(self, stage: Stage) -> dict[str, DiskBufferShell]:
-        """By the names that the links know them by, not started."""
+        """The shells, not started, by the names that their links know them by."""
         for link in self.outgoing:
             what = f"the disk buffer to {link.consumer}"
             outage = Outage(self._log, "buffer.failing", "buffer.working", what)

@@ -33,7 +33,7 @@ class AsyncThread:
         self._closed = False
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any] | None:
-        """From any thread: has it run. Does not block. None after `close`."""
+        """From any thread: has the coroutine run. Does not block. None after `close`."""
         import asyncio
 
         with self._lock:
@@ -46,7 +46,7 @@ class AsyncThread:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def outcome(self, made: Any) -> Any:
-        """What a hook returned; if that is an awaitable, what it comes to. Blocks, so not for the loop's own thread."""
+        """What a hook returned; if that is an awaitable, its result. Blocks, so it must not be called on the loop's thread."""
         if not isinstance(made, Awaitable):
             return made
         future = self.submit(_awaited(made))

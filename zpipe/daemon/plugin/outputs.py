@@ -62,7 +62,7 @@ class OutputSections:
         self.owners += range(first_owner, first_owner + len(columns.ids))
 
     def _own(self) -> list[list[Any]]:
-        """All columns, to be added to."""
+        """All columns as lists of this object's own, which may be added to."""
         if self._came is not None:
             self._columns, self._came = [list(column or ()) for column in self._came.filled()], None
         elif not self._columns:

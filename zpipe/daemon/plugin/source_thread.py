@@ -194,7 +194,7 @@ class SourceThread:
     # ---- on the loop's thread
 
     def raise_limit(self, limit: int) -> None:
-        """So many messages may be taken in, in all."""
+        """The source may give so many messages in all."""
         with self._more:
             self._limit = limit
             self._more.notify()
@@ -381,7 +381,7 @@ def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:
 
 
 def _id_of(stage: str, item: Any) -> str:
-    """What the message of an item is called."""
+    """The id of an item's message."""
     if type(item) is Message:
         return item.id or f"{stage}:{position_text(item.position)}"
     return f"{stage}:{position_text(item[0])}" if type(item) is tuple and len(item) == 2 else ""
@@ -397,13 +397,13 @@ def position_text(position: Position) -> str:
 
 
 def position_of(item: Any) -> Position:
-    """Of what a source has yielded; None where that has none."""
+    """The position of an item that a source has yielded; None if it has none."""
     if type(item) is Message:
         return item.position
     return item[0] if type(item) is tuple and len(item) == 2 else None
 
 
 def not_read(context: Context) -> Iterator[Any]:
-    """In place of a source where dead letters are replayed: it is not read, and is over when the pipeline is to end."""
+    """Stands in for a source while dead letters are replayed: it gives nothing, and ends when the pipeline is to end."""
     context.stopping.wait()
     yield from ()

@@ -150,7 +150,7 @@ class TaskRun:
         return True
 
     def payloads(self) -> list[Any]:
-        """Of the messages of the decoded group."""
+        """The payloads of the decoded group."""
         return [payload for columns in self._columns for payload in columns.payloads]
 
     def ids(self) -> list[str]:
@@ -158,7 +158,7 @@ class TaskRun:
         return [id for columns in self._columns for id in columns.ids]
 
     def messages(self, group: Group, made: Message | None = None) -> list[Message]:
-        """Those of the decoded group; `made`: the only one, if the plugin has it already."""
+        """The messages of the decoded group; `made`: the only one, if the plugin has it already."""
         messages = [made] if made is not None else []
         if made is None:
             for piece, columns in zip(group.slices, self._columns, strict=True):
@@ -303,7 +303,7 @@ class TaskRun:
         self._failures[index] = failure_of(index, error)
 
     def fail_group(self, group: Group, error: BaseException) -> None:
-        """Its only call failed. All of it is to be tried again, also what was dropped."""
+        """The only call for the group failed. All its messages are to be tried again, also those that were dropped."""
         if self.task.batch:
             self.filtered = 0
         whole = failure_of(0, error)
@@ -344,7 +344,7 @@ class TaskRun:
 
 
 def messages_of(task: Task, piece: Slice, columns: Columns, links: StageLinks) -> list[Message]:
-    """Those of a slice of the task, as the plugin gets them."""
+    """The messages of a slice of the task, as the plugin gets them."""
     attempt = piece.section.attempt + task.attempt - 1
     return columns.messages("", attempt, piece.delivery.source or links.only_input)
 

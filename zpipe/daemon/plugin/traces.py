@@ -47,7 +47,7 @@ MOST_FAILED = 1000
 NS = 1_000_000_000
 Hooks = Mapping[str, Callable[..., Any]]
 _Seen = tuple[Any, str, dict[str, Any], Failure | None]
-"""Of a traced message of a task: its context, its destination, the attributes of its processing, how it failed."""
+"""A traced message of a task: its context, its destination, the attributes of its processing, how it failed."""
 
 
 class Traces(Protocol):
@@ -73,7 +73,8 @@ class NoTraces:
 
 
 def start(config: PipelineConfig, context: Context, log: logging.Logger) -> Traces:
-    """What the config says. Raises OperatorError if the library cannot be imported (config checks whether it is there)."""
+    """Starts the traces that the config wants. Raises OperatorError if the library cannot be imported (the config's checks have
+    found it)."""
     if not config.traces:
         return NoTraces()
     try:

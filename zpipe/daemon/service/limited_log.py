@@ -18,7 +18,7 @@ from zpipe.runtime.logs import TRACEBACK, fields
 
 MINUTE_S = 60.0
 LINES_A_MINUTE = 60
-"""Of one event: people and scripts that ask for something stay far below it."""
+"""The most lines of one event: people and scripts that ask for something stay far below it."""
 FAULTS_A_MINUTE = 10
 """Distinct faults: more than a peer of another version makes, and few enough to be read."""
 _NUMBER = re.compile(r"\d+")

@@ -11,7 +11,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 THRESHOLDS = (10_000, 20, 20)
 """Payloads are many small containers without cycles: Python's first threshold of 700 has the collector run for nothing."""
 LARGE_MESSAGE_BYTES = 16 * 1024
-"""From here on `keep_freed_memory` pays: a task of such messages takes and frees a megabyte."""
+"""From this size of messages on `keep_freed_memory` pays: a task of such messages takes and frees a megabyte."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES, _APART_BYTES = 8 << 20, 4 << 20
 _OWN_STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

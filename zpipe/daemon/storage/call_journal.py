@@ -32,7 +32,7 @@ HEAD_BYTES = 12
 EACH = slice(None)
 """All slices of a task."""
 Note = memoryview
-"""Of one unsigned number of 32 bits: the worker's `note[0]` says what it calls the plugin for."""
+"""Memory of one unsigned number of 32 bits, `note[0]`, which says what the worker calls the plugin for."""
 
 
 def slot_bytes(slots: int) -> int:

@@ -31,7 +31,7 @@ KILLED = "killed by "
 UNKNOWN = "unknown (kill -9, or no memory left)"
 TRACEBACK_CHARACTERS = 8000
 MOST_IDS, ID_CHARACTERS = 10, 200
-"""Of the messages in the call that are logged: a batch may have thousands, and ids are as long as plugins make them."""
+"""How many ids of messages in the call are logged, and how much of each: a batch may have thousands, of any length."""
 _RESULTS = {
     "watchdog": " (watchdog)",
     "oom-kill": " (out of memory)",
@@ -49,7 +49,7 @@ _FATAL = {
 
 @dataclass(frozen=True)
 class LastLife:
-    """Without arguments: the life before ended in order, or there was none.
+    """How the life before ended. Without arguments: in order, or there was none.
 
     suspects  messages in a call; these and `traceback` (of a fatal signal, or "") may be of an earlier run, all else is of this
     how       "killed by SIGSEGV", "exit code 1", or UNKNOWN; "" if it did not crash
@@ -79,7 +79,7 @@ class LastLife:
             log.warning(line)
 
     def as_json(self) -> dict[str, Any] | None:
-        """For snapshots."""
+        """The value of `last_crash` in snapshots."""
         if not self.how:
             return None
         return {"how": self.how, "at": self.at, "messages_in_call": self.messages, "ids": list(self.ids)}

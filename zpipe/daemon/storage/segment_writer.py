@@ -48,7 +48,7 @@ from zpipe.runtime.segment_folder import (
 )
 
 MOST_PIECES = 1024
-"""Of one call: IOV_MAX."""
+"""The most that one call writes: IOV_MAX."""
 MOST_BAD_FILES = 256
 MOST_BAD_BYTES = 1 << 20
 """What is kept of each damaged place. With MOST_BAD_FILES of them at most, a failing disk is not filled up by them."""
@@ -296,13 +296,13 @@ class SegmentWriter:
         self._replaceable = self._first if self.durable_number == self._first else 0
 
     def _abandon(self) -> None:
-        """Nothing more is written to the segment. What was not durable in it is not read from it either."""
+        """Gives the segment up: nothing more is written to it, and what is not durable in it is not read either."""
         self.next_number = self.durable_number
         if self._fd >= 0:
             self._close_active()
 
     def _take_back(self) -> None:
-        """After a failed write: what is not durable is cut off, so that nothing is left in the middle of the segment."""
+        """After a failed write: cuts off what is not durable, so that no broken record is left in the middle of the segment."""
         self.next_number = self.durable_number
         if self._fd < 0:
             return

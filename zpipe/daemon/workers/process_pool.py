@@ -23,7 +23,7 @@ from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import TRACEBACK, fields
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
-"""Between starts that fail, doubling."""
+"""The delay after a start that failed, which doubles each time."""
 END_S = 0.5
 """How long a slot's thread has to end after its process was killed. One that waits for room in the outputs does not end."""
 MOST_UNBEGUN = 3
@@ -73,7 +73,7 @@ class ProcessPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of the processes that live."""
+        """The pids of the processes that live."""
         return tuple(pid for slot in self._slots if (pid := slot.pid) is not None)
 
     def put(self, task: Task) -> None:
@@ -137,7 +137,7 @@ class WorkerSlot:
 
     @property
     def pid(self) -> int | None:
-        """Of its process; None while it has none."""
+        """The pid of its process; None while it has none."""
         process = self._process
         return process.pid if process is not None else None
 

@@ -238,7 +238,7 @@ def _read_chunks(task: Task, number: int, rows: list[Any], bodies: list[bytes]) 
 
 
 def _sound(chunk: Any, count: int) -> bool:
-    """Whatever the types of a Chunk say, this one came from another process."""
+    """Whether the chunk is what its types say, which is not certain: it came from another process."""
     if not isinstance(chunk.outlet, str) or not isinstance(chunk.messages, int) or chunk.messages < 1:
         return False
     owners = chunk.owners

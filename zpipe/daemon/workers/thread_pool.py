@@ -22,7 +22,7 @@ message takes 1.06 times as long as its calls, and 1.11 times if each task waits
 plugin's own time counts. The rest of a task takes as long on any thread, and longer on a busy machine: when it was counted,
 twelve stages on two cores gave their loops up, and each message took two turns."""
 WEIGHT = 0.2
-"""Of the newest task in the average."""
+"""The weight of the newest task in the average."""
 
 
 class ThreadPool:
@@ -160,7 +160,7 @@ class ThreadPool:
             self._give_to_thread(lambda: self._go_on(work, step))
 
     def _give_to_thread(self, call: Callable[[], None]) -> None:
-        """To an idle thread, or to a new one while there are fewer than `count`."""
+        """Hands the call to an idle thread, or to a new one while there are fewer than `count`."""
         if self._threads == self._count:  # all are there, so it does not matter any more how many are idle
             self._calls.put(call)
             return

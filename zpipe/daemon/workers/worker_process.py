@@ -118,7 +118,7 @@ class WorkerProcess:
         return self._pipe.fileno(), self._exit
 
     def open(self) -> None:
-        """Until the plugin is open in it. Raises NotOpened."""
+        """Blocks until the plugin is open in the process. Raises NotOpened."""
         self._watch_from(None)
         try:
             self._pipe.send([task_exchange.START, self._start])
@@ -241,7 +241,7 @@ class WorkerProcess:
                 return
 
     def close(self) -> None:
-        """In order: the plugin's zpipe_close runs in it. It is killed if that takes longer than CLOSE_S."""
+        """Ends the process in order: the plugin's zpipe_close runs in it. It is killed if that takes longer than CLOSE_S."""
         self._watch_from(None)
         with suppress(OSError):
             self._pipe.send([task_exchange.CLOSE])
