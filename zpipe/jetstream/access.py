@@ -36,8 +36,8 @@ class Access:
     security: NatsSecurity = field(repr=False)
 
     def connect_arguments(self) -> dict[str, Any]:
-        """For the client's `connect`, without servers. Files are read each time, so the next connection takes new ones. Raises
-        AccessError for a file that is missing, or not what it should be."""
+        """Arguments for the client's `connect`, without servers. Files are read each time, so the next connection takes new ones.
+        Raises AccessError for a file that is missing, or not what it should be."""
         security, arguments = self.security, dict[str, Any]()
         if security.username:
             arguments |= {"user": security.username, "password": security.password}

@@ -49,7 +49,7 @@ class LinkNames(NamedTuple):
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The link in words, as `read.errors -> store`."""
         return f"{self.upstream}{'.' if self.outlet else ''}{self.outlet} -> {self.consumer}"
 
 

@@ -117,8 +117,8 @@ class Watch:
             self._rounds_left = 0
 
     def _ask_for_snapshot(self, stage: str, instance: int) -> None:
-        """One of another host is not waited for: to make a connection and give it up before it is made looks like somebody
-        without a key there."""
+        """An instance of another host is asked without waiting for its answer: a connection that is given up before it is made
+        looks there like somebody without a key."""
         host = self._places.other_host(stage, instance)
         if host:
             request = frames.write(frames.Request(next(self._numbers), "snapshot"))

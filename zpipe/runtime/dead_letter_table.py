@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 STATE_FILE = "state.db"
-"""In the state folder of an instance. Its position is in the same file, since one disk write makes both durable."""
+"""The file in the state folder of an instance. The position is in it, too, so that one disk write makes both durable."""
 STATE_VERSION = 2
 """The version of the schema of the whole file."""
 HISTORY = 40

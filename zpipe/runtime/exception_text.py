@@ -38,7 +38,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _from_the_call(trace: TracebackType | None) -> TracebackType | None:
-    """Without the frames of zpipe in front; all of it where there are no others."""
+    """The traceback without the frames of zpipe in front; all of it if there are no others."""
     first = trace
     while first is not None and first.tb_frame.f_code.co_filename.startswith(ZPIPE):
         first = first.tb_next
@@ -46,5 +46,5 @@ def _from_the_call(trace: TracebackType | None) -> TracebackType | None:
 
 
 def clean(text: str) -> str:
-    """Without lone surrogates, which neither SQLite nor CBOR takes: a file's name may bring them in."""
+    """The text without lone surrogates, which neither SQLite nor CBOR takes: the name of a file may bring them in."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -18,7 +18,7 @@ RESERVE = 16
 
 
 def raise_limit() -> None:
-    """To the hard limit: the soft one of 1024 is for select(), which nothing here uses."""
+    """Raises the soft limit to the hard one: the usual soft limit of 1024 is for select(), which nothing here uses."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST if hard == resource.RLIM_INFINITY else min(MOST, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

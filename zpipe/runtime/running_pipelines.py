@@ -80,7 +80,7 @@ def find(given: Path, env: Mapping[str, str]) -> Target:
 
 
 def names(env: Mapping[str, str]) -> list[str]:
-    """Of the pipelines that run here, as far as this user may look."""
+    """The names of the pipelines that run here, as far as this user may look."""
     return sorted({one.name for one in _Machine(env).live()})
 
 

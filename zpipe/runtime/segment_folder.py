@@ -66,7 +66,7 @@ class Disk:
         return os.fstat(fd).st_size
 
     def size_of(self, path: Path) -> int:
-        """Also of a file that cannot be opened."""
+        """The size of a file, also of one that cannot be opened."""
         return path.stat().st_size
 
     def modified_at(self, path: Path) -> float:
@@ -97,7 +97,7 @@ class Disk:
         os.unlink(path)
 
     def rename(self, path: Path, other: Path) -> None:
-        """In place of what has that name."""
+        """Gives the file another name, in place of a file that has it."""
         path.replace(other)
 
     def space(self, folder: Path) -> tuple[int, int]:
@@ -191,7 +191,7 @@ class SegmentFile:
         return self._disk.size(self._fd)
 
     def piece(self, offset: int, size: int, ahead: int = CHUNK_BYTES) -> memoryview:
-        """So many bytes, fewer at the end of the file. Reads `ahead`, if that is more."""
+        """`size` bytes from `offset` on, fewer at the end of the file. Reads `ahead` bytes, if that is more, for later calls."""
         at = offset - self._chunk_at
         if not 0 <= at <= at + size <= len(self._chunk):
             self._chunk, self._chunk_at, at = self._read(offset, size, max(size, ahead)), offset, 0

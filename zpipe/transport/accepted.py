@@ -97,7 +97,7 @@ class AcceptedConnections:
             self._received[fd] = received_bytes(fd)
 
     def next_look_s(self, now: float) -> float:
-        """In how many seconds the next look is due, as far as a wait has to end for it."""
+        """In how many seconds a wait has to end for the next look; infinity while nothing is watched."""
         return max(0.0, self._look_at - now) if self.watched else float("inf")
 
     def unfinished(self, now: float) -> list[int]:

@@ -33,7 +33,7 @@ there were too many of them; a message on it had no end."""
 
 
 class KeyPair(NamedTuple):
-    """In Z85, 40 characters each."""
+    """A pair of CURVE keys in Z85, 40 characters each."""
 
     public: str
     secret: str
@@ -134,7 +134,7 @@ class ZapAnswers:
         return self._trusted
 
     def trust(self, trusted: TrustedKeys) -> None:
-        """From now on these hold. Who is connected stays so."""
+        """Trusts these keys from now on. Connections that stand are not ended."""
         self._trusted = trusted
 
     def answer(self) -> Iterator[Refusal]:

@@ -25,7 +25,7 @@ def _all(socket: zmq.Socket[bytes]) -> Iterator[Frames]:
 
 
 class UpstreamSockets:
-    """Those of an upstream instance: a feedback ROUTER and a control PUB that are bound, and a PUSH for each session."""
+    """The sockets of an upstream instance: a feedback ROUTER and a control PUB that are bound, and a PUSH for each session."""
 
     def __init__(self, feedback: str, control: str) -> None:
         self._context = zmq.Context(1)
@@ -75,12 +75,12 @@ class UpstreamSockets:
             push.close(0)
 
     def close(self) -> None:
-        """As if the process had been killed: nothing more is delivered."""
+        """Closes all as if the process had been killed: nothing more is delivered."""
         self._context.destroy(linger=0)
 
 
 class DownstreamSockets:
-    """Those of a downstream instance: an inbox PULL that is bound, and a DEALER and a SUB to one upstream instance."""
+    """The sockets of a downstream instance: an inbox PULL that is bound, and a DEALER and a SUB to one upstream instance."""
 
     def __init__(self, inbox: str, feedback: str, control: str) -> None:
         self._context = zmq.Context(1)
@@ -124,7 +124,7 @@ class DownstreamSockets:
             self._dealer.send(frame, zmq.NOBLOCK)
 
     def close(self) -> None:
-        """As if the process had been killed."""
+        """Closes all as if the process had been killed."""
         self._context.destroy(linger=0)
 
 
@@ -160,6 +160,6 @@ class StrangerSockets:
         self._push.send_multipart(frames)
 
     def close(self) -> None:
-        """Once what was sent has been handed over."""
+        """Blocks until what was sent has been handed over."""
         self._push.close()
         self._context.term()

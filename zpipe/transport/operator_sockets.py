@@ -68,7 +68,7 @@ class OperatorSockets:
 
     @property
     def public_key(self) -> str:
-        """Of this host; "" if it has none."""
+        """The public key of this host; "" if it has none."""
         return self._pair.public if self._pair is not None else ""
 
     def _make_sub(self, topics: Sequence[bytes]) -> zmq.Socket[bytes]:

@@ -566,10 +566,10 @@ class Sockets:
         socket.close()
 
     def leave_to_parent(self) -> None:
-        """In a child that a plugin has forked: lets go of what is bound here, and of whoever has connected to it. Otherwise
-        the port stays taken, and no neighbour sees the end of the connection, for as long as the child lives.
+        """In a child that a plugin has forked: lets go of bound sockets and of the connections to them. Otherwise the port stays
+        taken, and no neighbour sees the end of its connection, for as long as the child lives.
 
-        A descriptor is put over each, since libzmq in the child still knows their numbers.
+        Each descriptor is replaced and not closed, since libzmq in the child still knows its number.
         """
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in map(int, os.listdir("/proc/self/fd")):

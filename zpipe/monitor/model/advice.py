@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 from zpipe.monitor.model.capacity import Capacity, Load
 
 COMPUTES = 0.6
-"""From this share of the time of its calls on which CPU is needed for, they compute."""
+"""Calls compute if they need CPU for at least this share of their time."""
 WAITS = 0.4
-"""Up to this share, they wait."""
+"""They wait if they need CPU for at most this share."""
 ONE_CORE = 0.8
 """Threads that together need so much of a core compute, though each seems to wait: one at a time runs in the interpreter."""
 NO_CORES_LEFT = 0.3
@@ -82,7 +82,7 @@ def for_working(name: str, load: Load, live: int, waiting: int, capacity: Capaci
 
 
 def _more_workers(load: Load, live: int, needed: int | None, wanted: float, by: str) -> Advice:
-    """Its calls wait. More of them at once, until a core is used up."""
+    """For a stage whose calls wait: more of them at once help, until a core is used up."""
     assert load.speed is not None and load.cores is not None
     of_one = load.speed / load.workers
     used = load.cores * (1.0 - (load.starved or 0.0))

@@ -41,7 +41,7 @@ _LINK_KEYS = ("unsent", "in_flight", "unsent_bytes", "in_flight_bytes")
 _CONSUMER_KEYS = ("sent", "in_flight")
 _SESSION_KEYS = ("received", "queued", "unacked")
 _STREAM = "stream"
-"""In a consumer's row of a link through a stream: how much is in that."""
+"""The key in a consumer's row of a link through a stream: how much is in the stream."""
 
 Row = dict[str, Any]
 SessionName = tuple[str, str, str]
@@ -232,7 +232,7 @@ def fill(link: Row, unacked: Bound) -> float:
 
 
 def held_bound(link: Row, unacked: Bound) -> Bound:
-    """Of what a producer holds for the link, sent or not: `unacked`, or that of its disk buffer."""
+    """The bound of what a producer holds for the link, sent or not: `unacked`, or that of its disk buffer."""
     buffer = link.get("buffer", {})
     return Bound(
         buffer.get("messages_bound") or unacked.messages,
@@ -241,7 +241,7 @@ def held_bound(link: Row, unacked: Bound) -> Bound:
 
 
 def unsent_bound(link: Row, unacked: Bound) -> Bound:
-    """Of what is unsent. A disk buffer has one bound for all that it holds."""
+    """The bound of what is unsent. A disk buffer has one bound for all that it holds."""
     if "buffer" in link:
         return held_bound(link, unacked)
     return Bound(min(UNSENT_BOUND.messages, unacked.messages), min(UNSENT_BOUND.bytes, unacked.bytes))

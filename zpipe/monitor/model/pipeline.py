@@ -37,7 +37,7 @@ CONNECT_S = 1.0
 """Time to find an instance, and for the subscription to reach it."""
 ABSENT, SILENT, UNHEARD = "ABSENT", "SILENT", "UNHEARD"
 STATES = (State.FAILED.value, SILENT, *(s.value for s in State if s is not State.FAILED))
-"""From the worst and least advanced on. A stage is in the first of these states that one of its instances is in."""
+"""In order: the worst and least advanced first. A stage is in the first of these that one of its instances is in."""
 
 Snapshot = dict[str, Any]
 N = TypeVar("N", int, float)
