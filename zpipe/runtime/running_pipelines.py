@@ -100,7 +100,7 @@ def _by_file(path: Path, env: Mapping[str, str]) -> Target:
         # one that was started by this file is: two owners may each have a pipeline of one name.
         found = [here] if here is not None and here.live else [one for one in found if one.name == config.name]
     if found:
-        return _running(found, env)
+        return _target_of_running(found, env)
     if config is None:
         assert broken is not None
         raise broken
@@ -111,14 +111,14 @@ def _by_name(name: str, env: Mapping[str, str]) -> Target:
     machine = _Machine(env)
     named = [one for one in machine.pipelines.values() if one.name == name]
     if live := [one for one in named if one.live]:
-        return _running(live, env)
+        return _target_of_running(live, env)
     if closed := machine.closed(name):
         why = folders.denied(closed, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "look into")
         raise OperatorError(f"pipeline {name!r} may run, but {why}")
     system = SYSTEM_CONFIGS / f"{name}.toml"
     there = system.is_file()
     if named:
-        known = _only(named)
+        known = _only_one(named)
         if there and known.config.path != system:
             ran = f"one that ran by {known.config.path}, and that of {system}"
             raise TargetError(f"there is more than one pipeline {name!r}: {ran}; name the config")
@@ -133,14 +133,14 @@ def _by_name(name: str, env: Mapping[str, str]) -> Target:
     )
 
 
-def _running(live: Sequence[_Found], env: Mapping[str, str]) -> Target:
-    one = _only(live)
+def _target_of_running(live: Sequence[_Found], env: Mapping[str, str]) -> Target:
+    one = _only_one(live)
     others = sorted({by.version for by in one.live} - {__version__})
     told = [f"pipeline {one.name!r} runs zpipe {', '.join(others)}, and this is {__version__}"] if others else []
     return one.target(env, [*told, *_notes(one, env)])
 
 
-def _only(found: Sequence[_Found]) -> _Found:
+def _only_one(found: Sequence[_Found]) -> _Found:
     if len(found) == 1:
         return found[0]
     where = ", ".join(f"{one.root} (by {one.config.path})" for one in found)

@@ -46,7 +46,7 @@ def refuse(config: PipelineConfig, places: Places, wanted: Collection[InstanceKe
     ]
     obstacles = [one for key, one in running if key in wanted or one.unit or one.uid != os.getuid()]
     if obstacles:
-        raise OperatorError(_running(config, obstacles))
+        raise OperatorError(_words_of_conflict(config, obstacles))
     for folder in (folder for key in wanted for folder in (places.runtime(*key), places.state(*key))):
         _refuse_folder(config, places, folder)
 
@@ -72,7 +72,7 @@ def _owner(path: Path) -> int | None:
         return None
 
 
-def _running(config: PipelineConfig, obstacles: list[RunningInstance]) -> str:
+def _words_of_conflict(config: PipelineConfig, obstacles: list[RunningInstance]) -> str:
     more = f" and {len(obstacles) - _SHOWN} more" if len(obstacles) > _SHOWN else ""
     who = ", ".join(str(one) for one in obstacles[:_SHOWN]) + more
     units = any(one.unit for one in obstacles)

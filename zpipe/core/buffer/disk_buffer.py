@@ -3,8 +3,8 @@
 May live here: the numbers of messages, and where those are. Must not live here: files, consumers, and the bytes of a record.
 
 A message goes this way: offered; ordered to be written, as far as the bounds allow; durable, so that upstream is acked; put to
-those who send it, at once while these keep up, else after it was read again; finished.
-`offered and found = finished + lost + pending + unread + unreadable + out`, where the last are with those who send.
+the sender, at once while consumers keep up, else after it was read again; finished.
+`offered and found = finished + lost + pending + unread + unreadable + at sender`.
 There is nothing here for each message or section: what is on the disk is known by ranges of numbers and by segments.
 """
 
@@ -157,7 +157,7 @@ class DiskBuffer:
         self._hints = RangeSet()
         self._emptied: set[int] = set()
         self._reading = False
-        self._out = 0
+        self._at_sender = 0
         self.taken = 0
         self.finished_total = 0
         self.lost_total = 0
@@ -202,7 +202,7 @@ class DiskBuffer:
     @property
     def stored_messages(self) -> int:
         """Everything that is not finished."""
-        return self.pending_messages + self.unread_messages + self.unreadable_messages + self._out
+        return self.pending_messages + self.unread_messages + self.unreadable_messages + self._at_sender
 
     @property
     def stored_bytes(self) -> int:
@@ -271,7 +271,7 @@ class DiskBuffer:
 
     def finish(self, start: int, stop: int) -> None:
         """Messages [start, stop) were taken by consumers, and are needed no more."""
-        self._out -= stop - start
+        self._at_sender -= stop - start
         self.finished_total += stop - start
         self._end(start, stop)
 
@@ -418,7 +418,7 @@ class DiskBuffer:
         return Section(body, count, first, attempt, self._derivation, range(first, first + count))
 
     def _put(self, section: Section) -> None:
-        self._out += section.count
+        self._at_sender += section.count
         self._ahead.put(section)
 
     def _note_read(self, event: Records) -> None:

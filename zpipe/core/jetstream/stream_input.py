@@ -103,9 +103,9 @@ class StreamInput:
         self._look_number = self._end_number = 0
         self._figures: Figures | None = None
         self._suspicions: dict[int, int] = {}
-        self._untold: dict[int, int] = {}
+        self._unwritten: dict[int, int] = {}
         self._all_heard = False
-        self._told: set[int] = set()
+        self._being_written: set[int] = set()
         self._leaving = False
         self._need()
 
@@ -127,7 +127,7 @@ class StreamInput:
                 self.connected = True
                 self._look_at = self._repeat_at = self._extend_at = now
                 self._all_heard = False
-                self._told.clear()
+                self._being_written.clear()
                 return self._tell_trouble("")
             case Lost():
                 self.connected, self._asked = False, 0
@@ -348,7 +348,7 @@ class StreamInput:
             return
         for start, stop, alone in rows:
             for number in range(start, stop) if alone else ():
-                self._suspicions[number] = self._untold[number] = self._suspicions.get(number, 1) + 1
+                self._suspicions[number] = self._unwritten[number] = self._suspicions.get(number, 1) + 1
 
     @property
     def accused(self) -> tuple[str, str, int]:
@@ -359,22 +359,22 @@ class StreamInput:
         number, times = _whole(key.removeprefix(self._suspect_prefix)), _whole(value)
         if number is None or times is None:
             return
-        if (mine := self._untold.get(number)) is not None:
-            if number in self._told and times >= mine:
-                del self._untold[number]
+        if (mine := self._unwritten.get(number)) is not None:
+            if number in self._being_written and times >= mine:
+                del self._unwritten[number]
             else:  # this life's death comes on top of what others have counted
                 times += 1
-                self._untold[number] = max(mine, times)
-                self._told.discard(number)
+                self._unwritten[number] = max(mine, times)
+                self._being_written.discard(number)
         self._suspicions[number] = max(self._suspicions.get(number, 0), times)
 
     def _write_suspects(self) -> Iterator[Action]:
         """Waits until it is known what others have counted. What the bucket does not have yet, each connection writes anew."""
         if not self._all_heard:
             return
-        for number in self._untold.keys() - self._told:
-            self._told.add(number)
-            times = json.dumps(self._untold[number]).encode()
+        for number in self._unwritten.keys() - self._being_written:
+            self._being_written.add(number)
+            times = json.dumps(self._unwritten[number]).encode()
             yield ToLink(self.shell, orders.Write(f"{self._suspect_prefix}{number}", times))
 
     def _forget_suspects(self, first: int) -> list[Action]:
@@ -382,7 +382,7 @@ class StreamInput:
         over = [number for number in self._suspicions if number < first * parcel.MOST_MESSAGES]
         for number in over:
             del self._suspicions[number]
-            self._untold.pop(number, None)
+            self._unwritten.pop(number, None)
         if not over:
             return []
         return [ToLink(self.shell, orders.Forget([f"{self._suspect_prefix}{number}" for number in over]))]

@@ -68,7 +68,7 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self.has_work and self._free() and self.limiter.may_start(now):
+        while self.has_work and self._has_free_worker() and self.limiter.may_start(now):
             task = self._next(now, flush)
             if task is None:
                 break
@@ -83,7 +83,7 @@ class Processing:
     def call_hooks(self, now: float, ending: bool, leaving: bool) -> list[Task]:
         """The call of a hook that has no messages, if one is due. `ending`: nothing more comes."""
         timer, counts = self.hook_timer, self._counts
-        if timer is None or self.held.handed_back or not self._free():
+        if timer is None or self.held.handed_back or not self._has_free_worker():
             return []
         hook = timer.due(now, ending and self._holds_the_rest, counts.received)
         if hook is None:
@@ -96,7 +96,7 @@ class Processing:
 
     def next_hook_at(self, now: float) -> float:
         """When `call_hooks` should be called although nothing happens."""
-        if self.hook_timer is None or self.held.handed_back or not self._free():
+        if self.hook_timer is None or self.held.handed_back or not self._has_free_worker():
             return NEVER
         return self.hook_timer.next_at(now)
 
@@ -169,7 +169,7 @@ class Processing:
             reason = f"its calls ended the process of a worker {deaths} times"
             self.dead_letters.add(DeadLetter(reason, "", CallHistory(deaths=deaths), piece))
 
-    def _free(self) -> bool:
+    def _has_free_worker(self) -> bool:
         """Whether a task may start: one more than there are workers while calls are short, so that a worker need not wait for the
         loop between them. A batch is started ahead only if it is full: any other may grow until a worker is free."""
         if self.paused or self._alone or self._downstream.full:
@@ -349,7 +349,7 @@ class Processing:
     def next_at(self, now: float, flush: bool) -> float:
         """When `start` or `dead_letters.take` should be called although nothing happens."""
         at = self.dead_letters.next_at()
-        if not self.has_work or not self._free():
+        if not self.has_work or not self._has_free_worker():
             return at
         work_at = self.retries.next_at
         if self.retries.messages and self._must_wait(self.retries.first()):

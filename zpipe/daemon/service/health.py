@@ -54,7 +54,7 @@ class Health:
         self._stop_mark = RepeatedWrite(mark)
         self._paused_mark = RepeatedWrite(pause)
         self._look_at = 0.0
-        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def held_by(self) -> str:
@@ -90,7 +90,7 @@ class Health:
         """Tries again what could not be written, and looks at the descriptors and the lock. Returns when to call again."""
         if now >= self._look_at:
             self._look_at = now + file_descriptors.LOOK_S
-            if self._null >= 0 and (problem := file_descriptors.exhausted(self._null)):
+            if self._null_fd >= 0 and (problem := file_descriptors.exhausted(self._null_fd)):
                 self.close()
                 self._fail("descriptors.exhausted", OperatorError(problem))
             try:
@@ -100,6 +100,6 @@ class Health:
         return min(following(now, LOOK_S), self._stop_mark.turn(now), self._paused_mark.turn(now))
 
     def close(self) -> None:
-        if self._null >= 0:
-            os.close(self._null)
-            self._null = -1
+        if self._null_fd >= 0:
+            os.close(self._null_fd)
+            self._null_fd = -1

@@ -17,7 +17,7 @@ from zpipe.daemon.mailbox import Wakeup
 from zpipe.daemon.storage.call_journal import NONE
 from zpipe.daemon.storage.last_life import MOST_IDS
 from zpipe.daemon.workers import task_exchange
-from zpipe.daemon.workers.worker_process import CLOSE_S, NotBegun, NotOpened, WorkerProcess, died_result, how
+from zpipe.daemon.workers.worker_process import CLOSE_S, NotBegun, NotOpened, WorkerProcess, died_result, how_it_ended
 from zpipe.errors import OperatorError
 from zpipe.runtime.exception_text import reason_of
 from zpipe.runtime.logs import TRACEBACK, fields
@@ -226,7 +226,7 @@ class WorkerSlot:
             if not ready.isdisjoint(process.end_signs):
                 self._pool.withdraw(self)
                 self._task, self._given = self._given, None
-                self._died(process, f"it {how(process.end(kill=False))} while it was idle")
+                self._died(process, f"it {how_it_ended(process.end(kill=False))} while it was idle")
                 return False
             self._wake.clear()
             self._task, self._given = self._given, None

@@ -124,7 +124,7 @@ class WorkerProcess:
             self._pipe.send([task_exchange.START, self._start])
             value, _ = self._pipe.receive()
         except (EOFError, OSError, PeerError):
-            raise NotOpened(f"its worker process {how(self.end(kill=True))} while it started") from None
+            raise NotOpened(f"its worker process {how_it_ended(self.end(kill=True))} while it started") from None
         if value[0] != task_exchange.READY:
             self.end(kill=False)
             raise NotOpened(value[1])
@@ -170,9 +170,9 @@ class WorkerProcess:
         note = self._note.note[0]
         code = self.end(kill=bool(reason))
         if note == NOT_BEGUN and self.ended_by != "memory":
-            raise NotBegun(reason or how(code))
+            raise NotBegun(reason or how_it_ended(code))
         seconds = time.monotonic() - began
-        return died_result(task, note, reason or in_call(code), self.traceback, seconds), False
+        return died_result(task, note, reason or how_call_ended(code), self.traceback, seconds), False
 
     @property
     def replace_reason(self) -> str:
@@ -263,7 +263,7 @@ class WorkerProcess:
             poll.poll(int(within_s * 1000))
         self.kill()  # the rest of its group too; a process that has exited keeps its status, and its number until it is reaped
         code = self._process.wait()
-        self.ended_by = self.ended_by or reason(code)
+        self.ended_by = self.ended_by or cause_of_end(code)
         # The end of what faulthandler wrote.
         written = Path(f"/proc/self/fd/{self._traceback_fd}").read_bytes()[-4 * TRACEBACK_CHARACTERS :]
         self.traceback = clean(written.decode(errors="replace")[-TRACEBACK_CHARACTERS:])
@@ -272,18 +272,18 @@ class WorkerProcess:
         return code
 
 
-def how(code: int) -> str:
-    """`code`: as `subprocess` has it, negative for a signal."""
+def how_it_ended(code: int) -> str:
+    """In words. `code`: as `subprocess` has it, negative for a signal."""
     return f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
 
 
-def reason(code: int) -> str:
-    """The same in one of a few short forms, to be counted by: "SIGSEGV", "exit code 3"."""
+def cause_of_end(code: int) -> str:
+    """In one of a few short forms, by which deaths are counted: "SIGSEGV", "exit code 3"."""
     return f"exit code {code}" if code >= 0 else signal_name(-code)
 
 
-def in_call(code: int) -> str:
-    return f"its worker process {how(code)}{' in the call' if code >= 0 else ''}"
+def how_call_ended(code: int) -> str:
+    return f"its worker process {how_it_ended(code)}{' in the call' if code >= 0 else ''}"
 
 
 def too_large(rss_bytes: int, limit_bytes: int) -> str:

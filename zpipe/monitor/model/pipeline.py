@@ -176,7 +176,7 @@ class PipelineModel:
                     found[self._config.host_of(stage, instance) or f"{stage}.{instance}"] = round(seen.clock_ahead_s, 3)
         return found
 
-    def _told(self, seen: SeenIncarnation) -> Snapshot:
+    def _without_clock_errors(self, seen: SeenIncarnation) -> Snapshot:
         """What it has published last, without what its clock has made wrong."""
         told, ahead_s = seen.snapshot, seen.clock_ahead_s
         if not self._is_spread:
@@ -199,7 +199,10 @@ class PipelineModel:
         seen, live = self._seen[name], self._live(name)
         states = {instance: self._state(one) for instance, one in seen.items()}
         never, unheard = self._absent(name), self._now < self._unheard_until
-        all_, working = [self._told(s) for s in seen.values()], [self._told(s) for s in live]
+        all_, working = (
+            [self._without_clock_errors(s) for s in seen.values()],
+            [self._without_clock_errors(s) for s in live],
+        )
         return {
             "state": min(states.values(), key=STATES.index, default=UNHEARD if unheard else ABSENT),
             "instances": all_,
