@@ -81,15 +81,15 @@ class SourceThread:
         self._fitting = policy.link.section_messages
         self._worth_a_turn = min(self._fitting, self._quarter)
         self._nothing_unsent = True
-        self._message_bytes = 1  # of those taken last
+        self._message_bytes = 1  # the size of a message, of those taken last
         self._items: deque[Any] = deque()
         self._limit = 0
-        self._asked = 0  # of the source; by its thread
-        self._taken = 0  # from `items`; by the loop
+        self._asked = 0  # items that the source has given; written by its thread
+        self._taken = 0  # items taken out of `_items`; written by the loop
         self._last_taken: Any = None
         self._in_run = False
         self._looks = 0  # that the loop has taken at the current run without finding anything
-        self._asleep = False  # the loop looks no more; set by it, taken back by the source's thread
+        self._asleep = False  # the loop does not look by a timer; set by it, cleared by the source's thread
         # What is done for each message takes the lock itself: a Condition takes it by two more functions.
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
