@@ -1,4 +1,5 @@
-"""SIGHUP: what of a changed config can be taken over while running. Reading the file again belongs here, and applying it."""
+"""SIGHUP: what of a changed config can be taken over while running. Reading the file again belongs here, and applying it. Must
+not live here: the signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The names of the environment variables by which `zpipe run` and its daemons understand each other."""
+"""The names of the environment variables by which `zpipe run` and its daemons understand each other. Must not live here: reading
+them."""
 
 from __future__ import annotations
 

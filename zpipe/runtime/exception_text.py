@@ -1,4 +1,5 @@
-"""What an exception says, as text that can be logged, stored and sent, whatever the exception does when it is asked."""
+"""What an exception says, as text that can be logged, stored and sent, whatever the exception does when it is asked. Must not
+live here: what an exception means."""
 
 from __future__ import annotations
 

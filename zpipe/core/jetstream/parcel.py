@@ -4,8 +4,8 @@
     rows      CBOR: [version, [[messages, bytes], …]], a row for each section
     bodies    the sections, one after another
 
-Making and checking these bytes belongs here. Messages are numbered by the sequence that the stream gives to the parcel:
-the same number stands for the same message whoever gets it, and however often.
+Making and checking these bytes belongs here. Must not live here: when a parcel is cut, or asked for. Messages are numbered by the
+sequence that the stream gives to the parcel: the same number stands for the same message whoever gets it, and however often.
 """
 
 from __future__ import annotations

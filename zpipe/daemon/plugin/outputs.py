@@ -1,4 +1,5 @@
-"""The outputs of a plugin as sections to send. Gathering outputs by outlet belongs here, and encoding them.
+"""The outputs of a plugin as sections to send. Gathering outputs by outlet belongs here, and encoding them. Must not live here:
+the ids of outputs, and what an answer of the plugin means (`task_run`).
 
 An output that cannot be sent (not CBOR, too large) fails the message it came from, and only that one.
 """

@@ -1,8 +1,8 @@
 """Logs with a limit for lines that others can cause: that a peer was refused, that an operator asked for something, that a frame
 broke the protocol.
 
-Which of these lines are written belongs here. Without the limit whoever reaches a socket could fill the disk, or hide a fault of
-somebody else behind its own.
+Which of these lines are written belongs here. Must not live here: who is refused. Without the limit whoever reaches a socket
+could fill the disk, or hide a fault of somebody else behind its own.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The memory of a process: how much it uses, and Python's garbage collector and the C library's memory as a process full of
-payloads needs them."""
+"""The memory of a process: how much it uses; and the garbage collector and the C library, tuned for a process full of payloads.
+Must not live here: limits on memory, and what follows when one is passed."""
 
 from __future__ import annotations
 
