@@ -90,7 +90,7 @@ class Discovery:
 
     def _is_starting(self, peer: tuple[str, int]) -> bool:
         """Whether the instance has not bound its sockets yet, of which `control` is the last; its folder is watched meanwhile. If
-        that misses the binding, the next look of itself connects."""
+        the binding goes unseen, the next regular look connects."""
         path = self._places.addresses(*peer).control
         if not path.startswith("ipc://"):
             return False

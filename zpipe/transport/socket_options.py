@@ -23,8 +23,8 @@ MAX_FRAME_BYTES = 17 * 1024 * 1024
 MAX_STATEMENT_BYTES = frames.MAX_FRAME_BYTES + 1024
 """For all frames but those of parcels: a little above what the core reads."""
 UNREAD = 1000
-"""How many frames to or from one peer may wait to be read. All but parcels are repeated, so others may be lost. Without a limit
-300,000 unread answers took 92 MiB (measured); 1,000 take 0.3."""
+"""How many frames to or from one peer may wait to be read. Losing more does no harm, since all but parcels are repeated. Without
+a limit 300,000 unread answers took 92 MiB (measured); 1,000 take 0.3."""
 MAX_SUBSCRIPTION_BYTES = 512
 """libzmq makes a node of its tree of topics for each byte of one: 16 MiB became 1.8 GiB (measured). A topic has 12 bytes. The
 handshake needs the rest: 300 bytes where there are keys."""

@@ -19,7 +19,7 @@ from zpipe.core.work.delivery import Delivery, Slice
 MOST = 64
 """Letters in hand at once: enough to keep workers busy at any rate worth replaying at, and a kill repeats no more."""
 MOST_BYTES = 1 << 20
-"""Of letters in hand together; a larger one is taken alone. Little beside the queue, so that the config still says how much
+"""Of letters in hand together, passed by one message at most. Little beside the queue, so that the config still says how much
 memory a stage may take."""
 
 
