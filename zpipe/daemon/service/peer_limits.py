@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BURST, PER_S = 2000.0, 100.0
-"""Useless frames of one connection. After its session has ended, the parcels that were on their way still come: seldom many,
-since a backlog fills parcels."""
-BURST_OF_HOST, PER_S_OF_HOST = 10_000.0, 500.0
+BURST, PER_S = 5000.0, 100.0
+"""Useless frames of one connection. After its session has ended, the parcels that were on their way still come: at
+worst with one message each, and then as many as the default `queue` holds, which is 4096."""
+BURST_OF_HOST, PER_S_OF_HOST = 25_000.0, 500.0
 """Of all connections from one host together: one that was ended gets no new burst by connecting again."""
-MALFORMED = 100.0
+MALFORMED = 250.0
 """The cost of a frame that breaks the protocol: twenty of them are no accident."""
 PLAIN = 1.0
 LEFT_S = 1.0
