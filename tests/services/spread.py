@@ -96,7 +96,7 @@ class Spread:
         return wait_until(lambda: self._shown(host), f"the monitor of {host} shows something", DEADLINE_S)
 
     def _shown(self, host: str) -> dict[str, Any]:
-        shown = self.net.hosts[host].zpipe("monitor", str(self.paths[host]), "--once", "--json", "--timeout", "4s")
+        shown = self._ask(host, "monitor", "--once", "--json")
         shown.wait()
         stages: dict[str, Any] = json.loads(shown.stdout)["stages"] if shown.stdout else {}
         return stages
@@ -110,20 +110,28 @@ class Spread:
     def expect(self, host: str, words: str, name: str) -> None:
         """The words are in the log of the host, in the snapshots of its instance, in its monitor and in its doctor's findings."""
         wait_until(lambda: words in self.runs[host].stderr, f"the log of {host} has: {words}", DEADLINE_S)
+        table, doctor = self._ask(host, "monitor", "--once"), self._ask(host, "doctor", "--json")
         stage = self.stages(host)[stage_of(name)]
         assert any(words in reason for reason in stage["refusals"][name]), stage["refusals"]
         snapshots = [one for one in stage["instances"] if f"{stage_of(name)}.{one['instance']}" == name]
         assert any(words in row["reason"] for one in snapshots for row in one["refusals"])
-        table = self.net.hosts[host].zpipe("monitor", str(self.paths[host]), "--once", "--timeout", "4s")
         table.wait()
         assert "".join(words.split()) in "".join(table.stdout.split()), table.stdout
-        assert words in self.doctor(host)
+        assert words in _wrong(doctor)
 
     def doctor(self, host: str) -> str:
-        said = self.net.hosts[host].zpipe("doctor", str(self.paths[host]), "--json", "--timeout", "4s")
-        said.wait()
-        value = json.loads(said.stdout)
-        return "\n".join(f"{one['what']} {one['cure']}" for one in value["findings"] if one["verdict"] == "wrong")
+        return _wrong(self._ask(host, "doctor", "--json"))
+
+    def _ask(self, host: str, command: str, *options: str) -> Command:
+        """It takes its seconds where instances do not answer, so what asks several begins them all at once."""
+        return self.net.hosts[host].zpipe(command, str(self.paths[host]), *options, "--timeout", "4s")
+
+
+def _wrong(doctor: Command) -> str:
+    """What it found wrong, with the cures."""
+    doctor.wait()
+    findings = json.loads(doctor.stdout)["findings"]
+    return "\n".join(f"{one['what']} {one['cure']}" for one in findings if one["verdict"] == "wrong")
 
 
 def stage_of(name: str) -> str:
