@@ -204,23 +204,23 @@ class ParquetSink(Sink[SinkOptions]):
         return self._store([message.payload for message in messages], [message.id for message in messages])
 
     def _store(self, payloads: list[Any], ids: list[str]) -> list[Any]:
-        table, ids, answers = self._columns.table(payloads, ids)
-        if table is not None:
-            name = batch_name(ids)
+        rows = self._columns.table(payloads, ids)
+        if rows.table is not None:
+            name = batch_name(rows.ids)
             try:
-                self._write(table, name, self._compression)
+                self._write(rows.table, name, rows.repeating)
             except OSError as error:  # never the fault of a message, so it is tried again and keeps its attempts
                 raise Throttled(_AGAIN_S, f"{self._folder}: {error.strerror or error}") from error
-        return answers
+        return rows.answers
 
-    def _write(self, table: pyarrow.Table, name: str, compression: str) -> None:
+    def _write(self, table: pyarrow.Table, name: str, repeating: bool | list[str]) -> None:
         """Writes the file durably, or raises and leaves nothing that is read."""
         from pyarrow import BufferOutputStream
         from pyarrow.parquet import write_table
 
         # Made in memory: Arrow gives a file of Python some twenty pieces, for each of which it needs the interpreter's lock.
         made = BufferOutputStream()
-        write_table(table, made, compression=compression, use_dictionary=self._columns.repeating(table))
+        write_table(table, made, compression=self._compression, use_dictionary=repeating)
         aside = self._folder / f"{self._aside}{name[-8:]}"
         try:
             with aside.open("wb") as file:
