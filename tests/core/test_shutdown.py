@@ -276,3 +276,14 @@ def test_a_head_that_is_drained_before_it_is_open_closes_its_source_and_ends_onc
     stage.source_ended()
     stage.turn(3.0)
     assert stage.state.value == "FLUSHED"
+
+
+def test_a_stage_that_is_not_open_yet_sleeps_beside_an_upstream_that_is() -> None:
+    """It says hello once it is open. Its plugin may take seconds for that, and needs the processor."""
+    stage = starting([("z", "")])
+    stage.upstream_connected(("z", 1), 0.0)
+    stage.turn(0.0)
+    assert stage.next_timeout() > 0.5
+    stage.opened()
+    [hello] = [one for one in stage.turn(0.5) if isinstance(one, act.Tell)]
+    assert isinstance(frames.read(hello.frame), frames.Hello)

@@ -438,13 +438,14 @@ class Stage:
             self.snapshot_at,
             self.shutdown.next_at(self._now),
             self.inlet.next_statement_at(),
-            self.upstreams.next_at(),
             self.processing.next_at(self._now, self._flush),
         )
         if self.downstream.waiting:
             at = min(at, self.downstream.next_at())
-        if self.processing.hook_timer is not None and self.lifecycle.accepts_input:
-            at = min(at, self.processing.next_hook_at(self._now))
+        if self.lifecycle.accepts_input:
+            at = min(at, self.upstreams.next_at())
+            if self.processing.hook_timer is not None:
+                at = min(at, self.processing.next_hook_at(self._now))
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
     @property
