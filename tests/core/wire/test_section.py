@@ -125,6 +125,18 @@ def test_an_origin_that_is_no_time_is_a_peer_error(origin: float, at: int) -> No
         section.decode(section.encode(["a", "b", "c"], origins, [1, 2, 3], None), 3)
 
 
+@pytest.mark.parametrize("origins", [[1.0, True], [0.0, False], [True, 1.0]])
+def test_what_only_equals_a_time_is_none(origins: list[Any]) -> None:
+    with pytest.raises(PeerError, match="origins"):
+        section.decode(section.encode(["a", "b"], origins, [1, 2], None), 2)
+
+
+@pytest.mark.parametrize("id", [1, None, b"a", ["a"]])
+def test_an_id_that_is_no_text_is_a_peer_error(id: Any) -> None:
+    with pytest.raises(PeerError, match="ids"):
+        section.decode(section.encode(["a", id], [1.0, 1.0], [1, 2], None), 2)
+
+
 def test_parting_a_parcel() -> None:
     bodies = [section.encode(*columns([1])), section.encode(*columns(["x"] * 3))]
     rows = [[1, len(bodies[0]), 5, 1, 0], [3, len(bodies[1]), 9, 2, 4]]

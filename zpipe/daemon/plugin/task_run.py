@@ -151,11 +151,17 @@ class TaskRun:
 
     def payloads(self) -> list[Any]:
         """The payloads of the decoded group."""
-        return [payload for columns in self._columns for payload in columns.payloads]
+        payloads: list[Any] = []
+        for columns in self._columns:
+            payloads += columns.payloads
+        return payloads
 
     def ids(self) -> list[str]:
-        """Likewise."""
-        return [id for columns in self._columns for id in columns.ids]
+        """Their ids, in the same order."""
+        ids: list[str] = []
+        for columns in self._columns:
+            ids += columns.ids
+        return ids
 
     def messages(self, group: Group, made: Message | None = None) -> list[Message]:
         """The messages of the decoded group; `made`: the only one, if the plugin has it already."""
