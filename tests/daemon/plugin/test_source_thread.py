@@ -194,6 +194,32 @@ def test_a_bad_record_in_a_message_has_its_reason_and_its_id(fed: Fed) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("items", "payloads"),
+    [
+        ([(1, "a"), (2, "b"), (2, "c")], ["a", "b", "c"]),
+        ([(1, "a"), (True, "b"), (1.0, "c")], ["a", "b", "c"]),
+        ([(1, "a"), ("1", "b"), ([1], "c")], ["a", "b", "c"]),
+        ([(1, "a"), (2, BadRecord("no JSON", b"x")), (3, "c")], ["a", "c"]),
+    ],
+    ids=["a position comes again", "one that Python takes for another", "one of a list", "a bad record"],
+)
+def test_each_payload_is_sent_whatever_the_positions_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[Any], payloads: list[Any]
+) -> None:
+    """Plain payloads are taken together, by their positions, where these are plain, too."""
+    emitted: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Stage, "source_emitted", lambda stage, *batch: emitted.append(batch))
+    fed = Fed(tmp_path)
+    for item in items:
+        fed.given.put(item)
+    fed.end()
+    fed.source.feed(-1.0)
+    sent = [section.decode(chunk.body, chunk.messages) for chunks, *_ in emitted for chunk in chunks]
+    assert [payload for columns in sent for payload in columns.payloads] == payloads
+    assert emitted[-1][1] == items[-1][0] and sum(count for _, _, count, *_ in emitted) == len(items)
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["plain ones alone", "and a Message"])
 def test_a_source_that_hears_of_single_messages_has_each_told_by_its_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
