@@ -30,7 +30,7 @@ def opened_sink(make_context: Any, **options: Any) -> tuple[ParquetSink, Any]:
 def stored(make_context: Any, *payloads: Any, **options: Any) -> tuple[pa.Table | None, dict[int, str]]:
     """The table of the file, and the reasons of those that were refused, by index."""
     sink, context = opened_sink(make_context, **options)
-    answers = sink.process_batch(messages(*payloads), context)
+    answers = sink.process_batch(messages(*payloads), context) or [None] * len(payloads)
     assert len(answers) == len(payloads)
     refused = {index: str(answer) for index, answer in enumerate(answers) if isinstance(answer, Reject)}
     files = list((context.config_dir / "out").iterdir())
@@ -107,6 +107,8 @@ def test_types_are_found_or_said(make_context: Any) -> None:
         ([{"a": 1}, {"a": 1 << 70}], {}, {1: "field 'a' cannot be stored as int64: "}),
         ([{"a": "1"}, {"a": 1}], {"columns": {"a": "int64"}}, {0: "field 'a' cannot be stored as int64: "}),
         ([{}, {"a": 1}], {"id_column": "", "columns": {}}, {}),
+        ([{}, [], "", {"a": 1}], {}, {1: "the payload is a list", 2: "the payload is a str"}),
+        ([{"a": 1}, "a", {"a": 1}], {}, {1: "the payload is a str"}),
         ([{}, {}], {"id_column": ""}, {0: "the payload has no fields", 1: "the payload has no fields"}),
         ([{"a": 1, "b": "x"}, {"a": "y", "b": 2}], {}, {1: "field 'a'"}),
     ],

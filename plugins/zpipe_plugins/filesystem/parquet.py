@@ -200,10 +200,10 @@ class ParquetSink(Sink[SinkOptions]):
             raise OperatorError(f"cannot write to {self._folder}: no permission")
 
     @override
-    def process_batch(self, messages: list[Message], context: Context[SinkOptions]) -> list[Any]:
+    def process_batch(self, messages: list[Message], context: Context[SinkOptions]) -> list[Any] | None:
         return self._store([message.payload for message in messages], [message.id for message in messages])
 
-    def _store(self, payloads: list[Any], ids: list[str]) -> list[Any]:
+    def _store(self, payloads: list[Any], ids: list[str]) -> list[Any] | None:
         rows = self._columns.table(payloads, ids)
         if rows.table is not None:
             name = batch_name(rows.ids)

@@ -30,16 +30,16 @@ class Rows(NamedTuple):
     """A batch as a table.
 
     table      None if no message is left
-    repeating  its columns in which Parquet is to look for values that repeat, as `use_dictionary`. In others, such as numbers that
-               count up, and ids, it would take longer for that than for all else, and the file would be larger
+    repeating  its columns in which Parquet is to look for values that repeat, as `use_dictionary`. In others, such as ids and
+               measurements, it would take longer for that than for all else, and the file would be larger
     ids        of the messages in it
-    answers    for each of all messages
+    answers    for each of all messages; None if all are in it
     """
 
     table: pyarrow.Table | None
     repeating: bool | list[str]
     ids: list[str]
-    answers: list[Reject | None]
+    answers: list[Reject | None] | None
 
 
 class Columns:
@@ -58,15 +58,16 @@ class Columns:
         self._types = {name: times.get(kind) or pyarrow.type_for_alias(kind) for name, kind in types.items()}
 
     def table(self, payloads: list[Any], ids: list[str]) -> Rows:
-        answers: list[Reject | None] = [None] * len(payloads)
+        answers: list[Reject | None] | None = None
         places: Sequence[int] = range(len(payloads))
         left, ids_left, table = payloads, ids, None
         repeating: bool | list[str] = []
         while left and table is None:
             table, repeating, refused = self._table(left, ids_left)
-            for index, reason in refused.items():
-                answers[places[index]] = Reject(reason)
             if refused:
+                answers = answers or [None] * len(payloads)
+                for index, reason in refused.items():
+                    answers[places[index]] = Reject(reason)
                 places = [place for place in places if answers[place] is None]
                 left, ids_left = [payloads[place] for place in places], [ids[place] for place in places]
         return Rows(table, repeating, ids_left, answers)
@@ -77,9 +78,12 @@ class Columns:
         """The table and its repeating columns; or none, and why it cannot have some of the messages."""
         import pyarrow
 
-        if not set(map(type, payloads)) <= {dict}:
-            return None, [], {index: _no_map(one) for index, one in enumerate(payloads) if type(one) is not dict}
-        columns, arrays, refused = self._values(payloads), {}, dict[int, str]()
+        columns = self._values_of_one_kind(payloads)
+        if columns is None:
+            if not set(map(type, payloads)) <= {dict}:
+                return None, [], {index: _no_map(one) for index, one in enumerate(payloads) if type(one) is not dict}
+            columns = self._values(payloads)
+        arrays, refused = {}, dict[int, str]()
         for name, values in columns.items():
             try:
                 arrays[name] = self._array(name, values)
@@ -96,20 +100,27 @@ class Columns:
             return pyarrow.table(arrays), repeating, refused
         return None, [], dict.fromkeys(range(len(payloads)), _NO_FIELDS)
 
+    def _values_of_one_kind(self, payloads: list[Any]) -> dict[str, list[Any]] | None:
+        """As `_values`, if all are maps that have the same fields, as nearly always. None if they are not."""
+        if type(payloads[0]) is not dict:
+            return None
+        names = self._names(payloads[:1])
+        try:  # nothing but a map has anything by a name
+            found = {name: [payload[name] for payload in payloads] for name in names}
+        except (KeyError, TypeError):
+            return None
+        return found if names and sum(map(len, payloads)) == len(names) * len(payloads) else None
+
     def _values(self, payloads: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """By the names of all fields, in the order in which they are first seen, after those that have a type."""
-        names = dict.fromkeys(self._kinds) | dict.fromkeys(payloads[0])
-        names.pop(self._id_column, None)
-        try:
-            found = {name: [payload[name] for payload in payloads] for name in names}
-            if set(map(len, payloads)) == {len(names)}:
-                return found  # so all have the same fields, as nearly always
-        except KeyError:
-            pass
+        return {name: [payload.get(name) for payload in payloads] for name in self._names(payloads)}
+
+    def _names(self, payloads: list[dict[str, Any]]) -> dict[str, None]:
+        names: dict[str, None] = dict.fromkeys(self._kinds)
         for payload in payloads:
-            names |= payload
+            names |= dict.fromkeys(payload)
         names.pop(self._id_column, None)
-        return {name: [payload.get(name) for payload in payloads] for name in names}
+        return names
 
     def _array(self, name: str, values: Sequence[Any], type: Any = None) -> pyarrow.Array:
         import pyarrow
