@@ -177,9 +177,9 @@ def test_every_death_is_somebodys_or_the_messages_are_run_again_alone(batch: boo
 
 
 def test_how_a_process_ended() -> None:
-    assert worker_process.in_call(-11) == "its worker process was killed by SIGSEGV"
-    assert worker_process.in_call(-40) == "its worker process was killed by signal 40"
-    assert worker_process.in_call(0) == "its worker process exited with code 0 in the call"
+    assert worker_process.how_call_ended(-11) == "its worker process was killed by SIGSEGV"
+    assert worker_process.how_call_ended(-40) == "its worker process was killed by signal 40"
+    assert worker_process.how_call_ended(0) == "its worker process exited with code 0 in the call"
     assert (
         worker_process.too_large((600 << 20) + 1, 512 << 20)
         == "its worker process used 601 MiB, over the limit of 512 MiB"
