@@ -101,6 +101,25 @@ def test_a_parcels_header_reads_as_it_was_written(most: int, rows: int) -> None:
     assert frames.read(frames.write_parcel(parcel.session, most, sections)) == parcel
 
 
+def test_a_header_of_one_section_is_read_as_strictly_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not read as CBOR. Each of its bytes is changed here, and what comes of it is the same with and without that."""
+
+    def read(header: bytes) -> frames.Frame | str:
+        try:
+            return frames.read(header)
+        except PeerError as error:
+            return str(error)
+
+    whole = frames.write_parcel(b"session.session.", 7, [[1, 2, 1, 1, 0]])
+    changed = [
+        whole[:at] + bytes([byte]) + whole[at + 1 :] for at in range(len(whole)) for byte in (0, 1, 3, 0x19, 255)
+    ]
+    quick = list(map(read, changed))
+    monkeypatch.setattr(frames, "_read_one_section", lambda encoded: None)
+    assert quick == list(map(read, changed))
+    assert {type(one) for one in quick} == {frames.Parcel, str}
+
+
 @settings(max_examples=400)
 @given(st.sampled_from(VECTORS), st.data())
 def test_mutated_frames_raise_nothing_but_peer_errors(vector: bytes, data: st.DataObject) -> None:

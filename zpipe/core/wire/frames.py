@@ -389,6 +389,7 @@ def write(frame: Frame) -> bytes:
 _ONE_SECTION = Struct(">22s16s10sI12sIcIcIcIcI")
 _SAYS_PARCEL, _SAYS_SEQUENCE = b"\xa4dkindfparcelgsessionP", b"hsequence\x1a"
 _SAYS_SECTION, _SAYS_NUMBER = b"hsections\x81\x85\x1a", b"\x1a"
+_SAYS_ALL = _SAYS_PARCEL, _SAYS_SEQUENCE, _SAYS_SECTION, _SAYS_NUMBER, _SAYS_NUMBER, _SAYS_NUMBER, _SAYS_NUMBER
 
 
 def write_parcel(session: bytes, sequence: int, sections: list[list[int]]) -> bytes:
@@ -405,10 +406,25 @@ def write_parcel(session: bytes, sequence: int, sections: list[list[int]]) -> by
     return write(Parcel(session, sequence, sections))
 
 
+def _read_one_section(encoded: bytes) -> Parcel | None:
+    """A header as `write_parcel` fills it in. None for any other, and for one that is not sound.
+
+    With cbor2 this takes 3 µs, and 25 in a process that waits for each message, since its code is in no cache of the processor by
+    then. Without it, it takes 1 µs and 7 (measured).
+    """
+    values = _ONE_SECTION.unpack(encoded)
+    kind, session, a, sequence, b, count, c, size, d, first, e, attempt, f, suspicion = values
+    if (kind, a, b, c, d, e, f) == _SAYS_ALL and size >= count >= 1 and attempt >= 1:
+        return Parcel(session, sequence, [[count, size, first, attempt, suspicion]])
+    return None
+
+
 def read(encoded: bytes, most_bytes: int = MAX_FRAME_BYTES) -> Frame:
     """The frame in `encoded`. Unknown keys are passed over, for later versions. Raises PeerError for anything else."""
     if len(encoded) > most_bytes:
         raise PeerError(f"a frame of {len(encoded)} bytes, over {most_bytes}")
+    if len(encoded) == _ONE_SECTION.size and (parcel := _read_one_section(encoded)) is not None:
+        return parcel
     value = cbor.read(encoded, MAX_FRAME_VALUES)
     kind = value.get("kind") if type(value) is dict else None
     reader = _READERS.get(kind) if type(kind) is str else None
