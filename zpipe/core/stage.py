@@ -438,7 +438,7 @@ class Stage:
             self.snapshot_at,
             self.shutdown.next_at(self._now),
             self.inlet.next_statement_at(),
-            self.processing.next_at(self._now, self._flush),
+            self.processing.next_at(self._now, self.policy.batch is not None and self._flush),
         )
         if self.downstream.waiting:
             at = min(at, self.downstream.next_at())
@@ -457,11 +457,9 @@ class Stage:
         """What the plugin is to be called for now. A shell that makes calls itself does so before `turn`, which then sends what
         came of them."""
         self._wake(now)
-        return self._start_tasks(now)
+        return [] if self.lacks_work else self._start_tasks(now)
 
     def _start_tasks(self, now: float) -> list[Task]:
-        if self.lacks_work:
-            return []
         if self.shutdown.leaving:
             if self.inlet.queue:
                 self.inlet.hand_back(now)
@@ -469,7 +467,7 @@ class Stage:
         hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
         if not self.lifecycle.accepts_input:
             return hooks
-        started = self.processing.start(now, self._flush)
+        started = self.processing.start(now, self.policy.batch is not None and self._flush)
         self._settled = self._settled and not self.processing.dead_letters  # `start` may have given messages up
         return hooks + started if hooks else started
 
@@ -487,7 +485,7 @@ class Stage:
         """The first half of a turn: tasks and parcels. Its actions are performed before `tell` is called, so that no message
         waits for what neighbours and people are told."""
         self._wake(now)
-        if tasks := self._start_tasks(now):
+        if not self.lacks_work and (tasks := self._start_tasks(now)):
             self._actions += map(act.StartTask, tasks)
         self.whole = not self._settled or now >= self._due_at
         if self.whole:
@@ -570,9 +568,7 @@ class Stage:
 
     @property
     def _flush(self) -> bool:
-        """A partial batch should not wait: nothing more comes, or can come before it is done."""
-        if self.policy.batch is None:
-            return False
+        """(With batches) a partial one should not wait: nothing more comes, or can come before it is done."""
         nothing_comes = self.inlet.out_of_credit and self.counts.in_process == len(self.processing.held)
         return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 

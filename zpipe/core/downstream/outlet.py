@@ -105,6 +105,7 @@ class Outlet(MemoryLink):
     def ready(self, session: OutletSession) -> None:
         """The session's PUSH is connected."""
         session.ready = True
+        session.count_room()
         self._place(session)
 
     def _place(self, session: OutletSession) -> None:
@@ -230,7 +231,8 @@ class Outlet(MemoryLink):
             for section in sections:
                 self.in_flight_messages += section.count
                 self.in_flight_bytes += section.size
-            yield SendParcel(session.id, flight.header(session.id), b"".join(bodies))
+            header = frames.write_parcel(session.id, flight.sequence, [section.row() for section in sections])
+            yield SendParcel(session.id, header, b"".join(bodies))
         if self.needing:  # the message that needed room has gone to another session
             for session in self.needing.values():
                 session.need_bytes = 0
@@ -240,7 +242,7 @@ class Outlet(MemoryLink):
         """The end of the stream to each session that has not been told since its last parcel. Nothing may be unsent."""
         for session in self.sessions.values():
             if session.ready and session.stated and not session.ended:
-                yield SendParcel(session.id, session.launch([], now).header(session.id), b"")
+                yield SendParcel(session.id, frames.write_parcel(session.id, session.launch([], now).sequence, []), b"")
 
     @property
     def all_ended(self) -> bool:
@@ -259,7 +261,7 @@ class Outlet(MemoryLink):
         """The consumer that would come to a new message first. None: nobody has room, or the message should wait for others to
         share its parcel."""
         for session in self._candidates(now):
-            if self._fits(session):
+            if self._unsent[0].size <= session.room_bytes or self._fits(session):
                 if self._worth_sending(session, now):
                     return session
                 self.send_at = session.busy_until - SOON_S

@@ -88,12 +88,11 @@ def decode(body: Encoded, count: int) -> Columns:
     """The columns of a body that is said to hold `count` messages. Raises PeerError if it does not."""
     packed = body[:1] == _MSGPACK_HEAD
     columns = msgpack.read(body) if packed else cbor.read(body)
-    if not isinstance(columns, list) or len(columns) != len(Columns._fields):
+    if type(columns) is not list or len(columns) != len(Columns._fields):
         raise PeerError("a section is an array of ids, origins, payloads and headers")
-    made = Columns(*columns)
-    ids, origins, payloads, headers = made
+    ids, origins, payloads, headers = columns
     for column in (ids, origins, payloads) if headers is None else columns:
-        if not isinstance(column, list) or len(column) != count:
+        if type(column) is not list or len(column) != count:
             raise PeerError(f"a section's columns must each hold {count} entries")
     if not _are_texts(ids):
         raise PeerError("ids must be text")
@@ -103,7 +102,7 @@ def decode(body: Encoded, count: int) -> Columns:
         raise PeerError("headers must be maps")
     if packed and msgpack.is_too_deep(payloads if headers is None else [*payloads, *headers]):
         raise PeerError(f"it is nested more than {cbor.MAX_DEPTH} deep")
-    return made
+    return Columns._make(columns)
 
 
 def _are_texts(ids: list[Any]) -> bool:
@@ -169,7 +168,7 @@ class Section:
             self._body = cbor.write(list(columns)) if codec == "cbor" else encode(*columns, codec)
             self._columns = None
             self.size = len(self._body)
-        elif isinstance(self._body, memoryview):
+        elif type(self._body) is memoryview:
             self._body = bytes(self._body)
         return self._body
 

@@ -301,8 +301,7 @@ class SourceThread:
         try:
             for start in range(0, len(items), size):
                 ids = [f"{prefix}{position}" for position in positions[start : start + size]]
-                columns = section.plain(ids, [now] * len(ids), payloads[start : start + size])
-                body = section.encode(*columns, self._policy.codec)
+                body = section.encode(ids, [now] * len(ids), payloads[start : start + size], None, self._policy.codec)
                 if len(body) > self._policy.parcel_bytes:
                     return None
                 owners = None
