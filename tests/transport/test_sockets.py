@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,26 @@ def test_a_large_body_is_not_copied_and_outlives_its_sockets(tmp_path: Path, mor
     header, body = arrival.frames
     assert header == b"header" and type(body) is (bytes if more else memoryview)
     assert body == b"\x07" * size
+
+
+def test_another_thread_may_take_the_turn_while_the_loop_waits_and_only_then(sockets: Sockets, tmp_path: Path) -> None:
+    turn, passed = threading.Lock(), []
+
+    def other() -> None:
+        with turn:
+            plug.send_multipart([b"header", b"body"])
+            assert not came.wait(FULL_MS / 1000), "what has come is given when the turn is free again"
+            passed.append("other")
+
+    came, thread = threading.Event(), threading.Thread(target=other)
+    with peer(zmq.PUSH, f"ipc://{tmp_path}/inbox") as plug, turn:
+        thread.start()
+        for arrival in sockets.poll(60.0, turn):
+            came.set()
+            passed.append(arrival.what)
+            assert turn.locked()
+        thread.join(60.0)
+    assert passed == ["other", "parcel"]
 
 
 def test_answers_that_a_peer_does_not_read_are_dropped(sockets: Sockets, tmp_path: Path) -> None:

@@ -448,6 +448,10 @@ class Stage:
                 at = min(at, self.processing.next_hook_at(self._now))
         return min(at, self._commit_at) if self.source is not None and self.source.behind else at
 
+    def only_passes_on(self, now: float) -> bool:
+        """`pass_on` would send parcels, and do no more than that."""
+        return self._settled and now < self._due_at
+
     @property
     def lacks_work(self) -> bool:
         """Nothing waits for a worker, and nothing has happened from which work might follow."""
@@ -487,7 +491,7 @@ class Stage:
         self._wake(now)
         if not self.lacks_work and (tasks := self._start_tasks(now)):
             self._actions += map(act.StartTask, tasks)
-        self.whole = not self._settled or now >= self._due_at
+        self.whole = not self.only_passes_on(now)
         if self.whole:
             self._settled = True
             self._work(now)

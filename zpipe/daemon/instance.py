@@ -155,6 +155,7 @@ class Instance:
         watch = self._signals.watch_folder
         self._discovery = Discovery(self._config, self._places, self.stage, self._sockets, watch)
         self.loop = self._make_loop()
+        os.register_at_fork(after_in_child=self.loop.leave_to_parent)
 
     # ---- making the parts
 
@@ -257,10 +258,10 @@ class Instance:
             source = AsyncSource(hooks["zpipe_source"], self._async_thread)
             hooks, interrupt = {**hooks, "zpipe_source": source}, source.interrupt
         hook = not_read if self._replaying else self._traces.hooks(hooks)["zpipe_source"]
-        wake, failed = self._mailbox.wake, self._source_failed
+        wake, turn, failed = self._mailbox.wake, self._turn_for_source, self._source_failed
         singly = "zpipe_ack" in plugin.hooks
         waits = self._service_wait
-        return SourceThread(hook, self._context, self.stage, outlets, wake, failed, waits, interrupt, singly)
+        return SourceThread(hook, self._context, self.stage, outlets, wake, turn, failed, waits, interrupt, singly)
 
     def _make_workers(self) -> Pool | None:
         if self._plugin_host.plugin.is_source:
@@ -330,7 +331,10 @@ class Instance:
     def _source_failed(self, error: BaseException) -> None:
         self._mailbox.post(lambda: self._end_source(error))
 
-    # ---- called on the loop's thread
+    # ---- called by the thread that drives the loop, or takes a turn of it
+
+    def _turn_for_source(self) -> None:
+        self.loop.turn_for_source()
 
     def _done_here(self, task: Task, result: Result) -> None:
         self._traces.done(task, result)

@@ -4,7 +4,7 @@ The order of a turn belongs here, and one row for each action. Must not live her
 of the daemon does in its turn. A frame that breaks the protocol is counted, logged at a limited rate and dropped.
 
 The loop runs on the main thread, or on the thread of a worker whose calls are quick, and goes from one to the other between two
-turns, or while the worker is in a call (`loop_handover`).
+turns, or while the worker is in a call (`loop_handover`). While it waits, the thread of a source may send a message in between.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ class Loop:
         self._refusals = refusals
         self._malformed = MalformedFrameLog(log)
         self._peer_limits = PeerLimits()
+        self._turn_lock = threading.Lock() if source is not None else None
         self._over = False
         self._error: BaseException | None = None
         self._exit: act.Exit | None = None
@@ -175,6 +176,8 @@ class Loop:
         self._sockets.watch_fd(self._mailbox.wakeup.fd, each_write=True)
         for fd in self._descriptors:
             self._sockets.watch_fd(fd)
+        if self._turn_lock is not None:
+            self._turn_lock.acquire()  # from here on it is free only while the loop waits
         while not self._over:
             self._turn()
             if self._driver is not None and self._driver.may_drive and not self._over:
@@ -211,7 +214,8 @@ class Loop:
         at = min(self._stage.next_timeout(), self._turn_parts(now))
         if self._source is not None:
             at = min(at, self._source.turn(now))
-        for arrival in self._sockets.poll(0.0 if self._mailbox or self._has_calls else at - now):
+        timeout_s = 0.0 if self._mailbox or self._has_calls else at - now
+        for arrival in self._sockets.poll(timeout_s, self._turn_lock):
             self._mailbox.asleep = False
             self._take_in(arrival, time.monotonic())
         self._mailbox.asleep = False
@@ -228,6 +232,34 @@ class Loop:
         if self._exit is not None and (self._exit.failed or self._health.may_exit()):
             self.stop(self._exit.failed)
         return True
+
+    def turn_for_source(self) -> None:
+        """On the source's thread, after it has yielded a message. While the loop waits, and would only pass the message on, that
+        is done here: to wake another thread for it takes half as long as all else here. Otherwise the loop is woken."""
+        assert self._source is not None and self._turn_lock is not None
+        if not self._turn_lock.acquire(blocking=False):
+            self._mailbox.wake()
+            return
+        try:
+            now = time.monotonic()
+            if self._stage.only_passes_on(now):
+                self._source.feed(now)
+            if self._stage.only_passes_on(now):
+                self._perform_all(self._stage.pass_on(now))
+                self._source.note_sent()
+            if not self._stage.only_passes_on(now):
+                self._mailbox.wake()
+        except BaseException as error:  # `run` raises it
+            self._error = error
+            self._over = True
+            self._mailbox.wake()
+        finally:
+            self._turn_lock.release()
+
+    def leave_to_parent(self) -> None:
+        """In a child that a plugin has forked: a source sends nothing there, since the sockets are the parent's."""
+        if self._turn_lock is not None:
+            self._turn_lock.acquire(blocking=False)
 
     def _perform_all(self, actions: list[act.Action]) -> None:
         for action in actions:

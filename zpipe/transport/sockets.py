@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,8 +41,7 @@ from zpipe.transport.socket_options import (
 from zpipe.transport.upstream_line import UpstreamLine
 
 REFUSED_S = 1.0
-"""libzmq does not connect again to a peer that has refused this host's key. After this it is tried again: the key may be trusted
-by then."""
+"""libzmq does not connect again to a peer that refused this host's key. Zpipe does so after this: it may be trusted by then."""
 TURN = 64
 """Messages read from one socket before the others have their turn."""
 MOST_FRAMES = 3
@@ -352,14 +352,15 @@ class Sockets:
 
     # ---- polling
 
-    def poll(self, timeout_s: float) -> Iterator[Arrival]:
+    def poll(self, timeout_s: float, turn: threading.Lock | None = None) -> Iterator[Arrival]:
         """Waits at most so long, then gives what has come, at most TURN messages of a socket.
 
         A socket's descriptor tells once that something may have come, and a send takes that sign away (zmq_getsockopt(3),
         ZMQ_FD). So a socket is read after either, until it has no more. To ask libzmq which of them have something takes ten
         times as long as to ask the kernel about their descriptors.
 
-        A parcel that was waited for is mostly alone: it is handed on first, and only the next poll looks for another.
+        A parcel that was waited for is mostly alone: it is handed on first, and only the next poll looks for another. The lock
+        `turn` is held, and free while this waits: a thread that takes it meanwhile may send parcels.
         """
         wait_s = min(timeout_s, 60.0) if timeout_s > 0.0 else 0.0
         until = time.monotonic() + wait_s
@@ -372,7 +373,7 @@ class Sockets:
         while not came:
             unread, self._unread = self._unread, {}
             waited = not unread
-            for fd, _ in self._epoll.poll(wait_s if waited else 0.0):
+            for fd, _ in self._wait(wait_s, turn) if waited else self._epoll.poll(0.0):
                 unread[fd] = None
             for fd in unread:
                 for arrival in self._read(fd, waited):
@@ -381,6 +382,15 @@ class Sockets:
             # A descriptor may also fire for libzmq's own work alone, which is not worth a turn of the loop.
             if not came and (wait_s := until - time.monotonic()) <= 0.0:
                 return
+
+    def _wait(self, wait_s: float, turn: threading.Lock | None) -> list[tuple[int, int]]:
+        if turn is None:
+            return self._epoll.poll(wait_s)
+        turn.release()
+        try:
+            return self._epoll.poll(wait_s)
+        finally:
+            turn.acquire()
 
     def _end_unfinished(self, accepted: AcceptedConnections, now: float) -> Iterator[Arrival]:
         """Ends connections that send one message without end, and what libzmq keeps of it."""

@@ -36,14 +36,14 @@ class Fed:
         self.stage = Stage(me, [], [("", "work")], self.policy, 0.0, lambda count: bytes(count))
         self.given: SimpleQueue[Any] = SimpleQueue()
         self.woken = threading.Event()
-        self.wakes = 0
+        self.wakes = self.turns = 0
         self.failures: list[BaseException] = []
         self.opened_after: list[Any] = []
         context = Context("p", "read", 1, "abc", None, folder, folder, logging.getLogger("zpipe"))
         self.wait = ServiceWait(context.log, "postgres")
         self.context = context
-        source, woken, failed = self._items, self._wake, self.failures.append
-        self.source = SourceThread(source, context, self.stage, (), woken, failed, self.wait, singly=singly)
+        source, woken, turn, failed = self._items, self._wake, self._turn, self.failures.append
+        self.source = SourceThread(source, context, self.stage, (), woken, turn, failed, self.wait, singly=singly)
         self.stage.opened()
         for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
@@ -53,6 +53,10 @@ class Fed:
 
     def _wake(self) -> None:
         self.wakes += 1
+        self.woken.set()
+
+    def _turn(self) -> None:
+        self.turns += 1
         self.woken.set()
 
     def _items(self, context: Context) -> Iterator[Any]:
@@ -110,6 +114,26 @@ def test_with_something_unsent_a_section_is_worth_a_turn_and_no_message_less(fed
     assert fed.stage.counts.received == 1 + fed.worth_a_turn
 
 
+def test_only_a_message_that_comes_alone_may_be_sent_by_the_source(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_thread, "QUICK_S", 0.0)
+    fed.give(1)
+    assert (fed.turns, fed.wakes) == (1, 0)
+    fed.give(1)
+    assert (fed.turns, fed.wakes) == (1, 1), "the one before has not been taken"
+    fed.source.feed(-1.0)
+    fed.give(fed.worth_a_turn)
+    assert fed.turns == 1, "something is unsent"
+
+
+def test_a_quick_source_leaves_each_message_to_the_loop(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
+    monkeypatch.setattr(Stage, "has_unsent", False)
+    for _ in range(3):
+        fed.give(1)
+        fed.source.feed(-1.0)
+    assert fed.turns == 0 and fed.wakes > 0
+
+
 def test_a_quick_source_wakes_the_loop_a_few_times_a_section(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_thread, "QUICK_S", DEADLINE_S)
     fed.give(fed.policy.link.unsent_messages)
@@ -130,7 +154,7 @@ def test_what_a_source_gives_in_a_run_is_taken_while_it_waits(fed: Fed, monkeypa
     fed.give(100)
     fed.source.feed(-1.0)
     assert fed.stage.counts.received == 100
-    assert fed.source.turn(1.0) == 1.0 + source_thread.QUICK_S
+    assert fed.source.turn(1.0) == 1.0 + source_thread.LOOK_S
 
 
 def test_a_run_that_gives_nothing_lets_the_loop_sleep_until_its_next_message(
@@ -141,7 +165,7 @@ def test_a_run_that_gives_nothing_lets_the_loop_sleep_until_its_next_message(
     fed.give(100)
     fed.source.feed(-1.0)
     for look in range(1, source_thread.LOOKS):
-        assert fed.source.turn(float(look)) == look + source_thread.QUICK_S
+        assert fed.source.turn(float(look)) == look + source_thread.LOOK_S
     assert fed.source.turn(100.0) == NEVER
     fed.woken.clear()
     fed.given.put((100, {}))

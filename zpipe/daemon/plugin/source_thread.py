@@ -4,8 +4,10 @@ Iterating `zpipe_source` belongs here, holding it up, and making ids of position
 which is the core's.
 
 The source's thread only appends to a deque. The loop takes what is there and encodes it. So an idle pipeline gets each message
-at once, a busy one gets full sections. A quick source is read in runs, which wake the loop once, so meanwhile the loop looks by a
-timer. After LOOKS looks in vain it sleeps, and the next message wakes it.
+at once, a busy one gets full sections. For a message that comes alone, while the loop waits, the source's thread takes its turn.
+
+A quick source is read in runs, which wake the loop once, so meanwhile the loop looks by a timer. After LOOKS looks in vain it
+sleeps, and the next message wakes it.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ from zpipe.messages import BadRecord, Message, Position
 from zpipe.runtime.exception_text import reason_of
 
 NEVER = float("inf")
-QUICK_S = 0.001
-"""A run of messages that took the source less is followed by one that is twice as long, without a look at each. The loop looks
-that often at what a run has given."""
+QUICK_S = 0.0005
+"""A run of messages that took the source less is followed by one that is twice as long, without a look at each."""
+LOOK_S = 0.001
+"""The loop looks that often at what a run has given."""
 LOOKS = 20
 """So many looks at a run that has given nothing, one after another: from then on its next message wakes the loop, which costs
 25 ns for each message. A source that was quick once and then has nothing for hours would keep the loop awake."""
@@ -47,6 +50,7 @@ class SourceThread:
 
     outlets  the named ones that its messages may leave by
     wake     wakes the loop; called on the source's thread
+    turn     has a message that comes alone sent; called on the source's thread, and done there if the loop waits
     failed   called with what the plugin raised, or why what it yielded cannot be sent; on any thread
     interrupt  ends a wait of the source that `context.stopping` does not end
     singly   it hears of single messages that are finished
@@ -60,6 +64,7 @@ class SourceThread:
         stage: Stage,
         outlets: Collection[str],
         wake: Callable[[], None],
+        turn: Callable[[], None],
         failed: Callable[[BaseException], None],
         service_wait: ServiceWait,
         interrupt: Callable[[], None] = lambda: None,
@@ -72,6 +77,7 @@ class SourceThread:
         self._policy = policy.link
         self._outlets = outlets
         self._wake = wake
+        self._turn = turn
         self._failed = failed
         self._service_wait = service_wait
         self._interrupt = interrupt
@@ -127,7 +133,7 @@ class SourceThread:
         """Reads the source to its end. Raises what the source does. After `Throttled` and `Retry` it is to be called again, and
         goes on after the last message that the source has given."""
         stopping, items, clock = self._context.stopping, self._items, time.monotonic
-        run, first, began_at = 0, self._asked, clock()
+        run, first, came_at = 0, self._asked, clock()
         try:
             iterator = self._waking(iter(self._source(self._context)))
             for item in iterator:
@@ -137,11 +143,12 @@ class SourceThread:
                     break  # this item was never taken in: its position is not committed, so it comes again
                 items.append(item)
                 self._asked += 1
-                self._wake_if_worth()
+                before, came_at = came_at, clock()
+                quick = came_at - before < QUICK_S
+                self._wake_if_worth(alone=not (quick or run))
                 if self._asked == first + 1:
                     self._service_wait.reached()
-                run = min(2 * run + 1, self._room_for_run) if clock() - began_at < QUICK_S else 0
-                began_at = clock()
+                run = min(2 * run + 1, self._room_for_run) if quick else 0
                 if run > 0:
                     self._in_run = True
                     items.extend(islice(iterator, run))  # each is there for the loop as soon as it is yielded
@@ -172,8 +179,10 @@ class SourceThread:
         if self._asked > first and (position := position_of(last)) is not None:
             self._context.position = position
 
-    def _wake_if_worth(self) -> None:
-        if self._nothing_unsent or len(self._items) >= self._worth_a_turn:
+    def _wake_if_worth(self, alone: bool = False) -> None:
+        if alone and self._nothing_unsent and len(self._items) == 1:
+            self._turn()
+        elif self._nothing_unsent or len(self._items) >= self._worth_a_turn:
             self._wake()
 
     @property
@@ -217,7 +226,7 @@ class SourceThread:
 
     def turn(self, now: float) -> float:
         """When `feed` should be called, as far as it is known: now, or once the loop is woken."""
-        self._nothing_unsent = not self._stage.has_unsent
+        self.note_sent()
         if self._stage.over:
             return NEVER
         if self._over:
@@ -230,9 +239,13 @@ class SourceThread:
             return NEVER
         self._looks += 1
         if self._looks < LOOKS:
-            return now + QUICK_S
+            return now + LOOK_S
         self._asleep = True
         return now if self._items else NEVER  # an item may have come before the thread could see `_asleep`
+
+    def note_sent(self) -> None:
+        """After parcels were sent: whether the next message is to leave at once."""
+        self._nothing_unsent = not self._stage.has_unsent
 
     def feed(self, now: float) -> None:
         """Gives the stage what was yielded, as far as it is worth a turn. Before a snapshot, which counts what the source has
@@ -241,7 +254,7 @@ class SourceThread:
         while self._items and (batch := self._take(1 if everything else self._least)) is not None:
             everything = False
             self._stage.source_emitted(*batch)
-            self._nothing_unsent = not self._stage.has_unsent
+            self.note_sent()
         if self._over and not self._items and not self._end_taken:
             self._end_taken = True
             if self._failure is None:
