@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +139,8 @@ class Pipeline:
         self.folder = home / "c"
         self.folder.mkdir()
         self.home = home
+        self.held = ExitStack()
+        """What is open for looks at the pipeline, until `kill_all`."""
         self.env = dict(os.environ)
         self.path = self.folder / "p.toml"
         self.path.write_text(text)
@@ -172,6 +174,7 @@ class Pipeline:
         for command in self._commands:
             command.end()
         wait_until(lambda: not self.instances(), "every killed process is gone")
+        self.held.close()
 
     # ---- its processes
 

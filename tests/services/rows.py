@@ -39,13 +39,27 @@ Progress = Callable[[], int | None]
 
 
 def committed(pipeline: Pipeline, stage: str) -> Progress:
-    """The position that a source like `generate`, whose positions are numbers, has committed."""
-    name = pipeline.config.name
+    """The position that a source like `generate`, whose positions are numbers, has committed.
+
+    The state file is opened once a run. To open it for each look took 1 ms fifty times a second, of the processors that are
+    measured.
+    """
+    path = pipeline.home / "s" / f"{pipeline.config.name}.{stage}.1" / "state.db"
+    opened: dict[int, sqlite3.Connection] = {}  # by the number of the file, which no other has while it is open
+
+    def close() -> None:
+        while opened:
+            opened.popitem()[1].close()
 
     def position() -> int | None:
         try:
-            rows = pipeline.query("SELECT position FROM position", f"../s/{name}.{stage}.1/state.db")
-        except sqlite3.OperationalError:
+            number = path.stat().st_ino
+            if number not in opened:
+                close()
+                opened[number] = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+                pipeline.held.callback(close)
+            rows = opened[number].execute("SELECT position FROM position").fetchall()
+        except (FileNotFoundError, sqlite3.OperationalError):
             return None  # it has none yet
         return cbor.read(rows[0][0]) + 1 if rows and rows[0][0] is not None else None
 
