@@ -12,7 +12,7 @@ from zpipe.core.actions import SendParcel
 from zpipe.daemon.loop import Loop
 from zpipe.daemon.mailbox import Mailbox
 
-NOTHING: Any = SimpleNamespace(write=None)
+NOTHING: Any = SimpleNamespace(write=None, worker_drives=False, turn=lambda now: now)
 """A part that is not used here."""
 
 
@@ -30,7 +30,7 @@ class Parts:
         others = [NOTHING] * 6
         self.loop = Loop(
             *(cast(Any, self), cast(Any, self), self.mailbox, NOTHING, cast(Any, self)),
-            *(*others, [], {}, logging.getLogger("zpipe"), NOTHING, NOTHING, NOTHING),
+            *(*others, [NOTHING], {}, logging.getLogger("zpipe"), NOTHING, NOTHING, NOTHING),
         )
 
     @property
@@ -103,3 +103,18 @@ def test_what_a_turn_raises_ends_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
     assert parts.woken
     with pytest.raises(ZeroDivisionError):
         parts.loop.run()
+
+
+def test_after_what_a_turn_raises_the_loop_does_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop was waiting within its own turn: the rest of that would go on with what the other turn has left half done."""
+    parts = Parts(True)
+    monkeypatch.setattr(parts, "pass_on", lambda now: 1 / 0)
+
+    def poll(timeout_s: float, turn_lock: Any) -> list[Any]:
+        parts.loop.turn_for_source()
+        return []
+
+    for name, method in (("poll", poll), ("turn", float), ("next_timeout", float)):
+        monkeypatch.setattr(parts, name, method, raising=False)
+    assert parts.loop._turn()
+    assert parts.said == ["fed"]

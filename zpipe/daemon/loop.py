@@ -219,6 +219,8 @@ class Loop:
             self._mailbox.asleep = False
             self._take_in(arrival, time.monotonic())
         self._mailbox.asleep = False
+        if self._error is not None:  # the source's thread has left its turn half done
+            return True
         if self._mailbox.run():
             self._parts_look_at = 0.0
         now = time.monotonic()

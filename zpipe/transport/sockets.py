@@ -1,7 +1,7 @@
 """The ZeroMQ sockets of one instance: what is bound, what is connected, with which options and why.
 
 Sockets belong here, their options, polling and moving frames. Must not live here: decoding a frame, or a decision about one.
-Everything here is used by one thread at a time: whichever drives the loop.
+Everything here is used by one thread at a time: the one that drives the loop, or a source's that takes a turn.
 
 The options follow measured facts. Without IMMEDIATE, or with a reconnect, a data PUSH delivers stale parcels to the next
 incarnation. With a LINGER, a close waits for a dead peer. Without heartbeats, a stopped host is never noticed.

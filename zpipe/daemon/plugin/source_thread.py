@@ -91,7 +91,7 @@ class SourceThread:
         self._items: deque[Any] = deque()
         self._limit = 0
         self._asked = 0  # items that the source has given; written by its thread
-        self._taken = 0  # items taken out of `_items`; written by the loop
+        self._taken = 0  # items taken out of `_items`; written by the thread that takes a turn
         self._last_taken: Any = None
         self._in_run = False
         self._looks = 0  # that the loop has taken at the current run without finding anything
@@ -200,7 +200,7 @@ class SourceThread:
             self._waited_s += time.monotonic() - self._waits_since
             self._waits_since = None
 
-    # ---- on the loop's thread
+    # ---- on the thread that takes a turn: the loop's, or for `feed` and `note_sent` the source's
 
     def raise_limit(self, limit: int) -> None:
         """The source may give so many messages in all."""
