@@ -154,6 +154,16 @@ def test_a_message_without_end_ends_its_connection_and_is_given_back(tmp_path: P
         server.close()
 
 
+def test_a_connection_that_was_ended_is_told_before_anything_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes the telling is awake, so that other threads do not wake it: to wait then would hold up what they have."""
+    monkeypatch.setattr(AcceptedConnections, "unfinished", lambda connections, now: [-1])
+    with serving(tmp_path) as (server, _):
+        monkeypatch.setattr(server, "_wait", lambda *_: pytest.fail("it waits"))
+        assert [one.problem for one in refusals(list(server.poll(DEADLINE_S)))] == ["no end"]
+
+
 @pytest.mark.parametrize("keyed", [True, False], ids=["tcp", "ipc"])
 def test_half_a_message_whose_sender_goes_is_nothing(tmp_path: Path, keyed: bool) -> None:
     with serving(tmp_path) as (server, port):

@@ -367,7 +367,9 @@ class Sockets:
         if self._connect_at:
             self._connect_due(time.monotonic())
         if self._accepted is not None:
-            yield from self._end_unfinished(self._accepted, time.monotonic())
+            if ended := self._end_unfinished(self._accepted, time.monotonic()):
+                yield from ended
+                return  # other threads do not wake a caller that has been given something
             wait_s = min(wait_s, self._accepted.next_look_s(time.monotonic()))
         came = False
         while not came:
@@ -392,11 +394,13 @@ class Sockets:
         finally:
             turn.acquire()
 
-    def _end_unfinished(self, accepted: AcceptedConnections, now: float) -> Iterator[Arrival]:
+    def _end_unfinished(self, accepted: AcceptedConnections, now: float) -> list[Arrival]:
         """Ends connections that send one message without end, and what libzmq keeps of it."""
+        ended = []
         for fd in accepted.unfinished(now):
-            yield Arrival("refusal", Refusal("no end", accepted.address(fd), False), [])
+            ended.append(Arrival("refusal", Refusal("no end", accepted.address(fd), False), []))
             self._end_connection(fd)
+        return ended
 
     def _end_connection(self, fd: int) -> None:
         """Ends a connection, if it is known and is one to a socket that is bound here. The peer may connect again."""
