@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from zpipe.daemon.service.peer_limits import (
     BURST,
     BURST_OF_HOST,
@@ -12,6 +16,8 @@ from zpipe.daemon.service.peer_limits import (
     PLAIN,
     PeerLimits,
 )
+
+ROOT = Path(__file__).parents[3]
 
 
 def charges(limits: PeerLimits, connection: int, cost: float, now: float, host: str = "web3") -> int:
@@ -26,6 +32,13 @@ def test_a_burst_is_let_pass_and_no_more() -> None:
     limits = PeerLimits()
     assert charges(limits, 7, PLAIN, 0.0) == BURST + 1
     assert charges(limits, 8, MALFORMED, 0.0) == BURST / MALFORMED + 1
+
+
+@pytest.mark.parametrize("page", ["docs/hosts.md", "zpipe/core/PROTOCOL.md"])
+def test_pages_say_how_much_is_too_much(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert f"{BURST:,.0f} frames that no session" in text or f"20, or {BURST:,.0f} at once" in text
+    assert BURST / MALFORMED == 20
 
 
 def test_a_hello_a_second_that_is_refused_is_never_too_much() -> None:
