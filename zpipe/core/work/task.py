@@ -159,7 +159,7 @@ class Task:
         self.number = number
         self.slices = slices
         self.history = history
-        self.attempt = history.attempts + history.deaths + 1
+        self.attempt = history.calls + 1
         self.batch = batch
         self.alone = alone
         self.hook = hook
