@@ -30,10 +30,7 @@ from zpipe.transport.arrival import Arrival, What
 from zpipe.transport.connections import bound_to, connected_from, connection_of, shut_down
 from zpipe.transport.curve import SOMEBODY, KeyPair, Refusal, TrustedKeys, ZapAnswers
 from zpipe.transport.socket_options import (
-    MAX_STATEMENT_BYTES,
     MAX_SUBSCRIPTION_BYTES,
-    RECONNECT_MAX_MS,
-    RECONNECT_MS,
     SUBSCRIPTIONS,
     connect,
     make_socket,
@@ -61,10 +58,9 @@ _send: Callable[..., Any] = zmq.backend.Socket.send
 _poll = zmq.backend.zmq_poll
 """Tells whether a socket has something: 1.0 µs against 2.3 for its option EVENTS, which pyzmq makes a member of an enum."""
 _UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
-_DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-_DOWN |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_DOWN = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _FAILED
 _MONITOR_EVENT = struct.Struct("=hi")  # zmq_socket_monitor(3); pyzmq's own parser brings asyncio, 6 MiB
-_FAILED = _DOWN & ~(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
 _ACCEPTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _FAILED
 _SIGNS: dict[str, tuple[What, What, int]] = {
     "connection": ("up", "down", zmq.EVENT_DISCONNECTED),
@@ -134,7 +130,7 @@ class Sockets:
         credit_bytes     the most credit that producers are given
         """
         pull = make_socket(self._context, zmq.PULL, rcvhwm=high_water_mark)
-        router = self._feedback = make_socket(self._context, zmq.ROUTER, maxmsgsize=MAX_STATEMENT_BYTES)
+        router = self._feedback = make_socket(self._context, zmq.ROUTER, maxmsgsize=socket_options.MAX_STATEMENT_BYTES)
         self._control = make_socket(self._context, zmq.XPUB, maxmsgsize=MAX_SUBSCRIPTION_BYTES, rcvhwm=SUBSCRIPTIONS)
         # Every subscription is reported, not only the first to a topic: each sender must be known.
         self._control.setsockopt(zmq.XPUB_VERBOSE, 1)
@@ -187,15 +183,15 @@ class Sockets:
     def _connect_upstream(
         self, peer: Peer, feedback: str, control: str, host: str, refused: int = 0, down_since: float | None = None
     ) -> None:
-        dealer = make_socket(self._context, zmq.DEALER, maxmsgsize=MAX_STATEMENT_BYTES, linger=500)
+        dealer = make_socket(self._context, zmq.DEALER, maxmsgsize=socket_options.MAX_STATEMENT_BYTES, linger=500)
         dealer.setsockopt(zmq.IMMEDIATE, 1)  # a hello for the last incarnation must not reach the next
         sub = make_socket(self._context, zmq.SUB)
         sub.setsockopt(zmq.SUBSCRIBE, b"announcement")
         keys = self._zap.trusted.hosts.get(host, ()) if self._zap is not None and host else ()
         key = keys[refused % len(keys)] if keys else ""
         for socket in (dealer, sub):
-            socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-            socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+            socket.setsockopt(zmq.RECONNECT_IVL, socket_options.RECONNECT_MS)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, socket_options.RECONNECT_MAX_MS)
             if self._pair is not None and key:
                 curve.expect(socket, self._pair, key)
         self._monitor(dealer, "connection", peer)
