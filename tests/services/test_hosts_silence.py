@@ -11,6 +11,8 @@ from pipeline import wait_until
 from spread import DEADLINE_S, HOSTS, Spread
 
 pytestmark = pytest.mark.timeout(900)
+ENOUGH = 25_000
+"""For a source that is there until the slowest host has started: one that starts after its end waits for it, until a drain."""
 
 
 def test_connections_that_only_one_end_has_are_given_up_and_made_anew(net: Network) -> None:
@@ -52,7 +54,7 @@ def test_a_line_without_a_word_for_longer_than_any_timeout(net: Network) -> None
 
 def test_what_waits_for_an_upstream_that_has_ended_for_good_is_ended_by_a_drain(net: Network) -> None:
     """web2 and web3 are started again after all is over; their first stage is fed by web1 alone."""
-    count = 2_000
+    count = ENOUGH
     spread = Spread(net, count, rate=2500)
     spread.start(*reversed(HOSTS))
     spread.end(count)
@@ -70,7 +72,7 @@ def test_what_waits_for_an_upstream_that_has_ended_for_good_is_ended_by_a_drain(
 
 
 def test_hosts_that_have_addresses_of_ipv6_only(net: Network) -> None:
-    count = 3_000
+    count = ENOUGH
     for host in net.hosts.values():
         host.become_ipv6()
     spread = Spread(net, count, rate=2500)
