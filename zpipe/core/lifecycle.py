@@ -49,17 +49,13 @@ TABLE: dict[tuple[State, Move], State] = {
 
 
 class Lifecycle:
-    """Where an instance stands; `make` is the only way on.
+    """Where an instance stands; `make` is the only way on. `abandoned`: it stopped without waiting for what it still held."""
 
-    accepts_input  messages may be worked on;  over: it has stopped or failed
-    abandoned      it stopped without waiting for what it still held
-    """
-
-    __slots__ = ("abandoned", "accepts_input", "over", "state")
+    __slots__ = ("abandoned", "state")
 
     def __init__(self) -> None:
         self.state = State.STARTING
-        self.accepts_input = self.over = self.abandoned = False
+        self.abandoned = False
 
     def make(self, move: Move) -> bool:
         """Makes the move if the table has it. A refused move changes nothing and answers False."""
@@ -67,7 +63,13 @@ class Lifecycle:
         if after is None:
             return False
         self.state = after
-        self.accepts_input = after in (State.RUNNING, State.DRAINING, State.FLUSHED)
-        self.over = after in (State.STOPPED, State.FAILED)
         self.abandoned = move is Move.ABANDON
         return True
+
+    @property
+    def accepts_input(self) -> bool:
+        return self.state in (State.RUNNING, State.DRAINING, State.FLUSHED)
+
+    @property
+    def over(self) -> bool:
+        return self.state in (State.STOPPED, State.FAILED)

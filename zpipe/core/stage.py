@@ -438,7 +438,7 @@ class Stage:
             self.snapshot_at,
             self.shutdown.next_at(self._now),
             self.inlet.next_statement_at(),
-            self.processing.next_at(self._now, self.policy.batch is not None and self._flush),
+            self.processing.next_at(self._now, self._flush),
         )
         if self.downstream.waiting:
             at = min(at, self.downstream.next_at())
@@ -468,16 +468,14 @@ class Stage:
             if self.inlet.queue:
                 self.inlet.hand_back(now)
             self.processing.hand_back_held(now)
-        hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
         if not self.lifecycle.accepts_input:
-            return hooks
-        started = self.processing.start(now, self.policy.batch is not None and self._flush)
+            return []
+        hooks = self._call_hooks(now) if self.processing.hook_timer is not None else []
+        started = self.processing.start(now, self._flush)
         self._settled = self._settled and not self.processing.dead_letters  # `start` may have given messages up
         return hooks + started if hooks else started
 
     def _call_hooks(self, now: float) -> list[Task]:
-        if not self.lifecycle.accepts_input:
-            return []
         ending = self.shutdown.leaving or self.shutdown.input_ended()
         return self.processing.call_hooks(now, ending, self.shutdown.leaving)
 
@@ -572,7 +570,9 @@ class Stage:
 
     @property
     def _flush(self) -> bool:
-        """(With batches) a partial one should not wait: nothing more comes, or can come before it is done."""
+        """A partial batch should not wait: nothing more comes, or can come before it is done."""
+        if self.policy.batch is None:
+            return False
         nothing_comes = self.inlet.out_of_credit and self.counts.in_process == len(self.processing.held)
         return nothing_comes or self.upstreams.awaits_acks or self.shutdown.leaving or self.shutdown.input_ended()
 

@@ -348,7 +348,7 @@ class Sockets:
 
     # ---- polling
 
-    def poll(self, timeout_s: float, turn: threading.Lock | None = None) -> Iterator[Arrival]:
+    def poll(self, timeout_s: float, turn_lock: threading.Lock | None = None) -> Iterator[Arrival]:
         """Waits at most so long, then gives what has come, at most TURN messages of a socket.
 
         A socket's descriptor tells once that something may have come, and a send takes that sign away (zmq_getsockopt(3),
@@ -356,7 +356,7 @@ class Sockets:
         times as long as to ask the kernel about their descriptors.
 
         A parcel that was waited for is mostly alone: it is handed on first, and only the next poll looks for another. The lock
-        `turn` is held, and free while this waits: a thread that takes it meanwhile may send parcels.
+        `turn_lock` is held, and free while this waits: a thread that takes it meanwhile may send parcels.
         """
         wait_s = min(timeout_s, 60.0) if timeout_s > 0.0 else 0.0
         until = time.monotonic() + wait_s
@@ -371,7 +371,7 @@ class Sockets:
         while not came:
             unread, self._unread = self._unread, {}
             waited = not unread
-            for fd, _ in self._wait(wait_s, turn) if waited else self._epoll.poll(0.0):
+            for fd, _ in self._wait(wait_s, turn_lock) if waited else self._epoll.poll(0.0):
                 unread[fd] = None
             for fd in unread:
                 for arrival in self._read(fd, waited):
@@ -381,14 +381,14 @@ class Sockets:
             if not came and (wait_s := until - time.monotonic()) <= 0.0:
                 return
 
-    def _wait(self, wait_s: float, turn: threading.Lock | None) -> list[tuple[int, int]]:
-        if turn is None:
+    def _wait(self, wait_s: float, turn_lock: threading.Lock | None) -> list[tuple[int, int]]:
+        if turn_lock is None:
             return self._epoll.poll(wait_s)
-        turn.release()
+        turn_lock.release()
         try:
             return self._epoll.poll(wait_s)
         finally:
-            turn.acquire()
+            turn_lock.acquire()
 
     def _end_unfinished(self, accepted: AcceptedConnections, now: float) -> list[Arrival]:
         """Ends connections that send one message without end, and what libzmq keeps of it."""

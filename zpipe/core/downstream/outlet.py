@@ -105,7 +105,6 @@ class Outlet(MemoryLink):
     def ready(self, session: OutletSession) -> None:
         """The session's PUSH is connected."""
         session.ready = True
-        session.count_room()
         self._place(session)
 
     def _place(self, session: OutletSession) -> None:
@@ -261,7 +260,7 @@ class Outlet(MemoryLink):
         """The consumer that would come to a new message first. None: nobody has room, or the message should wait for others to
         share its parcel."""
         for session in self._candidates(now):
-            if self._unsent[0].size <= session.room_bytes or self._fits(session):
+            if self._fits(session):
                 if self._worth_sending(session, now):
                     return session
                 self.send_at = session.busy_until - SOON_S

@@ -48,7 +48,6 @@ class OutletSession:
     route       the connection it came by: its statements are taken from there only, and answers go there
     ready       its PUSH is connected
     stated      it has stated its credit at least once
-    room_messages, room_bytes  how much more it takes; no messages while nothing may be sent
     busy_until  when it will have done what was sent, by the rate and the progress that it has stated
     heard_at    when it last said anything
     progress_at when it last received what was sent, or had received everything
@@ -75,8 +74,6 @@ class OutletSession:
         self.released = 0
         self.limit_messages = 0
         self.limit_bytes = 0
-        self.room_messages = 0
-        self.room_bytes = 0
         self.rate = 0.0
         self.busy_until = 0.0
         self.statement_number = 0
@@ -91,6 +88,18 @@ class OutletSession:
     @property
     def name(self) -> str:
         return f"{self.hello.stage}.{self.hello.instance}"
+
+    @property
+    def room_messages(self) -> int:
+        """How many more messages the consumer takes; 0 while nothing may be sent."""
+        if not self.ready or self.leaving:
+            return 0
+        return self.limit_messages - self.sent_messages
+
+    @property
+    def room_bytes(self) -> int:
+        """How many more bytes the consumer takes."""
+        return self.limit_bytes - self.sent_bytes
 
     @property
     def window(self) -> int:
@@ -124,17 +133,10 @@ class OutletSession:
             self.end_sequence = self.sequence
         for section in sections:
             self.sent_bytes += section.size
-            self.room_bytes -= section.size
         self.sent_messages += flight.count
-        self.room_messages -= flight.count
         self.busy_until = max(now, self.busy_until) + self.work_s(flight.count)
         self.need_bytes = self._said_need = 0
         return flight
-
-    def count_room(self) -> None:
-        """After what decides it, besides parcels, has changed."""
-        self.room_messages = self.limit_messages - self.sent_messages if self.ready and not self.leaving else 0
-        self.room_bytes = self.limit_bytes - self.sent_bytes
 
     def problem_of(self, statement: frames.Statement) -> str:
         """Why the statement cannot be true, in words; "" if it can. One older than the last is not judged: `read` ignores it."""
@@ -174,7 +176,6 @@ class OutletSession:
         self.rate = statement.rate
         self.busy_until = now + self.work_s(self.sent_messages - self.released)
         self.leaving = statement.leaving
-        self.count_room()
         self.seen_stopped = statement.seen_stopped
         return True
 

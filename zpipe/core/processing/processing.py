@@ -68,7 +68,7 @@ class Processing:
         """The tasks to start now, while a worker is free and outputs have room: retries that are due, letters to be tried
         again, then what is queued."""
         started: list[Task] = []
-        while self.has_work and self._has_free_worker() and (not self.limiter.limited or self.limiter.may_start(now)):
+        while self.has_work and self._has_free_worker() and self.limiter.may_start(now):
             task = self._next(now, flush)
             if task is None:
                 break
@@ -129,8 +129,7 @@ class Processing:
 
     def _next(self, now: float, flush: bool) -> Task | None:
         """The next task, if there is one that may start now."""
-        queue = self._inlet.queue
-        first = queue[0] if queue else None
+        first = self._inlet.next
         if self.replays.waiting or (first is not None and first.section.suspicion):
             self._give_up()
             first = self._inlet.next

@@ -57,7 +57,7 @@ def write_payloads(columns: list[Any], payloads: list[Any]) -> bytes | None:
         encoded = _pack(columns, payloads, MAX_DEPTH)
     except (TypeError, ValueError):
         return None
-    return None if len(encoded) > MAX_VALUES and has_more_values(encoded, MAX_VALUES) else encoded
+    return None if has_more_values(encoded, MAX_VALUES) else encoded
 
 
 def is_plain(payloads: list[Any]) -> bool:
@@ -113,7 +113,7 @@ def write(value: Any) -> bytes:
 
 def read(encoded: Encoded) -> Any:
     """Decodes one item, whatever its depth (`is_too_deep`). Raises PeerError for anything else that the protocol forbids."""
-    if len(encoded) > MAX_VALUES and has_more_values(encoded, MAX_VALUES):
+    if has_more_values(encoded, MAX_VALUES):
         raise PeerError(f"it has more than {MAX_VALUES} values")
     try:
         return ormsgpack.unpackb(encoded)
