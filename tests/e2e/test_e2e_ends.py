@@ -44,6 +44,20 @@ def work(payload):
     return payload
 """
 
+DEAF = """
+import ctypes
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def work(payload):
+    if (HERE / "stuck").exists():
+        (HERE / "begun").touch()
+        ctypes.PyDLL(None).open(bytes(HERE / "stuck"), 0)  # with the interpreter's lock: no thread runs until somebody writes
+    return payload
+"""
+
 
 def assert_complete(pipeline: Pipeline) -> int:
     """Every id from 0 on is stored once, up to the committed position. How many."""
@@ -120,6 +134,45 @@ def test_children_of_a_killed_supervisor_go_away(make: MakePipeline) -> None:
     wait_until(lambda: not pipeline.instances(), "the children go by themselves")
     run_and_interrupt(pipeline, more=500)
     assert_complete(pipeline)
+
+
+def kill_run(pipeline: Pipeline) -> int:
+    """`kill -9` of a run's supervisor. The pid of its instance `work`, which does not notice while nobody writes to `stuck`."""
+    run = pipeline.run()
+    wait_until(lambda: pipeline.count() > 100 or not run.running, "something is stored")
+    orphan = pipeline.pid("work")
+    os.mkfifo(pipeline.folder / "stuck")
+    wait_until(lambda: (pipeline.folder / "begun").exists() or not run.running, "a call is stuck")
+    send(run.pid, signal.SIGKILL)
+    run.wait()
+    return orphan
+
+
+def test_a_run_waits_for_the_instances_of_a_killed_run(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=DEAF)
+    orphan = kill_run(pipeline)
+    run = pipeline.run()
+    wait_until(lambda: "event=run.waiting" in run.stderr or not run.running, "the run waits")
+    stored = pipeline.count()
+    writer = os.open(pipeline.folder / "stuck", os.O_WRONLY)
+    (pipeline.folder / "stuck").unlink()
+    os.close(writer)
+    wait_until(lambda: pipeline.count() > stored + 500 or not run.running, "the run works")
+    assert pipeline.pid("work") != orphan
+    run.interrupt()
+    run.ledger()
+    assert f"work.1 (pid {orphan}, user " in run.stderr
+    assert_complete(pipeline)
+
+
+def test_a_run_does_not_wait_for_ever_for_the_instances_of_a_killed_run(make: MakePipeline) -> None:
+    pipeline = make(ENDLESS, work=DEAF)
+    orphan = kill_run(pipeline)
+    run = pipeline.run()
+    assert run.wait() == 1
+    waited, refused = run.stderr.splitlines()
+    assert waited.startswith("event=run.waiting ") and f"work.1 (pid {orphan}, " in waited
+    assert refused.startswith("zpipe: pipeline 'p' is running already") and f"work.1 (pid {orphan}, " in refused
 
 
 # ---- what refuses to start

@@ -64,9 +64,13 @@ class Places:
     def join_run(self) -> None:
         """An instance that is started beside a `zpipe run` belongs to it, also if it was there a moment before the run. One that
         a service manager has started does not: a run must neither drain it nor start it again."""
+        if not self.run and not self._env.get("NOTIFY_SOCKET"):
+            self.run = self.live_run()
+
+    def live_run(self) -> str:
+        """The `zpipe run` of this pipeline that is alive on this machine; "" if there is none."""
         path = self.root / f"{self._config.name}.run"
-        if not self.run and not self._env.get("NOTIFY_SOCKET") and locks.is_locked(path):
-            self.run = str(read_json(path, locks.read).get("run", ""))
+        return str(read_json(path, locks.read).get("run", "")) if locks.is_locked(path) else ""
 
     def read_again(self) -> PipelineConfig:
         """What the file of the pipeline says now. Raises ConfigError."""
@@ -125,7 +129,13 @@ class Places:
 
     def belongs_to_run(self, stage: str, instance: int) -> bool:
         """Whether the last life of the instance belongs to this run. That is known from its start on, before any snapshot."""
-        return bool(self.run) and read_json(self.state(stage, instance) / LIFE).get("run") == self.run
+        return bool(self.run) and self.run_of(stage, instance) == self.run
+
+    def run_of(self, stage: str, instance: int) -> str | None:
+        """The run that the last life of the instance belongs to; "" if it belongs to none. None if it has written nothing yet, or
+        has ended in order."""
+        run = read_json(self.state(stage, instance) / LIFE).get("run")
+        return run if isinstance(run, str) else None
 
     def lock_words(self, stage: str, instance: int) -> list[str]:
         """What stands in the instance's lock file: the pid that took it, then what that process has noted (`locks.READY`,

@@ -1,10 +1,12 @@
 """Refuses a run whose instances run already, or whose folders belong to another user, and says who it is and which command helps.
-Does not belong here: taking locks, making folders, asking instances."""
+Waits for instances of a killed run, which are about to end. Does not belong here: taking locks, making folders, asking
+instances."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,15 @@ from pathlib import Path
 from zpipe import folders
 from zpipe.config import InstanceKey, PipelineConfig
 from zpipe.errors import OperatorError
+from zpipe.monitor.run.progress import LiveProgress, PlainProgress
 from zpipe.runtime import locks
+from zpipe.runtime.logs import fields
 from zpipe.runtime.places import Places
 
+ORPHANS_S = 5.0
+"""How long a run waits for instances of a killed run. They notice within milliseconds. One that does not end in this time is
+stopped, or hangs in a system call, and somebody has to look after it."""
+LOOK_S = 0.02
 _UNIT = re.compile(r"/(zpipe@[^/\n]+\.service)$", re.MULTILINE)
 _SHOWN = 3
 
@@ -39,16 +47,42 @@ def refuse(config: PipelineConfig, places: Places, wanted: Collection[InstanceKe
     One kind of running instance is no obstacle and joins the run: one of the same user that is not among those wanted and has no
     systemd unit.
     """
-    running = [
-        (key, _running_instance(places, key))
-        for key in ((stage, n) for stage in config.stages for n in sorted(places.instances(stage)))
-        if places.alive(*key)
-    ]
-    obstacles = [one for key, one in running if key in wanted or one.unit or one.uid != os.getuid()]
+    obstacles = _obstacles(config, places, wanted)
     if obstacles:
-        raise OperatorError(_words_of_conflict(config, obstacles))
+        raise OperatorError(_words_of_conflict(config, list(obstacles.values())))
     for folder in (folder for key in wanted for folder in (places.runtime(*key), places.state(*key))):
         _refuse_folder(config, places, folder)
+
+
+def wait_for_orphans(
+    config: PipelineConfig, places: Places, wanted: Collection[InstanceKey], display: LiveProgress | PlainProgress
+) -> None:
+    """Waits up to ORPHANS_S until no instance of a killed run is in the way, and says so on the display. Blocks. Returns at once
+    if anything else is in the way too, since the run is refused then."""
+    deadline = time.monotonic() + ORPHANS_S
+    said = False
+    while (obstacles := _obstacles(config, places, wanted)) and time.monotonic() < deadline:
+        if not all(_is_orphan(places, key, one) for key, one in obstacles.items()):
+            return
+        if not said:
+            names = _names(list(obstacles.values()))
+            hint = "they are of a run that was killed, and are about to end"
+            display.line(fields(event="run.waiting", instances=names, up_to_s=ORPHANS_S, hint=hint))
+            said = True
+        time.sleep(LOOK_S)
+
+
+def _obstacles(
+    config: PipelineConfig, places: Places, wanted: Collection[InstanceKey]
+) -> dict[InstanceKey, RunningInstance]:
+    keys = [(stage, n) for stage in config.stages for n in sorted(places.instances(stage))]
+    running = {key: _running_instance(places, key) for key in keys if places.alive(*key)}
+    return {key: one for key, one in running.items() if key in wanted or one.unit or one.uid != os.getuid()}
+
+
+def _is_orphan(places: Places, key: InstanceKey, instance: RunningInstance) -> bool:
+    """Whether the instance belongs to a run that is over, or has only just begun and has not written yet whose it is."""
+    return not instance.unit and instance.uid == os.getuid() and places.run_of(*key) not in ("", places.live_run())
 
 
 def _running_instance(places: Places, key: InstanceKey) -> RunningInstance:
@@ -73,8 +107,7 @@ def _owner(path: Path) -> int | None:
 
 
 def _words_of_conflict(config: PipelineConfig, obstacles: list[RunningInstance]) -> str:
-    more = f" and {len(obstacles) - _SHOWN} more" if len(obstacles) > _SHOWN else ""
-    who = ", ".join(str(one) for one in obstacles[:_SHOWN]) + more
+    who = _names(obstacles)
     units = any(one.unit for one in obstacles)
     stop = f"; `systemctl stop zpipe-{config.name}.target 'zpipe@{config.name}.*'` stops it" if units else ""
     drain = f"; `zpipe drain {config.path}` ends it in order"
@@ -83,6 +116,11 @@ def _words_of_conflict(config: PipelineConfig, obstacles: list[RunningInstance])
         f"pipeline {config.name!r} is running already, and a run takes over nothing: {who}. "
         f"`zpipe monitor {config.path}` shows it{drain}{stop}{as_user}"
     )
+
+
+def _names(instances: list[RunningInstance]) -> str:
+    more = f" and {len(instances) - _SHOWN} more" if len(instances) > _SHOWN else ""
+    return ", ".join(str(one) for one in instances[:_SHOWN]) + more
 
 
 def _refuse_folder(config: PipelineConfig, places: Places, folder: Path) -> None:

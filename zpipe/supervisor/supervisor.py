@@ -68,7 +68,7 @@ class Supervisor:
         ]
         if not wanted:
             raise OperatorError(f"no stage of {config.path} runs on host {here.host!r}: there is nothing to start")
-        self._lock = _lock_run(config, env, wanted)
+        self._lock = _lock_run(config, env, wanted, display)
         env = {**env, environment.RUN: self._lock.run, **({environment.REPLAY: "1"} if replay else {})}
         self._replay = bool(replay)
         self._config = config
@@ -387,12 +387,19 @@ def _own_stdin() -> int | None:
         return None
 
 
-def _lock_run(config: PipelineConfig, env: Mapping[str, str], wanted: Collection[InstanceKey]) -> RunLock:
-    """Takes the lock of the run, after checking that its instances can run here. Raises OperatorError.
+def _lock_run(
+    config: PipelineConfig,
+    env: Mapping[str, str],
+    wanted: Collection[InstanceKey],
+    display: LiveProgress | PlainProgress,
+) -> RunLock:
+    """Takes the lock of the run, after checking that its instances can run here. Blocks for a few seconds where instances of a
+    killed run are about to end. Raises OperatorError.
 
     The lock is not taken before that check, since instances that see it join the run.
     """
     places = Places(config, env)
+    run_conflicts.wait_for_orphans(config, places, wanted, display)
     run_conflicts.refuse(config, places, wanted)
     lock = RunLock(places.root, config.name)
     try:
