@@ -115,6 +115,7 @@ EXIT_CODES = [
     ("monitor good --json --timeout 10ms", ExitCode.NO_PEER),
     ("monitor good --check --timeout 10ms", ExitCode.NO_PEER),
     ("top good --once --timeout 10ms", ExitCode.NO_PEER),
+    ("restart good", ExitCode.NO_PEER),
     ("pause good map", ExitCode.NO_PEER),
     ("resume good map.2", ExitCode.NO_PEER),
     ("tap good map --timeout 10ms", ExitCode.NO_PEER),

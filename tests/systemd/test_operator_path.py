@@ -100,6 +100,9 @@ def restarted(path: Path) -> None:
     said = events(path.start, one.name)
     assert any("event=leaving signal=SIGTERM" in line for line in said)
     assert any("event=exit state=STOPPED failed=False" in line for line in said)
+    began = [unit for unit, _ in moments(path.start, "Started ")]
+    assert began == ["square.1", "store.1", "square.1", "square.2", "read.1"], "then all, from the tail to the head"
+    assert path.said[0].splitlines()[-1].startswith("zpipe-monitor@steady.service is ready again after ")
     path.steady.wait_more(4000, TABLE)
 
 
@@ -193,7 +196,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "Look": looked_at,
     "Serve metrics": metered,
     "Read the log": log_read,
-    "Restart one": restarted,
+    "Restart": restarted,
     "Scale": scaled,
     "Change the config": reloaded,
     "Stop": stopped,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import load
-from zpipe.units import install, unit_files
+from zpipe.units import install, rolling_restart, unit_files
 from zpipe.units.unit_names import Unit, config_path, parse
 
 HERE = Path(__file__).parent
@@ -50,6 +50,15 @@ def test_an_encrypted_key_has_no_path() -> None:
     keys = [settings(made[name]).get("LoadCredentialEncrypted") for name in made if "read.1" in name]
     assert keys == [["web1.key"]]
     assert not any("LoadCredential=" in text for text in made.values())
+
+
+def test_a_rolling_restart_goes_from_the_tail_to_the_head() -> None:
+    config = load(CONFIGS / "steady.toml", env=ENV, only="")
+    units = [f"zpipe@steady.{one}.service" for one in ("read.1", "square.2", "square.10", "square.1", "store.1")]
+    order = rolling_restart.tail_first(config, ["zpipe-monitor@steady.service", *units])
+    assert [name.removeprefix("zpipe@steady.").removesuffix(".service") for name in order] == [
+        "store.1", "square.1", "square.2", "square.10", "read.1", "zpipe-monitor@steady",
+    ]  # fmt: skip
 
 
 def test_template_is_shipped_with_the_path_that_is_replaced() -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "monitor": "Show states, depths and rates of a running pipeline.",
     "tap": "Show messages that pass, without taking them.",
     "drain": "Shut a running pipeline down in order, and prove it.",
+    "restart": "Restart the units of a running pipeline one by one, from the last stage on.",
     "pause": "Have a stage start no work.",
     "resume": "Have a paused stage go on.",
     "dead": "List, show, edit, replay or drop dead letters.",
@@ -45,7 +46,7 @@ COMMANDS = {
     "man": "Write the manual pages.",
 }
 ALIASES = {"top": "monitor"}
-_OPERATING = ("run", "stage", "monitor", "tap", "drain", "pause", "resume", "dead", "buffer")
+_OPERATING = ("run", "stage", "monitor", "tap", "drain", "restart", "pause", "resume", "dead", "buffer")
 """The commands that start, show or change a pipeline that runs. Their modules are in `operating`, all others in `preparing`."""
 _BESIDE = {"pause": "pause_resume", "resume": "pause_resume"}
 """The modules of commands that do not have one of their own name."""
