@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,14 @@ from zpipe import Message, Secret
 from zpipe.config import load
 from zpipe.errors import ConfigError, OperatorError
 from zpipe.testing import make_context
+from zpipe_plugins.web.http_connections import network_of
 from zpipe_plugins.web.http_listen import HttpListen, Options
+
+A_HEADER = b"POST / HTTP/1.1\r\nHost: a\r\n"
+HALF_A_HEADER = A_HEADER + b"X-Slow"
+A_REQUEST = A_HEADER + b"Content-Length: 1\r\n\r\n1"
+
+Connected = list[asyncio.Task[bytes]]
 
 
 class Listening:
@@ -36,6 +44,10 @@ class Listening:
 
     async def finish(self, *messages: Message) -> None:
         await self.plugin.ack([message.id for message in messages], self.context)
+
+    def ended(self) -> float:
+        """Connections that were closed for a limit."""
+        return self.context.metrics.counter("ended").value
 
     def post(self, content: str | bytes, kind: str = "application/json", **headers: str) -> Awaitable[httpx.Response]:
         given = {"Content-Type": kind, **{name.replace("_", "-"): value for name, value in headers.items()}}
@@ -200,6 +212,241 @@ def test_what_is_under_way_when_it_stops_is_answered() -> None:
     asyncio.run(run())
 
 
+# ---- what connections may take
+
+
+async def connect(one: Listening, begin: bytes, address: str = "127.0.0.1") -> asyncio.Task[bytes]:
+    """A connection that sends `begin` and nothing else, and what comes back until it is closed, by whichever way."""
+    reader, writer = await asyncio.open_connection(*one.context.options.place(), local_addr=(address, 0))
+    writer.write(begin)
+    await writer.drain()
+
+    async def rest() -> bytes:
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    return asyncio.create_task(rest())
+
+
+@asynccontextmanager
+async def connected(one: Listening, count: int, begin: bytes, address: str = "127.0.0.1") -> AsyncIterator[Connected]:
+    tasks = [await connect(one, begin, address) for _ in range(count)]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def answers_of(tasks: Connected) -> list[bytes]:
+    async with asyncio.timeout(60):
+        return await asyncio.gather(*tasks)
+
+
+async def gets_through(one: Listening, address: str) -> None:
+    """A request from `address` is answered with 200."""
+    client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(local_address=address), timeout=60)
+    async with client:
+        answer = asyncio.create_task(client.post(one.url, content="1"))
+        await one.finish(await one.given.get())
+        assert (await answer).status_code == 200
+
+
+def test_headers_that_never_end_are_answered_408() -> None:
+    async def test(one: Listening) -> None:
+        async with connected(one, 300, HALF_A_HEADER) as tasks:
+            for answer in await answers_of(tasks):
+                assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer, answer
+                assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
+                    "error": "the header did not arrive within 0.5 s"
+                }
+        assert one.ended() == 300
+        await gets_through(one, "127.0.0.1")
+
+    runs(test, header_timeout=0.5, idle_per_address=1000)
+
+
+def test_a_connection_that_sends_nothing_is_closed_without_a_word() -> None:
+    async def test(one: Listening) -> None:
+        async with connected(one, 3, b"") as tasks:
+            assert await answers_of(tasks) == [b""] * 3
+
+    runs(test, header_timeout=0.2)
+
+
+def test_the_time_of_a_header_begins_anew_after_each_answer() -> None:
+    async def test(one: Listening) -> None:
+        reader, writer = await asyncio.open_connection(*one.context.options.place())
+        writer.write(A_REQUEST)
+        await one.finish(await one.given.get())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await reader.readuntil(b"}\n")
+        writer.write(HALF_A_HEADER)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+    runs(test, header_timeout=0.2)
+
+
+def test_a_body_that_never_ends_is_answered_408() -> None:
+    async def test(one: Listening) -> None:
+        async with connected(one, 1, A_HEADER + b"Content-Length: 9\r\n\r\n[1, ") as tasks:
+            [answer] = await answers_of(tasks)
+            assert answer.startswith(b"HTTP/1.1 408 ") and b"the body did not arrive within 0.2 s" in answer
+        assert one.given.empty()
+
+    runs(test, body_timeout=0.2)
+
+
+@asynccontextmanager
+async def deaf(one: Listening) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """Sends what it is given, and never reads."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        made.setblocking(False)
+        await loop.sock_connect(made, one.context.options.place())
+        async with asyncio.timeout(60):
+            yield lambda given: loop.sock_sendall(made, given)
+
+
+def test_a_client_that_does_not_read_its_answers_is_cut_off() -> None:
+    async def test(one: Listening) -> None:
+        refused = one.context.metrics.counter("refused")
+        async with deaf(one) as send:
+            for n in range(1, 1000):  # the kernel takes the first hundred or so answers
+                await send(b"GET /other HTTP/1.1\r\n\r\n")
+                while refused.value < n and not one.ended():
+                    await asyncio.sleep(0.001)
+                if one.ended():
+                    return
+        raise AssertionError("it has got a thousand answers")
+
+    runs(test, path="/" + "p" * 50_000, body_timeout=0.2)
+
+
+def test_a_client_that_asks_on_without_an_answer_is_cut_off() -> None:
+    async def test(one: Listening) -> None:
+        async with deaf(one) as send:
+            with pytest.raises(ConnectionError):
+                while True:
+                    await send(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+        assert one.ended() == 1
+
+    runs(test)
+
+
+def test_a_header_without_end_is_answered_431() -> None:
+    async def test(one: Listening) -> None:
+        reader, writer = await asyncio.open_connection(*one.context.options.place())
+        writer.write(A_HEADER)
+        answer = asyncio.create_task(reader.readline())
+        async with asyncio.timeout(60):
+            while not answer.done():
+                with suppress(ConnectionError):
+                    writer.write(b"X-A: " + b"a" * 8000 + b"\r\n")
+                    await writer.drain()
+        assert (await answer).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+
+    runs(test)
+
+
+def test_of_one_address_the_connection_that_has_been_idle_for_longest_makes_room() -> None:
+    async def test(one: Listening) -> None:
+        async with connected(one, 300, HALF_A_HEADER) as tasks:
+            assert await answers_of(tasks[:280]) == [b""] * 280
+            assert not any(task.done() for task in tasks[280:])
+            await gets_through(one, "127.0.0.1")
+            await gets_through(one, "127.0.0.2")
+        assert one.ended() == 281, "an honest client of the same address has taken the place of one more"
+
+    runs(test, idle_per_address=20, header_timeout=600.0)
+
+
+def test_no_address_can_take_all_connections_by_idling() -> None:
+    async def test(one: Listening) -> None:
+        async with connected(one, 30, A_REQUEST) as waiting:
+            for _ in waiting:
+                await one.given.get()
+            async with connected(one, 15, HALF_A_HEADER) as idle:
+                assert await answers_of(idle[:5]) == [b""] * 5
+                await gets_through(one, "127.0.0.2")
+                assert await answers_of(idle[5:6]) == [b""]
+                assert not any(task.done() for task in (*waiting, *idle[6:]))
+
+    runs(test, connections=40, idle_per_address=1000)
+
+
+def test_no_address_can_take_all_connections_by_requests() -> None:
+    async def test(one: Listening) -> None:
+        async with connected(one, 40, A_REQUEST) as waiting:
+            for _ in waiting:
+                await one.given.get()
+            async with connected(one, 1, A_REQUEST) as more:
+                assert await answers_of(more) == [b""]
+            await gets_through(one, "127.0.0.2")
+            assert await answers_of(waiting[-1:]) == [b""], "of the address with the most the newest goes"
+            assert not any(task.done() for task in waiting[:-1])
+
+    runs(test, connections=40)
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1::7", "20010db800000001/64"),
+        ("2001:db8:0:1:ffff::", "20010db800000001/64"),
+        ("fe80::1%eth0", "fe80000000000000/64"),
+    ],
+)
+def test_the_addresses_of_one_client_count_as_one(peer: str, network: str) -> None:
+    assert network_of((peer, 1)) == network
+
+
+def talk(place: tuple[str, int], request: list[bytes]) -> bytes:
+    """Sends all of the request, and only then reads; raises where the connection is reset."""
+    with socket.create_connection(place, timeout=60) as made:
+        for part in request:
+            made.sendall(part)
+        return b"".join(iter(lambda: made.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"Content-Length: 8388608\r\n\r\n", "the body has 8388608 bytes, at most 1000 are taken (max_body)"),
+        (b"Transfer-Encoding: chunked\r\n\r\n800000\r\n", "the body has more than 1000 bytes, and no more are taken"),
+    ],
+)
+def test_who_sends_a_body_over_the_limit_to_its_end_gets_the_413(header: bytes, words: str) -> None:
+    async def test(one: Listening) -> None:
+        end = b"\r\n0\r\n\r\n" if b"chunked" in header else b""
+        request = [A_HEADER + header, b"x" * (8 << 20), end]
+        answer = await asyncio.to_thread(talk, one.context.options.place(), request)
+        assert answer.startswith(b"HTTP/1.1 413 ") and b"connection: close" in answer and words.encode() in answer
+        request[0] = request[0].replace(b"/", b"/other", 1)
+        assert (await asyncio.to_thread(talk, one.context.options.place(), request)).startswith(b"HTTP/1.1 404 ")
+
+    runs(test, max_body=1000)
+
+
+def test_what_is_discarded_of_a_body_over_the_limit_is_bounded() -> None:
+    async def test(one: Listening) -> None:
+        request = [A_HEADER + b"Content-Length: 1000000000000\r\n\r\n", *([b"x" * (1 << 20)] * 1000)]
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(talk, one.context.options.place(), request)
+
+    runs(test)
+
+
 def test_an_address_in_use_is_said() -> None:
     async def test(one: Listening) -> None:
         other = HttpListen()
@@ -214,6 +461,7 @@ def test_an_address_in_use_is_said() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"address": "localhost:80", "idle_per_address": 0}, "idle_per_address is 0"),
         ({"address": "8080"}, "allowed is HOST:PORT"),
         ({"address": "a:0"}, "allowed is HOST:PORT"),
         ({"address": "0.0.0.0:8080"}, "can be reached by others"),

@@ -23,13 +23,19 @@ printf '{"a": 1}\\n{"a": 2}\\n' | curl -H 'Content-Type: application/x-ndjson' -
 | it is not finished within `timeout` | 504; it is still worked on, and may be stored |
 | the instance stops, or drains | no new connections; what is under way is answered, or 503 |
 | a body that is not JSON, or has no message | 400 with the place |
-| a body larger than `max_body` | 413 |
+| a body larger than `max_body` | 413 with the limit; the connection is closed when its rest, at most 64 MiB, is discarded |
+| a header that takes longer than `header_timeout`, a body longer than `body_timeout` | 408, and the connection is closed |
+| a header larger than 64 KiB | 431, and the connection is closed |
+| more than `idle_per_address` connections of one address without a whole request | the one that has been idle longest is closed |
+| more than `connections` in all | likewise, of the address with the most |
 | a wrong or missing token | 401 |
 | another path or method | 404, 405 |
 | the address is in use | the stage does not start |
 
 A message that becomes a dead letter is finished, too: it is kept, and need not be sent again. TLS is for a proxy in front
-of it. Several instances share the address, and the kernel deals out the connections.
+of it: all its clients have one address here, so `idle_per_address` must not be below the connections that it keeps open. Several
+instances share the address, and the kernel deals out the connections; each instance has limits of its own. The metric `ended`
+counts the connections that were closed for a limit.
 
 **Redelivery.** There is no position: after `kill -9` the clients have no answer, and send again. Give each request an
 `Idempotency-Key`, so that what was stored already is stored once.
@@ -45,19 +51,26 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from zpipe import Context, Duration, Message, Secret, Size, Source, Traits, override
 from zpipe.errors import OperatorError
 from zpipe_plugins.extras import require
+from zpipe_plugins.web.http_connections import Connection, Connections, Limits, most_connections
 
 if TYPE_CHECKING:
     import uvicorn
 
 _CLOSE_S = 2.0
+_MOST_DISCARDED = 64 << 20
+"""Bytes of a refused request. Closing while a client still sends resets the connection, and the client may never see the answer
+(RFC 9112, 9.6)."""
 _BACKLOG = 2048
+_ACCEPTED_AT_ONCE = 256
+"""They are accepted before any of them is counted, so `connections` and these must fit below the limit of file descriptors."""
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
 Scope = dict[str, Any]
@@ -75,12 +88,26 @@ class Options:
     retry_after: Annotated[Duration, "how long they are told to wait, in whole seconds"] = 1.0
     timeout: Annotated[Duration, "for the pipeline to finish a request"] = 60.0
     max_body: Annotated[Size, "of a request"] = 4 << 20
+    header_timeout: Annotated[Duration, "for a client to send a header, from connecting or its last answer on"] = 10.0
+    body_timeout: Annotated[Duration, "for a client to send a request's body, and to read the answer"] = 60.0
+    connections: Annotated[int, "at once, and no more than half of the file descriptors that the process may open"] = (
+        2000
+    )
+    idle_per_address: Annotated[int, "connections of one address (or IPv6 /64) without a whole request"] = 100
 
     def __post_init__(self) -> None:
         self.place()
         if not self.path.startswith("/"):
             raise ValueError(f"path is {self.path!r}: it must start with /")
-        for name in ("most", "timeout", "max_body"):
+        for name in (
+            "most",
+            "timeout",
+            "max_body",
+            "header_timeout",
+            "body_timeout",
+            "connections",
+            "idle_per_address",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: allowed is anything above 0")
 
@@ -160,10 +187,20 @@ def _listen(context: Context[Options]) -> socket.socket:
 
 def _server(context: Context[Options], requests: _Requests) -> uvicorn.Server:
     import uvicorn  # it takes 60 ms, and `zpipe check` does not need it
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+    options = context.options
+    limits = Limits(
+        header_s=options.header_timeout,
+        body_s=options.body_timeout,
+        most=most_connections(options.connections),
+        receiving=options.idle_per_address,
+    )
+    connections = Connections(limits, context)
     config = uvicorn.Config(
         requests.answer,
-        http="httptools",
+        http=cast("type[asyncio.Protocol]", partial(connections.accept, HttpToolsProtocol)),
+        backlog=_ACCEPTED_AT_ONCE,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -222,18 +259,28 @@ class _Requests:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken, refused = self._answers
         headers = dict(scope["headers"])
+        connection: Connection = scope["state"]["connection"]
+        connection.reads_body()
         try:
-            count = await self._take(scope, headers, receive)
+            count = await self._take(scope, headers, receive, connection)
         except _RefusedError as error:
             refused.inc()
+            if connection.receiving and _has_body(headers):
+                await _refuse_unread(receive, send, error, connection)
+                return
+            connection.answers()
             await _respond(send, error.status, {"error": str(error)}, error.headers)
         else:
             taken.inc()
+            connection.answers()
             await _respond(send, 200, {"messages": count}, {})
+        connection.reads_header()
 
-    async def _take(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> int:
+    async def _take(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, connection: Connection) -> int:
         self._check(scope, headers)
-        payloads = _payloads(await self._body(headers, receive), headers)
+        body = await self._body(headers, receive)
+        connection.waits()
+        payloads = _payloads(body, headers)
         key = headers.get(b"idempotency-key", b"").decode("latin-1") or uuid.uuid4().hex
         ids = [key] if len(payloads) == 1 else [f"{key}:{n}" for n in range(len(payloads))]
         new = [id for id in ids if id not in self._waiting]
@@ -269,9 +316,7 @@ class _Requests:
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         length, most = headers.get(b"content-length", b""), self._options.max_body
         if length.isdigit() and int(length) > most:
-            raise _RefusedError(
-                413, f"the body has {int(length)} bytes, at most {most} are taken", {"Connection": "close"}
-            )
+            raise _RefusedError(413, f"the body has {int(length)} bytes, at most {most} are taken (max_body)")
         body = bytearray()
         while True:
             event = await receive()
@@ -279,7 +324,7 @@ class _Requests:
                 raise _RefusedError(400, "the client has gone")
             body += event.get("body", b"")
             if len(body) > most:
-                raise _RefusedError(413, f"the body has more than {most} bytes", {"Connection": "close"})
+                raise _RefusedError(413, f"the body has more than {most} bytes, and no more are taken (max_body)")
             if not event.get("more_body"):
                 return bytes(body)
 
@@ -287,12 +332,32 @@ class _Requests:
         return {"Retry-After": str(max(1, round(self._options.retry_after)))}
 
 
-async def _respond(send: Send, status: int, value: dict[str, Any], headers: dict[str, str]) -> None:
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+async def _refuse_unread(receive: Receive, send: Send, error: _RefusedError, connection: Connection) -> None:
+    """Answers a request whose body has not come whole, and closes once the client had its chance to read the answer."""
+    connection.discards()
+    await _respond(send, error.status, {"error": str(error)}, {**error.headers, "Connection": "close"}, more=True)
+    left = _MOST_DISCARDED
+    while left > 0:
+        event = await receive()
+        left -= len(event.get("body", b""))
+        if not event.get("more_body"):  # that was the end, or the client has gone
+            break
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _respond(
+    send: Send, status: int, value: dict[str, Any], headers: dict[str, str], *, more: bool = False
+) -> None:
+    """`more`: the answer is whole, but the connection stays as it is until a last, empty piece of the body is sent."""
     body = json.dumps(value).encode() + b"\n"
     given = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
     listed = [(name.lower().encode(), text.encode()) for name, text in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": listed})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _payloads(body: bytes, headers: dict[bytes, bytes]) -> list[Any]:
