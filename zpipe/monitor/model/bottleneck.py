@@ -86,12 +86,12 @@ def _stopped_stages(stages: Stages, inputs: Mapping[str, Links], programs: Colle
                 how, what = _DOWN[stage["state"]]
                 unheard = _UNHEARD if name in programs and stage["state"] == "ABSENT" else ""
                 yield _verdict(name, "down", f"{name} {how}{wait}", what.format(name) + unheard)
-        elif stage["paused"] == stage["live"] and (waiting or not into):
-            yield _verdict(name, "paused", f"{name} is paused{wait}", f"resume {name}")
-        elif len(held := stage["held_by"] | stage["stopped_by"]) == stage["live"]:
+        elif stage["halted"] == "held":
             # Named before anything waits for it: it does not end by itself, and what it has in process is not in any depth.
-            wait = wait if waiting else ""
+            wait, held = wait if waiting else "", stage["held_by"] | stage["stopped_by"]
             yield _verdict(name, "held", f"{name} takes no more{wait}: {next(iter(held.values()))}", _HELD)
+        elif stage["halted"] == "paused" and (waiting or not into):
+            yield _verdict(name, "paused", f"{name} is paused{wait}", f"resume {name}")
 
 
 class _FlowingPipeline:

@@ -29,6 +29,7 @@ from zpipe.core.lifecycle import State
 from zpipe.monitor.model.bottleneck import find_bottleneck
 from zpipe.monitor.model.capacity import load_of, mean_shares
 from zpipe.monitor.model.forecast import Forecast
+from zpipe.monitor.model.halt import halt_of_stage
 from zpipe.monitor.model.incarnation import CLOCK_OFF_S, SeenIncarnation, is_possible_time
 from zpipe.monitor.model.link import LinkHistory, LinkName, common_moment, count_link, room, split
 
@@ -215,6 +216,7 @@ class PipelineModel:
             "stale_s": self._stale_s([name]),
             "live": len(live),
             "paused": sum(1 for one in working if one.get("paused")),
+            "halted": halt_of_stage(working),
             "rate_in": _sum_if_known(s.rate("received") for s in live),
             "rate_out": _sum_if_known(s.rate("done") for s in live),
             "budget": mean_shares(budgets) if all(budgets := [s.get("budget") or {} for s in working]) else None,

@@ -55,12 +55,12 @@ def _holding(name: str, snapshot: dict[str, Any]) -> Holding:
 
 
 def _why(snapshot: dict[str, Any], held: int) -> str:
-    if snapshot.get("paused"):
-        return "paused: zpipe resume"
     if reason := snapshot.get("stopped_by"):
         return f"takes no more: {reason}"
     if reason := snapshot.get("held_by"):
         return f"is held up: {reason}"
+    if snapshot.get("paused"):
+        return "paused: zpipe resume"
     if retrying := snapshot.get("retrying"):
         return f"{retrying} of them are tried again"
     if not held and snapshot.get("waiting_for"):

@@ -217,14 +217,13 @@ STATES = {
     "UNHEARD": ("not heard yet", "dim"),
     "FAILED": ("failed", "bold bad"),
 }
+HALTED = {"held": ("held", "bold bad"), "paused": ("paused", "warm")}
 
 
 def state_of(stage: dict[str, Any]) -> Span:
     """A word for what it is, in the colour of its gravity."""
-    if stage["live"] and (stage["stopped_by"] or len(stage["held_by"]) == stage["live"]):
-        return "held", "bold bad"
-    if stage["live"] and stage["paused"] == stage["live"]:
-        return "paused", "warm"
+    if stage["halted"]:
+        return HALTED[stage["halted"]]
     return STATES[stage["state"]]
 
 

@@ -21,6 +21,7 @@ STATES = {
     "UNHEARD": ("unheard", "yellow"),
     "FAILED": ("failed", "bold red"),
 }
+HALTED = {"held": ("held", "bold red"), "paused": ("paused", "yellow")}
 SHARE_LABELS = {"waiting": "wait", "working": "work", "blocked": "blkd", "limited": "lim", "retrying": "rtry"}
 NARROW_BAR, WIDE_BAR = 5, 12
 EMPTY: Span = ("", "")
@@ -84,10 +85,8 @@ SHORT_LINK_COLUMNS = (
 
 def state_of(stage: dict[str, Any]) -> Span:
     """A word, and for how long nothing was heard of one that is silent."""
-    if stage["live"] and stage["paused"] == stage["live"]:
-        return "paused", "yellow"
-    if stage["live"] and (stage["stopped_by"] or len(stage["held_by"]) == stage["live"]):
-        return "held", "bold red"  # Whatever its state is, it does not work. The reason stands below the table.
+    if stage["halted"]:  # Whatever its state is, it does not work. Why it is held stands below the table.
+        return HALTED[stage["halted"]]
     word, style = STATES[stage["state"]]
     if stage["state"] == "SILENT" and stage["stale_s"] is not None:
         word = f"{word} {duration(stage['stale_s'])}"

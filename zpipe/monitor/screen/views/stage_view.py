@@ -11,6 +11,7 @@ from zpipe.config import StageConfig
 from zpipe.core.ledger import COUNTS, OTHERS
 from zpipe.fixture import to_json
 from zpipe.monitor.formatting import count, crash_text, cut, duration, local_time, precise, size
+from zpipe.monitor.model.halt import halt_of_instance
 from zpipe.monitor.screen.pane import (
     SHARE_STYLES,
     SHARE_WORDS,
@@ -246,14 +247,12 @@ def _instances(shown: Shown, name: str, choice: Choice) -> Iterator[tuple[str, l
 
 def _instance_row(shown: Shown, stage: dict[str, Any], name: str, one: dict[str, Any]) -> list[Cell]:
     glyphs = shown.glyphs
-    alone = {**stage, "instances": [one], "state": one["state"], "live": 1, "paused": int(bool(one.get("paused")))}
+    alone = {**stage, "instances": [one], "state": one["state"], "live": 1, "halted": halt_of_instance(one)}
     full = f"{name}.{one['instance']}"
-    alone |= {"held_by": {k: v for k, v in stage["held_by"].items() if k == full}}
-    alone |= {"stopped_by": {k: v for k, v in stage["stopped_by"].items() if k == full}}
     alone["budget"] = one.get("budget") or None
     silent = one["instance"] in stage["silent"]
     if silent:
-        alone |= {"state": "SILENT", "live": 0}
+        alone |= {"state": "SILENT", "live": 0, "halted": None}
     state = state_of(alone)
     latency = (one.get("latency") or {}).get("in_stage") or {}
     works = not silent and one["state"] not in ("STOPPED", "FAILED")
