@@ -294,7 +294,8 @@ def test_a_bound_of_bytes_is_reached_by_bytes() -> None:
 def test_credit_that_is_left_makes_the_way_to_the_bound_longer() -> None:
     model = PipelineModel(config(CHAIN))
     for n in range(6):
-        rows = [row_of("map", 100 * n, in_flight=100 * n, consumers=[consumer(credit=1000 - 100 * n)])]
+        to = consumer(credit=1000 - 100 * n) | {"in_flight": 100 * n}
+        rows = [row_of("map", 100 * n, in_flight=100 * n, consumers=[to])]
         model.add(snapshot("read", rows, at=100.0 + n))
     (row, _) = model.as_json(105.0)["links"]
     assert row["full_in_s"] == pytest.approx((UNSENT_BOUND + 500) / 100, rel=0.02)
@@ -316,13 +317,26 @@ def test_credit_that_a_slow_consumer_does_not_get_anew_is_no_growth() -> None:
     assert [(n, one) for n, one in enumerate(said[3:], 3) if one != pytest.approx(full_at - n, rel=0.25)] == []
 
 
-def test_what_is_not_acked_fills_a_link_on_which_nothing_waits() -> None:
-    """Messages are acked when all that comes of them is: a slow stage further down holds them, and the bound counts them."""
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_what_is_not_acked_fills_a_link_only_if_something_waits_on_it(waiting: int) -> None:
+    """Messages are acked when all that comes of them is: a slow stage further down holds them, and the bound counts them. The
+    link into that stage says when it is full."""
     model = PipelineModel(config(CHAIN))
     for n in range(30):
-        model.add(snapshot("read", [row_of("map", 10_000 + 100 * n, in_flight=10_000 + 100 * n)], at=100.0 + n))
+        held = 10_000 + 100 * n
+        rows = [row_of("map", held, in_flight=held - waiting, unsent=waiting)]
+        model.add(snapshot("read", rows, at=100.0 + n))
     (row, _) = model.as_json(129.0)["links"]
-    assert row["full_in_s"] == pytest.approx(7100 / 100, rel=0.02)
+    assert row["depth"] == waiting
+    assert row["full_in_s"] == (pytest.approx(7100 / 100, rel=0.02) if waiting else None)
+
+
+def test_a_link_on_which_nothing_waits_is_full_while_its_producer_has_to_wait() -> None:
+    model = PipelineModel(config(CHAIN))
+    for n in range(10):
+        model.add(snapshot("read", [row_of("map", 20_000, in_flight=20_000)], at=100.0 + n, budget=budget(blocked=0.9)))
+    (row, _) = model.as_json(109.0)["links"]
+    assert (row["depth"], row["full_in_s"]) == (0, 0.0)
 
 
 def test_a_link_near_its_bound_whose_producers_do_not_wait_is_not_full() -> None:

@@ -9,6 +9,9 @@ lately and is not far below its bound.
 The forecast rests on what a producer holds for the link, because the producer counts that by itself in one snapshot: no step of
 the other end is in it. It has two bounds, one on what is unsent and one on all that is not acked. Either may be reached first. A
 link with a disk buffer has that of the buffer alone.
+
+While nothing waits on a link there is no time to full. What its producers hold is then in stages further down, whose links say
+when they are full.
 """
 
 from __future__ import annotations
@@ -52,11 +55,14 @@ class Forecast:
         self._producers[seen.incarnation].add(seen)
 
     def times(self, live: list[SeenIncarnation], depth: int, now: float) -> dict[str, Any]:
-        """How the link changes. The time to full is 0.0 while a producer has to wait, and None if it is unknown."""
+        """How the link changes. The time to full is 0.0 while a producer has to wait, and None if it is unknown, or if nothing
+        waits on the link (`depth` is 0)."""
         lives = {seen.incarnation for seen in live}
         self._producers = {life: one for life, one in self._producers.items() if life in lives}
         times = [one.full_in_s(now) for one in self._producers.values()]
         full = min((one for one in times if one is not None and one < LONGEST_S), default=None)
+        if full and not depth:
+            full = None
         falls = full is None and depth > 0 and (self._depth.slope or 0.0) < 0.0
         empty = self._depth.passes(-float(depth), now - self._behind_s) if falls else LONGEST_S
         return {
