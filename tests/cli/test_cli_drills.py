@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from drill_screens import with_lasting_folder
 from tmux import Tmux, monitor
 
 PAGE = Path(__file__).parents[2] / "docs" / "drills.md"
@@ -124,7 +125,7 @@ class Drill:
         lines = self.terminal.wait(
             lambda lines: all(text in " ".join(" ".join(lines).split()) for text in texts), words
         )
-        text = re.sub(r"/tmp/zp-\w{8}", "/srv/zpipe/drill", "\n".join(line.rstrip() for line in lines))
+        text = with_lasting_folder("\n".join(line.rstrip() for line in lines), str(self._config.parent))
         self.parts.append(f"{words}:\n\n```text\n{text}\n```\n")
 
     def press(self, *keys: str) -> None:
@@ -155,7 +156,9 @@ def page() -> Iterator[None]:
     yield
     if os.environ.get("ZPIPE_WRITE_DRILLS"):
         texts = [f"## {name}\n\n" + "\n".join(parts) for name, parts in written.items()]
-        PAGE.write_text("\n".join([HEAD, *texts]))
+        text = "\n".join([HEAD, *texts])
+        assert tempfile.gettempdir() not in text, "a temporary folder is on the page"
+        PAGE.write_text(text)
 
 
 def test_the_disk_of_a_sink_is_full(home: Path, small_disk: Callable[[], Path]) -> None:
