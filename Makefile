@@ -59,8 +59,8 @@ check: $(DEV) ## lint, format, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## check, then the tests, two at a time (ZPIPE_TEST_SERVICES=1: then test-services)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: check ## check, then the tests, two at a time on each core (ZPIPE_TEST_SERVICES=1: then test-services)
+	$(BIN)/python -m pytest -n auto --dist worksteal
 	$(if $(filter 1,$(ZPIPE_TEST_SERVICES)),$(MAKE) test-services)
 
 test-services: $(DEV) ## plugins and links against real services, killed and restarted (ZPIPE_TEST_SERVICES=1: none may be missing)
