@@ -10,7 +10,7 @@ from cli_types import Call
 from click.testing import Result
 
 from zpipe.errors import ExitCode, ZpipeError
-from zpipe.units import install, unit_names
+from zpipe.units import install, unit_files, unit_names
 
 PRIVATE_PROGRAM = "/" + "home/ada/zpipe"
 
@@ -98,6 +98,23 @@ def test_replaces_what_differs_and_removes_what_is_gone(call: Call, good: Path, 
     assert not (folder / "zpipe@good.errors.2.service.d").exists()
     assert "zpipe@good.map.9.service.d/50-pipeline.conf" in left
     assert left["zpipe@.service"].startswith("# One instance")
+
+
+def test_a_template_of_the_package_is_not_hidden_by_a_copy(
+    call: Call, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged, written = tmp_path / install.PACKAGED / "zpipe@.service", tmp_path / install.FOLDER / "zpipe@.service"
+    packaged.parent.mkdir(parents=True)
+    packaged.write_text(install.templates()["zpipe@.service"])
+    monkeypatch.setattr(install, "program", lambda: "/srv/zpipe")
+    call("units", good, "--root", tmp_path, "--install")
+    assert written.exists(), "the package has another program"
+    monkeypatch.setattr(install, "program", lambda: unit_files.PROGRAM)
+    done = call("units", good, "--root", tmp_path, "--install")
+    assert done.stdout == f"remove {written}\n"
+    assert "not in the config" not in done.stderr
+    assert not written.exists()
+    assert call("units", good, "--root", tmp_path, "--install").stdout == "nothing to change\n"
 
 
 def test_template_calls_the_program_it_is_installed_by(

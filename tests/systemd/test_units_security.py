@@ -35,7 +35,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the units of an ipc-only pipeline and of one with tcp."""
     root = tmp_path_factory.mktemp("root")
     env = {"ZPIPE_RUNTIME_DIR": "/run/zpipe"}
-    folder = root / install.FOLDER
     asks = root / "asks.toml"
     asks.write_text(ASKS)
     for config in (
@@ -48,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pipeline = load(config, env={**env, "STDLIB": "/usr/lib/python3"}, ask_plugins=False)
         host = next(iter(pipeline.hosts), "")
         wanted = unit_files.files(pipeline, install.templates(), unit_files.PROGRAM, host)
-        install.apply(folder, install.find_changes(folder, pipeline.name, wanted))
+        install.apply(root, install.find_changes(root, pipeline.name, wanted))
     return root
 
 
@@ -86,13 +85,8 @@ def test_exposure_of_what_serves_metrics(tmp_path: Path, address: str, most: flo
     config = tmp_path / "metered.toml"
     config.write_text((GOLDEN / "metered.toml").read_text().replace("127.0.0.1:9464", address))
     pipeline = load(config, env={"ZPIPE_RUNTIME_DIR": "/run/zpipe"}, only="")
-    folder = tmp_path / install.FOLDER
-    install.apply(
-        folder,
-        install.find_changes(
-            folder, pipeline.name, unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
-        ),
-    )
+    wanted = unit_files.files(pipeline, install.templates(), unit_files.PROGRAM)
+    install.apply(tmp_path, install.find_changes(tmp_path, pipeline.name, wanted))
     threshold = f"--threshold={round(most * 10)}"
     code, shown = analyze(
         "security", "--offline=true", f"--root={tmp_path}", threshold, "zpipe-monitor@metered.service"

@@ -20,6 +20,8 @@ from zpipe.units import unit_files
 from zpipe.units.unit_names import config_path
 
 FOLDER = Path("etc/systemd/system")
+PACKAGED = Path("usr/lib/systemd/system")
+"""Where the Debian package has the templates."""
 USER = "zpipe"
 CREDENTIALS = Path("/etc/credstore.encrypted")
 """Where systemd looks for an encrypted credential that has no path."""
@@ -29,7 +31,7 @@ _HIDDEN = tuple(f"/{folder}/" for folder in ("home", "root", "run/user", "tmp", 
 
 @dataclass(frozen=True)
 class Change:
-    """One file that is not what it should be. `before` and `after` are its texts; None if there is no file."""
+    """One file below FOLDER that is not what it should be. `before` and `after` are its texts; None if there is no file."""
 
     path: str
     before: str | None
@@ -40,6 +42,10 @@ class Change:
         if self.before is None:
             return "create"
         return "update" if self.after is not None else "remove"
+
+    @property
+    def is_drop_in(self) -> bool:
+        return "/" in self.path
 
 
 def program() -> str:
@@ -58,11 +64,16 @@ def templates() -> dict[str, str]:
         raise OperatorError(f"{error.filename} is missing from this installation of zpipe") from None
 
 
-def find_changes(folder: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
-    """The changes after which `folder` has the files of the pipeline, and none that an earlier config left."""
+def find_changes(root: Path, pipeline: str, wanted: dict[str, str]) -> list[Change]:
+    """The changes after which FOLDER has the files of the pipeline, and none that an earlier config left.
+
+    A template that the package has is not wanted a second time: the copy would hide the package's, also after an upgrade.
+    """
+    folder = root / FOLDER
     existing = [str(path.relative_to(folder)) for path in folder.glob(f"zpipe*@*.service.d/{unit_files.DROP_IN}")]
     gone = [path for path in existing if unit_files.is_drop_in_of(pipeline, path) and path not in wanted]
-    found = [Change(path, _read(folder / path), wanted.get(path)) for path in [*wanted, *sorted(gone)]]
+    after = {path: None if _read(root / PACKAGED / path) == text else text for path, text in wanted.items()}
+    found = [Change(path, _read(folder / path), after.get(path)) for path in [*wanted, *sorted(gone)]]
     return [change for change in found if change.before != change.after]
 
 
@@ -77,14 +88,14 @@ def diff(folder: Path, changes: list[Change]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def apply(folder: Path, changes: list[Change]) -> None:
+def apply(root: Path, changes: list[Change]) -> None:
     """Makes the changes. An error leaves no file half written. Raises OperatorError."""
     for change in changes:
-        path = folder / change.path
+        path = root / FOLDER / change.path
         try:
             if change.after is None:
                 path.unlink(missing_ok=True)
-                if not any(path.parent.iterdir()):
+                if change.is_drop_in and not any(path.parent.iterdir()):
                     path.parent.rmdir()
             else:
                 _write(path, change.after)
@@ -123,7 +134,7 @@ def warnings(
             f"what serves metrics needs prometheus_client: {Path(program_path).with_name('pip')} install 'zpipe[prometheus]'"
         )
     for change in changes:
-        if change.action == "remove":
+        if change.action == "remove" and change.is_drop_in:
             unit = Path(change.path).parent.name.removesuffix(".d")
             found.append(f"{unit} is not in the config any more: systemctl stop it, if it runs")
     return found

@@ -78,14 +78,14 @@ def _units(pipeline: PipelineConfig, path: Path, env: Mapping[str, str]) -> Iter
 
     if pipeline.path != unit_names.config_path(pipeline.name):
         return
-    folder, root = Path("/") / install.FOLDER, Path("/")
+    root = Path("/")
     try:
         host = this_host.name_of(pipeline, env)
     except TargetError:
         return  # which is said already
     encrypted = (install.CREDENTIALS / f"{host}.key").exists()
     wanted = unit_files.files(pipeline, install.templates(), install.program(), host, encrypted)
-    changes = install.find_changes(folder, pipeline.name, wanted)
+    changes = install.find_changes(root, pipeline.name, wanted)
     cure = f"zpipe units {path} --install"
     if changes:
         yield Finding("units", "warning", f"{len(changes)} unit files are not as the config has them", cure)

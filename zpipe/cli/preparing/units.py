@@ -46,14 +46,15 @@ def command(config: Path, installing: bool, root: Path, host: str | None, encryp
         wanted = unit_files.files(pipeline, install.templates(), program, name, encrypt)
     except ValueError as error:
         raise OperatorError(str(error)) from None
-    folder = root.absolute() / install.FOLDER
-    changes = install.find_changes(folder, pipeline.name, wanted)
+    root = root.absolute()
+    folder = root / install.FOLDER
+    changes = install.find_changes(root, pipeline.name, wanted)
     if installing:
-        install.apply(folder, changes)
-        reloaded = root.absolute() == Path("/") and bool(changes) and systemctl.reload_manager()
+        install.apply(root, changes)
+        reloaded = root == Path("/") and bool(changes) and systemctl.reload_manager()
     report = report_for(pipeline, str(config), os.environ)
-    sandbox.warn_of_paths(pipeline, report, root.absolute())
-    warnings = install.warnings(pipeline, program, root.absolute(), changes, name, encrypt)
+    sandbox.warn_of_paths(pipeline, report, root)
+    warnings = install.warnings(pipeline, program, root, changes, name, encrypt)
     warnings += map(str, report.mistakes)
     for warning in warnings:
         click.echo(f"zpipe: {warning}", err=True)
