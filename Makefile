@@ -9,12 +9,13 @@ DEV     := $(VENV)/.installed-dev
 BENCH   := $(VENV)/.installed-bench
 DEMO    := build/demo
 WHEELS  := build/wheels/.complete
+DEB     := build/deb
 
 SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)
 WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-systemd check bench bench-docs screen man catalog stress soak clean
+.PHONY: help demo test test-services test-systemd check deb bench bench-docs screen man catalog stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,11 +72,16 @@ $(WHEELS): pyproject.toml Makefile
 	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "make: test-systemd needs a python3 of the system's, not one below /root" >&2; exit 1; }
 	rm -rf build/wheels build/wheels-venv
 	"$(SYSTEM_PYTHON)" -m venv build/wheels-venv
-	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[prometheus,http]' 'hatchling>=1.27'
+	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[prometheus]' 'hatchling>=1.27'
 	rm -f build/wheels/zpipe-*.whl
 	@touch $@
 
-test-systemd: $(DEV) $(WHEELS) ## the tests that start and kill units, in a systemd of their own (as root)
+deb: $(DEV) ## a Debian package for this machine's Python, into build/deb (DEB_REVISION=2)
+	rm -rf $(DEB)
+	packaging/debian/build $(BIN)/python $(DEB)
+	@if command -v lintian >/dev/null; then lintian --allow-root --tag-display-limit 0 $(DEB)/*.deb; else echo "make: not checked: there is no lintian here"; fi
+
+test-systemd: $(DEV) $(WHEELS) deb ## the tests that start and kill units, in a systemd of their own (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make: test-systemd needs root" >&2; exit 1; }
 	@[ -x "$(WITH_SYSTEMD)" ] || { \
 	  echo "make: test-systemd needs a systemd that it may change, and there is no $(WITH_SYSTEMD) to start one." \

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import CONFIGS, MakePipeline, Pipeline, blocks, run, shell
+from machine import CONFIGS, MakePipeline, Pipeline, install_package, run
 
 ASKED = "ZPIPE_TEST_SYSTEMD"
 
@@ -30,9 +30,8 @@ def manager() -> None:
 
 @pytest.fixture(scope="session")
 def installed(manager: None) -> None:
-    """zpipe in /opt/zpipe, its user and folders, as README.md has an operator do it."""
-    for block in blocks("Install"):
-        shell(block, deadline_s=120)
+    """The package, as README.md has an operator install it."""
+    install_package()
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = Path("/etc/zpipe")
 UNITS = Path("/etc/systemd/system")
 DATA = Path("/var/lib/zpipe/data")
+PACKAGES = ROOT / "build" / "deb"
+"""Where `make deb` puts the package."""
 ZPIPE = "/opt/zpipe/bin/zpipe"
 ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -34,6 +36,9 @@ ENV = {
     "PIP_FIND_LINKS": str(ROOT / "build" / "wheels"),
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_ROOT_USER_ACTION": "ignore",
+    # Whoever types it says yes.
+    "APT_CONFIG": str(Path(__file__).with_name("apt.conf")),
+    "DEBIAN_FRONTEND": "noninteractive",
 }
 DEADLINE_S = 60.0
 POLL_S = 0.05
@@ -49,14 +54,14 @@ def wait_until(condition: Callable[[], T], what: str, deadline_s: float = DEADLI
     return value
 
 
-def run(*command: str, deadline_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run(*command: str, deadline_s: float = 60.0, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """A command's outcome, whatever it is."""
-    return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=deadline_s, check=False)
+    return subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=deadline_s, check=False)
 
 
-def shell(block: str, deadline_s: float = 60.0) -> str:
-    """The output of a block of shell, as somebody would type it in a checkout; each line has to succeed."""
-    done = run("bash", "-e", "-c", block, deadline_s=deadline_s)
+def shell(block: str, deadline_s: float = 60.0, folder: Path = ROOT) -> str:
+    """The output of a block of shell, as somebody would type it in that folder; each line has to succeed."""
+    done = run("bash", "-e", "-c", block, deadline_s=deadline_s, folder=folder)
     assert done.returncode == 0, f"exit code {done.returncode}:\n{block}\n{done.stdout}\n{done.stderr}\n{journal_end()}"
     return done.stdout
 
@@ -71,6 +76,13 @@ def sections() -> dict[str, str]:
     text = (ROOT / "systemd" / "README.md").read_text(encoding="utf-8")
     parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def install_package() -> None:
+    """Installs zpipe as README.md has an operator do it."""
+    assert list(PACKAGES.glob("zpipe_*.deb")), f"there is no package in {PACKAGES}: make deb"
+    for block in blocks("Install"):
+        shell(block, deadline_s=180, folder=PACKAGES)
 
 
 def journal_end() -> str:

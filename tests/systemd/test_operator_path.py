@@ -1,6 +1,7 @@
 """systemd/README.md, word for word, and what an operator sees on the way.
 
-The sections of the page are run in its order; after each, what it promises is looked at. They build on one another.
+The sections of the page are run in its order; after each, what it promises is looked at. They build on one another. Those that
+change the installed zpipe are in test_package.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from machine import DATA, UNITS, Pipeline, blocks, events, journal, run, section
 
 TABLE = "squares"
 METRICS = "http://127.0.0.1:9464/metrics"
-SECTIONS = [name for name in sections() if blocks(name)]
+OF_THE_PACKAGE = ["Upgrade and remove zpipe", "Without the package"]
+SECTIONS = [name for name in sections() if blocks(name) and name not in OF_THE_PACKAGE]
+PLUGINS_NEED = (
+    "aio_pika, apprise, boto3, confluent_kafka, croniter, httptools, httpx, jmespath, jsonschema, nats, nkeys, "
+    "opentelemetry.sdk, paho.mqtt, prometheus_client, psycopg, pymysql, redis, sqlalchemy, textual_serve, uvicorn"
+)
 ORDER = ["read", "square", "store"]
 """Head first."""
 
@@ -46,13 +52,22 @@ def test_section(section: str, path: Path) -> None:
 
 
 def installed_(path: Path) -> None:
-    assert "systemd" not in shell("zpipe --version")
+    assert shell("zpipe --version").startswith("zpipe ")
+    assert "/usr/share/man/man1/zpipe.1.gz" in shell("dpkg -L zpipe")
+    assert shell("man --where zpipe zpipe-restart").count("/usr/share/man/man1/zpipe") == 2
+    assert shell("zpipe check /etc/zpipe/example.toml").startswith("/etc/zpipe/example.toml: OK")
+    shell(f"/opt/zpipe/bin/python -c 'import {PLUGINS_NEED}'")
     assert shell("stat -c '%U %a' /var/lib/zpipe/data") == "zpipe 700\n"
 
 
 def added(path: Path) -> None:
+    """Three commands, and it runs."""
     steady = path.steady
-    assert "+Wants=zpipe@steady.square.1.service zpipe@steady.square.2.service\n" in path.said[0]
+    assert len(blocks("Add a pipeline")[0].splitlines()) == 3
+    assert f"create {UNITS}/{steady.target}\n" in path.said[0]
+    assert not (UNITS / "zpipe@.service").exists(), "the package has it"
+    wanted = run("systemctl", "show", "-P", "Wants", steady.target).stdout.split()
+    assert {"zpipe@steady.square.1.service", "zpipe@steady.square.2.service"} <= set(wanted)
     assert run("systemctl", "is-active", steady.target).stdout == "active\n"
     assert run("systemctl", "is-enabled", steady.target).stdout == "enabled\n"
     for stage, n in (("read", 1), ("square", 1), ("square", 2), ("store", 1)):

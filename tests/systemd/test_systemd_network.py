@@ -57,11 +57,6 @@ def port() -> Iterator[int]:
         server.shutdown()
 
 
-@pytest.fixture
-def httpx(installed: None) -> None:
-    shell("/opt/zpipe/bin/pip install --quiet '.[http]'", deadline_s=120)
-
-
 def interfaces(service: Service) -> set[str]:
     lines = Path(f"/proc/{service.pid}/net/dev").read_text().splitlines()[2:]
     return {line.partition(":")[0].strip() for line in lines}
@@ -71,7 +66,6 @@ def is_with_the_machine(service: Service) -> bool:
     return Path(f"/proc/{service.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
 
 
-@pytest.mark.usefixtures("httpx")
 def test_an_http_stage_works_in_its_unit_and_its_neighbours_have_no_network(make: MakePipeline, port: int) -> None:
     pipeline = make("asks", CONFIG.format(port=port))
     assert "needs the network: ask (zpipe units opens their units)" in shell("zpipe check /etc/zpipe/asks.toml")
@@ -90,7 +84,6 @@ def test_an_http_stage_works_in_its_unit_and_its_neighbours_have_no_network(make
     pipeline.assert_exactly_once()
 
 
-@pytest.mark.usefixtures("httpx")
 def test_a_unit_that_is_cut_off_does_not_start_and_says_why(make: MakePipeline, port: int) -> None:
     """As with drop-ins from before the plugin needed the network: no message is read, none becomes a dead letter."""
     pipeline = make("asks", CONFIG.format(port=port))
