@@ -12,7 +12,6 @@ WHEELS  := build/wheels/.complete
 DEB     := build/deb
 
 SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)
-WITH_SYSTEMD  ?= ../shared/tools/with-systemd
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-services test-systemd check deb bench bench-docs screen man catalog stress soak clean
@@ -82,11 +81,7 @@ deb: $(DEV) ## a Debian package for this machine's Python, into build/deb (DEB_R
 	@if command -v lintian >/dev/null; then lintian --allow-root --tag-display-limit 0 $(DEB)/*.deb; else echo "make: not checked: there is no lintian here"; fi
 
 test-systemd: $(DEV) $(WHEELS) deb ## the tests that start and kill units, in a systemd of their own (as root)
-	@[ "$$(id -u)" = 0 ] || { echo "make: test-systemd needs root" >&2; exit 1; }
-	@[ -x "$(WITH_SYSTEMD)" ] || { \
-	  echo "make: test-systemd needs a systemd that it may change, and there is no $(WITH_SYSTEMD) to start one." \
-	       "On a machine to throw away: ZPIPE_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd" >&2; exit 1; }
-	ZPIPE_TEST_SYSTEMD=1 $(WITH_SYSTEMD) $(BIN)/python -m pytest tests/systemd
+	ZPIPE_TEST_SYSTEMD=1 tests/systemd/with-systemd $(BIN)/python -m pytest tests/systemd
 
 bench: $(BENCH) ## zpipe beside what it replaces, one table of ratios (NAMES='N1 N3' for some, ARGS='--quick')
 	$(BIN)/python -m benchmarks $(NAMES) $(ARGS)

@@ -157,8 +157,8 @@ def test_changelog_has_a_section_for_this_version() -> None:
     assert {"Unreleased", zpipe.__version__} & set(sections)
 
 
-def test_no_file_names_a_path_of_one_machine() -> None:
-    machine = re.compile(r"(?<![\w.])/(?:wo" r"rk|ro" r"ot|ho" r"me/\w+)/")
+def test_no_file_names_a_path_of_one_machine_or_beside_the_checkout() -> None:
+    machine = re.compile(r"(?<![\w.])/(?:wo" r"rk|ro" r"ot|ho" r"me/\w+)/|\.\./sha" r"red")
     found = []
     for path in visible_files():
         try:
