@@ -31,6 +31,21 @@ def test_a_full_disk_is_said_in_words(command: list[str]) -> None:
     assert result.stderr == "zpipe: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["run", "not-there.toml"], ExitCode.USAGE),
+        (["check", "--no-such-option"], ExitCode.USAGE),
+        (["plugins"], ExitCode.FAILED),
+    ],
+)
+def test_an_exit_code_stands_where_no_words_can_be_written(command: list[str], code: ExitCode) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([*ZPIPE, *command], stdout=full, stderr=full, env=env, timeout=DEADLINE_S)
+    assert result.returncode == code
+
+
 @pytest.mark.parametrize("command", [["plugins"], ["--help"]])
 def test_a_reader_that_goes_away_is_no_fault(command: list[str]) -> None:
     with subprocess.Popen([*ZPIPE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -297,7 +297,9 @@ def ticks(pid: int) -> int:
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(make: MakePipeline) -> None:
+    """Also where Python keeps what it could not write, which it does unless the user's environment forbids it."""
     pipeline = make(CONFIG.format(count=1000), work="def work(payload):\n    return payload\n")
+    pipeline.env.pop("PYTHONUNBUFFERED", None)
     with open("/dev/full", "wb") as full:
         run = subprocess.run(
             [sys.executable, "-m", "zpipe", "run", str(pipeline.path), "--log-level", "debug"],

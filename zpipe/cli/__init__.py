@@ -12,9 +12,9 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -106,20 +106,25 @@ def _output() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _abandon_output()
+        _abandon(sys.stdout)
         raise click.exceptions.Exit(ExitCode.DONE) from None
     except OSError as error:
         if error.errno not in _CANNOT_WRITE or error.filename is not None:
             raise
-        _abandon_output()
+        _abandon(sys.stdout)
         raise OperatorError(f"cannot write the output: {error.strerror}") from None
 
 
-def _abandon_output() -> None:
-    """Drops what is left in stdout's buffer, since writing it at the exit would fail again."""
+def _abandon(stream: TextIO) -> None:
+    """Drops what is left in its buffer, since Python writes it once more at the exit, and that would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # where no words can be written, the exit code still says it
+        click.echo(text, err=True)
 
 
 def main() -> None:
@@ -131,18 +136,23 @@ def main() -> None:
     except click.Abort:
         code = ExitCode.FAILED
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         code = error.exit_code
     except ZpipeError as error:
         from zpipe.monitor.formatting import visible_lines  # it may have words of a neighbour
 
-        click.echo(visible_lines(f"zpipe: {error}"), err=True)
+        _tell(visible_lines(f"zpipe: {error}"))
         code = error.exit_code
     except PermissionError as error:  # whichever file it is, the same advice helps
         if error.filename is None:
             raise
         from zpipe.folders import denied
 
-        click.echo(f"zpipe: {denied(Path(os.fsdecode(error.filename)), error)}", err=True)
+        _tell(f"zpipe: {denied(Path(os.fsdecode(error.filename)), error)}")
         code = ExitCode.FAILED
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _abandon(sys.stderr)
     sys.exit(int(code or 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -27,5 +28,6 @@ def print_ledger(result: dict[str, Any], links: bool = False) -> None:
 def exit_code(code: ExitCode, ledger: RunLedger, result: dict[str, Any], more: Iterable[str] = ()) -> ExitCode:
     """Prints what has to be said of the ledger, and `more`. An end in order whose ledger does not balance is UNBALANCED."""
     for problem in [*ledger.problems(), *ledger.remarks(result), *more]:
-        click.echo(visible(f"zpipe: {problem}"), err=True)
+        with suppress(OSError):  # a disk that is full: the exit code says how it ended, also where no words can
+            click.echo(visible(f"zpipe: {problem}"), err=True)
     return ExitCode.UNBALANCED if code is ExitCode.DONE and not ledger.balanced else code
