@@ -72,7 +72,7 @@ $(WHEELS): pyproject.toml Makefile
 	rm -rf build/wheels build/wheels-venv
 	"$(SYSTEM_PYTHON)" -m venv build/wheels-venv
 	build/wheels-venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels '.[prometheus]' 'hatchling>=1.27'
-	rm -f build/wheels/zpipe-*.whl
+	rm -f build/wheels/zpipe_*.whl
 	@touch $@
 
 deb: $(DEV) ## a Debian package for this machine's Python, into build/deb (DEB_REVISION=2)

@@ -9,8 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import zpipe
+
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("zpipe", "pyzmq", "cbor2", "ormsgpack", "redis", "nats-py", "pika")
+PACKAGES = ("pyzmq", "cbor2", "ormsgpack", "redis", "nats-py", "pika")
 
 
 def describe() -> dict[str, Any]:
@@ -23,7 +25,11 @@ def describe() -> dict[str, Any]:
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "load": os.getloadavg()[0],
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "zpipe": zpipe.__version__,
+            **{name: _version(name) for name in PACKAGES},
+        },
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from zpipe.errors import install_command
 from zpipe.monitor.export.metrics import METRICS
 
 
@@ -14,7 +15,7 @@ def as_markdown() -> str:
         "",
         "`zpipe monitor CONFIG --prometheus [HOST:PORT]` serves them at `http://HOST:PORT/metrics` until it is stopped,",
         "whether the pipeline runs or not: one endpoint a pipeline. Without HOST:PORT it is that of `[telemetry] prometheus`.",
-        "It needs `pip install 'zpipe[prometheus]'`. [`grafana.json`](grafana.json) is a dashboard of them.",
+        f"It needs `{install_command('prometheus')}`. [`grafana.json`](grafana.json) is a dashboard of them.",
         "[`alerts.yml`](alerts.yml) has an alert for each promise, which says what to do;",
         "[`alerts_test.yml`](alerts_test.yml) tests them: `promtool test rules alerts_test.yml`.",
         "",

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from zpipe import plugin_loading
 from zpipe.config.plugin_options import Option, options_of
+from zpipe.errors import DISTRIBUTION, install_command
 
 GROUPS = {
     "": "At hand",
@@ -83,7 +84,7 @@ def _page(name: str, where: str) -> Page:
 
 def _extras() -> set[str]:
     """Those that zpipe may be installed with. A name in the metadata has hyphens."""
-    found = importlib.metadata.metadata("zpipe").get_all("Provides-Extra") or []
+    found = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     return {extra.replace("-", "_") for extra in found}
 
 
@@ -122,7 +123,7 @@ def _first_sentence(text: str) -> str:
 
 def _section(page: Page) -> Iterator[str]:
     yield from ("", f"## {page.name}", "", page.summary, "")
-    yield f"*{page.kinds}*" + (f" · `pip install 'zpipe[{page.extra}]'`" if page.extra else "")
+    yield f"*{page.kinds}*" + (f" · `{install_command(page.extra)}`" if page.extra else "")
     if page.text:
         yield from ("", page.text)
     for what, options in page.options.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import zpipe
+from zpipe.errors import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (ROOT / "zpipe", ROOT / "plugins" / "zpipe_plugins")
@@ -167,6 +168,59 @@ def test_no_file_names_a_path_of_one_machine_or_beside_the_checkout() -> None:
             continue
         found += [f"{name(path)}:{n}: {line}" for n, line in enumerate(text.splitlines(), 1) if machine.search(line)]
     assert not found, "\n".join(found)
+
+
+STRANGER = re.compile(
+    r"""(?:\bpip[\d.x]*|\buvx?|\bpoetry|\bconda)\s(?!uninstall)[^\n`;&|]*  # a command that installs or runs it
+        (?<![\w./-])zpipe(?![\w./-])
+    | \bdependencies\s*=\s*\[[^]]*["']zpipe\s*["'\[<>=~!@;]  # in a pyproject.toml
+    | ^zpipe\s*(?:\[|[<>=~!]=|@)  # in a list of requirements
+    | (?<![\w./-])zpipe\[[a-z_,-]+\]
+    | pypi\.org/\w+/zpipe\b(?!-)
+    | \bmetadata\.\w+\(["']zpipe["']""",
+    re.VERBOSE | re.MULTILINE,
+)
+"""What fetches the `zpipe` of the package index, which is somebody else's, or asks for it."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip install @ pytest",
+        "see `python -m pip install --upgrade '@'`",
+        "/opt/@/bin/pip install --quiet '@[prometheus]'",
+        "uv tool install @==0.2",
+        "uv run --with @ demo.py",
+        "uvx @ demo",
+        "pipx install @",
+        'dependencies = [\n    "click",\n    "@>=0.1",\n]',
+        "click\n@ @ file:///tmp/it.whl\n",
+        "the extra `@[web]`",
+        "https://pypi.org/project/@/",
+        'metadata.version("@")',
+    ],
+)
+def test_what_fetches_the_strangers_package_is_found(text: str) -> None:
+    assert STRANGER.search(text.replace("@", "zpipe", 1)) or STRANGER.search(text.replace("@", "zpipe"))
+    assert not STRANGER.search(text.replace("@", "zpipe-stages"))
+    assert not STRANGER.search(text.replace("@", "./zpipe_stages-0.2.0-py3-none-any.whl"))
+
+
+def test_nothing_fetches_the_strangers_package() -> None:
+    found = []
+    for path in visible_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name(path)}:{text.count(chr(10), 0, m.start()) + 1}: {m[0]}" for m in STRANGER.finditer(text)]
+    assert not found, "\n".join(found)
+
+
+def test_the_name_of_the_distribution_is_that_of_the_code() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
+    assert importlib.metadata.version(DISTRIBUTION) == zpipe.__version__
 
 
 def test_entry_points_name_modules_that_are_there() -> None:

@@ -1,6 +1,6 @@
 """The errors that zpipe raises, sorted by who has to act on them, and the exit codes of every command.
 
-Does not belong here: an import of anything else in zpipe.
+What an error tells to install has its words here, too. Does not belong here: an import of anything else in zpipe.
 """
 
 from __future__ import annotations
@@ -8,6 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
+
+DISTRIBUTION = "zpipe-stages"
+"""zpipe's name where packages are installed from, as in pyproject.toml. The package index has a `zpipe` of somebody else."""
+
+
+def install_command(extra: str, pip: str = "pip") -> str:
+    """What a user types to have what an extra of zpipe brings."""
+    return f"{pip} install '{DISTRIBUTION}[{extra}]'"
 
 
 class ExitCode(IntEnum):

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.benchmark import Unavailable
 from benchmarks.peers.roles import RoleProcesses
 from benchmarks.processes import end, wait_until, with_descendants
+from zpipe.errors import install_command
 
 START_S = 90.0
 
@@ -24,7 +25,7 @@ START_S = 90.0
 def require(program: str, package: str, module: str, *places: str) -> str:
     """The path of the server's program. Raises Unavailable if it or the client library is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise Unavailable(f"no Python module {module} (pip install 'zpipe[bench]')")
+        raise Unavailable(f"no Python module {module} ({install_command('bench')})")
     found = next((place for place in places if os.access(place, os.X_OK)), None) or shutil.which(program)
     if found is None:
         raise Unavailable(f"no {program} (on Debian: apt install {package})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from zpipe.errors import OperatorError
+from zpipe.errors import OperatorError, install_command
 
 
 def require(extra: str, *modules: str) -> None:
@@ -14,4 +14,4 @@ def require(extra: str, *modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise OperatorError(f"it needs {module}, which is not installed: pip install 'zpipe[{extra}]'")
+            raise OperatorError(f"it needs {module}, which is not installed: {install_command(extra)}")

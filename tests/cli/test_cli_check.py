@@ -69,7 +69,7 @@ def test_without_the_library_of_traces_it_says_what_to_install(
     config = write(TRACED, "traced.toml")
     result = call("check", config)
     assert result.return_value == ExitCode.USAGE
-    said = f"{config}:5: telemetry.traces: needs OpenTelemetry: pip install 'zpipe[otel]'"
+    said = f"{config}:5: telemetry.traces: needs OpenTelemetry: pip install 'zpipe-stages[otel]'"
     assert result.stderr.startswith(said)
     with pytest.raises(ConfigError, match="needs OpenTelemetry"):
         load(config, only="read")

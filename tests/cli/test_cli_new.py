@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_types import Call
 
-from zpipe.errors import ExitCode
+from zpipe.errors import DISTRIBUTION, ExitCode
 from zpipe.scaffold.plugin_files import PLUGINS
 
 KINDS = list(PLUGINS)
@@ -49,6 +49,7 @@ def test_a_package_has_an_entry_point(call: Call, tmp_path: Path, kind: str) -> 
     assert sorted(lines) == sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     project = tomllib.loads((tmp_path / "my-thing" / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["zpipe.plugins"] == {"my-thing": "my_thing:Plugin"}
+    assert project["project"]["dependencies"] == [DISTRIBUTION]
     config = tomllib.loads((tmp_path / "my-thing" / "my_thing.toml").read_text())
     assert config["stages"]["my_thing"]["plugin"] == "my-thing"
     assert not any("@" in path.read_text() for path in tmp_path.rglob("*.md")), "every name is filled in"

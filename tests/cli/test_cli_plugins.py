@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zpipe.errors import PluginError
+from zpipe.errors import DISTRIBUTION, PluginError
 
 PLUGINS = {
     "loud": """
@@ -78,7 +78,7 @@ def test_first_party_plugins(call) -> None:
     rows = rows_of(call("plugins", "--json").stdout)
     assert {"discard", "files", "generate", "ndjson", "python", "sqlite"} <= set(rows)
     assert all(set(row) == {"name", "distribution", "version", "kind", "options", "error"} for row in rows.values())
-    assert (rows["generate"]["kind"], rows["generate"]["distribution"]) == ("source", "zpipe")
+    assert (rows["generate"]["kind"], rows["generate"]["distribution"]) == ("source", DISTRIBUTION)
     assert rows["python"]["kind"] == "process+batch"
     options = {option["name"]: option for option in rows["files"]["options"]}
     paths = options["paths"]
@@ -117,7 +117,7 @@ def test_others_and_broken_ones(call) -> None:
 @pytest.mark.usefixtures("installed")
 def test_as_text(call) -> None:
     lines = call("plugins").stdout.splitlines()
-    assert any(line.split() == ["generate", "source", "zpipe", metadata.version("zpipe")] for line in lines)
+    assert any(line.split() == ["generate", "source", DISTRIBUTION, metadata.version(DISTRIBUTION)] for line in lines)
     at = next(n for n, line in enumerate(lines) if line.startswith("raising"))
     assert lines[at].split() == ["raising", "broken", "some-plugins", "1.2"]
     assert "not today" in lines[at + 1]
@@ -199,7 +199,7 @@ def test_a_source_and_a_sink_under_one_name(call, tmp_path: Path, monkeypatch: p
 
 def test_one_plugin_by_its_entry_point(call) -> None:
     [row] = rows_of(call("plugins", "generate", "--json").stdout).values()
-    assert (row["name"], row["distribution"]) == ("generate", "zpipe")
+    assert (row["name"], row["distribution"]) == ("generate", DISTRIBUTION)
 
 
 def test_a_plugin_that_is_not_there(call) -> None:

@@ -30,4 +30,4 @@ def test_thumbnails_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError) as caught:
         load(CONFIGS / "thumbnails.toml", env=dict(os.environ))
     assert [mistake.key for mistake in caught.value.mistakes] == ["stages.shrink.plugin", "stages.sheet.plugin"]
-    assert all("pip install 'zpipe[images]'" in mistake.problem for mistake in caught.value.mistakes)
+    assert all("pip install 'zpipe-stages[images]'" in mistake.problem for mistake in caught.value.mistakes)

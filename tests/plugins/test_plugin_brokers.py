@@ -81,7 +81,7 @@ def test_a_library_that_is_not_installed(tmp_path: Path, plugin: str, monkeypatc
     find, library = importlib.util.find_spec, SOURCES[plugin][1]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find(name))
     said = problem(config(tmp_path, plugin, SOURCES[plugin][0], SINKS[plugin][0]))
-    assert said.count(f"it needs {library}, which is not installed: pip install 'zpipe[{plugin}]'") == 2
+    assert said.count(f"it needs {library}, which is not installed: pip install 'zpipe-stages[{plugin}]'") == 2
 
 
 def test_a_module_is_imported_only_when_it_is_used() -> None:

@@ -163,4 +163,4 @@ def test_a_library_that_is_not_there_is_said_with_what_to_install(
         load(tmp_path / "p.toml", text=text, env=secrets)
     [found] = caught.value.mistakes
     assert found.key == "stages.tested.plugin" and found.line
-    assert re.search(rf"needs [\w.]+, which is not installed: pip install 'zpipe\[{name}\]'$", found.problem)
+    assert re.search(rf"needs [\w.]+, which is not installed: pip install 'zpipe-stages\[{name}\]'$", found.problem)

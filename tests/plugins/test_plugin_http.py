@@ -244,7 +244,7 @@ def test_closing_closes_the_connections(make_context: Any, base: str, loop: asyn
 def test_without_httpx_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     plugin = Http()
-    with pytest.raises(OperatorError, match=r"it needs httpx, .*: pip install 'zpipe\[http\]'"):
+    with pytest.raises(OperatorError, match=r"it needs httpx, .*: pip install 'zpipe-stages\[http\]'"):
         plugin.check(Options("http://x"), tmp_path)
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from zpipe import DROP, Message, Throttled, plugin_loading
 from zpipe.config import load
+from zpipe.errors import DISTRIBUTION
 from zpipe.hookspecs import Hooks
 from zpipe.messages import BadRecord
 from zpipe.testing import stage
@@ -73,7 +74,11 @@ def follow(script: str, folder: Path, **env: str) -> str:
 
 def test_the_tutorial_after_its_installation(home: Path) -> None:
     install, new, rest = SNIPPETS["tutorial.sh"].partition("zpipe new")
-    assert install.splitlines() == ["python -m venv .venv", ". .venv/bin/activate", "pip install zpipe pytest"]
+    assert install.splitlines() == [
+        "python -m venv .venv",
+        ". .venv/bin/activate",
+        f"pip install {DISTRIBUTION} pytest",
+    ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     printed = follow(new + rest, home / "t", PATH=path)
     assert "2 passed" in printed and printed.count('"text":"HELLO"}') == 5
@@ -84,7 +89,7 @@ def test_the_tutorial_from_an_empty_folder_takes_less_than_a_minute_of_processor
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", home / "w", Path(__file__).parents[2]]
     subprocess.run(wheel, check=True, timeout=120)
     [built] = (home / "w").glob("*.whl")
-    (home / "constraint").write_text(f"zpipe @ {built.as_uri()}\n")
+    (home / "constraint").write_text(f"{DISTRIBUTION} @ {built.as_uri()}\n")
     before = os.times()
     printed = follow(SNIPPETS["tutorial.sh"], home / "t", PIP_CONSTRAINT=str(home / "constraint"))
     assert "2 passed" in printed and printed.count('"text":"HELLO"}') == 5

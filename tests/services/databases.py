@@ -219,7 +219,9 @@ def checks(db: Database, make: Make) -> None:
     hide(pipeline, db.library)
     for text in (db.source("t"), db.sink("t", 1)):
         pipeline.path.write_text(text)
-        check_says(pipeline, 2, f"it needs {db.library}, which is not installed: pip install 'zpipe[{db.extra}]'")
+        check_says(
+            pipeline, 2, f"it needs {db.library}, which is not installed: pip install 'zpipe-stages[{db.extra}]'"
+        )
 
 
 def unreachable(db: Database, make: Make, *words: str) -> None:

@@ -104,7 +104,7 @@ def test_checks(make: Make, bulk_service: BulkService) -> None:
     check_says(pipeline, 2, "indx", "did you mean 'index'?")
     pipeline.path.write_text(config(bulk_service, 1, "x"))
     hide(pipeline, "httpx")
-    check_says(pipeline, 2, "it needs httpx, which is not installed: pip install 'zpipe[elasticsearch]'")
+    check_says(pipeline, 2, "it needs httpx, which is not installed: pip install 'zpipe-stages[elasticsearch]'")
 
 
 def test_throughput(make: Make, bulk_service: BulkService, compare: Callable[..., None]) -> None:

@@ -241,7 +241,7 @@ def test_unreachable_and_checks(make: Make, s3: S3) -> None:
     hide(pipeline, "boto3")
     for text in (source(s3, "x"), sink(s3, "x", 1)):
         pipeline.path.write_text(text)
-        check_says(pipeline, 2, "it needs boto3, which is not installed: pip install 'zpipe[s3]'")
+        check_says(pipeline, 2, "it needs boto3, which is not installed: pip install 'zpipe-stages[s3]'")
 
 
 def test_throughput_of_the_sink(make: Make, s3: S3, compare: Callable[..., None]) -> None:

@@ -15,6 +15,7 @@ from zpipe.config.reading.mistakes import MistakeReport
 from zpipe.config.reading.table_reader import TableReader
 from zpipe.config.reading.variable_expansion import Expanded
 from zpipe.core.wire.peer_address import as_ip
+from zpipe.errors import install_command
 
 _SCHEMES = ("nats://", "tls://")
 _WHO = ("username", "token", "credentials", "nkey")
@@ -95,7 +96,7 @@ def check(stages: Mapping[str, StageConfig], insecure: bool, runs: bool, report:
         if foreign:
             report.add(path, f"is for stages with a plugin; {foreign[0]} has a command, which speaks ZeroMQ")
         if missing:
-            report.add(path, "needs nats-py: pip install 'zpipe[nats]'")
+            report.add(path, f"needs nats-py: {install_command('nats')}")
         for index, server in enumerate(link.servers):
             if server.startswith("nats://") and not insecure and not _is_loopback(server):
                 problem = f"{server} is not encrypted, so everybody on the way can read and change what passes"

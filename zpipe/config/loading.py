@@ -23,7 +23,7 @@ from zpipe.config.reading.table_reader import TableReader
 from zpipe.config.reading.variable_expansion import UNSET, credential_names, expand, secrets
 from zpipe.config.stage_table import read_stage
 from zpipe.core.policy import LinkPolicy, StagePolicy
-from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError
+from zpipe.errors import ConfigError, Mistake, OperatorError, PluginError, install_command
 from zpipe.plugin_loading import Plugin
 
 _OPENTELEMETRY = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
@@ -56,7 +56,7 @@ def load(
     config = replace(_pipeline(TableReader(report, (), raw), path, env), text=text)
     loaded = _plugins(config, only, report)
     if config.traces and only != "" and not _is_installed(*_OPENTELEMETRY):
-        report.add(("telemetry", "traces"), "needs OpenTelemetry: pip install 'zpipe[otel]'", given=config.traces)
+        report.add(("telemetry", "traces"), f"needs OpenTelemetry: {install_command('otel')}", given=config.traces)
     stages = {}
     for name, stage in config.stages.items():
         stage = _with_plugin(stage, loaded.get(name), raw["stages"][name], report)

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zpipe.config.pipeline_config import NatsSecurity
+from zpipe.errors import install_command
 
 PORT = 4222
 _JWT, _SEED = "BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"
@@ -135,7 +136,7 @@ def _seed(path: Path) -> str:
 
 def _require_nkeys(key: str) -> None:
     if find_spec("nkeys") is None:
-        raise AccessError(f"`{key}` of [security.nats] needs nkeys", "pip install 'zpipe[nats]'")
+        raise AccessError(f"`{key}` of [security.nats] needs nkeys", install_command("nats"))
 
 
 def _text(key: str, path: Path) -> str:

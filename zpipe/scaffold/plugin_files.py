@@ -9,7 +9,7 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from zpipe.errors import OperatorError, TargetError
+from zpipe.errors import DISTRIBUTION, OperatorError, TargetError
 from zpipe.plugin_loading import provided
 from zpipe.scaffold import templates
 
@@ -59,7 +59,7 @@ def files_of(name: str, kind: str, single_file: bool) -> dict[str, str]:
     plugin = f"./{module}.py" if single_file else name
     folder = "" if single_file else f"{name}/"
     row = templates.PROGRAM_ROW if kind == "exec package" else ""
-    said = {"@PROGRAM@": row, "@NAME@": name, "@MODULE@": module, "@PLUGIN@": plugin}
+    said = {"@PROGRAM@": row, "@NAME@": name, "@MODULE@": module, "@PLUGIN@": plugin, "@ZPIPE@": DISTRIBUTION}
     return {folder + path: _filled(text, said) for path, text in files.items()}
 
 

@@ -407,7 +407,7 @@ build-backend = "hatchling.build"
 name = "@NAME@"
 version = "0.1.0"
 requires-python = ">=3.11"
-dependencies = ["zpipe"]
+dependencies = ["@ZPIPE@"]
 
 [project.entry-points."zpipe.plugins"]
 @NAME@ = "@MODULE@:Plugin"
@@ -421,7 +421,7 @@ pythonpath = ["."]
 
 README = """# @NAME@
 
-A plugin for [zpipe](https://pypi.org/project/zpipe/).
+A plugin for zpipe, which is installed as `@ZPIPE@`.
 
     pip install -e .            # configs can now say plugin = "@NAME@"
     python -m pytest            # its tests, on a virtual clock

@@ -14,7 +14,7 @@ from typing import Literal
 
 import zpipe
 from zpipe.config import PipelineConfig
-from zpipe.errors import OperatorError
+from zpipe.errors import OperatorError, install_command
 from zpipe.folders import SYSTEM_CONFIGS
 from zpipe.units import unit_files
 from zpipe.units.unit_names import config_path
@@ -130,9 +130,8 @@ def warnings(
             f"there is no user {USER}: install zpipe-sysusers.conf in /etc/sysusers.d and run systemd-sysusers"
         )
     if config.prometheus and importlib.util.find_spec("prometheus_client") is None:
-        found.append(
-            f"what serves metrics needs prometheus_client: {Path(program_path).with_name('pip')} install 'zpipe[prometheus]'"
-        )
+        pip = str(Path(program_path).with_name("pip"))
+        found.append(f"what serves metrics needs prometheus_client: {install_command('prometheus', pip)}")
     for change in changes:
         if change.action == "remove" and change.is_drop_in:
             unit = Path(change.path).parent.name.removesuffix(".d")

@@ -478,4 +478,4 @@ def test_without_the_library_it_says_what_to_install(config: Path) -> None:
     command = [sys.executable, "-c", script, "monitor", str(config), "--prometheus"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert result.returncode == ExitCode.FAILED
-    assert result.stderr == "zpipe: --prometheus needs prometheus_client: pip install 'zpipe[prometheus]'\n"
+    assert result.stderr == "zpipe: --prometheus needs prometheus_client: pip install 'zpipe-stages[prometheus]'\n"

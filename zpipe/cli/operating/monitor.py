@@ -23,7 +23,7 @@ from zpipe.config import PipelineConfig
 from zpipe.config.pipeline_config import PROMETHEUS
 from zpipe.config.reading import values
 from zpipe.config.targets import read_link
-from zpipe.errors import ExitCode, OperatorError
+from zpipe.errors import ExitCode, OperatorError, install_command
 from zpipe.monitor import snapshot_feed
 from zpipe.monitor.export import checks, exporter
 from zpipe.monitor.export.checks import Thresholds
@@ -203,7 +203,7 @@ def _serve_web(config: Path, given: str, replay: Path | None) -> ExitCode:
     try:
         from zpipe.cli.operating.screen_server import ScreenServer
     except ImportError:
-        raise OperatorError("--web needs textual-serve: pip install 'zpipe[web]'") from None
+        raise OperatorError(f"--web needs textual-serve: {install_command('web')}") from None
     try:
         host, port = values.host_port(given) if given else WEB
     except ValueError as problem:

@@ -26,7 +26,7 @@ from zpipe.config import PipelineConfig
 from zpipe.core.telemetry.tap_publisher import Bucket
 from zpipe.core.work.delivery import Slice
 from zpipe.core.work.task import Failure, Result, Task
-from zpipe.errors import OperatorError, PeerError
+from zpipe.errors import OperatorError, PeerError, install_command
 from zpipe.hookspecs import Context
 from zpipe.messages import BadRecord, Message
 from zpipe.runtime.logs import fields
@@ -84,7 +84,7 @@ def start(config: PipelineConfig, context: Context, log: logging.Logger) -> Trac
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import DEFAULT_ON
     except ImportError as error:
-        raise OperatorError(f"[telemetry] traces needs OpenTelemetry: pip install 'zpipe[otel]' ({error})") from None
+        raise OperatorError(f"[telemetry] traces needs OpenTelemetry: {install_command('otel')} ({error})") from None
     library = logging.getLogger("opentelemetry")
     library.handlers[:] = [ExportErrors(log)]
     library.propagate = False

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zpipe.errors import OperatorError
+from zpipe.errors import OperatorError, install_command
 from zpipe.monitor.export.metrics import METRICS, Distribution
 from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.monitor.snapshot_feed import READ_INTERVAL_S, now_s
@@ -65,7 +65,7 @@ def serve(feed: SnapshotFeed, model: PipelineModel, host: str, port: int, ready:
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
-        raise OperatorError("--prometheus needs prometheus_client: pip install 'zpipe[prometheus]'") from None
+        raise OperatorError(f"--prometheus needs prometheus_client: {install_command('prometheus')}") from None
     shown = f"[{host}]" if ":" in host else host
     collector = Collector(model)
     registry = CollectorRegistry()
