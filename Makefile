@@ -7,7 +7,6 @@ BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
 BENCH   := $(VENV)/.installed-bench
-DEMO    := build/demo
 WHEELS  := build/wheels/.complete
 DEB     := build/deb
 
@@ -45,13 +44,8 @@ $(BENCH): pyproject.toml | $(BIN)/python
 	@touch $@ $(RUNTIME)
 
 demo: $(RUNTIME) ## index the Python standard library into SQLite, then search it (QUERY='...')
-	@mkdir -p $(DEMO)
-	@rm -f $(DEMO)/index.db $(DEMO)/index.db-wal $(DEMO)/index.db-shm
-	STDLIB="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
-	INDEX_DB="$(CURDIR)/$(DEMO)/index.db" ZPIPE_STATE_DIR="$(CURDIR)/$(DEMO)/state" \
-	  $(BIN)/zpipe run configs/index.toml --fresh
-	@echo
-	$(BIN)/python configs/search.py $(DEMO)/index.db "$(QUERY)"
+	@mkdir -p build && rm -rf build/zpipe-demo
+	cd build && ../$(BIN)/zpipe demo -- "$(QUERY)"
 
 check: $(DEV) ## lint, format, types and the direction of imports
 	$(BIN)/ruff check

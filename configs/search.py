@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return 2
     path, query = Path(arguments[0]), arguments[1]
     if not path.is_file():
-        print(f"search: no index at {path}; `make demo` builds one", file=sys.stderr)
+        print(f"search: no index at {path}; `zpipe demo` builds one", file=sys.stderr)
         return 1
     if not query.split():
         print("search: the query is empty", file=sys.stderr)

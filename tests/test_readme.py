@@ -64,7 +64,9 @@ def test_the_pictures_are_of_today_s_screen(name: str, texts: tuple[str, ...]) -
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:
     for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+        file, _, heading = link.partition("#")
+        assert (ROOT / file).exists(), link
+        assert not heading or f"\n## {heading}\n" in README.lower(), link
     layout = README.split("## Layout")[1]
     for name in re.findall(r"`([a-z_/.A-Z]+)`", layout):
         if "/" in name:

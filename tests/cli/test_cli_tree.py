@@ -15,6 +15,7 @@ from zpipe.cli import ALIASES, COMMANDS, group
 from zpipe.errors import ExitCode, ZpipeError
 
 PRINTS_NO_FACTS = {
+    "demo": "for whoever tries zpipe: what it finds is a page to read",
     "stage": "a daemon: it has a log, and publishes snapshots",
     "completion show": "prints a script for a shell",
 }

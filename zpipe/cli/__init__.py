@@ -24,6 +24,7 @@ from zpipe.errors import ExitCode, OperatorError, ZpipeError
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
+    "demo": "Run an example, and ask it a question: the first minute with zpipe.",
     "run": "Run a whole pipeline in this terminal until its sources end.",
     "stage": "Run one instance of a stage in the foreground (what systemd runs).",
     "check": "Check configs: every mistake at once, and the memory they may take.",
@@ -46,7 +47,7 @@ COMMANDS = {
     "man": "Write the manual pages.",
 }
 ALIASES = {"top": "monitor"}
-_OPERATING = ("run", "stage", "monitor", "tap", "drain", "restart", "pause", "resume", "dead", "buffer")
+_OPERATING = ("demo", "run", "stage", "monitor", "tap", "drain", "restart", "pause", "resume", "dead", "buffer")
 """The commands that start, show or change a pipeline that runs. Their modules are in `operating`, all others in `preparing`."""
 _BESIDE = {"pause": "pause_resume", "resume": "pause_resume"}
 """The modules of commands that do not have one of their own name."""
