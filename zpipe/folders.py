@@ -26,6 +26,11 @@ def instance_name(pipeline: str, stage: str, n: int) -> str:
     return f"{pipeline}.{stage}.{n}"
 
 
+CONTAINER = "ZPIPE_CONTAINER"
+"""Set to 1 where no other user could get at a folder, as in a container: then the modes of folders are not looked at.
+
+A volume of Kubernetes may be written by everyone, and its kubelet changes modes in it."""
+
 BUFFERS = "buffers"
 """In an instance's state folder: its disk buffers, a folder for each."""
 
@@ -73,7 +78,8 @@ def make_private(path: Path) -> None:
     """Makes the folder `path`, and any that are missing above it, for this user only.
 
     Raises OperatorError if somebody else could put a socket of their own there: if the folder is a symbolic link, has another
-    owner or may be written to by others, or if the folder above it lets others replace it.
+    owner or may be written to by others, or if the folder above it lets others replace it. With $ZPIPE_CONTAINER only
+    the folder itself is looked at, and not its mode.
     """
     path = path.absolute()
     try:
@@ -96,13 +102,16 @@ def make_private(path: Path) -> None:
     if found.st_uid != user:
         theirs, mine = user_name(found.st_uid), user_name(user)
         raise OperatorError(f"{path} belongs to user {theirs}, not to {mine}, whom this runs as: run it as {theirs}")
+    if os.environ.get(CONTAINER) == "1":
+        return
     if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
         raise OperatorError(f"{path} may be written by others (mode {mode:04o}): chmod go-w {path}")
     if above.st_uid not in (user, 0):
         raise OperatorError(f"{path.parent} belongs to user {above.st_uid}, who could replace {path.name} in it")
     if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
-        raise OperatorError(f"{path.parent} may be written by everyone, who could replace {path.name} in it")
+        cure = f"chmod o-w {path.parent}, or in a container that no other user shares set ${CONTAINER} to 1"
+        raise OperatorError(f"{path.parent} may be written by everyone, who could replace {path.name} in it: {cure}")
 
 
 def remove(folder: Path) -> None:

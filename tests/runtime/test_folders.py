@@ -82,8 +82,24 @@ def test_a_folder_that_others_may_write(tmp_path: Path, mode: int) -> None:
 
 def test_a_folder_in_one_that_everyone_may_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    with pytest.raises(OperatorError, match="may be written by everyone"):
+    with pytest.raises(OperatorError, match=r"may be written by everyone.*in a container.*ZPIPE_CONTAINER"):
         folders.make_private(tmp_path / "inner")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777])
+def test_in_a_container_nobody_else_is_there_to_write(
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    path = tmp_path / "open"
+    path.mkdir()
+    path.chmod(mode)
+    monkeypatch.setenv("ZPIPE_CONTAINER", "1")
+    folders.make_private(path)
+    path.rename(tmp_path / "moved")
+    path.symlink_to("moved")
+    with pytest.raises(OperatorError, match="symbolic link"):
+        folders.make_private(path)
 
 
 def test_a_link_and_a_file(tmp_path: Path) -> None:

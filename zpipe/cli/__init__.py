@@ -130,6 +130,10 @@ def _tell(text: str) -> None:
 
 def main() -> None:
     """The console script. A mistake of the user ends in one clear message and an exit code, never in a traceback."""
+    if os.getpid() == 1:
+        from zpipe.cli import first_process
+
+        first_process.stay_behind()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the locale does not have
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
