@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from installation import Installed, installed_command, pip
+from installation import CHECKOUT, Installed, installed_command, pip
 
+import zpipe
 from zpipe.scaffold.plugin_files import PLUGINS
 
 
@@ -45,6 +50,16 @@ def test_commands_of_the_wheel(installed: Installed) -> None:
         "sqlite",
         "ndjson",
     }
+
+
+def test_the_version_names_commit_and_python(installed: Installed) -> None:
+    """The wheel has a file that says of which commit it is; of a checkout git says it."""
+    commit = "[0-9a-f]{12,}(-dirty)?" if (CHECKOUT / ".git").exists() and shutil.which("git") else "unknown"
+    expected = rf"zpipe {re.escape(zpipe.__version__)} \(commit {commit}, Python {platform.python_version()}\)\n"
+    for python in (installed.python, Path(sys.executable)):
+        command = [python, "-m", "zpipe", "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, cwd="/", check=True).stdout
+        assert re.fullmatch(expected, said), said
 
 
 def make_and_run(installed: Installed, kind: str, home: Path, tmp_path: Path) -> None:

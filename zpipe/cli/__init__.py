@@ -10,6 +10,7 @@ import errno
 import importlib
 import io
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,9 +97,36 @@ def _summary(name: str) -> str:
 
 
 @click.command(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="zpipe", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda context, _, asked: _show_version(context) if asked else None,
+    help="Show the version, the commit and the Python, and exit.",
+)
 def group() -> None:
     """Independent pipeline stages, connected by bounded queues over ZeroMQ, with no broker."""
+
+
+def _show_version(context: click.Context) -> None:
+    click.echo(f"zpipe {__version__} (commit {_commit()}, Python {platform.python_version()})")
+    context.exit()
+
+
+def _commit() -> str:
+    """That which the distribution was built of. A checkout has no file that says so: git does."""
+    package = Path(__file__).parents[1]
+    with suppress(OSError):
+        return (package / "commit").read_text("utf-8").strip()
+    import subprocess
+
+    command = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"]
+    if (package.parent / ".git").exists():
+        with suppress(OSError, subprocess.CalledProcessError):
+            done = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=True)
+            return done.stdout.strip()
+    return "unknown"
 
 
 @contextmanager
