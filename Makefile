@@ -53,11 +53,11 @@ check: $(DEV) ## lint, format, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## check, then the tests, two at a time on each core (ZPIPE_TEST_SERVICES=1: then test-services)
+test: check ## check, then the tests, two at a time on each core (ZPIPE_TEST_ALL=1: none may be skipped)
 	$(BIN)/python -m pytest -n auto --dist worksteal
-	$(if $(filter 1,$(ZPIPE_TEST_SERVICES)),$(MAKE) test-services)
+	@echo "Not among these: make test-services (real services) and make test-systemd (units)"
 
-test-services: $(DEV) ## plugins and links against real services, killed and restarted (ZPIPE_TEST_SERVICES=1: none may be missing)
+test-services: $(DEV) ## plugins and links against real services, killed and restarted (ZPIPE_TEST_ALL=1: none may be missing)
 	$(BIN)/python -m pytest tests/services -n 2 --dist loadfile
 
 # zpipe as a machine's own Python runs it (a unit cannot see one below /root), from wheels, so that no test needs an index.

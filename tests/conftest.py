@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from folder_times import FolderTimes
 from hypothesis import HealthCheck, settings
+from missing_needs import MissingNeeds
 
 # How long an example takes depends on what else the machine does: nothing here may fail for that.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -33,6 +34,7 @@ FROM_SYSTEMD = ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY",
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(FolderTimes())
+    config.pluginmanager.register(MissingNeeds())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import needs
 import pytest
 
 import zpipe
@@ -90,8 +90,7 @@ def within(module: str, allowed: set[str]) -> bool:
 
 def visible_files() -> list[Path]:
     """The files git tracks or would track."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
+    needs.skip_without("git", "clone")
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [path for path in (ROOT / one for one in listed.split("\0") if one) if path.is_file()]

@@ -1,4 +1,4 @@
-"""A real browser: headless Chromium, told what to do over its DevTools protocol."""
+"""A real browser: headless Chromium, told what to do over its DevTools protocol. Its tests need "chromium"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
+import needs
 
-NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
 DEADLINE_S = 60.0
 SIZE = (1200, 800)
 SHIFT = 8
@@ -69,10 +68,8 @@ class Page:
 
 @asynccontextmanager
 async def chromium(folder: Path) -> AsyncIterator[Page]:
-    """Starts a browser that keeps its files in `folder`. Skips where none is installed."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium is installed (.ci/run installs it)")
+    """Starts a browser that keeps its files in `folder`."""
+    found = next(filter(None, map(shutil.which, needs.CHROMIUM)))
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}")
     process = await asyncio.create_subprocess_exec(
         found,

@@ -97,6 +97,7 @@ def test_a_pipeline_that_runs_is_offered_by_its_name(folder: Path, monkeypatch: 
         lock.release()
 
 
+@pytest.mark.needs("tmux", "bash")
 def test_a_tab_in_a_terminal(folder: Path) -> None:
     env = {"PATH": f"{BIN}:{os.environ['PATH']}", "HISTFILE": "/dev/null"}
     with_home = {name: os.environ[name] for name in os.environ if name.startswith("ZPIPE_")}

@@ -60,6 +60,7 @@ print("after", file=sys.stderr)
 """
 
 
+@pytest.mark.needs("tmux")
 @pytest.mark.parametrize(("end", "kept"), [("ends", 0), ("stays", 4)])
 def test_a_terminal_shows_each_instance_once(good: Path, tmp_path: Path, end: str, kept: int) -> None:
     """The lines are longer than the terminal is wide, and none is left of those drawn before."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import needs
 import pytest
 from drill_screens import with_lasting_folder
 from tmux import Tmux, monitor
@@ -93,7 +94,7 @@ with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
 """
 """Serves any number of calls at once, and takes 0.1 s for each."""
 written: dict[str, list[str]] = {}
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.needs("tmux")]
 
 
 class Drill:
@@ -244,8 +245,7 @@ def fill(path: Path) -> None:
 @pytest.fixture
 def small_disk(home: Path) -> Iterator[Callable[[], Path]]:
     """A tmpfs that a file fills, so that its removal makes room."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
+    needs.skip_without("mounts")
     folder = home / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "zpipe-test", str(folder)], check=True)

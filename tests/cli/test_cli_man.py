@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def test_a_package_finds_them_where_it_looks() -> None:
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"] == {"docs/man": "share/man/man1"}
 
 
-@pytest.mark.skipif(shutil.which("man") is None, reason="man is not here: apt-get install man-db")
+@pytest.mark.needs("man")
 def test_man_shows_a_page_without_a_complaint(call: Call, tmp_path: Path) -> None:
     assert call("man", tmp_path / "man1").stdout == f"{len(pages())} pages in {tmp_path / 'man1'}\n"
     for name in pages():

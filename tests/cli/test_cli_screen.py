@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from tmux import Tmux, monitor
 
+pytestmark = pytest.mark.needs("tmux")
+
 CONFIG = """
 [pipeline]
 name = "watched"

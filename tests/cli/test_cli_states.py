@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import needs
 import pytest
 from tmux import Tmux, monitor
 
@@ -95,7 +96,7 @@ def wrong(payload):
         raise ConnectionRefusedError("the password is wrong")
     return fine(payload)
 """
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.needs("tmux")]
 
 
 class Screens:
@@ -334,8 +335,7 @@ def test_a_replay(home: Path, run: Callable[[str], Path], watch: Watch) -> None:
 
 @pytest.fixture
 def small_disk(home: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
+    needs.skip_without("mounts")
     folder = home / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "zpipe-test", str(folder)], check=True)

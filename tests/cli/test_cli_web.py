@@ -77,6 +77,7 @@ def url(serve: Serve) -> Iterator[str]:
     assert server.wait(60.0) == 0
 
 
+@pytest.mark.needs("chromium")
 def test_the_screen_is_seen_and_operated_in_a_browser(config: Path, url: str, home: Path) -> None:
     async def look() -> None:
         async with chromium(home / "browser") as page:

@@ -1,9 +1,8 @@
-"""A real terminal: tmux with a server of its own, whose screen can be read and typed into."""
+"""A real terminal: tmux with a server of its own, whose screen can be read and typed into. Its tests need "tmux"."""
 
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -11,8 +10,6 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-
-import pytest
 
 DEADLINE_S = 60.0
 
@@ -23,8 +20,6 @@ class Tmux:
     """One window of `width` x `height` in which `command` runs."""
 
     def __init__(self, home: Path, command: list[str], width: int, height: int, **env: str) -> None:
-        if shutil.which("tmux") is None:
-            pytest.skip("tmux is not installed (.ci/run installs it)")
         self._socket = str(home / f"tmux-{next(_NUMBERS)}")  # a server that ends may hold its socket for a moment yet
         words = ["exec", "env", *(f"{key}={value}" for key, value in env.items()), *command]
         self._tmux(

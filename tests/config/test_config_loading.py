@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from config_texts import stages, step
 from config_types import Problems, Read
+from unprivileged import as_unprivileged_user, folder_for_anybody
 
 from zpipe.config import Input, Workers, load
 from zpipe.core.policy import BatchPolicy, Bound, DeadPolicy, RetryPolicy, StagePolicy
@@ -247,12 +247,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert str(raised.value).endswith(said)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
-def test_a_file_without_the_right_to_read_it(write: Write) -> None:
-    path = write("")
-    path.chmod(0)
-    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
-        load(path)
+def test_a_file_without_the_right_to_read_it() -> None:
+    with folder_for_anybody() as folder:
+        path = folder / "p.toml"
+        path.touch(mode=0)
+        with as_unprivileged_user(), pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+            load(path)
 
 
 def test_a_default_is_shown_with_what_it_came_from(problems: Problems) -> None:

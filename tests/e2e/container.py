@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,16 +36,6 @@ mount -t proc proc proc
 mount -o remount,ro {root}
 exec chroot --userspec={uid}:{uid} --groups= . env -i {env} "$@"
 """
-
-
-def why_not() -> str:
-    """Why no container can be made here; "" if one can."""
-    if os.getuid() != 0:
-        return "only root can make a container of namespaces"
-    if missing := [name for name in ("unshare", "chroot", "nsenter") if shutil.which(name) is None]:
-        return f"there is no {missing[0]} here (Debian: util-linux, coreutils)"
-    tried = subprocess.run([*NAMESPACES, "mount", "-t", "proc", "proc", "/proc"], capture_output=True, text=True)
-    return "" if tried.returncode == 0 else f"unshare makes no namespaces here: {tried.stderr.strip()}"
 
 
 class Container:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
+import needs
 from pipeline import Command
 
 CHECKOUT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def pip(python: Path | str, *arguments: str) -> None:
     command = [str(python), "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=110)
     if done.returncode and any(sign in done.stderr for sign in NO_INDEX):
-        pytest.skip(f"pip reaches no package index: {done.stderr.strip().splitlines()[-1]}")
+        needs.skip_for("package index", detail=done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr
 
 

@@ -79,7 +79,7 @@ def test_a_drain_of_a_run_leaves_instances_alone_that_only_share_its_addresses(m
     assert_untouched(pipeline, stages)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("kind", ["r", "s"])
 def test_a_folder_of_another_user_is_refused_before_anything_starts(make: MakePipeline, kind: str) -> None:
     pipeline = make(IPC)

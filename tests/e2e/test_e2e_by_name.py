@@ -185,7 +185,7 @@ def test_a_broken_file_of_what_does_not_run_is_a_mistake(make: MakePipeline) -> 
     assert "plugni" in command.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, who looks into the folders of every user")
+@pytest.mark.needs("root")
 def test_root_finds_what_others_run_and_trusts_no_folder_that_is_not_theirs(
     make: MakePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from container import Container, why_not
+from container import Container
 from pipeline import wait_until
 
 CONFIG = """
@@ -47,7 +47,7 @@ def work(payload):
 """
 PATH = "/etc/zpipe/boxed.toml"
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = pytest.mark.needs("containers")
 
 MakeContainer = Callable[..., Container]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from e2e_types import MakePipeline
 from pipeline import Pipeline, wait_until
 from small_disk import small_disk
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 COUNT = 3000
 CONFIG = """
 [pipeline]
@@ -124,7 +122,7 @@ class Gate(zpipe.Sink):
 """
 
 
-@needs_root
+@pytest.mark.needs("mounts")
 def test_a_full_disk_is_back_pressure_and_goes_on_when_it_has_room(make: MakePipeline) -> None:
     """Nothing is acked that is not on the disk, nothing is lost, and nobody fails."""
     pipeline = make(config(more=', bytes = "4MiB"'))

@@ -5,7 +5,6 @@ The full disk is a small tmpfs of the test's own, so these need root.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -16,8 +15,6 @@ from pipeline import Command, Pipeline, Snapshot, ids, wait_until
 from small_disk import small_disk
 
 from zpipe.operate.watch import Watch
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 
 CONFIG = """
 [pipeline]
@@ -81,7 +78,7 @@ def said(run: Command, event: str, *parts: str) -> list[str]:
 BAD = list(range(7, 2000, 10))
 
 
-@needs_root
+@pytest.mark.needs("mounts")
 def test_full_disk_under_the_dead_letters_is_waited_for(make: MakePipeline) -> None:
     pipeline, gate = made(make)
     (pipeline.folder / "disk").mkdir()
@@ -105,7 +102,7 @@ def test_full_disk_under_the_dead_letters_is_waited_for(make: MakePipeline) -> N
     assert ids(pipeline.query("SELECT id FROM t ORDER BY id", "disk/out.db")) == [n for n in range(2000) if n % 10 != 7]
 
 
-@needs_root
+@pytest.mark.needs("mounts")
 def test_full_disk_under_the_position_is_waited_for_and_no_position_is_lost(make: MakePipeline) -> None:
     """Also at the very end, where the mark of the stop has to be written."""
     pipeline, gate = made(make)
@@ -128,7 +125,7 @@ def test_full_disk_under_the_position_is_waited_for_and_no_position_is_lost(make
         assert pipeline.position("read") == 1999
 
 
-@needs_root
+@pytest.mark.needs("mounts")
 def test_full_disk_under_a_sink_uses_up_no_attempts(make: MakePipeline) -> None:
     pipeline, gate = made(make)
     with small_disk(pipeline.folder / "disk") as disk:
@@ -166,7 +163,7 @@ def test_mark_of_the_stop_that_cannot_be_written_is_waited_for(make: MakePipelin
     assert said(run, "stop_mark.written")
 
 
-@needs_root
+@pytest.mark.needs("mounts")
 def test_start_on_a_full_disk_says_so(make: MakePipeline) -> None:
     pipeline, _ = made(make)
     with small_disk(pipeline.home / "s" / "p.work.1") as disk:
@@ -177,7 +174,7 @@ def test_start_on_a_full_disk_says_so(make: MakePipeline) -> None:
         assert line.startswith("zpipe: cannot ") and "is there room on its disk?" in line
 
 
-@needs_root
+@pytest.mark.needs("mounts")
 def test_start_in_a_read_only_state_folder_says_so(make: MakePipeline) -> None:
     pipeline, _ = made(make)
     with small_disk(pipeline.home / "s" / "p.work.1") as disk:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 from pathlib import Path
 
+import needs
 import pytest
 from e2e_types import MakePipeline
 from pipeline import Pipeline, send, wait_until
@@ -55,12 +55,6 @@ options = {{ path = "out.db", table = "t", key = "id" }}
 AWK = """{ match($0, /"id":[0-9]+/); id = substr($0, RSTART + 5, RLENGTH - 5); sub(/}$/, ",\\"awk\\":" id * 3 "}"); print }"""
 
 
-def needs(*programs: str) -> None:
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program} on this machine")
-
-
 def programs(pipeline: Pipeline) -> list[int]:
     """The programs that the pipeline's daemons have started."""
     daemons = set(pipeline.instances().values())
@@ -78,7 +72,7 @@ def programs(pipeline: Pipeline) -> list[int]:
 
 def kill_often(make: MakePipeline, count: int, rate: int, kills: int) -> None:
     """Kills programs and daemons in turns; each message must be stored once, with what each program has added."""
-    needs("jq", "awk", "node")
+    needs.skip_without("jq", "awk", "node")
     pipeline = make(PIPELINE.format(count=count, rate=rate, jq=JQ))
     (pipeline.folder / "add.js").write_text(NODE)
     (pipeline.folder / "add.awk").write_text(AWK)

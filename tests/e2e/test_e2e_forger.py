@@ -75,7 +75,7 @@ def attack(pipeline: Pipeline, ports: list[int]) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+@pytest.mark.needs("root")
 def test_a_forger_loses_nothing_and_is_named(make: MakePipeline) -> None:
     ports = free_ports(4)
     pipeline = make(CONFIG.format(*ports, count=COUNT), work=WORK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -28,10 +27,7 @@ input = "read"
 plugin = "discard"
 """
 
-pytestmark = pytest.mark.skipif(
-    os.getuid() != 0 or shutil.which("setpriv") is None,
-    reason="only root can give folders to somebody else, with setpriv",
-)
+pytestmark = pytest.mark.needs("root", "setpriv")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import urllib.parse
@@ -30,8 +29,6 @@ PROMISES = {
 NOT_HERE = {"zpipe_link_empty_in_seconds", "zpipe_source_total_messages"}
 """Nothing empties in a pipeline that is too slow, and its source is endless. Its plugins have no metrics of their own either, and
 its stages no disk buffers."""
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool: apt-get install prometheus")
-needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="apt-get install prometheus")
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -39,7 +36,7 @@ def promtool(*arguments: str | Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@needs_promtool
+@pytest.mark.needs("promtool")
 def test_the_alerts_are_sound_and_fire_when_they_should() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
     promtool("test", "rules", ALERT_TESTS)
@@ -150,7 +147,7 @@ def exporter(pipeline: Pipeline) -> str:
     return said[1]
 
 
-@needs_prometheus
+@pytest.mark.needs("prometheus")
 def test_every_query_is_answered_and_every_rule_evaluated(make: MakePipeline, tmp_path: Path) -> None:
     pipeline = make(CONFIG, sort=SORT)
     target = exporter(pipeline)

@@ -19,9 +19,6 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 def plugin(name: str) -> Any:
     """The object that a stage with this example would have."""
-    needs = {"ask": "httpx", "postgres": "psycopg"}
-    if name in needs:
-        pytest.importorskip(needs[name])
     hooks = plugin_loading.load(f"./{name}.py", EXAMPLES).hooks
     return next(iter(hooks.values())).__self__
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
+from unprivileged import as_unprivileged_user, folder_for_anybody
 
 from zpipe.config import PipelineConfig, load
 from zpipe.config.loading import report_for
@@ -77,11 +77,10 @@ def test_buffers_of_all_instances_on_a_disk_are_added_up(tmp_path: Path) -> None
     assert f"for {tmp_path}/state/p.read.1/buffers and 4 more folders, all on one disk, which has" in one.problem
 
 
+@pytest.mark.needs("another disk")
 def test_buffers_on_several_disks_are_judged_apart(tmp_path: Path) -> None:
     config, places = made(tmp_path, "1MiB", MORE.format(size="1MiB"))
     other = Path("/dev/shm")
-    if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("this machine has no other disk to write to")
     with tempfile.TemporaryDirectory(dir=other) as there:
         (tmp_path / "state").mkdir()
         (tmp_path / "state" / "p.two.1").symlink_to(there)
@@ -109,11 +108,12 @@ def test_a_segment_that_is_removed_meanwhile_is_passed_over(tmp_path: Path) -> N
     assert one.problem == ""
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    config, places = made(tmp_path, "1MiB")
-    (tmp_path / "state").mkdir(mode=0o500)
-    [one] = buffer_disks.examine(config, places)
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    with folder_for_anybody() as folder:
+        config, places = made(folder, "1MiB")
+        (folder / "state").mkdir(mode=0o555)
+        with as_unprivileged_user():
+            [one] = buffer_disks.examine(config, places)
     assert "cannot write to" in one.problem
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 
 from zpipe.scaffold import templates
@@ -207,7 +207,7 @@ def found_by_pyright(folder: Path) -> set[tuple[str, int]]:
     ]
     output = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     if "generalDiagnostics" not in output.stdout:
-        pytest.skip(f"pyright cannot be set up here: {output.stderr.strip()[-200:]}")
+        needs.skip_for("package index", detail=f"pyright cannot be set up: {output.stderr.strip()[-200:]}")
     found = json.loads(output.stdout)["generalDiagnostics"]
     return {(Path(d["file"]).stem, d["range"]["start"]["line"] + 1) for d in found if d["severity"] == "error"}
 
@@ -224,6 +224,6 @@ def test_mypy_finds_each_at_its_line(folder: Path) -> None:
     assert found_by_mypy(folder) == expected()
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="pyright is a program for node, which is not installed")
+@pytest.mark.needs("node")
 def test_pyright_finds_each_at_its_line(folder: Path) -> None:
     assert found_by_pyright(folder) == expected()

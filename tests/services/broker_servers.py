@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import needs
 from ports import free_ports
 from server import Server
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 class Redis(Server):
     program = "redis-server"
-    package = "redis-server"
+    need = "redis"
     password = "the right one"
 
     @property
@@ -47,7 +48,7 @@ class Redis(Server):
 
 class Nats(Server):
     program = "nats-server"
-    package = "nats-server"
+    need = "nats-server"
     username = "zpipe"
     password = "the right one"
 
@@ -87,7 +88,7 @@ async def _quiet(error: Exception) -> None:
 
 class Mosquitto(Server):
     program = "mosquitto"
-    package = "mosquitto"
+    need = "mosquitto"
     username = "zpipe"
     password = "the right one"
     user = "mosquitto"
@@ -112,8 +113,8 @@ class Mosquitto(Server):
 
 class RabbitMQ(Server):
     program = "rabbitmq-server"
-    package = "rabbitmq-server"
-    places = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
+    need = "rabbitmq"
+    place = needs.SERVER_PLACES["rabbitmq"][1]
     user = "rabbitmq"
     password = "guest"
 
@@ -130,7 +131,7 @@ class RabbitMQ(Server):
         die = "setpriv --pdeathsig KILL --"
         (self.folder / "plugins").write_text("[].")
         script = self.folder / "start"
-        script.write_text(f"#!/bin/sh\n{die} epmd -port {self.epmd_port} -address 127.0.0.1 &\nexec {self.places[0]}\n")
+        script.write_text(f"#!/bin/sh\n{die} epmd -port {self.epmd_port} -address 127.0.0.1 &\nexec {self.place}\n")
         erlang = self.folder / "bin" / "erl"
         erlang.parent.mkdir()
         erlang.write_text(f'#!/bin/sh\nexec {die} {shutil.which("erl")} "$@"\n')

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import needs
 import pytest
 from network import Network, network
 from pipeline import Pipeline
@@ -104,9 +105,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def net(home: Path) -> Iterator[Network]:
     """Three hosts on one switch."""
-    try:
-        with network(home) as made:
-            made.add(*HOSTS)
-            yield made
-    except OSError as error:
-        pytest.skip(f"no network namespaces here: {error}")
+    needs.skip_without("ip", "network namespaces")
+    with network(home) as made:
+        made.add(*HOSTS)
+        yield made

@@ -15,12 +15,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import pytest
+import needs
 from ports import free_ports
 
 START_S = 90.0
@@ -31,14 +31,13 @@ POLL_S = 0.02
 class Server:
     """A server process. A subclass says which; `running` makes one and ends it.
 
-    program  its executable, looked for in PATH and in `places` (globs)
-    package  the package of Debian that has it
+    program  its executable
+    need     what brings it (`needs.py`); "" where the Python of the tests does
     user     who runs it where the tests are root and the server refuses root; "" if it does not
     """
 
     program: ClassVar[str]
-    package: ClassVar[str]
-    places: ClassVar[Sequence[str]] = ()
+    need: ClassVar[str] = ""
     user: ClassVar[str] = ""
 
     def __init__(self, folder: Path) -> None:
@@ -67,18 +66,13 @@ class Server:
     @classmethod
     def found(cls) -> Path | None:
         """The executable; None where it is not installed."""
-        if path := shutil.which(cls.program, path=f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"):
-            return Path(path)
-        return next((path for place in cls.places for path in sorted(Path("/").glob(place.lstrip("/")))), None)
+        return needs.server_program(cls.need) if cls.need else Path(cls.program)
 
     @classmethod
     def require(cls) -> None:
-        """Skips the test where it is not installed, or fails it if ZPIPE_TEST_SERVICES=1."""
-        if cls.found() is None:
-            reason = f"there is no {cls.program} here; on Debian: apt install {cls.package}"
-            if os.environ.get("ZPIPE_TEST_SERVICES") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
+        """Skips the test where it is not installed."""
+        if cls.need:
+            needs.skip_without(cls.need)
 
     @property
     def log(self) -> Path:
@@ -193,7 +187,7 @@ S = TypeVar("S", bound=Server)
 
 @contextmanager
 def running(kind: type[S]) -> Iterator[S]:
-    """A server of this kind. Skips the test where it is not installed, or fails it if ZPIPE_TEST_SERVICES=1."""
+    """A server of this kind. Skips the test where it is not installed."""
     kind.require()
     folder = Path(tempfile.mkdtemp(prefix="zp-", dir="/tmp"))
     server = kind(folder)

@@ -20,8 +20,7 @@ HERE = Path(__file__).parent
 
 class PostgreSQL(Server):
     program = "postgres"
-    package = "postgresql"
-    places = ("/usr/lib/postgresql/*/bin/postgres",)
+    need = "postgresql"
     user = "postgres"
     _stop_signal: ClassVar[signal.Signals] = signal.SIGINT  # "fast": does not wait for clients
 
@@ -65,7 +64,7 @@ class PostgreSQL(Server):
 
 class MariaDB(Server):
     program = "mariadbd"
-    package = "mariadb-server"
+    need = "mariadb"
     user = "mysql"
 
     account = "zpipe"
@@ -110,15 +109,12 @@ class _Script(Server):
     """A program of Python beside the tests. Its interpreter is there."""
 
     program = sys.executable
-    package = "python3"
 
 
 class S3(Server):
     """moto's server, which keeps all in memory. Its clients come through `gate`, which a test may kill."""
 
-    program = "moto_server"
-    package = "python3-moto"
-    places = (f"{sys.prefix}/bin/moto_server",)
+    program = f"{sys.prefix}/bin/moto_server"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -227,16 +227,17 @@ def test_contacts(folder: Path, zpipe: Zpipe) -> None:
 
 
 def test_thumbnails(folder: Path, zpipe: Zpipe) -> None:
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image
+
     script(folder, "make_images.py", "images", 20)
     ledger = zpipe("run", folder / "thumbnails.toml", "--json").ledger()
     assert ledger["stages"]["shrink"]["dead"] == 1, "the one that is none"
     thumbnails = list((folder / "thumbnails").iterdir())
     assert len(thumbnails) == 20
     for path in thumbnails:
-        with image.open(path) as small:
+        with Image.open(path) as small:
             assert max(small.size) == 128
-    with image.open(folder / "contact-sheet.png") as sheet:
+    with Image.open(folder / "contact-sheet.png") as sheet:
         assert sheet.size == (8 * 128, 3 * 128)
         places = [(column * 128 + 4, row * 128 + 64) for row in range(3) for column in range(8)]
         filled = [sheet.getpixel(place) != (255, 255, 255) for place in places]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from machine import ROOT, MakePipeline
 from zpipe.config import load
 from zpipe.units import install, unit_files
 
+pytestmark = pytest.mark.needs("systemd-analyze")
 GOLDEN = Path(__file__).parent / "golden"
 IPC, TCP = 1.0, 1.5
 """What design N9 allows."""
@@ -52,8 +52,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def analyze(*arguments: str) -> tuple[int, str]:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("there is no systemd-analyze here")
     done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 

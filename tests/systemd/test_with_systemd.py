@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,10 +17,7 @@ systemd-run --quiet --wait --pipe echo from a unit
 touch "$1" "$2"
 exit 7
 """
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/usr/lib/systemd/systemd").exists() or shutil.which("dbus-daemon") is None,
-    reason="needs root, systemd and dbus",
-)
+pytestmark = pytest.mark.needs("root", "mounts", "systemd", "dbus")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

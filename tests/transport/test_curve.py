@@ -13,7 +13,6 @@ import pytest
 
 from zpipe.core.wire.peer_address import ShownKey
 from zpipe.errors import OperatorError
-from zpipe.runtime.this_host import is_own
 from zpipe.transport import keyring
 from zpipe.transport.arrival import Arrival, sender
 from zpipe.transport.curve import KeyPair, Refusal, TrustedKeys, new_pair, pair_of
@@ -152,7 +151,7 @@ def test_either_end_learns_why(
     assert "up" not in kinds(at) and "feedback" not in kinds(by)
 
 
-@pytest.mark.skipif(not is_own("[::1]"), reason="this machine has no IPv6")
+@pytest.mark.needs("IPv6")
 @pytest.mark.parametrize(
     ("bound", "address", "known"),
     [

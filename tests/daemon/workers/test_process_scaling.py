@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def rate(folder: Path, count: int, tasks: int) -> float:
 
 
 @pytest.mark.stress
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.needs("two cores")
 def test_four_workers_on_two_cores_do_nearly_twice_the_work_of_one(tmp_path: Path) -> None:
     ratios = sorted(rate(tmp_path, 4, 400) / rate(tmp_path, 1, 400) for _ in range(3))
     assert ratios[1] >= 1.8, ratios

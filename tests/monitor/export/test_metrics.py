@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -119,7 +118,7 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= known, legend
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt-get install prometheus")
+@pytest.mark.needs("promtool")
 def test_the_first_crash_shows_on_the_dashboard(tmp_path: Path) -> None:
     """Its series begins with it, at 1, in which increase() sees nothing."""
     dashboard = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
@@ -316,7 +315,7 @@ def assert_is_a_histogram(found: dict[str, list[Sample]]) -> None:
     assert not any(labels["stage"] == "make" for _, labels, _ in found["zpipe_latency_seconds"])
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt-get install prometheus")
+@pytest.mark.needs("promtool")
 def test_promtool_finds_nothing_wrong(config: Path) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(exporter(config))
