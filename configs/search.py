@@ -1,6 +1,6 @@
 """Searches the index that configs/index.toml builds: python search.py DB QUERY.
 
-QUERY is SQLite full-text syntax (binary search, "exact phrase", prefix*, name:bisect, a OR b); anything that is not
+QUERY is SQLite full-text syntax (priority queue, "exact phrase", prefix*, name:bisect, a OR b); anything that is not
 valid as such is searched for as plain words. Exits with 1 if nothing is found.
 """
 

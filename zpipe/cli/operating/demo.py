@@ -26,7 +26,7 @@ _FILES = (CONFIG, "python_index.py", SEARCH)
 
 
 @click.command()
-@click.argument("question", default="binary search")
+@click.argument("question", default="priority queue")
 def command(question: str) -> ExitCode:
     """Index the Python standard library into SQLite, by a pipeline of four processes, and search it for QUESTION.
 
