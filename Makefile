@@ -1,19 +1,20 @@
 # Everything a checkout needs: the first `make` of any target sets up .venv by itself.
 PYTHON ?= python3
-QUERY  ?= binary search
+QUERY  ?= priority queue
 
 VENV    := .venv
 BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
 BENCH   := $(VENV)/.installed-bench
+BUILD   := $(VENV)/.installed-dist
 WHEELS  := build/wheels/.complete
 DEB     := build/deb
 
 SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-systemd check deb bench bench-docs screen man catalog stress soak clean
+.PHONY: help demo test test-services test-systemd check deb dist bench bench-docs screen man catalog stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +42,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 
 $(BENCH): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@ $(RUNTIME)
+
+$(BUILD): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dist]'
 	@touch $@ $(RUNTIME)
 
 demo: $(RUNTIME) ## index the Python standard library into SQLite, then search it (QUERY='...')
@@ -73,6 +78,11 @@ deb: $(DEV) ## a Debian package for this machine's Python, into build/deb (DEB_R
 	rm -rf $(DEB)
 	packaging/debian/build $(BIN)/python $(DEB)
 	@if command -v lintian >/dev/null; then lintian --allow-root --tag-display-limit 0 $(DEB)/*.deb; else echo "make: not checked: there is no lintian here"; fi
+
+dist: $(BUILD) ## wheel and sdist, into dist, and both tried in each Python of this machine (PYTHONS='/usr/bin/python3.13' for some)
+	rm -rf dist build/dist
+	packaging/dist/build $(BIN)/python dist
+	packaging/dist/try dist build/dist $(PYTHONS)
 
 test-systemd: $(DEV) $(WHEELS) deb ## the tests that start and kill units, in a systemd of their own (as root)
 	ZPIPE_TEST_SYSTEMD=1 tests/systemd/with-systemd $(BIN)/python -m pytest tests/systemd
