@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,14 @@ import pytest
 from missing_needs import MISSING, MissingNeeds
 
 TESTS = Path(__file__).parent
+BARE_MACHINE = """
+import sys
+import needs, pytest
+looked_for = needs.is_there
+needs.is_there = lambda name: bool(needs.NEEDS[name].package) and looked_for(name)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""Runs tests where nobody has privileges; programs are looked for."""
 
 
 def test_a_test_is_skipped_for_lack_of_something_in_the_table_only() -> None:
@@ -67,3 +76,33 @@ def test_the_packages_are_listed_by_a_python_without_anything(tmp_path: Path) ->
     listed = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True)
     packages = {need.package for need in needs.NEEDS.values()}
     assert {"tmux", "libzmq3-dev", "prometheus"} <= set(listed.stdout.splitlines()) <= packages
+
+
+def outcomes(folder: Path, *arguments: str | Path, **programs: str) -> tuple[dict[str, int], str]:
+    """({"skipped": 3, …}, all that is said) of a run whose PATH has these scripts and nothing else."""
+    path = folder / "bin"
+    path.mkdir()
+    for name, script in programs.items():
+        (path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (path / name).chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ZPIPE_"))}
+    env |= {"PATH": str(path), "PYTHONPATH": str(TESTS)}
+    words = ["-p", "no:xdist", "-p", "no:cacheprovider", "-q", *map(str, arguments)]
+    command = [sys.executable, "-c", BARE_MACHINE, *words]
+    ran = subprocess.run(command, env=env, cwd=TESTS.parent, capture_output=True, text=True, timeout=100, check=False)
+    counts = ran.stdout.rstrip().rpartition("\n")[2]
+    return {what: int(count) for count, what in re.findall(r"(\d+) (\w+)", counts.partition(" in ")[0])}, ran.stdout
+
+
+def test_on_a_machine_without_anything_each_marked_test_is_skipped(tmp_path: Path) -> None:
+    marked = [path for path in TESTS.rglob("test_*.py") if "mark.needs(" in path.read_text(encoding="utf-8")]
+    files = [path for path in marked if path != Path(__file__) and "services" not in path.parts]
+    found, said = outcomes(tmp_path, "-m", "needs", *files)
+    assert found.keys() == {"skipped", "deselected"} and found["skipped"] > 50, said
+    assert re.search(r"^tmux +\d+ tests +apt install tmux$", said, re.MULTILINE), said
+
+
+def test_without_headers_no_example_in_c_is_built(tmp_path: Path) -> None:
+    found, said = outcomes(tmp_path, TESTS / "e2e" / "test_e2e_c.py", gcc="exit 1", make="exit 1")
+    assert found.keys() == {"skipped"}, said
+    assert "needs zmq.h, cbor.h (" in said, said
