@@ -346,7 +346,7 @@ def test_what_can_never_be_spawned_ends_the_run_with_the_reason(make: MakePipeli
     python = pipeline.folder / "python"
     python.symlink_to(sys.executable)
     pipeline.env["PYTHONPATH"] = os.pathsep.join(sys.path)
-    run = Command(["run", str(pipeline.path), "--json"], pipeline.home, pipeline.env, python=str(python))
+    run = Command(["run", str(pipeline.path), "--json", "--no-warm"], pipeline.home, pipeline.env, python=str(python))
     try:
         wait_until(lambda: pipeline.count() > 100 or not run.running, "it works")
         python.unlink()

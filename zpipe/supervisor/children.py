@@ -4,18 +4,15 @@ because of a death."""
 from __future__ import annotations
 
 import errno
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from zpipe.runtime.environment import LAST_DEATH, STDIN, SUPERVISED
+from zpipe.runtime.environment import LAST_DEATH, SUPERVISED
 from zpipe.runtime.signals import signal_name
+from zpipe.supervisor.instance_processes import InstanceProcess, InstanceProcesses
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 STABLE_S = 10.0
@@ -62,7 +59,7 @@ class ChildDaemon:
     fresh       its first life forgets the committed position of its source
     ready       this life has started well: its plugin is open
     done        it has ended and is not started again
-    stdin       the descriptor of the run's standard input, which the child inherits; None: it does not
+    stdin       the descriptor of the run's standard input, which the child reads; None: it does not
     restarting  it was asked to leave, to be started again with files that have changed
     start_at    when to start it, while it does not run
     why_absent  why it does not run, while it does not
@@ -70,6 +67,7 @@ class ChildDaemon:
 
     def __init__(
         self,
+        processes: InstanceProcesses,
         config: Path,
         stage: str,
         instance: int,
@@ -86,11 +84,11 @@ class ChildDaemon:
         self.restarting = False
         self.ready = False
         self.start_at = 0.0
-        self.process: subprocess.Popen[bytes] | None = None
-        self._command = [sys.executable, "-m", "zpipe", "stage", str(config), stage, "--instance", str(instance)]
-        self._command += ["--log-level", level]
-        self._env = {**env, SUPERVISED: "1", **({} if stdin is None else {STDIN: str(stdin)})}
-        self._inherited = () if stdin is None else (stdin,)
+        self.process: InstanceProcess | None = None
+        self._processes = processes
+        self._arguments = ["stage", str(config), stage, "--instance", str(instance), "--log-level", level]
+        self._env = {**env, SUPERVISED: "1"}
+        self._stdin = stdin
         self.why_absent = "is not started yet"
         self._last_death = ""
         self._delay_s = FIRST_DELAY_S
@@ -101,33 +99,14 @@ class ChildDaemon:
     def name(self) -> str:
         return f"{self.stage}.{self.instance}"
 
-    def start(self) -> IO[bytes]:
-        """Spawns the process. Returns the end of its stderr. Raises OSError.
-
-        It is executed, not forked, since threads and sockets do not survive a fork. It has a process group of its own, so that
-        Ctrl-C reaches only the supervisor. It ends when its stdin ends, and so it ends with the supervisor.
-        """
-        command = [*self._command, "--fresh"] if self._fresh else self._command
-        # The child inherits that SIGHUP is blocked, until it has a handler: by default SIGHUP would end it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=None,
-                stderr=subprocess.PIPE,
-                env={**self._env, LAST_DEATH: self._last_death},
-                process_group=0,
-                pass_fds=self._inherited,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        assert self.process.stderr is not None
-        os.set_blocking(self.process.stderr.fileno(), False)
+    def start(self) -> InstanceProcess:
+        """Starts the process. Blocks until it is there. Raises OSError."""
+        arguments = [*self._arguments, "--fresh"] if self._fresh else self._arguments
+        self.process = self._processes.start(arguments, {**self._env, LAST_DEATH: self._last_death}, self._stdin)
         self.ready = self._fresh = False
         self.restarts += 1
         self._began = time.monotonic()
-        return self.process.stderr
+        return self.process
 
     def note_ready(self, ready: bool) -> None:
         self.ready |= ready
@@ -136,7 +115,7 @@ class ChildDaemon:
         """Has it leave in order: what it has begun is finished, the rest goes back to its upstream. Then it is due to start."""
         if self.process is not None and not self.restarting:
             self.restarting = True
-            self.process.terminate()
+            self.process.send_signal(signal.SIGTERM)
 
     def reload(self) -> None:
         """Has it take over what of the config can change while it runs."""
@@ -146,7 +125,7 @@ class ChildDaemon:
     def stop_in_order(self) -> None:
         """Has it leave, not to be started again."""
         if self.process is not None:
-            self.process.terminate()
+            self.process.send_signal(signal.SIGTERM)
         else:
             self.done = True
 
@@ -161,11 +140,11 @@ class ChildDaemon:
 
     def reap(self) -> ChildDeath | None:
         """How it died. None if it runs, or if its death was reported already."""
-        if self.process is None or self.process.poll() is None:
+        self._processes.reap()
+        if self.process is None or self.process.code is None:
             return None
-        code = self.process.returncode
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        code = self.process.code
+        self.process.close_stdin()
         self.process = None
         death = ChildDeath(code)
         self._last_death = str(death)
@@ -198,8 +177,7 @@ class ChildDaemon:
         """Has it stop at once; `kill` is for one that does not. What it holds was not acked, so its upstream still has it."""
         if self.process is None:
             return
-        assert self.process.stdin is not None
         if kill:
-            self.process.kill()
-        elif not self.process.stdin.closed:
-            self.process.stdin.close()
+            self.process.send_signal(signal.SIGKILL)
+        else:
+            self.process.close_stdin()

@@ -24,6 +24,7 @@ from zpipe.runtime.signals import Signals
 from zpipe.supervisor import run_conflicts
 from zpipe.supervisor.children import ChildDaemon, ChildDeath, is_temporary
 from zpipe.supervisor.file_watch import FileWatch
+from zpipe.supervisor.instance_processes import InstanceProcesses
 
 TURN_S = 0.1
 STOP_S = 5.0
@@ -43,6 +44,7 @@ class Supervisor:
                      letter was taken in hand
     drain_timeout_s  how long a drain may take before the run stops
     file_watch       stages whose files have changed are started again; None: they are not looked at
+    warm             instances are forked from a process that has imported zpipe; False: each is executed
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Supervisor:
         replay: Collection[InstanceKey] = (),
         drain_timeout_s: float = float("inf"),
         file_watch: FileWatch | None = None,
+        warm: bool = True,
     ) -> None:
         file_descriptors.raise_limit()
         # The last stage comes first, so that consumers are there when the head starts.
@@ -91,6 +94,7 @@ class Supervisor:
         self._level = level
         self._file_watch = file_watch
         self._stdin = _own_stdin()
+        self._processes = InstanceProcesses(warm)
         self._children = [self._new_child(*instance, fresh) for instance in wanted]
 
     def run(self) -> ExitCode:
@@ -101,6 +105,7 @@ class Supervisor:
             return code
         finally:
             self._stop_children()
+            self._processes.close()
             self._watch.close()
             self._signals.close()
             if self._stdin is not None:
@@ -182,7 +187,7 @@ class Supervisor:
     def _start(self, child: ChildDaemon) -> ExitCode | None:
         """Spawns the child, or postpones that. Returns the exit code if it can never be spawned."""
         try:
-            stderr = child.start()
+            process = child.start()
         except OSError as error:
             if not is_temporary(error):
                 self._say("run.failed", stage=child.name, reason=f"cannot be spawned: {error}")
@@ -194,12 +199,12 @@ class Supervisor:
         self._ledger.restarts[child.stage] = sum(
             c.restarts for c in self._children if c.stage == child.stage and c.restarts > 0
         )
-        self._selector.register(stderr, selectors.EVENT_READ, child)
+        self._selector.register(process.stderr, selectors.EVENT_READ, child)
         return None
 
     def _new_child(self, stage: str, instance: int, fresh: bool = False) -> ChildDaemon:
         stdin = None if self._config.stages[stage].inputs else self._stdin
-        return ChildDaemon(self._config.path, stage, instance, self._env, self._level, fresh, stdin)
+        return ChildDaemon(self._processes, self._config.path, stage, instance, self._env, self._level, fresh, stdin)
 
     def _adopt_dead_instances(self, now: float) -> None:
         """Starts instances again that joined the run and have died. Their neighbours wait for them, since what they held comes

@@ -52,6 +52,9 @@ from zpipe.supervisor.supervisor import Supervisor
 @click.option(
     "--watch", is_flag=True, help="Start stages again whose plugin's files, or whose part of CONFIG, have changed."
 )
+@click.option(
+    "--no-warm", is_flag=True, help="Start each instance as a new interpreter, not from one that has loaded zpipe."
+)
 def command(
     config: Path,
     as_json: bool,
@@ -62,6 +65,7 @@ def command(
     drain_timeout: float | None,
     leave_buffers: bool,
     watch: bool,
+    no_warm: bool,
 ) -> ExitCode:
     """Run a whole pipeline in this terminal until its sources end.
 
@@ -88,6 +92,7 @@ def command(
         level=log_level,
         drain_timeout_s=drain_timeout_s,
         file_watch=FileWatch(pipeline) if watch else None,
+        warm=not no_warm,
     )
     try:
         if as_json:
@@ -110,6 +115,7 @@ def supervise(
     replay: Collection[InstanceKey] = (),
     drain_timeout_s: float = float("inf"),
     file_watch: FileWatch | None = None,
+    warm: bool = True,
 ) -> tuple[ExitCode, dict[str, Any]]:
     """Runs the pipeline, and shows how it goes. Returns how it ended, and the ledger as JSON. Blocks. Raises OperatorError."""
     display = LiveProgress(pipeline) if sys.stderr.isatty() and not quiet else PlainProgress(pipeline, quiet)
@@ -125,6 +131,7 @@ def supervise(
             replay=replay,
             drain_timeout_s=drain_timeout_s,
             file_watch=file_watch,
+            warm=warm,
         ).run()
     finally:
         display.close()

@@ -14,13 +14,18 @@ LARGE_MESSAGE_BYTES = 16 * 1024
 """From this size of messages on `keep_freed_memory` pays: a task of such messages takes and frees a megabyte."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES, _APART_BYTES = 8 << 20, 4 << 20
-_OWN_STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-"""Kept open, so that a snapshot can be taken when there are no file descriptors left."""
 
 
 def own_rss_bytes() -> int:
     """Resident, of this process."""
-    return _rss_bytes(os.pread(_OWN_STATM, 100, 0))
+    return _rss_bytes(os.pread(_own_statm(), 100, 0))
+
+
+@cache
+def _own_statm() -> int:
+    """Kept open, so that a snapshot can be taken when there are no file descriptors left. Not at the import, which may be in a
+    process that this one was forked from."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def rss_bytes(pid: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from zpipe import __version__
@@ -18,8 +19,12 @@ from zpipe.daemon.service.process_memory import own_rss_bytes
 from zpipe.daemon.service.sdnotify import ServiceStatus
 from zpipe.daemon.storage.last_life import LastLife
 
-_EPOCH = time.time() - time.monotonic()
-"""Rates are taken between snapshots, so their times must not jump when somebody sets the clock."""
+
+@cache
+def _epoch() -> float:
+    """Rates are taken between snapshots, so their times must not jump when somebody sets the clock. Not at the import, which may
+    be in a process that this one was forked from, long before."""
+    return time.time() - time.monotonic()
 
 
 def status_of(stage: Stage, held_by: str) -> ServiceStatus:
@@ -73,7 +78,7 @@ def process_figures(
     plugin_metrics   what the plugin counts and measures itself
     """
     return {
-        "at": _EPOCH + time.monotonic(),
+        "at": _epoch() + time.monotonic(),
         "version": f"zpipe {__version__}",
         "pid": os.getpid(),
         "rss_bytes": own_rss_bytes(),
