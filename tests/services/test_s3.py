@@ -177,9 +177,9 @@ def ask_for_keys(s3: S3) -> Iterator[Callable[[], tuple[str, str]]]:
     def made() -> tuple[str, str]:
         iam = boto3.client("iam", endpoint_url=f"http://127.0.0.1:{s3.port}", **LOGIN)
         iam.create_user(UserName="reader")
-        allowed = [
-            {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetObject"], "Resource": "arn:aws:s3:::open*"},
-            {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": "arn:aws:s3:::listed"},
+        allowed = [  # of one action AWS says ListBucket, and moto ListObjectsV2 or ListBucket, by its version
+            {"Effect": "Allow", "Action": ["s3:List*", "s3:GetObject"], "Resource": "arn:aws:s3:::open*"},
+            {"Effect": "Allow", "Action": ["s3:List*"], "Resource": "arn:aws:s3:::listed"},
         ]
         policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
         iam.put_user_policy(UserName="reader", PolicyName="open", PolicyDocument=policy)
