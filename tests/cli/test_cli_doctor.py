@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_types import Call, Write
 
-from zpipe.errors import ExitCode
+from zpipe.config import load
+from zpipe.errors import ExitCode, NoPeerError
 from zpipe.operate import doctor
 from zpipe.operate.doctor import _host_and_port
+from zpipe.runtime import running_pipelines
 from zpipe.runtime.locks import InstanceLock
+from zpipe.runtime.places import Places
 
 CONFIG = """
 [pipeline]
@@ -44,7 +49,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> Path:
     return tmp_path / "keys"
 
 
-def findings(call: Call, config: Path) -> tuple[int, list[dict[str, Any]]]:
+def findings(call: Call, config: Path | str) -> tuple[int, list[dict[str, Any]]]:
     said = call("doctor", config, "--json", "--timeout", "300ms")
     value = json.loads(said.stdout)
     assert value["ok"] == (said.return_value == 0)
@@ -148,6 +153,59 @@ def test_each_way_not_to_reach_somebody_has_a_cure(
     [said] = [one for one in found if one["what"].startswith("store.1")]
     assert (said["area"], said["verdict"]) == ("reach", "warning" if "listens" in why else "wrong")
     assert why in said["what"] and cure in said["cure"]
+
+
+RUNNING = """
+[pipeline]
+name = "q"
+[stages.read]
+plugin = "generate"
+[stages.store]
+input = "read"
+plugin = "http"
+options = { url = "http://127.0.0.1:1/" }
+"""
+
+
+@pytest.fixture
+def running(write: Write, home: Path) -> Iterator[Path]:
+    """The config of a pipeline one instance of which runs, as far as its lock and its record say."""
+    path = write(RUNNING)
+    lock = InstanceLock(home / "r" / "q.store.1", "q.store.1")
+    pipeline = load(path, only="")
+    running_pipelines.write_record(Places(pipeline, os.environ), pipeline, "store", 1)
+    yield path
+    lock.release()
+
+
+def about(found: list[dict[str, Any]], *areas: str) -> list[tuple[str, str]]:
+    return [(one["verdict"], one["what"]) for one in found if one["area"] in areas]
+
+
+def test_a_running_pipeline_is_found_by_its_name(call: Call, running: Path) -> None:
+    """By what it runs by, and with the options that only the file has."""
+    says_nothing = [("warning", "read.1 does not run"), ("wrong", "store.1 runs and says nothing")]
+    unreached = "store: the service at 127.0.0.1:1 cannot be reached: Connection refused"
+    for given in ("q", running):
+        _, found = findings(call, given)
+        assert about(found, "config", "reach", "services") == [
+            ("ok", f"{running} is right, and its plugins can be loaded"),
+            *says_nothing,
+            ("wrong", unreached),
+        ]
+    running.write_text(RUNNING.replace("http", "discard", 1).replace("options", "#"))
+    said = call("doctor", "q", "--json", "--timeout", "100ms")
+    assert "is not what runs" in said.stderr and json.loads(said.stdout)["config"] == str(running)
+    assert about(json.loads(said.stdout)["findings"], "reach", "services") == says_nothing
+    running.unlink()
+    _, found = findings(call, "q")
+    assert [verdict for verdict, _ in about(found, "config")] == ["wrong"]
+    assert about(found, "reach") == says_nothing
+
+
+def test_a_name_that_nothing_has(call: Call, home: Path) -> None:
+    said = call("doctor", "q").exception
+    assert isinstance(said, NoPeerError) and "no pipeline 'q' runs here" in str(said)
 
 
 def test_mistakes_of_the_config_are_findings(call: Call, write: Write, keys: Path) -> None:

@@ -43,14 +43,16 @@ def write_record(places: Places, config: PipelineConfig, stage: str, instance: i
 class Target(NamedTuple):
     """The pipeline that a command is to ask.
 
-    config  what it runs by; if it does not run, what the file says
-    env     the environment with the folders that it uses
-    notes   what the user has to know: that the file differs, or is broken
+    config   what it runs by; if it does not run, what the file says
+    env      the environment with the folders that it uses
+    notes    what the user has to know: that the file differs, or is broken
+    is_file  whether the file says the same, as far as is known
     """
 
     config: PipelineConfig
     env: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    is_file: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,20 @@ class _Found:
     def config(self) -> PipelineConfig:
         return config_record.merged(self.live or self.stale)
 
-    def target(self, env: Mapping[str, str], notes: Iterable[str] = ()) -> Target:
+    def target(self, env: Mapping[str, str], notes: Iterable[str] = (), is_file: bool = True) -> Target:
         state = max(self.live or self.stale, key=lambda one: one.at).state
         where = {"ZPIPE_STATE_DIR": str(state), **env, "ZPIPE_RUNTIME_DIR": str(self.root)}
-        return Target(self.config, where, tuple(notes))
+        return Target(self.config, where, tuple(notes), is_file)
 
 
 def find(given: Path, env: Mapping[str, str]) -> Target:
     """The pipeline of a config, or of a name. Raises ConfigError, NoPeerError, TargetError, OperatorError."""
-    if os.path.isfile(given) or not _NAME.fullmatch(str(given)):
-        return _by_file(given, env)
-    return _by_name(str(given), env)
+    return _by_name(str(given), env) if is_name(given) else _by_file(given, env)
+
+
+def is_name(given: Path) -> bool:
+    """Whether it is the name of a pipeline, and not a config."""
+    return not os.path.isfile(given) and _NAME.fullmatch(str(given)) is not None
 
 
 def names(env: Mapping[str, str]) -> list[str]:
@@ -137,7 +142,8 @@ def _target_of_running(live: Sequence[_Found], env: Mapping[str, str]) -> Target
     one = _only_one(live)
     others = sorted({by.version for by in one.live} - {__version__})
     told = [f"pipeline {one.name!r} runs zpipe {', '.join(others)}, and this is {__version__}"] if others else []
-    return one.target(env, [*told, *_notes(one, env)])
+    differs = list(_notes(one, env))
+    return one.target(env, [*told, *differs], is_file=not differs)
 
 
 def _only_one(found: Sequence[_Found]) -> _Found:

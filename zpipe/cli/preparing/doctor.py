@@ -1,28 +1,30 @@
-"""zpipe doctor CONFIG. Does not belong here: what is looked at (`operate/doctor`)."""
+"""zpipe doctor CONFIG|PIPELINE. Does not belong here: what is looked at (`operate/doctor`)."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zpipe.cli.parameters import TimeType, config_argument, json_option
+from zpipe.cli.parameters import TimeType, find_target, json_option, target_argument
 from zpipe.config import PipelineConfig, load
 from zpipe.errors import ConfigError, ExitCode, TargetError
 from zpipe.monitor.formatting import visible
 
 if TYPE_CHECKING:
     from zpipe.operate.doctor import Finding
+    from zpipe.runtime.running_pipelines import Target
 
 _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 @click.command()
-@config_argument
+@target_argument
 @click.option("--host", metavar="NAME", help="Look as that host of the pipeline.  [default: this one]")
 @click.option("--timeout", type=TimeType(), metavar="TIME", help="How long to listen to instances.  [default: 3s]")
 @json_option
@@ -30,10 +32,16 @@ def command(config: Path, host: str | None, timeout: float | None, as_json: bool
     """Find what stands in a pipeline's way, from this machine: the config and its plugins, names, ways to the other hosts, keys,
     versions, clocks, services of plugins, limits, folders, disks and units. Each finding says its cure.
 
-    Changes nothing, and may be called whether the pipeline runs or not. Exit code 1: something is wrong.
+    Changes nothing, and may be called whether the pipeline runs or not. Goes by what a config says, for the next start, or by
+    what a PIPELINE that is named runs by. Exit code 1: something is wrong.
     """
+    from zpipe.runtime import environment, running_pipelines
+
+    target = find_target(config) if running_pipelines.is_name(config) else None
+    path = target.config.path if target else config
+    env = {**(target.env if target else os.environ), **({environment.HOST: host} if host else {})}
     found: list[Finding] = []
-    for one in _findings(config, host, 3.0 if timeout is None else timeout):
+    for one in _findings(path, target, env, 3.0 if timeout is None else timeout):
         found.append(one)
         if not as_json:
             click.echo(
@@ -43,15 +51,15 @@ def command(config: Path, host: str | None, timeout: float | None, as_json: bool
                 click.echo(f"         -> {visible(one.cure)}")
     wrong = sum(one.verdict == "wrong" for one in found)
     if as_json:
-        click.echo(json.dumps({"config": str(config), "ok": not wrong, "findings": [one._asdict() for one in found]}))
+        click.echo(json.dumps({"config": str(path), "ok": not wrong, "findings": [one._asdict() for one in found]}))
     else:
         click.echo(f"zpipe: {wrong or 'nothing'} in the way", err=True)
     return ExitCode.FAILED if wrong else ExitCode.DONE
 
 
-def _findings(path: Path, host: str | None, listen_s: float) -> Iterator[Finding]:
+def _findings(path: Path, target: Target | None, env: Mapping[str, str], listen_s: float) -> Iterator[Finding]:
+    """`target`: the pipeline that was named."""
     from zpipe.operate.doctor import Finding, examine
-    from zpipe.runtime import environment
 
     pipeline: PipelineConfig | None = None
     try:
@@ -60,11 +68,12 @@ def _findings(path: Path, host: str | None, listen_s: float) -> Iterator[Finding
     except ConfigError as error:
         for mistake in error.mistakes:
             yield Finding("config", "wrong", str(mistake), "correct it: `zpipe check` says what is allowed")
-        try:
+        with suppress(ConfigError):
             pipeline = load(path, only="")
-        except ConfigError:
-            return
-    env = {**os.environ, environment.HOST: host} if host else os.environ
+    if target and not (target.is_file and pipeline):
+        pipeline = target.config  # not if the file says the same: instances leave no options in their records
+    if pipeline is None:
+        return
     yield from examine(pipeline, env, listen_s)
     yield from _units(pipeline, path, env)
 
