@@ -56,3 +56,23 @@ def test_an_instance_is_a_session_leader_and_shows_its_own_command(
         assert words == [sys.executable, "-m", "zpipe", "stage", str(fifo), "work"]
         assert os.getsid(process.pid) == process.pid
     _output(process, processes)
+
+
+def test_orphans_of_instances_are_reaped() -> None:
+    processes = InstanceProcesses(warm=True)
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        orphan = os.fork()
+        if orphan:
+            os.write(write, orphan.to_bytes(4, "little"))
+        os._exit(0)
+    os.waitpid(parent, 0)
+    orphan = int.from_bytes(os.read(read, 4), "little")
+    os.close(read)
+    os.close(write)
+    os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+    processes.reap()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(orphan, 0)
+    processes.close()
