@@ -136,6 +136,7 @@ def test_a_pause_holds_over_a_kill_until_resume(make: MakePipeline) -> None:
     paused = ask(pipeline, "pause", "read")
     assert code(paused) == 0
     assert paused.stdout == "read.1 is paused\n"
+    wait_until(lambda: pipeline.position("read") is not None, "its position is committed", SOON_S)
     pipeline.kill("read")
     stages["read", 1].wait(SOON_S)
     before = pipeline.position("read")
