@@ -14,7 +14,7 @@ DEB     := build/deb
 SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-systemd check deb dist bench bench-docs screen man catalog stress soak clean
+.PHONY: help demo test test-services test-systemd test-containers check deb dist bench bench-docs screen man catalog stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -60,7 +60,7 @@ check: $(DEV) ## lint, format, types and the direction of imports
 
 test: check ## check, then the tests, two at a time on each core (ZPIPE_TEST_ALL=1: none may be skipped)
 	$(BIN)/python -m pytest -n auto --dist worksteal
-	@echo "Not among these: make test-services (real services) and make test-systemd (units)"
+	@echo "Not among these: make test-services (real services), make test-systemd (units) and make test-containers (images)"
 
 test-services: $(DEV) ## plugins and links against real services, killed and restarted (ZPIPE_TEST_ALL=1: none may be missing)
 	$(BIN)/python -m pytest tests/services -n 2 --dist loadfile
@@ -86,6 +86,9 @@ dist: $(BUILD) ## wheel and sdist, into dist, and both tried in each Python of t
 
 test-systemd: $(DEV) $(WHEELS) deb ## the tests that start and kill units, in a systemd of their own (as root)
 	ZPIPE_TEST_SYSTEMD=1 tests/systemd/with-systemd $(BIN)/python -m pytest tests/systemd
+
+test-containers: $(DEV) ## the image and its containers, by podman (as root)
+	ZPIPE_TEST_CONTAINERS=1 tests/container/with-podman build/containers $(BIN)/python -m pytest tests/container
 
 bench: $(BENCH) ## zpipe beside what it replaces, one table of ratios (NAMES='N1 N3' for some, ARGS='--quick')
 	$(BIN)/python -m benchmarks $(NAMES) $(ARGS)

@@ -135,6 +135,15 @@ NEEDS: dict[str, Need] = {
     # what `make deb` builds and checks the package with
     "dpkg-dev": program("dpkg-dev", "dpkg-shlibdeps"),
     "lintian": program("lintian", "lintian"),
+    # what `make test-containers` builds images and runs containers with
+    "aardvark-dns": program("aardvark-dns", "aardvark-dns", places=("/usr/lib/podman/aardvark-dns",)),
+    "catatonit": program("catatonit", "catatonit"),
+    "crun": program("crun", "crun"),
+    "mmdebstrap": program("mmdebstrap", "mmdebstrap"),
+    "netavark": program("netavark", "netavark", places=("/usr/lib/podman/netavark",)),
+    "nft": program("nftables", "nft", places=("/usr/sbin/nft",)),
+    "podman": program("podman", "podman"),
+    "podman-compose": program("podman-compose", "podman-compose"),
     # of C
     "zmq.h": header("libzmq3-dev", "zmq.h"),
     "cbor.h": header("libcbor-dev", "cbor.h"),
