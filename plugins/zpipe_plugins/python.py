@@ -154,7 +154,8 @@ def _add_to_path(folder: Path) -> None:
     """Puts the folder first, as Python does for a script: a module beside the config wins over an installed one of its name."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
+        # importlib.invalidate_caches() imports importlib.metadata from Python 3.12 on
+        sys.path_importer_cache.pop(str(folder), None)
 
 
 def _import_failed(spec: str, error: BaseException) -> OperatorError:
