@@ -347,8 +347,8 @@ def test_a_path_that_belongs_to_another_user(call: Call, configs: Path, tmp_path
     unit.write_text(f"[Service]\nReadWritePaths={folder}\nPrivateTmp=no\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(install, "FOLDER", Path(f"{tmp_path}/units"))
-        patch.setattr(install, "USER", "nobody")
-        said = f"{folder} is not to be written by user nobody, whom the unit runs as"
+        patch.setattr(install, "USER", "daemon")  # who runs no tests
+        said = f"{folder} is not to be written by user daemon, whom the unit runs as"
         assert said in call("check", config).stderr
         folder.chmod(0o777)
         assert "not to be written" not in call("check", config).stderr
