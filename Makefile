@@ -14,7 +14,7 @@ DEB     := build/deb
 SYSTEM_PYTHON := $(shell PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-systemd test-containers check deb dist bench bench-docs screen man catalog stress soak clean
+.PHONY: help demo test test-services test-systemd test-containers test-fresh check deb dist bench bench-docs screen man catalog stress soak clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -89,6 +89,9 @@ test-systemd: $(DEV) $(WHEELS) deb ## the tests that start and kill units, in a 
 
 test-containers: $(DEV) ## the image and its containers, by podman (as root)
 	ZPIPE_TEST_CONTAINERS=1 tests/container/with-podman build/containers $(BIN)/python -m pytest tests/container
+
+test-fresh: ## clone, make demo and make test as somebody who has nothing but Python, git and make (as root; ARGS=--quick)
+	tests/fresh/clone-and-test $(ARGS)
 
 bench: $(BENCH) ## zpipe beside what it replaces, one table of ratios (NAMES='N1 N3' for some, ARGS='--quick')
 	$(BIN)/python -m benchmarks $(NAMES) $(ARGS)

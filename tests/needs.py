@@ -2,7 +2,8 @@
 
     @pytest.mark.needs("tmux")      a test that is skipped without it
     needs.skip_without("tmux")      the same in a fixture, or in what several tests stand on
-    python3 tests/needs.py          prints the Debian packages that this machine lacks; `.ci/run` installs them
+    python3 tests/needs.py          prints the Debian packages that this machine lacks; `.ci/run` installs them.
+                                    With --programs those that are here, each behind its package; `tests/fresh` hides them
 
 `missing_needs.py` reports the skips. No import of this module may be from outside the standard library: a fresh machine has no
 pytest yet.
@@ -14,8 +15,9 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,11 +30,12 @@ CHECKOUT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Need:
-    """There if `is_there`. Brought by a package of Debian, or as `otherwise` says."""
+    """There if `is_there`. Brought by a package of Debian, or as `otherwise` says. `programs` are those that are here."""
 
     is_there: Callable[[], bool]
     package: str = ""
     otherwise: str = ""
+    programs: Callable[[], Iterator[Path]] = lambda: iter(())
 
     @property
     def cure(self) -> str:
@@ -40,14 +43,16 @@ class Need:
 
 
 def program(package: str, *names: str, places: tuple[str, ...] = ()) -> Need:
-    return Need(lambda: _path(names, places) is not None, package)
+    def found() -> Iterator[Path]:
+        return _paths(names, places)
+
+    return Need(lambda: any(found()), package, programs=found)
 
 
-def _path(names: tuple[str, ...], places: tuple[str, ...]) -> Path | None:
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found:
-        return Path(found)
-    return next((path for place in places for path in sorted(Path("/").glob(place.lstrip("/")))), None)
+def _paths(names: tuple[str, ...], places: tuple[str, ...]) -> Iterator[Path]:
+    yield from map(Path, filter(None, map(shutil.which, names)))
+    for place in places:
+        yield from sorted(Path("/").glob(place.lstrip("/")))
 
 
 def header(package: str, name: str) -> Need:
@@ -132,6 +137,8 @@ NEEDS: dict[str, Need] = {
     "systemd": program("systemd", "systemd", places=("/usr/lib/systemd/systemd",)),
     "systemd-analyze": program("systemd", "systemd-analyze"),
     "tmux": program("tmux", "tmux"),
+    # what `make test-fresh`, and the wheels of `make test-systemd`, begin with
+    "venv": Need(lambda: _runs("/usr/bin/python3", "-c", "import ensurepip, venv"), "python3-venv"),
     # what `make deb` builds and checks the package with
     "dpkg-dev": program("dpkg-dev", "dpkg-shlibdeps"),
     "lintian": program("lintian", "lintian"),
@@ -170,7 +177,7 @@ NEEDS: dict[str, Need] = {
 def server_program(name: str) -> Path | None:
     """The executable of a server; None where it is not installed."""
     server, place = SERVER_PLACES[name]
-    return _path((server,), (place,))
+    return next(_paths((server,), (place,)), None)
 
 
 @cache
@@ -201,5 +208,10 @@ def missing_packages() -> list[str]:
     return sorted({need.package for name, need in NEEDS.items() if need.package and not is_there(name)})
 
 
+def present_programs() -> list[str]:
+    return sorted({f"{need.package} {path}" for need in NEEDS.values() for path in need.programs()})
+
+
 if __name__ == "__main__":
-    print(*missing_packages(), sep="\n", end="\n" if missing_packages() else "")
+    for line in present_programs() if sys.argv[1:] == ["--programs"] else missing_packages():
+        print(line)

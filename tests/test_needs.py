@@ -78,6 +78,19 @@ def test_the_packages_are_listed_by_a_python_without_anything(tmp_path: Path) ->
     assert {"tmux", "libzmq3-dev", "prometheus"} <= set(listed.stdout.splitlines()) <= packages
 
 
+def test_the_programs_that_are_here_are_listed_behind_their_packages(tmp_path: Path) -> None:
+    """Each that a test may find: all names, and all places."""
+    for name in ("tmux", "chromium", "google-chrome", "unknown"):
+        (tmp_path / name).touch(mode=0o755)
+    command = [sys.executable, "-I", "-S", str(TESTS / "needs.py"), "--programs"]
+    listed = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert [line for line in listed.stdout.splitlines() if str(tmp_path) in line] == [
+        f"chromium-headless-shell {tmp_path}/chromium",
+        f"chromium-headless-shell {tmp_path}/google-chrome",
+        f"tmux {tmp_path}/tmux",
+    ]
+
+
 def outcomes(folder: Path, *arguments: str | Path, **programs: str) -> tuple[dict[str, int], str]:
     """({"skipped": 3, …}, all that is said) of a run whose PATH has these scripts and nothing else."""
     path = folder / "bin"
