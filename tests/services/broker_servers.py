@@ -167,6 +167,16 @@ class RabbitMQ(Server):
         if self.running:
             self.kill()  # its script does not pass a signal on
 
+    def keeps(self, queue: str) -> bool:
+        """Whether a durable queue outlives a kill. RabbitMQ says that it is declared when mnesia's log has it. That this is
+        committed the log says up to two seconds later, and of what it does not say so, the next start knows nothing."""
+        name, files = queue.encode(), self.folder / "base"
+        [log] = files.glob("*/LATEST.LOG")
+        _, found, after = log.read_bytes().rpartition(name)
+        return bool(found and b"committed" in after) or any(
+            name in path.read_bytes() for path in files.glob("*/rabbit_durable_queue.DC?")
+        )
+
     def do(self, what: Callable[[Any], Awaitable[T]]) -> T:
         """Calls it with a channel, on an event loop of its own."""
         import aio_pika

@@ -21,7 +21,7 @@ from broker_rows import (
     there_and_back,
 )
 from broker_servers import RabbitMQ
-from pipeline import Pipeline
+from pipeline import Pipeline, wait_until
 from rows import DEADLINE_S, committed, fails_saying, rate_of_run, run_with_kills, run_without_service, waits_saying
 from server import running
 
@@ -62,6 +62,7 @@ def make_queue(rabbitmq: RabbitMQ, name: str, **arguments: Any) -> None:
         await channel.declare_queue(name, durable=True, arguments=arguments)
 
     rabbitmq.do(made)
+    wait_until(lambda: rabbitmq.keeps(name), f"RabbitMQ keeps the queue {name}")
 
 
 def held(rabbitmq: RabbitMQ, name: str) -> int:
