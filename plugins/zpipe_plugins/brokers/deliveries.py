@@ -15,7 +15,8 @@ HandleT = TypeVar("HandleT")
 
 
 class _Copies(Generic[HandleT]):
-    """Messages of one position, and how many of them the pipeline has finished. One whose handle is None comes again."""
+    """Messages of one position, and how many of them the pipeline has finished. One whose handle is None comes again, unless the
+    broker has got its acknowledgement after all."""
 
     __slots__ = ("finished", "handles")
 
@@ -31,7 +32,9 @@ class Deliveries(Generic[HandleT]):
     them: all of them are acknowledged once all are finished, since which of them was finished cannot be known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, times_out: bool = False) -> None:
+        """times_out: the broker gives a message again that takes long, too, and then wants the newest handle."""
+        self._times_out = times_out
         self._copies: dict[str, _Copies[HandleT]] = {}
         self._finished: set[str] = set()
         self._lock = threading.Lock()
@@ -39,18 +42,19 @@ class Deliveries(Generic[HandleT]):
     def take(self, position: str, handle: HandleT, again: bool) -> bool:
         """The broker has given a message. False: it is on its way or finished, so it is not to be taken.
 
-        again  it may be one that was given before. Else it is another one, whatever its position
+        again  it was given before, perhaps to somebody else. Else it is another one, whatever its position
         """
         with self._lock:
             copies = self._copies.get(position)
             if copies is None:
                 self._copies[position] = _Copies(handle)
                 return True
-            if again:
+            if again and (None in copies.handles or self._times_out):
                 lost = copies.handles.index(None) if None in copies.handles else -1
                 copies.handles[lost] = handle
                 return False
             copies.handles.append(handle)
+            self._finished.discard(position)
             return True
 
     def finish(self, positions: Iterable[str]) -> None:
@@ -63,10 +67,12 @@ class Deliveries(Generic[HandleT]):
                         self._finished.add(position)
 
     def owed(self) -> dict[str, list[HandleT]]:
-        """Acknowledgements that can be made now. One without a handle waits until the broker gives its message again."""
+        """Acknowledgements that can be made now. One without a handle waits until the broker gives its message again, and the
+        others of its position do not wait for that."""
         with self._lock:
             found = {position: self._copies[position].handles for position in self._finished}
-            return {position: list(handles) for position, handles in found.items() if None not in handles}  # type: ignore[arg-type]
+            given = {position: [one for one in handles if one is not None] for position, handles in found.items()}
+            return {position: handles for position, handles in given.items() if handles}
 
     def paid(self, acknowledged: Mapping[str, list[HandleT]]) -> None:
         with self._lock:
@@ -74,7 +80,8 @@ class Deliveries(Generic[HandleT]):
                 copies = self._copies[position]
                 copies.finished -= len(handles)
                 copies.handles = [handle for handle in copies.handles if handle not in handles]
-                self._finished.discard(position)
+                if copies.finished < len(copies.handles) or not copies.handles:
+                    self._finished.discard(position)
                 if not copies.handles:
                     del self._copies[position]
 

@@ -132,7 +132,7 @@ class NatsSource(ServicePlugin[SourceOptions], zpipe.Source[SourceOptions, str])
     async def open(self, context: zpipe.Context[SourceOptions]) -> None:
         self._consumer = context.options.consumer or f"{context.pipeline}-{context.stage}"
         self._prefix = len(f"{context.stage}:")
-        self._deliveries: Deliveries[str] = Deliveries()
+        self._deliveries: Deliveries[str] = Deliveries(times_out=True)
         self._nats = _reconnect(context)
         async with self._nats.use() as link:
             ack_wait = await self._make_consumer(link.jetstream, context.options)
