@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ HOSTS = ("read-1", "square-1", "square-2", "store-1", "monitor")
 
 
 def rows(database: Path) -> list[tuple[int, int]]:
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         return connection.execute("SELECT id, square FROM squares ORDER BY id").fetchall()
 
 
