@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_kills_and_spoilt_links_lose_nothing(config: Path, seed: int) -> None:
         p.spoil()
         p.run()
     assert stored(config) == EXPECTED
+
+
+def test_nobody_is_warned_of_what_a_killed_plugin_had_open(tmp_path: Path) -> None:
+    (tmp_path / "keeps.py").write_text(
+        "from zpipe import hookimpl\n@hookimpl\ndef zpipe_open(context):\n    context.kept = open(__file__)\n"
+        "@hookimpl\ndef zpipe_process(message, context):\n    pass\n"
+        "@hookimpl\ndef zpipe_close(context):\n    context.kept.close()\n"
+    )
+    (tmp_path / "p.toml").write_text(
+        '[pipeline]\nname = "p"\n[stages.read]\nplugin = "generate"\noptions = { count = 9 }\n'
+        '[stages.keep]\ninput = "read"\nplugin = "./keeps.py"\n'
+    )
+    with pipeline(tmp_path / "p.toml") as p:
+        p.kill("keep")
+        p.run()
+    gc.collect()  # has this test fail for a warning
 
 
 def test_nothing_passes_a_link_that_stands_still(config: Path) -> None:

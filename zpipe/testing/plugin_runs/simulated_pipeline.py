@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,6 +71,8 @@ class SimulatedPipeline:
         self._loop = VirtualTimeLoop()
         self._lives: dict[Key, Life] = {}
         self._heads: list[ReadFromPlugin] = []
+        self._killed = False
+        self._silence = ExitStack()
         self._seed = seed
         self._heartbeat_s = heartbeat_s
         self.simulation: Simulation
@@ -189,6 +194,9 @@ class SimulatedPipeline:
 
     def end_life(self, key: Key) -> None:
         """`kill -9`; it is started again after RESTART_S."""
+        if not self._killed:
+            self._killed = True
+            self._silence.enter_context(_no_resource_warnings())
         self._lives.pop(key, None)
         self.simulation.kill(key)
         self.simulation.boot_later(key, RESTART_S)
@@ -247,6 +255,19 @@ class SimulatedPipeline:
         finally:
             self._loop.close()
             self._states.cleanup()
+            self._silence.close()
+            if self._killed:
+                with _no_resource_warnings():
+                    gc.collect()
+
+
+@contextmanager
+def _no_resource_warnings() -> Iterator[None]:
+    """The kernel closes what a killed process had open. Here that becomes garbage, of which Python would warn when it is
+    collected, in a later test as well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
 
 
 def slow(policy: StagePolicy, heartbeat_s: float) -> StagePolicy:
