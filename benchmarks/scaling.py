@@ -30,7 +30,7 @@ SIMULATED_S = 3.0
 REAL_S = 12.0
 SIZES = (1, 10, 30, 100, 300, 1000)
 STAGES = 100
-CORE_CALLS = ("feedback_received", "upstream_received", "pass_on", "tell")
+CORE_CALLS = ("handle", "pass_on", "tell")
 DESCRIPTORS_A_SESSION, CONNECTIONS_A_SESSION = 4, 3
 """Of a producer; and a consumer has as many connections: its inbox, and those to feedback and control."""
 CONFIG = """\

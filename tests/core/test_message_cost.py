@@ -34,12 +34,12 @@ def test_the_bound_is_exact() -> None:
 
 def test_a_turn_that_does_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here it reads its next deadline again and again, and keeps what it read."""
-    next_timeout = Stage.next_timeout
+    next_at = Stage.next_at
 
     def wasteful(stage: Stage) -> float:
-        deadlines = [*map(next_timeout, [stage] * 300), *[0.0] * 4000]
+        deadlines = [*map(next_at, [stage] * 300), *[0.0] * 4000]
         return deadlines[0]
 
-    monkeypatch.setattr(Stage, "next_timeout", wasteful)
+    monkeypatch.setattr(Stage, "next_at", wasteful)
     found = problems(measure(FULL), json.loads(BASELINE.read_text())["full load"])
     assert [problem.split(" a message")[0] for problem in found] == ["calls", "allocated_bytes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zpipe.core import events
 from zpipe.core.actions import LogEvent, Reply
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import StagePolicy
@@ -30,8 +31,8 @@ UNIX = "uid 1000, pid 4321"
 )
 def test_who_asks_is_noted(what: str, refused: str | None, warning: bool, repeats: bool) -> None:
     stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
-    stage.opened()
-    stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
+    stage.handle(events.Opened(), 0.0)
+    stage.handle(events.FeedbackReceived(b"route", frames.write(frames.Request(7, what)), UNIX), 0.0)
     actions = stage.turn(0.0)
     [event] = [action for action in actions if isinstance(action, LogEvent)]
     name = what.partition(":")[0]
@@ -51,13 +52,14 @@ def told(what: str, in_session: bool = False) -> tuple[Stage, frames.Frame]:
         0.0,
         seeded_bytes("random"),
     )
-    stage.opened()
-    stage.upstream_expected(("read", 1))
+    stage.handle(events.Opened(), 0.0)
+    stage.handle(events.UpstreamExpected(("read", 1)), 0.0)
     if in_session:
-        stage.upstream_connected(("read", 1), 0.0)
+        stage.handle(events.UpstreamConnected(("read", 1)), 0.0)
         stage.turn(0.0)
-        stage.upstream_received(("read", 1), frames.write(frames.Welcome(frames.VERSION, bytes(16), "r1", 1)), 0.0)
-    stage.feedback_received(b"route", frames.write(frames.Request(7, what)), 0.0, UNIX)
+        welcome = frames.Welcome(frames.VERSION, bytes(16), "r1", 1)
+        stage.handle(events.UpstreamReceived(("read", 1), frames.write(welcome)), 0.0)
+    stage.handle(events.FeedbackReceived(b"route", frames.write(frames.Request(7, what)), UNIX), 0.0)
     answers = [frames.read(one.frame) for one in stage.turn(0.0) if isinstance(one, Reply)]
     return stage, answers[-1]
 

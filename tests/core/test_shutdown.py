@@ -9,6 +9,7 @@ from playbook import Line, Playbook, line
 from session_names import SECRET
 
 from zpipe.core import actions as act
+from zpipe.core import events
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
@@ -41,11 +42,11 @@ class Head:
         self._statements = 0
         self._state = "RUNNING"
         self._came: list[Line] = []
-        self.stage.opened()
+        self.stage.handle(events.Opened(), 0.0)
         self._turn()
         if messages:
             body = section.encode([str(n) for n in range(messages)], [0.0] * messages, [None] * messages, None)
-            self.stage.source_emitted([Chunk("", messages, body)], messages, messages, [])
+            self.stage.handle(events.SourceYielded([Chunk("", messages, body)], messages, messages, []), 0.0)
         assert not self._came
 
     def handle(self, event: Line) -> list[Line]:
@@ -54,7 +55,7 @@ class Head:
         return came
 
     def answer(self, question: Line) -> Line | None:
-        return shows(next_timeout=self.stage.next_timeout()) if question.kind == "shows" else None
+        return shows(next_at=self.stage.next_at()) if question.kind == "shows" else None
 
     def on_until(self, now: float) -> None:
         while self.now < now:
@@ -64,20 +65,20 @@ class Head:
     def on_sleep_until(self, now: float) -> None:
         while self.now < now:
             self._turn()
-            self.now = min(max(self.now + 1e-6, self.stage.next_timeout()), now)
+            self.now = min(max(self.now + 1e-6, self.stage.next_at()), now)
 
     def on_drain(self) -> None:
-        self.stage.drain()
+        self.stage.handle(events.OrderGiven("drain"), self.now)
         self._turn()
 
     def on_leave(self) -> None:
-        self.stage.leave(self.now)
+        self.stage.handle(events.OrderGiven("leave"), self.now)
         self._turn()
 
     def on_consumer_comes(self, limit: int) -> None:
         inbox = "ipc:///run/zpipe/p.b.1/inbox.sock"
         self._receive(frames.Hello(frames.VERSION, "p", "b", 1, "b1", SECRET, "", "a", inbox, 1, 100, "", []))
-        self.stage.session_ready(self._session)
+        self.stage.handle(events.SessionReady(self._session), self.now)
         self.on_statement(limit)
 
     def on_statement(self, limit: int, received: int = 0, released: int = 0, floor: int = 0) -> None:
@@ -87,22 +88,22 @@ class Head:
         self._receive(said)
 
     def on_session_lost(self) -> None:
-        self.stage.session_lost(self._session)
+        self.stage.handle(events.SessionLost(self._session), self.now)
         self._turn()
 
     def on_committed(self, count: int) -> None:
-        self.stage.committed(count, ended=False)
+        self.stage.handle(events.PositionStored(count, False), self.now)
         self._turn()
 
     def _receive(self, frame: frames.Frame) -> None:
-        self.stage.feedback_received(b"route", frames.write(frame), self.now, "uid 0, pid 1")
+        self.stage.handle(events.FeedbackReceived(b"route", frames.write(frame), "uid 0, pid 1"), self.now)
         self._turn()
 
     def _turn(self) -> None:
         came = self.stage.turn(self.now)
         self._came += [told for action in came if (told := self._told(action)) is not None]
         if any(isinstance(action, act.CloseSource) for action in came):
-            self.stage.source_ended()
+            self.stage.handle(events.SourceEnded(), self.now)
             self._turn()
 
     def _told(self, action: act.Action) -> Line | None:
@@ -154,7 +155,7 @@ def test_the_loop_is_told_when_it_will_give_up() -> None:
         >> stop(ended=False)
         >> exits(failed=False)
         >> announces("STOPPED", ended=False)
-        >> shows(next_timeout=float("inf"))
+        >> shows(next_at=float("inf"))
     )
 
 
@@ -260,20 +261,20 @@ def starting(inputs: list[tuple[str, str]]) -> Stage:
 def test_an_instance_that_is_told_to_leave_before_it_is_open_stops(inputs: list[tuple[str, str]]) -> None:
     stage = starting(inputs)
     stage.turn(0.0)
-    stage.leave(1.0)
+    stage.handle(events.OrderGiven("leave"), 1.0)
     assert act.Stop(ended=False) in stage.turn(1.0)
     assert act.Exit(failed=False) in stage.turn(1.0 + PATIENCE_S)
-    stage.opened()
+    stage.handle(events.Opened(), 0.0)
     assert stage.state.value == "STOPPED"
 
 
 def test_a_head_that_is_drained_before_it_is_open_closes_its_source_and_ends_once_it_is() -> None:
     stage = starting([])
-    stage.drain()
+    stage.handle(events.OrderGiven("drain"), 1.0)
     assert act.CloseSource() in stage.turn(1.0) and act.CloseSource() not in stage.turn(2.0)
     assert stage.state.value == "STARTING"
-    stage.opened()
-    stage.source_ended()
+    stage.handle(events.Opened(), 0.0)
+    stage.handle(events.SourceEnded(), 0.0)
     stage.turn(3.0)
     assert stage.state.value == "FLUSHED"
 
@@ -281,9 +282,9 @@ def test_a_head_that_is_drained_before_it_is_open_closes_its_source_and_ends_onc
 def test_a_stage_that_is_not_open_yet_sleeps_beside_an_upstream_that_is() -> None:
     """It says hello once it is open. Its plugin may take seconds for that, and needs the processor."""
     stage = starting([("z", "")])
-    stage.upstream_connected(("z", 1), 0.0)
+    stage.handle(events.UpstreamConnected(("z", 1)), 0.0)
     stage.turn(0.0)
-    assert stage.next_timeout() > 0.5
-    stage.opened()
+    assert stage.next_at() > 0.5
+    stage.handle(events.Opened(), 0.0)
     [hello] = [one for one in stage.turn(0.5) if isinstance(one, act.Tell)]
     assert isinstance(frames.read(hello.frame), frames.Hello)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from zpipe.config import PipelineConfig, load
+from zpipe.core import events
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
@@ -139,13 +140,14 @@ def test_who_has_left_in_this_run_is_not_waited_for_until_it_comes_back(
     env = {**os.environ, environment.RUN: "abc"}
     places = Places(config, env)
     stage = Stage(Identity("p", "drop", 1, "d1"), [("read", "")], [], StagePolicy(), 0.0, seeded_bytes("drop"))
-    waited_for, left = list[tuple[str, int]](), stage.upstream_left
+    waited_for, handle = list[tuple[str, int]](), stage.handle
 
-    def note(peer: tuple[str, int]) -> None:
-        waited_for.append(peer)
-        left(peer)
+    def note(event: events.Event, now: float) -> bool:
+        if isinstance(event, events.UpstreamLeft):
+            waited_for.append(event.peer)
+        return handle(event, now)
 
-    monkeypatch.setattr(stage, "upstream_left", note)
+    monkeypatch.setattr(stage, "handle", note)
     discovery = Discovery(config, places, stage, sockets, watches)
     places.state("read", 1).mkdir(parents=True)
     for now, mark in enumerate(["", "another run", "abc", "abc", "", "abc"], 100):

@@ -114,7 +114,7 @@ def test_after_what_a_turn_raises_the_loop_does_nothing_more(monkeypatch: pytest
         parts.loop.turn_for_source()
         return []
 
-    for name, method in (("poll", poll), ("turn", float), ("next_timeout", float)):
+    for name, method in (("poll", poll), ("turn", float), ("next_at", float)):
         monkeypatch.setattr(parts, name, method, raising=False)
     assert parts.loop._turn()
     assert parts.said == ["fed"]

@@ -1,6 +1,6 @@
 """What the core asks the shell to do. Each action is a value. Must not live here: doing it, or deciding it.
 
-The shell performs each without blocking; what fails comes back as an event (`session_lost`, `written(stored=False)`).
+The shell performs each without blocking; what fails comes back as an event (`SessionLost`, `LetterWritten` with `stored` false).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Action:
 @dataclass(slots=True)
 class OpenSession(Action):
     """Connect a new PUSH to `address`, where the same `key` must be proved as by the sender of the hello ("": none). Answered by
-    session_ready or session_lost."""
+    SessionReady or SessionLost."""
 
     session: bytes
     address: str
@@ -33,7 +33,7 @@ class CloseSession(Action):
 
 @dataclass(slots=True)
 class SendParcel(Action):
-    """Send at once or report session_lost: within the credit a send never blocks on a sound session."""
+    """Send at once or report SessionLost: within the credit a send never blocks on a sound session."""
 
     session: bytes
     header: bytes
@@ -95,26 +95,26 @@ class StartTask(Action):
 
 @dataclass(slots=True)
 class StoreDeadLetter(Action):
-    """Write a dead letter durably, then report it `written`."""
+    """Write a dead letter durably, then report LetterWritten."""
 
     letter: DeadLetter
 
 
 @dataclass(slots=True)
 class SendDeadLetter(Action):
-    """Encode a dead letter as a message, then report `posted`; one that cannot be sent is written like any other."""
+    """Encode a dead letter as a message, then report LetterPosted; one that cannot be sent is written like any other."""
 
     letter: DeadLetter
 
 
 @dataclass(slots=True)
 class TakeLetters(Action):
-    """Dead letters are marked for replay: read them from the store and give them to `Stage.replay`, at the rate asked for."""
+    """Dead letters are marked for replay: read them from the store and hand them in as LettersRevived, at the rate asked for."""
 
 
 @dataclass(slots=True)
 class RemoveLetter(Action):
-    """The replayed letter of this number is finished: delete it durably, then report `letter_removed`."""
+    """The replayed letter of this number is finished: delete it durably, then report LetterRemoved."""
 
     number: int
 

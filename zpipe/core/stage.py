@@ -9,23 +9,24 @@ credit, messages of a source, a task whose messages are completed or filtered): 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
 from zpipe.core import actions as act
+from zpipe.core import events as ev
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outgoing_link import OutgoingLink
 from zpipe.core.downstream.outlet import Outlet
-from zpipe.core.downstream.outlet_sessions import NO_KEY, OutletSessions
+from zpipe.core.downstream.outlet_sessions import OutletSessions
 from zpipe.core.downstream.output_limit import OutputLimit
+from zpipe.core.faces import Letters, Peers
 from zpipe.core.intervals import following
 from zpipe.core.ledger import Counts, Derivation, EachDerivation
 from zpipe.core.lifecycle import Lifecycle, Move, State
-from zpipe.core.policy import LimitPolicy, StagePolicy
+from zpipe.core.policy import StagePolicy
 from zpipe.core.processing.held_messages import held_full, hook_left
 from zpipe.core.processing.processing import Processing
-from zpipe.core.processing.replays import Revived
 from zpipe.core.shutdown import Shutdown
 from zpipe.core.source_positions import SourcePositions
 from zpipe.core.telemetry.stage_report import StageReport, StageStatus
@@ -34,12 +35,12 @@ from zpipe.core.upstream.incoming_link import IncomingLink
 from zpipe.core.upstream.inlet import Inlet
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls, Upstreams
 from zpipe.core.wire import frames
-from zpipe.core.wire.cbor import Encoded
-from zpipe.core.wire.peer_address import ShownKey
-from zpipe.core.work.task import DEAD, Chunk, DeadLetter, Result, Task
+from zpipe.core.work.task import DEAD, Task
 from zpipe.errors import PeerError
 
 NEVER = float("inf")
+PLAIN, STRAY = object(), object()
+"""Outcomes of events: nothing follows but tasks and parcels; a frame of nobody who is in session."""
 LOOKS = frozenset({"snapshot", "tap"})
 """Requests that change nothing of what the instance does."""
 COMMIT_S = 0.2
@@ -105,6 +106,9 @@ class Stage:
         held = self.counts, self.inlet, self.downstream, self.processing, self.source, self.upstreams
         self._report = StageReport(me, self.lifecycle, *held, now)
         self._process_figures = process_figures
+        self._handlers = self._make_handlers()
+        self.letters = Letters(self.lifecycle, self.shutdown, self.processing, replayable=self.source is None)
+        self.peers = Peers(self.sessions, self.upstreams)
 
     # ---- what the shell may read
 
@@ -118,11 +122,6 @@ class Stage:
         return self.lifecycle.over
 
     @property
-    def head(self) -> bool:
-        """It has a source, and no stage above it."""
-        return self.source is not None
-
-    @property
     def held_messages(self) -> int:
         """Messages that came in and are queued or in process."""
         return self.inlet.held_messages
@@ -132,62 +131,92 @@ class Stage:
         """Outputs wait for credit, so it is not worth making more of them at once."""
         return self.downstream.unsent > 0
 
-    @property
-    def dead_letters_stored(self) -> int:
-        """Dead letters that are stored, by the last count of the store."""
-        return self.processing.breaker.stored_messages
-
-    @property
-    def stopped_by(self) -> str:
-        """Why no more work is taken, and what to do about it; "" while it is."""
-        return self.processing.breaker.stopped_by
-
-    @property
-    def replays(self) -> frozenset[int]:
-        """Numbers of the dead letters that were taken for replay and are not gone from the store."""
-        return frozenset(self.processing.replays)
-
-    @property
-    def replay_room(self) -> tuple[int, int]:
-        """How many more dead letters may be taken for replay now, and bytes of them."""
-        return self.processing.replays.room
-
     def status(self) -> StageStatus:
         """What it is doing, in a few figures."""
         return self._report.status(self.shutdown.leaving, self.shutdown.draining)
 
-    # ---- events: neighbours
+    # ---- events
 
-    def feedback_received(
-        self, route: bytes, encoded: bytes, now: float, sender: str, shown: ShownKey = NO_KEY
-    ) -> None:
-        """A frame on the feedback ROUTER, by the connection `route`. Raises PeerError for one that is not of the protocol.
-        `sender`: who sent it, of a tcp peer exactly its host; `shown`: what the sender has proved by a key."""
-        self._wake(now)
+    def handle(self, event: ev.Event, now: float) -> bool:
+        """Takes the event in. What follows from it is drawn by `turn`. False: a frame of nobody who is in session. Raises
+        PeerError for one that is not of the protocol."""
+        if now - self._now > self._patience_s:
+            self._wake(now)
         settled, self._settled = self._settled, False
-        frame = frames.read(encoded)
+        outcome = self._handlers[type(event)](event, now)
+        if outcome is PLAIN:
+            self._settled = settled
+        return outcome is not STRAY
+
+    def _make_handlers(self) -> dict[type[ev.Event], Callable[[Any, float], object]]:
+        """What each event changes. `PLAIN` comes back if nothing follows from it but tasks and parcels."""
+        lifecycle, processing, upstreams, sessions = self.lifecycle, self.processing, self.upstreams, self.sessions
+        letters = processing.dead_letters
+        return {
+            ev.ParcelReceived: self._parcel_received,
+            ev.FeedbackReceived: self._feedback_received,
+            ev.UpstreamReceived: self._upstream_received,
+            ev.FrameMalformed: self._frame_malformed,
+            ev.UpstreamConnected: lambda e, now: upstreams.connected(e.peer, now),
+            ev.UpstreamDisconnected: lambda e, now: upstreams.disconnected(e.peer),
+            ev.UpstreamExpected: lambda e, now: upstreams.expected(e.peer),
+            ev.UpstreamGone: lambda e, now: upstreams.gone(e.peer),
+            ev.UpstreamLeft: lambda e, now: upstreams.left(e.peer),
+            ev.DownstreamGone: lambda e, now: self.downstream.end_acked_before(e.stage),
+            ev.SessionReady: lambda e, now: sessions.ready(e.session),
+            ev.SessionLost: self._session_lost,
+            ev.LinkHeard: self._link_heard,
+            ev.Opened: lambda e, now: lifecycle.make(Move.OPENED),
+            ev.Failed: lambda e, now: lifecycle.make(Move.FAIL),
+            ev.CallFinished: self._call_finished,
+            ev.OutputsEmitted: lambda e, now: processing.emitted(e.task, e.chunks),
+            ev.SourceYielded: self._source_yielded,
+            ev.SourceEnded: self._source_ended,
+            ev.PositionStored: self._position_stored,
+            ev.LetterWritten: lambda e, now: letters.written(e.letter, e.stored, now),
+            ev.LetterPosted: lambda e, now: letters.posted(e.letter, e.body),
+            ev.LettersCounted: lambda e, now: processing.breaker.stored(e.messages, e.bytes_),
+            ev.LetterRemoved: lambda e, now: processing.replays.removed(e.number),
+            ev.LettersRevived: lambda e, now: processing.replay(e.letters, now),
+            ev.OrderGiven: lambda e, now: self._obey(e.what, now),
+            ev.LimitChanged: lambda e, now: processing.set_limit(e.limit, now),
+            ev.IntervalChanged: self._interval_changed,
+            ev.TimePassed: lambda e, now: None,
+        }
+
+    def _parcel_received(self, event: ev.ParcelReceived, now: float) -> object:
+        frame = frames.read(event.header)
+        known = self.upstreams.parcel(frame, event.body, now)
+        if now < self.tap.until:
+            self._actions += self.tap.entered(self.inlet, frame, event.body, now)
+        if not known:
+            return STRAY
+        return PLAIN if type(frame) is frames.Parcel and frame.sections else None
+
+    def _feedback_received(self, event: ev.FeedbackReceived, now: float) -> object:
+        frame, route, sender = frames.read(event.frame), event.route, event.sender
+        plain = False
         match frame:
             case frames.Hello():
-                self._actions += self.sessions.hello(route, frame, now, sender, shown)
+                self._actions += self.sessions.hello(route, frame, now, sender, event.shown)
             case frames.Statement():
                 self._actions += (answer := self.sessions.statement(route, frame, now, sender))
                 # From credit and acks only parcels follow, and in a head a source's position to commit.
-                self._settled = settled and self.source is None and not (answer or frame.returned or frame.leaving)
+                plain = self.source is None and not (answer or frame.returned or frame.leaving)
             case frames.Refuse():
                 self._actions += self.sessions.refused(route, frame, sender)
             case frames.Request():
-                self._request(route, frame, now, sender)
+                self._requested(route, frame, now, sender)
             case _:
                 raise PeerError(f"a {frame.kind} on the feedback socket", frame.kind)
         self.downstream.recount()
+        if event.shown.key and not self.sessions.consumer_at(route):
+            return STRAY
+        return PLAIN if plain else None
 
-    def consumer_at(self, route: bytes) -> str:
-        """The instance that is in session by that route of the feedback socket; "" if none is."""
-        return self.sessions.consumer_at(route)
-
-    def _request(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
+    def _requested(self, route: bytes, request: frames.Request, now: float, sender: str) -> None:
         """Answers it, and logs who asked. Only what changes the instance is a warning: monitors and taps ask every second."""
-        refused = self._meet(request.what, now)
+        refused = self._obey(request.what, now)
         what, state, number = request.what.partition(":")[0][:80], self.state.value, request.number
         said = frames.Done(number, state) if refused is None else frames.Refuse(b"", refused, number)
         fields = {"what": what, "sender": sender, "state": state, "refused": refused}
@@ -195,138 +224,68 @@ class Stage:
         event = act.LogEvent("operator.request", fields, warning=order, repeats=order and refused is None)
         self._actions += [act.Reply(route, frames.write(said)), event]
 
-    def _meet(self, what: str, now: float) -> str | None:
+    def _obey(self, what: str, now: float) -> str | None:
         """Does what is asked, or says why not. Every request describes a state, so asking twice changes nothing: an operator
         whose answer was lost asks again."""
         match what:
-            case "drain" if self.upstreams.head:
-                self.drain()
-            case "drain":
+            case "drain" if self.source is None:
                 return "a drain begins at a head stage"
+            case "drain":
+                self.shutdown.drain()
             case "leave-buffers":
                 self.shutdown.leave_stored()
             case "leave":
-                self.leave(now)
+                self.shutdown.leave()
+                self.inlet.leave(now)
             case "pause" | "resume":
-                self.pause(what == "pause")
-            case "replay" if self.upstreams.head:
+                self.processing.pause(what == "pause")
+                self._actions.append(act.Remember(what == "pause"))
+            case "replay" if self.source is not None:
                 return "a source's records come from what it reads, and cannot be replayed"
             case "replay":
                 self._actions.append(act.TakeLetters())
             case "snapshot":
-                self.snapshot_now(now)
-            case _ if self.upstreams.gone_by_word(what):
-                pass
-            case _ if (rate := rate_asked_for(what)) is not None:
-                self.tap.ask(rate, now)
+                self.snapshot_at = now
             case _:
-                return f"no such request: {what}"[:200]
+                if (rate := rate_asked_for(what)) is not None:
+                    self.tap.ask(rate, now)
+                elif not self.upstreams.gone_by_word(what):
+                    return f"no such request: {what}"[:200]
         return None
 
-    def upstream_received(self, peer: tuple[str, int], encoded: bytes, now: float) -> None:
-        """A frame from the feedback or control of the upstream instance (stage, instance). Raises PeerError."""
-        self._wake(now)
-        self._settled = False
-        self._actions += self.upstreams.heard(peer, frames.read(encoded), now)
+    def _upstream_received(self, event: ev.UpstreamReceived, now: float) -> None:
+        self._actions += self.upstreams.heard(event.peer, frames.read(event.frame), now)
 
-    def parcel_received(self, header: bytes, body: Encoded, now: float) -> bool:
-        """A parcel in the inbox. False: it is of no open session. Raises PeerError."""
-        self._wake(now)
-        settled, self._settled = self._settled, False
-        frame = frames.read(header)
-        known = self.upstreams.parcel(frame, body, now)
-        if now < self.tap.until:
-            self._actions += self.tap.entered(self.inlet, frame, body, now)
-        self._settled = settled and type(frame) is frames.Parcel and bool(frame.sections)
-        return known
+    def _frame_malformed(self, event: ev.FrameMalformed, now: float) -> object:
+        self.counts.malformed += 1
+        return PLAIN
 
-    def upstream_connected(self, peer: tuple[str, int], now: float) -> None:
-        self._settled = False
-        self.upstreams.connected(peer, now)
-
-    def upstream_disconnected(self, peer: tuple[str, int]) -> None:
-        self._settled = False
-        self.upstreams.disconnected(peer)
-
-    def upstream_expected(self, peer: tuple[str, int]) -> None:
-        """The instance belongs to this run, whether or not it is there yet: the input does not end before it says its end."""
-        self._settled = False
-        self.upstreams.expected(peer)
-
-    def upstream_gone(self, peer: tuple[str, int]) -> None:
-        """The instance stopped at the end of its stream before this incarnation started."""
-        self._settled = False
-        self.upstreams.gone(peer)
-
-    def upstream_left(self, peer: tuple[str, int]) -> None:
-        """The instance left as it was told, maybe before this incarnation started, and its siblings go on."""
-        self._settled = False
-        self.upstreams.left(peer)
-
-    def downstream_gone(self, stage: str) -> None:
-        """A mark on disk says that an instance of that stage stopped at the end of this run's stream: it was told."""
-        self._settled = False
-        self.downstream.end_acked_before(stage)
-
-    def session_ready(self, session: bytes) -> None:
-        self._settled = False
-        self.sessions.ready(session)
-
-    def session_lost(self, session: bytes) -> None:
-        """Disconnected, or a send would have blocked."""
-        self._settled = False
-        self._actions += self.sessions.close(session)
+    def _session_lost(self, event: ev.SessionLost, now: float) -> None:
+        self._actions += self.sessions.close(event.session)
         self.downstream.recount()
 
-    def link_heard(self, heard: Callable[[], Iterable[act.Action]], now: float) -> None:
-        """The shell of a link that does not run over ZeroMQ has news for its link: `heard` calls the link's method for it."""
-        self._wake(now)
-        self._settled = False
-        self._actions += heard()
+    def _link_heard(self, event: ev.LinkHeard, now: float) -> None:
+        self._actions += event.link.heard(event.what, now)
         self.upstreams.link_heard()
         self.inlet.take_arrivals(now)
         self.downstream.recount()
 
-    def frame_malformed(self) -> None:
-        """A frame broke the protocol and was dropped."""
-        self.counts.malformed += 1
-
-    # ---- events: the plugin
-
-    def opened(self) -> None:
-        """The plugin is open and the sockets are bound."""
-        self._settled = False
-        self.lifecycle.make(Move.OPENED)
-
-    def failed(self) -> None:
-        self._settled = False
-        self.lifecycle.make(Move.FAIL)
-
-    def task_done(self, task: Task, result: Result, now: float) -> None:
-        plain = self.processing.done(task, result, now, self.shutdown.leaving)
-        self._settled = self._settled and plain and not self.downstream.near_bound
+    def _call_finished(self, event: ev.CallFinished, now: float) -> object:
+        task, leaving = event.task, self.shutdown.leaving
+        plain = self.processing.done(task, event.result, now, leaving)
         if task.hook:
-            self._actions += hook_left(task.hook, result, len(self.processing.held), self.shutdown.leaving)
+            self._actions += hook_left(task.hook, event.result, len(self.processing.held), leaving)
+        return PLAIN if plain and not self.downstream.near_bound else None
 
-    def task_emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        """Outputs of a task that is still under way."""
-        self._settled = False
-        self.processing.emitted(task, chunks)
-
-    def source_emitted(
-        self, chunks: list[Chunk], position: Any, count: int, letters: list[DeadLetter], ids: list[str] | None = None
-    ) -> None:
-        """`count` messages up to `position`: those in `chunks`, and records that could not be read, in `letters`. With `ids` each
-        of them is told by its id when it is finished; then `chunks` and `letters` say whose they are."""
+    def _source_yielded(self, event: ev.SourceYielded, now: float) -> object:
         assert self.source is not None
+        position, count, letters, ids = event.position, event.count, event.letters, event.ids
         each = EachDerivation([self.source.emit_singly(position, ids)]) if ids is not None else None
         derivation = each or Derivation([self.source.emit(position, count)])
         self.counts.receive(in_process=count)
         self.counts.finish(completed=count - len(letters))
-        unrouted = self.downstream.offer(chunks, derivation)
+        unrouted = self.downstream.offer(event.chunks, derivation)
         self.counts.unrouted += unrouted
-        plain = not (unrouted or letters or self.downstream.near_bound or self._limit.low)
-        self._settled = self._settled and plain
         self.processing.breaker.succeeded(count - len(letters))
         for letter in letters:
             derivation.expect(1, letter.owners)
@@ -336,84 +295,19 @@ class Stage:
             each.close_but(())
         else:
             derivation.close()
+        return None if unrouted or letters or self.downstream.near_bound or self._limit.low else PLAIN
 
-    def letter_written(self, letter: DeadLetter, stored: bool, now: float) -> None:
-        """The dead letter is durable, or could not be written."""
-        self._settled = False
-        self.processing.dead_letters.written(letter, stored, now)
-
-    def letter_posted(self, letter: DeadLetter, body: bytes) -> None:
-        """The dead letter leaves as a message: `body` is a section with that message alone."""
-        self._settled = False
-        self.processing.dead_letters.posted(letter, body)
-
-    def letters_stored(self, messages: int, bytes_: int) -> None:
-        """So many dead letters are in the store now."""
-        self._settled = False
-        self.processing.breaker.stored(messages, bytes_)
-
-    def letter_removed(self, number: int) -> None:
-        """The row of a replayed dead letter is gone, durably."""
-        self._settled = False
-        self.processing.replays.removed(number)
-
-    def replay(self, letters: list[Revived], now: float) -> None:
-        """Dead letters are messages again. Must not be called with more than `replay_room`."""
-        self._settled = False
-        self.processing.replay(letters, now)
-
-    @property
-    def takes_letters(self) -> bool:
-        """Dead letters may be replayed now: the instance works, and is not on its way to its end."""
-        running = self.state is State.RUNNING and self.source is None
-        return running and not (self.shutdown.leaving or self.processing.paused or self.processing.replays.full)
-
-    def source_ended(self) -> None:
-        """The iterator is exhausted, or closed at the core's wish."""
-        self._settled = False
+    def _source_ended(self, event: ev.SourceEnded, now: float) -> None:
         assert self.source is not None
         self.source.end(exhausted=not self.shutdown.closing)
 
-    def committed(self, count: int, ended: bool) -> None:
-        """A position is durable that covers `count` messages; `ended`: that the source ran to its end is, too."""
-        self._settled = False
+    def _position_stored(self, event: ev.PositionStored, now: float) -> None:
         assert self.source is not None
-        self.source.stored(count, ended)
+        self.source.stored(event.count, event.ended)
 
-    # ---- events: the operator
-
-    def drain(self) -> None:
-        """The end of the stream: a head closes its source; the others follow by what they hear from above."""
-        self._settled = False
-        self.shutdown.drain()
-
-    def leave(self, now: float) -> None:
-        """This instance alone is to go: grant nothing, hand back what is not started, finish the rest."""
-        self._settled = False
-        self.shutdown.leave()
-        self.inlet.leave(now)
-
-    def set_limit(self, limit: LimitPolicy | None, now: float) -> None:
-        """Another limit on the calls of the plugin from now on."""
-        self._settled = False
-        self.processing.set_limit(limit, now)
-
-    def set_interval(self, seconds: float) -> None:
-        """Snapshots are published this often from now on."""
-        self._settled = False
-        self.policy = replace(self.policy, interval_s=seconds)
-        self.snapshot_at = min(self.snapshot_at, following(self._now, seconds))
-
-    def pause(self, paused: bool) -> None:
-        """Starts no work (a head: takes nothing from its source) until told otherwise; what is started goes on."""
-        self._settled = False
-        self.processing.pause(paused)
-        self._actions.append(act.Remember(paused))
-
-    def snapshot_now(self, now: float) -> None:
-        """Publishes a snapshot at the end of this turn."""
-        self._settled = False
-        self.snapshot_at = now
+    def _interval_changed(self, event: ev.IntervalChanged, now: float) -> None:
+        self.policy = replace(self.policy, interval_s=event.seconds)
+        self.snapshot_at = min(self.snapshot_at, following(now, event.seconds))
 
     # ---- time
 
@@ -426,11 +320,11 @@ class Stage:
             self.upstreams.slept(now)
             self.sessions.slept(now)
 
-    def next_timeout(self) -> float:
+    def next_at(self) -> float:
         """When `turn` should be called although nothing happens."""
-        return self._due_at if self._settled else self._next_timeout()
+        return self._due_at if self._settled else self._next_at()
 
-    def _next_timeout(self) -> float:
+    def _next_at(self) -> float:
         if self.shutdown.exited:
             return NEVER
         at = min(
@@ -521,14 +415,9 @@ class Stage:
         self.processing.note_idle(now, self._limit.left, self.upstreams.awaits_acks)
         self._settled = self._settled and self._is_quiet
         if self._settled:
-            self._due_at = self._next_timeout()
+            self._due_at = self._next_at()
         actions, self._actions = self._actions, []
         return actions
-
-    def turn_anew(self, now: float) -> list[act.Action]:
-        """A turn that looks at everything, for tests: what it finds has been missed by the one before."""
-        self._settled = False
-        return self.turn(now)
 
     @property
     def _is_quiet(self) -> bool:

@@ -7,10 +7,12 @@ shows.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from zpipe.config import PipelineConfig
+from zpipe.core import events
 from zpipe.core.intervals import following
 from zpipe.core.stage import Stage
 from zpipe.runtime.places import Places
@@ -51,7 +53,7 @@ class Discovery:
         stages = self._upstreams if places.run else ()
         self._expected = {(name, n) for name in stages for n in range(1, config.stages[name].instances + 1)}
         for peer in sorted(self._expected):
-            stage.upstream_expected(peer)
+            stage.handle(events.UpstreamExpected(peer), time.monotonic())
 
     def turn(self, now: float) -> float:
         """Looks if it is time. Returns when it will be time again."""
@@ -73,20 +75,20 @@ class Discovery:
                     self._connect(peer)
                 if peer not in self._gone and self._places.stopped_at_end(upstream, instance) is not None:
                     self._gone.add(peer)
-                    self._stage.upstream_gone(peer)
-                self._look_who_left(peer)
+                    self._stage.handle(events.UpstreamGone(peer), now)
+                self._look_who_left(peer, now)
         for _, consumer in self._config.consumers(self._me):
             for instance in self._places.instances(consumer):
                 if self._places.stopped_at_end(consumer, instance) is not None:
-                    self._stage.downstream_gone(consumer)
+                    self._stage.handle(events.DownstreamGone(consumer), now)
 
-    def _look_who_left(self, peer: tuple[str, int]) -> None:
+    def _look_who_left(self, peer: tuple[str, int], now: float) -> None:
         """Tells the stage when an expected instance has left. It may be started again, and leave again."""
         if peer in self._gone or peer not in self._expected or not self._places.has_left(*peer):
             self._left.discard(peer)
         elif peer not in self._left:
             self._left.add(peer)
-            self._stage.upstream_left(peer)
+            self._stage.handle(events.UpstreamLeft(peer), now)
 
     def _is_starting(self, peer: tuple[str, int]) -> bool:
         """Whether the instance has not bound its sockets yet, of which `control` is the last; its folder is watched meanwhile. If

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig, parse_address
+from zpipe.core import events
 from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK
 from zpipe.core.jetstream import parcel
 from zpipe.core.lifecycle import State
@@ -143,7 +144,7 @@ class Instance:
             self._mailbox,
             Outage(self.log, "position.unwritten", "position.written", f"cannot write {self._store.path}"),
             completed_by=lambda: self._places.run or self._incarnation,
-            stored=self.stage.committed,
+            stored=lambda count, ended: self._tell(events.PositionStored(count, ended)),
             committed=self._plugin_host.committed,
         )
         outages = [self._position_writer.outage, self._dead_letters.outage, self._service_wait.outage]
@@ -317,7 +318,7 @@ class Instance:
         taken = threading.Event()
 
         def take() -> None:
-            self.stage.task_emitted(task, chunks)
+            self._tell(events.OutputsEmitted(task, chunks))
             self._mailbox.post(taken.set)  # runs in the next turn: this one still has to set `output_room`
 
         self._mailbox.post(take)
@@ -333,6 +334,9 @@ class Instance:
 
     # ---- called by the thread that drives the loop, or takes a turn of it
 
+    def _tell(self, event: events.Event) -> None:
+        self.stage.handle(event, time.monotonic())
+
     def _turn_for_source(self) -> None:
         self.loop.turn_for_source()
 
@@ -344,7 +348,7 @@ class Instance:
         if self._health.fails(task, result):
             self._lock.note_state(locks.CANNOT_GO_ON)
         else:
-            self.stage.task_done(task, result, time.monotonic())
+            self._tell(events.CallFinished(task, result))
 
     def _end_source(self, error: BaseException) -> None:
         if isinstance(error, OperatorError):  # it would fail again after a restart
@@ -357,7 +361,7 @@ class Instance:
         self.log.error(
             fields(event=event, plugin=self._settings.plugin, reason=reason), exc_info=None if known else error
         )
-        self.stage.failed()
+        self._tell(events.Failed())
 
     def _signalled(self) -> None:
         for number in self._signals.read():
@@ -374,7 +378,7 @@ class Instance:
                 return
             hint = "once more stops now: what is not finished is not acked"
             self.log.info(fields(event="leaving", signal=number.name, hint=hint))
-            self.stage.leave(time.monotonic())
+            self._tell(events.OrderGiven("leave"))
 
     def _reload(self) -> None:
         """SIGHUP: takes over what can change while running, and logs what cannot."""
@@ -382,7 +386,7 @@ class Instance:
         self._config = reload(self._config, self._env, self.stage, self.log)
         self._refusals.trust(self._config)
         for session in self._sockets.trust(keyring.trusted_by(self._config, self._settings.name)):
-            self.stage.session_lost(session)
+            self._tell(events.SessionLost(session))
         self._leave_record(self._config)
         self._notifier.reloaded()
 
@@ -426,7 +430,7 @@ class Instance:
 
     def _unreached(self) -> dict[tuple[str, int], tuple[str, float]]:
         """The address of each upstream instance whose end is awaited and that is not connected, and for how many seconds."""
-        awaited = self.stage.status().waiting_for
+        awaited = self.stage.peers.waiting_for()
         found = self._sockets.unreached().items()
         return {peer: of for peer, of in found if peer[0] in awaited or f"{peer[0]}.{peer[1]}" in awaited}
 
@@ -446,10 +450,10 @@ class Instance:
             return
         self._position_writer.go_on_from(opened.saved)
         self._total = None if self._replaying else opened.total
-        self.stage.opened()
+        self._tell(events.Opened())
         self._lock.note_state(locks.READY)
         if self._places.paused(self._settings.name, self._number):
-            self.stage.pause(True)
+            self._tell(events.OrderGiven("pause"))
         self._notifier.ready()
         for outlet in self._config.unread_outlets(self._settings.name):
             hint = "no stage has it as its input: what leaves by it is counted as unrouted, and goes nowhere"
@@ -459,7 +463,7 @@ class Instance:
         )
         if self._source is not None:
             if opened.complete and not self._replaying:
-                self.stage.source_ended()
+                self._tell(events.SourceEnded())
             else:
                 # In the next turn: at the end of this one the source of a paused stage is told that it has no room.
                 self._mailbox.post(self._source.start)

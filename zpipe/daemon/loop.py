@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from zpipe.core import actions as act
+from zpipe.core import events
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
 from zpipe.core.work.task import Task
@@ -50,7 +51,7 @@ class Part(Protocol):
 
 
 class LinkShell(Part, Protocol):
-    """What touches the world for a link that does not run over ZeroMQ. It answers by `Stage.link_heard`, on the loop's thread."""
+    """What touches the world for a link that does not run over ZeroMQ. It answers by `LinkHeard` events, on the loop's thread."""
 
     def start(self) -> None:
         """Begins, before anything is asked of it. Does not block."""
@@ -211,7 +212,7 @@ class Loop:
         now = time.monotonic()
         # From here on other threads wake the poll: what they post after a part has looked must not wait for the poll's deadline.
         self._mailbox.asleep = True
-        at = min(self._stage.next_timeout(), self._turn_parts(now))
+        at = min(self._stage.next_at(), self._turn_parts(now))
         if self._source is not None:
             at = min(at, self._source.turn(now))
         timeout_s = 0.0 if self._mailbox or self._has_calls else at - now
@@ -320,38 +321,39 @@ class Loop:
                 case "parcel":
                     if len(multipart) != 2:
                         raise PeerError("not the two frames of a header and a body")
-                    if not stage.parcel_received(multipart[0], multipart[1], now):
+                    if not stage.handle(events.ParcelReceived(multipart[0], multipart[1]), now):
                         self._charge(arrival, peer_limits.PLAIN, now)
                 case "feedback":
                     if len(multipart) != 2:
                         raise PeerError("not a single frame")
                     shown = self._sockets.shown_key(arrival)
-                    stage.feedback_received(multipart[0], multipart[1], now, sender(arrival), shown)
-                    if shown.key and not stage.consumer_at(multipart[0]):
+                    event = events.FeedbackReceived(multipart[0], multipart[1], sender(arrival), shown)
+                    if not stage.handle(event, now):
                         self._charge(arrival, peer_limits.PLAIN, now)
                 case "control":
                     self._subscribed(arrival)
                 case "upstream":
-                    stage.upstream_received(arrival.key, multipart[0], now)
+                    stage.handle(events.UpstreamReceived(arrival.key, multipart[0]), now)
                 case "announcement":
-                    stage.upstream_received(arrival.key, multipart[1] if len(multipart) == 2 else b"", now)
+                    frame = multipart[1] if len(multipart) == 2 else b""
+                    stage.handle(events.UpstreamReceived(arrival.key, frame), now)
                 case "up":
                     self._log.debug(fields(event="upstream.connected", upstream=_name(arrival.key)))
-                    stage.upstream_connected(arrival.key, now)
+                    stage.handle(events.UpstreamConnected(arrival.key), now)
                 case "down":
                     self._log.debug(fields(event="upstream.disconnected", upstream=_name(arrival.key)))
-                    stage.upstream_disconnected(arrival.key)
+                    stage.handle(events.UpstreamDisconnected(arrival.key), now)
                 case "ready":
-                    stage.session_ready(arrival.key)
+                    stage.handle(events.SessionReady(arrival.key), now)
                 case "lost":
-                    stage.session_lost(arrival.key)
+                    stage.handle(events.SessionLost(arrival.key), now)
                 case "refusal":
                     self._refusals.note(arrival.key, now)
                 case "fd" if arrival.key in self._descriptors:  # else the mailbox's: its calls are made after the poll
                     self._descriptors[arrival.key]()
                     self._parts_look_at = 0.0
         except PeerError as error:
-            stage.frame_malformed()
+            stage.handle(events.FrameMalformed(), now)
             self._malformed.note(self._origin(arrival, error), error, now)
             self._charge(arrival, peer_limits.MALFORMED, now)
 
@@ -378,7 +380,7 @@ class Loop:
             case "parcel":
                 return Source("inbox", error.peer, sender(arrival))
             case "feedback":
-                return Source("feedback", self._stage.consumer_at(arrival.frames[0]), sender(arrival))
+                return Source("feedback", self._stage.peers.consumer_at(arrival.frames[0]), sender(arrival))
             case "control":
                 return Source("control", sender=sender(arrival))
             case "upstream":
@@ -412,7 +414,7 @@ class Loop:
 
     def _session_lost(self, session: bytes) -> None:
         """A send has failed at the end of a turn. The next turn follows at once and does what follows from that."""
-        self._stage.session_lost(session)
+        self._stage.handle(events.SessionLost(session), time.monotonic())
         self._mailbox.post(_nothing)
 
     def _close_session(self, action: act.CloseSession) -> None:

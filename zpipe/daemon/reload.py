@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from zpipe.config import PipelineConfig, config_record, load
 from zpipe.config.pipeline_config import StageConfig, Workers
+from zpipe.core.events import IntervalChanged, LimitChanged
 from zpipe.core.stage import Stage
 from zpipe.errors import ConfigError
 from zpipe.runtime.logs import fields
@@ -50,7 +51,7 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     """
     taken, left = [], []
     if new.interval_s != old.interval_s:
-        stage.set_interval(new.interval_s)
+        stage.handle(IntervalChanged(new.interval_s), time.monotonic())
         taken.append("telemetry.interval")
     if new.log_level != old.log_level:
         log.setLevel(new.log_level.upper())
@@ -71,7 +72,7 @@ def _apply(old: PipelineConfig, new: PipelineConfig, stage: Stage, log: logging.
     if after is None:
         return taken, [*left, f"stages.{mine}"]
     if before.limit != after.limit:
-        stage.set_limit(after.limit, time.monotonic())
+        stage.handle(LimitChanged(after.limit), time.monotonic())
         taken.append(f"stages.{mine}.limit")
     # The number of instances concerns only whoever starts them, so this one needs no restart.
     same = {name: getattr(before, name) for name in ("options", "traits", "limit", "instances")}

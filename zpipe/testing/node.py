@@ -6,8 +6,9 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from zpipe.core import events
 from zpipe.core.actions import Action
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity, SuspectedCalls
@@ -25,6 +26,15 @@ TURN_S = 0.0005
 def seeded_bytes(seed: str | int) -> Callable[[int], bytes]:
     """In the place of a generator that nobody can guess: the same bytes for the same seed."""
     return random.Random(seed).randbytes
+
+
+class Answer(NamedTuple):
+    """In the place of a link: what the link has to say, once it is asked."""
+
+    says: Callable[[], Iterable[Action]]
+
+    def heard(self, what: Any, now: float) -> Iterable[Action]:
+        return self.says()
 
 
 class Node:
@@ -79,7 +89,7 @@ class Node:
         self._turned = turned
         self._store = store
         self._wake_at = NEVER
-        self.stage.opened()
+        self.tell(events.Opened())
 
     def _process_figures(self) -> dict[str, Any]:
         if self.source is None:
@@ -88,7 +98,7 @@ class Node:
         return {"read_messages": given, "read_s": given * self.spec.record_s}
 
     def _heard(self, delay_s: float, heard: Callable[[], Iterable[Action]]) -> None:
-        self.later(delay_s, lambda: self.stage.link_heard(heard, self._clock.now))
+        self.later(delay_s, lambda: self.tell(events.LinkHeard(Answer(heard), None)))
 
     def kill(self) -> SuspectedCalls:
         """The process is gone. Returns what was in a call."""
@@ -104,6 +114,10 @@ class Node:
         self._frozen_until = max(self._frozen_until, self.now + seconds)
 
     # ---- time
+
+    def tell(self, event: events.Event) -> None:
+        """Hands the event to the core, without a turn."""
+        self.stage.handle(event, self._clock.now)
 
     def event(self, event: Event) -> None:
         """Something happens to the process: at once, when it wakes up, or never because it is dead."""
@@ -136,7 +150,7 @@ class Node:
         self._turned(self)
         if not self.alive:
             return
-        at = self.stage.next_timeout()
+        at = self.stage.next_at()
         if self.source is not None:
             at = min(at, max(self.source.ready_at, self._clock.now + TURN_S))
         at = max(at, self._clock.now + 1e-6)
@@ -155,10 +169,10 @@ class Node:
         if source.over:
             return
         emitted = source.read(1 + self._random.randrange(READ_MESSAGES), self._clock.now)
-        if emitted[2]:
-            self.stage.source_emitted(*emitted)
+        if emitted.count:
+            self.tell(emitted)
         if source.ends():
-            self.stage.source_ended()
+            self.tell(events.SourceEnded())
 
     def set_limit(self, limit: int) -> None:
         self.workers.set_gate(limit > 0)
@@ -170,8 +184,8 @@ class Node:
             self.source.close()
 
     def _emitted(self, task: Task, chunks: list[Chunk]) -> None:
-        self.stage.task_emitted(task, chunks)
+        self.tell(events.OutputsEmitted(task, chunks))
 
     def _done(self, run: SimulatedTask) -> None:
         self._store(self, run)
-        self.stage.task_done(run.task, run.result, self._clock.now)
+        self.tell(events.CallFinished(run.task, run.result))

@@ -24,7 +24,7 @@ Plan = Callable[[str, int], list[str]]
 SECTION_MESSAGES = 16
 
 Heard = Callable[[float, Callable[[], Iterable[Action]]], None]
-"""After so many seconds the stage is told that a link has heard something, by `Stage.link_heard`."""
+"""After so many seconds the stage is told that a link has heard something, by a `LinkHeard` event."""
 
 
 class SimulatedLinks(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zpipe.core.work.task import CallHistory, Chunk, DeadLetter
+from zpipe.core.events import SourceYielded
+from zpipe.core.work.task import CallHistory, DeadLetter
 from zpipe.testing.clock import NEVER
 from zpipe.testing.simulated_plugin import Outputs, Spec
 
@@ -41,10 +42,10 @@ class SimulatedSource:
         return self.emitted + max(self._come(min(self._left, self._limit - self.emitted), now), 0)
 
     def committed(self, position: int) -> None:
-        """Nobody wants to know."""
+        """Discards the position: a simulated source goes on from its disk."""
 
     def acked(self, ids: list[str]) -> None:
-        """Nor that."""
+        """Discards the ids."""
 
     def set_limit(self, limit: int) -> None:
         self._limit = limit
@@ -57,8 +58,8 @@ class SimulatedSource:
         self.over = self._closing or self._left == 0
         return self.over
 
-    def read(self, most: int, now: float) -> tuple[list[Chunk], int, int, list[DeadLetter], None]:
-        """Up to `most` records: sections by outlet, the position of the last, their number, what cannot be read, and no ids."""
+    def read(self, most: int, now: float) -> SourceYielded:
+        """Up to `most` records."""
         spec = self._spec
         count = self._records_due(min(self._left, self._limit - self.emitted, max(most, spec.section)), now)
         first = self._start + self.emitted
@@ -71,7 +72,7 @@ class SimulatedSource:
                 letters.append(DeadLetter("unreadable", "", CallHistory(attempts=1), None, id=id, raw=id))
             else:
                 outputs.add(id, now, [[id, spec.name]])
-        return outputs.chunks(of_all=True), first + count, count, letters, None
+        return SourceYielded(outputs.chunks(of_all=True), first + count, count, letters)
 
     def _records_due(self, most: int, now: float) -> int:
         """How many of `most` the source has come to by now. While it may not read, no record is made in advance but one."""

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from zpipe.core import actions as act
+from zpipe.core import events
 from zpipe.core.lifecycle import State
 from zpipe.core.stage import Stage
 from zpipe.core.wire import frames
@@ -127,14 +128,14 @@ class Simulation:
         self.nodes[key] = node
         for upstream in sorted(node.upstreams):
             for number in range(1, self.specs[upstream].instances + 1):
-                node.stage.upstream_expected((upstream, number))
+                node.tell(events.UpstreamExpected((upstream, number)))
         self._look(node)
         for other in list(self.nodes.values()):
             self._find(node, other)
             if other is not node:
                 self._find(other, node)
         if self.draining and not node.spec.inputs:
-            node.stage.drain()
+            node.tell(events.OrderGiven("drain"))
         node.later(0.0, lambda: None)
         return node
 
@@ -167,7 +168,7 @@ class Simulation:
         def event() -> None:  # a process that stands still makes no connection
             if upstream.alive:
                 self.network.make_line(node.incarnation, upstream.incarnation)
-            node.stage.upstream_connected(upstream.key, node.now)
+            node.tell(events.UpstreamConnected(upstream.key))
 
         if upstream.alive:
             node.event(event)
@@ -177,12 +178,12 @@ class Simulation:
         for key in sorted(self.marks):
             if key[0] in node.upstreams and key not in node.gone:
                 node.gone.add(key)
-                node.stage.upstream_gone(key)
+                node.tell(events.UpstreamGone(key))
             if key[0] in node.consumers:
-                node.stage.downstream_gone(key[0])
+                node.tell(events.DownstreamGone(key[0]))
         for key in sorted(self.left):
             if key[0] in node.upstreams:
-                node.stage.upstream_left(key)
+                node.tell(events.UpstreamLeft(key))
 
     def kill(self, key: Key) -> None:
         """kill -9: its neighbours see the lines go down; what it knew is lost."""
@@ -205,10 +206,10 @@ class Simulation:
     def _lose_line(self, other: Node, dead: Node) -> None:
         if dead.key[0] in other.upstreams:
             self.network.break_line(other.incarnation, dead.incarnation)
-            self.clock.later(CONNECT_S, lambda: other.event(lambda: other.stage.upstream_disconnected(dead.key)))
+            self.clock.later(CONNECT_S, lambda: self._to(other, events.UpstreamDisconnected(dead.key)))
 
     def _lose(self, node: Node, session: bytes) -> None:
-        self.clock.later(CONNECT_S, lambda: node.event(lambda: node.stage.session_lost(session)))
+        self.clock.later(CONNECT_S, lambda: self._to(node, events.SessionLost(session)))
 
     def _sessions(self, node: Node, consumer: Node) -> list[bytes]:
         mine = self.network.sessions(node.incarnation)
@@ -229,20 +230,20 @@ class Simulation:
     def leave(self, key: Key) -> None:
         """SIGTERM to one instance. (A second one would kill it.)"""
         node = self.nodes[key]
-        node.event(lambda: node.stage.leave(node.now))
+        self._to(node, events.OrderGiven("leave"))
 
     def pause(self, key: Key, seconds: float) -> None:
         """An operator has it start nothing for a while."""
         node = self.nodes[key]
-        node.event(lambda: node.stage.pause(True))
-        node.later(seconds, lambda: node.stage.pause(False))
+        self._to(node, events.OrderGiven("pause"))
+        self.clock.later(seconds, lambda: self._to(node, events.OrderGiven("resume")))
 
     def drain(self) -> None:
         """Every head is asked to end, also one that is started later in this run."""
         self.draining = True
         for node in list(self.nodes.values()):
             if not node.spec.inputs:
-                node.event(node.stage.drain)
+                self._to(node, events.OrderGiven("drain"))
 
     def lose_session(self, session: bytes) -> None:
         """A connection breaks, seen by its producer only."""
@@ -263,7 +264,8 @@ class Simulation:
     def _turned(self, node: Node) -> None:
         self._perform_all(node, node.stage.turn(node.now))
         if not node.stage.whole and next(self._turns) % ANEW == 0:
-            missed = node.stage.turn_anew(node.now)
+            node.tell(events.TimePassed())
+            missed = node.stage.turn(node.now)
             self.problems += [
                 f"{self.now:.4f} {node.incarnation}: a turn has missed {action}"
                 for action in missed
@@ -318,7 +320,7 @@ class Simulation:
                     return
                 network.control(
                     ("reply", mine, consumer),
-                    lambda: self._reply(consumer, route, lambda n: n.stage.upstream_received(node.key, frame, n.now)),
+                    lambda: self._reply(consumer, route, events.UpstreamReceived(node.key, frame)),
                 )
             case act.LogEvent(event, fields):
                 if event in FAULTS and fields.get("sender") != STRANGER:
@@ -339,7 +341,7 @@ class Simulation:
             case act.SendParcel(session, header, body):
                 network.data(
                     session,
-                    lambda address: self._to(self._at(address), lambda n: n.stage.parcel_received(header, body, n.now)),
+                    lambda address: self._to(self._at(address), events.ParcelReceived(header, body)),
                 )
 
     def forge(self, key: Key, frame: frames.Frame) -> None:
@@ -350,33 +352,33 @@ class Simulation:
     def _tell(self, to: str, route: bytes, frame: bytes, sender: str) -> None:
         self.network.control(
             ("tell", sender, to),
-            lambda: self._to(self._alive(to), lambda n: n.stage.feedback_received(route, frame, n.now, sender)),
+            lambda: self._to(self._alive(to), events.FeedbackReceived(route, frame, sender)),
         )
 
-    def _reply(self, to: str, route: bytes, handle: Callable[[Node], None]) -> None:
+    def _reply(self, to: str, route: bytes, event: events.Event) -> None:
         """By the time it arrives, its line may be gone."""
         if self.network.consumer(route) == to:
-            self._to(self._alive(to), handle)
+            self._to(self._alive(to), event)
 
     def _announce(self, node: Node, to: str, frame: bytes) -> None:
         self.network.control(
             ("publish", node.incarnation, to),
-            lambda: self._to(self._alive(to), lambda n: n.stage.upstream_received(node.key, frame, n.now)),
+            lambda: self._to(self._alive(to), events.UpstreamReceived(node.key, frame)),
         )
 
     # ---- what comes of actions
 
-    def _to(self, node: Node | None, handle: Callable[[Node], object]) -> None:
+    def _to(self, node: Node | None, event: events.Event) -> None:
         if node is None:
             return
 
-        def event() -> None:
+        def happens() -> None:
             try:
-                handle(node)
+                node.tell(event)
             except PeerError as error:
                 self.problems.append(f"{self.now:.4f} {node.incarnation}: {error}")
 
-        node.event(event)
+        node.event(happens)
 
     def _alive(self, incarnation: str) -> Node | None:
         return next((n for n in self.nodes.values() if n.incarnation == incarnation), None)
@@ -385,10 +387,8 @@ class Simulation:
         return next((n for n in self.nodes.values() if n.inbox == address), None)
 
     def _opened(self, node: Node, session: bytes, address: str) -> None:
-        if self._at(address) is not None and session in self.network.connections:
-            node.event(lambda: node.stage.session_ready(session))
-        else:
-            node.event(lambda: node.stage.session_lost(session))
+        is_there = self._at(address) is not None and session in self.network.connections
+        self._to(node, events.SessionReady(session) if is_there else events.SessionLost(session))
 
     def _store(self, node: Node, run: SimulatedTask) -> None:
         for id, path in run.stored:
@@ -400,14 +400,14 @@ class Simulation:
             piece = letter.piece
             id = letter.id if piece is None else piece.section.columns()[0][piece.start]
             self.dead_letters.append((node.spec.name, id, letter))
-        node.stage.letter_written(letter, written, node.now)
+        node.tell(events.LetterWritten(letter, written))
 
     def _commit(self, node: Node, position: int, total: int, ended: bool) -> None:
         disk = self.disks[node.key]
         self.disks[node.key] = replace(
             disk, position=position if total else disk.position, completed=disk.completed or ended
         )
-        node.stage.committed(total, ended)
+        node.tell(events.PositionStored(total, ended))
         if total and node.source is not None:
             node.source.committed(position)
 

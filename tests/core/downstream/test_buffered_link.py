@@ -59,13 +59,13 @@ class Disk:
                     appended.append(order)
                     heard(SYNC_S, partial(self._sync, link, appended))
                 case Read(number, _):
-                    heard(READ_S, lambda: link.heard(self._read(number)))
+                    heard(READ_S, lambda: link.heard(self._read(number), 0.0))
                 case Finish(start, stop) if self._hints:
                     heard(HINTS_S, partial(self._note, link, start, stop))
                 case Remove(firsts):
                     for first in firsts:
                         del self.segments[first]
-                    heard(READ_S, lambda: link.heard(Removed(firsts, len(self.segments))))
+                    heard(READ_S, lambda: link.heard(Removed(firsts, len(self.segments)), 0.0))
 
         return SimulatedLinks(outgoing=[link], perform=perform)
 
@@ -82,12 +82,12 @@ class Disk:
             self.segments[last].append(Record(one.first, one.messages, one.attempt, bytes(one.body)))
             self.next_number = one.first + one.messages
         appended.clear()
-        return link.heard(Durable(self.next_number, tuple(begun), len(self.segments)))
+        return link.heard(Durable(self.next_number, tuple(begun), len(self.segments)), 0.0)
 
     def _note(self, link: BufferedLink, start: int, stop: int) -> tuple[()]:
         """A process that was killed before does not come here."""
         self.finished.add(start, stop)
-        return link.heard(Noted(((start, stop),)))
+        return link.heard(Noted(((start, stop),)), 0.0)
 
     def _read(self, number: int) -> Records:
         """Some records at a time."""

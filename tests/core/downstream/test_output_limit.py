@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from session_names import SECRET
 
+from zpipe.core import events
 from zpipe.core.actions import Action, LimitOutputs, OpenSession, SendParcel
 from zpipe.core.downstream.downstream import Downstream
 from zpipe.core.downstream.outlet import Outlet
@@ -81,18 +82,18 @@ def test_a_source_that_stands_still_hears_of_room_in_the_turn_that_makes_it() ->
     """Sending makes room, and until the next statement nothing else may happen that would tell it."""
     policy = StagePolicy(link=LinkPolicy(unsent_messages=400))
     stage = Stage(Identity("p", "read", 1, "a1"), [], [("", "work")], policy, 0.0, seeded_bytes("random"))
-    stage.opened()
+    stage.handle(events.Opened(), 0.0)
     assert _limits(stage.turn(0.0)) == [400]
     inbox = "ipc:///run/zpipe/p.work.1/inbox.sock"
     hello = frames.Hello(frames.VERSION, "p", "work", 1, "b1", SECRET, "", "read", inbox, 1, 100, "", [])
-    stage.feedback_received(b"route", frames.write(hello), 0.0, "uid 0, pid 1")
+    stage.handle(events.FeedbackReceived(b"route", frames.write(hello), "uid 0, pid 1"), 0.0)
     [session] = [action.session for action in stage.turn(0.0) if isinstance(action, OpenSession)]
-    stage.session_ready(session)
+    stage.handle(events.SessionReady(session), 0.0)
     said = frames.Statement(session, 1, 1000, MIB, 0, 0, 0, [], [], [], 0.0, False, False, False)
-    stage.feedback_received(b"route", frames.write(said), 0.0, "uid 0, pid 1")
+    stage.handle(events.FeedbackReceived(b"route", frames.write(said), "uid 0, pid 1"), 0.0)
     stage.turn(0.0)
     body = section.encode([str(n) for n in range(200)], [0.0] * 200, [None] * 200, None)
-    stage.source_emitted([Chunk("", 200, body)] * 2, 399, 400, [])
+    stage.handle(events.SourceYielded([Chunk("", 200, body)] * 2, 399, 400, []), 0.0)
     turn = stage.turn(0.0)
     assert [type(action) for action in turn[:2]] == [SendParcel, LimitOutputs]
     assert _limits(turn) == [800]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from simulated_cluster import SimulatedCluster
 
+from zpipe.core.events import OrderGiven
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.monitor.model.link import LinkHistory, LinkName, count_link, link_rows
 from zpipe.testing import Simulation, Spec
@@ -157,7 +158,7 @@ def test_the_depth_is_what_the_consumers_have_not_had() -> None:
     sim = pipeline(cluster)
     assert sim.run(lambda: len(sim.stored) > COUNT // 4)
     stages = {name: sim.nodes[name, 1].stage for name in "ab"}
-    stages["b"].pause(True)
+    stages["b"].handle(OrderGiven("pause"), sim.now)
     sim.run(lambda: False, seconds=4.0)
     ends = []
     for stage in stages.values():

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zpipe.core import events as ev
 from zpipe.core.actions import LimitOutputs
 from zpipe.core.policy import DeadPolicy, StagePolicy
 from zpipe.core.processing.circuit_breaker import CircuitBreaker
@@ -86,10 +87,10 @@ def limits(stage: Stage) -> list[int]:
 
 def test_a_source_that_cannot_read_its_records_is_not_emptied() -> None:
     head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, seeded_bytes("random"))
-    head.opened()
+    head.handle(ev.Opened(), 0.0)
     assert limits(head)[-1] > 100
     unread = [DeadLetter("not JSON", "", CallHistory(attempts=1), None, id=f"read:{n}", raw="") for n in range(100)]
-    head.source_emitted([], 99, 100, unread)
+    head.handle(ev.SourceYielded([], 99, 100, unread), 0.0)
     assert limits(head) == [100], "no more than it has given"
-    head.pause(False)
+    head.handle(ev.OrderGiven("resume"), 0.0)
     assert limits(head)[-1] > 100

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zpipe.core import events
 from zpipe.core.actions import LogEvent, StartTask
 from zpipe.core.lifecycle import State
 from zpipe.core.policy import Bound, LinkPolicy, StagePolicy
@@ -144,12 +145,12 @@ def _do(sim: Simulation, what: str, key: tuple[str, int]) -> None:
 def test_a_hook_that_fails_is_said_with_what_makes_it_the_same_as_before() -> None:
     identity = Identity("p", "w", 1, "w1")
     stage = Stage(identity, [("read", "")], [("", "store")], StagePolicy(tick_s=1.0), 0.0, seeded_bytes("hook"))
-    stage.opened()
+    stage.handle(events.Opened(), 0.0)
     said = []
     for now in (1.0, 2.0):
         [task] = [action.task for action in stage.turn(now) if isinstance(action, StartTask)]
         failure = Failure(0, f"KeyError: {now}", "Traceback: there")
-        stage.task_done(task, Result([], failures=[failure]), now + 0.1)
+        stage.handle(events.CallFinished(task, Result([], failures=[failure])), now + 0.1)
         said += [action for action in stage.turn(now + 0.2) if isinstance(action, LogEvent)]
     first, second = (LogEvent("tick.failed", {"reason": f"KeyError: {n}", "held": 0}) for n in ("1.0", "2.0"))
     assert said == [replace(one, alike="KeyError", traceback="Traceback: there") for one in (first, second)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zpipe.core import events
 from zpipe.core.actions import RemoveLetter, Reply, SendDeadLetter, StartTask, StoreDeadLetter, TakeLetters
 from zpipe.core.policy import BatchPolicy, RetryPolicy, StagePolicy
 from zpipe.core.processing.replays import Revived, replay_of
@@ -27,7 +28,7 @@ def stage(
 ) -> Stage:
     policy = StagePolicy(retry=RetryPolicy(attempts=attempts), batch=batch, workers=workers)
     made = Stage(Identity("p", "work", 1, "i"), [("read", "")], links or [], policy, 0.0, seeded_bytes("random"))
-    made.opened()
+    made.handle(events.Opened(), 0.0)
     return made
 
 
@@ -56,7 +57,7 @@ class Shell:
     def finish(self, task: Task, good: bool) -> None:
         self.tasks.remove(task)
         failures = [] if good else [Failure(n, "no", verdict=Verdict.REJECT) for n in range(task.count)]
-        self.stage.task_done(task, Result([], failures=failures), 0.0)
+        self.stage.handle(events.CallFinished(task, Result([], failures=failures)), 0.0)
         self.turn()
 
     def written(self) -> None:
@@ -77,9 +78,9 @@ def test_a_letter_goes_or_stays_and_the_counts_add_up(steps: list[str]) -> None:
     counts, replays = shell.stage.counts, shell.stage.processing.replays
     taken = gone = dead = 0
     for step in steps:
-        if step == "take" and shell.stage.takes_letters:
+        if step == "take" and shell.stage.letters.wanted:
             taken += 1
-            shell.stage.replay([letter(taken)], 0.0)
+            shell.stage.handle(events.LettersRevived([letter(taken)]), 0.0)
             shell.turn()
         elif step in ("good", "bad") and shell.tasks:
             shell.finish(shell.tasks[0], step == "good")
@@ -103,13 +104,13 @@ def test_a_letter_goes_or_stays_and_the_counts_add_up(steps: list[str]) -> None:
 
 def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
     shell = Shell(stage(links=[("", "store")]))
-    shell.stage.replay([letter(7)], 0.0)
+    shell.stage.handle(events.LettersRevived([letter(7)]), 0.0)
     shell.turn()
     (task,) = shell.tasks
     assert (task.attempt, task.history.attempts) == (1, 0)
     assert task.slices[0].section.columns()[0] == ["id:7"]
     output = Chunk("", 1, section.encode(["id:7"], [1.0], [1], None), [0])
-    shell.stage.task_done(task, Result([output]), 0.0)
+    shell.stage.handle(events.CallFinished(task, Result([output])), 0.0)
     shell.turn()
     assert shell.removals == [] and len(shell.stage.processing.replays) == 1
     (outlet,) = shell.stage.sessions.outlets
@@ -120,12 +121,12 @@ def test_the_row_stays_until_what_was_made_of_it_is_acked() -> None:
 
 def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
     shell = Shell(stage(attempts=2))
-    shell.stage.replay([letter(7)], 0.0)
+    shell.stage.handle(events.LettersRevived([letter(7)]), 0.0)
     shell.turn()
     for _ in range(2):
         (task,) = shell.tasks
         shell.tasks.clear()
-        shell.stage.task_done(task, Result([], failures=[Failure(0, "no")]), 0.0)
+        shell.stage.handle(events.CallFinished(task, Result([], failures=[Failure(0, "no")])), 0.0)
         shell.turn(100.0 if not shell.tasks else 0.0)
         if shell.letters:
             break
@@ -140,7 +141,7 @@ def test_an_attempt_is_retried_before_it_is_a_letter_again() -> None:
 def test_replays_do_not_count_for_the_circuit_breaker() -> None:
     shell = Shell(stage(workers=1))
     for number in range(300):
-        shell.stage.replay([letter(number)], 0.0)
+        shell.stage.handle(events.LettersRevived([letter(number)]), 0.0)
         shell.turn()
         shell.finish(shell.tasks[0], False)
         shell.written()
@@ -152,7 +153,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
     deaths = shell.stage.policy.retry.deaths
     suspect = Revived(1, letter(1).body, suspicion=2)
     hopeless = Revived(2, letter(2).body, suspicion=deaths + 1)
-    shell.stage.replay([suspect, hopeless, letter(3)], 0.0)
+    shell.stage.handle(events.LettersRevived([suspect, hopeless, letter(3)]), 0.0)
     shell.turn()
     (task,) = shell.tasks
     assert (task.alone, task.history.deaths) == (True, 1)
@@ -164,7 +165,7 @@ def test_one_that_ended_lives_of_the_stage_runs_alone_and_is_given_up() -> None:
 
 def test_a_stage_that_takes_batches_gets_them_together() -> None:
     shell = Shell(stage(batch=BatchPolicy(messages=4)))
-    shell.stage.replay([letter(n) for n in range(6)], 0.0)
+    shell.stage.handle(events.LettersRevived([letter(n) for n in range(6)]), 0.0)
     shell.turn()
     assert [task.count for task in shell.tasks] == [4, 2]
 
@@ -172,7 +173,7 @@ def test_a_stage_that_takes_batches_gets_them_together() -> None:
 def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
     """Then the letter is finished when the stage below has acked it."""
     shell = Shell(stage(links=[(DEAD, "bad")]))
-    shell.stage.replay([letter(7)], 0.0)
+    shell.stage.handle(events.LettersRevived([letter(7)]), 0.0)
     shell.turn()
     shell.finish(shell.tasks[0], False)
     (action,) = shell.letters
@@ -184,7 +185,7 @@ def test_they_leave_by_the_outlet_that_a_stage_reads() -> None:
 
 
 def ask(stage: Stage) -> tuple[object, bool]:
-    stage.feedback_received(b"r", write(Request(1, "replay")), 0.0, "uid 0, pid 1")
+    stage.handle(events.FeedbackReceived(b"r", write(Request(1, "replay")), "uid 0, pid 1"), 0.0)
     actions = stage.turn(0.0)
     (reply,) = [read(action.frame) for action in actions if isinstance(action, Reply)]
     return reply, any(isinstance(action, TakeLetters) for action in actions)
@@ -194,16 +195,16 @@ def test_it_is_asked_for_by_a_request() -> None:
     _, asked = ask(stage())
     assert asked
     head = Stage(Identity("p", "read", 1, "i"), [], [("", "work")], StagePolicy(), 0.0, seeded_bytes("random"))
-    head.opened()
+    head.handle(events.Opened(), 0.0)
     reply, asked = ask(head)
     assert isinstance(reply, Refuse) and not asked
 
 
 def test_none_are_taken_while_paused_leaving_or_draining() -> None:
     one = stage()
-    assert one.takes_letters
-    one.pause(True)
-    assert not one.takes_letters
-    one.pause(False)
-    one.leave(0.0)
-    assert not one.takes_letters
+    assert one.letters.wanted
+    one.handle(events.OrderGiven("pause"), 0.0)
+    assert not one.letters.wanted
+    one.handle(events.OrderGiven("resume"), 0.0)
+    one.handle(events.OrderGiven("leave"), 0.0)
+    assert not one.letters.wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zpipe.core import events
 from zpipe.core.actions import Publish
 from zpipe.core.intervals import following
 from zpipe.core.policy import StagePolicy
@@ -18,11 +19,11 @@ def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() 
     stage = Stage(
         Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), 0.0, seeded_bytes("random")
     )
-    stage.opened()
+    stage.handle(events.Opened(), 0.0)
     for tenth in range(1, 21):
         now = tenth / 10
         body = section.encode(["x"] * 10, [0.0] * 10, [None] * 10, None)
-        stage.source_emitted([Chunk("", 10, body)], tenth, 10, [])
+        stage.handle(events.SourceYielded([Chunk("", 10, body)], tenth, 10, []), 0.0)
         stage.turn(now)
         if tenth in (10, 20):
             due = stage.snapshot(now)
@@ -39,9 +40,9 @@ def test_a_snapshot_that_is_asked_for_between_two_takes_nothing_from_the_next() 
 
 def test_the_age_of_what_is_unsent_is_told() -> None:
     stage = Stage(Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(), 0.0, seeded_bytes("random"))
-    stage.opened()
+    stage.handle(events.Opened(), 0.0)
     body = section.encode(["x"], [0.0], [None], None)
-    stage.source_emitted([Chunk("", 1, body)], 1, 1, [])
+    stage.handle(events.SourceYielded([Chunk("", 1, body)], 1, 1, []), 0.0)
     for now in (0.0, 1.0, 30.0):
         stage.turn(now)
     [link] = stage.snapshot(30.0)["links"]
@@ -67,7 +68,7 @@ def test_two_instances_of_a_machine_take_their_snapshots_at_the_same_instants() 
         stage = Stage(
             Identity("p", "a", 1, "a1"), [], [("", "b")], StagePolicy(interval_s=1.0), began, seeded_bytes("random")
         )
-        stage.opened()
+        stage.handle(events.Opened(), 0.0)
         stage.turn(began)
         taken.append([])
         for hundredth in range(int(began * 100), 10600):

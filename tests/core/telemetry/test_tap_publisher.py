@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zpipe.core import actions as act
+from zpipe.core import events
 from zpipe.core.policy import StagePolicy, TapPolicy
 from zpipe.core.stage import Stage
 from zpipe.core.telemetry.tap_publisher import Bucket, Passage
@@ -148,7 +149,7 @@ def test_the_tap_that_wants_most_decides_until_it_is_gone() -> None:
 )
 def test_what_may_be_asked(what: str, kind: str) -> None:
     stage = Stage(Identity("p", "read", 1, "r1"), [], [("", "store")], StagePolicy(), 0.0, seeded_bytes("random"))
-    stage.feedback_received(b"route", frames.write(frames.Request(4, what)), 0.0, "uid 0, pid 1")
+    stage.handle(events.FeedbackReceived(b"route", frames.write(frames.Request(4, what)), "uid 0, pid 1"), 0.0)
     answers = [frames.read(action.frame) for action in stage.turn(0.0) if isinstance(action, act.Reply)]
     assert [(one.kind, one.number) for one in answers] == [(kind, 4)]  # type: ignore[union-attr]
 

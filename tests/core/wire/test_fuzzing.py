@@ -13,6 +13,7 @@ import fuzzing
 import pytest
 from monitor_samples import CHAIN, config
 
+from zpipe.core import events
 from zpipe.core.policy import MIB, Bound, StagePolicy
 from zpipe.core.telemetry.snapshot import taken_in
 from zpipe.core.wire import frames, section
@@ -102,14 +103,14 @@ class Neighbours:
         session = self._session
         encoded = encoded.replace(bytes.fromhex("00112233445566778899aabbccddeeff"), session.id)
         said = "taken"
-        for key, say in (
-            (("a", 1), lambda n: n.stage.feedback_received(session.route, encoded, n.now, "b")),
-            (("b", 1), lambda n: n.stage.parcel_received(encoded, b"x" * 45, n.now)),
-            (("b", 1), lambda n: n.stage.upstream_received(("a", 1), encoded, n.now)),
+        for key, event in (
+            (("a", 1), events.FeedbackReceived(session.route, encoded, "b")),
+            (("b", 1), events.ParcelReceived(encoded, b"x" * 45)),
+            (("b", 1), events.UpstreamReceived(("a", 1), encoded)),
         ):
             node = self.sim.nodes[key]
             try:
-                say(node)
+                node.tell(event)
             except PeerError as error:
                 said = refused(error)
             node.turn()

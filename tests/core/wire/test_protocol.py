@@ -13,6 +13,7 @@ import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
 from zpipe.conform.own_stage import resolved
+from zpipe.core import events
 from zpipe.core.actions import OpenSession, Reply, SendParcel, Tell
 from zpipe.core.buffer.orders import FoundBuffer
 from zpipe.core.downstream.buffered_link import BufferedLink
@@ -394,7 +395,7 @@ def test_a_snapshot_of_a_stage_is_what_the_schema_says() -> None:
     links = [("", "store"), ("", "keep")]
     me = Identity("demo", "read", 1, "r1")
     stage = Stage(me, [], links, StagePolicy(), 0.0, names, outgoing=[_buffered("keep")])
-    stage.opened()
+    stage.handle(events.Opened(), 0.0)
     stage.turn(0.0)
     body = stage.snapshot(1.0)
     assert not faults(cbor.write(body), "snapshot-body")

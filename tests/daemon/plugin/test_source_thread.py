@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from zpipe.core import events
 from zpipe.core.actions import LimitOutputs, StoreDeadLetter
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
@@ -44,7 +45,7 @@ class Fed:
         self.context = context
         source, woken, turn, failed = self._items, self._wake, self._turn, self.failures.append
         self.source = SourceThread(source, context, self.stage, (), woken, turn, failed, self.wait, singly=singly)
-        self.stage.opened()
+        self.stage.handle(events.Opened(), 0.0)
         for action in self.stage.turn(0.0):
             if isinstance(action, LimitOutputs):
                 self.source.raise_limit(action.limit)
@@ -83,6 +84,21 @@ class Fed:
         self.woken.clear()
         self.given.put(None)
         assert self.woken.wait(DEADLINE_S), "the end wakes the loop"
+
+
+def taken_in(monkeypatch: pytest.MonkeyPatch) -> list[events.SourceYielded]:
+    """What the stage is handed from now on."""
+    taken: list[events.SourceYielded] = []
+    handle = Stage.handle
+
+    def keep(stage: Stage, event: events.Event, now: float) -> bool:
+        if isinstance(event, events.SourceYielded):
+            taken.append(event)
+            return True
+        return handle(stage, event, now)
+
+    monkeypatch.setattr(Stage, "handle", keep)
+    return taken
 
 
 @pytest.fixture
@@ -232,24 +248,22 @@ def test_each_payload_is_sent_whatever_the_positions_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[Any], payloads: list[Any]
 ) -> None:
     """Plain payloads are taken together, by their positions, where these are plain, too."""
-    emitted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(Stage, "source_emitted", lambda stage, *batch: emitted.append(batch))
+    emitted = taken_in(monkeypatch)
     fed = Fed(tmp_path)
     for item in items:
         fed.given.put(item)
     fed.end()
     fed.source.feed(-1.0)
-    sent = [section.decode(chunk.body, chunk.messages) for chunks, *_ in emitted for chunk in chunks]
+    sent = [section.decode(chunk.body, chunk.messages) for batch in emitted for chunk in batch.chunks]
     assert [payload for columns in sent for payload in columns.payloads] == payloads
-    assert emitted[-1][1] == items[-1][0] and sum(count for _, _, count, *_ in emitted) == len(items)
+    assert emitted[-1].position == items[-1][0] and sum(batch.count for batch in emitted) == len(items)
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["plain ones alone", "and a Message"])
 def test_a_source_that_hears_of_single_messages_has_each_told_by_its_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
 ) -> None:
-    emitted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(Stage, "source_emitted", lambda stage, *batch: emitted.append(batch))
+    emitted = taken_in(monkeypatch)
     fed, sections = Fed(tmp_path, singly=True), 3
     if other:
         fed.given.put(Message({}, position="first"))
@@ -257,12 +271,13 @@ def test_a_source_that_hears_of_single_messages_has_each_told_by_its_id(
     fed.give(sections * fed.policy.link.section_messages)
     fed.end()
     fed.source.feed(-1.0)
-    told = [id for *_, ids in emitted for id in ids]
+    told = [id for batch in emitted for id in batch.ids or ()]
     assert told == ["read:first"] * other + [f"read:{n}" for n in range(sections * fed.policy.link.section_messages)]
-    for chunks, _, count, _, ids in emitted:
-        assert count == len(ids) and len(chunks) >= sections
-        for chunk in chunks:
-            assert section.decode(chunk.body, chunk.messages).ids == [ids[owner] for owner in chunk.owners]
+    for batch in emitted:
+        ids = batch.ids or []
+        assert batch.count == len(ids) and len(batch.chunks) >= sections
+        for chunk in batch.chunks:
+            assert section.decode(chunk.body, chunk.messages).ids == [ids[owner] for owner in chunk.owners or ()]
 
 
 def test_large_messages_are_encoded_about_once(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:

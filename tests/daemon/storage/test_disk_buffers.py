@@ -21,7 +21,7 @@ def shell(folder: Path) -> tuple[DiskBufferShell, BufferedLink, Outage]:
     log = logging.getLogger("zpipe.test")
     policy = BufferPolicy()
     link = BufferedLink("", "b", "disk", LinkPolicy(), policy, Bound(100, MIB), FoundBuffer("4f1d" * 8))
-    stage: Any = SimpleNamespace(link_heard=lambda call, now: call())
+    stage: Any = SimpleNamespace(handle=lambda event, now: event.link.heard(event.what, now))
     outage = Outage(log, "buffer.failing", "buffer.working", "the disk buffer to b")
     unread = Outage(log, "buffer.unreadable", "buffer.readable", "the disk buffer to b")
     segments = SegmentLog(folder, policy, lambda event: None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from watched import ENDLESS, Watched, link
 
+from zpipe.core.events import OrderGiven
 from zpipe.core.policy import MIB, BatchPolicy, Bound, StagePolicy
 from zpipe.testing import Faults, Spec
 
@@ -84,7 +85,7 @@ def test_at_every_quiet_point_depth_is_what_is_held(seed: int) -> None:
         check_at_rest(watched)
         quiet += 1
         for node in list(sim.nodes.values()):
-            node.event(lambda node=node: node.stage.pause(False))  # type: ignore[misc]
+            node.event(lambda node=node: node.tell(OrderGiven("resume")))  # type: ignore[misc]
     assert quiet == 3
     assert sim.problems == []
 
@@ -171,7 +172,7 @@ def test_while_it_moves_the_depth_is_that_of_one_moment(seed: int) -> None:
     for _ in range(30):
         watched.run(chance.uniform(0.05, 0.4))
         node = watched.sim.nodes[chance.choice(sorted(watched.sim.nodes))]
-        node.event(lambda node=node: node.stage.snapshot_now(watched.sim.now))  # type: ignore[misc]
+        node.event(lambda node=node: node.tell(OrderGiven("snapshot")))  # type: ignore[misc]
     assert len(shown) > 20
     off = sorted(abs(depth - held[at]) for at, depth in shown)
     assert off[len(off) * 8 // 10] <= 3 and off[-1] <= 1000 / 4 / 2, [(at, depth, held[at]) for at, depth in shown]

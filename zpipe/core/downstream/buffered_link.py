@@ -103,7 +103,7 @@ class BufferedLink:
         self._changed = True
         self.buffer.offer(chunk, derivation)
 
-    def heard(self, event: BufferEvent) -> tuple[()]:
+    def heard(self, event: BufferEvent, now: float) -> tuple[()]:
         """The files have done something of what was ordered."""
         self._changed = True
         self.buffer.heard(event)

@@ -8,8 +8,8 @@ sendable  the link hands on what may go now
 settled   the far side answers for them: the link calls `settle` of each section, and the stage's inputs may be acked
 
 All calls come from the thread that has the loop, and none blocks. What touches the world is the link's shell: `sendable` and
-`ends` may give `ToLink` actions with whatever the shell understands. It answers on the loop's thread by `Stage.link_heard`, with
-a call of a method that its link has for that: what was settled, lost or found.
+`ends` may give `ToLink` actions with whatever the shell understands. It answers on the loop's thread by a `LinkHeard` event,
+which calls its link's `heard`: what was settled, lost or found.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ from zpipe.core.downstream.outlet import Outlet
 from zpipe.core.downstream.outlet_session import OutletSession
 from zpipe.core.policy import ConsumerPolicy, StagePolicy
 from zpipe.core.wire import frames
-from zpipe.core.wire.peer_address import ShownKey
+from zpipe.core.wire.peer_address import NO_KEY, ShownKey
 
-NO_KEY = ShownKey()
 HIGH_WATER_SLACK = 64
 """Above the credit, for ends and for parcels that cross a lowered limit: the high-water mark is the fuse, not the bound."""
 

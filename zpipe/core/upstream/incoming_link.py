@@ -10,8 +10,8 @@ finished  everything derived from it is finished, so it may be acked
 returned  messages go back unstarted, since this instance leaves
 
 All calls come from the thread that has the loop, and none blocks. What touches the world is the link's shell: `tell` may give
-`ToLink` actions with whatever the shell understands. It answers on the loop's thread by `Stage.link_heard`, with a call of a
-method that its link has for that.
+`ToLink` actions with whatever the shell understands. It answers on the loop's thread by a `LinkHeard` event, which
+calls its link's `heard`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class IncomingLink(Protocol):
     turn: int
 
     def arrived(self) -> list[Arrival]:
-        """What has come since the last call, which follows each `Stage.link_heard`. It is within the room; the inlet counts it
+        """What has come since the last call, which follows each `LinkHeard` event. It is within the room; the inlet counts it
         as received. What comes again while its first copy is held here is the link's to recognize, and no arrival."""
 
     def finished(self, token: Any) -> None:

@@ -310,10 +310,6 @@ class Upstreams:
     # ---- the end of input
 
     @property
-    def head(self) -> bool:
-        return not self._links and not self._inlet.links
-
-    @property
     def awaits_acks(self) -> bool:
         """Some producer waits for acks of what may lie in a partial batch here."""
         links = self._inlet.links

@@ -18,6 +18,9 @@ class ShownKey(NamedTuple):
     key: str = ""
 
 
+NO_KEY = ShownKey()
+
+
 def as_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The IP address that `host` is written as, in brackets or not. None for a name."""
     if host.lower() == "localhost":

@@ -14,6 +14,7 @@ from pathlib import Path
 from zpipe.config import PipelineConfig
 from zpipe.core.buffer.orders import BufferEvent, Order, Space
 from zpipe.core.downstream.buffered_link import BufferedLink
+from zpipe.core.events import LinkHeard
 from zpipe.core.policy import StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.daemon.mailbox import Mailbox
@@ -120,7 +121,7 @@ class DiskBufferShell:
 
     def heard(self, event: BufferEvent) -> None:
         """On the loop's thread."""
-        self._stage.link_heard(partial(self._link.heard, event), time.monotonic())
+        self._stage.handle(LinkHeard(self._link, event), time.monotonic())
         if isinstance(event, Space):
             self._note_trouble(event)
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from zpipe.config import PipelineConfig
 from zpipe.config.pipeline_config import InstanceKey, JetStreamLink, StageConfig
+from zpipe.core.events import LinkHeard
 from zpipe.core.jetstream.events import Connected, Event
 from zpipe.core.jetstream.orders import LinkKey, Order
 from zpipe.core.jetstream.parcel import BODY_BYTES, MOST_MESSAGES
@@ -150,7 +151,7 @@ class JetStreamShell:
             self._cluster.adopt(event.life)
         now = time.monotonic()
         for link in self._links.values() if key is None else (self._links[key],):
-            self._stage.link_heard(partial(link.heard, event, now), now)
+            self._stage.handle(LinkHeard(link, event), now)
 
 
 def _shell_name(link: JetStreamLink) -> str:

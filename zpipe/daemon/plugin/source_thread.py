@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Any
 
+from zpipe.core.events import SourceEnded, SourceYielded
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.stage import Stage
 from zpipe.core.wire import cbor, section
@@ -41,8 +42,6 @@ LOOKS = 20
 """So many looks at a run that has given nothing, one after another: from then on its next message wakes the loop, which costs
 25 ns for each message. A source that was quick once and then has nothing for hours would keep the loop awake."""
 _TUPLES, _NAMES = frozenset({tuple}), frozenset({int, str})
-
-Batch = tuple[list[Chunk], Position, int, list[DeadLetter], list[str] | None]
 
 
 class SourceThread:
@@ -253,12 +252,12 @@ class SourceThread:
         everything = now >= self._stage.snapshot_at
         while self._items and (batch := self._take(1 if everything else self._least)) is not None:
             everything = False
-            self._stage.source_emitted(*batch)
+            self._stage.handle(batch, now)
             self.note_sent()
         if self._over and not self._items and not self._end_taken:
             self._end_taken = True
             if self._failure is None:
-                self._stage.source_ended()
+                self._stage.handle(SourceEnded(), now)
 
     @property
     def _least(self) -> int:
@@ -266,7 +265,7 @@ class SourceThread:
         at_once = self._nothing_unsent or self._over or self._taken + len(self._items) >= self._limit
         return 1 if at_once else self._worth_a_turn
 
-    def _take(self, least: int) -> Batch | None:
+    def _take(self, least: int) -> SourceYielded | None:
         """Up to a parcel of what was yielded, encoded. None if there are fewer messages than `least`."""
         count = min(len(self._items), self._policy.parcel_messages)
         if count < least:
@@ -285,7 +284,7 @@ class SourceThread:
             self._failed(self._failure)
             return None
         size = messages = 0
-        for chunk in batch[0]:
+        for chunk in batch.chunks:
             size += len(chunk.body)
             messages += chunk.messages
         if messages and (message_bytes := size // messages) != self._message_bytes:
@@ -296,7 +295,7 @@ class SourceThread:
                 keep_freed_memory()
         return batch
 
-    def _take_plain(self, items: list[Any]) -> Batch | None:
+    def _take_plain(self, items: list[Any]) -> SourceYielded | None:
         """The usual case in C loops: nothing but (int or str, payload). None if it is another, or something cannot be sent."""
         if set(map(type, items)) != _TUPLES:
             return None
@@ -324,9 +323,9 @@ class SourceThread:
                 chunks.append(Chunk("", len(ids), body, owners))
         except ValueError:
             return None
-        return chunks, positions[-1], len(items), [], all_ids
+        return SourceYielded(chunks, positions[-1], len(items), [], all_ids)
 
-    def _take_any(self, items: list[Any]) -> Batch:
+    def _take_any(self, items: list[Any]) -> SourceYielded:
         stage, policy = self._context.stage, self._policy
         return batch_of(items, stage, self._outlets, policy, self._message_bytes, self._singly, time.time())
 
@@ -339,7 +338,7 @@ def batch_of(
     message_bytes: int,
     singly: bool,
     now: float,
-) -> Batch:
+) -> SourceYielded:
     """What a source has yielded, encoded, with a dead letter for each record that cannot be sent. Raises TypeError and ValueError
     for what no source may yield.
 
@@ -376,7 +375,8 @@ def batch_of(
             failures[index] = Failure(index, f"zpipe_source yields (position, payload) or a Message, not {kind}")
     chunks = encode_all([sections, *named.values()], policy, failures, message_bytes)
     letters = [_letter(stage, failure, items[failure.index]) for failure in failures.values()]
-    return chunks, position, len(items), letters, [_id_of(stage, item) for item in items] if singly else None
+    ids = [_id_of(stage, item) for item in items] if singly else None
+    return SourceYielded(chunks, position, len(items), letters, ids)
 
 
 def _letter(stage: str, failure: Failure, item: Any) -> DeadLetter:

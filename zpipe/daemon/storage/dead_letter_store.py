@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from zpipe.core import events
 from zpipe.core.intervals import following
 from zpipe.core.policy import LinkPolicy
 from zpipe.core.processing.replays import Revived, replay_of
@@ -55,7 +56,7 @@ class DeadLetterStore:
         letter_log: DeadLetterLog,
     ) -> None:
         self.outage = Outage(log, "dead_letter.unwritten", "dead_letter.written", f"cannot use {store.path}")
-        self.replay_due = not stage.head and store.dead_letters[0] > 0
+        self.replay_due = stage.letters.replayable and store.dead_letters[0] > 0
         self._stage = stage
         self._store = store
         self._mailbox = mailbox
@@ -72,7 +73,7 @@ class DeadLetterStore:
         self._count_at = 0.0
         self._expire_at = 0.0 if stage.policy.dead.age_s is not None else NEVER
         self._stopped_by = ""
-        stage.letters_stored(*store.dead_letters)
+        stage.handle(events.LettersCounted(*store.dead_letters), time.monotonic())
         self._note_suspects()
 
     def _note_suspects(self) -> None:
@@ -92,7 +93,7 @@ class DeadLetterStore:
         """Writes the letter, then tells the core."""
         # While the disk is full, one write at a time is enough to see whether there is room again.
         if self.outage.text and self._writing:
-            self._stage.letter_written(letter, False, time.monotonic())
+            self._tell(events.LetterWritten(letter, False))
             return
         self._write(letter, self._row_of(letter))
 
@@ -105,14 +106,14 @@ class DeadLetterStore:
             return
         self._log_letter(letter, row)
         # Posted, so that another turn follows at once, which sends the message.
-        self._mailbox.post(lambda: self._stage.letter_posted(letter, body))
+        self._mailbox.post(lambda: self._tell(events.LetterPosted(letter, body)))
 
     def remove(self, number: int) -> None:
         """The replayed letter is finished: deletes its row, then tells the core."""
 
         def then(error: Exception | None, _: None) -> None:
             if error is None:
-                self._stage.letter_removed(number)
+                self._tell(events.LetterRemoved(number))
                 return
             self.outage.failed(error)
             self._unremoved.append(number)
@@ -123,6 +124,9 @@ class DeadLetterStore:
     def read_marked(self) -> None:
         """Letters were marked for replay: they are read from the next turn on."""
         self.replay_due = self._marked_meanwhile = True
+
+    def _tell(self, event: events.Event) -> None:
+        self._stage.handle(event, time.monotonic())
 
     def _row_of(self, letter: DeadLetter) -> LetterRow:
         return letter_row(letter, self._stage.me.stage, self._last_life)
@@ -148,7 +152,7 @@ class DeadLetterStore:
                 self._log_letter(letter, row)
             else:
                 self.outage.failed(error)
-            self._stage.letter_written(letter, error is None, time.monotonic())
+            self._tell(events.LetterWritten(letter, error is None))
 
         self._ask(job, then)
 
@@ -160,24 +164,24 @@ class DeadLetterStore:
         log_at = self._letter_log.turn(now)
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_S
-            if self._stage.dead_letters_stored:
+            if self._stage.letters.stored:
                 self._expire()
         if now >= self._remove_at:
             self._remove_at = NEVER
             numbers, self._unremoved = self._unremoved, []
             for number in numbers:
                 self.remove(number)
-        if self._stage.dead_letters_stored and now >= self._count_at:  # an operator may have dropped some
+        if self._stage.letters.stored and now >= self._count_at:  # an operator may have dropped some
             self._count_at = following(now, RETRY_S)
             self._ask(lambda connection: None, lambda error, _: None)
         if self._may_read and now >= self._read_at:
             self._read()
-        count_at = self._count_at if self._stage.dead_letters_stored else NEVER
+        count_at = self._count_at if self._stage.letters.stored else NEVER
         return min(log_at, self._expire_at, self._remove_at, count_at, self._read_at if self._may_read else NEVER)
 
     def _log_breaker(self) -> None:
         """Logs once that the stage takes no more work, and why, and once that it goes on."""
-        stopped_by = self._stage.stopped_by
+        stopped_by = self._stage.letters.stopped_by
         if stopped_by and not self._stopped_by:
             self._log.error(fields(event="stage.held", reason=stopped_by))
         elif self._stopped_by and not stopped_by:
@@ -198,15 +202,15 @@ class DeadLetterStore:
 
     @property
     def _may_read(self) -> bool:
-        return self.replay_due and not self._reading and self._stage.takes_letters
+        return self.replay_due and not self._reading and self._stage.letters.wanted
 
     def _read(self) -> None:
         """Reads the letters that may be replayed now. The first one tells the rate."""
         self._reading = True
         self._marked_meanwhile = False
-        room_messages, room_bytes = self._stage.replay_room
+        room_messages, room_bytes = self._stage.letters.room
         most = min(max(int(self._rate * READ_S), 1), room_messages)
-        held = self._stage.replays
+        held = self._stage.letters.in_hand
 
         def job(connection: sqlite3.Connection) -> list[tuple[Revived, float]]:
             return [
@@ -221,10 +225,10 @@ class DeadLetterStore:
                 self._read_at = now + RETRY_S
             elif not found:
                 self.replay_due = self._marked_meanwhile
-            elif self._stage.takes_letters:  # otherwise they are read again
+            elif self._stage.letters.wanted:  # otherwise they are read again
                 self._rate = min(rate for _, rate in found)
                 self._read_at = max(self._read_at, now - READ_S) + len(found) / self._rate
-                self._stage.replay([letter for letter, _ in found], now)
+                self._tell(events.LettersRevived([letter for letter, _ in found]))
 
         self._ask(job, then)
 
@@ -239,7 +243,7 @@ class DeadLetterStore:
         def done(error: Exception | None) -> None:
             def report() -> None:
                 if error is None:
-                    self._stage.letters_stored(*found[0][1])
+                    self._tell(events.LettersCounted(*found[0][1]))
                 then(error, found[0][0] if error is None else None)
 
             self._mailbox.post(report)

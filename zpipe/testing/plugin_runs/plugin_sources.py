@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Any
 
+from zpipe.core.events import SourceYielded
 from zpipe.core.policy import LinkPolicy
-from zpipe.daemon.plugin.source_thread import Batch, batch_of
+from zpipe.daemon.plugin.source_thread import batch_of
 from zpipe.messages import Message
 from zpipe.testing.clock import NEVER
 from zpipe.testing.plugin_runs.plugin_workers import Life
@@ -60,7 +61,7 @@ class Head:
         self.over = self._closing and not self._items
         return self.over
 
-    def read(self, most: int, now: float) -> Batch:
+    def read(self, most: int, now: float) -> SourceYielded:
         count = max(0, min(most, len(self._items), self._limit - self._given))
         items = [self._items.popleft() for _ in range(count)]
         self._given += count
@@ -138,7 +139,7 @@ class ReadFromPlugin(Head):
             return 0.0
         return self._sleeps_until if self._given + len(self._items) < self._limit else super().ready_at
 
-    def read(self, most: int, now: float) -> Batch:
+    def read(self, most: int, now: float) -> SourceYielded:
         room = min(most, self._limit - self._given)
         while not (self._ended or self._closing) and self._sleeps_until <= now and len(self._items) < room:
             self._go_on()
