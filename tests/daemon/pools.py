@@ -18,9 +18,9 @@ from zpipe.core.wire import section
 from zpipe.core.wire.section import Section
 from zpipe.core.work.delivery import Delivery, Producer, Slice
 from zpipe.core.work.task import CallHistory, Chunk, Result, Task
-from zpipe.daemon.instance import hold_refusal
 from zpipe.daemon.loop_handover import Handover
 from zpipe.daemon.plugin.async_thread import AsyncThread
+from zpipe.daemon.stage_policy import hold_refusal
 from zpipe.daemon.storage.call_journal import CallJournal
 from zpipe.daemon.workers.pool import Pool, make_pool
 from zpipe.hookspecs import Context, Holds

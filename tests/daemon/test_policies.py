@@ -8,7 +8,7 @@ import pytest
 
 from zpipe.config import load
 from zpipe.core.policy import ConsumerPolicy
-from zpipe.daemon.instance import SPARE_CONSUMERS, stage_policy
+from zpipe.daemon.stage_policy import SPARE_CONSUMERS, stage_policy
 
 CONFIG = """
 [pipeline]

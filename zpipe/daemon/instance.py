@@ -12,23 +12,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zpipe import plugin_loading
-from zpipe.config import PipelineConfig, StageConfig, parse_address
+from zpipe.config import PipelineConfig
 from zpipe.core import events
 from zpipe.core.downstream.outlet_sessions import HIGH_WATER_SLACK
-from zpipe.core.jetstream import parcel
 from zpipe.core.lifecycle import State
-from zpipe.core.policy import ConsumerPolicy, LinkPolicy, StagePolicy
 from zpipe.core.stage import Stage
 from zpipe.core.upstream.upstreams import Identity
 from zpipe.core.wire.peer_address import as_ip, tcp_parts
 from zpipe.core.work.task import DEAD, Chunk, Result, Task
+from zpipe.daemon import event_record
 from zpipe.daemon.discovery import Discovery
+from zpipe.daemon.event_record import RecordedStage
 from zpipe.daemon.links.disk_buffers import DiskBuffers
 from zpipe.daemon.loop import LinkShell, Loop, Part
 from zpipe.daemon.loop_handover import Handover
@@ -47,6 +48,7 @@ from zpipe.daemon.service.process_memory import tune_garbage_collector
 from zpipe.daemon.service.refusals import Refusals
 from zpipe.daemon.service.sdnotify import Notifier, ServiceStatus
 from zpipe.daemon.service.status import process_figures, status_of
+from zpipe.daemon.stage_policy import hold_refusal, stage_policy
 from zpipe.daemon.storage.dead_letter_log import DeadLetterLog
 from zpipe.daemon.storage.dead_letter_store import DeadLetterStore
 from zpipe.daemon.storage.last_life import LastLifeFiles
@@ -71,16 +73,20 @@ if TYPE_CHECKING:
 SWITCH_S = 0.0005
 """The loop's thread gets the interpreter after at most this much of a busy plugin. Python's default of 5 ms is ten times the
 latency of three stages."""
-SPARE_CONSUMERS = 128
-"""Instances of a consumer stage that may be started beside those of the config. Their sessions take 512 file descriptors, which
-is half of the least limit that systems have."""
 
 
 class Instance:
     """The parts of one running instance. Raises OperatorError or PluginError if it cannot be made."""
 
     def __init__(
-        self, config: PipelineConfig, stage: str, instance: int, env: Mapping[str, str], fresh: bool, level: str
+        self,
+        config: PipelineConfig,
+        stage: str,
+        instance: int,
+        env: Mapping[str, str],
+        fresh: bool,
+        level: str,
+        record: Path | None,
     ) -> None:
         self._config = config
         self._env = env
@@ -99,27 +105,14 @@ class Instance:
             self._places.runtime(stage, instance), instance_name(config.name, stage, instance)
         )
         self.log = logs.start(f"{stage}.{instance}", level, env)
+        self._record = event_record.begin(record, self.log) if record is not None else None
         self._open_state(fresh)
         self._leave_record(config)
         self._context = self._make_context()
         self._traces = traces.start(config, self._context, self.log)
-        plugin = plugin_loading.load(self._settings.plugin, config.folder).in_stage(
-            has_input=bool(self._settings.inputs)
-        )
-        plugin = wrapped(plugin, self._settings.use, self._context)
-        in_process = self._settings.workers.kind == "thread"
         self._async_thread = AsyncThread(self.log)
         self._service_wait = ServiceWait(self.log, self._settings.plugin)
-        self._plugin_host = PluginHost(
-            plugin,
-            self._context,
-            self._store,
-            self._places.run,
-            self.log,
-            self._async_thread,
-            self._service_wait,
-            in_process,
-        )
+        self._plugin_host = self._make_plugin_host()
         self._mailbox = Mailbox()
         self._sockets = Sockets(self._pair, keyring.trusted_by(config, stage))
         self._limited_log = LimitedLog(self.log)
@@ -192,6 +185,23 @@ class Instance:
             holds=Holds(refusal=hold_refusal(settings)),
         )
 
+    def _make_plugin_host(self) -> PluginHost:
+        plugin = plugin_loading.load(self._settings.plugin, self._config.folder).in_stage(
+            has_input=bool(self._settings.inputs)
+        )
+        plugin = wrapped(plugin, self._settings.use, self._context)
+        in_process = self._settings.workers.kind == "thread"
+        return PluginHost(
+            plugin,
+            self._context,
+            self._store,
+            self._places.run,
+            self.log,
+            self._async_thread,
+            self._service_wait,
+            in_process,
+        )
+
     def _make_jetstream_links(self) -> JetStreamLinks | None:
         """None if the instance has none: then their modules are not imported."""
         config, me = self._config, (self._settings.name, self._number)
@@ -227,7 +237,8 @@ class Instance:
             _bound(remote) if remote else None,
             settings.queue.bytes,
         )
-        return Stage(
+        make_stage: Callable[..., Stage] = Stage if self._record is None else partial(RecordedStage, self._record)
+        return make_stage(
             Identity(
                 config.name, settings.name, self._number, self._incarnation, inbox, remote.inbox if remote else ""
             ),
@@ -235,10 +246,10 @@ class Instance:
             config.consumers(settings.name),
             policy,
             time.monotonic(),
-            os.urandom,
-            random.random,
-            self._process_figures,
-            self._last_life.suspects,
+            random_bytes=os.urandom,
+            jitter=random.random,
+            process_figures=self._process_figures,
+            suspects=self._last_life.suspects,
             silent=self._replaying,
             remote=[
                 key
@@ -476,6 +487,8 @@ class Instance:
             self._workers.close()
         if self.stage.state is State.STOPPED:
             self._plugin_host.close()
+        if self._record is not None:
+            self._record.close()
         self._store.close()
         self._async_thread.close()
         self._letter_log.close()
@@ -497,15 +510,6 @@ def _nothing() -> None:
     """The `interrupt` of a source that is not async: such a source looks at `context.stopping` by itself."""
 
 
-def hold_refusal(settings: StageConfig) -> str:
-    """Why this stage may not hold messages; "" if it may. A release names messages of earlier calls, so those must be over and
-    must have been made in this process."""
-    workers = settings.workers
-    if workers.kind == "thread" and workers.count == 1:
-        return ""
-    return f"context.hold(...) needs workers of kind thread with count = 1, not {workers.count} of kind {workers.kind}"
-
-
 def _bound(remote: RemoteAddresses) -> Bound:
     """Where the sockets for other hosts are bound: at this host's address if the config gives an IP address. A name may stand for
     loopback here, or for another address tomorrow, so with a name they are bound at every address of the machine."""
@@ -513,70 +517,23 @@ def _bound(remote: RemoteAddresses) -> Bound:
     return Bound(*(text if as_ip((parts := tcp_parts(text))[0]) else f"tcp://*:{parts[1]}" for text in wanted))
 
 
-def stage_policy(
-    config: PipelineConfig, settings: StageConfig, runtime_root: Path, hooks: Container[str] = (), host: str = ""
-) -> StagePolicy:
-    """The policy of one stage, whose instances have their sockets in `runtime_root`, and whose plugin has the `hooks`. `host` is
-    the host that this instance runs on, or ""."""
-    peer_timeout_s = config.peer_timeout_s
-    return StagePolicy(
-        queue=settings.queue,
-        unacked=settings.unacked,
-        retry=settings.retry,
-        dead=settings.dead,
-        batch=settings.batch,
-        limit=settings.limit,
-        link=LinkPolicy(
-            peer_timeout_s=peer_timeout_s,
-            heartbeat_s=min(1.0, peer_timeout_s / 4),
-            codec=settings.codec,
-            max_message_bytes=most_message_bytes(config, settings.name),
-        ),
-        consumers={
-            name: _consumer_policy(config, config.stages[name], runtime_root, host)
-            for _, name in config.consumers(settings.name)
-        },
-        workers=settings.workers.count,
-        isolated=settings.workers.kind == "process",
-        interval_s=config.interval_s,
-        tick_s=settings.tick_s if "zpipe_tick" in hooks else None,
-        flushes="zpipe_flush" in hooks,
-    )
-
-
-def most_message_bytes(config: PipelineConfig, stage: str) -> int:
-    """A larger message cannot leave the stage: a NATS server takes 1 MiB, with the parcel's head."""
-    streams = any(config.stages[name].link is not None for _, name in config.consumers(stage))
-    return parcel.BODY_BYTES if streams else LinkPolicy.max_message_bytes
-
-
-def _consumer_policy(config: PipelineConfig, consumer: StageConfig, runtime_root: Path, host: str) -> ConsumerPolicy:
-    """Which hellos of that consumer are accepted. A stage with tcp addresses has as many instances as addresses. The runtime
-    folder may be named by a symbolic link to it, so its real path counts, too."""
-    folders = tuple(dict.fromkeys((str(runtime_root), os.path.realpath(runtime_root))))
-    if consumer.listen:
-        hosts = tuple(dict.fromkeys(parse_address(address).host for address in consumer.listen))
-        here = folders if host and host in consumer.hosts else ()
-        placed = consumer.hosts if config.has_keys else ()
-        return ConsumerPolicy(len(consumer.listen), len(consumer.listen), hosts, here, placed)
-    return ConsumerPolicy(consumer.instances + SPARE_CONSUMERS, None, (), folders)
-
-
 def run_stage(
     config: PipelineConfig,
     stage: str,
     instance: int,
     env: Mapping[str, str],
-    fresh: bool = False,
-    level: str = "info",
+    fresh: bool,
+    level: str,
+    record: Path | None,
 ) -> ExitCode:
-    """Runs one instance in this process until it is over. Raises OperatorError or PluginError if it cannot start."""
+    """Runs one instance in this process until it is over, with its events kept in the file `record`. Raises OperatorError or
+    PluginError if it cannot start."""
     sys.setswitchinterval(SWITCH_S)
     file_descriptors.raise_limit()
     places = Places(config, env)
     if places.run and places.stopped_at_end(stage, instance) is not None:
         return ExitCode.DONE  # it stopped at the end of this run already; its restart has nothing to do
-    running = Instance(config, stage, instance, env, fresh, level)
+    running = Instance(config, stage, instance, env, fresh, level, record)
     tune_garbage_collector()
     running.open()
     try:

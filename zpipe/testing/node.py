@@ -67,7 +67,11 @@ class Node:
         names = seeded_bytes(incarnation)
         self.links = spec.make_links(instance, self._heard) if spec.make_links else SimulatedLinks()
         self.stage = Stage(
-            *(me, spec.inputs, links, spec.policy, clock.now, names, jitter, self._process_figures, suspects),
+            *(me, spec.inputs, links, spec.policy, clock.now),
+            random_bytes=names,
+            jitter=jitter,
+            process_figures=self._process_figures,
+            suspects=suspects,
             outgoing=self.links.outgoing,
             incoming=self.links.incoming,
         )

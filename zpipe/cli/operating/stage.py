@@ -33,8 +33,20 @@ from zpipe.units import unit_names
     " all the same, as it was acked: zpipe buffer drop.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: the config's.")
+@click.option(
+    "--record-events",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write all that happens to the instance to FILE, with the content of its messages, for the report of a fault.",
+)
 def command(
-    config: Path | None, stage: str | None, instance: int | None, unit: str | None, fresh: bool, log_level: str | None
+    config: Path | None,
+    stage: str | None,
+    instance: int | None,
+    unit: str | None,
+    fresh: bool,
+    log_level: str | None,
+    record_events: Path | None,
 ) -> ExitCode:
     """Run one instance of a stage in the foreground (what systemd runs).
 
@@ -59,9 +71,12 @@ def command(
 
         sandbox.check_network(pipeline.stages[stage])
     if pipeline.stages[stage].command:
+        if record_events is not None:
+            raise click.UsageError(f"stage {stage!r} is a program in another language: its events cannot be recorded")
         from zpipe.daemon.keeper import run_program
 
         return run_program(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)
     from zpipe.daemon.instance import run_stage
 
-    return run_stage(pipeline, stage, instance or 1, os.environ, fresh, log_level or pipeline.log_level)
+    level = log_level or pipeline.log_level
+    return run_stage(pipeline, stage, instance or 1, os.environ, fresh, level, record_events)

@@ -17,9 +17,9 @@ from zpipe import plugin_loading
 from zpipe.config import PipelineConfig, StageConfig
 from zpipe.core.policy import StagePolicy
 from zpipe.core.work.task import DeadLetter
-from zpipe.daemon.instance import hold_refusal, stage_policy
 from zpipe.daemon.plugin.task_run import StageLinks
 from zpipe.daemon.plugin.wrapping import wrapped
+from zpipe.daemon.stage_policy import hold_refusal, stage_policy
 from zpipe.hookspecs import Context, Holds
 from zpipe.messages import Message
 from zpipe.plugin_loading import Plugin
