@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from installation import Installed
 from pipeline import Command
 
 from zpipe.config import load
@@ -69,12 +68,6 @@ def test_files_that_are_there_run_as_they_are(demo: RunDemo, sources: Path, tmp_
     none = demo("search_7")
     assert none.process.returncode == ExitCode.FAILED and "nothing found for 'search_7'" in none.stderr
     assert len(none.stdout.strip().rsplit("\n\n", 1)[1].splitlines()) == 3
-
-
-def test_it_runs_from_the_wheel(installed: Installed, demo: RunDemo) -> None:
-    command = demo("haystack 3", python=str(installed.python))
-    assert command.process.returncode == ExitCode.DONE, command.stderr
-    assert "function search_3(needle)" in command.stdout
 
 
 def test_a_folder_that_cannot_be_made_is_said(demo: RunDemo, tmp_path: Path) -> None:

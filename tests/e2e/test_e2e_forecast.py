@@ -8,13 +8,13 @@ from typing import Any
 from e2e_types import MakePipeline
 from pipeline import Command, wait_until
 
-INTERVAL_S = 0.5
+INTERVAL_S = 0.25
 CONFIG = """
 [pipeline]
 name = "p"
 
 [telemetry]
-interval = "500ms"
+interval = "250ms"
 
 [stages.read]
 plugin = "./source.py"
@@ -34,7 +34,7 @@ from zpipe import hookimpl
 def zpipe_source(context):
     due = time.monotonic()
     for n in range(10**9):
-        due += 0.01
+        due += 0.005
         if context.stopping.wait(max(0.0, due - time.monotonic())):
             return
         yield n, {"id": n}
@@ -49,7 +49,7 @@ due = time.monotonic()
 @hookimpl
 def zpipe_process(message):
     global due
-    due = max(due + 0.02, time.monotonic() - 1.0)
+    due = max(due + 0.01, time.monotonic() - 1.0)
     time.sleep(max(0.0, due - time.monotonic()))
 """
 
