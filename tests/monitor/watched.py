@@ -13,6 +13,8 @@ from zpipe.monitor.model.pipeline import PipelineModel
 from zpipe.testing import Faults, Simulation, Spec
 
 ENDLESS = 10**9
+CHECK_EVERY = 20
+"""The rules of the core have tests of their own, and looking at them takes a third of a run."""
 
 
 def config_of(specs: list[Spec]) -> PipelineConfig:
@@ -37,7 +39,7 @@ class Watched:
     """`value` is what the monitor shows now. `sim.problems` must stay empty."""
 
     def __init__(self, specs: list[Spec], seed: int = 0, faults: Faults | None = None) -> None:
-        self.sim = Simulation(specs, seed, faults)
+        self.sim = Simulation(specs, seed, faults, check_every=CHECK_EVERY)
         self.model = PipelineModel(config_of(specs))
         self.heard: list[tuple[dict[str, Any], float]] = []
         self.sim.watcher = self._hear
