@@ -204,7 +204,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=200)
-@given(st.lists(VALUES, max_size=30), st.integers(1, 60))
+@given(st.lists(VALUES, max_size=30), st.integers(1, 10))
 def test_every_value_is_counted(values: list[Any], repeats: int) -> None:
     many = [values] * repeats
     packed, count = ormsgpack.packb(many), values_in(many)
@@ -219,7 +219,7 @@ EACH += [b"", b"y" * 30, b"y" * 300, [], {}, [0] * 20, [0] * 70_000, {str(n): n 
 @pytest.mark.parametrize("value", EACH, ids=lambda v: repr(v)[:8])
 def test_every_kind_of_head_is_counted(value: Any) -> None:
     each = values_in(value)
-    for count in (1, 255, 256, 257, 1000 if each < 100 else 300):
+    for count in (1, 255, 256, 257, 1000) if each < 100 else (1, 3):
         packed = ormsgpack.packb([value] * count)
         assert not msgpack.has_more_values(packed, count * each + 1)
         if len(packed) > count * each:
