@@ -186,6 +186,10 @@ def test_second_run_of_a_pipeline_is_refused(make: MakePipeline) -> None:
     assert second.wait() == 1
     assert second.stderr.startswith("zpipe: pipeline 'p' is running already")
     assert "Traceback" not in second.stderr
+    pipeline.env["ZPIPE_STATE_DIR"] = str(pipeline.home / "elsewhere")  # as a second `zpipe demo` has it
+    third = pipeline.run()
+    assert third.wait() == 1
+    assert third.stderr.startswith("zpipe: pipeline 'p' is running already")  # it does not wait: nobody is about to end
     first.interrupt()
     first.ledger()
 

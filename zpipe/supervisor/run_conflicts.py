@@ -81,8 +81,9 @@ def _obstacles(
 
 
 def _is_orphan(places: Places, key: InstanceKey, instance: RunningInstance) -> bool:
-    """Whether the instance belongs to a run that is over, or has only just begun and has not written yet whose it is."""
-    return not instance.unit and instance.uid == os.getuid() and places.run_of(*key) not in ("", places.live_run())
+    """Whether the instance belongs to a run that is over: there is no other, and it does not say that it belongs to none."""
+    of_this_user = not instance.unit and instance.uid == os.getuid()
+    return of_this_user and places.run_of(*key) != "" and not places.live_run()
 
 
 def _running_instance(places: Places, key: InstanceKey) -> RunningInstance:
